@@ -1,0 +1,1 @@
+"""A Supabase project, live inside a notebook."""
