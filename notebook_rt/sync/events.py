@@ -1,0 +1,226 @@
+"""The words between the mirror and the world: events go in, effects come out.
+
+The mirror never does anything. ``mirror.handle(event, now)`` returns effects; the driver in ``net/``
+carries them out and feeds what came of it back as events. ``now`` is monotonic seconds; server time
+enters only through ``Page.server_time`` and ``Change.commit_time`` (seconds since the epoch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from notebook_rt.store.types import Column
+from notebook_rt.sync.rows import RowChange, WireRow
+
+Status: TypeAlias = Literal["loading", "live", "polling", "stale", "closed", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One ``postgres_changes`` binding of a join."""
+
+    event: Literal["*", "INSERT", "UPDATE", "DELETE"]
+    schema: str
+    table: str
+    filter: str | None = None
+    select: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A ``postgres_changes`` frame, decoded once. ``record`` may lack columns (unchanged TOAST)."""
+
+    kind: Literal["INSERT", "UPDATE", "DELETE"]
+    record: WireRow | None
+    old_record: WireRow | None
+    columns: tuple[Column, ...]
+    commit_time: float | None
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A read over REST. ``params`` are PostgREST's query parameters, in order, unencoded."""
+
+    params: tuple[tuple[str, str], ...]
+    count: bool = False
+    """Ask for the exact count (``Prefer: count=exact``)."""
+    head: bool = False
+    """No body: only the count."""
+    rpc: str | None = None
+    """Call this function instead of reading the table; ``args`` is its body."""
+    args: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a ``Query`` brought."""
+
+    rows: Sequence[WireRow]
+    count: int | None
+    server_time: float
+    """The answer's ``Date`` header: whole seconds, so the read happened before ``server_time + 1``."""
+    value: Any = None
+    """The body of an ``rpc`` that is not a list of rows."""
+
+
+# Events: what happened ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The join was answered ``ok``: changes may come from now on, but none is promised yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A ``system`` ok of ``postgres_changes``. The first of a join ends the wait; each is a gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Socket or channel is gone, or the frame lost its place: no change will come until ``Joined``."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The server will not stream this table (``system`` error, join error). ``error`` says why."""
+
+    error: Exception
+    final: bool
+    """True: asking again cannot help (not published, no such table); False: poll meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Something may have been lost: an unreadable frame, an overflow, a slept machine, an exception."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    request: int
+    page: Page
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFailed:
+    request: int
+    error: Exception
+    retry_after: float | None
+    """Seconds to wait before the next try; None: asking again cannot help (a 4xx that is final)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time asked for by ``Wake`` has come (or any time: an early tick does no harm)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditNow:
+    """Somebody asked for an audit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The last user of the table let go."""
+
+
+Event: TypeAlias = (
+    Joined
+    | Confirmed
+    | Lost
+    | Refused
+    | Received
+    | Gap
+    | Fetched
+    | FetchFailed
+    | Tick
+    | AuditNow
+    | Closed
+)
+
+# Effects: what to do --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Read this over REST and answer with ``Fetched`` or ``FetchFailed`` of the same ``request``."""
+
+    request: int
+    query: Query
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The answer to ``request`` no longer matters."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The table changed, as one. ``changes`` is filled where somebody listens (``want_changes``)."""
+
+    cause: Literal["snapshot", "stream", "reconcile", "audit", "poll", "refetch", "refill"]
+    changes: Sequence[RowChange]
+    commit_time: float | None = None
+    """Of the latest change in it, for the lag."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChanged:
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The table cannot be mirrored; ``error`` is raised by ``wait``, ``ready`` and ``df``."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Send a ``Tick`` at this monotonic time; replaces the wake-up asked for before."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rejoin:
+    """Leave and join again, with the mirror's current ``bindings``."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The first snapshot has ``done`` of ``total`` rows (None: not counted)."""
+
+    done: int
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """For metrics and the log: a gap opened, a reconciliation finished, an audit's verdict, drift."""
+
+    what: Literal["gap", "reconciled", "audit", "drift", "schema", "refetch"]
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+Effect: TypeAlias = (
+    Fetch | Cancel | Published | StatusChanged | Failed | Wake | Rejoin | Progress | Told
+)
