@@ -1,0 +1,90 @@
+#!/bin/sh
+# One word for each chore. On a bare Debian with Python 3.11 it installs what it needs, into .venv.
+#   ./do demo    JupyterLab with the notebooks, on a real PostgreSQL (--no-browser prints the URL)
+#   ./do test    all tests; arguments go to pytest (./do test tests/sync -x)
+#   ./do help    the rest
+set -eu
+cd "$(dirname "$0")"
+bin=$PWD/.venv/bin
+
+say() { printf '\033[2m%s\033[0m\n' "$*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else echo "This needs root once: $*" >&2; return 1
+    fi
+}
+
+debian() { # debian PACKAGE...: install Debian packages
+    command -v apt-get >/dev/null || { echo "Please install: $*" >&2; return 1; }
+    say "installing $* (Debian)"
+    as_root apt-get update -qq >/dev/null 2>&1 || true
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+python() { # the newest Python that the package supports
+    for each in python3.14 python3.13 python3.12 python3.11 python3; do
+        if command -v $each >/dev/null && $each -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+            echo $each
+            return
+        fi
+    done
+    echo "notebook_rt needs Python 3.11 or newer" >&2
+    return 1
+}
+
+install() { # install PACKAGES...: into .venv, again only when pyproject.toml or the request changed
+    wanted="$(cksum <pyproject.toml) $*"
+    [ -x "$bin/python" ] && [ -f .venv/wanted ] && grep -qxF "$wanted" .venv/wanted && return
+    if ! [ -x "$bin/pip" ]; then
+        py=$(python)
+        if ! $py -c 'import ensurepip' 2>/dev/null; then
+            debian "python$($py -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+        fi
+        $py -m venv .venv
+    fi
+    say "installing into .venv"
+    "$bin/pip" install -q --disable-pip-version-check "uv>=0.5"
+    VIRTUAL_ENV=$PWD/.venv "$bin/uv" pip install -q "$@"
+    touch .venv/wanted
+    echo "$wanted" >>.venv/wanted
+}
+
+users() { install -e ".[all]"; }
+developers() { install -e ".[all]" --group dev; }
+
+browser() { # what the browser tests drive, and what the supabase-js tests run on
+    command -v chromium >/dev/null || debian chromium fonts-dejavu-core
+    if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+        install -e ".[all]" --group dev --group node
+        PATH=$bin:$PATH
+        export PATH
+    fi
+}
+
+chore=${1:-help}
+[ $# -gt 0 ] && shift
+
+case $chore in
+demo) users; exec "$bin/notebook-rt" demo "$@" ;;
+test) developers; browser; exec "$bin/python" -m pytest -m "not nightly" "$@" ;;
+nightly) developers; browser; exec "$bin/python" -m pytest -m nightly "$@" ;;
+lint) developers; "$bin/ruff" format --check . && exec "$bin/ruff" check . ;;
+types) developers; exec "$bin/mypy" ;;
+bench) install -e ".[all]" --group dev --group bench; exec "$bin/python" -m tests.benchmarks "$@" ;;
+docs) developers; exec "$bin/pdoc" --docformat numpy --output-directory build/docs notebook_rt "$@" ;;
+pictures) developers; browser; exec "$bin/python" -m tests.browser.pictures "$@" ;;
+clean) rm -rf .venv build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .pictures ;;
+help)
+    cat <<'TXT'
+./do demo      install, then open JupyterLab with the notebooks on a real PostgreSQL (--no-browser prints the URL)
+./do test      install, then run all tests; arguments go to pytest
+./do nightly   the long versions of the tests
+./do lint      ruff: format and rules          ./do types     mypy --strict
+./do bench     benchmarks beside their peers   ./do docs      API pages into build/docs
+./do pictures  widgets, light and dark, as PNG ./do clean     remove what this script made
+TXT
+    ;;
+*) echo "unknown chore: $chore (./do help)" >&2; exit 2 ;;
+esac
