@@ -1,0 +1,335 @@
+"""Every failure, by name: what happened, to what, and what to do now; and how to recover from it.
+
+Nothing else in the package raises a bare ``Exception`` at a user. ``classify`` sorts any exception,
+ours or a library's, into the classes of the design (section 5) by its type and status, never by
+searching its text. Names of tables and words of servers are other people's: they are quoted in
+messages, and never a key or a token is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+
+def identifier(name: str) -> str:
+    """``name`` as SQL wants it: quoted where it is not a plain lower-case word.
+
+    >>> identifier("positions"), identifier('My "table"')
+    ('positions', '"My ""table"""')
+    """
+    plain = name.isascii() and name.replace("_", "a").isalnum() and name == name.lower()
+    if plain and not name[0].isdigit():
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+def qualified(schema: str, table: str) -> str:
+    """``schema.table``, each quoted where needed."""
+    return f"{identifier(schema)}.{identifier(table)}"
+
+
+class NotebookRTError(Exception):
+    """The base of every error of this package."""
+
+
+# The way to the server ------------------------------------------------------------------------
+
+
+class UnreachableError(NotebookRTError):
+    """Nobody answers at the URL, or what answers is no Supabase project."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(
+            f"cannot reach {url}: {reason}. Check the URL (Supabase dashboard: Project Settings, "
+            'API) and the network, or use nrt.connect("local") for the embedded stack'
+        )
+        self.url = url
+        self.reason = reason
+
+
+class AuthError(NotebookRTError):
+    """The server does not accept the key or the token."""
+
+    def __init__(self, what: str, url: str, reason: str = "") -> None:
+        said = f" (it says: {reason})" if reason else ""
+        super().__init__(
+            f"{url} refuses the {what}{said}. Pass the project's anon or publishable key to "
+            "nrt.connect(url, key) or set SUPABASE_KEY; a user's token goes to "
+            "session.sign_in(...) or session.set_auth(token)"
+        )
+        self.url = url
+        self.reason = reason
+
+
+class TokenExpiredError(AuthError):
+    """The access token's time is over and it could not be refreshed."""
+
+    def __init__(self, url: str, reason: str = "") -> None:
+        super().__init__("access token: it has expired", url, reason)
+
+
+class RateLimitedError(NotebookRTError):
+    """The server asks to slow down (429)."""
+
+    def __init__(self, what: str, retry_after: float | None = None, reason: str = "") -> None:
+        said = f" (it says: {reason})" if reason else ""
+        when = "a minute" if retry_after is None else f"{retry_after:g} s"
+        super().__init__(f"{what}: too many requests{said}. Tried again by itself in {when}")
+        self.retry_after = retry_after
+
+
+class ServerError(NotebookRTError):
+    """The server failed (5xx); it may work later."""
+
+    def __init__(
+        self, what: str, status: int, reason: str = "", retry_after: float | None = None
+    ) -> None:
+        said = f": {reason}" if reason else ""
+        super().__init__(f"{what}: the server answered {status}{said}. Tried again by itself")
+        self.status = status
+        self.retry_after = retry_after
+
+
+class RefusedError(NotebookRTError):
+    """The server understood and said no (a 4xx): a constraint, a policy, a bad value.
+
+    Attributes
+    ----------
+    status : int
+        The HTTP status.
+    code : str
+        PostgreSQL's SQLSTATE or PostgREST's ``PGRST…`` code; empty if none came.
+    details, hint : str
+        The server's further words.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        status: int,
+        code: str = "",
+        reason: str = "",
+        details: str = "",
+        hint: str = "",
+    ) -> None:
+        words = "; ".join(w for w in (reason, details, hint) if w)
+        super().__init__(f"{what}: refused with {status}{' ' + code if code else ''}: {words}")
+        self.status = status
+        self.code = code
+        self.reason = reason
+        self.details = details
+        self.hint = hint
+
+
+class ProtocolError(NotebookRTError):
+    """The server sent what this package cannot read."""
+
+
+# A table that cannot be mirrored --------------------------------------------------------------
+
+
+class TableError(NotebookRTError):
+    """The base of what is wrong with one table. ``schema`` and ``table`` name it."""
+
+    def __init__(self, schema: str, table: str, message: str) -> None:
+        super().__init__(message)
+        self.schema = schema
+        self.table = table
+
+
+class MissingTableError(TableError):
+    """There is no such table, or this login may not know of it."""
+
+    def __init__(self, schema: str, table: str, hint: str = "") -> None:
+        super().__init__(
+            schema,
+            table,
+            f'table "{table}" is not in schema "{schema}". Check its name'
+            + (f" ({hint})" if hint else "")
+            + ", and that the schema is exposed by the API; a table made a moment ago is known "
+            "after: notify pgrst, 'reload schema'",
+        )
+
+
+class MissingColumnError(TableError):
+    """A column that was asked for is not in the table."""
+
+    def __init__(self, schema: str, table: str, column: str) -> None:
+        super().__init__(
+            schema,
+            table,
+            f'table "{table}" has no column "{column}". Check `columns`, `order` and `filter`',
+        )
+        self.column = column
+
+
+class NotPublishedError(TableError):
+    """Realtime does not stream the table: it is not in the publication."""
+
+    def __init__(self, schema: str, table: str) -> None:
+        super().__init__(
+            schema,
+            table,
+            f'table "{table}" is not in the publication supabase_realtime; run: '
+            f"alter publication supabase_realtime add table {qualified(schema, table)}",
+        )
+
+
+class NoPrimaryKeyError(TableError):
+    """Rows cannot be told apart, so changes cannot be applied."""
+
+    def __init__(self, schema: str, table: str) -> None:
+        super().__init__(
+            schema,
+            table,
+            f'table "{table}" has no primary key, so its changes cannot be told apart; run: '
+            f"alter table {qualified(schema, table)} add column id bigint generated always as "
+            "identity primary key (or name unique columns that are never null with key=...)",
+        )
+
+
+class PermissionDeniedError(TableError):
+    """This login may not read (or write) the table."""
+
+    def __init__(self, schema: str, table: str, role: str = "anon", right: str = "select") -> None:
+        super().__init__(
+            schema,
+            table,
+            f'role "{role}" may not {right} on table "{table}"; run: '
+            f"grant {right} on {qualified(schema, table)} to {identifier(role)} "
+            "(and a row-level security policy that lets the rows through), or sign in",
+        )
+        self.role = role
+        self.right = right
+
+
+class FilterError(NotebookRTError, ValueError):
+    """A filter that cannot be understood, or that the table refuses."""
+
+
+# Channels -------------------------------------------------------------------------------------
+
+
+class ChannelRefusedError(NotebookRTError):
+    """The server does not let this login into the channel, or closed it."""
+
+    def __init__(self, topic: str, reason: str) -> None:
+        super().__init__(
+            f'channel "{topic}": refused: {reason}. A private channel needs a policy on '
+            "realtime.messages for this login; see Supabase's Realtime Authorization"
+        )
+        self.topic = topic
+        self.reason = reason
+
+
+# Here -----------------------------------------------------------------------------------------
+
+
+class ClosedError(NotebookRTError):
+    """Used after ``close()``."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is closed. Ask for it again with nrt.connect(...) or .table(...)")
+
+
+class WaitTimeoutError(NotebookRTError, TimeoutError):
+    """What was waited for did not come in the time given."""
+
+
+class ConflictError(NotebookRTError):
+    """A local edit and a change of somebody else exclude each other, and it must be decided."""
+
+
+class QueueError(NotebookRTError):
+    """The file of unsent writes cannot be used."""
+
+
+# What to do about it --------------------------------------------------------------------------
+
+Kind: TypeAlias = Literal["network", "auth", "rate_limit", "server", "refused", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorClass:
+    """How to recover.
+
+    ``network`` waits for the network, ``auth`` refreshes the token once and then asks,
+    ``rate_limit`` waits as told, ``server`` and ``unknown`` try again later, ``refused`` never.
+    """
+
+    kind: Kind
+    wait: float | None
+    """Seconds before the next try (backoff comes on top); None: trying again cannot help."""
+
+
+RATE_LIMIT_WAIT = 60.0
+SERVER_WAIT = 5.0
+UNKNOWN_WAIT = 2.0
+
+
+def classify(error: BaseException) -> ErrorClass:
+    """Sort an exception by its type and status.
+
+    >>> classify(RateLimitedError("GET /rest/v1/t", retry_after=7))
+    ErrorClass(kind='rate_limit', wait=7)
+    >>> classify(ConnectionRefusedError()).kind
+    'network'
+    """
+    if isinstance(error, NotebookRTError):
+        return _classify_ours(error)
+    status = _status_of(error)
+    if status is not None:
+        return by_status(status)
+    # ssl.SSLError covers a certificate that a proxy made up: no retry mends it, but the network
+    # may change under a laptop, so it counts as network. httpx' and websockets' own transport
+    # errors reach this function only from net/, which wraps them as UnreachableError.
+    if isinstance(error, OSError | ssl.SSLError | asyncio.TimeoutError | EOFError):
+        return ErrorClass("network", 1.0)
+    return ErrorClass("unknown", UNKNOWN_WAIT)
+
+
+def _classify_ours(error: NotebookRTError) -> ErrorClass:
+    match error:
+        case UnreachableError():
+            return ErrorClass("network", 1.0)
+        case AuthError():
+            return ErrorClass("auth", None)
+        case RateLimitedError():
+            wait = RATE_LIMIT_WAIT if error.retry_after is None else error.retry_after
+            return ErrorClass("rate_limit", wait)
+        case ServerError():
+            return ErrorClass("server", error.retry_after or SERVER_WAIT)
+        case RefusedError() | TableError() | FilterError() | ChannelRefusedError() | ClosedError():
+            return ErrorClass("refused", None)
+        case _:
+            return ErrorClass("unknown", UNKNOWN_WAIT)
+
+
+def _status_of(error: BaseException) -> int | None:
+    """The HTTP status an exception of httpx, websockets or a Supabase package carries, if any."""
+    for holder in (error, getattr(error, "response", None)):
+        for name in ("status_code", "status"):
+            value = getattr(holder, name, None)
+            if isinstance(value, int):
+                return value
+    return None
+
+
+def by_status(status: int, retry_after: float | None = None) -> ErrorClass:
+    """The class of an HTTP status.
+
+    >>> by_status(503), by_status(409)
+    (ErrorClass(kind='server', wait=5.0), ErrorClass(kind='refused', wait=None))
+    """
+    if status == 401:
+        return ErrorClass("auth", None)
+    if status == 429:
+        return ErrorClass("rate_limit", RATE_LIMIT_WAIT if retry_after is None else retry_after)
+    if status == 408 or status >= 500:
+        return ErrorClass("server", retry_after or SERVER_WAIT)
+    if status >= 400:
+        return ErrorClass("refused", None)
+    return ErrorClass("unknown", UNKNOWN_WAIT)

@@ -1,0 +1,107 @@
+"""Every number of the package in one frozen value, with its unit. The defaults are the design's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The numbers that a session runs by. All times are seconds unless the name says otherwise.
+
+    Raises
+    ------
+    ValueError
+        If a number is negative, or zero where that has no meaning.
+
+    Examples
+    --------
+    >>> Options(poll_interval=2.0).poll_interval
+    2.0
+    >>> Options(page_size=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: Options.page_size must be greater than 0, not 0
+    """
+
+    # The connection
+    backoff_base: float = 1.0
+    """The first wait before connecting again; doubled with each try."""
+    backoff_max: float = 30.0
+    """The longest wait between two tries."""
+    jitter: float = 0.2
+    """Up to this share is added to each wait, so that many kernels do not come at once."""
+    max_retries: int = 10
+    """Tries before the session stops trying and only polls."""
+    retry_anyway: float = 300.0
+    """While only polling, one more try each so many seconds: a script has no eyes."""
+    connect_timeout: float = 10.0
+    """For opening the socket, and for a first answer over HTTP."""
+    join_timeout: float = 10.0
+    """For the answer to a channel's join, a leave or a push."""
+    join_rate: float = 20.0
+    """Joins a second: a server disconnects who joins too fast."""
+    heartbeat_interval: float = 25.0
+    heartbeat_timeout: float = 10.0
+    """A heartbeat that is not answered by then means that the socket is dead."""
+    stale_after: float = 60.0
+    """No frame for so long while connected is stale, and connects again."""
+    stale_check: float = 15.0
+    """How often silence, and a machine that slept, is looked for."""
+    slow_ms: float = 500.0
+    """Milliseconds of heartbeat latency above which the connection is called slow."""
+    max_channels: int = 10
+    """Channels at once; above it the least important ones poll."""
+    max_frame_bytes: int = 8 * 1024 * 1024
+    """A larger frame closes the socket. A broadcast may have 3,000 KB."""
+    token_margin: float = 60.0
+    """An access token is refreshed so long before it expires."""
+
+    # Tables
+    page_size: int = 1000
+    """Rows asked for at once over REST."""
+    request_timeout: float = 30.0
+    """For one REST request."""
+    poll_interval: float = 5.0
+    """Between two polls while changes are not streamed."""
+    poll_max: float = 30.0
+    """The longest a poll's interval grows to while nothing changes."""
+    audit_interval: float = 60.0
+    """Between two checks of a table against the server; 0 switches them off."""
+    buffer_size: int = 100_000
+    """Changes a table keeps that could not be applied yet; above it a gap is opened."""
+    batch_size: int = 2_000
+    """Changes applied before the loop looks at anything else."""
+    debounce: float = 0.25
+    """A ``LiveQuery`` waits so long for more changes before it fetches again."""
+    log_size: int = 1_000
+    """Changes kept by ``LiveFrame.log`` and messages by ``Channel.messages``."""
+    progress_after: float = 0.5
+    """A first snapshot that takes longer shows a progress bar."""
+    numeric: Literal["float", "decimal"] = "float"
+    """What PostgreSQL's ``numeric`` becomes: float64 as in ``pandas.read_sql``, or exact."""
+
+    # Presence
+    presence_calls: int = 4
+    """Presence calls in ``presence_window``; the server closes the channel at the sixth."""
+    presence_window: float = 30.0
+
+    # The queue of unsent writes
+    queue_batch: int = 10
+    """Writes or broadcasts sent at once."""
+    queue_max_attempts: int = 3
+    """Tries of a write that the server fails (5xx) before it is set aside."""
+
+    def __post_init__(self) -> None:
+        zero_is_fine = {"audit_interval", "jitter", "max_retries", "progress_after", "debounce"}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "numeric":
+                if value not in ("float", "decimal"):
+                    raise ValueError(f'Options.numeric must be "float" or "decimal", not {value!r}')
+            elif field.name in zero_is_fine:
+                if not value >= 0:
+                    raise ValueError(f"Options.{field.name} must not be negative, not {value!r}")
+            elif not value > 0:
+                raise ValueError(f"Options.{field.name} must be greater than 0, not {value!r}")
