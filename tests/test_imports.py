@@ -1,4 +1,4 @@
-"""Imports point one way: what decides knows nothing of what carries out, and nobody knows the session."""
+"""Imports point one way: what decides knows nothing of what carries out."""
 
 from __future__ import annotations
 
@@ -13,24 +13,12 @@ PACKAGE = Path(__file__).parent.parent / "notebook_rt"
 PURE = {"sync", "store", "filters", "errors", "options"}
 """Values in, values out: they import one another and nothing else of the package."""
 
+HANDLES = {"frame", "query", "channel", "editing"}
 FORBIDDEN = {
-    **dict.fromkeys(
-        PURE, {"net", "outbox", "widgets", "local", "frame", "query", "channel", "editing"}
-    ),
-    "outbox": {"net", "widgets", "local", "frame", "query", "channel", "editing"},
-    "net": {"widgets", "local", "frame", "query", "channel", "editing"},
-    "local": {
-        "net",
-        "outbox",
-        "widgets",
-        "frame",
-        "query",
-        "channel",
-        "editing",
-        "sync",
-        "store",
-        "filters",
-    },
+    **{name: HANDLES | {"net", "outbox", "widgets", "local"} for name in PURE},
+    "outbox": HANDLES | {"net", "widgets", "local"},
+    "net": HANDLES | {"widgets", "local"},
+    "local": HANDLES | {"net", "outbox", "widgets", "sync", "store", "filters"},
     "widgets": {"net", "outbox", "local"},
 }
 MAY_IMPORT_SESSION = {"__init__", "session", "cli"}
