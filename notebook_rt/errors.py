@@ -17,11 +17,11 @@ from typing import Literal, TypeAlias
 def identifier(name: str) -> str:
     """``name`` as SQL wants it: quoted where it is not a plain lower-case word.
 
-    >>> identifier("positions"), identifier('My "table"')
-    ('positions', '"My ""table"""')
+    >>> print(identifier("positions"), identifier('My "own" table'))
+    positions "My ""own"" table"
     """
-    plain = name.isascii() and name.replace("_", "a").isalnum() and name == name.lower()
-    if plain and not name[0].isdigit():
+    letters = name.isascii() and name.replace("_", "a").isalnum() and name == name.lower()
+    if letters and not name[0].isdigit():
         return name
     return '"' + name.replace('"', '""') + '"'
 
