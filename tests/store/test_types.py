@@ -1,0 +1,131 @@
+"""Promise 11: the same value and dtype whether a row came from REST or the socket."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from notebook_rt.store.decode import decode_json
+from notebook_rt.store.types import Column, Numeric, Schema, coerce, decode, equal, lossy, to_json
+
+TRANSCRIPT = Path(__file__).parents[1] / "wire" / "05-types.jsonl"
+
+
+def _recorded() -> dict[int, tuple[dict[str, Any], dict[str, str]]]:
+    """The real server's records of wire_types: id to (record, column types), undecoded."""
+    rows: dict[int, tuple[dict[str, Any], dict[str, str]]] = {}
+    for line in TRANSCRIPT.read_text().splitlines():
+        entry = json.loads(line)
+        if entry.get("dir") != "recv" or '"record"' not in entry["raw"]:
+            continue
+        data = decode_json(entry["raw"], exact_numbers=True)["payload"]["data"]
+        types = {column["name"]: column["type"] for column in data["columns"]}
+        rows.setdefault(data["record"]["id"], (data["record"], types))
+    return rows
+
+
+RECORDED = _recorded()
+
+# What PostgREST (``to_json``) says for the rows that the transcript inserted, where it differs.
+REST_FORMS = {1: {"by": "\\xdeadbeef", "js": {"b": 1, "a": [1, 2.50, None]}}}
+
+
+def _schema(types: dict[str, str], numeric: Numeric = "float") -> Schema:
+    return Schema(tuple(Column(name, kind) for name, kind in types.items()), ("id",), numeric)
+
+
+@pytest.mark.parametrize("numeric", ["float", "decimal"])
+def test_a_recorded_row_has_the_same_typed_values_from_both_sources(numeric: Numeric) -> None:
+    for row_id, (record, types) in RECORDED.items():
+        schema = _schema(types, numeric)
+        socket = schema.decode(record, "socket")
+        rest = schema.decode({**record, **REST_FORMS.get(row_id, {})}, "rest")
+        assert socket.keys() == rest.keys() == types.keys()
+        assert [name for name in types if not equal(socket[name], rest[name])] == []
+
+
+def test_the_recorded_values_are_what_was_inserted() -> None:
+    record, types = RECORDED[1]
+    row = _schema(types, "decimal").decode(record, "socket")
+    assert row["i8"] == 9007199254740993
+    assert row["num"] == Decimal("123456789012345678901234567890.123456789")
+    assert str(row["num2"]) == "1.50"
+    assert row["tstz"] == dt.datetime(2024, 1, 2, 1, 4, 5, 678901, tzinfo=dt.UTC)
+    assert row["ts"] == dt.datetime(2024, 1, 2, 3, 4, 5, 678901)
+    assert (row["d"], row["tm"]) == (dt.date(2024, 1, 2), dt.time(3, 4, 5, 600000))
+    assert row["by"] == bytes.fromhex("deadbeef")
+    assert row["o"] == 4294967295
+    assert row["ia"] == [1, None, 3]
+    assert row["jb"] == {"a": [1, 2.5, None], "b": 1}
+    assert type(row["jb"]["a"][1]) is float
+    assert row["f4"] == 1.5
+    assert RECORDED[4][0]["f4"] == 10**38
+
+
+@pytest.mark.parametrize(
+    ("row_id", "column", "text"),
+    [(7, "tstz", "infinity"), (7, "ts", "-infinity"), (8, "d", "0044-03-15 BC")],
+)
+def test_a_moment_that_no_datetime_holds_stays_postgresqls_text(
+    row_id: int, column: str, text: str
+) -> None:
+    record, types = RECORDED[row_id]
+    assert _schema(types).decode(record, "socket")[column] == text
+
+
+def test_what_the_socket_cannot_say_is_known_to_be_lossy() -> None:
+    record, types = RECORDED[1]
+    names = {name for name in types if lossy(types[name], record[name])}
+    assert names == {"ch", "bt"}
+    record, types = RECORDED[3]  # NaN and Infinity were inserted, null arrived
+    assert {"f8", "f4", "num"} <= {name for name in types if lossy(types[name], record[name])}
+    assert not lossy("int8", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("NaN", float("nan")), ("Infinity", float("inf")), ("-Infinity", -1e400)]
+)
+def test_rest_says_special_floats_as_text(text: str, value: float) -> None:
+    assert equal(decode("float8", text), value)
+    assert to_json("float8", value) == text
+    assert equal(decode("numeric", text, numeric="decimal"), Decimal(text))
+
+
+def test_a_typed_value_survives_the_way_to_the_server_and_back() -> None:
+    for record, types in RECORDED.values():
+        row = _schema(types, "decimal").decode(record, "socket")
+        for name, pg_type in types.items():
+            sent = json.loads(json.dumps(to_json(pg_type, row[name])))
+            assert equal(decode(pg_type, sent, numeric="decimal"), row[name]), name
+
+
+def test_what_a_user_passes_becomes_the_typed_value_or_is_refused() -> None:
+    assert coerce("timestamptz", dt.datetime(2024, 1, 2)).tzinfo is dt.UTC
+    assert coerce("timestamptz", "infinity") == "infinity"
+    assert coerce("int8", 3.0) == 3
+    assert coerce("_int4", (1, 2)) == [1, 2]
+    assert coerce("numeric", 0.1, numeric="decimal") == Decimal("0.1")
+    for pg_type, value in [("int8", "x"), ("int8", 1.5), ("int8", 2**63), ("date", "yesterday")]:
+        with pytest.raises(ValueError, match="no value"):
+            coerce(pg_type, value)
+
+
+def test_long_type_names_mean_the_short_ones() -> None:
+    assert decode("numeric(10,2)", 1.5, numeric="decimal") == Decimal("1.5")
+    assert decode("timestamp(3) with time zone", "2024-01-01T00:00:00+00:00").tzinfo is dt.UTC
+    assert decode("bytea[]", ["\\xff"]) == [b"\xff"]
+
+
+def test_no_number_loses_a_digit_when_decoded() -> None:
+    text = b'{"a":9007199254740993,"b":123456789012345678901234567890,"c":0.10,"d":1e400}'
+    exact = decode_json(text, exact_numbers=True)
+    assert exact["b"] == 123456789012345678901234567890
+    assert (str(exact["c"]), exact["d"]) == ("0.10", Decimal("1e400"))
+    assert decode_json(text)["a"] == 9007199254740993
+    with pytest.raises(ValueError, match="NaN"):
+        decode_json("[NaN]")
