@@ -1,0 +1,44 @@
+"""Every example notebook runs from top to bottom in a real kernel, on a stack of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from unittest import mock
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}
+    )
+    with mock.patch.dict(os.environ, {"XDG_STATE_HOME": str(tmp_path)}):
+        os.environ.pop("SUPABASE_URL", None)
+        client.execute()
+    errors = [
+        output.text
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
+    assert errors == [], "a demo makes no noise"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_is_committed_without_outputs(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    outputs = [cell.get("outputs") for cell in notebook.cells if cell.get("outputs")]
+    assert outputs == []
+
+
+def test_there_is_a_quickstart() -> None:
+    assert "01_quickstart.ipynb" in [path.name for path in NOTEBOOKS]
