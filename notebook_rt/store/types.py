@@ -32,6 +32,9 @@ Decisions, each so that nothing is lost without a word:
 * ``infinity``, years BC and years past 9999 fit no ``datetime``: their typed value is PostgreSQL's
   own text, and the DataFrame's column is ``object`` (datetimes and texts) while it holds one. In
   the same way a value that does not fit its declared type is kept as it is, in an object column.
+* ``numeric`` is a float64 unless the schema says ``numeric="decimal"``; whoever makes a schema for
+  the pyarrow backend says so, since that backend can hold it (decimal128, or 256, with the scale
+  of the longest value; a NaN or an infinity among them makes the column object).
 * null and NaN in a float column are two typed values; in default pandas both show as NaN, the two
   other backends tell them apart as far as pandas does.
 * JSON ``null`` and SQL ``NULL`` in a json column are one value in JSON, hence here. Numbers inside
@@ -513,10 +516,10 @@ def dtype(
     (dtype('int64'), Int64Dtype(), 'datetime64[us, UTC]')
     """
     family: Kind = kind(pg_type)
-    if family == "decimal" and numeric == "float" and backend != "pyarrow":
+    if family == "decimal" and numeric == "float":
         family = "float"
     if backend == "pyarrow":
-        arrow = arrow_type(pg_type)
+        arrow = arrow_type("float8" if family == "float" else pg_type)
         return np.dtype(object) if arrow is None else pd.ArrowDtype(arrow)
     if family == "timestamptz":
         return pd.DatetimeTZDtype("us", "UTC")

@@ -1,0 +1,143 @@
+"""A table in the order of some columns, cut to the first rows (promise 8).
+
+In goes a table, out come its keys and its snapshot in the order that the server's ``order by``
+gives: nulls last ascending and first descending unless said otherwise, the key breaking ties.
+Where the server's order cannot be known here (text has a collation, an enum its declaration) the
+server is asked: whoever asked hands the keys over in the server's order with `Ordered.rank`, and
+`Ordered.unranked` says which keys have come or moved since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from notebook_rt.store.types import equal, kind, sortable
+from notebook_rt.sync.rows import Key
+
+if TYPE_CHECKING:
+    from notebook_rt.store.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class OrderBy:
+    """One term of an order; ``nulls_first`` None is PostgreSQL's default: first if descending."""
+
+    column: str
+    desc: bool = False
+    nulls_first: bool | None = None
+
+
+class Ordered:
+    """The first ``limit`` rows of ``table`` in the order of ``by``; follows the table."""
+
+    def __init__(self, table: Table, by: Sequence[OrderBy], limit: int | None = None) -> None:
+        self.table = table
+        self.by = tuple(by)
+        self.limit = limit
+        types = table.schema.types
+        self.sortable = all(sortable(types[name]) for name in self._columns())
+        """Whether the order is known here; if not, `rank` must be told."""
+
+        self._ranked: dict[Key, tuple[int, tuple[Any, ...]]] = {}
+        self._order: tuple[int, np.ndarray] | None = None
+        self._snapshot: tuple[pd.DataFrame, pd.DataFrame] | None = None
+
+    def __len__(self) -> int:
+        return len(self._places())
+
+    def keys(self) -> list[Key]:
+        """The keys of the view, in order."""
+        keys = list(self.table.keys())
+        return [keys[place] for place in self._places()]
+
+    def snapshot(self) -> pd.DataFrame:
+        """The view as a DataFrame of the user's own; the same object until something changed."""
+        whole = self.table.snapshot()
+        if self._snapshot is None or self._snapshot[0] is not whole:
+            self._snapshot = (whole, whole.take(self._places()))
+        return self._snapshot[1]
+
+    def rank(self, keys: Sequence[Key]) -> None:
+        """Take the server's order of ``keys``, for an order that is not sortable here."""
+        self._ranked = {key: (place, self._seen(key)) for place, key in enumerate(keys)}
+        self._order = self._snapshot = None
+
+    def unranked(self) -> set[Key]:
+        """The keys whose place only the server knows: new, or moved, since the last `rank`."""
+        if self.sortable:
+            return set()
+        return {key for key in list(self.table.keys()) if self._rank(key) is None}
+
+    def _columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*(term.column for term in self.by), *self.table.schema.key)))
+
+    def _seen(self, key: Key) -> tuple[Any, ...]:
+        row = self.table.get(key) or {}
+        return tuple(row.get(term.column) for term in self.by)
+
+    def _rank(self, key: Key) -> int | None:
+        place, seen = self._ranked.get(key, (0, None))
+        if seen is None or not all(map(equal, seen, self._seen(key))):
+            return None
+        return place
+
+    def _places(self) -> np.ndarray:
+        if self._order is None or self._order[0] != self.table.version:
+            version = self.table.version
+            places = self._sorted() if self.sortable else self._by_rank()
+            self._order = (version, places[: self.limit])
+        return self._order[1]
+
+    def _by_rank(self) -> np.ndarray:
+        # A key without a rank goes last until the server has said where it belongs.
+        ranks = [self._rank(key) for key in list(self.table.keys())]
+        last = len(ranks) + len(self._ranked)
+        return np.argsort([last if rank is None else rank for rank in ranks], kind="stable")
+
+    def _sorted(self) -> np.ndarray:
+        terms = [*self.by, *(OrderBy(name) for name in self.table.schema.key)]
+        columns = self.table.arrays([term.column for term in terms])
+        keys: list[np.ndarray] = []
+        for term in terms:
+            nulls_first = term.desc if term.nulls_first is None else term.nulls_first
+            codes, nulls = _codes(columns[term.column], self.table.schema.types[term.column])
+            keys += [nulls != nulls_first, -codes if term.desc else codes]
+        return np.lexsort(keys[::-1])
+
+
+def _codes(values: np.ndarray, pg_type: str) -> tuple[np.ndarray, np.ndarray]:
+    """Integers that sort as the values do, and where the nulls are."""
+    if values.dtype.kind == "M":
+        stamps = values.view("i8")
+        return stamps, np.isnat(values)
+    if values.dtype.kind in "ib":
+        return values.astype("i8"), np.zeros(len(values), bool)
+    nulls = np.fromiter((value is None for value in values), bool, len(values))
+    present = [value for value in values if value is not None]
+    ranks = {value: rank for rank, value in enumerate(_distinct(present, pg_type))}
+    nan = len(ranks)
+    codes = [0 if v is None else nan if v != v else ranks[v] for v in values.tolist()]
+    return np.array(codes, "i8"), nulls
+
+
+def _distinct(values: Iterable[Any], pg_type: str) -> list[Any]:
+    numbers = {value for value in values if value == value}
+    moment = kind(pg_type) in ("timestamptz", "timestamp", "date", "time")
+    return sorted(numbers, key=_moment if moment else None)
+
+
+def _moment(value: Any) -> tuple[int, Any]:
+    """A place for the moments that no datetime holds, among those that one does."""
+    if not isinstance(value, str):
+        return (0, value)
+    if value.endswith("infinity"):
+        return (-3 if value.startswith("-") else 3, "")
+    year, _, rest = value.partition("-")
+    if value.endswith(" BC"):
+        return (-2, (-int(year), rest))
+    return (2, (int(year) if year.isdigit() else 0, rest))

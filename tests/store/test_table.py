@@ -1,0 +1,127 @@
+"""What a table keeps: rows by key, in the promised order, with the promised dtypes."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from notebook_rt.store.order import OrderBy
+from notebook_rt.store.table import Table
+from notebook_rt.store.types import Column, Schema
+from notebook_rt.sync.rows import Delete, RowChange, Upsert
+
+SCHEMA = Schema((Column("id", "int8"), Column("n", "int4"), Column("t", "text")), ("id",))
+
+
+def _filled() -> Table:
+    table = Table(SCHEMA)
+    load = table.load()
+    load.extend([{"id": key, "n": key * 10, "t": f"row {key}"} for key in (1, 2, 3)])
+    load.commit()
+    return table
+
+
+def test_rows_stay_as_loaded_then_as_arrived_and_a_deletion_moves_nothing() -> None:
+    table = _filled()
+    table.apply([Upsert(9, {"id": 9}), Upsert(0, {"id": 0}), Delete(2), Upsert(1, {"n": 5})])
+    assert list(table.keys()) == [1, 3, 9, 0] == list(table.snapshot().index)
+
+
+def test_an_absent_column_is_unchanged_in_an_update_and_null_in_an_insert() -> None:
+    table = _filled()
+    table.apply([Upsert(1, {"n": 5}), Upsert(4, {"id": 4, "t": "new"})])
+    assert table.get(1) == {"id": 1, "n": 5, "t": "row 1"}
+    assert table.get(4) == {"id": 4, "n": None, "t": "new"}
+
+
+def test_a_batch_is_one_change_and_tells_old_and_new() -> None:
+    table = _filled()
+    changes = table.apply(
+        [Upsert(1, {"n": 10}), Upsert(2, {"n": 0}), Delete(3), Upsert(3, {"id": 3}), Delete(7)],
+        want_changes=True,
+    )
+    assert changes == [
+        RowChange("update", 2, {"id": 2, "n": 20, "t": "row 2"}, {"id": 2, "n": 0, "t": "row 2"}),
+        RowChange("update", 3, {"id": 3, "n": 30, "t": "row 3"}, {"id": 3, "n": None, "t": None}),
+    ]
+
+
+def test_two_reads_without_a_change_between_them_are_one_object() -> None:
+    table = _filled()
+    first = table.snapshot()
+    table.apply([Upsert(1, {"n": 10}), Delete(77)])
+    assert table.snapshot() is first
+    table.apply([Upsert(1, {"n": 11})])
+    assert table.snapshot() is not first
+    assert (first.loc[1, "n"], table.snapshot().loc[1, "n"]) == (10, 11)
+
+
+def test_integers_with_nulls_are_nullable_and_plain_again_without() -> None:
+    table = _filled()
+    table.apply([Upsert(1, {"n": None})])
+    assert table.snapshot()["n"].dtype == pd.Int64Dtype()
+    table.apply([Delete(1)])
+    assert table.snapshot()["n"].dtype == "int64"
+
+
+def test_a_load_is_seen_when_it_is_committed() -> None:
+    table = _filled()
+    load = table.load()
+    load.extend([{"id": 5, "n": 1, "t": None}])
+    assert list(table.keys()) == [1, 2, 3]
+    changes = load.commit([Upsert(6, {"id": 6})], want_changes=True)
+    assert list(table.keys()) == [5, 6]
+    assert [(change.kind, change.key) for change in changes] == [
+        ("delete", 1),
+        ("delete", 2),
+        ("delete", 3),
+        ("insert", 5),
+        ("insert", 6),
+    ]
+
+
+def test_differing_names_the_rows_that_a_page_says_otherwise() -> None:
+    page = [{"id": 1, "n": 10}, {"id": 2, "n": 0}, {"id": 8, "n": 1}]
+    assert _filled().differing(page) == [(2, {"id": 2, "n": 0}), (8, {"id": 8, "n": 1})]
+
+
+def test_a_column_comes_and_goes() -> None:
+    table = _filled()
+    table.add_column(Column("extra", "bool"))
+    table.apply([Upsert(2, {"extra": True})])
+    assert table.get(2) == {"id": 2, "n": 20, "t": "row 2", "extra": True}
+    table.drop_column("n")
+    assert list(table.snapshot().columns) == ["t", "extra"]
+
+
+@pytest.mark.parametrize(
+    ("order", "keys"),
+    [
+        ([OrderBy("n")], [1, 3, 2, 4]),
+        ([OrderBy("n", desc=True)], [4, 2, 3, 1]),
+        ([OrderBy("n", desc=True, nulls_first=False)], [2, 3, 1, 4]),
+        ([OrderBy("n", nulls_first=True)], [4, 1, 3, 2]),
+    ],
+)
+def test_an_order_puts_nulls_where_postgresql_does(order: list[OrderBy], keys: list[int]) -> None:
+    table = _filled()
+    table.apply([Upsert(2, {"n": 99}), Upsert(4, {"id": 4})])
+    assert list(table.ordered(order).snapshot().index) == keys
+    assert table.ordered(order, limit=2).keys() == keys[:2]
+
+
+def test_the_key_breaks_ties() -> None:
+    table = Table(SCHEMA)
+    table.apply([Upsert(key, {"id": key, "n": 1}) for key in (3, 1, 2)])
+    assert table.ordered([OrderBy("n", desc=True)]).keys() == [1, 2, 3]
+
+
+def test_an_order_by_text_is_the_servers_and_tells_which_keys_need_asking() -> None:
+    table = _filled()
+    view = table.ordered([OrderBy("t")], limit=2)
+    assert not view.sortable
+    view.rank([3, 1, 2])
+    assert (view.keys(), view.unranked()) == ([3, 1], set())
+    table.apply([Upsert(1, {"t": "moved"}), Upsert(3, {"n": 0}), Upsert(4, {"id": 4})])
+    assert view.unranked() == {1, 4}
+    assert view.keys() == [3, 2]
