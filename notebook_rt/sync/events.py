@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from notebook_rt.store.types import Column
-from notebook_rt.sync.rows import RowChange, WireRow
+from notebook_rt.store.types import Column, Schema
+from notebook_rt.sync.rows import RowChange, Rows, WireRow
 
 Status: TypeAlias = Literal["loading", "live", "polling", "stale", "closed", "error"]
 
@@ -52,6 +52,9 @@ class Query:
     rpc: str | None = None
     """Call this function instead of reading the table; ``args`` is its body."""
     args: Mapping[str, Any] | None = None
+    describe: bool = False
+    """Read the API's OpenAPI description (the root) instead of the table, into ``Page.value``; the
+    driver may answer several tables from one read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Page:
     server_time: float
     """The answer's ``Date`` header: whole seconds, so the read happened before ``server_time + 1``."""
     value: Any = None
-    """The body of an ``rpc`` that is not a list of rows."""
+    """The body of an ``rpc`` that is not a list of rows, or of ``describe``."""
 
 
 # Events: what happened ------------------------------------------------------------------------
@@ -123,7 +126,10 @@ class FetchFailed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """The time asked for by ``Wake`` has come (or any time: an early tick does no harm)."""
+    """The time asked for by ``Wake`` has come (or any time: an early tick does no harm).
+
+    The first ``Tick`` starts the mirror.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,17 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """From now on ``rows`` is the table: the first time, or because its columns changed.
+
+    Comes right before the ``Published`` that fills it; until then the old one is what is seen.
+    """
+
+    rows: Rows
+    schema: Schema
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """The table changed, as one. ``changes`` is filled where somebody listens (``want_changes``)."""
 
@@ -200,7 +217,7 @@ class Wake:
 
 @dataclass(frozen=True, slots=True)
 class Rejoin:
-    """Leave and join again, with the mirror's current ``bindings``."""
+    """Leave (if joined) and join again, with the mirror's current ``bindings``."""
 
     reason: str
 
@@ -222,5 +239,5 @@ class Told:
 
 
 Effect: TypeAlias = (
-    Fetch | Cancel | Published | StatusChanged | Failed | Wake | Rejoin | Progress | Told
+    Fetch | Cancel | Shown | Published | StatusChanged | Failed | Wake | Rejoin | Progress | Told
 )

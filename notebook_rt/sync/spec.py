@@ -1,0 +1,77 @@
+"""What somebody asked for: one table, seen through a filter, a projection, an order and a limit.
+
+A ``TableSpec`` is a value: two equal ones share one subscription and one store. It comes from
+``Session.table(...)`` and goes to the ``Mirror``; nothing in it is learnt from the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from notebook_rt.errors import FilterError
+from notebook_rt.filters import Filter
+from notebook_rt.store.types import Numeric
+
+
+@dataclass(frozen=True, slots=True)
+class OrderBy:
+    """One column of an order. ``nulls_first`` None: as PostgreSQL does, last unless descending."""
+
+    column: str
+    descending: bool = False
+    nulls_first: bool | None = None
+
+    @property
+    def nulls_come_first(self) -> bool:
+        return self.descending if self.nulls_first is None else self.nulls_first
+
+    def __str__(self) -> str:
+        text = f"{self.column}.{'desc' if self.descending else 'asc'}"
+        if self.nulls_first is not None:
+            text += ".nullsfirst" if self.nulls_first else ".nullslast"
+        return text
+
+
+def parse_order(source: str | Sequence[str | OrderBy] | None) -> tuple[OrderBy, ...]:
+    """Read PostgREST's order: ``"price.desc,name"`` or a list of such parts.
+
+    Examples
+    --------
+    >>> [str(part) for part in parse_order("price.desc.nullslast, name")]
+    ['price.desc.nullslast', 'name.asc']
+    """
+    if source is None:
+        return ()
+    parts = source.split(",") if isinstance(source, str) else list(source)
+    return tuple(part if isinstance(part, OrderBy) else _order_by(part) for part in parts)
+
+
+def _order_by(text: str) -> OrderBy:
+    column, *words = text.strip().split(".")
+    direction = [word for word in words if word in ("asc", "desc")]
+    nulls = [word for word in words if word in ("nullsfirst", "nullslast")]
+    if not column or [*direction, *nulls] != words or len(direction) > 1 or len(nulls) > 1:
+        raise FilterError(
+            f"order {text!r}: expected column, column.asc or column.desc, then perhaps "
+            ".nullsfirst or .nullslast"
+        )
+    return OrderBy(column, direction == ["desc"], nulls[0] == "nullsfirst" if nulls else None)
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """One table as it was asked for."""
+
+    table: str
+    schema: str = "public"
+    filter: Filter = field(default_factory=Filter)
+    columns: tuple[str, ...] | None = None
+    """None: all. The key, and the columns of the order, are carried in any case."""
+    key: tuple[str, ...] | None = None
+    """None: learnt from the server."""
+    order: tuple[OrderBy, ...] = ()
+    limit: int | None = None
+    numeric: Numeric = "float"
+    watermark: str | None = "updated_at"
+    """A column that every change moves to the server's now; ignored where the table has none."""
