@@ -1,0 +1,82 @@
+"""User callbacks: each on a thread of its own, in order, and none of them can hurt anything else.
+
+The network loop hands an item to a ``Mailbox`` and goes on. A callback that sleeps delays only
+itself; one that raises is caught, counted, logged once with its traceback, and called again for the
+next item. The thread starts with the first item and goes when there was none for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+logger = logging.getLogger("notebook_rt")
+
+IDLE_SECONDS = 5.0
+
+
+class Mailbox:
+    """Calls ``fn(*args)`` for each ``put(*args)``, one after the other.
+
+    ``size`` bounds what waits: above it the oldest item is dropped, and that is logged once. A
+    coroutine function is run to its end on the mailbox' thread.
+    """
+
+    def __init__(self, fn: Callable[..., Any], size: int = 100_000, what: str = "callback") -> None:
+        self.fn = fn
+        self.what = what
+        self.errors = 0
+        self.dropped = 0
+        self._size = size
+        self._items: deque[tuple[Any, ...]] = deque()
+        self._ready = threading.Condition()
+        self._running = False
+        self._closed = False
+
+    def put(self, *args: Any) -> None:
+        with self._ready:
+            if self._closed:
+                return
+            if len(self._items) >= self._size:
+                self._items.popleft()
+                self.dropped += 1
+                if self.dropped == 1:
+                    logger.warning("%s %r is too slow: its oldest items are lost", *self._name())
+            self._items.append(args)
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="notebook_rt-cb", daemon=True).start()
+            self._ready.notify()
+
+    def close(self) -> None:
+        """Forget what waits; nothing is called any more."""
+        with self._ready:
+            self._closed = True
+            self._items.clear()
+            self._ready.notify()
+
+    def _name(self) -> tuple[str, str]:
+        return self.what, getattr(self.fn, "__qualname__", type(self.fn).__name__)
+
+    def _run(self) -> None:
+        while True:
+            with self._ready:
+                if not self._items and not self._closed:
+                    self._ready.wait(IDLE_SECONDS)
+                if not self._items:
+                    self._running = False
+                    return
+                args = self._items.popleft()
+            try:
+                result = self.fn(*args)
+                if inspect.iscoroutine(result):
+                    asyncio.run(result)
+            except Exception:
+                self.errors += 1
+                if self.errors == 1:
+                    logger.exception("%s %r raised; it stays subscribed", *self._name())

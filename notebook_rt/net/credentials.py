@@ -1,0 +1,68 @@
+"""Who we are to the server: the project's key and, after signing in, a user's access token.
+
+Shared by REST, the socket and the queue's worker, so that a refreshed token reaches all of them at
+once. Neither value is ever shown: not in a repr, a log line or an error.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any
+
+
+class Credentials:
+    """The key and the current token. Read and written on the loop thread."""
+
+    def __init__(self, key: str, access_token: str | None = None) -> None:
+        self.key = key
+        self.access_token = access_token
+
+    def __repr__(self) -> str:
+        return f"Credentials(role={self.role!r})"
+
+    @property
+    def bearer(self) -> str | None:
+        """What goes into ``Authorization``: the user's token, else a key of the old (JWT) kind.
+
+        A key of the new kind (``sb_publishable_…``) is no token and goes into ``apikey`` only.
+        """
+        if self.access_token is not None:
+            return self.access_token
+        return None if self.key.startswith("sb_") else self.key
+
+    def headers(self) -> dict[str, str]:
+        """The two headers of every request."""
+        headers = {"apikey": self.key}
+        if bearer := self.bearer:
+            headers["Authorization"] = f"Bearer {bearer}"
+        return headers
+
+    @property
+    def role(self) -> str:
+        """The PostgreSQL role this login has, as far as the token says."""
+        role = claims(self.bearer).get("role")
+        return role if isinstance(role, str) else "anon"
+
+    @property
+    def expires_at(self) -> float | None:
+        """Seconds since the epoch at which the user's token ends."""
+        expiry = claims(self.access_token).get("exp")
+        return float(expiry) if isinstance(expiry, int | float) else None
+
+
+def claims(token: str | None) -> dict[str, Any]:
+    """What a JWT says of itself, unverified (verifying is the server's business); else empty.
+
+    >>> claims("not a token")
+    {}
+    """
+    if token is None or token.count(".") != 2:
+        return {}
+    body = token.split(".")[1]
+    try:
+        decoded = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    except (ValueError, binascii.Error):
+        return {}
+    return decoded if isinstance(decoded, dict) else {}

@@ -1,0 +1,152 @@
+"""One websocket frame of the server, decoded once: a ``Change`` for a table, or a ``Frame``.
+
+Nearly all frames of a live table are changes, so those are decoded in one pass by a typed decoder.
+Whatever that decoder does not take (a number past float's range, an envelope it has never seen) is
+decoded again, slowly and leniently: a frame is lost to us only if it is no JSON at all.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+from notebook_rt.store.decode import decode_json
+from notebook_rt.store.types import Column
+from notebook_rt.sync.events import Change
+
+_MARK: Final = b'"postgres_changes"'
+_KINDS: Final = frozenset({"INSERT", "UPDATE", "DELETE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Any other frame of protocol 1.0.0."""
+
+    topic: str
+    event: str
+    payload: Any
+    ref: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeFrame:
+    topic: str
+    change: Change | None
+    """None: the change is of a kind that we do not know, so something may be lost."""
+
+
+class _Data(msgspec.Struct):
+    type: str
+    columns: msgspec.Raw = msgspec.Raw(b"[]")
+    commit_timestamp: str | None = None
+    errors: list[str] | str | None = None
+    record: dict[str, Any] | None = None
+    old_record: dict[str, Any] | None = None
+
+
+class _Payload(msgspec.Struct):
+    data: _Data
+
+
+class _Envelope(msgspec.Struct):
+    topic: str
+    event: str
+    payload: _Payload
+
+
+_FAST: Final = msgspec.json.Decoder(_Envelope)
+_EXACT: Final = msgspec.json.Decoder(_Envelope, float_hook=Decimal)
+
+
+def decode_frame(frame: bytes, exact_numbers: bool = False) -> Frame | ChangeFrame:
+    """Decode one frame.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON object of the protocol.
+    """
+    if _MARK in frame:
+        try:
+            envelope = (_EXACT if exact_numbers else _FAST).decode(frame)
+        except msgspec.DecodeError:
+            pass
+        else:
+            if envelope.event == "postgres_changes":
+                data = envelope.payload.data
+                return ChangeFrame(
+                    envelope.topic,
+                    _change(
+                        data.type,
+                        data.record,
+                        data.old_record,
+                        _columns(bytes(data.columns)),
+                        data.commit_timestamp,
+                        data.errors,
+                    ),
+                )
+    return _leniently(frame, exact_numbers)
+
+
+def _leniently(frame: bytes, exact_numbers: bool) -> Frame | ChangeFrame:
+    message = decode_json(frame, exact_numbers and _MARK in frame)
+    if not isinstance(message, dict) or not isinstance(message.get("topic"), str):
+        raise ValueError("a frame that is no message of the protocol")
+    topic, event, payload = message["topic"], message.get("event"), message.get("payload")
+    ref = message.get("ref")
+    if event != "postgres_changes":
+        return Frame(topic, str(event), payload, None if ref is None else str(ref))
+    data = payload.get("data") if isinstance(payload, dict) else None
+    if not isinstance(data, dict):
+        return ChangeFrame(topic, None)
+    try:
+        change = _change(
+            data.get("type", ""),
+            data.get("record"),
+            data.get("old_record"),
+            _columns(msgspec.json.encode(data.get("columns") or [])),
+            data.get("commit_timestamp"),
+            data.get("errors"),
+        )
+    except (TypeError, ValueError):
+        return ChangeFrame(topic, None)
+    return ChangeFrame(topic, change)
+
+
+def _change(
+    kind: str,
+    record: Mapping[str, Any] | None,
+    old_record: Mapping[str, Any] | None,
+    columns: tuple[Column, ...],
+    commit_timestamp: str | None,
+    errors: list[str] | str | None,
+) -> Change | None:
+    if kind not in _KINDS:
+        return None
+    return Change(
+        kind=kind,  # type: ignore[arg-type]  # one of _KINDS
+        record=record,
+        old_record=old_record,
+        columns=columns,
+        commit_time=None if commit_timestamp is None else _seconds(commit_timestamp),
+        errors=() if errors is None else (errors,) if isinstance(errors, str) else tuple(errors),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _columns(raw: bytes) -> tuple[Column, ...]:
+    """The same table sends the same columns with every change."""
+    return tuple(Column(c["name"], c["type"]) for c in msgspec.json.decode(raw))
+
+
+@lru_cache(maxsize=64)
+def _seconds(timestamp: str) -> float:
+    """All changes of a transaction have one timestamp."""
+    moment = dt.datetime.fromisoformat(timestamp)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()

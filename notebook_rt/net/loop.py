@@ -1,0 +1,175 @@
+"""One background thread with one asyncio loop for every session of the process.
+
+A cell that runs for a minute must not stop heartbeats or ingestion, so nothing live runs on the
+kernel's own loop (``NOTEBOOK.md``, "Threads and loops"). The user's thread hands work over with
+``call`` and ``submit``; waiting there is waiting on a lock, so Ctrl-C works. The thread starts with
+the first session, is a daemon, and is wound up at exit: sessions close, tasks are cancelled and
+awaited, nothing is printed. After a fork the child starts its own; the parent's is forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from notebook_rt.errors import ClosedError
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+logger = logging.getLogger("notebook_rt")
+
+EXIT_SECONDS = 2.0
+"""The longest that closing everything may hold up the end of the process."""
+
+
+class LoopThread:
+    """The thread and its loop. Use ``shared()``: there is one a process."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.pid = os.getpid()
+        self.at_exit: dict[int, Callable[[], Awaitable[None]]] = {}
+        """What to await before the loop ends, by the ``id`` of its owner."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._thread = threading.Thread(target=self._run, name="notebook_rt", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.set_exception_handler(_log_unhandled)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.close()
+
+    @property
+    def here(self) -> bool:
+        """Whether the caller runs on the loop's own thread."""
+        return threading.current_thread() is self._thread
+
+    def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Start a task from the loop's thread, keep it alive, and log it if it fails."""
+        task = self.loop.create_task(coro, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s failed", task.get_name(), exc_info=error)
+
+    def post(self, fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Run ``fn`` on the loop soon, from any thread; its result is not wanted."""
+        self._check()
+        with contextlib.suppress(RuntimeError):  # the loop ended between the check and here
+            self.loop.call_soon_threadsafe(lambda: fn(*args, **kwargs))
+
+    def submit(self, coro: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run ``coro`` on the loop, from any thread."""
+        try:
+            self._check()
+            return asyncio.run_coroutine_threadsafe(coro, self.loop)
+        except (ClosedError, RuntimeError):
+            coro.close()
+            raise
+
+    def call(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``fn`` on the loop and give back its result: how the user's thread reads and writes
+        what belongs to the loop. On the loop itself, just call it.
+        """
+        if self.here:
+            return fn(*args, **kwargs)
+
+        async def run() -> T:
+            return fn(*args, **kwargs)
+
+        return self.wait(run())
+
+    def wait(self, coro: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run ``coro`` on the loop and wait for it; interrupted (Ctrl-C), it is cancelled.
+
+        Raises
+        ------
+        TimeoutError
+            If it took longer than ``timeout`` seconds; it is cancelled then.
+        """
+        if self.here:
+            coro.close()
+            raise RuntimeError("notebook_rt: waiting on the network thread would stop it for ever")
+        future = self.submit(coro)
+        try:
+            return future.result(timeout)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _check(self) -> None:
+        if self.pid != os.getpid():
+            raise ClosedError("a session from before a fork")
+        if self.loop.is_closed():
+            raise ClosedError("the network thread")
+
+    def stop(self) -> None:
+        """Close every session, cancel and await what is left, end the thread."""
+        if self.pid != os.getpid() or not self._thread.is_alive():
+            return
+
+        async def wind_up() -> None:
+            closings = [asyncio.ensure_future(close()) for close in list(self.at_exit.values())]
+            if closings:
+                await asyncio.wait(closings, timeout=EXIT_SECONDS / 2)
+            rest = [t for t in asyncio.all_tasks(self.loop) if t is not asyncio.current_task()]
+            for task in rest:
+                task.cancel()
+            if rest:
+                await asyncio.wait(rest, timeout=EXIT_SECONDS / 2)
+            for task in (*closings, *rest):
+                if task.done() and not task.cancelled():
+                    task.exception()  # looked at: asyncio has nothing to complain of at exit
+
+        self.loop.set_exception_handler(lambda loop, context: None)
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(wind_up(), self.loop).result(EXIT_SECONDS + 0.5)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(1.0)
+
+
+def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    logger.error("on the network thread: %s", context["message"], exc_info=context.get("exception"))
+
+
+_lock = threading.Lock()
+_shared: LoopThread | None = None
+
+
+def shared() -> LoopThread:
+    """The process' loop thread, started if there is none."""
+    global _shared
+    with _lock:
+        if _shared is None or _shared.pid != os.getpid() or not _shared._thread.is_alive():
+            _shared = LoopThread()
+        return _shared
+
+
+def _stop_shared() -> None:
+    if _shared is not None:
+        _shared.stop()
+
+
+def _forget_after_fork() -> None:
+    global _shared, _lock
+    _shared, _lock = None, threading.Lock()
+
+
+atexit.register(_stop_shared)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,204 @@
+"""The channel registry: one channel a topic, counted, within the limit, joined at a pace.
+
+``sync/joins.py`` decides; this carries it out over the ``Socket`` and tells each topic's owner (a
+table, a ``Channel``) what becomes of it. An owner hears only of the join that is current.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+from notebook_rt.errors import ChannelRefusedError, NotebookRTError, RateLimitedError, ServerError
+from notebook_rt.net.socket import Socket, SocketChannel
+from notebook_rt.options import Options
+from notebook_rt.sync.events import Binding, Change
+from notebook_rt.sync.joins import Effect, Evicted, Join, Joins, Leave, Priority
+
+_FINAL = ("Unauthorized", "PrivateOnly", "TopicNameRequired", "RealtimeDisabledForTenant")
+_RATE_LIMITED = (
+    "ChannelRateLimitReached",
+    "ConnectionRateLimitReached",
+    "ClientJoinRateLimitReached",
+    "DatabaseConnectionRateLimitReached",
+)
+RATE_LIMITED_WAIT = 30.0
+
+
+class Owner(Protocol):
+    """Who a topic belongs to. Called on the loop."""
+
+    def config(self) -> Mapping[str, Any]:
+        """The join's ``config`` without the bindings."""
+
+    def bindings(self) -> tuple[Binding, ...]: ...
+
+    def joined(self, channel: SocketChannel) -> None: ...
+
+    def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
+        """The channel is gone, or could not be joined; with an error, the server refused it."""
+
+    def evicted(self) -> None:
+        """There is no place for this channel now."""
+
+    def change(self, change: Change | None) -> None: ...
+
+    def system(self, payload: Mapping[str, Any]) -> None: ...
+
+    def broadcast(self, payload: Mapping[str, Any]) -> None: ...
+
+    def presence(self, event: str, payload: Mapping[str, Any]) -> None: ...
+
+    def gap(self, reason: str) -> None: ...
+
+
+class _Entry:
+    """One topic: hears its channel, keeps the machine and the owner informed."""
+
+    def __init__(self, registry: Registry, topic: str, owner: Owner) -> None:
+        self.registry = registry
+        self.topic = topic
+        self.owner = owner
+        self.channel: SocketChannel | None = None
+
+    def channel_joined(self) -> None:
+        self.registry.carry_out(self.registry.joins.joined(self.topic, time.monotonic()))
+        if self.channel is not None:
+            self.owner.joined(self.channel)
+
+    def channel_failed(self, reason: str) -> None:
+        code = reason.partition(":")[0]
+        final = code in _FINAL
+        wait = RATE_LIMITED_WAIT if code in _RATE_LIMITED else 0.0
+        error: NotebookRTError
+        if final:
+            error = ChannelRefusedError(self.topic, reason)
+        elif wait:
+            error = RateLimitedError(f'channel "{self.topic}"', wait, reason)
+        else:
+            error = ServerError(f'channel "{self.topic}"', 500, reason)
+        self._gone(reason, error, wait, final)
+
+    def channel_closed(self) -> None:
+        self._gone("closed by the server", None, 0.0, False)
+
+    def _gone(self, reason: str, error: NotebookRTError | None, wait: float, final: bool) -> None:
+        self.registry.channel_gone(self)
+        self.owner.lost(reason, error)
+        now = time.monotonic()
+        self.registry.carry_out(self.registry.joins.failed(self.topic, now, wait, final))
+
+    def system(self, payload: Mapping[str, Any]) -> None:
+        self.owner.system(payload)
+
+    def change(self, change: Change | None) -> None:
+        self.owner.change(change)
+
+    def broadcast(self, payload: Mapping[str, Any]) -> None:
+        self.owner.broadcast(payload)
+
+    def presence(self, event: str, payload: Mapping[str, Any]) -> None:
+        self.owner.presence(event, payload)
+
+
+class Registry:
+    """All channels of a session. Lives on the loop thread."""
+
+    def __init__(
+        self,
+        socket: Socket,
+        options: Options,
+        random: Callable[[], float],
+        spawn: Callable[[Coroutine[Any, Any, Any], str], object],
+        closed_by_server: Callable[[], None],
+    ) -> None:
+        self.socket = socket
+        self.joins = Joins(options, random)
+        self._spawn = spawn
+        self._closed_by_server = closed_by_server
+        self._entries: dict[str, _Entry] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def want(self, topic: str, owner: Owner, priority: Priority) -> None:
+        """One more subscriber of ``topic``. The first brings the owner."""
+        if topic not in self._entries:
+            self._entries[topic] = _Entry(self, topic, owner)
+        self.carry_out(self.joins.want(topic, priority, time.monotonic()))
+
+    def unwant(self, topic: str) -> None:
+        """One less; with the last the channel is left."""
+        self.carry_out(self.joins.unwant(topic, time.monotonic()))
+        if topic not in self.joins.topics():
+            self._entries.pop(topic, None)
+
+    def again(self, topic: str) -> None:
+        """Leave and join again."""
+        self.carry_out(self.joins.again(topic, time.monotonic()))
+
+    def connected(self, connected: bool, reason: str) -> None:
+        """The socket opened, or is gone."""
+        if not connected:
+            for entry in list(self._entries.values()):
+                if entry.channel is not None:
+                    self.socket._remove_channel(entry.channel)
+                    entry.channel = None
+                    entry.owner.lost(reason)
+        self.carry_out(self.joins.socket(connected, time.monotonic()))
+
+    def gap(self, reason: str) -> None:
+        for entry in self._entries.values():
+            entry.owner.gap(reason)
+
+    async def push_token(self, token: str | None) -> None:
+        """Tell every joined channel of a new access token; later joins carry it anyway."""
+        self.socket.access_token = token
+        for entry in list(self._entries.values()):
+            if entry.channel is not None and entry.channel.is_joined:
+                try:
+                    await entry.channel.tell("access_token", {"access_token": token})
+                except ConnectionError:
+                    return
+
+    def channel_gone(self, entry: _Entry) -> None:
+        if entry.channel is not None:
+            self.socket._remove_channel(entry.channel)
+            entry.channel = None
+        self._closed_by_server()
+
+    def channels(self) -> dict[str, str]:
+        """Topic to state: ``out``, ``joining``, ``joined``, ``evicted``."""
+        return {topic: self.joins.state_of(topic) for topic in self._entries}
+
+    def carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            entry = self._entries.get(effect.topic)
+            if entry is None:
+                continue
+            match effect:
+                case Join(topic):
+                    channel = self.socket.open_channel(topic, entry.owner.config(), entry)
+                    entry.channel = channel
+                    self._spawn(channel.subscribe_to(entry.owner.bindings()), f"join {topic}")
+                case Leave(topic):
+                    left, entry.channel = entry.channel, None
+                    if left is not None:
+                        self._spawn(left.leave(), f"leave {topic}")
+                        entry.owner.lost("left")
+                case Evicted(_):
+                    entry.owner.evicted()
+        self._rearm()
+
+    def _rearm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = self.joins.wake_at
+        if at is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, at - time.monotonic()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.carry_out(self.joins.tick(time.monotonic()))

@@ -1,0 +1,261 @@
+"""REST, as the mirror and the queue need it: a ``Query`` in, a ``Page`` or a named error out.
+
+One ``httpx`` client a session, HTTP/1.1 with connections kept alive. A refused token is refreshed
+once and the request repeated. What the server says in an error's body becomes one of ``errors.py``
+by its code and status.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import time
+import urllib.parse
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from notebook_rt.errors import (
+    AuthError,
+    FilterError,
+    MissingColumnError,
+    MissingTableError,
+    NotebookRTError,
+    PermissionDeniedError,
+    RateLimitedError,
+    RefusedError,
+    ServerError,
+    TokenExpiredError,
+    UnreachableError,
+)
+from notebook_rt.net.credentials import Credentials
+from notebook_rt.options import Options
+from notebook_rt.store.decode import decode_json
+from notebook_rt.sync.events import Page, Query
+
+_NO_TABLE = {"PGRST205", "PGRST106", "42P01", "PGRST202", "42883"}
+_BAD_FILTER = {"PGRST100", "PGRST103", "PGRST108", "22P02", "22007", "22008", "22003", "42804"}
+_TRANSPORT_ERRORS = (httpx.TransportError, OSError)
+
+
+class RestClient:
+    """The REST side of one project.
+
+    Parameters
+    ----------
+    url : str
+        The project's, without ``/rest/v1``.
+    refresh : async callable, optional
+        Asked for a new access token when the server refuses ours; True: it has changed, try again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        credentials: Credentials,
+        options: Options,
+        refresh: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        self.url = url
+        self.credentials = credentials
+        self.refresh = refresh
+        self.requests = 0
+        self.bytes_received = 0
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            timeout=httpx.Timeout(options.request_timeout, connect=options.connect_timeout),
+            limits=httpx.Limits(max_connections=20, max_keepalive_connections=10),
+            follow_redirects=False,
+        )
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def fetch(
+        self, schema: str, table: str, query: Query, *, exact_numbers: bool = False
+    ) -> Page:
+        """Read a page of ``table``, or call the function ``query.rpc``.
+
+        Raises
+        ------
+        NotebookRTError
+            By name; ``errors.classify`` says whether trying again can help.
+        """
+        headers = {"Prefer": "count=exact"} if query.count else {}
+        if query.rpc is None:
+            method = "HEAD" if query.head else "GET"
+            path, body = f"/rest/v1/{_segment(table)}", None
+        else:
+            method, path, body = "POST", f"/rest/v1/rpc/{_segment(query.rpc)}", query.args or {}
+        response = await self.request(
+            method,
+            path,
+            schema=schema,
+            table=table,
+            params=query.params,
+            headers=headers,
+            body=body,
+        )
+        answer: Any = []
+        if not query.head:
+            answer = self.decode(response, exact_numbers)
+        rows: Sequence[Any] = answer if isinstance(answer, list) else ()
+        return Page(
+            rows=rows,
+            count=_count(response.headers.get("content-range")),
+            server_time=_date(response.headers.get("date")),
+            value=None if isinstance(answer, list) else answer,
+        )
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        schema: str = "public",
+        table: str = "",
+        params: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+    ) -> httpx.Response:
+        """Send one request; an answer of 400 and above becomes its named error."""
+        reading = method in ("GET", "HEAD")
+        sent = {("Accept-Profile" if reading else "Content-Profile"): schema, **(headers or {})}
+        response = await self._send(method, path, params, sent, body)
+        if response.status_code == 401 and self.refresh is not None and await self.refresh():
+            response = await self._send(method, path, params, sent, body)
+        if response.status_code >= 300:
+            raise self.error(response, schema, table, right=_RIGHTS.get(method, "select"))
+        return response
+
+    def decode(self, response: httpx.Response, exact_numbers: bool = False) -> Any:
+        """The body as JSON. A page of HTML with status 200 is somebody else's server."""
+        try:
+            return decode_json(response.content, exact_numbers) if response.content else None
+        except ValueError as error:
+            reason = "what answers there does not speak JSON; is a proxy or a login page between?"
+            raise UnreachableError(self.url, reason) from error
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        params: Sequence[tuple[str, str]],
+        headers: Mapping[str, str],
+        body: Any,
+    ) -> httpx.Response:
+        self.requests += 1
+        try:
+            response = await self._http.request(
+                method,
+                path,
+                params=httpx.QueryParams(list(params)) if params else None,
+                headers={**self.credentials.headers(), **headers},
+                json=body,
+            )
+        except _TRANSPORT_ERRORS as error:
+            raise UnreachableError(self.url, _reason(error)) from error
+        except httpx.InvalidURL as error:
+            raise UnreachableError(self.url, str(error)) from error
+        self.bytes_received += response.num_bytes_downloaded
+        return response
+
+    def error(
+        self, response: httpx.Response, schema: str, table: str, right: str = "select"
+    ) -> NotebookRTError:
+        """The named error of an answer that is none of success."""
+        status = response.status_code
+        what = f"{response.request.method} {response.request.url.path}"
+        words = _words(response)
+        code, message = words.get("code", ""), words.get("message", "")
+        if status == 429:
+            return RateLimitedError(what, _retry_after(response), message)
+        if code == "42501" and table:
+            return PermissionDeniedError(schema, table, self.credentials.role, right)
+        if status == 401:
+            if code == "PGRST303" or message == "JWT expired":  # the code is newer than the words
+                return TokenExpiredError(self.url, message)
+            return AuthError("key or token", self.url, message)
+        if status in (408, 500, 502, 503, 504) or status > 504:
+            return ServerError(what, status, message, _retry_after(response))
+        if code in _NO_TABLE and table:
+            return MissingTableError(schema, table, words.get("hint", ""))
+        if code in ("42703", "PGRST204") and table:
+            return MissingColumnError(schema, table, _quoted(message))
+        if code in _BAD_FILTER and response.request.method in ("GET", "HEAD"):
+            return FilterError(f'table "{table}": {message} {words.get("details", "")}'.strip())
+        if status < 400 or (status == 404 and not code):
+            reason = f"it answers {status} to {response.request.url.path}"
+            return UnreachableError(self.url, f"{reason}: this is no Supabase project")
+        return RefusedError(
+            what, status, code, message, words.get("details", ""), words.get("hint", "")
+        )
+
+
+_RIGHTS = {"POST": "insert", "PATCH": "update", "DELETE": "delete"}
+
+
+def _segment(name: str) -> str:
+    """A name as one path segment: a hostile one stays one segment."""
+    return urllib.parse.quote(name, safe="")
+
+
+def _reason(error: Exception) -> str:
+    """What to say of a transport error, some of which say nothing themselves."""
+    if isinstance(error, httpx.ConnectTimeout):
+        return "no answer when connecting"
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    return str(error) or type(error).__name__
+
+
+def _words(response: httpx.Response) -> dict[str, str]:
+    """PostgREST's error body; a gateway's ``{"message"}`` or ``{"error"}``; else empty."""
+    try:
+        body = decode_json(response.content)
+    except ValueError:
+        return {}
+    if not isinstance(body, dict):
+        return {}
+    words = {name: str(value) for name, value in body.items() if value is not None}
+    if "message" not in words:
+        words["message"] = words.get("msg") or words.get("error") or ""
+    return words
+
+
+def _quoted(message: str) -> str:
+    """The column an error is about: its last word in quotes, or ``column t.x does not exist``."""
+    for quote in ("'", '"'):
+        if message.count(quote) >= 2:
+            return message.split(quote)[1]
+    words = message.split()
+    return words[1].rpartition(".")[2] if len(words) > 1 else message
+
+
+def _count(content_range: str | None) -> int | None:
+    total = (content_range or "").rpartition("/")[2]
+    return int(total) if total.isdigit() else None
+
+
+def _date(header: str | None) -> float:
+    """The ``Date`` header in seconds since the epoch; this machine's clock where there is none."""
+    try:
+        return email.utils.parsedate_to_datetime(header or "").timestamp()
+    except ValueError:
+        return float(int(time.time()))
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """``Retry-After`` in seconds: a number, or a date seen from the answer's own."""
+    header = response.headers.get("retry-after")
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        then = email.utils.parsedate_to_datetime(header).timestamp()
+    except ValueError:
+        return None
+    return max(0.0, then - _date(response.headers.get("date")))

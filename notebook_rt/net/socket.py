@@ -1,0 +1,410 @@
+"""The ``realtime`` package's client, with a receive loop of our own.
+
+The package stays the carrier of the protocol: joins, refs, pushes, presence bookkeeping. What it
+does badly for a table that must be true (``FACTS.md``, "What realtime-py does") is replaced here:
+one try to connect and no reconnecting (``sync/supervisor.py`` decides), frames up to 8 MiB, each
+decoded once, changes handed straight to their table, heartbeats with a ref and a read answer, no
+rejoin timers, nothing buffered behind our back, no user code. ``tests/net/test_socket.py`` pins every
+private name of the package that is leaned on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimePostgresChangesListenEvent
+from realtime._async.push import AsyncPush
+from realtime._async.timer import AsyncTimer
+from realtime.message import Message, ReplyPostgresChanges
+from realtime.types import (
+    ChannelStates,
+    RealtimeAcknowledgementStatus,
+    RealtimeChannelOptions,
+    RealtimeSubscribeStates,
+)
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+
+from notebook_rt.errors import (
+    AuthError,
+    NotebookRTError,
+    RateLimitedError,
+    ServerError,
+    UnreachableError,
+)
+from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.frames import ChangeFrame, decode_frame
+from notebook_rt.options import Options
+from notebook_rt.sync.events import Binding, Change
+
+_quiet = logging.getLogger("notebook_rt.websockets")
+"""Given to ``websockets``, whose debug log shows the URL (with the key) and every frame (with tokens)."""
+_quiet.setLevel(logging.WARNING)
+logging.getLogger("realtime").addHandler(logging.NullHandler())
+
+
+class SocketListener(Protocol):
+    """Who owns the socket: told what happens to it. Called on the loop, must not raise."""
+
+    def socket_closed(self, code: int | None, reason: str) -> None: ...
+
+    def heartbeat_answered(self, ref: str) -> None: ...
+
+    def frame_unreadable(self, reason: str) -> None:
+        """A frame nobody can read might have been a change of any table."""
+
+
+class ChannelListener(Protocol):
+    """Who owns a channel. Called on the loop, must not raise."""
+
+    def channel_joined(self) -> None: ...
+
+    def channel_failed(self, reason: str) -> None:
+        """The join was refused or not answered, or the channel crashed."""
+
+    def channel_closed(self) -> None:
+        """The server closed the channel (``phx_close`` with this join's ref)."""
+
+    def system(self, payload: Mapping[str, Any]) -> None: ...
+
+    def change(self, change: Change | None) -> None:
+        """A change; None where it could not be understood."""
+
+    def broadcast(self, payload: Mapping[str, Any]) -> None: ...
+
+    def presence(self, event: str, payload: Mapping[str, Any]) -> None:
+        """After the package's bookkeeping took it in."""
+
+
+class _NoTimer(AsyncTimer):
+    """When to join again is decided by ``sync/joins.py``."""
+
+    def schedule_timeout(self, delay: float | None = None) -> None:
+        pass
+
+
+class Socket(AsyncRealtimeClient):
+    """A client of one project. ``open`` makes one try; the listener hears when it ends."""
+
+    def __init__(
+        self, url: str, credentials: Credentials, options: Options, listener: SocketListener
+    ) -> None:
+        super().__init__(
+            f"{url}/realtime/v1",
+            token=credentials.key,
+            auto_reconnect=False,
+            timeout=int(max(1.0, options.join_timeout)),
+        )
+        self.project_url = url
+        self.options = options
+        self.credentials = credentials
+        self.listener = listener
+        self.exact_numbers = False
+        """Set when a table keeps ``numeric`` as Decimal."""
+        self.frames = 0
+        self.bytes_received = 0
+        self.last_frame_at = 0.0
+        self.access_token = credentials.bearer
+
+    async def open(self) -> None:
+        """Try once to open a socket.
+
+        Raises
+        ------
+        NotebookRTError
+            `UnreachableError`, `AuthError`, `RateLimitedError` or `ServerError`.
+        """
+        self.access_token = self.credentials.bearer
+        try:
+            ws = await connect(
+                self.endpoint_url(),
+                open_timeout=2 * self.options.connect_timeout,
+                close_timeout=1.0,
+                max_size=self.options.max_frame_bytes,
+                max_queue=256,
+                compression=None,
+                ping_interval=None,  # the protocol's own heartbeat sees more: the server, not TCP
+                logger=_quiet,
+            )
+        except InvalidStatus as error:
+            raise _refused(self.project_url, error) from error
+        except InvalidURI:
+            raise UnreachableError(
+                self.project_url, "this is no URL"
+            ) from None  # its text has the key
+        except (OSError, TimeoutError, WebSocketException, EOFError) as error:
+            reason = str(error) or "no answer in time"
+            raise UnreachableError(self.project_url, reason) from error
+        self._ws_connection = ws
+        self.last_frame_at = time.monotonic()
+        self._listen_task = asyncio.get_running_loop().create_task(
+            self._receive(ws), name="notebook_rt-receive"
+        )
+
+    async def connect(self) -> None:
+        """Nothing: the supervisor opens the socket. The package calls this before a subscribe."""
+
+    def detach(self) -> ClientConnection | None:
+        """Let go of the socket, without a word to the listener; what is left is to close it."""
+        ws, self._ws_connection = self._ws_connection, None
+        task, self._listen_task = self._listen_task, None
+        if task is not None:
+            task.cancel()
+        self._orphan_channels()
+        return ws
+
+    def _orphan_channels(self) -> None:
+        """No answer will come any more to what was pushed on the socket that is gone."""
+        for channel in self.channels.values():
+            channel.join_push.destroy()
+            for push in channel.messages_waiting_for_ack.values():
+                push.destroy()
+            channel.messages_waiting_for_ack.clear()
+            channel.state = ChannelStates.ERRORED
+
+    async def _receive(self, ws: ClientConnection) -> None:
+        code, reason = None, ""
+        try:
+            while True:
+                frame = await ws.recv(decode=False)
+                self.frames += 1
+                self.bytes_received += len(frame)
+                self.last_frame_at = time.monotonic()
+                self._dispatch(frame)
+        except ConnectionClosed as error:
+            if error.rcvd is not None:
+                code, reason = error.rcvd.code, error.rcvd.reason
+            elif error.sent is not None:
+                code, reason = error.sent.code, error.sent.reason  # a frame too big: we hung up
+        if self._ws_connection is ws:
+            self._ws_connection = None
+            self._listen_task = None
+            self._orphan_channels()
+            self.listener.socket_closed(code, reason)
+
+    def _dispatch(self, raw: bytes) -> None:
+        try:
+            frame = decode_frame(raw, self.exact_numbers)
+        except ValueError:
+            # A binary broadcast of a 2.0.0 client reaches us as broken JSON (WIRE.md): no gap.
+            if b"postgres_changes" in raw:
+                self.listener.frame_unreadable("a frame that is no JSON")
+            return
+        channel = self.channels.get(frame.topic)
+        if isinstance(channel, SocketChannel):
+            if isinstance(frame, ChangeFrame):
+                channel.listener.change(frame.change)
+            else:
+                channel.receive(frame.event, frame.payload, frame.ref)
+        elif frame.topic == "phoenix" and not isinstance(frame, ChangeFrame) and frame.ref:
+            self.listener.heartbeat_answered(frame.ref)
+
+    async def send(self, message: Message | dict[str, Any]) -> None:
+        """Send now; with no socket, nothing is kept for later: that is the queue's work.
+
+        Raises
+        ------
+        ConnectionError
+            If the socket is gone.
+        """
+        ws = self._ws_connection
+        if ws is None:
+            raise ConnectionError("not connected")
+        fields = message if isinstance(message, dict) else dict(message)
+        try:
+            await ws.send(msgspec.json.encode(fields), text=True)
+        except ConnectionClosed as error:
+            raise ConnectionError("the connection was lost") from error
+
+    async def beat(self, ref: str) -> None:
+        with contextlib.suppress(ConnectionError):  # the receive loop hears of that too
+            await self.send({"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": ref})
+
+    def open_channel(
+        self, topic: str, config: Mapping[str, Any], listener: ChannelListener
+    ) -> SocketChannel:
+        """The channel of ``topic`` (without ``realtime:``), registered but not joined."""
+        full = f"realtime:{topic}"
+        channel = SocketChannel(self, full, dict(config), listener)
+        self.channels[full] = channel
+        return channel
+
+
+class SocketChannel(AsyncRealtimeChannel):
+    """One topic. ``join`` again as often as needed; nothing happens by itself."""
+
+    socket: Socket
+
+    def __init__(
+        self, socket: Socket, topic: str, config: dict[str, Any], listener: ChannelListener
+    ) -> None:
+        params: RealtimeChannelOptions = {"config": config}  # type: ignore[typeddict-item]  # checked by the server
+        super().__init__(socket, topic, params)
+        self.listener = listener
+        self.rejoin_timer = _NoTimer(self._rejoin_if_connected, lambda tries: 0.0)
+
+    async def subscribe_to(self, bindings: tuple[Binding, ...]) -> None:
+        """Join, or join again, with these bindings; the listener hears the answer."""
+        self.join_push.destroy()
+        self.join_push = self._create_join_push()
+        self.postgres_changes_callbacks.clear()
+        for binding in bindings:
+            self.on_postgres_changes(
+                RealtimePostgresChangesListenEvent(binding.event),
+                _unused,
+                table=binding.table,
+                schema=binding.schema,
+                filter=binding.filter,
+                select=None if binding.select is None else list(binding.select),
+            )
+        self._prepare_join(self._subscribe_answered)
+        with contextlib.suppress(ConnectionError):  # the receive loop hears of that too
+            await self._rejoin()
+
+    def _subscribe_answered(self, state: RealtimeSubscribeStates, error: Exception | None) -> None:
+        if state == RealtimeSubscribeStates.SUBSCRIBED:
+            self.listener.channel_joined()
+        elif state == RealtimeSubscribeStates.TIMED_OUT:
+            self.listener.channel_failed("no answer to the join")
+        elif state == RealtimeSubscribeStates.CHANNEL_ERROR:
+            self.listener.channel_failed(_reason(error))
+
+    async def leave(self) -> None:
+        """Leave without waiting for the answer; nothing of this channel is heard any more."""
+        self.join_push.destroy()
+        self.socket._remove_channel(self)
+        self.state = ChannelStates.CLOSED
+        push = AsyncPush(self, "phx_leave", {}, self.timeout)
+        with contextlib.suppress(ConnectionError):
+            await push.send()
+        push.destroy()
+
+    async def ask(self, event: str, payload: dict[str, Any], seconds: float) -> Any:
+        """Push and wait for the server's answer.
+
+        Raises
+        ------
+        ConnectionError
+            If the socket is gone, or goes.
+        TimeoutError
+            If no answer came.
+        """
+        push = AsyncPush(self, event, payload, int(seconds) + 1)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answered(status: str) -> Any:
+            def settle(response: Any) -> None:
+                if not answer.done():
+                    answer.set_result((status, response))
+
+            return settle
+
+        push.receive(RealtimeAcknowledgementStatus.Ok, answered("ok"))
+        push.receive(RealtimeAcknowledgementStatus.Error, answered("error"))
+        try:
+            await push.send()
+            return await asyncio.wait_for(answer, seconds)
+        finally:
+            push.destroy()
+            if push.ref is not None:
+                self.messages_waiting_for_ack.pop(push.ref, None)
+
+    async def tell(self, event: str, payload: dict[str, Any]) -> None:
+        """Push; no answer is wanted. Raises ConnectionError if the socket is gone."""
+        await self.socket.send(
+            {
+                "topic": self.topic,
+                "event": event,
+                "payload": payload,
+                "ref": self.socket._make_ref(),
+                "join_ref": self.join_push.ref,
+            }
+        )
+
+    def receive(self, event: str, payload: Any, ref: str | None) -> None:
+        """Take any frame of this topic but a change."""
+        fields: Mapping[str, Any] = payload if isinstance(payload, dict) else {}
+        match event:
+            case "broadcast":
+                self.listener.broadcast(fields)
+            case "phx_reply":
+                self._answered(ref, fields)
+            case "presence_state" | "presence_diff":
+                if self._keep_presence(event, fields):
+                    self.listener.presence(event, fields)
+            case "system":
+                self.listener.system(fields)
+            case "phx_close":
+                # Joining a topic twice: the old join's close comes after the new join's ok.
+                if ref is None or ref == self.join_push.ref:
+                    self.join_push.destroy()
+                    self.state = ChannelStates.CLOSED
+                    self.listener.channel_closed()
+            case "phx_error":
+                self.state = ChannelStates.ERRORED
+                self.listener.channel_failed(str(fields.get("reason", "the channel crashed")))
+            case _:
+                pass
+
+    def _answered(self, ref: str | None, payload: Mapping[str, Any]) -> None:
+        push = self.messages_waiting_for_ack.pop(ref, None) if ref is not None else None
+        if push is None:
+            return
+        response = payload.get("response")
+        if payload.get("status") == "ok":
+            push.trigger(
+                RealtimeAcknowledgementStatus.Ok,
+                ReplyPostgresChanges.model_validate(response if isinstance(response, dict) else {}),
+            )
+        else:
+            refusal = response if isinstance(response, dict) else {"reason": str(response)}
+            push.trigger(RealtimeAcknowledgementStatus.Error, refusal)
+
+    def _keep_presence(self, event: str, payload: Mapping[str, Any]) -> bool:
+        try:
+            if event == "presence_state":
+                self.presence._on_state_event(dict(payload))
+            else:
+                self.presence._on_diff_event(payload)  # type: ignore[arg-type]  # the KeyError is caught
+        except (KeyError, TypeError, AttributeError):
+            return False  # a shape that the package does not know
+        return True
+
+
+def _unused(payload: object) -> None:
+    """Changes never take the way through the package's callbacks."""
+
+
+def _reason(error: Exception | None) -> str:
+    """The words in the package's ``Exception(json.dumps(response))``."""
+    text = str(error)
+    try:
+        words = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+    return str(words.get("reason", text)) if isinstance(words, dict) else text
+
+
+def _refused(url: str, error: InvalidStatus) -> NotebookRTError:
+    """The named error of a handshake that was answered with something else than 101."""
+    response = error.response
+    status = response.status_code
+    body = (response.body or b"")[:500].decode(errors="replace")
+    with contextlib.suppress(msgspec.DecodeError):
+        words = msgspec.json.decode(body)
+        if isinstance(words, dict):
+            body = str(words.get("error") or words.get("message") or body)
+    if status in (401, 403):
+        return AuthError("key", url, body)
+    if status == 429:
+        after = response.headers.get("Retry-After", "")
+        return RateLimitedError("connecting", float(after) if after.isdigit() else None, body)
+    if status >= 500:
+        return ServerError("connecting", status, body)
+    return UnreachableError(url, f"the websocket was answered with {status}: {body}")

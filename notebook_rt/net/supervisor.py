@@ -1,0 +1,190 @@
+"""The connection of a session: carries out what ``sync/supervisor.py`` decides.
+
+Opens and closes the socket, beats, keeps the one timer, tells the registry and whoever listens when
+the state changes. Everything here runs on the loop thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from notebook_rt.errors import NotebookRTError, classify
+from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.loop import LoopThread
+from notebook_rt.net.registry import Registry
+from notebook_rt.net.socket import Socket
+from notebook_rt.options import Options
+from notebook_rt.sync.supervisor import (
+    Beat,
+    Close,
+    Event,
+    Heard,
+    Latency,
+    Open,
+    Opened,
+    OpenFailed,
+    RefreshToken,
+    Retry,
+    SocketClosed,
+    Start,
+    State,
+    StateChanged,
+    Stop,
+    Supervisor,
+    Tick,
+    WakeAt,
+)
+
+
+class Connection:
+    """One project's socket, kept open.
+
+    Parameters
+    ----------
+    refresh : async callable
+        Gets a new access token; True if there is one.
+    on_state : callable
+        Told each new state and why.
+    on_latency : callable
+        Told each heartbeat's round trip, in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        credentials: Credentials,
+        options: Options,
+        thread: LoopThread,
+        refresh: Callable[[], Awaitable[bool]],
+        on_state: Callable[[State, str], None],
+        on_latency: Callable[[float], None],
+    ) -> None:
+        self.machine = Supervisor(options, random.random)
+        self.socket = Socket(url, credentials, options, self)
+        self.registry = Registry(
+            self.socket, options, random.random, thread.spawn, self._channel_closed
+        )
+        self.credentials = credentials
+        self.last_error: NotebookRTError | None = None
+        self._thread = thread
+        self._refresh = refresh
+        self._on_state = on_state
+        self._on_latency = on_latency
+        self._opening: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._fed: list[Event] = []
+        self._feeding = False
+
+    @property
+    def state(self) -> State:
+        return self.machine.state
+
+    def start(self) -> None:
+        self._feed(Start())
+
+    def retry(self, cause: str) -> None:
+        """Try now, from zero: ``"network"``, ``"visible"``, ``"user"`` or ``"token"``."""
+        if cause in ("network", "visible", "user", "token"):
+            self._feed(Retry(cause))  # type: ignore[arg-type]  # just looked
+
+    async def stop(self) -> None:
+        """Close the socket properly, and stay closed."""
+        ws = self.socket._ws_connection
+        self._feed(Stop())
+        for task in (self._opening, self._refreshing):
+            if task is not None:
+                task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        if ws is not None:
+            await ws.wait_closed()
+
+    async def set_token(self, token: str | None) -> None:
+        """A new access token: told to the channels, and a reason to try again."""
+        self.credentials.access_token = token
+        await self.registry.push_token(self.credentials.bearer)
+        self.retry("token")
+
+    # What the socket tells (SocketListener)
+
+    def socket_closed(self, code: int | None, reason: str) -> None:
+        if self.machine.socket is not None:
+            self._feed(SocketClosed(self.machine.socket, code, reason))
+
+    def heartbeat_answered(self, ref: str) -> None:
+        if self.machine.socket is not None:
+            self._feed(Heard(self.machine.socket, ref))
+
+    def frame_unreadable(self, reason: str) -> None:
+        self.registry.gap(reason)
+
+    def _channel_closed(self) -> None:
+        """A token past its end closes every channel (WIRE.md); a new one must be had first."""
+        expires_at = self.credentials.expires_at
+        if expires_at is not None and expires_at <= time.time() + 5:
+            self._refresh_soon()
+
+    # Carrying out
+
+    def _feed(self, event: Event) -> None:
+        # Carrying out an effect may feed again (a listener that closes): one after the other.
+        self._fed.append(event)
+        if self._feeding:
+            return
+        self._feeding = True
+        try:
+            while self._fed:
+                now, wall = time.monotonic(), time.time()
+                # Every frame is a sign of life, not only a heartbeat's answer.
+                self.machine.heard_at = max(self.machine.heard_at, self.socket.last_frame_at)
+                for effect in self.machine.handle(self._fed.pop(0), now, wall):
+                    self._carry_out(effect)
+        finally:
+            self._feeding = False
+
+    def _carry_out(self, effect: object) -> None:
+        match effect:
+            case Open(number):
+                self._opening = self._thread.spawn(self._open(number), "open a socket")
+            case Close(_, _):
+                if self._opening is not None and not self._opening.done():
+                    self._opening.cancel()
+                ws = self.socket.detach()
+                if ws is not None:
+                    self._thread.spawn(ws.close(), "close a socket")
+            case Beat(_, ref):
+                self._thread.spawn(self.socket.beat(ref), "heartbeat")
+            case Latency(seconds):
+                self._on_latency(seconds)
+            case RefreshToken():
+                self._refresh_soon()
+            case StateChanged(state, reason):
+                self.registry.connected(state == "connected", reason)
+                self._on_state(state, reason)
+            case WakeAt(at):
+                if self._timer is not None:
+                    self._timer.cancel()
+                delay = max(0.0, at - time.monotonic())
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(delay, self._feed, Tick())
+
+    async def _open(self, number: int) -> None:
+        try:
+            await self.socket.open()
+        except NotebookRTError as error:
+            self.last_error = error
+            self._feed(OpenFailed(number, classify(error), str(error)))
+        else:
+            self._feed(Opened(number))
+
+    def _refresh_soon(self) -> None:
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = self._thread.spawn(self._try_refresh(), "refresh the token")
+
+    async def _try_refresh(self) -> None:
+        if await self._refresh():
+            self.retry("token")

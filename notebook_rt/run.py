@@ -1,0 +1,48 @@
+"""``run(coro)``: a coroutine to its end from sync code, in a script or in a running loop's cell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def run(coro: Coroutine[Any, Any, T]) -> T:
+    """Run ``coro`` to its end and return its result.
+
+    Without a running loop in this thread it is ``asyncio.run``. In a notebook's cell, where one
+    runs, ``nest_asyncio2`` is applied to that loop, here and nowhere else. ``await`` is the better
+    way where a cell allows it.
+
+    Parameters
+    ----------
+    coro : coroutine
+        What to run.
+
+    Raises
+    ------
+    ValueError
+        If the running loop cannot be nested (uvloop).
+
+    Examples
+    --------
+    >>> async def double(x):
+    ...     return 2 * x
+    >>> run(double(21))
+    42
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coro)
+    # It swaps asyncio's C Task for the Python one in the whole process: so only when needed.
+    import nest_asyncio2  # type: ignore[import-untyped]  # it ships no types
+
+    try:
+        nest_asyncio2.apply(loop)
+    except ValueError:
+        coro.close()
+        raise
+    return loop.run_until_complete(coro)

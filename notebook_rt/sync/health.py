@@ -1,0 +1,206 @@
+"""How the connection is doing: one word, worst first, and the numbers behind it.
+
+Pure. ``health`` looks at ``Facts`` that the session gathers; green needs four things at once: the
+socket, every channel joined, changes confirmed, and the last audit clean. ``Metrics`` counts, in
+constant memory: percentiles come from a t-digest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+from fastdigest import TDigest
+
+from notebook_rt.sync.events import Status
+from notebook_rt.sync.supervisor import State
+
+HealthState: TypeAlias = Literal[
+    "offline", "connecting", "stale", "polling", "drifting", "slow", "healthy", "closed"
+]
+COLOURS: Final[dict[HealthState, str]] = {
+    "offline": "red",
+    "connecting": "grey",
+    "stale": "yellow",
+    "polling": "yellow",
+    "drifting": "yellow",
+    "slow": "yellow",
+    "healthy": "green",
+    "closed": "grey",
+}
+UNAVAILABLE: Final = "Live updates temporarily unavailable, data refreshes every {interval:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """What counts of one live table."""
+
+    name: str
+    status: Status
+    drifted: bool = False
+    """The last audit found a difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    state: State
+    reason: str = ""
+    silent_for: float = 0.0
+    """Seconds since the last frame while connected."""
+    latency: float | None = None
+    """Seconds, of the last heartbeat."""
+    reachable: bool = True
+    """Whether the last request over HTTP reached the server."""
+    unjoined: int = 0
+    """Channels that are wanted and not joined."""
+    tables: Sequence[TableFacts] = ()
+    closed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The verdict. ``str(health)`` is its word; ``colour`` never stands alone."""
+
+    state: HealthState
+    reason: str
+    latency_ms: float | None = None
+    """Of the last heartbeat, in milliseconds."""
+    metrics: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def colour(self) -> str:
+        return COLOURS[self.state]
+
+    def __str__(self) -> str:
+        return self.state
+
+    def __repr__(self) -> str:
+        return f"<Health {self.state}: {self.reason}>"
+
+
+def health(
+    facts: Facts, *, slow_ms: float, stale_after: float, poll_interval: float
+) -> tuple[HealthState, str]:
+    """The worst that is true, and why.
+
+    >>> health(Facts("connected", latency=0.02), slow_ms=500, stale_after=60, poll_interval=5)
+    ('healthy', 'live')
+    """
+    statuses = [table.status for table in facts.tables]
+    if facts.closed:
+        return "closed", "closed"
+    if facts.state == "connecting":
+        return "connecting", facts.reason
+    if facts.state != "connected":
+        # Without the socket, polling is all there is; without HTTP not even that.
+        if "polling" in statuses and facts.reachable:
+            return "polling", UNAVAILABLE.format(interval=poll_interval)
+        return "offline", facts.reason
+    if facts.silent_for > stale_after or "stale" in statuses:
+        return "stale", f"silent for {facts.silent_for:.0f} s"
+    if "polling" in statuses or "error" in statuses:
+        names = ", ".join(t.name for t in facts.tables if t.status in ("polling", "error"))
+        return "polling", f"{UNAVAILABLE.format(interval=poll_interval)} ({names})"
+    drifted = ", ".join(table.name for table in facts.tables if table.drifted)
+    if drifted:
+        return "drifting", f"the last audit found a difference, and repaired it: {drifted}"
+    if "loading" in statuses or facts.unjoined:
+        return "connecting", "waiting for the first data"
+    if facts.latency is not None and facts.latency * 1000 > slow_ms:
+        return "slow", f"latency {facts.latency * 1000:.0f} ms"
+    return "healthy", "live"
+
+
+class Series:
+    """A measured number: count, average, percentiles, latest; constant memory."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+        self.latest: float | None = None
+        self._digest = TDigest(max_centroids=200)
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.total += value
+        self.latest = value
+        self._digest.update(value)
+
+    def summary(self, prefix: str) -> dict[str, float | None]:
+        """Average, median, 95th and 99th percentile, in milliseconds."""
+        if not self.count:
+            return {f"{prefix}_{name}_ms": None for name in ("avg", "p50", "p95", "p99")}
+        return {
+            f"{prefix}_avg_ms": 1000 * self.total / self.count,
+            f"{prefix}_p50_ms": 1000 * self._digest.quantile(0.50),
+            f"{prefix}_p95_ms": 1000 * self._digest.quantile(0.95),
+            f"{prefix}_p99_ms": 1000 * self._digest.quantile(0.99),
+        }
+
+
+class Metrics:
+    """What a session counts. Times are monotonic seconds, given by the caller."""
+
+    RATE_WINDOW: Final = 10.0
+
+    def __init__(self) -> None:
+        self.connected_since: float | None = None
+        self.connected_before = 0.0
+        """Seconds connected, without the present connection."""
+        self.disconnects = 0
+        self.retries = 0
+        self.events = 0
+        self.gaps = 0
+        self.reconciliations = 0
+        self.audits = 0
+        self.drift = 0
+        self.callback_errors = 0
+        self.last_error: str | None = None
+        self.latency = Series()
+        """Heartbeat there and back."""
+        self.lag = Series()
+        """Commit on the server to applied here; needs clocks that agree."""
+        self._recent: deque[tuple[float, int]] = deque(maxlen=256)
+
+    def state(self, state: State, reason: str, now: float) -> None:
+        if state == "connected":
+            if self.connected_since is None:
+                self.connected_since = now
+        elif self.connected_since is not None:
+            self.connected_before += now - self.connected_since
+            self.connected_since = None
+            self.disconnects += 1
+        if state == "reconnecting":
+            self.retries += 1
+            self.last_error = reason
+
+    def applied(self, changes: int, now: float) -> None:
+        self.events += changes
+        self._recent.append((now, changes))
+
+    def rate(self, now: float) -> float:
+        """Changes a second over the last ten seconds."""
+        since = now - self.RATE_WINDOW
+        return sum(count for at, count in self._recent if at >= since) / self.RATE_WINDOW
+
+    def as_dict(self, now: float) -> dict[str, Any]:
+        up = self.connected_before
+        if self.connected_since is not None:
+            up += now - self.connected_since
+        return {
+            "uptime_s": up,
+            "disconnects": self.disconnects,
+            "retries": self.retries,
+            "events": self.events,
+            "events_per_s": self.rate(now),
+            "gaps": self.gaps,
+            "reconciliations": self.reconciliations,
+            "audits": self.audits,
+            "drift": self.drift,
+            "callback_errors": self.callback_errors,
+            "last_error": self.last_error,
+            **self.latency.summary("latency"),
+            **self.lag.summary("lag"),
+        }

@@ -1,0 +1,178 @@
+"""Which channels are joined, and when: places, pace and second tries. Pure.
+
+A project allows so many channels at once (``max_channels``). The wanted topics share the places by
+priority, then by number of subscribers, then by age; who has no place gives way and polls, and
+comes back when there is room. Joins are paced, since a server hangs up on who joins too fast, and a
+join that failed is tried again with backoff.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from notebook_rt.options import Options
+
+Priority: TypeAlias = Literal["high", "normal", "low"]
+_RANK: Final = {"high": 0, "normal": 1, "low": 2}
+SETTLED: Final = 30.0
+"""A channel that stayed joined for so long starts its backoff from zero when it fails again."""
+
+BURST: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """There is no place for this topic now: poll."""
+
+    topic: str
+
+
+Effect: TypeAlias = Join | Leave | Evicted
+
+
+@dataclass(slots=True)
+class _Topic:
+    name: str
+    priority: Priority
+    age: int
+    subscribers: int = 1
+    state: Literal["out", "joining", "joined"] = "out"
+    evicted: bool = False
+    tries: int = 0
+    due: float = 0.0
+    joined_at: float = 0.0
+    final: bool = False
+    """The server refuses it for good: no further try until somebody asks."""
+
+
+class Joins:
+    """The machine. Its methods take what happened and ``now``, and return effects."""
+
+    def __init__(self, options: Options, random: Callable[[], float]) -> None:
+        self.options = options
+        self.random = random
+        self.connected = False
+        self._topics: dict[str, _Topic] = {}
+        self._ages = 0
+        self._next_join = float("-inf")
+
+    def want(self, topic: str, priority: Priority, now: float) -> list[Effect]:
+        """One more subscriber of ``topic``; the highest priority asked for counts."""
+        entry = self._topics.get(topic)
+        if entry is None:
+            self._ages += 1
+            self._topics[topic] = _Topic(topic, priority, self._ages)
+        else:
+            entry.subscribers += 1
+            entry.priority = min(entry.priority, priority, key=_RANK.__getitem__)
+        return self.tick(now)
+
+    def unwant(self, topic: str, now: float) -> list[Effect]:
+        """One subscriber less; with the last the channel goes."""
+        entry = self._topics.get(topic)
+        if entry is None:
+            return []
+        entry.subscribers -= 1
+        if entry.subscribers > 0:
+            return self.tick(now)
+        del self._topics[topic]
+        leave: list[Effect] = [Leave(topic)] if entry.state != "out" else []
+        return leave + self.tick(now)
+
+    def socket(self, connected: bool, now: float) -> list[Effect]:
+        """The socket opened or is gone; gone, every channel is out and due at once."""
+        self.connected = connected
+        if not connected:
+            for entry in self._topics.values():
+                entry.state = "out"
+                entry.due = now
+        return self.tick(now)
+
+    def joined(self, topic: str, now: float) -> list[Effect]:
+        if entry := self._topics.get(topic):
+            entry.state = "joined"
+            entry.joined_at = now
+        return []
+
+    def failed(
+        self, topic: str, now: float, wait: float = 0.0, final: bool = False
+    ) -> list[Effect]:
+        """The join was refused or not answered, or the server closed the channel."""
+        entry = self._topics.get(topic)
+        if entry is None:
+            return []
+        if entry.state == "joined" and now - entry.joined_at >= SETTLED:
+            entry.tries = 0
+        entry.state = "out"
+        entry.final = final
+        backoff = self.options.backoff_base * 2.0 ** min(entry.tries, 30)
+        backoff = min(backoff, self.options.backoff_max) * (1 + self.options.jitter * self.random())
+        entry.tries += 1
+        entry.due = now + max(backoff, wait)
+        return self.tick(now)
+
+    def again(self, topic: str, now: float) -> list[Effect]:
+        """Leave and join again, now (other bindings, another token, the user's word)."""
+        entry = self._topics.get(topic)
+        if entry is None:
+            return []
+        leave: list[Effect] = [Leave(topic)] if entry.state != "out" else []
+        entry.state, entry.final, entry.due = "out", False, now
+        return leave + self.tick(now)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Give out the places and send the joins that are due."""
+        effects: list[Effect] = []
+        ranked = sorted(
+            (t for t in self._topics.values() if not t.final),
+            key=lambda t: (_RANK[t.priority], -t.subscribers, t.age),
+        )
+        for place, entry in enumerate(ranked):
+            if place >= self.options.max_channels:
+                if not entry.evicted:
+                    entry.evicted = True
+                    if entry.state != "out":
+                        entry.state = "out"
+                        effects.append(Leave(entry.name))
+                    effects.append(Evicted(entry.name))
+            elif entry.evicted:
+                entry.evicted = False
+                entry.due = now
+        for entry in ranked:
+            if self._due(entry) and entry.due <= now and self._next_join <= now:
+                entry.state = "joining"
+                # Up to BURST joins at once, then join_rate a second.
+                pace = 1.0 / self.options.join_rate
+                self._next_join = max(self._next_join, now - BURST * pace) + pace
+                effects.append(Join(entry.name))
+        return effects
+
+    def _due(self, entry: _Topic) -> bool:
+        return self.connected and entry.state == "out" and not entry.evicted and not entry.final
+
+    @property
+    def wake_at(self) -> float | None:
+        """When ``tick`` has something to do next; None: nothing waits."""
+        due = [entry.due for entry in self._topics.values() if self._due(entry)]
+        return max(min(due), self._next_join) if due else None
+
+    def state_of(self, topic: str) -> Literal["out", "joining", "joined", "evicted"]:
+        entry = self._topics.get(topic)
+        if entry is None:
+            return "out"
+        return "evicted" if entry.evicted else entry.state
+
+    def topics(self) -> list[str]:
+        return list(self._topics)

@@ -1,0 +1,310 @@
+"""The connection's state machine: when to open a socket, when to wait, when to call it dead.
+
+Pure, as the mirror is: ``handle(event, now, wall)`` takes what happened and the time, and returns
+what to do. ``net/supervisor.py`` does it. It keeps the design's section 5: four states, backoff
+from ``backoff_base`` doubled to ``backoff_max`` with jitter, ``max_retries`` tries and then one
+every ``retry_anyway`` seconds, retries from zero when the network is back, a tab becomes visible
+or the user asks, heartbeats with a ref, silence, and a machine that slept.
+
+Each socket has a number. What is said about a socket that is not the current one is ignored, so
+there are never two, nor two heartbeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from notebook_rt.errors import ErrorClass
+from notebook_rt.options import Options
+
+State: TypeAlias = Literal["disconnected", "connecting", "connected", "reconnecting"]
+
+SHORT_LIVED: Final = 10.0
+"""A socket that lived less than so many seconds does not start the backoff from zero: a server
+that accepts and hangs up at once must not be hammered."""
+
+SLEPT: Final = 30.0
+"""A wall clock that ran so many seconds further than the monotonic one means a machine that slept."""
+
+# Events ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Somebody wants to be connected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Nobody does any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    socket: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFailed:
+    socket: int
+    why: ErrorClass
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SocketClosed:
+    """The socket is gone: closed by the server (``code``), or the network (None, 1006)."""
+
+    socket: int
+    code: int | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A frame came; ``answer`` is the ref of the heartbeat it answers, if it does."""
+
+    socket: int
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try now, and from zero."""
+
+    cause: Literal["network", "visible", "user", "token"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time asked for by ``WakeAt`` has come (an early tick does no harm)."""
+
+
+Event: TypeAlias = Start | Stop | Opened | OpenFailed | SocketClosed | Heard | Retry | Tick
+
+# Effects --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    socket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close this socket, or give up opening it; no answer is waited for."""
+
+    socket: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    socket: int
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """The server refused the token; a new one is told by ``Retry("token")``."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Send a ``Tick`` at this monotonic time; replaces the one asked for before."""
+
+    at: float
+
+
+Effect: TypeAlias = Open | Close | Beat | RefreshToken | StateChanged | Latency | WakeAt
+
+
+class Supervisor:
+    """The machine. ``random`` gives numbers in [0, 1) for the jitter."""
+
+    def __init__(self, options: Options, random: Callable[[], float]) -> None:
+        self.options = options
+        self.random = random
+        self.state: State = "disconnected"
+        self.reason = "not started"
+        self.socket: int | None = None
+        """The current socket, opening or open."""
+        self.retries = 0
+        """Tries that failed since the last time it went well."""
+        self.next_try: float | None = None
+        """When the next try is due, while between two."""
+        self.opened_at: float | None = None
+        self.heard_at = 0.0
+        self.beat_due = 0.0
+        self.beat_ref: str | None = None
+        """The heartbeat that waits for its answer."""
+        self.beat_sent = 0.0
+        self._wanted = False
+        self._sockets = 0
+        self._beats = 0
+        self._refreshed = False
+        self._ahead: float | None = None
+        """Wall clock minus monotonic clock: jumps when the machine slept."""
+        self._looked_at: float | None = None
+        self._effects: list[Effect] = []
+
+    @property
+    def open(self) -> bool:
+        return self.opened_at is not None
+
+    def handle(self, event: Event, now: float, wall: float) -> list[Effect]:
+        """Take one event; ``now`` is monotonic seconds, ``wall`` seconds since the epoch."""
+        self._effects = []
+        if self._slept(now, wall) and self._wanted:
+            self._drop("the machine slept")
+            self._from_zero(now, "the machine slept")
+        match event:
+            case Start():
+                if not self._wanted:
+                    self._wanted = True
+                    self._from_zero(now, "starting", "connecting")
+            case Stop():
+                self._wanted = False
+                self._drop("closed here")
+                self.next_try = None
+                self._go("disconnected", "closed here")
+            case Opened(socket) if socket == self.socket and not self.open:
+                self.opened_at = self.heard_at = self.beat_due = now
+                self._go("connected", "connected")
+                self._beat_or_bury(now)
+            case OpenFailed(socket, why, reason) if socket == self.socket and not self.open:
+                self.socket = None
+                self._failed(now, why, reason)
+            case SocketClosed(socket, code, reason) if socket == self.socket and self.open:
+                said = f"closed by the server ({code})" if code not in (None, 1006) else "lost"
+                self._lost(now, f"connection {said}{': ' if reason else ''}{reason}")
+            case Heard(socket, answer) if socket == self.socket and self.open:
+                self.heard_at = now
+                if answer is not None and answer == self.beat_ref:
+                    self.beat_ref = None
+                    self._effects.append(Latency(now - self.beat_sent))
+            case Retry(cause):
+                self._retry(now, cause)
+            case _:
+                pass
+        if self.open:
+            self._beat_or_bury(now)
+        if self.next_try is not None and now >= self.next_try:
+            self._try_now()
+        self._wake(now)
+        return self._effects
+
+    # What time does
+
+    def _slept(self, now: float, wall: float) -> bool:
+        ahead = wall - now
+        before, self._ahead = self._ahead, ahead
+        return before is not None and ahead - before > SLEPT
+
+    def _beat_or_bury(self, now: float) -> None:
+        """Send the heartbeat that is due; give up a socket that does not answer."""
+        options = self.options
+        late = self._looked_at is not None and now - self._looked_at > options.stale_check
+        self._looked_at = now
+        if late and self.beat_ref is not None:
+            # This process was held up (a cell that never let go of the GIL): the answer may lie
+            # unread in the kernel's buffer. The clock starts again.
+            self.beat_sent = max(self.beat_sent, now - options.heartbeat_timeout / 2)
+            self.heard_at = max(self.heard_at, now - options.stale_after / 2)
+        if self.beat_ref is not None and now - self.beat_sent >= options.heartbeat_timeout:
+            self._lost(now, f"no answer to a heartbeat for {options.heartbeat_timeout:g} s")
+        elif now - self.heard_at >= options.stale_after:
+            self._lost(now, f"silent for {options.stale_after:g} s")
+        elif self.beat_ref is None and now >= self.beat_due and self.socket is not None:
+            self._beats += 1
+            self.beat_ref = f"hb{self._beats}"
+            self.beat_sent = now
+            self.beat_due = now + options.heartbeat_interval
+            self._effects.append(Beat(self.socket, self.beat_ref))
+
+    def _wake(self, now: float) -> None:
+        options = self.options
+        if self.open:
+            due = self.beat_sent + options.heartbeat_timeout if self.beat_ref else self.beat_due
+            self._effects.append(WakeAt(min(due, now + options.stale_check)))
+        elif self.next_try is not None:
+            # Looked at in between as well: a slept machine is found by the clocks only.
+            self._effects.append(WakeAt(min(self.next_try, now + options.stale_check)))
+
+    # Losing and coming back
+
+    def _drop(self, reason: str) -> None:
+        if self.socket is not None:
+            self._effects.append(Close(self.socket, reason))
+        self.socket = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.opened_at = self.beat_ref = self._looked_at = None
+
+    def _lost(self, now: float, reason: str) -> None:
+        if self.opened_at is not None and now - self.opened_at >= SHORT_LIVED:
+            self.retries = 0
+            self._refreshed = False
+        self._drop(reason)
+        self._failed(now, ErrorClass("network", None), reason)
+
+    def _failed(self, now: float, why: ErrorClass, reason: str) -> None:
+        self._forget()
+        options = self.options
+        if why.kind == "auth" and not self._refreshed:
+            self._refreshed = True
+            self._effects.append(RefreshToken())
+        self.retries += 1
+        if self.retries > options.max_retries:
+            self.next_try = now + options.retry_anyway
+            self._go("disconnected", reason)
+            return
+        wait = min(options.backoff_base * 2.0 ** (self.retries - 1), options.backoff_max)
+        wait *= 1.0 + options.jitter * self.random()
+        if why.kind in ("rate_limit", "server") and why.wait is not None:
+            wait = max(wait, why.wait)
+        self.next_try = now + wait
+        self._go("reconnecting", reason)
+
+    def _retry(self, now: float, cause: str) -> None:
+        if not self._wanted:
+            return
+        self.retries = 0
+        if cause in ("user", "token"):
+            self._refreshed = cause == "token"
+        if self.socket is None:
+            self._from_zero(now, f"trying again ({cause})")
+        elif self.open and self.beat_ref is None:
+            self.beat_due = now  # is it really alive? ask now
+
+    def _from_zero(self, now: float, reason: str, state: State = "reconnecting") -> None:
+        self.retries = 0
+        self.next_try = now
+        self._go(state, reason)
+
+    def _try_now(self) -> None:
+        self._sockets += 1
+        self.socket = self._sockets
+        self.next_try = None
+        if self.state == "disconnected":
+            self._go("reconnecting", self.reason)
+        self._effects.append(Open(self.socket))
+
+    def _go(self, state: State, reason: str) -> None:
+        if (state, reason) != (self.state, self.reason):
+            self.state, self.reason = state, reason
+            self._effects.append(StateChanged(state, reason))
