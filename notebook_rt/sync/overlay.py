@@ -1,0 +1,499 @@
+"""Local edits laid over a table (DESIGN 4): a ``Rows`` over another ``Rows``.
+
+The mirror talks to it of the server's rows; the table below holds the view, which is the server's
+rows with the pending edits merged in. Where nothing is pending it is transparent and costs a test
+of an empty dict. For a row with edits the server's row is kept aside, unchanged by any edit, and the
+view is computed from both, from scratch, each time either changes: no path leads to a view that
+another order of the same events would not have made.
+
+An edit leaves when its effect was seen. The answer to a write brings the row; an event that was
+committed before it may still be on its way, and must not be shown: until the event with the effect
+has come (or the table is read anew) a *shield* holds it back. So an edit goes without a flicker.
+
+A delete that the mirror reports is either one or a row that left the filter; the edit stays pending
+in both, the view shows the row no more, and the outbox finds out which it was (``merge.rebase``).
+
+The caller holds one lock around every call, and around reading the table below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from notebook_rt.store.types import Schema, equal
+from notebook_rt.sync.merge import Edit, Strategies, merge_value
+from notebook_rt.sync.rows import Delete, Key, Load, Op, Row, RowChange, Rows, Upsert, WireRow
+
+SHIELD_SECONDS = 10.0
+"""So long an answered write waits for its event; then whatever comes is believed again."""
+
+
+@dataclass(slots=True, eq=False)
+class _Shield:
+    """Holds back what is older than an answered write, until the write's own event comes."""
+
+    seen: Row | None
+    """The written columns as answered; None: the row was deleted, or left the filter."""
+    version: float | None
+    until: float
+
+
+@dataclass(slots=True)
+class _Aside:
+    """What the server has under a key that edits or a shield are about."""
+
+    row: dict[str, Any] | None
+    shield: _Shield | None = None
+    last: dict[str, Any] | None = None
+    """The row before it was gone: what an edit that outlives it would bring back."""
+
+
+class Overlay:
+    """Pending edits over ``rows``. See the module for what it promises.
+
+    Parameters
+    ----------
+    rows : Rows
+        Holds the view.
+    schema : Schema
+        Decodes the rows of a reconciliation, and names the key.
+    strategies : Strategies
+        How the table merges.
+    matches : callable, optional
+        Whether a row is in the table's filter (None: only the server knows).
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        schema: Schema,
+        strategies: Strategies | None = None,
+        matches: Callable[[Row], bool | None] | None = None,
+    ) -> None:
+        self.rows = rows
+        self.schema = schema
+        self.strategies = strategies or Strategies()
+        self._matches = matches
+        self._aside: dict[Key, _Aside] = {}
+        self._stacks: dict[Key, list[Edit]] = {}
+        """The server's key to the edits of its row, in order."""
+        self._root: dict[Key, Key] = {}
+        """A key that an edit gives to a row, to the key that the row has on the server."""
+        self._stack_of: dict[str, Key] = {}
+        self._seen: set[str] = set()
+        """Edits whose effect has come as an event before their answer."""
+        self._shown: dict[Key, Key] = {}
+        """The server's key of a row kept aside to the key the view shows it under, if it does."""
+        self._shielded: dict[Key, None] = {}
+
+    # --- the server's rows: what the mirror sees -------------------------------------------------
+
+    def __len__(self) -> int:
+        there = sum(1 for aside in self._aside.values() if aside.row is not None)
+        return len(self.rows) - len(self._shown) + there
+
+    def __contains__(self, key: Key) -> bool:
+        aside = self._aside.get(key)
+        return key in self.rows if aside is None else aside.row is not None
+
+    def get(self, key: Key) -> dict[str, Any] | None:
+        aside = self._aside.get(key)
+        if aside is None:
+            return self.rows.get(key)
+        return None if aside.row is None else dict(aside.row)
+
+    def keys(self) -> Iterator[Key]:
+        if not self._aside:
+            yield from self.rows.keys()
+            return
+        yield from filter(self.__contains__, self.rows.keys())
+        for key, aside in self._aside.items():
+            if aside.row is not None and key not in self.rows:
+                yield key
+
+    def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
+        if not self._aside:
+            return self.rows.apply(ops, want_changes=want_changes)
+        through: list[Op] = []
+        touched: dict[Key, None] = {}
+        for op in ops:
+            aside = self._aside.get(op.key)
+            if aside is None:
+                through.append(op)
+            else:
+                self._server_says(op, aside)
+                touched[op.key] = None
+        return self._refresh(touched, through, want_changes)
+
+    def load(self) -> Load:
+        return _Load(self, self.rows.load())
+
+    def differing(self, page: Sequence[WireRow]) -> list[tuple[Key, Row]]:
+        if not self._aside:
+            return self.rows.differing(page)
+        transparent: list[WireRow] = []
+        different: list[tuple[Key, Row]] = []
+        for wire in page:
+            key = self.schema.key_of(
+                self.schema.decode({name: wire[name] for name in self.schema.key})
+            )
+            aside = self._aside.get(key)
+            if aside is None:
+                transparent.append(wire)
+                continue
+            row = self.schema.decode(wire)
+            if aside.row is None or _differs(row, aside.row):
+                different.append((key, row))
+        return self.rows.differing(transparent) + different
+
+    # --- local edits -----------------------------------------------------------------------------
+
+    @property
+    def edits(self) -> list[Edit]:
+        """Every pending edit; the edits of one row in order."""
+        return [edit for stack in self._stacks.values() for edit in stack]
+
+    def edits_of(self, key: Key) -> list[Edit]:
+        """The pending edits of the row that the view shows (or showed) under ``key``."""
+        return list(self._stacks.get(self._root.get(key, key), ()))
+
+    def view(self, key: Key) -> dict[str, Any] | None:
+        """The row as the user sees it."""
+        return self.rows.get(key)
+
+    def last(self, key: Key) -> dict[str, Any] | None:
+        """The server's row under ``key``, or what it was before it was gone, if that is known."""
+        aside = self._aside.get(self._root.get(key, key))
+        if aside is None:
+            return self.rows.get(key)
+        return dict(aside.row or aside.last or {}) or None
+
+    def lane(self, key: Key) -> Key:
+        """The server's key of the row seen under ``key``: its edits share an order."""
+        return self._root.get(key, key)
+
+    def put(self, edits: Iterable[Edit], *, want_changes: bool = False) -> Sequence[RowChange]:
+        """Lay edits over the table, as one change; one with a known id takes the other's place."""
+        touched: dict[Key, None] = {}
+        for edit in edits:
+            root = self._stack_of.get(edit.id)
+            if root is None:
+                root = self._root.get(edit.key, edit.key)
+                self._stacks.setdefault(root, []).append(edit)
+                self._stack_of[edit.id] = root
+            else:
+                stack = self._stacks[root]
+                stack[next(i for i, one in enumerate(stack) if one.id == edit.id)] = edit
+            self._keep_aside(root)
+            new = self.new_key(edit)
+            if new not in (edit.key, root):
+                self._keep_aside(new)
+                self._root[new] = root
+            touched[root] = None
+        return self._refresh(touched, [], want_changes)
+
+    def sent(self, ids: Iterable[str]) -> None:
+        """Say that edits are on their way: a sum of theirs is no longer added to what comes in."""
+        for op in ids:
+            root = self._stack_of.get(op)
+            if root is not None:
+                stack = self._stacks[root]
+                stack[:] = [replace(e, sent=True) if e.id == op else e for e in stack]
+
+    def discard(self, ids: Iterable[str], *, want_changes: bool = False) -> Sequence[RowChange]:
+        """Take edits away; the rows are the server's again."""
+        touched: dict[Key, None] = {}
+        for op in ids:
+            root = self._stack_of.get(op)
+            if root is not None:
+                touched.update(dict.fromkeys(self._keys_of(root)))
+                self._take(op)
+        return self._refresh(touched, [], want_changes)
+
+    def settle(
+        self, op: str, row: Row | None = None, *, now: float = 0.0, want_changes: bool = False
+    ) -> Sequence[RowChange]:
+        """Say that an edit was written.
+
+        Parameters
+        ----------
+        op : str
+            The edit's id; nothing happens if it is not here.
+        row
+            The row as the server answered it, typed; None: deleted, or not known.
+        now : float
+            Seconds; see `lower_shields`.
+        """
+        root = self._stack_of.get(op)
+        if root is None:
+            return []
+        keys = self._keys_of(root)
+        edit = self._take(op)
+        new = self.new_key(edit)
+        until = now + SHIELD_SECONDS
+        if op in self._seen:
+            self._seen.discard(op)
+        elif edit.kind == "delete":
+            self._gone(edit.key, until)
+        elif row is not None:
+            keys.append(self._answered(edit, root, row, until))
+        if new != edit.key:
+            self._move(root, new, until)
+            keys.append(new)
+        return self._refresh(keys, [], want_changes)
+
+    def lower_shields(self, now: float) -> None:
+        """Stop to hold back events for writes that were answered long ago.
+
+        An event that has not come by now was lost, and the next one is the truth.
+        """
+        for key in list(self._shielded):
+            shield = self._aside[key].shield
+            if shield is None or shield.until <= now:
+                self._aside[key].shield = None
+                del self._shielded[key]
+                self._let_go([key])
+
+    def new_key(self, edit: Edit) -> Key:
+        """The row's key after the edit."""
+        if edit.kind != "update" or not any(name in edit.values for name in self.schema.key):
+            return edit.key
+        old = edit.key if len(self.schema.key) > 1 else (edit.key,)
+        named = dict(zip(self.schema.key, old, strict=True))  # type: ignore[call-overload]  # a Key of several columns is a tuple (rows.py)
+        return self.schema.key_of(
+            {**named, **{n: edit.values[n] for n in edit.values if n in named}}
+        )
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _keep_aside(self, key: Key) -> None:
+        if key not in self._aside:
+            row = self.rows.get(key)
+            self._aside[key] = _Aside(row)
+            if row is not None:
+                self._shown[key] = key
+
+    def _keys_of(self, root: Key) -> list[Key]:
+        """The server's key of a row, and those that its edits give to it."""
+        return [root, *(key for key, its in self._root.items() if its == root)]
+
+    def _take(self, op: str) -> Edit:
+        root = self._stack_of.pop(op)
+        stack = self._stacks[root]
+        edit = next(one for one in stack if one.id == op)
+        stack.remove(edit)
+        if not stack:
+            del self._stacks[root]
+        if self.new_key(edit) != edit.key:
+            self._root.pop(self.new_key(edit), None)
+        return edit
+
+    def _move(self, root: Key, new: Key, until: float) -> None:
+        """The row has its new key on the server too: what was edited after goes with it."""
+        later = self._stacks.pop(root, [])
+        if later:
+            self._stacks.setdefault(new, []).extend(later)
+        for edit in later:
+            self._stack_of[edit.id] = new
+            given = self.new_key(edit)
+            if given != edit.key:
+                self._root[given] = new
+        self._gone(root, until)
+
+    def _gone(self, key: Key, until: float) -> None:
+        aside = self._aside.get(key)
+        if aside is not None and aside.row is not None:
+            version = self.strategies.time_of(aside.row)
+            aside.last, aside.row = aside.row, None
+            self._shield(key, _Shield(None, version, until))
+
+    def _shield(self, key: Key, shield: _Shield) -> None:
+        self._aside[key].shield = shield
+        self._shielded[key] = None
+
+    def _answered(self, edit: Edit, root: Key, row: Row, until: float) -> Key:
+        key = self.schema.key_of(row)
+        self._keep_aside(key)
+        aside = self._aside[key]
+        before = aside.row if aside.row is not None else self._aside[root].row
+        full = {**dict.fromkeys(self.schema.names), **(before or {})}
+        full.update({name: value for name, value in row.items() if name in full})
+        version = self.strategies.time_of(full)
+        known = None if aside.row is None else self.strategies.time_of(aside.row)
+        if version is not None and known is not None and known > version:
+            return key  # somebody's later change is here already
+        if self._matches is not None and self._matches(full) is False:
+            aside.row, aside.last = None, full
+            self._shield(key, _Shield(None, version, until))
+        else:
+            aside.row = full
+            written = {name: full[name] for name in edit.values if name in full}
+            self._shield(key, _Shield(written, version, until))
+        return key
+
+    def _server_says(self, op: Op, aside: _Aside) -> None:
+        if isinstance(op, Delete):
+            row = None
+        elif aside.shield is not None and self._older(op.row, aside.shield):
+            return
+        else:
+            known = aside.row if aside.row is not None else dict.fromkeys(self.schema.names)
+            row = {**known, **op.row}
+        self._set_server(op.key, aside, row)
+
+    def _set_server(self, key: Key, aside: _Aside, row: dict[str, Any] | None) -> None:
+        if aside.row is not None and row is None:
+            aside.last = aside.row
+        aside.row = row
+        aside.shield = None
+        self._shielded.pop(key, None)
+        for edit in self._stacks.get(self._root.get(key, key), ()):
+            if edit.sent and self._is_effect(edit, key, row):
+                self._seen.add(edit.id)
+
+    def _is_effect(self, edit: Edit, key: Key, row: Row | None) -> bool:
+        if row is None:
+            return edit.kind == "delete" and edit.key == key
+        return (
+            edit.kind != "delete"
+            and self.new_key(edit) == key
+            and all(equal(value, row.get(name)) for name, value in edit.values.items())
+        )
+
+    def _older(self, row: Row, shield: _Shield) -> bool:
+        """Whether what comes in was committed before the write that ``shield`` stands for."""
+        version = self.strategies.time_of(row)
+        if version is not None and shield.version is not None and version != shield.version:
+            return version < shield.version
+        # Without a version (or one that nothing moves) the write's own event is known by its
+        # values; what is committed later comes after it.
+        named = [name for name in shield.seen or () if name in row]
+        return not named or not all(equal(row[n], (shield.seen or {})[n]) for n in named)
+
+    def _compute(self, root: Key) -> tuple[Key, Row] | None:
+        """The row that the view shows for the server's row under ``root``, and its key."""
+        key: Key = root
+        row: Row | None = self._aside[root].row
+        for edit in self._stacks.get(root, ()):
+            new = self.new_key(edit)
+            if edit.kind == "delete":
+                row = None
+            elif edit.kind == "insert":
+                whole = {**dict.fromkeys(self.schema.names), **edit.values}
+                row = whole if row is None else self._merged(edit, row)
+            else:
+                if row is None and new != key:
+                    row = self._aside[new].row  # the event of the new key came before the answer
+                if row is not None:
+                    row = self._merged(edit, row)
+            key = new
+        return None if row is None else (key, row)
+
+    def _merged(self, edit: Edit, row: Row) -> Row:
+        if edit.own_key:
+            return row
+        merged = dict(row)
+        theirs_at = self.strategies.time_of(row)
+        for column, mine in edit.values.items():
+            strategy = self.strategies.of(column)
+            if edit.sent and strategy == "delta":
+                # What came in may be this very sum: adding it again would show it twice.
+                merged[column] = mine
+                continue
+            theirs = row.get(column)
+            base = None if edit.kind == "insert" else edit.base.get(column, theirs)
+            merged[column] = merge_value(
+                base, mine, theirs, strategy, mine_at=edit.at, theirs_at=theirs_at, row=row
+            ).value
+        return merged
+
+    def _refresh(
+        self, touched: Iterable[Key], through: list[Op], want_changes: bool
+    ) -> Sequence[RowChange]:
+        """Bring the view of the touched rows up to date, with ``through``, as one change."""
+        roots = dict.fromkeys(self._root.get(key, key) for key in touched)
+        keys = {key: None for root in roots for key in self._keys_of(root)}
+        keys.update(dict.fromkeys(touched))
+        was = {shown for key in keys if (shown := self._shown.pop(key, None)) is not None}
+        ops: list[Op] = []
+        for root in dict.fromkeys(self._root.get(key, key) for key in keys):
+            view = self._compute(root)
+            if view is not None:
+                key, row = view
+                self._shown[root] = key
+                was.discard(key)
+                ops.append(Upsert(key, row))
+        ops = [*map(Delete, was), *ops, *through]
+        changes = self.rows.apply(ops, want_changes=want_changes) if ops else []
+        self._let_go(keys)
+        return changes
+
+    def _let_go(self, keys: Iterable[Key]) -> None:
+        """Forget those rows that neither an edit nor a shield is about any more."""
+        for key in keys:
+            aside = self._aside.get(key)
+            if aside is None or aside.shield is not None or key in self._stacks:
+                continue
+            if key not in self._root:
+                del self._aside[key]
+                self._shown.pop(key, None)
+
+    def _loaded(
+        self, changes: Sequence[RowChange], older: Sequence[_Shield], want_changes: bool
+    ) -> Sequence[RowChange]:
+        """Lay what is pending over a table that was just read anew."""
+        self._shown.clear()
+        for key, aside in self._aside.items():
+            row = self.rows.get(key)
+            if row is not None:
+                self._shown[key] = key
+            if aside.shield is None or any(aside.shield is one for one in older):
+                self._set_server(key, aside, row)
+        laid = self._refresh(list(self._aside), [], want_changes)
+        return _net([*changes, *laid]) if want_changes else []
+
+
+class _Load:
+    """A whole table being collected; what is pending is laid over it when it is committed."""
+
+    def __init__(self, overlay: Overlay, inner: Load) -> None:
+        self._overlay = overlay
+        self._inner = inner
+        shields = (overlay._aside[key].shield for key in overlay._shielded)
+        self._older = [shield for shield in shields if shield is not None]
+        """Writes answered before the first page was asked for: the pages hold their effect."""
+
+    def extend(self, page: Sequence[WireRow]) -> None:
+        self._inner.extend(page)
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
+        changes = self._inner.commit(ops, want_changes=want_changes)
+        return self._overlay._loaded(changes, self._older, want_changes)
+
+
+def _differs(row: Row, known: Row) -> bool:
+    return any(not equal(value, known.get(name)) for name, value in row.items())
+
+
+def _net(changes: Iterable[RowChange]) -> list[RowChange]:
+    """Several changes of one row as one, and none if it is what it was."""
+    first: dict[Key, Row | None] = {}
+    latest: dict[Key, Row | None] = {}
+    for change in changes:
+        first.setdefault(change.key, change.old)
+        latest[change.key] = change.new
+    net = []
+    for key, new in latest.items():
+        old = first[key]
+        if old is None and new is not None:
+            net.append(RowChange("insert", key, old, new))
+        elif old is not None and new is None:
+            net.append(RowChange("delete", key, old, new))
+        elif old is not None and new is not None and _differs(new, old):
+            net.append(RowChange("update", key, old, new))
+    return net
