@@ -73,8 +73,11 @@ class Condition:
             )
         if _PLAIN_COLUMN.match(self.column) and self.column not in _RESERVED_PARAMS:
             return self.column, condition._operation(quote=False)
-        name = '"' + self.column.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        return "and", f"({name}.{condition._operation(quote=True)})"
+        return "and", f"({condition.to_logic()})"
+
+    def to_logic(self) -> str:
+        """A part of PostgREST's ``and=(…)`` and ``or=(…)``."""
+        return f"{column_name(self.column)}.{self._operation(quote=True)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,17 @@ class Filter:
             if one is None:
                 verdict = None
         return verdict
+
+
+def column_name(name: str) -> str:
+    """``name`` as PostgREST reads it in select, order and logic: quoted where it must be.
+
+    >>> print(column_name("price"), column_name("a.b"))
+    price "a.b"
+    """
+    if _PLAIN_COLUMN.match(name) and name not in _RESERVED_PARAMS:
+        return name
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _condition_holds(condition: Condition, row: Mapping[str, Any], schema: Schema) -> bool | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.rows import RowChange, Rows, WireRow
+from notebook_rt.sync.rows import Key, RowChange, Rows, WireRow
 
 Status: TypeAlias = Literal["loading", "live", "polling", "stale", "closed", "error"]
 
@@ -104,6 +104,13 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class ReceivedMany:
+    """Several changes in the order they came; applied as one, much faster than one by one."""
+
+    changes: Sequence[Change]
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """Something may have been lost: an unreadable frame, an overflow, a slept machine, an exception."""
 
@@ -148,6 +155,7 @@ Event: TypeAlias = (
     | Lost
     | Refused
     | Received
+    | ReceivedMany
     | Gap
     | Fetched
     | FetchFailed
@@ -196,6 +204,16 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranked:
+    """The keys in the server's order, for an order that only the server knows (``Ordered.rank``).
+
+    Comes right after the ``Published`` that it belongs to.
+    """
+
+    keys: Sequence[Key]
+
+
+@dataclass(frozen=True, slots=True)
 class StatusChanged:
     status: Status
     reason: str
@@ -239,5 +257,15 @@ class Told:
 
 
 Effect: TypeAlias = (
-    Fetch | Cancel | Shown | Published | StatusChanged | Failed | Wake | Rejoin | Progress | Told
+    Fetch
+    | Cancel
+    | Shown
+    | Published
+    | Ranked
+    | StatusChanged
+    | Failed
+    | Wake
+    | Rejoin
+    | Progress
+    | Told
 )

@@ -10,27 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from notebook_rt.errors import FilterError
-from notebook_rt.filters import Filter
+from notebook_rt.filters import Filter, column_name
+from notebook_rt.store.order import OrderBy
 from notebook_rt.store.types import Numeric
-
-
-@dataclass(frozen=True, slots=True)
-class OrderBy:
-    """One column of an order. ``nulls_first`` None: as PostgreSQL does, last unless descending."""
-
-    column: str
-    descending: bool = False
-    nulls_first: bool | None = None
-
-    @property
-    def nulls_come_first(self) -> bool:
-        return self.descending if self.nulls_first is None else self.nulls_first
-
-    def __str__(self) -> str:
-        text = f"{self.column}.{'desc' if self.descending else 'asc'}"
-        if self.nulls_first is not None:
-            text += ".nullsfirst" if self.nulls_first else ".nullslast"
-        return text
 
 
 def parse_order(source: str | Sequence[str | OrderBy] | None) -> tuple[OrderBy, ...]:
@@ -38,8 +20,8 @@ def parse_order(source: str | Sequence[str | OrderBy] | None) -> tuple[OrderBy, 
 
     Examples
     --------
-    >>> [str(part) for part in parse_order("price.desc.nullslast, name")]
-    ['price.desc.nullslast', 'name.asc']
+    >>> [order_text(part) for part in parse_order("price.desc.nullslast, name")]
+    ['price.desc.nullslast', 'name.asc.nullslast']
     """
     if source is None:
         return ()
@@ -57,6 +39,17 @@ def _order_by(text: str) -> OrderBy:
             ".nullsfirst or .nullslast"
         )
     return OrderBy(column, direction == ["desc"], nulls[0] == "nullsfirst" if nulls else None)
+
+
+def nulls_first(term: OrderBy) -> bool:
+    """Where the nulls go: PostgreSQL puts them last, but first if descending."""
+    return term.desc if term.nulls_first is None else term.nulls_first
+
+
+def order_text(term: OrderBy) -> str:
+    """``term`` as PostgREST reads it."""
+    nulls = "nullsfirst" if nulls_first(term) else "nullslast"
+    return f"{column_name(term.column)}.{'desc' if term.desc else 'asc'}.{nulls}"
 
 
 @dataclass(frozen=True, slots=True)
