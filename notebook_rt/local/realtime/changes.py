@@ -1,0 +1,373 @@
+"""Who gets which change: the stream of the log against every channel's bindings.
+
+In: pgoutput messages and `Subscription`s. Out: calls of `Subscription.deliver` with the `data` of
+a frame and the ids of the bindings that it meets. A chunk of a transaction is judged as one:
+filters in Python, then what only PostgreSQL can say, asked for all its rows together (comparisons,
+odd types, row-level security per role and claims), then the frames, each made once for all
+subscribers that see the same of it.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import Error as PgError
+from psycopg import sql
+from psycopg_pool import AsyncConnectionPool
+
+from notebook_rt.local.realtime import pgoutput, rls
+from notebook_rt.local.realtime.bindings import Binding
+from notebook_rt.local.realtime.catalog import Catalog, Table
+from notebook_rt.local.realtime.filters import Condition, Judge, Question
+from notebook_rt.local.realtime.limits import EventRate
+from notebook_rt.local.realtime.pgoutput import Relation, Row, Unchanged
+from notebook_rt.local.realtime.rows import (
+    NO_KEY,
+    UNAUTHORIZED,
+    Change,
+    Layout,
+    commit_timestamp,
+    error_data,
+)
+from notebook_rt.local.realtime.values import Encoder, PgType
+
+log = logging.getLogger(__name__)
+
+CHUNK = 500
+"""Changes judged together; a larger transaction is sent in parts as it arrives."""
+
+Select = tuple[str, ...] | None
+
+
+@dataclass(eq=False, slots=True)
+class Subscription:
+    """A channel's bindings under one login. `deliver(kind, data, ids)` sends a frame."""
+
+    bindings: tuple[Binding, ...]
+    role: str
+    claims: str
+    deliver: Callable[[str, str, list[int]], None]
+
+
+@dataclass(slots=True)
+class _Hit:
+    """A change that a subscription's filters let through."""
+
+    change: Change
+    table: Table
+    subscription: Subscription
+    ids: dict[Select, list[int]]
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """A subscription's bindings that cover one table, their conditions with column and type."""
+
+    subscription: Subscription
+    bindings: tuple[tuple[Binding, tuple[tuple[int, PgType, Condition], ...]], ...]
+
+
+class Encodings:
+    """Values of types that only PostgreSQL can turn into JSON, asked for before they are used."""
+
+    MAX_REMEMBERED = 10_000
+
+    def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
+        self._pool = pool
+        self._known: dict[tuple[str, str], str] = {}
+
+    def encoder(self, kind: PgType) -> Encoder:
+        return lambda text: self._known[(kind.sql, text)]
+
+    async def learn(self, table: Table, changes: list[Change]) -> None:
+        """Make sure of every such value in the changes."""
+        wanted = {
+            (column.type.sql, value)
+            for change in changes
+            for name in (c.name for c in table.columns if c.encode is None)
+            for column in (table.column(name),)
+            for row in (change.new, change.old)
+            if column is not None and row is not None and name in change.relation.columns
+            for value in (row[change.relation.columns.index(name)],)
+            if isinstance(value, str)
+        }
+        missing = [pair for pair in wanted if pair not in self._known]
+        if not missing:
+            return
+        if len(self._known) > self.MAX_REMEMBERED:
+            self._known.clear()
+            missing = list(wanted)
+        async with self._pool.connection() as connection, connection.pipeline():
+            cursors = []
+            for kind, text in missing:
+                statement = sql.SQL("select to_jsonb(%s::{})::text").format(sql.SQL(kind))
+                cursors.append(((kind, text), await connection.execute(statement, [text])))
+            for pair, cursor in cursors:
+                row = await cursor.fetchone()
+                self._known[pair] = row[0] if row and row[0] is not None else "null"
+
+
+@dataclass(slots=True)
+class Faults:
+    """Losing changes on purpose, for those who test against the stack."""
+
+    drop_changes: bool = False
+    dropped: int = 0
+
+
+@dataclass(eq=False)
+class Changes:
+    """The switchboard between the log and the channels."""
+
+    catalog: Catalog
+    pool: AsyncConnectionPool[Any]
+    rate: EventRate
+    max_record_bytes: int
+    on_schema_change: Callable[[], None]
+    on_message_row: Callable[[dict[str, str | None]], None]
+    """Called with rows inserted into `realtime.messages`."""
+    faults: Faults = field(default_factory=Faults)
+
+    def __post_init__(self) -> None:
+        self.judge = Judge(self.pool)
+        self._encodings = Encodings(self.pool)
+        self._subscriptions: dict[Subscription, None] = {}
+        self._routes: dict[int, dict[str, list[_Route]]] = {}
+        self._layouts: dict[tuple[int, str, Select], Layout] = {}
+
+    def subscribe(self, subscription: Subscription) -> None:
+        self._subscriptions[subscription] = None
+        self._routes.clear()
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self._subscriptions.pop(subscription, None)
+        self._routes.clear()
+
+    async def run(self, messages: AsyncGenerator[pgoutput.PgMessage, None]) -> None:
+        """Follow the log until cancelled."""
+        async with aclosing(messages):
+            await self._follow(messages)
+
+    async def _follow(self, messages: AsyncGenerator[pgoutput.PgMessage, None]) -> None:
+        relations: dict[int, Relation] = {}
+        committed = ""
+        chunk: list[Change] = []
+        async for message in messages:
+            match message:
+                case pgoutput.Begin(committed=microseconds):
+                    committed = commit_timestamp(microseconds)
+                case pgoutput.Relation():
+                    await self._flush(chunk)
+                    relations[message.oid] = message
+                    self._forget()
+                case pgoutput.Insert(oid, new):
+                    chunk.append(Change("INSERT", relations[oid], committed, new, None))
+                case pgoutput.Update(oid, old, new):
+                    chunk.append(Change("UPDATE", relations[oid], committed, new, old))
+                case pgoutput.Delete(oid, old):
+                    chunk.append(Change("DELETE", relations[oid], committed, None, old))
+                case pgoutput.LogicalMessage(prefix="notebook_rt"):
+                    await self._flush(chunk)
+                    self._forget()
+                    self.on_schema_change()
+                case pgoutput.Commit():
+                    await self._flush(chunk)
+            if len(chunk) >= CHUNK:
+                await self._flush(chunk)
+
+    def _forget(self) -> None:
+        self.catalog.forget()
+        self._routes.clear()
+        self._layouts.clear()
+
+    async def _flush(self, chunk: list[Change]) -> None:
+        if not chunk:
+            return
+        changes, chunk[:] = list(chunk), []
+        try:
+            await self._deliver(changes)
+        except PgError:
+            # As on the real server (realtime#2093): one policy that raises costs everybody the
+            # batch, and nobody is told.
+            log.exception("a batch of %d changes was dropped", len(changes))
+
+    async def _deliver(self, changes: list[Change]) -> None:
+        wanted: list[tuple[Change, Table]] = []
+        for change in changes:
+            relation = change.relation
+            if relation.schema == "realtime" and relation.table.startswith("messages"):
+                if change.kind == "INSERT" and change.new is not None:
+                    values = (None if isinstance(v, Unchanged) else v for v in change.new)
+                    self.on_message_row(dict(zip(relation.columns, values, strict=True)))
+                continue
+            table = self.catalog.get(relation.oid) or await self.catalog.table(relation.oid)
+            if table is not None and self._route(relation, table):
+                wanted.append((change, table))
+        wanted = [pair for pair in wanted if self._admitted()]
+        if not wanted:
+            return
+        hits = await self._filtered(wanted)
+        hits = await self._allowed(hits)
+        for table in {table.oid: table for _, table in wanted}.values():
+            if any(column.encode is None for column in table.columns):
+                await self._encodings.learn(table, [c for c, t in wanted if t is table])
+        self._send(hits)
+
+    def _admitted(self) -> bool:
+        """Count a change; False: it is dropped without a word, as the real server does."""
+        if self.faults.drop_changes:
+            self.faults.dropped += 1
+            return False
+        return self.rate.admit()
+
+    def _route(self, relation: Relation, table: Table) -> dict[str, list[_Route]]:
+        """The subscriptions that cover a table, by kind of change."""
+        routes = self._routes.get(relation.oid)
+        if routes is None:
+            routes = self._routes[relation.oid] = {}
+            index = {name: position for position, name in enumerate(relation.columns)}
+            for subscription in self._subscriptions:
+                covering = [b for b in subscription.bindings if b.covers(table.schema, table.name)]
+                for kind in ("INSERT", "UPDATE", "DELETE"):
+                    compiled = tuple(
+                        (binding, _compiled(binding, table, index))
+                        for binding in covering
+                        if binding.event in ("*", kind)
+                    )
+                    if compiled:
+                        routes.setdefault(kind, []).append(_Route(subscription, compiled))
+        return routes
+
+    async def _filtered(self, wanted: list[tuple[Change, Table]]) -> list[_Hit]:
+        """Changes with the subscriptions whose filters they meet."""
+        while True:
+            questions: set[Question] = set()
+            hits: list[_Hit] = []
+            for change, table in wanted:
+                row = change.identity() if change.kind == "DELETE" else change.new
+                assert row is not None
+                for route in self._route(change.relation, table).get(change.kind, ()):
+                    error = _error(change, table, route.subscription.role)
+                    ids: dict[Select, list[int]] = {}
+                    for binding, conditions in route.bindings:
+                        if error is not None or self._meets(row, conditions, questions):
+                            select = None if error is not None else binding.select
+                            ids.setdefault(select, []).append(binding.id)
+                    if ids:
+                        hits.append(_Hit(change, table, route.subscription, ids, error))
+            if not questions:
+                return hits
+            await self.judge.ask(questions)
+
+    def _meets(
+        self,
+        row: Row,
+        conditions: tuple[tuple[int, PgType, Condition], ...],
+        questions: set[Question],
+    ) -> bool:
+        """Whether a row passes; unknown answers are collected and count as no.
+
+        A column that is not in the log (no part of the identity, or unchanged TOAST) is not
+        looked at; a filter of such columns alone lets nothing through.
+        """
+        if not conditions:
+            return True
+        looked_at = False
+        for index, kind, condition in conditions:
+            value = row[index]
+            if isinstance(value, Unchanged):
+                continue
+            looked_at = True
+            answer = self.judge.passes(kind, condition, value)
+            if isinstance(answer, Question):
+                questions.add(answer)
+                return False
+            if not answer:
+                return False
+        return looked_at
+
+    async def _allowed(self, hits: list[_Hit]) -> list[_Hit]:
+        """Those hits whose rows the policies let the subscriber see."""
+        groups: dict[tuple[int, str, str], dict[rls.Key, None]] = {}
+        tables: dict[int, Table] = {}
+        for hit in hits:
+            if _restricted(hit):
+                subscription = hit.subscription
+                group = (hit.table.oid, subscription.role, subscription.claims)
+                groups.setdefault(group, {})[_key(hit)] = None
+                tables[hit.table.oid] = hit.table
+        if not groups:
+            return hits
+        seen = {
+            group: await rls.visible(self.pool, tables[group[0]], group[1], group[2], list(keys))
+            for group, keys in groups.items()
+        }
+        return [
+            hit
+            for hit in hits
+            if not _restricted(hit)
+            or _key(hit) in seen[(hit.table.oid, hit.subscription.role, hit.subscription.claims)]
+        ]
+
+    def _send(self, hits: list[_Hit]) -> None:
+        made: dict[tuple[int, str, Select, str | None], str] = {}
+        for hit in hits:
+            change, role = hit.change, hit.subscription.role
+            for select, ids in hit.ids.items():
+                key = (id(change), role, select, hit.error)
+                data = made.get(key)
+                if data is None:
+                    if hit.error is not None:
+                        data = error_data(hit.table, change.kind, hit.error)
+                    else:
+                        layout = self._layout(change.relation, hit.table, role, select)
+                        data = layout.data(change, change.size() > self.max_record_bytes)
+                    made[key] = data
+                hit.subscription.deliver(change.kind, data, ids)
+
+    def _layout(self, relation: Relation, table: Table, role: str, select: Select) -> Layout:
+        key = (relation.oid, role, select)
+        layout = self._layouts.get(key)
+        if layout is None:
+            layout = Layout(relation, table, role, select, self._encodings.encoder)
+            self._layouts[key] = layout
+        return layout
+
+
+def _compiled(
+    binding: Binding, table: Table, index: dict[str, int]
+) -> tuple[tuple[int, PgType, Condition], ...]:
+    compiled = []
+    for condition in binding.conditions:
+        column = table.column(condition.column)
+        if column is not None and column.name in index:
+            compiled.append((index[column.name], column.type, condition))
+    return tuple(compiled)
+
+
+def _error(change: Change, table: Table, role: str) -> str | None:
+    if change.kind == "DELETE":
+        return None
+    key = table.key
+    if not key:
+        return NO_KEY
+    readable = table.readable.get(role, frozenset())
+    return None if all(column.name in readable for column in key) else UNAUTHORIZED
+
+
+def _restricted(hit: _Hit) -> bool:
+    """Whether policies decide: DELETE goes to everybody, for the row is no longer there."""
+    return (
+        hit.table.row_security
+        and hit.error is None
+        and hit.change.kind != "DELETE"
+        and hit.subscription.role not in hit.table.above_policies
+    )
+
+
+def _key(hit: _Hit) -> rls.Key:
+    relation, row = hit.change.relation, hit.change.record()
+    return tuple(str(row[relation.columns.index(column.name)]) for column in hit.table.key)

@@ -1,0 +1,119 @@
+"""The topics and who is in them: fan-out of broadcasts, presence of each topic.
+
+In: joins, leaves, broadcasts, presence calls. Out: frames on the members' sockets. Public and
+private topics of one name are two topics. A frame is made once for each protocol version.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from notebook_rt.local.realtime.presence import Diff, Presence
+from notebook_rt.local.realtime.protocol import (
+    UserBroadcast,
+    Version,
+    dumps,
+    frame,
+    user_broadcast,
+)
+
+if TYPE_CHECKING:
+    from notebook_rt.local.realtime.channel import Channel
+
+Frame = str | bytes
+Encode = Callable[[Version], Frame | None]
+TopicKey = tuple[str, bool]
+"""Name without `realtime:`, and whether it is private."""
+
+
+class Topic:
+    """The channels of one topic, oldest first, and who of them is present."""
+
+    __slots__ = ("channels", "presence")
+
+    def __init__(self) -> None:
+        self.channels: dict[Channel, None] = {}
+        self.presence = Presence()
+
+
+class Hub:
+    """All topics of the tenant."""
+
+    def __init__(self) -> None:
+        self._topics: dict[TopicKey, Topic] = {}
+
+    def channels(self) -> list[Channel]:
+        return [channel for topic in self._topics.values() for channel in topic.channels]
+
+    def join(self, channel: Channel) -> None:
+        self._topics.setdefault(channel.key, Topic()).channels[channel] = None
+
+    def leave(self, channel: Channel) -> None:
+        """Take a channel out; the others hear that it is no longer present."""
+        topic = self._topics.get(channel.key)
+        if topic is None:
+            return
+        topic.channels.pop(channel, None)
+        diff = topic.presence.untrack(channel)
+        if not topic.channels:
+            del self._topics[channel.key]
+        elif diff is not None:
+            self._send_diff(channel.key, diff)
+
+    def send(self, key: TopicKey, encode: Encode, exclude: Channel | None = None) -> None:
+        """Send a frame to everybody in a topic, or to all but one."""
+        topic = self._topics.get(key)
+        if topic is None:
+            return
+        frames: dict[Version, Frame | None] = {}
+        for channel in topic.channels:
+            if channel is exclude:
+                continue
+            vsn = channel.vsn
+            if vsn not in frames:
+                frames[vsn] = encode(vsn)
+            made = frames[vsn]
+            if made is not None:
+                channel.send(made)
+
+    def broadcast(self, key: TopicKey, payload: str, exclude: Channel | None = None) -> None:
+        """Relay a broadcast's payload (JSON text) as it is."""
+        topic = f"realtime:{key[0]}"
+        self.send(key, lambda vsn: frame(vsn, topic, "broadcast", payload), exclude)
+
+    def user_broadcast(
+        self, key: TopicKey, message: UserBroadcast, exclude: Channel | None = None
+    ) -> None:
+        """Relay a broadcast in its binary form."""
+        topic = f"realtime:{key[0]}"
+        self.send(key, lambda vsn: user_broadcast(vsn, topic, message), exclude)
+
+    def first(self, key: TopicKey) -> Channel | None:
+        """Who joined first of those who are in a topic."""
+        topic = self._topics.get(key)
+        return next(iter(topic.channels), None) if topic else None
+
+    def presence_state(self, key: TopicKey) -> str:
+        """Who is in a topic, as JSON."""
+        topic = self._topics.get(key)
+        return dumps(topic.presence.state()) if topic else "{}"
+
+    def track(self, channel: Channel, payload: dict[str, object]) -> None:
+        ref = secrets.token_urlsafe(12)
+        diff = self._topics[channel.key].presence.track(channel, channel.presence_key, payload, ref)
+        if diff is not None:
+            self._send_diff(channel.key, diff)
+
+    def untrack(self, channel: Channel) -> None:
+        diff = self._topics[channel.key].presence.untrack(channel)
+        if diff is not None:
+            self._send_diff(channel.key, diff)
+
+    def _send_diff(self, key: TopicKey, diff: Diff) -> None:
+        payload = dumps(diff)
+        topic = f"realtime:{key[0]}"
+        for channel in self._topics[key].channels:
+            if channel.presence_enabled:
+                channel.send(frame(channel.vsn, topic, "presence_diff", payload))

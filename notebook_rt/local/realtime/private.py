@@ -1,0 +1,96 @@
+"""Private channels: what the policies on `realtime.messages` let a login do in a topic.
+
+In: a topic and claims. Out: whether it may read and write broadcasts and presence. Asked the way
+the real server asks: rows are inserted and selected as that role in a transaction that is rolled
+back, with `realtime.topic()` answering the topic. Also the replay of a private topic's messages.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from psycopg import Error as PgError
+from psycopg import errors
+from psycopg_pool import AsyncConnectionPool
+
+from notebook_rt.local.realtime.tokens import Claims
+
+Extension = Literal["broadcast", "presence"]
+EXTENSIONS: tuple[Extension, ...] = ("broadcast", "presence")
+MAX_REPLAY = 25
+
+_SETTINGS = """
+select set_config('role', %s, true), set_config('realtime.topic', %s, true),
+  set_config('request.jwt.claims', %s, true), set_config('request.jwt.claim.sub', %s, true),
+  set_config('request.jwt.claim.role', %s, true)
+"""
+
+_REPLAY = """
+select id::text, event, payload::text, binary_payload from realtime.messages
+where topic = %s and private and extension = 'broadcast'
+  and inserted_at >= to_timestamp(%s / 1000.0) order by inserted_at desc limit %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """What is allowed, by extension."""
+
+    read: frozenset[str]
+    write: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A stored broadcast; `binary` is set instead of `payload` for raw bytes."""
+
+    id: str
+    event: str
+    payload: str | None
+    binary: bytes | None
+
+
+async def policies(pool: AsyncConnectionPool[Any], topic: str, claims: Claims) -> Policies:
+    """Ask the policies; a role that does not exist may nothing."""
+    settings = [claims.role, topic, claims.json, claims.subject, claims.role]
+    async with pool.connection() as connection:
+        try:
+            async with connection.transaction(force_rollback=True):
+                ids = {}
+                for extension in EXTENSIONS:
+                    cursor = await connection.execute(
+                        "insert into realtime.messages (topic, extension, private)"
+                        " values (%s, %s, true) returning id",
+                        [topic, extension],
+                    )
+                    row = await cursor.fetchone()
+                    assert row is not None  # an insert without conflict clause returns its row
+                    ids[row[0]] = extension
+                await connection.execute(_SETTINGS, settings)
+                cursor = await connection.execute(
+                    "select id from realtime.messages where id = any(%s)", [list(ids)]
+                )
+                read = frozenset(ids[row[0]] for row in await cursor.fetchall())
+                write = set()
+                for extension in EXTENSIONS:
+                    try:
+                        async with connection.transaction():
+                            await connection.execute(
+                                "insert into realtime.messages (topic, extension) values (%s, %s)",
+                                [topic, extension],
+                            )
+                        write.add(extension)
+                    except errors.InsufficientPrivilege:
+                        continue
+                return Policies(read, frozenset(write))
+        except PgError:
+            return Policies(frozenset(), frozenset())
+
+
+async def replay(
+    pool: AsyncConnectionPool[Any], topic: str, since: int, limit: int
+) -> list[Replayed]:
+    """A private topic's stored broadcasts since that time (ms), oldest first."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(_REPLAY, [topic, since, max(0, min(limit, MAX_REPLAY))])
+        rows = await cursor.fetchall()
+    return [Replayed(*row) for row in reversed(rows)]

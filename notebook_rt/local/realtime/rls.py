@@ -1,0 +1,57 @@
+"""Row-level security, judged as the subscriber at the moment of delivery.
+
+In: a table, the subscriber's role and claims, and keys. Out: the keys of rows that exist and that
+the policies let this subscriber see now. Like the real server it looks at the current row, not at
+the one that was logged: a row deleted since, or handed to somebody else, is not seen.
+"""
+
+from typing import Any
+
+from psycopg import sql
+from psycopg_pool import AsyncConnectionPool
+
+from notebook_rt.local.realtime.catalog import Table
+
+Key = tuple[str, ...]
+
+
+async def visible(
+    pool: AsyncConnectionPool[Any], table: Table, role: str, claims: str, keys: list[Key]
+) -> set[Key]:
+    """Those of the keys whose rows the role may see with these claims (JSON text)."""
+    statement = _statement(table)
+    arrays = [list(values) for values in zip(*keys, strict=True)]
+    async with (
+        pool.connection() as connection,
+        connection.pipeline(),
+        connection.transaction(force_rollback=True),
+    ):
+        await connection.execute(
+            "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)",
+            [role, claims],
+        )
+        cursor = await connection.execute(statement, arrays)
+        seen = await cursor.fetchall()
+    return {keys[position - 1] for (position,) in seen}
+
+
+def _statement(table: Table) -> sql.Composed:
+    names = [sql.Identifier(f"k{index}") for index in range(len(table.key))]
+    matches = sql.SQL(" and ").join(
+        # The type's name comes from format_type(), which quotes what needs quoting.
+        sql.SQL("t.{} = k.{}::{}").format(
+            sql.Identifier(column.name),
+            name,
+            sql.SQL("bpchar" if column.type.name == "bpchar" else column.sql_type),
+        )
+        for name, column in zip(names, table.key, strict=True)
+    )
+    return sql.SQL(
+        "select k.position from unnest({arrays}) with ordinality as k({names}, position)"
+        " where exists (select from {table} t where {matches})"
+    ).format(
+        arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(names)),
+        names=sql.SQL(", ").join(names),
+        table=sql.Identifier(table.schema, table.name),
+        matches=matches,
+    )

@@ -1,0 +1,202 @@
+"""Realtime's addresses on the local stack.
+
+- `GET /realtime/v1/websocket?apikey=…&vsn=…`: the socket
+- `POST /realtime/v1/api/broadcast`, `…/api/broadcast/{topic}/events/{event}`: broadcasts over HTTP
+- `GET /realtime/v1/api/ping`, `GET /realtime/v1/healthcheck`
+- `POST /realtime/v1/local/faults` (service key only; not on a real server): break things on
+  purpose, see `faults`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from notebook_rt.local.realtime import private
+from notebook_rt.local.realtime.protocol import VERSIONS, UserBroadcast, dumps
+from notebook_rt.local.realtime.socket import Socket
+from notebook_rt.local.realtime.tenant import Tenant
+from notebook_rt.local.realtime.tokens import Claims, TokenRefusedError
+
+if TYPE_CHECKING:
+    from notebook_rt.local.context import Context
+
+_TENANT = web.AppKey("realtime", Tenant)
+_BASE = "/realtime/v1"
+
+
+def add_routes(app: web.Application, context: Context) -> None:
+    """Serve Realtime on the application, from its start to its clean-up."""
+
+    async def run(app: web.Application) -> AsyncIterator[None]:
+        await app[_TENANT].start()
+        yield
+
+    async def stop(app: web.Application) -> None:
+        await app[_TENANT].stop()
+
+    app[_TENANT] = Tenant(context)
+    app.cleanup_ctx.append(run)
+    # Before the server waits for its connections to end, or open sockets would hold it up.
+    app.on_shutdown.append(stop)
+    app.router.add_get(f"{_BASE}/websocket", _websocket)
+    app.router.add_post(f"{_BASE}/api/broadcast", _broadcast)
+    app.router.add_post(f"{_BASE}/api/broadcast/{{topic}}/events/{{event}}", _broadcast_one)
+    app.router.add_get(f"{_BASE}/api/ping", _ping)
+    app.router.add_get(f"{_BASE}/healthcheck", _healthcheck)
+    app.router.add_post(f"{_BASE}/local/faults", faults)
+
+
+async def _websocket(request: web.Request) -> web.StreamResponse:
+    tenant = request.app[_TENANT]
+    connection = request.headers.get("Connection", "")
+    if "upgrade" not in connection.lower():
+        text = f"'connection' header must contain 'upgrade', got {json.dumps([connection])}"
+        return web.Response(status=400, text=text)
+    vsn = next((v for v in VERSIONS if v == request.query.get("vsn", VERSIONS[0])), None)
+    if vsn is None:
+        return web.Response(status=403)
+    try:
+        key = request.query.get("apikey") or request.headers.get("x-api-key")
+        if not key:
+            raise TokenRefusedError("InvalidJWTToken", "API key is missing")
+        claims = tenant.verify(key)
+    except TokenRefusedError as refused:
+        await asyncio.sleep(tenant.options.connect_error_delay)
+        return _json({"error": refused.on_connect}, 401)
+    websocket = web.WebSocketResponse(compress=False, max_msg_size=tenant.options.max_frame_bytes)
+    await websocket.prepare(request)
+    await Socket(tenant, websocket, request.transport, vsn, claims).run()
+    return websocket
+
+
+async def _broadcast(request: web.Request) -> web.Response:
+    """Send several messages; a private one that is not allowed is dropped without a word."""
+    tenant = request.app[_TENANT]
+    claims = _claims(request)
+    try:
+        messages = (await request.json()).get("messages")
+    except (ValueError, AttributeError):
+        messages = None
+    problems = _problems(messages)
+    if problems:
+        return _json({"errors": {"messages": problems}}, 422)
+    for message in messages:
+        key = (message["topic"], message.get("private") is True)
+        if await _may_write(tenant, key, claims):
+            payload = {"event": message["event"], "payload": message["payload"]}
+            tenant.hub.broadcast(key, dumps({**payload, "type": "broadcast"}))
+    return web.Response(status=202)
+
+
+async def _broadcast_one(request: web.Request) -> web.Response:
+    """Send one message: the body is its payload, JSON or raw bytes."""
+    tenant = request.app[_TENANT]
+    claims = _claims(request)
+    key = (request.match_info["topic"], request.query.get("private") == "true")
+    if await _may_write(tenant, key, claims):
+        payload = await request.read()
+        is_json = request.content_type == "application/json"
+        if is_json:
+            payload = dumps(json.loads(payload)).encode()
+        message = UserBroadcast(request.match_info["event"], payload, is_json)
+        tenant.hub.user_broadcast(key, message)
+    return web.Response(status=202)
+
+
+def _problems(messages: Any) -> list[Any]:
+    if messages is None or messages == []:
+        return ["can't be blank"]
+    if not isinstance(messages, list):
+        return ["is invalid"]
+    found = [_message_problems(message) for message in messages]
+    return found if any(found) else []
+
+
+def _message_problems(message: Any) -> dict[str, list[str]]:
+    if not isinstance(message, dict):
+        return {"topic": ["is invalid"]}
+    problems = {}
+    for name, kind in (("topic", str), ("event", str), ("payload", dict)):
+        value = message.get(name)
+        if value is None or value == "":
+            problems[name] = ["can't be blank"]
+        elif not isinstance(value, kind):
+            problems[name] = ["is invalid"]
+    return problems
+
+
+async def _may_write(tenant: Tenant, key: tuple[str, bool], claims: Claims) -> bool:
+    name, is_private = key
+    if not is_private:
+        return True
+    return "broadcast" in (await private.policies(tenant.pool, name, claims)).write
+
+
+async def faults(request: web.Request) -> web.Response:
+    """Break things on purpose, so that clients can be tested against it.
+
+    The body is a JSON object with any of
+
+    - `"drop_changes": true | false`: swallow every change from now on, heartbeats answered;
+    - `"disconnect": true`: drop every socket as the real server's administrator does (1012);
+    - `"abort": true`: cut every socket without a closing frame (1006).
+
+    The answer tells how many changes were dropped so far, how often the stream was started, and
+    how many sockets and channels there are.
+    """
+    tenant = request.app[_TENANT]
+    if _claims(request).role != "service_role":
+        raise _unauthorized()
+    wanted = await request.json() if request.can_read_body else {}
+    state = tenant.changes.faults
+    if isinstance(wanted.get("drop_changes"), bool):
+        state.drop_changes = wanted["drop_changes"]
+    sockets = list(tenant.sockets)
+    if wanted.get("disconnect"):
+        await asyncio.gather(*(socket.disconnect() for socket in sockets))
+    if wanted.get("abort"):
+        for socket in sockets:
+            socket.abort()
+    return _json(
+        {
+            "drop_changes": state.drop_changes,
+            "dropped": state.dropped,
+            "stream_starts": tenant.wal.starts,
+            "streaming": tenant.wal.streaming.is_set(),
+            "sockets": len(tenant.sockets),
+            "channels": len(tenant.hub.channels()),
+        }
+    )
+
+
+async def _ping(request: web.Request) -> web.Response:
+    return _json({"message": "Success"})
+
+
+async def _healthcheck(request: web.Request) -> web.Response:
+    return web.Response(text="ok")
+
+
+def _claims(request: web.Request) -> Claims:
+    """Who asks: the bearer token, else the key; 401 without a good one."""
+    header = request.headers.get("Authorization", "")
+    token = header.removeprefix("Bearer ").strip() or request.headers.get("apikey", "")
+    try:
+        return request.app[_TENANT].verify(token)
+    except TokenRefusedError:
+        raise _unauthorized() from None
+
+
+def _unauthorized() -> web.HTTPUnauthorized:
+    return web.HTTPUnauthorized(
+        text=dumps({"message": "Unauthorized"}), content_type="application/json"
+    )
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.json_response(value, status=status, dumps=dumps)
