@@ -1,0 +1,98 @@
+"""Keep a table and read it (PERFORMANCE.md §1): apply a batch, then have a consistent DataFrame."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+
+from notebook_rt.store.types import Backend
+from tests.benchmarks.harness import OURS, Result, in_turns
+from tests.benchmarks.peers import PEERS, Peer, Rows
+from tests.benchmarks.workload import Batch, batches, rows, table
+
+GOALS = {1: 15.0, 100: 12.0, 10_000: 2.0}
+"""At a million rows, with pandas' default ``str``."""
+
+TOO_SLOW = {("pandas loop", 10_000), ("pandas loop", 100)}
+"""Sides that would need minutes for one run at a million rows."""
+
+
+def ours(first: Rows, backend: Backend = None, keep: bool = False) -> Peer:
+    """This package; ``keep`` holds on to every snapshot, as a user who compares them does."""
+    made, kept = table(first, backend), []
+
+    def apply(batch: Batch) -> object:
+        made.apply(batch.ops())
+        snapshot = made.snapshot()
+        if keep:
+            kept.append(snapshot)
+            del kept[:-3]
+        return snapshot
+
+    return apply
+
+
+def fed(side: Peer, stream: Iterator[Batch]) -> Callable[[], object]:
+    """A call that gives ``side`` the next batch and holds what it read until the next one is read.
+
+    As a user does in ``df = frame.df``.
+    """
+    held: list[object] = []
+
+    def run() -> object:
+        held[:] = [side(next(stream))]
+        return None
+
+    return run
+
+
+def compare(count: int, size: int, repeats: int) -> list[Result]:
+    """Every side on a table of ``count`` rows with batches of ``size`` changes."""
+    first, made = rows(count), batches(count, size, repeats + 2)
+    makers: dict[str, Callable[[Rows], Peer]] = {
+        OURS: ours,
+        f"{OURS} pyarrow": lambda start: ours(start, "pyarrow"),
+        f"{OURS} held": lambda start: ours(start, keep=True),
+        **PEERS,
+    }
+    if count > 100_000:
+        makers = {name: make for name, make in makers.items() if (name, size) not in TOO_SLOW}
+    medians: dict[str, float] = {}
+    # Ours with the two quickest peers in turns, the others one after the other: eleven copies of a
+    # million rows do not fit side by side.
+    close = [
+        name for name in makers if name.startswith(OURS) or name in ("pandas batched", "polars")
+    ]
+    for group in [close, *[[name] for name in makers if name not in close]]:
+        sides = {name: fed(makers[name](first), iter(made)) for name in group}
+        for run in sides.values():
+            run()  # the first batch meets cold caches and buffers not yet doubled
+        medians |= in_turns(sides, repeats, budget=6.0)
+        del sides
+        gc.collect()
+    at_goal = count == 1_000_000
+    return [
+        Result(
+            f"table, {size:,} changes then a read",
+            f"{count:,} rows",
+            side,
+            median,
+            goal=(3.0 if side.endswith("held") else GOALS.get(size))
+            if at_goal and OURS in side
+            else None,
+        )
+        for side, median in medians.items()
+    ]
+
+
+def run(quick: bool) -> list[Result]:
+    """The growth curves: 1k to 1M rows, batches of 1, 100 and 10,000 changes."""
+    if quick:
+        return compare(200, 10, 1)
+    return [
+        result
+        for size in (1, 100, 10_000)
+        for count in (1_000, 10_000, 100_000, 1_000_000)
+        if size <= count
+        for result in compare(count, size, 9)
+    ]
