@@ -1,0 +1,157 @@
+"""Who uses a running stack: one open connection each, and with the last one the stack ends.
+
+A lease is a TCP connection to 127.0.0.1 that began with the directory's lease key. The operating
+system closes it when its holder ends, however it ends, so nothing is left running. Over it go
+JSON lines: `{"do": "restart_postgres"}` is answered when done, `{"do": "release"}` by the end of
+the connection, which comes when the lease no longer keeps anything alive that it should.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from notebook_rt.local.errors import StackError
+
+Command = Callable[[], Awaitable[None]]
+
+
+class Leases:
+    """The server's side.
+
+    Parameters
+    ----------
+    key
+        What a connection must begin with.
+    commands
+        What a holder may ask for.
+    """
+
+    def __init__(self, key: str, commands: Mapping[str, Command]) -> None:
+        self.ended = asyncio.Event()
+        """Set when the last lease is gone."""
+        self._key = key
+        self._commands = commands
+        self._holders: set[asyncio.StreamWriter] = set()
+        self._starting = False
+        self._server: asyncio.Server | None = None
+
+    async def listen(self) -> int:
+        """Take connections; return the port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def starter(self, reader: asyncio.StreamReader) -> None:
+        """Count whoever started this process until its end of `reader` is closed."""
+        self._starting = True
+        await reader.read()
+        self._starting = False
+        self._look()
+
+    async def close(self) -> None:
+        """End every connection: the last thing that a stopping stack does."""
+        if self._server is not None:
+            self._server.close()
+        for writer in self._holders:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(5):
+                greeting = json.loads(await reader.readline())
+            right = hmac.compare_digest(str(greeting.get("key")).encode(), self._key.encode())
+            if not right or self.ended.is_set():
+                writer.close()
+                return
+        except (ValueError, AttributeError, TimeoutError, OSError):
+            writer.close()
+            return
+        self._holders.add(writer)
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            await self._hold(reader, writer)
+        if not self._starting and self._holders == {writer}:
+            self._look(leaving=writer)  # and `close` ends the connection when all is stopped
+        else:
+            self._holders.discard(writer)
+            writer.close()
+
+    async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'{"ok": true}\n')
+        while line := await reader.readline():
+            name = json.loads(line)["do"]
+            if name == "release":
+                return
+            try:
+                await self._commands[name]()
+                answer: dict[str, Any] = {"ok": True}
+            except StackError as error:
+                answer = {"error": str(error)}
+            writer.write(json.dumps(answer).encode() + b"\n")
+
+    def _look(self, leaving: asyncio.StreamWriter | None = None) -> None:
+        if not self._starting and not self._holders - {leaving}:
+            self.ended.set()
+
+
+class Lease:
+    """The holder's side; blocking, for any thread, one call at a time."""
+
+    def __init__(self, port: int, key: str) -> None:
+        """Take a lease.
+
+        Raises
+        ------
+        ConnectionError
+            If nobody is there, or is just stopping, or does not know the key.
+        """
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        try:
+            self._lines = self._socket.makefile("rb")
+            self._socket.sendall(json.dumps({"key": key}).encode() + b"\n")
+            if not self._lines.readline():
+                raise ConnectionRefusedError("the stack takes no more leases")
+        except OSError:
+            self._socket.close()
+            raise
+
+    def ask(self, command: str, timeout: float = 60.0) -> None:
+        """Have `command` done.
+
+        Raises
+        ------
+        StackError
+            With the server's words if it failed, or if the stack is gone.
+        """
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.sendall(json.dumps({"do": command}).encode() + b"\n")
+            line = self._lines.readline()
+        except OSError as error:
+            raise StackError(
+                f"the local stack does not answer ({error}): start it again"
+            ) from error
+        if not line:
+            raise StackError("the local stack has stopped: start it again")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise StackError(answer["error"])
+
+    def release(self, timeout: float = 15.0) -> None:
+        """Give the lease back; if it was the last, return when everything has stopped."""
+        with contextlib.suppress(OSError):
+            self._socket.settimeout(timeout)
+            self._socket.sendall(b'{"do": "release"}\n')
+            self._lines.read()
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the connection without waiting; what the end of the process does, too."""
+        with contextlib.suppress(OSError):
+            self._lines.close()
+            self._socket.close()

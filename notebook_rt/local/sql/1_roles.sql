@@ -1,0 +1,41 @@
+-- The roles of a Supabase project and what they may do by default. Every statement may run again.
+
+do $$
+declare
+  wanted text;
+begin
+  foreach wanted in array array['anon', 'authenticated', 'service_role'] loop
+    if not exists (select from pg_roles where rolname = wanted) then
+      execute format('create role %I nologin noinherit', wanted);
+    end if;
+  end loop;
+  alter role service_role bypassrls;
+  -- The role that REST connects as before it takes the caller's; here it needs no login.
+  if not exists (select from pg_roles where rolname = 'authenticator') then
+    create role authenticator nologin noinherit;
+  end if;
+  grant anon, authenticated, service_role to authenticator;
+end $$;
+
+create schema if not exists auth;
+create schema if not exists realtime;
+create schema if not exists extensions;
+
+grant usage on schema public, auth, realtime, extensions to anon, authenticated, service_role;
+-- As on Supabase, the API roles may do everything with what is in `public`: policies decide.
+alter default privileges in schema public
+  grant all on tables to anon, authenticated, service_role;
+alter default privileges in schema public
+  grant all on sequences to anon, authenticated, service_role;
+alter default privileges in schema public
+  grant all on routines to anon, authenticated, service_role;
+
+do $$
+begin
+  execute format('alter database %I set search_path = "$user", public, extensions', current_database());
+  if not exists (select from pg_publication where pubname = 'supabase_realtime') then
+    create publication supabase_realtime;
+  end if;
+end $$;
+-- wal2json, which the real server reads with, has stored generated columns in its rows.
+alter publication supabase_realtime set (publish_generated_columns = stored);

