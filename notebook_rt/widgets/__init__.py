@@ -1,0 +1,15 @@
+"""The widgets: what a live thing looks like in a notebook (DESIGN §6).
+
+Each is one Python class, one ES module and one style sheet of the same name, over a view model
+that is pure. All of them speak to the browser through one transport: ``transport.py`` (what may be
+sent when), ``leases.py`` (is anybody looking), ``pump.py`` (the thread that carries it) and
+``common.js`` (the other end). What they show comes from the protocols of ``sources.py``.
+"""
+
+from notebook_rt.widgets.health import HealthWidget
+from notebook_rt.widgets.notes import NotesWidget
+from notebook_rt.widgets.presence import PresenceWidget
+from notebook_rt.widgets.queue import QueueWidget
+from notebook_rt.widgets.statusbar import StatusBar
+
+__all__ = ["HealthWidget", "NotesWidget", "PresenceWidget", "QueueWidget", "StatusBar"]

@@ -1,0 +1,242 @@
+"""``LiveWidget``: an anywidget whose whole life on the comm goes through one ``Link``.
+
+No synced trait changes after the widget was made: state travels in custom messages, so a saved
+notebook keeps the widget's code and nothing else (no rows, no names, nothing secret). What is
+here is the part that touches ipywidgets and IPython: one re-entrant lock around everything that
+writes to the comm, handlers that only enqueue, the guard against ipykernel 7.4 pinning a comm to
+the main shell, closing what a cell made before when it runs again, and the static form.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+
+from notebook_rt.widgets.lifetime import Cells
+from notebook_rt.widgets.pump import Pump
+from notebook_rt.widgets.sources import Eyes, Unsubscribe
+from notebook_rt.widgets.transport import Link, ViewModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).parent
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
+_DEFAULT = re.compile(r"^export default [\s\S]*\Z", re.MULTILINE)
+_COMMENT = re.compile(r"^ *(//|/\*\*? |\* |\*/).*\n", re.MULTILINE)
+
+
+@cache
+def module(name: str) -> str:
+    """Widget ``name`` as one ES module: what it imports from beside it is put in front.
+
+    anywidget takes one module without relative imports. Each file is a plain module by itself
+    (an editor understands it), and this is all the bundling there is.
+    """
+    parts: list[str] = []
+    seen: set[str] = set()
+
+    def add(part: str) -> None:
+        if part in seen:
+            return
+        seen.add(part)
+        text = (HERE / f"{part}.js").read_text("utf-8")
+        for needed in _IMPORT.findall(text):
+            add(needed)
+        text = _COMMENT.sub("", _IMPORT.sub("", text))
+        if part != name:
+            text = _DEFAULT.sub("", text)
+        parts.append(re.sub(r"^export (?!default)", "", text, flags=re.MULTILINE))
+
+    add(name)
+    return "\n".join(parts)
+
+
+@cache
+def styles(*names: str) -> str:
+    """The style sheets ``common.css`` and those of ``names``, as one."""
+    return "\n".join((HERE / f"{name}.css").read_text("utf-8") for name in ("common", *names))
+
+
+class _Deafness:
+    """Whether a word from the browser can reach us now.
+
+    A kernel without subshells handles no comm message while a cell runs. That a message was once
+    handled on a ``subshell-`` thread proves that this kernel and this front end use them.
+    """
+
+    def __init__(self) -> None:
+        self.subshells = False
+        self._busy = False
+        self._shell: Any = None
+
+    def __call__(self) -> bool:
+        return self._busy and not self.subshells
+
+    def watch(self) -> None:
+        """Listen to the shell's cells, once."""
+        shell = _shell()
+        if shell is None or shell is self._shell:
+            return
+        self._shell = shell
+        self._busy = True  # a widget is made by a running cell
+        shell.events.register("pre_run_cell", lambda *_: setattr(self, "_busy", True))
+        shell.events.register("post_run_cell", lambda *_: setattr(self, "_busy", False))
+
+
+def _shell() -> Any:
+    from IPython.core.getipython import get_ipython
+
+    shell: Any = get_ipython()
+    return shell if getattr(shell, "kernel", None) is not None else None
+
+
+def _cell() -> tuple[str | None, str]:
+    """The running cell's name, if its front end gives one, and the run's."""
+    shell = _shell()
+    if shell is None:
+        return None, ""
+    parent = shell.get_parent() or {}
+    cell = parent.get("metadata", {}).get("cellId")
+    return (str(cell) if cell else None), str(parent.get("header", {}).get("msg_id", ""))
+
+
+deafness = _Deafness()
+pump = Pump(deaf=deafness)
+living: Cells[LiveWidget]
+
+
+class LiveWidget(anywidget.AnyWidget):
+    """The base of every widget here.
+
+    Parameters
+    ----------
+    model
+        What is shown.
+    subscribe
+        Called with "something changed"; returns how to stop listening.
+    eyes
+        Told what the browser tells (``sources.Eyes``).
+    static
+        Makes the form for viewers without a kernel: ``(plain text, HTML)``, the HTML escaped.
+    """
+
+    pin_replies_to_main = False
+    """True: leave ipykernel 7.4's routing of messages alone (``NOTEBOOK.md``)."""
+
+    def __init__(
+        self,
+        model: ViewModel,
+        *,
+        subscribe: Callable[[Callable[[], object]], Unsubscribe],
+        static: Callable[[], tuple[str, str]],
+        eyes: Eyes | None = None,
+    ) -> None:
+        self._write = threading.RLock()
+        self._static = static
+        self._link = Link(model, pump.budget, eyes=eyes)
+        self._stop: Unsubscribe = lambda: None
+        super().__init__()
+        deafness.watch()
+        comm = self.comm
+        if not self.pin_replies_to_main and hasattr(comm, "_reply_subshell_for"):
+            # ipykernel 7.4 answers on the shell that sent last: a click would wait for the cell.
+            comm._reply_subshell_for = lambda data, default: default
+        self.on_msg(self._enqueue)
+        pump.add(self._link, self._send_now)
+        self._stop = subscribe(self.changed)
+        cell, run = _cell()
+        for old in living.made(self, cell, run):
+            old.finish("replaced")
+
+    def changed(self) -> None:
+        """Draw again, when the pace allows. Safe from any thread."""
+        pump.mark(self._link)
+
+    @property
+    def seen(self) -> bool:
+        """Somebody looks at a view of this widget."""
+        return len(self._link.leases) > 0
+
+    def finish(self, why: str) -> None:
+        """Tell the views why nothing comes any more, and close."""
+        if self.comm is not None:
+            self._send_now({"t": "gone", "why": why}, ())
+        self.close()
+
+    def close(self) -> None:
+        """Close the comm; the views stay as they are."""
+        self._stop()
+        self._stop = lambda: None
+        pump.remove(self._link)
+        living.closed(self)
+        with self._write:
+            if self.comm is not None:
+                self.layout.close()  # a comm of its own, which nobody else would close
+            super().close()
+
+    def _send_now(self, content: Mapping[str, Any], buffers: Sequence[bytes]) -> None:
+        with self._write:
+            if self.comm is not None:
+                self.send(dict(content), list(buffers))
+
+    def _enqueue(self, _: object, content: Mapping[str, Any], buffers: Sequence[bytes]) -> None:
+        # Runs on whatever thread the kernel likes: hand over, and never print (ipykernel#1564).
+        if threading.current_thread().name.startswith("subshell-"):
+            deafness.subshells = True
+        pump.call(lambda: self._heard(content))
+
+    def _heard(self, content: Mapping[str, Any]) -> None:
+        self._link.hear(content, pump.now())
+
+    # Two writers at once lose the final state (NOTEBOOK.md): everything below takes the lock.
+    def notify_change(self, change: Any) -> None:
+        with self._write if hasattr(self, "_write") else ExitStack():
+            super().notify_change(change)
+
+    def set_state(self, sync_data: Any) -> None:
+        with self._write:
+            super().set_state(sync_data)
+
+    def send_state(self, key: Any = None) -> None:
+        with self._write:
+            super().send_state(key)
+
+    @contextmanager
+    def hold_sync(self) -> Iterator[None]:
+        with self._write, super().hold_sync():
+            yield
+
+    def __repr__(self) -> str:
+        return self._static()[0]
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is None:
+            return None
+        text, html = self._static()
+        bundle[0]["text/plain"] = text
+        bundle[0]["text/html"] = html
+        return bundle
+
+
+living = Cells(seen=lambda widget: widget.seen)
+
+
+def static_table(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:
+    """A plain HTML table of texts, every one escaped."""
+
+    def line(tag: str, cells: Sequence[object]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(str(c))}</{tag}>" for c in cells) + "</tr>"
+
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    body = "".join(line("td", row) for row in rows)
+    return f"<table>{title}<thead>{line('th', head)}</thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,227 @@
+// What every widget shares: elements without HTML strings, the lease and the acknowledgement of the
+// transport (transport.py is the other end), and the host's light or dark.
+
+// An element. Text arrives by textContent only: names and values are hostile input.
+export function h(tag, props = {}, ...children) {
+  const svg = ["svg", "path", "polyline", "circle"].includes(tag);
+  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "text") node.textContent = value;
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+// Makes the children of `parent` those of `items`, keeping the nodes (and the focus) of known keys.
+export function keyed(parent, items, keyOf, make, draw) {
+  const known = parent._keyed ?? (parent._keyed = new Map());
+  const left = new Set(known.keys());
+  let at = parent.firstElementChild;
+  for (const item of items) {
+    const key = keyOf(item);
+    let node = known.get(key);
+    if (!node) known.set(key, (node = make(item)));
+    left.delete(key);
+    draw(node, item);
+    if (node === at) at = at.nextElementSibling;
+    else parent.insertBefore(node, at);
+  }
+  for (const key of left) {
+    known.get(key).remove();
+    known.delete(key);
+  }
+}
+
+export const setText = (node, text) => {
+  if (node.textContent !== text) node.textContent = text;
+};
+
+export function ago(iso, now = Date.now()) {
+  if (!iso) return "";
+  const s = Math.max(0, (now - Date.parse(iso)) / 1000);
+  if (s < 5) return "just now";
+  if (s < 60) return `${Math.floor(s)} s ago`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ago`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ago`;
+  return new Date(iso).toLocaleDateString();
+}
+
+// Light or dark, from what is really behind the widget: it works in every host.
+function watchTheme(root) {
+  const look = () => {
+    let node = root.parentElement ?? root.getRootNode().host;
+    let dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    while (node) {
+      const rgba = getComputedStyle(node).backgroundColor.match(/[\d.]+/g)?.map(Number);
+      if (rgba && (rgba[3] ?? 1) > 0.5) {
+        dark = 0.3 * rgba[0] + 0.59 * rgba[1] + 0.11 * rgba[2] < 128;
+        break;
+      }
+      node = node.parentElement ?? node.getRootNode().host;
+    }
+    root.dataset.theme = dark ? "dark" : "light";
+  };
+  const soon = () => [0, 150, 600].forEach((ms) => setTimeout(look, ms));
+  const observer = new MutationObserver(soon);
+  for (const node of [document.documentElement, document.body]) {
+    observer.observe(node, { attributes: true, attributeFilter: ["class", "style", "theme", "data-jp-theme-light", "data-theme"] });
+  }
+  const media = matchMedia("(prefers-color-scheme: dark)");
+  media.addEventListener("change", soon);
+  soon();
+  return () => {
+    observer.disconnect();
+    media.removeEventListener("change", soon);
+  };
+}
+
+const SILENCE = 30000;
+const FIRST_WORD = 6000;
+
+// One view's end of the transport. `receive(content, buffers)` draws; it returns false when it
+// could not use the message and needs the whole state again.
+function connect({ model, root, receive, silent }) {
+  const view = `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`;
+  let looking = false;
+  let whole = false;
+  let inside = false;
+  let heard = 0;
+  let closed = false;
+  const say = (content) => {
+    try {
+      model.send({ view, ...content });
+    } catch {
+      // The comm is gone (a tab closed in Lab tears it down first): the lease lapses by itself.
+    }
+  };
+  const lookAgain = () => {
+    const now = inside && document.visibilityState === "visible" && !closed;
+    if (now === looking) return;
+    looking = now;
+    whole = false;
+    if (now) heard = heard || Date.now();
+    say({ t: now ? "look" : "leave" });
+  };
+  const custom = (content, buffers) => {
+    if (closed) return;
+    heard = Date.now();
+    if (content.t === "gone") {
+      closed = true;
+      silent(content.why === "replaced" ? "Replaced: the cell that made this has run again." : "Closed.", true);
+      return;
+    }
+    if (!looking) return;
+    silent("");
+    if (content.t !== "beat" && (!content.to || content.to === view) && (whole || content.whole || content.t === "reply")) {
+      whole = whole || content.whole;
+      if (receive(content, buffers) === false) {
+        whole = false;
+        say({ t: "leave" });
+        say({ t: "look" });
+        return;
+      }
+    }
+    say({ t: "ack", seq: content.seq });
+  };
+  model.on("msg:custom", custom);
+  const eyes = new IntersectionObserver((entries) => {
+    inside = entries[entries.length - 1].isIntersecting;
+    lookAgain();
+  });
+  eyes.observe(root);
+  const visibility = () => {
+    say({ t: document.visibilityState === "visible" ? "visible" : "hidden" });
+    lookAgain();
+  };
+  const online = () => say({ t: "online" });
+  const offline = () => say({ t: "offline" });
+  const hide = () => say({ t: "leave" });
+  document.addEventListener("visibilitychange", visibility);
+  addEventListener("online", online);
+  addEventListener("offline", offline);
+  addEventListener("pagehide", hide);
+  const started = Date.now();
+  const timer = setInterval(() => {
+    if (!looking || closed) return;
+    if (!whole && Date.now() - started > FIRST_WORD && heard <= started + 50) {
+      silent("Not connected to a kernel. Run the cell to see this live.", true);
+    } else if (Date.now() - heard > SILENCE) {
+      silent(`No word from the kernel for ${Math.round((Date.now() - heard) / 1000)} s.`);
+    }
+  }, 1000);
+  return {
+    say,
+    close() {
+      closed = true;
+      clearInterval(timer);
+      eyes.disconnect();
+      document.removeEventListener("visibilitychange", visibility);
+      removeEventListener("online", online);
+      removeEventListener("offline", offline);
+      removeEventListener("pagehide", hide);
+      model.off("msg:custom", custom);
+      say({ t: "leave" });
+    },
+  };
+}
+
+// An anywidget of `draw(root, say, model)`, which builds the elements and returns `receive`, or
+// `{receive, close}`.
+export function widget(draw) {
+  return {
+    render({ model, el }) {
+      const root = h("div", { class: "nrt" });
+      const word = h("div", { class: "nrt-silent", role: "status" });
+      const body = h("div", { class: "nrt-body" });
+      root.append(body, word);
+      el.append(root);
+      let link = null;
+      const made = draw(body, (content) => link?.say(content), model);
+      const { receive, close } = typeof made === "function" ? { receive: made } : made;
+      const unwatch = watchTheme(root);
+      link = connect({
+        model,
+        root,
+        receive,
+        silent(text, over = false) {
+          setText(word, text);
+          root.classList.toggle("nrt-quiet", Boolean(text));
+          root.classList.toggle("nrt-over", over);
+        },
+      });
+      return () => {
+        unwatch();
+        close?.();
+        link.close();
+      };
+    },
+  };
+}
+
+// A button that opens a panel below it; Escape closes it and gives the focus back.
+export function disclosure(face, panel, label) {
+  const id = `nrt-${Math.random().toString(36).slice(2)}`;
+  const button = h("button", { type: "button", class: "nrt-pill", "aria-expanded": "false", "aria-controls": id });
+  button.append(face);
+  panel.id = id;
+  panel.hidden = true;
+  panel.setAttribute("role", "region");
+  panel.setAttribute("aria-label", label);
+  const set = (open) => {
+    panel.hidden = !open;
+    button.setAttribute("aria-expanded", String(open));
+  };
+  button.addEventListener("click", () => set(panel.hidden));
+  const escape = (event) => {
+    if (event.key !== "Escape" || panel.hidden) return;
+    event.stopPropagation();
+    set(false);
+    button.focus();
+  };
+  button.addEventListener("keydown", escape);
+  panel.addEventListener("keydown", escape);
+  return button;
+}

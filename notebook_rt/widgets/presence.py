@@ -1,0 +1,78 @@
+"""The presence list. In: a ``PresenceSource``. Out: people, you first, in stable colours.
+
+A colour is one of ten, chosen by a hash of the person's id that is the same in every kernel and on
+every day; all ten keep their contrast with white letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from zlib import crc32
+
+from notebook_rt.widgets.base import LiveWidget, module, static_table, styles
+from notebook_rt.widgets.sources import Eyes, Person, PresenceSource
+from notebook_rt.widgets.state import StateModel, cut
+
+FACES = 6
+"""Circles shown before ``+N``."""
+LISTED = 100
+HUES = 10
+
+
+def initials(name: str) -> str:
+    """Two letters at most: of the first and the last word that begin with a letter or a digit."""
+    words = [word for word in name.replace("_", " ").replace("-", " ").split() if word[0].isalnum()]
+    if not words:
+        return "?"
+    letters = words[0][0] + (words[-1][0] if len(words) > 1 else words[0][1:2])
+    return letters.upper()
+
+
+def presence_state(people: Sequence[Person]) -> dict[str, Any]:
+    """What ``presence.js`` draws: you, then those awake, then the idle; each by name."""
+    order = sorted(people, key=lambda p: (not p.you, p.idle, p.name.casefold(), p.id))
+    return {
+        "total": len(order),
+        "faces": FACES,
+        "people": [
+            {
+                "id": person.id,
+                "name": cut(person.name, 80),
+                "initials": initials(person.name),
+                "hue": crc32(person.id.encode()) % HUES,
+                "idle": person.idle,
+                "you": person.you,
+                "joined": person.joined_at.isoformat() if person.joined_at else None,
+            }
+            for person in order[:LISTED]
+        ],
+    }
+
+
+def presence_text(people: Sequence[Person]) -> str:
+    """One line: how many, and the first names."""
+    order = sorted(people, key=lambda p: (not p.you, p.idle, p.name.casefold(), p.id))
+    names = ", ".join(cut(p.name, 40) + (" (you)" if p.you else "") for p in order[:FACES])
+    return f"{len(people)} here: {names}" if people else "Nobody here"
+
+
+def presence_html(people: Sequence[Person]) -> str:
+    """The static form."""
+    rows = [(p.name + (" (you)" if p.you else ""), "idle" if p.idle else "") for p in people]
+    return static_table(("who", ""), rows[:LISTED], caption=f"{len(people)} here")
+
+
+class PresenceWidget(LiveWidget):
+    """The people in a channel as overlapping initials, opening to their names."""
+
+    _esm = module("presence")
+    _css = styles("presence", "health")
+
+    def __init__(self, source: PresenceSource, *, eyes: Eyes | None = None) -> None:
+        super().__init__(
+            StateModel({"presence": lambda: presence_state(source.people())}),
+            subscribe=source.on_presence,
+            static=lambda: (presence_text(source.people()), presence_html(source.people())),
+            eyes=eyes,
+        )

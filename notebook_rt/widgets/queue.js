@@ -1,0 +1,58 @@
+// The queue count; opens into its list, with the reason, retry and discard.
+import { h, keyed, setText, ago, disclosure, widget } from "./common.js";
+
+const ICON = "M2 3.5 H10 M2 6.5 H10 M2 9.5 H7";
+
+export function queue(body, say) {
+  const icon = h("svg", { viewBox: "0 0 12 12", width: "13", height: "13", "aria-hidden": "true" },
+    h("path", { d: ICON, fill: "none", stroke: "currentColor", "stroke-width": "1.5", "stroke-linecap": "round" }));
+  const count = h("span", { class: "nrt-word" });
+  const failed = h("span", { class: "nrt-failed" });
+  const face = h("span", { class: "nrt-face" }, icon, count, failed);
+  const empty = h("p", { class: "nrt-empty", text: "Everything you wrote has been saved." });
+  const list = h("ul", { class: "nrt-writes" });
+  const more = h("p", { class: "nrt-empty" });
+  const panel = h("div", { class: "nrt-panel" }, empty, list, more);
+  const button = disclosure(face, panel, "Unsaved writes");
+  const live = h("span", { class: "nrt-hear", "aria-live": "polite" });
+  body.append(h("div", { class: "nrt-queue" }, button, live), panel);
+
+  const make = (write) => {
+    const act = (name, text, extra = "") => h("button", {
+      type: "button", class: `nrt-button ${extra}`, "data-act": name, text,
+      "aria-label": `${text}: ${write.what}`, onclick: () => say({ t: name, id: write.id }),
+    });
+    return h("li", {},
+      h("div", { class: "nrt-write" },
+        h("span", { class: "nrt-badge" }), h("span", { class: "nrt-what" }), h("span", { class: "nrt-soft" })),
+      h("p", { class: "nrt-why" }),
+      h("code", { class: "nrt-payload" }),
+      h("div", { class: "nrt-acts" }, act("retry", "Retry"), act("discard", "Discard", "nrt-danger")));
+  };
+  const draw = (node, write) => {
+    node.dataset.state = write.state;
+    const [badge, what, when] = node.firstChild.children;
+    setText(badge, write.state);
+    setText(what, write.what);
+    setText(when, [write.attempts > 1 ? `${write.attempts} attempts` : "", ago(write.at)].filter(Boolean).join(" · "));
+    const [, why, payload, acts] = node.children;
+    setText(why, write.why);
+    setText(payload, write.payload);
+    acts.hidden = write.state === "sending";
+  };
+  return (state) => {
+    setText(count, state.total === 0 ? "All saved" : `${state.total} unsaved`);
+    setText(failed, state.failed ? `${state.failed} ${state.failed === 1 ? "needs" : "need"} you` : "");
+    failed.hidden = !state.failed;
+    setText(live, state.failed ? `${state.failed} ${state.failed === 1 ? "write needs" : "writes need"} you` : "");
+    body.dataset.state = state.failed ? "failed" : state.total ? "waiting" : "empty";
+    empty.hidden = state.total > 0;
+    setText(more, state.total > state.writes.length ? `and ${state.total - state.writes.length} more` : "");
+    keyed(list, state.writes, (write) => write.id, make, draw);
+  };
+}
+
+export default widget((body, say) => {
+  const receive = queue(body, say);
+  return (content) => receive(content.queue);
+});

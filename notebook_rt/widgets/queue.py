@@ -1,0 +1,78 @@
+"""The queue count, opening into its list. In: a ``QueueSource``. Out: what waits, and why.
+
+What a user asks for here (retry, discard) runs on the worker thread, never on the kernel's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from notebook_rt.widgets.base import LiveWidget, module, pump, static_table, styles
+from notebook_rt.widgets.sources import Eyes, QueuedWrite, QueueSource
+from notebook_rt.widgets.state import Handler, StateModel, cut
+
+SHOWN = 50
+"""Writes listed at most; those that need the user come first."""
+_FIRST = {"failed": 0, "parked": 1, "sending": 2, "waiting": 3}
+
+
+def queue_state(writes: Sequence[QueuedWrite]) -> dict[str, Any]:
+    """What ``queue.js`` draws."""
+    shown = sorted(writes, key=lambda write: _FIRST[write.state])[:SHOWN]
+    return {
+        "total": len(writes),
+        "failed": sum(write.state == "failed" for write in writes),
+        "writes": [
+            {
+                "id": write.id,
+                "what": cut(write.what, 120),
+                "state": write.state,
+                "why": cut(write.why),
+                "attempts": write.attempts,
+                "at": write.queued_at.isoformat() if write.queued_at else None,
+                "payload": cut(write.payload, 200),
+            }
+            for write in shown
+        ],
+    }
+
+
+def queue_handlers(source: QueueSource) -> Mapping[str, Handler]:
+    """Retry and discard, by the id that the list was given."""
+    return {
+        "retry": lambda word: pump.act(lambda: source.retry(str(word.get("id")))),
+        "discard": lambda word: pump.act(lambda: source.discard(str(word.get("id")))),
+    }
+
+
+def queue_text(writes: Sequence[QueuedWrite]) -> str:
+    """One line: how many, and how many need somebody."""
+    failed = sum(write.state == "failed" for write in writes)
+    if not writes:
+        return "All saved"
+    return f"{len(writes)} unsaved" + (
+        f", {failed} need{'s' if failed == 1 else ''} you" if failed else ""
+    )
+
+
+def queue_html(writes: Sequence[QueuedWrite]) -> str:
+    """The static form: the line and the list, without what would be written."""
+    rows = [(write.what, write.state, write.why) for write in writes[:SHOWN]]
+    table = static_table(("what", "state", "why"), rows) if rows else ""
+    return f"<p><b>{queue_text(writes)}</b></p>{table}"
+
+
+class QueueWidget(LiveWidget):
+    """How many writes are unsent, opening to the list of them."""
+
+    _esm = module("queue")
+    _css = styles("queue", "health")
+
+    def __init__(self, source: QueueSource, *, eyes: Eyes | None = None) -> None:
+        super().__init__(
+            StateModel({"queue": lambda: queue_state(source.writes())}, queue_handlers(source)),
+            subscribe=source.on_queue,
+            static=lambda: (queue_text(source.writes()), queue_html(source.writes())),
+            eyes=eyes,
+        )

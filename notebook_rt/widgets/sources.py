@@ -1,0 +1,166 @@
+"""What a widget needs of the thing it shows: values to draw, and a word when they changed.
+
+The widgets know nothing of sessions, sockets or queues. Each takes a *source*: a small protocol of
+this module. ``adapters.py`` makes sources of the live classes; the tests make them of a few lines
+of memory. A source's callback takes no argument and may be called from any thread, as often as it
+likes: it only says "look again", and the transport decides when (``transport.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Unsubscribe: TypeAlias = Callable[[], None]
+Health: TypeAlias = Literal[
+    "healthy", "slow", "drifting", "polling", "stale", "offline", "connecting", "closed"
+]
+"""The states of DESIGN §5, plus the two a session is in before and after it lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """How the connection is doing: ``latency`` in ms, ``metrics`` as short names to values."""
+
+    state: Health
+    detail: str = ""
+    latency: float | None = None
+    last_error: str | None = None
+    metrics: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedWrite:
+    """One entry of the queue: what it would do, and why it has not."""
+
+    id: str
+    what: str
+    state: Literal["waiting", "sending", "failed", "parked"]
+    why: str = ""
+    attempts: int = 0
+    queued_at: datetime | None = None
+    payload: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody present: ``id`` is stable for the person and gives the colour."""
+
+    id: str
+    name: str
+    joined_at: datetime | None = None
+    idle: bool = False
+    you: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that happened and is worth a line."""
+
+    id: int
+    kind: Literal["merged", "queued", "failed", "live", "unavailable", "info"]
+    text: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """One cell that two people changed: what it was, what I wrote, what they wrote."""
+
+    key: Hashable
+    column: str
+    base: object
+    mine: object
+    theirs: object
+
+
+class HealthSource(Protocol):
+    """The connection."""
+
+    def health(self) -> HealthReport: ...
+
+    def on_health(self, fn: Callable[[], object]) -> Unsubscribe: ...
+
+
+class QueueSource(Protocol):
+    """The durable queue of unsent writes."""
+
+    def writes(self) -> Sequence[QueuedWrite]: ...
+
+    def retry(self, id: str) -> object: ...
+
+    def discard(self, id: str) -> object: ...
+
+    def on_queue(self, fn: Callable[[], object]) -> Unsubscribe: ...
+
+
+class PresenceSource(Protocol):
+    """Who is there."""
+
+    def people(self) -> Sequence[Person]: ...
+
+    def on_presence(self, fn: Callable[[], object]) -> Unsubscribe: ...
+
+
+class NoteSource(Protocol):
+    """What happened lately, oldest first."""
+
+    def notes(self) -> Sequence[Note]: ...
+
+    def on_note(self, fn: Callable[[], object]) -> Unsubscribe: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column as the grid sees it: ``pg_type`` chooses the editor and the way it is shown."""
+
+    name: str
+    pg_type: str = "text"
+    nullable: bool = True
+    choices: tuple[str, ...] = ()
+
+
+class FrameSource(Protocol):
+    """A live table. ``df`` has the key as its index; a snapshot never changes."""
+
+    @property
+    def df(self) -> pd.DataFrame: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def note(self) -> str:
+        """The calm sentence of degraded mode, or an empty string."""
+
+    @property
+    def fields(self) -> Sequence[Field]:
+        """Every column that can be shown, the key's first."""
+
+    @property
+    def editable(self) -> bool: ...
+
+    def on_change(self, fn: Callable[[], object]) -> Unsubscribe: ...
+
+    def edit(self, key: Hashable, values: Mapping[str, Any]) -> object: ...
+
+    def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
+        """Cells with a local edit: ``(key, column)`` to ``("pending"|"failed", why)``."""
+
+    def conflicts(self) -> Sequence[Conflict]: ...
+
+    def resolve(self, key: Hashable, column: str, choice: Literal["mine", "theirs"]) -> object: ...
+
+
+Eyes: TypeAlias = Callable[
+    [Literal["online", "offline", "visible", "hidden", "seen", "unseen"]], object
+]
+"""Told what the browser tells: its network, its tab, and whether a view of the widget is seen."""

@@ -1,0 +1,61 @@
+"""The view model of every widget whose whole state is small: send it when it differs.
+
+In: functions that read sources into JSON values. Out: one whole message whenever the values differ
+from those last sent. Texts that come from others are cut to a length, so that a message stays small
+whatever somebody calls themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from notebook_rt.widgets.transport import Message
+
+Read: TypeAlias = Callable[[], Any]
+Handler: TypeAlias = Callable[[Mapping[str, Any]], object]
+LONG = 400
+
+
+def cut(text: object, length: int = LONG) -> str:
+    """``text``, at most ``length`` characters of it."""
+    whole = str(text)
+    return whole if len(whole) <= length else whole[: length - 1] + "…"
+
+
+class StateModel:
+    """Named parts, each read by a function; what the user asks for goes to a named handler.
+
+    Parameters
+    ----------
+    parts
+        Name in the message to the function that reads it, as JSON values.
+    handlers
+        The ``t`` of a view's word to what is done with it.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, Read], handlers: Mapping[str, Handler] | None = None
+    ) -> None:
+        self._parts = dict(parts)
+        self._handlers = dict(handlers or {})
+        self._sent: dict[str, Any] | None = None
+
+    def whole(self, view: str) -> Sequence[Message]:
+        self._sent = {name: read() for name, read in self._parts.items()}
+        return [Message({"t": "state", **self._sent}, whole=True, to=view)]
+
+    def update(self) -> Sequence[Message]:
+        state = {name: read() for name, read in self._parts.items()}
+        if state == self._sent:
+            return []
+        self._sent = state
+        return [Message({"t": "state", **state}, whole=True)]
+
+    def heard(self, view: str, content: Mapping[str, Any]) -> None:
+        handler = self._handlers.get(str(content.get("t")))
+        if handler is not None:
+            handler(content)
+
+    def left(self, view: str) -> None:
+        pass

@@ -1,0 +1,77 @@
+"""The status bar: health, queue and people in one line and one widget.
+
+In: the three sources, any of which may be missing. Out: the parts' own states, in one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from notebook_rt.widgets.base import LiveWidget, module, styles
+from notebook_rt.widgets.health import HealthState, health_html, health_text
+from notebook_rt.widgets.presence import presence_html, presence_state, presence_text
+from notebook_rt.widgets.queue import queue_handlers, queue_html, queue_state, queue_text
+from notebook_rt.widgets.sources import (
+    Eyes,
+    HealthSource,
+    PresenceSource,
+    QueueSource,
+    Unsubscribe,
+)
+from notebook_rt.widgets.state import StateModel
+
+
+class StatusBar(LiveWidget):
+    """One line that says how things are."""
+
+    _esm = module("statusbar")
+    _css = styles("health", "queue", "presence", "statusbar")
+
+    def __init__(
+        self,
+        health: HealthSource,
+        queue: QueueSource | None = None,
+        presence: PresenceSource | None = None,
+        *,
+        eyes: Eyes | None = None,
+    ) -> None:
+        state = HealthState(health)
+
+        def subscribe(changed: Callable[[], object]) -> Unsubscribe:
+            stops = [state.subscribe(changed)]
+            if queue is not None:
+                stops.append(queue.on_queue(changed))
+            if presence is not None:
+                stops.append(presence.on_presence(changed))
+
+            def stop_all() -> None:
+                for stop in stops:
+                    stop()
+
+            return stop_all
+
+        def static() -> tuple[str, str]:
+            text, html = [health_text(health.health())], [health_html(health.health())]
+            if queue is not None:
+                text.append(queue_text(queue.writes()))
+                html.append(queue_html(queue.writes()))
+            if presence is not None:
+                text.append(presence_text(presence.people()))
+                html.append(presence_html(presence.people()))
+            return " · ".join(text), "".join(html)
+
+        super().__init__(
+            StateModel(
+                {
+                    "health": state,
+                    "queue": lambda: None if queue is None else queue_state(queue.writes()),
+                    "presence": lambda: (
+                        None if presence is None else presence_state(presence.people())
+                    ),
+                },
+                {} if queue is None else queue_handlers(queue),
+            ),
+            subscribe=subscribe,
+            static=static,
+            eyes=eyes,
+        )

@@ -1,0 +1,239 @@
+"""A real JupyterLab or Notebook 7 in a real Chromium, for tests and pictures.
+
+``serving`` starts a server on loopback with settings and data of its own; ``Browser`` opens
+notebooks in it and runs cells through the front end's own commands, so that what is tested is what
+a user gets: kernel, comm, front end, pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import Page, sync_playwright
+
+REPOSITORY = Path(__file__).parents[2]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},
+}
+RUN = """
+async ([source, wait]) => {
+  const app = window.jupyterapp;
+  const panel = app.shell.currentWidget;
+  await panel.sessionContext.ready;
+  const notebook = panel.content;
+  notebook.activeCellIndex = notebook.widgets.length - 1;
+  await app.commands.execute("notebook:insert-cell-below");
+  const cell = notebook.activeCell;
+  cell.model.sharedModel.setSource(source);
+  const done = app.commands.execute("notebook:run-cell");
+  if (!wait) return [notebook.widgets.indexOf(cell), []];
+  await done;
+  return [notebook.widgets.indexOf(cell), cell.model.outputs.toJSON()];
+}
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running Jupyter server."""
+
+    url: str
+    token: str
+    root: Path
+    app: Literal["lab", "notebook"]
+
+
+def chromium_path() -> str:
+    """The system's Chromium."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        raise RuntimeError("no Chromium found; install the system package `chromium`")
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@contextmanager
+def serving(root: Path, app: Literal["lab", "notebook"] = "lab") -> Iterator[Server]:
+    """A Jupyter server in ``root``, stopped at the end."""
+    port, token = free_port(), secrets.token_hex(12)
+    home = root / ".home"
+    for name, settings in SETTINGS.items():
+        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings))
+    env = {
+        **os.environ,
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    command = [
+        *(sys.executable, "-m", f"jupyter{'lab' if app == 'lab' else ''}"),
+        *(() if app == "lab" else ("notebook",)),
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={root}",
+        "--expose-app-in-browser",
+    ]
+    with (root / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/api?token={token}", timeout=2)
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log_text = (root / "server.log").read_text()
+                    raise RuntimeError(f"Jupyter did not start:\n{log_text}") from None
+                time.sleep(0.1)
+        yield Server(url, token, root, app)
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class OpenNotebook:
+    """One notebook open in one page."""
+
+    def __init__(self, page: Page, path: Path) -> None:
+        self.page = page
+        self.path = path
+        self.console: list[str] = []
+        page.on("console", lambda m: m.type == "error" and self.console.append(m.text))
+        page.on("pageerror", lambda error: self.console.append(str(error)))
+
+    def run(self, source: str) -> str:
+        """Run a new cell to its end; what it printed. A traceback is raised."""
+        _, outputs = self.page.evaluate(RUN, [source, True])
+        for output in outputs:
+            if output["output_type"] == "error":
+                raise AssertionError("\n".join(output["traceback"]))
+        return "".join("".join(o["text"]) for o in outputs if o["output_type"] == "stream").strip()
+
+    def start(self, source: str) -> int:
+        """Run a new cell without waiting for it; its index."""
+        index: int = self.page.evaluate(RUN, [source, False])[0]
+        return index
+
+    def command(self, name: str, **args: Any) -> None:
+        """Run a command of the front end."""
+        self.page.evaluate(
+            "([name, args]) => window.jupyterapp.commands.execute(name, args).then(() => null)",
+            [name, args],
+        )
+
+    def theme(self, dark: bool) -> None:
+        """Switch the front end between light and dark."""
+        self.command(
+            "apputils:change-theme", theme="JupyterLab Dark" if dark else "JupyterLab Light"
+        )
+        self.page.wait_for_timeout(900)
+
+    def save(self) -> dict[str, Any]:
+        """Save, and read the file."""
+        self.command("docmanager:save")
+        saved: dict[str, Any] = json.loads(self.path.read_text())
+        return saved
+
+
+class Browser:
+    """Headless Chromium on a Jupyter server."""
+
+    def __init__(self, chromium: Chromium, server: Server) -> None:
+        self._chromium = chromium
+        self.server = server
+
+    @contextmanager
+    def notebook(
+        self, name: str = "", *, width: int = 1100, height: int = 900, scale: float = 1
+    ) -> Iterator[OpenNotebook]:
+        """A fresh notebook, its kernel started; the kernel is shut down at the end."""
+        name = name or f"n{secrets.token_hex(4)}.ipynb"
+        path = self.server.root / name
+        kernel = {"name": "python3", "display_name": "Python 3"}
+        path.write_text(
+            json.dumps(
+                {
+                    "cells": [],
+                    "metadata": {"kernelspec": kernel},
+                    "nbformat": 4,
+                    "nbformat_minor": 5,
+                }
+            )
+        )
+        context = self._chromium.new_context(
+            viewport={"width": width, "height": height}, device_scale_factor=scale
+        )
+        try:
+            page = context.new_page()
+            notebook = OpenNotebook(page, path)
+            way = "doc/tree" if self.server.app == "lab" else "notebooks"
+            page.goto(f"{self.server.url}/{way}/{name}?token={self.server.token}")
+            page.wait_for_function(
+                "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel",
+                timeout=60_000,
+            )
+            page.wait_for_function(
+                "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+                ".status === 'idle'",
+                timeout=60_000,
+            )
+            yield notebook
+            notebook.command("notebook:shutdown-kernel")
+        finally:
+            context.close()
+
+
+@contextmanager
+def browsing(server: Server) -> Iterator[Browser]:
+    """Headless Chromium, closed at the end."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
+        try:
+            yield Browser(chromium, server)
+        finally:
+            chromium.close()

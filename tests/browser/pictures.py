@@ -1,0 +1,94 @@
+"""Pictures of every widget in every state, light and dark: ``python -m tests.browser.pictures``.
+
+Written to ``.pictures/`` for looking at; nothing compares them. Names on the command line choose
+some of them: ``python -m tests.browser.pictures health grid``.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.browser.lab import REPOSITORY, OpenNotebook, browsing, serving
+
+FOLDER = REPOSITORY / ".pictures"
+SETUP = "from tests.browser.scenes import *"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What to show, and what to do before the shot."""
+
+    name: str
+    source: str
+    click: tuple[str, ...] = ()
+    width: int = 0
+
+
+PICTURES = [
+    Picture("health-healthy", "health('healthy')"),
+    Picture("health-open", "health('slow')", click=(".nrt-pill",)),
+    *[Picture(f"health-{s}", f"health('{s}')") for s in ("polling", "stale", "offline", "closed")],
+    Picture("queue-empty", "queue(0)"),
+    Picture("queue-waiting", "queue(2)"),
+    Picture("queue-failed-open", "queue(5)", click=(".nrt-pill",)),
+    Picture("presence-few", "presence(3)"),
+    Picture("presence-many-open", "presence(14)", click=(".nrt-pill",)),
+    Picture("statusbar", "status_bar()"),
+    Picture("statusbar-open", "status_bar()", click=('[data-part="queue"] .nrt-pill',)),
+    Picture("notes", "notes()"),
+]
+
+
+def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
+    """Show one picture in a cell of its own and shoot the cell's output."""
+    page = notebook.page
+    notebook.run(f"widget = {picture.source}; display(widget)")
+    output = page.locator(".jp-OutputArea-output .nrt").last
+    output.wait_for()
+    output.locator(".nrt-pill, [data-drawn]").first.or_(
+        output.locator(".nrt-notes li").first
+    ).first.wait_for()
+    page.wait_for_timeout(250)
+    for selector in picture.click:
+        output.locator(selector).first.click()
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(250)
+    box = output.bounding_box()
+    assert box is not None
+    pad = 12
+    page.screenshot(
+        path=FOLDER / f"{picture.name}-{theme}.png",
+        clip={
+            "x": max(0, box["x"] - pad),
+            "y": max(0, box["y"] - pad),
+            "width": min(box["width"], 760) + 2 * pad,
+            "height": box["height"] + 2 * pad + 8,
+        },
+    )
+    notebook.command("notebook:delete-cell")
+
+
+def main(names: list[str]) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    chosen = [p for p in PICTURES if not names or any(p.name.startswith(n) for n in names)]
+    with (
+        tempfile.TemporaryDirectory() as root,
+        serving(Path(root)) as server,
+        browsing(server) as browser,
+        browser.notebook(scale=2) as notebook,
+    ):
+        notebook.run(SETUP)
+        for theme in ("light", "dark"):
+            notebook.theme(dark=theme == "dark")
+            for picture in chosen:
+                take(notebook, picture, theme)
+        if notebook.console:
+            print("\n".join(notebook.console), file=sys.stderr)
+    print(f"{2 * len(chosen)} pictures in {FOLDER}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,150 @@
+"""The status widgets in a real JupyterLab: shown, pressed, hidden, run again, saved."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.browser.axe import findings
+from tests.browser.lab import Browser
+
+pytestmark = pytest.mark.browser
+
+
+def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
+    """One notebook for all of it: opening a kernel takes longer than looking at it."""
+    with browser.notebook() as notebook:
+        page = notebook.page
+        notebook.run("from tests.browser.scenes import *\nfrom tests.widgets.memory import *")
+        notebook.run("source = health_source('healthy'); w = HealthWidget(source); display(w)")
+        word = page.locator(".nrt-health .nrt-word")
+        word.wait_for()
+        assert word.inner_text() == "Healthy"
+
+        # Told from a thread while a cell sleeps.
+        notebook.start(
+            "import threading, time\n"
+            "threading.Timer(0.5, lambda: source.set(HealthReport('offline'))).start()\n"
+            "time.sleep(4)"
+        )
+        page.locator(".nrt-word", has_text="Offline").wait_for(timeout=2500)
+
+        # The keyboard opens, Escape closes and gives the focus back.
+        pill = page.locator(".nrt-health .nrt-pill")
+        pill.focus()
+        page.keyboard.press("Enter")
+        assert page.locator(".nrt-panel").is_visible()
+        page.keyboard.press("Escape")
+        assert not page.locator(".nrt-panel").is_visible()
+        assert pill.evaluate("node => node === document.activeElement")
+
+        # A click is handled while a cell sleeps, on the queue's own thread.
+        notebook.run("writes = MemoryQueue(*WRITES); q = QueueWidget(writes); display(q)")
+        page.locator(".nrt-queue .nrt-pill").click()
+        notebook.start("time.sleep(3)")
+        page.locator('li[data-state="failed"] [data-act="discard"]').click()
+        page.locator(".nrt-queue .nrt-word", has_text="4 unsaved").wait_for(timeout=2500)
+        assert notebook.run("print(writes.asked)") == "[('discard', '3')]"
+
+        # Nothing to a hidden one; one whole state on return.
+        notebook.run(
+            "sent = []\n"
+            "real = w._send_now\n"
+            "from notebook_rt.widgets.base import pump\n"
+            "pump._links[w._link] = lambda c, b: (sent.append(c), real(c, b))"
+        )
+        page.locator(".nrt-health").evaluate("node => node.closest('.nrt').style.display = 'none'")
+        page.wait_for_timeout(300)
+        notebook.run(
+            "sent.clear()\n"
+            "for n in range(50): source.set(HealthReport('slow', latency=600.0 + n)); time.sleep(0.01)"
+        )
+        assert notebook.run("print(len(sent), w.seen)") == "0 False"
+        page.locator(".nrt-health").evaluate("node => node.closest('.nrt').style.display = ''")
+        page.locator(".nrt-word", has_text="Slow").wait_for(timeout=2000)
+        assert notebook.run("print(len(sent), sent[0]['whole'])") == "1 True"
+
+        # The browser's network is told.
+        notebook.run("told = []; e = HealthWidget(source, eyes=told.append); display(e)")
+        page.locator(".nrt-health").nth(1).scroll_into_view_if_needed()
+        page.locator(".nrt-health .nrt-word").nth(1).wait_for()
+        page.context.set_offline(True)
+        page.evaluate("dispatchEvent(new Event('offline')); dispatchEvent(new Event('online'))")
+        page.context.set_offline(False)
+        page.wait_for_timeout(300)
+        told = notebook.run("print(told)")
+        assert "'seen'" in told
+        assert "'offline'" in told
+        assert "'online'" in told
+
+        # Names are text, everywhere.
+        notebook.run(
+            "bad = Person('x', HOSTILE)\n"
+            "display(PresenceWidget(MemoryPresence(bad)),\n"
+            "        QueueWidget(MemoryQueue(\n"
+            "            QueuedWrite('1', HOSTILE, 'failed', HOSTILE, payload=HOSTILE))),\n"
+            "        HealthWidget(MemoryHealth(HealthReport(\n"
+            "            'offline', HOSTILE, last_error=HOSTILE, metrics={HOSTILE: HOSTILE}))),\n"
+            "        NotesWidget(MemoryNotes(Note(1, 'failed', HOSTILE, ago(1)))))"
+        )
+        page.locator(".nrt-notes li").wait_for()
+        page.locator(".nrt-pill[aria-expanded=false]").evaluate_all(
+            "all => all.map(b => b.click())"
+        )
+        assert page.locator(".nrt img").count() == 0
+        assert page.locator(".nrt .nrt-body b").count() == 0
+        assert page.evaluate("window.__ran") is None
+        assert page.locator(".nrt-name", has_text="<img src=x").count() == 1
+
+        assert findings(page) == []
+        assert notebook.console == []
+
+
+def test_running_a_cell_fifty_times_leaks_nothing(browser: Browser) -> None:
+    with browser.notebook() as notebook:
+        notebook.run(
+            "import threading\n"
+            "from tests.browser.scenes import *\n"
+            "from tests.widgets.memory import *\n"
+            "from notebook_rt.widgets.base import living, pump\n"
+            "from comm import get_comm_manager\n"
+            "health, people = MemoryHealth(), MemoryPresence(*people(3))"
+        )
+        index = notebook.start("bar = StatusBar(health, None, people); bar")
+        notebook.page.locator(".nrt-health .nrt-word").wait_for()
+        count = (
+            "print([len(get_comm_manager().comms), len(living), len(pump), threading.active_count(),"
+            " len(health.listeners), len(people.listeners)])"
+        )
+        before = notebook.run(count)
+        notebook.page.evaluate(
+            """async ([index]) => {
+              const app = window.jupyterapp;
+              const notebook = app.shell.currentWidget.content;
+              for (let i = 0; i < 50; i++) {
+                notebook.activeCellIndex = index;
+                await app.commands.execute("notebook:run-cell");
+              }
+            }""",
+            [index],
+        )
+        assert notebook.run(count) == before
+        assert notebook.page.locator(".nrt-health").count() == 1
+
+
+def test_a_saved_notebook_keeps_no_names_and_stays_small(browser: Browser) -> None:
+    secret = "sb_secret_0123456789"
+    with browser.notebook() as notebook:
+        notebook.run(
+            "from tests.browser.scenes import *\nfrom tests.widgets.memory import *\n"
+            f"error = bytes.fromhex('{secret.encode().hex()}').decode()\n"
+            "source = MemoryHealth()"
+        )
+        notebook.run("w = HealthWidget(source); display(w)")
+        notebook.page.locator(".nrt-health .nrt-word").wait_for()
+        notebook.run("source.set(HealthReport('offline', last_error=error))")
+        notebook.page.locator(".nrt-word", has_text="Offline").wait_for()
+        text = json.dumps(notebook.save())
+        assert secret not in text
+        assert len(text) < 50_000

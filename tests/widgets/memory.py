@@ -1,0 +1,152 @@
+"""Sources of a few lines of memory: what the widgets are shown in tests and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+
+from notebook_rt.widgets.sources import (
+    Conflict,
+    Field,
+    HealthReport,
+    Note,
+    Person,
+    QueuedWrite,
+)
+
+HOSTILE = "<img src=x onerror='window.__ran=1'><b>bold</b>"
+
+
+@dataclass
+class Told:
+    """Listeners, and a way to tell them."""
+
+    listeners: list[Callable[[], object]] = field(default_factory=list)
+
+    def listen(self, fn: Callable[[], object]) -> Callable[[], None]:
+        self.listeners.append(fn)
+        return lambda: self.listeners.remove(fn)
+
+    def tell(self) -> None:
+        for fn in tuple(self.listeners):
+            fn()
+
+
+class MemoryHealth(Told):
+    def __init__(self, report: HealthReport | None = None) -> None:
+        super().__init__()
+        self.report = report or HealthReport("healthy", latency=12.0)
+
+    def health(self) -> HealthReport:
+        return self.report
+
+    def set(self, report: HealthReport) -> None:
+        self.report = report
+        self.tell()
+
+    on_health = Told.listen
+
+
+class MemoryQueue(Told):
+    def __init__(self, *writes: QueuedWrite) -> None:
+        super().__init__()
+        self.entries = list(writes)
+        self.asked: list[tuple[str, str]] = []
+
+    def writes(self) -> Sequence[QueuedWrite]:
+        return self.entries
+
+    def retry(self, id: str) -> None:
+        self.asked.append(("retry", id))
+
+    def discard(self, id: str) -> None:
+        self.asked.append(("discard", id))
+        self.entries = [write for write in self.entries if write.id != id]
+        self.tell()
+
+    on_queue = Told.listen
+
+
+class MemoryPresence(Told):
+    def __init__(self, *people: Person) -> None:
+        super().__init__()
+        self.here = list(people)
+
+    def people(self) -> Sequence[Person]:
+        return self.here
+
+    on_presence = Told.listen
+
+
+class MemoryNotes(Told):
+    def __init__(self, *notes: Note) -> None:
+        super().__init__()
+        self.lines = list(notes)
+
+    def notes(self) -> Sequence[Note]:
+        return self.lines
+
+    on_note = Told.listen
+
+
+def ago(seconds: float) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=seconds)
+
+
+METRICS = {
+    "connected since": "09:41:07",
+    "uptime": "1 h 12 min",
+    "messages": "48,211",
+    "events a second": "18.4",
+    "latency p50 / p95": "12 / 31 ms",
+    "commit to apply p95": "44 ms",
+    "disconnects": "1",
+    "last audit": "clean, 20 s ago",
+    "drift repaired": "0 rows",
+}
+
+
+class MemoryFrame(Told):
+    """A DataFrame under its key that can be changed, with marks and conflicts put in by hand."""
+
+    def __init__(self, df: pd.DataFrame, fields: Sequence[Field], name: str = "positions") -> None:
+        super().__init__()
+        self.df = df
+        self.name = name
+        self.fields = tuple(fields)
+        self.status = "live"
+        self.note = ""
+        self.editable = True
+        self.edits: list[tuple[Hashable, dict[str, Any]]] = []
+        self.marked: dict[tuple[Hashable, str], tuple[str, str]] = {}
+        self.disputed: list[Conflict] = []
+        self.resolved: list[tuple[Hashable, str, str]] = []
+
+    def set(self, df: pd.DataFrame) -> None:
+        self.df = df
+        self.tell()
+
+    def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
+        self.edits.append((key, dict(values)))
+        df = self.df.copy()
+        for column, value in values.items():
+            df.loc[key, column] = value
+            self.marked[key, column] = ("pending", "waits to be sent")
+        self.set(df)
+
+    def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
+        return self.marked
+
+    def conflicts(self) -> Sequence[Conflict]:
+        return self.disputed
+
+    def resolve(self, key: Hashable, column: str, choice: str) -> None:
+        self.resolved.append((key, column, choice))
+        self.disputed = [c for c in self.disputed if (c.key, c.column) != (key, column)]
+        self.tell()
+
+    on_change = Told.listen

@@ -1,0 +1,178 @@
+"""Health, queue, presence, notes, status bar: what they would tell a browser, and say without one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from html import escape
+from html.parser import HTMLParser
+
+import pytest
+
+from notebook_rt.widgets import HealthWidget, NotesWidget, PresenceWidget, QueueWidget, StatusBar
+from notebook_rt.widgets.base import module, styles
+from notebook_rt.widgets.health import COLOURS, DETAILS, HISTORY, HealthState
+from notebook_rt.widgets.notes import SHOWN, NotesState
+from notebook_rt.widgets.presence import initials, presence_state
+from notebook_rt.widgets.queue import queue_state
+from notebook_rt.widgets.sources import HealthReport, Note, Person, QueuedWrite
+from notebook_rt.widgets.state import StateModel
+from tests.widgets.memory import (
+    HOSTILE,
+    MemoryHealth,
+    MemoryNotes,
+    MemoryPresence,
+    MemoryQueue,
+    ago,
+)
+
+MODULES = ["health", "queue", "presence", "statusbar", "notes"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_widget_s_module_is_one_valid_module_without_imports(name, tmp_path):
+    text = module(name)
+    path = tmp_path / f"{name}.mjs"
+    path.write_text(text)
+    assert subprocess.run(["node", "--check", path], capture_output=True).returncode == 0
+    assert "import {" not in text
+    assert text.count("export default") == 1
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_code_and_style_are_small_enough_for_a_saved_notebook(name):
+    assert len(module(name)) + len(styles("health", "queue", "presence", "notes")) < 50_000
+
+
+@pytest.mark.parametrize("name", [*MODULES, "common"])
+def test_no_widget_writes_html(name):
+    text = module(name)
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+        assert word not in text
+
+
+@pytest.mark.parametrize("state", COLOURS)
+def test_every_state_of_health_has_a_word_a_colour_and_a_sentence(state):
+    drawn = HealthState(MemoryHealth(HealthReport(state)))()
+    assert drawn["word"]
+    assert drawn["colour"] in {"green", "yellow", "red", "grey"}
+    assert drawn["detail"] == DETAILS[state]
+
+
+def test_the_sparkline_keeps_the_latest_latencies():
+    source = MemoryHealth(HealthReport("healthy", latency=0.0))
+    state = HealthState(source)
+    state.subscribe(lambda: None)
+    for n in range(200):
+        source.set(HealthReport("healthy", latency=float(n)))
+    assert state()["spark"] == [float(n) for n in range(200 - HISTORY, 200)]
+
+
+def test_what_needs_the_user_comes_first_and_the_list_is_bounded():
+    waiting = [QueuedWrite(str(n), f"update t {n}", "waiting") for n in range(500)]
+    state = queue_state([*waiting, QueuedWrite("bad", "update t 9", "failed", "no")])
+    assert state["total"] == 501
+    assert state["failed"] == 1
+    assert state["writes"][0]["id"] == "bad"
+    assert len(json.dumps(state)) < 20_000
+
+
+def test_retry_and_discard_reach_the_queue_from_another_thread():
+    source = MemoryQueue(QueuedWrite("7", "update t 7", "failed", "no"))
+    widget = QueueWidget(source)
+    widget._link.hear({"view": "v", "t": "look"}, 0.0)
+    widget._enqueue(widget, {"view": "v", "t": "retry", "id": "7"}, [])
+    widget._enqueue(widget, {"view": "v", "t": "discard", "id": "7"}, [])
+    deadline = time.monotonic() + 5
+    while len(source.asked) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert source.asked == [("retry", "7"), ("discard", "7")]
+    widget.close()
+
+
+def test_you_are_first_and_the_idle_are_last():
+    people = [
+        Person("1", "zoe", idle=True),
+        Person("2", "bob"),
+        Person("3", "me", you=True),
+        Person("4", "Ann"),
+    ]
+    assert [p["name"] for p in presence_state(people)["people"]] == ["me", "Ann", "bob", "zoe"]
+
+
+@pytest.mark.parametrize(
+    ("name", "letters"),
+    [("Ada Lovelace", "AL"), ("ada", "AD"), ("", "?"), ("<b>", "?"), ("j. r. hacker", "JH")],
+)
+def test_initials(name, letters):
+    assert initials(name) == letters
+
+
+def test_a_person_keeps_the_colour():
+    def hue(*people):
+        return {p["id"]: p["hue"] for p in presence_state(people)["people"]}["u1"]
+
+    assert hue(Person("u1", "Ann")) == hue(Person("u0", "Bob"), Person("u1", "Annie")) == 2
+
+
+def test_notes_are_a_few_and_a_dismissed_one_stays_away():
+    notes = [Note(n, "info", f"note {n}", ago(0)) for n in range(100)]
+    state = NotesState(MemoryNotes(*notes))
+    assert [line["id"] for line in state()["lines"]] == list(range(99, 99 - SHOWN, -1))
+    assert state()["earlier"] == 100 - SHOWN
+    state.dismiss({"id": 99})
+    assert state()["lines"][0]["id"] == 98
+
+
+def test_the_same_state_is_not_sent_twice():
+    source = MemoryHealth()
+    model = StateModel({"health": HealthState(source)})
+    assert len(model.update()) == 1
+    assert model.update() == []
+    source.report = HealthReport("offline")
+    assert len(model.update()) == 1
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        assert attrs == []
+
+
+def test_the_static_forms_hold_every_hostile_text_as_text():
+    health = MemoryHealth(HealthReport("offline", last_error=HOSTILE, metrics={HOSTILE: HOSTILE}))
+    queue = MemoryQueue(QueuedWrite("1", HOSTILE, "failed", HOSTILE))
+    people = MemoryPresence(Person("1", HOSTILE))
+    notes = MemoryNotes(Note(1, "failed", HOSTILE, ago(0)))
+    widgets = [StatusBar(health, queue, people), NotesWidget(notes), HealthWidget(health)]
+    widgets += [QueueWidget(queue), PresenceWidget(people)]
+    for widget in widgets:
+        bundle = widget._repr_mimebundle_()[0]
+        tags = _Tags()
+        tags.feed(bundle["text/html"])
+        assert "img" not in tags.tags
+        assert tags.tags <= {"p", "b", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+        assert escape(HOSTILE) in bundle["text/html"]
+        widget.close()
+
+
+def test_the_synced_state_holds_nothing_of_what_is_shown():
+    secret = "sb_secret_abc"
+    people = MemoryPresence(Person(secret, secret))
+    widget = StatusBar(MemoryHealth(HealthReport("offline", last_error=secret)), None, people)
+    widget.changed()
+    assert secret not in json.dumps(widget.get_state(), default=str)
+    widget.close()
+
+
+def test_a_closed_widget_listens_no_more():
+    source = MemoryHealth()
+    widget = HealthWidget(source)
+    assert len(source.listeners) == 1
+    widget.close()
+    assert source.listeners == []

@@ -1,0 +1,250 @@
+"""The way to the browser: nothing to nobody, at most so much, and the whole on return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from notebook_rt.widgets.leases import Leases
+from notebook_rt.widgets.lifetime import UNNAMED, Cells
+from notebook_rt.widgets.pump import Pump
+from notebook_rt.widgets.transport import (
+    BEAT,
+    NOTEBOOK_BYTES,
+    NOTEBOOK_RATE,
+    WIDGET_RATE,
+    Budget,
+    Link,
+    Message,
+)
+
+
+class Counter:
+    """A model whose state is a number; ``size`` bytes ride along."""
+
+    def __init__(self, size: int = 0) -> None:
+        self.value = 0
+        self.words: list[Mapping[str, Any]] = []
+        self.gone: list[str] = []
+        self._buffers = (b"x" * size,) if size else ()
+
+    def whole(self, view: str) -> Sequence[Message]:
+        return [Message({"t": "state", "n": self.value}, self._buffers, whole=True, to=view)]
+
+    def update(self) -> Sequence[Message]:
+        return [Message({"t": "state", "n": self.value}, self._buffers)]
+
+    def heard(self, view: str, content: Mapping[str, Any]) -> None:
+        self.words.append(content)
+
+    def left(self, view: str) -> None:
+        self.gone.append(view)
+
+
+def looking(link: Link, view: str = "v", now: float = 0.0) -> list[dict[str, Any]]:
+    link.hear({"view": view, "t": "look"}, now)
+    return [content for content, _ in link.take(now)]
+
+
+def play(link: Link, seconds: float, *, answer: bool = True, step: float = 0.001) -> list[Any]:
+    """A change every millisecond from time 1 on; what was sent."""
+    sent = []
+    for i in range(int(seconds / step)):
+        now = 1 + i * step
+        link.mark()
+        for content, buffers in link.take(now):
+            sent.append((now, content, buffers))
+            if answer:
+                link.hear({"view": "v", "t": "ack", "seq": content["seq"]}, now)
+    return sent
+
+
+def test_nothing_is_sent_to_nobody():
+    link = Link(Counter(), Budget())
+    assert not link.mark()
+    assert link.due(5.0) is None
+    assert link.take(5.0) == []
+
+
+def test_a_view_that_looks_gets_one_whole_state():
+    link = Link(Counter(), Budget())
+    first = looking(link)
+    assert [m["whole"] for m in first] == [True]
+    assert first[0]["to"] == "v"
+    assert link.take(1.0) == []
+
+
+def test_a_view_that_returns_gets_one_whole_state_and_no_backlog():
+    model = Counter()
+    link = Link(model, Budget())
+    looking(link)
+    link.hear({"view": "v", "t": "leave"}, 1.0)
+    assert model.gone == ["v"]
+    for n in range(1000):
+        model.value = n
+        link.mark()
+    assert link.take(2.0) == []
+    link.hear({"view": "v", "t": "look"}, 3.0)
+    back = [content for content, _ in link.take(3.0)]
+    assert back[-1]["whole"]
+    assert back[-1]["n"] == 999
+    assert len(back) == 1
+
+
+def test_a_widget_sends_at_most_thirty_messages_a_second():
+    link = Link(Counter(), Budget())
+    looking(link)
+    sent = play(link, 3.0)
+    assert 0.8 * 3 * WIDGET_RATE <= len(sent) <= 3 * WIDGET_RATE + 1
+
+
+def test_at_most_two_messages_are_on_their_way():
+    link = Link(Counter(), Budget())
+    first = looking(link)
+    link.hear({"view": "v", "t": "ack", "seq": first[0]["seq"]}, 0.5)
+    sent = play(link, 3.0, answer=False)
+    assert len(sent) == 2
+
+
+def test_what_changed_meanwhile_is_sent_after_the_acknowledgement():
+    model = Counter()
+    link = Link(model, Budget())
+    looking(link)
+    play(link, 1.0, answer=False)
+    model.value = 77
+    link.mark()
+    assert link.take(2.5) == []
+    link.hear({"view": "v", "t": "ack", "seq": 99}, 2.6)
+    (content, _), *rest = link.take(2.6)
+    assert content["n"] == 77
+    assert rest == []
+
+
+def test_a_view_that_keeps_silent_is_taken_to_be_gone_and_welcomed_back_with_the_whole():
+    eyes: list[str] = []
+    link = Link(Counter(), Budget(), eyes=eyes.append)
+    looking(link)
+    play(link, 1.0, answer=False)
+    link.mark()
+    assert link.take(20.0) == []
+    assert len(link.leases) == 0
+    assert eyes == ["seen", "unseen"]
+    link.hear({"view": "v", "t": "ack", "seq": 2}, 21.0)
+    assert any(content["whole"] for content, _ in link.take(21.0))
+    assert eyes == ["seen", "unseen", "seen"]
+
+
+def test_a_busy_cell_that_hears_nothing_stops_neither_messages_nor_leases():
+    link = Link(Counter(), Budget())
+    looking(link)
+    link.deaf = True
+    sent = play(link, 10.0, answer=False)
+    assert 150 <= len(sent) <= 201
+    link.deaf = False
+    assert len(link.leases) == 1
+
+
+def test_two_views_each_get_the_whole_and_the_slower_one_sets_the_pace():
+    link = Link(Counter(), Budget())
+    looking(link, "v")
+    assert looking(link, "w", now=0.1)[0]["to"] == "w"
+    sent = play(link, 2.0)  # only v answers
+    assert len(sent) <= 2
+
+
+def test_a_silent_widget_says_that_it_lives():
+    link = Link(Counter(), Budget())
+    link.hear({"view": "v", "t": "ack", "seq": looking(link)[0]["seq"]}, 0.1)
+    assert link.take(BEAT - 1) == []
+    assert [content["t"] for content, _ in link.take(BEAT + 0.1)] == ["beat"]
+
+
+def test_a_notebook_sends_at_most_a_hundred_messages_a_second():
+    budget = Budget()
+    links = [Link(Counter(), budget) for _ in range(20)]
+    for link in links:
+        link.hear({"view": "v", "t": "look"}, 0.0)
+    count = 0
+    for i in range(3000):
+        now = i / 1000
+        for link in links:
+            link.mark()
+            for content, _ in link.take(now):
+                count += 1
+                link.hear({"view": "v", "t": "ack", "seq": content["seq"]}, now)
+    assert count <= 3 * NOTEBOOK_RATE * 1.1 + 20
+
+
+def test_a_notebook_sends_at_most_two_megabytes_a_second():
+    link = Link(Counter(size=400_000), Budget())
+    looking(link)
+    sent = sum(len(buffers[0]) for _, _, buffers in play(link, 5.0))
+    assert sent <= 5 * NOTEBOOK_BYTES + NOTEBOOK_BYTES
+
+
+def test_the_browser_s_network_and_tab_are_told_to_the_session():
+    eyes: list[str] = []
+    link = Link(Counter(), Budget(), eyes=eyes.append)
+    for kind in ("offline", "online", "hidden", "visible"):
+        link.hear({"view": "v", "t": kind}, 0.0)
+    assert eyes == ["offline", "online", "hidden", "visible"]
+
+
+def test_a_word_of_the_user_reaches_the_model_and_is_answered():
+    model = Counter()
+    link = Link(model, Budget())
+    looking(link)
+    link.hear({"view": "v", "t": "retry", "id": "7"}, 1.0)
+    assert model.words == [{"view": "v", "t": "retry", "id": "7"}]
+    assert len(link.take(1.0)) == 1
+
+
+def test_an_acknowledgement_of_what_was_never_sent_counts_for_nothing():
+    leases = Leases()
+    leases.look("v")
+    leases.sent(0.0)
+    leases.acknowledge("v", 10**9, 0.0)
+    assert leases.unacked == 0
+    leases.sent(1.0)
+    assert leases.unacked == 1
+
+
+def test_a_model_that_raises_stops_no_other_widget(caplog):
+    class Broken(Counter):
+        def whole(self, view: str) -> Sequence[Message]:
+            raise ValueError("no")
+
+    time = [0.0]
+    pump = Pump(clock=lambda: time[0])
+    broken, good = Link(Broken(), pump.budget), Link(Counter(), pump.budget)
+    sent: list[Any] = []
+    pump._links = {broken: lambda c, b: None, good: lambda c, b: sent.append(c)}
+    for link in (broken, good):
+        link.hear({"view": "v", "t": "look"}, 0.0)
+        link.mark()
+    pump.step()
+    assert sent
+    assert caplog.text.count("could not be drawn") == 1
+    time[0] = 1.0
+    pump.step()
+    assert caplog.text.count("could not be drawn") == 1
+    time[0] = 10.0
+    pump.step()
+    assert caplog.text.count("could not be drawn") == 2
+
+
+def test_a_cell_run_again_closes_what_it_made_before():
+    cells: Cells[str] = Cells()
+    assert cells.made("a", "cell", "run 1") == []
+    assert cells.made("b", "cell", "run 1") == []
+    assert cells.made("c", "other", "run 2") == []
+    assert cells.made("d", "cell", "run 3") == ["a", "b"]
+    assert len(cells) == 2
+
+
+def test_without_names_of_cells_the_oldest_unseen_go():
+    cells: Cells[int] = Cells(seen=lambda w: w == 0)
+    closed = [old for n in range(3 * UNNAMED) for old in cells.made(n, None, "")]
+    assert len(cells) == UNNAMED
+    assert 0 not in closed
+    assert closed == list(range(1, 2 * UNNAMED + 1))
