@@ -1,1 +1,55 @@
-"""A Supabase project, live inside a notebook."""
+"""A Supabase project live inside a notebook: tables as pandas DataFrames that stay true.
+
+Names are loaded when they are used, so that the import costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from notebook_rt import local
+    from notebook_rt.errors import NotebookRTError
+    from notebook_rt.frame import LiveFrame
+    from notebook_rt.options import Options
+    from notebook_rt.run import run
+    from notebook_rt.session import Session, connect
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "LiveFrame": "notebook_rt.frame",
+    "NotebookRTError": "notebook_rt.errors",
+    "Options": "notebook_rt.options",
+    "Session": "notebook_rt.session",
+    "connect": "notebook_rt.session",
+    "run": "notebook_rt.run",
+}
+_MODULES = ("errors", "local")
+
+__all__ = [
+    "LiveFrame",
+    "NotebookRTError",
+    "Options",
+    "Session",
+    "connect",
+    "errors",
+    "local",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = import_module(f"notebook_rt.{name}")
+    else:
+        raise AttributeError(f"module 'notebook_rt' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

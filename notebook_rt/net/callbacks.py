@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -32,6 +33,8 @@ class Mailbox:
         self.what = what
         self.errors = 0
         self.dropped = 0
+        self.holds: object = None
+        """Kept alive while there is this mailbox."""
         self._size = size
         self._items: deque[tuple[Any, ...]] = deque()
         self._ready = threading.Condition()
@@ -57,6 +60,7 @@ class Mailbox:
         """Forget what waits; nothing is called any more."""
         with self._ready:
             self._closed = True
+            self.holds = None
             self._items.clear()
             self._ready.notify()
 
@@ -80,3 +84,42 @@ class Mailbox:
                 self.errors += 1
                 if self.errors == 1:
                     logger.exception("%s %r raised; it stays subscribed", *self._name())
+
+
+class Subscribers:
+    """The callbacks of one thing, so that a cell that is run again replaces its callback instead of
+    adding it a second time.
+    """
+
+    def __init__(self) -> None:
+        self._removers: dict[object, tuple[int | None, Callable[[], None]]] = {}
+
+    def add(self, fn: Callable[..., Any], remove: Callable[[], None]) -> Callable[[], None]:
+        """Remember ``fn``; gives back how to unsubscribe it."""
+        code = getattr(fn, "__code__", None)
+        cell = _execution_count()
+        place: object = object()
+        if code is not None and cell is not None:
+            # The same lines in another execution: the cell was run again. Within one execution (a
+            # loop that registers lambdas) each is a callback of its own.
+            lines = (code.co_filename, code.co_firstlineno, code.co_qualname, code.co_code)
+            before = self._removers.get(lines)
+            if before is None or before[0] != cell:
+                place = lines
+            if before is not None and before[0] != cell:
+                before[1]()
+        self._removers[place] = (cell, remove)
+
+        def unsubscribe() -> None:
+            if self._removers.get(place) == (cell, remove):
+                del self._removers[place]
+            remove()
+
+        return unsubscribe
+
+
+def _execution_count() -> int | None:
+    """The number of the cell that runs, in a kernel; None elsewhere."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return None if shell is None else getattr(shell, "execution_count", None)

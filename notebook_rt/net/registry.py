@@ -144,7 +144,7 @@ class Registry:
                 if entry.channel is not None:
                     self.socket._remove_channel(entry.channel)
                     entry.channel = None
-                    entry.owner.lost(reason)
+                entry.owner.lost(reason)
         self.carry_out(self.joins.socket(connected, time.monotonic()))
 
     def gap(self, reason: str) -> None:

@@ -7,6 +7,7 @@ by its code and status.
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import time
 import urllib.parse
@@ -61,6 +62,7 @@ class RestClient:
         self.refresh = refresh
         self.requests = 0
         self.bytes_received = 0
+        self._descriptions: dict[str, asyncio.Future[Page]] = {}
         self._http = httpx.AsyncClient(
             base_url=url,
             timeout=httpx.Timeout(options.request_timeout, connect=options.connect_timeout),
@@ -81,6 +83,8 @@ class RestClient:
         NotebookRTError
             By name; ``errors.classify`` says whether trying again can help.
         """
+        if query.describe:
+            return await self.describe(schema)
         headers = {"Prefer": "count=exact"} if query.count else {}
         if query.rpc is None:
             method = "HEAD" if query.head else "GET"
@@ -106,6 +110,21 @@ class RestClient:
             server_time=_date(response.headers.get("date")),
             value=None if isinstance(answer, list) else answer,
         )
+
+    async def describe(self, schema: str) -> Page:
+        """The API's OpenAPI description. Read once for all tables that ask in the same moment."""
+        reading = self._descriptions.get(schema)
+        if reading is None:
+            reading = asyncio.ensure_future(self._describe(schema))
+            self._descriptions[schema] = reading
+            reading.add_done_callback(lambda done: self._descriptions.pop(schema, None))
+        return await asyncio.shield(reading)
+
+    async def _describe(self, schema: str) -> Page:
+        headers = {"Accept": "application/openapi+json, application/json"}
+        response = await self.request("GET", "/rest/v1/", schema=schema, headers=headers)
+        date = _date(response.headers.get("date"))
+        return Page(rows=(), count=None, server_time=date, value=self.decode(response))
 
     async def request(
         self,

@@ -1,0 +1,354 @@
+"""``LiveFrame``: the thin handle on one live table, as the user holds it.
+
+It owns nothing: what it shows is in ``store/``, what keeps it true in ``sync/`` and ``net/``, what
+writes in ``outbox/``. Every call is synchronous and thread-safe; ``await frame.ready()`` works from
+any loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from notebook_rt.errors import ClosedError, WaitTimeoutError
+from notebook_rt.net.callbacks import Mailbox
+from notebook_rt.net.changes import ChangeBatch, changes_df
+from notebook_rt.net.driver import TableDriver
+from notebook_rt.sync.events import Status
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class LiveFrame:
+    """A table of the project as a pandas DataFrame that keeps itself up to date.
+
+    Made by ``Session.table``. As a cell's last line it is the live grid.
+    """
+
+    def __init__(self, driver: TableDriver, release: Callable[[], None], session: object) -> None:
+        self._driver = driver
+        self._release = release
+        self._session = session  # a session lives as long as one of its frames
+        self._removers: list[Callable[[], None]] = []
+        self._closed = False
+
+    def __repr__(self) -> str:
+        driver = self._driver
+        rows = "" if driver.table is None else f", {len(driver.table):,} rows"
+        why = f": {driver.reason}" if self.status in ("error", "polling", "stale") else ""
+        return f"<LiveFrame {driver.spec.table} {self.status}{rows}{why}>"
+
+    # Reading
+
+    @property
+    def name(self) -> str:
+        """The table's name."""
+        return self._driver.spec.table
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """The current snapshot, index = primary key: consistent, never half-applied.
+
+        Two reads with no change between them are the same object. What you do to it never reaches
+        the table. The first read waits for the first data.
+
+        Raises
+        ------
+        NotebookRTError
+            By name, if the table cannot be had (not published, no key, wrong key, ...).
+        """
+        error = self._driver.error
+        if error is not None:
+            raise error
+        found = self._driver.snapshot()
+        if found is None:
+            self.wait()
+            found = self._driver.snapshot()
+            if found is None:
+                raise ClosedError(f'table "{self.name}"')
+        return found
+
+    @property
+    def status(self) -> Status:
+        """``loading``, ``live``, ``polling``, ``stale``, ``closed`` or ``error``."""
+        return "closed" if self._closed else self._driver.status
+
+    @property
+    def reason(self) -> str:
+        """Why the status is what it is."""
+        return self._driver.reason
+
+    @property
+    def version(self) -> int:
+        """Counts up with every change that became visible."""
+        return self._driver.version
+
+    @property
+    def synced_at(self) -> pd.Timestamp | None:
+        """When the table was last known to be the server's (UTC); None before the first data."""
+        return self._driver.synced_at
+
+    def __len__(self) -> int:
+        return len(self.df)
+
+    def get(self, key: Hashable) -> dict[str, Any] | None:
+        """The row of ``key`` (a tuple for a composite key), or None; cheaper than ``df.loc``."""
+        return self._driver.get(key)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The table for polars, DuckDB and pyarrow, key included."""
+        import pyarrow as pa
+
+        return pa.Table.from_pandas(self.df.reset_index()).__arrow_c_stream__(requested_schema)
+
+    # Waiting
+
+    def wait(self, timeout: float | None = None) -> LiveFrame:
+        """Wait for the first data; shows a progress bar where that takes long. Ctrl-C works.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+
+        Raises
+        ------
+        WaitTimeoutError
+            If it did not come in time.
+        NotebookRTError
+            By name, if it will not come.
+        """
+        self._check()
+        thread = self._driver.services.thread
+        future = thread.call(self._driver.wait_ready)
+        until = None if timeout is None else time.monotonic() + timeout
+        with _Bar(self._driver) as bar:
+            while True:
+                step = 0.1 if until is None else min(0.1, max(0.0, until - time.monotonic()))
+                try:
+                    future.result(step)
+                    return self
+                except concurrent.futures.TimeoutError as error:
+                    if future.done():
+                        raise
+                    if until is not None and time.monotonic() >= until:
+                        raise WaitTimeoutError(
+                            f'table "{self.name}" has no data after {timeout:g} s: '
+                            f"{self.status}, {self._driver.reason}"
+                        ) from error
+                bar.show()
+
+    async def ready(self) -> LiveFrame:
+        """Wait for the first data without blocking the caller's loop; raises as ``wait`` does."""
+        self._check()
+        thread = self._driver.services.thread
+
+        async def first() -> concurrent.futures.Future[None]:
+            return self._driver.wait_ready()
+
+        future = await asyncio.wrap_future(thread.submit(first()))
+        await asyncio.wrap_future(future)
+        return self
+
+    def _check(self) -> None:
+        if self._closed:
+            raise ClosedError(f'table "{self.name}"')
+
+    # Listening
+
+    def on_change(self, fn: Callable[[ChangeBatch], Any]) -> Callable[[], None]:
+        """Call ``fn(batch)`` with each batch of changes, in order, on a thread of its own.
+
+        A coroutine function works too. One that raises is logged once and stays. Registering the
+        same function again from the same cell, run again, replaces it.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
+        self._check()
+        driver = self._driver
+        box = Mailbox(fn, driver.services.options.buffer_size, f"{self.name}.on_change")
+        box.holds = self  # who listens keeps the frame, though no variable does
+        thread = driver.services.thread
+        thread.call(driver.listeners.append, box.put)
+
+        def remove() -> None:
+            box.close()
+            thread.post(discard, driver.listeners, box.put)
+
+        unsubscribe = driver.subscribers.add(fn, remove)
+        self._removers.append(unsubscribe)
+        return unsubscribe
+
+    def changes(self, timeout: float | None = None) -> Changes:
+        """Iterate over batches of changes as they come, with ``for`` or ``async for``.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds without a change after which the iteration ends; None: never.
+        """
+        self._check()
+        return Changes(self._driver, timeout)
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """The latest changes: ``at``, ``version``, ``cause``, ``kind``, ``key``, ``old``, ``new``."""
+        driver = self._driver
+        batches = driver.services.thread.call(list, driver.log)
+        return changes_df(batches, driver.services.options.log_size)
+
+    def map(self, fn: Callable[[pd.DataFrame], Any]) -> MappedFrame:
+        """A live view: ``fn(df)``, computed when it is read and the table has changed."""
+        return MappedFrame(self, fn)
+
+    # The end
+
+    def close(self) -> None:
+        """Let go. The last handle on a table ends its subscription; ``df`` keeps the last data."""
+        if not self._closed:
+            self._closed = True
+            for remove in self._removers:
+                remove()
+            self._release()
+
+    def __enter__(self) -> LiveFrame:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Changes:
+    """Batches of changes as an iterator, sync and async; made by ``LiveFrame.changes``."""
+
+    def __init__(self, driver: TableDriver, timeout: float | None) -> None:
+        self._driver = driver
+        self._timeout = timeout
+        self._batches: deque[ChangeBatch] = deque(maxlen=driver.services.options.buffer_size)
+        self._ready = threading.Condition()
+        self._wake: Callable[[], object] | None = None
+        self._over = False
+        thread = driver.services.thread
+        thread.call(driver.listeners.append, self._put)
+        thread.call(driver.status_listeners.append, self._on_status)
+
+    def _put(self, batch: ChangeBatch | None) -> None:
+        with self._ready:
+            if batch is None:
+                self._over = True
+            else:
+                self._batches.append(batch)
+            self._ready.notify_all()
+            if self._wake is not None:
+                self._wake()
+
+    def _on_status(self, status: Status, reason: str) -> None:
+        if status == "closed":
+            self._put(None)
+
+    def __iter__(self) -> Iterator[ChangeBatch]:
+        return self
+
+    def __next__(self) -> ChangeBatch:
+        with self._ready:
+            self._ready.wait_for(lambda: self._batches or self._over, self._timeout)
+            if self._batches:
+                return self._batches.popleft()
+        self.close()
+        raise StopIteration
+
+    def __aiter__(self) -> AsyncIterator[ChangeBatch]:
+        return self
+
+    async def __anext__(self) -> ChangeBatch:
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
+        with self._ready:
+            self._wake = lambda: loop.call_soon_threadsafe(event.set)
+            if self._batches or self._over:
+                event.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), self._timeout)
+        with self._ready:
+            self._wake = None
+            if self._batches:
+                return self._batches.popleft()
+        self.close()
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._over = True
+        thread = self._driver.services.thread
+        thread.post(discard, self._driver.listeners, self._put)
+        thread.post(discard, self._driver.status_listeners, self._on_status)
+
+
+class MappedFrame:
+    """``fn`` of a live table's DataFrame; made by ``LiveFrame.map``."""
+
+    def __init__(self, frame: LiveFrame, fn: Callable[[pd.DataFrame], Any]) -> None:
+        self._frame = frame
+        self._fn = fn
+        self._of: pd.DataFrame | None = None
+        self._value: Any = None
+
+    @property
+    def df(self) -> Any:
+        """``fn(frame.df)``; the same object until the table has changed."""
+        df = self._frame.df
+        if df is not self._of:
+            self._value = self._fn(df)
+            self._of = df
+        return self._value
+
+    def on_change(self, fn: Callable[[Any], Any]) -> Callable[[], None]:
+        """Call ``fn(value)`` with the new value after each batch of changes."""
+        return self._frame.on_change(lambda batch: fn(self.df))
+
+
+class _Bar:
+    """A progress bar for a first snapshot that takes long; silent where nobody looks."""
+
+    def __init__(self, driver: TableDriver) -> None:
+        self._driver = driver
+        self._since = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def show(self) -> None:
+        progress = self._driver.progress
+        late = time.monotonic() - self._since > self._driver.services.options.progress_after
+        if progress is None or not late:
+            return
+        if self._bar is None:
+            from tqdm.auto import tqdm  # type: ignore[import-untyped]  # it ships no types
+
+            # A kernel's stderr is no terminal, but somebody looks at it.
+            silent = None if "ipykernel" not in sys.modules else False
+            self._bar = tqdm(
+                total=progress.total, desc=self._driver.spec.table, unit=" rows", disable=silent
+            )
+        self._bar.total = progress.total
+        self._bar.update(progress.done - self._bar.n)
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def discard(items: list[Any], item: Any) -> None:
+    if item in items:
+        items.remove(item)

@@ -1,0 +1,64 @@
+"""A batch of changes, as ``on_change``, ``changes()`` and ``.log`` give it to the user."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from notebook_rt.sync.rows import RowChange
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeBatch:
+    """Row changes that became visible together.
+
+    Each is a ``RowChange``: ``kind`` (``"insert"``, ``"update"``, ``"delete"``), ``key``, ``old``
+    and ``new`` (whole rows, or None).
+    """
+
+    changes: Sequence[RowChange]
+    cause: str
+    """Why: ``stream``, ``snapshot``, ``reconcile``, ``audit``, ``poll``, ``refetch``, ``refill``,
+    ``edit``."""
+    version: int
+    """The frame's version that shows them."""
+    commit_time: float | None = None
+    """Seconds since the epoch of the latest commit in it, by the server's clock, where known."""
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def __iter__(self) -> Iterator[RowChange]:
+        return iter(self.changes)
+
+    def __getitem__(self, place: int) -> RowChange:
+        return self.changes[place]
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """One row a change: ``at``, ``version``, ``cause``, ``kind``, ``key``, ``old``, ``new``."""
+        return changes_df([self])
+
+
+def changes_df(batches: Iterable[ChangeBatch], last: int | None = None) -> pd.DataFrame:
+    """The changes of ``batches`` as a DataFrame, the ``last`` so many of them."""
+    import pandas as pd
+
+    rows: list[tuple[Any, ...]] = []
+    for batch in batches:
+        at = None
+        if batch.commit_time is not None:
+            at = dt.datetime.fromtimestamp(batch.commit_time, dt.UTC)
+        rows.extend(
+            (at, batch.version, batch.cause, change.kind, change.key, change.old, change.new)
+            for change in batch.changes
+        )
+    names = ["at", "version", "cause", "kind", "key", "old", "new"]
+    frame = pd.DataFrame(rows if last is None else rows[-last:], columns=names)
+    frame["at"] = pd.to_datetime(frame["at"], utc=True)
+    return frame

@@ -1,0 +1,481 @@
+"""One live table's driver: feeds the mirror with what happens, and carries out what it says.
+
+Everything runs on the loop thread; the user's thread reads ``table`` (which has a lock of its own)
+and the plain attributes, and waits with ``wait_ready``. What the socket brings is put into one
+bounded buffer, in order, and taken out in batches, so a burst costs one turn of the loop and not
+one a frame. A full buffer is a gap (promise 3), never a lost change without a word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from notebook_rt.errors import (
+    ClosedError,
+    FilterError,
+    NotebookRTError,
+    NotPublishedError,
+    ProtocolError,
+    ServerError,
+    classify,
+)
+from notebook_rt.net.callbacks import Subscribers
+from notebook_rt.net.changes import ChangeBatch
+from notebook_rt.net.loop import LoopThread
+from notebook_rt.net.registry import Registry
+from notebook_rt.net.rest import RestClient
+from notebook_rt.net.socket import SocketChannel
+from notebook_rt.options import Options
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
+from notebook_rt.store.types import Backend, Schema
+from notebook_rt.sync.events import (
+    AuditNow,
+    Binding,
+    Cancel,
+    Change,
+    Closed,
+    Confirmed,
+    Event,
+    Failed,
+    Fetch,
+    Fetched,
+    FetchFailed,
+    Gap,
+    Joined,
+    Lost,
+    Progress,
+    Published,
+    Ranked,
+    Received,
+    ReceivedMany,
+    Refused,
+    Rejoin,
+    Shown,
+    Status,
+    StatusChanged,
+    Tick,
+    Told,
+    Wake,
+)
+from notebook_rt.sync.health import Metrics
+from notebook_rt.sync.joins import Priority
+from notebook_rt.sync.mirror import Mirror
+from notebook_rt.sync.rows import Rows
+from notebook_rt.sync.spec import TableSpec
+
+logger = logging.getLogger("notebook_rt")
+
+PATIENCE = 4.0
+"""Seconds that a waiting user is kept when nobody answers at the URL, before that is said."""
+
+
+@dataclass(slots=True)
+class Services:
+    """What every table of a session shares."""
+
+    thread: LoopThread
+    rest: RestClient
+    registry: Registry
+    options: Options
+    metrics: Metrics
+    on_contact: Callable[[bool], None]
+    """Told whether a request over HTTP reached the server."""
+    on_note: Callable[[str, str], None]
+    """Told of what is worth a line: kind and text."""
+
+
+@dataclass(slots=True)
+class Waiter:
+    """Somebody waits for the first data."""
+
+    future: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
+    since: float = field(default_factory=time.monotonic)
+
+
+class TableDriver:
+    """One mirrored table: its mirror, its store, its listeners.
+
+    ``topic`` names its channel. Made on any thread; ``start`` begins.
+    """
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        topic: str,
+        services: Services,
+        *,
+        dtype_backend: Backend = None,
+        priority: Priority = "normal",
+    ) -> None:
+        self.spec = spec
+        self.topic = topic
+        self.services = services
+        self.dtype_backend: Backend = dtype_backend
+        self.priority: Priority = priority
+        self.table: Table | None = None
+        """What is shown; None until the first snapshot."""
+        self.schema: Schema | None = None
+        self.status: Status = "loading"
+        self.reason = "not started"
+        self.error: Exception | None = None
+        self.version = 0
+        self.synced_at: pd.Timestamp | None = None
+        self.progress: Progress | None = None
+        self.drifted = False
+        self.last_audit: float | None = None
+        self.log: deque[ChangeBatch] = deque()
+        self.listeners: list[Callable[[ChangeBatch], None]] = []
+        """Called on the loop with each batch; must be quick and must not raise."""
+        self.subscribers = Subscribers()
+        self.status_listeners: list[Callable[[Status, str], None]] = []
+        self.mirror = Mirror(spec, self._make_rows, services.options)
+        self._made: dict[int, Table] = {}
+        self._ordered: Ordered | None = None
+        self._buffer: deque[Event | Change] = deque()
+        self._draining = False
+        self._overflowed = False
+        self._requests: dict[int, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiters: list[Waiter] = []
+        self._joined_registry = False
+        self._network_error: NotebookRTError | None = None
+        self._logged = 0
+        self._started = False
+
+    # For the user's thread
+
+    def snapshot(self) -> pd.DataFrame | None:
+        """The table as it is now; None before the first snapshot."""
+        shown: Table | Ordered | None = self._ordered or self.table
+        return None if shown is None else shown.snapshot()
+
+    # Life
+
+    def start(self) -> None:
+        if not self._started:
+            self._started = True
+            self.mirror.want_changes = True
+            self._feed(Tick())
+
+    def close(self) -> None:
+        """The last user let go."""
+        if self.status == "closed":
+            return
+        self._feed(Closed())
+        self._set_status("closed", "closed")
+        if self._joined_registry:
+            self._joined_registry = False
+            self.services.registry.unwant(self.topic)
+        self._stop_work()
+        self._settle(ClosedError(f'table "{self.spec.table}"'))
+
+    def restart(self) -> None:
+        """Begin anew, after a failure that something (a new token) may have mended."""
+        if self.status == "closed":
+            return
+        self._stop_work()
+        self.error = None
+        self.mirror = Mirror(self.spec, self._make_rows, self.services.options)
+        self.mirror.want_changes = True
+        self._set_status("loading", "starting again")
+        self._feed(Tick())
+
+    def audit(self) -> None:
+        self._feed(AuditNow())
+
+    def _stop_work(self) -> None:
+        for task in self._requests.values():
+            task.cancel()
+        self._requests.clear()
+        self._buffer.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def wait_ready(self) -> concurrent.futures.Future[None]:
+        """A future of the first data; fails with the named error where none will come."""
+        waiter = Waiter()
+        if self.error is not None:
+            waiter.future.set_exception(self.error)
+        elif self.table is not None or self.status == "closed":
+            waiter.future.set_result(None)
+        else:
+            self._waiters.append(waiter)
+            asyncio.get_running_loop().call_later(PATIENCE, self._lose_patience)
+        return waiter.future
+
+    def _settle(self, error: Exception | None) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if waiter.future.set_running_or_notify_cancel():
+                if error is None:
+                    waiter.future.set_result(None)
+                else:
+                    waiter.future.set_exception(error)
+
+    def _lose_patience(self) -> None:
+        """Nobody answers at the URL: say so to who waits, and go on trying."""
+        if self._network_error is None or not self._waiters:
+            return
+        since = time.monotonic() - PATIENCE
+        patient = [waiter for waiter in self._waiters if waiter.since > since]
+        self._waiters = [waiter for waiter in self._waiters if waiter.since <= since]
+        self._settle(self._network_error)
+        self._waiters = patient
+
+    # What the channel tells (registry.Owner)
+
+    def config(self) -> Mapping[str, Any]:
+        return {
+            "broadcast": {"ack": False, "self": False},
+            "presence": {"key": "", "enabled": False},
+            "private": False,
+        }
+
+    def bindings(self) -> tuple[Binding, ...]:
+        return self.mirror.bindings
+
+    def joined(self, channel: SocketChannel) -> None:
+        self._enqueue(Joined())
+
+    def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
+        if error is not None:
+            self._enqueue(Refused(error, final=False))
+        self._enqueue(Lost(reason))
+
+    def evicted(self) -> None:
+        self._enqueue(Lost("every channel is taken by something more important"))
+
+    def change(self, change: Change | None) -> None:
+        if len(self._buffer) >= self.services.options.buffer_size:
+            if not self._overflowed:
+                self._overflowed = True
+                self._buffer.clear()
+                self._enqueue(Gap("changes came faster than they could be applied"))
+            return
+        self._enqueue(Gap("a change of an unknown kind") if change is None else change)
+
+    def system(self, payload: Mapping[str, Any]) -> None:
+        message = str(payload.get("message", ""))
+        if payload.get("extension") != "postgres_changes":
+            self.services.metrics.last_error = message
+        elif payload.get("status") == "ok":
+            self._enqueue(Confirmed())
+        else:
+            error, final = self._refusal(message)
+            self._enqueue(Refused(error, final))
+
+    def broadcast(self, payload: Mapping[str, Any]) -> None:
+        pass
+
+    def presence(self, event: str, payload: Mapping[str, Any]) -> None:
+        pass
+
+    def gap(self, reason: str) -> None:
+        self._enqueue(Gap(reason))
+
+    def _refusal(self, message: str) -> tuple[NotebookRTError, bool]:
+        """The server says why only in words (WIRE.md, "Joining"); these are its own."""
+        spec = self.spec
+        if "Please check Realtime is enabled for the given connect parameters" in message:
+            return NotPublishedError(spec.schema, spec.table), True
+        if "invalid column for filter" in message or message.startswith("Error parsing `filter`"):
+            return FilterError(
+                f'table "{spec.table}": Realtime refuses the filter: {message}'
+            ), True
+        return ServerError(f'streaming table "{spec.table}"', 500, message), False
+
+    # The buffer
+
+    def _enqueue(self, item: Event | Change) -> None:
+        self._buffer.append(item)
+        if not self._draining:
+            self._draining = True
+            asyncio.get_running_loop().call_soon(self._drain)
+
+    def _drain(self) -> None:
+        """Feed one batch of what came, in order; then let the loop look at the rest of the world."""
+        buffer = self._buffer
+        budget = self.services.options.batch_size
+        changes: list[Change] = []
+        while buffer and budget:
+            budget -= 1
+            item = buffer.popleft()
+            if isinstance(item, Change):
+                changes.append(item)
+                continue
+            self._feed_changes(changes)
+            changes = []
+            self._feed(item)
+        self._feed_changes(changes)
+        if buffer:
+            asyncio.get_running_loop().call_soon(self._drain)
+        else:
+            self._draining = self._overflowed = False
+
+    def _feed_changes(self, changes: list[Change]) -> None:
+        if changes:
+            self._feed(Received(changes[0]) if len(changes) == 1 else ReceivedMany(changes))
+
+    # Feeding the mirror and carrying out
+
+    def _feed(self, event: Event) -> None:
+        try:
+            effects = self.mirror.handle(event, time.monotonic())
+        except Exception as error:
+            if isinstance(event, Gap):
+                logger.exception('table "%s": the mirror cannot go on', self.spec.table)
+                self._fail(ProtocolError(f'table "{self.spec.table}": {error!r}'))
+                return
+            logger.exception('table "%s": %s', self.spec.table, type(event).__name__)
+            self._feed(Gap(f"an exception while applying: {error!r}"))
+            return
+        for effect in effects:
+            match effect:
+                case Published():
+                    self._published(effect)
+                case Fetch(request, _):
+                    name = f"read {self.spec.table}"
+                    self._requests[request] = self.services.thread.spawn(self._fetch(effect), name)
+                case Cancel(request):
+                    if task := self._requests.pop(request, None):
+                        task.cancel()
+                case Shown(rows, schema):
+                    self._show(rows, schema)
+                case Ranked(keys):
+                    if self._ordered is not None:
+                        self._ordered.rank(keys)
+                case StatusChanged(status, reason):
+                    self._set_status(status, reason)
+                case Failed():
+                    self._fail(effect.error)
+                case Wake(at):
+                    self._wake(at)
+                case Rejoin(_):
+                    self._rejoin()
+                case Progress():
+                    self.progress = effect
+                case Told(what, detail):
+                    self._told(what, detail)
+
+    async def _fetch(self, effect: Fetch) -> None:
+        spec, services = self.spec, self.services
+        event: Event
+        try:
+            exact = self.spec.numeric == "decimal"
+            page = await services.rest.fetch(
+                spec.schema, spec.table, effect.query, exact_numbers=exact
+            )
+        except NotebookRTError as error:
+            kind = classify(error)
+            services.metrics.last_error = str(error)
+            network = kind.kind == "network"
+            services.on_contact(not network)
+            if network and self.table is None:
+                self._network_error = error
+                self._lose_patience()
+            event = FetchFailed(effect.request, error, kind.wait)
+        else:
+            self._network_error = None
+            services.on_contact(True)
+            event = Fetched(effect.request, page)
+        if self._requests.pop(effect.request, None) is not None:
+            # Through the buffer: what the socket brought before the answer comes before it.
+            self._enqueue(event)
+
+    def _make_rows(self, schema: Schema) -> Rows:
+        table = Table(schema, self.dtype_backend)
+        self._made[id(table)] = table
+        return table
+
+    def _show(self, rows: Rows, schema: Schema) -> None:
+        table = self._made[id(rows)]
+        self._made = {id(rows): table}
+        self.schema = schema
+        self._ordered = None
+        if self.spec.order or self.spec.limit is not None:
+            self._ordered = table.ordered(self.spec.order, self.spec.limit)
+        self.table = table
+
+    def _published(self, effect: Published) -> None:
+        self.version += 1
+        self.progress = None
+        self.synced_at = pd.Timestamp.now("UTC")
+        metrics = self.services.metrics
+        metrics.applied(len(effect.changes), time.monotonic())
+        if effect.cause == "stream" and effect.commit_time is not None:
+            metrics.lag.add(max(0.0, time.time() - effect.commit_time))
+        if effect.changes:
+            batch = ChangeBatch(effect.changes, effect.cause, self.version, effect.commit_time)
+            self._keep(batch)
+            for listener in tuple(self.listeners):
+                listener(batch)
+        if self._waiters:
+            self._settle(None)
+
+    def _keep(self, batch: ChangeBatch) -> None:
+        """The log: bounded by changes, not by batches."""
+        if batch.cause == "snapshot":
+            return
+        self.log.append(batch)
+        self._logged += len(batch)
+        while self._logged - len(self.log[0]) >= self.services.options.log_size:
+            self._logged -= len(self.log.popleft())
+
+    def _set_status(self, status: Status, reason: str) -> None:
+        before, self.status, self.reason = self.status, status, reason
+        if status != before:
+            for listener in tuple(self.status_listeners):
+                listener(status, reason)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        self.services.metrics.last_error = str(error)
+        self._set_status("error", str(error))
+        self._settle(error)
+
+    def _wake(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0.0, at - time.monotonic()), self._enqueue, Tick())
+
+    def _rejoin(self) -> None:
+        if self._joined_registry:
+            self.services.registry.again(self.topic)
+        elif self.mirror.bindings:
+            self._joined_registry = True
+            self.services.registry.want(self.topic, self, self.priority)
+
+    def _told(self, what: str, detail: Mapping[str, Any]) -> None:
+        metrics = self.services.metrics
+        match what:
+            case "gap":
+                metrics.gaps += 1
+            case "reconciled":
+                metrics.reconciliations += 1
+                self.synced_at = pd.Timestamp.now("UTC")
+            case "audit":
+                metrics.audits += 1
+                self.last_audit = time.monotonic()
+                self.synced_at = pd.Timestamp.now("UTC")
+                self.drifted = bool(detail.get("drift", False))
+            case "drift":
+                metrics.drift += int(detail.get("rows", 1))
+                self.drifted = True
+                self.services.on_note("info", f'table "{self.spec.table}": drift repaired')
+            case _:
+                pass
+
+    def get(self, key: Hashable) -> dict[str, Any] | None:
+        return None if self.table is None else self.table.get(key)

@@ -1,0 +1,268 @@
+"""Everything live of one project and login: REST, the connection, the tables, the token.
+
+A ``Session`` is the user's handle on a ``Project``. The project runs on the loop thread and is held
+by its own timers, the handle is not: when the last handle (session or frame) is gone, because a
+cell was run again, the project closes. All methods are called on the loop, unless they say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from notebook_rt.errors import AuthError, NotebookRTError, UnreachableError
+from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.driver import Services, TableDriver
+from notebook_rt.net.loop import LoopThread
+from notebook_rt.net.rest import RestClient
+from notebook_rt.net.supervisor import Connection
+from notebook_rt.options import Options
+from notebook_rt.store.types import Backend
+from notebook_rt.sync.health import Facts, Health, Metrics, TableFacts, health
+from notebook_rt.sync.joins import Priority
+from notebook_rt.sync.spec import TableSpec
+from notebook_rt.sync.supervisor import State
+
+Token = str | Callable[[], "str | Awaitable[str]"] | None
+"""An access token, or a function that gives a fresh one (called again when it ends)."""
+
+
+class Project:
+    """See the module."""
+
+    def __init__(
+        self, url: str, credentials: Credentials, options: Options, thread: LoopThread
+    ) -> None:
+        self.url = url
+        self.credentials = credentials
+        self.options = options
+        self.thread = thread
+        self.counters = Metrics()
+        self.closed = False
+        self.reachable = True
+        self.tables: dict[object, TableDriver] = {}
+        self.state_listeners: list[Callable[[State, str], None]] = []
+        """Called with each new state and why; must be quick."""
+        self.note_listeners: list[Callable[[str, str], None]] = []
+        """Called with what is worth a line: its kind and text."""
+        self._users: dict[object, int] = {}
+        self._auth: Any = None
+        self._token_source: Callable[[], str | Awaitable[str]] | None = None
+        self._refresh_timer: asyncio.TimerHandle | None = None
+        self.rest = RestClient(url, credentials, options, self._refresh)
+        self.connection = Connection(
+            url,
+            credentials,
+            options,
+            thread,
+            self._refresh,
+            self._on_state,
+            self.counters.latency.add,
+        )
+        self.services = Services(
+            thread=thread,
+            rest=self.rest,
+            registry=self.connection.registry,
+            options=options,
+            metrics=self.counters,
+            on_contact=self._on_contact,
+            on_note=self.note,
+        )
+        thread.at_exit[id(self)] = self.aclose
+        self._plan_refresh()
+        self.connection.start()
+
+    @property
+    def state(self) -> State:
+        return "disconnected" if self.closed else self.connection.state
+
+    # Tables
+
+    def table(
+        self, spec: TableSpec, dtype_backend: Backend, priority: Priority
+    ) -> tuple[object, TableDriver]:
+        """The one driver of this view of a table, and what to give back to ``let_go``."""
+        shared_as = (spec, dtype_backend)
+        driver = self.tables.get(shared_as)
+        if driver is None:
+            topic = _topic(spec, dtype_backend)
+            driver = TableDriver(
+                spec, topic, self.services, dtype_backend=dtype_backend, priority=priority
+            )
+            if spec.numeric == "decimal":
+                self.connection.socket.exact_numbers = True
+            self.tables[shared_as] = driver
+            driver.start()
+        self._users[shared_as] = self._users.get(shared_as, 0) + 1
+        return shared_as, driver
+
+    def let_go(self, shared_as: object) -> None:
+        """One user less; the last ends the subscription."""
+        if shared_as not in self._users:
+            return
+        self._users[shared_as] -= 1
+        if self._users[shared_as] == 0:
+            del self._users[shared_as]
+            self.tables.pop(shared_as).close()
+
+    # How it goes
+
+    def health(self) -> Health:
+        """From any thread."""
+        registry, options = self.connection.registry, self.options
+        states = list(registry.channels().values())
+        facts = Facts(
+            state=self.state,
+            reason=self.connection.machine.reason,
+            silent_for=time.monotonic() - self.connection.socket.last_frame_at,
+            latency=self.counters.latency.latest,
+            reachable=self.reachable,
+            unjoined=sum(state in ("out", "joining") for state in states),
+            tables=[
+                TableFacts(driver.spec.table, driver.status, driver.drifted)
+                for driver in list(self.tables.values())
+            ],
+            closed=self.closed,
+        )
+        verdict, reason = health(
+            facts,
+            slow_ms=options.slow_ms,
+            stale_after=options.stale_after,
+            poll_interval=options.poll_interval,
+        )
+        latest = self.counters.latency.latest
+        return Health(verdict, reason, None if latest is None else 1000 * latest, self.metrics())
+
+    def metrics(self) -> dict[str, Any]:
+        """From any thread."""
+        socket = self.connection.socket
+        return {
+            "state": self.state,
+            "messages": socket.frames,
+            "bytes": socket.bytes_received + self.rest.bytes_received,
+            "requests": self.rest.requests,
+            "channels": len(self.connection.registry.channels()),
+            "tables": len(self.tables),
+            **self.counters.as_dict(time.monotonic()),
+        }
+
+    def note(self, kind: str, text: str) -> None:
+        for listener in tuple(self.note_listeners):
+            listener(kind, text)
+
+    def _on_state(self, state: State, reason: str) -> None:
+        self.counters.state(state, reason, time.monotonic())
+        for listener in tuple(self.state_listeners):
+            listener(state, reason)
+
+    def _on_contact(self, reached: bool) -> None:
+        """A request that succeeds after one that failed says that the network is back."""
+        if reached and not self.reachable:
+            self.connection.retry("network")
+        self.reachable = reached
+
+    # Who we are
+
+    async def sign_in(self, credentials: Mapping[str, Any]) -> Mapping[str, Any]:
+        from supabase_auth import AsyncGoTrueClient
+        from supabase_auth.errors import AuthApiError, AuthRetryableError
+
+        if self._auth is None:
+            self._auth = AsyncGoTrueClient(
+                url=f"{self.url}/auth/v1",
+                headers=self.credentials.headers(),
+                auto_refresh_token=False,
+                persist_session=False,
+            )
+        try:
+            answer = await self._auth.sign_in_with_password(dict(credentials))
+        except AuthApiError as error:
+            raise AuthError("login", self.url, error.message) from error
+        except AuthRetryableError as error:
+            raise UnreachableError(self.url, error.message) from error
+        if answer.session is None:
+            raise AuthError("login", self.url, "the server gave no session")
+        self._token_source = None
+        await self._new_token(answer.session.access_token)
+        user: Mapping[str, Any] = answer.session.user.model_dump()
+        return user
+
+    async def set_auth(self, token: Token) -> None:
+        self._auth = None
+        self._token_source = token if callable(token) else None
+        await self._new_token(await _ask(token) if callable(token) else token)
+
+    async def _new_token(self, token: str | None) -> None:
+        before = self.credentials.access_token
+        await self.connection.set_token(token)
+        self._plan_refresh()
+        for driver in list(self.tables.values()):
+            if isinstance(driver.error, NotebookRTError):
+                driver.restart()
+            elif token != before:
+                driver.gap("another login")
+
+    async def _refresh(self) -> bool:
+        """Get a new access token; False: there is nobody to ask."""
+        try:
+            if self._auth is not None:
+                answer = await self._auth.refresh_session()
+                token = None if answer.session is None else answer.session.access_token
+            elif callable(self._token_source):
+                token = await _ask(self._token_source)
+            else:
+                return False
+        except Exception as error:  # supabase_auth and the user's function raise what they like
+            self.counters.last_error = f"the access token could not be refreshed: {error}"
+            return False
+        if token is None or token == self.credentials.access_token:
+            return False
+        self.credentials.access_token = token
+        await self.connection.registry.push_token(token)
+        self._plan_refresh()
+        return True
+
+    def _plan_refresh(self) -> None:
+        if self._refresh_timer is not None:
+            self._refresh_timer.cancel()
+        expires_at = self.credentials.expires_at
+        if expires_at is None or (self._auth is None and self._token_source is None):
+            return
+        delay = max(1.0, expires_at - time.time() - self.options.token_margin)
+        loop = asyncio.get_running_loop()
+        self._refresh_timer = loop.call_later(delay, self._refresh_now)
+
+    def _refresh_now(self) -> None:
+        self.thread.spawn(self._refresh(), "refresh the token")
+
+    # The end
+
+    async def aclose(self) -> None:
+        """Leave every channel, close the socket, stop every timer."""
+        if self.closed:
+            return
+        self.closed = True
+        self.thread.at_exit.pop(id(self), None)
+        for driver in list(self.tables.values()):
+            driver.close()
+        self.tables.clear()
+        self._users.clear()
+        if self._refresh_timer is not None:
+            self._refresh_timer.cancel()
+        await self.connection.stop()
+        await self.rest.aclose()
+
+
+async def _ask(source: Callable[[], str | Awaitable[str]]) -> str:
+    token = source()
+    return await token if inspect.isawaitable(token) else token
+
+
+def _topic(spec: TableSpec, dtype_backend: Backend) -> str:
+    """A channel name of its own for each view of a table; the same on every run."""
+    digest = hashlib.sha256(repr((spec, dtype_backend)).encode()).hexdigest()[:12]
+    return f"notebook_rt:{spec.schema}.{spec.table}:{digest}"
