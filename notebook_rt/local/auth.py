@@ -1,0 +1,542 @@
+"""`/auth/v1`: users with a password, and the tokens they are known by.
+
+In: what an unmodified Supabase client sends. Out: sessions (a short-lived access token, a refresh
+token that works once), users, and errors in the form of GoTrue, the server that a project has
+here. An address needs no confirmation: nothing is mailed from one machine. What is left out
+(phones, links, providers, second factors) answers 501 with its name.
+
+Passwords are kept as scrypt hashes in `auth.users`, beside sessions and refresh tokens, in the
+tables that `sql/2_auth.sql` makes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from aiohttp import web
+
+from .context import Context, TokenError, sign
+from .rest.request import GatewayError, gateway
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+Json = dict[str, Any]
+
+_API_VERSION = "X-Supabase-Api-Version"
+_SHORTEST_PASSWORD = 6
+
+# A user as GoTrue tells it.
+_USER = """json_build_object(
+    'id', id, 'aud', aud, 'role', role, 'email', coalesce(email, ''), 'phone', coalesce(phone, ''),
+    'email_confirmed_at', email_confirmed_at, 'confirmed_at', email_confirmed_at,
+    'last_sign_in_at', last_sign_in_at, 'app_metadata', raw_app_meta_data,
+    'user_metadata', raw_user_meta_data, 'created_at', created_at, 'updated_at', updated_at,
+    'is_anonymous', is_anonymous,
+    'identities', case when email is null then '[]'::json else json_build_array(json_build_object(
+        'identity_id', id, 'id', id, 'user_id', id, 'provider', 'email', 'email', email,
+        'identity_data', json_build_object('sub', id, 'email', email, 'email_verified', true),
+        'last_sign_in_at', last_sign_in_at, 'created_at', created_at, 'updated_at', updated_at))
+    end)"""
+
+
+class AuthError(Exception):
+    """A refusal: HTTP status, GoTrue's error code, and words for people."""
+
+    def __init__(self, status: int, code: str, message: str, **more: Any) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.more = more
+
+
+def add_routes(app: web.Application, context: Context) -> None:
+    """Serve `/auth/v1` in an application."""
+    auth = _Auth(context)
+    routes: list[tuple[str, str, Handler]] = [
+        ("GET", "health", auth.health),
+        ("GET", "settings", auth.settings),
+        ("GET", ".well-known/jwks.json", auth.jwks),
+        ("POST", "signup", auth.sign_up),
+        ("POST", "token", auth.token),
+        ("POST", "logout", auth.sign_out),
+        ("GET", "user", auth.get_user),
+        ("PUT", "user", auth.update_user),
+        ("GET", "admin/users", auth.admin_list),
+        ("POST", "admin/users", auth.admin_create),
+        ("GET", "admin/users/{id}", auth.admin_get),
+        ("PUT", "admin/users/{id}", auth.admin_update),
+        ("DELETE", "admin/users/{id}", auth.admin_delete),
+        ("*", "{rest:.*}", auth.elsewhere),
+    ]
+    for method, path, handler in routes:
+        app.router.add_route(method, f"/auth/v1/{path}", _answering(handler))
+
+
+def _answering(handler: Handler) -> Handler:
+    """Refusals in the form that the client's API version reads."""
+
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            return await handler(request)
+        except GatewayError as error:
+            return web.json_response(error.body, status=401)
+        except AuthError as error:
+            if request.headers.get(_API_VERSION, "") >= "2024-01-01":
+                body: Json = {"code": error.code, "message": error.message, **error.more}
+                headers = {_API_VERSION: "2024-01-01"}
+            else:
+                body = {"code": error.status, "error_code": error.code, "msg": error.message}
+                body |= error.more
+                headers = {}
+            return web.json_response(body, status=error.status, headers=headers)
+
+    return answer
+
+
+def not_supported(feature: str) -> AuthError:
+    return AuthError(501, "not_implemented", f"{feature}: not supported by the local stack")
+
+
+@dataclass(frozen=True, slots=True)
+class _Attributes:
+    """What a body says of a user; None is not said."""
+
+    email: str | None
+    password: str | None
+    user_metadata: Json | None
+    app_metadata: Json | None = None
+    role: str | None = None
+
+
+class _Auth:
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    async def fetch(self, sql: str, *values: object) -> Json | None:
+        """The JSON object in the first column of the first row."""
+        async with self.context.pool.connection() as connection:
+            cursor = await connection.execute(sql.encode(), values)
+            row = await cursor.fetchone() if cursor.description else None
+        found: Json | None = None if row is None else row[0]
+        return found
+
+    # -- signing up and in -------------------------------------------------------------------
+
+    async def sign_up(self, request: web.Request) -> web.Response:
+        gateway(request, self.context)
+        body = await _json(request)
+        given = _attributes(body, metadata="data")
+        if given.email is None and given.password is None:
+            user = await self.create(given, anonymous=True)
+            return await self.session(request, user, "anonymous")
+        if given.email is None or given.password is None:
+            raise AuthError(400, "validation_failed", "Signup requires a valid email and password")
+        try:
+            user = await self.create(given)
+        except psycopg.errors.UniqueViolation as error:
+            raise AuthError(422, "user_already_exists", "User already registered") from error
+        return await self.session(request, user, "password")
+
+    async def create(
+        self, given: _Attributes, *, anonymous: bool = False, id: str | None = None
+    ) -> Json:
+        provider = {} if anonymous else {"provider": "email", "providers": ["email"]}
+        metadata = given.user_metadata or {}
+        if not anonymous:
+            metadata = {"email": given.email, "email_verified": True, **metadata}
+        user = await self.fetch(
+            "insert into auth.users (id, email, encrypted_password, email_confirmed_at, role,"
+            " raw_app_meta_data, raw_user_meta_data, is_anonymous)"
+            " values (coalesce(%s::uuid, gen_random_uuid()), %s, %s,"
+            " case when %s then null else now() end, coalesce(%s, 'authenticated'), %s, %s, %s)"
+            f" returning {_USER}",
+            id,
+            given.email,
+            None if given.password is None else await _hashed(given.password),
+            anonymous,
+            given.role,
+            json.dumps(provider | (given.app_metadata or {})),
+            json.dumps(metadata),
+            anonymous,
+        )
+        assert user is not None
+        return user
+
+    async def token(self, request: web.Request) -> web.Response:
+        gateway(request, self.context)
+        grant = request.query.get("grant_type", "")
+        if grant == "password":
+            return await self.by_password(request)
+        if grant == "refresh_token":
+            return await self.by_refresh_token(request)
+        if grant in ("pkce", "id_token", "web3"):
+            raise not_supported(f"grant_type={grant}")
+        raise AuthError(400, "validation_failed", f"unsupported_grant_type: {grant}")
+
+    async def by_password(self, request: web.Request) -> web.Response:
+        body = await _json(request)
+        email, password = _email(body.get("email")), body.get("password")
+        wrong = AuthError(400, "invalid_credentials", "Invalid login credentials")
+        if email is None or not isinstance(password, str):
+            raise not_supported("sign-in by phone") if body.get("phone") else wrong
+        found = await self.fetch(
+            f"select json_build_object('user', {_USER}, 'hash', encrypted_password)"
+            " from auth.users where lower(email) = %s and deleted_at is null",
+            email,
+        )
+        if found is None or not await _matches(password, found["hash"]):
+            raise wrong
+        return await self.session(request, found["user"], "password")
+
+    async def session(self, request: web.Request, user: Json, method: str) -> web.Response:
+        """A new session of a user who has just shown who it is."""
+        opened = await self.fetch(
+            "with _s as (insert into auth.sessions (user_id) values (%s) returning id)"
+            " update auth.users set last_sign_in_at = now() from _s where auth.users.id = %s"
+            " returning json_build_object('id', _s.id, 'last_sign_in_at', last_sign_in_at)",
+            user["id"],
+            user["id"],
+        )
+        assert opened is not None
+        user["last_sign_in_at"] = opened["last_sign_in_at"]
+        return await self.tokens(request, user, opened["id"], method)
+
+    async def tokens(
+        self, request: web.Request, user: Json, session: str, method: str, parent: str | None = None
+    ) -> web.Response:
+        refresh = secrets.token_urlsafe(16)
+        await self.fetch(
+            "insert into auth.refresh_tokens (token, user_id, session_id, parent)"
+            " values (%s, %s, %s, %s)",
+            refresh,
+            user["id"],
+            session,
+            parent,
+        )
+        now, ttl = int(time.time()), self.context.options.jwt_ttl
+        claims = {
+            "iss": f"{request.url.origin()}/auth/v1",
+            "sub": user["id"],
+            "aud": user["aud"],
+            "role": user["role"],
+            "email": user["email"],
+            "phone": user["phone"],
+            "app_metadata": user["app_metadata"],
+            "user_metadata": user["user_metadata"],
+            "aal": "aal1",
+            "amr": [{"method": method, "timestamp": now}],
+            "session_id": session,
+            "is_anonymous": user["is_anonymous"],
+        }
+        return web.json_response(
+            {
+                "access_token": sign(self.context.jwt_secret, claims, ttl),
+                "token_type": "bearer",
+                "expires_in": ttl,
+                "expires_at": now + ttl,
+                "refresh_token": refresh,
+                "user": user,
+            }
+        )
+
+    async def by_refresh_token(self, request: web.Request) -> web.Response:
+        """A refresh token works once; used again, it was stolen: its session ends."""
+        old = (await _json(request)).get("refresh_token")
+        if not isinstance(old, str) or "\0" in old:
+            raise AuthError(400, "validation_failed", "refresh_token required")
+        found = await self.fetch(
+            "with _t as (update auth.refresh_tokens set revoked = true, updated_at = now()"
+            " where token = %s and not revoked returning user_id, session_id)"
+            f" select json_build_object('user', {_USER}, 'session', _t.session_id)"
+            " from _t join auth.users on auth.users.id = _t.user_id",
+            old,
+        )
+        if found is not None:
+            return await self.tokens(request, found["user"], found["session"], "password", old)
+        ended = await self.fetch(
+            "delete from auth.sessions using auth.refresh_tokens t"
+            " where t.token = %s and t.session_id = auth.sessions.id"
+            " returning to_json(auth.sessions.id)",
+            old,
+        )
+        if ended is None:
+            raise AuthError(
+                400,
+                "refresh_token_not_found",
+                "Invalid Refresh Token: Refresh Token Not Found",
+            )
+        raise AuthError(400, "refresh_token_already_used", "Invalid Refresh Token: Already Used")
+
+    # -- the user signed in ------------------------------------------------------------------
+
+    def claims(self, request: web.Request) -> Json:
+        try:
+            return self.context.verify(gateway(request, self.context))
+        except TokenError as error:
+            message = f"invalid JWT: unable to parse or verify signature, {error.reason}"
+            raise AuthError(403, "bad_jwt", message) from error
+
+    async def me(self, request: web.Request) -> tuple[Json, Json]:
+        """The claims and the user of the access token."""
+        claims = self.claims(request)
+        user = None
+        if not _is_uuid(claims.get("sub")):
+            raise AuthError(403, "bad_jwt", "invalid claim: missing sub claim")
+        user = await self.fetch(f"select {_USER} from auth.users where id = %s", claims["sub"])
+        if user is None:
+            raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
+        session = claims.get("session_id")
+        if session is not None:
+            open_ = _is_uuid(session) and await self.fetch(
+                "select to_json(id) from auth.sessions where id = %s", session
+            )
+            if not open_:
+                message = "Session from session_id claim in JWT does not exist"
+                raise AuthError(403, "session_not_found", message)
+        return claims, user
+
+    async def get_user(self, request: web.Request) -> web.Response:
+        return web.json_response((await self.me(request))[1])
+
+    async def update_user(self, request: web.Request) -> web.Response:
+        _, user = await self.me(request)
+        given = _attributes(await _json(request), metadata="data")
+        return web.json_response(await self.change(user, given))
+
+    async def sign_out(self, request: web.Request) -> web.Response:
+        claims, user = await self.me(request)
+        session = claims.get("session_id")
+        scope = request.query.get("scope", "global")
+        if scope not in ("global", "local", "others"):
+            raise AuthError(400, "validation_failed", f"Unsupported logout scope: {scope}")
+        which = {"local": " and id = %s", "others": " and id <> %s"}.get(scope, "")
+        values = (user["id"], session) if which else (user["id"],)
+        await self.fetch(f"delete from auth.sessions where user_id = %s{which}", *values)
+        return web.Response(status=204)
+
+    async def change(self, user: Json, given: _Attributes) -> Json:
+        """The user with what was given; a metadata key set to null goes."""
+        try:
+            changed = await self.fetch(
+                "update auth.users set email = coalesce(%s, email),"
+                " encrypted_password = coalesce(%s, encrypted_password),"
+                " role = coalesce(%s, role), raw_user_meta_data = %s, raw_app_meta_data = %s,"
+                " is_anonymous = is_anonymous and %s::text is null,"
+                " email_confirmed_at = case when %s::text is null then email_confirmed_at"
+                " else coalesce(email_confirmed_at, now()) end, updated_at = now()"
+                f" where id = %s returning {_USER}",
+                given.email,
+                None if given.password is None else await _hashed(given.password),
+                given.role,
+                json.dumps(_merged(user["user_metadata"], given.user_metadata)),
+                json.dumps(_merged(user["app_metadata"], given.app_metadata)),
+                given.email,
+                given.email,
+                user["id"],
+            )
+        except psycopg.errors.UniqueViolation as error:
+            message = "A user with this email address has already been registered"
+            raise AuthError(422, "email_exists", message) from error
+        if changed is None:
+            raise AuthError(404, "user_not_found", "User not found")
+        return changed
+
+    # -- all users, for the service role -----------------------------------------------------
+
+    def admin(self, request: web.Request) -> None:
+        if self.claims(request).get("role") not in ("service_role", "supabase_admin"):
+            raise AuthError(403, "not_admin", "User not allowed")
+
+    async def one(self, request: web.Request) -> Json:
+        self.admin(request)
+        id = request.match_info["id"]
+        if not _is_uuid(id):
+            raise AuthError(404, "validation_failed", "user_id must be an UUID")
+        user = await self.fetch(f"select {_USER} from auth.users where id = %s", id)
+        if user is None:
+            raise AuthError(404, "user_not_found", "User not found")
+        return user
+
+    async def admin_list(self, request: web.Request) -> web.Response:
+        self.admin(request)
+        page = _positive(request.query.get("page"), 1)
+        size = _positive(request.query.get("per_page"), 50)
+        found = await self.fetch(
+            "select json_build_object('total', (select count(*) from auth.users), 'users',"
+            f" (select coalesce(json_agg({_USER}), '[]') from (select * from auth.users"
+            " order by created_at desc, id limit %s offset %s) _u))",
+            size,
+            size * (page - 1),
+        )
+        assert found is not None
+        return web.json_response(
+            {"users": found["users"], "aud": "authenticated"},
+            headers={"X-Total-Count": str(found["total"])},
+        )
+
+    async def admin_create(self, request: web.Request) -> web.Response:
+        self.admin(request)
+        body = await _json(request)
+        given = _attributes(body, metadata="user_metadata", trusted=True)
+        if given.email is None:
+            raise AuthError(400, "validation_failed", "Cannot create a user without an email")
+        id = body.get("id")
+        if id is not None and not _is_uuid(id):
+            raise AuthError(400, "validation_failed", "ID must conform to the uuid v4 format")
+        try:
+            return web.json_response(await self.create(given, id=id))
+        except psycopg.errors.UniqueViolation as error:
+            message = "A user with this email address has already been registered"
+            raise AuthError(422, "email_exists", message) from error
+
+    async def admin_get(self, request: web.Request) -> web.Response:
+        return web.json_response(await self.one(request))
+
+    async def admin_update(self, request: web.Request) -> web.Response:
+        user = await self.one(request)
+        given = _attributes(await _json(request), metadata="user_metadata", trusted=True)
+        return web.json_response(await self.change(user, given))
+
+    async def admin_delete(self, request: web.Request) -> web.Response:
+        user = await self.one(request)
+        if request.can_read_body and (await _json(request)).get("should_soft_delete"):
+            raise not_supported("should_soft_delete")
+        await self.fetch("delete from auth.users where id = %s", user["id"])
+        return web.json_response({})
+
+    # -- what needs no login -----------------------------------------------------------------
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.json_response(
+            {"name": "GoTrue", "version": "local", "description": "notebook_rt local stack"}
+        )
+
+    async def settings(self, request: web.Request) -> web.Response:
+        gateway(request, self.context)
+        return web.json_response(
+            {
+                "external": {"email": True, "phone": False, "anonymous_users": True},
+                "disable_signup": False,
+                "mailer_autoconfirm": True,
+                "phone_autoconfirm": False,
+                "sms_provider": "",
+                "saml_enabled": False,
+            }
+        )
+
+    async def jwks(self, request: web.Request) -> web.Response:
+        # Tokens are signed with a shared secret, which is nobody else's to know.
+        return web.json_response({"keys": []})
+
+    async def elsewhere(self, request: web.Request) -> web.Response:
+        gateway(request, self.context)
+        raise not_supported(f"{request.method} /auth/v1/{request.match_info['rest']}")
+
+
+async def _json(request: web.Request) -> Json:
+    try:
+        body = json.loads(await request.read() or b"{}")
+    except (ValueError, RecursionError) as error:
+        message = "Could not parse request body as JSON"
+        raise AuthError(400, "bad_json", message) from error
+    if not isinstance(body, dict):
+        raise AuthError(400, "bad_json", "Could not parse request body as JSON: not an object")
+    return body
+
+
+def _attributes(body: Json, *, metadata: str, trusted: bool = False) -> _Attributes:
+    """What a body says of a user. Only the service role may set roles and `app_metadata`."""
+    for name in ("phone", "ban_duration", "password_hash"):
+        if body.get(name):
+            raise not_supported(name)
+    return _Attributes(
+        email=_email(body.get("email")),
+        password=_password(body.get("password")),
+        user_metadata=_object(body, metadata),
+        app_metadata=_object(body, "app_metadata") if trusted else None,
+        role=_text(body, "role") if trusted else None,
+    )
+
+
+def _email(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not re.fullmatch(r"[^@\s\0]+@[^@\s\0]+", value):
+        message = "Unable to validate email address: invalid format"
+        raise AuthError(400, "validation_failed", message)
+    return value.lower()
+
+
+def _password(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise AuthError(400, "validation_failed", "password must be a text")
+    if len(value) < _SHORTEST_PASSWORD:
+        message = f"Password should be at least {_SHORTEST_PASSWORD} characters."
+        raise AuthError(422, "weak_password", message, weak_password={"reasons": ["length"]})
+    return value
+
+
+def _object(body: Json, name: str) -> Json | None:
+    value = body.get(name)
+    if value is not None and (not isinstance(value, dict) or "\\u0000" in json.dumps(value)):
+        raise AuthError(400, "validation_failed", f"{name} must be an object")
+    return value
+
+
+def _text(body: Json, name: str) -> str | None:
+    value = body.get(name)
+    if value is not None and (not isinstance(value, str) or "\0" in value):
+        raise AuthError(400, "validation_failed", f"{name} must be a text")
+    return value or None
+
+
+def _merged(old: Json, new: Json | None) -> Json:
+    merged = old | (new or {})
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def _positive(text: str | None, default: int) -> int:
+    return int(text) if text and text.isdecimal() and 0 < int(text) < 10**6 else default
+
+
+def _is_uuid(value: object) -> bool:
+    try:
+        return isinstance(value, str) and UUID(value) is not None
+    except ValueError:
+        return False
+
+
+# -- passwords ----------------------------------------------------------------------------------
+
+_COST = {"n": 2**14, "r": 8, "p": 1}  # 16 MB and some 50 ms for each try
+
+
+async def _hashed(password: str) -> str:
+    salt = secrets.token_bytes(16)
+    digest = await asyncio.to_thread(_scrypt, password, salt)
+    return f"scrypt${salt.hex()}${digest.hex()}"
+
+
+async def _matches(password: str, hash: str | None) -> bool:
+    if hash is None or not hash.startswith("scrypt$"):
+        return False
+    _, salt, digest = hash.split("$")
+    found = await asyncio.to_thread(_scrypt, password, bytes.fromhex(salt))
+    return hmac.compare_digest(found.hex(), digest)
+
+
+def _scrypt(password: str, salt: bytes) -> bytes:
+    return hashlib.scrypt(password.encode(errors="surrogatepass"), salt=salt, **_COST)
