@@ -1,0 +1,200 @@
+"""REST against the local stack: pages, counts, and each refusal under its own name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from notebook_rt.errors import (
+    AuthError,
+    FilterError,
+    MissingColumnError,
+    MissingTableError,
+    NotebookRTError,
+    PermissionDeniedError,
+    RateLimitedError,
+    RefusedError,
+    ServerError,
+    TokenExpiredError,
+    UnreachableError,
+    classify,
+)
+from notebook_rt.local import LocalStack
+from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.rest import RestClient
+from notebook_rt.options import Options
+from notebook_rt.sync.events import Query
+
+
+@pytest.fixture
+async def rest(stack: LocalStack) -> AsyncIterator[RestClient]:
+    client = RestClient(stack.url, Credentials(stack.anon_key), Options())
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def table(sql: Callable[..., Any]) -> str:
+    name = f"rest_{time.monotonic_ns()}"
+    sql(f"create table {name} (id bigint primary key, name text)")
+    sql(f"insert into {name} select g, 'n' || g from generate_series(1, 1500) g")
+    sql(f"grant select on {name} to anon")
+    return name
+
+
+async def test_a_page_comes_with_its_count_and_the_servers_time(
+    rest: RestClient, table: str
+) -> None:
+    page = await rest.fetch(
+        "public", table, Query((("select", "*"), ("order", "id"), ("limit", "2")), count=True)
+    )
+    assert page.rows == [{"id": 1, "name": "n1"}, {"id": 2, "name": "n2"}]
+    assert page.count == 1500
+    assert abs(page.server_time - time.time()) < 5
+
+
+async def test_only_the_count(rest: RestClient, table: str) -> None:
+    page = await rest.fetch("public", table, Query((("id", "gt.1000"),), count=True, head=True))
+    assert (list(page.rows), page.count) == ([], 500)
+
+
+async def test_the_description_is_read_once_for_who_asks_at_once(
+    rest: RestClient, table: str
+) -> None:
+    import asyncio
+
+    pages = await asyncio.gather(
+        *(rest.fetch("public", table, Query((), describe=True)) for _ in range(5))
+    )
+    assert table in pages[0].value["definitions"]
+    assert rest.requests == 1
+
+
+@pytest.mark.parametrize(
+    ("table_name", "params", "expected"),
+    [
+        ("no_such_table", (), MissingTableError),
+        ("../auth/v1/user", (), MissingTableError),
+        ("{}", (("select", "nope"),), MissingColumnError),
+        ("{}", (("id", "eq.x"),), FilterError),
+        ("{}", (("id", "frob.1"),), FilterError),
+    ],
+)
+async def test_each_refusal_has_its_name(
+    rest: RestClient,
+    table: str,
+    table_name: str,
+    params: tuple[tuple[str, str], ...],
+    expected: type[NotebookRTError],
+) -> None:
+    with pytest.raises(expected) as caught:
+        await rest.fetch("public", table_name.format(table), Query(params))
+    assert classify(caught.value).kind == "refused"
+
+
+async def test_no_grant_says_the_sql_that_mends_it(
+    rest: RestClient, sql: Callable[..., Any]
+) -> None:
+    name = f'no "grant" {time.monotonic_ns()}'
+    quoted = '"' + name.replace('"', '""') + '"'
+    sql(f"create table {quoted} (id bigint primary key)")
+    sql(f"revoke all on {quoted} from anon")
+    with pytest.raises(PermissionDeniedError) as caught:
+        await rest.fetch("public", name, Query(()))
+    assert f"grant select on public.{quoted} to anon" in str(caught.value)
+    sql(f"drop table {quoted}")
+
+
+async def test_a_wrong_key_and_an_expired_token(stack: LocalStack, table: str) -> None:
+    expired = stack.token("authenticated", "00000000-0000-0000-0000-000000000001", -60)
+    for credentials, expected in (
+        (Credentials("wrong.key.here"), AuthError),
+        (Credentials(stack.anon_key, expired), TokenExpiredError),
+    ):
+        client = RestClient(stack.url, credentials, Options())
+        with pytest.raises(expected) as caught:
+            await client.fetch("public", table, Query(()))
+        assert "wrong.key" not in str(caught.value)
+        assert expired not in str(caught.value)
+        await client.aclose()
+
+
+async def test_a_refused_token_is_refreshed_once_and_the_request_repeated(
+    stack: LocalStack, table: str
+) -> None:
+    credentials = Credentials(stack.anon_key, stack.token("anon", "x", -60))
+    asked = 0
+
+    async def refresh() -> bool:
+        nonlocal asked
+        asked += 1
+        credentials.access_token = stack.anon_key
+        return True
+
+    client = RestClient(stack.url, credentials, Options(), refresh)
+    page = await client.fetch("public", table, Query((("limit", "1"),)))
+    assert len(page.rows) == 1
+    assert asked == 1
+    await client.aclose()
+
+
+async def test_nobody_there_is_unreachable(table: str) -> None:
+    client = RestClient("http://127.0.0.1:9", Credentials("k"), Options())
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:9"):
+        await client.fetch("public", table, Query(()))
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "wait"),
+    [
+        (httpx.Response(429, headers={"Retry-After": "7"}), RateLimitedError, 7),
+        (httpx.Response(429), RateLimitedError, 60),
+        (httpx.Response(503, headers={"Retry-After": "9"}), ServerError, 9),
+        (httpx.Response(500, json={"message": "boom"}), ServerError, 5),
+        (httpx.Response(409, json={"code": "23505", "message": "dup"}), RefusedError, None),
+        (httpx.Response(404, text="<html>not here</html>"), UnreachableError, 1),
+        (httpx.Response(302, headers={"Location": "/login"}), UnreachableError, 1),
+        (httpx.Response(200, text="<html>Log in to the wifi</html>"), UnreachableError, 1),
+        (httpx.Response(401, json={"message": "Invalid API key"}), AuthError, None),
+        (
+            httpx.Response(
+                429,
+                headers={
+                    "Retry-After": "Mon, 23 Nov 2026 10:00:30 GMT",
+                    "Date": "Mon, 23 Nov 2026 10:00:00 GMT",
+                },
+            ),
+            RateLimitedError,
+            30,
+        ),
+    ],
+)
+async def test_answers_of_gateways_and_strangers(
+    answer: httpx.Response, expected: type[NotebookRTError], wait: float | None
+) -> None:
+    """What the local stack never says, said by httpx' own test transport."""
+    client = RestClient("http://project.test", Credentials("k"), Options())
+    await client._http.aclose()
+    client._http = httpx.AsyncClient(
+        base_url=client.url, transport=httpx.MockTransport(lambda request: answer)
+    )
+    with pytest.raises(expected) as caught:
+        await client.fetch("public", "t", Query(()))
+    assert classify(caught.value).wait == wait
+    await client.aclose()
+
+
+def test_credentials_never_show_themselves() -> None:
+    credentials = Credentials("sb_secret_abc", "head.e30.sig")
+    assert "abc" not in repr(credentials)
+    assert "e30" not in repr(credentials)
+
+
+def test_a_publishable_key_is_no_bearer_token() -> None:
+    assert Credentials("sb_publishable_x").headers() == {"apikey": "sb_publishable_x"}
+    assert "Authorization" in Credentials("sb_publishable_x", "a.b.c").headers()

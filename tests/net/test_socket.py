@@ -1,0 +1,222 @@
+"""Our client over the ``realtime`` package: what of the package is leaned on, and what it carries."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import pytest
+from realtime import AsyncRealtimeChannel, AsyncRealtimeClient
+from realtime._async.presence import AsyncRealtimePresence
+from realtime._async.push import AsyncPush
+from realtime._async.timer import AsyncTimer
+from realtime.message import ReplyPostgresChanges
+
+from notebook_rt.errors import AuthError, UnreachableError
+from notebook_rt.local import LocalStack
+from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.socket import Socket
+from notebook_rt.options import Options
+from notebook_rt.sync.events import Binding, Change
+
+
+class Ears:
+    """Hears everything, as socket listener and as channel listener."""
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+
+    async def next(self, kind: str, seconds: float = 5.0) -> tuple[Any, ...]:
+        while True:
+            event = await asyncio.wait_for(self.heard.get(), seconds)
+            if event[0] == kind:
+                return event
+
+    def socket_closed(self, code: int | None, reason: str) -> None:
+        self.heard.put_nowait(("socket_closed", code, reason))
+
+    def heartbeat_answered(self, ref: str) -> None:
+        self.heard.put_nowait(("heartbeat", ref))
+
+    def frame_unreadable(self, reason: str) -> None:
+        self.heard.put_nowait(("unreadable", reason))
+
+    def channel_joined(self) -> None:
+        self.heard.put_nowait(("joined",))
+
+    def channel_failed(self, reason: str) -> None:
+        self.heard.put_nowait(("failed", reason))
+
+    def channel_closed(self) -> None:
+        self.heard.put_nowait(("closed",))
+
+    def system(self, payload: Mapping[str, Any]) -> None:
+        self.heard.put_nowait(("system", payload))
+
+    def change(self, change: Change | None) -> None:
+        self.heard.put_nowait(("change", change))
+
+    def broadcast(self, payload: Mapping[str, Any]) -> None:
+        self.heard.put_nowait(("broadcast", payload))
+
+    def presence(self, event: str, payload: Mapping[str, Any]) -> None:
+        self.heard.put_nowait(("presence", event, payload))
+
+
+CONFIG = {
+    "broadcast": {"ack": True, "self": True},
+    "presence": {"key": "", "enabled": True},
+    "private": False,
+}
+
+
+@pytest.fixture
+def ears() -> Ears:
+    return Ears()
+
+
+@pytest.fixture
+async def socket(stack: LocalStack, ears: Ears) -> AsyncIterator[Socket]:
+    found = Socket(stack.url, Credentials(stack.anon_key), Options(), ears)
+    await found.open()
+    yield found
+    if (ws := found.detach()) is not None:
+        await ws.close()
+
+
+@pytest.fixture
+def table(sql: Callable[..., Any]) -> str:
+    name = f"socket_{time.monotonic_ns()}"
+    sql(f"create table {name} (id bigint primary key, price numeric, name text)")
+    sql(f"alter publication supabase_realtime add table {name}")
+    sql(f"grant all on {name} to anon")
+    return name
+
+
+def test_the_private_names_of_the_package_that_we_lean_on_are_there() -> None:
+    """A new release of ``realtime`` that renames one breaks this test, and not a user."""
+    client = AsyncRealtimeClient("http://127.0.0.1:1", token="t", auto_reconnect=False, timeout=3)
+    for name in [
+        "_ws_connection",
+        "_listen_task",
+        "channels",
+        "access_token",
+        "_make_ref",
+        "_remove_channel",
+        "endpoint_url",
+    ]:
+        assert hasattr(client, name), name
+    channel = AsyncRealtimeChannel(client, "realtime:x", None)
+    for name in [
+        "join_push",
+        "messages_waiting_for_ack",
+        "rejoin_timer",
+        "postgres_changes_callbacks",
+        "presence",
+        "state",
+        "_create_join_push",
+        "_prepare_join",
+        "_rejoin",
+        "_rejoin_if_connected",
+        "timeout",
+        "on_postgres_changes",
+    ]:
+        assert hasattr(channel, name), name
+    assert set(inspect.signature(channel._prepare_join).parameters) == {"callback"}
+    assert {"topic", "params", "socket"} <= set(
+        inspect.signature(AsyncRealtimeChannel.__init__).parameters
+    )
+    for name in ("send", "destroy", "receive", "trigger"):
+        assert hasattr(AsyncPush, name), name
+    for name in ("_on_state_event", "_on_diff_event"):
+        assert hasattr(AsyncRealtimePresence, name), name
+    assert hasattr(AsyncTimer, "schedule_timeout")
+    assert ReplyPostgresChanges.model_validate({}).postgres_changes is None
+    assert "vsn=1.0.0" in client.endpoint_url()
+
+
+async def test_joins_confirms_and_hands_over_changes(
+    socket: Socket, ears: Ears, table: str, sql: Callable[..., Any]
+) -> None:
+    channel = socket.open_channel("changes", CONFIG, ears)
+    await channel.subscribe_to((Binding("*", "public", table),))
+    await ears.next("joined")
+    _, system = await ears.next("system")
+    assert system["status"] == "ok"
+    sql(f"insert into {table} values (9007199254740993, 1.50, 'é')")
+    _, change = await ears.next("change")
+    assert change.kind == "INSERT"
+    assert change.record == {"id": 9007199254740993, "price": 1.5, "name": "é"}
+    assert {column.name: column.pg_type for column in change.columns}["id"] == "int8"
+    assert abs(change.commit_time - time.time()) < 60
+    sql(f"delete from {table}")
+    _, change = await ears.next("change")
+    assert change.kind == "DELETE"
+    assert change.old_record["id"] == 9007199254740993
+
+
+async def test_heartbeats_carry_a_ref_and_their_answer_is_heard(socket: Socket, ears: Ears) -> None:
+    await socket.beat("hb7")
+    assert await ears.next("heartbeat") == ("heartbeat", "hb7")
+
+
+async def test_joining_again_survives_the_close_of_the_old_join(socket: Socket, ears: Ears) -> None:
+    channel = socket.open_channel("twice", CONFIG, ears)
+    for _ in range(2):
+        await channel.subscribe_to(())
+        await ears.next("joined")
+    answer = await channel.ask(
+        "broadcast", {"type": "broadcast", "event": "e", "payload": {"a": 1}}, 5
+    )
+    assert answer[0] == "ok"
+    heard = [ears.heard.get_nowait()[0] for _ in range(ears.heard.qsize())]
+    assert "closed" not in heard
+    assert "broadcast" in heard
+
+
+async def test_presence_is_kept_by_the_package(socket: Socket, ears: Ears) -> None:
+    channel = socket.open_channel("people", CONFIG, ears)
+    await channel.subscribe_to(())
+    await ears.next("joined")
+    await channel.ask("presence", {"event": "track", "payload": {"name": "<b>me</b>"}}, 5)
+    while not channel.presence.state:
+        await ears.next("presence")
+    [[meta]] = channel.presence.state.values()
+    assert meta["name"] == "<b>me</b>"  # type: ignore[typeddict-item]  # a user's own field
+
+
+async def test_a_bad_join_is_told_with_the_servers_words(socket: Socket, ears: Ears) -> None:
+    channel = socket.open_channel("secret", {**CONFIG, "private": True}, ears)
+    await channel.subscribe_to(())
+    _, reason = await ears.next("failed", 10)
+    assert reason.startswith("Unauthorized")
+
+
+async def test_a_lost_socket_is_told_once_and_sending_into_it_fails(
+    socket: Socket, ears: Ears
+) -> None:
+    ws = socket._ws_connection
+    assert ws is not None
+    ws.transport.abort()
+    _, code, _ = await ears.next("socket_closed")
+    assert code in (None, 1006)
+    with pytest.raises(ConnectionError):
+        await socket.send({"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": "1"})
+
+
+async def test_a_wrong_key_is_an_auth_error_that_does_not_show_it(
+    stack: LocalStack, ears: Ears
+) -> None:
+    found = Socket(stack.url, Credentials("not.the.key"), Options(), ears)
+    with pytest.raises(AuthError) as caught:
+        await found.open()
+    assert "not.the.key" not in str(caught.value)
+
+
+async def test_nobody_there_is_unreachable(ears: Ears) -> None:
+    found = Socket("http://127.0.0.1:9", Credentials("k"), Options(), ears)
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:9"):
+        await found.open()

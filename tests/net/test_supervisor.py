@@ -1,0 +1,300 @@
+"""The connection's machine: any order of events ends connected, and never with two sockets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from notebook_rt.errors import ErrorClass
+from notebook_rt.options import Options
+from notebook_rt.sync.supervisor import (
+    Beat,
+    Close,
+    Event,
+    Heard,
+    Latency,
+    Open,
+    Opened,
+    OpenFailed,
+    RefreshToken,
+    Retry,
+    SocketClosed,
+    Start,
+    StateChanged,
+    Stop,
+    Supervisor,
+    Tick,
+    WakeAt,
+)
+
+NETWORK = ErrorClass("network", 1.0)
+OPTIONS = Options()
+
+
+@dataclass
+class World:
+    """A network that is up or down, a server that answers or is silent, and a clock."""
+
+    machine: Supervisor = field(default_factory=lambda: Supervisor(OPTIONS, lambda: 0.5))
+    now: float = 1000.0
+    wall: float = 1_700_000_000.0
+    online: bool = True
+    answers: bool = True
+    opening: set[int] = field(default_factory=set)
+    open: set[int] = field(default_factory=set)
+    beats: set[str] = field(default_factory=set)
+    wake: float | None = None
+    tried_at: list[float] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    refreshes: int = 0
+
+    def feed(self, event: Event) -> None:
+        for effect in self.machine.handle(event, self.now, self.wall):
+            match effect:
+                case Open(socket):
+                    assert not self.opening, "two sockets opening"
+                    assert not self.open, "a second socket"
+                    self.opening.add(socket)
+                    self.tried_at.append(self.now)
+                case Close(socket, _):
+                    self.opening.discard(socket)
+                    self.open.discard(socket)
+                    self.beats.clear()
+                case Beat(socket, ref):
+                    assert socket in self.open, "a heartbeat into a closed socket"
+                    assert not self.beats, "two heartbeats at once"
+                    self.beats.add(ref)
+                case StateChanged(state, _):
+                    self.states.append(state)
+                case WakeAt(at):
+                    self.wake = at
+                case RefreshToken():
+                    self.refreshes += 1
+                case Latency(seconds):
+                    assert seconds >= 0
+
+    def step(self) -> None:
+        """What a network does: it answers what is opening, and heartbeats; then time passes."""
+        for socket in list(self.opening):
+            self.opening.discard(socket)
+            if self.online:
+                self.open.add(socket)
+                self.feed(Opened(socket))
+            else:
+                self.feed(OpenFailed(socket, NETWORK, "refused"))
+        for ref in list(self.beats):
+            if self.answers and self.online:
+                self.beats.discard(ref)
+                assert self.machine.socket is not None
+                self.feed(Heard(self.machine.socket, ref))
+        self.pass_time(min(self.wake, self.now + 5) - self.now if self.wake else 5)
+
+    def pass_time(self, seconds: float, asleep: float = 0.0) -> None:
+        self.now += max(0.0, seconds)
+        self.wall += max(0.0, seconds) + asleep
+        self.feed(Tick())
+
+    def run(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.now < until:
+            before = self.now
+            self.step()
+            if self.now == before:
+                self.pass_time(0.01)
+
+
+def started(**world: object) -> World:
+    found = World(**world)  # type: ignore[arg-type]  # only fields
+    found.feed(Start())
+    return found
+
+
+ACTIONS = st.lists(
+    st.one_of(
+        st.sampled_from(
+            ["step", "offline", "online", "mute", "answer", "user", "visible", "network", "token"]
+        ),
+        st.tuples(st.just("wait"), st.floats(0, 700)),
+        st.tuples(st.just("sleep"), st.floats(0, 100_000)),
+        st.tuples(st.just("close"), st.sampled_from([1000, 1006, 1009, 1012, None])),
+        st.tuples(st.just("stale"), st.sampled_from(["opened", "failed", "closed", "heard"])),
+        st.tuples(
+            st.just("refuse"),
+            st.sampled_from(["auth", "rate_limit", "server", "network", "unknown"]),
+        ),
+    ),
+    max_size=40,
+)
+
+
+def play(world: World, actions: list[object]) -> None:
+    for action in actions:
+        match action:
+            case "step":
+                world.step()
+            case "offline":
+                world.online = False
+            case "online":
+                world.online = True
+            case "mute":
+                world.answers = False
+            case "answer":
+                world.answers = True
+            case "user" | "visible" | "network" | "token":
+                world.feed(Retry(action))  # type: ignore[arg-type]  # one of the four
+            case ("wait", seconds):
+                world.pass_time(seconds)
+            case ("sleep", seconds):
+                world.pass_time(0.1, asleep=seconds)
+            case ("close", code):
+                for socket in list(world.open):
+                    world.open.discard(socket)
+                    world.beats.clear()
+                    world.feed(SocketClosed(socket, code))
+            case ("stale", "opened"):
+                world.feed(Opened(-1))
+            case ("stale", "failed"):
+                world.feed(OpenFailed(-1, NETWORK, "old news"))
+            case ("stale", "closed"):
+                world.feed(SocketClosed(-1, 1006))
+            case ("stale", "heard"):
+                world.feed(Heard(-1, "hb1"))
+            case ("refuse", kind):
+                for socket in list(world.opening):
+                    world.opening.discard(socket)
+                    world.feed(OpenFailed(socket, ErrorClass(kind, 5.0), "no"))
+
+
+@given(ACTIONS)
+def test_any_order_of_events_ends_connected_when_the_network_is_back(actions: list[object]) -> None:
+    world = started()
+    play(world, actions)
+    world.online = world.answers = True
+    world.run(OPTIONS.retry_anyway + 60)
+    assert world.machine.state == "connected"
+    assert world.open == {world.machine.socket}
+    assert not world.opening
+
+
+@given(ACTIONS)
+def test_after_stop_nothing_is_open_and_nothing_is_tried(actions: list[object]) -> None:
+    world = started()
+    play(world, actions)
+    world.feed(Stop())
+    tried = len(world.tried_at)
+    world.run(1000)
+    assert world.machine.state == "disconnected"
+    assert not world.open
+    assert not world.opening
+    assert len(world.tried_at) == tried
+
+
+@given(ACTIONS)
+def test_open_and_state_agree(actions: list[object]) -> None:
+    world = started()
+    for action in actions:
+        play(world, [action])
+        assert (world.machine.state == "connected") == bool(world.open)
+
+
+def test_waits_double_from_one_second_to_thirty_with_jitter_then_every_five_minutes() -> None:
+    world = started(online=False)
+    world.run(1200)
+    waits = [b - a for a, b in zip(world.tried_at, world.tried_at[1:], strict=False)]
+    jitter = 1 + OPTIONS.jitter * 0.5
+    expected = [min(2.0**n, 30.0) * jitter for n in range(OPTIONS.max_retries)]
+    assert [round(wait, 1) for wait in waits[:10]] == [round(wait, 1) for wait in expected]
+    assert all(abs(wait - OPTIONS.retry_anyway) < 1 for wait in waits[10:])
+    assert len(waits) > 11
+    assert world.machine.state == "disconnected"
+
+
+def test_asking_starts_from_zero() -> None:
+    for cause in ("user", "visible", "network", "token"):
+        world = started(online=False)
+        world.run(500)
+        assert world.machine.state == "disconnected"
+        tried = len(world.tried_at)
+        world.feed(Retry(cause))  # type: ignore[arg-type]  # one of the four
+        assert world.machine.state == "reconnecting"
+        assert len(world.tried_at) == tried + 1
+        world.step()
+        assert world.machine.retries == 1
+
+
+def test_unanswered_heartbeat_reconnects_within_interval_and_timeout() -> None:
+    world = started()
+    world.step()
+    world.run(30)
+    world.answers = False
+    since = world.now
+    while world.machine.state == "connected":
+        world.step()
+    assert world.now - since <= OPTIONS.heartbeat_interval + OPTIONS.heartbeat_timeout + 1
+    world.answers = True
+    world.run(30)
+    assert world.machine.state == "connected"
+
+
+def test_a_slept_machine_reconnects_at_once() -> None:
+    world = started()
+    world.step()
+    world.run(30)
+    world.pass_time(0.5, asleep=3600)
+    assert world.opening
+    world.step()
+    assert world.machine.state == "connected"
+
+
+def test_a_process_held_up_gives_the_answer_time_to_be_read() -> None:
+    """A cell kept the GIL for 40 s: the answer lies unread in the buffer, the socket is alive."""
+    world = started()
+    world.step()
+    world.run(20)
+    while not world.beats:
+        world.pass_time(1)
+    world.pass_time(40)
+    assert world.machine.state == "connected"
+    world.step()
+    assert world.machine.state == "connected"
+
+
+def test_a_server_that_hangs_up_at_once_is_not_hammered() -> None:
+    world = started()
+    for _ in range(200):
+        world.step()
+        play(world, [("close", 1009)])
+    assert len(world.tried_at) <= OPTIONS.max_retries + 1 + (world.now - 1000) / 300
+
+
+def test_a_refused_token_is_refreshed_once() -> None:
+    world = started()
+    play(world, [("refuse", "auth")])
+    assert world.refreshes == 1
+    world.feed(Retry("token"))
+    play(world, [("refuse", "auth")])
+    world.pass_time(20)
+    play(world, [("refuse", "auth")])
+    assert world.refreshes == 1
+
+
+def test_told_to_wait_it_waits() -> None:
+    world = started()
+    play(world, [("refuse", "rate_limit")])
+    world.feed(Tick())
+    assert world.machine.next_try is not None
+    assert world.machine.next_try - world.now >= 5.0
+
+
+def test_a_day_of_flapping_leaves_the_machine_as_small_as_it_was() -> None:
+    world = started()
+    for _ in range(24 * 60):
+        world.run(30)
+        play(world, [("close", 1006)])
+        world.run(30)
+        world.states.clear()
+        world.tried_at.clear()
+        assert len(world.open) + len(world.opening) <= 1
+    assert world.machine.state == "connected"
