@@ -15,6 +15,7 @@ from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.rows import Key, RowChange, Rows, WireRow
 
 Status: TypeAlias = Literal["loading", "live", "polling", "stale", "closed", "error"]
+Cause: TypeAlias = Literal["snapshot", "stream", "reconcile", "audit", "poll", "refetch", "refill"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ class Shown:
 class Published:
     """The table changed, as one. ``changes`` is filled where somebody listens (``want_changes``)."""
 
-    cause: Literal["snapshot", "stream", "reconcile", "audit", "poll", "refetch", "refill"]
+    cause: Cause
     changes: Sequence[RowChange]
     commit_time: float | None = None
     """Of the latest change in it, for the lag."""

@@ -2,17 +2,68 @@
 
 The driver makes ``Mirror(spec, make_rows, options)``, calls ``handle(Tick(), now)`` once and then
 ``handle(event, now)`` for whatever happens, and carries out the effects it gets back, in order.
+
+This module holds the life of the table: what is learnt first, when the snapshot starts, what opens
+a gap and what closes it, when to poll and when to audit. What a change does to a row is in
+``replica.py``, which of two is newer in ``horizon.py``, how rows are read in ``reading.py`` and
+``reconcile.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final, Literal
 
 from notebook_rt.options import Options
 from notebook_rt.store.types import Schema
-from notebook_rt.sync.events import Binding, Effect, Event, Status
-from notebook_rt.sync.rows import Rows
+from notebook_rt.sync import discovery
+from notebook_rt.sync.events import (
+    AuditNow,
+    Binding,
+    Cause,
+    Change,
+    Closed,
+    Confirmed,
+    Effect,
+    Event,
+    Failed,
+    Fetched,
+    FetchFailed,
+    Gap,
+    Joined,
+    Lost,
+    Progress,
+    Published,
+    Received,
+    ReceivedMany,
+    Refused,
+    Rejoin,
+    Shown,
+    Status,
+    StatusChanged,
+    Tick,
+    Told,
+    Wake,
+)
+from notebook_rt.sync.flows import Flow, Flows, ReadRefusedError
+from notebook_rt.sync.horizon import Horizon
+from notebook_rt.sync.queries import Reads
+from notebook_rt.sync.reading import Comparison, Paging, by_keys, load, scan
+from notebook_rt.sync.reconcile import Reconciliation
+from notebook_rt.sync.replica import Replica, UnreadableError
+from notebook_rt.sync.rows import Delete, Rows, Upsert
 from notebook_rt.sync.spec import TableSpec
+
+MAIN: Final = "main"
+REFETCH: Final = "refetch"
+JOIN_PATIENCE: Final = 5.0
+"""Seconds to wait for the first ``Confirmed`` before reading without it, as if polling."""
+POLL_SHARE: Final = 0.2
+"""At most this share of the time is spent polling a table."""
+AUDIT_SHARE: Final = 0.01
+POLL_GROWTH: Final = 1.5
+REFUSALS: Final = 3
+"""So many refused reads in a row, and the table is in error."""
 
 
 class Mirror:
@@ -33,17 +84,361 @@ class Mirror:
         self.want_changes = False
         """Whether somebody listens: then ``Published.changes`` is filled."""
         self.status: Status = "loading"
-        self.schema: Schema | None = None
-        """None until learnt; the projection, with key and order columns."""
-        self.rows: Rows | None = None
-        """What is shown; None until the first snapshot (``Shown``)."""
+        self.synced_at: float | None = None
+        """Monotonic time of the last proof: a load, a reconciliation or an audit that finished."""
         self._make_rows = make_rows
+        self._now = 0.0
+        self._out: list[Effect] = []
+        self._horizon = Horizon()
+        self._flows = Flows(self._horizon, self._emit)
+        self._paging = Paging(options.page_size)
+        self._replica: Replica | None = None
+        self._reads: Reads | None = None
+        self._kept: list[Change] | None = None
+        self._joined = self._confirmed = False
+        self._gaps = 0
+        self._closed_gaps = 0
+        self._gap_reason = ""
+        self._since: float | None = None
+        self._failed: Exception | None = None
+        self._closed = False
+        self._begun_at: float | None = None
+        self._poll_at = self._audit_at = float("inf")
+        self._poll_every = options.poll_interval
+        self._reload = False
+        self._refusals = 0
+        self._reason = "starting"
+
+    # What the driver asks -----------------------------------------------------------------------
+
+    @property
+    def schema(self) -> Schema | None:
+        """None until learnt; the projection, with its key, order and version columns."""
+        return None if self._replica is None else self._replica.schema
+
+    @property
+    def rows(self) -> Rows | None:
+        """What is shown; None until the first load (``Shown``)."""
+        replica = self._replica
+        return replica.rows if replica is not None and replica.loaded else None
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
-        """The bindings to join with; empty until they are known (then ``Rejoin`` comes)."""
-        return ()
+        """The bindings to join with; empty until they are known (then ``Rejoin`` comes).
+
+        A filter that the socket can carry needs four (FACTS.md): what comes in, what stays in, a
+        narrow one for what leaves, and deletions, which a filter would swallow.
+        """
+        spec, schema = self.spec, self.schema
+        if spec.columns is None:
+            select = None
+        elif schema is None:
+            return ()
+        else:
+            select = tuple(dict.fromkeys((*schema.names, *spec.filter.columns)))
+        table = (spec.schema, spec.table)
+        text = spec.filter.to_realtime() if spec.filter else None
+        if text is None:
+            return (Binding("*", *table, None, select),)
+        return (
+            Binding("INSERT", *table, text, select),
+            Binding("UPDATE", *table, text, select),
+            Binding("UPDATE", *table, None, spec.filter.columns),
+            Binding("DELETE", *table, None, select),
+        )
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened at monotonic ``now`` (seconds); return what to do."""
-        raise NotImplementedError
+        self._out = []
+        if self._closed:
+            return []
+        self._now = now
+        if self._begun_at is None:
+            self._begun_at = now
+            self._flows.start(MAIN, self._guard(self._learn()), now)
+        self._take(event)
+        self._go_on()
+        return self._out
+
+    # What happened ------------------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Received(change):
+                self._receive([change])
+            case ReceivedMany(changes):
+                self._receive(changes)
+            case Fetched():
+                self._flows.fetched(event)
+            case FetchFailed():
+                self._flows.failed(event, self._now)
+            case Tick():
+                self._flows.tick(self._now)
+            case Joined():
+                self._joined, self._confirmed = True, False
+                self._horizon.joined()
+                self._open_gap("a new join")
+            case Confirmed():
+                self._joined = self._confirmed = True
+                self._flows.hurry()
+                self._flows.tick(self._now)
+                self._open_gap("changes were confirmed")
+            case Lost(reason):
+                self._leave_stream(reason)
+            case Refused(error, final):
+                if final:
+                    self._fail(error)
+                else:
+                    self._leave_stream(str(error))
+            case Gap(reason):
+                self._open_gap(reason)
+            case AuditNow():
+                self._audit_at = self._now
+            case Closed():
+                self._flows.stop_all()
+                self._set_status("closed", "closed")
+                self._closed = True
+
+    def _receive(self, changes: Sequence[Change]) -> None:
+        replica = self._replica
+        if self._kept is not None:
+            self._kept += changes
+            if len(self._kept) > self.options.buffer_size:
+                self._kept.clear()
+                self._open_gap("too many changes while loading")
+            return
+        if replica is None or not replica.loaded:
+            return  # the load that is to come will read what these did
+        try:
+            replica.receive(changes, self._now)
+        except UnreadableError as error:
+            self._open_gap(str(error))
+        times = [change.commit_time for change in changes if change.commit_time is not None]
+        self._publish("stream", max(times, default=None))
+
+    def _open_gap(self, reason: str) -> None:
+        self._gaps += 1
+        self._gap_reason = reason
+        if self._replica is not None and self._replica.loaded:
+            self._emit(Told("gap", {"reason": reason}))
+
+    def _leave_stream(self, reason: str) -> None:
+        self._joined = self._confirmed = False
+        self._open_gap(reason)
+        self._poll_every = self.options.poll_interval
+        self._poll_at = self._now
+
+    def _fail(self, error: Exception) -> None:
+        if self._failed is None:
+            self._failed = error
+            self._flows.stop_all()
+            self._emit(Failed(error))
+            self._set_status("error", str(error))
+
+    # What to do next ----------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Start what is due, then say how things are and when to be woken."""
+        if self._failed is None and not self._closed:
+            self._start_what_is_due()
+            self._judge()
+            self._wake()
+        self._horizon.forget(self._now, reads_out=bool(self._flows))
+
+    def _start_what_is_due(self) -> None:
+        replica = self._replica
+        if replica is None:
+            return
+        replica.want_changes = self.want_changes
+        if replica.schema_moved:
+            replica.schema_moved = False
+            self._reload = True
+        if MAIN not in self._flows:
+            flow = self._next_flow(replica)
+            if flow is not None:
+                self._flows.start(MAIN, self._guard(flow), self._now)
+        due = [key for key, at in replica.wanted.items() if at <= self._now]
+        if due and replica.loaded and REFETCH not in self._flows:
+            self._flows.start(REFETCH, self._guard(self._refetch(replica)), self._now)
+
+    def _next_flow(self, replica: Replica) -> Flow | None:
+        if self._reload:
+            self._reload = False
+            return self._learn()
+        if not replica.loaded:
+            patient = self._joined or (not self._has_lost and self._now < self._patience_ends)
+            return None if patient and not self._confirmed else self._load(replica)
+        if self._confirmed:
+            if self._gaps > self._closed_gaps:
+                return self._reconcile(replica, "reconcile")
+            if self._now >= self._audit_at:
+                return self._audit(replica)
+        elif self._now >= self._poll_at:
+            return self._reconcile(replica, "poll")
+        return None
+
+    @property
+    def _patience_ends(self) -> float:
+        return (self._begun_at or 0.0) + JOIN_PATIENCE
+
+    @property
+    def _has_lost(self) -> bool:
+        return self._poll_at != float("inf")
+
+    def _judge(self) -> None:
+        replica = self._replica
+        if replica is None or not replica.loaded:
+            self._set_status("loading", self._reason)
+        elif self._confirmed:
+            if self._gaps > self._closed_gaps:
+                self._set_status("stale", self._gap_reason)
+            else:
+                self._set_status("live", "")
+        elif self._flows.failing is not None or self._refusals:
+            self._set_status("stale", str(self._flows.failing or "refused"))
+        else:
+            self._set_status("polling", self._gap_reason)
+
+    def _set_status(self, status: Status, reason: str) -> None:
+        if status != self.status:
+            self.status = status
+            self._emit(StatusChanged(status, reason))
+
+    def _wake(self) -> None:
+        times = [self._flows.wake_at]
+        replica = self._replica
+        if replica is not None and MAIN not in self._flows:
+            if not replica.loaded:
+                times.append(self._patience_ends)
+            else:
+                times.append(self._audit_at if self._confirmed else self._poll_at)
+        if replica is not None and replica.wanted and REFETCH not in self._flows:
+            times.append(min(replica.wanted.values()))
+        due = [time for time in times if time is not None and time != float("inf")]
+        if due:
+            self._emit(Wake(max(min(due), self._now)))
+
+    # Flows --------------------------------------------------------------------------------------
+
+    def _guard(self, flow: Flow) -> Flow:
+        """Run ``flow``; what the server refuses is a gap, and an error when it persists."""
+        try:
+            yield from flow
+        except ReadRefusedError as refusal:
+            error = discovery.named(refusal.error, self.spec)
+            self._refusals += 1
+            replica = self._replica
+            if replica is None or not replica.loaded or self._refusals >= REFUSALS:
+                self._fail(error)
+                return
+            self._open_gap(str(error))
+            self._poll_at = self._now + self.options.poll_interval
+        except Exception as error:  # what a flow raises is the table's error, never a traceback
+            self._fail(error)
+        else:
+            self._refusals = 0
+
+    def _learn(self) -> Flow:
+        found: list[tuple[Schema, Schema]] = []
+        yield from discovery.learn(self.spec, lambda *schemas: found.append(schemas))
+        kept, known = found[0]
+        before = self._replica
+        if before is not None and before.known == known:
+            return
+        had_bindings = bool(self.bindings)
+        replica = Replica(self.spec, kept, known, self._horizon)
+        self._reads = Reads(self.spec, kept, self.options.page_size)
+        if before is None or not before.loaded:
+            self._replica = replica
+        else:
+            self._emit(Told("schema", {"columns": [c.name for c in known.columns]}))
+            yield from self._load(replica)
+        if not had_bindings:
+            self._emit(Rejoin("the columns are known"))
+
+    def _load(self, replica: Replica) -> Flow:
+        assert self._reads is not None  # learnt before
+        gaps = self._gaps
+        self._kept = []
+        rows = self._make_rows(replica.schema)
+        began = self._now
+        read = yield from load(replica, self._reads, self._paging, rows, self._progress)
+        kept, self._kept = self._kept, None
+        before = self._replica
+        old = before.rows if before is not None and before.loaded else None
+        self._horizon.whole(read.horizon)
+        replica.rows = rows
+        self._replica = replica
+        replica.receive(kept, self._now)
+        if old is not None:
+            for key in replica.held():  # what was shown before is not older than what was read
+                row = old.get(key)
+                kept_row = {n: v for n, v in (row or {}).items() if n in replica.schema.types}
+                replica.apply([Delete(key) if row is None else Upsert(key, kept_row)])
+        self._emit(Shown(rows, replica.schema))
+        replica.dirty = True
+        self._publish("snapshot", None)
+        self._proven(read.page.server_time, gaps, began)
+
+    def _progress(self, done: int, total: int | None) -> None:
+        self._emit(Progress(done, total))
+
+    def _proven(self, server_time: float | None, gaps: int, began: float) -> None:
+        """Nothing that was committed before ``server_time`` is missing."""
+        self._since = server_time
+        self._closed_gaps = gaps
+        self.synced_at = self._now
+        took = self._now - began
+        self._audit_at = self._later(self.options.audit_interval, took / AUDIT_SHARE)
+        self._poll_at = self._now + max(self._poll_every, took / POLL_SHARE)
+
+    def _later(self, every: float, at_least: float) -> float:
+        return self._now + max(every, at_least) if every else float("inf")
+
+    def _reconcile(self, replica: Replica, cause: Literal["reconcile", "poll"]) -> Flow:
+        assert self._reads is not None  # learnt before
+        gaps, began = self._gaps, self._now
+        polling = cause == "poll"
+        one = Reconciliation(replica, self._reads, self._paging, self._since, brief=polling)
+        yield from one.steps(lambda: self._now)
+        self._publish(cause, None)
+        if polling:
+            changed = one.differing > 0
+            grown = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
+            self._poll_every = self.options.poll_interval if changed else grown
+        self._proven(one.proven_at, gaps, began)
+        detail = {"method": one.method, "differing": one.differing, "seconds": self._now - began}
+        self._emit(Told("reconciled", {**detail, "cause": cause}))
+
+    def _audit(self, replica: Replica) -> Flow:
+        assert self._reads is not None  # learnt before
+        gaps, began = self._gaps, self._now
+        comparison = Comparison(replica, self._reads)
+        yield from scan(replica, self._reads, self._paging, comparison)
+        differing = comparison.apply(self._now)
+        self._publish("audit", None)
+        self._proven(comparison.began, gaps, began)
+        detail = {"rows": comparison.seen, "differing": differing, "seconds": self._now - began}
+        self._emit(Told("audit", detail))
+        if differing:
+            self._emit(Told("drift", {"rows": differing}))
+
+    def _refetch(self, replica: Replica) -> Flow:
+        assert self._reads is not None  # learnt before
+        keys = [key for key, at in replica.wanted.items() if at <= self._now]
+        for key in keys:
+            del replica.wanted[key]
+        comparison = Comparison(replica, self._reads)
+        yield from by_keys(self._reads, self._paging, keys, comparison)
+        for key in keys:
+            replica.fetched(key, self._now)
+        comparison.apply(self._now)
+        self._publish("refetch", None)
+
+    def _publish(self, cause: Cause, commit_time: float | None) -> None:
+        replica = self._replica
+        if replica is not None and replica.dirty:
+            self._emit(Published(cause, replica.take(), commit_time))
+
+    def _emit(self, effect: Effect) -> None:
+        self._out.append(effect)

@@ -1,0 +1,159 @@
+"""Reading in several steps: a flow yields queries and is sent what they brought.
+
+A flow is a generator: ``reads = yield [query, ...]`` gives one ``Read`` per query, in order.
+``Flows`` carries them: it numbers the requests, tries again what may be tried again, and throws
+``ReadRefusedError`` into a flow whose request the server has refused for good. So each procedure (a snapshot,
+a reconciliation, an audit) is written from top to bottom, and still does nothing by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from notebook_rt.sync.events import Cancel, Effect, Fetch, Fetched, FetchFailed, Query
+from notebook_rt.sync.horizon import Horizon, Read
+
+Flow: TypeAlias = Generator[Sequence[Query], Sequence[Read], None]
+
+BACKOFF_MAX: Final = 30.0
+
+
+class ReadRefusedError(Exception):
+    """The server refused a request of a flow; ``error`` is its answer."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    name: str
+    flow: Flow
+    queries: Sequence[Query] = ()
+    reads: list[Read | None] = field(default_factory=list)
+    failures: int = 0
+    started: float = 0.0
+
+
+@dataclass(slots=True)
+class _Request:
+    running: _Running
+    place: int
+    sent: int
+    retry_at: float | None = None
+
+
+class Flows:
+    """The flows that are under way, by name."""
+
+    def __init__(self, horizon: Horizon, emit: Callable[[Effect], None]) -> None:
+        self._horizon = horizon
+        self._emit = emit
+        self._running: dict[str, _Running] = {}
+        self._requests: dict[int, _Request] = {}
+        self._number = 0
+        self.failing: Exception | None = None
+        """Why the last request failed; None as soon as one succeeds."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._running
+
+    def __bool__(self) -> bool:
+        return bool(self._running)
+
+    def start(self, name: str, flow: Flow, now: float) -> None:
+        """Begin ``flow``; nothing else of that name may be under way."""
+        running = self._running[name] = _Running(name, flow, started=now)
+        self._horizon.watching = True
+        self._step(running, None)
+
+    def stop(self, name: str) -> None:
+        """Forget a flow and its requests."""
+        running = self._running.pop(name, None)
+        if running is None:
+            return
+        for number in [n for n, r in self._requests.items() if r.running is running]:
+            if self._requests.pop(number).retry_at is None:
+                self._emit(Cancel(number))
+        running.flow.close()
+
+    def stop_all(self) -> None:
+        for name in list(self._running):
+            self.stop(name)
+
+    def fetched(self, event: Fetched) -> None:
+        """A request succeeded; goes on when the last one of its step has."""
+        request = self._requests.pop(event.request, None)
+        if request is None:
+            return
+        self.failing = None
+        running = request.running
+        running.failures = 0
+        running.reads[request.place] = Read(event.page, request.sent)
+        reads = [read for read in running.reads if read is not None]
+        if len(reads) == len(running.queries):
+            self._step(running, reads)
+
+    def failed(self, event: FetchFailed, now: float) -> None:
+        """A request failed: tried again later, or for good."""
+        request = self._requests.get(event.request)
+        if request is None:
+            return
+        self.failing = event.error
+        running = request.running
+        if event.retry_after is not None:
+            doubled = min(event.retry_after * 2 ** min(running.failures, 10), BACKOFF_MAX)
+            running.failures += 1
+            request.retry_at = now + max(event.retry_after, doubled)
+            return
+        for number in [n for n, r in self._requests.items() if r.running is running]:
+            if self._requests.pop(number).retry_at is None and number != event.request:
+                self._emit(Cancel(number))
+        self._step(running, ReadRefusedError(event.error))
+
+    def tick(self, now: float) -> None:
+        """Send again what is due."""
+        due = [n for n, r in self._requests.items() if r.retry_at is not None and r.retry_at <= now]
+        for number in due:
+            request = self._requests.pop(number)
+            self._send(request.running, request.place)
+
+    def hurry(self) -> None:
+        """The network is back: what waits to be tried again is due now."""
+        for request in self._requests.values():
+            if request.retry_at is not None:
+                request.retry_at = float("-inf")
+
+    @property
+    def wake_at(self) -> float | None:
+        return min(
+            (r.retry_at for r in self._requests.values() if r.retry_at is not None), default=None
+        )
+
+    def _step(self, running: _Running, outcome: Sequence[Read] | ReadRefusedError | None) -> None:
+        try:
+            while True:
+                if isinstance(outcome, ReadRefusedError):
+                    running.queries = running.flow.throw(outcome)
+                elif outcome is None:
+                    running.queries = next(running.flow)
+                else:
+                    running.queries = running.flow.send(outcome)
+                if running.queries:
+                    break
+                outcome = []
+        except StopIteration:
+            if self._running.get(running.name) is running:
+                del self._running[running.name]
+            return
+        running.reads = [None] * len(running.queries)
+        for place in range(len(running.queries)):
+            self._send(running, place)
+
+    def _send(self, running: _Running, place: int) -> None:
+        self._number += 1
+        self._requests[self._number] = _Request(running, place, self._horizon.moment())
+        self._emit(Fetch(self._number, running.queries[place]))

@@ -1,0 +1,244 @@
+"""Reading the whole table, page by page: the first load, and the comparison of all rows.
+
+Flows (``sync/flows.py``): they yield queries and are sent what these brought. A load collects a new
+table beside the one that is seen and commits it as one (promise 2); a scan compares every page with
+what is here, and at its end knows what differs and what is gone (promises 3, 4, 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from notebook_rt.errors import NoPrimaryKeyError
+from notebook_rt.sync.events import Page, Query
+from notebook_rt.sync.flows import ReadRefusedError
+from notebook_rt.sync.horizon import Read
+from notebook_rt.sync.queries import Reads
+from notebook_rt.sync.replica import Replica
+from notebook_rt.sync.rows import Key, Op, Row, Rows, WireRow
+
+Steps: TypeAlias = Generator[Sequence[Query], Sequence[Read], None]
+READS_AT_ONCE: Final = 4
+"""Requests by key under way at a time."""
+
+
+@dataclass(slots=True)
+class Paging:
+    """How this server cuts pages: it may give fewer rows than asked, and says so to nobody."""
+
+    size: int
+    cap: int | None = None
+    """The most it gives, once known."""
+    xmin: bool = True
+    """Whether it lets ``xmin`` through, as far as is known."""
+    count: bool = True
+    """Whether the first page of a pass may ask for the count."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows a full page has."""
+        return self.size if self.cap is None else min(self.size, self.cap)
+
+    def is_last(self, page: Page, before: int) -> bool:
+        """Whether nothing comes after ``page``, which had ``before`` rows before it.
+
+        A short page is the end only if a full one was seen as long as was asked; else the count
+        decides, and where there is none, an empty page.
+        """
+        got = len(page.rows)
+        if got >= self.size:
+            self.cap = self.size
+        if got == 0:
+            return True
+        if self.cap is not None:
+            return got < self.cap
+        if page.count is not None and before + got < page.count:
+            self.cap = got
+        return page.count is not None and before + got >= page.count
+
+
+def each_page(
+    reads: Reads,
+    paging: Paging,
+    take: Callable[[Read], None],
+    *,
+    columns: Sequence[str] | None = None,
+) -> Steps:
+    """Read all pages by key, one after the other, and hand each to ``take``."""
+    order = reads.by_key()
+    after: Row | None = None
+    got = 0
+    while True:
+        asks = reads.with_xmin(paging.xmin)
+        count = after is None and paging.count and paging.cap is None
+        try:
+            (read,) = yield [asks.page(order, after, columns=columns, count=count)]
+        except ReadRefusedError:
+            if paging.xmin and columns is None:
+                paging.xmin = False
+            elif count:
+                paging.count = False
+            else:
+                raise
+            continue
+        take(read)
+        last = paging.is_last(read.page, got)
+        got += len(read.page.rows)
+        if last:
+            return
+        after = reads.schema.decode(_key_part(reads, read.page.rows[-1]))
+
+
+def load(
+    replica: Replica,
+    reads: Reads,
+    paging: Paging,
+    into: Rows,
+    progress: Callable[[int, int | None], None],
+) -> Generator[Sequence[Query], Sequence[Read], Read]:
+    """Collect the whole table into the new ``into``, committed as one; nobody sees it before.
+
+    Returns the read that stands for all: sent first, answered last.
+    """
+    loading = into.load()
+    all_reads: list[Read] = []
+    total: int | None = None
+
+    def take(read: Read) -> None:
+        nonlocal total
+        page = read.page
+        before = len(loading)
+        all_reads.append(read)
+        loading.extend(page.rows)
+        if len(loading) != before + len(page.rows):
+            raise NoPrimaryKeyError(reads.spec.schema, reads.spec.table)
+        for row in page.rows:
+            key = reads.schema.key_of(reads.schema.decode(_key_part(reads, row)))
+            replica.versions.note(key, row.get("xmin"))
+        replica.watermark.look_at_page(page.rows)
+        total = page.count if page.count is not None else total
+        progress(len(loading), total)
+
+    replica.versions.clear()
+    yield from each_page(reads, paging, take)
+    loading.commit()
+    return spanning(all_reads)
+
+
+def spanning(reads: Sequence[Read]) -> Read:
+    """One read that stands for several: sent as early as the first, answered as late as the last."""
+    late = max(reads, key=lambda read: read.page.server_time)
+    return Read(late.page, min(read.sent for read in reads))
+
+
+class Comparison:
+    """What reads show to differ from the rows here; applied as one, at the end."""
+
+    def __init__(self, replica: Replica, reads: Reads) -> None:
+        self.seen = 0
+        self.unknown: list[Key] = []
+        """Keys whose row must be read to know it."""
+        self.differing = 0
+        self._replica = replica
+        self._reads = reads
+        self._keys: set[Key] = set()
+        self._all: list[Read] = []
+        self._rows: list[tuple[Key, Row | None, Read, object]] = []
+
+    def whole(self, read: Read) -> None:
+        """Take a page of whole rows."""
+        replica, page = self._replica, read.page.rows
+        keys = self._note(read)
+        differing = dict(replica.rows.differing(page))
+        for key, wire in zip(keys, page, strict=True):
+            xmin = wire.get("xmin")
+            if key in differing:
+                self._rows.append((key, differing[key], read, xmin))
+            elif replica.is_held(key):
+                self._rows.append((key, replica.schema.decode(wire), read, xmin))
+            else:
+                replica.versions.note(key, xmin)
+
+    def versions(self, read: Read) -> None:
+        """Take a page of keys with their ``xmin``."""
+        for key, wire in zip(self._note(read), read.page.rows, strict=True):
+            if not self._replica.versions.is_same(key, wire.get("xmin")):
+                self.unknown.append(key)
+
+    def by_key(self, keys: Sequence[Key], read: Read) -> None:
+        """Take the answer to a read of ``keys``: what is not in it is gone."""
+        schema = self._replica.schema
+        rows: dict[Key, tuple[Row, object]] = {}
+        for wire in read.page.rows:
+            row = schema.decode(wire)
+            rows[schema.key_of(row)] = (row, wire.get("xmin"))
+        for key in keys:
+            found = rows.get(key)
+            if found is None:
+                self._rows.append((key, None, read, None))
+            else:
+                self._rows.append((key, found[0], read, found[1]))
+
+    def absent(self) -> None:
+        """All keys have been seen: what is here and was not among them is gone."""
+        if not self._all:
+            return
+        read = spanning(self._all)
+        mine = self._replica.rows.keys()
+        gone = [key for key in mine if key not in self._keys]
+        self._rows += [(key, None, read, None) for key in gone]
+
+    @property
+    def began(self) -> float | None:
+        """Server time before which nothing can be missing from what was read."""
+        return min((read.page.server_time for read in self._all), default=None)
+
+    def apply(self, now: float) -> int:
+        """Settle what differs, and return in how many rows it did."""
+        replica = self._replica
+        ops: list[Op] = []
+        for key, row, read, xmin in self._rows:
+            op = replica.settle(key, row, read, now, xmin)
+            if op is not None:
+                ops.append(op)
+        self.differing = len(ops)
+        replica.apply(ops)
+        replica.again([key for key, *_ in self._rows], now)
+        return self.differing
+
+    def _note(self, read: Read) -> list[Key]:
+        schema = self._replica.schema
+        keys = [schema.key_of(schema.decode(_key_part(self._reads, w))) for w in read.page.rows]
+        self._all.append(read)
+        self._keys.update(keys)
+        self.seen += len(keys)
+        return keys
+
+
+def by_keys(reads: Reads, paging: Paging, keys: Sequence[Key], into: Comparison) -> Steps:
+    """Read rows by key, several requests at a time."""
+    asks = list(reads.with_xmin(paging.xmin).rows(keys))
+    for place in range(0, len(asks), READS_AT_ONCE):
+        some = asks[place : place + READS_AT_ONCE]
+        answers = yield [query for query, _ in some]
+        for (_, asked), read in zip(some, answers, strict=True):
+            into.by_key(asked, read)
+
+
+def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> Steps:
+    """Compare all rows with what is here: by ``xmin`` where that says enough, else row by row."""
+    many = len(replica.rows) > paging.rows
+    by_version = paging.xmin and many and len(replica.versions) * 10 > len(replica.rows) * 9
+    if by_version:
+        asks = reads.with_xmin(True)
+        yield from each_page(asks, paging, into.versions, columns=())
+    else:
+        yield from each_page(reads, paging, into.whole)
+    into.absent()
+    yield from by_keys(reads, paging, into.unknown, into)
+
+
+def _key_part(reads: Reads, row: WireRow) -> WireRow:
+    return {name: row[name] for name in reads.schema.key}

@@ -1,0 +1,102 @@
+"""Closing a gap (promise 3), and polling, which is the same (promise 10).
+
+With a believed watermark only what changed is read: rows from the cursor on, by time and key; then
+the keys that are gone are found by counting. Counting proves something only if no row came or went
+between the reads: then what is here is a superset of the server's keys, and equal numbers mean equal
+sets. Without a watermark, or where the numbers differ, all keys are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Final
+
+from notebook_rt.store.order import OrderBy
+from notebook_rt.sync.events import Query
+from notebook_rt.sync.flows import ReadRefusedError
+from notebook_rt.sync.horizon import Read
+from notebook_rt.sync.queries import Reads
+from notebook_rt.sync.reading import Comparison, Paging, Steps, scan
+from notebook_rt.sync.replica import Replica
+from notebook_rt.sync.rows import Row
+from notebook_rt.sync.watermark import OVERLAP
+
+COUNT_TRIES: Final = 3
+"""How often counting is tried while rows come and go, before keys are compared."""
+
+
+class Reconciliation:
+    """One pass over what may have been lost since ``since`` (server time; None: everything)."""
+
+    def __init__(
+        self, replica: Replica, reads: Reads, paging: Paging, since: float | None, *, brief: bool
+    ) -> None:
+        self.replica = replica
+        self.reads = reads
+        self.paging = paging
+        self.since = since
+        self.brief = brief
+        """A poll: the next one mends what counting could not prove."""
+        self.method = ""
+        self.differing = 0
+        self.proven_at: float | None = None
+        """Server time before which nothing is missing, once done."""
+
+    def steps(self, now: Callable[[], float]) -> Steps:
+        """The flow. ``now`` is asked whenever something is applied."""
+        small = len(self.replica.rows) <= self.paging.rows // 2
+        if self.since is None or small or not self.replica.watermark.believed:
+            yield from self._everything(now)
+            return
+        self.method = "watermark"
+        since = self.since
+        for _ in range(1 if self.brief else COUNT_TRIES):
+            since = yield from self._changed(since, now)
+            self.proven_at = self.proven_at or since
+            keys_before = self.replica.keys_moved
+            try:
+                (read,) = yield [self.reads.count()]
+            except ReadRefusedError:
+                break
+            if read.page.count != len(self.replica.rows):
+                break
+            if self.brief:
+                return
+            since = yield from self._changed(since, now)
+            if self.replica.keys_moved == keys_before:
+                return
+        yield from self._everything(now)
+
+    def _everything(self, now: Callable[[], float]) -> Steps:
+        self.method = "rows" if not self.method else f"{self.method}, then rows"
+        comparison = Comparison(self.replica, self.reads)
+        yield from scan(self.replica, self.reads, self.paging, comparison)
+        self.differing += comparison.apply(now())
+        if self.proven_at is None:
+            self.proven_at = comparison.began
+
+    def _changed(
+        self, since: float, now: Callable[[], float]
+    ) -> Generator[Sequence[Query], Sequence[Read], float]:
+        """Take the rows changed from ``since`` on; returns the server time of the first read."""
+        column = self.replica.watermark.column
+        order = self.reads.by_order([OrderBy(column)])
+        edge = self.reads.at_least(column, self.replica.watermark.value_at(since - OVERLAP))
+        comparison = Comparison(self.replica, self.reads)
+        asks = self.reads.with_xmin(self.paging.xmin)
+        after: Row | None = None
+        began: float | None = None
+        got = 0
+        while True:
+            count = after is None and self.paging.count and self.paging.cap is None
+            (read,) = yield [asks.page(order, after, extra=[edge], count=count)]
+            began = read.page.server_time if began is None else began
+            comparison.whole(read)
+            last = self.paging.is_last(read.page, got)
+            got += len(read.page.rows)
+            if last:
+                break
+            row = read.page.rows[-1]
+            after = self.reads.schema.decode({term.column: row[term.column] for term in order})
+        self.differing += comparison.apply(now())
+        return began

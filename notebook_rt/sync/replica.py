@@ -1,0 +1,340 @@
+"""The server's rows as far as they are known here, and how reads and changes alter them.
+
+In go changes (in the order they came) and reads; out go ``Op``s to ``Rows``, and the keys whose row
+must be read because nothing else can tell. Keeps promises 5 (events patch), 6 (no going back in
+time) and 7 (a filtered table is the filtered table).
+
+A change that cannot be applied with certainty is *held*: it may be older than the row that was read
+last, its values may be lossy, or whether it matches the filter only the server knows. The key is
+then wanted: read once, at once; if it goes on changing, what is held is let go as soon as a change
+comes that is certainly newer than the read, and at the latest with the next read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from notebook_rt.store.types import Schema, equal, lossy
+from notebook_rt.sync.events import Change
+from notebook_rt.sync.horizon import Horizon, Read
+from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert
+from notebook_rt.sync.spec import TableSpec
+from notebook_rt.sync.versions import Versions
+from notebook_rt.sync.watermark import Watermark
+
+REFETCH_PAUSE: Final = 2.0
+"""Seconds between two reads of one key: by then its changes are newer than the first read."""
+COMPANION_DELAY: Final = 0.05
+"""Seconds to wait for the full frame of a change whose narrow one cannot be judged."""
+
+
+class UnreadableError(Exception):
+    """A change without a key that can be read: something was told, and nobody knows what."""
+
+
+class Replica:
+    """One table's server rows. ``rows`` is None until the first load."""
+
+    def __init__(self, spec: TableSpec, schema: Schema, known: Schema, horizon: Horizon) -> None:
+        self.spec = spec
+        self.schema = schema
+        """What is kept: the projection with its key, order and version columns."""
+        self.known = known
+        """All columns of the server's table."""
+        self.horizon = horizon
+        self.versions = Versions()
+        self.watermark = Watermark(spec.watermark, schema)
+        self.wanted: dict[Key, float] = {}
+        """Keys whose row must be read, and when (monotonic)."""
+        self.want_changes = False
+        self.published: list[RowChange] = []
+        self.dirty = False
+        """Whether anything was applied since the last ``take``."""
+        self.keys_moved = 0
+        """Grows whenever a key comes or goes."""
+        self.schema_moved = False
+        """Whether a change showed columns that are not the known ones."""
+        self._rows: Rows | None = None
+        self._pending: list[Op] = []
+        self._present: dict[Key, bool] = {}
+        self._held: dict[Key, list[tuple[int, Change]]] = {}
+        self._fetched: dict[Key, float] = {}
+        self._key = schema.key
+        self._single = schema.key[0] if len(schema.key) == 1 else None
+        streamed = {*schema.names, *spec.filter.columns}
+        narrow = {*schema.key, *spec.filter.columns}
+        self.by_bindings = bool(spec.filter) and spec.filter.to_realtime() is not None
+        """Whether the server's bindings carry the filter, so that a full frame vouches for it."""
+        self._narrow = narrow if self.by_bindings and streamed - narrow else None
+
+    # Rows ---------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> Rows:
+        assert self._rows is not None  # the mirror applies nothing before the first load
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: Rows) -> None:
+        self._rows = rows
+
+    @property
+    def loaded(self) -> bool:
+        return self._rows is not None
+
+    def apply(self, ops: Sequence[Op]) -> None:
+        """Change the rows; remembers what changed until ``take``."""
+        if ops:
+            rows = self.rows
+            self.keys_moved += sum((op.key in rows) != isinstance(op, Upsert) for op in ops)
+            self.published += self.rows.apply(ops, want_changes=self.want_changes)
+            self.dirty = True
+
+    def take(self) -> list[RowChange]:
+        """What changed since the last time."""
+        taken, self.published, self.dirty = self.published, [], False
+        return taken
+
+    # Changes ------------------------------------------------------------------------------------
+
+    def receive(self, changes: Iterable[Change], now: float) -> None:
+        """Apply changes, in order, as one."""
+        horizon, believed = self.horizon, self.watermark
+        for change in changes:
+            key = self.key_of(change)
+            commit = change.commit_time
+            horizon.heard(commit)
+            if believed.believed:
+                believed.look(change)
+            if key in self._held or not horizon.is_news(key, commit):
+                self._unclear(change, key, now)
+                continue
+            ops = self._ops(change, key)
+            if ops is None:
+                self._hold(change, key, now)
+                continue
+            self._push(ops)
+            self._applied(key, commit)
+        self._flush()
+
+    def _push(self, ops: Sequence[Op]) -> None:
+        for op in ops:
+            self._pending.append(op)
+            self._present[op.key] = isinstance(op, Upsert)
+
+    def _flush(self) -> None:
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._present.clear()
+            self.apply(pending)
+
+    def _row(self, key: Key) -> dict[str, Any] | None:
+        self._flush()
+        return self.rows.get(key)
+
+    def _has(self, key: Key) -> bool:
+        present = self._present.get(key)
+        return key in self.rows if present is None else present
+
+    def key_of(self, change: Change) -> Key:
+        """The key a change is about; raises UnreadableError where it has none."""
+        record = change.old_record if change.kind == "DELETE" else change.record
+        try:
+            if record is None:
+                raise KeyError
+            return self.schema.key_of(
+                self.schema.decode({name: record[name] for name in self._key}, "socket")
+            )
+        except KeyError:
+            raise UnreadableError(f"a {change.kind} without its key") from None
+
+    def _applied(self, key: Key, commit_time: float | None) -> None:
+        self.horizon.told(key, commit_time)
+        self.versions.forget(key)
+        if self.wanted:
+            self.wanted.pop(key, None)
+
+    def _unclear(self, change: Change, key: Key, now: float) -> None:
+        news = self.horizon.is_news(key, change.commit_time)
+        news = news or self.watermark.moves_on(change.record, self._row(key))
+        held = self._held.get(key, [])
+        if not held and not news and self._agrees(change, key):
+            return
+        ops = self._replay([*(one for _, one in held), change], key) if news else None
+        if ops is None:
+            self._hold(change, key, now)
+            return
+        self._held.pop(key, None)
+        self._push(ops)
+        self._applied(key, change.commit_time)
+
+    def _hold(self, change: Change, key: Key, now: float) -> None:
+        self._held.setdefault(key, []).append((self.horizon.moment(), change))
+        self.want(key, now + (COMPANION_DELAY if self._is_narrow(change) else 0.0))
+
+    def want(self, key: Key, at: float) -> None:
+        """Ask for ``key``'s row, not before ``at``."""
+        due = max(at, self._fetched.get(key, float("-inf")) + REFETCH_PAUSE)
+        self.wanted[key] = min(due, self.wanted.get(key, float("inf")))
+
+    def _replay(self, changes: Sequence[Change], key: Key) -> list[Op] | None:
+        """All of ``changes`` as one, if that needs no read: from the last one that says all."""
+        start = 0
+        for place, change in enumerate(changes):
+            if change.kind == "DELETE" or (self._whole(change) and self._ops(change, key)):
+                start = place
+        ops: list[Op] = []
+        for change in changes[start:]:
+            found = self._ops(change, key)
+            if found is None:
+                return None
+            ops += found
+        return ops
+
+    def _ops(self, change: Change, key: Key) -> list[Op] | None:
+        """What ``change`` does; None: only a read can tell."""
+        if change.kind == "DELETE":
+            return [Delete(key)]
+        record = change.record or {}
+        if change.errors or self._lossy(record):
+            return None
+        row = self.schema.decode(record, "socket")
+        moved = self._moved_from(change, key)
+        narrow = self._is_narrow(change)
+        self._look_at_columns(change, narrow)
+        verdict = self._verdict(record, key, vouched=not narrow)
+        if verdict is None:
+            return None
+        if not verdict:
+            return [*moved, Delete(key)] if self._has(key) else moved
+        if narrow:
+            return moved  # the full frame of the same change follows
+        if len(row) < len(self.schema.names) and not self._has(key):
+            return None
+        return [*moved, Upsert(key, row)]
+
+    def _agrees(self, change: Change, key: Key) -> bool:
+        """Whether the rows already are as ``change`` says, so that it says nothing."""
+        mine = self._row(key)
+        if change.kind == "DELETE":
+            return mine is None
+        record = change.record or {}
+        narrow = self._is_narrow(change)
+        if change.errors or self._lossy(record) or self._moved_from(change, key):
+            return False
+        verdict = self._verdict(record, key, vouched=not narrow)
+        if not verdict:
+            return verdict is False and mine is None
+        if narrow:
+            return True
+        row = self.schema.decode(record, "socket")
+        return mine is not None and all(equal(mine[name], row[name]) for name in row)
+
+    def _verdict(self, record: Mapping[str, Any], key: Key, *, vouched: bool) -> bool | None:
+        """Whether the changed row belongs to the table."""
+        if not self.spec.filter:
+            return True
+        row: dict[str, Any] = self.known.decode(
+            {name: record[name] for name in self.spec.filter.columns if name in record}, "socket"
+        )
+        if len(row) < len(self.spec.filter.columns):
+            row = {**(self._row(key) or {}), **row}
+        matches = self.spec.filter.matches(row, self.known)
+        if vouched and self.by_bindings:
+            return True if matches is None else matches or None
+        return matches
+
+    def _is_narrow(self, change: Change) -> bool:
+        """Whether this is the frame that only tells whether a row is still in the filter."""
+        return (
+            self._narrow is not None
+            and change.kind == "UPDATE"
+            and all(column.name in self._narrow for column in change.columns)
+        )
+
+    def _whole(self, change: Change) -> bool:
+        record = change.record or {}
+        return all(name in record for name in self.schema.names)
+
+    def _lossy(self, record: Mapping[str, Any]) -> bool:
+        types = self.schema.types
+        return any(lossy(types[name], record[name]) for name in record if name in types)
+
+    def _moved_from(self, change: Change, key: Key) -> list[Op]:
+        """An UPDATE of the key itself deletes the old one."""
+        old = change.old_record
+        if change.kind != "UPDATE" or old is None or any(name not in old for name in self._key):
+            return []
+        before = self.schema.key_of(
+            self.schema.decode({name: old[name] for name in self._key}, "socket")
+        )
+        return [] if before == key else [Delete(before)]
+
+    def _look_at_columns(self, change: Change, narrow: bool) -> None:
+        """A change names the columns of the table as it is now (all of them, null or not)."""
+        if narrow or not change.columns or self.spec.columns is not None:
+            return
+        if {column.name for column in change.columns} != set(self.known.types):
+            self.schema_moved = True
+
+    # Reads --------------------------------------------------------------------------------------
+
+    def settle(
+        self, key: Key, row: Row | None, read: Read, now: float, xmin: object = None
+    ) -> Op | None:
+        """Take what ``read`` says of ``key`` (None: no such row); return what it changes."""
+        mine = self.rows.get(key)
+        agrees = (
+            mine is None
+            if row is None
+            else mine is not None and all(equal(mine[name], row[name]) for name in row)
+        )
+        newer = self.horizon.newer(key, read)
+        if not agrees and newer == "unclear":
+            self.want(key, now)
+            return None
+        if newer == "told":
+            return None
+        self.horizon.one(key, read.horizon, now)
+        self._let_go(key, read)
+        self.versions.note(key, xmin)
+        if agrees:
+            return None
+        return Delete(key) if row is None else Upsert(key, row)
+
+    def fetched(self, key: Key, now: float) -> None:
+        """``key`` has just been read by itself."""
+        self._fetched[key] = now
+        if len(self._fetched) > 10_000:
+            late = now - REFETCH_PAUSE
+            self._fetched = {k: at for k, at in self._fetched.items() if at > late}
+
+    def again(self, keys: Iterable[Key], now: float) -> None:
+        """Look once more at what is still held of ``keys``, now that they were read."""
+        for key in keys:
+            for _, change in self._held.pop(key, ()):
+                self.receive([change], now)
+
+    def _let_go(self, key: Key, read: Read) -> None:
+        """What was held when the read was sent is in it."""
+        held = self._held.get(key)
+        if held is None:
+            return
+        rest = [(moment, change) for moment, change in held if moment > read.sent]
+        if rest:
+            self._held[key] = rest
+        else:
+            del self._held[key]
+
+    def is_held(self, key: Key) -> bool:
+        """Whether changes of ``key`` wait to be understood."""
+        return key in self._held
+
+    def held(self) -> list[Key]:
+        return list(self._held)
+
+    def drop_held(self) -> None:
+        """Forget what is held: a whole new table has come."""
+        self._held.clear()
+        self.wanted.clear()

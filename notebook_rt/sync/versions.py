@@ -1,0 +1,43 @@
+"""What is known of each row's ``xmin``: an equality version that every table has (FACTS.md).
+
+Two reads of a key with the same ``xmin`` saw the same row. Changes do not carry it, so a row that a
+change touched has none until it is read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from notebook_rt.sync.rows import Key
+
+
+class Versions:
+    """Key to ``xmin``, for the rows whose last state came from a read."""
+
+    def __init__(self) -> None:
+        self._xmin: dict[Key, int] = {}
+
+    def note(self, key: Key, xmin: object) -> None:
+        """A read brought ``key`` with this ``xmin`` (None: the read did not ask)."""
+        if isinstance(xmin, (int, str)):
+            self._xmin[key] = int(xmin)
+        else:
+            self._xmin.pop(key, None)
+
+    def forget(self, key: Key) -> None:
+        """``key`` has changed, and nobody said to what version."""
+        self._xmin.pop(key, None)
+
+    def is_same(self, key: Key, xmin: object) -> bool:
+        """Whether a read of this ``xmin`` shows the row that is here."""
+        return isinstance(xmin, (int, str)) and self._xmin.get(key) == int(xmin)
+
+    def keep_only(self, keys: Iterable[Key]) -> None:
+        wanted = set(keys)
+        self._xmin = {key: xmin for key, xmin in self._xmin.items() if key in wanted}
+
+    def clear(self) -> None:
+        self._xmin.clear()
+
+    def __len__(self) -> int:
+        return len(self._xmin)
