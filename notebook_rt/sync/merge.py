@@ -296,7 +296,7 @@ def _without_row(edit: Edit, strategies: Strategies, now: float) -> Rebased:
 
 def _delete_against_edit(edit: Edit, row: Row, strategies: Strategies, now: float) -> Rebased:
     if all(equal(value, row.get(column)) for column, value in edit.base.items()):
-        return Rebased(edit)
+        return Rebased(replace(edit, sent=False))
     strategy = strategies.default
     theirs_at = strategies.time_of(row)
     if strategy not in ("lww", "server", "local"):

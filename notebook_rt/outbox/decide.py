@@ -1,0 +1,330 @@
+"""What to send, and what an answer means: pure (DESIGN 4, the table of errors).
+
+In go an ``Op`` and what is known of the row; out comes a ``Request`` as PostgREST takes it. In goes
+an answer's status; out comes a ``Verdict``. Time and randomness are arguments.
+
+A write is sent on the condition of what it was based on: the changed columns' base values where the
+server can compare them, else the row's ``xmin``, read just before (``FACTS.md``, "A version for
+every table?"). A sum goes by ``xmin`` too, so that after a lost answer an unmoved row says that it
+was not applied; or through the ledger function, which knows each operation's id.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeAlias, cast
+
+from notebook_rt.outbox.ops import Json, Op, changes_key
+from notebook_rt.store.types import canonical, decode, equal, kind, to_json, to_rest
+from notebook_rt.sync.merge import RULES, Conflict, Edit, Kind, Rebased, Strategies, Strategy
+
+LEDGER: Final = "notebook_rt_write"
+SERVER_WAIT: Final = 5.0
+RATE_LIMIT_WAIT: Final = 60.0
+NETWORK_WAIT: Final = 1.0
+_MAX_CONDITION = 1_500
+"""Characters of base values in a URL; what is longer is compared through ``xmin``."""
+_NO_EQUALITY: Final = {"json", "xml", "point", "polygon", "path", "line", "box", "lseg", "circle"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, without the login."""
+
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
+    path: str
+    params: tuple[tuple[str, str], ...] = ()
+    body: Json = None
+    prefer: str = ""
+    schema: str = "public"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    body: Json = None
+    retry_after: float | None = None
+    """Seconds, from the header."""
+
+
+Meaning: TypeAlias = Literal["done", "refresh", "wait", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an answer means for the operation."""
+
+    meaning: Meaning
+    words: str = ""
+    """The server's, for the user."""
+    until: float = 0.0
+    """When to try again (``wait``)."""
+    counts: bool = False
+    """It was one of the attempts."""
+    lost: bool = False
+    """It may have been applied nevertheless."""
+
+
+def judge(
+    answer: Answer, attempts: int, now: float, jitter: float = 0.0, max_attempts: int = 3
+) -> Verdict:
+    """Read an answer.
+
+    Parameters
+    ----------
+    attempts : int
+        Attempts that failed before this one.
+    jitter : float
+        A share of the wait, 0 to 0.2, so that many kernels do not come back at once.
+
+    Examples
+    --------
+    >>> judge(Answer(429, retry_after=7.0), 0, now=100.0).until
+    107.0
+    >>> judge(Answer(503), attempts=2, now=0.0).meaning
+    'refused'
+    """
+    status = answer.status
+    if 200 <= status < 300:
+        return Verdict("done")
+    if status == 401:
+        return Verdict("refresh", words=words_of(answer))
+    if status == 429:
+        wait = RATE_LIMIT_WAIT if answer.retry_after is None else answer.retry_after
+        return Verdict("wait", words_of(answer), now + wait * (1 + jitter))
+    if status == 408 or status >= 500:
+        if attempts + 1 >= max_attempts:
+            return Verdict("refused", words_of(answer), counts=True, lost=True)
+        wait = max(SERVER_WAIT * 2**attempts, answer.retry_after or 0.0)
+        return Verdict("wait", words_of(answer), now + wait * (1 + jitter), True, lost=True)
+    return Verdict("refused", words_of(answer))
+
+
+def words_of(answer: Answer) -> str:
+    """The server's words, in one line."""
+    body = answer.body
+    said = []
+    if isinstance(body, dict):
+        names = ("code", "message", "msg", "error", "details", "hint")
+        said = [str(body[name]) for name in names if body.get(name)]
+    elif isinstance(body, str):
+        said = [body[:500]]
+    return f"{answer.status}: {'; '.join(said)}" if said else f"the server answered {answer.status}"
+
+
+# --- requests --------------------------------------------------------------------------------------
+
+
+def fetch(op: Op, *, xmin: bool) -> Request:
+    """Read the operation's row."""
+    params = (*_key_filters(op), ("select", "*,xmin" if xmin else "*"))
+    return Request("GET", _table(op), params, schema=op.schema)
+
+
+def write(op: Op, *, by_xmin: bool = False) -> Request:
+    """The conditional write of an insert, update or delete."""
+    if op.kind == "insert":
+        prefer = "return=representation,resolution=ignore-duplicates"
+        return Request("POST", _table(op), (("select", "*"),), dict(op.values), prefer, op.schema)
+    condition = (("xmin", f"eq.{op.xmin}"),) if by_xmin else tuple(_conditions(op)[0])
+    params = (*_key_filters(op), *condition, ("select", "*"))
+    method: Literal["DELETE", "PATCH"] = "DELETE" if op.kind == "delete" else "PATCH"
+    body = None if op.kind == "delete" else dict(op.values)
+    return Request(method, _table(op), params, body, "return=representation", op.schema)
+
+
+def through_ledger(op: Op) -> Request:
+    """An update with sums, exactly once: the function keeps the operation's id."""
+    sums = {column for column in op.values if adds(op, column)}
+    args = {
+        "p_op": op.id,
+        "p_schema": op.schema,
+        "p_table": op.target,
+        "p_key": dict(op.key),
+        "p_set": {c: v for c, v in op.values.items() if c not in sums},
+        "p_base": {c: v for c, v in op.base.items() if c not in sums},
+        "p_add": {c: difference(op, c) for c in sums},
+    }
+    return Request("POST", f"/rest/v1/rpc/{LEDGER}", (), args, schema="public")
+
+
+def call(op: Op) -> Request:
+    """A queued call of a function."""
+    path = f"/rest/v1/rpc/{urllib.parse.quote(op.target, safe='')}"
+    return Request("POST", path, (), dict(op.values), schema=op.schema)
+
+
+def broadcast(ops: Sequence[Op]) -> Request:
+    """Queued broadcasts, in one request."""
+    messages = [
+        {"topic": op.target, "event": op.event, "payload": dict(op.values), "private": op.private}
+        for op in ops
+    ]
+    return Request("POST", "/realtime/v1/api/broadcast", (), {"messages": messages})
+
+
+def needs_version(op: Op) -> bool:
+    """Whether the condition cannot be put into the write itself, or not tell enough."""
+    if op.kind not in ("update", "delete"):
+        return False
+    if op.kind == "update" and has_sums(op):
+        return True
+    return not _conditions(op)[1]
+
+
+def adds(op: Op, column: str) -> bool:
+    """Whether a column's change is a sum."""
+    return (
+        op.kind == "update"
+        and op.rules.get(column, op.rules.get("", "lww")) == "delta"
+        and kind(op.types.get(column, "text")) in ("int", "float", "decimal")
+        and op.values.get(column) is not None
+        and op.base.get(column) is not None
+    )
+
+
+def has_sums(op: Op) -> bool:
+    return any(adds(op, column) for column in op.values)
+
+
+def difference(op: Op, column: str) -> Json:
+    """What a sum adds, as the text or number that PostgreSQL reads exactly."""
+    mine, base = _typed(op, column, op.values[column]), _typed(op, column, op.base[column])
+    return to_json(op.types[column], mine - base)
+
+
+def unchanged(op: Op, row: Mapping[str, Json]) -> bool:
+    """Whether the server's row is what the operation was based on."""
+    return all(
+        equal(_typed(op, column, row.get(column)), _typed(op, column, value))
+        for column, value in op.base.items()
+    )
+
+
+def _key_filters(op: Op) -> list[tuple[str, str]]:
+    return [(name, _equals(op, name, value)) for name, value in op.key.items()]
+
+
+def _conditions(op: Op) -> tuple[list[tuple[str, str]], bool]:
+    """The base values as filters, and whether they are all of them."""
+    found, length, whole = [], 0, True
+    for column, value in op.base.items():
+        if column in op.key:
+            continue
+        text = _equals(op, column, value)
+        comparable = canonical(op.types.get(column, "text")) not in _NO_EQUALITY
+        if comparable and length + len(text) <= _MAX_CONDITION:
+            length += len(text)
+            found.append((column, text))
+        else:
+            whole = False
+    return found, whole
+
+
+def _equals(op: Op, column: str, value: Json) -> str:
+    if value is None:
+        return "is.null"
+    return f"eq.{to_rest(op.types.get(column, 'text'), value)}"
+
+
+def _table(op: Op) -> str:
+    return f"/rest/v1/{urllib.parse.quote(op.target, safe='')}"
+
+
+# --- merging ---------------------------------------------------------------------------------------
+
+
+def _typed(op: Op, column: str, value: Json) -> Any:
+    return decode(op.types.get(column, "text"), value, numeric="decimal")
+
+
+def strategies_of(op: Op) -> Strategies:
+    """How an operation merges where no frame of its table is open: by the names it carries.
+
+    A function's name is none of the rules; without the function, a person is asked.
+    """
+
+    def rule(name: str) -> Strategy:
+        return next((known for known in RULES if known == name), "ask")
+
+    columns = {column: rule(name) for column, name in op.rules.items() if column}
+    return Strategies(rule(op.rules.get("", "lww")), columns, op.version or None)
+
+
+def edit_of(op: Op) -> Edit:
+    """The operation as the merge sees it."""
+    keys = tuple(_typed(op, name, value) for name, value in op.key.items())
+    return Edit(
+        op.id,
+        cast(Kind, op.kind),
+        keys[0] if len(keys) == 1 else keys,
+        {c: _typed(op, c, v) for c, v in op.values.items()},
+        {c: _typed(op, c, v) for c, v in op.base.items()},
+        op.made_at,
+        op.own_key,
+        op.sent,
+    )
+
+
+def row_of(op: Op, row: Mapping[str, Json]) -> dict[str, Any]:
+    """The server's row as the merge sees it."""
+    return {column: _typed(op, column, value) for column, value in row.items()}
+
+
+def op_of(op: Op, left: Rebased) -> Op:
+    """The operation after a merge."""
+    edit = left.edit
+    if edit is None:
+        return op
+    return replace(
+        op,
+        kind=edit.kind,
+        values={c: to_json(op.types.get(c, "text"), v) for c, v in edit.values.items()},
+        base={c: to_json(op.types.get(c, "text"), v) for c, v in edit.base.items()},
+        sent=edit.sent,
+        xmin="",
+    )
+
+
+def record_of(op: Op, conflict: Conflict) -> dict[str, Json]:
+    """A merge record as JSON, as the file keeps it."""
+
+    def plain(value: Any) -> Json:
+        if isinstance(value, dict):
+            return {c: to_json(op.types.get(c, "text"), v) for c, v in value.items()}
+        return to_json(op.types.get(conflict.column or "", "text"), value)
+
+    return {
+        "at": conflict.at,
+        "op": conflict.op,
+        "key": dict(op.key),
+        "column": conflict.column,
+        "base": plain(conflict.base),
+        "mine": plain(conflict.mine),
+        "theirs": plain(conflict.theirs),
+        "result": plain(conflict.result),
+        "rule": conflict.rule,
+        "who": conflict.who,
+        "open": conflict.open,
+    }
+
+
+def runs(ops: Sequence[Op]) -> list[list[Op]]:
+    """What may leave together: updates of different rows, and broadcasts.
+
+    An insert may be what the next row refers to, and a delete what stood in its way: they keep
+    their place.
+    """
+    groups: list[list[Op]] = []
+    for op in ops:
+        mixes = op.kind == "broadcast" or (op.kind == "update" and not changes_key(op))
+        last = groups[-1][-1] if groups else None
+        if mixes and last is not None and last.kind == op.kind and not changes_key(last):
+            groups[-1].append(op)
+        else:
+            groups.append([op])
+    return groups

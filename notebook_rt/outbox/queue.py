@@ -1,0 +1,526 @@
+"""The durable queue: what was put in is in the file when the call returns (DESIGN 4).
+
+SQLite in WAL mode, one ``BEGIN IMMEDIATE`` a call. The user's connection commits with
+``synchronous=NORMAL``: a killed kernel loses nothing, because the operating system has the pages.
+The worker's connection commits with ``FULL``, which syncs everything before it too: nothing leaves
+for the server before it would survive a power cut, and `flush` bounds what waits offline.
+
+Several kernels share a file. One of them at a time holds the *lease* and sends; a fencing number
+goes up whenever it changes hands, and every step of the worker is refused once it is not the
+holder's any more. Operations of one *lane* (a row, a topic) leave in their order: only the first is
+not ``blocked``, and one that failed blocks the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from notebook_rt.errors import QueueError
+from notebook_rt.outbox.ops import (
+    WRITES,
+    Json,
+    Op,
+    OpState,
+    body,
+    changes_key,
+    coalesce,
+    decode,
+    encode,
+    lane_of,
+    unbody,
+)
+from notebook_rt.outbox.schema import open_file
+
+LEASE_SECONDS = 15.0
+KEPT_DONE = 10_000
+"""Settled operations that other kernels on the file can still ask about."""
+KEPT_CONFLICTS = 10_000
+
+_INSERT = """insert into ops
+    (id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, attempts,
+     not_before, error)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?,
+     exists (select 1 from ops where lane = ?), ?, ?, ?, ?)"""
+
+
+class LeaseLostError(QueueError):
+    """Another kernel sends from this file now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What became of an operation that was put into the queue."""
+
+    op: Op | None
+    """As it is stored now; None: it took back one that had not left, and nothing is left to send."""
+    before: Op | None = None
+    """The operation that it was made one with, as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A merge decision as the file keeps it."""
+
+    number: int
+    op: str
+    schema: str
+    target: str
+    open: bool
+    record: dict[str, Json]
+
+
+class Outbox:
+    """The queue's file. Every method may be called from any thread, and blocks for a commit.
+
+    Parameters
+    ----------
+    path : Path
+        The file; made with mode 0600 if it is not there.
+    owner : str, optional
+        Who this is, for the lease; told apart from every other kernel by default.
+
+    Raises
+    ------
+    QueueError
+        If the file cannot be made or written: the disk is full, the directory read-only. What was
+        to be put in is then not in it.
+    """
+
+    def __init__(
+        self, path: Path | str, *, owner: str | None = None, lease: float = LEASE_SECONDS
+    ) -> None:
+        self.path = Path(path)
+        self.owner = owner or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.fence = 0
+        self._lease = lease
+        self._lock = threading.RLock()
+        self._user = open_file(self.path, synchronous="NORMAL")
+        self._worker = open_file(self.path, synchronous="FULL")
+        self._listeners: list[Callable[[], object]] = []
+        self._unsynced = False
+
+    def close(self) -> None:
+        with self._lock:
+            with contextlib.suppress(QueueError):
+                self.release()
+            self._user.close()
+            self._worker.close()
+
+    def subscribe(self, fn: Callable[[], object]) -> Callable[[], None]:
+        """Call ``fn`` after every change made through this object; returns what ends it."""
+        self._listeners.append(fn)
+
+        def unsubscribe() -> None:
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(fn)
+
+        return unsubscribe
+
+    # --- putting in ------------------------------------------------------------------------------
+
+    def put(self, *ops: Op, merge: bool = True) -> list[Put]:
+        """Commit operations, all or none; those of a row that have not left become one.
+
+        Raises
+        ------
+        QueueError
+            If they could not be committed: none of them is in the queue.
+        """
+        with self._writing(self._user) as db:
+            results = [self._put(db, op, merge) for op in ops]
+            self._unsynced = True
+        self._tell()
+        return results
+
+    def _put(self, db: sqlite3.Connection, op: Op, merge: bool) -> Put:
+        lane = op.lane or lane_of(op.schema, op.target, op.key)
+        if merge and op.kind in WRITES:
+            last = db.execute(
+                "select * from ops where lane = ? order by seq desc limit 1", (lane,)
+            ).fetchone()
+            if last is not None and last["state"] == "waiting" and not last["sent"]:
+                before = _op(last)
+                whole, merged = coalesce(before, op)
+                if merged:
+                    if whole is None:
+                        self._remove(db, before)
+                    else:
+                        _store(db, whole)
+                    return Put(whole, before)
+        stored = replace(op, lane=lane)
+        cursor = db.execute(
+            _INSERT,
+            (
+                op.id,
+                op.kind,
+                op.schema,
+                op.target,
+                lane,
+                body(op),
+                op.made_at,
+                op.expires_at,
+                op.state,
+                lane,
+                op.sent,
+                op.attempts,
+                op.not_before,
+                op.error,
+            ),
+        )
+        return Put(replace(stored, seq=cursor.lastrowid or 0))
+
+    def replace(self, op: Op) -> bool:
+        """Store another version of an operation that has not left; False if it has."""
+        with self._writing(self._user) as db:
+            stored = self._find(db, op.id)
+            if stored is None or stored.sent or stored.state != "waiting":
+                return False
+            _store(db, replace(op, seq=stored.seq, lane=stored.lane, blocked=stored.blocked))
+        self._tell()
+        return True
+
+    # --- looking in ------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        with self._lock, _errors(self.path):
+            return int(self._user.execute("select count(*) from ops").fetchone()[0])
+
+    def get(self, op: str) -> Op | None:
+        with self._lock, _errors(self.path):
+            return self._find(self._user, op)
+
+    def ops(
+        self, *, schema: str | None = None, target: str | None = None, state: OpState | None = None
+    ) -> list[Op]:
+        """What is in the queue, in order."""
+        wanted = {"schema": schema, "target": target, "state": state}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        where = " and ".join(f"{name} = ?" for name in given) or "true"
+        with self._lock, _errors(self.path):
+            rows = self._user.execute(
+                f"select * from ops where {where} order by seq", list(given.values())
+            )
+            return [_op(row) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """How many wait, failed, and ask."""
+        with self._lock, _errors(self.path):
+            found = self._user.execute("select state, count(*) from ops group by state")
+            return {"waiting": 0, "failed": 0, "asking": 0, **dict(map(tuple, found))}
+
+    def changed(self) -> int:
+        """A number that is another one after another process wrote to the file."""
+        with self._lock, _errors(self.path):
+            return int(self._user.execute("pragma data_version").fetchone()[0])
+
+    def fate(self, op: str) -> tuple[bool, dict[str, Json] | None]:
+        """Whether an operation is settled, and the row that the server answered."""
+        with self._lock, _errors(self.path):
+            row = self._user.execute("select row from done where id = ?", (op,)).fetchone()
+        return row is not None, decode(row["row"]) if row and row["row"] else None
+
+    # --- the user's decisions --------------------------------------------------------------------
+
+    def retry(self, op: str | None = None) -> int:
+        """Send again what failed (all of it by default); the number of operations."""
+        where, given = ("id = ?", [op]) if op is not None else ("true", [])
+        with self._writing(self._user) as db:
+            done = db.execute(
+                "update ops set state = 'waiting', attempts = 0, not_before = 0, error = '' "
+                f"where state = 'failed' and {where}",
+                given,
+            ).rowcount
+        self._tell()
+        return done
+
+    def discard(self, op: str) -> list[Op]:
+        """Drop an operation, and those that stand on it: later edits of a row never inserted."""
+        with self._writing(self._user) as db:
+            found = self._find(db, op)
+            if found is None:
+                return []
+            dropped = [found]
+            if found.kind == "insert" or changes_key(found):
+                later = db.execute(
+                    "select * from ops where lane = ? and seq > ?", (found.lane, found.seq)
+                )
+                dropped += [_op(row) for row in later]
+            for one in dropped:
+                self._remove(db, one)
+                db.execute("delete from conflicts where op = ? and open", (one.id,))
+        self._tell()
+        return dropped
+
+    def mend(self, op: Op) -> bool:
+        """Put another version of a failed or asking operation in its place, to be sent now."""
+        with self._writing(self._user) as db:
+            stored = self._find(db, op.id)
+            if stored is None or stored.state == "waiting":
+                return False
+            db.execute("delete from conflicts where op = ? and open", (op.id,))
+            mended = replace(op, state="waiting", attempts=0, not_before=0.0, error="", sent=False)
+            _store(db, replace(mended, seq=stored.seq, lane=stored.lane, blocked=stored.blocked))
+        self._tell()
+        return True
+
+    # --- merge records ---------------------------------------------------------------------------
+
+    def conflicts(
+        self, schema: str | None = None, target: str | None = None, *, only_open: bool = False
+    ) -> list[Record]:
+        """The kept merge decisions, oldest first."""
+        where, given = "true", []
+        if target is not None:
+            where, given = "schema = ? and target = ?", [schema, target]
+        if only_open:
+            where += " and open"
+        with self._lock, _errors(self.path):
+            rows = self._user.execute(
+                f"select * from conflicts where {where} order by number", given
+            )
+            return [
+                Record(
+                    r["number"],
+                    r["op"],
+                    r["schema"],
+                    r["target"],
+                    bool(r["open"]),
+                    decode(r["record"]),
+                )
+                for r in rows
+            ]
+
+    def record(self, op: Op, *records: dict[str, Json]) -> None:
+        """Keep what a person decided."""
+        with self._writing(self._user) as db:
+            self._keep(db, op, records)
+        self._tell()
+
+    # --- the worker's steps ----------------------------------------------------------------------
+
+    def lease(self, now: float) -> bool:
+        """Take or extend the lease. False: another living kernel has it."""
+        with self._writing(self._worker) as db:
+            held = self._take_lease(db, now)
+            self._unsynced = False
+        return held
+
+    def release(self) -> None:
+        """Let another kernel send."""
+        if not self.fence:
+            return
+        with self._writing(self._worker) as db:
+            db.execute(
+                "update lease set until = 0, owner = '' where owner = ? and fence = ?",
+                (self.owner, self.fence),
+            )
+        self.fence = 0
+
+    def flush(self) -> None:
+        """Make what was put in survive a power cut, if it does not yet."""
+        if self._unsynced:
+            with self._writing(self._worker) as db:
+                # Any commit syncs the log up to itself (sqlite.org/pragma.html#pragma_synchronous).
+                db.execute("update lease set until = until")
+                self._unsynced = False
+
+    def take(self, limit: int, now: float) -> list[Op]:
+        """The next operations to send, marked as having left; none without the lease.
+
+        ``sent`` of what is returned says whether it had left *before*, unanswered.
+        """
+        with self._writing(self._worker) as db:
+            if not self._take_lease(db, now):
+                return []
+            self._unsynced = False
+            self._expire(db, now)
+            rows = db.execute(
+                "select * from ops where state = 'waiting' and not blocked and not_before <= ? "
+                "order by seq limit ?",
+                (now, limit),
+            ).fetchall()
+            ops = [_op(row) for row in rows]
+            for op in list(ops):
+                if op.kind == "broadcast" and len(ops) < limit:
+                    more = db.execute(
+                        "select * from ops where lane = ? and seq > ? and state = 'waiting' "
+                        "order by seq limit ?",
+                        (op.lane, op.seq, limit - len(ops)),
+                    )
+                    ops += [_op(row) for row in more]
+            ops.sort(key=lambda op: op.seq)
+            db.executemany("update ops set sent = 1 where seq = ?", [(op.seq,) for op in ops])
+        return ops
+
+    def next_at(self) -> float | None:
+        """When the next operation may leave; None: nothing waits."""
+        with self._lock, _errors(self.path):
+            (moment,) = self._user.execute(
+                "select min(not_before) from ops where state = 'waiting' and not blocked"
+            ).fetchone()
+            return None if moment is None else float(moment)
+
+    def settle(self, op: Op, row: Json = None, records: Sequence[dict[str, Json]] = ()) -> None:
+        """An operation is done; ``row`` is what the server answered."""
+        with self._fenced() as db:
+            self._keep(db, op, records)
+            self._remove(db, op)
+            text = None if row is None else encode(row).decode()
+            db.execute("insert or replace into done values (?, ?, ?)", (op.id, op.seq, text))
+            db.execute("delete from done where seq <= ?", (op.seq - KEPT_DONE,))
+        self._tell()
+
+    def back(self, op: Op, *, records: Sequence[dict[str, Json]] = ()) -> None:
+        """An operation returns to the queue as ``op`` says: its state, times and words."""
+        with self._fenced() as db:
+            self._keep(db, op, records)
+            _store(db, op)
+        self._tell()
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _find(self, db: sqlite3.Connection, op: str) -> Op | None:
+        row = db.execute("select * from ops where id = ?", (op,)).fetchone()
+        return None if row is None else _op(row)
+
+    def _remove(self, db: sqlite3.Connection, op: Op) -> None:
+        db.execute("delete from ops where id = ?", (op.id,))
+        db.execute(
+            "update ops set blocked = 0 where seq = (select min(seq) from ops where lane = ?)",
+            (op.lane,),
+        )
+
+    def _expire(self, db: sqlite3.Connection, now: float) -> None:
+        expired = db.execute("select * from ops where expires_at <= ?", (now,)).fetchall()
+        for row in expired:
+            self._remove(db, _op(row))
+
+    def _keep(self, db: sqlite3.Connection, op: Op, records: Iterable[dict[str, Json]]) -> None:
+        for record in records:
+            number = db.execute(
+                "insert into conflicts (op, schema, target, open, record) values (?, ?, ?, ?, ?)",
+                (op.id, op.schema, op.target, bool(record.get("open")), encode(record).decode()),
+            ).lastrowid
+            db.execute(
+                "delete from conflicts where number <= ? and not open",
+                ((number or 0) - KEPT_CONFLICTS,),
+            )
+
+    def _take_lease(self, db: sqlite3.Connection, now: float) -> bool:
+        held = db.execute("select * from lease").fetchone()
+        mine = held["owner"] == self.owner and held["fence"] == self.fence
+        if not mine:
+            if held["owner"] and held["until"] > now and _alive(held["owner"]):
+                self.fence = 0
+                return False
+            self.fence = int(held["fence"]) + 1
+        elif held["until"] > now + self._lease * 2 / 3:
+            return True
+        db.execute(
+            "update lease set owner = ?, fence = ?, until = ?",
+            (self.owner, self.fence, now + self._lease),
+        )
+        return True
+
+    @contextlib.contextmanager
+    def _fenced(self) -> Iterator[sqlite3.Connection]:
+        with self._writing(self._worker) as db:
+            held = db.execute("select owner, fence from lease").fetchone()
+            if held["owner"] != self.owner or held["fence"] != self.fence:
+                raise LeaseLostError(f"another kernel sends from {self.path} now")
+            yield db
+
+    @contextlib.contextmanager
+    def _writing(self, db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+        with self._lock, _errors(self.path):
+            db.execute("begin immediate")
+            try:
+                yield db
+                db.execute("commit")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("rollback")
+                raise
+
+    def _tell(self) -> None:
+        for fn in list(self._listeners):
+            fn()
+
+
+def _op(row: sqlite3.Row) -> Op:
+    return Op(
+        id=row["id"],
+        kind=row["kind"],
+        schema=row["schema"],
+        target=row["target"],
+        made_at=row["made_at"],
+        expires_at=row["expires_at"],
+        lane=row["lane"],
+        state=row["state"],
+        sent=bool(row["sent"]),
+        attempts=row["attempts"],
+        not_before=row["not_before"],
+        error=row["error"],
+        seq=row["seq"],
+        blocked=bool(row["blocked"]),
+        **unbody(row["body"]),
+    )
+
+
+def _store(db: sqlite3.Connection, op: Op) -> None:
+    db.execute(
+        "update ops set kind = ?, body = ?, made_at = ?, expires_at = ?, state = ?, sent = ?, "
+        "attempts = ?, not_before = ?, error = ? where id = ?",
+        (
+            op.kind,
+            body(op),
+            op.made_at,
+            op.expires_at,
+            op.state,
+            op.sent,
+            op.attempts,
+            op.not_before,
+            op.error,
+            op.id,
+        ),
+    )
+
+
+def _alive(owner: str) -> bool:
+    """Whether the process that a lease names lives; of another machine, yes until it expires."""
+    host, _, rest = owner.rpartition(":")[0].partition(":")
+    if os.name == "nt" or host != socket.gethostname() or not rest.isdigit():
+        return True  # on Windows signal 0 is no question: it would interrupt the process
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.ProgrammingError as error:
+        raise QueueError(f"the queue {path} is closed") from error
+    except sqlite3.Error as error:
+        code: Any = getattr(error, "sqlite_errorcode", 0)
+        full = code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+        hint = (
+            "the disk is full or cannot be written; free some space and do it again"
+            if full
+            else str(error)
+        )
+        raise QueueError(f"nothing was written to the queue {path}: {hint}") from error

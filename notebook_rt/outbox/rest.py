@@ -1,0 +1,114 @@
+"""How the worker's requests travel: the ``Rest`` protocol, and one over ``httpx``.
+
+The worker must know whether a request that failed can have reached the server. A connection that
+was refused cannot; one that broke after the first byte left can.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+import httpx
+
+from notebook_rt.errors import UnreachableError
+from notebook_rt.outbox.decide import Answer, Request
+from notebook_rt.store.decode import decode_json
+
+REQUEST_SECONDS = 10.0
+"""Less than the lease: while a request is out, no other kernel begins to send."""
+
+
+class NoAnswerError(UnreachableError):
+    """The request got no answer. ``sent``: it may have reached the server and had its effect."""
+
+    def __init__(self, url: str, reason: str, *, sent: bool) -> None:
+        super().__init__(url, reason)
+        self.sent = sent
+
+
+class Rest(Protocol):
+    """What the worker needs of the network."""
+
+    async def send(self, request: Request) -> Answer:
+        """Carry one request out; any status is an answer. Raises `NoAnswerError` if none came."""
+
+    async def refresh(self) -> bool:
+        """Get a new access token; False: there is none to be had."""
+
+
+class HttpRest:
+    """``Rest`` over httpx.
+
+    Parameters
+    ----------
+    url : str
+        The project's URL, without ``/rest/v1``.
+    headers : callable
+        The login's headers of now (``apikey``, ``Authorization``).
+    refresh : async callable, optional
+        Asked for a new token when the server refuses ours; True: there is one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        headers: Callable[[], Mapping[str, str]],
+        refresh: Callable[[], Awaitable[bool]] | None = None,
+        *,
+        timeout: float = REQUEST_SECONDS,
+    ) -> None:
+        self.url = url
+        self._headers = headers
+        self._refresh = refresh
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, follow_redirects=False)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def refresh(self) -> bool:
+        return self._refresh is not None and await self._refresh()
+
+    async def send(self, request: Request) -> Answer:
+        profile = "Accept-Profile" if request.method == "GET" else "Content-Profile"
+        headers = {**self._headers(), profile: request.schema}
+        if request.prefer:
+            headers["Prefer"] = request.prefer
+        try:
+            response = await self._http.request(
+                request.method,
+                request.path,
+                params=httpx.QueryParams(list(request.params)) if request.params else None,
+                headers=headers,
+                json=request.body,
+            )
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise NoAnswerError(self.url, _reason(error), sent=False) from error
+        except (httpx.TransportError, OSError) as error:
+            raise NoAnswerError(self.url, _reason(error), sent=True) from error
+        try:
+            # Exact: a base value that went through a float would match no numeric.
+            body = decode_json(response.content, True) if response.content else None
+        except ValueError:
+            body = response.text
+        return Answer(response.status_code, body, _seconds(response.headers.get("retry-after")))
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _seconds(header: str | None) -> float | None:
+    """``Retry-After``: a number of seconds, or a date."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return None

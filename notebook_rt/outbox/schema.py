@@ -1,0 +1,209 @@
+"""The queue's file: where it is, its tables, and how an older or a damaged one is taken over.
+
+A file that cannot be read is never a reason not to start: it is set aside under another name, what
+can still be read of it is put into a new one, and the caller is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from notebook_rt.errors import QueueError
+from notebook_rt.outbox.ops import unbody
+
+logger = logging.getLogger("notebook_rt")
+
+MIGRATIONS: list[str] = [
+    """
+    create table ops (
+        seq integer primary key autoincrement,
+        id text not null unique,
+        kind text not null,
+        schema text not null,
+        target text not null,
+        lane text not null,
+        body text not null,
+        made_at real not null,
+        expires_at real,
+        state text not null default 'waiting',
+        blocked integer not null default 0,
+        sent integer not null default 0,
+        attempts integer not null default 0,
+        not_before real not null default 0,
+        error text not null default ''
+    );
+    create index ops_lane on ops (lane, seq);
+    create index ops_ready on ops (state, blocked, seq);
+    create table lease (
+        one integer primary key check (one = 1),
+        owner text not null,
+        fence integer not null,
+        until real not null
+    );
+    insert into lease values (1, '', 0, 0);
+    create table done (id text primary key, seq integer not null, row text) without rowid;
+    create index done_seq on done (seq);
+    create table conflicts (
+        number integer primary key autoincrement,
+        op text not null,
+        schema text not null,
+        target text not null,
+        open integer not null,
+        record text not null
+    );
+    create index conflicts_target on conflicts (schema, target, number);
+    create index conflicts_op on conflicts (op);
+    """,
+]
+"""Each takes the file one version further; never changed, only added to."""
+
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def path_for(url: str, login: str) -> Path:
+    """The file of a project and a login, in the user's state directory.
+
+    Parameters
+    ----------
+    url : str
+        The project's URL.
+    login : str
+        Who writes: a user's id, or the role of the key. Never the key itself.
+    """
+    parts = urlsplit(url)
+    host = "".join(c if c.isalnum() or c in ".-" else "_" for c in parts.netloc)[:80]
+    digest = hashlib.sha256(f"{url.rstrip('/')}\n{login}".encode()).hexdigest()[:12]
+    return Path(platformdirs.user_state_dir("notebook_rt")) / "outbox" / f"{host}-{digest}.sqlite3"
+
+
+def open_file(path: Path, *, synchronous: str, timeout: float = 10.0) -> sqlite3.Connection:
+    """Open (or make) the queue's file, brought to this version.
+
+    Raises
+    ------
+    QueueError
+        If the directory cannot be written, or a newer version of the package wrote the file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Made here, with its mode, before SQLite does: there is no moment in which others can read.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        return _connect(path, synchronous, timeout)
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
+            raise QueueError(f"the queue's file {path} cannot be opened: {error}") from error
+    except OSError as error:
+        raise QueueError(
+            f"the queue's file {path} cannot be made: {error}. Pass queue_path=... to "
+            "nrt.connect(...) to keep it elsewhere"
+        ) from error
+    _set_aside(path, synchronous, timeout)
+    return _connect(path, synchronous, timeout)
+
+
+def _connect(path: Path, synchronous: str, timeout: float) -> sqlite3.Connection:
+    # One connection is used by one thread at a time, under the Outbox' lock.
+    connection = sqlite3.connect(
+        path, timeout=timeout, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("pragma journal_mode = wal")
+        connection.execute(f"pragma synchronous = {synchronous}")
+        _migrate(connection, path)
+        (verdict,) = connection.execute("pragma quick_check(1)").fetchone()
+        if verdict != "ok":
+            damaged = sqlite3.DatabaseError(verdict)
+            damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damaged
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    if _version(connection) == len(MIGRATIONS):
+        return
+    connection.execute("begin immediate")
+    try:
+        version = _version(connection)  # another kernel may have been first
+        if version > len(MIGRATIONS):
+            raise QueueError(
+                f"the queue's file {path} was written by a newer notebook_rt (format {version}, "
+                f"this one knows {len(MIGRATIONS)}): upgrade, or pass another queue_path"
+            )
+        for step in MIGRATIONS[version:]:
+            for statement in step.split(";"):
+                if statement.strip():
+                    connection.execute(statement)
+        connection.execute(f"pragma user_version = {len(MIGRATIONS)}")
+        connection.execute("commit")
+    except BaseException:
+        connection.execute("rollback")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("pragma user_version").fetchone()
+    return int(version)
+
+
+def _set_aside(path: Path, synchronous: str, timeout: float) -> None:
+    """Rename a damaged file, and put what can be read of it into a new one."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    for suffix in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    rows = list(_readable(aside))
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    fresh = _connect(path, synchronous, timeout)
+    saved = 0
+    with contextlib.closing(fresh):
+        fresh.execute("begin immediate")
+        for row in rows:
+            names = ", ".join(row)
+            marks = ", ".join("?" * len(row))
+            with contextlib.suppress(sqlite3.Error, ValueError, TypeError):  # a torn row
+                unbody(str(row["body"]))
+                fresh.execute(f"insert into ops ({names}) values ({marks})", list(row.values()))
+                saved += 1
+        fresh.execute("commit")
+    logger.warning(
+        "the queue's file was damaged: it is kept as %s, and %d unsent operations of it were saved",
+        aside,
+        saved,
+    )
+
+
+def _readable(path: Path) -> Iterator[dict[str, object]]:
+    """The operations of a damaged file, from both ends until a page cannot be read."""
+    seen = set()
+    names = (
+        "seq, id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, "
+        "attempts, not_before, error"
+    )
+    for order in ("asc", "desc"):
+        with contextlib.suppress(sqlite3.Error):
+            connection = sqlite3.connect(path)
+            connection.row_factory = sqlite3.Row
+            with contextlib.closing(connection):
+                # The table itself, by its rowid: an index may be what is damaged.
+                for row in connection.execute(
+                    f"select {names} from ops not indexed order by seq {order}"
+                ):
+                    if row["seq"] not in seen:
+                        seen.add(row["seq"])
+                        yield dict(row)
