@@ -1,0 +1,1 @@
+"""The durable queue of local writes, and the worker that drains it."""

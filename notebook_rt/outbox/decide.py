@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from notebook_rt.outbox.ops import Json, Op, changes_key
-from notebook_rt.store.types import canonical, decode, equal, kind, to_json, to_rest
+from notebook_rt.store.types import Numeric, canonical, decode, equal, kind, to_json, to_rest
 from notebook_rt.sync.merge import RULES, Conflict, Edit, Kind, Rebased, Strategies, Strategy
 
 LEDGER: Final = "notebook_rt_write"
@@ -238,8 +238,8 @@ def _table(op: Op) -> str:
 # --- merging ---------------------------------------------------------------------------------------
 
 
-def _typed(op: Op, column: str, value: Json) -> Any:
-    return decode(op.types.get(column, "text"), value, numeric="decimal")
+def _typed(op: Op, column: str, value: Json, numeric: Numeric = "decimal") -> Any:
+    return decode(op.types.get(column, "text"), value, numeric=numeric)
 
 
 def strategies_of(op: Op) -> Strategies:
@@ -255,15 +255,19 @@ def strategies_of(op: Op) -> Strategies:
     return Strategies(rule(op.rules.get("", "lww")), columns, op.version or None)
 
 
-def edit_of(op: Op) -> Edit:
-    """The operation as the merge sees it."""
-    keys = tuple(_typed(op, name, value) for name, value in op.key.items())
+def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
+    """The operation as the merge and the overlay see it."""
+
+    def typed(row: Mapping[str, Json]) -> dict[str, Any]:
+        return {column: _typed(op, column, value, numeric) for column, value in row.items()}
+
+    keys = tuple(typed(op.key).values())
     return Edit(
         op.id,
         cast(Kind, op.kind),
         keys[0] if len(keys) == 1 else keys,
-        {c: _typed(op, c, v) for c, v in op.values.items()},
-        {c: _typed(op, c, v) for c, v in op.base.items()},
+        typed(op.values),
+        typed(op.base),
         op.made_at,
         op.own_key,
         op.sent,

@@ -178,16 +178,6 @@ class Outbox:
         )
         return Put(replace(stored, seq=cursor.lastrowid or 0))
 
-    def replace(self, op: Op) -> bool:
-        """Store another version of an operation that has not left; False if it has."""
-        with self._writing(self._user) as db:
-            stored = self._find(db, op.id)
-            if stored is None or stored.sent or stored.state != "waiting":
-                return False
-            _store(db, replace(op, seq=stored.seq, lane=stored.lane, blocked=stored.blocked))
-        self._tell()
-        return True
-
     # --- looking in ------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -260,15 +250,44 @@ class Outbox:
         self._tell()
         return dropped
 
-    def mend(self, op: Op) -> bool:
-        """Put another version of a failed or asking operation in its place, to be sent now."""
+    def mend(self, op: Op, *, decided: Iterable[int] = (), asks: bool = False) -> bool:
+        """Put another version of a failed or asking operation in its place, to be sent now.
+
+        Parameters
+        ----------
+        decided
+            The numbers of the open conflicts that this decides.
+        asks
+            Others of its conflicts are still open: it stays where it is.
+        """
         with self._writing(self._user) as db:
             stored = self._find(db, op.id)
             if stored is None or stored.state == "waiting":
                 return False
-            db.execute("delete from conflicts where op = ? and open", (op.id,))
-            mended = replace(op, state="waiting", attempts=0, not_before=0.0, error="", sent=False)
-            _store(db, replace(mended, seq=stored.seq, lane=stored.lane, blocked=stored.blocked))
+            db.executemany("delete from conflicts where number = ?", [(n,) for n in decided])
+            mended = replace(op, seq=stored.seq, lane=stored.lane, blocked=stored.blocked)
+            if not asks:
+                mended = replace(
+                    mended, state="waiting", attempts=0, not_before=0.0, error="", sent=False
+                )
+            _store(db, mended)
+        self._tell()
+        return True
+
+    def take_back(self, op: Op | None, before: Op | None) -> bool:
+        """Undo a `put` whose result was ``(op, before)``; False: it has left already."""
+        with self._writing(self._user) as db:
+            if op is None:
+                if before is not None:
+                    self._put(db, before, merge=False)
+            else:
+                stored = self._find(db, op.id)
+                if stored is None or stored.sent or stored.state != "waiting":
+                    return False
+                if before is None:
+                    self._remove(db, stored)
+                else:
+                    _store(db, replace(before, seq=stored.seq, blocked=stored.blocked))
         self._tell()
         return True
 

@@ -80,7 +80,7 @@ def path_for(url: str, login: str) -> Path:
         Who writes: a user's id, or the role of the key. Never the key itself.
     """
     parts = urlsplit(url)
-    host = "".join(c if c.isalnum() or c in ".-" else "_" for c in parts.netloc)[:80]
+    host = "".join(c if c.isalnum() or c in ".-" else "_" for c in parts.netloc).strip(".")[:80]
     digest = hashlib.sha256(f"{url.rstrip('/')}\n{login}".encode()).hexdigest()[:12]
     return Path(platformdirs.user_state_dir("notebook_rt")) / "outbox" / f"{host}-{digest}.sqlite3"
 

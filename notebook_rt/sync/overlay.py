@@ -170,6 +170,10 @@ class Overlay:
             return self.rows.get(key)
         return dict(aside.row or aside.last or {}) or None
 
+    def accepts(self, row: Row) -> bool:
+        """Whether a new row may be shown: it is not known to be outside of the filter."""
+        return self._matches is None or self._matches(row) is not False
+
     def lane(self, key: Key) -> Key:
         """The server's key of the row seen under ``key``: its edits share an order."""
         return self._root.get(key, key)

@@ -1,0 +1,328 @@
+"""The queue's file: durable, ordered by row, coalesced, leased, private, and hard to break."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from notebook_rt.errors import QueueError
+from notebook_rt.outbox import schema
+from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.queue import LeaseLostError, Outbox
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "queue.sqlite3"
+
+
+@pytest.fixture
+def outbox(path: Path) -> Iterator[Outbox]:
+    made = Outbox(path)
+    yield made
+    made.close()
+
+
+def update(op: str, key: int, base: dict[str, Any] | None = None, **values: Any) -> Op:
+    before = base if base is not None else dict.fromkeys(values, 0)
+    types = {"id": "int8", **dict.fromkeys(values, "int8")}
+    return Op(op, "update", "public", "t", 0.0, {"id": key}, values, before, types)
+
+
+def insert(op: str, key: int, **values: Any) -> Op:
+    return replace(update(op, key, {}, id=key, **values), kind="insert")
+
+
+def delete(op: str, key: int, **base: Any) -> Op:
+    return Op(op, "delete", "public", "t", 0.0, {"id": key}, {}, base)
+
+
+def broadcast(op: str, ttl: float | None = None, topic: str = "room") -> Op:
+    return Op(op, "broadcast", "realtime", topic, 0.0, values={"n": op}, event="e", expires_at=ttl)
+
+
+def ids(ops: list[Op]) -> list[str]:
+    return [op.id for op in ops]
+
+
+def test_what_was_put_is_there_for_another_kernel_as_it_was(outbox: Outbox, path: Path) -> None:
+    op = replace(update("a", 1, n=5), rules={"n": "delta"}, made_at=12.5)
+    outbox.put(op)
+    other = Outbox(path)
+    (found,) = other.ops(schema="public", target="t")
+    assert found == replace(op, seq=1, lane=found.lane)
+    other.close()
+
+
+def test_the_file_and_its_log_are_for_the_owner_only(outbox: Outbox, path: Path) -> None:
+    outbox.put(update("a", 1, n=1))
+    for file in path.parent.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_edits_of_one_row_that_have_not_left_become_one(outbox: Outbox) -> None:
+    outbox.put(update("a", 1, n=1))
+    outbox.put(update("b", 2, n=1))
+    (put,) = outbox.put(update("c", 1, {"n": 1, "m": 7}, n=2, m=8))
+    assert put.op is not None
+    assert put.before is not None
+    assert (put.op.id, put.before.values) == ("a", {"n": 1})
+    assert ids(outbox.ops()) == ["a", "b"]
+    assert outbox.ops()[0].values == {"n": 2, "m": 8}
+    assert outbox.ops()[0].base == {"n": 0, "m": 7}
+
+
+def test_what_has_left_is_not_touched_by_what_follows(outbox: Outbox) -> None:
+    outbox.put(update("a", 1, n=1))
+    assert ids(outbox.take(10, 0.0)) == ["a"]
+    outbox.put(update("b", 1, {"n": 1}, n=2))
+    assert ids(outbox.ops()) == ["a", "b"]
+    assert outbox.take(10, 0.0)[0].id == "a", "b waits for a"
+    outbox.settle(outbox.ops()[0], {"id": 1, "n": 1})
+    assert ids(outbox.take(10, 0.0)) == ["b"]
+    assert outbox.fate("a") == (True, {"id": 1, "n": 1})
+
+
+def test_inserts_and_deletes_that_have_not_left_fold_together(outbox: Outbox) -> None:
+    outbox.put(insert("a", 1, n=1))
+    outbox.put(update("b", 1, {"n": 1}, n=2))
+    assert outbox.ops()[0].kind == "insert"
+    assert outbox.ops()[0].values == {"id": 1, "n": 2}
+    (put,) = outbox.put(delete("c", 1, id=1, n=2))
+    assert put.op is None
+    assert len(outbox) == 0
+    outbox.put(update("d", 2, n=1))
+    outbox.put(delete("e", 2, id=2, n=1))
+    (left,) = outbox.ops()
+    assert (left.id, left.kind, left.base) == ("d", "delete", {"id": 2, "n": 0})
+
+
+def test_undo_takes_back_only_what_has_not_left(outbox: Outbox) -> None:
+    (a,) = outbox.put(update("a", 1, n=1))
+    (b,) = outbox.put(update("b", 1, {"n": 1}, n=2))
+    assert outbox.take_back(b.op, b.before)
+    assert outbox.ops()[0].values == {"n": 1}
+    outbox.take(1, 0.0)
+    assert not outbox.take_back(a.op, a.before)
+    assert len(outbox) == 1
+
+
+def test_a_refused_operation_parks_the_later_ones_of_its_row_only(outbox: Outbox) -> None:
+    outbox.put(update("a", 1, n=1))
+    (a,) = outbox.take(10, 0.0)
+    outbox.put(update("b", 1, {"n": 1}, n=2), update("c", 2, n=1))
+    outbox.back(replace(a, state="failed", error="23514: check"))
+    assert ids(outbox.take(10, 0.0)) == ["c"]
+    assert outbox.counts() == {"waiting": 2, "failed": 1, "asking": 0}
+    assert outbox.retry("a") == 1
+    assert ids(outbox.take(10, 0.0))[0] == "a"
+    outbox.back(replace(a, state="failed", error="again"))
+    assert ids(outbox.discard("a")) == ["a"]
+    assert "b" in ids(outbox.take(10, 0.0))
+
+
+def test_discarding_an_insert_drops_the_edits_that_stand_on_it(outbox: Outbox) -> None:
+    outbox.put(insert("a", 1, n=1))
+    outbox.take(10, 0.0)
+    outbox.put(update("b", 1, {"n": 1}, n=2))
+    assert ids(outbox.discard("a")) == ["a", "b"]
+    assert len(outbox) == 0
+
+
+def test_a_mended_operation_leaves_again(outbox: Outbox) -> None:
+    outbox.put(update("a", 1, n=-1))
+    (a,) = outbox.take(10, 0.0)
+    outbox.back(replace(a, state="failed", error="n must be positive", attempts=1))
+    assert outbox.mend(replace(a, values={"n": 1}))
+    (again,) = outbox.take(10, 0.0)
+    assert (again.values, again.error, again.attempts) == ({"n": 1}, "", 0)
+    assert not outbox.mend(again), "it waits: there is nothing to mend"
+
+
+def test_broadcasts_of_a_topic_leave_together_in_order_until_their_time_is_over(
+    outbox: Outbox,
+) -> None:
+    outbox.put(*(broadcast(str(n), ttl=50.0 if n == 3 else None) for n in range(15)))
+    taken = outbox.take(10, now=60.0)
+    assert ids(taken) == ["0", "1", "2", "4", "5", "6", "7", "8", "9", "10"]
+    for op in taken:
+        outbox.settle(op)
+    assert ids(outbox.take(10, now=60.0)) == ["11", "12", "13", "14"]
+
+
+def test_one_kernel_at_a_time_sends_and_a_late_one_is_refused(path: Path) -> None:
+    first, second = Outbox(path, owner="elsewhere:1:a"), Outbox(path, owner="elsewhere:2:b")
+    first.put(update("a", 1, n=1))
+    (op,) = first.take(10, now=100.0)
+    assert second.take(10, now=110.0) == [], "the first has the lease"
+    (again,) = second.take(10, now=120.0)
+    assert again.sent, "it left before, and nobody knows what became of it"
+    with pytest.raises(LeaseLostError):
+        first.settle(op)
+    second.settle(again)
+    assert len(first) == 0
+    second.release()
+    assert first.lease(now=121.0)
+    first.close()
+    second.close()
+
+
+def test_a_dead_kernel_holds_nobody_up(path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    host = os.uname().nodename
+    dead, living = Outbox(path, owner=f"{host}:{process.pid}:x"), Outbox(path)
+    dead.put(update("a", 1, n=1))
+    assert dead.lease(now=100.0)
+    assert living.take(10, now=100.5)
+    dead.close()
+    living.close()
+
+
+def test_a_full_disk_is_said_and_nothing_of_it_is_kept(outbox: Outbox) -> None:
+    outbox.put(update("a", 1, n=1))
+    (pages,) = outbox._user.execute("pragma page_count").fetchone()
+    outbox._user.execute(f"pragma max_page_count = {pages + 2}")
+    with pytest.raises(QueueError, match="disk is full"):
+        outbox.put(update("x", 7, n=1), *(update(str(n), n, text="x" * 900) for n in range(8, 99)))
+    assert ids(outbox.ops()) == ["a"], "all or none"
+    outbox._user.execute("pragma max_page_count = 1000000")
+    outbox.put(update("b", 2, n=1))
+
+
+def test_a_directory_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(QueueError, match="queue_path"):
+        Outbox(tmp_path / "file" / "queue.sqlite3")
+
+
+def damage_header(data: bytearray) -> None:
+    data[:100] = b"\x13" * 100
+
+
+def damage_middle(data: bytearray) -> None:
+    page = 4096
+    for number in (len(data) // page // 2, len(data) // page // 2 + 1):
+        data[number * page : (number + 1) * page] = b"\xff" * page
+
+
+@pytest.mark.parametrize(("damage", "least"), [(damage_header, 0), (damage_middle, 1)])
+def test_a_damaged_file_is_set_aside_and_its_rows_are_saved(
+    path: Path,
+    damage: Callable[[bytearray], None],
+    least: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = Outbox(path)
+    first.put(*(update(str(n), n, {"text": 0}, text="x" * 200) for n in range(300)))
+    first.close()
+    data = bytearray(path.read_bytes())
+    damage(data)
+    path.write_bytes(data)
+    second = Outbox(path)
+    saved = second.ops()
+    assert len(saved) >= least * 100
+    assert all(op.values == {"text": "x" * 200} for op in saved)
+    assert path.with_name(path.name + ".damaged-1").read_bytes() == data
+    assert "damaged" in caplog.text
+    second.put(update("new", 1000, n=1))
+    second.close()
+
+
+def test_an_older_file_is_brought_up_and_a_newer_one_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Outbox(path)
+    first.put(update("a", 1, n=1))
+    first.close()
+    steps = [*schema.MIGRATIONS, "alter table ops add column colour text not null default 'red'"]
+    monkeypatch.setattr(schema, "MIGRATIONS", steps)
+    second = Outbox(path)
+    assert ids(second.ops()) == ["a"]
+    second.close()
+    with sqlite3.connect(path) as db:
+        assert db.execute("select colour from ops").fetchall() == [("red",)]
+    monkeypatch.undo()
+    with pytest.raises(QueueError, match="newer"):
+        Outbox(path)
+
+
+def test_the_file_belongs_to_one_project_and_login() -> None:
+    one = schema.path_for("https://x.supabase.co", "anon")
+    assert one == schema.path_for("https://x.supabase.co/", "anon")
+    others = {
+        one,
+        schema.path_for("https://y.supabase.co", "anon"),
+        schema.path_for("https://x.supabase.co", "6f1c"),
+    }
+    assert len(others) == 3
+    assert ".." not in schema.path_for("https://../../etc", "x").name
+
+
+WRITER = """
+import sys
+from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.queue import Outbox
+outbox, name = Outbox(sys.argv[1]), sys.argv[2]
+number = 0
+while True:
+    outbox.put(Op(f"{name}-{number}", "update", "public", "t", 0.0, {"id": f"{name}-{number}"},
+                  {"n": number}, {"n": 0}))
+    sys.stdout.write(f"{name}-{number}\\n")
+    sys.stdout.flush()
+    number += 1
+"""
+
+
+def test_four_processes_killed_again_and_again_lose_no_acknowledged_write(path: Path) -> None:
+    acknowledged: set[str] = set()
+    Outbox(path).close()
+    for round_ in range(4):
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(WRITER), str(path), f"{round_}{who}"],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for who in "abcd"
+        ]
+        for writer in writers:
+            assert writer.stdout is not None
+            acknowledged.add(writer.stdout.readline().strip())
+        time.sleep(0.3)
+        for writer in writers:
+            writer.send_signal(signal.SIGKILL)
+            out, _ = writer.communicate()
+            lines = out.split("\n")
+            acknowledged.update(lines[:-1])  # the last may be half a line
+    outbox = Outbox(path)
+    found = set(ids(outbox.ops()))
+    outbox.close()
+    assert len(acknowledged) > 100
+    assert acknowledged <= found
+
+
+def test_five_thousand_durable_writes_a_second(outbox: Outbox) -> None:
+    """The best of five rounds: the machine is shared, the number is what this code can do."""
+    best = 0.0
+    for round_ in range(5):
+        ops = [update(f"{round_}-{n}", n + 1000 * round_, n=n) for n in range(1000)]
+        start = time.perf_counter()
+        for op in ops:
+            outbox.put(op)
+        best = max(best, 1000 / (time.perf_counter() - start))
+    print(f"{best:,.0f} durable writes/s")
+    assert best >= 5_000
