@@ -41,8 +41,6 @@ class Table:
     row_security: bool
     readable: dict[str, frozenset[str]]
     """Columns that a role may select, by role."""
-    above_policies: frozenset[str]
-    """Roles that no policy restricts."""
 
     @property
     def key(self) -> tuple[Column, ...]:
@@ -79,10 +77,7 @@ select n.nspname as schema, c.relname as name, c.relrowsecurity as row_security,
                   where has_column_privilege(r.oid, c.oid, a.attnum, 'select')))
       order by a.attnum)
    from pg_attribute a left join pg_index k on k.indrelid = c.oid and k.indisprimary
-   where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as columns,
-  (select array_agg(rolname::text) from pg_roles
-   where rolbypassrls or rolsuper or (oid = c.relowner and not c.relforcerowsecurity)
-  ) as above_policies
+   where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as columns
 from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %s
 """
 
@@ -164,7 +159,6 @@ class Catalog:
             tuple(columns),
             row["row_security"],
             {role: frozenset(names) for role, names in readable.items()},
-            frozenset(row["above_policies"] or ()),
         )
 
 

@@ -22,8 +22,10 @@ from notebook_rt.local.realtime.elixir import inspect
 from notebook_rt.local.realtime.values import PgType, parse_array, quoted
 
 OPERATORS = frozenset(
-    ("eq", "neq", "lt", "lte", "gt", "gte", "in", "is", "isdistinct")
-    + ("like", "ilike", "match", "imatch")
+    (
+        *("eq", "neq", "lt", "lte", "gt", "gte", "in", "is", "isdistinct"),
+        *("like", "ilike", "match", "imatch"),
+    )
 )
 MAX_IN = 100
 

@@ -90,10 +90,10 @@ class Hub:
         topic = f"realtime:{key[0]}"
         self.send(key, lambda vsn: user_broadcast(vsn, topic, message), exclude)
 
-    def first(self, key: TopicKey) -> Channel | None:
-        """Who joined first of those who are in a topic."""
+    def first(self, key: TopicKey, vsn: Version) -> Channel | None:
+        """Who joined a topic first of those who speak that version."""
         topic = self._topics.get(key)
-        return next(iter(topic.channels), None) if topic else None
+        return next((c for c in topic.channels if c.vsn == vsn), None) if topic else None
 
     def presence_state(self, key: TopicKey) -> str:
         """Who is in a topic, as JSON."""

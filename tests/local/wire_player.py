@@ -1,0 +1,533 @@
+"""Plays a transcript of the real server against the local stack and compares the frames.
+
+In: the lines of a transcript (`tests/wire/*.jsonl`) and a running stack. Out: `Difference`s.
+Each recorded step is done again: frames are sent, SQL is run, connections are made and closed; at
+each recorded frame the player waits for the next frame of that topic and compares it. So a frame
+must come on the same connection, between the same steps, in the same order within its topic, with
+the same keys and values. Not compared are binding ids (but equal ones must stay equal), refs of
+presence, ids of messages, commit timestamps, the order of keys in an object, and the order between
+different topics of one connection, which the real server leaves to a hash table.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import httpx
+import psycopg
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+TRANSCRIPTS = Path(__file__).parent.parent / "wire"
+PATIENCE = 6.0
+"""Seconds to wait for a frame."""
+
+Step = dict[str, Any]
+Tokens = Callable[[str, str, str], str]
+"""(role, subject, the last note) to a token."""
+
+Hooks = dict[str, Callable[["Player"], Awaitable[None]]]
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A recorded step that did not come out the same. `line` counts from 1."""
+
+    line: int
+    what: str
+
+
+def read(name: str) -> list[Step]:
+    """The steps of a transcript."""
+    lines = (TRANSCRIPTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@dataclass
+class Client:
+    """A connection of the transcript: what it received, by topic, oldest first."""
+
+    connection: ClientConnection
+    frames: dict[str, deque[str | bytes]] = field(default_factory=lambda: defaultdict(deque))
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    reader: asyncio.Task[None] | None = None
+
+    async def read(self) -> None:
+        try:
+            async for frame in self.connection:
+                self.frames[topic_of(frame)].append(frame)
+                self.arrived.set()
+        except ConnectionClosed:
+            pass
+        self.arrived.set()
+
+    async def next(self, topic: str, patience: float = PATIENCE) -> str | bytes | None:
+        """The next frame of a topic; None when it does not come."""
+        deadline = time.monotonic() + patience
+        while not self.frames[topic]:
+            self.arrived.clear()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            try:
+                await asyncio.wait_for(self.arrived.wait(), left)
+            except TimeoutError:
+                return None
+        return self.frames[topic].popleft()
+
+
+def topic_of(frame: str | bytes) -> str:
+    """The topic that a frame belongs to, whatever its version."""
+    if isinstance(frame, bytes):
+        skip = {4: 5, 2: 3}[frame[0]]
+        return frame[skip : skip + frame[1]].decode()
+    if frame.startswith("["):
+        return str(re.match(r'\[[^,]*,[^,]*,"([^"]*)"', frame).group(1))  # type: ignore[union-attr]
+    return str(re.search(r'"topic":"([^"]*)"}$', frame).group(1))  # type: ignore[union-attr]
+
+
+class Player:
+    """Plays one transcript.
+
+    Parameters
+    ----------
+    url, dsn
+        The stack's.
+    token
+        Makes the tokens that stand as `<jwt:role:subject>`.
+    hooks
+        What to do at steps that stand for something the recorder did beside the wire: by the
+        start of a note or of a statement, or `connected <who>`, `closed <who>`.
+    skip
+        Line numbers that are not played.
+    edits
+        Texts to replace in the transcript.
+    early
+        Events whose frames may come earlier than recorded.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        dsn: str,
+        token: Tokens,
+        hooks: Hooks | None = None,
+        skip: Collection[int] = (),
+        edits: Collection[tuple[str, str]] = (),
+        early: Collection[str] = (),
+    ) -> None:
+        self.url, self.dsn, self.hooks, self.skip = url, dsn, hooks or {}, skip
+        self.barriers = True
+        self._edits, self._early = edits, early
+        self.clients: dict[str, Client] = {}
+        self.differences: list[Difference] = []
+        self.note = ""
+        self._token = token
+        self._pairs: dict[tuple[str, Any], Any] = {}
+        self._database: psycopg.AsyncConnection[Any] | None = None
+        self._played: list[tuple[float, float]] = []
+        self._refs: dict[str, dict[str, str]] = defaultdict(dict)
+        self._put_aside: dict[str, deque[str | bytes]] = defaultdict(deque)
+        self._line = 0
+
+    async def play(self, steps: list[Step]) -> list[Difference]:
+        """Every step; then nothing may be left that was not recorded."""
+        for step in steps:
+            for part in step.keys() & {"raw", "q"}:
+                for old, new in self._edits:
+                    step[part] = step[part].replace(old, new)
+        begins = _transactions(steps)
+        async with asyncio.timeout(110):
+            try:
+                for index, step in enumerate(steps):
+                    self._line = index + 1
+                    self._played.append((step["t"], time.time()))
+                    if self._line in self.skip:
+                        continue
+                    if index in begins:
+                        await self.sql("begin")
+                    following = steps[index + 1] if index + 1 < len(steps) else {}
+                    # What comes while the recorder takes its clients down is a race.
+                    if step.get("dir") == "closed" != steps[index - 1].get("dir"):
+                        self._leftovers()
+                    await self._step(step, following)
+            finally:
+                for who in list(self.clients):
+                    await self.close(who)
+                if self._database is not None:
+                    await self._database.close()
+        return self.differences
+
+    async def _step(self, step: Step, following: Step) -> None:
+        if "note" in step:
+            await self._noted(step)
+            return
+        match step["dir"]:
+            case "connect":
+                await self._connect(step, following)
+            case "send":
+                await self._send(step)
+            case "recv" | "recv-binary":
+                await self._recv(step)
+            case "sql":
+                await self._sql(step, following)
+            case "http":
+                await self._http(step)
+            case "closed":
+                await self._closed(step)
+            case "connected" | "connect-refused":
+                pass  # compared at its `connect`
+
+    def differ(self, what: str) -> None:
+        self.differences.append(Difference(self._line, what))
+
+    async def _noted(self, step: Step) -> None:
+        note = step["note"]
+        if note == "commit":
+            await self.sql("commit")
+            await self.barrier()
+            return
+        if "latency" not in note and note != "filter":
+            self.note = note
+        await self._hooked(note)
+
+    async def _hooked(self, text: str) -> None:
+        for start, hook in self.hooks.items():
+            if text.startswith(start):
+                await hook(self)
+
+    # --- connections
+
+    async def _connect(self, step: Step, following: Step) -> None:
+        query = dict(parse_qsl(urlsplit(step["url"]).query, keep_blank_values=True))
+        headers = {}
+        if "apikey" in query:
+            query["apikey"] = self._with_tokens(query["apikey"])
+        elif "x-api-key" in self.note:
+            headers["x-api-key"] = self._with_tokens("<jwt:anon>")
+        address = self.url.replace("http", "ws") + "/realtime/v1/websocket?" + urlencode(query)
+        try:
+            connection = await connect(
+                address,
+                additional_headers=headers,
+                max_size=None,
+                max_queue=None,
+                compression=None,
+                ping_interval=None,
+                open_timeout=PATIENCE,
+            )
+        except InvalidStatus as refused:
+            body = (refused.response.body or b"").decode()
+            got = (refused.response.status_code, body)
+            wanted = (following.get("status"), following.get("body"))
+            if got != wanted:
+                self.differ(f"refused with {got}, recorded {wanted}")
+            return
+        except OSError as error:
+            if "ConnectionRefused" not in following.get("note", ""):
+                self.differ(f"no connection: {error}")
+            return
+        if following.get("dir") != "connected":
+            self.differ(f"connected, recorded {following}")
+        client = Client(connection)
+        client.reader = asyncio.create_task(client.read())
+        self.clients[step["who"]] = client
+        await self._hooked(f"connected {step['who']}")
+
+    async def _closed(self, step: Step) -> None:
+        who, code = step["who"], step["code"]
+        client = self.clients.get(who)
+        if client is None:
+            return
+        await self._hooked(f"closed {who}")
+        by_server = code in (1009, 1012) or "idle" in who or "kill" in self.note
+        if by_server:
+            assert client.reader is not None
+            await asyncio.wait_for(client.reader, 20)
+            got = client.connection.close_code
+            if got != code:
+                self.differ(f"closed with {got}, recorded {code}")
+        elif code == 1006:
+            client.connection.transport.abort()
+            await client.connection.wait_closed()
+        await self.close(who)
+
+    async def close(self, who: str) -> None:
+        """Close a client."""
+        await self.clients.pop(who).connection.close()
+
+    def _leftovers(self) -> None:
+        """What came and was not asked for was not recorded."""
+        for who, client in self.clients.items():
+            for topic, frames in client.frames.items():
+                for frame in frames:
+                    self.differ(f"{who} {topic}: not recorded: {frame[:300]!r}")
+                frames.clear()
+
+    # --- frames
+
+    async def _send(self, step: Step) -> None:
+        raw = step["raw"]
+        client = self.clients[step["who"]]
+        if raw.startswith("hex:"):
+            await client.connection.send(bytes.fromhex(raw.removeprefix("hex:")))
+            return
+        raw = self._with_tokens(self._completed(step["who"], raw))
+        raw = re.sub(r'"since": (\d{13})', self._since, raw)
+        with contextlib.suppress(ConnectionClosed):  # too large: the recorder's failed, too
+            await client.connection.send(raw)
+
+    def _completed(self, who: str, raw: str) -> str:
+        """A frame as it was sent; the recorder cut long ones."""
+        try:
+            message = json.loads(raw)
+        except ValueError:
+            cut = re.match(r"(.*?)(x{40,})\.\.\.<(\d+) bytes>$", raw)
+            if cut is None:
+                return str(raw)
+            head, size = cut.group(1), int(cut.group(3))
+            topic = re.search(r'"(realtime:[^"]*)"', head).group(1)  # type: ignore[union-attr]
+            last = self._refs[who]
+            ref = str(int(last["last"]) + 1)
+            tail = f'"}}}}, "ref": "{ref}", "join_ref": "{last[topic]}"}}'
+            if raw.startswith("["):
+                tail = '"}}]'
+            last["last"] = ref
+            return str(head + "x" * (size - len(head) - len(tail)) + tail)
+        if isinstance(message, list) and len(message) == 5:
+            topic, event, ref = message[2], message[3], message[1]
+        elif isinstance(message, dict):
+            topic, event, ref = message.get("topic"), message.get("event"), message.get("ref")
+        else:
+            return str(raw)
+        if isinstance(ref, str) and ref.isdigit():
+            self._refs[who]["last"] = ref
+            if event == "phx_join":
+                self._refs[who][str(topic)] = ref
+        return str(raw)
+
+    def _with_tokens(self, text: str) -> str:
+        def token(match: re.Match[str]) -> str:
+            return self._token(match.group(1), match.group(3) or "", self.note)
+
+        return re.sub(r"<jwt:([^:>]*)(:([^>]*))?>", token, text)
+
+    def _since(self, match: re.Match[str]) -> str:
+        """A recorded time as the time at which its step was played."""
+        recorded = int(match.group(1)) / 1000 - 1795415987.013  # when 12-private began
+        moments = [played for at, played in self._played if at <= recorded + 0.002]
+        return f'"since": {int(moments[-1] * 1000)}'
+
+    async def _recv(self, step: Step) -> None:
+        wanted = bytes.fromhex(step["hex"]) if step["dir"] == "recv-binary" else step["raw"]
+        client = self.clients.get(step["who"])
+        if client is None:
+            self.differ(f"{step['who']} is not connected")
+            return
+        topic = topic_of(wanted)
+        if isinstance(wanted, str) and (heartbeat := re.search(r'"ref":"(hb\d+)"', wanted)):
+            # The recorder sent these beside the transcript.
+            ref = heartbeat.group(1)
+            await client.connection.send(
+                json.dumps({"topic": topic, "event": "heartbeat", "payload": {}, "ref": ref})
+            )
+        got = await self._next(client, topic, str(wanted))
+        if got is None:
+            self.differ(f"missing on {step['who']}: {wanted[:300]!r}")
+            return
+        try:
+            self._same(_parsed(wanted), _parsed(_cut_like(wanted, got)), "")
+        except _DifferentError as different:
+            self.differ(f"{different}\n  got      {got[:700]!r}\n  recorded {wanted[:700]!r}")
+
+    async def _next(self, client: Client, topic: str, wanted: str) -> str | bytes | None:
+        for event in self._early:
+            mark = f'"event":"{event}"'
+            if mark in wanted and self._put_aside[event]:
+                return self._put_aside[event].popleft()
+            while mark not in wanted and client.frames[topic] and mark in client.frames[topic][0]:
+                self._put_aside[event].append(client.frames[topic].popleft())
+        return await client.next(topic)
+
+    def _same(self, wanted: Any, got: Any, name: str) -> None:
+        """Compare, whatever may differ put aside."""
+        if name == "commit_timestamp" and wanted is not None:
+            if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(got)):
+                raise _DifferentError(f"commit_timestamp {got!r}")
+        elif name in ("phx_ref", "phx_ref_prev") or _is_id(wanted):
+            self._paired("text", wanted, got)
+        elif name == "ids":
+            known = {wanted: got for (kind, wanted), got in self._pairs.items() if kind == "id"}
+            if sorted(known.get(i, i) for i in wanted) != sorted(got):
+                raise _DifferentError(f"ids {got}, recorded {wanted}")
+        elif isinstance(wanted, dict) and isinstance(got, dict):
+            self._same_keys(wanted, got, name)
+        elif isinstance(wanted, list) and isinstance(got, list):
+            if len(wanted) != len(got):
+                raise _DifferentError(f"{name}: {len(got)} items, recorded {len(wanted)}")
+            for one, other in zip(wanted, got, strict=True):
+                self._same(one, other, name)
+        elif name == "id" and isinstance(wanted, int) and wanted > 100_000:
+            self._paired("id", wanted, got)
+        elif type(wanted) is not type(got) or wanted != got:
+            raise _DifferentError(f"{name}: {str(got)[:300]!r}, recorded {str(wanted)[:300]!r}")
+
+    def _same_keys(self, wanted: dict[str, Any], got: dict[str, Any], name: str) -> None:
+        rest = [key for key in got if key not in wanted]
+        for key, value in wanted.items():
+            if key in got:
+                self._same(value, got[key], key)
+            elif _is_id(key) and rest:
+                self._paired("text", key, rest[0])
+                self._same(value, got[rest.pop(0)], key)
+            else:
+                raise _DifferentError(f"{name}: no {key!r} in {str(got)[:300]}")
+        if rest:
+            raise _DifferentError(f"{name}: {rest} not recorded")
+
+    def _paired(self, kind: str, wanted: Any, got: Any) -> None:
+        """What differs must differ in the same way every time."""
+        if type(wanted) is not type(got) or self._pairs.setdefault((kind, wanted), got) != got:
+            raise _DifferentError(f"{got!r} where {wanted!r} was recorded")
+
+    # --- beside the wire
+
+    async def _sql(self, step: Step, following: Step) -> None:
+        await self._hooked(step["q"])
+        try:
+            await self.sql(step["q"])
+        except psycopg.Error as error:
+            recorded = following.get("err", "")
+            message = error.diag.message_primary or str(error)
+            if not recorded.startswith(message):
+                self.differ(f"SQL failed: {message}")
+            return
+        if following.get("note") == "sql error":
+            self.differ(f"SQL did not fail, recorded: {following['err']}")
+        await self.barrier()
+
+    async def sql(self, statement: str) -> None:
+        """Run a statement on the connection that the transcript's transactions use."""
+        if self._database is None:
+            self._database = await psycopg.AsyncConnection.connect(self.dsn, autocommit=True)
+        await self._database.execute(statement.encode())
+
+    async def forget_database(self) -> None:
+        """PostgreSQL was restarted."""
+        if self._database is not None:
+            await self._database.close()
+        self._database = None
+
+    async def barrier(self) -> None:
+        """Wait until all that is committed has been streamed."""
+        if (
+            not self.barriers
+            or self._database is None
+            or self._database.info.transaction_status != 0
+        ):
+            return
+        address = self.url.replace("http", "ws") + "/realtime/v1/websocket?vsn=2.0.0&apikey="
+        key = self._token("service_role", "", "")
+        async with connect(address + key, compression=None) as connection:
+            await connection.send('["1","1","realtime:wire-barrier","phx_join",{"config":{}}]')
+            await connection.recv()
+            await self.sql("select realtime.send('{}', 'passed', 'wire-barrier', false)")
+            await asyncio.wait_for(connection.recv(), PATIENCE)
+
+    async def _http(self, step: Step) -> None:
+        url = urlsplit(step["url"])
+        path = self._with_tokens("/realtime/v1" + url.path.replace("/socket/", "/"))
+        query = self._with_tokens(url.query)
+        body: bytes | None = step["req"].encode() if step["req"] else None
+        kind = "application/json"
+        if step["method"] == "POST" and body is None:
+            body, kind = b"\x01\x02\xff", "application/octet-stream"
+        headers = {"Content-Type": kind, "Connection": "close"}
+        if step["status"] != 401:
+            subject = '"r": 2}, "private": true' in (step["req"] or "")
+            text = "<jwt:authenticated:11111111>" if subject else "<jwt:anon>"
+            headers["Authorization"] = "Bearer " + self._with_tokens(text)
+        async with httpx.AsyncClient() as client:
+            response = await client.request(
+                step["method"], f"{self.url}{path}?{query}", content=body, headers=headers
+            )
+        if (response.status_code, response.text) != (step["status"], step["body"]):
+            self.differ(
+                f"HTTP {response.status_code} {response.text!r}, "
+                f"recorded {step['status']} {step['body']!r}"
+            )
+
+
+class _DifferentError(Exception):
+    pass
+
+
+def _is_id(value: Any) -> bool:
+    """Whether it is an id that is made anew each time (the tables' own uuids are not)."""
+    return (
+        isinstance(value, str)
+        and _UUID.fullmatch(value) is not None
+        and len(set(value[:8])) > 1
+        and not value.startswith("a0eebc99")
+    )
+
+
+def _parsed(frame: str | bytes) -> Any:
+    if isinstance(frame, bytes):
+        kind, sizes = frame[0], frame[1:4]
+        if kind == 2:
+            return ["binary push", frame[1:].decode(errors="replace")]
+        body = frame[5:]
+        names = [body[: sizes[0]], body[sizes[0] : sum(sizes[:2])]]
+        meta = body[sum(sizes[:2]) : sum(sizes)]
+        payload: Any = body[sum(sizes) :]
+        if frame[4] == 1:
+            payload = _json(payload.decode())
+        return [kind, frame[4], *names, json.loads(meta or b"null"), payload]
+    return _json(frame)
+
+
+def _json(text: str) -> Any:
+    # What was cut out of a long run does not count; nor does, then, the number of bytes.
+    text = re.sub(r"x{40,}(\.\.\.<\d+ bytes>\.\.\.x{40,})?", "x…x", text)
+    try:
+        return json.loads(text, parse_float=_Number, parse_int=_Number.whole)
+    except ValueError:
+        return text
+
+
+class _Number(str):
+    """A number as it stands: 1.50 is not 1.5."""
+
+    @staticmethod
+    def whole(text: str) -> Any:
+        return int(text) if len(text) < 12 else _Number(text)
+
+
+def _cut_like(wanted: str | bytes, got: str | bytes) -> str | bytes:
+    """Cut a frame as the recorder did, so that the two can be compared."""
+    if isinstance(wanted, bytes) or isinstance(got, bytes) or "bytes>..." not in wanted:
+        return got
+    return f"{got[:3000]}...<{len(got.encode())} bytes>...{got[-800:]}"
+
+
+def _transactions(steps: list[Step]) -> set[int]:
+    """Where to begin the transactions that end at a note "commit"."""
+    begins = set()
+    for index, step in enumerate(steps):
+        if step.get("note") == "commit":
+            first = index
+            while steps[first - 1].get("dir") == "sql":
+                first -= 1
+            begins.add(first)
+    return begins
