@@ -150,6 +150,7 @@ class TableDriver:
         self._joined_registry = False
         self._network_error: NotebookRTError | None = None
         self._logged = 0
+        self._refused: Refused | None = None
         self._started = False
 
     # For the user's thread
@@ -164,8 +165,13 @@ class TableDriver:
     def start(self) -> None:
         if not self._started:
             self._started = True
-            self.mirror.want_changes = True
-            self._feed(Tick())
+            self._begin()
+
+    def _begin(self) -> None:
+        self.mirror.want_changes = True
+        self._feed(Tick())
+        if self.mirror.bindings:  # else a Rejoin comes when they are known
+            self._rejoin()
 
     def close(self) -> None:
         """The last user let go."""
@@ -186,9 +192,9 @@ class TableDriver:
         self._stop_work()
         self.error = None
         self.mirror = Mirror(self.spec, self._make_rows, self.services.options)
-        self.mirror.want_changes = True
+        self._refused = None
         self._set_status("loading", "starting again")
-        self._feed(Tick())
+        self._begin()
 
     def audit(self) -> None:
         self._feed(AuditNow())
@@ -272,8 +278,8 @@ class TableDriver:
         elif payload.get("status") == "ok":
             self._enqueue(Confirmed())
         else:
-            error, final = self._refusal(message)
-            self._enqueue(Refused(error, final))
+            self._refused = Refused(*self._refusal(message))
+            self._tell_refused()
 
     def broadcast(self, payload: Mapping[str, Any]) -> None:
         pass
@@ -283,6 +289,14 @@ class TableDriver:
 
     def gap(self, reason: str) -> None:
         self._enqueue(Gap(reason))
+
+    def _tell_refused(self) -> None:
+        """Realtime has one sentence for a table that is not there, has no key, is not published;
+        REST tells them apart, so it speaks first.
+        """
+        if self._refused is not None and (self.mirror.schema is not None or self.error is not None):
+            refused, self._refused = self._refused, None
+            self._enqueue(refused)
 
     def _refusal(self, message: str) -> tuple[NotebookRTError, bool]:
         """The server says why only in words (WIRE.md, "Joining"); these are its own."""
@@ -367,6 +381,8 @@ class TableDriver:
                     self.progress = effect
                 case Told(what, detail):
                     self._told(what, detail)
+        if self._refused is not None:
+            self._tell_refused()
 
     async def _fetch(self, effect: Fetch) -> None:
         spec, services = self.spec, self.services
@@ -469,7 +485,7 @@ class TableDriver:
                 metrics.audits += 1
                 self.last_audit = time.monotonic()
                 self.synced_at = pd.Timestamp.now("UTC")
-                self.drifted = bool(detail.get("drift", False))
+                self.drifted = bool(detail.get("differing"))
             case "drift":
                 metrics.drift += int(detail.get("rows", 1))
                 self.drifted = True

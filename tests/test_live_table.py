@@ -1,0 +1,387 @@
+"""The first live table, on real parts: what issue 2 asks to be shown."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+import supabase
+
+import notebook_rt as nrt
+from notebook_rt import errors
+from notebook_rt.local import LocalStack
+
+_numbers = itertools.count(time.monotonic_ns())
+
+
+def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> None:
+    """Wait until ``condition`` holds; fails, saying what did not come."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not after {seconds:g} s: {what}"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def make_table(stack: LocalStack) -> Iterator[Callable[..., str]]:
+    """Makes a published, readable and writable table of a new name, and drops it."""
+    made: list[str] = []
+
+    def make(columns: str = "id bigint primary key, name text, price numeric") -> str:
+        name = f"live_{next(_numbers)}"
+        stack.sql(f"create table {name} ({columns})")
+        stack.sql(f"alter publication supabase_realtime add table {name}")
+        stack.sql(f"grant all on {name} to anon, authenticated, service_role")
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        stack.sql(f"drop table if exists {name}")
+
+
+@pytest.fixture
+def rt(stack: LocalStack) -> Iterator[nrt.Session]:
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        yield session
+
+
+def select(
+    stack: LocalStack, table: str, columns: str = "id, name, price"
+) -> list[tuple[Any, ...]]:
+    return stack.sql(f"select {columns} from {table} order by 1")
+
+
+def same(frame: nrt.LiveFrame, rows: list[tuple[Any, ...]]) -> bool:
+    """Whether the frame shows exactly these rows (id, name, price)."""
+    df = frame.df.sort_index()
+    found = [(key, *values) for key, values in zip(df.index, df.values.tolist(), strict=True)]
+    wanted = [(i, n, None if p is None else float(p)) for i, n, p in rows]
+    return str(found) == str(wanted)
+
+
+def test_rows_written_by_supabase_py_and_by_sql_are_in_df(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} values (1, 'before', 0.5)")
+    frame = rt.table(table)
+    frame.wait(10)
+    assert same(frame, [(1, "before", 0.5)])
+    client = supabase.create_client(stack.url, stack.anon_key)
+    client.table(table).insert({"id": 2, "name": "by client", "price": 2.5}).execute()
+    stack.sql(f"insert into {table} values (3, 'by sql', 3.5)")
+    client.table(table).update({"name": "changed"}).eq("id", 1).execute()
+    client.table(table).delete().eq("id", 3).execute()
+    wanted = [(1, "changed", 0.5), (2, "by client", 2.5)]
+    until(lambda: same(frame, wanted), what=f"{frame.df} {frame!r}")
+    assert same(frame, select(stack, table))
+    assert frame.status == "live"
+
+
+def test_a_table_of_more_than_two_pages_is_whole_and_int8_is_intact(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(
+        f"insert into {table} select 9007199254740993 + g, 'row ' || g, g "
+        "from generate_series(0, 2599) g"
+    )
+    frame = rt.table(table)
+    assert len(frame.df) == 2600
+    assert frame.df.index.dtype == "int64"
+    assert frame.df.loc[9007199254740993, "name"] == "row 0"
+    assert same(frame, select(stack, table))
+    stack.sql(f"update {table} set name = 'moved' where id = 9007199254740993 + 2599")
+    until(lambda: frame.df["name"].iloc[-1] == "moved", what="the change of the last row")
+
+
+def test_rows_written_while_the_snapshot_is_read_are_neither_lost_nor_doubled(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} select g, 'old', 0 from generate_series(1, 5000) g")
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            stack.sql(f"update {table} set price = price + 1 where id = {1 + number * 37 % 5000}")
+            stack.sql(f"insert into {table} values ({10_000 + number}, 'new', {number})")
+            stack.sql(f"delete from {table} where id = {number * 11}")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        frame = rt.table(table)
+        frame.wait(20)
+        time.sleep(1)
+    finally:
+        stop.set()
+        writer.join()
+    until(lambda: same(frame, select(stack, table)), what=f"convergence of {frame!r}")
+
+
+def test_two_reads_with_no_change_between_are_the_same_object(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} values (1, 'a', 1)")
+    frame = rt.table(table)
+    first = frame.df
+    assert frame.df is first
+    version = frame.version
+    stack.sql(f"insert into {table} values (2, 'b', 2)")
+    until(lambda: len(frame.df) == 2)
+    assert frame.df is not first
+    assert frame.version > version
+
+
+def test_a_snapshot_kept_aside_never_changes_and_writing_to_it_reaches_nobody(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} select g, 'a' || g, g from generate_series(1, 100) g")
+    frame = rt.table(table)
+    kept = frame.df
+    copy = kept.copy(deep=True)
+    stack.sql(f"update {table} set price = -1, name = 'changed'")
+    stack.sql(f"delete from {table} where id > 90")
+    until(lambda: len(frame.df) == 90 and (frame.df["price"] == -1).all())
+    pd.testing.assert_frame_equal(kept, copy)
+    mine = frame.df
+    mine.loc[1, "price"] = 1e9
+    stack.sql(f"update {table} set name = 'again' where id = 2")
+    until(lambda: frame.get(2) is not None and frame.df.loc[2, "name"] == "again")
+    assert frame.df.loc[1, "price"] == -1
+
+
+def test_asking_twice_shares_one_subscription_and_one_store(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} values (1, 'a', 1)")
+    first, second = rt.table(table), rt.table(table)
+    assert first.wait(10).df is second.wait(10).df
+    assert rt.metrics["tables"] == 1
+    first.close()
+    assert first.status == "closed"
+    stack.sql(f"insert into {table} values (2, 'b', 2)")
+    until(lambda: len(second.df) == 2)
+    second.close()
+    until(lambda: rt.metrics["tables"] == 0 and rt.metrics["channels"] == 0)
+
+
+def test_a_handle_nobody_holds_lets_go_as_when_a_cell_is_run_again(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    for _ in range(3):
+        frame = rt.table(table)
+        frame.wait(10)
+    assert rt.metrics["tables"] == 1
+    del frame
+    until(lambda: rt.metrics["tables"] == 0, what="the table to be let go")
+
+
+def test_on_change_tells_old_and_new_on_a_thread_of_its_own(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} values (1, 'a', 1)")
+    heard: list[tuple[Any, ...]] = []
+    threads: set[str] = set()
+
+    def listen(batch: Any) -> None:
+        threads.add(threading.current_thread().name)
+        for change in batch:
+            old, new = change.old, change.new
+            heard.append((change.kind, change.key, old and old["name"], new and new["name"]))
+
+    frame = rt.table(table).wait(10)
+    until(lambda: frame.status == "live")
+    unsubscribe = frame.on_change(listen)
+    stack.sql(f"insert into {table} values (2, 'b', 2)")
+    stack.sql(f"update {table} set name = 'c' where id = 1")
+    stack.sql(f"delete from {table} where id = 2")
+    wanted = [("insert", 2, None, "b"), ("update", 1, "a", "c"), ("delete", 2, "b", None)]
+    until(lambda: heard == wanted, what=str(heard))
+    assert threads == {"notebook_rt-cb"}
+    assert list(frame.log["kind"]) == ["insert", "update", "delete"]
+    unsubscribe()
+    stack.sql(f"insert into {table} values (4, 'd', 4)")
+    until(lambda: 4 in frame.df.index)
+    assert heard == wanted
+
+
+def test_a_callback_that_raises_or_sleeps_hurts_nobody(
+    stack: LocalStack,
+    rt: nrt.Session,
+    make_table: Callable[..., str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table = make_table()
+    frame = rt.table(table).wait(10)
+    until(lambda: frame.status == "live")
+    heard: list[int] = []
+
+    def raises(batch: Any) -> None:
+        raise RuntimeError("the user's mistake")
+
+    frame.on_change(raises)
+    frame.on_change(lambda batch: time.sleep(1))
+    frame.on_change(lambda batch: heard.extend(change.key for change in batch))
+    for number in range(20):
+        stack.sql(f"insert into {table} values ({number}, 'x', 0)")
+    until(lambda: heard == list(range(20)), seconds=3, what=str(heard))
+    assert sum("raised" in record.message for record in caplog.records) == 1
+
+
+def test_changes_iterates_and_ends_when_the_frame_closes(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    frame = rt.table(table).wait(10)
+    until(lambda: frame.status == "live")
+    batches = frame.changes(timeout=5)
+    stack.sql(f"insert into {table} values (1, 'a', 1)")
+    assert [change.key for change in next(batches)] == [1]
+    frame.close()
+    assert list(batches) == []
+
+
+async def test_in_a_running_loop_with_and_without_await(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} values (1, 'a', 1)")
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        frame = await rt.table(table).ready()
+        assert len(frame.df) == 1
+        assert len(rt.table(table, filter="id=gt.0").df) == 1  # blocks, and works all the same
+        while frame.status != "live":
+            await asyncio.sleep(0.01)  # noqa: ASYNC110  # the status has no event to wait for
+        stack.sql(f"insert into {table} values (2, 'b', 2)")
+        async for batch in frame.changes(timeout=5):
+            assert [change.key for change in batch] == [2]
+            break
+
+
+def test_a_filtered_table_is_the_filtered_table(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} select g, 'a', g from generate_series(1, 10) g")
+    frame = rt.table(table, filter="price=gt.5").wait(10)
+    assert list(frame.df.index) == [6, 7, 8, 9, 10]
+    until(lambda: frame.status == "live")
+    stack.sql(f"update {table} set price = 0 where id = 6")
+    stack.sql(f"update {table} set price = 100 where id = 1")
+    stack.sql(f"delete from {table} where id = 7")
+    until(lambda: sorted(frame.df.index) == [1, 8, 9, 10], what=str(frame.df))
+
+
+# What goes wrong --------------------------------------------------------------------------------
+
+
+def fails(make: Callable[[], Any], expected: type[BaseException], seconds: float = 10.0) -> str:
+    """``make`` and reading raise this error in time; gives its words."""
+    began = time.monotonic()
+    with pytest.raises(expected) as caught:
+        assert make().df is not None
+    assert time.monotonic() - began < seconds
+    return str(caught.value)
+
+
+def test_a_wrong_key(stack: LocalStack, make_table: Callable[..., str]) -> None:
+    table = make_table()
+    with nrt.connect(stack.url, "eyJhbGciOiJIUzI1NiJ9.e30.wrong") as rt:
+        words = fails(lambda: rt.table(table), errors.AuthError)
+    assert "SUPABASE_KEY" in words
+    assert "e30.wrong" not in words
+
+
+def test_an_unreachable_url(make_table: Callable[..., str]) -> None:
+    with nrt.connect("http://127.0.0.1:9", "key") as rt:
+        words = fails(lambda: rt.table("t"), errors.UnreachableError)
+        assert "http://127.0.0.1:9" in words
+        assert rt.health.state == "offline"
+
+
+def test_a_url_that_swallows_everything(make_table: Callable[..., str]) -> None:
+    """Something accepts and never answers."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        options = nrt.Options(request_timeout=5.0)
+        with nrt.connect(f"http://127.0.0.1:{port}", "key", options=options) as rt:
+            fails(lambda: rt.table("t"), errors.UnreachableError)
+
+
+def test_an_unpublished_table(stack: LocalStack, rt: nrt.Session) -> None:
+    stack.sql("create table if not exists unpublished (id bigint primary key)")
+    stack.sql("grant select on unpublished to anon")
+    words = fails(lambda: rt.table("unpublished"), errors.NotPublishedError)
+    assert "alter publication supabase_realtime add table public.unpublished" in words
+
+
+def test_a_table_without_a_key(stack: LocalStack, rt: nrt.Session, make_table: Any) -> None:
+    table = make_table("a int, b text")
+    words = fails(lambda: rt.table(table), errors.NoPrimaryKeyError)
+    assert f"alter table public.{table} add" in words
+
+
+def test_a_missing_table(rt: nrt.Session) -> None:
+    assert "no_such_table" in fails(lambda: rt.table("no_such_table"), errors.MissingTableError)
+
+
+def test_no_select_grant(stack: LocalStack, rt: nrt.Session, make_table: Any) -> None:
+    table = make_table()
+    stack.sql(f"revoke all on {table} from anon")
+    words = fails(lambda: rt.table(table), errors.PermissionDeniedError)
+    assert f"grant select on public.{table} to anon" in words
+
+
+def test_a_filter_that_cannot_be(rt: nrt.Session, make_table: Callable[..., str]) -> None:
+    table = make_table()
+    with pytest.raises(errors.FilterError):
+        rt.table(table, filter="price")
+    fails(lambda: rt.table(table, filter="price=eq.abc"), errors.FilterError)
+    fails(lambda: rt.table(table, columns=["nope"]), errors.MissingColumnError)
+
+
+def test_closed_means_closed(stack: LocalStack, make_table: Callable[..., str]) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} values (1, 'a', 1)")
+    rt = nrt.connect(stack.url, stack.anon_key)
+    frame = rt.table(table).wait(10)
+    rt.close()
+    rt.close()
+    assert frame.status == "closed"
+    assert len(frame.df) == 1
+    with pytest.raises(errors.ClosedError):
+        rt.table(table)
+
+
+def test_waiting_has_a_limit_and_says_where_it_stands() -> None:
+    with (
+        nrt.connect("http://127.0.0.1:9", "key") as rt,
+        pytest.raises(errors.WaitTimeoutError, match="loading"),
+    ):
+        rt.table("t").wait(0.2)
+
+
+def test_no_url_and_no_key_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUPABASE_KEY", raising=False)
+    with pytest.raises(errors.AuthError, match="SUPABASE_KEY is not set"):
+        nrt.connect("http://127.0.0.1:9")
+    with pytest.raises(errors.UnreachableError):
+        nrt.connect("ftp://example.com", "key")
