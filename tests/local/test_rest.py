@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -454,6 +455,41 @@ def test_tokens_are_refused_with_the_reason(stack: LocalStack) -> None:
         answer = httpx.get(url, headers=headers)
         assert answer.status_code == 401
         assert answer.json()["message"].startswith(message)
+
+
+def test_a_lost_connection_is_503_and_the_next_request_works(stack: LocalStack, anon: Rest) -> None:
+    stack.sql(
+        "create function rest_sleep() returns void stable language sql as 'select pg_sleep(20)'"
+    )
+    with ThreadPoolExecutor() as threads:
+        asleep = threads.submit(anon, "/rpc/rest_sleep")
+        ended = False
+        while not ended:
+            ended = bool(
+                stack.sql(
+                    "select pg_terminate_backend(pid) from pg_stat_activity "
+                    "where query like '%%rest_sleep%%' and state = 'active' and pid <> pg_backend_pid()"
+                )
+            )
+        answer = asleep.result(10)
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "57P01"
+    for _ in range(20):
+        assert anon("/rest_small?limit=1").status_code == 200
+
+
+def test_many_at_once_each_as_itself(stack: LocalStack) -> None:
+    people = [f"00000000-0000-4000-8000-{number:012d}" for number in range(40)]
+
+    def who(sub: str) -> str:
+        rest = person(stack, sub)
+        with rest.http:
+            answer = rest("/rpc/rest_who")
+        found: str = answer.json()["uid"]
+        return found
+
+    with ThreadPoolExecutor(max_workers=40) as threads:
+        assert list(threads.map(who, people)) == people
 
 
 # -- saying no ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from notebook_rt.local.rest import query as q
 from notebook_rt.local.rest.compose import identifier
 from notebook_rt.local.rest.errors import RestError
+from notebook_rt.local.rest.parse import parse
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 names = texts.filter(bool)
@@ -143,7 +144,7 @@ queries = st.builds(
 
 @given(queries)
 def test_what_is_written_is_what_is_read(query: q.Query) -> None:
-    assert q.parse(write(query)) == query
+    assert parse(write(query)) == query
 
 
 @given(
@@ -158,7 +159,7 @@ def test_what_is_written_is_what_is_read(query: q.Query) -> None:
 )
 def test_any_text_is_read_or_refused_by_name(pairs: list[tuple[str, str]], call: bool) -> None:
     try:
-        q.parse(pairs, call=call)
+        parse(pairs, call=call)
     except RestError as error:
         refusal = error
     else:
@@ -169,7 +170,7 @@ def test_any_text_is_read_or_refused_by_name(pairs: list[tuple[str, str]], call:
 
 def test_nesting_is_refused_before_it_exhausts_the_stack() -> None:
     with pytest.raises(RestError) as refused:
-        q.parse([("and", "(or" * 5000 + "(a.eq.1" + ")" * 5001)])
+        parse([("and", "(or" * 5000 + "(a.eq.1" + ")" * 5001)])
     assert refused.value.code == "PGRST100"
 
 
@@ -198,13 +199,13 @@ def test_nesting_is_refused_before_it_exhausts_the_stack() -> None:
 )
 def test_refusals(pairs: list[tuple[str, str]], code: str) -> None:
     with pytest.raises(RestError) as refused:
-        q.parse(pairs)
+        parse(pairs)
     assert refused.value.code == code
 
 
 def test_postgrests_own_examples() -> None:
     def one(key: str, value: str) -> q.Condition:
-        return q.parse([(key, value)]).where[0]
+        return parse([(key, value)]).where[0]
 
     name = q.Field("name")
     assert one("name", 'in.(a,"b,c","d\\"e", f)') == q.Filter(name, "in", ("a", "b,c", 'd"e', " f"))
@@ -220,8 +221,8 @@ def test_postgrests_own_examples() -> None:
         ),
     )
     data = q.Field("data", (q.Step(False, "a"), q.Step(True, -1)))
-    assert q.parse([("select", "x:data->a->>-1::int")]).select == (q.Item(data, "x", "int"),)
-    assert q.parse([("arg", "5"), ("id", "gt.1")], call=True).arguments == (("arg", "5"),)
+    assert parse([("select", "x:data->a->>-1::int")]).select == (q.Item(data, "x", "int"),)
+    assert parse([("arg", "5"), ("id", "gt.1")], call=True).arguments == (("arg", "5"),)
 
 
 @given(names)

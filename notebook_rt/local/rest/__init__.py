@@ -1,10 +1,11 @@
 """`/rest/v1` of the local stack: the part of PostgREST that this package, its notebooks and
 `supabase-py` in daily use need (issue 2).
 
-`query` reads the query string, `compose` writes the SQL, `transact` runs it as the caller,
-`routes` speaks HTTP; `catalog` and `openapi` ask PostgreSQL what it has, `errors` says no.
+`parse` reads the query string into the values of `query`, `compose` writes the SQL, `transact`
+runs it as the caller, `routes` speaks HTTP; `request` and `body` read the rest of a request,
+`catalog` and `openapi` ask PostgreSQL what it has, `errors` says no.
 """
 
-from .routes import add_routes
+from notebook_rt.local.rest.routes import add_routes
 
 __all__ = ["add_routes"]

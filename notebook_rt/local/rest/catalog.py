@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .errors import RestError
+from notebook_rt.local.rest.errors import RestError
 
 TABLE = """
 select json_build_object(

@@ -1,6 +1,6 @@
 """A `Query` and a body, as one SQL statement.
 
-In: what `query` read and what `catalog` knows of the table or function. Out: a `Statement`: SQL
+In: what `parse` read and what `catalog` knows of the table or function. Out: a `Statement`: SQL
 text with `$1…` and the values beside it. Names are quoted identifiers, values are always
 parameters, of unknown type, so that PostgreSQL reads them as the column's type; nothing a client
 sent is ever spelled in the text but a cast's type name, which the grammar holds to letters,
@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .catalog import Function, Table
-from .query import Condition, Field, Filter, Item, Logic, Order, Query
+from notebook_rt.local.rest.catalog import Function, Table
+from notebook_rt.local.rest.query import Condition, Field, Filter, Item, Logic, Order, Query
 
 _OPERATORS = {
     "eq": "=",

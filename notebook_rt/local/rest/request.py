@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from notebook_rt.local.context import Context, TokenError
-
-from . import compose
-from .errors import RestError, not_supported
+from notebook_rt.local.rest import compose
+from notebook_rt.local.rest.errors import RestError, not_supported
 
 JSON = "application/json; charset=utf-8"
 

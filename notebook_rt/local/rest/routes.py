@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-import msgspec
 import psycopg
 from aiohttp import web
 
 from notebook_rt.local.context import Context
-
-from . import catalog, compose, openapi
-from .errors import (
+from notebook_rt.local.rest import catalog, compose, openapi
+from notebook_rt.local.rest.body import argument_names, arguments, read_body, read_text
+from notebook_rt.local.rest.errors import (
     PostgresError,
     RestError,
     column_not_found,
@@ -27,8 +26,9 @@ from .errors import (
     not_supported,
     table_not_found,
 )
-from .query import Query, parse
-from .request import (
+from notebook_rt.local.rest.parse import parse
+from notebook_rt.local.rest.query import Query
+from notebook_rt.local.rest.request import (
     JSON,
     Caller,
     Form,
@@ -41,7 +41,7 @@ from .request import (
     preferences_of,
     schema_of,
 )
-from .transact import Row, Verdict, run, settings
+from notebook_rt.local.rest.transact import Row, Verdict, run, settings
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 Connection = psycopg.AsyncConnection[Any]
@@ -64,13 +64,17 @@ def _answering(handler: Handler) -> Handler:
     async def answer(request: web.Request) -> web.Response:
         try:
             return await handler(request)
-        except GatewayError as error:
-            return _refusal(401, error.body, {})
-        except RestError as error:
-            headers = {"Proxy-Status": f"PostgREST; error={error.code}"}
-            if error.status == 401:
-                headers["WWW-Authenticate"] = "Bearer"
-            return _refusal(error.status, error.body, headers)
+        except GatewayError as refused:
+            return _refusal(401, refused.body, {})
+        except psycopg.OperationalError:  # PostgreSQL is down, or starting again
+            message = "Database connection error. Retrying the connection."
+            error = RestError(503, "PGRST000", message)
+        except RestError as refused:
+            error = refused
+        headers = {"Proxy-Status": f"PostgREST; error={error.code}"}
+        if error.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return _refusal(error.status, error.body, headers)
 
     return answer
 
@@ -223,7 +227,9 @@ class _Rest:
         method = request.method
         if method != "POST":
             _guard(method, asked)
-        body, many, keys = ("", False, ()) if method == "DELETE" else await _body(request, asked)
+        body, many, keys = (
+            ("", False, ()) if method == "DELETE" else await read_body(request, asked.query.columns)
+        )
         write = compose.Write(
             columns=keys,
             body=body,
@@ -267,11 +273,11 @@ class _Rest:
         raw = None if reading else request.content_type
         if raw == "application/octet-stream" and not request.can_read_body:
             raw = "application/json"  # aiohttp's word for "no type given"
-        argument = "" if reading else await _text(request)
+        argument = "" if reading else await read_text(request)
         if reading:
             names = tuple(dict.fromkeys(key for key, _ in asked.query.arguments))
         else:
-            names = _argument_names(argument) if raw == "application/json" else ()
+            names = argument_names(argument) if raw == "application/json" else ()
         async with self.context.pool.connection() as connection:
             text = await self.look_up(connection, catalog.FUNCTIONS, asked.schema, name)
             candidates = catalog.Function.read_all(name, text or b"[]")
@@ -279,7 +285,7 @@ class _Rest:
             if function.unnamed is not None:
                 names = ()
             elif reading:
-                argument = _arguments(asked.query, function)
+                argument = arguments(asked.query, function)
             statement = compose.call(
                 asked.schema,
                 function,
@@ -408,53 +414,6 @@ def _guard(method: str, asked: _Asked) -> None:
     if not asked.query.where:
         verb = "UPDATE" if method == "PATCH" else "DELETE"
         raise RestError(400, "21000", f"{verb} requires a WHERE clause")
-
-
-async def _body(request: web.Request, asked: _Asked) -> tuple[str, bool, tuple[str, ...]]:
-    """The body of a write, whether it is an array, and the columns it writes."""
-    if request.content_type not in ("application/json", "application/octet-stream"):
-        raise not_supported(f"a body of type {request.content_type}")
-    body = await _text(request)
-    many = body.lstrip()[:1] == "["
-    if asked.query.columns is not None:
-        return body, many, tuple(dict.fromkeys(asked.query.columns))
-    rows = _rows(body)
-    keys = tuple(rows[0]) if rows else ()
-    if any(row.keys() != rows[0].keys() for row in rows):
-        raise RestError(400, "PGRST102", "All object keys must match")
-    return body, many, keys
-
-
-async def _text(request: web.Request) -> str:
-    try:
-        return (await request.read()).decode()
-    except UnicodeDecodeError as error:
-        raise RestError(400, "PGRST102", "Empty or invalid json") from error
-
-
-def _rows(body: str) -> list[dict[str, msgspec.Raw]]:
-    try:
-        if body.lstrip()[:1] == "[":
-            return msgspec.json.decode(body, type=list[dict[str, msgspec.Raw]])
-        return [msgspec.json.decode(body, type=dict[str, msgspec.Raw])]
-    except msgspec.MsgspecError as error:
-        raise RestError(400, "PGRST102", "Empty or invalid json") from error
-
-
-def _argument_names(body: str) -> tuple[str, ...]:
-    """The names in a call's body; none if it is not an object: an unnamed parameter's."""
-    if body.lstrip()[:1] == "{":
-        return tuple(_rows(body)[0])
-    return ()
-
-
-def _arguments(query: Query, function: catalog.Function) -> str:
-    """A GET's arguments as the body of a POST; a variadic parameter takes all of its values."""
-    given: dict[str, str | list[str]] = dict(query.arguments)
-    if function.variadic in given:
-        every = [value for key, value in query.arguments if key == function.variadic]
-        given[function.variadic] = every
-    return json.dumps(given)
 
 
 def _body_of(asked: _Asked, function: catalog.Function) -> compose.Body:

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg.pq import DiagnosticField, ExecStatus
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from .compose import Statement
-from .errors import PostgresError, RestError
+from notebook_rt.local.rest.compose import Statement
+from notebook_rt.local.rest.errors import PostgresError, RestError
 
 Row = dict[str, bytes | None]
 """A row as PostgreSQL sent it: text by column name."""
@@ -62,10 +63,8 @@ async def run(
     RestError
         A NUL, which PostgreSQL's texts cannot hold; or the verdict's.
     """
-    for statement in statements:
-        if "\0" in statement.text or any("\0" in value for value in statement.values):
-            raise RestError(400, "22021", "invalid byte sequence for encoding: 0x00")
-    work = asyncio.to_thread(_transact, connection.pgconn, statements, verdict, rollback)
+    ready = [_Encoded.of(statement) for statement in statements]
+    work = asyncio.to_thread(_transact, connection.pgconn, ready, verdict, rollback)
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -76,13 +75,34 @@ async def run(
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A statement as bytes, which libpq takes up to the first NUL; so there must be none."""
+
+    text: bytes
+    values: list[bytes]
+
+    @classmethod
+    def of(cls, statement: Statement) -> _Encoded:
+        try:
+            text, *values = (piece.encode() for piece in (statement.text, *statement.values))
+        except UnicodeEncodeError as error:
+            raise RestError(400, "22021", "invalid byte sequence for encoding UTF8") from error
+        if any(b"\0" in piece for piece in (text, *values)):
+            raise RestError(400, "22021", 'invalid byte sequence for encoding "UTF8": 0x00')
+        return cls(text, values)
+
+
+_BEGIN = _Encoded(b"begin", [])
+
+
 def _transact(
-    connection: PGconn, statements: Sequence[Statement], verdict: Verdict | None, rollback: bool
+    connection: PGconn, statements: Sequence[_Encoded], verdict: Verdict | None, rollback: bool
 ) -> list[Row | None]:
     if verdict is None and not rollback:
         return _send(connection, statements)
     try:
-        rows = _send(connection, [Statement("begin"), *statements])[1:]
+        rows = _send(connection, [_BEGIN, *statements])[1:]
         if verdict is not None and (last := rows[-1]) is not None:
             verdict(last)
     except BaseException:
@@ -94,14 +114,13 @@ def _transact(
     return rows
 
 
-def _send(connection: PGconn, statements: Sequence[Statement]) -> list[Row | None]:
+def _send(connection: PGconn, statements: Sequence[_Encoded]) -> list[Row | None]:
     """All statements in one go; none is prepared, for a plan remembers types and tables change."""
     connection.nonblocking = 0
     connection.enter_pipeline_mode()
     try:
         for statement in statements:
-            values = [value.encode() for value in statement.values]
-            connection.send_query_params(statement.text.encode(), values)
+            connection.send_query_params(statement.text, statement.values)
         connection.pipeline_sync()
         rows: list[Row | None] = []
         failure: PostgresError | None = None
@@ -109,14 +128,14 @@ def _send(connection: PGconn, statements: Sequence[Statement]) -> list[Row | Non
             result.status != ExecStatus.PIPELINE_SYNC
         ):
             if result is None:  # parts two statements' results
-                if connection.status != 0:
-                    raise PostgresError("08006", "the connection to PostgreSQL was lost")
+                if connection.status != ConnStatus.OK:
+                    raise failure or PostgresError("08006", "the connection to PostgreSQL was lost")
             elif result.status == ExecStatus.FATAL_ERROR:
                 failure = failure or _error(result)
             elif result.status != ExecStatus.PIPELINE_ABORTED:
                 rows.append(_first_row(result))
     finally:
-        if connection.status == 0:
+        if connection.status == ConnStatus.OK:
             connection.exit_pipeline_mode()
             connection.nonblocking = 1
     if failure is not None:

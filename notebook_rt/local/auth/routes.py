@@ -11,30 +11,33 @@ tables that `sql/2_auth.sql` makes.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import hmac
 import json
-import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
-from uuid import UUID
 
 import psycopg
 from aiohttp import web
 
-from .context import Context, TokenError, sign
-from .rest.request import GatewayError, gateway
+from notebook_rt.local.auth.attributes import (
+    Attributes,
+    AuthError,
+    Json,
+    address,
+    attributes,
+    is_uuid,
+    merged,
+    not_supported,
+    positive,
+    read_json,
+)
+from notebook_rt.local.auth.passwords import hashed, matches
+from notebook_rt.local.context import Context, TokenError, sign
+from notebook_rt.local.rest.request import GatewayError, gateway
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
-Json = dict[str, Any]
 
 _API_VERSION = "X-Supabase-Api-Version"
-_SHORTEST_PASSWORD = 6
-
 # A user as GoTrue tells it.
 _USER = """json_build_object(
     'id', id, 'aud', aud, 'role', role, 'email', coalesce(email, ''), 'phone', coalesce(phone, ''),
@@ -47,17 +50,6 @@ _USER = """json_build_object(
         'identity_data', json_build_object('sub', id, 'email', email, 'email_verified', true),
         'last_sign_in_at', last_sign_in_at, 'created_at', created_at, 'updated_at', updated_at))
     end)"""
-
-
-class AuthError(Exception):
-    """A refusal: HTTP status, GoTrue's error code, and words for people."""
-
-    def __init__(self, status: int, code: str, message: str, **more: Any) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.more = more
 
 
 def add_routes(app: web.Application, context: Context) -> None:
@@ -89,34 +81,22 @@ def _answering(handler: Handler) -> Handler:
     async def answer(request: web.Request) -> web.Response:
         try:
             return await handler(request)
-        except GatewayError as error:
-            return web.json_response(error.body, status=401)
-        except AuthError as error:
-            if request.headers.get(_API_VERSION, "") >= "2024-01-01":
-                body: Json = {"code": error.code, "message": error.message, **error.more}
-                headers = {_API_VERSION: "2024-01-01"}
-            else:
-                body = {"code": error.status, "error_code": error.code, "msg": error.message}
-                body |= error.more
-                headers = {}
-            return web.json_response(body, status=error.status, headers=headers)
+        except GatewayError as refused:
+            return web.json_response(refused.body, status=401)
+        except psycopg.OperationalError:  # PostgreSQL is down, or starting again
+            error = AuthError(503, "unexpected_failure", "Database connection error")
+        except AuthError as refused:
+            error = refused
+        if request.headers.get(_API_VERSION, "") >= "2024-01-01":
+            body: Json = {"code": error.code, "message": error.message, **error.more}
+            headers = {_API_VERSION: "2024-01-01"}
+        else:
+            body = {"code": error.status, "error_code": error.code, "msg": error.message}
+            body |= error.more
+            headers = {}
+        return web.json_response(body, status=error.status, headers=headers)
 
     return answer
-
-
-def not_supported(feature: str) -> AuthError:
-    return AuthError(501, "not_implemented", f"{feature}: not supported by the local stack")
-
-
-@dataclass(frozen=True, slots=True)
-class _Attributes:
-    """What a body says of a user; None is not said."""
-
-    email: str | None
-    password: str | None
-    user_metadata: Json | None
-    app_metadata: Json | None = None
-    role: str | None = None
 
 
 class _Auth:
@@ -135,8 +115,8 @@ class _Auth:
 
     async def sign_up(self, request: web.Request) -> web.Response:
         gateway(request, self.context)
-        body = await _json(request)
-        given = _attributes(body, metadata="data")
+        body = await read_json(request)
+        given = attributes(body, metadata="data")
         if given.email is None and given.password is None:
             user = await self.create(given, anonymous=True)
             return await self.session(request, user, "anonymous")
@@ -149,7 +129,7 @@ class _Auth:
         return await self.session(request, user, "password")
 
     async def create(
-        self, given: _Attributes, *, anonymous: bool = False, id: str | None = None
+        self, given: Attributes, *, anonymous: bool = False, id: str | None = None
     ) -> Json:
         provider = {} if anonymous else {"provider": "email", "providers": ["email"]}
         metadata = given.user_metadata or {}
@@ -163,7 +143,7 @@ class _Auth:
             f" returning {_USER}",
             id,
             given.email,
-            None if given.password is None else await _hashed(given.password),
+            None if given.password is None else await hashed(given.password),
             anonymous,
             given.role,
             json.dumps(provider | (given.app_metadata or {})),
@@ -185,8 +165,8 @@ class _Auth:
         raise AuthError(400, "validation_failed", f"unsupported_grant_type: {grant}")
 
     async def by_password(self, request: web.Request) -> web.Response:
-        body = await _json(request)
-        email, password = _email(body.get("email")), body.get("password")
+        body = await read_json(request)
+        email, password = address(body.get("email")), body.get("password")
         wrong = AuthError(400, "invalid_credentials", "Invalid login credentials")
         if email is None or not isinstance(password, str):
             raise not_supported("sign-in by phone") if body.get("phone") else wrong
@@ -195,7 +175,7 @@ class _Auth:
             " from auth.users where lower(email) = %s and deleted_at is null",
             email,
         )
-        if found is None or not await _matches(password, found["hash"]):
+        if found is None or not await matches(password, found["hash"]):
             raise wrong
         return await self.session(request, found["user"], "password")
 
@@ -252,7 +232,7 @@ class _Auth:
 
     async def by_refresh_token(self, request: web.Request) -> web.Response:
         """A refresh token works once; used again, it was stolen: its session ends."""
-        old = (await _json(request)).get("refresh_token")
+        old = (await read_json(request)).get("refresh_token")
         if not isinstance(old, str) or "\0" in old:
             raise AuthError(400, "validation_failed", "refresh_token required")
         found = await self.fetch(
@@ -291,14 +271,14 @@ class _Auth:
         """The claims and the user of the access token."""
         claims = self.claims(request)
         user = None
-        if not _is_uuid(claims.get("sub")):
+        if not is_uuid(claims.get("sub")):
             raise AuthError(403, "bad_jwt", "invalid claim: missing sub claim")
         user = await self.fetch(f"select {_USER} from auth.users where id = %s", claims["sub"])
         if user is None:
             raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
         session = claims.get("session_id")
         if session is not None:
-            open_ = _is_uuid(session) and await self.fetch(
+            open_ = is_uuid(session) and await self.fetch(
                 "select to_json(id) from auth.sessions where id = %s", session
             )
             if not open_:
@@ -311,7 +291,7 @@ class _Auth:
 
     async def update_user(self, request: web.Request) -> web.Response:
         _, user = await self.me(request)
-        given = _attributes(await _json(request), metadata="data")
+        given = attributes(await read_json(request), metadata="data")
         return web.json_response(await self.change(user, given))
 
     async def sign_out(self, request: web.Request) -> web.Response:
@@ -325,7 +305,7 @@ class _Auth:
         await self.fetch(f"delete from auth.sessions where user_id = %s{which}", *values)
         return web.Response(status=204)
 
-    async def change(self, user: Json, given: _Attributes) -> Json:
+    async def change(self, user: Json, given: Attributes) -> Json:
         """The user with what was given; a metadata key set to null goes."""
         try:
             changed = await self.fetch(
@@ -337,10 +317,10 @@ class _Auth:
                 " else coalesce(email_confirmed_at, now()) end, updated_at = now()"
                 f" where id = %s returning {_USER}",
                 given.email,
-                None if given.password is None else await _hashed(given.password),
+                None if given.password is None else await hashed(given.password),
                 given.role,
-                json.dumps(_merged(user["user_metadata"], given.user_metadata)),
-                json.dumps(_merged(user["app_metadata"], given.app_metadata)),
+                json.dumps(merged(user["user_metadata"], given.user_metadata)),
+                json.dumps(merged(user["app_metadata"], given.app_metadata)),
                 given.email,
                 given.email,
                 user["id"],
@@ -361,7 +341,7 @@ class _Auth:
     async def one(self, request: web.Request) -> Json:
         self.admin(request)
         id = request.match_info["id"]
-        if not _is_uuid(id):
+        if not is_uuid(id):
             raise AuthError(404, "validation_failed", "user_id must be an UUID")
         user = await self.fetch(f"select {_USER} from auth.users where id = %s", id)
         if user is None:
@@ -370,8 +350,8 @@ class _Auth:
 
     async def admin_list(self, request: web.Request) -> web.Response:
         self.admin(request)
-        page = _positive(request.query.get("page"), 1)
-        size = _positive(request.query.get("per_page"), 50)
+        page = positive(request.query.get("page"), 1)
+        size = positive(request.query.get("per_page"), 50)
         found = await self.fetch(
             "select json_build_object('total', (select count(*) from auth.users), 'users',"
             f" (select coalesce(json_agg({_USER}), '[]') from (select * from auth.users"
@@ -387,12 +367,12 @@ class _Auth:
 
     async def admin_create(self, request: web.Request) -> web.Response:
         self.admin(request)
-        body = await _json(request)
-        given = _attributes(body, metadata="user_metadata", trusted=True)
+        body = await read_json(request)
+        given = attributes(body, metadata="user_metadata", trusted=True)
         if given.email is None:
             raise AuthError(400, "validation_failed", "Cannot create a user without an email")
         id = body.get("id")
-        if id is not None and not _is_uuid(id):
+        if id is not None and not is_uuid(id):
             raise AuthError(400, "validation_failed", "ID must conform to the uuid v4 format")
         try:
             return web.json_response(await self.create(given, id=id))
@@ -405,12 +385,12 @@ class _Auth:
 
     async def admin_update(self, request: web.Request) -> web.Response:
         user = await self.one(request)
-        given = _attributes(await _json(request), metadata="user_metadata", trusted=True)
+        given = attributes(await read_json(request), metadata="user_metadata", trusted=True)
         return web.json_response(await self.change(user, given))
 
     async def admin_delete(self, request: web.Request) -> web.Response:
         user = await self.one(request)
-        if request.can_read_body and (await _json(request)).get("should_soft_delete"):
+        if request.can_read_body and (await read_json(request)).get("should_soft_delete"):
             raise not_supported("should_soft_delete")
         await self.fetch("delete from auth.users where id = %s", user["id"])
         return web.json_response({})
@@ -442,101 +422,3 @@ class _Auth:
     async def elsewhere(self, request: web.Request) -> web.Response:
         gateway(request, self.context)
         raise not_supported(f"{request.method} /auth/v1/{request.match_info['rest']}")
-
-
-async def _json(request: web.Request) -> Json:
-    try:
-        body = json.loads(await request.read() or b"{}")
-    except (ValueError, RecursionError) as error:
-        message = "Could not parse request body as JSON"
-        raise AuthError(400, "bad_json", message) from error
-    if not isinstance(body, dict):
-        raise AuthError(400, "bad_json", "Could not parse request body as JSON: not an object")
-    return body
-
-
-def _attributes(body: Json, *, metadata: str, trusted: bool = False) -> _Attributes:
-    """What a body says of a user. Only the service role may set roles and `app_metadata`."""
-    for name in ("phone", "ban_duration", "password_hash"):
-        if body.get(name):
-            raise not_supported(name)
-    return _Attributes(
-        email=_email(body.get("email")),
-        password=_password(body.get("password")),
-        user_metadata=_object(body, metadata),
-        app_metadata=_object(body, "app_metadata") if trusted else None,
-        role=_text(body, "role") if trusted else None,
-    )
-
-
-def _email(value: object) -> str | None:
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str) or not re.fullmatch(r"[^@\s\0]+@[^@\s\0]+", value):
-        message = "Unable to validate email address: invalid format"
-        raise AuthError(400, "validation_failed", message)
-    return value.lower()
-
-
-def _password(value: object) -> str | None:
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str):
-        raise AuthError(400, "validation_failed", "password must be a text")
-    if len(value) < _SHORTEST_PASSWORD:
-        message = f"Password should be at least {_SHORTEST_PASSWORD} characters."
-        raise AuthError(422, "weak_password", message, weak_password={"reasons": ["length"]})
-    return value
-
-
-def _object(body: Json, name: str) -> Json | None:
-    value = body.get(name)
-    if value is not None and (not isinstance(value, dict) or "\\u0000" in json.dumps(value)):
-        raise AuthError(400, "validation_failed", f"{name} must be an object")
-    return value
-
-
-def _text(body: Json, name: str) -> str | None:
-    value = body.get(name)
-    if value is not None and (not isinstance(value, str) or "\0" in value):
-        raise AuthError(400, "validation_failed", f"{name} must be a text")
-    return value or None
-
-
-def _merged(old: Json, new: Json | None) -> Json:
-    merged = old | (new or {})
-    return {key: value for key, value in merged.items() if value is not None}
-
-
-def _positive(text: str | None, default: int) -> int:
-    return int(text) if text and text.isdecimal() and 0 < int(text) < 10**6 else default
-
-
-def _is_uuid(value: object) -> bool:
-    try:
-        return isinstance(value, str) and UUID(value) is not None
-    except ValueError:
-        return False
-
-
-# -- passwords ----------------------------------------------------------------------------------
-
-_COST = {"n": 2**14, "r": 8, "p": 1}  # 16 MB and some 50 ms for each try
-
-
-async def _hashed(password: str) -> str:
-    salt = secrets.token_bytes(16)
-    digest = await asyncio.to_thread(_scrypt, password, salt)
-    return f"scrypt${salt.hex()}${digest.hex()}"
-
-
-async def _matches(password: str, hash: str | None) -> bool:
-    if hash is None or not hash.startswith("scrypt$"):
-        return False
-    _, salt, digest = hash.split("$")
-    found = await asyncio.to_thread(_scrypt, password, bytes.fromhex(salt))
-    return hmac.compare_digest(found.hex(), digest)
-
-
-def _scrypt(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode(errors="surrogatepass"), salt=salt, **_COST)

@@ -1,0 +1,62 @@
+"""The body of a write or a call: which columns or arguments it has. Its values stay text, for
+PostgreSQL to read as what they are."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+from aiohttp import web
+
+from notebook_rt.local.rest.catalog import Function
+from notebook_rt.local.rest.errors import RestError, not_supported
+from notebook_rt.local.rest.query import Query
+
+
+async def read_body(
+    request: web.Request, columns: tuple[str, ...] | None
+) -> tuple[str, bool, tuple[str, ...]]:
+    """The body of a write, whether it is an array, and the columns it writes."""
+    if request.content_type not in ("application/json", "application/octet-stream"):
+        raise not_supported(f"a body of type {request.content_type}")
+    body = await read_text(request)
+    many = body.lstrip()[:1] == "["
+    if columns is not None:
+        return body, many, tuple(dict.fromkeys(columns))
+    rows = _rows(body)
+    keys = tuple(rows[0]) if rows else ()
+    if any(row.keys() != rows[0].keys() for row in rows):
+        raise RestError(400, "PGRST102", "All object keys must match")
+    return body, many, keys
+
+
+async def read_text(request: web.Request) -> str:
+    try:
+        return (await request.read()).decode()
+    except UnicodeDecodeError as error:
+        raise RestError(400, "PGRST102", "Empty or invalid json") from error
+
+
+def _rows(body: str) -> list[dict[str, msgspec.Raw]]:
+    try:
+        if body.lstrip()[:1] == "[":
+            return msgspec.json.decode(body, type=list[dict[str, msgspec.Raw]])
+        return [msgspec.json.decode(body, type=dict[str, msgspec.Raw])]
+    except msgspec.MsgspecError as error:
+        raise RestError(400, "PGRST102", "Empty or invalid json") from error
+
+
+def argument_names(body: str) -> tuple[str, ...]:
+    """The names in a call's body; none if it is not an object: an unnamed parameter's."""
+    if body.lstrip()[:1] == "{":
+        return tuple(_rows(body)[0])
+    return ()
+
+
+def arguments(query: Query, function: Function) -> str:
+    """A GET's arguments as the body of a POST; a variadic parameter takes all of its values."""
+    given: dict[str, str | list[str]] = dict(query.arguments)
+    if function.variadic in given:
+        every = [value for key, value in query.arguments if key == function.variadic]
+        given[function.variadic] = every
+    return json.dumps(given)
