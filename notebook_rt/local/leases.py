@@ -38,7 +38,7 @@ class Leases:
         self._key = key
         self._commands = commands
         self._holders: set[asyncio.StreamWriter] = set()
-        self._starting = False
+        self._starting = True
         self._server: asyncio.Server | None = None
 
     async def listen(self) -> int:
@@ -48,11 +48,9 @@ class Leases:
         return port
 
     async def starter(self, reader: asyncio.StreamReader) -> None:
-        """Count whoever started this process until its end of `reader` is closed."""
-        self._starting = True
+        """Keep the stack until whoever starts it has a lease, or closes its end of `reader`."""
         await reader.read()
-        self._starting = False
-        if not self._holders:
+        if self._starting:
             self.ended.set()
 
     async def close(self) -> None:
@@ -74,9 +72,10 @@ class Leases:
             writer.close()
             return
         self._holders.add(writer)
+        self._starting = False  # the first one is the starter's own: others wait for its lock
         with contextlib.suppress(OSError, ValueError, KeyError):
             await self._hold(reader, writer)
-        last = not self._starting and self._holders == {writer}
+        last = self._holders == {writer}
         with contextlib.suppress(OSError):
             writer.write(json.dumps({"last": last}).encode() + b"\n")
         if last:

@@ -47,6 +47,8 @@ SETTINGS = {
     "log_checkpoints": "off",
     # Statements carry people's rows; they stay out of the log.
     "log_min_error_statement": "panic",
+    # Nothing outside the directory, and no need of a large /dev/shm, which containers lack.
+    "dynamic_shared_memory_type": "mmap",
     # No helper processes to wait for at start and stop; the data is small.
     "io_method": "sync",
     "jit": "off",
@@ -101,6 +103,12 @@ class Postgres:
         if not data.exists():
             self.progress("making the database (only the first time)")
             await self._make(binaries, user)
+        elif (owner := data.stat().st_uid) != (runs_as := user.pw_uid if user else os.geteuid()):
+            raise DirectoryError(
+                self.directory,
+                f"its database belongs to user {owner}, and PostgreSQL would run as {runs_as}. "
+                f"Hand it over: chown -R {runs_as} {data}",
+            )
         elif (found := (data / "PG_VERSION").read_text().strip()) != major:
             raise DirectoryError(
                 self.directory,

@@ -156,6 +156,7 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leases.ended.set)
     starter = asyncio.create_task(leases.starter(await _standard_input()))
+    unwanted = asyncio.create_task(_give_up(leases, asyncio.current_task()))
 
     async with contextlib.AsyncExitStack() as closing:
         # In this order, backwards: the server, PostgreSQL, the word that we are gone, the leases.
@@ -191,9 +192,17 @@ async def serve(
             options=options,
         )
         directory.write_running(running)
+        unwanted.cancel()
         say({"ready": ""})
         await _until_over(leases, postgres, restarting)
     starter.cancel()
+
+
+async def _give_up(leases: Leases, starting: asyncio.Task[None] | None) -> None:
+    """Nobody waits for this start any more: end it where it is."""
+    await leases.ended.wait()
+    if starting is not None:
+        starting.cancel()
 
 
 async def _until_over(leases: Leases, postgres: Postgres, restarting: asyncio.Lock) -> None:
@@ -258,7 +267,8 @@ def main() -> int:
         with directory.locked("server.lock", wait=False) as ours:
             if not ours:
                 raise DirectoryError(directory.path, "another server runs on it")
-            asyncio.run(serve(directory, arguments.port, options, say))
+            with contextlib.suppress(asyncio.CancelledError):  # nobody waited for it any more
+                asyncio.run(serve(directory, arguments.port, options, say))
     except StackError as error:
         say({"error": type(error).__name__, "message": str(error)})
         return 1

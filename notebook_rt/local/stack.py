@@ -316,10 +316,13 @@ def _spawn(
         os.close(log_file)
     try:
         _await_ready(process, files)
-    except BaseException:
+    except BaseException as error:
         # Without a lease, the end of its standard input ends it.
         if process.stdin is not None:
             process.stdin.close()
+        if isinstance(error, Exception):  # Ctrl-C waits for nothing
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
         raise
     finally:
         if process.stdout is not None:
