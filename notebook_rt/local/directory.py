@@ -30,7 +30,6 @@ class Running:
     """Where the server of a directory is to be found."""
 
     pid: int
-    postgres_pid: int
     port: int
     lease_port: int
     dsn: str = field(repr=False)

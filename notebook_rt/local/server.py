@@ -185,7 +185,6 @@ async def serve(
         await web.SockSite(runner, listener).start()
         running = Running(
             pid=os.getpid(),
-            postgres_pid=postgres.pid,
             port=listener.getsockname()[1],
             lease_port=await leases.listen(),
             dsn=postgres.dsn,

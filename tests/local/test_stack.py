@@ -366,9 +366,11 @@ def test_programs_in_a_folder_closed_to_others_are_copied() -> None:
     """As in a virtual environment below `/root`, where PostgreSQL's own user cannot go."""
     nobody = pwd.getpwnam("nobody")
     binaries, _ = postgres._installation()
-    open_to_all = Path(tempfile.mkdtemp(prefix="nrt-copies-"))
+    base = Path(tempfile.mkdtemp(prefix="nrt-copies-"))
+    base.chmod(0o755)
+    open_to_all = base / "copies"
+    umask = os.umask(0o077)  # the server's
     try:
-        open_to_all.chmod(0o755)
         copy = postgres._copy_for(binaries, "1", into=open_to_all)
         assert postgres._open_to_others(copy)
         identity = {"user": nobody.pw_uid} if os.geteuid() == 0 else {}
@@ -386,7 +388,8 @@ def test_programs_in_a_folder_closed_to_others_are_copied() -> None:
         inside.parent.chmod(0o700)
         assert not postgres._open_to_others(inside)
     finally:
-        shutil.rmtree(open_to_all)
+        os.umask(umask)
+        shutil.rmtree(base)
 
 
 # What goes wrong, by name ---------------------------------------------------------------------
