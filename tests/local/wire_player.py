@@ -158,9 +158,13 @@ class Player:
                         await self.sql("begin")
                     following = steps[index + 1] if index + 1 < len(steps) else {}
                     # What comes while the recorder takes its clients down is a race.
-                    if step.get("dir") == "closed" != steps[index - 1].get("dir"):
+                    closes = step.get("dir") == "closed" and step["code"] is not None
+                    if closes and steps[index - 1].get("dir") != "closed":
                         self._leftovers()
                     await self._step(step, following)
+            except Exception as error:
+                error.add_note(f"at line {self._line} of the transcript; {self.differences}")
+                raise
             finally:
                 for who in list(self.clients):
                     await self.close(who)

@@ -49,7 +49,12 @@ class Tenant:
             on_message_row=self._database_broadcast,
         )
         self.wal = WalStream(
-            context.dsn, [PUBLICATION, MESSAGES_PUBLICATION], self.options.restart_delay
+            context.dsn,
+            [PUBLICATION, MESSAGES_PUBLICATION],
+            self.options.restart_delay,
+            # PostgreSQL was away: the pool would find its dead connections one by one, each
+            # with a longer wait than the last.
+            on_restart=context.pool.check,
         )
         self._context = context
         self._published: frozenset[tuple[str, str]] = frozenset()

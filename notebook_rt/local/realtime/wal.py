@@ -12,7 +12,7 @@ import asyncio
 import logging
 import struct
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from uuid import uuid4
 
 from psycopg import OperationalError, conninfo, pq
@@ -45,14 +45,23 @@ class WalStream:
         Their names; they must exist.
     restart_delay
         Seconds to wait before starting again after the connection was lost.
+    on_restart
+        Awaited when the stream was started again, before its first message.
     """
 
-    def __init__(self, dsn: str, publications: list[str], restart_delay: float) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        publications: list[str],
+        restart_delay: float,
+        on_restart: Callable[[], Awaitable[None]],
+    ) -> None:
         self._dsn = conninfo.make_conninfo(
             dsn, replication="database", options=_SETTINGS, application_name="realtime"
         )
         self._publications = ",".join(publications)
         self._restart_delay = restart_delay
+        self._on_restart = on_restart
         self.streaming = asyncio.Event()
         """Set while changes flow."""
         self.starts = 0
@@ -65,6 +74,8 @@ class WalStream:
             try:
                 connection = await self._start()
                 self.starts += 1
+                if self.starts > 1:
+                    await self._on_restart()
                 self.streaming.set()
                 async for message in self._read(connection):
                     yield message
