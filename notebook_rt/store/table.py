@@ -1,23 +1,41 @@
 """The columnar table: what is seen, as one pandas DataFrame (promises 2, 3.8 and 12).
 
-In go batches of typed operations and pages of undecoded rows, out come typed rows by key and
-snapshots, whose index is the key and whose order is: as loaded, then as arrived; a deletion moves
-nothing. One thread writes, any thread reads.
+In go batches of typed operations and whole loads, out come typed rows by key and snapshots, whose
+index is the key and whose order is: as loaded, then as arrived; a deletion moves nothing.
+
+A row has a number, given when it arrives and never given again, so numbers rise in the table's
+order, and a row's position is its number less the rows before it that have left. ``apply`` only
+notes what changes, the last word per row and column; the next read, or a good many changes, makes
+one ``Step`` of it, which every column takes that it touches (``store.dense``). One thread writes,
+any thread reads; the lock is held for a batch or for a step, never for a whole table.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from notebook_rt.store.arrays import index_of, objects, pandas_array
+from notebook_rt.store.columns import ColumnStore, column_of
+from notebook_rt.store.dense import Positions, Step
+from notebook_rt.store.export import arrow_table
+from notebook_rt.store.frozen import freeze
+from notebook_rt.store.load import TableLoad
 from notebook_rt.store.order import OrderBy, Ordered
-from notebook_rt.store.types import Backend, Column, Schema, equal
-from notebook_rt.sync.rows import Key, Op, Row, RowChange, Upsert, WireRow
+from notebook_rt.store.types import Backend, Column, Schema, equal, kind
+from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Upsert, WireRow
+
+_NONE: Final[Positions] = np.empty(0, "int64")
+_PENDING: Final = 8192
+"""Rows whose changes are kept as dicts at most, or an eighth of the table; then they are taken."""
+
+_SPARSE: Final = 1024
+"""Numbers of rows that left are kept at least so long before the rows are numbered anew."""
 
 
 class Table:
@@ -41,38 +59,66 @@ class Table:
 
     def __init__(self, schema: Schema, dtype_backend: Backend = None) -> None:
         self.schema = schema
-        self.dtype_backend = dtype_backend
+        """The columns and the key."""
+
+        self.dtype_backend: Backend = dtype_backend
         self.version = 0
-        self._rows: dict[Key, dict[str, Any]] = {}
-        self._lock = threading.Lock()
+        """Rises with every batch that may have changed something."""
+
+        self._lock = threading.RLock()
+        self._columns: dict[str, ColumnStore] = {}
+        self._ids: dict[Key, int] = {}
+        self._dead: Positions = _NONE
+        self._born = 0
+        """Rows with a number from here on are in no column yet."""
+
+        self._next = 0
+        self._changed: dict[int, dict[str, Any]] = {}
+        self._fresh: dict[int, dict[str, Any]] = {}
+        self._gone: list[int] = []
+        self._stillborn: list[int] = []
+        """Numbers of rows that came and left again before any step."""
+
+        self._index: pd.Index | None = None
         self._snapshot: pd.DataFrame | None = None
+        self._know(schema)
+        for column in schema.columns:
+            self._columns[column.name] = self._store([], column)
+
+    # --- rows ---------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._ids)
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._rows
-
-    def get(self, key: Key) -> dict[str, Any] | None:
-        """The whole row, typed, or None."""
-        with self._lock:
-            row = self._rows.get(key)
-            return None if row is None else dict(row)
+        return key in self._ids
 
     def keys(self) -> Iterator[Key]:
         """The keys, in the promised order."""
         with self._lock:
-            return iter(list(self._rows))
+            return iter(list(self._ids))
+
+    def get(self, key: Key) -> dict[str, Any] | None:
+        """The whole row, typed, or None."""
+        with self._lock:
+            return self._rows([key])[key]
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
         """Apply ``ops`` in order, as one change; return what changed if asked."""
         with self._lock:
-            before = self._collapse(self._rows, ops)
-            changes = self._changed(before)
-            if changes:
+            changes: list[RowChange] = []
+            if want_changes:
+                changes, moved = self._foresee(ops)
+                if not changes and not moved:
+                    return changes
+            if ops:
+                self._write(ops)
                 self.version += 1
-                self._snapshot = None
-        return changes if want_changes else []
+            if len(self._changed) + len(self._fresh) + len(self._gone) > max(
+                _PENDING, len(self._ids) // 8
+            ):
+                self._take_step()
+            return changes
 
     def load(self) -> TableLoad:
         """Begin to collect a whole new table."""
@@ -80,132 +126,279 @@ class Table:
 
     def differing(self, page: Sequence[WireRow]) -> list[tuple[Key, Row]]:
         """Decode ``page`` and return the rows that are not here or differ in a given column."""
-        found: list[tuple[Key, Row]] = []
-        for wire in page:
-            row = self.schema.decode(wire)
-            key = self.schema.key_of(row)
-            mine = self._rows.get(key)
-            if mine is None or any(not equal(mine[name], row[name]) for name in row):
-                found.append((key, row))
-        return found
+        rows = [self.schema.decode(row) for row in page]
+        keys = [self.schema.key_of(row) for row in rows]
+        with self._lock:
+            self._take_step()
+            differs = np.array([key not in self._ids for key in keys], bool)
+            here = np.flatnonzero(~differs)
+            places = self._places([self._ids[keys[at]] for at in here.tolist()])
+            for name, column in self._columns.items():
+                given = np.array([name in rows[at] for at in here.tolist()], bool)
+                values = [rows[at][name] for at in here[given].tolist()]
+                differs[here[given]] |= column.differs(places[given], values)
+        return [(keys[at], rows[at]) for at in np.flatnonzero(differs).tolist()]
+
+    # --- reading the whole --------------------------------------------------------------------
 
     def snapshot(self) -> pd.DataFrame:
-        """The table as a DataFrame of the user's own; the same object until something changed."""
-        with self._lock:
-            if self._snapshot is None:
-                columns = {name: self._array(name) for name in self.schema.names}
-                index = index_of(self.schema, columns)
-                names = [name for name in columns if name not in self.schema.key]
-                self._snapshot = pd.DataFrame(
-                    {name: columns[name] for name in names}, index=index, columns=names
-                )
-            return self._snapshot
+        """The table as a DataFrame of the user's own; the same object until something changed.
 
-    def arrays(self, columns: Sequence[str]) -> dict[str, np.ndarray]:
-        """Columns as numpy arrays in the promised order, for vectorised audits; never written to.
-
-        int64 and float64 columns without nulls are of those dtypes, datetimes ``M8[us]`` with NaT
-        for null, everything else (and int or bool with nulls) object, with None for null.
+        It never changes, whatever arrives later, and what is written to it reaches neither the
+        table nor any other snapshot.
         """
         with self._lock:
-            return {name: self._numpy(name) for name in columns}
+            self._take_step()
+            if self._snapshot is None:
+                if self._index is None:
+                    self._index = self._indexed()
+                columns = {
+                    name: column.series(self._index)
+                    for name, column in self._columns.items()
+                    if name not in self.schema.key
+                }
+                frame = pd.DataFrame(
+                    columns, index=self._index, columns=pd.Index(list(columns)), copy=False
+                )
+                frame.index = self._index.view()  # its name is the user's to change
+                self._snapshot = frame
+            return self._snapshot
 
-    def add_column(self, column: Column) -> None:
-        """Add a column that the server's table has got; its values are null."""
-        with self._lock:
-            self.schema = Schema(
-                (*self.schema.columns, column), self.schema.key, self.schema.numeric
-            )
-            for row in self._rows.values():
-                row[column.name] = None
-            self._touch()
+    def arrays(self, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Columns as read-only numpy arrays in the promised order, for vectorised audits.
 
-    def drop_column(self, name: str) -> None:
-        """Drop a column that the server's table has lost."""
+        int, float and bool columns without nulls are int64, float64 and bool, without a copy;
+        moments ``M8[us]`` with NaT for null; everything else, and those with nulls or with values
+        that do not fit their type, objects with None for null.
+        """
         with self._lock:
-            rest = tuple(column for column in self.schema.columns if column.name != name)
-            self.schema = Schema(rest, self.schema.key, self.schema.numeric)
-            for row in self._rows.values():
-                row.pop(name)
-            self._touch()
+            self._take_step()
+            return {name: self._columns[name].numpy() for name in columns}
 
     def ordered(self, by: Sequence[OrderBy], limit: int | None = None) -> Ordered:
         """A view of this table in the order of ``by``, the key breaking ties (promise 8)."""
         return Ordered(self, by, limit)
 
-    def _touch(self) -> None:
+    def to_arrow(self) -> pa.Table:
+        """The table as Arrow's, key columns too; memory is shared where the layouts agree.
+
+        json becomes its text, and so do arrays that Arrow has no list type for.
+        """
+        with self._lock:
+            self._take_step()
+            return arrow_table(self.schema, self._columns)
+
+    def to_polars(self) -> Any:
+        """The table as a ``polars.DataFrame``, as `to_arrow`; polars must be installed."""
+        import polars
+
+        return polars.from_arrow(self.to_arrow())
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Arrow's stream interface: polars, DuckDB and pyarrow read the table through it."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the columns' buffers occupy; the keys' dict comes on top."""
+        with self._lock:
+            return sum(column.nbytes for column in self._columns.values())
+
+    # --- the table's shape --------------------------------------------------------------------
+
+    def add_column(self, column: Column) -> None:
+        """Add a column that the server's table has got; its values are null."""
+        with self._lock:
+            self._take_step()
+            columns = (*self.schema.columns, column)
+            self._know(Schema(columns, self.schema.key, self.schema.numeric))
+            self._columns[column.name] = self._store([None] * len(self), column)
+            self._snapshot = None
+            self.version += 1
+
+    def drop_column(self, name: str) -> None:
+        """Drop a column that the server's table has lost; a key column cannot go."""
+        with self._lock:
+            self._take_step()
+            columns = tuple(column for column in self.schema.columns if column.name != name)
+            self._know(Schema(columns, self.schema.key, self.schema.numeric))
+            del self._columns[name]
+            self._snapshot = None
+            self.version += 1
+
+    def _know(self, schema: Schema) -> None:
+        self.schema = schema
+        self._blank = dict.fromkeys(schema.names)
+        self._nested = [c.name for c in schema.columns if kind(c.pg_type) in ("json", "array")]
+
+    def _store(self, values: Sequence[Any], column: Column) -> ColumnStore:
+        return column_of(values, column.pg_type, self.dtype_backend, self.schema.numeric)
+
+    def _adopt(self, other: Table) -> None:
+        """Become ``other``, which nobody has seen yet."""
+        self._columns, self._ids, self._dead = other._columns, other._ids, other._dead
+        self._born, self._next = other._born, other._next
+        self._changed, self._fresh, self._gone = other._changed, other._fresh, other._gone
+        self._stillborn = other._stillborn
+        self._index = self._snapshot = None
         self.version += 1
-        self._snapshot = None
 
-    def _array(self, name: str) -> Any:
-        values = [row[name] for row in self._rows.values()]
-        return pandas_array(
-            values, self.schema.types[name], self.dtype_backend, self.schema.numeric
-        )
+    # --- noting changes -----------------------------------------------------------------------
 
-    def _numpy(self, name: str) -> np.ndarray:
-        values = [row[name] for row in self._rows.values()]
-        pg_type = self.schema.types[name]
-        array = pandas_array(values, pg_type, None, self.schema.numeric)
-        found = array.asi8.view("M8[us]") if hasattr(array, "asi8") else np.asarray(array)
-        if found.dtype.kind in "ibM" or (found.dtype.kind == "f" and None not in values):
-            return found
-        return objects(values)
-
-    def _collapse(
-        self, rows: dict[Key, dict[str, Any]], ops: Sequence[Op]
-    ) -> dict[Key, dict[str, Any] | None]:
-        before: dict[Key, dict[str, Any] | None] = {}
+    def _write(self, ops: Iterable[Op]) -> None:
+        ids, born, known = self._ids, self._born, self._blank.keys()
         for op in ops:
-            old = rows.get(op.key)
-            if op.key not in before:
-                before[op.key] = old
-            if isinstance(op, Upsert):
-                base = old if old is not None else dict.fromkeys(self.schema.names)
-                given = {n: v for n, v in op.row.items() if n in self.schema.types}
-                rows[op.key] = {**base, **given}
-            elif old is not None:
-                del rows[op.key]
-        return before
+            number = ids.get(op.key)
+            if isinstance(op, Delete):
+                if number is not None:
+                    del ids[op.key]
+                    if number >= born:
+                        del self._fresh[number]
+                        self._stillborn.append(number)
+                    else:
+                        self._gone.append(number)
+                        self._changed.pop(number, None)
+                continue
+            row = op.row
+            if not row.keys() <= known or self._nested:
+                row = {
+                    name: freeze(value) if name in self._nested else value
+                    for name, value in row.items()
+                    if name in known
+                }
+            if number is None:
+                ids[op.key] = self._next
+                self._fresh[self._next] = self._blank | self._key_row(op) | dict(row)
+                self._next += 1
+            elif number >= born:
+                self._fresh[number].update(row)
+            elif number in self._changed:
+                self._changed[number].update(row)
+            else:
+                self._changed[number] = dict(row)
 
-    def _changed(self, before: Mapping[Key, dict[str, Any] | None]) -> list[RowChange]:
-        changes = []
-        for key, old in before.items():
-            new = self._rows.get(key)
-            if old is None and new is not None:
-                changes.append(RowChange("insert", key, None, dict(new)))
-            elif old is not None and new is None:
-                changes.append(RowChange("delete", key, dict(old), None))
-            elif old is not None and new is not None and not equal(old, new):
-                changes.append(RowChange("update", key, dict(old), dict(new)))
-        return changes
+    def _key_row(self, op: Upsert) -> dict[str, Any]:
+        key = self.schema.key
+        if len(key) == 1:
+            return {key[0]: op.key}
+        return dict(zip(key, op.key, strict=True)) if isinstance(op.key, tuple) else {}
+
+    def _foresee(self, ops: Sequence[Op]) -> tuple[list[RowChange], bool]:
+        """What ``ops`` will change, and whether a row will move to the end without a change."""
+        old = self._rows(dict.fromkeys(op.key for op in ops))
+        new = dict(old)
+        moved = False
+        for op in ops:
+            row = new[op.key]
+            if isinstance(op, Delete):
+                new[op.key] = None
+                continue
+            if row is None:
+                moved |= old[op.key] is not None
+                row = self._blank | self._key_row(op)
+            given = {name: value for name, value in op.row.items() if name in self._blank}
+            new[op.key] = {**row, **given}
+        return list(changes_between(old, new)), moved
+
+    def _rows(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
+        """The rows of ``keys`` as they are with everything that was noted."""
+        found: dict[Key, dict[str, Any] | None] = {}
+        stored: dict[Key, int] = {}
+        for key in keys:
+            number = self._ids.get(key)
+            found[key] = None
+            if number is not None and number >= self._born:
+                found[key] = dict(self._fresh[number])
+            elif number is not None:
+                stored[key] = number
+        if stored:
+            places = self._places(list(stored.values()))
+            columns = [column.values(places) for column in self._columns.values()]
+            for (key, number), values in zip(
+                stored.items(), zip(*columns, strict=True), strict=True
+            ):
+                row = dict(zip(self._columns, values, strict=True))
+                row.update(self._changed.get(number, {}))
+                found[key] = row
+        return found
+
+    def _places(self, numbers: Sequence[int] | Positions) -> Positions:
+        """Where the rows with these numbers are in the columns."""
+        found = np.array(numbers, "int64")
+        return found - np.searchsorted(self._dead, found) if len(self._dead) else found
+
+    # --- taking a step ------------------------------------------------------------------------
+
+    def _take_step(self) -> None:
+        """Bring what was noted into the columns, each row's last word once."""
+        if not (self._changed or self._fresh or self._gone):
+            return
+        numbers = np.sort(np.array(self._gone, "int64"))
+        gone = self._places(numbers)
+        before = self._born - len(self._dead)
+        step = Step(before, gone, len(self._fresh))
+        changed = sorted(self._changed.items())
+        places = self._places([number for number, _ in changed])
+        rows = [row for _, row in changed]
+        added = list(self._fresh.values())
+        self._changed, self._fresh, self._gone = {}, {}, []
+        for name, column in self._columns.items():
+            where: Positions = _NONE
+            values: list[Any] = []
+            if rows and name not in self.schema.key:
+                where, values = self._differing(column, name, places, rows)
+            if step.moves or values:
+                self._snapshot = None
+                tail = [row[name] for row in added]
+                self._columns[name] = column.advance(step, where, values, tail)
+        if step.moves:
+            self._index = None
+            stillborn = np.array(self._stillborn, "int64")
+            self._dead = np.sort(np.concatenate([self._dead, numbers, stillborn]), kind="stable")
+            self._born, self._stillborn = self._next, []
+            if len(self._dead) > max(_SPARSE, len(self._ids)):
+                self._renumber()
+
+    def _differing(
+        self, column: ColumnStore, name: str, places: Positions, rows: list[dict[str, Any]]
+    ) -> tuple[Positions, list[Any]]:
+        """The values of ``name`` that ``rows`` really change, and where."""
+        given = [at for at, row in enumerate(rows) if name in row]
+        where = places if len(given) == len(rows) else places[given]
+        values = [rows[at][name] for at in given]
+        if not values:
+            return _NONE, values
+        differs = column.differs(where, values)
+        if differs.all():
+            return where, values
+        return where[differs], [values[at] for at in np.flatnonzero(differs).tolist()]
+
+    def _renumber(self) -> None:
+        """Number the rows by their positions, so that the list of those that left stays short."""
+        self._ids = dict(zip(self._ids, range(len(self._ids)), strict=True))
+        self._dead = _NONE
+        self._born = self._next = len(self._ids)
+
+    def _indexed(self) -> pd.Index:
+        arrays = [self._columns[name].array() for name in self.schema.key]
+        if len(arrays) > 1:
+            return pd.MultiIndex.from_arrays(arrays, names=list(self.schema.key))
+        index: pd.Index = pd.Index(
+            arrays[0], name=self.schema.key[0], copy=False, dtype=arrays[0].dtype
+        )
+        return index
 
 
-class TableLoad:
-    """A whole table being collected beside the one that is seen (``sync.rows.Load``)."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._rows: dict[Key, dict[str, Any]] = {}
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def extend(self, page: Sequence[WireRow]) -> None:
-        """Add a page of undecoded rows; a key seen before is overwritten."""
-        schema = self._table.schema
-        for wire in page:
-            row = {**dict.fromkeys(schema.names), **schema.decode(wire)}
-            self._rows[schema.key_of(row)] = row
-
-    def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
-        """Replace the table by what was collected with ``ops`` laid over it, as one change."""
-        table = self._table
-        with table._lock:
-            table._collapse(self._rows, ops)
-            before: dict[Key, dict[str, Any] | None] = dict(table._rows)
-            for key in self._rows:
-                before.setdefault(key, None)
-            table._rows = self._rows
-            table._touch()
-            return table._changed(before) if want_changes else []
+def changes_between(
+    old: dict[Key, dict[str, Any] | None], new: dict[Key, dict[str, Any] | None]
+) -> Iterator[RowChange]:
+    """The effective changes of rows, in the order of ``new``'s keys; both have the same keys."""
+    for key, now in new.items():
+        was = old[key]
+        if was is None:
+            if now is not None:
+                yield RowChange("insert", key, None, now)
+        elif now is None:
+            yield RowChange("delete", key, was, None)
+        elif any(not equal(was[name], now[name]) for name in now):
+            yield RowChange("update", key, was, now)

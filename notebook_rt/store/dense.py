@@ -1,0 +1,269 @@
+"""A vector that is read without being copied: two buffers, left and right (promise 12).
+
+In go steps (rows that leave, values that are set, rows that come), out come read-only views of the
+whole vector in order. A step is never written into a buffer that somebody may be looking at: it
+goes to the other one, which first makes up for the step it missed; then the two change places. So
+a read costs nothing, a step costs what it changes (and the move of what lies behind a row that
+left), and a view never changes. Only if somebody still holds a view of the other buffer, the
+buffer is left to them and a copy takes its place.
+
+Whether somebody does is told by the buffer's reference count: numpy's views hold the array that
+owns the memory. On a build without the global lock counts prove nothing, and every step copies.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Positions = NDArray[np.int64]
+_COUNTS_ARE_TRUE = getattr(sys, "_is_gil_enabled", lambda: True)()
+_MANY_HOLES = 50
+"""With more than one row of so many leaving, one pass with a mask beats moving stretches."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens to the rows of a table in one step: some leave, then some come at the end."""
+
+    before: int
+    """Rows before the step."""
+
+    gone: Positions
+    """Positions of the rows that leave, before the step, sorted."""
+
+    added: int
+    """Rows that come."""
+
+    _composed: dict[int, tuple[Step, Composed]] = field(default_factory=dict, repr=False)
+
+    @property
+    def kept(self) -> int:
+        """Rows that stay."""
+        return self.before - len(self.gone)
+
+    @property
+    def after(self) -> int:
+        """Rows after the step."""
+        return self.kept + self.added
+
+    @property
+    def moves(self) -> bool:
+        """Whether rows come or go at all."""
+        return bool(self.added or len(self.gone))
+
+    def landing(self, places: Positions) -> Positions:
+        """Where the rows at ``places``, all of which stay, are after the step."""
+        return places - np.searchsorted(self.gone, places) if len(self.gone) else places
+
+    def stays(self, places: Positions) -> NDArray[np.bool_]:
+        """Which of the rows at ``places`` stay."""
+        return ~np.isin(places, self.gone)
+
+    def following(self, missed: Step) -> Composed:
+        """``missed`` and then this step as one; computed once for all of a table's columns."""
+        known = self._composed.get(id(missed))
+        if known is None or known[0] is not missed:
+            known = self._composed[id(missed)] = (missed, _compose(missed, self))
+        return known[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """Two steps as one, seen from before the first."""
+
+    holes: Positions
+    """Positions before both, of rows that one of the two removes."""
+
+    kept: int
+    """Rows that stay through both."""
+
+    tail: slice | Positions
+    """Where, between the two, the rows lie that the first added and the second left."""
+
+
+def _compose(first: Step, second: Step) -> Composed:
+    cut = int(np.searchsorted(second.gone, first.kept))
+    holes = first.gone
+    if cut:
+        # The p-th row that the first step kept lay as many places on as rows left before it.
+        shift = np.searchsorted(first.gone - np.arange(len(first.gone)), second.gone[:cut], "right")
+        holes = np.sort(np.concatenate([holes, second.gone[:cut] + shift]))
+    tail: slice | Positions = slice(first.kept, first.after)
+    if cut < len(second.gone):
+        tail = np.delete(np.arange(first.kept, first.after), second.gone[cut:] - first.kept)
+    return Composed(holes, first.before - len(holes), tail)
+
+
+class Buffer:
+    """Memory, and the guard that makes pandas copy before a user's write reaches it.
+
+    The guard is a Series over a view of the buffer; pandas' copy-on-write sees that the user's
+    frame is not the only one. What a user holds may be a view of the memory or an object that the
+    guard holds too (``chain``), so the references to all of them are counted.
+    """
+
+    __slots__ = ("chain", "data", "guard", "resting")
+
+    guard: object
+    chain: tuple[object, ...]
+    resting: tuple[int, ...]
+
+    def __init__(self, data: NDArray[Any]) -> None:
+        self.data = data
+        self.release()
+
+    def lend(self, guard: object, chain: tuple[object, ...], resting: tuple[int, ...]) -> None:
+        """Keep ``guard`` while anybody has a view; ``resting`` are the counts when nobody has."""
+        self.guard, self.chain, self.resting = guard, chain, resting
+
+    def release(self) -> None:
+        """Let go of the guard."""
+        self.guard, self.chain, self.resting = None, (), _ALONE
+
+    def counts(self) -> tuple[int, ...]:
+        """References to the memory and to each link of the chain."""
+        return (sys.getrefcount(self.data), *(sys.getrefcount(link) for link in self.chain))
+
+    def held(self) -> bool:
+        """Whether anybody but the guard has a view."""
+        return not _COUNTS_ARE_TRUE or any(map(int.__gt__, self.counts(), self.resting))
+
+
+_ORPHANS: list[Buffer] = []
+_ORPHANAGE = threading.RLock()
+"""Buffers of tables that are gone, in frames that users still have and may write to."""
+
+
+def _adopt(buffers: Iterable[Buffer]) -> None:
+    with _ORPHANAGE:
+        kept = [
+            buffer for buffer in (*_ORPHANS, *buffers) if buffer.guard is not None and buffer.held()
+        ]
+        _ORPHANS[:] = kept
+
+
+_ALONE: tuple[int, ...] = ()
+_ALONE = Buffer(np.empty(0)).counts()
+
+
+class Dense:
+    """A vector of one numpy dtype in a left and a right buffer."""
+
+    __slots__ = ("_back", "_front", "_lent", "_missed", "size")
+
+    def __init__(self, data: NDArray[Any]) -> None:
+        """Take ``data``, which must own its memory and be written to by nobody else."""
+        assert data.base is None
+        self.size = len(data)
+        self._front = Buffer(data)
+        self._back: Buffer | None = None
+        self._missed: tuple[Step, Positions] | None = None
+        self._lent: list[Buffer] = []
+
+    def __del__(self) -> None:
+        # Without its guard a frame that outlives the table could not be written to.
+        _adopt(buffer for buffer in (self._front, self._back, *self._lent) if buffer)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use, buffers left to others not counted."""
+        return self._front.data.nbytes + (self._back.data.nbytes if self._back else 0)
+
+    def view(self) -> NDArray[Any]:
+        """The vector as it is now, for ever; read-only, not a copy."""
+        view = self._front.data[: self.size]
+        view.flags.writeable = False
+        return view
+
+    def peek(self) -> NDArray[Any]:
+        """The vector for a look that ends before the next step."""
+        return self._front.data[: self.size]
+
+    @property
+    def guard(self) -> object:
+        """What `lend` was given for the vector as it is now."""
+        return self._front.guard
+
+    def lend(self, guard: object, chain: tuple[object, ...], resting: tuple[int, ...]) -> None:
+        """See `Buffer.lend`."""
+        self._front.lend(guard, chain, resting)
+
+    def advance(
+        self,
+        step: Step,
+        places: Positions,
+        values: NDArray[Any],
+        added: NDArray[Any],
+    ) -> None:
+        """Set ``values`` at ``places`` (before the step, none of them leaving), then move rows."""
+        self._lent = [buffer for buffer in self._lent if buffer.held()]
+        front, back = self._front.data, self._back
+        landing = step.landing(places)
+        if back is not None and self._missed is not None and self._fits(back, step.after):
+            data = back.data
+            self._catch_up(data, front, step)
+            back.release()
+        else:
+            if back is not None and back.held():
+                self._lent.append(back)
+            data = np.empty(_capacity(step.after, len(front)), front.dtype)
+            _copy_kept(data, front[: self.size], step.gone)
+            back = Buffer(data)
+        data[landing] = values
+        data[step.kept : step.after] = added
+        self._back, self._front = self._front, back
+        self._missed = (step, landing)
+        self.size = step.after
+
+    def _fits(self, back: Buffer, size: int) -> bool:
+        capacity = len(back.data)
+        return size <= capacity <= max(4 * size, 1024) and not back.held()
+
+    def _catch_up(self, data: NDArray[Any], front: NDArray[Any], step: Step) -> None:
+        assert self._missed is not None
+        missed, written = self._missed
+        both = step.following(missed)
+        _close(data, missed.before, both.holes)
+        tail = front[both.tail]
+        data[both.kept : both.kept + len(tail)] = tail
+        if len(step.gone):
+            written = written[step.stays(written)]
+        data[step.landing(written)] = front[written]
+
+
+def _capacity(size: int, before: int) -> int:
+    """Room for ``size`` rows and some to come, unless it is as it was."""
+    return before if size <= before <= 2 * size else size + size // 8 + 16
+
+
+def _close(data: NDArray[Any], size: int, holes: Positions) -> None:
+    """Move together what lies between ``holes``, in place."""
+    if not len(holes):
+        return
+    if len(holes) * _MANY_HOLES > size:
+        kept = np.delete(data[:size], holes)
+        data[: len(kept)] = kept
+        return
+    ends = [*holes.tolist()[1:], size]
+    for number, (hole, end) in enumerate(zip(holes.tolist(), ends, strict=True)):
+        data[hole - number : end - number - 1] = data[hole + 1 : end]
+
+
+def _copy_kept(data: NDArray[Any], old: NDArray[Any], gone: Positions) -> None:
+    """Copy ``old`` without the rows at ``gone``."""
+    start, at = 0, 0
+    if len(gone) * _MANY_HOLES > len(old):
+        kept = np.delete(old, gone)
+        data[: len(kept)] = kept
+        return
+    for hole in [*gone.tolist(), len(old)]:
+        data[at : at + hole - start] = old[start:hole]
+        at += hole - start
+        start = hole + 1

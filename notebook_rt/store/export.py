@@ -1,0 +1,34 @@
+"""A table for whoever speaks Arrow: pyarrow, polars, DuckDB.
+
+In go the columns, out comes a ``pyarrow.Table`` that shares their memory where the layouts agree:
+numbers, moments and text do; truth is packed to bits, dates to days, objects are converted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from notebook_rt.store.columns import ColumnStore
+from notebook_rt.store.types import Schema, to_rest
+
+
+def arrow_table(schema: Schema, columns: Mapping[str, ColumnStore]) -> pa.Table:
+    """The columns, key columns first as in the schema, as a ``pyarrow.Table``."""
+    arrays = {}
+    for name, column in columns.items():
+        found = column.arrow()
+        if found is None:
+            texts = [_text(schema.types[name], value) for value in column.everything()]
+            found = pa.array(texts, pa.large_string())
+        arrays[name] = found
+    return pa.table(arrays)
+
+
+def _text(pg_type: str, value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, (list, dict)) else to_rest(pg_type, value)

@@ -1,0 +1,261 @@
+"""The table equals a dict of dicts, whatever is done to it, and whatever users do to snapshots."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from notebook_rt.store import dense, text
+from notebook_rt.store import table as table_module
+from notebook_rt.store.order import OrderBy
+from notebook_rt.store.table import Table
+from notebook_rt.store.types import Column, Schema, equal, to_json
+from notebook_rt.sync.rows import Delete, Key, Op, Upsert, WireRow
+from tests.store.model import Model
+
+FLOATS = st.floats(allow_nan=True, allow_infinity=True)
+MOMENTS = st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30))
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | TEXTS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
+    max_leaves=4,
+)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "int8": st.integers(-(2**63), 2**63 - 1) | st.just(2**70),
+    "float8": FLOATS,
+    "bool": st.booleans(),
+    "text": TEXTS,
+    "mood": st.sampled_from(["sad", "ok", "happy"]) | st.just(5),
+    "timestamptz": MOMENTS.map(lambda m: m.replace(tzinfo=dt.UTC)) | st.just("infinity"),
+    "timestamp": MOMENTS | st.just("-infinity"),
+    "date": st.dates() | st.just("0044-03-15 BC"),
+    "time": st.times() | st.just("24:00:00"),
+    "bytea": st.binary(max_size=3),
+    "jsonb": JSON,
+    "_int4": st.lists(st.integers(-5, 5) | st.none(), max_size=3),
+    "numeric": st.decimals(-1000, 1000, places=2) | st.just(Decimal("NaN")),
+}
+TYPES = list(VALUES)
+KEYS: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
+    ("int8",): st.integers(0, 12),
+    ("text",): st.sampled_from("abcdefghij"),
+    ("uuid",): st.uuids(version=4).map(str) | st.sampled_from(["u1", "u2"]),
+    ("timestamptz",): st.integers(0, 9).map(lambda d: dt.datetime(2024, 1, d + 1, tzinfo=dt.UTC)),
+    ("int8", "text"): st.tuples(st.integers(0, 3), st.sampled_from("abc")),
+}
+
+
+SMALL = [
+    (text, "CHUNK", 3),
+    (text, "_MANY", 1),
+    (dense, "_MANY_HOLES", 3),
+    (table_module, "_SPARSE", 2),
+    (table_module, "_PENDING", 3),
+]
+
+
+def value_of(pg_type: str, numeric: str) -> st.SearchStrategy[Any]:
+    values = VALUES[pg_type]
+    if pg_type == "numeric" and numeric == "float":
+        values = FLOATS
+    return st.none() | values
+
+
+class TableLaws(RuleBasedStateMachine):
+    """A table and its model, side by side."""
+
+    @initialize(
+        backend=st.sampled_from([None, None, "numpy_nullable", "pyarrow"]),
+        numeric=st.sampled_from(["float", "decimal"]),
+        key=st.sampled_from(list(KEYS)),
+        types=st.lists(st.sampled_from(TYPES), min_size=1, max_size=5),
+        small=st.booleans(),
+    )
+    def begin(
+        self, backend: Any, numeric: Any, key: tuple[str, ...], types: list[str], small: bool
+    ) -> None:
+        # The limits that a table of ten rows never meets, where it meets all of them.
+        self.limits = pytest.MonkeyPatch()
+        if small:
+            for module, name, limit in SMALL:
+                self.limits.setattr(module, name, limit)
+        columns = [Column(f"k{place}", pg_type) for place, pg_type in enumerate(key)]
+        names = tuple(column.name for column in columns)
+        columns += [Column(f"c{place}", pg_type) for place, pg_type in enumerate(types)]
+        schema = Schema(tuple(columns), names, numeric)
+        self.key = KEYS[key]
+        self.table, self.model = Table(schema, backend), Model(schema, backend)
+        self.held: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+        self.views: list[tuple[np.ndarray, list[Any]]] = []
+
+    def teardown(self) -> None:
+        self.limits.undo()
+
+    def _ops(self, data: st.DataObject, most: int = 8) -> list[Op]:
+        return data.draw(st.lists(self._op(), max_size=most))
+
+    @st.composite
+    @staticmethod
+    def _row(draw: st.DrawFn, self: TableLaws, key: Key, whole: bool) -> dict[str, Any]:
+        schema = self.model.schema
+        parts = key if isinstance(key, tuple) else (key,)
+        row = dict(zip(schema.key, parts, strict=True))
+        for column in schema.columns:
+            if column.name not in schema.key and (whole or draw(st.booleans())):
+                row[column.name] = draw(value_of(column.pg_type, schema.numeric))
+        return row
+
+    def _op(self) -> st.SearchStrategy[Op]:
+        upserts = self.key.flatmap(
+            lambda key: TableLaws._row(self, key, False).map(lambda row: Upsert(key, row))
+        )
+        return upserts | upserts | self.key.map(Delete)
+
+    def _page(self, data: st.DataObject) -> list[WireRow]:
+        types = self.model.schema.types
+        keys = data.draw(st.lists(self.key, max_size=6))
+        rows = [data.draw(TableLaws._row(self, key, True)) for key in keys]
+        return [{name: to_json(types[name], value) for name, value in row.items()} for row in rows]
+
+    @rule(data=st.data(), telling=st.booleans())
+    def apply(self, data: st.DataObject, telling: bool) -> None:
+        ops = self._ops(data)
+        changes = self.table.apply(ops, want_changes=telling)
+        expected = self.model.apply(ops)
+        if telling:
+            assert equal([vars_of(c) for c in changes], [vars_of(c) for c in expected])
+
+    @rule(data=st.data(), telling=st.booleans())
+    def load(self, data: st.DataObject, telling: bool) -> None:
+        pages = [self._page(data) for _ in range(data.draw(st.integers(0, 3)))]
+        load = self.table.load()
+        for page in pages:
+            load.extend(page)
+        ops = self._ops(data, 4)
+        changes = load.commit(ops, want_changes=telling)
+        expected = self.model.replace(pages, ops)
+        if telling:
+            found = {change.key: vars_of(change) for change in changes}
+            assert len(found) == len(changes)
+            assert equal(found, {change.key: vars_of(change) for change in expected})
+
+    @rule(data=st.data())
+    def look(self, data: st.DataObject) -> None:
+        key = data.draw(self.key)
+        assert equal(self.table.get(key), self.model.rows.get(key))
+        assert (key in self.table) == (key in self.model.rows)
+
+    @rule(data=st.data())
+    def differ(self, data: st.DataObject) -> None:
+        page = self._page(data)
+        found, expected = self.table.differing(page), self.model.differing(page)
+        assert equal([list(pair) for pair in found], [list(pair) for pair in expected])
+
+    @rule()
+    def read(self) -> None:
+        pd.testing.assert_frame_equal(self.table.snapshot(), self.model.frame())
+        assert self.table.snapshot() is self.table.snapshot()
+
+    @rule()
+    def hold(self) -> None:
+        frame = self.table.snapshot()
+        self.held.append((frame, frame.copy()))
+
+    @rule(name=st.sampled_from(["k0", "c0"]))
+    def hold_arrays(self, name: str) -> None:
+        if name in self.table.schema.types:
+            array = self.table.arrays([name])[name]
+            assert not array.flags.writeable or array.dtype == object
+            self.views.append((array, array.tolist()))
+
+    @precondition(lambda self: self.held or self.views)
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        for kept in (self.held, self.views):
+            if kept:
+                del kept[data.draw(st.integers(0, len(kept) - 1))]  # type: ignore[attr-defined]  # lists of two types
+
+    @precondition(lambda self: any(len(frame) and len(frame.columns) for frame, _ in self.held))
+    @rule(data=st.data())
+    def write_to_a_snapshot(self, data: st.DataObject) -> None:
+        places = [p for p, (f, _) in enumerate(self.held) if len(f) and len(f.columns)]
+        frame, _ = self.held.pop(data.draw(st.sampled_from(places)))
+        if data.draw(st.booleans()):
+            self.held = [pair for pair in self.held if pair[0] is not frame]
+        others = [pair for pair in self.held if pair[0] is not frame]
+        row = data.draw(st.integers(0, len(frame) - 1))
+        column = data.draw(st.integers(0, len(frame.columns) - 1))
+        frame.iloc[row, column] = frame.iloc[len(frame) - 1 - row, column]
+        frame.iloc[row, column] = None
+        frame["mine"] = 1
+        frame.index.names = ["mine"] * frame.index.nlevels
+        self.held = [*others]
+        self.table._snapshot = None  # the same object would show what its owner wrote to it
+
+    @rule(pg_type=st.sampled_from(TYPES))
+    def add_a_column(self, pg_type: str) -> None:
+        column = Column(f"c{len(self.model.schema.columns) + 10}", pg_type)
+        if column.name not in self.model.schema.types:
+            self.table.add_column(column)
+            self.model.add_column(column)
+
+    @precondition(lambda self: len(self.model.schema.columns) > len(self.model.schema.key))
+    @rule(data=st.data())
+    def drop_a_column(self, data: st.DataObject) -> None:
+        schema = self.model.schema
+        name = data.draw(st.sampled_from([n for n in schema.names if n not in schema.key]))
+        self.table.drop_column(name)
+        self.model.drop_column(name)
+
+    @rule(desc=st.booleans(), limit=st.none() | st.integers(0, 4))
+    def order(self, desc: bool, limit: int | None) -> None:
+        schema = self.model.schema
+        view = self.table.ordered([OrderBy(schema.key[0], desc)], limit)
+        if view.sortable:
+            keys = sorted(self.model.rows, reverse=desc)  # type: ignore[type-var]  # sortable keys
+            assert view.keys() == keys[:limit]
+            assert list(view.snapshot().index) == keys[:limit]
+
+    @rule()
+    def export(self) -> None:
+        table = self.table.to_arrow()
+        assert table.num_rows == len(self.model.rows)
+        assert table.column_names == list(self.model.schema.names)
+        for name in table.column_names:
+            column = table[name]
+            nulls = [row[name] is None for row in self.model.rows.values()]
+            assert column.is_null().to_pylist() == nulls
+
+    @invariant()
+    def the_keys_are_in_order(self) -> None:
+        assert list(self.table.keys()) == list(self.model.rows)
+        assert len(self.table) == len(self.model.rows)
+
+    @invariant()
+    def what_is_held_never_changes(self) -> None:
+        for frame, before in self.held:
+            pd.testing.assert_frame_equal(frame, before)
+        for array, values in self.views:
+            assert equal(array.tolist(), values)
+
+
+def vars_of(change: Any) -> dict[str, Any]:
+    return {"kind": change.kind, "key": change.key, "old": change.old, "new": change.new}
+
+
+TestTableLaws = TableLaws.TestCase
+TestTableLaws.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
