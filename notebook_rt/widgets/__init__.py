@@ -6,10 +6,18 @@ sent when), ``leases.py`` (is anybody looking), ``pump.py`` (the thread that car
 ``common.js`` (the other end). What they show comes from the protocols of ``sources.py``.
 """
 
+from notebook_rt.widgets.grid import GridWidget
 from notebook_rt.widgets.health import HealthWidget
 from notebook_rt.widgets.notes import NotesWidget
 from notebook_rt.widgets.presence import PresenceWidget
 from notebook_rt.widgets.queue import QueueWidget
 from notebook_rt.widgets.statusbar import StatusBar
 
-__all__ = ["HealthWidget", "NotesWidget", "PresenceWidget", "QueueWidget", "StatusBar"]
+__all__ = [
+    "GridWidget",
+    "HealthWidget",
+    "NotesWidget",
+    "PresenceWidget",
+    "QueueWidget",
+    "StatusBar",
+]

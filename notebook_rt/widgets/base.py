@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _DEFAULT = re.compile(r"^export default [\s\S]*\Z", re.MULTILINE)
-_COMMENT = re.compile(r"^ *(//|/\*\*? |\* |\*/).*\n", re.MULTILINE)
+_SPARE = re.compile(r"^(?:\s*//.*\n|\s+)", re.MULTILINE)
+"""Comment lines and indentation: of use to a reader of the files, dead weight in a saved notebook."""
 
 
 @cache
@@ -51,7 +52,7 @@ def module(name: str) -> str:
         text = (HERE / f"{part}.js").read_text("utf-8")
         for needed in _IMPORT.findall(text):
             add(needed)
-        text = _COMMENT.sub("", _IMPORT.sub("", text))
+        text = _SPARE.sub("", _IMPORT.sub("", text))
         if part != name:
             text = _DEFAULT.sub("", text)
         parts.append(re.sub(r"^export (?!default)", "", text, flags=re.MULTILINE))
@@ -63,7 +64,8 @@ def module(name: str) -> str:
 @cache
 def styles(*names: str) -> str:
     """The style sheets ``common.css`` and those of ``names``, as one."""
-    return "\n".join((HERE / f"{name}.css").read_text("utf-8") for name in ("common", *names))
+    sheets = ((HERE / f"{name}.css").read_text("utf-8") for name in ("common", *names))
+    return "\n".join(_SPARE.sub("", sheet) for sheet in sheets)
 
 
 class _Deafness:

@@ -113,7 +113,7 @@ function connect({ model, root, receive, silent }) {
       silent(content.why === "replaced" ? "Replaced: the cell that made this has run again." : "Closed.", true);
       return;
     }
-    if (!looking) return;
+    if (!looking || content.seq === undefined) return;
     silent("");
     if (content.t !== "beat" && (!content.to || content.to === view) && (whole || content.whole || content.t === "reply")) {
       whole = whole || content.whole;
@@ -173,7 +173,8 @@ function connect({ model, root, receive, silent }) {
 export function widget(draw) {
   return {
     render({ model, el }) {
-      const root = h("div", { class: "nrt" });
+      // The attribute keeps JupyterLab's single-key commands away (D D deletes the cell).
+      const root = h("div", { class: "nrt", "data-lm-suppress-shortcuts": "true" });
       const word = h("div", { class: "nrt-silent", role: "status" });
       const body = h("div", { class: "nrt-body" });
       root.append(body, word);

@@ -51,7 +51,7 @@ class NotesWidget(LiveWidget):
     """What happened lately, read out politely."""
 
     _esm = module("notes")
-    _css = styles("notes", "health")
+    _css = styles("notes")
 
     def __init__(self, source: NoteSource, *, eyes: Eyes | None = None) -> None:
         state = NotesState(source)

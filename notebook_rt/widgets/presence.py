@@ -67,7 +67,7 @@ class PresenceWidget(LiveWidget):
     """The people in a channel as overlapping initials, opening to their names."""
 
     _esm = module("presence")
-    _css = styles("presence", "health")
+    _css = styles("presence")
 
     def __init__(self, source: PresenceSource, *, eyes: Eyes | None = None) -> None:
         super().__init__(

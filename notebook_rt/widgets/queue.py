@@ -67,7 +67,7 @@ class QueueWidget(LiveWidget):
     """How many writes are unsent, opening to the list of them."""
 
     _esm = module("queue")
-    _css = styles("queue", "health")
+    _css = styles("queue")
 
     def __init__(self, source: QueueSource, *, eyes: Eyes | None = None) -> None:
         super().__init__(

@@ -59,3 +59,6 @@ class StateModel:
 
     def left(self, view: str) -> None:
         pass
+
+    def wants(self) -> float:
+        return float("inf")

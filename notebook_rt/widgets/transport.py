@@ -58,6 +58,9 @@ class ViewModel(Protocol):
     def left(self, view: str) -> None:
         """``view`` looks no more."""
 
+    def wants(self) -> float:
+        """Seconds after which to ask again though nothing changed; infinite for never."""
+
 
 class Budget:
     """Messages and bytes a second for the whole notebook, as two leaky buckets.
@@ -110,6 +113,7 @@ class Link:
         self._eyes = eyes
         self._fresh: list[str] = []
         self._sent_at = float("-inf")
+        self._again = float("inf")
 
     def mark(self) -> bool:
         """Something changed; True if that is worth waking the pump for."""
@@ -124,7 +128,7 @@ class Link:
             return None
         beat = self._sent_at + BEAT
         if not (self.dirty or self._fresh):
-            return beat
+            return min(beat, self._again)
         if self.deaf:
             return max(self._sent_at + 1 / DEAF_RATE, now + self._budget.wait(now))
         if self.leases.unacked >= MAX_UNACKED and not self._fresh:
@@ -141,16 +145,18 @@ class Link:
         due = self.due(now)
         if due is None or due > now:
             return []
-        if not (self.dirty or self._fresh):
+        if not (self.dirty or self._fresh) and self._again > now:
             return [self._stamp(Message({"t": "beat"}), now)]
         messages: list[Message] = []
         fresh = [view for view in dict.fromkeys(self._fresh) if view in self.leases]
-        dirty, self.dirty = self.dirty, False  # before the model reads: what comes now marks again
+        dirty = self.dirty or self._again <= now
+        self.dirty = False  # before the model reads: what comes from now on marks it again
         if dirty and len(fresh) < len(self.leases):
             messages += self.model.update()
         for view in fresh:
             messages += self.model.whole(view)
         self._fresh = []  # only now: a model that raises is asked again
+        self._again = now + self.model.wants()
         return [self._stamp(message, now) for message in messages]
 
     def hear(self, content: Mapping[str, Any], now: float) -> bool:

@@ -24,7 +24,7 @@ class Picture:
     name: str
     source: str
     click: tuple[str, ...] = ()
-    width: int = 0
+    double: tuple[str, ...] = ()
 
 
 PICTURES = [
@@ -39,6 +39,13 @@ PICTURES = [
     Picture("statusbar", "status_bar()"),
     Picture("statusbar-open", "status_bar()", click=('[data-part="queue"] .nrt-pill',)),
     Picture("notes", "notes()"),
+    Picture("grid", "grid()"),
+    Picture("grid-marked", "grid(state='marked')"),
+    Picture("grid-polling", "grid(state='polling', height=240)"),
+    Picture("grid-small", "grid(3, columns=['id', 'symbol', 'price', 'notes'], height=130)"),
+    Picture("grid-conflict", "grid(state='marked')", click=(".nrt-conflict",)),
+    Picture("grid-editor", "grid()", double=(".slick-row:nth-child(3) .l4",)),
+    Picture("grid-long-editor", "grid()", double=(".slick-row:nth-child(3) .l8",)),
 ]
 
 
@@ -48,12 +55,12 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
     notebook.run(f"widget = {picture.source}; display(widget)")
     output = page.locator(".jp-OutputArea-output .nrt").last
     output.wait_for()
-    output.locator(".nrt-pill, [data-drawn]").first.or_(
-        output.locator(".nrt-notes li").first
-    ).first.wait_for()
+    output.locator(".nrt-pill, [data-drawn], .nrt-notes li").first.wait_for()
     page.wait_for_timeout(250)
     for selector in picture.click:
         output.locator(selector).first.click()
+    for selector in picture.double:
+        output.locator(selector).first.dblclick()
     page.mouse.move(5, 5)
     page.wait_for_timeout(250)
     box = output.bounding_box()
@@ -64,7 +71,7 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
         clip={
             "x": max(0, box["x"] - pad),
             "y": max(0, box["y"] - pad),
-            "width": min(box["width"], 760) + 2 * pad,
+            "width": min(box["width"], 960) + 2 * pad,
             "height": box["height"] + 2 * pad + 8,
         },
     )

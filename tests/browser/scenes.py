@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
+
 from notebook_rt.widgets import (
+    GridWidget,
     HealthWidget,
     NotesWidget,
     PresenceWidget,
     QueueWidget,
     StatusBar,
 )
-from notebook_rt.widgets.sources import HealthReport, Note, Person, QueuedWrite
+from notebook_rt.widgets.sources import Conflict, Field, HealthReport, Note, Person, QueuedWrite
 from tests.widgets.memory import (
     METRICS,
+    MemoryFrame,
     MemoryHealth,
     MemoryNotes,
     MemoryPresence,
@@ -107,3 +112,63 @@ def notes() -> NotesWidget:
             *(Note(i, kind, text, ago(400 - 66 * i)) for i, (kind, text) in enumerate(lines))
         )
     )
+
+
+FIELDS = [
+    Field("id", "int8", nullable=False),
+    Field("symbol", "text", nullable=False),
+    Field("status", "position_status", choices=("open", "held", "closed")),
+    Field("quantity", "int4", nullable=False),
+    Field("price", "numeric"),
+    Field("change", "float8"),
+    Field("hedged", "bool"),
+    Field("updated_at", "timestamptz"),
+    Field("notes", "text"),
+    Field("tags", "jsonb"),
+]
+SYMBOLS = ["AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSM", "ASML", "SAP", "NESN"]
+REMARKS = [
+    "checked with the desk",
+    None,
+    "roll before expiry; the counterparty asked for a call on Thursday about the collateral, "
+    "and for the new settlement instructions before the end of the month, in writing, please",
+    "",
+    "hedge with the index",
+]
+
+
+def positions(n: int = 1000) -> pd.DataFrame:
+    rng = np.random.default_rng(7)
+    start = pd.Timestamp("2026-11-23T09:30:00Z")
+    return pd.DataFrame(
+        {
+            "symbol": pd.array([SYMBOLS[i % 10] for i in range(n)], dtype="str"),
+            "status": pd.array([("open", "held", "closed")[i % 3] for i in range(n)], dtype="str"),
+            "quantity": rng.integers(-500, 2000, n),
+            "price": np.round(rng.uniform(10, 900, n), 2),
+            "change": np.where(np.arange(n) % 11 == 3, np.nan, np.round(rng.normal(0, 0.02, n), 4)),
+            "hedged": rng.integers(0, 2, n).astype(bool),
+            "updated_at": start - pd.to_timedelta(rng.integers(0, 86_400, n), unit="s"),
+            "notes": pd.array([REMARKS[i % 5] for i in range(n)], dtype="str"),
+            "tags": [{"book": "eq", "desk": i % 4} if i % 2 else ["fx", "eu"] for i in range(n)],
+        },
+        index=pd.Index(np.arange(1, n + 1), name="id"),
+    )
+
+
+def frame(n: int = 1000, state: str = "live") -> MemoryFrame:
+    source = MemoryFrame(positions(n), FIELDS)
+    if state == "marked":
+        source.marked[2, "quantity"] = ("pending", "waits to be sent")
+        source.marked[4, "price"] = ("failed", 'violates check constraint "price_positive"')
+        source.disputed.append(
+            Conflict(5, "notes", "hedge with the index", "sell", "keep to Friday")
+        )
+    if state == "polling":
+        source.status = "polling"
+        source.note = "Live updates temporarily unavailable, data refreshes every 5 s"
+    return source
+
+
+def grid(n: int = 1000, state: str = "live", **options: object) -> GridWidget:
+    return GridWidget(frame(n, state), formats={"change": ".2%"}, **options)

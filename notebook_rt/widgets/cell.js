@@ -1,0 +1,140 @@
+// Cells: from the message's binary columns to values, and from values to text.
+import { h } from "./common.js";
+
+const NULL = 1;
+const CUT = 2;
+
+export const isNull = (row, c) => (row.f[c] & NULL) !== 0;
+export const isCut = (row, c) => (row.f[c] & CUT) !== 0;
+
+// A column of a message as `[values, flags]`.
+export function decodeColumn(column, buffer) {
+  const at = ([offset, length]) => [buffer.byteOffset + offset, length];
+  const [fo, fl] = at(column.flags);
+  const flags = new Uint8Array(buffer.buffer, fo, fl);
+  const [vo, vl] = at(column.values);
+  if (column.kind !== "text") {
+    // A comm's buffer need not start at a multiple of 8.
+    const bytes = vo % 8 ? buffer.buffer.slice(vo, vo + vl) : buffer.buffer;
+    return [new Float64Array(bytes, vo % 8 ? 0 : vo, vl / 8), flags];
+  }
+  const [eo, el] = at(column.ends);
+  const ends = new Int32Array(buffer.buffer.slice(eo, eo + el));
+  const decoder = new TextDecoder();
+  let start = 0;
+  const values = Array.from(ends, (end) => {
+    const text = decoder.decode(new Uint8Array(buffer.buffer, vo + start, end - start));
+    start = end;
+    return text;
+  });
+  return [values, flags];
+}
+
+export function decodeInts([offset, length], buffer) {
+  const start = buffer.byteOffset + offset;
+  return new Int32Array(buffer.buffer.slice(start, start + length));
+}
+
+const pad = (n, size = 2) => String(n).padStart(size, "0");
+
+function clock(date, utc) {
+  const get = (name) => date[`get${utc ? "UTC" : ""}${name}`]();
+  return (
+    `${pad(get("FullYear"), 4)}-${pad(get("Month") + 1)}-${pad(get("Date"))} ` +
+    `${pad(get("Hours"))}:${pad(get("Minutes"))}:${pad(get("Seconds"))}`
+  );
+}
+
+// Microseconds since 1970 as a time; the fraction only where there is one.
+export function timeText(micros, utc) {
+  const fraction = ((micros % 1e6) + 1e6) % 1e6;
+  const text = clock(new Date(Math.floor(micros / 1000)), utc);
+  if (fraction === 0) return text;
+  return `${text}.${pad(fraction, 6).replace(/0{3}$/, "")}`;
+}
+
+function decimals(value) {
+  const text = String(value);
+  if (text.includes("e")) return 0;
+  return Math.min(text.split(".")[1]?.length ?? 0, 4);
+}
+
+// Turns values of one column into text. Digits after the point are the same all down a column, and
+// only ever grow, so that the points stand under one another and nothing trembles.
+export function makeFormat(column) {
+  const spec = /^(,)?(?:\.(\d+))?([fd%])?$/.exec(column.format ?? "");
+  const options = { useGrouping: Boolean(spec?.[1]) };
+  let digits = spec?.[2] === undefined ? -1 : Number(spec[2]);
+  const fixed = digits >= 0 || spec?.[3] === "d";
+  if (spec?.[3] === "d") digits = 0;
+  if (spec?.[3] === "%") options.style = "percent";
+  let number = null;
+  const renew = (n) => {
+    digits = n;
+    number = new Intl.NumberFormat(undefined, { ...options, minimumFractionDigits: n, maximumFractionDigits: n });
+  };
+  const float = column.shape === "number";
+  return {
+    // Looks at the values of a window; true if what is drawn must be drawn again.
+    learn(values) {
+      if (fixed || !float || typeof values[0] !== "number") return false;
+      let need = Math.max(digits, 0);
+      for (const value of values) if (Number.isFinite(value)) need = Math.max(need, decimals(value));
+      if (need === digits) return false;
+      renew(need);
+      return true;
+    },
+    text(row, c) {
+      const value = row.v[c];
+      if (isNull(row, c)) return "null";
+      const kind = row.k[c];
+      if (kind === "number") {
+        if (!Number.isFinite(value)) return String(value);
+        if (float || fixed) {
+          if (!number) renew(Math.max(digits, 0));
+          return Math.abs(value) >= 1e15 ? String(value) : number.format(value);
+        }
+        return String(value);
+      }
+      if (kind === "bool") return value ? "true" : "false";
+      if (kind === "instant") return timeText(value, false);
+      if (kind === "local") return timeText(value, true);
+      return value;
+    },
+    // What the editor starts with, and what "as it was seen" means.
+    typed(row, c) {
+      if (isNull(row, c)) return null;
+      const value = row.v[c];
+      const kind = row.k[c];
+      if (kind === "bool") return value ? "true" : "false";
+      if (kind === "instant") return `${timeText(value, true).replace(" ", "T")}+00:00`;
+      if (kind === "local") return timeText(value, true).replace(" ", "T");
+      return String(value);
+    },
+    hint(row, c) {
+      if (isNull(row, c)) return "";
+      if (row.k[c] === "instant") return `${timeText(row.v[c], true)} UTC`;
+      return isCut(row, c) ? `${row.v[c]}… (Enter shows all)` : "";
+    },
+  };
+}
+
+const WORDS = {
+  sending: "sending", pending: "not saved yet", failed: "refused", conflict: "changed by somebody else too",
+};
+
+// The inside of a cell.
+export function cellNode(format, column, row, c) {
+  const node = document.createElement("span");
+  const mark = row.m?.get(c);
+  node.className = `nrt-v nrt-${column.shape}`;
+  if (isNull(row, c)) node.classList.add("nrt-null");
+  node.textContent = mark?.text ?? format.text(row, c) + (isCut(row, c) ? "…" : "");
+  const hint = format.hint(row, c);
+  if (mark) {
+    node.classList.add("nrt-mark", `nrt-${mark.kind}`);
+    node.title = [WORDS[mark.kind], mark.why].filter(Boolean).join(": ");
+    node.append(h("span", { class: "nrt-hear", text: `, ${WORDS[mark.kind]}` }));
+  } else if (hint) node.title = hint;
+  return node;
+}

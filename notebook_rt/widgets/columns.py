@@ -1,0 +1,178 @@
+"""A few rows of a DataFrame as binary columns, and the cells in which two of them differ.
+
+In: a column's array and the positions wanted. Out: ``Cells``, comparable and packed into bytes that
+``grid.js`` reads with typed arrays. Numbers, times and truth values go as 64-bit floats or bytes;
+all else goes as text, long text cut (the rest is fetched when somebody asks for that cell).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Kind: TypeAlias = Literal["number", "bool", "instant", "local", "text"]
+LONG = 160
+"""Characters of a text that go to the browser unasked."""
+NULL, CUT = 1, 2
+_SAFE = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Some cells of one column. ``flags`` has ``NULL`` and ``CUT`` a cell."""
+
+    kind: Kind
+    values: npt.NDArray[np.float64] | list[str]
+    flags: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.flags)
+
+    def changed(self, before: Cells) -> npt.NDArray[np.int32]:
+        """Where this differs from ``before``, which has as many cells."""
+        if self.kind != before.kind:
+            return np.arange(len(self), dtype=np.int32)
+        if isinstance(self.values, list):
+            assert isinstance(before.values, list)
+            pairs = zip(self.values, before.values, strict=True)
+            differ = np.fromiter((a != b for a, b in pairs), bool, len(self))
+        else:
+            assert not isinstance(before.values, list)
+            both_nan = np.isnan(self.values) & np.isnan(before.values)
+            differ = (self.values != before.values) & ~both_nan
+        return np.flatnonzero(differ | (self.flags != before.flags)).astype(np.int32)
+
+    def take(self, where: npt.NDArray[np.int32]) -> Cells:
+        """The cells at ``where``."""
+        if isinstance(self.values, list):
+            return Cells(self.kind, [self.values[i] for i in where], self.flags[where])
+        return Cells(self.kind, self.values[where], self.flags[where])
+
+
+class Pack:
+    """Gathers arrays into one buffer, each aligned to 8 bytes."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, content: bytes) -> list[int]:
+        """Where ``content`` stands: offset and length in bytes."""
+        at = self._size
+        padding = -len(content) % 8
+        self._parts += [content, b"\0" * padding]
+        self._size += len(content) + padding
+        return [at, len(content)]
+
+    def add_cells(self, cells: Cells) -> dict[str, Any]:
+        """Describe ``cells`` for the message's header."""
+        header: dict[str, Any] = {"kind": cells.kind, "flags": self.add(cells.flags.tobytes())}
+        if isinstance(cells.values, list):
+            encoded = [value.encode("utf-8", "replace") for value in cells.values]
+            ends = np.cumsum([len(value) for value in encoded], dtype=np.int32)
+            header["ends"] = self.add(ends.tobytes())
+            header["values"] = self.add(b"".join(encoded))
+        else:
+            header["values"] = self.add(np.ascontiguousarray(cells.values).tobytes())
+        return header
+
+    def bytes(self) -> bytes:
+        return b"".join(self._parts)
+
+
+def text_of(value: Any) -> str:
+    """A value as somebody would read it: JSON for containers, hex for bytes."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict | list | tuple | np.ndarray):
+        plain = value.tolist() if isinstance(value, np.ndarray) else value
+        return json.dumps(plain, ensure_ascii=False, default=str)
+    if isinstance(value, bytes | memoryview):
+        return "\\x" + bytes(value).hex()
+    if isinstance(value, dt.datetime):
+        return value.isoformat(sep=" ")
+    return str(value)
+
+
+def is_null(value: Any) -> bool:
+    """None, NaN, NaT and pd.NA; a container is never null."""
+    if value is None or value is pd.NA or value is pd.NaT:
+        return True
+    return isinstance(value, float) and bool(np.isnan(value))
+
+
+def cells(array: Any, positions: npt.NDArray[np.intp]) -> Cells:
+    """The cells of a column's ``array`` at ``positions``."""
+    few = array.take(positions)
+    dtype = few.dtype
+    if isinstance(dtype, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_dtype(dtype):
+        kind: Kind = "instant" if isinstance(dtype, pd.DatetimeTZDtype) else "local"
+        null = np.asarray(pd.isna(few))
+        stamps = np.asarray(few, dtype="datetime64[us]").astype(np.int64).astype(np.float64)
+        return Cells(kind, np.where(null, 0.0, stamps), null.astype(np.uint8))
+    if pd.api.types.is_bool_dtype(dtype):
+        return _fixed("bool", few)
+    if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype):
+        fixed = None if _is_decimal(dtype) else _fixed("number", few)
+        exact = pd.api.types.is_float_dtype(dtype)
+        if fixed is not None and (exact or bool((np.abs(_floats(fixed)) <= _SAFE).all())):
+            return fixed
+    return _texts(few)
+
+
+def _is_decimal(dtype: Any) -> bool:
+    return isinstance(dtype, pd.ArrowDtype) and "decimal" in str(dtype)
+
+
+def _floats(fixed: Cells) -> npt.NDArray[np.float64]:
+    assert not isinstance(fixed.values, list)
+    return fixed.values
+
+
+def _fixed(kind: Kind, few: Any) -> Cells:
+    null = np.asarray(pd.isna(few)).astype(np.uint8)
+    if isinstance(few.dtype, np.dtype):
+        values = np.asarray(few, dtype=np.float64)
+    else:
+        values = np.asarray(few.to_numpy(dtype=np.float64, na_value=np.nan))
+    return Cells(kind, values, null)
+
+
+def _texts(few: Sequence[Any]) -> Cells:
+    flags = np.zeros(len(few), dtype=np.uint8)
+    texts: list[str] = []
+    for i, value in enumerate(few):
+        if is_null(value):
+            flags[i] = NULL
+            texts.append("")
+            continue
+        text = text_of(value)
+        if len(text) > LONG:
+            flags[i] = CUT
+            text = text[:LONG]
+        texts.append(text)
+    return Cells("text", texts, flags)
+
+
+def shape_of(dtype: Any, pg_type: str) -> str:
+    """How a column is shown and edited: the word ``grid.js`` chooses a format and an editor by."""
+    if pg_type in ("json", "jsonb") or pg_type.startswith("_"):
+        return "json"
+    if pg_type in ("date", "timestamptz", "timestamp", "bool"):
+        return pg_type
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        return "timestamptz"
+    if pd.api.types.is_datetime64_dtype(dtype):
+        return "timestamp"
+    if pd.api.types.is_bool_dtype(dtype):
+        return "bool"
+    if pd.api.types.is_numeric_dtype(dtype) or pg_type == "numeric":
+        return "integer" if pd.api.types.is_integer_dtype(dtype) else "number"
+    return "text"

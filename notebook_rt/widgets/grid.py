@@ -1,0 +1,109 @@
+"""The live grid: ``LiveFrame``'s own display. In: a ``FrameSource``. Out: SlickGrid over a window.
+
+The grid library is not part of the widget's state: a page asks once for the gzipped bundle that
+the wheel carries and keeps it (NOTEBOOK.md: "a big library is loaded once a page").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from notebook_rt.widgets.base import HERE, LiveWidget, module, pump, static_table, styles
+from notebook_rt.widgets.columns import is_null, text_of
+from notebook_rt.widgets.gridmodel import GridModel
+from notebook_rt.widgets.sources import Eyes, FrameSource
+from notebook_rt.widgets.state import cut
+
+PREVIEW = 10
+"""Rows of the static form."""
+
+
+@cache
+def library() -> bytes:
+    """SlickGrid as one gzipped ES module."""
+    return (HERE / "vendor" / "slickgrid.js.gz").read_bytes()
+
+
+def grid_text(source: FrameSource) -> str:
+    """One line: name, size, status."""
+    df = source.df
+    return f"{source.name}: {len(df):,} rows × {len(source.fields)} columns, {source.status}"
+
+
+def grid_html(source: FrameSource, columns: Sequence[str] | None = None) -> str:
+    """The first rows as a plain table, every text escaped and cut."""
+    df = source.df.head(PREVIEW).reset_index()
+    names = [f.name for f in source.fields] if columns is None else list(columns)
+    names = [name for name in names if name in df.columns]
+    rows = [
+        ["" if is_null(value) else cut(text_of(value), 80) for value in row]
+        for row in df[names].itertuples(index=False, name=None)
+    ]
+    note = f"<p>{escape(source.note)}</p>" if source.note else ""
+    return note + static_table(names, rows, caption=grid_text(source))
+
+
+class GridWidget(LiveWidget):
+    """A live table of any size, sorted and filtered in the kernel, edited in place.
+
+    Parameters
+    ----------
+    source
+        The live table.
+    columns
+        Which columns, in this order; default all, the key's first.
+    formats
+        Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
+    editable
+        True: every column but the key's; False: none; or the columns' names.
+    height
+        In pixels.
+    """
+
+    _esm = module("grid")
+    _css = styles("grid")
+
+    def __init__(
+        self,
+        source: FrameSource,
+        *,
+        columns: Sequence[str] | None = None,
+        formats: Mapping[str, str] | None = None,
+        editable: bool | Sequence[str] = True,
+        height: int = 360,
+        eyes: Eyes | None = None,
+    ) -> None:
+        self._source = source
+        self._model = GridModel(
+            source,
+            act=pump.act,
+            changed=lambda: self.changed(),
+            columns=columns,
+            editable=editable,
+            formats=formats,
+            height=height,
+        )
+        super().__init__(
+            self._model,
+            subscribe=source.on_change,
+            static=lambda: (grid_text(source), grid_html(source, columns)),
+            eyes=eyes,
+        )
+
+    @property
+    def selected(self) -> pd.DataFrame:
+        """The selected rows, as they are now; empty if nothing is selected."""
+        df = self._source.df
+        keys = self._model.selection
+        return df.iloc[:0] if keys is None else df.loc[df.index.isin(keys)]
+
+    def _heard(self, content: Mapping[str, Any]) -> None:
+        if content.get("t") == "library":
+            self._send_now({"t": "library", "to": content.get("view")}, (library(),))
+        else:
+            super()._heard(content)

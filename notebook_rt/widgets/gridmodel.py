@@ -1,0 +1,424 @@
+"""The live grid's view model: a window of rows for each view, by column, in binary.
+
+In: a ``FrameSource`` and what views say (which rows they show, sort, filter, edits, selection).
+Out: to each view its window with a page on each side, after that only the cells that changed in it
+and the row count. A row is named by a number (``rid``) that stays with its key, so that the browser
+keeps focus, selection and an open editor with the row wherever it moves. Nothing here touches a
+comm or a thread; ``grid.py`` does.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, cast
+
+import numpy as np
+import pandas as pd
+
+from notebook_rt.widgets.columns import Cells, Pack, cells, shape_of, text_of
+from notebook_rt.widgets.order import Order, column_of
+from notebook_rt.widgets.sources import Field, FrameSource
+from notebook_rt.widgets.state import cut
+from notebook_rt.widgets.transport import Message
+from notebook_rt.widgets.typed import parse_typed
+
+COPY_CELLS: Final = 500_000
+FOLLOWED: Final = 10_000
+"""A selection of at most so many rows is followed when rows move; a larger one is let go."""
+MAX_WINDOW: Final = 400
+
+
+@dataclass(slots=True)
+class _Window:
+    """What a view was sent."""
+
+    first: int
+    keys: list[Hashable]
+    rids: list[int]
+    cells: list[Cells]
+    frame: dict[str, Any]
+    """Row count, status, marks: the small rest of the state."""
+
+
+@dataclass(slots=True)
+class _View:
+    first: int = 0
+    last: int = 30
+    anchor: tuple[Hashable, int] | None = None
+    """The row that must not move on the screen: its key, and where it stands."""
+    held: bool = False
+    sent: _Window | None = None
+    selection: pd.Index[Any] | None = None
+    moved: bool = False
+    """Rows may stand elsewhere than where this view has them."""
+    replies: list[dict[str, Any]] = field(default_factory=list)
+
+
+class GridModel:
+    """A live table as windows.
+
+    Parameters
+    ----------
+    source
+        The live table.
+    act
+        Runs an action that may take its time (an edit), on another thread.
+    changed
+        Asks for another ``update``; called from that thread.
+    columns
+        Which columns to show, in this order; default all.
+    editable
+        Which columns may be edited; True for all but the key, False for none.
+    formats
+        Column to a number format: ``",.2f"``, ``".1%"``, ``",d"``.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        *,
+        act: Callable[[Callable[[], object]], object],
+        changed: Callable[[], object],
+        columns: Sequence[str] | None = None,
+        editable: bool | Sequence[str] = True,
+        formats: Mapping[str, str] | None = None,
+        height: int = 360,
+    ) -> None:
+        self._source = source
+        self._act = act
+        self._changed = changed
+        self._wanted = None if columns is None else tuple(columns)
+        self._editable = editable
+        self._formats = dict(formats or {})
+        self._height = height
+        self._order = Order()
+        self._views: defaultdict[str, _View] = defaultdict(_View)
+        self._rids: dict[Hashable, int] = {}
+        self._keys: dict[int, Hashable] = {}
+        self._fields: tuple[Field, ...] = ()
+        self._names: list[str] = []
+        self._shapes: list[str] = []
+        self.selection: pd.Index[Any] | None = None
+        """The keys of the rows selected last, in any view."""
+
+    # -- out ---------------------------------------------------------------------------------
+
+    def wants(self) -> float:
+        return self._order.wait()
+
+    def whole(self, view: str) -> Sequence[Message]:
+        df = self._refresh()
+        window = self._window(df, self._views[view])
+        self._views[view].sent = window
+        self._views[view].moved = False
+        head = {
+            "t": "grid",
+            "name": cut(self._source.name, 80),
+            "columns": self._head(df),
+            "height": self._height,
+            "sort": [[self._names.index(n), up] for n, up in self._order.by if n in self._names],
+            "filter": self._order.filter,
+        }
+        return [self._full(view, window, head)]
+
+    def update(self) -> Sequence[Message]:
+        names = self._names
+        df = self._refresh()
+        if names != self._names:
+            return [message for view in tuple(self._views) for message in self.whole(view)]
+        messages: list[Message] = []
+        for name, view in self._views.items():
+            message = self._draw(df, name, view)
+            if message is not None:
+                messages.append(message)
+            replies, view.replies = view.replies, []
+            messages += [Message({"t": "reply", **reply}, to=name) for reply in replies]
+        return messages
+
+    def left(self, view: str) -> None:
+        known = self._views.get(view)
+        if known is not None:
+            known.sent, known.held = None, False
+
+    def _refresh(self) -> pd.DataFrame:
+        df = self._source.df
+        if self._source.fields != self._fields or not self._names:
+            self._fields = tuple(self._source.fields)
+            self._names = [f.name for f in self._shown()]
+        held = any(view.held for view in self._views.values())
+        if self._order.refresh(df, self._names, held=held):
+            for view in self._views.values():
+                view.moved = True
+        return df
+
+    def _shown(self) -> list[Field]:
+        if self._wanted is None:
+            return list(self._fields)
+        by_name = {f.name: f for f in self._fields}
+        unknown = [name for name in self._wanted if name not in by_name]
+        if unknown:
+            raise KeyError(f"no column {unknown[0]!r} in {self._source.name}: {list(by_name)}")
+        return [by_name[name] for name in self._wanted]
+
+    def _head(self, df: pd.DataFrame) -> list[dict[str, Any]]:
+        head = []
+        self._shapes = []
+        for shown in self._shown():
+            key = shown.name in df.index.names
+            shape = shape_of(column_of(df, shown.name).dtype, shown.pg_type)
+            self._shapes.append(shape)
+            head.append(
+                {
+                    "name": cut(shown.name, 80),
+                    "type": shown.pg_type,
+                    "shape": shape,
+                    "key": key,
+                    "editable": self._may_edit(shown.name, key),
+                    "nullable": shown.nullable,
+                    "choices": list(shown.choices),
+                    "format": self._formats.get(shown.name, ""),
+                }
+            )
+        return head
+
+    def _may_edit(self, name: str, key: bool) -> bool:
+        if key or not self._source.editable:
+            return False
+        return self._editable if isinstance(self._editable, bool) else name in self._editable
+
+    def _window(self, df: pd.DataFrame, view: _View) -> _Window:
+        total = len(self._order)
+        if view.moved and view.anchor is not None:
+            key, row = view.anchor
+            found = self._order.find(_index_of([key], df))
+            if len(found):
+                shift = int(found[0]) - row
+                view.first, view.last = view.first + shift, view.last + shift
+                view.anchor = (key, int(found[0]))
+        page = max(view.last - view.first, 10)
+        first = max(0, min(view.first, total - page) - page)
+        last = min(total, max(view.last, page) + page)
+        keys, positions = self._order.rows(first, last)
+        gone = [i for i, position in enumerate(positions) if position < 0]
+        there = np.where(positions < 0, 0, positions) if len(df) else positions[:0]
+        if len(df) == 0:
+            keys = []
+        columns = [cells(column_of(df, name).array, there) for name in self._names]
+        rids = [self._rid(key) for key in keys]
+        frame = {
+            "total": total,
+            "status": self._source.status,
+            "note": cut(self._source.note),
+            "gone": gone,
+            "marks": self._marks(keys),
+            "anchor": view.anchor[1] if view.anchor else -1,
+            "selection": self._selection_rows(view),
+        }
+        return _Window(first, keys, rids, columns, frame)
+
+    def _draw(self, df: pd.DataFrame, name: str, view: _View) -> Message | None:
+        sent = view.sent
+        if sent is None:  # it does not look; when it does, it asks for the whole
+            return None
+        window = self._window(df, view)
+        view.sent = window
+        view.moved = False
+        if (window.first, window.rids) != (sent.first, sent.rids):
+            return self._full(name, window, {"t": "window"})
+        pack = Pack()
+        changed = []
+        for number, (now, before) in enumerate(zip(window.cells, sent.cells, strict=True)):
+            where = now.changed(before)
+            if len(where):
+                rows = pack.add(where.tobytes())
+                changed.append({"c": number, "rows": rows, **pack.add_cells(now.take(where))})
+        rest = {k: v for k, v in window.frame.items() if sent.frame[k] != v}
+        if not changed and not rest:
+            return None
+        return Message({"t": "cells", "cols": changed, **rest}, (pack.bytes(),), to=name)
+
+    def _full(self, name: str, window: _Window, head: Mapping[str, Any]) -> Message:
+        pack = Pack()
+        content = {
+            **head,
+            **window.frame,
+            "first": window.first,
+            "rids": pack.add(np.array(window.rids, dtype=np.int32).tobytes()),
+            "cols": [pack.add_cells(column) for column in window.cells],
+        }
+        return Message(content, (pack.bytes(),), whole=head["t"] == "grid", to=name)
+
+    def _rid(self, key: Hashable) -> int:
+        rid = self._rids.get(key)
+        if rid is None:
+            rid = self._rids[key] = len(self._rids) + 1
+            self._keys[rid] = key
+        return rid
+
+    def _marks(self, keys: Sequence[Hashable]) -> list[list[Any]]:
+        """Row in the window, column, kind, why; a conflict carries base, mine and theirs."""
+        rows = {key: i for i, key in enumerate(keys)}
+        numbers = {name: i for i, name in enumerate(self._names)}
+        marks: list[list[Any]] = [
+            [rows[key], numbers[column], kind, cut(why)]
+            for (key, column), (kind, why) in self._source.marks().items()
+            if key in rows and column in numbers
+        ]
+        marks += [
+            [rows[c.key], numbers[c.column], "conflict"]
+            + [cut(text_of(v)) for v in (c.base, c.mine, c.theirs)]
+            for c in self._source.conflicts()
+            if c.key in rows and c.column in numbers
+        ]
+        return marks
+
+    def _selection_rows(self, view: _View) -> list[list[int]] | None:
+        """The selected rows as runs, where they stand now; None: as the browser has it."""
+        if view.selection is None or not view.moved:
+            return None if view.sent is None else view.sent.frame["selection"]
+        if len(view.selection) > FOLLOWED:
+            return []
+        rows = self._order.find(view.selection)
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        return [[int(run[0]), int(run[-1])] for run in np.split(rows, breaks) if len(run)][:200]
+
+    # -- in ----------------------------------------------------------------------------------
+
+    def heard(self, view: str, content: Mapping[str, Any]) -> None:
+        handler = {
+            "window": self._on_window,
+            "sort": self._on_sort,
+            "filter": self._on_filter,
+            "hold": self._on_hold,
+            "edit": self._on_edit,
+            "select": self._on_select,
+            "copy": self._on_copy,
+            "text": self._on_text,
+            "resolve": self._on_resolve,
+        }.get(str(content.get("t")))
+        if handler is not None:
+            handler(self._views[view], content)
+
+    def _on_window(self, view: _View, content: Mapping[str, Any]) -> None:
+        first, last = int(content["first"]), int(content["last"])
+        view.first, view.last = max(0, first), max(0, min(last, first + MAX_WINDOW))
+        anchor = content.get("anchor")
+        if anchor is None:
+            view.anchor = None
+        elif (key := self._keys.get(int(anchor[0]))) is not None:
+            view.anchor = (key, int(anchor[1]))
+
+    def _on_sort(self, view: _View, content: Mapping[str, Any]) -> None:
+        by = [(self._names[int(c)], bool(up)) for c, up in content["by"] if c < len(self._names)]
+        self._order.ask(by, self._order.filter)
+
+    def _on_filter(self, view: _View, content: Mapping[str, Any]) -> None:
+        self._order.ask(self._order.by, str(content["text"])[:400])
+        view.first, view.last, view.anchor = 0, view.last - view.first, None
+
+    def _on_hold(self, view: _View, content: Mapping[str, Any]) -> None:
+        view.held = bool(content["on"])
+
+    def _cell(self, content: Mapping[str, Any]) -> tuple[Hashable, Field] | None:
+        key = self._keys.get(int(content["rid"]))
+        number = int(content["c"])
+        if key is None or not 0 <= number < len(self._names):
+            return None
+        return key, self._shown()[number]
+
+    def _on_edit(self, view: _View, content: Mapping[str, Any]) -> None:
+        cell = self._cell(content)
+        if cell is None:
+            return
+        key, shown = cell
+        name = shown.name
+        reply = {"rid": content["rid"], "c": content["c"]}
+
+        def refuse(why: object) -> None:
+            view.replies.append({"kind": "refused", **reply, "why": cut(why)})
+            self._changed()
+
+        if not self._may_edit(name, name in self._source.df.index.names):
+            refuse(f"{name} cannot be edited")
+            return
+        typed, seen = content.get("value"), content.get("seen")
+        try:
+            value = parse_typed(shown, None if typed is None else str(typed))
+        except ValueError as error:
+            refuse(error)
+            return
+        base: dict[str, Any] = {}
+        if content.get("was_seen"):
+            try:
+                base[name] = parse_typed(shown, None if seen is None else str(seen))
+            except ValueError:
+                base = {}  # shown shortened or rounded: the frame's own base is the better one
+
+        def write() -> None:
+            try:
+                self._source.edit(key, {name: value}, base)
+            except Exception as error:
+                refuse(error)
+
+        self._act(write)
+
+    def _on_resolve(self, view: _View, content: Mapping[str, Any]) -> None:
+        cell = self._cell(content)
+        choice = content.get("choice")
+        if cell is None or choice not in ("mine", "theirs"):
+            return
+        key, shown = cell
+        mine_or_theirs = cast(Literal["mine", "theirs"], choice)
+        self._act(lambda: self._source.resolve(key, shown.name, mine_or_theirs))
+
+    def _on_select(self, view: _View, content: Mapping[str, Any]) -> None:
+        first, last = (int(n) for n in content["rows"])
+        if view.sent is not None:
+            view.sent.frame["selection"] = None
+        if last < first:
+            view.selection, self.selection = None, None
+        else:
+            keys = self._order.keys(max(first, 0), min(last + 1, len(self._order)))
+            view.selection = self.selection = keys
+
+    def _on_text(self, view: _View, content: Mapping[str, Any]) -> None:
+        cell = self._cell(content)
+        if cell is None:
+            return
+        key, shown = cell
+        df = self._source.df
+        found = df.index.get_indexer(_index_of([key], df))
+        if found[0] < 0:
+            return
+        value = column_of(df, shown.name).iloc[int(found[0])]
+        text = cut(text_of(value), 200_000)
+        view.replies.append(
+            {"kind": "text", "rid": content["rid"], "c": content["c"], "text": text}
+        )
+
+    def _on_copy(self, view: _View, content: Mapping[str, Any]) -> None:
+        first, last, left, right = (int(n) for n in content["range"])
+        names = self._names[left : right + 1]
+        rows = min(last + 1 - first, COPY_CELLS // max(len(names), 1))
+        _, positions = self._order.rows(first, first + rows)
+        df = self._source.df
+        there = positions[positions >= 0]
+        columns = [[tsv(v) for v in column_of(df, name).array.take(there)] for name in names]
+        lines = ["\t".join(line) for line in zip(*columns, strict=True)]
+        view.replies.append({"kind": "copy", "text": "\n".join(lines), "rows": len(lines)})
+
+
+def tsv(value: Any) -> str:
+    """A cell as spreadsheets paste it: no tab, no line break; empty for null."""
+    if value is None or value is pd.NA or value is pd.NaT or (value != value) is True:
+        return ""
+    return text_of(value).replace("\t", " ").replace("\r", " ").replace("\n", " ")
+
+
+def _index_of(keys: Sequence[Hashable], df: pd.DataFrame) -> pd.Index[Any]:
+    """``keys`` as an index that compares with that of ``df``."""
+    if isinstance(df.index, pd.MultiIndex):
+        return pd.MultiIndex.from_tuples(cast("list[tuple[Any, ...]]", list(keys)))
+    return pd.Index(list(keys), dtype=df.index.dtype)

@@ -1,0 +1,146 @@
+"""What somebody typed into a cell, as the value of its column; or a sentence that says why not.
+
+In: a text (None for null) and the column's PostgreSQL type. Out: a Python value as ``LiveFrame.edit``
+takes it. What only the server knows (a constraint, a policy) is the server's to refuse; this is
+what can be said before anything is queued.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import uuid
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from notebook_rt.widgets.sources import Field
+
+_INTEGERS: Final = {"int2": 15, "int4": 31, "int8": 63}
+_TRUE: Final = frozenset({"true", "t", "yes", "y", "on", "1"})
+_FALSE: Final = frozenset({"false", "f", "no", "n", "off", "0"})
+
+
+def parse_typed(field: Field, text: str | None) -> Any:
+    """The value that ``text`` means in ``field``.
+
+    Raises
+    ------
+    ValueError
+        With a sentence for the person who typed.
+
+    >>> parse_typed(Field("price", "float8"), "1,250.5")
+    1250.5
+    """
+    kind = field.pg_type
+    if text is None or (text == "" and kind not in ("text", "varchar", "bpchar", "citext")):
+        if not field.nullable:
+            raise ValueError(f"{field.name} cannot be empty")
+        return None
+    if field.choices:
+        if text not in field.choices:
+            raise ValueError(f"{field.name} is one of: {', '.join(field.choices)}")
+        return text
+    parser = _PARSERS.get(kind)
+    return parser(text, kind) if parser else text
+
+
+def _integer(text: str, kind: str) -> int:
+    try:
+        value = int(_digits(text))
+    except ValueError:
+        raise ValueError(f"“{text}” is not a whole number") from None
+    bits = _INTEGERS[kind]
+    if not -(2**bits) <= value < 2**bits:
+        raise ValueError(f"{value} is too large for {kind}")
+    return value
+
+
+def _float(text: str, kind: str) -> float:
+    try:
+        return float(_digits(text))
+    except ValueError:
+        raise ValueError(f"“{text}” is not a number") from None
+
+
+def _numeric(text: str, kind: str) -> Decimal:
+    try:
+        return Decimal(_digits(text))
+    except InvalidOperation:
+        raise ValueError(f"“{text}” is not a number") from None
+
+
+def _digits(text: str) -> str:
+    return text.strip().replace(",", "").replace(" ", "").replace("\u00a0", "").replace("−", "-")
+
+
+def _bool(text: str, kind: str) -> bool:
+    word = text.strip().casefold()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ValueError(f"“{text}” is neither true nor false")
+
+
+def _date(text: str, kind: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(f"“{text}” is not a date like 2026-03-31") from None
+
+
+def _time(text: str, kind: str) -> dt.time:
+    try:
+        return dt.time.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(f"“{text}” is not a time like 14:30:00") from None
+
+
+def _timestamp(text: str, kind: str) -> dt.datetime:
+    try:
+        value = dt.datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(f"“{text}” is not a time like 2026-03-31 14:30") from None
+    if kind == "timestamptz":
+        return value if value.tzinfo else value.replace(tzinfo=dt.UTC)
+    return value.replace(tzinfo=None)
+
+
+def _uuid(text: str, kind: str) -> str:
+    try:
+        return str(uuid.UUID(text.strip()))
+    except ValueError:
+        raise ValueError(f"“{text}” is not a UUID") from None
+
+
+def _json(text: str, kind: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"This is not JSON: {error}") from None
+
+
+def _array(text: str, kind: str) -> list[Any]:
+    value = _json(text, kind)
+    if not isinstance(value, list):
+        raise ValueError("An array is written like [1, 2, 3]")
+    return value
+
+
+_PARSERS: Final[dict[str, Any]] = {
+    **dict.fromkeys(_INTEGERS, _integer),
+    "float4": _float,
+    "float8": _float,
+    "numeric": _numeric,
+    "bool": _bool,
+    "date": _date,
+    "time": _time,
+    "timestamp": _timestamp,
+    "timestamptz": _timestamp,
+    "uuid": _uuid,
+    "json": _json,
+    "jsonb": _json,
+    **{
+        f"_{kind}": _array for kind in ("int4", "int8", "text", "float8", "bool", "numeric", "uuid")
+    },
+}

@@ -1,0 +1,439 @@
+"""The grid without a browser: windows, changed cells, order, edits, selection."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notebook_rt.widgets import GridWidget
+from notebook_rt.widgets.columns import CUT, LONG, NULL, Cells, Pack, cells
+from notebook_rt.widgets.gridmodel import GridModel
+from notebook_rt.widgets.order import DUTY, Order, parse_terms
+from notebook_rt.widgets.sources import Conflict, Field
+from notebook_rt.widgets.typed import parse_typed
+from tests.widgets.memory import HOSTILE, MemoryFrame
+
+FIELDS = [
+    Field("id", "int8", nullable=False),
+    Field("price", "float8"),
+    Field("name", "text"),
+    Field("at", "timestamptz"),
+]
+
+NUMBERS = st.none() | st.floats(allow_nan=False)  # Float64 takes NaN for null
+
+
+def table(n: int, first: int = 1) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "price": np.arange(n, dtype=float),
+            "name": pd.array([f"name {i}" for i in range(n)], dtype="str"),
+            "at": pd.Timestamp("2026-01-01T00:00Z") + pd.to_timedelta(np.arange(n), unit="s"),
+        },
+        index=pd.Index(np.arange(first, first + n), name="id"),
+    )
+
+
+def values(column: Mapping[str, Any], buffer: bytes) -> list[Any]:
+    """A column of a message, read as the browser does."""
+    at, size = column["values"]
+    flags = np.frombuffer(buffer, np.uint8, column["flags"][1], column["flags"][0])
+    if column["kind"] != "text":
+        numbers = np.frombuffer(buffer, np.float64, size // 8, at).tolist()
+        return [None if f & NULL else v for v, f in zip(numbers, flags, strict=True)]
+    ends = np.frombuffer(buffer, np.int32, column["ends"][1] // 4, column["ends"][0])
+    starts = [0, *ends][: len(ends)]
+    texts = [buffer[at + a : at + b].decode() for a, b in zip(starts, ends, strict=True)]
+    return [None if f & NULL else t for t, f in zip(texts, flags, strict=True)]
+
+
+def rids(message: Any) -> list[int]:
+    at, size = message.content["rids"]
+    return np.frombuffer(message.buffers[0], np.int32, size // 4, at).tolist()
+
+
+class Bench:
+    """A model over a frame in memory, with one view."""
+
+    def __init__(self, df: pd.DataFrame, **options: Any) -> None:
+        self.source = MemoryFrame(df, FIELDS)
+        self.woken = 0
+        self.model = GridModel(self.source, act=lambda fn: fn(), changed=self._wake, **options)
+        self.whole = self.model.whole("v")[0]
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def say(self, **word: Any) -> list[Any]:
+        self.model.heard("v", word)
+        return list(self.model.update())
+
+    def set(self, df: pd.DataFrame) -> list[Any]:
+        self.source.set(df)
+        return list(self.model.update())
+
+    def shown(self, message: Any, column: int) -> list[Any]:
+        return values(message.content["cols"][column], message.buffers[0])
+
+
+def test_a_window_goes_by_column_in_binary():
+    bench = Bench(table(3))
+    assert [bench.shown(bench.whole, c) for c in range(3)] == [
+        [1, 2, 3],
+        [0, 1, 2],
+        ["name 0", "name 1", "name 2"],
+    ]
+    at = pd.Timestamp("2026-01-01T00:00:02Z")
+    assert bench.shown(bench.whole, 3)[2] == at.value // 1000
+    assert bench.whole.whole
+
+
+def test_what_is_sent_depends_on_the_window_and_not_on_the_table():
+    small, large = Bench(table(1_000)), Bench(table(200_000))
+    assert large.whole.size < small.whole.size * 1.1
+
+
+def test_after_the_window_only_changed_cells_are_sent():
+    bench = Bench(table(1000))
+    df = table(1000)
+    df.loc[2, "price"] = 99.5
+    df.loc[900, "price"] = 1.5  # far outside the window
+    (message,) = bench.set(df)
+    (column,) = message.content["cols"]
+    assert column["c"] == 1
+    at, size = column["rows"]
+    assert np.frombuffer(message.buffers[0], np.int32, size // 4, at).tolist() == [1]
+    assert values(column, message.buffers[0]) == [99.5]
+
+
+def test_a_change_that_nobody_sees_sends_nothing():
+    bench = Bench(table(1000))
+    df = table(1000)
+    df.loc[900, "price"] = 1.5
+    assert bench.set(df) == []
+
+
+def test_a_view_that_scrolls_gets_its_window_with_a_page_on_each_side():
+    bench = Bench(table(100_000))
+    (message,) = bench.say(t="window", first=80_000, last=80_020, anchor=None)
+    assert message.content["first"] == 79_980
+    assert bench.shown(message, 0)[0] == 79_981
+    assert len(rids(message)) == 60
+
+
+def test_rows_keep_their_number_wherever_they_move():
+    bench = Bench(table(10))
+    first = dict(zip(bench.shown(bench.whole, 0), rids(bench.whole), strict=True))
+    (message,) = bench.say(t="sort", by=[[1, False]])
+    assert bench.shown(message, 0) == [float(n) for n in range(10, 0, -1)]
+    assert dict(zip(bench.shown(message, 0), rids(message), strict=True)) == first
+
+
+def test_a_deleted_row_disappears_and_the_count_with_it():
+    bench = Bench(table(10))
+    (message,) = bench.set(table(10).drop(index=4))
+    assert message.content["total"] == 9
+    assert 4 not in bench.shown(message, 0)
+
+
+def test_rows_that_arrive_above_do_not_move_the_row_on_the_screen():
+    bench = Bench(table(1000, first=1000))
+    (message,) = bench.say(t="window", first=500, last=520, anchor=None)
+    rid = rids(message)[500 - message.content["first"]]
+    bench.say(t="window", first=500, last=520, anchor=[rid, 500])
+    (message,) = bench.set(pd.concat([table(7), table(1000, first=1000)]))
+    assert message.content["anchor"] == 507
+    at = rids(message).index(rid) + message.content["first"]
+    assert at == 507
+
+
+def test_while_an_editor_is_open_nothing_moves_and_values_still_change():
+    bench = Bench(table(10))
+    bench.say(t="hold", on=True)
+    df = pd.concat([table(2, first=100), table(10).drop(index=3)])
+    df.loc[5, "price"] = 77.0
+    (message,) = bench.set(df)
+    assert message.content["t"] == "cells"
+    assert message.content["gone"] == [2]
+    changed = {c["c"]: values(c, message.buffers[0]) for c in message.content["cols"]}
+    assert 77.0 in changed[1]
+    (message,) = bench.say(t="hold", on=False)
+    assert message.content["total"] == 11
+    assert bench.shown(message, 0)[:2] == [100.0, 101.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("price>7", [9, 10]),
+        ("price>=7 price<8", [8]),
+        ("name:3", [4]),
+        ("3", [3, 4]),
+        ("NAME=“name 3”", []),
+        ('name="name 3"', [4]),
+        ("price!=0", list(range(2, 11))),
+        ("at<2026-01-01T00:00:02Z", [1, 2]),
+        ("price>", list(range(1, 11))),
+        ('"name 3', []),
+    ],
+)
+def test_filters(text, kept):
+    bench = Bench(table(10))
+    (message,) = bench.say(t="filter", text=text) or [bench.whole]
+    assert [int(k) for k in bench.shown(message, 0)] == kept
+
+
+def test_a_word_with_an_operator_that_names_no_column_is_a_text():
+    assert parse_terms("a=b", ["price"])[0].column is None
+
+
+def test_nulls_are_sorted_last_both_ways():
+    df = table(4)
+    df.loc[2, "price"] = np.nan
+    bench = Bench(df)
+    for ascending in (True, False):
+        messages = bench.say(t="sort", by=[[1, ascending]])
+        if messages:
+            assert bench.shown(messages[0], 0)[-1] == 2
+
+
+def test_sorting_a_changing_table_costs_a_bounded_share_of_a_core():
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.01  # each look at the clock is 10 ms of work
+        return now[0]
+
+    order = Order(clock)
+    order.ask([("price", True)], "")
+    computed = 0
+    df = table(100)
+    start = now[0]
+    while now[0] - start < 10:
+        df = df.copy()
+        df["price"] = -df["price"]
+        computed += order.refresh(df, ["price"], held=False)
+        now[0] += 0.03
+    assert 2 <= computed <= 10 * DUTY / 0.01 + 2
+
+
+def test_an_order_that_waits_asks_to_be_called_again():
+    bench = Bench(table(1000))
+    bench.say(t="sort", by=[[1, True]])
+    bench.set(table(1000).iloc[::-1])
+    df = table(1000)
+    df["price"] = -df["price"]
+    bench.model._order._not_before = time.perf_counter() + 0.05
+    bench.set(df)
+    assert 0 < bench.model.wants() <= 0.05
+    time.sleep(0.06)
+    (message,) = bench.model.update()
+    assert bench.shown(message, 0)[0] == 1000
+    assert bench.model.wants() == float("inf")
+
+
+def test_an_edit_is_parsed_and_given_to_the_frame_with_what_was_seen():
+    seen: list[Any] = []
+    bench = Bench(table(10))
+    bench.source.edit = lambda *args: seen.append(args)  # type: ignore[method-assign]
+    rid = rids(bench.whole)[4]
+    bench.say(t="edit", rid=rid, c=1, value="12.5", seen="4", was_seen=True)
+    assert seen == [(5, {"price": 12.5}, {"price": 4.0})]
+
+
+def test_what_cannot_be_is_refused_before_it_is_queued():
+    bench = Bench(table(10))
+    rid = rids(bench.whole)[4]
+    (reply,) = bench.say(t="edit", rid=rid, c=1, value="a lot", seen="4", was_seen=True)
+    assert reply.content["kind"] == "refused"
+    assert "not a number" in reply.content["why"]
+    (reply,) = bench.say(t="edit", rid=rid, c=0, value="9", seen="5", was_seen=True)
+    assert "cannot be edited" in reply.content["why"]
+    assert bench.source.edits == []
+    assert bench.woken == 2
+
+
+def test_an_edit_that_the_frame_refuses_is_told():
+    def refuse(*_: object) -> None:
+        raise RuntimeError("the frame is closed")
+
+    bench = Bench(table(10))
+    bench.source.edit = refuse  # type: ignore[method-assign]
+    rid = rids(bench.whole)[4]
+    (reply,) = bench.say(t="edit", rid=rid, c=2, value="x", seen="y", was_seen=True)
+    assert reply.content["why"] == "the frame is closed"
+
+
+def test_pending_failed_and_conflicting_cells_are_marked():
+    bench = Bench(table(10))
+    bench.source.marked[3, "price"] = ("failed", "no")
+    bench.source.marked[999, "price"] = ("pending", "")
+    bench.source.disputed = [Conflict(4, "name", "a", "b", HOSTILE)]
+    (message,) = bench.set(table(10))
+    assert message.content["marks"] == [
+        [2, 1, "failed", "no"],
+        [3, 2, "conflict", "a", "b", HOSTILE],
+    ]
+    rid = rids(bench.whole)[3]
+    bench.say(t="resolve", rid=rid, c=2, choice="theirs")
+    assert bench.source.resolved == [(4, "name", "theirs")]
+
+
+def test_a_selection_follows_its_rows_and_reaches_the_kernel():
+    source = MemoryFrame(table(100), FIELDS)
+    widget = GridWidget(source)
+    model = widget._model
+    model.whole("v")
+    assert len(widget.selected) == 0
+    model.heard("v", {"t": "select", "rows": [2, 4]})
+    assert widget.selected.index.tolist() == [3, 4, 5]
+    source.set(pd.concat([table(3, first=500), table(100).drop(index=4)]))
+    (message,) = model.update()
+    assert message.content["selection"] == [[5, 6]]
+    assert widget.selected.index.tolist() == [3, 5]
+    widget.close()
+
+
+def test_copy_is_tab_separated_and_has_rows_outside_the_window():
+    bench = Bench(table(10_000))
+    (reply,) = bench.say(t="copy", range=[0, 4999, 0, 2])
+    lines = reply.content["text"].split("\n")
+    assert len(lines) == 5000
+    assert lines[4999] == "5000\t4999.0\tname 4999"
+
+
+def test_a_long_text_is_cut_and_fetched_when_asked_for():
+    df = table(3)
+    long = "x" * 5000
+    df["name"] = pd.array([long, "y", None], dtype="str")
+    bench = Bench(df)
+    assert bench.shown(bench.whole, 2) == [long[:LONG], "y", None]
+    (reply,) = bench.say(t="text", rid=rids(bench.whole)[0], c=2)
+    assert reply.content["text"] == long
+
+
+def test_large_integers_decimals_and_json_keep_every_digit():
+    from decimal import Decimal
+
+    big = cells(pd.array([2**60 + 1, None], dtype="Int64"), np.arange(2))
+    assert big.values == ["1152921504606846977", ""]
+    exact = cells(pd.Series([Decimal("0.10"), None]).array, np.arange(2))
+    assert exact.values == ["0.10", ""]
+    json_ = cells(pd.Series([{"a": [1, None]}, [1]], dtype=object).array, np.arange(2))
+    assert json_.values == ['{"a": [1, null]}', "[1]"]
+
+
+@given(st.lists(st.none() | st.text(max_size=200), max_size=30))
+def test_any_text_arrives_as_it_was(texts):
+    packed = Pack()
+    packed.add(b"123")  # so that nothing is aligned by luck
+    column = cells(pd.Series(texts, dtype=object).array, np.arange(len(texts)))
+    header = packed.add_cells(column)
+    got = values(header, packed.bytes())
+    assert got == [None if t is None else t[:LONG] for t in texts]
+    assert [bool(f & CUT) for f in column.flags] == [t is not None and len(t) > LONG for t in texts]
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=30))
+def test_changed_cells_are_those_that_differ(pairs):
+    def column(side: int) -> Cells:
+        return cells(pd.array([p[side] for p in pairs], dtype="Float64"), np.arange(len(pairs)))
+
+    changed = set(column(1).changed(column(0)).tolist())
+    for i, (a, b) in enumerate(pairs):
+        assert (i in changed) == (a != b)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("int4", "1,200", 1200),
+        ("float8", "-1.5e3", -1500.0),
+        ("bool", "Yes", True),
+        ("jsonb", '{"a": 1}', {"a": 1}),
+        ("_int4", "[1, 2]", [1, 2]),
+        ("text", "", ""),
+        ("int4", "", None),
+        ("uuid", "F47AC10B-58CC-4372-A567-0E02B2C3D479", "f47ac10b-58cc-4372-a567-0e02b2c3d479"),
+        ("timestamptz", "2026-01-02T03:04+01:00", pd.Timestamp("2026-01-02T02:04Z")),
+    ],
+)
+def test_typed(kind, text, value):
+    assert parse_typed(Field("c", kind), text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("int4", "1.5"),
+        ("int4", "3000000000"),
+        ("numeric", "ten"),
+        ("bool", "maybe"),
+        ("jsonb", "{"),
+        ("_int4", "3"),
+        ("date", "yesterday"),
+        ("uuid", "x"),
+    ],
+)
+def test_typed_refuses_with_a_sentence(kind, text):
+    with pytest.raises(ValueError, match=r"\w+ \w+"):
+        parse_typed(Field("c", kind), text)
+
+
+def test_columns_that_must_have_a_value_and_choices():
+    with pytest.raises(ValueError, match="cannot be empty"):
+        parse_typed(Field("c", "int4", nullable=False), None)
+    with pytest.raises(ValueError, match="one of: a, b"):
+        parse_typed(Field("c", "mood", choices=("a", "b")), "c")
+
+
+def test_an_unknown_column_is_named_at_once():
+    with pytest.raises(KeyError, match="pricee"):
+        Bench(table(3), columns=["pricee"])
+
+
+def test_an_empty_table_and_a_column_that_is_added_later():
+    bench = Bench(table(0))
+    assert bench.whole.content["total"] == 0
+    assert rids(bench.whole) == []
+    bench.source.fields = (*FIELDS, Field("extra", "int4"))
+    (message,) = bench.set(table(3).assign(extra=[1, 2, 3]))
+    assert message.whole
+    assert bench.shown(message, 4) == [1, 2, 3]
+
+
+def test_a_composite_key():
+    df = table(4).reset_index().assign(day=["mon", "tue"] * 2).set_index(["id", "day"])
+    source = MemoryFrame(df, [Field("id", "int8"), Field("day", "text"), *FIELDS[1:]])
+    model = GridModel(source, act=lambda fn: fn(), changed=lambda: None)
+    (whole,) = model.whole("v")
+    assert [c["key"] for c in whole.content["columns"]] == [True, True, False, False, False]
+    rid = rids(whole)[1]
+    edits: list[Any] = []
+    source.edit = lambda *args: edits.append(args)  # type: ignore[method-assign]
+    model.heard("v", {"t": "edit", "rid": rid, "c": 2, "value": "5"})
+    assert edits == [((2, "tue"), {"price": 5.0}, {})]
+    model.heard("v", {"t": "window", "first": 0, "last": 4, "anchor": [rid, 1]})
+    source.set(df.iloc[1:])
+    (message,) = model.update()
+    assert message.content["anchor"] == 0
+
+
+def test_the_static_form_has_ten_rows_and_no_markup_of_others():
+    df = table(100)
+    df["name"] = HOSTILE
+    widget = GridWidget(MemoryFrame(df, FIELDS, name=HOSTILE))
+    bundle = widget._repr_mimebundle_()[0]
+    assert bundle["text/html"].count("<tr>") == 11
+    assert "<img" not in bundle["text/html"]
+    assert "100 rows" in bundle["text/plain"]
+    assert "name 5" not in json.dumps(widget.get_state(), default=str)
+    widget.close()
