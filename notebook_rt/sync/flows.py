@@ -78,7 +78,8 @@ class Flows:
         for number in [n for n, r in self._requests.items() if r.running is running]:
             if self._requests.pop(number).retry_at is None:
                 self._emit(Cancel(number))
-        running.flow.close()
+        if not running.flow.gi_running:  # else it is the flow itself that ends everything
+            running.flow.close()
 
     def stop_all(self) -> None:
         for name in list(self._running):
