@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from notebook_rt.local import LocalStack
+from notebook_rt.local import LocalStack, start
 
 ALICE = "00000000-0000-4000-8000-00000000000a"
 BOB = "00000000-0000-4000-8000-00000000000b"
@@ -476,6 +478,20 @@ def test_a_lost_connection_is_503_and_the_next_request_works(stack: LocalStack, 
     assert answer.json()["code"] == "57P01"
     for _ in range(20):
         assert anon("/rest_small?limit=1").status_code == 200
+
+
+def test_a_stack_that_stops_does_not_wait_for_a_running_call(tmp_path: Path) -> None:
+    with start(tmp_path) as stack, ThreadPoolExecutor() as threads:
+        stack.sql("create function nap() returns void language sql as 'select pg_sleep(60)'")
+        rest = Rest(stack, stack.anon_key)
+        asleep = threads.submit(rest, "/rpc/nap", "POST", {})
+        while not stack.sql("select from pg_stat_activity where wait_event = 'PgSleep'"):
+            assert not asleep.done()
+        began = time.monotonic()
+        stack.stop()
+        assert time.monotonic() - began < 3
+        with pytest.raises(httpx.TransportError):
+            asleep.result(5)
 
 
 def test_many_at_once_each_as_itself(stack: LocalStack) -> None:

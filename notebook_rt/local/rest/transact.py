@@ -7,14 +7,17 @@ transaction (PostgreSQL manual, "Pipeline Mode"): settings and statement travel 
 error leaves nothing to clean up. Only where the result decides whether it may stay does a second
 trip commit or roll back.
 
-libpq waits in a worker thread, without the GIL: for a page of 200 kB, 3.1 ms instead of the
+A worker thread waits for the answer, without the GIL: for a page of 200 kB, 3.1 ms instead of the
 5.8 ms of psycopg's asyncio cursor, which goes round the event loop for every 16 kB.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import select
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +27,9 @@ from psycopg.pq.abc import PGconn, PGresult
 
 from notebook_rt.local.rest.compose import Statement
 from notebook_rt.local.rest.errors import PostgresError, RestError
+
+# Not the loop's own few: a statement may wait long for a lock. The pool is what bounds them.
+_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="rest")
 
 Row = dict[str, bytes | None]
 """A row as PostgreSQL sent it: text by column name."""
@@ -64,14 +70,18 @@ async def run(
         A NUL, which PostgreSQL's texts cannot hold; or the verdict's.
     """
     ready = [_Encoded.of(statement) for statement in statements]
-    work = asyncio.to_thread(_transact, connection.pgconn, ready, verdict, rollback)
-    task = asyncio.ensure_future(work)
+    task = asyncio.get_running_loop().run_in_executor(
+        _THREADS, _transact, connection.pgconn, ready, verdict, rollback
+    )
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         # The thread still has the connection: it must let go before the pool takes it back.
         connection.cancel()
-        await asyncio.wait([task])
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        task.exception()  # seen: nobody is left to be told
         raise
 
 
@@ -94,6 +104,8 @@ class _Encoded:
 
 
 _BEGIN = _Encoded(b"begin", [])
+_COMMIT = _Encoded(b"commit", [])
+_ROLLBACK = _Encoded(b"rollback", [])
 
 
 def _transact(
@@ -106,41 +118,63 @@ def _transact(
         if verdict is not None and (last := rows[-1]) is not None:
             verdict(last)
     except BaseException:
-        connection.exec_(b"rollback")
+        _send(connection, [_ROLLBACK])
         raise
-    ended = connection.exec_(b"rollback" if rollback else b"commit")
-    if ended.status != ExecStatus.COMMAND_OK:  # a deferred constraint
-        raise _error(ended)
+    _send(connection, [_ROLLBACK if rollback else _COMMIT])
     return rows
 
 
 def _send(connection: PGconn, statements: Sequence[_Encoded]) -> list[Row | None]:
     """All statements in one go; none is prepared, for a plan remembers types and tables change."""
-    connection.nonblocking = 0
-    connection.enter_pipeline_mode()
     try:
+        connection.enter_pipeline_mode()
         for statement in statements:
             connection.send_query_params(statement.text, statement.values)
         connection.pipeline_sync()
-        rows: list[Row | None] = []
-        failure: PostgresError | None = None
-        while (result := connection.get_result()) is None or (
-            result.status != ExecStatus.PIPELINE_SYNC
-        ):
-            if result is None:  # parts two statements' results
-                if connection.status != ConnStatus.OK:
-                    raise failure or PostgresError("08006", "the connection to PostgreSQL was lost")
-            elif result.status == ExecStatus.FATAL_ERROR:
-                failure = failure or _error(result)
-            elif result.status != ExecStatus.PIPELINE_ABORTED:
-                rows.append(_first_row(result))
-    finally:
-        if connection.status == ConnStatus.OK:
-            connection.exit_pipeline_mode()
-            connection.nonblocking = 1
+        _flush(connection)
+        rows, failure = _receive(connection)
+        connection.exit_pipeline_mode()
+    except psycopg.OperationalError as error:
+        raise PostgresError("08006", "the connection to PostgreSQL was lost") from error
     if failure is not None:
         raise failure
     return rows
+
+
+def _receive(connection: PGconn) -> tuple[list[Row | None], PostgresError | None]:
+    rows: list[Row | None] = []
+    failure: PostgresError | None = None
+    while True:
+        # libpq's own waiting would keep the GIL, and with it the whole server.
+        while connection.is_busy():
+            _wait(connection, select.POLLIN)
+            try:
+                connection.consume_input()
+            except psycopg.OperationalError:
+                break  # gone; what it said last is the result
+        result = connection.get_result()
+        if result is None:  # parts two statements' results
+            if connection.status != ConnStatus.OK:
+                raise failure or PostgresError("08006", "the connection to PostgreSQL was lost")
+        elif result.status == ExecStatus.PIPELINE_SYNC:
+            return rows, failure
+        elif result.status == ExecStatus.FATAL_ERROR:
+            failure = failure or _error(result)
+        elif result.status != ExecStatus.PIPELINE_ABORTED:
+            rows.append(_first_row(result))
+
+
+def _flush(connection: PGconn) -> None:
+    """Everything sent; PostgreSQL may want to be read from before it reads on."""
+    while connection.flush():
+        _wait(connection, select.POLLIN | select.POLLOUT)
+        connection.consume_input()
+
+
+def _wait(connection: PGconn, events: int) -> None:
+    poll = select.poll()
+    poll.register(connection.socket, events)
+    poll.poll()
 
 
 def _error(result: PGresult) -> PostgresError:
