@@ -1,0 +1,257 @@
+"""The parts of the local Realtime server, each held against its own law or against PostgreSQL."""
+
+import contextlib
+import json
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg_pool import AsyncConnectionPool
+
+from notebook_rt.local import LocalStack
+from notebook_rt.local.realtime import elixir, pgoutput, protocol
+from notebook_rt.local.realtime.filters import Condition, FilterError, Judge, Question, parse
+from notebook_rt.local.realtime.limits import TICK, CallLimit, EventRate
+from notebook_rt.local.realtime.presence import Presence
+from notebook_rt.local.realtime.protocol import Message, UserBroadcast
+from notebook_rt.local.realtime.rows import commit_timestamp
+from notebook_rt.local.realtime.values import PgType, encoder, parse_array
+
+# --- pgoutput
+
+values = st.none() | st.just(pgoutput.UNCHANGED) | st.text(max_size=40)
+rows = st.lists(values, max_size=8)
+
+
+def wire_row(row: list[Any]) -> bytes:
+    out = struct.pack("!h", len(row))
+    for value in row:
+        if value is None:
+            out += b"n"
+        elif value is pgoutput.UNCHANGED:
+            out += b"u"
+        else:
+            out += b"t" + struct.pack("!i", len(value.encode())) + value.encode()
+    return out
+
+
+@given(oid=st.integers(0, 2**32 - 1), new=rows, old=st.none() | rows)
+def test_changes_are_read_as_they_were_written(
+    oid: int, new: list[Any], old: list[Any] | None
+) -> None:
+    head = struct.pack("!I", oid)
+    assert pgoutput.parse(b"I" + head + b"N" + wire_row(new)) == pgoutput.Insert(oid, new)
+    before = b"" if old is None else b"O" + wire_row(old)
+    update = pgoutput.parse(b"U" + head + before + b"N" + wire_row(new))
+    assert update == pgoutput.Update(oid, old, new)
+    assert pgoutput.parse(b"D" + head + b"K" + wire_row(new)) == pgoutput.Delete(oid, new)
+
+
+def test_a_commit_is_shown_in_milliseconds_not_rounded() -> None:
+    assert commit_timestamp(848_000_000_999_999) == "2026-11-14T19:33:20.999Z"
+
+
+# --- values, held against PostgreSQL
+
+TEXTS: dict[str, list[str]] = {
+    "numeric": ["1.000", "-0.5", "123456789012345678901234567890.5", "0", "1e-20"],
+    "int8": ["9007199254740993", "-1"],
+    "float8": ["0.1", "1e+300", "1e-07", "-1.5e-10", "100"],
+    "bool": ["t", "f"],
+    "timestamptz": ["2024-01-02 01:04:05.678901+00", "infinity", "0044-03-15 12:00:00+00 BC"],
+    "timestamp": ["2024-01-02 03:04:05.5", "-infinity", "0044-03-15 00:00:00 BC"],
+    "text": ["", 'quote " back \\ tab \t', "\x01\x1f ü 😀 \x7f"],
+    "json": ['{"b": 1e2, "aa": [1.50, null], "b": 2}', '"x"', "[1, {}]", "1E-2", "-0"],
+    "uuid": ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"],
+    "interval": ["1 year 2 mons 3 days 04:05:06.7"],
+    "int4[]": ["{1,NULL,3}", "{}", "{{1,2},{3,4}}", "[0:1]={5,6}"],
+    "text[]": ['{a,"b,c",NULL,"NULL","q\\"x","",ü}'],
+    "float8[]": ["{NaN,1e+300,-Infinity}"],
+    "timestamptz[]": ['{"2024-01-02 03:04:05+00",infinity}'],
+    "jsonb[]": ['{"{\\"a\\": 1.50}",NULL}'],
+    "bytea[]": ['{"\\\\xdead"}'],
+    "int4range": ["[1,10)", "empty"],
+}
+
+
+def pg_type(name: str) -> PgType:
+    if name.endswith("[]"):
+        return PgType(0, "_" + name[:-2], "b", name, element=pg_type(name[:-2]))
+    return PgType(0, name, "b", name)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_json_is_what_postgresql_makes_of_it(name: str, stack: LocalStack) -> None:
+    encode = encoder(pg_type(name))
+    assert encode is not None
+    for text in TEXTS[name]:
+        rows = stack.sql(f"select to_jsonb(%s::{name})::text", text)
+        assert encode(text) == rows[0][0], text
+
+
+@given(st.recursive(st.none() | st.text(max_size=5), lambda s: st.lists(s, max_size=3)))
+def test_array_text_is_read_back(value: Any) -> None:
+    def text(item: Any) -> str:
+        if isinstance(item, list):
+            return "{" + ",".join(map(text, item)) + "}"
+        if item is None:
+            return "NULL"
+        return '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    assert parse_array(text([value])) == [value]
+
+
+# --- filters, held against PostgreSQL
+
+LITERALS: dict[str, list[str]] = {
+    "int4": ["5", "-1", "0"],
+    "numeric": ["1.0", "1", "NaN", "1e2", "Infinity"],
+    "text": ["", "a", "B", "ü", "a%", "NULL"],
+    "bool": ["true", "f"],
+    "uuid": ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "A0EEBC999C0B4EF8BB6D6BB9BD380A11"],
+    "date": ["2024-01-02", "2024-10-01"],
+    "timestamptz": ["2024-01-02 00:00:00+00", "2024-01-02 01:00:00+01"],
+}
+SQL = {"eq": "=", "neq": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
+SQL |= {"isdistinct": "is distinct from"}
+
+
+@pytest.mark.parametrize("kind", LITERALS)
+async def test_comparisons_are_postgresqls(kind: str, stack: LocalStack) -> None:
+    async with AsyncConnectionPool(stack.dsn, kwargs={"autocommit": True}, min_size=1) as pool:
+        judge = Judge(pool)
+        for operator, symbol in SQL.items():
+            for left in [*LITERALS[kind], None]:
+                for right in LITERALS[kind]:
+                    stored = stack.sql(f"select %s::{kind}::text", left)[0][0]
+                    if stored in ("true", "false"):
+                        stored = stored[0]  # as it stands in the log
+                    for negated in (False, True):
+                        condition = Condition("c", operator, right, negated)
+                        answer = judge.passes(pg_type(kind), condition, stored)
+                        if isinstance(answer, Question):
+                            await judge.ask([answer])
+                            answer = judge.passes(pg_type(kind), condition, stored)
+                        (expected,) = stack.sql(
+                            f"select %s::{kind} {symbol} %s::{kind}", left, right
+                        )[0]
+                        if negated and expected is not None:
+                            expected = not expected
+                        assert answer is bool(expected), (left, condition)
+
+
+def test_the_filter_language_is_read() -> None:
+    text = 'n=not.in.(1,"a,b",NULL),s=eq."x,y",t=match.^(a|b)$,u=eq.,v=is.null'
+    assert parse(text) == (
+        Condition("n", "in", '{1,"a,b","NULL"}', True),
+        Condition("s", "eq", "x,y", False),
+        Condition("t", "match", "^(a|b)$", False),
+        Condition("u", "eq", "", False),
+        Condition("v", "is", "null", False),
+    )
+
+
+@given(st.text(alphabet='abn=.,()"\\ eqint', max_size=30))
+def test_no_filter_breaks_the_parser(text: str) -> None:
+    with contextlib.suppress(FilterError):
+        for condition in parse(text):
+            if condition.operator == "in":
+                parse_array(condition.value)
+
+
+# --- frames
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda s: st.lists(s, max_size=3) | st.dictionaries(st.text(max_size=4), s, max_size=3),
+)
+
+
+@given(ref=st.none() | st.text(max_size=5) | st.integers(), payload=json_values)
+def test_a_frame_is_read_as_it_was_written(ref: Any, payload: Any) -> None:
+    for vsn in protocol.VERSIONS:
+        text = protocol.frame(vsn, "realtime:t", "e", protocol.dumps(payload), None, ref)
+        message = protocol.decode_text(vsn, text)
+        assert message is not None
+        assert (message.ref, message.topic, message.event) == (ref, "realtime:t", "e")
+        assert message.json() == payload
+
+
+@given(st.binary(max_size=60))
+def test_no_binary_frame_breaks_the_reader(data: bytes) -> None:
+    assert isinstance(protocol.decode_binary(data), Message | None)
+
+
+def test_a_payload_is_relayed_digit_for_digit() -> None:
+    text = '["1","2","realtime:t","broadcast",{"n":12345678901234567890.10}]'
+    message = protocol.decode_text("2.0.0", text)
+    assert message is not None
+    assert message.payload == '{"n":12345678901234567890.10}'
+
+
+def test_a_binary_broadcast_has_no_form_in_version_1() -> None:
+    raw = UserBroadcast("e", b"\xff", False)
+    assert protocol.user_broadcast("1.0.0", "realtime:t", raw) is None
+    sent = protocol.user_broadcast("2.0.0", "realtime:t", raw)
+    assert sent == b"\x04\x0a\x01\x00\x00realtime:te\xff"
+
+
+@pytest.mark.parametrize("text", ["not json", '{"a":1}', "[1,2]", "", "[]", "null", '"x"'])
+def test_what_is_no_message_is_ignored(text: str) -> None:
+    assert protocol.decode_text("1.0.0", text) is None
+    assert protocol.decode_text("2.0.0", text) is None
+
+
+def test_terms_are_printed_as_elixir_prints_them() -> None:
+    assert elixir.inspect({"b": None, "a": "x"}) == '%{"a" => "x", "b" => nil}'
+    assert elixir.inspect([("n", "eq", "1", False)]) == '[{"n", "eq", "1", false}]'
+
+
+# --- limits, presence
+
+
+def test_a_burst_passes_and_what_follows_does_not() -> None:
+    now = 0.0
+    rate = EventRate(100, lambda: now)
+    assert all(rate.admit() for _ in range(3_000))
+    now = TICK + 0.1
+    assert not rate.admit()
+    now = 200.0  # the window has gone by
+    assert rate.admit()
+
+
+def test_the_sixth_call_in_the_window_is_refused() -> None:
+    now = 0.0
+    limit = CallLimit(5, 30.0, lambda: now)
+    assert [limit.admit() for _ in range(6)] == [True] * 5 + [False]
+    now = 30.0
+    assert limit.admit()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.none() | st.integers(0, 2))))
+def test_presence_diffs_add_up_to_the_state(calls: list[tuple[int, int | None]]) -> None:
+    presence = Presence()
+    seen: dict[str, dict[str, Any]] = {}
+    for number, (member, payload) in enumerate(calls):
+        key = f"key {member % 2}"
+        if payload is None:
+            diff = presence.untrack(member)
+        else:
+            diff = presence.track(member, key, {"n": payload}, f"ref {number}")
+        if diff is None:
+            continue
+        for side, add in (("leaves", False), ("joins", True)):
+            for name, entry in diff[side].items():
+                for meta in entry["metas"]:
+                    if add:
+                        seen.setdefault(name, {})[meta["phx_ref"]] = meta
+                    else:
+                        del seen[name][meta["phx_ref"]]
+    expected = {
+        name: {meta["phx_ref"]: meta for meta in entry["metas"]}
+        for name, entry in presence.state().items()
+    }
+    assert {name: metas for name, metas in seen.items() if metas} == expected
+    json.dumps(presence.state())
