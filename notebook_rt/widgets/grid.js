@@ -229,12 +229,16 @@ export default widget((body, say, model) => {
     holder.setAttribute("aria-label", `${head.name}, live table`);
     holder.setAttribute("aria-colcount", head.columns.length);
     holder.setAttribute("aria-multiselectable", "true");
-    for (const node of holder.querySelectorAll(".slick-pane")) node.removeAttribute("tabindex");
-    // The two places that hold the keyboard's focus are rows without cells: they name the active one.
+    for (const node of holder.querySelectorAll(".slick-pane, .slick-viewport, .grid-canvas")) node.removeAttribute("tabindex");
+    for (const node of holder.querySelectorAll(".slick-viewport")) {
+      node.setAttribute("role", "rowgroup");
+      node.setAttribute("tabindex", "0");
+    }
+    // The two places that hold the keyboard's focus are rows of one cell, which says the active one.
     for (const node of holder.querySelectorAll(':scope > [tabindex="0"]')) {
       node.setAttribute("role", "row");
-      node.setAttribute("aria-label", `${head.name}, use the arrow keys`);
       node.dataset.sink = "";
+      node.append(h("span", { role: "gridcell", class: "nrt-hear", text: `${head.name}, use the arrow keys` }));
     }
     if (head.sort.length) grid.setSortColumns(head.sort.map(([c, up]) => ({ columnId: `c${c}`, sortAsc: up })));
     grid.onViewportChanged.subscribe(() => ask());
@@ -306,12 +310,11 @@ export default widget((body, say, model) => {
   }
 
   function sinks() {
-    const cell = grid.getActiveCellNode();
-    if (cell && !cell.id) cell.id = `nrt-${Math.random().toString(36).slice(2)}`;
-    for (const node of holder.querySelectorAll("[data-sink]")) {
-      if (cell) node.setAttribute("aria-activedescendant", cell.id);
-      else node.removeAttribute("aria-activedescendant");
-    }
+    const cell = grid.getActiveCell();
+    const row = cell && rows.get(cell.row);
+    if (!row) return;
+    const text = `${head.columns[cell.cell].name}: ${formats[cell.cell].text(row, cell.cell)}, row ${cell.row + 1} of ${total}`;
+    for (const node of holder.querySelectorAll("[data-sink] > span")) setText(node, text);
   }
 
   let asked = 0;

@@ -73,7 +73,6 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
         editor = grid.locator("input.nrt-editor")
         editor.wait_for()
         editor.fill("")
-        batches = int(notebook_value(page))
         page.keyboard.type("4321.5", delay=120)
         assert editor.input_value() == "4321.5"
         assert viewport.evaluate("node => node.scrollTop") == at
@@ -84,7 +83,6 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
         assert notebook.run("print(source.edits[-1])").startswith(
             "(80000, {'price': Decimal('4321.5')"
         )
-        assert int(notebook_value(page)) == batches
         notebook.run("storm.on = False; storm.join()")
 
         # Sorted in the kernel; the focus stays with its row.
@@ -109,13 +107,12 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
         page.locator('[data-row="1"] .l1').click()
         page.keyboard.press("Shift+ArrowDown")
         page.keyboard.press("Shift+ArrowRight")
-        page.wait_for_timeout(250)
-        assert notebook.run("print(len(g.selected))") == "2"
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.keyboard.press("Control+c")
         page.wait_for_timeout(400)
         lines = page.evaluate("navigator.clipboard.readText()").split("\n")
         assert [len(line.split("\t")) for line in lines] == [2, 2]
+        assert notebook.run("print(len(g.selected))") == "2"
 
         # A refused value says why, and stays out.
         page.locator('[data-row="2"] .l3').dblclick()
@@ -125,11 +122,6 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
         page.keyboard.press("Escape")
         assert findings(page) == []
         assert notebook.console == []
-
-
-def notebook_value(page: object) -> str:
-    """How often the page was told that the editor's cell changed: never as a new editor."""
-    return str(page.locator("input.nrt-editor").count() * 0)  # type: ignore[attr-defined]
 
 
 def test_hostile_names_are_text_and_nothing_is_saved(browser: Browser) -> None:
@@ -164,7 +156,7 @@ def test_hostile_names_are_text_and_nothing_is_saved(browser: Browser) -> None:
         assert findings(page) == []
 
         # Ten rows of preview are all that the file keeps, and the library is not in it.
-        notebook.run("source.set(source.df.assign(status='sb_secret_status'))")
+        notebook.run("source.set(source.df.assign(status='sb_secret' + '_status'))")
         page.wait_for_timeout(300)
         text = json.dumps(notebook.save())
         assert "sb_secret_status" not in text
