@@ -20,11 +20,13 @@ from notebook_rt.local import LocalStack
 _numbers = itertools.count(time.monotonic_ns())
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> None:
-    """Wait until ``condition`` holds; fails, saying what did not come."""
+def until(
+    condition: Callable[[], Any], seconds: float = 10.0, what: Callable[[], object] = str
+) -> None:
+    """Wait until ``condition`` holds; fails, saying how things are instead."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"not after {seconds:g} s: {what}"
+        assert time.monotonic() < end, f"not after {seconds:g} s: {what()}"
         time.sleep(0.005)
 
 
@@ -80,7 +82,7 @@ def test_rows_written_by_supabase_py_and_by_sql_are_in_df(
     client.table(table).update({"name": "changed"}).eq("id", 1).execute()
     client.table(table).delete().eq("id", 3).execute()
     wanted = [(1, "changed", 0.5), (2, "by client", 2.5)]
-    until(lambda: same(frame, wanted), what=f"{frame.df} {frame!r}")
+    until(lambda: same(frame, wanted), what=lambda: f"{frame.df} {frame!r}")
     assert same(frame, select(stack, table))
     assert frame.status == "live"
 
@@ -99,7 +101,7 @@ def test_a_table_of_more_than_two_pages_is_whole_and_int8_is_intact(
     assert frame.df.loc[9007199254740993, "name"] == "row 0"
     assert same(frame, select(stack, table))
     stack.sql(f"update {table} set name = 'moved' where id = 9007199254740993 + 2599")
-    until(lambda: frame.df["name"].iloc[-1] == "moved", what="the change of the last row")
+    until(lambda: frame.df["name"].iloc[-1] == "moved")
 
 
 def test_rows_written_while_the_snapshot_is_read_are_neither_lost_nor_doubled(
@@ -126,7 +128,7 @@ def test_rows_written_while_the_snapshot_is_read_are_neither_lost_nor_doubled(
     finally:
         stop.set()
         writer.join()
-    until(lambda: same(frame, select(stack, table)), what=f"convergence of {frame!r}")
+    until(lambda: same(frame, select(stack, table)), what=lambda: repr(frame))
 
 
 def test_two_reads_with_no_change_between_are_the_same_object(
@@ -188,7 +190,7 @@ def test_a_handle_nobody_holds_lets_go_as_when_a_cell_is_run_again(
         frame.wait(10)
     assert rt.metrics["tables"] == 1
     del frame
-    until(lambda: rt.metrics["tables"] == 0, what="the table to be let go")
+    until(lambda: rt.metrics["tables"] == 0)
 
 
 def test_on_change_tells_old_and_new_on_a_thread_of_its_own(
@@ -208,11 +210,17 @@ def test_on_change_tells_old_and_new_on_a_thread_of_its_own(
     frame = rt.table(table).wait(10)
     until(lambda: frame.status == "live")
     unsubscribe = frame.on_change(listen)
-    stack.sql(f"insert into {table} values (2, 'b', 2)")
-    stack.sql(f"update {table} set name = 'c' where id = 1")
-    stack.sql(f"delete from {table} where id = 2")
     wanted = [("insert", 2, None, "b"), ("update", 1, "a", "c"), ("delete", 2, "b", None)]
-    until(lambda: heard == wanted, what=str(heard))
+    for number, statement in enumerate(
+        (
+            f"insert into {table} values (2, 'b', 2)",
+            f"update {table} set name = 'c' where id = 1",
+            f"delete from {table} where id = 2",
+        ),
+        1,
+    ):
+        stack.sql(statement)
+        until(lambda upto=number: heard == wanted[:upto], what=lambda: heard)
     assert threads == {"notebook_rt-cb"}
     assert list(frame.log["kind"]) == ["insert", "update", "delete"]
     unsubscribe()
@@ -240,7 +248,7 @@ def test_a_callback_that_raises_or_sleeps_hurts_nobody(
     frame.on_change(lambda batch: heard.extend(change.key for change in batch))
     for number in range(20):
         stack.sql(f"insert into {table} values ({number}, 'x', 0)")
-    until(lambda: heard == list(range(20)), seconds=3, what=str(heard))
+    until(lambda: heard == list(range(20)), seconds=3, what=lambda: heard)
     assert sum("raised" in record.message for record in caplog.records) == 1
 
 
@@ -266,8 +274,7 @@ async def test_in_a_running_loop_with_and_without_await(
         frame = await rt.table(table).ready()
         assert len(frame.df) == 1
         assert len(rt.table(table, filter="id=gt.0").df) == 1  # blocks, and works all the same
-        while frame.status != "live":
-            await asyncio.sleep(0.01)  # noqa: ASYNC110  # the status has no event to wait for
+        await asyncio.to_thread(until, lambda: frame.status == "live")
         stack.sql(f"insert into {table} values (2, 'b', 2)")
         async for batch in frame.changes(timeout=5):
             assert [change.key for change in batch] == [2]
@@ -285,7 +292,7 @@ def test_a_filtered_table_is_the_filtered_table(
     stack.sql(f"update {table} set price = 0 where id = 6")
     stack.sql(f"update {table} set price = 100 where id = 1")
     stack.sql(f"delete from {table} where id = 7")
-    until(lambda: sorted(frame.df.index) == [1, 8, 9, 10], what=str(frame.df))
+    until(lambda: sorted(frame.df.index) == [1, 8, 9, 10], what=lambda: frame.df)
 
 
 # What goes wrong --------------------------------------------------------------------------------
