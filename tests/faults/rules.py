@@ -1,0 +1,173 @@
+"""The faults as values, and what the proxy must know of a frame to do them.
+
+In: the text of a frame. Out: its topic, its kind and its table (``Frame``), or the same change as
+the server sends it when the row is over 1 MiB (``truncated``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+Kind: TypeAlias = Literal[
+    "change", "heartbeat", "reply", "system", "broadcast", "presence", "close"
+]
+
+# Rules ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameRule:
+    """Which frames of the server: by ``chance``, ``kind`` and the table of a change (None: any)."""
+
+    chance: float = 1.0
+    kind: Kind | None = "change"
+    table: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop(FrameRule):
+    """The frame never arrives. ``Drop(kind="heartbeat")``: unanswered while TCP lives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Double(FrameRule):
+    """The frame arrives twice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delay(FrameRule):
+    """The frame arrives up to ``seconds`` late: out of order with other topics and with REST.
+
+    ``in_order=False``: within its topic, too, which the real server never does.
+    """
+
+    seconds: float = 0.5
+    in_order: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truncate(FrameRule):
+    """A change arrives as a 413: values above 64 bytes are absent keys (WIRE.md, "Values")."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HangUp(FrameRule):
+    """Instead of the frame the socket closes with ``code``; 1006: without a word."""
+
+    code: int = 1006
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRule:
+    """Which requests: by ``chance``, what the path contains, and the method (None: any).
+
+    A socket's handshake is a request whose path contains ``/websocket``.
+    """
+
+    chance: float = 1.0
+    path: str = "/rest/"
+    method: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut(RequestRule):
+    """The connection breaks before the server hears of the request, or after it has acted: before
+    its answer, or in the middle of it.
+    """
+
+    when: Literal["before", "after", "within"] = "before"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stall(RequestRule):
+    """The server acts at once, its answer arrives up to ``seconds`` late: an old truth.
+
+    With ``path="/websocket"``, open sockets carry nothing either way while the rule stands.
+    """
+
+    seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(RequestRule):
+    """The answer of a gateway, without asking the server: 401, 429, 503 …"""
+
+    status: int = 503
+    retry_after: int | None = None
+
+
+Rule: TypeAlias = FrameRule | RequestRule
+
+# Frames -----------------------------------------------------------------------------------------
+
+LARGE: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    topic: str
+    kind: Kind
+    table: str | None
+
+    @classmethod
+    def read(cls, text: str) -> Frame:
+        message = msgspec.json.decode(text, type=list[msgspec.Raw] | dict[str, msgspec.Raw])
+        raw_topic, raw_event, payload = (
+            message[2:5]
+            if isinstance(message, list)
+            else (message["topic"], message["event"], message["payload"])
+        )
+        topic = msgspec.json.decode(raw_topic, type=str)
+        event = msgspec.json.decode(raw_event, type=str)
+        if event == "postgres_changes":
+            return cls(topic, "change", msgspec.json.decode(payload, type=_Payload).data.table)
+        if event in ("INSERT", "UPDATE", "DELETE"):  # the old style of a join without config
+            return cls(topic, "change", msgspec.json.decode(payload, type=_Data).table)
+        if topic == "phoenix":
+            return cls(topic, "heartbeat", None)
+        return cls(topic, _KINDS.get(event, "reply"), None)
+
+
+_KINDS: Final[dict[str, Kind]] = {
+    "phx_reply": "reply",
+    "system": "system",
+    "broadcast": "broadcast",
+    "presence_state": "presence",
+    "presence_diff": "presence",
+    "phx_close": "close",
+    "phx_error": "close",
+}
+
+
+class _Data(msgspec.Struct):
+    table: str
+
+
+class _Payload(msgspec.Struct):
+    data: _Data
+
+
+def truncated(text: str) -> str:
+    """A change's frame as if its row were over 1 MiB; numbers keep their digits.
+
+    >>> frame = '{"payload":{"data":{"record":{"a":1.000,"b":"%s"},"errors":null}}}' % ("x" * 65)
+    >>> truncated(frame)
+    '{"payload":{"data":{"record":{"a":1.000},"errors":["Error 413: Payload Too Large"]}}}'
+    """
+    decode, encode = msgspec.json.decode, msgspec.json.encode
+    message: Any = decode(text, type=list[msgspec.Raw] | dict[str, msgspec.Raw])
+    where: Any = 4 if isinstance(message, list) else "payload"
+    payload = decode(message[where], type=dict[str, msgspec.Raw])
+    data = decode(payload["data"], type=dict[str, msgspec.Raw])
+    for name in ("record", "old_record"):
+        if bytes(data.get(name, b"null")) != b"null":
+            values = decode(data[name], type=dict[str, msgspec.Raw])
+            kept = {n: v for n, v in values.items() if len(bytes(v).strip(b'"')) <= LARGE}
+            data[name] = msgspec.Raw(encode(kept))
+    data["errors"] = msgspec.Raw(b'["Error 413: Payload Too Large"]')
+    payload["data"] = msgspec.Raw(encode(data))
+    message[where] = msgspec.Raw(encode(payload))
+    return encode(message).decode()
