@@ -187,12 +187,10 @@ class Editing:
         self._note("failed", f"{op.target}: {op.error}")
 
     def elsewhere(self) -> None:
-        """Settle what another kernel on the file has sent."""
+        """Show what another kernel on the file has queued, and settle what it has sent."""
         with self.lock:
             for editor in self._editors:
-                for edit in editor.overlay.edits if editor.overlay else ():
-                    if self.outbox.get(edit.id) is None:
-                        editor._settled(edit.id, self.outbox.fate(edit.id)[1])
+                editor._catch_up()
 
     def tick(self, now: float) -> None:
         with self.lock:
@@ -269,15 +267,21 @@ class Editor:
     def edit_many(self, changes: pd.DataFrame) -> int:
         """Change many rows at once, all or none: index = key, columns = the columns to set.
 
+        NaN, NaT and NA mean null, as in a DataFrame that was read from SQL.
+
         Returns
         -------
         int
             The rows that it changes.
         """
+        from pandas import isna
+        from pandas.api.types import is_scalar
+
         with self._editing.lock:
             ops = []
             for key, *cells in changes.itertuples(name=None):
-                op = self._edit(key, dict(zip(changes.columns, cells, strict=True)))
+                values = [None if is_scalar(cell) and isna(cell) else cell for cell in cells]
+                op = self._edit(key, dict(zip(changes.columns, values, strict=True)))
                 if op is not None:
                     ops.append(op)
             self._put(ops)
@@ -554,10 +558,10 @@ class Editor:
         self._lay_everywhere([put.op for put in puts if put.op is not None])
 
     def _mend_failed(self, op: Op) -> bool:
-        """An edit of a row whose write was refused mends that write, which is sent again."""
+        """An edit of what was refused, same row and column, mends that write: it is sent again."""
         edits = self._need().edits_of(self._as_edit(op).key)
         failed = self._outbox.get(edits[0].id) if len(edits) == 1 else None
-        if failed is None or failed.state != "failed":
+        if failed is None or failed.state != "failed" or not op.values.keys() & failed.values:
             return False
         whole, merged = coalesce(failed, op)
         if not merged or whole is None or not self._outbox.mend(whole):
@@ -585,6 +589,16 @@ class Editor:
         if not known or op.kind != "insert":
             return known
         return overlay.accepts(self._as_edit(op).values)
+
+    def _catch_up(self) -> None:
+        if self.overlay is None:
+            return
+        known = {edit.id for edit in self.overlay.edits}
+        there = self._outbox.numbers(self.schema_name, self.table)
+        for op_id in known - there.keys():
+            self._settled(op_id, self._outbox.fate(op_id)[1])
+        new = sorted(there.keys() - known, key=there.__getitem__)
+        self._lay([op for op_id in new if (op := self._outbox.get(op_id)) is not None])
 
     def _settled(self, op: str, row: Mapping[str, Json] | None) -> None:
         if self.overlay is None:

@@ -91,7 +91,7 @@ def judge(
     status = answer.status
     if 200 <= status < 300:
         return Verdict("done")
-    if status == 401:
+    if status == 401 and not _forbidden(answer):
         return Verdict("refresh", words=words_of(answer))
     if status == 429:
         wait = RATE_LIMIT_WAIT if answer.retry_after is None else answer.retry_after
@@ -102,6 +102,11 @@ def judge(
         wait = max(SERVER_WAIT * 2**attempts, answer.retry_after or 0.0)
         return Verdict("wait", words_of(answer), now + wait * (1 + jitter), True, lost=True)
     return Verdict("refused", words_of(answer))
+
+
+def _forbidden(answer: Answer) -> bool:
+    """A policy's or a grant's no, which PostgREST gives as 401 to who is not signed in."""
+    return isinstance(answer.body, dict) and answer.body.get("code") == "42501"
 
 
 def words_of(answer: Answer) -> str:
@@ -123,6 +128,13 @@ def fetch(op: Op, *, xmin: bool) -> Request:
     """Read the operation's row."""
     params = (*_key_filters(op), ("select", "*,xmin" if xmin else "*"))
     return Request("GET", _table(op), params, schema=op.schema)
+
+
+def insert_all(ops: Sequence[Op]) -> Request:
+    """Several inserts into one table, as one statement: all or none."""
+    prefer = "return=representation,resolution=ignore-duplicates"
+    rows = [dict(op.values) for op in ops]
+    return Request("POST", _table(ops[0]), (("select", "*"),), rows, prefer, ops[0].schema)
 
 
 def write(op: Op, *, by_xmin: bool = False) -> Request:
@@ -274,6 +286,11 @@ def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
     )
 
 
+def row_key(op: Op, row: Mapping[str, Json]) -> tuple[Any, ...]:
+    """The key of a row of the operation's table, to compare."""
+    return tuple(_typed(op, column, row.get(column)) for column in op.key)
+
+
 def row_of(op: Op, row: Mapping[str, Json]) -> dict[str, Any]:
     """The server's row as the merge sees it."""
     return {column: _typed(op, column, value) for column, value in row.items()}
@@ -318,17 +335,27 @@ def record_of(op: Op, conflict: Conflict) -> dict[str, Json]:
 
 
 def runs(ops: Sequence[Op]) -> list[list[Op]]:
-    """What may leave together: updates of different rows, and broadcasts.
+    """What may leave together: updates of different rows, inserts of one shape, broadcasts.
 
     An insert may be what the next row refers to, and a delete what stood in its way: they keep
     their place.
     """
     groups: list[list[Op]] = []
     for op in ops:
-        mixes = op.kind == "broadcast" or (op.kind == "update" and not changes_key(op))
         last = groups[-1][-1] if groups else None
-        if mixes and last is not None and last.kind == op.kind and not changes_key(last):
+        if last is not None and _together(last, op):
             groups[-1].append(op)
         else:
             groups.append([op])
     return groups
+
+
+def _together(last: Op, op: Op) -> bool:
+    if last.kind != op.kind:
+        return False
+    if op.kind == "insert":
+        table = (op.schema, op.target) == (last.schema, last.target)
+        return table and op.values.keys() == last.values.keys()
+    return op.kind == "broadcast" or (
+        op.kind == "update" and not changes_key(op) and not changes_key(last)
+    )

@@ -115,6 +115,8 @@ def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
         What takes the place of ``last`` (None: nothing is left to write), and whether the two could
         be made one at all.
     """
+    if not _follows(last, new):
+        return last, False
     match last.kind, new.kind:
         case "insert" | "update", "update" if not (last.kind == "insert" and changes_key(new)):
             return replace(
@@ -139,3 +141,10 @@ def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
             ), True
         case _:
             return last, False
+
+
+def _follows(last: Op, new: Op) -> bool:
+    """Whether ``new`` was made on top of ``last``: another kernel may not have seen it yet."""
+    return all(
+        new.base[column] == value for column, value in last.values.items() if column in new.base
+    )

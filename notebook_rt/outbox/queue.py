@@ -201,6 +201,14 @@ class Outbox:
             )
             return [_op(row) for row in rows]
 
+    def numbers(self, schema: str, target: str) -> dict[str, int]:
+        """The ids of what is in the queue for a table, and their place in it."""
+        with self._lock, _errors(self.path):
+            rows = self._user.execute(
+                "select id, seq from ops where schema = ? and target = ?", (schema, target)
+            )
+            return {row["id"]: row["seq"] for row in rows}
+
     def counts(self) -> dict[str, int]:
         """How many wait, failed, and ask."""
         with self._lock, _errors(self.path):
@@ -390,12 +398,19 @@ class Outbox:
 
     def settle(self, op: Op, row: Json = None, records: Sequence[dict[str, Json]] = ()) -> None:
         """An operation is done; ``row`` is what the server answered."""
+        self.settle_all([(op, row)], records)
+
+    def settle_all(
+        self, done: Sequence[tuple[Op, Json]], records: Sequence[dict[str, Json]] = ()
+    ) -> None:
+        """Several operations are done, as one commit; ``records`` are of the first."""
         with self._fenced() as db:
-            self._keep(db, op, records)
-            self._remove(db, op)
-            text = None if row is None else encode(row).decode()
-            db.execute("insert or replace into done values (?, ?, ?)", (op.id, op.seq, text))
-            db.execute("delete from done where seq <= ?", (op.seq - KEPT_DONE,))
+            self._keep(db, done[0][0], records)
+            for op, row in done:
+                self._remove(db, op)
+                text = None if row is None else encode(row).decode()
+                db.execute("insert or replace into done values (?, ?, ?)", (op.id, op.seq, text))
+            db.execute("delete from done where seq <= ?", (done[-1][0].seq - KEPT_DONE,))
         self._tell()
 
     def back(self, op: Op, *, records: Sequence[dict[str, Json]] = ()) -> None:

@@ -190,6 +190,8 @@ class Worker:
                 self._listener.leaving(group)
                 if group[0].kind == "broadcast":
                     moved += await self._broadcast(group)
+                elif group[0].kind == "insert" and len(group) > 1:
+                    moved += await self._insert_all(group)
                 else:
                     moved += sum(await asyncio.gather(*map(self._one, group)))
             return moved
@@ -210,6 +212,30 @@ class Worker:
             return 0
         self.offline = False
         return 1
+
+    async def _insert_all(self, group: list[Op]) -> int:
+        """Several inserts at once; whichever the server did not take goes on by itself."""
+        try:
+            answer = await self._send(decide.insert_all(group))
+        except NoAnswerError as error:
+            await self._no_answer(group, error)
+            return 0
+        self.offline = False
+        rows = answer.body if isinstance(answer.body, list) and answer.status < 300 else []
+        made = {decide.row_key(group[0], row): row for row in rows}
+        done = [(op, made[key]) for op in group if (key := decide.row_key(op, op.key)) in made]
+        if done:
+            await self._on_disk(self.outbox.settle_all, done)
+            for op, row in done:
+                self._listener.settled(op, row)
+        left = [op for op in group if op.id not in {one.id for one, _ in done}]
+        moved = len(done)
+        for op in left:
+            if self.unauthorized or self._retry_at > self._clock():
+                await self._on_disk(self.outbox.back, op)
+            else:
+                moved += await self._one(op)
+        return moved
 
     async def _write(self, job: _Job) -> None:
         """Insert, update or delete a row, if it is what the operation was based on."""
@@ -329,7 +355,8 @@ class Worker:
 
     async def _send(self, request: Request) -> Answer:
         answer = await self._rest.send(request)
-        if answer.status == 401 and await self._rest.refresh():
+        refused = decide.judge(answer, 0, 0.0).meaning == "refresh"
+        if refused and await self._rest.refresh():
             answer = await self._rest.send(request)
         return answer
 

@@ -226,7 +226,7 @@ class Overlay:
         op : str
             The edit's id; nothing happens if it is not here.
         row
-            The row as the server answered it, typed; None: deleted, or not known.
+            The row as the server has it now, typed; None: deleted, or not known.
         now : float
             Seconds; see `lower_shields`.
         """
@@ -239,7 +239,7 @@ class Overlay:
         until = now + SHIELD_SECONDS
         if op in self._seen:
             self._seen.discard(op)
-        elif edit.kind == "delete":
+        elif edit.kind == "delete" and row is None:
             self._gone(edit.key, until)
         elif row is not None:
             keys.append(self._answered(edit, root, row, until))
@@ -324,16 +324,19 @@ class Overlay:
         before = aside.row if aside.row is not None else self._aside[root].row
         full = {**dict.fromkeys(self.schema.names), **(before or {})}
         full.update({name: value for name, value in row.items() if name in full})
+        written = {name: full[name] for name in edit.values if name in full}
         version = self.strategies.time_of(full)
-        known = None if aside.row is None else self.strategies.time_of(aside.row)
-        if version is not None and known is not None and known > version:
-            return key  # somebody's later change is here already
+        if aside.row is not None:
+            known = self.strategies.time_of(aside.row)
+            later = version is not None and known is not None and known > version
+            if later or (written and not _differs(written, aside.row)):
+                return key  # its event has come before, and perhaps others after it
         if self._matches is not None and self._matches(full) is False:
             aside.row, aside.last = None, full
             self._shield(key, _Shield(None, version, until))
-        else:
-            aside.row = full
-            written = {name: full[name] for name in edit.values if name in full}
+            return key
+        aside.row = full
+        if written:
             self._shield(key, _Shield(written, version, until))
         return key
 

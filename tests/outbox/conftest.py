@@ -1,0 +1,54 @@
+"""A table of its own for each test, on the real local stack, and the proxy before it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from notebook_rt.local import LocalStack
+from tests.outbox.cutting_proxy import CuttingProxy, cutting_proxy
+from tests.outbox.kernel import TABLE_SQL, Kernel
+
+LEDGER = Path(__file__).parents[2] / "notebook_rt" / "outbox" / "ledger.sql"
+
+
+@pytest.fixture
+def table(stack: LocalStack) -> Iterator[str]:
+    name = f"outbox_{uuid.uuid4().hex[:8]}"
+    stack.sql(TABLE_SQL.format(name))
+    headers = {"apikey": stack.anon_key}
+    for _ in range(100):
+        if httpx.get(f"{stack.url}/rest/v1/{name}", headers=headers).status_code == 200:
+            break
+    yield name
+    stack.sql(f"drop table {name} cascade")
+
+
+@pytest.fixture
+def ledger(stack: LocalStack) -> Iterator[None]:
+    stack.sql(LEDGER.read_text())
+    yield
+    stack.sql("drop function notebook_rt_write; drop schema notebook_rt cascade")
+    stack.sql("notify pgrst, 'reload schema'")
+
+
+@pytest.fixture
+def proxy(stack: LocalStack) -> Iterator[CuttingProxy]:
+    with cutting_proxy(stack.url) as running:
+        yield running
+
+
+@pytest.fixture
+def kernel(stack: LocalStack, table: str, tmp_path: Path) -> Callable[..., Kernel]:
+    """Open a kernel; each of another name has another file."""
+
+    def make(name: str = "a", *, url: str | None = None, **options: object) -> Kernel:
+        path = tmp_path / f"{name}.sqlite3"
+        made = Kernel(url or stack.url, stack.anon_key, path, table, **options)  # type: ignore[arg-type]  # handed on
+        return made.open(stack.url)
+
+    return make

@@ -1,0 +1,217 @@
+"""`kill -9` at any moment, with a proxy that loses answers: nothing lost, nothing twice (DESIGN 4).
+
+Each round starts kernels on the queue's file and kills them in the middle of editing and sending.
+Notes are each kernel's own; counters are shared by all of them and raised by amounts of 40 random
+bits, so that the sum tells which increments were applied, and how often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from notebook_rt.local import LocalStack
+from tests.outbox.cutting_proxy import CuttingProxy
+from tests.outbox.kernel import Kernel
+
+ROOT = Path(__file__).parents[2]
+
+
+class Said:
+    """What killed kernels said: ``word?`` before they did something, ``word!`` after it returned."""
+
+    def __init__(self) -> None:
+        self.tried: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self.acknowledged: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+
+    def hear(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            word, key, number = line.split()
+            heard = self.tried if word.endswith("?") else self.acknowledged
+            heard[word[:-1]][key].append(int(number))
+
+
+def sums_of(numbers: Iterable[int]) -> set[int]:
+    """The sums of every subset."""
+    sums = {0}
+    for number in numbers:
+        sums |= {number + one for one in sums}
+    return sums
+
+
+async def kill_again_and_again(
+    stack: LocalStack,
+    table: str,
+    proxy: CuttingProxy,
+    path: Path,
+    *,
+    rounds: int,
+    kernels: int,
+) -> tuple[Said, Kernel]:
+    counters = [str(uuid.uuid4()) for _ in range(3)]
+    for counter in counters:
+        stack.sql(f"insert into {table} (id, note) values (%s, 'counter')", counter)
+    proxy.cut, proxy.drop = 0.2, 0.05
+    said, dice = Said(), random.Random(7)
+    arguments = [stack.url, proxy.url, stack.anon_key, str(path), table]
+    nursery = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "tests.outbox.kernel", *arguments],
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+    for _ in range(rounds):
+        nursery.stdin.write(b"go\n" * kernels)
+        pids: list[int] = []
+        inserted = 0
+        while inserted < kernels:  # every one is up and editing
+            line = (await nursery.stdout.readline()).decode()
+            if line.startswith("pid"):
+                pids.append(int(line.split()[-1]))
+            else:
+                said.hear([line])
+                inserted += line.startswith("insert!")
+        await asyncio.sleep(0.05 + 0.4 * dice.random())
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        nursery.stdin.write(b"reap\n")
+        while not (line := (await nursery.stdout.readline()).decode()).startswith("reaped"):
+            said.hear([line])
+    nursery.stdin.close()
+    await nursery.wait()
+    proxy.cut = proxy.drop = 0.0
+    last = Kernel(stack.url, stack.anon_key, path, table).open()
+    await last.drain(60)
+    return said, last
+
+
+def check_notes(stack: LocalStack, table: str, said: Said) -> None:
+    found = {str(key): note for key, note in stack.sql(f"select id, note from {table}")}
+    for key in said.acknowledged["insert"]:
+        assert key in found, "an acknowledged row is there (once: it is the key)"
+        latest = max(said.acknowledged["note"].get(key, [0]))
+        possible = {str(latest), str(max(said.tried["note"].get(key, [0])))}
+        assert found[key] in possible, "the last acknowledged value, or the one in doubt"
+
+
+def check_counters(stack: LocalStack, table: str, said: Said) -> int:
+    """Every acknowledged increment once; one in doubt (said, not acknowledged) once or not."""
+    total = 0
+    for counter, n in stack.sql(f"select id, n from {table} where note = 'counter'"):
+        acknowledged = said.acknowledged["add"].get(str(counter), [])
+        doubtful = set(said.tried["add"].get(str(counter), [])) - set(acknowledged)
+        assert n - sum(acknowledged) in sums_of(doubtful)
+        total += len(acknowledged)
+    return total
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.usefixtures("ledger")
+async def test_thirty_kills_lose_nothing_and_repeat_nothing(
+    stack: LocalStack, table: str, proxy: CuttingProxy, tmp_path: Path
+) -> None:
+    said, last = await kill_again_and_again(
+        stack, table, proxy, tmp_path / "queue", rounds=30, kernels=1
+    )
+    assert last.outbox.ops() == []
+    check_notes(stack, table, said)
+    assert check_counters(stack, table, said) > 30
+    await last.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.usefixtures("ledger")
+async def test_four_kernels_on_one_file_killed_again_and_again(
+    stack: LocalStack, table: str, proxy: CuttingProxy, tmp_path: Path
+) -> None:
+    said, last = await kill_again_and_again(
+        stack, table, proxy, tmp_path / "queue", rounds=5, kernels=4
+    )
+    assert last.outbox.ops() == []
+    check_notes(stack, table, said)
+    assert check_counters(stack, table, said) > 10
+    await last.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_without_the_ledger_a_sum_in_doubt_is_kept_not_repeated(
+    stack: LocalStack, table: str, proxy: CuttingProxy, tmp_path: Path
+) -> None:
+    said, last = await kill_again_and_again(
+        stack, table, proxy, tmp_path / "queue", rounds=6, kernels=1
+    )
+    check_notes(stack, table, said)
+    kept = last.outbox.ops()
+    assert all(op.state == "asking" or op.blocked for op in kept)
+    for counter, n in stack.sql(f"select id, n from {table} where note = 'counter'"):
+        # Each increment was applied once, or is still in the queue (and then perhaps applied).
+        waiting = [
+            int(op.values["n"]) - int(op.base["n"]) for op in kept if str(counter) in op.lane
+        ]
+        tried = said.tried["add"].get(str(counter), [])
+        assert n <= sum(tried), "nothing twice"
+        assert n + sum(waiting) >= sum(said.acknowledged["add"].get(str(counter), []))
+    await last.close()
+
+
+async def drain_in_order(
+    stack: LocalStack, table: str, make: Callable[..., Kernel], edits: int
+) -> None:
+    """Edits of many rows, a restart, and the order in which they reach the server."""
+    stack.sql(f"create table {table}_seen (number serial, id uuid, note text)")
+    stack.sql(f"grant all on {table}_seen, {table}_seen_number_seq to anon")
+    stack.sql(
+        f"create function {table}_log() returns trigger language plpgsql as $$ begin "
+        f"insert into {table}_seen (id, note) values (new.id, new.note); return new; end $$"
+    )
+    stack.sql(
+        f"create trigger log after insert or update on {table} for each row "
+        f"execute function {table}_log()"
+    )
+    k = make()
+    keys = [k.editor.insert({"note": f"{number}", "tags": []}) for number in range(edits)]
+    assert len(k.outbox) == edits
+    k.outbox._user.close()
+    again = make()
+    assert len(again.table) == edits
+    assert again.view(keys[0])["note"] == "0"
+    start = time.perf_counter()
+    await again.drain(seconds=edits / 20 + 10)
+    took = time.perf_counter() - start
+    print(f"{edits / took:,.0f} writes/s drained")
+    notes = [int(note) for (note,) in stack.sql(f"select note from {table}_seen order by number")]
+    assert notes == list(range(edits))
+    assert len(again.outbox) == 0
+    await again.close()
+    stack.sql(f"drop table {table}_seen")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_a_thousand_queued_writes_survive_a_restart_and_drain_in_order(
+    stack: LocalStack, table: str, kernel: Callable[..., Kernel]
+) -> None:
+    await drain_in_order(stack, table, kernel, 1_000)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+async def test_ten_thousand_queued_writes_survive_a_restart_and_drain_in_order(
+    stack: LocalStack, table: str, kernel: Callable[..., Kernel]
+) -> None:
+    await drain_in_order(stack, table, kernel, 10_000)

@@ -1,0 +1,501 @@
+"""The worker against the real REST of the local stack: conditional, merged, never twice."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from notebook_rt.editing import InvalidEditError
+from notebook_rt.errors import ConflictError
+from notebook_rt.local import LocalStack
+from notebook_rt.sync.merge import Strategies
+from tests.outbox.cutting_proxy import CuttingProxy
+from tests.outbox.kernel import Kernel
+
+MakeKernel = Callable[..., Kernel]
+
+
+@pytest.fixture
+def key(stack: LocalStack, table: str) -> str:
+    made = str(uuid.uuid4())
+    stack.sql(f"insert into {table} values (%s, 10, 'old', 1.50, '{{a,b}}', '{{\"x\": 1}}')", made)
+    return made
+
+
+def row(stack: LocalStack, table: str, key: Any) -> dict[str, Any] | None:
+    found = stack.sql(f"select to_jsonb(t) from {table} t where id = %s", key)
+    return found[0][0] if found else None
+
+
+def states(kernel: Kernel) -> list[str]:
+    return [op.state for op in kernel.outbox.ops()]
+
+
+async def test_edit_insert_and_delete_reach_the_server(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    k.editor.edit(key, {"note": "new", "price": "2.25", "doc": {"y": [1]}})
+    made = k.editor.insert({"note": "made here", "tags": ["t"]})
+    assert k.view(key)["note"] == "new"
+    assert row(stack, table, key)["note"] == "old"  # type: ignore[index]  # it is there
+    await k.drain()
+    after = row(stack, table, key)
+    assert after is not None
+    assert (after["note"], after["price"], after["doc"]) == ("new", 2.25, {"y": [1]})
+    assert row(stack, table, made)["note"] == "made here"  # type: ignore[index]  # it is there
+    assert k.view(made)["n"] == 0, "the answer brought the server's default"
+    k.editor.delete(made)
+    await k.drain()
+    assert row(stack, table, made) is None
+    assert len(k.outbox) == 0
+    await k.close()
+
+
+async def test_no_lost_update_the_other_column_and_the_same_one(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    k.editor.edit(key, {"note": "mine", "tags": ["b", "c"], "n": 13})
+    stack.sql(f"update {table} set price = 9, tags = '{{a,b,d}}', n = 20 where id = %s", key)
+    await k.drain()
+    after = row(stack, table, key)
+    assert after is not None
+    assert (after["note"], after["price"]) == ("mine", 9)
+    assert sorted(after["tags"]) == ["b", "c", "d"]
+    assert after["n"] == 23
+    conflicts = k.editor.conflicts.set_index("column")
+    assert list(conflicts.loc["n", ["base", "mine", "theirs", "result"]]) == [10, 13, 20, 23]
+    assert conflicts.loc["tags", "rule"] == "union"
+    assert k.view(key) == {**k.view(key), "note": "mine", "n": 23}
+    await k.close()
+
+
+async def test_the_later_wins_by_server_time_though_one_clock_is_an_hour_off(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    early = kernel("early", clock_offset=3600.0, true_offset=3600.0)
+    late = kernel("late")
+    early.editor.edit(key, {"note": "early", "tags": ["b", "x"]})
+    await asyncio.sleep(0.02)
+    late.editor.edit(key, {"note": "late", "tags": ["a", "b", "y"], "price": 7})
+    # Both were offline; the later one is back first, then the one whose clock runs ahead.
+    await late.drain()
+    await early.drain()
+    after = row(stack, table, key)
+    assert after is not None
+    assert (after["note"], after["price"]) == ("late", 7)
+    assert sorted(after["tags"]) == ["b", "x", "y"], "united, and the removal of a kept"
+    late.read()
+    assert late.view(key) == early.view(key)
+    assert early.editor.conflicts["rule"].tolist() == ["lww", "union"]
+    await early.close()
+    await late.close()
+
+
+async def test_ask_waits_for_a_decision_and_holds_back_that_row_only(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel(strategies=Strategies("ask"))
+    k.editor.edit(key, {"note": "mine", "price": 3})
+    stack.sql(f"update {table} set note = 'theirs' where id = %s", key)
+    await k.drain()
+    assert states(k) == ["asking"]
+    assert k.editor.marks()[key, "note"][0] == "conflict"
+    other = k.editor.insert({"note": "flows on", "tags": []})
+    await k.drain()
+    assert row(stack, table, other) is not None
+    k.editor.resolve(key, "note", "theirs")
+    with pytest.raises(ConflictError):
+        k.editor.resolve(key, "note", "mine")
+    await k.drain()
+    after = row(stack, table, key)
+    assert after is not None
+    assert (after["note"], after["price"]) == ("theirs", 3)
+    assert k.editor.conflicts["open"].tolist() == [False]
+    await k.close()
+
+
+async def test_a_merge_function_decides_and_is_given_the_row(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    def both(base: Any, mine: Any, theirs: Any, row: Any) -> str:
+        return f"{base}|{mine}|{theirs}|{row['n']}"
+
+    k = kernel(strategies=Strategies(columns={"note": both}))
+    k.editor.edit(key, {"note": "mine"})
+    stack.sql(f"update {table} set note = 'theirs' where id = %s", key)
+    await k.drain()
+    assert row(stack, table, key)["note"] == "old|mine|theirs|10"  # type: ignore[index]  # it is there
+    assert k.editor.conflicts["rule"].tolist() == ["both"]
+    await k.close()
+
+
+async def test_an_edit_of_a_row_they_deleted_is_kept_and_can_bring_it_back(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    k.editor.edit(key, {"note": "mine"})
+    stack.sql(f"delete from {table} where id = %s", key)
+    await k.drain()
+    assert states(k) == ["asking"]
+    k.editor.resolve(key, choice="mine")
+    await k.drain()
+    after = row(stack, table, key)
+    assert after is not None
+    assert (after["note"], after["n"]) == ("mine", 10)
+    await k.close()
+
+
+async def test_a_delete_of_a_row_they_edited_later_is_given_up(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    k.editor.delete(key)
+    await asyncio.sleep(0.02)
+    stack.sql(f"update {table} set note = 'still needed' where id = %s", key)
+    await k.drain()
+    assert row(stack, table, key) is not None
+    assert k.view(key)["note"] == "still needed"
+    assert k.editor.conflicts["rule"].tolist() == ["lww"]
+    await k.close()
+
+
+async def test_two_inserts_of_one_key_merge(
+    stack: LocalStack, table: str, kernel: MakeKernel
+) -> None:
+    a, b = kernel("a"), kernel("b")
+    key = str(uuid.uuid4())
+    a.editor.insert({"id": key, "note": "a", "n": 1, "tags": []})
+    b.editor.insert({"id": key, "note": "b", "price": 2, "tags": []})
+    await a.drain()
+    await b.drain()
+    after = row(stack, table, key)
+    assert after is not None
+    assert after["price"] == 2
+    assert "note" in b.editor.conflicts["column"].tolist()
+    await a.close()
+    await b.close()
+
+
+async def test_a_changed_key_moves_the_row(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    new = str(uuid.uuid4())
+    k.editor.edit(key, {"id": new})
+    k.editor.edit(new, {"note": "after the move"})
+    await k.drain()
+    assert row(stack, table, key) is None
+    assert row(stack, table, new)["note"] == "after the move"  # type: ignore[index]  # it is there
+    assert k.view(new)["note"] == "after the move"
+    await k.close()
+
+
+async def test_a_poison_write_is_kept_with_the_servers_words_and_the_others_drain(
+    stack: LocalStack, table: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    keys = [k.editor.insert({"note": str(i), "tags": []}) for i in range(25)]
+    await k.drain()
+    k.editor.edit(keys[12], {"n": -5})
+    await k.drain()
+    (failed,) = k.outbox.ops()
+    assert failed.state == "failed"
+    assert "n_check" in failed.error
+    assert failed.values == {"n": -5}
+    for number, one in enumerate(keys):
+        k.editor.edit(one, {"note": f"later {number}"})
+    await k.drain()
+    notes = stack.sql(f"select count(*) from {table} where note like 'later%%'")
+    assert notes == [(24,)], "the others flow on, the failed row's later edit is parked"
+    assert ("failed", failed.error) in k.editor.marks().values()
+    stack.sql(f"alter table {table} drop constraint {table}_n_check")
+    assert k.outbox.retry() == 1
+    await k.drain()
+    after = row(stack, table, keys[12])
+    assert after is not None
+    assert (after["n"], after["note"]) == (-5, "later 12")
+    await k.close()
+
+
+async def test_editing_what_was_refused_mends_it(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    k.editor.edit(key, {"n": -1})
+    await k.drain()
+    assert states(k) == ["failed"]
+    k.editor.edit(key, {"n": 42})
+    await k.drain()
+    assert states(k) == []
+    assert row(stack, table, key)["n"] == 42  # type: ignore[index]  # it is there
+    await k.close()
+
+
+async def test_a_policy_that_forbids_the_update_is_said_not_tried_for_ever(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    stack.sql(f"alter table {table} enable row level security")
+    stack.sql(f"create policy look on {table} for select using (true)")
+    k = kernel()
+    k.editor.edit(key, {"note": "mine"})
+    made = k.editor.insert({"note": "mine", "tags": []})
+    await k.drain()
+    assert states(k) == ["failed", "failed"]
+    first, second = (op.error for op in k.outbox.ops())
+    assert "row-level security" in first
+    assert "row-level security" in second
+    k.editor.discard(key)
+    k.editor.discard(made)
+    assert k.view(key)["note"] == "old"
+    await k.close()
+
+
+@pytest.mark.parametrize("with_ledger", [True, False])
+async def test_a_lost_answer_is_recognised(
+    stack: LocalStack,
+    table: str,
+    key: str,
+    kernel: MakeKernel,
+    proxy: CuttingProxy,
+    with_ledger: bool,
+    request: pytest.FixtureRequest,
+) -> None:
+    if with_ledger:
+        request.getfixturevalue("ledger")
+    k = kernel(url=proxy.url)
+    other = k.editor.insert({"note": "x", "tags": []})
+    k.editor.edit(key, {"n": 11})
+    await k.drain()
+    proxy.cut = 1.0
+    k.editor.edit(key, {"note": "mine", "n": 15})
+    k.editor.delete(other)
+    made = k.editor.insert({"note": "made", "tags": []})
+    for _ in range(3):
+        await k.worker.step()
+        k.worker.wake()
+    after = row(stack, table, key)
+    assert after is not None
+    assert after["n"] == 15
+    assert len(k.outbox) > 0
+    stack.sql(f"update {table} set n = n + 100 where id = %s", key)
+    proxy.cut = 0.0
+    k.worker.wake()
+    await k.drain()
+    after = row(stack, table, key)
+    assert after is not None
+    assert after["n"] == 115, "the sum was applied once"
+    assert row(stack, table, other) is None
+    assert stack.sql(f"select count(*) from {table} where id = %s", made) == [(1,)]
+    assert states(k) == ([] if with_ledger else ["asking"])
+    if not with_ledger:
+        k.editor.resolve(key, choice="theirs")
+        await k.drain()
+        assert k.view(key)["n"] == 115
+    await k.close()
+
+
+async def test_a_sum_that_never_arrived_is_sent_again_without_a_ledger(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: CuttingProxy
+) -> None:
+    k = kernel(url=proxy.url)
+    k.editor.edit(key, {"n": 15})
+    proxy.answers = [(404, {}), (503, {})]  # no ledger; then a gateway that may have passed it on
+    await k.worker.step()
+    assert k.outbox.ops()[0].sent
+    moment = k.outbox.ops()[0].not_before
+    k.worker._clock = lambda: moment + 1
+    await k.drain()
+    assert states(k) == []
+    assert row(stack, table, key)["n"] == 15  # type: ignore[index]  # it is there
+    await k.close()
+
+
+async def test_the_network_is_waited_for_and_that_is_no_attempt(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: CuttingProxy
+) -> None:
+    k = kernel(url=proxy.url)
+    k.editor.edit(key, {"note": "mine"})
+    proxy.refuse = True
+    for _ in range(5):
+        await k.worker.step()
+        k.worker.wake()
+    assert k.outbox.ops()[0].attempts == 0
+    assert k.worker.offline
+    proxy.refuse = False
+    k.worker.wake()
+    await k.drain()
+    assert row(stack, table, key)["note"] == "mine"  # type: ignore[index]  # it is there
+    await k.close()
+
+
+async def test_answers_that_say_later_are_obeyed(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: CuttingProxy
+) -> None:
+    k = kernel(url=proxy.url)
+    now = [1_000.0]
+    k.worker._clock = lambda: now[0]
+    k.editor.edit(key, {"note": "mine"})
+    proxy.answers = [(429, {"Retry-After": "30"}), (503, {}), (503, {}), (503, {})]
+    assert await k.worker.step() == 1
+    assert await k.worker.step() == 0, "it was told to wait"
+    now[0] += 31
+    for attempt in (1, 2):
+        await k.worker.step()
+        (op,) = k.outbox.ops()
+        assert (op.attempts, op.state) == (attempt, "waiting")
+        now[0] = op.not_before
+    await k.worker.step()
+    (op,) = k.outbox.ops()
+    assert (op.attempts, op.state, op.error) == (3, "failed", "503: no")
+    k.outbox.retry()
+    await k.worker.step()
+    assert row(stack, table, key)["note"] == "mine"  # type: ignore[index]  # it is there
+    await k.close()
+
+
+async def test_a_refused_token_is_refreshed_once_then_asked_for(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    good = k.headers["Authorization"].removeprefix("Bearer ")
+    expired = stack.token("anon", ttl=-60)
+    k.headers["Authorization"] = f"Bearer {expired}"
+    k.editor.edit(key, {"note": "mine"})
+    await k.worker.step()
+    assert "401" in k.worker.unauthorized
+    assert states(k) == ["waiting"]
+    assert await k.worker.step() == 0
+    k.refreshes.append(good)
+    k.worker.wake()
+    await k.drain()
+    assert row(stack, table, key)["note"] == "mine"  # type: ignore[index]  # it is there
+    await k.close()
+
+
+async def test_what_was_typed_before_the_crash_is_on_the_screen_after_it(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    k.editor.edit(key, {"note": "typed", "n": 12})
+    made = k.editor.insert({"note": "also", "tags": []})
+    k.outbox._user.close()  # no orderly end
+    again = kernel()
+    assert again.view(key)["note"] == "typed"
+    assert again.view(key)["n"] == 12
+    assert again.view(made)["note"] == "also"
+    assert again.editor.pending["kind"].tolist() == ["update", "insert"]
+    await again.drain()
+    assert row(stack, table, key)["note"] == "typed"  # type: ignore[index]  # it is there
+    await again.close()
+
+
+async def test_many_rows_in_a_batch_are_one_commit_and_none_if_it_raises(
+    table: str, key: str, kernel: MakeKernel
+) -> None:
+    import pandas as pd
+
+    k = kernel()
+    with k.editor.batch():
+        keys = [k.editor.insert({"note": str(i), "tags": []}) for i in range(5)]
+        assert len(k.outbox) == 0
+    assert len(k.outbox) == 5
+    changes = pd.DataFrame({"note": ["x", "y"], "price": [1.0, None]}, index=[keys[0], key])
+    assert k.editor.edit_many(changes) == 2
+    assert k.view(key)["price"] is None
+
+    def change_my_mind() -> None:
+        with k.editor.batch():
+            k.editor.delete(keys[1])
+            raise RuntimeError("changed my mind")
+
+    with pytest.raises(RuntimeError):
+        change_my_mind()
+    assert k.view(keys[1])["note"] == "1"
+    assert k.editor.undo()
+    assert (k.view(keys[0])["note"], k.view(key)["note"]) == ("0", "old")
+    assert k.editor.undo()
+    assert len(k.outbox) == 0
+    assert k.editor.row(keys[0]) is None
+    assert not k.editor.undo()
+    await k.close()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"n": "many"}, "'n'"),
+        ({"n": 2**63}, "'n'"),
+        ({"price": "a lot"}, "'price'"),
+        ({"updated_at": "soon"}, "'updated_at'"),
+        ({"tags": "a"}, "'tags'"),
+        ({"colour": "red"}, "no column 'colour'"),
+        ({"doc": object()}, "JSON"),
+    ],
+)
+async def test_a_value_that_the_column_cannot_take_is_refused_before_it_is_queued(
+    key: str, kernel: MakeKernel, values: dict[str, Any], words: str
+) -> None:
+    k = kernel()
+    with pytest.raises(InvalidEditError, match=words):
+        k.editor.edit(key, values)
+    assert len(k.outbox) == 0
+    assert k.view(key)["note"] == "old"
+    with pytest.raises(InvalidEditError, match="no row"):
+        k.editor.edit(str(uuid.uuid4()), {"note": "x"})
+    await k.close()
+
+
+async def test_what_another_kernel_sent_is_settled_here(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    here, there = kernel("same"), kernel("same")
+    here.editor.edit(key, {"note": "mine"})
+    await there.drain()
+    assert row(stack, table, key)["note"] == "mine"  # type: ignore[index]  # it is there
+    assert here.overlay.edits
+    here.editing.elsewhere()
+    assert here.overlay.edits == []
+    assert here.view(key)["note"] == "mine"
+    await here.close()
+    await there.close()
+
+
+async def test_calls_and_broadcasts_go_the_same_way(
+    stack: LocalStack, table: str, kernel: MakeKernel, proxy: CuttingProxy
+) -> None:
+    stack.sql(
+        f"create function {table}_call(v int) returns void language sql as "
+        f"$$ insert into {table} (id, n) values (gen_random_uuid(), v) $$"
+    )
+    stack.sql(f"grant execute on function {table}_call to anon")
+    stack.sql("notify pgrst, 'reload schema'")
+    k = kernel(url=proxy.url)
+    assert k.editing.call(f"{table}_call", {"v": 1}, repeatable=False).queued
+    await k.drain()
+    proxy.cut = 1.0
+    k.editing.call(f"{table}_call", {"v": 2}, repeatable=False)
+    await k.worker.step()
+    proxy.cut = 0.0
+    k.worker.wake()
+    await k.drain()
+    (lost,) = k.outbox.ops()
+    assert lost.state == "failed"
+    assert "may have run" in lost.error
+    assert stack.sql(f"select n from {table} order by n") == [(1,), (2,)]
+    k.outbox.discard(lost.id)
+
+    sent = [k.editing.broadcast("room", "price", {"n": n}) for n in range(25)]
+    k.editing.broadcast("room", "late", {}, ttl=-1.0)
+    assert all(result.queued and result.id for result in sent)
+    proxy.requests.clear()
+    await k.drain()
+    posts = [path for method, path in proxy.requests if method == "POST"]
+    assert posts == ["/realtime/v1/api/broadcast"] * 3
+    assert len(k.outbox) == 0
+    await k.close()
