@@ -1,0 +1,110 @@
+"""``notebook-rt queue``: list, show, retry, discard and export what waits, when no kernel runs.
+
+It only looks and marks; nothing is sent from here. What is retried leaves with the next kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from notebook_rt.errors import QueueError
+from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.schema import path_for
+from notebook_rt.outbox.view import QueueView, as_json, dumps, state, what
+
+COMMANDS = ("list", "show", "retry", "discard", "export")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``notebook-rt queue``."""
+    parser.add_argument("action", nargs="?", default="list", choices=COMMANDS)
+    parser.add_argument("id", nargs="?", help="an operation's id, or the beginning of it")
+    parser.add_argument("--file", type=Path, help="one queue's file (default: all of this user)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out ``notebook-rt queue``; the exit status.
+
+    Raises
+    ------
+    QueueError
+        If there is no such file or operation.
+    """
+    if arguments.file is not None and not arguments.file.is_file():
+        raise QueueError(f"there is no file {arguments.file}")
+    if arguments.action in ("show", "discard") and not arguments.id:
+        raise QueueError(f"which operation? notebook-rt queue {arguments.action} ID")
+    files = [arguments.file] if arguments.file is not None else list(queue_files())
+    match arguments.action:
+        case "list":
+            _list(files)
+        case "export":
+            print(dumps({str(file): _export(file) for file in files}))
+        case "retry" if not arguments.id:
+            print(f"{sum(map(_retry_all, files))} operations leave with the next kernel")
+        case _:
+            _one(files, arguments.action, arguments.id)
+    return 0
+
+
+def queue_files() -> Iterator[Path]:
+    """The queues of this user, one for each project and login."""
+    directory = path_for("", "").parent
+    if directory.is_dir():
+        yield from sorted(directory.glob("*.sqlite3"))
+
+
+def _list(files: list[Path]) -> None:
+    empty = True
+    for file in files:
+        with closing(Outbox(file)) as outbox:
+            ops = outbox.ops()
+            if not ops:
+                continue
+            empty = False
+            print(f"{file}\n  {QueueView(outbox)!r}")
+            for op in ops:
+                why = f": {_plain(op.error)}" if op.error else ""
+                print(f"  {op.id}  {state(op):8} {_plain(what(op))}{why}")
+    if empty:
+        print("nothing waits")
+
+
+def _export(file: Path) -> list[object]:
+    with closing(Outbox(file)) as outbox:
+        return list(QueueView(outbox).export())
+
+
+def _retry_all(file: Path) -> int:
+    with closing(Outbox(file)) as outbox:
+        return outbox.retry()
+
+
+def _one(files: list[Path], action: str, beginning: str) -> None:
+    found = []
+    for file in files:
+        with closing(Outbox(file)) as outbox:
+            found += [(file, op) for op in outbox.ops() if op.id.startswith(beginning)]
+    if len(found) != 1:
+        number = "no operation" if not found else f"{len(found)} operations"
+        raise QueueError(f"{number} with an id that begins with {beginning!r}")
+    ((file, op),) = found
+    with closing(Outbox(file)) as outbox:
+        if action == "show":
+            print(dumps(as_json(op)))
+        elif action == "retry":
+            if not outbox.retry(op.id):
+                raise QueueError(f"{op.id} has not failed: it leaves with the next kernel")
+            print(f"{op.id} leaves with the next kernel")
+        else:
+            for dropped in outbox.discard(op.id):
+                print(f"discarded {dropped.id}  {_plain(what(dropped))}", file=sys.stdout)
+
+
+def _plain(text: str) -> str:
+    """Other people's text without control characters, which a terminal would obey."""
+    return "".join(c if c.isprintable() else "�" for c in text)

@@ -1,0 +1,183 @@
+"""The queue as the user sees it: what waits, what failed and why, and what can be done about it.
+
+Behind ``Session.queue`` and behind ``notebook-rt queue``, so a queue can be looked at, mended and
+exported when no kernel runs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from notebook_rt.errors import QueueError, WaitTimeoutError
+from notebook_rt.outbox.ops import Json, Op
+from notebook_rt.outbox.queue import Outbox
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class QueueView:
+    """What waits to be sent. ``len(queue)`` counts it all.
+
+    Parameters
+    ----------
+    outbox : Outbox
+        The file.
+    wake, pause, resume : callable
+        Tell the worker; from any thread.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        wake: Callable[[], object] = lambda: None,
+        pause: Callable[[], object] = lambda: None,
+        resume: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.outbox = outbox
+        self._wake = wake
+        self._pause = pause
+        self._resume = resume
+
+    def __len__(self) -> int:
+        return len(self.outbox)
+
+    def __repr__(self) -> str:
+        counts = self.outbox.counts()
+        return "<queue: " + ", ".join(f"{number} {state}" for state, number in counts.items()) + ">"
+
+    def _repr_html_(self) -> str:
+        return str(self.df.to_html(escape=True))
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """One row an operation, in order, index its id."""
+        import pandas as pd
+
+        ops = self.outbox.ops()
+        return pd.DataFrame(
+            {
+                "what": [what(op) for op in ops],
+                "state": [state(op) for op in ops],
+                "attempts": pd.Series([op.attempts for op in ops], dtype="int64"),
+                "why": [op.error for op in ops],
+                "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
+                "values": [dict(op.values) for op in ops],
+            },
+            index=pd.Index([op.id for op in ops], name="id", dtype=object),
+        )
+
+    def retry(self, op: str | None = None) -> int:
+        """Send again what failed, all of it or one by its id; how many."""
+        done = self.outbox.retry(op)
+        self._wake()
+        return done
+
+    def discard(self, op: str) -> int:
+        """Drop one operation, and those that stand on it; how many.
+
+        Raises
+        ------
+        QueueError
+            If it is not in the queue.
+        """
+        dropped = self.outbox.discard(op)
+        if not dropped:
+            raise QueueError(f"operation {op} is not in the queue: it was sent, or discarded")
+        self._wake()
+        return len(dropped)
+
+    def edit(self, op: str, **values: Any) -> None:
+        """Change columns of an operation that failed, and send it again.
+
+        Raises
+        ------
+        QueueError
+            If it is not there, or has not failed.
+        """
+        found = self.outbox.get(op)
+        if found is None or found.state != "failed":
+            raise QueueError(f"operation {op} has not failed: edit the table instead")
+        self.outbox.mend(replace(found, values={**found.values, **values}))
+        self._wake()
+
+    def pause(self) -> None:
+        """Send nothing until `resume`."""
+        self._pause()
+
+    def resume(self) -> None:
+        self._resume()
+
+    def flush(self, timeout: float | None = None) -> int:
+        """Send now, and wait until nothing waits any more; how many are left, set aside.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+
+        Raises
+        ------
+        WaitTimeoutError
+            If something still waits after ``timeout``.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        self._wake()
+        while self.outbox.next_at() is not None:
+            if until is not None and time.monotonic() >= until:
+                raise WaitTimeoutError(
+                    f"{self.outbox.counts()['waiting']} operations still wait after {timeout:g} s"
+                )
+            time.sleep(0.02)
+        return len(self.outbox)
+
+    def export(self) -> list[dict[str, Json]]:
+        """Everything in the queue as JSON, for a file or another program."""
+        return [as_json(op) for op in self.outbox.ops()]
+
+
+def what(op: Op) -> str:
+    """An operation in a few words; names of others, so never put it into HTML unescaped."""
+    if op.kind == "broadcast":
+        return f"broadcast {op.event} to {op.target}"
+    if op.kind == "rpc":
+        return f"call {op.target}"
+    key = ", ".join(map(str, op.key.values()))
+    columns = f" ({', '.join(op.values)})" if op.kind == "update" else ""
+    return f"{op.kind} {op.target} {key}{columns}"
+
+
+def state(op: Op) -> str:
+    """``waiting``, ``sending``, ``parked`` (behind one that failed or asks), ``failed``, ``asking``."""
+    if op.state == "waiting":
+        return "parked" if op.blocked else "sending" if op.sent else "waiting"
+    return op.state
+
+
+def as_json(op: Op) -> dict[str, Json]:
+    """An operation, whole."""
+    return {
+        "id": op.id,
+        "what": what(op),
+        "state": state(op),
+        "why": op.error,
+        "attempts": op.attempts,
+        "at": dt.datetime.fromtimestamp(op.made_at, dt.UTC).isoformat(),
+        "kind": op.kind,
+        "schema": op.schema,
+        "target": op.target,
+        "key": dict(op.key),
+        "values": dict(op.values),
+        "base": dict(op.base),
+        "event": op.event,
+    }
+
+
+def dumps(value: Json) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)

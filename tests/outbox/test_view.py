@@ -1,0 +1,94 @@
+"""The queue as the user sees it, from a session and from the command line."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from notebook_rt.cli import main
+from notebook_rt.errors import QueueError, WaitTimeoutError
+from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.view import QueueView
+
+HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J"
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    """One that failed, one parked behind it, one that waits."""
+    made = Outbox(tmp_path / "queue.sqlite3")
+
+    def op(name: str, key: int, base: int = 0) -> Op:
+        return Op(name, "update", "public", "t", 60.0, {"id": key}, {"n": key}, {"n": base})
+
+    made.put(op("aa-1", 1))
+    (taken,) = made.take(10, 0.0)
+    made.put(op("ab-2", 1, base=7), op("b-3", 2))
+    made.back(replace(taken, state="failed", error=f"23514: {HOSTILE}", attempts=1))
+    yield made
+    made.close()
+
+
+def test_the_frame_says_what_waits_and_why(outbox: Outbox) -> None:
+    queue = QueueView(outbox)
+    assert len(queue) == 3
+    assert queue.df["state"].tolist() == ["failed", "parked", "waiting"]
+    assert queue.df.loc["aa-1", "what"] == "update t 1 (n)"
+    assert "2 waiting, 1 failed" in repr(queue)
+    assert "<img" not in queue._repr_html_()
+
+
+def test_what_failed_is_edited_retried_or_discarded(outbox: Outbox) -> None:
+    woken: list[int] = []
+    queue = QueueView(outbox, wake=lambda: woken.append(1))
+    with pytest.raises(QueueError, match="has not failed"):
+        queue.edit("b-3", n=5)
+    queue.edit("aa-1", n=5)
+    assert outbox.ops()[0].values == {"n": 5}
+    assert queue.df["state"].tolist() == ["waiting", "parked", "waiting"]
+    assert queue.discard("aa-1") == 1
+    assert queue.df["state"].tolist() == ["waiting", "waiting"]
+    with pytest.raises(QueueError, match="not in the queue"):
+        queue.discard("aa-1")
+    assert woken
+
+
+def test_flush_waits_until_nothing_waits_and_says_what_was_set_aside(outbox: Outbox) -> None:
+    def send() -> None:
+        for op in outbox.take(10, 0.0):
+            outbox.settle(op)
+
+    queue = QueueView(outbox, wake=lambda: threading.Timer(0.1, send).start())
+    assert queue.flush(timeout=5) == 2
+    outbox.retry()
+    with pytest.raises(WaitTimeoutError):
+        QueueView(outbox).flush(timeout=0.1)
+
+
+def test_the_command_line_lists_shows_retries_discards_and_exports(
+    outbox: Outbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = main(["queue", *arguments, "--file", str(outbox.path)])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    status, out, _ = run()
+    assert status == 0
+    assert "aa-1  failed   update t 1 (n): 23514" in out
+    assert "\x1b" not in out
+    assert json.loads(run("show", "b")[1])["values"] == {"n": 2}
+    assert len(json.loads(run("export")[1])[str(outbox.path)]) == 3
+    status, _, err = run("show", "a")
+    assert (status, "2 operations" in err) == (1, True)
+    assert "leaves with the next kernel" in run("retry", "aa")[1]
+    assert outbox.counts()["failed"] == 0
+    assert "discarded aa-1" in run("discard", "aa")[1]
+    assert run("show", "aa")[0] == 1
+    assert main(["queue", "--file", str(outbox.path) + "nowhere"]) == 1
