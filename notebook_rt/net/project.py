@@ -43,6 +43,7 @@ class Project:
         self.thread = thread
         self.counters = Metrics()
         self.closed = False
+        self._ended = asyncio.Event()
         self.reachable = True
         self.tables: dict[object, TableDriver] = {}
         self.state_listeners: list[Callable[[State, str], None]] = []
@@ -244,9 +245,9 @@ class Project:
     async def aclose(self) -> None:
         """Leave every channel, close the socket, stop every timer."""
         if self.closed:
+            await self._ended.wait()
             return
         self.closed = True
-        self.thread.at_exit.pop(id(self), None)
         for driver in list(self.tables.values()):
             driver.close()
         self.tables.clear()
@@ -255,6 +256,8 @@ class Project:
             self._refresh_timer.cancel()
         await self.connection.stop()
         await self.rest.aclose()
+        self._ended.set()
+        self.thread.at_exit.pop(id(self), None)
 
 
 async def _ask(source: Callable[[], str | Awaitable[str]]) -> str:
