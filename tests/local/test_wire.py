@@ -18,6 +18,7 @@ import httpx
 import jwt
 import pytest
 import wire_player
+from wire_compare import Comparison, DifferentError, parsed
 from wire_player import TRANSCRIPTS, Player
 
 from notebook_rt.local import LocalStack, StackOptions, start
@@ -118,6 +119,25 @@ async def play(name: str, stack: LocalStack, **more: Any) -> None:
     await player.barrier()
     differences = await player.play(wire_player.read(name))
     assert not differences, "\n".join(f"line {d.line}: {d.what}" for d in differences)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        '{"ref":null,"payload":{"ids":[7],"n": 1.50},"topic":"realtime:t"}',
+        '{"ref":null,"payload":{"ids":[7],"n": 1.5,"more":null},"topic":"realtime:t"}',
+        '{"ref":null,"payload":{"ids":[7]},"topic":"realtime:t"}',
+        '{"ref":"1","payload":{"ids":[7],"n": 1.5},"topic":"realtime:t"}',
+        '{"ref":null,"payload":{"ids":[7,7],"n": 1.5},"topic":"realtime:t"}',
+        '{"ref":null,"payload":{"ids":[7],"n": "1.5"},"topic":"realtime:t"}',
+    ],
+)
+def test_the_comparison_sees_what_differs(changed: str) -> None:
+    recorded = '{"ref":null,"payload":{"ids":[7],"n": 1.5},"topic":"realtime:t"}'
+    reordered = '{"topic":"realtime:t","payload":{"n": 1.5,"ids":[7]},"ref":null}'
+    Comparison().same(parsed(recorded), parsed(reordered))
+    with pytest.raises(DifferentError):
+        Comparison().same(parsed(recorded), parsed(changed))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ import httpx
 import psycopg
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from wire_compare import Comparison, DifferentError, cut_like, found, parsed, topic_of
 
 TRANSCRIPTS = Path(__file__).parent.parent / "wire"
 PATIENCE = 6.0
@@ -35,8 +36,6 @@ Tokens = Callable[[str, str, str], str]
 """(role, subject, the last note) to a token."""
 
 Hooks = dict[str, Callable[["Player"], Awaitable[None]]]
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -86,16 +85,6 @@ class Client:
         return self.frames[topic].popleft()
 
 
-def topic_of(frame: str | bytes) -> str:
-    """The topic that a frame belongs to, whatever its version."""
-    if isinstance(frame, bytes):
-        skip = {4: 5, 2: 3}[frame[0]]
-        return frame[skip : skip + frame[1]].decode()
-    if frame.startswith("["):
-        return str(re.match(r'\[[^,]*,[^,]*,"([^"]*)"', frame).group(1))  # type: ignore[union-attr]
-    return str(re.search(r'"topic":"([^"]*)"}$', frame).group(1))  # type: ignore[union-attr]
-
-
 class Player:
     """Plays one transcript.
 
@@ -133,7 +122,7 @@ class Player:
         self.differences: list[Difference] = []
         self.note = ""
         self._token = token
-        self._pairs: dict[tuple[str, Any], Any] = {}
+        self._comparison = Comparison()
         self._database: psycopg.AsyncConnection[Any] | None = None
         self._played: list[tuple[float, float]] = []
         self._refs: dict[str, dict[str, str]] = defaultdict(dict)
@@ -300,14 +289,15 @@ class Player:
             if cut is None:
                 return str(raw)
             head, size = cut.group(1), int(cut.group(3))
-            topic = re.search(r'"(realtime:[^"]*)"', head).group(1)  # type: ignore[union-attr]
             last = self._refs[who]
             ref = str(int(last["last"]) + 1)
-            tail = f'"}}}}, "ref": "{ref}", "join_ref": "{last[topic]}"}}'
+            join_ref = last[found(r'"(realtime:[^"]*)"', head)]
+            tail = f'"}}}}, "ref": "{ref}", "join_ref": "{join_ref}"}}'
             if raw.startswith("["):
                 tail = '"}}]'
             last["last"] = ref
             return str(head + "x" * (size - len(head) - len(tail)) + tail)
+        topic: Any
         if isinstance(message, list) and len(message) == 5:
             topic, event, ref = message[2], message[3], message[1]
         elif isinstance(message, dict):
@@ -350,8 +340,8 @@ class Player:
             self.differ(f"missing on {step['who']}: {wanted[:300]!r}")
             return
         try:
-            self._same(_parsed(wanted), _parsed(_cut_like(wanted, got)), "")
-        except _DifferentError as different:
+            self._comparison.same(parsed(wanted), parsed(cut_like(wanted, got)))
+        except DifferentError as different:
             self.differ(f"{different}\n  got      {got[:700]!r}\n  recorded {wanted[:700]!r}")
 
     async def _next(self, client: Client, topic: str, wanted: str) -> str | bytes | None:
@@ -362,47 +352,6 @@ class Player:
             while mark not in wanted and client.frames[topic] and mark in client.frames[topic][0]:
                 self._put_aside[event].append(client.frames[topic].popleft())
         return await client.next(topic)
-
-    def _same(self, wanted: Any, got: Any, name: str) -> None:
-        """Compare, whatever may differ put aside."""
-        if name == "commit_timestamp" and wanted is not None:
-            if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(got)):
-                raise _DifferentError(f"commit_timestamp {got!r}")
-        elif name in ("phx_ref", "phx_ref_prev") or _is_id(wanted):
-            self._paired("text", wanted, got)
-        elif name == "ids":
-            known = {wanted: got for (kind, wanted), got in self._pairs.items() if kind == "id"}
-            if sorted(known.get(i, i) for i in wanted) != sorted(got):
-                raise _DifferentError(f"ids {got}, recorded {wanted}")
-        elif isinstance(wanted, dict) and isinstance(got, dict):
-            self._same_keys(wanted, got, name)
-        elif isinstance(wanted, list) and isinstance(got, list):
-            if len(wanted) != len(got):
-                raise _DifferentError(f"{name}: {len(got)} items, recorded {len(wanted)}")
-            for one, other in zip(wanted, got, strict=True):
-                self._same(one, other, name)
-        elif name == "id" and isinstance(wanted, int) and wanted > 100_000:
-            self._paired("id", wanted, got)
-        elif type(wanted) is not type(got) or wanted != got:
-            raise _DifferentError(f"{name}: {str(got)[:300]!r}, recorded {str(wanted)[:300]!r}")
-
-    def _same_keys(self, wanted: dict[str, Any], got: dict[str, Any], name: str) -> None:
-        rest = [key for key in got if key not in wanted]
-        for key, value in wanted.items():
-            if key in got:
-                self._same(value, got[key], key)
-            elif _is_id(key) and rest:
-                self._paired("text", key, rest[0])
-                self._same(value, got[rest.pop(0)], key)
-            else:
-                raise _DifferentError(f"{name}: no {key!r} in {str(got)[:300]}")
-        if rest:
-            raise _DifferentError(f"{name}: {rest} not recorded")
-
-    def _paired(self, kind: str, wanted: Any, got: Any) -> None:
-        """What differs must differ in the same way every time."""
-        if type(wanted) is not type(got) or self._pairs.setdefault((kind, wanted), got) != got:
-            raise _DifferentError(f"{got!r} where {wanted!r} was recorded")
 
     # --- beside the wire
 
@@ -470,59 +419,6 @@ class Player:
                 f"HTTP {response.status_code} {response.text!r}, "
                 f"recorded {step['status']} {step['body']!r}"
             )
-
-
-class _DifferentError(Exception):
-    pass
-
-
-def _is_id(value: Any) -> bool:
-    """Whether it is an id that is made anew each time (the tables' own uuids are not)."""
-    return (
-        isinstance(value, str)
-        and _UUID.fullmatch(value) is not None
-        and len(set(value[:8])) > 1
-        and not value.startswith("a0eebc99")
-    )
-
-
-def _parsed(frame: str | bytes) -> Any:
-    if isinstance(frame, bytes):
-        kind, sizes = frame[0], frame[1:4]
-        if kind == 2:
-            return ["binary push", frame[1:].decode(errors="replace")]
-        body = frame[5:]
-        names = [body[: sizes[0]], body[sizes[0] : sum(sizes[:2])]]
-        meta = body[sum(sizes[:2]) : sum(sizes)]
-        payload: Any = body[sum(sizes) :]
-        if frame[4] == 1:
-            payload = _json(payload.decode())
-        return [kind, frame[4], *names, json.loads(meta or b"null"), payload]
-    return _json(frame)
-
-
-def _json(text: str) -> Any:
-    # What was cut out of a long run does not count; nor does, then, the number of bytes.
-    text = re.sub(r"x{40,}(\.\.\.<\d+ bytes>\.\.\.x{40,})?", "x…x", text)
-    try:
-        return json.loads(text, parse_float=_Number, parse_int=_Number.whole)
-    except ValueError:
-        return text
-
-
-class _Number(str):
-    """A number as it stands: 1.50 is not 1.5."""
-
-    @staticmethod
-    def whole(text: str) -> Any:
-        return int(text) if len(text) < 12 else _Number(text)
-
-
-def _cut_like(wanted: str | bytes, got: str | bytes) -> str | bytes:
-    """Cut a frame as the recorder did, so that the two can be compared."""
-    if isinstance(wanted, bytes) or isinstance(got, bytes) or "bytes>..." not in wanted:
-        return got
-    return f"{got[:3000]}...<{len(got.encode())} bytes>...{got[-800:]}"
 
 
 def _transactions(steps: list[Step]) -> set[int]:

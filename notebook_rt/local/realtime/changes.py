@@ -100,14 +100,12 @@ class Encodings:
         if len(self._known) > self.MAX_REMEMBERED:
             self._known.clear()
             missing = list(wanted)
-        async with self._pool.connection() as connection, connection.pipeline():
-            cursors = []
+        async with self._pool.connection() as connection:
             for kind, text in missing:
+                # The type's name comes from format_type(), which quotes what needs quoting.
                 statement = sql.SQL("select to_jsonb(%s::{})::text").format(sql.SQL(kind))
-                cursors.append(((kind, text), await connection.execute(statement, [text])))
-            for pair, cursor in cursors:
-                row = await cursor.fetchone()
-                self._known[pair] = row[0] if row and row[0] is not None else "null"
+                row = await (await connection.execute(statement, [text])).fetchone()
+                self._known[(kind, text)] = row[0] if row and row[0] is not None else "null"
 
 
 @dataclass(slots=True)

@@ -7,9 +7,12 @@ Out: frames on its socket, in the order in which the real server sends them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
+
+from psycopg import Error as PgError
 
 from notebook_rt.local.realtime import bindings as binding_params
 from notebook_rt.local.realtime import private, protocol, tokens
@@ -23,6 +26,9 @@ from notebook_rt.local.realtime.tokens import Claims, TokenRefusedError
 if TYPE_CHECKING:
     from notebook_rt.local.realtime.hub import Frame
     from notebook_rt.local.realtime.socket import Socket
+
+
+NO_DATABASE = "Realtime was unable to connect to the project database"
 
 
 class Channel:
@@ -87,9 +93,10 @@ class Channel:
         outcome = await self._checked() if config.bindings else None
         replayed = []
         if config.replay is not None:
-            replayed = await private.replay(
-                self._tenant.pool, self.name, config.replay.since, config.replay.limit
-            )
+            with contextlib.suppress(PgError):  # no way to fill a gap, says the real one, too
+                replayed = await private.replay(
+                    self._tenant.pool, self.name, config.replay.since, config.replay.limit
+                )
         response = [{"id": binding_params.binding_id(b), **b} for b in config.bindings]
         self._tenant.hub.join(self)
         self.socket.reply(self.topic, message.join_ref, message.ref, {"postgres_changes": response})
@@ -153,6 +160,8 @@ class Channel:
                 )
         except BindingError as error:
             return error
+        except PgError:
+            return BindingError(NO_DATABASE)
         return read
 
     def _bind(self, outcome: tuple[Binding, ...] | BindingError) -> None:

@@ -235,12 +235,9 @@ class Judge:
         """Have PostgreSQL answer; `passes` knows it afterwards."""
         if len(self._answers) > self.MAX_REMEMBERED:
             self._answers.clear()
-        async with self._pool.connection() as connection, connection.pipeline():
-            cursors = [
-                (question, await connection.execute(*_statement(question)))
-                for question in set(questions)
-            ]
-            for question, cursor in cursors:
+        async with self._pool.connection() as connection:
+            for question in set(questions):
+                cursor = await connection.execute(*_statement(question))
                 row = await cursor.fetchone()
                 self._answers[question] = row[0] if row else None
 

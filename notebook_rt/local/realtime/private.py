@@ -5,14 +5,17 @@ the real server asks: rows are inserted and selected as that role in a transacti
 back, with `realtime.topic()` answering the topic. Also the replay of a private topic's messages.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from psycopg import AsyncConnection, errors
 from psycopg import Error as PgError
-from psycopg import errors
 from psycopg_pool import AsyncConnectionPool
 
 from notebook_rt.local.realtime.tokens import Claims
+
+log = logging.getLogger(__name__)
 
 Extension = Literal["broadcast", "presence"]
 EXTENSIONS: tuple[Extension, ...] = ("broadcast", "presence")
@@ -52,38 +55,40 @@ class Replayed:
 async def policies(pool: AsyncConnectionPool[Any], topic: str, claims: Claims) -> Policies:
     """Ask the policies; a role that does not exist may nothing."""
     settings = [claims.role, topic, claims.json, claims.subject, claims.role]
-    async with pool.connection() as connection:
-        try:
-            async with connection.transaction(force_rollback=True):
-                ids = {}
-                for extension in EXTENSIONS:
-                    cursor = await connection.execute(
-                        "insert into realtime.messages (topic, extension, private)"
-                        " values (%s, %s, true) returning id",
-                        [topic, extension],
-                    )
-                    row = await cursor.fetchone()
-                    assert row is not None  # an insert without conflict clause returns its row
-                    ids[row[0]] = extension
-                await connection.execute(_SETTINGS, settings)
+    try:
+        async with pool.connection() as connection, connection.transaction(force_rollback=True):
+            ids = {}
+            for extension in EXTENSIONS:
                 cursor = await connection.execute(
-                    "select id from realtime.messages where id = any(%s)", [list(ids)]
+                    "insert into realtime.messages (topic, extension, private)"
+                    " values (%s, %s, true) returning id",
+                    [topic, extension],
                 )
-                read = frozenset(ids[row[0]] for row in await cursor.fetchall())
-                write = set()
-                for extension in EXTENSIONS:
-                    try:
-                        async with connection.transaction():
-                            await connection.execute(
-                                "insert into realtime.messages (topic, extension) values (%s, %s)",
-                                [topic, extension],
-                            )
-                        write.add(extension)
-                    except errors.InsufficientPrivilege:
-                        continue
-                return Policies(read, frozenset(write))
-        except PgError:
-            return Policies(frozenset(), frozenset())
+                row = await cursor.fetchone()
+                assert row is not None  # an insert without conflict clause returns its row
+                ids[row[0]] = extension
+            await connection.execute(_SETTINGS, settings)
+            cursor = await connection.execute(
+                "select id from realtime.messages where id = any(%s)", [list(ids)]
+            )
+            read = frozenset(ids[row[0]] for row in await cursor.fetchall())
+            write = [e for e in EXTENSIONS if await _may_insert(connection, topic, e)]
+            return Policies(read, frozenset(write))
+    except PgError as error:
+        log.warning("the policies of topic %r could not be asked: %s", topic, error)
+        return Policies(frozenset(), frozenset())
+
+
+async def _may_insert(connection: AsyncConnection[Any], topic: str, extension: Extension) -> bool:
+    try:
+        async with connection.transaction():
+            await connection.execute(
+                "insert into realtime.messages (topic, extension) values (%s, %s)",
+                [topic, extension],
+            )
+    except errors.InsufficientPrivilege:
+        return False
+    return True
 
 
 async def replay(

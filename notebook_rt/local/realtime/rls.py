@@ -21,11 +21,7 @@ async def visible(
     """Those of the keys whose rows the role may see with these claims (JSON text)."""
     statement = _statement(table)
     arrays = [list(values) for values in zip(*keys, strict=True)]
-    async with (
-        pool.connection() as connection,
-        connection.pipeline(),
-        connection.transaction(force_rollback=True),
-    ):
+    async with pool.connection() as connection, connection.transaction(force_rollback=True):
         await connection.execute(
             "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)",
             [role, claims],
@@ -46,9 +42,11 @@ def _statement(table: Table) -> sql.Composed:
         )
         for name, column in zip(names, table.key, strict=True)
     )
+    # `limit` keeps it a lookup by key for each row: joined as sets, PostgreSQL may scan the table
+    # and ask the policy about every row of it.
     return sql.SQL(
-        "select k.position from unnest({arrays}) with ordinality as k({names}, position)"
-        " where exists (select from {table} t where {matches})"
+        "select k.position from unnest({arrays}) with ordinality as k({names}, position),"
+        " lateral (select from {table} t where {matches} limit 1) found"
     ).format(
         arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(names)),
         names=sql.SQL(", ").join(names),

@@ -13,6 +13,8 @@ from collections.abc import Coroutine
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from psycopg import Error as PgError
+
 from notebook_rt.local.realtime import tokens
 from notebook_rt.local.realtime.catalog import PUBLICATION, Catalog
 from notebook_rt.local.realtime.changes import Changes
@@ -97,7 +99,10 @@ class Tenant:
         self._spawn(self._look_at_publication())
 
     async def _look_at_publication(self) -> None:
-        published = await self.changes.catalog.published()
+        try:
+            published = await self.changes.catalog.published()
+        except PgError:
+            return  # PostgreSQL is going away; the next change of the schema says it again
         if published != self._published:
             self._published = published
             for channel in self.hub.channels():
