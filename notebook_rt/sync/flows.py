@@ -17,7 +17,7 @@ from notebook_rt.sync.horizon import Horizon, Read
 
 Flow: TypeAlias = Generator[Sequence[Query], Sequence[Read], None]
 
-BACKOFF_MAX: Final = 30.0
+BACKOFF_MAX: Final = 5.0
 
 
 class ReadRefusedError(Exception):

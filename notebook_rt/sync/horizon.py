@@ -49,6 +49,7 @@ class Horizon:
         self._floor = float("-inf")
         self._covers: dict[Key, tuple[float, float]] = {}
         self._touched: dict[Key, tuple[int, float | None]] = {}
+        """When a change (with its commit time) or another read was last taken."""
         self._latest = float("-inf")
         self.watching = False
         """Whether reads are out, so that changes must be remembered by key."""
@@ -68,7 +69,9 @@ class Horizon:
         self._floor = max(self._floor, horizon)
 
     def one(self, key: Key, horizon: float, now: float) -> None:
-        """``key`` was read by itself, or as part of a reconciliation."""
+        """What a read said of ``key`` was taken, as the last word until now."""
+        if self.watching:
+            self._touched[key] = (self.moment(), None)
         if horizon > self._floor:
             self._covers[key] = (horizon, now)
 
@@ -96,7 +99,7 @@ class Horizon:
             self._covers.pop(key, None)
 
     def newer(self, key: Key, read: Read) -> Newer:
-        """What wins for ``key``: what ``read`` says, or what was told since it was sent."""
+        """What wins for ``key``: what ``read`` says, or what was taken since it was sent."""
         moment, commit_time = self._touched.get(key, (0, None))
         if moment < read.sent:
             return "read"

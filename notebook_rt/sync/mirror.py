@@ -266,8 +266,8 @@ class Mirror:
             self._reload = False
             return self._learn()
         if not replica.loaded:
-            patient = self._joined or (not self._has_lost and self._now < self._patience_ends)
-            return None if patient and not self._confirmed else self._load(replica)
+            due = self._confirmed or self._has_lost or self._now >= self._patience_ends
+            return self._load(replica) if due else None
         if self._confirmed:
             if self._gaps > self._closed_gaps:
                 return self._reconcile(replica, "reconcile")

@@ -59,19 +59,22 @@ class Reads:
         named = {term.column for term in order}
         return (*order, *(term for term in self.by_key() if term.column not in named))
 
-    def rows(self, keys: Sequence[Key]) -> Iterator[tuple[Query, list[Key]]]:
+    def rows(
+        self, keys: Sequence[Key], *, at_most: int, count: bool = False
+    ) -> Iterator[tuple[Query, list[Key]]]:
         """Reads of whole rows by key, with the filter; each with the keys that it asks for."""
+        most = min(at_most, KEYS_PER_QUERY)
         chunk: list[Key] = []
         room = _URL_ROOM
         for key in keys:
             size = len(self._one_key(key))
-            if chunk and (len(chunk) == KEYS_PER_QUERY or size > room):
-                yield self._rows(chunk), chunk
+            if chunk and (len(chunk) == most or size > room):
+                yield self._rows(chunk, count), chunk
                 chunk, room = [], _URL_ROOM
             chunk.append(key)
             room -= size
         if chunk:
-            yield self._rows(chunk), chunk
+            yield self._rows(chunk, count), chunk
 
     def count(self, extra: Sequence[tuple[str, str]] = ()) -> Query:
         """How many rows there are, and nothing else."""
@@ -94,7 +97,7 @@ class Reads:
             names = [column_name(name) for name in dict.fromkeys((*self.schema.key, *columns))]
         return ",".join([*names, "xmin"] if self.xmin else names)
 
-    def _rows(self, keys: Sequence[Key]) -> Query:
+    def _rows(self, keys: Sequence[Key], count: bool) -> Query:
         params = [("select", self._select(None)), *self.spec.filter.to_rest()]
         if len(self.schema.key) == 1:
             name = self.schema.key[0]
@@ -105,7 +108,7 @@ class Reads:
         else:
             parts = (f"and({self._one_key(key)})" for key in keys)
             params.append(("or", f"({','.join(parts)})"))
-        return Query(tuple(params))
+        return Query(tuple(params), count=count)
 
     def _one_key(self, key: Key) -> str:
         if len(self.schema.key) == 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, TypeAlias
 
 from notebook_rt.errors import NoPrimaryKeyError
@@ -145,7 +146,7 @@ class Comparison:
         self._reads = reads
         self._keys: set[Key] = set()
         self._all: list[Read] = []
-        self._rows: list[tuple[Key, Row | None, Read, object]] = []
+        self._rows: dict[Key, tuple[Row | None, Read, object]] = {}
 
     def whole(self, read: Read) -> None:
         """Take a page of whole rows."""
@@ -155,9 +156,9 @@ class Comparison:
         for key, wire in zip(keys, page, strict=True):
             xmin = wire.get("xmin")
             if key in differing:
-                self._rows.append((key, differing[key], read, xmin))
+                self._rows[key] = (differing[key], read, xmin)
             elif replica.is_held(key):
-                self._rows.append((key, replica.schema.decode(wire), read, xmin))
+                self._rows[key] = (replica.schema.decode(wire), read, xmin)
             else:
                 replica.versions.note(key, xmin)
 
@@ -170,16 +171,13 @@ class Comparison:
     def by_key(self, keys: Sequence[Key], read: Read) -> None:
         """Take the answer to a read of ``keys``: what is not in it is gone."""
         schema = self._replica.schema
-        rows: dict[Key, tuple[Row, object]] = {}
+        rows: dict[Key, tuple[Row | None, object]] = {}
         for wire in read.page.rows:
             row = schema.decode(wire)
             rows[schema.key_of(row)] = (row, wire.get("xmin"))
         for key in keys:
-            found = rows.get(key)
-            if found is None:
-                self._rows.append((key, None, read, None))
-            else:
-                self._rows.append((key, found[0], read, found[1]))
+            row, xmin = rows.get(key, (None, None))
+            self._rows[key] = (row, read, xmin)
 
     def absent(self) -> None:
         """All keys have been seen: what is here and was not among them is gone."""
@@ -187,8 +185,7 @@ class Comparison:
             return
         read = spanning(self._all)
         mine = self._replica.rows.keys()
-        gone = [key for key in mine if key not in self._keys]
-        self._rows += [(key, None, read, None) for key in gone]
+        self._rows.update({key: (None, read, None) for key in mine if key not in self._keys})
 
     @property
     def began(self) -> float | None:
@@ -199,13 +196,13 @@ class Comparison:
         """Settle what differs, and return in how many rows it did."""
         replica = self._replica
         ops: list[Op] = []
-        for key, row, read, xmin in self._rows:
+        for key, (row, read, xmin) in self._rows.items():
             op = replica.settle(key, row, read, now, xmin)
             if op is not None:
                 ops.append(op)
         self.differing = len(ops)
         replica.apply(ops)
-        replica.again([key for key, *_ in self._rows], now)
+        replica.again(self._rows, now)
         return self.differing
 
     def _note(self, read: Read) -> list[Key]:
@@ -218,13 +215,25 @@ class Comparison:
 
 
 def by_keys(reads: Reads, paging: Paging, keys: Sequence[Key], into: Comparison) -> Steps:
-    """Read rows by key, several requests at a time."""
-    asks = list(reads.with_xmin(paging.xmin).rows(keys))
-    for place in range(0, len(asks), READS_AT_ONCE):
-        some = asks[place : place + READS_AT_ONCE]
+    """Read rows by key, several requests at a time; a page cut short hides no row."""
+    left = list(keys)
+    while left:
+        asks = reads.with_xmin(paging.xmin)
+        count = paging.cap is None
+        some = list(islice(asks.rows(left, at_most=paging.rows, count=count), READS_AT_ONCE))
         answers = yield [query for query, _ in some]
         for (_, asked), read in zip(some, answers, strict=True):
+            page = read.page
+            if page.count is not None and len(page.rows) < page.count:
+                paging.cap = max(len(page.rows), 1)
+                continue  # asked again, for fewer
             into.by_key(asked, read)
+            left = left[len(asked) :] if left[: len(asked)] == asked else _without(left, asked)
+
+
+def _without(keys: Sequence[Key], gone: Sequence[Key]) -> list[Key]:
+    taken = set(gone)
+    return [key for key in keys if key not in taken]
 
 
 def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> Steps:

@@ -1,0 +1,83 @@
+"""The plainest ``Rows`` there can be: a dict of dicts. The laws are tried on it first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from notebook_rt.store.types import Schema, equal
+from notebook_rt.sync.rows import Key, Op, Row, RowChange, Upsert, WireRow
+
+
+class DictRows:
+    """A keyed, ordered table as a dict."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.data: dict[Key, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self.data
+
+    def get(self, key: Key) -> dict[str, Any] | None:
+        row = self.data.get(key)
+        return None if row is None else dict(row)
+
+    def keys(self) -> Iterator[Key]:
+        return iter(list(self.data))
+
+    def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
+        before = {op.key: self.get(op.key) for op in ops}
+        for op in ops:
+            if isinstance(op, Upsert):
+                row = self.data.setdefault(op.key, dict.fromkeys(self.schema.names))
+                row.update({n: v for n, v in op.row.items() if n in self.schema.types})
+            else:
+                self.data.pop(op.key, None)
+        return [c for key, old in before.items() for c in _change(key, old, self.get(key))]
+
+    def load(self) -> DictLoad:
+        return DictLoad(self)
+
+    def differing(self, page: Sequence[WireRow]) -> list[tuple[Key, Row]]:
+        found: list[tuple[Key, Row]] = []
+        for wire in page:
+            row = self.schema.decode(wire)
+            mine = self.data.get(self.schema.key_of(row))
+            if mine is None or any(not equal(mine[n], row[n]) for n in row):
+                found.append((self.schema.key_of(row), row))
+        return found
+
+
+class DictLoad:
+    def __init__(self, rows: DictRows) -> None:
+        self.rows = rows
+        self.collected = DictRows(rows.schema)
+
+    def __len__(self) -> int:
+        return len(self.collected)
+
+    def extend(self, page: Sequence[WireRow]) -> None:
+        schema = self.rows.schema
+        rows = [schema.decode(wire) for wire in page]
+        self.collected.apply([Upsert(schema.key_of(row), row) for row in rows])
+
+    def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
+        self.collected.apply(ops)
+        before, self.rows.data = self.rows.data, self.collected.data
+        keys = {**before, **self.rows.data}
+        return [c for key in keys for c in _change(key, before.get(key), self.rows.get(key))]
+
+
+def _change(
+    key: Key, old: dict[str, Any] | None, new: dict[str, Any] | None
+) -> Iterator[RowChange]:
+    if old is None and new is not None:
+        yield RowChange("insert", key, None, new)
+    elif old is not None and new is None:
+        yield RowChange("delete", key, old, None)
+    elif old is not None and not equal(old, new):
+        yield RowChange("update", key, old, new)

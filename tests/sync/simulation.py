@@ -1,0 +1,528 @@
+"""A model of PostgreSQL, Realtime and PostgREST under a virtual clock, and a driver for a mirror.
+
+What the real ones do wrong, they do here when told to: changes come late, are lost without a word,
+come before the confirmation; pages are read at different times and cut short; a read fails; clocks
+differ; a commit's time has milliseconds only. The driver checks after every step that nothing
+shown goes back in time and that no row is shown that never was.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from notebook_rt.errors import RefusedError, ServerError
+from notebook_rt.filters import Filter
+from notebook_rt.options import Options
+from notebook_rt.store.types import Column, Schema
+from notebook_rt.sync.events import (
+    Binding,
+    Cancel,
+    Change,
+    Confirmed,
+    Effect,
+    Event,
+    Failed,
+    Fetch,
+    Fetched,
+    FetchFailed,
+    Gap,
+    Joined,
+    Lost,
+    Page,
+    Published,
+    Query,
+    Ranked,
+    Received,
+    Rejoin,
+    Shown,
+    StatusChanged,
+    Tick,
+    Told,
+    Wake,
+)
+from notebook_rt.sync.mirror import Mirror
+from notebook_rt.sync.rows import Key
+from notebook_rt.sync.spec import TableSpec
+from tests.sync.model import DictRows
+
+EPOCH = 1_700_000_000.0
+OPENAPI = {
+    "int8": "bigint",
+    "int4": "integer",
+    "text": "text",
+    "timestamptz": "timestamp with time zone",
+}
+
+
+@dataclass
+class Faults:
+    """What goes wrong, each a probability or seconds."""
+
+    loss: float = 0.0
+    """Frames lost without a word."""
+    doubled: float = 0.0
+    failures: float = 0.0
+    """Reads that fail and may be tried again."""
+    latency: tuple[float, float] = (0.01, 0.4)
+    read_time: tuple[float, float] = (0.005, 0.3)
+    date_skew: float = 0.0
+    """The REST server's clock, compared with the database's."""
+
+
+@dataclass
+class Server:
+    """One table and those who look at it."""
+
+    columns: dict[str, str]
+    key: tuple[str, ...] = ("id",)
+    max_rows: int = 1000
+    passes_xmin: bool = True
+    describes: bool = True
+    moves_watermark: bool = True
+    allowed: Callable[[dict[str, Any]], bool] = lambda row: True
+    rows: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    xmin: dict[Key, int] = field(default_factory=dict)
+    now: float = 0.0
+    transaction: int = 100
+    rev: int = 0
+    history: dict[Key, list[tuple[int, dict[str, Any] | None]]] = field(default_factory=dict)
+    """Every state a key was ever in: (rev, row or None)."""
+    listener: Callable[[str, dict[str, Any] | None, dict[str, Any] | None, float], None] | None = (
+        None
+    )
+
+    @cached_property
+    def known(self) -> Schema:
+        return Schema(tuple(Column(*one) for one in self.columns.items()), self.key)
+
+    @property
+    def clock(self) -> float:
+        return EPOCH + self.now
+
+    def key_of(self, row: dict[str, Any]) -> Key:
+        return row[self.key[0]] if len(self.key) == 1 else tuple(row[n] for n in self.key)
+
+    def write(self, key: Key, values: dict[str, Any] | None) -> None:
+        """Insert, update or delete one row, in a transaction of its own."""
+        old = self.rows.get(key)
+        if old is None and values is None:
+            return
+        self.transaction += 1
+        self.rev += 1
+        parts = key if isinstance(key, tuple) else (key,)
+        new: dict[str, Any] | None = None
+        if values is not None:
+            new = {**dict.fromkeys(self.columns), **(old or {}), **values}
+            new.update(zip(self.key, parts, strict=True))
+            if "rev" in self.columns:
+                new["rev"] = self.rev
+            if "updated_at" in self.columns and (self.moves_watermark or old is None):
+                new["updated_at"] = _stamp(self.clock)
+        self._set(key, new)
+        kind = "INSERT" if old is None else "DELETE" if new is None else "UPDATE"
+        if self.listener is not None:
+            self.listener(kind, old, new, self.clock)
+
+    def truncate(self) -> None:
+        """Nobody is told."""
+        self.rev += 1
+        for key in list(self.rows):
+            self._set(key, None)
+
+    def _set(self, key: Key, new: dict[str, Any] | None) -> None:
+        if new is None:
+            self.rows.pop(key, None)
+            self.xmin.pop(key, None)
+        else:
+            self.rows[key] = new
+            self.xmin[key] = self.transaction
+        self.history.setdefault(key, []).append((self.rev, None if new is None else dict(new)))
+
+    def select(self, query: Query) -> Page:
+        """Answer a read as PostgREST would, at this moment."""
+        if query.describe:
+            if not self.describes:
+                raise RefusedError("GET /", 403, "42501", "no")
+            properties = {
+                name: {
+                    "format": OPENAPI.get(pg_type, pg_type),
+                    "description": "Note:\nThis is a Primary Key.<pk/>" if name in self.key else "",
+                }
+                for name, pg_type in self.columns.items()
+            }
+            return Page((), None, 0.0, {"definitions": {"t": {"properties": properties}}})
+        params = dict(query.params)
+        names = params["select"].split(",")
+        if "xmin" in names and not self.passes_xmin:
+            raise RefusedError("GET /t", 400, "42703", "column t.xmin does not exist")
+        found = [row for row in self.rows.values() if self.allowed(row)]
+        for name, text in query.params:
+            if name not in ("select", "order", "limit"):
+                found = [row for row in found if self._test(name, text, row)]
+        for term in reversed(params.get("order", "").split(",") if "order" in params else []):
+            found = _sorted(found, term)
+        count = len(found) if query.count else None
+        limit = min(int(params.get("limit", self.max_rows)), self.max_rows)
+        page = [] if query.head else [self._project(row, names) for row in found[:limit]]
+        return Page(page, count, 0.0)
+
+    def _project(self, row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        wanted = {**row, "xmin": str(self.xmin[self.key_of(row)])}
+        out: dict[str, Any] = {}
+        for name in names:
+            if name == "*":
+                out.update(row)
+            elif name not in wanted:
+                raise RefusedError("GET /t", 400, "42703", f"column t.{name} does not exist")
+            else:
+                out[name] = wanted[name]
+        return out
+
+    def _test(self, name: str, text: str, row: dict[str, Any]) -> bool:
+        if name in ("and", "or"):
+            parts = [self._logic(part, row) for part in _split(text[1:-1])]
+            return all(parts) if name == "and" else any(parts)
+        return self._operator(name, text, row)
+
+    def _logic(self, text: str, row: dict[str, Any]) -> bool:
+        group = re.fullmatch(r"(and|or)(\(.*\))", text)
+        if group:
+            return self._test(group[1], group[2], row)
+        name, _, rest = text.partition(".")
+        return self._operator(name, rest, row)
+
+    def _operator(self, name: str, text: str, row: dict[str, Any]) -> bool:
+        if name not in self.columns:
+            raise RefusedError("GET /t", 400, "42703", f"column t.{name} does not exist")
+        negated = text.startswith("not.")
+        operator, _, value = text.removeprefix("not.").partition(".")
+        mine = row[name]
+        if operator == "is":
+            return (mine is None) is not negated
+        if mine is None:
+            return False
+        if operator == "in":
+            truth = mine in [self._literal(name, one) for one in _split(value[1:-1])]
+        else:
+            theirs = self._literal(name, value)
+            truth = {
+                "eq": mine == theirs,
+                "neq": mine != theirs,
+                "gt": mine > theirs,
+                "gte": mine >= theirs,
+                "lt": mine < theirs,
+                "lte": mine <= theirs,
+            }[operator]
+        return truth is not negated
+
+    def _literal(self, name: str, text: str) -> Any:
+        text = text.strip('"')
+        return int(text) if self.columns[name].startswith("int") else text
+
+
+def _split(text: str) -> list[str]:
+    out, depth, quoted = [""], 0, False
+    for char in text:
+        quoted ^= char == '"'
+        depth += (char == "(") - (char == ")")
+        if char == "," and not depth and not quoted:
+            out.append("")
+        else:
+            out[-1] += char
+    return [one for one in out if one]
+
+
+def _sorted(rows: list[dict[str, Any]], term: str) -> list[dict[str, Any]]:
+    name, direction, nulls = term.split(".")
+    some = sorted((r for r in rows if r[name] is not None), key=lambda r: r[name])
+    none = [row for row in rows if row[name] is None]
+    if direction == "desc":
+        some = sorted((r for r in rows if r[name] is not None), key=lambda r: r[name], reverse=True)
+    return none + some if nulls == "nullsfirst" else some + none
+
+
+def _stamp(at: float) -> str:
+    import datetime as dt
+
+    return dt.datetime.fromtimestamp(at, dt.UTC).isoformat()
+
+
+class World:
+    """A server, a network and a mirror, run through virtual time."""
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        server: Server,
+        *,
+        seed: int = 0,
+        faults: Faults | None = None,
+        options: Options | None = None,
+        make_rows: Callable[[Schema], Any] = DictRows,
+    ) -> None:
+        self.spec = spec
+        self.server = server
+        self.faults = faults or Faults()
+        self.random = random.Random(seed)
+        self.options = options or Options(page_size=7)
+        self.mirror = Mirror(spec, make_rows, self.options)
+        self.shown: dict[Key, int] = {}
+        self.effects: list[tuple[float, Effect]] = []
+        self.failed: Exception | None = None
+        self.requests = 0
+        self.network = True
+        self.events_stop = False
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._join = self._still = 0
+        self._active: tuple[Binding, ...] | None = None
+        self._arrives = 0.0
+        self._wakes = 0
+        self._cancelled: set[int] = set()
+        server.listener = self._committed
+        self.handle(Tick())
+
+    @property
+    def now(self) -> float:
+        return self.server.now
+
+    @property
+    def view(self) -> dict[Key, dict[str, Any]]:
+        rows = self.mirror.rows
+        return {} if rows is None else {key: rows.get(key) or {} for key in rows.keys()}  # noqa: SIM118
+
+    @property
+    def truth(self) -> dict[Key, dict[str, Any]]:
+        """What ``select`` returns now, typed as the view is."""
+        schema = self.mirror.schema
+        assert schema is not None
+        rows = [r for r in self.server.rows.values() if self.server.allowed(r) and self.inside(r)]
+        return {self.server.key_of(row): schema.decode(row) for row in rows}
+
+    @property
+    def differences(self) -> dict[Key, tuple[Any, Any]]:
+        """Key to what is shown and what is true, where they differ."""
+        view, truth = self.view, self.truth
+        return {
+            key: (view.get(key), truth.get(key))
+            for key in {*view, *truth}
+            if view.get(key) != truth.get(key)
+        }
+
+    def inside(self, row: dict[str, Any]) -> bool:
+        if not self.spec.filter:
+            return True
+        known = self.server.known
+        return bool(self.spec.filter.matches(known.decode(row), known))
+
+    # Time ---------------------------------------------------------------------------------------
+
+    def at(self, when: float, do: Callable[[], None]) -> None:
+        heapq.heappush(self._heap, (max(when, self.now), next(self._order), do))
+
+    def run(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        end = self.now + seconds
+        while self._heap and self._heap[0][0] <= end:
+            when, _, do = heapq.heappop(self._heap)
+            self._still = self._still + 1 if when == self.now else 0
+            assert self._still < 2000, "it spins: time does not pass"
+            self.server.now = when
+            do()
+        self.server.now = end
+
+    def settle(self, seconds: float) -> None:
+        """Heal the network, be connected, and let time pass."""
+        self.faults = replace(self.faults, loss=0.0, failures=0.0, doubled=0.0)
+        self.network = True
+        if self._active is None:
+            self.connect()
+        self.run(seconds)
+
+    # The mirror ---------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> None:
+        for effect in self.mirror.handle(event, self.now):
+            self._carry_out(effect)
+        self._check()
+
+    def _carry_out(self, effect: Effect) -> None:
+        self.effects.append((self.now, effect))
+        match effect:
+            case Fetch(request, query):
+                self._fetch(request, query)
+            case Cancel(request):
+                self._cancelled.add(request)
+            case Wake(at):
+                self._wakes += 1
+                number = self._wakes
+                self.at(at, lambda: self._tick(number))
+            case Rejoin():
+                if self._active is not None:
+                    self.connect()
+            case Failed(error):
+                self.failed = error
+            case Published() | Shown() | StatusChanged() | Told() | Ranked() | _:
+                pass
+
+    def _tick(self, number: int) -> None:
+        if self._wakes == number:
+            self.handle(Tick())
+
+    def _fetch(self, request: int, query: Query) -> None:
+        self.requests += 1
+        takes = self.random.uniform(*self.faults.read_time)
+        happens = self.now + takes * self.random.random()
+
+        def happen() -> None:
+            if not self.network or self.random.random() < self.faults.failures:
+                error: Exception = ServerError("GET /t", 503)
+                self.at(self.now + takes, lambda: self._answer(FetchFailed(request, error, 0.5)))
+                return
+            try:
+                page = self.server.select(query)
+            except RefusedError as refused:
+                refusal = refused
+                self.at(self.now, lambda: self._answer(FetchFailed(request, refusal, None)))
+                return
+            self.at(happens + takes, lambda: self._answer(Fetched(request, self._dated(page))))
+
+        self.at(happens, happen)
+
+    def _dated(self, page: Page) -> Page:
+        return replace(page, server_time=float(int(self.server.clock + self.faults.date_skew)))
+
+    def _answer(self, event: Fetched | FetchFailed) -> None:
+        if event.request not in self._cancelled:
+            self.handle(event)
+
+    # The stream ---------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Join: the reply first, the confirmation later, changes from somewhere between."""
+        self.disconnect(told=False)
+        self._join += 1
+        join = self._join
+        self.handle(Joined())
+        begins = self.now + self.random.uniform(0, 1)
+        self._arrives = begins
+
+        def begin() -> None:
+            if self._join == join:
+                self._active = self.mirror.bindings
+
+        def confirm() -> None:
+            if self._join == join:
+                self.handle(Confirmed())
+
+        self.at(begins, begin)
+        self.at(begins + self.random.uniform(0, 1), confirm)
+
+    def disconnect(self, *, told: bool = True) -> None:
+        """The socket is gone, and what was on its way with it."""
+        self._join += 1
+        self._active = None
+        if told:
+            self.handle(Lost("the socket closed"))
+
+    def _committed(
+        self, kind: str, old: dict[str, Any] | None, new: dict[str, Any] | None, at: float
+    ) -> None:
+        if self._active is None or not self._active:
+            return
+        commit = int(at * 1000) / 1000
+        for change in _frames(self.server, self._active, kind, old, new, commit):
+            for _ in range(1 + (self.random.random() < self.faults.doubled)):
+                if self.random.random() < self.faults.loss or self.events_stop:
+                    continue
+                self._deliver(change, self._join)
+
+    def _deliver(self, change: Change, join: int) -> None:
+        # In order: no frame overtakes another of its join.
+        self._arrives = max(self._arrives, self.now + self.random.uniform(*self.faults.latency))
+
+        def arrive() -> None:
+            if self._join == join:
+                self.handle(Received(change))
+
+        self.at(self._arrives, arrive)
+
+    def gap(self) -> None:
+        self.handle(Gap("made for a test"))
+
+    # What must hold at every moment -------------------------------------------------------------
+
+    def _check(self) -> None:
+        if "rev" not in self.server.columns or self.mirror.schema is None:
+            return
+        view, decode = self.view, self.mirror.schema.decode
+        for key in {*view, *self.shown}:
+            row = view.get(key)
+            before = self.shown.get(key, -1)
+            if row is not None and row["rev"] == before:
+                continue
+            history = self.server.history.get(key, [])
+            if row is not None:
+                rev = row["rev"]
+                state = next((state for at, state in history if at == rev), None)
+                assert state is not None, f"{key}: {row} never was"
+                assert decode(state) == row, f"{key}: {row} is half of it"
+                assert rev >= before, f"{key} went back in time, from rev {before} to {rev}"
+                self.shown[key] = rev
+            elif before >= 0:
+                outs = [at for at, state in history if at >= before and not self._visible(state)]
+                assert outs, f"{key} is gone, and never was"
+                self.shown[key] = min(outs)
+
+    def _visible(self, state: dict[str, Any] | None) -> bool:
+        return state is not None and self.server.allowed(state) and self.inside(state)
+
+
+def _frames(
+    server: Server,
+    bindings: Sequence[Binding],
+    kind: str,
+    old: dict[str, Any] | None,
+    new: dict[str, Any] | None,
+    commit: float,
+) -> list[Change]:
+    """One frame for each different ``select`` among the bindings that the change matches."""
+    row = new if new is not None else old
+    assert row is not None
+    if kind != "DELETE" and not server.allowed(row):
+        return []
+    known = server.known
+    frames: dict[tuple[str, ...] | None, Change] = {}
+    for binding in bindings:
+        if binding.event not in ("*", kind):
+            continue
+        if binding.filter:
+            assert kind != "DELETE", "a filter swallows deletions; the mirror must not ask for it"
+            if not Filter.matches(_parsed(binding.filter), known.decode(row), known):
+                continue
+        names = None if binding.select is None else (*server.key, *binding.select)
+        chosen = [name for name in server.columns if names is None or name in names]
+        key = {name: row[name] for name in server.key}
+        record = None if new is None else {name: new[name] for name in chosen}
+        old_key = None if old is None else {name: old[name] for name in server.key}
+        frames[binding.select] = Change(
+            kind,  # type: ignore[arg-type]  # one of the three
+            record,
+            None if kind == "INSERT" else old_key or key,
+            tuple(Column(name, server.columns[name]) for name in chosen),
+            commit,
+        )
+    return list(frames.values())
+
+
+def _parsed(text: str) -> Filter:
+    from notebook_rt.filters import parse
+
+    return parse(text)

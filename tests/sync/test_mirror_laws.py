@@ -1,0 +1,157 @@
+"""The laws of a live table (DESIGN 3), tried against a server that lies, late and forgetful."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from notebook_rt.filters import parse
+from notebook_rt.options import Options
+from notebook_rt.sync.spec import TableSpec
+from tests.sync.simulation import Faults, Server, World
+
+COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}
+many = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+
+keys = st.integers(1, 12)
+pauses = st.sampled_from((0.0, 0.0, 0.001, 0.05, 0.3, 1.0, 2.5))
+writes = st.tuples(
+    st.just("write"), keys, st.one_of(st.none(), st.integers(0, 2)), st.sampled_from("abc")
+)
+faults = st.sampled_from((("disconnect",), ("connect",), ("gap",), ("network", False)))
+steps = st.lists(st.tuples(pauses, st.one_of(writes, writes, writes, faults)), max_size=40)
+
+
+def play(world: World, story: list[tuple[float, tuple[Any, ...]]]) -> None:
+    for pause, step in story:
+        world.run(pause)
+        match step:
+            case ("write", key, None, _):
+                world.server.write(key, None)
+            case ("write", key, group, note):
+                world.server.write(key, {"grp": group, "note": note})
+            case ("disconnect",):
+                world.disconnect()
+            case ("connect",):
+                world.network = True
+                world.connect()
+            case ("gap",):
+                world.gap()
+            case ("network", up):
+                world.network = up
+            case ("truncate",):
+                world.server.truncate()
+
+
+def converged(world: World) -> None:
+    assert world.failed is None
+    assert world.differences == {}
+    assert world.mirror.status == "live"
+
+
+def server(**more: Any) -> Server:
+    made = Server(dict(COLUMNS), **more)
+    for key in range(1, 9):
+        made.write(key, {"grp": key % 3, "note": "start"})
+    return made
+
+
+@many
+@given(steps, st.integers(0, 2**32), st.booleans(), st.sampled_from((3, 1000)))
+def test_it_converges_and_never_goes_back(
+    story: list[Any], seed: int, passes_xmin: bool, max_rows: int
+) -> None:
+    """Promises 1, 2, 3, 5, 6: whatever happens, ten quiet seconds later the view is the table."""
+    world = World(TableSpec("t"), server(passes_xmin=passes_xmin, max_rows=max_rows), seed=seed)
+    world.connect()
+    play(world, story)
+    world.settle(10)
+    converged(world)
+
+
+@many
+@given(steps, st.integers(0, 2**32))
+def test_it_converges_with_a_watermark(story: list[Any], seed: int) -> None:
+    """Promise 3: changed rows by a watermark, keys that are gone by comparing."""
+    one = Server({**COLUMNS, "updated_at": "timestamptz"}, max_rows=5)
+    for key in range(1, 9):
+        one.write(key, {"grp": key % 3, "note": "start"})
+    world = World(TableSpec("t"), one, seed=seed)
+    world.connect()
+    play(world, story)
+    world.settle(10)
+    converged(world)
+
+
+@many
+@given(steps, st.integers(0, 2**32), st.sampled_from(("grp=eq.1", "grp=in.(0,2),note=neq.a")))
+def test_a_filtered_table_is_the_filtered_table(story: list[Any], seed: int, text: str) -> None:
+    """Promise 7: rows come and go by the filter, over the socket and by reconciliation."""
+    world = World(TableSpec("t", filter=parse(text)), server(), seed=seed)
+    world.connect()
+    play(world, story)
+    world.settle(10)
+    converged(world)
+
+
+@many
+@given(steps, st.integers(0, 2**32), st.booleans())
+def test_polling_is_the_same_table(story: list[Any], seed: int, filtered: bool) -> None:
+    """Promise 10: without a socket, true to the table within the longest poll."""
+    spec = TableSpec("t", filter=parse("grp=eq.1" if filtered else None))
+    world = World(spec, server(), seed=seed, options=Options(page_size=7, poll_max=8))
+    play(world, [(pause, step) for pause, step in story if step[0] in ("write", "network")])
+    world.network = True
+    world.run(20)
+    assert world.differences == {}
+    assert world.mirror.status == "polling"
+    world.connect()
+    world.run(5)
+    converged(world)
+
+
+@many
+@given(
+    st.lists(st.tuples(pauses, st.one_of(writes, writes, st.just(("truncate",)))), max_size=30),
+    st.integers(0, 2**32),
+    st.sampled_from((0.3, 1.0)),
+    st.booleans(),
+)
+def test_the_audit_finds_what_was_lost_without_a_word(
+    story: list[Any], seed: int, loss: float, passes_xmin: bool
+) -> None:
+    """Promise 4: with every light green, the audit alone keeps the table true."""
+    world = World(TableSpec("t"), server(passes_xmin=passes_xmin), seed=seed)
+    world.connect()
+    world.run(5)
+    world.faults = replace(world.faults, loss=loss)
+    play(world, story)
+    world.run(world.options.audit_interval + 10)
+    assert world.differences == {}
+    assert world.mirror.status == "live"
+
+
+def test_clock_skew_within_the_margin_changes_nothing() -> None:
+    for seed in range(30):
+        world = World(TableSpec("t"), server(), seed=seed, faults=Faults(date_skew=-0.9))
+        world.connect()
+        for n in range(40):
+            world.run(0.1)
+            world.server.write(n % 5, {"grp": n})
+        world.settle(5)
+        converged(world)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_thousand_commits_in_one_millisecond_keep_their_order(seed: int) -> None:
+    world = World(TableSpec("t"), server(), seed=seed)
+    world.connect()
+    world.run(5)
+    for n in range(1000):
+        world.server.write(n % 10, {"grp": n} if n % 7 else None)
+    world.settle(3)
+    converged(world)
