@@ -298,16 +298,17 @@ class Player:
             last["last"] = ref
             return str(head + "x" * (size - len(head) - len(tail)) + tail)
         topic: Any
+        number: Any
         if isinstance(message, list) and len(message) == 5:
-            topic, event, ref = message[2], message[3], message[1]
+            topic, event, number = message[2], message[3], message[1]
         elif isinstance(message, dict):
-            topic, event, ref = message.get("topic"), message.get("event"), message.get("ref")
+            topic, event, number = message.get("topic"), message.get("event"), message.get("ref")
         else:
             return str(raw)
-        if isinstance(ref, str) and ref.isdigit():
-            self._refs[who]["last"] = ref
+        if isinstance(number, str) and number.isdigit():
+            self._refs[who]["last"] = number
             if event == "phx_join":
-                self._refs[who][str(topic)] = ref
+                self._refs[who][str(topic)] = number
         return str(raw)
 
     def _with_tokens(self, text: str) -> str:
