@@ -6,6 +6,7 @@ sent when), ``leases.py`` (is anybody looking), ``pump.py`` (the thread that car
 ``common.js`` (the other end). What they show comes from the protocols of ``sources.py``.
 """
 
+from notebook_rt.widgets.chart import ChartWidget
 from notebook_rt.widgets.grid import GridWidget
 from notebook_rt.widgets.health import HealthWidget
 from notebook_rt.widgets.notes import NotesWidget
@@ -14,6 +15,7 @@ from notebook_rt.widgets.queue import QueueWidget
 from notebook_rt.widgets.statusbar import StatusBar
 
 __all__ = [
+    "ChartWidget",
     "GridWidget",
     "HealthWidget",
     "NotesWidget",

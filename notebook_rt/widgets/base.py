@@ -133,6 +133,8 @@ class LiveWidget(anywidget.AnyWidget):
 
     pin_replies_to_main = False
     """True: leave ipykernel 7.4's routing of messages alone (``NOTEBOOK.md``)."""
+    libraries: Mapping[str, Callable[[], bytes]] = {}
+    """Gzipped modules that a page may ask for once, by name (``library.js``)."""
 
     def __init__(
         self,
@@ -197,7 +199,15 @@ class LiveWidget(anywidget.AnyWidget):
         pump.call(lambda: self._heard(content))
 
     def _heard(self, content: Mapping[str, Any]) -> None:
-        self._link.hear(content, pump.now())
+        if content.get("t") == "library":
+            name = str(content.get("name"))
+            if name in self.libraries:  # may have to be built: not on the thread that draws
+                pump.act(lambda: self._send_library(name))
+        else:
+            self._link.hear(content, pump.now())
+
+    def _send_library(self, name: str) -> None:
+        self._send_now({"t": "library", "name": name}, (self.libraries[name](),))
 
     # Two writers at once lose the final state (NOTEBOOK.md): everything below takes the lock.
     def notify_change(self, change: Any) -> None:

@@ -2,37 +2,9 @@
 import { h, setText, widget } from "./common.js";
 import { cellNode, decodeColumn, decodeInts, isCut, makeFormat } from "./cell.js";
 import { editorOf } from "./editors.js";
+import { library, page } from "./library.js";
 
 const ROW = 28;
-const PAGE = Symbol.for("notebook_rt@slickgrid-5.20.2");
-
-// SlickGrid, once a page: the first grid asks its kernel for the gzipped bundle.
-function library(model, say) {
-  const page = (globalThis[PAGE] ??= { widths: {} });
-  page.ready ??= new Promise((resolve) => (page.resolve = resolve));
-  if (page.loading) return page.ready;
-  const receive = (content, [buffer]) => {
-    if (content.t !== "library" || page.loading) return;
-    page.loading = true;
-    const plain = new Blob([buffer]).stream().pipeThrough(new DecompressionStream("gzip"));
-    page.resolve(
-      new Response(plain).text().then((text) => import(URL.createObjectURL(new Blob([text], { type: "text/javascript" })))),
-    );
-  };
-  model.on("msg:custom", receive);
-  const ask = () => {
-    if (page.loading || Date.now() - (page.asked ?? 0) < 4000) return;
-    page.asked = Date.now();
-    say({ t: "library" });
-  };
-  const timer = setInterval(ask, 1000);
-  setTimeout(ask);
-  page.ready.then(() => {
-    clearInterval(timer);
-    model.off("msg:custom", receive);
-  });
-  return page.ready;
-}
 
 function widthOf(column, values) {
   const longest = Math.max(0, ...values.slice(0, 60).map((text) => Math.min(text.length, 40)));
@@ -55,7 +27,6 @@ export default widget((body, say, model) => {
   body.append(h("div", { class: "nrt-tools" }, title, count, status, filter), note, holder, toast, live);
   note.hidden = toast.hidden = true;
 
-  const page = () => globalThis[PAGE];
   let grid = null;
   let lib = null;
   let head = null;
@@ -70,7 +41,7 @@ export default widget((body, say, model) => {
   let pop = null;
   const waiting = new Map(); // "rid:c" to what takes the whole text
 
-  const loading = library(model, say);
+  const loading = library("slickgrid-5.20.2", model, say);
   loading.then((loaded) => (lib = loaded));
 
   const tell = (text, seconds = 6) => {
@@ -175,7 +146,7 @@ export default widget((body, say, model) => {
     if (again) touched.clear();
     if (again || touched.size) redraw(again ? null : touched);
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    const colour = getComputedStyle(holder).getPropertyValue("--nrt-flash");
+    const colour = body.parentElement.dataset.theme === "dark" ? "rgb(250 204 21 / 32%)" : "rgb(250 204 21 / 45%)";
     for (const [row, c] of flashes) {
       if (editing && editing.row === row && editing.cell === c) {
         tell(`${head.columns[c].name} is now ${formats[c].text(rows.get(row), c)}; yours replaces it if you save.`, 10);

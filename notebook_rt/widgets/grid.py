@@ -6,10 +6,9 @@ the wheel carries and keeps it (NOTEBOOK.md: "a big library is loaded once a pag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from html import escape
-from typing import Any
 
 import pandas as pd
 
@@ -24,7 +23,7 @@ PREVIEW = 10
 
 
 @cache
-def library() -> bytes:
+def slickgrid() -> bytes:
     """SlickGrid as one gzipped ES module."""
     return (HERE / "vendor" / "slickgrid.js.gz").read_bytes()
 
@@ -67,6 +66,7 @@ class GridWidget(LiveWidget):
 
     _esm = module("grid")
     _css = styles("grid")
+    libraries: Mapping[str, Callable[[], bytes]] = {"slickgrid-5.20.2": slickgrid}
 
     def __init__(
         self,
@@ -101,9 +101,3 @@ class GridWidget(LiveWidget):
         df = self._source.df
         keys = self._model.selection
         return df.iloc[:0] if keys is None else df.loc[df.index.isin(keys)]
-
-    def _heard(self, content: Mapping[str, Any]) -> None:
-        if content.get("t") == "library":
-            self._send_now({"t": "library", "to": content.get("view")}, (library(),))
-        else:
-            super()._heard(content)

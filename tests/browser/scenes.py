@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from notebook_rt.widgets import (
+    ChartWidget,
     GridWidget,
     HealthWidget,
     NotesWidget,
@@ -172,3 +173,32 @@ def frame(n: int = 1000, state: str = "live") -> MemoryFrame:
 
 def grid(n: int = 1000, state: str = "live", **options: object) -> GridWidget:
     return GridWidget(frame(n, state), formats={"change": ".2%"}, **options)
+
+
+def prices(n: int = 4000) -> MemoryFrame:
+    rng = np.random.default_rng(11)
+    at = pd.Timestamp("2026-11-23T09:30:00Z") + pd.to_timedelta(np.arange(n) * 5, unit="s")
+    walk = 184 + np.cumsum(rng.normal(0, 0.06, n))
+    df = pd.DataFrame(
+        {
+            "at": at,
+            "bid": np.round(walk, 2),
+            "ask": np.round(walk + 0.4 + rng.exponential(0.1, n), 2),
+            "volume": rng.poisson(40, n),
+            "venue": pd.array([("XNAS", "ARCA", "BATS")[i % 3] for i in range(n)], dtype="str"),
+        },
+        index=pd.Index(np.arange(n), name="id"),
+    )
+    fields = [
+        Field("id", "int8"),
+        Field("at", "timestamptz"),
+        Field("bid", "numeric"),
+        Field("ask", "numeric"),
+        Field("volume", "int4"),
+        Field("venue", "text"),
+    ]
+    return MemoryFrame(df, fields, name="quotes")
+
+
+def chart(x: str | None = "at", y: str | list[str] = "bid", **options: object) -> ChartWidget:
+    return ChartWidget(prices(), x, y, **options)

@@ -1,0 +1,88 @@
+// The live chart: a Vega-Lite picture whose data comes by column in binary, as often as it is useful.
+import { h, widget } from "./common.js";
+import { decodeColumn, isNull } from "./cell.js";
+import { library } from "./library.js";
+
+function rowsOf(content, buffer) {
+  const columns = content.cols.map((column) => decodeColumn(column, buffer));
+  const read = content.cols.map((column, c) => {
+    const [values, flags] = columns[c];
+    const micros = column.kind === "instant" || column.kind === "local";
+    return (i) => (isNull({ f: flags }, i) ? null : micros ? values[i] / 1000 : values[i]);
+  });
+  const length = columns[0]?.[1].length ?? 0;
+  return Array.from({ length }, (_, i) => Object.fromEntries(content.names.map((name, c) => [name, read[c](i)])));
+}
+
+export default widget((body, say, model) => {
+  const holder = h("div", { class: "nrt-chart", role: "img" });
+  const note = h("p", { class: "nrt-note", role: "status" });
+  const foot = h("p", { class: "nrt-soft nrt-chart-foot" });
+  body.append(note, holder, foot);
+  note.hidden = true;
+  let head = null;
+  let rows = [];
+  let view = null;
+  let building = null;
+  let again = false;
+  const loading = library("vega", model, say);
+  const root = () => body.parentElement;
+
+  function config() {
+    const style = getComputedStyle(root());
+    const get = (name) => style.getPropertyValue(name).trim();
+    const axis = { labelColor: get("--nrt-soft"), titleColor: get("--nrt-text"), gridColor: get("--nrt-line"), domainColor: get("--nrt-line"), tickColor: get("--nrt-line"), labelFontSize: 11, titleFontWeight: 600 };
+    const mark = root().dataset.theme === "dark" ? "#7ab7ff" : "#0b62c4";
+    return {
+      background: "transparent", view: { stroke: null }, axis, legend: { labelColor: get("--nrt-text"), titleColor: get("--nrt-text") },
+      font: style.fontFamily, mark: { color: mark }, line: { strokeWidth: 1.8 }, area: { fillOpacity: 0.35, line: true },
+      point: { filled: true, size: 36, opacity: 0.75 }, bar: { cornerRadiusEnd: 2 },
+      range: { category: root().dataset.theme === "dark"
+        ? ["#7ab7ff", "#f0c14b", "#6fd48f", "#ff9a90", "#c9a6ff", "#6fd3d9"]
+        : ["#0b62c4", "#c2410c", "#157a3b", "#9f2d55", "#7440a8", "#0b6a78"] },
+    };
+  }
+
+  async function build() {
+    if (building) {
+      again = true;
+      return;
+    }
+    building = (async () => {
+      const vega = await loading;
+      const made = await vega.vegaEmbed(holder, { ...head.spec, config: { ...config(), ...head.spec.config } }, { actions: false, tooltip: true, renderer: "canvas" });
+      view?.finalize();
+      view = made.view;
+      feed();
+      body.dataset.drawn = "";
+    })();
+    await building.finally(() => (building = null));
+    if (again) {
+      again = false;
+      build();
+    }
+  }
+
+  function feed() {
+    view?.data("live", rows).resize().runAsync();
+  }
+
+  const themed = new MutationObserver(() => head && build());
+  setTimeout(() => themed.observe(root(), { attributes: true, attributeFilter: ["data-theme"] }));
+  return {
+    receive(content, buffers) {
+      if (content.t === "chart") head = content;
+      rows = rowsOf({ ...content, names: head.names }, buffers[0]);
+      holder.setAttribute("aria-label", content.label);
+      foot.textContent = content.foot;
+      note.textContent = content.note;
+      note.hidden = !content.note;
+      if (content.t === "chart") build();
+      else feed();
+    },
+    close() {
+      themed.disconnect();
+      view?.finalize();
+    },
+  };
+});

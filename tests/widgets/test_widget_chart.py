@@ -1,0 +1,99 @@
+"""The chart without a browser: which points, how often, and what the specification says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from notebook_rt.widgets import ChartWidget
+from notebook_rt.widgets.chart import INTERVAL, POINTS, ChartModel, thin
+from notebook_rt.widgets.sources import Field
+from tests.browser.scenes import prices
+from tests.widgets.memory import HOSTILE, MemoryFrame
+
+
+@given(npst.arrays(np.float64, st.integers(1, 3000)), st.integers(2, 500))
+def test_a_thinned_line_is_bounded_and_keeps_its_extremes(y, points):
+    x = np.random.default_rng(0).permutation(len(y)).astype(float)
+    at = thin(x, y, points)
+    assert len(at) <= max(points, 0) or len(at) == len(y) <= points
+    assert np.all(np.diff(x[at]) > 0)
+    finite = y[~np.isnan(y)]
+    if len(finite):
+        assert np.nanmin(y[at]) == finite.min()
+        assert np.nanmax(y[at]) == finite.max()
+
+
+def test_what_is_sent_is_bounded_in_points_and_in_time():
+    now = [100.0]
+    source = prices(50_000)
+    model = ChartModel(source, "at", ["bid", "ask"], clock=lambda: now[0])
+    (whole,) = model.whole("v")
+    assert whole.whole
+    assert whole.size < POINTS * 3 * 8 + 20_000
+    assert whole.content["foot"] == "2,000 of 100,000 points"
+    sent = 0
+    for _ in range(100):  # a change every 10 ms
+        now[0] += 0.01
+        source.set(source.df.copy())
+        sent += len(model.update())
+    assert 8 <= sent <= 1 / INTERVAL + 1
+
+
+def test_the_last_change_is_drawn_though_nothing_follows():
+    now = [0.0]
+    source = prices(100)
+    model = ChartModel(source, "at", "bid", clock=lambda: now[0])
+    model.whole("v")
+    source.set(source.df.copy())
+    assert model.update() == []
+    now[0] += model.wants()
+    assert len(model.update()) == 1
+    assert model.wants() == float("inf")
+
+
+def test_names_are_titles_and_never_field_expressions():
+    df = pd.DataFrame({HOSTILE: [1.0, 2.0], "a.b[0]": [3.0, 4.0]})
+    df.index.name = "id"
+    fields = [Field("id", "int8"), Field(HOSTILE, "float8"), Field("a.b[0]", "float8")]
+    model = ChartModel(MemoryFrame(df, fields), "a.b[0]", HOSTILE)
+    encoding = model.chart().to_dict()["encoding"]
+    assert (encoding["x"]["field"], encoding["y"]["field"]) == ("x", "y")
+    assert encoding["y"]["title"] == HOSTILE
+
+
+def test_times_without_a_zone_are_shown_as_they_are():
+    df = pd.DataFrame({"at": pd.to_datetime(["2026-01-01", "2026-01-02"]), "v": [1.0, 2.0]})
+    df.index.name = "id"
+    fields = [Field("id", "int8"), Field("at", "timestamp"), Field("v", "float8")]
+    encoding = ChartModel(MemoryFrame(df, fields), "at", "v").chart().to_dict()["encoding"]
+    assert encoding["x"]["type"] == "temporal"
+    assert encoding["x"]["scale"]["type"] == "utc"
+
+
+def test_without_y_the_columns_of_numbers_are_drawn():
+    widget = ChartWidget(prices(10), "at")
+    assert widget._model.y == ["bid", "ask", "volume"]
+    assert widget._repr_mimebundle_()[0]["text/plain"].startswith("Live line chart of bid")
+    widget.close()
+
+
+def test_a_column_that_is_not_there_is_named():
+    with pytest.raises(KeyError, match="prize"):
+        ChartModel(prices(10), "at", "prize")
+
+
+def test_the_style_function_has_the_last_word():
+    model = ChartModel(prices(10), "at", "bid", style=lambda chart: chart.properties(height=77))
+    assert model.whole("v")[0].content["spec"]["height"] == 77
+
+
+def test_a_histogram_counts_every_row():
+    model = ChartModel(prices(50_000), None, "volume", kind="hist")
+    columns, shown = model._histogram(model.source.df)
+    assert shown == 50_000
+    assert sum(columns[1]) == 50_000
