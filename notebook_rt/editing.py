@@ -178,6 +178,8 @@ class Editing:
         with self.lock:
             for editor in self._of(op.schema, op.target):
                 editor._lay([op])
+                for fn in editor.on_merge if records else ():
+                    fn(records)
         for record in records:
             what = f"{op.target} {', '.join(map(str, record['key'].values()))}"
             column = f", {record['column']}" if record["column"] else ""
@@ -222,7 +224,9 @@ class Editor:
         self.overlay: Overlay | None = None
         self._editing = editing
         self._outbox = editing.outbox
-        self._changed = changed or (lambda changes: None)
+        self.on_merge: list[Callable[[Sequence[Mapping[str, Json]]], object]] = []
+        """Called with the records of each merge (see ``conflicts``), on the loop thread."""
+        self._changed = changed
         self._undo: list[list[Put]] = []
         self._batch: list[Op] | None = None
 
@@ -578,9 +582,7 @@ class Editor:
             return
         mine = [op for op in ops if op.kind in WRITES and self._concerns(op)]
         edits = [self._as_edit(op) for op in mine]
-        changes = self.overlay.put(edits, want_changes=True)
-        if changes:
-            self._changed(changes)
+        self._say(self.overlay.put(edits, want_changes=self._changed is not None))
 
     def _concerns(self, op: Op) -> bool:
         """Whether this table (one of several over the server's, by filter) shows the operation."""
@@ -604,14 +606,17 @@ class Editor:
         if self.overlay is None:
             return
         typed = None if row is None else self.overlay.schema.decode(row)
-        changes = self.overlay.settle(op, typed, now=self._editing.clock(), want_changes=True)
-        if changes:
+        now = self._editing.clock()
+        self._say(self.overlay.settle(op, typed, now=now, want_changes=True))
+
+    def _say(self, changes: Sequence[RowChange]) -> None:
+        if changes and self._changed is not None:
             self._changed(changes)
 
     def _tell_all(self, fn: Callable[[Overlay], Sequence[RowChange]]) -> None:
         for editor in self._editing._of(self.schema_name, self.table):
-            if editor.overlay is not None and (changes := fn(editor.overlay)):
-                editor._changed(changes)
+            if editor.overlay is not None:
+                editor._say(fn(editor.overlay))
 
     def _replace_shown(self, put: Put) -> None:
         if put.before is not None:

@@ -156,7 +156,6 @@ class Outbox:
                     else:
                         _store(db, whole)
                     return Put(whole, before)
-        stored = replace(op, lane=lane)
         cursor = db.execute(
             _INSERT,
             (
@@ -176,7 +175,7 @@ class Outbox:
                 op.error,
             ),
         )
-        return Put(replace(stored, seq=cursor.lastrowid or 0))
+        return Put(replace(op, lane=lane, seq=cursor.lastrowid or 0))
 
     # --- looking in ------------------------------------------------------------------------------
 

@@ -187,7 +187,7 @@ class Worker:
                         await self._on_disk(self.outbox.back, op)
                     break
                 await self._on_disk(self._still_ours)
-                self._listener.leaving(group)
+                self._tell(self._listener.leaving, group)
                 if group[0].kind == "broadcast":
                     moved += await self._broadcast(group)
                 elif group[0].kind == "insert" and len(group) > 1:
@@ -227,7 +227,7 @@ class Worker:
         if done:
             await self._on_disk(self.outbox.settle_all, done)
             for op, row in done:
-                self._listener.settled(op, row)
+                self._tell(self._listener.settled, op, row)
         left = [op for op in group if op.id not in {one.id for one, _ in done}]
         moved = len(done)
         for op in left:
@@ -385,23 +385,23 @@ class Worker:
         if left.open:
             asking = replace(op, state="asking", error=left.conflicts[-1].rule)
             await self._on_disk(lambda: self.outbox.back(asking, records=records))
-            self._listener.rebased(asking, records)
+            self._tell(self._listener.rebased, asking, records)
             return False
         if left.edit is None:
             await self._on_disk(self.outbox.settle, op, row, records)
             if records:
-                self._listener.rebased(op, records)
-            self._listener.settled(op, row)
+                self._tell(self._listener.rebased, op, records)
+            self._tell(self._listener.settled, op, row)
             return False
         job.op = decide.op_of(op, left)
         leaving = replace(job.op, sent=True)  # it goes out again at once
         await self._on_disk(lambda: self.outbox.back(leaving, records=records))
-        self._listener.rebased(leaving, records)
+        self._tell(self._listener.rebased, leaving, records)
         return True
 
     async def _settle(self, op: Op, row: dict[str, Json] | None) -> None:
         await self._on_disk(self.outbox.settle, op, row)
-        self._listener.settled(op, row)
+        self._tell(self._listener.settled, op, row)
 
     async def _no(self, op: Op, answer: Answer) -> None:
         """An answer that is none of success."""
@@ -434,7 +434,14 @@ class Worker:
     async def _fail(self, op: Op, words: str) -> None:
         failed = replace(op, state="failed", error=words)
         await self._on_disk(self.outbox.back, failed)
-        self._listener.failed(failed)
+        self._tell(self._listener.failed, failed)
+
+    def _tell(self, fn: Callable[..., object], *args: object) -> None:
+        """What happened is durable already: a listener that fails stops nothing."""
+        try:
+            fn(*args)
+        except Exception:
+            logger.exception("the queue's worker: telling what happened")
 
     # --- the file --------------------------------------------------------------------------------
 
@@ -446,8 +453,8 @@ class Worker:
         changed = await self._on_disk(self.outbox.changed)
         if changed != self._changed:
             self._changed = changed
-            self._listener.elsewhere()
-        self._listener.tick(self._clock())
+            self._tell(self._listener.elsewhere)
+        self._tell(self._listener.tick, self._clock())
 
     async def _on_disk(self, fn: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, fn, *args)

@@ -127,11 +127,15 @@ async def test_a_merge_function_decides_and_is_given_the_row(
         return f"{base}|{mine}|{theirs}|{row['n']}"
 
     k = kernel(strategies=Strategies(columns={"note": both}))
+    told: list[Any] = []
+    k.editor.on_merge.append(told.extend)
     k.editor.edit(key, {"note": "mine"})
     stack.sql(f"update {table} set note = 'theirs' where id = %s", key)
     await k.drain()
     assert row(stack, table, key)["note"] == "old|mine|theirs|10"  # type: ignore[index]  # it is there
     assert k.editor.conflicts["rule"].tolist() == ["both"]
+    assert [(t["column"], t["mine"], t["theirs"]) for t in told] == [("note", "mine", "theirs")]
+    assert [kind for kind, _ in k.notes] == ["merged"]
     await k.close()
 
 
