@@ -231,7 +231,7 @@ export default widget((body, say, model) => {
     grid.onBeforeEditCell.subscribe((_event, { row, cell }) => {
       const item = rows.get(row);
       if (!item || item.gone) return false;
-      editing = { rid: item.rid, row, cell, seen: formats[cell].typed(item, cell), cut: isCut(item, cell) };
+      editing = { rid: item.rid, row, cell };
       say({ t: "hold", on: true });
       return true;
     });
@@ -405,7 +405,7 @@ export default widget((body, say, model) => {
         done();
       }
     } else if (key.key === "Delete" && head.columns[cell].editable && head.columns[cell].nullable) {
-      send(rows.get(row), cell, null, formats[cell].typed(rows.get(row), cell), !isCut(rows.get(row), cell));
+      send(rows.get(row), cell, null);
       done();
     } else if (key.key.length === 1 && !key.ctrlKey && !key.metaKey && !key.altKey && key.key !== " " && head.columns[cell].editable && !open.would(row, cell)) {
       grid.editActiveCell();
@@ -420,16 +420,14 @@ export default widget((body, say, model) => {
   // ---- edits ----------------------------------------------------------------------------------
 
   function commit(item, column, command) {
-    const c = column.field;
-    const edited = editing ?? { seen: formats[c].typed(item, c), cut: isCut(item, c) };
-    send(item, c, command.serializedValue, edited.seen, !edited.cut);
+    send(item, column.field, command.serializedValue);
   }
 
-  function send(row, c, value, seen, wasSeen) {
+  function send(row, c, value) {
     const mark = { kind: "sending", text: value === null ? "null" : value };
     (row.m ??= new Map()).set(c, mark);
     grid.updateCell(row.at, c);
-    say({ t: "edit", rid: row.rid, c, value, seen, was_seen: wasSeen });
+    say({ t: "edit", rid: row.rid, c, value });
     setTimeout(() => {
       const now = byRid.get(row.rid);
       if (now?.m?.get(c) !== mark) return;

@@ -28,6 +28,8 @@ COPY_CELLS: Final = 500_000
 FOLLOWED: Final = 10_000
 """A selection of at most so many rows is followed when rows move; a larger one is let go."""
 MAX_WINDOW: Final = 400
+LOOK: Final = 1.0
+"""Seconds after which a quiet table's status is looked at again."""
 
 
 @dataclass(slots=True)
@@ -106,7 +108,8 @@ class GridModel:
     # -- out ---------------------------------------------------------------------------------
 
     def wants(self) -> float:
-        return self._order.wait()
+        # A status has no event of its own: looked at now and then.
+        return min(self._order.wait(), LOOK)
 
     def whole(self, view: str) -> Sequence[Message]:
         df = self._refresh()
@@ -343,22 +346,16 @@ class GridModel:
         if not self._may_edit(name, name in self._source.df.index.names):
             refuse(f"{name} cannot be edited")
             return
-        typed, seen = content.get("value"), content.get("seen")
+        typed = content.get("value")
         try:
             value = parse_typed(shown, None if typed is None else str(typed))
         except ValueError as error:
             refuse(error)
             return
-        base: dict[str, Any] = {}
-        if content.get("was_seen"):
-            try:
-                base[name] = parse_typed(shown, None if seen is None else str(seen))
-            except ValueError:
-                base = {}  # shown shortened or rounded: the frame's own base is the better one
 
         def write() -> None:
             try:
-                self._source.edit(key, {name: value}, base)
+                self._source.edit(key, {name: value})
             except Exception as error:
                 refuse(error)
 

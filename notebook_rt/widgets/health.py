@@ -33,6 +33,8 @@ DETAILS: Final = {
     "connecting": "Connecting.",
     "closed": "This session was closed. Connect again to see live data.",
 }
+LOOK = 1.0
+"""Seconds between two looks at the metrics, while somebody looks at them."""
 HISTORY = 60
 """Latencies kept for the sparkline."""
 
@@ -97,7 +99,7 @@ class HealthWidget(LiveWidget):
     def __init__(self, source: HealthSource, *, eyes: Eyes | None = None) -> None:
         state = HealthState(source)
         super().__init__(
-            StateModel({"health": state}),
+            StateModel({"health": state}, look=LOOK),
             subscribe=state.subscribe,
             static=lambda: (health_text(source.health()), health_html(source.health())),
             eyes=eyes,

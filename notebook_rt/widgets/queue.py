@@ -12,6 +12,8 @@ from notebook_rt.widgets.base import LiveWidget, module, pump, static_table, sty
 from notebook_rt.widgets.sources import Eyes, QueuedWrite, QueueSource
 from notebook_rt.widgets.state import Handler, StateModel, cut
 
+LOOK = 2.0
+"""Seconds between two looks: another kernel may write to the same file."""
 SHOWN = 50
 """Writes listed at most; those that need the user come first."""
 _FIRST = {"failed": 0, "parked": 1, "sending": 2, "waiting": 3}
@@ -71,7 +73,9 @@ class QueueWidget(LiveWidget):
 
     def __init__(self, source: QueueSource, *, eyes: Eyes | None = None) -> None:
         super().__init__(
-            StateModel({"queue": lambda: queue_state(source.writes())}, queue_handlers(source)),
+            StateModel(
+                {"queue": lambda: queue_state(source.writes())}, queue_handlers(source), look=LOOK
+            ),
             subscribe=source.on_queue,
             static=lambda: (queue_text(source.writes()), queue_html(source.writes())),
             eyes=eyes,

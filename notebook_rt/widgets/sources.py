@@ -150,8 +150,7 @@ class FrameSource(Protocol):
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe: ...
 
-    def edit(self, key: Hashable, values: Mapping[str, Any], base: Mapping[str, Any]) -> object:
-        """Change columns of ``key``; ``base`` is what the user saw when the editor opened."""
+    def edit(self, key: Hashable, values: Mapping[str, Any]) -> object: ...
 
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
         """Cells with a local edit: ``(key, column)`` to ``("pending"|"failed", why)``."""

@@ -32,11 +32,19 @@ class StateModel:
         Name in the message to the function that reads it, as JSON values.
     handlers
         The ``t`` of a view's word to what is done with it.
+    look
+        Seconds after which to read again though nobody said that anything changed: for what has
+        no event of its own (a metric, a silence, another kernel on the same queue).
     """
 
     def __init__(
-        self, parts: Mapping[str, Read], handlers: Mapping[str, Handler] | None = None
+        self,
+        parts: Mapping[str, Read],
+        handlers: Mapping[str, Handler] | None = None,
+        *,
+        look: float = float("inf"),
     ) -> None:
+        self._look = look
         self._parts = dict(parts)
         self._handlers = dict(handlers or {})
         self._sent: dict[str, Any] | None = None
@@ -61,4 +69,4 @@ class StateModel:
         pass
 
     def wants(self) -> float:
-        return float("inf")
+        return self._look

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from notebook_rt.widgets.base import LiveWidget, module, styles
-from notebook_rt.widgets.health import HealthState, health_html, health_text
+from notebook_rt.widgets.health import LOOK, HealthState, health_html, health_text
 from notebook_rt.widgets.presence import presence_html, presence_state, presence_text
 from notebook_rt.widgets.queue import queue_handlers, queue_html, queue_state, queue_text
 from notebook_rt.widgets.sources import (
@@ -70,6 +70,7 @@ class StatusBar(LiveWidget):
                     ),
                 },
                 {} if queue is None else queue_handlers(queue),
+                look=LOOK,
             ),
             subscribe=subscribe,
             static=static,

@@ -130,7 +130,7 @@ class MemoryFrame(Told):
         self.df = df
         self.tell()
 
-    def edit(self, key: Hashable, values: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
         self.edits.append((key, dict(values)))
         df = self.df.copy()
         for column, value in values.items():

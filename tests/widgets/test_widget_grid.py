@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from notebook_rt.widgets import GridWidget
 from notebook_rt.widgets.columns import CUT, LONG, NULL, Cells, Pack, cells
-from notebook_rt.widgets.gridmodel import GridModel
+from notebook_rt.widgets.gridmodel import LOOK, GridModel
 from notebook_rt.widgets.order import DUTY, Order, parse_terms
 from notebook_rt.widgets.sources import Conflict, Field
 from notebook_rt.widgets.typed import parse_typed
@@ -237,25 +237,25 @@ def test_an_order_that_waits_asks_to_be_called_again():
     time.sleep(0.06)
     (message,) = bench.model.update()
     assert bench.shown(message, 0)[0] == 1000
-    assert bench.model.wants() == float("inf")
+    assert bench.model.wants() == LOOK
 
 
-def test_an_edit_is_parsed_and_given_to_the_frame_with_what_was_seen():
+def test_an_edit_is_parsed_and_given_to_the_frame():
     seen: list[Any] = []
     bench = Bench(table(10))
     bench.source.edit = lambda *args: seen.append(args)  # type: ignore[method-assign]
     rid = rids(bench.whole)[4]
-    bench.say(t="edit", rid=rid, c=1, value="12.5", seen="4", was_seen=True)
-    assert seen == [(5, {"price": 12.5}, {"price": 4.0})]
+    bench.say(t="edit", rid=rid, c=1, value="12.5")
+    assert seen == [(5, {"price": 12.5})]
 
 
 def test_what_cannot_be_is_refused_before_it_is_queued():
     bench = Bench(table(10))
     rid = rids(bench.whole)[4]
-    (reply,) = bench.say(t="edit", rid=rid, c=1, value="a lot", seen="4", was_seen=True)
+    (reply,) = bench.say(t="edit", rid=rid, c=1, value="a lot")
     assert reply.content["kind"] == "refused"
     assert "not a number" in reply.content["why"]
-    (reply,) = bench.say(t="edit", rid=rid, c=0, value="9", seen="5", was_seen=True)
+    (reply,) = bench.say(t="edit", rid=rid, c=0, value="9")
     assert "cannot be edited" in reply.content["why"]
     assert bench.source.edits == []
     assert bench.woken == 2
@@ -268,7 +268,7 @@ def test_an_edit_that_the_frame_refuses_is_told():
     bench = Bench(table(10))
     bench.source.edit = refuse  # type: ignore[method-assign]
     rid = rids(bench.whole)[4]
-    (reply,) = bench.say(t="edit", rid=rid, c=2, value="x", seen="y", was_seen=True)
+    (reply,) = bench.say(t="edit", rid=rid, c=2, value="x")
     assert reply.content["why"] == "the frame is closed"
 
 
@@ -420,7 +420,7 @@ def test_a_composite_key():
     edits: list[Any] = []
     source.edit = lambda *args: edits.append(args)  # type: ignore[method-assign]
     model.heard("v", {"t": "edit", "rid": rid, "c": 2, "value": "5"})
-    assert edits == [((2, "tue"), {"price": 5.0}, {})]
+    assert edits == [((2, "tue"), {"price": 5.0})]
     model.heard("v", {"t": "window", "first": 0, "last": 4, "anchor": [rid, 1]})
     source.set(df.iloc[1:])
     (message,) = model.update()
