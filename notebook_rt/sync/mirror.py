@@ -12,8 +12,10 @@ a gap and what closes it, when to poll and when to audit. What a change does to 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, Literal
 
+from notebook_rt.errors import classify
 from notebook_rt.options import Options
 from notebook_rt.store.types import Schema
 from notebook_rt.sync import discovery
@@ -171,7 +173,7 @@ class Mirror:
             case Fetched():
                 self._flows.fetched(event)
             case FetchFailed():
-                self._flows.failed(event, self._now)
+                self._flows.failed(self._patiently(event), self._now)
             case Tick():
                 self._flows.tick(self._now)
             case Joined():
@@ -198,6 +200,14 @@ class Mirror:
                 self._flows.stop_all()
                 self._set_status("closed", "closed")
                 self._closed = True
+
+    def _patiently(self, event: FetchFailed) -> FetchFailed:
+        """A refused token ends no table that is shown: a new one mends it, and storms pass."""
+        replica = self._replica
+        loaded = replica is not None and replica.loaded
+        if loaded and event.retry_after is None and classify(event.error).kind == "auth":
+            return replace(event, retry_after=self.options.backoff_base)
+        return event
 
     def _receive(self, changes: Sequence[Change]) -> None:
         replica = self._replica
