@@ -19,24 +19,21 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from notebook_rt.errors import ConflictError, NotebookRTError, QueueError
-from notebook_rt.outbox import decide
-from notebook_rt.outbox.ops import WRITES, Json, Op, OpKind, coalesce, lane_of
+from notebook_rt.errors import ConflictError, QueueError
+from notebook_rt.outbox.compose import Composer, InvalidEditError
+from notebook_rt.outbox.ops import WRITES, Json, Op, coalesce
 from notebook_rt.outbox.queue import Outbox, Put, Record
-from notebook_rt.store.types import canonical, equal, to_json
-from notebook_rt.sync.merge import Edit, Strategies, Strategy
+from notebook_rt.outbox.view import conflicts_df, pending_df
+from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.overlay import Overlay
-from notebook_rt.sync.rows import Key, Row, RowChange
+from notebook_rt.sync.rows import Key, RowChange
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_INT_BITS = {"int2": 16, "int4": 32, "int8": 64}
+__all__ = ["At", "Editing", "Editor", "InvalidEditError", "SendResult"]
+
 NoteKind = Literal["merged", "queued", "failed", "info"]
-
-
-class InvalidEditError(NotebookRTError, ValueError):
-    """A local edit that the table cannot take; nothing of it was queued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +219,7 @@ class Editor:
         self.table = table
         self.strategies = strategies
         self.overlay: Overlay | None = None
+        self._composer: Composer | None = None
         self._editing = editing
         self._outbox = editing.outbox
         self.on_merge: list[Callable[[Sequence[Mapping[str, Json]]], object]] = []
@@ -229,6 +227,8 @@ class Editor:
         self._changed = changed
         self._undo: list[list[Put]] = []
         self._batch: list[Op] | None = None
+        self._batched: dict[Key, dict[str, Any] | None] = {}
+        """Rows as the open batch leaves them."""
 
     def attach(self, overlay: Overlay) -> None:
         """Use this overlay from now on, and lay over it what the queue holds for the table.
@@ -237,6 +237,14 @@ class Editor:
         """
         with self._editing.lock:
             self.overlay = overlay
+            self._composer = Composer(
+                overlay.schema,
+                self.schema_name,
+                self.table,
+                self.strategies,
+                self._editing.make_id,
+                self._editing.clock,
+            )
             self._lay(self._outbox.ops(schema=self.schema_name, target=self.table))
 
     # --- editing ---------------------------------------------------------------------------------
@@ -259,14 +267,20 @@ class Editor:
     def insert(self, values: Mapping[str, Any]) -> Key:
         """Insert a row; a key of type uuid is made here if it is not given. Returns the key."""
         with self._editing.lock:
-            op = self._insert(values)
+            composer = self._need()[1]
+            op = composer.insert(values)
+            key = composer.edit(op).key
+            if self._seen(key) is not None:
+                raise composer.invalid(f"there is a row with the key {key!r}")
             self._put([op])
-            return self._as_edit(op).key
+            return key
 
     def delete(self, key: Hashable) -> None:
         """Delete a row."""
         with self._editing.lock:
-            self._put([self._delete(key)])
+            composer = self._need()[1]
+            key = composer.key(key)
+            self._put([composer.delete(key, self._there(key))])
 
     def edit_many(self, changes: pd.DataFrame) -> int:
         """Change many rows at once, all or none: index = key, columns = the columns to set.
@@ -305,6 +319,7 @@ class Editor:
                 self._put(ops)
             finally:
                 self._batch = None
+                self._batched.clear()
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) made here that has not left; False: there is none."""
@@ -323,7 +338,8 @@ class Editor:
     def discard(self, key: Hashable) -> int:
         """Drop the pending edits of a row, whatever their state; how many operations it were."""
         with self._editing.lock:
-            overlay, key = self._need(), self._key(key)
+            overlay, composer = self._need()
+            key = composer.key(key)
             dropped = [op for edit in overlay.edits_of(key) for op in self._outbox.discard(edit.id)]
             self._undo.clear()
             self._tell_all(lambda o: o.discard([op.id for op in dropped], want_changes=True))
@@ -354,7 +370,8 @@ class Editor:
             If nothing is open there.
         """
         with self._editing.lock:
-            overlay, key = self._need(), self._key(key)
+            overlay, composer = self._need()
+            key = composer.key(key)
             ids = {edit.id for edit in overlay.edits_of(key)}
             records = [
                 r
@@ -365,51 +382,28 @@ class Editor:
                 where = f"{key!r}" + (f", column {column!r}" if column else "")
                 raise ConflictError(f'table "{self.table}": no conflict is open at {where}')
             if value is not None and column is not None:
-                value = self._json(self._typed({column: value}))[column]
+                value = composer.json(composer.typed({column: value}))[column]
             for op_id in dict.fromkeys(r.op for r in records):
-                self._resolve_one(op_id, [r for r in records if r.op == op_id], choice, value)
+                theirs = [r for r in records if r.op == op_id]
+                self._resolve_one(op_id, theirs, choice == "mine", value, overlay.last(key))
 
     # --- looking ---------------------------------------------------------------------------------
 
     @property
     def pending(self) -> pd.DataFrame:
         """The table's operations in the queue, in order: one row each, index their id."""
-        import pandas as pd
-
-        ops = [op for op in self._ops() if op.kind in WRITES]
-        return pd.DataFrame(
-            {
-                "kind": [op.kind for op in ops],
-                "key": [self._as_edit(op).key for op in ops],
-                "values": [dict(op.values) for op in ops],
-                "base": [dict(op.base) for op in ops],
-                "state": ["parked" if _parked(op) else op.state for op in ops],
-                "attempts": pd.Series([op.attempts for op in ops], dtype="int64"),
-                "error": [op.error for op in ops],
-                "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
-            },
-            index=pd.Index([op.id for op in ops], name="id", dtype=object),
-        )
+        return pending_df(self._ops())
 
     @property
     def conflicts(self) -> pd.DataFrame:
         """Every merge decision that the queue's file keeps, oldest first; ``open`` ones ask."""
-        import pandas as pd
-
-        records = [r.record for r in self._outbox.conflicts(self.schema_name, self.table)]
-        names = ("key", "column", "base", "mine", "theirs", "result", "rule", "who", "open")
-        columns: dict[str, Any] = {
-            name: pd.Series([record[name] for record in records], dtype=object) for name in names
-        }
-        columns["key"] = pd.Series([_plain_key(record["key"]) for record in records], dtype=object)
-        columns["open"] = columns["open"].astype(bool)
-        at = pd.to_datetime([record["at"] for record in records], unit="s", utc=True)
-        return pd.DataFrame({"at": at, **columns})
+        records = self._outbox.conflicts(self.schema_name, self.table)
+        return conflicts_df([record.record for record in records])
 
     def row(self, key: Hashable) -> dict[str, Any] | None:
         """One row as the user sees it."""
         with self._editing.lock:
-            return self._seen(self._key(key))
+            return self._seen(self._need()[1].key(key))
 
     def open_conflicts(self) -> list[Record]:
         """The conflicts that ask."""
@@ -418,8 +412,9 @@ class Editor:
     def marks(self) -> dict[tuple[Key, str], tuple[str, str]]:
         """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of cells with edits."""
         marks = {}
+        composer = self._need()[1]
         for op in self._ops():
-            edit = self._as_edit(op)
+            edit = composer.edit(op)
             state = {"waiting": "pending", "asking": "conflict"}.get(op.state, op.state)
             for column in edit.values:
                 marks[edit.key, column] = (state, op.error)
@@ -428,122 +423,48 @@ class Editor:
     # --- inside: making operations ---------------------------------------------------------------
 
     def _edit(self, key: Hashable, values: Mapping[str, Any]) -> Op | None:
-        overlay, key = self._need(), self._key(key)
-        row = self._seen(key)
-        if row is None:
-            raise InvalidEditError(f'table "{self.table}" has no row with the key {key!r}')
-        typed = self._typed(values)
-        changed = {c: v for c, v in typed.items() if not equal(v, row[c])}
-        if not changed:
+        overlay, composer = self._need()
+        key = composer.key(key)
+        row = self._there(key)
+        op = composer.update(key, row, values)
+        if op is None:
             return None
-        names = overlay.schema.key
-        if any(name in changed for name in names):
-            moved = overlay.schema.key_of({**row, **changed})
-            if overlay.view(moved) is not None:
-                raise InvalidEditError(f'table "{self.table}" has a row with the key {moved!r}')
-        return self._op("update", key, changed, {c: row[c] for c in changed})
+        edit = composer.edit(op)
+        moved = overlay.new_key(edit)
+        if moved != key and self._seen(moved) is not None:
+            raise composer.invalid(f"there is a row with the key {moved!r}")
+        if earlier := overlay.edits_of(key):
+            stored = self._outbox.get(earlier[-1].id)
+            # The row may have had another key when the queue got its first edit.
+            op = op if stored is None else replace(op, lane=stored.lane)
+        return op
 
-    def _insert(self, values: Mapping[str, Any]) -> Op:
-        schema = self._need().schema
-        typed = self._typed(values)
-        made = False
-        for name in schema.key:
-            if typed.get(name) is not None:
-                continue
-            pg_type = canonical(schema.types[name])
-            if pg_type != "uuid":
-                raise InvalidEditError(
-                    f'table "{self.table}": give the key column "{name}". The server makes it '
-                    f"({pg_type}), so a row whose answer is lost could not be told from a second "
-                    "one; a key of type uuid is made here by itself"
-                )
-            typed[name] = self._editing.make_id()
-            made = True
-        key = schema.key_of(typed)
-        if self._seen(key) is not None:
-            raise InvalidEditError(f'table "{self.table}" has a row with the key {key!r}')
-        return replace(self._op("insert", key, typed, {}), own_key=made)
-
-    def _delete(self, key: Hashable) -> Op:
-        key = self._key(key)
+    def _there(self, key: Key) -> dict[str, Any]:
         row = self._seen(key)
         if row is None:
-            raise InvalidEditError(f'table "{self.table}" has no row with the key {key!r}')
-        return self._op("delete", key, {}, row)
-
-    def _op(self, what: OpKind, key: Key, values: Row, base: Row) -> Op:
-        overlay = self._need()
-        schema, strategies = overlay.schema, self.strategies
-        parts = key if len(schema.key) > 1 else (key,)
-        named = dict(zip(schema.key, parts, strict=True))  # type: ignore[call-overload]  # a Key of several columns is a tuple (rows.py)
-        version = strategies.version if strategies.version in schema.types else None
-        wanted = {*named, *values, *base, *([version] if version else [])}
-        lane = None
-        if edits := overlay.edits_of(key):
-            first = self._outbox.get(edits[-1].id)
-            lane = first.lane if first else None
-        return Op(
-            self._editing.make_id(),
-            what,
-            self.schema_name,
-            self.table,
-            self._editing.clock(),
-            key=self._json(named),
-            values=self._json(values),
-            base=self._json(base),
-            types={name: schema.types[name] for name in wanted},
-            rules={c: _rule(strategies.of(c)) for c in values} | {"": _rule(strategies.default)},
-            version=version or "",
-            lane=lane or lane_of(self.schema_name, self.table, self._json(named)),
-        )
-
-    def _typed(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        schema = self._need().schema
-        try:
-            typed = schema.coerce(values)
-        except ValueError as error:
-            raise InvalidEditError(f'table "{self.table}": {error}') from None
-        for name, value in typed.items():
-            bits = _INT_BITS.get(canonical(schema.types[name]))
-            if bits and value is not None and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
-                raise InvalidEditError(
-                    f'table "{self.table}": column {name!r}: {value} is too large for '
-                    f"{canonical(schema.types[name])}"
-                )
-        return typed
-
-    def _as_edit(self, op: Op) -> Edit:
-        return decide.edit_of(op, "float" if self.overlay is None else self.overlay.schema.numeric)
-
-    def _json(self, row: Row) -> dict[str, Json]:
-        types = self._need().schema.types
-        return {name: to_json(types[name], value) for name, value in row.items()}
-
-    def _key(self, key: Hashable) -> Key:
-        try:
-            return self._need().schema.coerce_key(key)
-        except ValueError as error:
-            raise InvalidEditError(f'table "{self.table}": {error}') from None
+            raise self._need()[1].invalid(f"there is no row with the key {key!r}")
+        return row
 
     def _seen(self, key: Key) -> dict[str, Any] | None:
         """The row as the user sees it, with what the open batch did to it."""
-        row = self._need().view(key)
-        for op in self._batch or ():
-            edit = self._as_edit(op)
-            if edit.key == key:
-                whole = {**dict.fromkeys(self._need().schema.names), **(row or {})}
-                row = None if edit.kind == "delete" else {**whole, **edit.values}
-        return row
+        return self._batched[key] if key in self._batched else self._need()[0].view(key)
 
-    def _need(self) -> Overlay:
-        if self.overlay is None:
+    def _need(self) -> tuple[Overlay, Composer]:
+        if self.overlay is None or self._composer is None:
             raise InvalidEditError(f'table "{self.table}" is not loaded yet: wait() for it')
-        return self.overlay
+        return self.overlay, self._composer
 
     # --- inside: laying over ---------------------------------------------------------------------
 
     def _put(self, ops: Sequence[Op]) -> None:
         if self._batch is not None:
+            overlay, composer = self._need()
+            for op in ops:
+                edit = composer.edit(op)
+                row = composer.whole({**(self._seen(edit.key) or {}), **edit.values})
+                self._batched[edit.key] = None
+                if edit.kind != "delete":
+                    self._batched[overlay.new_key(edit)] = row
             self._batch.extend(ops)
             return
         if not ops or (len(ops) == 1 and self._mend_failed(ops[0])):
@@ -563,7 +484,8 @@ class Editor:
 
     def _mend_failed(self, op: Op) -> bool:
         """An edit of what was refused, same row and column, mends that write: it is sent again."""
-        edits = self._need().edits_of(self._as_edit(op).key)
+        overlay, composer = self._need()
+        edits = overlay.edits_of(composer.edit(op).key)
         failed = self._outbox.get(edits[0].id) if len(edits) == 1 else None
         if failed is None or failed.state != "failed" or not op.values.keys() & failed.values:
             return False
@@ -578,19 +500,16 @@ class Editor:
             editor._lay(ops)
 
     def _lay(self, ops: Sequence[Op]) -> None:
+        """Lay operations over the view; inserts only where the table's filter may take them."""
         if self.overlay is None:
             return
-        mine = [op for op in ops if op.kind in WRITES and self._concerns(op)]
-        edits = [self._as_edit(op) for op in mine]
-        self._say(self.overlay.put(edits, want_changes=self._changed is not None))
-
-    def _concerns(self, op: Op) -> bool:
-        """Whether this table (one of several over the server's, by filter) shows the operation."""
-        overlay = self._need()
-        known = all(name in overlay.schema.types for name in (*op.values, *op.key))
-        if not known or op.kind != "insert":
-            return known
-        return overlay.accepts(self._as_edit(op).values)
+        overlay, composer = self._need()
+        types = overlay.schema.types
+        writes = (op for op in ops if op.kind in WRITES)
+        known = (op for op in writes if all(name in types for name in (*op.values, *op.key)))
+        edits = [composer.edit(op) for op in known]
+        shown = [edit for edit in edits if edit.kind != "insert" or overlay.accepts(edit.values)]
+        self._say(overlay.put(shown, want_changes=self._changed is not None))
 
     def _catch_up(self) -> None:
         if self.overlay is None:
@@ -628,69 +547,40 @@ class Editor:
     # --- inside: conflicts -----------------------------------------------------------------------
 
     def _resolve_one(
-        self, op_id: str, records: list[Record], choice: Literal["mine", "theirs"], value: Json
+        self,
+        op_id: str,
+        records: list[Record],
+        mine: bool,
+        value: Json,
+        last: Mapping[str, Any] | None,
     ) -> None:
+        composer = self._need()[1]
         op = self._outbox.get(op_id)
         if op is None or op.state != "asking":
             raise ConflictError(f'table "{self.table}": the conflict was decided meanwhile')
-        still = {r.number for r in self.open_conflicts() if r.op == op_id}
-        still -= {r.number for r in records}
+        numbers = {record.number for record in records}
+        asks = any(r.op == op_id and r.number not in numbers for r in self.open_conflicts())
+        rule = "resolved" if value is not None else f"resolved: {'mine' if mine else 'theirs'}"
         left: Op | None = op
         decided = []
         for record in records:
-            result = record.record["mine" if choice == "mine" else "theirs"]
+            result = None
             if left is not None:
-                left, result = self._decided(left, record.record, choice, value, result)
+                left, result = composer.decided(
+                    left, record.record, mine=mine, value=value, last=last
+                )
+            now = self._editing.clock()
             decided.append(
-                {
-                    **record.record,
-                    "at": self._editing.clock(),
-                    "open": False,
-                    "result": result,
-                    "rule": "resolved" if value is not None else f"resolved: {choice}",
-                }
+                {**record.record, "at": now, "open": False, "result": result, "rule": rule}
             )
         if left is None:
             self._outbox.discard(op_id)
             self._tell_all(lambda o: o.discard([op_id], want_changes=True))
         else:
-            numbers = [record.number for record in records]
-            if not self._outbox.mend(left, decided=numbers, asks=bool(still)):
+            if not self._outbox.mend(left, decided=numbers, asks=asks):
                 raise QueueError("the operation left the queue meanwhile")
             self._lay_everywhere([left])
         self._outbox.record(op, *decided)
-
-    def _decided(
-        self,
-        op: Op,
-        record: Mapping[str, Json],
-        choice: Literal["mine", "theirs"],
-        value: Json,
-        result: Json,
-    ) -> tuple[Op | None, Json]:
-        """The operation after a decision (None: nothing is left of it), and what stands."""
-        column = record["column"]
-        if column is None:
-            if choice == "theirs":
-                return None, record["theirs"]
-            if op.kind == "delete":
-                return replace(op, base=record["theirs"]), None
-            last = self._need().last(self._as_edit(op).key)
-            if last is None:
-                raise ConflictError(
-                    f'table "{self.table}": the row was deleted and is not known here any more; '
-                    "insert it again, or resolve with choice='theirs'"
-                )
-            whole = {**self._json(last), **op.values}
-            types = dict(self._need().schema.types)
-            return replace(op, kind="insert", values=whole, base={}, types=types), whole
-        if value is not None:
-            result = value
-        values = {c: v for c, v in op.values.items() if c != column}
-        base = {c: v for c, v in op.base.items() if c != column}
-        if not equal(result, record["theirs"]):
-            values[column], base[column] = result, record["theirs"]
-        return (replace(op, values=values, base=base, xmin="") if values else None), result
 
     def _ops(self) -> list[Op]:
         return self._outbox.ops(schema=self.schema_name, target=self.table)
@@ -712,16 +602,3 @@ class At:
     def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
         key, column = cell
         self._editor.edit(key, {column: value})
-
-
-def _rule(strategy: Strategy) -> str:
-    return f"function {getattr(strategy, '__name__', '')}" if callable(strategy) else strategy
-
-
-def _parked(op: Op) -> bool:
-    return op.state == "waiting" and op.blocked
-
-
-def _plain_key(key: Mapping[str, Json]) -> Any:
-    values = tuple(key.values())
-    return values[0] if len(values) == 1 else values

@@ -9,12 +9,12 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.errors import QueueError, WaitTimeoutError
-from notebook_rt.outbox.ops import Json, Op
+from notebook_rt.outbox.ops import WRITES, Json, Op
 from notebook_rt.outbox.queue import Outbox
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class QueueView:
             {
                 "what": [what(op) for op in ops],
                 "state": [state(op) for op in ops],
-                "attempts": pd.Series([op.attempts for op in ops], dtype="int64"),
+                "attempts": pd.Series([op.attempts for op in ops], dtype="int64").to_numpy(),
                 "why": [op.error for op in ops],
                 "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
                 "values": [dict(op.values) for op in ops],
@@ -140,6 +140,46 @@ class QueueView:
     def export(self) -> list[dict[str, Json]]:
         """Everything in the queue as JSON, for a file or another program."""
         return [as_json(op) for op in self.outbox.ops()]
+
+
+def pending_df(ops: Sequence[Op]) -> pd.DataFrame:
+    """A table's writes in the queue, one row each, index their id."""
+    import pandas as pd
+
+    ops = [op for op in ops if op.kind in WRITES]
+    return pd.DataFrame(
+        {
+            "kind": [op.kind for op in ops],
+            "key": pd.Series([plain_key(op.key) for op in ops], dtype=object).tolist(),
+            "values": [dict(op.values) for op in ops],
+            "base": [dict(op.base) for op in ops],
+            "state": [state(op) for op in ops],
+            "attempts": pd.Series([op.attempts for op in ops], dtype="int64").to_numpy(),
+            "error": [op.error for op in ops],
+            "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
+        },
+        index=pd.Index([op.id for op in ops], name="id", dtype=object),
+    )
+
+
+def conflicts_df(records: Sequence[dict[str, Json]]) -> pd.DataFrame:
+    """Merge decisions, one row each, oldest first; ``open`` ones ask."""
+    import pandas as pd
+
+    names = ("column", "base", "mine", "theirs", "result", "rule", "who")
+    columns: dict[str, Any] = {
+        name: pd.Series([record[name] for record in records], dtype=object) for name in names
+    }
+    key = pd.Series([plain_key(record["key"]) for record in records], dtype=object)
+    at = pd.to_datetime([record["at"] for record in records], unit="s", utc=True)
+    opened = pd.Series([record["open"] for record in records], dtype=bool)
+    return pd.DataFrame({"at": at, "key": key, **columns, "open": opened})
+
+
+def plain_key(key: Mapping[str, Json]) -> Any:
+    """A key as the user knows it: a value, or a tuple."""
+    values = tuple(key.values())
+    return values[0] if len(values) == 1 else values
 
 
 def what(op: Op) -> str:

@@ -1,0 +1,177 @@
+"""From what the user says to an ``Op``: values checked against the columns' types, then as JSON.
+
+Pure: rows as the user sees them come in, operations or an `InvalidEditError` go out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from notebook_rt.errors import ConflictError, NotebookRTError
+from notebook_rt.outbox import decide
+from notebook_rt.outbox.ops import Json, Op, OpKind, lane_of
+from notebook_rt.store.types import Schema, canonical, equal, to_json
+from notebook_rt.sync.merge import Edit, Strategies, Strategy
+from notebook_rt.sync.rows import Key, Row
+
+_INT_BITS = {"int2": 16, "int4": 32, "int8": 64}
+
+
+class InvalidEditError(NotebookRTError, ValueError):
+    """A local edit that the table cannot take; nothing of it was queued."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composer:
+    """Makes the operations of one table.
+
+    ``make_id`` gives random ids, ``clock`` seconds since the epoch in server time.
+    """
+
+    schema: Schema
+    schema_name: str
+    table: str
+    strategies: Strategies
+    make_id: Callable[[], str]
+    clock: Callable[[], float]
+
+    def update(self, key: Key, row: Row, values: Mapping[str, Any]) -> Op | None:
+        """An edit of ``row``; None if it changes nothing."""
+        changed = {c: v for c, v in self.typed(values).items() if not equal(v, row[c])}
+        if not changed:
+            return None
+        return self._op("update", key, changed, {c: row[c] for c in changed})
+
+    def insert(self, values: Mapping[str, Any]) -> Op:
+        """A new row; a key of type uuid is made here if it is not given."""
+        typed = self.typed(values)
+        made = False
+        for name in self.schema.key:
+            if typed.get(name) is not None:
+                continue
+            pg_type = canonical(self.schema.types[name])
+            if pg_type != "uuid":
+                raise self.invalid(
+                    f'give the key column "{name}". The server makes it ({pg_type}), so a row '
+                    "whose answer is lost could not be told from a second one; a key of type uuid "
+                    "is made here by itself"
+                )
+            typed[name] = self.make_id()
+            made = True
+        return replace(self._op("insert", self.schema.key_of(typed), typed, {}), own_key=made)
+
+    def delete(self, key: Key, row: Row) -> Op:
+        return self._op("delete", key, {}, row)
+
+    def _op(self, kind: OpKind, key: Key, values: Row, base: Row) -> Op:
+        types, strategies = self.schema.types, self.strategies
+        parts = key if len(self.schema.key) > 1 else (key,)
+        named = self.json(dict(zip(self.schema.key, parts, strict=True)))  # type: ignore[call-overload]  # a Key of several columns is a tuple (rows.py)
+        version = strategies.version if strategies.version in types else None
+        wanted = {*named, *values, *base, *([version] if version else [])}
+        rules = {column: _rule(strategies.of(column)) for column in values}
+        return Op(
+            self.make_id(),
+            kind,
+            self.schema_name,
+            self.table,
+            self.clock(),
+            key=named,
+            values=self.json(values),
+            base=self.json(base),
+            types={name: types[name] for name in wanted},
+            rules={**rules, "": _rule(strategies.default)},
+            version=version or "",
+            lane=lane_of(self.schema_name, self.table, named),
+        )
+
+    # --- values ----------------------------------------------------------------------------------
+
+    def key(self, key: Hashable) -> Key:
+        """A user's key, typed."""
+        try:
+            return self.schema.coerce_key(key)
+        except ValueError as error:
+            raise self.invalid(str(error)) from None
+
+    def typed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A user's values, typed; raises `InvalidEditError` naming the column."""
+        try:
+            typed = self.schema.coerce(values)
+        except ValueError as error:
+            raise self.invalid(str(error)) from None
+        for name, value in typed.items():
+            pg_type = canonical(self.schema.types[name])
+            bits = _INT_BITS.get(pg_type)
+            if bits and value is not None and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+                raise self.invalid(f"column {name!r}: {value} is too large for {pg_type}")
+        return typed
+
+    def json(self, row: Row) -> dict[str, Json]:
+        types = self.schema.types
+        return {name: to_json(types[name], value) for name, value in row.items()}
+
+    def edit(self, op: Op) -> Edit:
+        """An operation as the overlay lays it."""
+        return decide.edit_of(op, self.schema.numeric)
+
+    def whole(self, values: Row) -> dict[str, Any]:
+        """A row with every column."""
+        return {**dict.fromkeys(self.schema.names), **values}
+
+    def invalid(self, words: str) -> InvalidEditError:
+        return InvalidEditError(f'table "{self.table}": {words}')
+
+    # --- decisions -------------------------------------------------------------------------------
+
+    def decided(
+        self,
+        op: Op,
+        record: Mapping[str, Json],
+        *,
+        mine: bool,
+        value: Json = None,
+        last: Row | None = None,
+    ) -> tuple[Op | None, Json]:
+        """What is left of an operation after somebody decided a conflict, and what stands.
+
+        Parameters
+        ----------
+        mine
+            Mine stands, or theirs.
+        value
+            A third value instead.
+        last
+            The last row known, which an edit of a deleted row brings back.
+
+        Raises
+        ------
+        ConflictError
+            If the row is to come back, and is not known.
+        """
+        column = record["column"]
+        if column is None and not mine:
+            return None, record["theirs"]
+        if column is None and op.kind == "delete":
+            return replace(op, base=record["theirs"]), None
+        if column is None:
+            if last is None:
+                raise ConflictError(
+                    f'table "{self.table}": the row was deleted and is not known here any more; '
+                    "insert it again, or resolve with choice='theirs'"
+                )
+            row = {**self.json(last), **op.values}
+            types = dict(self.schema.types)
+            return replace(op, kind="insert", values=row, base={}, types=types), row
+        result = value if value is not None else record["mine" if mine else "theirs"]
+        values = {c: v for c, v in op.values.items() if c != column}
+        base = {c: v for c, v in op.base.items() if c != column}
+        if not equal(result, record["theirs"]):
+            values[column], base[column] = result, record["theirs"]
+        return (replace(op, values=values, base=base, xmin="") if values else None), result
+
+
+def _rule(strategy: Strategy) -> str:
+    return f"function {getattr(strategy, '__name__', '')}" if callable(strategy) else strategy
