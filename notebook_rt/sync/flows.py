@@ -57,6 +57,8 @@ class Flows:
         self._number = 0
         self.failing: Exception | None = None
         """Why the last request failed; None as soon as one succeeds."""
+        self.waited = 0.0
+        """Seconds spent waiting to try again, in all: no work."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._running
@@ -108,7 +110,9 @@ class Flows:
         if event.retry_after is not None:
             doubled = min(event.retry_after * 2 ** min(running.failures, 10), BACKOFF_MAX)
             running.failures += 1
-            request.retry_at = now + max(event.retry_after, doubled)
+            pause = max(event.retry_after, doubled)
+            request.retry_at = now + pause
+            self.waited += pause
             return
         for number in [n for n, r in self._requests.items() if r.running is running]:
             if self._requests.pop(number).retry_at is None and number != event.request:

@@ -36,6 +36,7 @@ from notebook_rt.sync.events import (
     Lost,
     Progress,
     Published,
+    Ranked,
     Received,
     ReceivedMany,
     Refused,
@@ -50,11 +51,12 @@ from notebook_rt.sync.events import (
 from notebook_rt.sync.flows import Flow, Flows, ReadRefusedError
 from notebook_rt.sync.horizon import Horizon
 from notebook_rt.sync.queries import Reads
-from notebook_rt.sync.reading import Comparison, Paging, by_keys, load, scan
+from notebook_rt.sync.reading import Comparison, Paging, by_keys, load, ranks, scan
 from notebook_rt.sync.reconcile import Reconciliation
 from notebook_rt.sync.replica import Replica, UnreadableError
-from notebook_rt.sync.rows import Delete, Rows, Upsert
+from notebook_rt.sync.rows import Delete, Key, Rows, Upsert
 from notebook_rt.sync.spec import TableSpec
+from notebook_rt.sync.window import Window
 
 MAIN: Final = "main"
 REFETCH: Final = "refetch"
@@ -64,6 +66,9 @@ POLL_SHARE: Final = 0.2
 """At most this share of the time is spent polling a table."""
 AUDIT_SHARE: Final = 0.01
 POLL_GROWTH: Final = 1.5
+ORDER_PAUSE: Final = 0.25
+"""Seconds between two questions for the server's order; twice what one took, within limits."""
+ORDER_PAUSE_MAX: Final = 5.0
 REFUSALS: Final = 3
 """So many refused reads in a row, and the table is in error."""
 
@@ -106,6 +111,7 @@ class Mirror:
         self._closed = False
         self._begun_at: float | None = None
         self._poll_at = self._audit_at = float("inf")
+        self._order_at = float("-inf")
         self._poll_every = options.poll_interval
         self._reload = False
         self._refusals = 0
@@ -278,9 +284,11 @@ class Mirror:
         if not replica.loaded:
             due = self._confirmed or self._has_lost or self._now >= self._patience_ends
             return self._load(replica) if due else None
+        if self._confirmed and self._gaps > self._closed_gaps:
+            return self._reconcile(replica, "reconcile")
+        if replica.window is not None and replica.window.stale and self._now >= self._order_at:
+            return self._order(replica, replica.window)
         if self._confirmed:
-            if self._gaps > self._closed_gaps:
-                return self._reconcile(replica, "reconcile")
             if self._now >= self._audit_at:
                 return self._audit(replica)
         elif self._now >= self._poll_at:
@@ -322,6 +330,8 @@ class Mirror:
                 times.append(self._patience_ends)
             else:
                 times.append(self._audit_at if self._confirmed else self._poll_at)
+            if replica.window is not None and replica.window.stale:
+                times.append(self._order_at)
         if replica is not None and replica.wanted and REFETCH not in self._flows:
             times.append(min(replica.wanted.values()))
         due = [time for time in times if time is not None and time != float("inf")]
@@ -371,7 +381,7 @@ class Mirror:
         gaps = self._gaps
         self._kept = []
         rows = self._make_rows(replica.schema)
-        began = self._now
+        took = self._stopwatch()
         read = yield from load(replica, self._reads, self._paging, rows, self._progress)
         kept, self._kept = self._kept, None
         before = self._replica
@@ -388,17 +398,22 @@ class Mirror:
         self._emit(Shown(rows, replica.schema))
         replica.dirty = True
         self._publish("snapshot", None)
-        self._proven(read.page.server_time, gaps, began)
+        self._rank(list(rows.keys()))
+        self._proven(read.page.server_time, gaps, took())
 
     def _progress(self, done: int, total: int | None) -> None:
         self._emit(Progress(done, total))
 
-    def _proven(self, server_time: float | None, gaps: int, began: float) -> None:
+    def _stopwatch(self) -> Callable[[], float]:
+        """Seconds of work from now on, without the waits between tries."""
+        began, waited = self._now, self._flows.waited
+        return lambda: max(0.0, self._now - began - (self._flows.waited - waited))
+
+    def _proven(self, server_time: float | None, gaps: int, took: float) -> None:
         """Nothing that was committed before ``server_time`` is missing."""
         self._since = server_time
         self._closed_gaps = gaps
         self.synced_at = self._now
-        took = self._now - began
         self._audit_at = self._later(self.options.audit_interval, took / AUDIT_SHARE)
         self._poll_at = self._now + max(self._poll_every, took / POLL_SHARE)
 
@@ -407,31 +422,78 @@ class Mirror:
 
     def _reconcile(self, replica: Replica, cause: Literal["reconcile", "poll"]) -> Flow:
         assert self._reads is not None  # learnt before
-        gaps, began = self._gaps, self._now
+        gaps, took = self._gaps, self._stopwatch()
         polling = cause == "poll"
         one = Reconciliation(replica, self._reads, self._paging, self._since, brief=polling)
+        watched = self._watch_window()
         yield from one.steps(lambda: self._now)
         self._publish(cause, None)
+        watched(one.order)
         if polling:
             changed = one.differing > 0
             grown = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
             self._poll_every = self.options.poll_interval if changed else grown
-        self._proven(one.proven_at, gaps, began)
-        detail = {"method": one.method, "differing": one.differing, "seconds": self._now - began}
+        self._proven(one.proven_at, gaps, took())
+        detail = {"method": one.method, "differing": one.differing, "seconds": took()}
         self._emit(Told("reconciled", {**detail, "cause": cause}))
 
     def _audit(self, replica: Replica) -> Flow:
         assert self._reads is not None  # learnt before
-        gaps, began = self._gaps, self._now
+        gaps, took = self._gaps, self._stopwatch()
+        watched = self._watch_window()
         comparison = Comparison(replica, self._reads)
         yield from scan(replica, self._reads, self._paging, comparison)
         differing = comparison.apply(self._now)
         self._publish("audit", None)
-        self._proven(comparison.began, gaps, began)
-        detail = {"rows": comparison.seen, "differing": differing, "seconds": self._now - began}
+        watched(comparison.order)
+        self._proven(comparison.began, gaps, took())
+        detail = {"rows": comparison.seen, "differing": differing, "seconds": took()}
         self._emit(Told("audit", detail))
         if differing:
             self._emit(Told("drift", {"rows": differing}))
+
+    def _order(self, replica: Replica, window: Window) -> Flow:
+        """Fill the window again, or ask for the order that only the server knows."""
+        assert self._reads is not None  # learnt before
+        took = self._stopwatch()
+        window.stale = False
+        if window.limit is None:
+            keys: list[Key] = []
+            yield from ranks(replica, self._reads, self._paging, keys)
+            self._emit(Ranked(keys))
+        else:
+            watched = self._watch_window()
+            comparison = Comparison(replica, self._reads)
+            yield from scan(replica, self._reads, self._paging, comparison)
+            comparison.apply(self._now)
+            self._publish("refill", None)
+            watched(comparison.order)
+        self._order_at = self._now + max(ORDER_PAUSE, min(2 * took(), ORDER_PAUSE_MAX))
+
+    def _watch_window(self) -> Callable[[Sequence[Key]], None]:
+        """Remember what is judged by the old edge until the new one holds; then call the result."""
+        replica = self._replica
+        window = None if replica is None else replica.window_read
+        if replica is None or window is None:
+            return lambda keys: None
+        window.missed = set()
+
+        def done(keys: Sequence[Key]) -> None:
+            missed, window.missed = window.missed or set(), None
+            for key in missed:
+                replica.want(key, self._now)
+            self._rank(keys)
+
+        return done
+
+    def _rank(self, keys: Sequence[Key]) -> None:
+        """Tell the server's order, if these keys are in it and nobody here could know."""
+        window = None if self._replica is None else self._replica.window
+        if window is not None and not window.sortable:
+            if window.limit is None:
+                window.stale = True
+            else:
+                self._emit(Ranked(keys))
 
     def _refetch(self, replica: Replica) -> Flow:
         assert self._reads is not None  # learnt before

@@ -19,6 +19,7 @@ from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.queries import Reads
 from notebook_rt.sync.replica import Replica
 from notebook_rt.sync.rows import Key, Op, Row, Rows, WireRow
+from notebook_rt.sync.window import Window
 
 Steps: TypeAlias = Generator[Sequence[Query], Sequence[Read], None]
 READS_AT_ONCE: Final = 4
@@ -42,17 +43,20 @@ class Paging:
         """How many rows a full page has."""
         return self.size if self.cap is None else min(self.size, self.cap)
 
-    def is_last(self, page: Page, before: int) -> bool:
+    def is_last(self, page: Page, before: int, asked: int | None = None) -> bool:
         """Whether nothing comes after ``page``, which had ``before`` rows before it.
 
         A short page is the end only if a full one was seen as long as was asked; else the count
         decides, and where there is none, an empty page.
         """
         got = len(page.rows)
+        wanted = self.size if asked is None else asked
         if got >= self.size:
             self.cap = self.size
         if got == 0:
             return True
+        if got >= wanted:
+            return False
         if self.cap is not None:
             return got < self.cap
         if page.count is not None and before + got < page.count:
@@ -66,16 +70,24 @@ def each_page(
     take: Callable[[Read], None],
     *,
     columns: Sequence[str] | None = None,
+    window: Window | None = None,
+    xmin: bool = True,
 ) -> Steps:
-    """Read all pages by key, one after the other, and hand each to ``take``."""
-    order = reads.by_key()
+    """Read all pages, one after the other, and hand each to ``take``.
+
+    By key; or in the order of ``window``, and no more rows than it keeps.
+    """
+    order = reads.by_key() if window is None else window.order
+    most = None if window is None else window.size
     after: Row | None = None
     got = 0
     while True:
-        asks = reads.with_xmin(paging.xmin)
+        asks = reads.with_xmin(paging.xmin and xmin)
         count = after is None and paging.count and paging.cap is None
+        limit = paging.size if most is None else min(paging.size, most - got)
+        query = asks.page(order, after, columns=columns, count=count, limit=limit)
         try:
-            (read,) = yield [asks.page(order, after, columns=columns, count=count)]
+            (read,) = yield [query]
         except ReadRefusedError:
             if paging.xmin and columns is None:
                 paging.xmin = False
@@ -85,11 +97,15 @@ def each_page(
                 raise
             continue
         take(read)
-        last = paging.is_last(read.page, got)
+        last = paging.is_last(read.page, got, limit)
         got += len(read.page.rows)
-        if last:
+        if read.page.rows:
+            row = read.page.rows[-1]
+            after = reads.schema.decode({term.column: row[term.column] for term in order})
+        if last or got == most:
+            if window is not None and window.limit is not None:
+                window.next_edge = None if last else after
             return
-        after = reads.schema.decode(_key_part(reads, read.page.rows[-1]))
 
 
 def load(
@@ -113,7 +129,7 @@ def load(
         before = len(loading)
         all_reads.append(read)
         loading.extend(page.rows)
-        if len(loading) != before + len(page.rows):
+        if len(loading) != before + len(page.rows) and replica.window_read is None:
             raise NoPrimaryKeyError(reads.spec.schema, reads.spec.table)
         for row in page.rows:
             key = reads.schema.key_of(reads.schema.decode(_key_part(reads, row)))
@@ -123,7 +139,9 @@ def load(
         progress(len(loading), total)
 
     replica.versions.clear()
-    yield from each_page(reads, paging, take)
+    yield from each_page(reads, paging, take, window=replica.window_read)
+    if replica.window is not None:
+        replica.window.turn()
     loading.commit()
     return spanning(all_reads)
 
@@ -142,6 +160,8 @@ class Comparison:
         self.unknown: list[Key] = []
         """Keys whose row must be read to know it."""
         self.differing = 0
+        self.order: list[Key] = []
+        """The keys as they came."""
         self._replica = replica
         self._reads = reads
         self._keys: set[Key] = set()
@@ -177,6 +197,8 @@ class Comparison:
             rows[schema.key_of(row)] = (row, wire.get("xmin"))
         for key in keys:
             row, xmin = rows.get(key, (None, None))
+            if row is not None and not self._replica.keeps(key, row):
+                row = xmin = None
             self._rows[key] = (row, read, xmin)
 
     def absent(self) -> None:
@@ -196,6 +218,8 @@ class Comparison:
         """Settle what differs, and return in how many rows it did."""
         replica = self._replica
         ops: list[Op] = []
+        if replica.window is not None and self._all:
+            replica.window.turn()
         for key, (row, read, xmin) in self._rows.items():
             op = replica.settle(key, row, read, now, xmin)
             if op is not None:
@@ -208,6 +232,7 @@ class Comparison:
     def _note(self, read: Read) -> list[Key]:
         schema = self._replica.schema
         keys = [schema.key_of(schema.decode(_key_part(self._reads, w))) for w in read.page.rows]
+        self.order += keys
         self._all.append(read)
         self._keys.update(keys)
         self.seen += len(keys)
@@ -238,15 +263,30 @@ def _without(keys: Sequence[Key], gone: Sequence[Key]) -> list[Key]:
 
 def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> Steps:
     """Compare all rows with what is here: by ``xmin`` where that says enough, else row by row."""
+    window = replica.window_read
     many = len(replica.rows) > paging.rows
     by_version = paging.xmin and many and len(replica.versions) * 10 > len(replica.rows) * 9
-    if by_version:
-        asks = reads.with_xmin(True)
-        yield from each_page(asks, paging, into.versions, columns=())
+    if window is not None:
+        yield from each_page(reads, paging, into.whole, window=window)
+    elif by_version:
+        yield from each_page(reads, paging, into.versions, columns=())
     else:
         yield from each_page(reads, paging, into.whole)
     into.absent()
     yield from by_keys(reads, paging, into.unknown, into)
+
+
+def ranks(replica: Replica, reads: Reads, paging: Paging, keys: list[Key]) -> Steps:
+    """Read all keys in the order that only the server knows."""
+    window = replica.window
+    assert window is not None  # asked only for an ordered table
+    key_of, decode = reads.schema.key_of, reads.schema.decode
+
+    def take(read: Read) -> None:
+        keys.extend(key_of(decode(_key_part(reads, row))) for row in read.page.rows)
+
+    names = [term.column for term in window.order]
+    yield from each_page(reads, paging, take, columns=names, window=window, xmin=False)
 
 
 def _key_part(reads: Reads, row: WireRow) -> WireRow:

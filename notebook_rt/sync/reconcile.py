@@ -18,7 +18,7 @@ from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.queries import Reads
 from notebook_rt.sync.reading import Comparison, Paging, Steps, scan
 from notebook_rt.sync.replica import Replica
-from notebook_rt.sync.rows import Row
+from notebook_rt.sync.rows import Key, Row
 from notebook_rt.sync.watermark import OVERLAP
 
 COUNT_TRIES: Final = 3
@@ -39,13 +39,16 @@ class Reconciliation:
         """A poll: the next one mends what counting could not prove."""
         self.method = ""
         self.differing = 0
+        self.order: list[Key] = []
+        """The keys as the last scan read them."""
         self.proven_at: float | None = None
         """Server time before which nothing is missing, once done."""
 
     def steps(self, now: Callable[[], float]) -> Steps:
         """The flow. ``now`` is asked whenever something is applied."""
         small = len(self.replica.rows) <= self.paging.rows // 2
-        if self.since is None or small or not self.replica.watermark.believed:
+        whole = self.replica.window_read is not None or not self.replica.watermark.believed
+        if self.since is None or small or whole:
             yield from self._everything(now)
             return
         self.method = "watermark"
@@ -72,6 +75,7 @@ class Reconciliation:
         comparison = Comparison(self.replica, self.reads)
         yield from scan(self.replica, self.reads, self.paging, comparison)
         self.differing += comparison.apply(now())
+        self.order = comparison.order
         if self.proven_at is None:
             self.proven_at = comparison.began
 

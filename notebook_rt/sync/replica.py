@@ -22,6 +22,7 @@ from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert
 from notebook_rt.sync.spec import TableSpec
 from notebook_rt.sync.versions import Versions
 from notebook_rt.sync.watermark import Watermark
+from notebook_rt.sync.window import Window
 
 REFETCH_PAUSE: Final = 2.0
 """Seconds between two reads of one key: by then its changes are newer than the first read."""
@@ -45,6 +46,8 @@ class Replica:
         self.horizon = horizon
         self.versions = Versions()
         self.watermark = Watermark(spec.watermark, schema)
+        self.window = Window(spec, schema) if spec.order or spec.limit is not None else None
+        """The order, and which rows of it are kept."""
         self.wanted: dict[Key, float] = {}
         """Keys whose row must be read, and when (monotonic)."""
         self.want_changes = False
@@ -88,8 +91,36 @@ class Replica:
         if ops:
             rows = self.rows
             self.keys_moved += sum((op.key in rows) != isinstance(op, Upsert) for op in ops)
-            self.published += self.rows.apply(ops, want_changes=self.want_changes)
+            if self.window is not None and not self.window.sortable:
+                self._look_at_order(ops)
+            self.published += rows.apply(ops, want_changes=self.want_changes)
             self.dirty = True
+            if self.window is not None:
+                self.window.look(len(rows))
+
+    def _look_at_order(self, ops: Sequence[Op]) -> None:
+        window = self.window
+        assert window is not None  # asked only for an ordered table
+        for op in ops:
+            if isinstance(op, Upsert) and window.moves(self.rows.get(op.key), op.row):
+                window.stale = True
+
+    @property
+    def window_read(self) -> Window | None:
+        """The window, if only a part of the table is kept."""
+        window = self.window
+        return window if window is not None and window.limit is not None else None
+
+    def keeps(self, key: Key, row: Row) -> bool:
+        """Whether a row that was read by its key belongs to the window, as far as is known."""
+        window = self.window_read
+        held = True if window is None else window.holds(row)
+        if held is None and window is not None:
+            window.stale = True
+            return self._has(key)
+        if held is False and window is not None:
+            window.passed_over(key)
+        return bool(held)
 
     def take(self) -> list[RowChange]:
         """What changed since the last time."""
@@ -212,7 +243,21 @@ class Replica:
             return moved  # the full frame of the same change follows
         if len(row) < len(self.schema.names) and not self._has(key):
             return None
+        if self.window_read is not None:
+            return self._ops_in_window(key, row, moved)
         return [*moved, Upsert(key, row)]
+
+    def _ops_in_window(self, key: Key, row: Row, moved: list[Op]) -> list[Op] | None:
+        whole = row
+        if self.window is not None and not self.window.knows(row):
+            before = self._row(key)
+            if before is None:
+                return None
+            whole = {**before, **row}
+        has = self._has(key)
+        if self.keeps(key, whole):
+            return [*moved, Upsert(key, row)]
+        return [*moved, Delete(key)] if has else moved
 
     def _agrees(self, change: Change, key: Key) -> bool:
         """Whether the rows already are as ``change`` says, so that it says nothing."""
@@ -229,6 +274,8 @@ class Replica:
         if narrow:
             return True
         row = self.schema.decode(record, "socket")
+        if mine is None and self.window_read is not None:
+            return self.window_read.knows(row) and not self.keeps(key, row)
         return mine is not None and all(equal(mine[name], row[name]) for name in row)
 
     def _verdict(self, record: Mapping[str, Any], key: Key, *, vouched: bool) -> bool | None:

@@ -49,7 +49,7 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.mirror import Mirror
 from notebook_rt.sync.rows import Key
-from notebook_rt.sync.spec import TableSpec
+from notebook_rt.sync.spec import TableSpec, order_text
 from tests.sync.model import DictRows
 
 EPOCH = 1_700_000_000.0
@@ -276,6 +276,7 @@ class World:
         self.shown: dict[Key, int] = {}
         self.effects: list[tuple[float, Effect]] = []
         self.failed: Exception | None = None
+        self.ranked: list[Key] = []
         self.requests = 0
         self.network = True
         self.events_stop = False
@@ -303,13 +304,40 @@ class World:
         """What ``select`` returns now, typed as the view is."""
         schema = self.mirror.schema
         assert schema is not None
+        return {self.server.key_of(row): schema.decode(row) for row in self.selected}
+
+    @property
+    def selected(self) -> list[dict[str, Any]]:
+        """The rows of ``select`` with this filter, order and limit."""
         rows = [r for r in self.server.rows.values() if self.server.allowed(r) and self.inside(r)]
-        return {self.server.key_of(row): schema.decode(row) for row in rows}
+        for name in reversed(self.server.key):
+            rows = _sorted(rows, f"{name}.asc.nullslast")
+        for term in reversed(self.spec.order):
+            rows = _sorted(rows, order_text(term))
+        return rows[: self.spec.limit]
+
+    @property
+    def ordered(self) -> list[Key]:
+        """The keys as a reader of the view sees them: ordered here, or as the server has said."""
+        window = self.mirror._replica and self.mirror._replica.window  # the only way to know it
+        if window is None:
+            return list(self.view)
+        if window.sortable:
+            rows = [self.server.rows.get(key) or {} for key in self.view]
+            for term in reversed(window.order):
+                rows = _sorted(rows, order_text(term))
+            keys = [self.server.key_of(row) for row in rows]
+        else:
+            keys = [key for key in self.ranked if key in self.view]
+        return keys[: self.spec.limit]
 
     @property
     def differences(self) -> dict[Key, tuple[Any, Any]]:
         """Key to what is shown and what is true, where they differ."""
         view, truth = self.view, self.truth
+        if self.spec.limit is not None or self.spec.order:
+            assert self.ordered == [self.server.key_of(row) for row in self.selected]
+            view = {key: view[key] for key in self.ordered}
         return {
             key: (view.get(key), truth.get(key))
             for key in {*view, *truth}
@@ -369,7 +397,9 @@ class World:
                     self.connect()
             case Failed(error):
                 self.failed = error
-            case Published() | Shown() | StatusChanged() | Told() | Ranked() | _:
+            case Ranked(keys):
+                self.ranked = list(keys)
+            case Published() | Shown() | StatusChanged() | Told() | _:
                 pass
 
     def _tick(self, number: int) -> None:
@@ -476,7 +506,7 @@ class World:
                 assert decode(state) == row, f"{key}: {row} is half of it"
                 assert rev >= before, f"{key} went back in time, from rev {before} to {rev}"
                 self.shown[key] = rev
-            elif before >= 0:
+            elif before >= 0 and self.spec.limit is None:
                 outs = [at for at, state in history if at >= before and not self._visible(state)]
                 assert outs, f"{key} is gone, and never was"
                 self.shown[key] = min(outs)

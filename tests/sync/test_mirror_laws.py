@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from notebook_rt.filters import parse
 from notebook_rt.options import Options
-from notebook_rt.sync.spec import TableSpec
+from notebook_rt.sync.spec import TableSpec, parse_order
 from tests.sync.simulation import Faults, Server, World
 
 COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}
@@ -95,6 +96,43 @@ def test_a_filtered_table_is_the_filtered_table(story: list[Any], seed: int, tex
     world.connect()
     play(world, story)
     world.settle(10)
+    converged(world)
+
+
+@many
+@given(
+    steps,
+    st.integers(0, 2**32),
+    st.sampled_from(("grp", "grp.desc,note", "grp.desc.nullslast", "note.desc")),
+    st.sampled_from((1, 3, 6)),
+    st.booleans(),
+)
+def test_order_and_limit_hold(
+    story: list[Any], seed: int, order: str, limit: int, filtered: bool
+) -> None:
+    """Promise 8: the first rows in the server's order, refilled when one leaves."""
+    spec = TableSpec(
+        "t",
+        filter=parse("grp=neq.2" if filtered else None),
+        order=parse_order(order),
+        limit=limit,
+    )
+    with mock.patch("notebook_rt.sync.window.SPARE_LEAST", 1):
+        world = World(spec, server(), seed=seed)
+        world.connect()
+        play(world, story)
+        world.settle(15)
+        converged(world)
+
+
+@many
+@given(steps, st.integers(0, 2**32))
+def test_the_order_of_text_is_the_servers(story: list[Any], seed: int) -> None:
+    """Promise 8: where this side cannot know the order, the server is asked."""
+    world = World(TableSpec("t", order=parse_order("note,grp.desc")), server(), seed=seed)
+    world.connect()
+    play(world, story)
+    world.settle(15)
     converged(world)
 
 
