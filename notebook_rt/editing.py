@@ -15,21 +15,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from notebook_rt.errors import ConflictError, QueueError
-from notebook_rt.outbox.compose import Composer, InvalidEditError
-from notebook_rt.outbox.ops import WRITES, Json, Op, coalesce
-from notebook_rt.outbox.queue import Outbox, Put, Record
-from notebook_rt.outbox.view import conflicts_df, pending_df
+from notebook_rt.editor import At, Editor
+from notebook_rt.outbox.compose import InvalidEditError
+from notebook_rt.outbox.ops import Json, Op
+from notebook_rt.outbox.queue import Outbox
 from notebook_rt.sync.merge import Strategies
-from notebook_rt.sync.overlay import Overlay
-from notebook_rt.sync.rows import Key, RowChange
-
-if TYPE_CHECKING:
-    import pandas as pd
+from notebook_rt.sync.rows import RowChange
 
 __all__ = ["At", "Editing", "Editor", "InvalidEditError", "SendResult"]
 
@@ -94,7 +89,7 @@ class Editing:
 
     def strategies(self, schema: str, table: str) -> Strategies | None:
         """For the worker: how a table that is open here merges, functions included."""
-        return next((e.strategies for e in self._of(schema, table)), None)
+        return next((e.strategies for e in self.editors_of(schema, table)), None)
 
     # --- broadcasts and calls --------------------------------------------------------------------
 
@@ -168,13 +163,13 @@ class Editing:
 
     def settled(self, op: Op, row: Mapping[str, Json] | None) -> None:
         with self.lock:
-            for editor in self._of(op.schema, op.target):
-                editor._settled(op.id, row)
+            for editor in self.editors_of(op.schema, op.target):
+                editor.settled(op.id, row)
 
     def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
         with self.lock:
-            for editor in self._of(op.schema, op.target):
-                editor._lay([op])
+            for editor in self.editors_of(op.schema, op.target):
+                editor.lay([op])
                 for fn in editor.on_merge if records else ():
                     fn(records)
         for record in records:
@@ -189,7 +184,7 @@ class Editing:
         """Show what another kernel on the file has queued, and settle what it has sent."""
         with self.lock:
             for editor in self._editors:
-                editor._catch_up()
+                editor.catch_up()
 
     def tick(self, now: float) -> None:
         with self.lock:
@@ -197,408 +192,5 @@ class Editing:
                 if editor.overlay is not None:
                     editor.overlay.lower_shields(now)
 
-    def _of(self, schema: str, table: str) -> list[Editor]:
+    def editors_of(self, schema: str, table: str) -> list[Editor]:
         return [e for e in self._editors if (e.schema_name, e.table) == (schema, table)]
-
-
-class Editor:
-    """Edits of one live table. Every method may be called from any thread.
-
-    Values are checked against the column's type first; `InvalidEditError` says what is wrong.
-    """
-
-    def __init__(
-        self,
-        editing: Editing,
-        schema: str,
-        table: str,
-        strategies: Strategies,
-        changed: Callable[[Sequence[RowChange]], object] | None,
-    ) -> None:
-        self.schema_name = schema
-        self.table = table
-        self.strategies = strategies
-        self.overlay: Overlay | None = None
-        self._composer: Composer | None = None
-        self._editing = editing
-        self._outbox = editing.outbox
-        self.on_merge: list[Callable[[Sequence[Mapping[str, Json]]], object]] = []
-        """Called with the records of each merge (see ``conflicts``), on the loop thread."""
-        self._changed = changed
-        self._undo: list[list[Put]] = []
-        self._batch: list[Op] | None = None
-        self._batched: dict[Key, dict[str, Any] | None] = {}
-        """Rows as the open batch leaves them."""
-
-    def attach(self, overlay: Overlay) -> None:
-        """Use this overlay from now on, and lay over it what the queue holds for the table.
-
-        Called before its first snapshot is shown, and again whenever the table is made anew.
-        """
-        with self._editing.lock:
-            self.overlay = overlay
-            self._composer = Composer(
-                overlay.schema,
-                self.schema_name,
-                self.table,
-                self.strategies,
-                self._editing.make_id,
-                self._editing.clock,
-            )
-            self._lay(self._outbox.ops(schema=self.schema_name, target=self.table))
-
-    # --- editing ---------------------------------------------------------------------------------
-
-    def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
-        """Change columns of a row. What does not change anything is not queued.
-
-        Raises
-        ------
-        InvalidEditError
-            If there is no such row or column, or a value is none of the column's type.
-        QueueError
-            If it could not be committed; the view then does not show it.
-        """
-        with self._editing.lock:
-            op = self._edit(key, values)
-            if op is not None:
-                self._put([op])
-
-    def insert(self, values: Mapping[str, Any]) -> Key:
-        """Insert a row; a key of type uuid is made here if it is not given. Returns the key."""
-        with self._editing.lock:
-            composer = self._need()[1]
-            op = composer.insert(values)
-            key = composer.edit(op).key
-            if self._seen(key) is not None:
-                raise composer.invalid(f"there is a row with the key {key!r}")
-            self._put([op])
-            return key
-
-    def delete(self, key: Hashable) -> None:
-        """Delete a row."""
-        with self._editing.lock:
-            composer = self._need()[1]
-            key = composer.key(key)
-            self._put([composer.delete(key, self._there(key))])
-
-    def edit_many(self, changes: pd.DataFrame) -> int:
-        """Change many rows at once, all or none: index = key, columns = the columns to set.
-
-        NaN, NaT and NA mean null, as in a DataFrame that was read from SQL.
-
-        Returns
-        -------
-        int
-            The rows that it changes.
-        """
-        from pandas import isna
-        from pandas.api.types import is_scalar
-
-        with self._editing.lock:
-            ops = []
-            for key, *cells in changes.itertuples(name=None):
-                values = [None if is_scalar(cell) and isna(cell) else cell for cell in cells]
-                op = self._edit(key, dict(zip(changes.columns, values, strict=True)))
-                if op is not None:
-                    ops.append(op)
-            self._put(ops)
-            return len(ops)
-
-    @contextlib.contextmanager
-    def batch(self) -> Iterator[None]:
-        """Commit and show what is edited in the block as one, at its end; nothing if it raises."""
-        with self._editing.lock:
-            if self._batch is not None:
-                yield
-                return
-            self._batch = []
-            try:
-                yield
-                ops, self._batch = self._batch, None
-                self._put(ops)
-            finally:
-                self._batch = None
-                self._batched.clear()
-
-    def undo(self) -> bool:
-        """Take back the last edit (or batch) made here that has not left; False: there is none."""
-        with self._editing.lock:
-            while self._undo:
-                puts = self._undo.pop()
-                undone = False
-                for put in reversed(puts):
-                    if self._outbox.take_back(put.op, put.before):
-                        undone = True
-                        self._replace_shown(put)
-                if undone:
-                    return True
-            return False
-
-    def discard(self, key: Hashable) -> int:
-        """Drop the pending edits of a row, whatever their state; how many operations it were."""
-        with self._editing.lock:
-            overlay, composer = self._need()
-            key = composer.key(key)
-            dropped = [op for edit in overlay.edits_of(key) for op in self._outbox.discard(edit.id)]
-            self._undo.clear()
-            self._tell_all(lambda o: o.discard([op.id for op in dropped], want_changes=True))
-            return len(dropped)
-
-    def resolve(
-        self,
-        key: Hashable,
-        column: str | None = None,
-        choice: Literal["mine", "theirs"] = "mine",
-        *,
-        value: Any = None,
-    ) -> None:
-        """Decide a conflict that is open.
-
-        Parameters
-        ----------
-        column : str, optional
-            One column; default: everything open of the row.
-        choice : {"mine", "theirs"}
-            What stands.
-        value
-            A third value instead, for one column.
-
-        Raises
-        ------
-        ConflictError
-            If nothing is open there.
-        """
-        with self._editing.lock:
-            overlay, composer = self._need()
-            key = composer.key(key)
-            ids = {edit.id for edit in overlay.edits_of(key)}
-            records = [
-                r
-                for r in self._outbox.conflicts(self.schema_name, self.table, only_open=True)
-                if r.op in ids and column in (None, r.record["column"])
-            ]
-            if not records:
-                where = f"{key!r}" + (f", column {column!r}" if column else "")
-                raise ConflictError(f'table "{self.table}": no conflict is open at {where}')
-            if value is not None and column is not None:
-                value = composer.json(composer.typed({column: value}))[column]
-            for op_id in dict.fromkeys(r.op for r in records):
-                theirs = [r for r in records if r.op == op_id]
-                self._resolve_one(op_id, theirs, choice == "mine", value, overlay.last(key))
-
-    # --- looking ---------------------------------------------------------------------------------
-
-    @property
-    def pending(self) -> pd.DataFrame:
-        """The table's operations in the queue, in order: one row each, index their id."""
-        return pending_df(self._ops())
-
-    @property
-    def conflicts(self) -> pd.DataFrame:
-        """Every merge decision that the queue's file keeps, oldest first; ``open`` ones ask."""
-        records = self._outbox.conflicts(self.schema_name, self.table)
-        return conflicts_df([record.record for record in records])
-
-    def row(self, key: Hashable) -> dict[str, Any] | None:
-        """One row as the user sees it."""
-        with self._editing.lock:
-            return self._seen(self._need()[1].key(key))
-
-    def open_conflicts(self) -> list[Record]:
-        """The conflicts that ask."""
-        return self._outbox.conflicts(self.schema_name, self.table, only_open=True)
-
-    def marks(self) -> dict[tuple[Key, str], tuple[str, str]]:
-        """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of cells with edits."""
-        marks = {}
-        composer = self._need()[1]
-        for op in self._ops():
-            edit = composer.edit(op)
-            state = {"waiting": "pending", "asking": "conflict"}.get(op.state, op.state)
-            for column in edit.values:
-                marks[edit.key, column] = (state, op.error)
-        return marks
-
-    # --- inside: making operations ---------------------------------------------------------------
-
-    def _edit(self, key: Hashable, values: Mapping[str, Any]) -> Op | None:
-        overlay, composer = self._need()
-        key = composer.key(key)
-        row = self._there(key)
-        op = composer.update(key, row, values)
-        if op is None:
-            return None
-        edit = composer.edit(op)
-        moved = overlay.new_key(edit)
-        if moved != key and self._seen(moved) is not None:
-            raise composer.invalid(f"there is a row with the key {moved!r}")
-        if earlier := overlay.edits_of(key):
-            stored = self._outbox.get(earlier[-1].id)
-            # The row may have had another key when the queue got its first edit.
-            op = op if stored is None else replace(op, lane=stored.lane)
-        return op
-
-    def _there(self, key: Key) -> dict[str, Any]:
-        row = self._seen(key)
-        if row is None:
-            raise self._need()[1].invalid(f"there is no row with the key {key!r}")
-        return row
-
-    def _seen(self, key: Key) -> dict[str, Any] | None:
-        """The row as the user sees it, with what the open batch did to it."""
-        return self._batched[key] if key in self._batched else self._need()[0].view(key)
-
-    def _need(self) -> tuple[Overlay, Composer]:
-        if self.overlay is None or self._composer is None:
-            raise InvalidEditError(f'table "{self.table}" is not loaded yet: wait() for it')
-        return self.overlay, self._composer
-
-    # --- inside: laying over ---------------------------------------------------------------------
-
-    def _put(self, ops: Sequence[Op]) -> None:
-        if self._batch is not None:
-            overlay, composer = self._need()
-            for op in ops:
-                edit = composer.edit(op)
-                row = composer.whole({**(self._seen(edit.key) or {}), **edit.values})
-                self._batched[edit.key] = None
-                if edit.kind != "delete":
-                    self._batched[overlay.new_key(edit)] = row
-            self._batch.extend(ops)
-            return
-        if not ops or (len(ops) == 1 and self._mend_failed(ops[0])):
-            return
-        try:
-            puts = self._outbox.put(*ops)
-        except TypeError as error:
-            raise InvalidEditError(
-                f'table "{self.table}": this cannot be said in JSON: {error}'
-            ) from error
-        self._undo = [*self._undo[-99:], puts]
-        for put in puts:
-            if put.op is None and put.before is not None:
-                gone = put.before.id
-                self._tell_all(lambda o, gone=gone: o.discard([gone], want_changes=True))  # type: ignore[misc]  # a default binds the loop's variable
-        self._lay_everywhere([put.op for put in puts if put.op is not None])
-
-    def _mend_failed(self, op: Op) -> bool:
-        """An edit of what was refused, same row and column, mends that write: it is sent again."""
-        overlay, composer = self._need()
-        edits = overlay.edits_of(composer.edit(op).key)
-        failed = self._outbox.get(edits[0].id) if len(edits) == 1 else None
-        if failed is None or failed.state != "failed" or not op.values.keys() & failed.values:
-            return False
-        whole, merged = coalesce(failed, op)
-        if not merged or whole is None or not self._outbox.mend(whole):
-            return False
-        self._lay_everywhere([whole])
-        return True
-
-    def _lay_everywhere(self, ops: Sequence[Op]) -> None:
-        for editor in self._editing._of(self.schema_name, self.table):
-            editor._lay(ops)
-
-    def _lay(self, ops: Sequence[Op]) -> None:
-        """Lay operations over the view; inserts only where the table's filter may take them."""
-        if self.overlay is None:
-            return
-        overlay, composer = self._need()
-        types = overlay.schema.types
-        writes = (op for op in ops if op.kind in WRITES)
-        known = (op for op in writes if all(name in types for name in (*op.values, *op.key)))
-        edits = [composer.edit(op) for op in known]
-        shown = [edit for edit in edits if edit.kind != "insert" or overlay.accepts(edit.values)]
-        self._say(overlay.put(shown, want_changes=self._changed is not None))
-
-    def _catch_up(self) -> None:
-        if self.overlay is None:
-            return
-        known = {edit.id for edit in self.overlay.edits}
-        there = self._outbox.numbers(self.schema_name, self.table)
-        for op_id in known - there.keys():
-            self._settled(op_id, self._outbox.fate(op_id)[1])
-        new = sorted(there.keys() - known, key=there.__getitem__)
-        self._lay([op for op_id in new if (op := self._outbox.get(op_id)) is not None])
-
-    def _settled(self, op: str, row: Mapping[str, Json] | None) -> None:
-        if self.overlay is None:
-            return
-        typed = None if row is None else self.overlay.schema.decode(row)
-        now = self._editing.clock()
-        self._say(self.overlay.settle(op, typed, now=now, want_changes=True))
-
-    def _say(self, changes: Sequence[RowChange]) -> None:
-        if changes and self._changed is not None:
-            self._changed(changes)
-
-    def _tell_all(self, fn: Callable[[Overlay], Sequence[RowChange]]) -> None:
-        for editor in self._editing._of(self.schema_name, self.table):
-            if editor.overlay is not None:
-                editor._say(fn(editor.overlay))
-
-    def _replace_shown(self, put: Put) -> None:
-        if put.before is not None:
-            self._lay_everywhere([put.before])
-        elif put.op is not None:
-            gone = put.op.id
-            self._tell_all(lambda o: o.discard([gone], want_changes=True))
-
-    # --- inside: conflicts -----------------------------------------------------------------------
-
-    def _resolve_one(
-        self,
-        op_id: str,
-        records: list[Record],
-        mine: bool,
-        value: Json,
-        last: Mapping[str, Any] | None,
-    ) -> None:
-        composer = self._need()[1]
-        op = self._outbox.get(op_id)
-        if op is None or op.state != "asking":
-            raise ConflictError(f'table "{self.table}": the conflict was decided meanwhile')
-        numbers = {record.number for record in records}
-        asks = any(r.op == op_id and r.number not in numbers for r in self.open_conflicts())
-        rule = "resolved" if value is not None else f"resolved: {'mine' if mine else 'theirs'}"
-        left: Op | None = op
-        decided = []
-        for record in records:
-            result = None
-            if left is not None:
-                left, result = composer.decided(
-                    left, record.record, mine=mine, value=value, last=last
-                )
-            now = self._editing.clock()
-            decided.append(
-                {**record.record, "at": now, "open": False, "result": result, "rule": rule}
-            )
-        if left is None:
-            self._outbox.discard(op_id)
-            self._tell_all(lambda o: o.discard([op_id], want_changes=True))
-        else:
-            if not self._outbox.mend(left, decided=numbers, asks=asks):
-                raise QueueError("the operation left the queue meanwhile")
-            self._lay_everywhere([left])
-        self._outbox.record(op, *decided)
-
-    def _ops(self) -> list[Op]:
-        return self._outbox.ops(schema=self.schema_name, target=self.table)
-
-
-class At:
-    """``frame.at[key, column]``: one cell, read from the view and edited by assignment."""
-
-    def __init__(self, editor: Editor) -> None:
-        self._editor = editor
-
-    def __getitem__(self, cell: tuple[Hashable, str]) -> Any:
-        key, column = cell
-        row = self._editor.row(key)
-        if row is None:
-            raise KeyError(key)
-        return row[column]
-
-    def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
-        key, column = cell
-        self._editor.edit(key, {column: value})

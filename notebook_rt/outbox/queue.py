@@ -14,17 +14,15 @@ not ``blocked``, and one that failed blocks the rest.
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import sqlite3
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from notebook_rt.errors import QueueError
+from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
 from notebook_rt.outbox.ops import (
     WRITES,
     Json,
@@ -40,7 +38,6 @@ from notebook_rt.outbox.ops import (
 )
 from notebook_rt.outbox.schema import open_file
 
-LEASE_SECONDS = 15.0
 KEPT_DONE = 10_000
 """Settled operations that other kernels on the file can still ask about."""
 KEPT_CONFLICTS = 10_000
@@ -50,10 +47,6 @@ _INSERT = """insert into ops
      not_before, error)
     values (?, ?, ?, ?, ?, ?, ?, ?, ?,
      exists (select 1 from ops where lane = ?), ?, ?, ?, ?)"""
-
-
-class LeaseLostError(QueueError):
-    """Another kernel sends from this file now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +92,7 @@ class Outbox:
         self, path: Path | str, *, owner: str | None = None, lease: float = LEASE_SECONDS
     ) -> None:
         self.path = Path(path)
-        self.owner = owner or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.fence = 0
-        self._lease = lease
+        self._lease = Lease(seconds=lease) if owner is None else Lease(owner, lease)
         self._lock = threading.RLock()
         self._user = open_file(self.path, synchronous="NORMAL")
         self._worker = open_file(self.path, synchronous="FULL")
@@ -336,20 +327,16 @@ class Outbox:
     def lease(self, now: float) -> bool:
         """Take or extend the lease. False: another living kernel has it."""
         with self._writing(self._worker) as db:
-            held = self._take_lease(db, now)
+            held = self._lease.take(db, now)
             self._unsynced = False
         return held
 
     def release(self) -> None:
         """Let another kernel send."""
-        if not self.fence:
+        if not self._lease.fence:
             return
         with self._writing(self._worker) as db:
-            db.execute(
-                "update lease set until = 0, owner = '' where owner = ? and fence = ?",
-                (self.owner, self.fence),
-            )
-        self.fence = 0
+            self._lease.release(db)
 
     def flush(self) -> None:
         """Make what was put in survive a power cut, if it does not yet."""
@@ -365,7 +352,7 @@ class Outbox:
         ``sent`` of what is returned says whether it had left *before*, unanswered.
         """
         with self._writing(self._worker) as db:
-            if not self._take_lease(db, now):
+            if not self._lease.take(db, now):
                 return []
             self._unsynced = False
             self._expire(db, now)
@@ -448,28 +435,10 @@ class Outbox:
                 ((number or 0) - KEPT_CONFLICTS,),
             )
 
-    def _take_lease(self, db: sqlite3.Connection, now: float) -> bool:
-        held = db.execute("select * from lease").fetchone()
-        mine = held["owner"] == self.owner and held["fence"] == self.fence
-        if not mine:
-            if held["owner"] and held["until"] > now and _alive(held["owner"]):
-                self.fence = 0
-                return False
-            self.fence = int(held["fence"]) + 1
-        elif held["until"] > now + self._lease * 2 / 3:
-            return True
-        db.execute(
-            "update lease set owner = ?, fence = ?, until = ?",
-            (self.owner, self.fence, now + self._lease),
-        )
-        return True
-
     @contextlib.contextmanager
     def _fenced(self) -> Iterator[sqlite3.Connection]:
         with self._writing(self._worker) as db:
-            held = db.execute("select owner, fence from lease").fetchone()
-            if held["owner"] != self.owner or held["fence"] != self.fence:
-                raise LeaseLostError(f"another kernel sends from {self.path} now")
+            self._lease.check(db)
             yield db
 
     @contextlib.contextmanager
@@ -526,20 +495,6 @@ def _store(db: sqlite3.Connection, op: Op) -> None:
             op.id,
         ),
     )
-
-
-def _alive(owner: str) -> bool:
-    """Whether the process that a lease names lives; of another machine, yes until it expires."""
-    host, _, rest = owner.rpartition(":")[0].partition(":")
-    if os.name == "nt" or host != socket.gethostname() or not rest.isdigit():
-        return True  # on Windows signal 0 is no question: it would interrupt the process
-    try:
-        os.kill(int(rest), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 @contextlib.contextmanager

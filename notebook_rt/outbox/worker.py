@@ -18,8 +18,9 @@ from typing import Any, Protocol, TypeVar
 
 from notebook_rt.outbox import decide
 from notebook_rt.outbox.decide import Answer, Request
+from notebook_rt.outbox.lease import LeaseLostError
 from notebook_rt.outbox.ops import Json, Op
-from notebook_rt.outbox.queue import LeaseLostError, Outbox
+from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import NoAnswerError, Rest
 from notebook_rt.sync.merge import Strategies, rebase
 

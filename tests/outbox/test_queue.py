@@ -19,8 +19,9 @@ import pytest
 
 from notebook_rt.errors import QueueError
 from notebook_rt.outbox import schema
+from notebook_rt.outbox.lease import LeaseLostError
 from notebook_rt.outbox.ops import Op
-from notebook_rt.outbox.queue import LeaseLostError, Outbox
+from notebook_rt.outbox.queue import Outbox
 
 
 @pytest.fixture
