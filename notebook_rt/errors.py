@@ -152,6 +152,38 @@ class MissingTableError(TableError):
             + ", and that the schema is exposed by the API; a table made a moment ago is known "
             "after: notify pgrst, 'reload schema'",
         )
+        self.hint = hint
+
+
+class MissingQueryError(TableError):
+    """There is no such view or function, or none with these parameters."""
+
+    def __init__(self, schema: str, table: str, hint: str = "") -> None:
+        super().__init__(
+            schema,
+            table,
+            f'there is no view or function "{table}" with these parameters in schema "{schema}". '
+            "Check its name and the names in `params`"
+            + (f" ({hint})" if hint else "")
+            + "; one made a moment ago is known after: notify pgrst, 'reload schema'",
+        )
+
+
+class QueryKeyError(TableError):
+    """The rows of a query cannot be told apart by its key, or cannot be paged without one."""
+
+    def __init__(self, schema: str, table: str, key: tuple[str, ...] = ()) -> None:
+        if key:
+            what = (
+                f"several rows have the same {', '.join(key)}; name more columns with key=, or none"
+            )
+        else:
+            what = (
+                "it has more rows than the server gives at once, and columns without an order "
+                "(json, xml, point, ...); name the columns that tell its rows apart with key="
+            )
+        super().__init__(schema, table, f'query "{table}": {what}')
+        self.key = key
 
 
 class MissingColumnError(TableError):
@@ -192,18 +224,27 @@ class NoPrimaryKeyError(TableError):
 
 
 class PermissionDeniedError(TableError):
-    """This login may not read (or write) the table."""
+    """This login may not read (or write) the table, or call the function."""
 
-    def __init__(self, schema: str, table: str, role: str = "anon", right: str = "select") -> None:
+    def __init__(
+        self, schema: str, table: str, role: str = "anon", right: str = "select", reason: str = ""
+    ) -> None:
+        name, to = qualified(schema, table), identifier(role)
+        what, run = f'{right} on table "{table}"', f"grant {right} on {name} to {to}"
+        if right == "execute":
+            what = f'execute function "{table}"'
+            run = f"grant execute on function {name} to {to}"
         super().__init__(
             schema,
             table,
-            f'role "{role}" may not {right} on table "{table}"; run: '
-            f"grant {right} on {qualified(schema, table)} to {identifier(role)} "
-            "(and a row-level security policy that lets the rows through), or sign in",
+            f'role "{role}" may not {what}'
+            + (f" (the server says: {reason})" if reason else "")
+            + f"; run: {run} (and a row-level security policy that lets the rows through), "
+            "or sign in",
         )
         self.role = role
         self.right = right
+        self.reason = reason
 
 
 class FilterError(NotebookRTError, ValueError):
@@ -233,6 +274,13 @@ class ClosedError(NotebookRTError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} is closed. Ask for it again with nrt.connect(...) or .table(...)")
+
+
+class ReadOnlyError(NotebookRTError):
+    """A local edit of something that is no table."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f'"{what}" cannot be edited: edit the table that its rows come from')
 
 
 class WaitTimeoutError(NotebookRTError, TimeoutError):

@@ -62,6 +62,7 @@ class RestClient:
         self.refresh = refresh
         self.requests = 0
         self.bytes_received = 0
+        self._ahead = 0.0
         self._descriptions: dict[str, asyncio.Future[Page]] = {}
         self._http = httpx.AsyncClient(
             base_url=url,
@@ -72,6 +73,10 @@ class RestClient:
 
     async def aclose(self) -> None:
         await self._http.aclose()
+
+    def clock(self) -> float:
+        """Seconds since the epoch, in server time as far as its ``Date`` headers tell (1 s)."""
+        return time.time() + self._ahead
 
     async def fetch(
         self, schema: str, table: str, query: Query, *, exact_numbers: bool = False
@@ -109,6 +114,7 @@ class RestClient:
             count=_count(response.headers.get("content-range")),
             server_time=_date(response.headers.get("date")),
             value=None if isinstance(answer, list) else answer,
+            scalar=not isinstance(answer, list),
         )
 
     async def describe(self, schema: str) -> Page:
@@ -177,6 +183,10 @@ class RestClient:
         except httpx.InvalidURL as error:
             raise UnreachableError(self.url, str(error)) from error
         self.bytes_received += response.num_bytes_downloaded
+        if "date" in response.headers:
+            ahead = _date(response.headers["date"]) + 0.5 - time.time()
+            # Whole seconds tell nothing about a clock that is right to a second and a half.
+            self._ahead = ahead if abs(ahead) > 1.5 else 0.0
         return response
 
     def error(
@@ -190,7 +200,7 @@ class RestClient:
         if status == 429:
             return RateLimitedError(what, _retry_after(response), message)
         if code == "42501" and table:
-            return PermissionDeniedError(schema, table, self.credentials.role, right)
+            return PermissionDeniedError(schema, table, self.credentials.role, right, message)
         if status == 401:
             if code == "PGRST303" or message == "JWT expired":  # the code is newer than the words
                 return TokenExpiredError(self.url, message)

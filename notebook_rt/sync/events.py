@@ -68,6 +68,8 @@ class Page:
     """The answer's ``Date`` header: whole seconds, so the read happened before ``server_time + 1``."""
     value: Any = None
     """The body of an ``rpc`` that is not a list of rows, or of ``describe``."""
+    scalar: bool = False
+    """Whether the body was ``value``, which may be null, and not ``rows``, which may be none."""
 
 
 # Events: what happened ------------------------------------------------------------------------

@@ -1,0 +1,548 @@
+"""A query's machine: when to fetch again what Realtime cannot stream, and what differs then.
+
+It speaks the mirror's language (``sync/events.py``), so the same driver runs it. What a table it
+depends on says is only *that* something changed. The promises:
+
+* **The trailing edge.** After the last change of a dependency, an answer asked for later is shown.
+* **One request at a time.** Changes while one is under way make exactly one more, after a debounce,
+  and not before the server had as long a rest as the last answer took.
+* **What may have lost a change is a change** (a join, a reconnect, an overflow), and on a timer the
+  query is fetched whatever the lights say. While the socket is down it is fetched by polling.
+* **An answer is shown whole,** as one change, or not at all; a failure keeps what is shown.
+
+Rows come in the order the server gave them. An answer longer than a page is read by its order and
+its key; without a key by its whole rows in their order, where equal rows cannot be told apart and
+need not be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, Final, TypeAlias
+
+from notebook_rt.errors import (
+    MissingColumnError,
+    MissingQueryError,
+    MissingTableError,
+    PermissionDeniedError,
+    QueryKeyError,
+)
+from notebook_rt.filters import column_name
+from notebook_rt.options import Options
+from notebook_rt.store.inferred import inferred
+from notebook_rt.store.load import page_keys
+from notebook_rt.store.order import OrderBy
+from notebook_rt.store.types import Column, Schema, canonical
+from notebook_rt.sync.discovery import from_description
+from notebook_rt.sync.events import (
+    AuditNow,
+    Binding,
+    Cause,
+    Closed,
+    Confirmed,
+    Effect,
+    Event,
+    Failed,
+    Fetched,
+    FetchFailed,
+    Gap,
+    Joined,
+    Lost,
+    Page,
+    Progress,
+    Published,
+    Query,
+    Received,
+    ReceivedMany,
+    Refused,
+    Rejoin,
+    Shown,
+    Status,
+    StatusChanged,
+    Tick,
+    Told,
+    Wake,
+)
+from notebook_rt.sync.flows import Flow, Flows, ReadRefusedError
+from notebook_rt.sync.horizon import Horizon, Read
+from notebook_rt.sync.queries import Reads
+from notebook_rt.sync.rows import Key, Row, RowChange, Rows, WireRow
+from notebook_rt.sync.spec import TableSpec, order_text
+
+READ: Final = "read"
+POSITION: Final = ""
+"""The key of rows without one: their place. No column of PostgreSQL can have this name."""
+
+JOIN_PATIENCE: Final = 5.0
+"""Seconds to wait for the first ``Confirmed`` before reading without it, as if polling."""
+
+POLL_SHARE: Final = 0.2
+AUDIT_SHARE: Final = 0.01
+"""At most these shares of the time are spent on polling, and on fetching for safety's sake."""
+
+POLL_GROWTH: Final = 1.5
+RETRY_MAX: Final = 30.0
+TORN: Final = 2
+"""So many answers in a row that changed between two of their pages are read again at once."""
+
+_NO_ORDER: Final = frozenset(
+    {"json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"}
+)
+_Answer: TypeAlias = Generator[Sequence[Query], Sequence[Read], list[WireRow]]
+
+
+@dataclass(frozen=True, slots=True)
+class QuerySpec(TableSpec):
+    """A view or a function (``table``), and the tables that it is made of."""
+
+    depends_on: tuple[tuple[str, str], ...] = ()
+    """Schema and table of each."""
+    args: str | None = None
+    """A function's arguments as a JSON object; None: a view, or a function without arguments."""
+    debounce: float = 0.25
+
+
+class Requery:
+    """The state machine of one query; see the module. Used as ``sync.mirror.Mirror`` is."""
+
+    def __init__(
+        self, spec: QuerySpec, make_rows: Callable[[Schema], Rows], options: Options
+    ) -> None:
+        self.spec = spec
+        self.options = options
+        self.want_changes = False
+        self.status: Status = "loading"
+        self.schema: Schema | None = None
+        """None until the first answer; without a key it has the column ``POSITION``."""
+        self.rows: Rows | None = None
+        self._make_rows = make_rows
+        self._now = 0.0
+        self._out: list[Effect] = []
+        self._flows = Flows(Horizon(), self._out.append)
+        self._learnt = False
+        self._is_function = spec.args is not None
+        self._described: tuple[Column, ...] = ()
+        self._bindings: tuple[Binding, ...] = ()
+        self._types: dict[str, str] = {}
+        self._shown: dict[Key, bytes] = {}
+        self._whole = options.page_size // 10
+        """Fewer rows than this are a whole answer: so many came uncut (no server cuts so short)."""
+        self._cut = 0
+        """The server cuts an answer at so many rows; 0: it never did."""
+        self._pages = 0
+        self._begun = self._confirmed = self._lost = self._closed = False
+        self._patience_ends = float("inf")
+        self._failed: Exception | None = None
+        self._marks = 1
+        """Counts what may have changed the answer; the beginning is the first."""
+        self._gap_mark = 1
+        self._gap_reason = "starting"
+        self._shown_mark = 0
+        """The marks that there were when the answer that is shown was asked for."""
+        self._due = float("-inf")
+        self._rest_until = float("-inf")
+        self._audit_at = self._poll_at = float("inf")
+        self._poll_every = options.poll_interval
+        self._refusal: Exception | None = None
+        self._refusals = 0
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """One binding a table, with its key only where that is known; empty until learnt."""
+        return self._bindings
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take what happened at monotonic ``now`` (seconds); return what to do."""
+        self._out.clear()
+        if self._closed:
+            return []
+        self._now = now
+        if not self._begun:
+            self._begun = True
+            self._patience_ends = now + JOIN_PATIENCE
+            self._flows.start(READ, self._guard(self._learn()), now)
+        self._take(event)
+        if self._failed is None and not self._closed:
+            self._start_what_is_due()
+            self._judge()
+            self._wake()
+        return list(self._out)
+
+    # What happened --------------------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Received() | ReceivedMany():
+                self._marks += 1
+                self._due = min(self._due, self._now + self.spec.debounce)
+            case Fetched():
+                self._flows.fetched(event)
+            case FetchFailed():
+                self._flows.failed(event, self._now)
+            case Tick():
+                self._flows.tick(self._now)
+            case Joined():
+                self._confirmed = False
+                self._patience_ends = self._now + JOIN_PATIENCE
+            case Confirmed():
+                self._confirmed = True
+                self._flows.hurry()
+                self._flows.tick(self._now)
+                self._open_gap("changes were confirmed")
+            case Lost(reason):
+                self._leave_stream(reason)
+            case Refused(error, final):
+                if final:
+                    self._fail(error)
+                else:
+                    self._leave_stream(str(error))
+            case Gap(reason):
+                self._open_gap(reason)
+            case AuditNow():
+                self._audit_at = self._now
+            case Closed():
+                self._flows.stop_all()
+                self._set_status("closed", "closed")
+                self._closed = True
+
+    def _open_gap(self, reason: str) -> None:
+        self._marks += 1
+        self._gap_mark, self._gap_reason = self._marks, reason
+        self._due = self._now
+        if self.rows is not None:
+            self._out.append(Told("gap", {"reason": reason}))
+
+    def _leave_stream(self, reason: str) -> None:
+        self._confirmed = False
+        self._lost = True
+        self._open_gap(reason)
+        self._poll_every = self.options.poll_interval
+
+    def _fail(self, error: Exception) -> None:
+        if self._failed is None:
+            self._failed = error
+            self._flows.stop_all()
+            self._out.append(Failed(error))
+            self._set_status("error", str(error))
+
+    # What to do next ------------------------------------------------------------------------------
+
+    def _start_what_is_due(self) -> None:
+        if READ in self._flows or not self._learnt:
+            return
+        cause = self._next_cause()
+        if cause is not None:
+            self._flows.start(READ, self._guard(self._read(cause)), self._now)
+
+    def _next_cause(self) -> Cause | None:
+        if self._now < self._next_at():
+            return None
+        if self.rows is None:
+            return "snapshot"
+        if not self._confirmed:
+            return "poll"
+        if self._shown_mark >= self._marks:
+            return "audit"
+        return "reconcile" if self._shown_mark < self._gap_mark else "refetch"
+
+    def _next_at(self) -> float:
+        """When to read next."""
+        if self.rows is None and self._bindings and not (self._confirmed or self._lost):
+            return self._patience_ends
+        if self._shown_mark < self._marks:
+            return max(self._due, self._rest_until)
+        return self._audit_at if self._confirmed else self._poll_at
+
+    def _judge(self) -> None:
+        failing = self._flows.failing or self._refusal
+        if self.rows is None:
+            self._set_status("loading", "")
+        elif failing is not None:
+            self._set_status("stale", str(failing))
+        elif not self._confirmed:
+            why = self._gap_reason if self._bindings else "it depends on no table that tells"
+            self._set_status("polling", why)
+        elif self._shown_mark < self._gap_mark:
+            self._set_status("stale", self._gap_reason)
+        else:
+            self._set_status("live", "")
+
+    def _set_status(self, status: Status, reason: str) -> None:
+        if status != self.status:
+            self.status = status
+            self._out.append(StatusChanged(status, reason))
+
+    def _wake(self) -> None:
+        at = self._flows.wake_at
+        if READ not in self._flows:
+            at = self._next_at()
+        if at is not None and at != float("inf"):
+            self._out.append(Wake(max(at, self._now)))
+
+    # Flows ----------------------------------------------------------------------------------------
+
+    def _guard(self, flow: Flow) -> Flow:
+        """Run ``flow``. Before the first answer a refusal is the query's error; after it, what is
+        shown stays, and the query is asked again, ever less often.
+        """
+        try:
+            yield from flow
+        except Exception as error:  # what a flow raises is the query's error, never a traceback
+            named = self._named(error)
+            if self.rows is None:
+                self._fail(named)
+                return
+            self._refusal = named
+            self._refusals += 1
+            wait = min(self.options.poll_interval * 2.0 ** min(self._refusals - 1, 10), RETRY_MAX)
+            self._marks += 1
+            self._due = self._now + wait
+
+    def _named(self, error: Exception) -> Exception:
+        """The server's refusal as the error of this query that it is."""
+        spec = self.spec
+        if isinstance(error, ReadRefusedError):
+            error = error.error
+        if isinstance(error, MissingTableError):
+            return MissingQueryError(spec.schema, spec.table, error.hint)
+        if isinstance(error, PermissionDeniedError) and self._is_function:
+            role, reason = error.role, error.reason
+            return PermissionDeniedError(spec.schema, spec.table, role, "execute", reason)
+        return error
+
+    def _learn(self) -> Flow:
+        """What the API's description says of the columns, and of the dependencies' keys."""
+        spec = self.spec
+        description: Any = None
+        try:
+            (read,) = yield [Query((), describe=True)]
+            description = read.page.value
+        except ReadRefusedError:
+            pass  # many projects show it to nobody; what else is wrong, the first read will say
+        if not self._is_function:
+            self._described, _ = from_description(description, spec.table)
+            paths = description.get("paths") if isinstance(description, dict) else None
+            self._is_function = not self._described and f"/rpc/{spec.table}" in (paths or ())
+        bindings = []
+        for schema, table in spec.depends_on:
+            key = from_description(description, table)[1] if schema == spec.schema else ()
+            bindings.append(Binding("*", schema, table, None, key or None))
+        self._bindings = tuple(bindings)
+        self._learnt = True
+        if bindings:
+            self._out.append(Rejoin("the dependencies are known"))
+
+    def _read(self, cause: Cause) -> Flow:
+        for _ in range(1 + TORN):
+            mark, began = self._marks, self._now
+            self._due = float("inf")
+            self._pages = 0
+            try:
+                rows = yield from self._answer()
+            except ReadRefusedError as refusal:
+                if self.rows is not None or self._is_function or self._described:
+                    raise
+                if not isinstance(refusal.error, MissingTableError):
+                    raise
+                self._is_function = True  # no view of this name; perhaps nobody described it
+                rows = yield from self._answer()
+            if self._pages == 1 or mark == self._marks:
+                break
+        took = self._now - began
+        changed = self._show(rows, cause)
+        self._refusal, self._refusals = None, 0
+        self._shown_mark = mark
+        self._rest_until = self._now + took
+        self._audit_at = float("inf")
+        if self.options.audit_interval:
+            self._audit_at = self._now + max(self.options.audit_interval, took / AUDIT_SHARE)
+        slower = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
+        self._poll_every = self.options.poll_interval if changed else slower
+        self._poll_at = self._now + max(self._poll_every, took / POLL_SHARE)
+        self._out.append(Told("audit" if cause == "audit" else "reconciled"))
+
+    def _answer(self) -> _Answer:
+        """All rows. The server may cut an answer short, and says so to nobody: what is as long as
+        the longest answer that is known to be whole is looked behind.
+        """
+        size = self.options.page_size if self.spec.limit is None else self.spec.limit
+        if not self._cut or self.schema is None:
+            (read,) = yield [self._ask(self.spec.order, 0, min(size, self.options.page_size))]
+            self._pages += 1
+            rows = self._rows_of(read.page)
+            if read.page.scalar or len(rows) < self._whole or len(rows) == self.spec.limit:
+                return rows
+            (behind,) = yield [self._ask((), len(rows), 1)]
+            if not behind.page.rows:
+                self._whole = len(rows)
+                return rows
+            self._cut = len(rows)
+        else:
+            rows = []
+        return (yield from self._pages_of(rows))
+
+    def _pages_of(self, first: list[WireRow]) -> _Answer:
+        """All rows of an answer that is longer than a page, in an order that has no ties."""
+        spec, limit = self.spec, self.spec.limit
+        schema = self.schema if not first else self._schema_of(first)
+        assert schema is not None  # known from the rows that made the answer too long
+        reads = Reads(spec, schema, self._cut)
+        by_rows = self._by_rows(schema) if spec.key is None else ()
+        rows: list[WireRow] = []
+        while True:
+            size = self._cut if limit is None else min(self._cut, limit - len(rows))
+            if spec.key is None:
+                query = self._ask(by_rows, len(rows), size)
+            else:
+                after = schema.decode(rows[-1]) if rows else None
+                query = reads.page(reads.by_order(spec.order), after, limit=size)
+                query = self._called(query)
+            (read,) = yield [query]
+            self._pages += 1
+            rows += self._rows_of(read.page)
+            self._out.append(Progress(len(rows), limit))
+            if len(read.page.rows) < size or len(rows) == limit:
+                return rows
+
+    def _by_rows(self, schema: Schema) -> tuple[OrderBy, ...]:
+        """The order of whole rows: equal rows are the same, so it has no ties that matter."""
+        spec = self.spec
+        given = [term.column for term in spec.order]
+        rest = [column for column in schema.columns if column.name not in (*given, POSITION)]
+        if any(canonical(column.pg_type) in _NO_ORDER for column in rest):
+            raise QueryKeyError(spec.schema, spec.table)
+        return (*spec.order, *(OrderBy(column.name) for column in rest))
+
+    def _ask(self, order: Sequence[OrderBy], offset: int, limit: int) -> Query:
+        spec = self.spec
+        params = spec.filter.to_rest()
+        if spec.columns is not None:
+            names = dict.fromkeys((*spec.columns, *(spec.key or ())))
+            params.insert(0, ("select", ",".join(map(column_name, names))))
+        if order:
+            ties = [OrderBy(name) for name in spec.key or ()]
+            named = {term.column for term in order}
+            terms = [*order, *(term for term in ties if term.column not in named)]
+            params.append(("order", ",".join(map(order_text, terms))))
+        if offset:
+            params.append(("offset", str(offset)))
+        params.append(("limit", str(limit)))
+        return self._called(Query(tuple(params)))
+
+    def _called(self, query: Query) -> Query:
+        if not self._is_function:
+            return query
+        return replace(query, rpc=self.spec.table, args=json.loads(self.spec.args or "{}"))
+
+    def _rows_of(self, page: Page) -> list[WireRow]:
+        """The rows of a page; a value that is no row is a column named as the function is."""
+        values = [page.value] if page.scalar else page.rows
+        return [row if isinstance(row, dict) else {self.spec.table: row} for row in values]
+
+    # Showing --------------------------------------------------------------------------------------
+
+    def _show(self, rows: list[WireRow], cause: Cause) -> bool:
+        """Make the answer what is shown, as one change; say whether it differs."""
+        spec = self.spec
+        schema = self._schema_of(rows)
+        told = [hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows]
+        keys: Sequence[Key] = range(len(rows))
+        if spec.key is not None:
+            keys = page_keys(schema, rows)
+        answer = dict(zip(keys, told, strict=True))
+        if len(answer) < len(rows):
+            raise QueryKeyError(spec.schema, spec.table, schema.key)
+        before, old = self.rows, self._shown
+        same = schema == self.schema
+        if before is not None and same and list(answer.items()) == list(old.items()):
+            return False
+        pairs: list[tuple[Key | None, Key | None]] = []
+        if before is not None and self.want_changes:
+            pairs = list(_by_count(old, answer) if spec.key is None else _by_key(old, answer))
+        was = [None if key is None or before is None else before.get(key) for key, _ in pairs]
+        now = before if before is not None and same else self._make_rows(schema)
+        load = now.load()
+        places = [{POSITION: place} for place in range(len(rows))]
+        load.extend(rows if spec.key else [{**r, **at} for r, at in zip(rows, places, strict=True)])
+        load.commit()
+        if now is not before:
+            self.rows, self.schema = now, schema
+            self._out.append(Shown(now, schema))
+        self._shown = answer
+        changes = [
+            _change(pair, gone, None if pair[1] is None else now.get(pair[1]))
+            for pair, gone in zip(pairs, was, strict=True)
+        ]
+        self._out.append(Published("snapshot" if before is None else cause, changes))
+        return True
+
+    def _schema_of(self, rows: Sequence[WireRow]) -> Schema:
+        """The columns: as they are described; else as they came, of types that hold the values."""
+        spec = self.spec
+        names = tuple(dict.fromkeys(chain.from_iterable(rows)))
+        described = {column.name: column.pg_type for column in self._described}
+        if not names:
+            known = described or self._types
+            names = spec.columns or tuple(known)
+            names = tuple(dict.fromkeys((*names, *(spec.key or ()))))
+        columns = []
+        for name in names:
+            pg_type = described.get(name)
+            if pg_type is None:
+                pg_type = inferred((row.get(name) for row in rows), self._types.get(name))
+                if pg_type is not None:
+                    self._types[name] = pg_type
+            columns.append(Column(name, pg_type or "text"))
+        for name in spec.key or ():
+            if name not in names:
+                raise MissingColumnError(spec.schema, spec.table, name)
+        if spec.key is None:
+            columns.append(Column(POSITION, "int8"))
+        return Schema(tuple(columns), spec.key or (POSITION,), spec.numeric)
+
+
+def _by_key(
+    old: dict[Key, bytes], new: dict[Key, bytes]
+) -> Iterator[tuple[Key | None, Key | None]]:
+    """What left, then what came or changed: the key before, the key now."""
+    for key in old:
+        if key not in new:
+            yield key, None
+    for key, told in new.items():
+        if key not in old:
+            yield None, key
+        elif old[key] != told:
+            yield key, key
+
+
+def _by_count(
+    old: dict[Key, bytes], new: dict[Key, bytes]
+) -> Iterator[tuple[Key | None, Key | None]]:
+    """Rows without a key: of each, how many more or fewer there are; the later ones count."""
+    places: defaultdict[bytes, deque[Key]] = defaultdict(deque)
+    for place, told in old.items():
+        places[told].append(place)
+    came = []
+    for place, told in new.items():
+        if places[told]:
+            places[told].popleft()
+        else:
+            came.append(place)
+    yield from ((place, None) for rest in places.values() for place in rest)
+    yield from ((None, place) for place in came)
+
+
+def _change(pair: tuple[Key | None, Key | None], old: Row | None, new: Row | None) -> RowChange:
+    rows = [
+        None if row is None else {name: value for name, value in row.items() if name != POSITION}
+        for row in (old, new)
+    ]
+    before, after = pair
+    if before is None:
+        return RowChange("insert", after, None, rows[1])
+    return RowChange("delete" if after is None else "update", before, *rows)
