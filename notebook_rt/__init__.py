@@ -10,18 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from notebook_rt import local
+    from notebook_rt.channel import Channel, Message, Person, Presence
+    from notebook_rt.editing import InvalidEditError, SendResult
     from notebook_rt.errors import NotebookRTError
     from notebook_rt.frame import LiveFrame
+    from notebook_rt.net.changes import ChangeBatch
     from notebook_rt.options import Options
     from notebook_rt.run import run
     from notebook_rt.session import Session, connect
+    from notebook_rt.sync.rows import RowChange
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ChangeBatch": "notebook_rt.net.changes",
+    "Channel": "notebook_rt.channel",
+    "InvalidEditError": "notebook_rt.editing",
     "LiveFrame": "notebook_rt.frame",
+    "Message": "notebook_rt.channel",
     "NotebookRTError": "notebook_rt.errors",
     "Options": "notebook_rt.options",
+    "Person": "notebook_rt.channel",
+    "Presence": "notebook_rt.channel",
+    "RowChange": "notebook_rt.sync.rows",
+    "SendResult": "notebook_rt.editing",
     "Session": "notebook_rt.session",
     "connect": "notebook_rt.session",
     "run": "notebook_rt.run",
@@ -29,9 +41,17 @@ _HOMES = {
 _MODULES = ("errors", "local")
 
 __all__ = [
+    "ChangeBatch",
+    "Channel",
+    "InvalidEditError",
     "LiveFrame",
+    "Message",
     "NotebookRTError",
     "Options",
+    "Person",
+    "Presence",
+    "RowChange",
+    "SendResult",
     "Session",
     "connect",
     "errors",

@@ -15,12 +15,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from notebook_rt.errors import ClosedError, WaitTimeoutError
+from notebook_rt.editing import At, Editor
+from notebook_rt.errors import ClosedError, ReadOnlyError, WaitTimeoutError
 from notebook_rt.net.callbacks import Mailbox
 from notebook_rt.net.changes import ChangeBatch, changes_df
-from notebook_rt.net.driver import TableDriver
+from notebook_rt.net.feed import Feed
 from notebook_rt.sync.events import Status
 
 if TYPE_CHECKING:
@@ -33,25 +34,32 @@ class LiveFrame:
     Made by ``Session.table``. As a cell's last line it is the live grid.
     """
 
-    def __init__(self, driver: TableDriver, release: Callable[[], None], session: object) -> None:
-        self._driver = driver
+    def __init__(
+        self,
+        feed: Feed,
+        release: Callable[[], None],
+        session: object,
+        editor: Callable[[], Editor] | None = None,
+    ) -> None:
+        self._feed = feed
+        self._editor = editor
         self._release = release
         self._session = session  # a session lives as long as one of its frames
         self._removers: list[Callable[[], None]] = []
         self._closed = False
 
     def __repr__(self) -> str:
-        driver = self._driver
-        rows = "" if driver.table is None else f", {len(driver.table):,} rows"
-        why = f": {driver.reason}" if self.status in ("error", "polling", "stale") else ""
-        return f"<LiveFrame {driver.spec.table} {self.status}{rows}{why}>"
+        feed = self._feed
+        rows = "" if feed.table is None else f", {len(feed.table):,} rows"
+        why = f": {feed.reason}" if self.status in ("error", "polling", "stale") else ""
+        return f"<LiveFrame {feed.name} {self.status}{rows}{why}>"
 
     # Reading
 
     @property
     def name(self) -> str:
         """The table's name."""
-        return self._driver.spec.table
+        return self._feed.name
 
     @property
     def df(self) -> pd.DataFrame:
@@ -65,13 +73,13 @@ class LiveFrame:
         NotebookRTError
             By name, if the table cannot be had (not published, no key, wrong key, ...).
         """
-        error = self._driver.error
+        error = self._feed.error
         if error is not None:
             raise error
-        found = self._driver.snapshot()
+        found = self._feed.snapshot()
         if found is None:
             self.wait()
-            found = self._driver.snapshot()
+            found = self._feed.snapshot()
             if found is None:
                 raise ClosedError(f'table "{self.name}"')
         return found
@@ -79,29 +87,29 @@ class LiveFrame:
     @property
     def status(self) -> Status:
         """``loading``, ``live``, ``polling``, ``stale``, ``closed`` or ``error``."""
-        return "closed" if self._closed else self._driver.status
+        return "closed" if self._closed else self._feed.status
 
     @property
     def reason(self) -> str:
         """Why the status is what it is."""
-        return self._driver.reason
+        return self._feed.reason
 
     @property
     def version(self) -> int:
         """Counts up with every change that became visible."""
-        return self._driver.version
+        return self._feed.version
 
     @property
     def synced_at(self) -> pd.Timestamp | None:
         """When the table was last known to be the server's (UTC); None before the first data."""
-        return self._driver.synced_at
+        return self._feed.synced_at
 
     def __len__(self) -> int:
         return len(self.df)
 
     def get(self, key: Hashable) -> dict[str, Any] | None:
         """The row of ``key`` (a tuple for a composite key), or None; cheaper than ``df.loc``."""
-        return self._driver.get(key)
+        return self._feed.get(key)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """The table for polars, DuckDB and pyarrow, key included."""
@@ -127,10 +135,10 @@ class LiveFrame:
             By name, if it will not come.
         """
         self._check()
-        thread = self._driver.services.thread
-        future = thread.call(self._driver.wait_ready)
+        thread = self._feed.thread
+        future = thread.call(self._feed.wait_ready)
         until = None if timeout is None else time.monotonic() + timeout
-        with _Bar(self._driver) as bar:
+        with _Bar(self._feed) as bar:
             while True:
                 step = 0.1 if until is None else min(0.1, max(0.0, until - time.monotonic()))
                 try:
@@ -142,17 +150,17 @@ class LiveFrame:
                     if until is not None and time.monotonic() >= until:
                         raise WaitTimeoutError(
                             f'table "{self.name}" has no data after {timeout:g} s: '
-                            f"{self.status}, {self._driver.reason}"
+                            f"{self.status}, {self._feed.reason}"
                         ) from error
                 bar.show()
 
     async def ready(self) -> LiveFrame:
         """Wait for the first data without blocking the caller's loop; raises as ``wait`` does."""
         self._check()
-        thread = self._driver.services.thread
+        thread = self._feed.thread
 
         async def first() -> concurrent.futures.Future[None]:
-            return self._driver.wait_ready()
+            return self._feed.wait_ready()
 
         future = await asyncio.wrap_future(thread.submit(first()))
         await asyncio.wrap_future(future)
@@ -176,17 +184,17 @@ class LiveFrame:
             Call it to unsubscribe.
         """
         self._check()
-        driver = self._driver
-        box = Mailbox(fn, driver.services.options.buffer_size, f"{self.name}.on_change")
+        feed = self._feed
+        box = Mailbox(fn, feed.options.buffer_size, f"{self.name}.on_change")
         box.holds = self  # who listens keeps the frame, though no variable does
-        thread = driver.services.thread
-        thread.call(driver.listeners.append, box.put)
+        thread = feed.thread
+        thread.call(feed.listeners.append, box.put)
 
         def remove() -> None:
             box.close()
-            thread.post(discard, driver.listeners, box.put)
+            thread.post(discard, feed.listeners, box.put)
 
-        unsubscribe = driver.subscribers.add(fn, remove)
+        unsubscribe = feed.subscribers.add(fn, remove)
         self._removers.append(unsubscribe)
         return unsubscribe
 
@@ -199,18 +207,92 @@ class LiveFrame:
             Seconds without a change after which the iteration ends; None: never.
         """
         self._check()
-        return Changes(self._driver, timeout)
+        return Changes(self._feed, timeout)
 
     @property
     def log(self) -> pd.DataFrame:
         """The latest changes: ``at``, ``version``, ``cause``, ``kind``, ``key``, ``old``, ``new``."""
-        driver = self._driver
-        batches = driver.services.thread.call(list, driver.log)
-        return changes_df(batches, driver.services.options.log_size)
+        feed = self._feed
+        batches = feed.thread.call(list, feed.log)
+        return changes_df(batches, feed.options.log_size)
 
     def map(self, fn: Callable[[pd.DataFrame], Any]) -> MappedFrame:
         """A live view: ``fn(df)``, computed when it is read and the table has changed."""
         return MappedFrame(self, fn)
+
+    # Local edits
+
+    @property
+    def editor(self) -> Editor:
+        """Everything about local edits; the methods below are the ones most wanted.
+
+        Raises
+        ------
+        ReadOnlyError
+            If this is no table (broadcasts, a query).
+        """
+        self._check()
+        if self._editor is None:
+            raise ReadOnlyError(self.name)
+        self.wait()
+        return self._editor()
+
+    def edit(self, key: Hashable, **values: Any) -> None:
+        """Change columns of a row: shown now, queued, written, merged.
+
+        Parameters
+        ----------
+        key : hashable
+            The row's key; a tuple for a composite key.
+        **values
+            Columns and what they become.
+
+        Raises
+        ------
+        InvalidEditError
+            If there is no such row or column, or a value does not fit the column's type.
+        QueueError
+            If it could not be put down in the queue's file; then it is not shown either.
+        """
+        self.editor.edit(key, values)
+
+    def insert(self, **row: Any) -> Hashable:
+        """Insert a row, and give its key; a key of type uuid is made here if it is missing."""
+        return self.editor.insert(row)
+
+    def delete(self, key: Hashable) -> None:
+        """Delete a row."""
+        self.editor.delete(key)
+
+    @property
+    def at(self) -> At:
+        """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``."""
+        return At(self.editor)
+
+    @property
+    def pending(self) -> pd.DataFrame:
+        """The edits of this table that are not written yet."""
+        return self.editor.pending
+
+    @property
+    def conflicts(self) -> pd.DataFrame:
+        """Every merge decision, and what asks for yours (``open``)."""
+        return self.editor.conflicts
+
+    def resolve(
+        self,
+        key: Hashable,
+        column: str | None = None,
+        choice: Literal["mine", "theirs"] = "mine",
+        *,
+        value: Any = None,
+    ) -> None:
+        """Decide an open conflict: ``"mine"``, ``"theirs"``, or another value."""
+        self.editor.resolve(key, column, choice, value=value)
+
+    def discard(self, key: Hashable) -> int:
+        """Drop the pending edits of a row; how many there were."""
+        return self.editor.discard(key)
 
     # The end
 
@@ -232,16 +314,16 @@ class LiveFrame:
 class Changes:
     """Batches of changes as an iterator, sync and async; made by ``LiveFrame.changes``."""
 
-    def __init__(self, driver: TableDriver, timeout: float | None) -> None:
-        self._driver = driver
+    def __init__(self, feed: Feed, timeout: float | None) -> None:
+        self._feed = feed
         self._timeout = timeout
-        self._batches: deque[ChangeBatch] = deque(maxlen=driver.services.options.buffer_size)
+        self._batches: deque[ChangeBatch] = deque(maxlen=feed.options.buffer_size)
         self._ready = threading.Condition()
         self._wake: Callable[[], object] | None = None
         self._over = False
-        thread = driver.services.thread
-        thread.call(driver.listeners.append, self._put)
-        thread.call(driver.status_listeners.append, self._on_status)
+        thread = feed.thread
+        thread.call(feed.listeners.append, self._put)
+        thread.call(feed.status_listeners.append, self._on_status)
 
     def _put(self, batch: ChangeBatch | None) -> None:
         with self._ready:
@@ -289,9 +371,9 @@ class Changes:
     def close(self) -> None:
         """Stop listening."""
         self._over = True
-        thread = self._driver.services.thread
-        thread.post(discard, self._driver.listeners, self._put)
-        thread.post(discard, self._driver.status_listeners, self._on_status)
+        thread = self._feed.thread
+        thread.post(discard, self._feed.listeners, self._put)
+        thread.post(discard, self._feed.status_listeners, self._on_status)
 
 
 class MappedFrame:
@@ -320,8 +402,8 @@ class MappedFrame:
 class _Bar:
     """A progress bar for a first snapshot that takes long; silent where nobody looks."""
 
-    def __init__(self, driver: TableDriver) -> None:
-        self._driver = driver
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
         self._since = time.monotonic()
         self._bar: Any = None
 
@@ -329,8 +411,8 @@ class _Bar:
         return self
 
     def show(self) -> None:
-        progress = self._driver.progress
-        late = time.monotonic() - self._since > self._driver.services.options.progress_after
+        progress = self._feed.progress
+        late = time.monotonic() - self._since > self._feed.options.progress_after
         if progress is None or not late:
             return
         if self._bar is None:
@@ -339,7 +421,7 @@ class _Bar:
             # A kernel's stderr is no terminal, but somebody looks at it.
             silent = None if "ipykernel" not in sys.modules else False
             self._bar = tqdm(
-                total=progress.total, desc=self._driver.spec.table, unit=" rows", disable=silent
+                total=progress.total, desc=self._feed.name, unit=" rows", disable=silent
             )
         self._bar.total = progress.total
         self._bar.update(progress.done - self._bar.n)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -26,11 +27,17 @@ from notebook_rt.options import Options
 from notebook_rt.store.types import Backend
 from notebook_rt.sync.health import Health
 from notebook_rt.sync.joins import Priority
+from notebook_rt.sync.merge import Strategies
+from notebook_rt.sync.merge import Strategy as Merge
 from notebook_rt.sync.spec import TableSpec, parse_order
 from notebook_rt.sync.supervisor import State
+from notebook_rt.writes import Writes
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from notebook_rt.channel import Channel
+    from notebook_rt.outbox.view import QueueView
 
 
 def connect(
@@ -123,13 +130,13 @@ class Session:
         self.url = _normal(url)
         self.schema = schema
         self.options = options or Options()
-        self.queue_path = queue_path
         self.stack = stack
         """The local stack, where the session uses it."""
         self._thread: LoopThread = shared()
         self._project = self._thread.call(
             Project, self.url, Credentials(key, access_token), self.options, self._thread
         )
+        self._writes = Writes(self._project, queue_path)
         self._finalizer = weakref.finalize(self, _close_soon, self._project)
         self._finalizer.atexit = False
 
@@ -150,6 +157,7 @@ class Session:
         limit: int | None = None,
         schema: str | None = None,
         dtype_backend: Backend = None,
+        merge: Merge | Mapping[str, Merge] | None = None,
         priority: Priority = "normal",
     ) -> LiveFrame:
         """A table as a live DataFrame.
@@ -173,6 +181,10 @@ class Session:
             Another schema than the session's.
         dtype_backend : {None, "numpy_nullable", "pyarrow"}
             As in pandas' readers.
+        merge : str, function or dict of them by column, optional
+            What happens to a cell that both you and somebody else changed: ``"lww"`` (default: the
+            later wins), ``"server"``, ``"local"``, ``"union"``, ``"delta"``, ``"ask"``, or a function
+            of ``(base, mine, theirs, row)``.
         priority : {"normal", "high", "low"}
             Who keeps streaming when there are more channels than the project allows.
 
@@ -192,13 +204,72 @@ class Session:
             limit=limit,
             numeric=self.options.numeric,
         )
-        shared_as, driver = self._thread.call(self._project.table, spec, dtype_backend, priority)
+        shared_as, driver = self._thread.call(
+            self._project.table, spec, dtype_backend, priority, _strategies(merge)
+        )
         release = _Release(self._thread, self._project, shared_as)
-        frame = LiveFrame(driver, release, self)
+        frame = LiveFrame(driver, release, self, partial(self._writes.editor, driver))
         # A handle that nobody holds any more (its cell was run again) lets go by itself, unless it
         # has a listener: the listener holds it.
         weakref.finalize(frame, release).atexit = False
         return frame
+
+    # Channels
+
+    def channel(
+        self,
+        name: str,
+        *,
+        private: bool = False,
+        priority: Priority = "normal",
+        receive_own: bool = False,
+        replay: Mapping[str, int] | None = None,
+        presence_key: str | None = None,
+    ) -> Channel:
+        """A channel: broadcasts and presence.
+
+        Parameters
+        ----------
+        name : str
+            The topic, without ``realtime:``.
+        private : bool
+            Whether policies on ``realtime.messages`` decide who may read and write.
+        priority : {"normal", "high", "low"}
+            As for tables.
+        receive_own : bool
+            Whether what this session sends comes back to it.
+        replay : dict, optional
+            ``{"since": milliseconds since the epoch, "limit": at most 25}``: private channels only.
+        presence_key : str, optional
+            Under which others see this session. Default: a random one, the same after reconnects.
+
+        Raises
+        ------
+        ValueError
+            If the name is none, or the channel is open with other settings.
+        """
+        self._check()
+        from notebook_rt.channel import Channel, check_topic
+
+        shared_as, room = self._thread.call(
+            self._project.room,
+            check_topic(name),
+            private=private,
+            priority=priority,
+            receive_own=receive_own,
+            replay=replay,
+            presence_key=presence_key,
+        )
+        release = _Release(self._thread, self._project, shared_as)
+        channel = Channel(room, release, self, self._writes.broadcast)
+        weakref.finalize(channel, release).atexit = False
+        return channel
+
+    @property
+    def queue(self) -> QueueView:
+        """What waits to be sent: ``len``, ``.df``, ``.retry``, ``.discard``, ``.flush``."""
+        self._check()
+        return self._writes.queue
 
     # How it goes
 
@@ -337,6 +408,12 @@ class _Release:
 def _close_soon(project: Project) -> None:
     with contextlib.suppress(ClosedError, RuntimeError):
         project.thread.submit(project.aclose())
+
+
+def _strategies(merge: Merge | Mapping[str, Merge] | None) -> Strategies | None:
+    if merge is None:
+        return None
+    return Strategies(columns=merge) if isinstance(merge, Mapping) else Strategies(merge)
 
 
 def _normal(url: str) -> str:

@@ -9,12 +9,13 @@ one a frame. A full buffer is a gap (promise 3), never a lost change without a w
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -28,14 +29,12 @@ from notebook_rt.errors import (
     ServerError,
     classify,
 )
-from notebook_rt.net.callbacks import Subscribers
-from notebook_rt.net.changes import ChangeBatch
+from notebook_rt.net.feed import Feed
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.registry import Registry
 from notebook_rt.net.rest import RestClient
 from notebook_rt.net.socket import SocketChannel
 from notebook_rt.options import Options
-from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Backend, Schema
 from notebook_rt.sync.events import (
@@ -61,7 +60,6 @@ from notebook_rt.sync.events import (
     Refused,
     Rejoin,
     Shown,
-    Status,
     StatusChanged,
     Tick,
     Told,
@@ -69,14 +67,14 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.health import Metrics
 from notebook_rt.sync.joins import Priority
+from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.mirror import Mirror
-from notebook_rt.sync.rows import Rows
+from notebook_rt.sync.overlay import Overlay
+from notebook_rt.sync.requery import Requery
+from notebook_rt.sync.rows import Row, Rows
 from notebook_rt.sync.spec import TableSpec
 
 logger = logging.getLogger("notebook_rt")
-
-PATIENCE = 4.0
-"""Seconds that a waiting user is kept when nobody answers at the URL, before that is said."""
 
 
 @dataclass(slots=True)
@@ -88,21 +86,15 @@ class Services:
     registry: Registry
     options: Options
     metrics: Metrics
+    lock: threading.RLock
+    """Held by whoever writes a table: the mirror's feeder here, a local edit on the user's thread."""
     on_contact: Callable[[bool], None]
     """Told whether a request over HTTP reached the server."""
     on_note: Callable[[str, str], None]
     """Told of what is worth a line: kind and text."""
 
 
-@dataclass(slots=True)
-class Waiter:
-    """Somebody waits for the first data."""
-
-    future: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
-    since: float = field(default_factory=time.monotonic)
-
-
-class TableDriver:
+class TableDriver(Feed):
     """One mirrored table: its mirror, its store, its listeners.
 
     ``topic`` names its channel. Made on any thread; ``start`` begins.
@@ -116,49 +108,36 @@ class TableDriver:
         *,
         dtype_backend: Backend = None,
         priority: Priority = "normal",
+        strategies: Strategies | None = None,
     ) -> None:
+        super().__init__(spec.table, services.thread, services.options)
         self.spec = spec
         self.topic = topic
         self.services = services
         self.dtype_backend: Backend = dtype_backend
         self.priority: Priority = priority
-        self.table: Table | None = None
-        """What is shown; None until the first snapshot."""
-        self.schema: Schema | None = None
-        self.status: Status = "loading"
-        self.reason = "not started"
-        self.error: Exception | None = None
-        self.version = 0
-        self.synced_at: pd.Timestamp | None = None
-        self.progress: Progress | None = None
         self.drifted = False
+        """The last audit found a difference."""
         self.last_audit: float | None = None
-        self.log: deque[ChangeBatch] = deque()
-        self.listeners: list[Callable[[ChangeBatch], None]] = []
-        """Called on the loop with each batch; must be quick and must not raise."""
-        self.subscribers = Subscribers()
-        self.status_listeners: list[Callable[[Status, str], None]] = []
-        self.mirror = Mirror(spec, self._make_rows, services.options)
+        self.mirror = self._machine()
+        self.strategies = strategies or Strategies()
+        self.overlay: Overlay | None = None
+        """Local edits are laid over the table here; None before the first snapshot."""
+        self.on_shown: list[Callable[[Overlay], None]] = []
+        """Called with a new overlay before anybody sees what is under it."""
         self._made: dict[int, Table] = {}
-        self._ordered: Ordered | None = None
         self._buffer: deque[Event | Change] = deque()
         self._draining = False
         self._overflowed = False
         self._requests: dict[int, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._waiters: list[Waiter] = []
-        self._joined_registry = False
-        self._network_error: NotebookRTError | None = None
-        self._logged = 0
         self._refused: Refused | None = None
+        self._joined_registry = False
         self._started = False
 
-    # For the user's thread
-
-    def snapshot(self) -> pd.DataFrame | None:
-        """The table as it is now; None before the first snapshot."""
-        shown: Table | Ordered | None = self._ordered or self.table
-        return None if shown is None else shown.snapshot()
+    def _machine(self) -> Mirror | Requery:
+        """What decides; this carries out what it says."""
+        return Mirror(self.spec, self._make_rows, self.services.options)
 
     # Life
 
@@ -178,12 +157,12 @@ class TableDriver:
         if self.status == "closed":
             return
         self._feed(Closed())
-        self._set_status("closed", "closed")
+        self.set_status("closed", "closed")
         if self._joined_registry:
             self._joined_registry = False
             self.services.registry.unwant(self.topic)
         self._stop_work()
-        self._settle(ClosedError(f'table "{self.spec.table}"'))
+        self.settle(ClosedError(f'table "{self.spec.table}"'))
 
     def restart(self) -> None:
         """Begin anew, after a failure that something (a new token) may have mended."""
@@ -191,9 +170,9 @@ class TableDriver:
             return
         self._stop_work()
         self.error = None
-        self.mirror = Mirror(self.spec, self._make_rows, self.services.options)
+        self.mirror = self._machine()
         self._refused = None
-        self._set_status("loading", "starting again")
+        self.set_status("loading", "starting again")
         self._begin()
 
     def audit(self) -> None:
@@ -207,37 +186,6 @@ class TableDriver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def wait_ready(self) -> concurrent.futures.Future[None]:
-        """A future of the first data; fails with the named error where none will come."""
-        waiter = Waiter()
-        if self.error is not None:
-            waiter.future.set_exception(self.error)
-        elif self.table is not None or self.status == "closed":
-            waiter.future.set_result(None)
-        else:
-            self._waiters.append(waiter)
-            asyncio.get_running_loop().call_later(PATIENCE, self._lose_patience)
-        return waiter.future
-
-    def _settle(self, error: Exception | None) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if waiter.future.set_running_or_notify_cancel():
-                if error is None:
-                    waiter.future.set_result(None)
-                else:
-                    waiter.future.set_exception(error)
-
-    def _lose_patience(self) -> None:
-        """Nobody answers at the URL: say so to who waits, and go on trying."""
-        if self._network_error is None or not self._waiters:
-            return
-        since = time.monotonic() - PATIENCE
-        patient = [waiter for waiter in self._waiters if waiter.since > since]
-        self._waiters = [waiter for waiter in self._waiters if waiter.since <= since]
-        self._settle(self._network_error)
-        self._waiters = patient
 
     # What the channel tells (registry.Owner)
 
@@ -345,11 +293,12 @@ class TableDriver:
 
     def _feed(self, event: Event) -> None:
         try:
-            effects = self.mirror.handle(event, time.monotonic())
+            with self.services.lock:
+                effects = self.mirror.handle(event, time.monotonic())
         except Exception as error:
             if isinstance(event, Gap):
                 logger.exception('table "%s": the mirror cannot go on', self.spec.table)
-                self._fail(ProtocolError(f'table "{self.spec.table}": {error!r}'))
+                self.fail(ProtocolError(f'table "{self.spec.table}": {error!r}'))
                 return
             logger.exception('table "%s": %s', self.spec.table, type(event).__name__)
             self._feed(Gap(f"an exception while applying: {error!r}"))
@@ -367,12 +316,12 @@ class TableDriver:
                 case Shown(rows, schema):
                     self._show(rows, schema)
                 case Ranked(keys):
-                    if self._ordered is not None:
-                        self._ordered.rank(keys)
+                    if self.ordered is not None:
+                        self.ordered.rank(keys)
                 case StatusChanged(status, reason):
-                    self._set_status(status, reason)
+                    self.set_status(status, reason)
                 case Failed():
-                    self._fail(effect.error)
+                    self.fail(effect.error)
                 case Wake(at):
                     self._wake(at)
                 case Rejoin(_):
@@ -397,12 +346,10 @@ class TableDriver:
             services.metrics.last_error = str(error)
             network = kind.kind == "network"
             services.on_contact(not network)
-            if network and self.table is None:
-                self._network_error = error
-                self._lose_patience()
+            self.contact(error if network else None)
             event = FetchFailed(effect.request, error, kind.wait)
         else:
-            self._network_error = None
+            self.contact(None)
             services.on_contact(True)
             event = Fetched(effect.request, page)
         if self._requests.pop(effect.request, None) is not None:
@@ -411,54 +358,36 @@ class TableDriver:
 
     def _make_rows(self, schema: Schema) -> Rows:
         table = Table(schema, self.dtype_backend)
-        self._made[id(table)] = table
-        return table
+        overlay = Overlay(table, schema, self.strategies, partial(self._matches, schema))
+        self._made[id(overlay)] = table
+        return overlay
+
+    def _matches(self, schema: Schema, row: Row) -> bool | None:
+        return self.spec.filter.matches(row, schema)
 
     def _show(self, rows: Rows, schema: Schema) -> None:
+        assert isinstance(rows, Overlay)  # _make_rows made it
         table = self._made[id(rows)]
         self._made = {id(rows): table}
         self.schema = schema
-        self._ordered = None
+        self.overlay = rows
+        for listener in tuple(self.on_shown):
+            listener(rows)
+        ordered = None
         if self.spec.order or self.spec.limit is not None:
-            self._ordered = table.ordered(self.spec.order, self.spec.limit)
-        self.table = table
+            ordered = table.ordered(self.spec.order, self.spec.limit)
+        self.ordered, self.table = ordered, table
 
     def _published(self, effect: Published) -> None:
-        self.version += 1
-        self.progress = None
-        self.synced_at = pd.Timestamp.now("UTC")
         metrics = self.services.metrics
         metrics.applied(len(effect.changes), time.monotonic())
         if effect.cause == "stream" and effect.commit_time is not None:
             metrics.lag.add(max(0.0, time.time() - effect.commit_time))
-        if effect.changes:
-            batch = ChangeBatch(effect.changes, effect.cause, self.version, effect.commit_time)
-            self._keep(batch)
-            for listener in tuple(self.listeners):
-                listener(batch)
-        if self._waiters:
-            self._settle(None)
+        self.publish(effect.changes, effect.cause, effect.commit_time)
 
-    def _keep(self, batch: ChangeBatch) -> None:
-        """The log: bounded by changes, not by batches."""
-        if batch.cause == "snapshot":
-            return
-        self.log.append(batch)
-        self._logged += len(batch)
-        while self._logged - len(self.log[0]) >= self.services.options.log_size:
-            self._logged -= len(self.log.popleft())
-
-    def _set_status(self, status: Status, reason: str) -> None:
-        before, self.status, self.reason = self.status, status, reason
-        if status != before:
-            for listener in tuple(self.status_listeners):
-                listener(status, reason)
-
-    def _fail(self, error: Exception) -> None:
-        self.error = error
+    def fail(self, error: Exception) -> None:
         self.services.metrics.last_error = str(error)
-        self._set_status("error", str(error))
-        self._settle(error)
+        super().fail(error)
 
     def _wake(self, at: float) -> None:
         if self._timer is not None:
@@ -492,6 +421,3 @@ class TableDriver:
                 self.services.on_note("info", f'table "{self.spec.table}": drift repaired')
             case _:
                 pass
-
-    def get(self, key: Hashable) -> dict[str, Any] | None:
-        return None if self.table is None else self.table.get(key)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import threading
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -19,11 +21,13 @@ from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.driver import Services, TableDriver
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.rest import RestClient
+from notebook_rt.net.room import Room
 from notebook_rt.net.supervisor import Connection
 from notebook_rt.options import Options
 from notebook_rt.store.types import Backend
 from notebook_rt.sync.health import Facts, Health, Metrics, TableFacts, health
 from notebook_rt.sync.joins import Priority
+from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.spec import TableSpec
 from notebook_rt.sync.supervisor import State
 
@@ -45,7 +49,16 @@ class Project:
         self.closed = False
         self._ended = asyncio.Event()
         self.reachable = True
+        self.presence_key = uuid.uuid4().hex
+        """Under which others see this session; the same after every reconnect."""
         self.tables: dict[object, TableDriver] = {}
+        self.rooms: dict[object, Room] = {}
+        self.table_listeners: list[Callable[[TableDriver], None]] = []
+        """Called with each new table before it starts."""
+        self.login_listeners: list[Callable[[], None]] = []
+        """Called when there is another login, or a fresh token."""
+        self.closers: list[Callable[[], Awaitable[None]]] = []
+        """Awaited first when the project closes."""
         self.state_listeners: list[Callable[[State, str], None]] = []
         """Called with each new state and why; must be quick."""
         self.note_listeners: list[Callable[[str, str], None]] = []
@@ -54,13 +67,13 @@ class Project:
         self._auth: Any = None
         self._token_source: Callable[[], str | Awaitable[str]] | None = None
         self._refresh_timer: asyncio.TimerHandle | None = None
-        self.rest = RestClient(url, credentials, options, self._refresh)
+        self.rest = RestClient(url, credentials, options, self.refresh)
         self.connection = Connection(
             url,
             credentials,
             options,
             thread,
-            self._refresh,
+            self.refresh,
             self._on_state,
             self.counters.latency.add,
         )
@@ -70,6 +83,7 @@ class Project:
             registry=self.connection.registry,
             options=options,
             metrics=self.counters,
+            lock=threading.RLock(),
             on_contact=self._on_contact,
             on_note=self.note,
         )
@@ -84,19 +98,32 @@ class Project:
     # Tables
 
     def table(
-        self, spec: TableSpec, dtype_backend: Backend, priority: Priority
+        self,
+        spec: TableSpec,
+        dtype_backend: Backend,
+        priority: Priority,
+        strategies: Strategies | None = None,
     ) -> tuple[object, TableDriver]:
         """The one driver of this view of a table, and what to give back to ``let_go``."""
-        shared_as = (spec, dtype_backend)
+        merged_as = (
+            None if strategies is None else tuple(sorted(strategies.columns.items(), key=str))
+        )
+        shared_as = (spec, dtype_backend, strategies and strategies.default, merged_as)
         driver = self.tables.get(shared_as)
         if driver is None:
-            topic = _topic(spec, dtype_backend)
             driver = TableDriver(
-                spec, topic, self.services, dtype_backend=dtype_backend, priority=priority
+                spec,
+                _topic(spec, dtype_backend),
+                self.services,
+                dtype_backend=dtype_backend,
+                priority=priority,
+                strategies=strategies,
             )
             if spec.numeric == "decimal":
                 self.connection.socket.exact_numbers = True
             self.tables[shared_as] = driver
+            for listener in self.table_listeners:
+                listener(driver)
             driver.start()
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
         return shared_as, driver
@@ -108,7 +135,48 @@ class Project:
         self._users[shared_as] -= 1
         if self._users[shared_as] == 0:
             del self._users[shared_as]
-            self.tables.pop(shared_as).close()
+            gone: TableDriver | Room | None = self.tables.pop(shared_as, None)
+            gone = gone or self.rooms.pop(shared_as, None)
+            if gone is not None:
+                gone.close()
+
+    # Channels
+
+    def room(
+        self,
+        topic: str,
+        *,
+        private: bool,
+        priority: Priority,
+        receive_own: bool,
+        replay: Mapping[str, int] | None,
+        presence_key: str | None,
+    ) -> tuple[object, Room]:
+        """The one room of a topic, and what to give back to ``let_go``.
+
+        Raises
+        ------
+        ValueError
+            If it is open already with other settings.
+        """
+        shared_as = ("room", topic)
+        room = self.rooms.get(shared_as)
+        if room is None:
+            room = Room(
+                topic,
+                self.services,
+                private=private,
+                priority=priority,
+                presence_key=presence_key or self.presence_key,
+                receive_own=receive_own,
+                replay=replay,
+            )
+            self.rooms[shared_as] = room
+            room.start()
+        elif (private, receive_own, replay) != (room.private, room.receive_own, room.replay):
+            raise ValueError(f'channel "{topic}" is open with other settings; release it first')
+        self._users[shared_as] = self._users.get(shared_as, 0) + 1
+        return shared_as, room
 
     # How it goes
 
@@ -148,6 +216,7 @@ class Project:
             "requests": self.rest.requests,
             "channels": len(self.connection.registry.channels()),
             "tables": len(self.tables),
+            "rooms": len(self.rooms),
             **self.counters.as_dict(time.monotonic()),
         }
 
@@ -206,8 +275,13 @@ class Project:
                 driver.restart()
             elif token != before:
                 driver.gap("another login")
+        for room in list(self.rooms.values()):
+            if room.status == "refused":
+                self.services.registry.again(room.topic)
+        for listener in self.login_listeners:
+            listener()
 
-    async def _refresh(self) -> bool:
+    async def refresh(self) -> bool:
         """Get a new access token; False: there is nobody to ask."""
         try:
             if self._auth is not None:
@@ -225,6 +299,8 @@ class Project:
         self.credentials.access_token = token
         await self.connection.registry.push_token(token)
         self._plan_refresh()
+        for listener in self.login_listeners:
+            listener()
         return True
 
     def _plan_refresh(self) -> None:
@@ -238,7 +314,7 @@ class Project:
         self._refresh_timer = loop.call_later(delay, self._refresh_now)
 
     def _refresh_now(self) -> None:
-        self.thread.spawn(self._refresh(), "refresh the token")
+        self.thread.spawn(self.refresh(), "refresh the token")
 
     # The end
 
@@ -248,9 +324,14 @@ class Project:
             await self._ended.wait()
             return
         self.closed = True
+        for closer in self.closers:
+            await closer()
         for driver in list(self.tables.values()):
             driver.close()
+        for room in list(self.rooms.values()):
+            room.close()
         self.tables.clear()
+        self.rooms.clear()
         self._users.clear()
         if self._refresh_timer is not None:
             self._refresh_timer.cancel()

@@ -131,7 +131,7 @@ def commit_to_df(writes: int) -> list[Result]:
             with nrt.connect(stack.url, stack.anon_key) as rt:
                 frame = rt.table("commits")
                 live(frame)
-                frame._driver.listeners.append(lambda batch: arrived.set())
+                frame._feed.listeners.append(lambda batch: arrived.set())
                 ours = []
                 for _ in range(writes):
                     ours.append(write(lambda number: number in frame.df.index))
@@ -167,7 +167,7 @@ def throughput(ours_frames: int, peer_frames: int, rows: int) -> list[Result]:
         with nrt.connect(url, "key") as rt:
             frame = rt.table("quotes")
             live(frame)
-            frame._driver.listeners.append(
+            frame._feed.listeners.append(
                 lambda batch: done.set() if (frame.get(0) or {}).get("last") == -1.0 else None
             )
             began = time.perf_counter()

@@ -1,0 +1,333 @@
+"""``Channel`` and ``Presence``: broadcasts and who is there, as the user holds them.
+
+Thin handles over a ``Room`` on the loop thread. Everything that comes over a channel was written by
+other people: payloads, names and keys are handed on as data and never become HTML or code here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import datetime as dt
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from notebook_rt.editing import SendResult
+from notebook_rt.errors import ClosedError, WaitTimeoutError
+from notebook_rt.frame import LiveFrame, discard
+from notebook_rt.net.broadcasts import BroadcastFeed
+from notebook_rt.net.callbacks import Mailbox
+from notebook_rt.net.room import Message, Room, RoomStatus
+from notebook_rt.sync.presence import Person
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Queue = Callable[[str, str, Any, bool, float | None], SendResult]
+"""Puts a broadcast into the queue: topic, event, payload, private, ttl."""
+
+
+class Channel:
+    """A topic of the project: send, listen, see who is there. Made by ``Session.channel``."""
+
+    def __init__(
+        self, room: Room, release: Callable[[], None], session: object, queue: Queue
+    ) -> None:
+        self._room = room
+        self._release = release
+        self._session = session  # a session lives as long as one of its channels
+        self._queue = queue
+        self._thread = room.services.thread
+        self._listening: list[tuple[str, Callable[..., Any], Callable[[], None]]] = []
+        self._frames: list[LiveFrame] = []
+        self._presence: Presence | None = None
+        self._released = False
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.name} {self.status}>"
+
+    @property
+    def name(self) -> str:
+        """The topic."""
+        return self._room.topic
+
+    @property
+    def status(self) -> RoomStatus:
+        """``joining``, ``joined``, ``waiting`` (for the connection), ``refused`` or ``closed``."""
+        return "closed" if self._released else self._room.status
+
+    def wait(self, timeout: float | None = None) -> Channel:
+        """Wait until the channel is joined.
+
+        Raises
+        ------
+        WaitTimeoutError
+            If it is not after ``timeout`` seconds.
+        ChannelRefusedError
+            If this login may not enter it.
+        """
+        self._check()
+        try:
+            self._thread.wait(self._room.wait_joined(), timeout)
+        except concurrent.futures.TimeoutError as error:
+            raise WaitTimeoutError(f'channel "{self.name}" is not joined: {self.status}') from error
+        return self
+
+    async def ready(self) -> Channel:
+        """Wait until the channel is joined, from any loop."""
+        self._check()
+        await asyncio.wrap_future(self._thread.submit(self._room.wait_joined()))
+        return self
+
+    # Broadcasts
+
+    def on(self, event: str, fn: Callable[[Any], Any]) -> Callable[[], None]:
+        """Call ``fn(payload)`` with each broadcast of ``event``, in order, on a thread of its own.
+
+        For ``"*"`` it is called with a `Message` (``event``, ``payload``, ``at``, ``meta``) of every
+        broadcast. What it raises is logged once and stops nothing.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
+        self._check()
+        room = self._room
+        box = Mailbox(fn, room.services.options.buffer_size, f"{self.name}.on")
+        box.holds = self
+
+        def listener(message: Message) -> None:
+            box.put(message if event == "*" else message.payload)
+
+        self._thread.call(room.listeners.append, (event, listener))
+
+        def remove() -> None:
+            box.close()
+            self._thread.post(discard, room.listeners, (event, listener))
+
+        unsubscribe = room.subscribers.add(fn, remove)
+        self._listening.append((event, fn, unsubscribe))
+        return unsubscribe
+
+    def off(self, event: str, fn: Callable[[Any], Any] | None = None) -> None:
+        """Stop calling ``fn`` (None: everything of this handle) for ``event``."""
+        for entry in list(self._listening):
+            if entry[0] == event and fn in (None, entry[1]):
+                self._listening.remove(entry)
+                entry[2]()
+
+    def send(
+        self, event: str, payload: Any, *, ack: bool = False, ttl: float | None = None
+    ) -> SendResult:
+        """Send a broadcast: over the socket, else over REST, else it is queued.
+
+        Parameters
+        ----------
+        event : str
+            Its name.
+        payload : dict
+            What JSON can say.
+        ack : bool
+            Wait until the server says that it has it.
+        ttl : float, optional
+            Seconds after which a queued broadcast is worth nothing any more and is dropped.
+
+        Returns
+        -------
+        SendResult
+            ``queued=True``: it waits for the network.
+
+        Raises
+        ------
+        RefusedError, ChannelRefusedError, WaitTimeoutError
+            If the server refuses it, or with ``ack`` does not answer.
+        """
+        self._check()
+        if self._thread.wait(self._room.send(event, payload, ack)):
+            return SendResult(queued=False)
+        return self._queue(self.name, event, payload, self._room.private, ttl)
+
+    @property
+    def messages(self) -> pd.DataFrame:
+        """The latest broadcasts: ``at``, ``event``, ``payload``, ``replayed``."""
+        import pandas as pd
+
+        messages: list[Message] = self._thread.call(list, self._room.messages)
+        rows = [(_moment(m.at), m.event, m.payload, bool(m.meta.get("replayed"))) for m in messages]
+        frame = pd.DataFrame(rows, columns=["at", "event", "payload", "replayed"])
+        frame["at"] = pd.to_datetime(frame["at"], utc=True)
+        return frame
+
+    def frame(
+        self, event: str, *, key: str | Sequence[str] | None = None, limit: int = 10_000
+    ) -> LiveFrame:
+        """Broadcasts of ``event`` as a live DataFrame.
+
+        Parameters
+        ----------
+        event : str
+            Its name.
+        key : str or sequence of str, optional
+            Fields of the payload: the last value of each key is a row. None: a log, a row a message.
+        limit : int
+            Rows kept; the oldest go.
+        """
+        self._check()
+        names = (key,) if isinstance(key, str) else None if key is None else tuple(key)
+        feed = BroadcastFeed(self._room, event, names, limit)
+        self._thread.call(feed.start)
+        found = LiveFrame(feed, lambda: self._thread.post(feed.close), self)
+        self._frames.append(found)
+        return found
+
+    @property
+    def presence(self) -> Presence:
+        """Who is there."""
+        self._check()
+        if self._presence is None:
+            self._thread.call(self._room.enable_presence)
+            self._presence = Presence(self._room, self)
+        return self._presence
+
+    def release(self) -> None:
+        """Let go. The last handle on a channel leaves it."""
+        if not self._released:
+            for _, _, unsubscribe in self._listening:
+                unsubscribe()
+            for frame in self._frames:
+                frame.close()
+            if self._presence is not None:
+                self._presence._close()
+            self._released = True
+            self._release()
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def _check(self) -> None:
+        if self._released:
+            raise ClosedError(f'channel "{self.name}"')
+
+
+class Presence:
+    """Who is in a channel, and what they say of themselves; made by ``Channel.presence``."""
+
+    def __init__(self, room: Room, channel: Channel) -> None:
+        self._room = room
+        self._channel = channel
+        self._thread = room.services.thread
+        self._removers: list[Callable[[], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Presence {self._room.topic}: {len(self._room.people.present)} people>"
+
+    @property
+    def key(self) -> str:
+        """The key under which others see us."""
+        return self._room.presence_key
+
+    def track(self, **meta: Any) -> None:
+        """Others see us, with these fields. Calls in quick succession are sent as one."""
+        self._thread.call(self._room.track, meta)
+
+    def update(self, **meta: Any) -> None:
+        """Change some of the fields."""
+        self._thread.call(lambda: self._room.track({**(self._room.tracked or {}), **meta}))
+
+    def untrack(self) -> None:
+        """Others do not see us any more."""
+        self._thread.call(self._room.track, None)
+
+    @property
+    def people(self) -> list[Person]:
+        """Everybody who is there, in the order they came."""
+        return list(self._room.people.present.values())
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """One row a person, index their key: ``joined``, ``last_seen``, ``connections``, ``you``, and
+        the fields of their latest meta.
+        """
+        import pandas as pd
+
+        own = ["joined", "last_seen", "connections", "you"]
+        people = self.people
+        rows = [
+            {
+                **{k: v for k, v in (p.metas[-1] if p.metas else {}).items() if k not in own},
+                "joined": _moment(p.joined_at),
+                "last_seen": _moment(p.last_seen),
+                "connections": len(p.metas),
+                "you": p.key == self.key,
+            }
+            for p in people
+        ]
+        fields = [name for name in dict.fromkeys(k for row in rows for k in row) if name not in own]
+        index = pd.Index([p.key for p in people], name="key", dtype="str")
+        frame = pd.DataFrame(rows, index=index, columns=[*own, *fields])
+        for name in ("joined", "last_seen"):
+            frame[name] = pd.to_datetime(frame[name], utc=True)
+        return frame.astype({"connections": "int64", "you": bool})
+
+    def on_join(self, fn: Callable[[Person], Any]) -> Callable[[], None]:
+        """Call ``fn(person)`` for everybody who comes; gives what unsubscribes it."""
+        return self._on(fn, came=True)
+
+    def on_leave(self, fn: Callable[[Person], Any]) -> Callable[[], None]:
+        """Call ``fn(person)`` for everybody who goes; gives what unsubscribes it."""
+        return self._on(fn, came=False)
+
+    def on_change(self, fn: Callable[[], Any]) -> Callable[[], None]:
+        """Call ``fn()`` when anything of it changed; gives what unsubscribes it."""
+        return self._listen(fn, lambda box, came, gone: box.put())
+
+    def _on(self, fn: Callable[[Person], Any], came: bool) -> Callable[[], None]:
+        def hand_on(box: Mailbox, arrived: list[Person], left: list[Person]) -> None:
+            for person in arrived if came else left:
+                box.put(person)
+
+        return self._listen(fn, hand_on)
+
+    def _listen(
+        self,
+        fn: Callable[..., Any],
+        hand_on: Callable[[Mailbox, list[Person], list[Person]], None],
+    ) -> Callable[[], None]:
+        room = self._room
+        box = Mailbox(fn, room.services.options.buffer_size, f"{room.topic}.presence")
+        box.holds = self._channel
+
+        def listener(came: list[Person], gone: list[Person]) -> None:
+            hand_on(box, came, gone)
+
+        self._thread.call(room.presence_listeners.append, listener)
+
+        def remove() -> None:
+            box.close()
+            self._thread.post(discard, room.presence_listeners, listener)
+
+        unsubscribe = room.subscribers.add(fn, remove)
+        self._removers.append(unsubscribe)
+        return unsubscribe
+
+    def _close(self) -> None:
+        for remove in self._removers:
+            remove()
+
+
+def _moment(seconds: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC)
+
+
+def check_topic(name: str) -> str:
+    """``name`` as a topic, or a ValueError that says what is wrong with it."""
+    if not isinstance(name, str) or not name or name.startswith("realtime:"):
+        raise ValueError(f'a channel needs a name without "realtime:", not {name!r}')
+    return name
+
+
+__all__ = ["Channel", "Message", "Person", "Presence", "SendResult", "check_topic"]

@@ -1,0 +1,154 @@
+"""What a live frame shows, whatever feeds it: a table's mirror, broadcasts, a query.
+
+A ``Feed`` holds the store, the status, the log and who listens; ``LiveFrame`` is the handle on one.
+It is written on the loop thread only; the user's thread reads plain attributes and ``snapshot``
+(the store has a lock of its own), and waits with ``wait_ready``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from notebook_rt.net.callbacks import Subscribers
+from notebook_rt.net.changes import ChangeBatch
+from notebook_rt.net.loop import LoopThread
+from notebook_rt.options import Options
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
+from notebook_rt.store.types import Schema
+from notebook_rt.sync.events import Progress, Status
+from notebook_rt.sync.rows import RowChange
+
+if TYPE_CHECKING:
+    from notebook_rt.errors import NotebookRTError
+
+PATIENCE = 4.0
+"""Seconds that a waiting user is kept when nobody answers at the URL, before that is said."""
+
+
+@dataclass(slots=True)
+class _Waiter:
+    future: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
+    since: float = field(default_factory=time.monotonic)
+
+
+class Feed:
+    """See the module. ``name`` is the table's, the event's, the query's."""
+
+    def __init__(self, name: str, thread: LoopThread, options: Options) -> None:
+        self.name = name
+        self.thread = thread
+        self.options = options
+        self.table: Table | None = None
+        """What is shown; None until the first data."""
+        self.ordered: Ordered | None = None
+        """The view of it in an order that was asked for."""
+        self.schema: Schema | None = None
+        self.status: Status = "loading"
+        self.reason = "not started"
+        self.error: Exception | None = None
+        self.version = 0
+        self.synced_at: pd.Timestamp | None = None
+        self.progress: Progress | None = None
+        self.log: deque[ChangeBatch] = deque()
+        self.subscribers = Subscribers()
+        self.listeners: list[Callable[[ChangeBatch], None]] = []
+        """Called on the loop with each batch; must be quick and must not raise."""
+        self.status_listeners: list[Callable[[Status, str], None]] = []
+        self._logged = 0
+        self._waiters: list[_Waiter] = []
+        self._unreachable: NotebookRTError | None = None
+
+    # For the user's thread
+
+    def snapshot(self) -> pd.DataFrame | None:
+        """The table as it is now; None before the first data."""
+        shown: Table | Ordered | None = self.ordered or self.table
+        return None if shown is None else shown.snapshot()
+
+    def get(self, key: Hashable) -> dict[str, Any] | None:
+        return None if self.table is None else self.table.get(key)
+
+    # On the loop
+
+    def publish(
+        self, changes: Sequence[RowChange], cause: str, commit_time: float | None = None
+    ) -> None:
+        """The table has changed, as one: count, keep in the log, tell who listens and waits."""
+        self.version += 1
+        self.progress = None
+        self.synced_at = pd.Timestamp.now("UTC")
+        if changes:
+            batch = ChangeBatch(changes, cause, self.version, commit_time)
+            if cause != "snapshot":
+                self._keep(batch)
+            for listener in tuple(self.listeners):
+                listener(batch)
+        self.settle(None)
+
+    def _keep(self, batch: ChangeBatch) -> None:
+        """The log is bounded by changes, not by batches."""
+        self.log.append(batch)
+        self._logged += len(batch)
+        while self._logged - len(self.log[0]) >= self.options.log_size:
+            self._logged -= len(self.log.popleft())
+
+    def set_status(self, status: Status, reason: str) -> None:
+        before, self.status, self.reason = self.status, status, reason
+        if status != before:
+            for listener in tuple(self.status_listeners):
+                listener(status, reason)
+
+    def fail(self, error: Exception) -> None:
+        """It cannot be shown, for a reason that ``df`` and ``wait`` raise."""
+        self.error = error
+        self.set_status("error", str(error))
+        self.settle(error)
+
+    # Waiting for the first data
+
+    def wait_ready(self) -> concurrent.futures.Future[None]:
+        """A future of the first data; fails with the named error where none will come."""
+        waiter = _Waiter()
+        if self.error is not None:
+            waiter.future.set_exception(self.error)
+        elif self.table is not None or self.status == "closed":
+            waiter.future.set_result(None)
+        else:
+            self._waiters.append(waiter)
+            asyncio.get_running_loop().call_later(PATIENCE, self._lose_patience)
+        return waiter.future
+
+    def settle(self, error: Exception | None) -> None:
+        """Wake everybody who waits."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if waiter.future.set_running_or_notify_cancel():
+                if error is None:
+                    waiter.future.set_result(None)
+                else:
+                    waiter.future.set_exception(error)
+
+    def contact(self, error: NotebookRTError | None) -> None:
+        """Whether the last request reached the server; the error if it did not."""
+        self._unreachable = error
+        if error is not None:
+            self._lose_patience()
+
+    def _lose_patience(self) -> None:
+        """Nobody answers at the URL: say so to who has waited long, and go on trying."""
+        if self._unreachable is None:
+            return
+        since = time.monotonic() - PATIENCE
+        patient = [waiter for waiter in self._waiters if waiter.since > since]
+        self._waiters = [waiter for waiter in self._waiters if waiter.since <= since]
+        self.settle(self._unreachable)
+        self._waiters = patient

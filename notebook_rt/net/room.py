@@ -1,0 +1,254 @@
+"""A channel on the loop thread: broadcasts and presence of one topic, over the registry.
+
+What a ``Channel`` (the user's handle) asks for is done here. A broadcast goes over the joined socket,
+else over REST, else into the queue; presence is throttled, and tracked again after every rejoin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from notebook_rt.errors import (
+    ChannelRefusedError,
+    NotebookRTError,
+    RefusedError,
+    WaitTimeoutError,
+    classify,
+)
+from notebook_rt.net.callbacks import Subscribers
+from notebook_rt.net.driver import Services
+from notebook_rt.net.socket import SocketChannel
+from notebook_rt.sync.events import Binding, Change
+from notebook_rt.sync.joins import Priority
+from notebook_rt.sync.presence import Meta, People, Person, Throttle
+
+logger = logging.getLogger("notebook_rt")
+
+RoomStatus: TypeAlias = Literal["joining", "joined", "waiting", "refused", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One broadcast as it was received."""
+
+    event: str
+    payload: Any
+    at: float
+    """Seconds since the epoch, by this machine's clock."""
+    meta: Mapping[str, Any]
+    """The server's: ``id`` for broadcasts from the database, ``replayed``."""
+
+
+class Room:
+    """See the module. The topic's owner in the registry."""
+
+    def __init__(
+        self,
+        topic: str,
+        services: Services,
+        *,
+        private: bool,
+        priority: Priority,
+        presence_key: str,
+        receive_own: bool,
+        replay: Mapping[str, int] | None,
+    ) -> None:
+        self.topic = topic
+        self.services = services
+        self.private = private
+        self.priority: Priority = priority
+        self.presence_key = presence_key
+        self.receive_own = receive_own
+        self.replay = replay
+        self.status: RoomStatus = "joining"
+        self.error: NotebookRTError | None = None
+        self.messages: deque[Message] = deque(maxlen=services.options.log_size)
+        self.subscribers = Subscribers()
+        self.listeners: list[tuple[str, Callable[[Message], None]]] = []
+        """Event (or ``*``) and who is called with its messages; quick, on the loop."""
+        self.presence_listeners: list[Callable[[list[Person], list[Person]], None]] = []
+        """Called with who came and who went."""
+        self.people = People()
+        self.presence_enabled = False
+        self._throttle = Throttle(services.options.presence_calls, services.options.presence_window)
+        self._channel: SocketChannel | None = None
+        self._joined = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self.services.registry.want(self.topic, self, self.priority)
+
+    def close(self) -> None:
+        if self.status != "closed":
+            self.status = "closed"
+            self._joined.set()
+            if self._timer is not None:
+                self._timer.cancel()
+            self.services.registry.unwant(self.topic)
+
+    # What the registry tells (registry.Owner)
+
+    def config(self) -> Mapping[str, Any]:
+        broadcast: dict[str, Any] = {"ack": True, "self": self.receive_own}
+        if self.replay is not None:
+            broadcast["replay"] = dict(self.replay)
+        return {
+            "broadcast": broadcast,
+            "presence": {"key": self.presence_key, "enabled": self.presence_enabled},
+            "private": self.private,
+        }
+
+    def bindings(self) -> tuple[Binding, ...]:
+        return ()
+
+    def joined(self, channel: SocketChannel) -> None:
+        self._channel = channel
+        self.status, self.error = "joined", None
+        self._joined.set()
+        self._throttle.rejoined()
+        self._call_presence()
+
+    def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
+        self._channel = None
+        if self.status == "closed":
+            return
+        refused = isinstance(error, ChannelRefusedError)
+        self.status, self.error = ("refused", error) if refused else ("waiting", None)
+        self._joined.set() if refused else self._joined.clear()
+
+    def evicted(self) -> None:
+        self.lost("every channel is taken by something more important")
+
+    def change(self, change: Change | None) -> None:
+        pass
+
+    def system(self, payload: Mapping[str, Any]) -> None:
+        if payload.get("status") == "error":
+            self.services.metrics.last_error = f'channel "{self.topic}": {payload.get("message")}'
+
+    def gap(self, reason: str) -> None:
+        pass
+
+    def broadcast(self, payload: Mapping[str, Any]) -> None:
+        meta = payload.get("meta")
+        message = Message(
+            str(payload.get("event", "")),
+            payload.get("payload"),
+            time.time(),
+            meta if isinstance(meta, dict) else {},
+        )
+        self.messages.append(message)
+        for event, listener in tuple(self.listeners):
+            if event in ("*", message.event):
+                listener(message)
+
+    def presence(self, event: str, payload: Mapping[str, Any]) -> None:
+        if self._channel is None:
+            return
+        came, gone = self.people.update(self._channel.presence.state, time.time())
+        for listener in tuple(self.presence_listeners):
+            listener(came, gone)
+
+    # What the user asks for
+
+    async def wait_joined(self) -> None:
+        """Until the channel is joined; raises if the server refuses it."""
+        await self._joined.wait()
+        if self.error is not None:
+            raise self.error
+
+    async def send(self, event: str, payload: Any, ack: bool) -> bool:
+        """Send now, over the socket or REST; False: there is no way now (queue it).
+
+        Raises
+        ------
+        NotebookRTError
+            If the server refuses it; `WaitTimeoutError` if ``ack`` was asked for and none came.
+        """
+        if self.error is not None:
+            raise self.error
+        message = {"type": "broadcast", "event": event, "payload": payload}
+        channel = self._channel
+        if channel is not None:
+            try:
+                if not ack:
+                    await channel.tell("broadcast", message)
+                    return True
+                seconds = self.services.options.join_timeout
+                status, answer = await channel.ask("broadcast", message, seconds)
+            except ConnectionError:
+                pass
+            except TimeoutError as error:
+                raise WaitTimeoutError(
+                    f'channel "{self.topic}": no acknowledgement of "{event}" in {seconds:g} s; a '
+                    "private channel that does not let this login write never answers"
+                ) from error
+            else:
+                if status == "ok":
+                    return True
+                reason = str(answer.get("reason", answer))
+                raise RefusedError(f'broadcast "{event}"', 413, reason=reason)
+        return await self._post(event, payload)
+
+    async def _post(self, event: str, payload: Any) -> bool:
+        message = {
+            "topic": self.topic,
+            "event": event,
+            "payload": payload,
+            "private": self.private,
+        }
+        try:
+            await self.services.rest.request(
+                "POST", "/realtime/v1/api/broadcast", body={"messages": [message]}
+            )
+        except NotebookRTError as error:
+            if classify(error).kind in ("network", "server", "rate_limit"):
+                return False
+            raise
+        return True
+
+    def enable_presence(self) -> None:
+        """Ask for presence; a channel joined without it joins again."""
+        if not self.presence_enabled:
+            self.presence_enabled = True
+            self.services.registry.again(self.topic)
+
+    def track(self, meta: Meta | None) -> None:
+        """Others should see this of us; None: nothing. Sent as soon as the throttle allows."""
+        self.enable_presence()
+        self._throttle.want(meta)
+        self._call_presence()
+
+    @property
+    def tracked(self) -> Meta | None:
+        return self._throttle.wanted
+
+    def _call_presence(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = time.monotonic()
+        due = self._throttle.due(now)
+        if due is None or self._channel is None or not self.presence_enabled:
+            return
+        if due > now:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(due - now, self._call_presence)
+            return
+        meta = self._throttle.take(now)
+        payload = {"type": "presence", "event": "untrack" if meta is None else "track"}
+        self.services.thread.spawn(
+            self._tell_presence(self._channel, {**payload, "payload": dict(meta or {})}), "presence"
+        )
+
+    async def _tell_presence(self, channel: SocketChannel, payload: dict[str, Any]) -> None:
+        try:
+            await channel.tell("presence", payload)
+        except ConnectionError:
+            return  # the rejoin tracks again

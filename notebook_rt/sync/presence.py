@@ -1,0 +1,96 @@
+"""Presence as this side keeps it: what may be sent when, and who came and went. Pure.
+
+The server closes a channel at the sixth presence call within 30 s (``FACTS.md``), so calls are
+counted, and what is wanted is coalesced: between two calls only the latest state counts. After every
+rejoin the state is wanted again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Meta: TypeAlias = Mapping[str, Any]
+
+
+class Throttle:
+    """Says when a presence call may go out, and which. Times are monotonic seconds."""
+
+    def __init__(self, calls: int, window: float) -> None:
+        self.calls = calls
+        self.window = window
+        self._sent_at: deque[float] = deque()
+        self._wanted: Meta | None = None
+        self._pending = False
+
+    @property
+    def wanted(self) -> Meta | None:
+        """What others should see of us; None: nothing."""
+        return self._wanted
+
+    def want(self, meta: Meta | None) -> None:
+        """From now on others should see this; None: not us."""
+        if meta != self._wanted:
+            self._wanted = meta
+            self._pending = True
+
+    def rejoined(self) -> None:
+        """The server has forgotten us."""
+        self._pending = self._wanted is not None
+
+    def due(self, now: float) -> float | None:
+        """When the next call may go out; None: there is nothing to say."""
+        if not self._pending:
+            return None
+        while self._sent_at and now - self._sent_at[0] >= self.window:
+            self._sent_at.popleft()
+        if len(self._sent_at) < self.calls:
+            return now
+        return self._sent_at[0] + self.window
+
+    def take(self, now: float) -> Meta | None:
+        """The call that goes out now: what to track, or None to untrack. Only when it is due."""
+        self._pending = False
+        self._sent_at.append(now)
+        return self._wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody present: a key, and a meta for each of their connections, oldest first."""
+
+    key: str
+    metas: tuple[Meta, ...]
+    joined_at: float
+    """Seconds since the epoch when they were first seen here."""
+    last_seen: float
+    """Seconds since the epoch of the last word about them."""
+
+
+class People:
+    """Who is there, from the package's presence state; keeps when each came."""
+
+    def __init__(self) -> None:
+        self.present: dict[str, Person] = {}
+
+    def update(
+        self, state: Mapping[str, Sequence[Meta]], now: float
+    ) -> tuple[list[Person], list[Person]]:
+        """Take the whole state; gives who came and who went. ``now`` is seconds since the epoch."""
+        before, self.present = self.present, {}
+        came = []
+        for key, metas in state.items():
+            known = before.get(key)
+            # The package's reference changes with every update of a meta.
+            seen = tuple({k: v for k, v in meta.items() if k != "presence_ref"} for meta in metas)
+            if known is None:
+                person = Person(key, seen, now, now)
+                came.append(person)
+            else:
+                last_seen = known.last_seen if known.metas == seen else now
+                person = Person(key, seen, known.joined_at, last_seen)
+            self.present[key] = person
+        gone = [person for key, person in before.items() if key not in self.present]
+        return came, gone
