@@ -101,6 +101,11 @@ def _shell() -> Any:
     return shell if getattr(shell, "kernel", None) is not None else None
 
 
+def in_kernel() -> bool:
+    """Whether there is a kernel, and so a front end that may show a widget."""
+    return _shell() is not None
+
+
 def _cell() -> tuple[str | None, str]:
     """The running cell's name, if its front end gives one, and the run's."""
     shell = _shell()

@@ -41,6 +41,9 @@ export default widget((body, say, model) => {
   let pop = null;
   const waiting = new Map(); // "rid:c" to what takes the whole text
 
+  drag();
+  const resized = new ResizeObserver(() => grid?.resizeCanvas());
+  resized.observe(holder);
   const loading = library("slickgrid-5.20.2", model, say);
   loading.then((loaded) => (lib = loaded));
 
@@ -249,8 +252,6 @@ export default widget((body, say, model) => {
         event.stopImmediatePropagation();
       } else if (rows.get(row)?.m?.get(cell)?.kind === "conflict") setTimeout(() => open(row, cell));
     });
-    drag();
-    new ResizeObserver(() => grid?.resizeCanvas()).observe(holder);
     sortWords(head.sort);
     holder.dataset.drawn = "";
   }
@@ -351,7 +352,7 @@ export default widget((body, say, model) => {
 
   function drag() {
     let dragging = false;
-    const find = (event) => grid.getCellFromEvent(event);
+    const find = (event) => grid?.getCellFromEvent(event);
     holder.addEventListener("pointerdown", (event) => {
       const cell = event.button === 0 && !event.shiftKey && !editing ? find(event) : null;
       dragging = Boolean(cell);
@@ -361,7 +362,7 @@ export default widget((body, say, model) => {
       const cell = dragging && event.buttons & 1 ? find(event) : null;
       if (cell && selection) extend(cell.row, cell.cell);
     });
-    addEventListener("pointerup", () => (dragging = false));
+    holder.addEventListener("pointerup", () => (dragging = false));
   }
 
   function copy() {
@@ -550,9 +551,14 @@ export default widget((body, say, model) => {
       windowFirst = content.first;
       frame(content);
       marks(content, windowFirst);
+      if (grid && !same) {
+        grid.destroy();
+        holder.replaceChildren();
+        grid = null;
+      }
+      if (!head.columns.length) return;
       if (!grid) build();
       else {
-        if (!same) grid.setColumns(columnsOf());
         grid.updateRowCount();
         redraw(null);
       }
@@ -580,5 +586,11 @@ export default widget((body, say, model) => {
     if (filter.value && content.total !== undefined) setText(live, `${total} rows match`);
   }
 
-  return { receive, close: () => grid?.destroy() };
+  return {
+    receive,
+    close() {
+      resized.disconnect();
+      grid?.destroy();
+    },
+  };
 });

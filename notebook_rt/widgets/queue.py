@@ -16,7 +16,7 @@ LOOK = 2.0
 """Seconds between two looks: another kernel may write to the same file."""
 SHOWN = 50
 """Writes listed at most; those that need the user come first."""
-_FIRST = {"failed": 0, "parked": 1, "sending": 2, "waiting": 3}
+_FIRST = {"failed": 0, "asking": 1, "parked": 2, "sending": 3, "waiting": 4}
 
 
 def queue_state(writes: Sequence[QueuedWrite]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def queue_state(writes: Sequence[QueuedWrite]) -> dict[str, Any]:
     shown = sorted(writes, key=lambda write: _FIRST[write.state])[:SHOWN]
     return {
         "total": len(writes),
-        "failed": sum(write.state == "failed" for write in writes),
+        "failed": sum(write.state in ("failed", "asking") for write in writes),
         "writes": [
             {
                 "id": write.id,
@@ -50,7 +50,7 @@ def queue_handlers(source: QueueSource) -> Mapping[str, Handler]:
 
 def queue_text(writes: Sequence[QueuedWrite]) -> str:
     """One line: how many, and how many need somebody."""
-    failed = sum(write.state == "failed" for write in writes)
+    failed = sum(write.state in ("failed", "asking") for write in writes)
     if not writes:
         return "All saved"
     return f"{len(writes)} unsaved" + (

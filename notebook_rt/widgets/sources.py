@@ -40,7 +40,7 @@ class QueuedWrite:
 
     id: str
     what: str
-    state: Literal["waiting", "sending", "failed", "parked"]
+    state: Literal["waiting", "sending", "failed", "parked", "asking"]
     why: str = ""
     attempts: int = 0
     queued_at: datetime | None = None
@@ -58,12 +58,15 @@ class Person:
     you: bool = False
 
 
+NoteKind: TypeAlias = Literal["merged", "queued", "failed", "live", "unavailable", "info"]
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """Something that happened and is worth a line."""
 
     id: int
-    kind: Literal["merged", "queued", "failed", "live", "unavailable", "info"]
+    kind: NoteKind
     text: str
     at: datetime
 

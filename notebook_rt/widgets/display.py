@@ -1,0 +1,119 @@
+"""How the live classes display themselves: a widget where there is a kernel, else the static form.
+
+The handles import this module when they are displayed, not before: a script never loads a widget.
+In: a handle. Out: what ``_repr_mimebundle_`` returns, and the widgets behind ``.grid`` and ``.plot``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from notebook_rt.widgets.adapters import (
+    FrameOf,
+    PeoplePresent,
+    SessionHealth,
+    SessionNotes,
+    SessionQueue,
+)
+from notebook_rt.widgets.base import LiveWidget, in_kernel
+from notebook_rt.widgets.chart import ChartWidget
+from notebook_rt.widgets.grid import GridWidget, grid_html, grid_text
+from notebook_rt.widgets.health import HealthWidget, health_html, health_text
+from notebook_rt.widgets.notes import NotesWidget
+from notebook_rt.widgets.presence import PresenceWidget, presence_html, presence_text
+from notebook_rt.widgets.queue import QueueWidget, queue_html, queue_text
+from notebook_rt.widgets.statusbar import StatusBar
+
+if TYPE_CHECKING:
+    from notebook_rt.channel import Presence
+    from notebook_rt.frame import LiveFrame
+    from notebook_rt.session import Session
+
+Bundle: TypeAlias = Any
+"""What ``_repr_mimebundle_`` returns: MIME types to content."""
+
+
+def _bundle(make: Callable[[], LiveWidget], static: Callable[[], tuple[str, str]]) -> Bundle:
+    if in_kernel():
+        return make()._repr_mimebundle_()
+    text, html = static()
+    return {"text/plain": text, "text/html": html}
+
+
+def frame_bundle(frame: LiveFrame) -> Bundle:
+    """The live grid."""
+    source = FrameOf(frame)
+    return _bundle(lambda: grid(frame), lambda: (grid_text(source), grid_html(source)))
+
+
+def health_bundle(session: Session) -> Bundle:
+    """The health dot."""
+    source = SessionHealth(session)
+    return _bundle(
+        lambda: HealthWidget(source, eyes=_eyes(session)),
+        lambda: (health_text(source.health()), health_html(source.health())),
+    )
+
+
+def queue_bundle(session: Session) -> Bundle:
+    """The queue count and its list."""
+    source = SessionQueue(session)
+    return _bundle(
+        lambda: QueueWidget(source, eyes=_eyes(session)),
+        lambda: (queue_text(source.writes()), queue_html(source.writes())),
+    )
+
+
+def presence_bundle(presence: Presence) -> Bundle:
+    """Who is there."""
+    source = PeoplePresent(presence)
+    return _bundle(
+        lambda: PresenceWidget(source),
+        lambda: (presence_text(source.people()), presence_html(source.people())),
+    )
+
+
+def session_bundle(session: Session) -> Bundle:
+    """The status bar."""
+    source = SessionHealth(session)
+    return _bundle(
+        lambda: status_bar(session),
+        lambda: (health_text(source.health()), health_html(source.health())),
+    )
+
+
+def grid(frame: LiveFrame, **options: Any) -> GridWidget:
+    """The live grid of ``frame``, with the options of ``GridWidget``."""
+    return GridWidget(FrameOf(frame), **options)
+
+
+def plot(frame: LiveFrame, x: str | None = None, y: Any = (), **options: Any) -> ChartWidget:
+    """A live chart of ``frame``, with the options of ``ChartWidget``. Waits for the first data."""
+    frame.wait()
+    return ChartWidget(FrameOf(frame), x, y, **options)
+
+
+def status_bar(session: Session, presence: Presence | None = None) -> StatusBar:
+    """Health, queue and, if given, people in one line."""
+    return StatusBar(
+        SessionHealth(session),
+        SessionQueue(session),
+        None if presence is None else PeoplePresent(presence),
+        eyes=_eyes(session),
+    )
+
+
+def notes(session: Session) -> NotesWidget:
+    """What happens, as lines."""
+    return NotesWidget(SessionNotes(session), eyes=_eyes(session))
+
+
+def _eyes(session: Session) -> Callable[[str], None]:
+    """A browser that is back, or a tab that is looked at again, makes the session try at once."""
+
+    def eyes(word: str) -> None:
+        if word in ("online", "visible") and session.state in ("disconnected", "reconnecting"):
+            session.retry()
+
+    return eyes
