@@ -1,0 +1,243 @@
+"""Broadcast and presence through the session, beside the unmodified client."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from realtime import AsyncRealtimeClient
+
+import notebook_rt as nrt
+from notebook_rt import errors
+from notebook_rt.local import LocalStack
+from tests.test_live_table import until
+
+_numbers = itertools.count(time.monotonic_ns())
+
+
+@pytest.fixture
+def topic() -> str:
+    return f"room:{next(_numbers)}"
+
+
+@pytest.fixture
+def session(stack: LocalStack) -> Iterator[Callable[..., nrt.Session]]:
+    made: list[nrt.Session] = []
+
+    def make(**options: Any) -> nrt.Session:
+        made.append(nrt.connect(stack.url, stack.anon_key, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_what_one_sends_the_other_hears_in_order(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    heard: list[Any] = []
+    everything: list[nrt.Message] = []
+    listener = session().channel(topic).wait(10)
+    listener.on("price", heard.append)
+    listener.on("*", everything.append)
+    sender = session().channel(topic).wait(10)
+    for number in range(50):
+        assert sender.send("price", {"n": number}) == nrt.SendResult(queued=False)
+    sender.send("other", {"text": "<script>"})
+    until(lambda: len(everything) == 51, what=lambda: len(everything))
+    assert heard == [{"n": number} for number in range(50)]
+    assert everything[-1].event == "other"
+    assert list(listener.messages["event"].unique()) == ["price", "other"]
+    listener.off("price")
+    sender.send("price", {"n": 99}, ack=True)
+    until(lambda: len(everything) == 52)
+    assert len(heard) == 50
+
+
+def test_the_unmodified_client_hears_us_and_we_hear_it(
+    session: Callable[..., nrt.Session], topic: str, stack: LocalStack
+) -> None:
+    heard: list[Any] = []
+    ours = session().channel(topic).wait(10)
+    ours.on("hello", heard.append)
+
+    async def theirs() -> Any:
+        got: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        client = AsyncRealtimeClient(f"{stack.url}/realtime/v1", token=stack.anon_key)
+        channel = client.channel(topic)
+        channel.on_broadcast("back", lambda message: got.set_result(message["payload"]))
+        await channel.subscribe()
+        await channel.send_broadcast("hello", {"from": "them"})
+        await asyncio.to_thread(until, lambda: heard)
+        await asyncio.to_thread(ours.send, "back", {"from": "us"})
+        found = await asyncio.wait_for(got, 5)
+        await client.close()
+        return found
+
+    assert asyncio.run(theirs()) == {"from": "us"}
+    assert heard == [{"from": "them"}]
+
+
+def test_without_a_joined_channel_it_goes_over_rest_and_without_network_it_is_queued(
+    session: Callable[..., nrt.Session], topic: str, tmp_path: Any
+) -> None:
+    heard: list[Any] = []
+    session().channel(topic).wait(10).on("late", heard.append)
+    sender = session(queue_path=tmp_path / "queue")
+    assert sender.channel(topic).send("late", {"n": 1}) == nrt.SendResult(queued=False)
+    until(lambda: heard == [{"n": 1}])
+    with nrt.connect("http://127.0.0.1:9", "key", queue_path=tmp_path / "other") as offline:
+        result = offline.channel(topic).send("late", {"n": 2})
+        assert result.queued
+        assert len(offline.queue) == 1
+
+
+def test_a_broadcast_too_large_is_refused_by_name(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    channel = session().channel(topic).wait(10)
+    with pytest.raises(errors.RefusedError, match="payload_size_exceeded"):
+        channel.send("big", {"text": "x" * 3_100_000}, ack=True)
+
+
+def test_a_large_broadcast_arrives_and_closes_no_socket(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    heard: list[Any] = []
+    listening = session()
+    listening.channel(topic).wait(10).on("big", lambda payload: heard.append(len(payload["text"])))
+    session().channel(topic).wait(10).send("big", {"text": "x" * 2_500_000})
+    until(lambda: heard == [2_500_000])
+    assert listening.metrics["disconnects"] == 0
+
+
+def test_a_private_channel_without_a_policy_is_refused_by_name(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    channel = session().channel(topic, private=True)
+    with pytest.raises(errors.ChannelRefusedError, match="Unauthorized"):
+        channel.wait(15)
+    assert channel.status == "refused"
+
+
+def test_broadcasts_as_a_frame_by_last_value(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    prices = session().channel(topic).wait(10).frame("price", key="symbol", limit=3)
+    sender = session().channel(topic).wait(10)
+    sender.send("price", {"symbol": "AAPL", "price": 150})
+    assert prices.wait(5).df.loc["AAPL", "price"] == 150
+    assert str(prices.df["price"].dtype) == "int64"
+    sender.send("price", {"symbol": "MSFT", "price": 300.5, "note": "up"})
+    sender.send("price", {"symbol": "AAPL", "price": 151.25})
+    until(lambda: len(prices.df) == 2 and prices.df.loc["AAPL", "price"] == 151.25)
+    assert str(prices.df["price"].dtype) == "float64"
+    assert prices.df is prices.df
+    assert prices.df.loc["MSFT", "note"] == "up"
+    assert prices.df["note"].isna().sum() == 1
+    sender.send("price", {"price": 1})  # belongs to no row
+    for symbol in ("A", "B", "C"):
+        sender.send("price", {"symbol": symbol, "price": 1.0})
+    until(lambda: list(prices.df.index) == ["A", "B", "C"], what=lambda: prices.df)
+    with pytest.raises(errors.ReadOnlyError):
+        prices.edit("A", price=2)
+
+
+def test_broadcasts_as_a_log(session: Callable[..., nrt.Session], topic: str) -> None:
+    log = session().channel(topic).wait(10).frame("tick", limit=5)
+    changes: list[int] = []
+    log.on_change(lambda batch: changes.extend(c.key for c in batch if c.kind == "insert"))
+    sender = session().channel(topic).wait(10)
+    for number in range(8):
+        sender.send("tick", {"number": number, "tags": ["a", number]})
+    until(lambda: log.version and list(log.df["number"]) == [3, 4, 5, 6, 7])
+    assert list(log.df.index) == [4, 5, 6, 7, 8]
+    until(lambda: changes == list(range(1, 9)), what=lambda: changes)
+    assert str(log.df["at"].dtype).startswith("datetime64")
+
+
+def test_presence_shows_who_comes_and_goes(session: Callable[..., nrt.Session], topic: str) -> None:
+    joined: list[str] = []
+    left: list[str] = []
+    here = session().channel(topic)
+    here.presence.on_join(lambda person: joined.append(person.metas[-1]["name"]))
+    here.presence.on_leave(lambda person: left.append(person.metas[-1]["name"]))
+    here.presence.track(name="<b>me</b>")
+    until(lambda: len(here.presence.df) == 1, what=lambda: here.presence.df)
+    other = session()
+    there = other.channel(topic)
+    there.presence.track(name="them")
+    until(lambda: len(here.presence.df) == 2, what=lambda: here.presence.df)
+    df = here.presence.df
+    assert df.loc[here.presence.key, "you"]
+    assert set(df["name"]) == {"<b>me</b>", "them"}
+    assert list(df.columns[:4]) == ["joined", "last_seen", "connections", "you"]
+    there.presence.update(typing=True)
+    until(
+        lambda: there.presence.key in here.presence.df[here.presence.df.get("typing") == True].index
+    )  # noqa: E712  # a column
+    assert here.presence.df.loc[there.presence.key, "name"] == "them"
+    other.close()
+    until(lambda: len(here.presence.df) == 1)
+    assert joined == ["<b>me</b>", "them"]
+    assert left == ["them"]
+
+
+def test_presence_never_makes_the_server_close_the_channel(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    """A sixth call in 30 s would; a hundred updates are told as few, and the last one counts."""
+    options = nrt.Options(presence_window=3.0, presence_calls=2)
+    mine = session(options=options)
+    channel = mine.channel(topic)
+    for number in range(100):
+        channel.presence.track(number=number)
+        time.sleep(0.01)
+    until(
+        lambda: list(channel.presence.df.get("number", [])) == [99],
+        what=lambda: channel.presence.df,
+    )
+    assert channel.status == "joined"
+
+
+def test_one_channel_a_topic_counted_and_gone_with_the_last(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    rt = session()
+    first, second = rt.channel(topic).wait(10), rt.channel(topic)
+    assert rt.metrics["channels"] == 1
+    first.release()
+    assert second.status == "joined"
+    with pytest.raises(errors.ClosedError):
+        first.send("e", {})
+    with pytest.raises(ValueError, match="other settings"):
+        rt.channel(topic, private=True)
+    second.release()
+    until(lambda: rt.metrics["channels"] == 0)
+
+
+def test_a_listener_that_raises_or_sleeps_hurts_nobody(
+    session: Callable[..., nrt.Session], topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rt = session()
+    channel = rt.channel(topic).wait(10)
+    heard: list[Any] = []
+
+    def raises(payload: Any) -> None:
+        raise RuntimeError("mine")
+
+    channel.on("e", raises)
+    channel.on("e", lambda payload: time.sleep(1))
+    channel.on("e", lambda payload: heard.append(threading.current_thread().name))
+    sender = session().channel(topic).wait(10)
+    for _ in range(10):
+        sender.send("e", {})
+    until(lambda: len(heard) == 10, seconds=3)
+    assert sum("raised" in record.message for record in caplog.records) == 1
+    assert rt.health.state == "healthy"
