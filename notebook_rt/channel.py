@@ -225,6 +225,11 @@ class Presence:
     def __repr__(self) -> str:
         return f"<Presence {self._room.topic}: {len(self._room.people.present)} people>"
 
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
+        from notebook_rt.widgets import display
+
+        return display.presence_bundle(self)
+
     @property
     def key(self) -> str:
         """The key under which others see us."""

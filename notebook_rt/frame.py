@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from notebook_rt.editing import At, Editor
@@ -26,6 +26,10 @@ from notebook_rt.sync.events import Status
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from notebook_rt.store.types import Schema
+    from notebook_rt.widgets.chart import ChartWidget, Kind
+    from notebook_rt.widgets.grid import GridWidget
 
 
 class LiveFrame:
@@ -54,7 +58,81 @@ class LiveFrame:
         why = f": {feed.reason}" if self.status in ("error", "polling", "stale") else ""
         return f"<LiveFrame {feed.name} {self.status}{rows}{why}>"
 
+    # Looking
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
+        from notebook_rt.widgets import display
+
+        return display.frame_bundle(self)
+
+    def grid(
+        self,
+        *,
+        columns: Sequence[str] | None = None,
+        formats: Mapping[str, str] | None = None,
+        editable: bool | Sequence[str] = True,
+        height: int = 360,
+    ) -> GridWidget:
+        """The live grid, with options.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Which, in this order. Default: all, the key's first.
+        formats : dict of str, optional
+            Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
+        editable : bool or sequence of str
+            Which columns may be edited in place.
+        height : int
+            In pixels.
+        """
+        from notebook_rt.widgets import display
+
+        return display.grid(
+            self, columns=columns, formats=formats, editable=editable, height=height
+        )
+
+    def plot(
+        self,
+        x: str | None = None,
+        y: str | Sequence[str] = (),
+        kind: Kind = "line",
+        *,
+        color: str | None = None,
+        last: int | None = None,
+        points: int = 2_000,
+        style: Callable[[Any], Any] = lambda chart: chart,
+    ) -> ChartWidget:
+        """A live chart. Waits for the first data; needs the extra ``plot``.
+
+        Parameters
+        ----------
+        x : str, optional
+            A column. Default: the key.
+        y : str or sequence of str, optional
+            Columns; several are several lines. Default: the first three columns of numbers.
+        kind : {"line", "area", "bar", "point", "tick", "hist"}
+        color : str, optional
+            A column.
+        last : int, optional
+            Only the last so many rows.
+        points : int
+            How many are drawn at most; a line keeps its highest and lowest.
+        style : callable, optional
+            Given the Altair chart, returns it changed: size, scales, titles.
+        """
+        from notebook_rt.widgets import display
+
+        return display.plot(
+            self, x, y, kind=kind, color=color, last=last, points=points, style=style
+        )
+
     # Reading
+
+    @property
+    def schema(self) -> Schema | None:
+        """The columns with their PostgreSQL types, and the key; None before the first data."""
+        return self._feed.schema
 
     @property
     def name(self) -> str:

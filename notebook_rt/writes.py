@@ -28,6 +28,12 @@ from notebook_rt.sync.rows import RowChange
 from notebook_rt.sync.supervisor import State
 
 
+def _display(view: QueueView) -> Any:
+    from notebook_rt.widgets import display
+
+    return display.queue_bundle(view)
+
+
 class _Open:
     """The file of one login, open: its worker runs on the loop."""
 
@@ -54,6 +60,7 @@ class _Open:
             wake=lambda: post(worker.wake),
             pause=lambda: post(worker.pause),
             resume=lambda: post(worker.resume),
+            display=_display,
         )
         self.editors: dict[TableDriver, Editor] = {}
         self.task = project.thread.call(project.thread.spawn, self.worker.run(), "the queue")

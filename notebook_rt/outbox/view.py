@@ -30,6 +30,8 @@ class QueueView:
         The file.
     wake, pause, resume : callable
         Tell the worker; from any thread.
+    display : callable, optional
+        How it is shown in a front end.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class QueueView:
         wake: Callable[[], object] = lambda: None,
         pause: Callable[[], object] = lambda: None,
         resume: Callable[[], object] = lambda: None,
+        display: Callable[[QueueView], Any] | None = None,
     ) -> None:
         self.outbox = outbox
         self._wake = wake
         self._pause = pause
         self._resume = resume
+        self._display = display
 
     def __len__(self) -> int:
         return len(self.outbox)
@@ -52,8 +56,10 @@ class QueueView:
         counts = self.outbox.counts()
         return "<queue: " + ", ".join(f"{number} {state}" for state, number in counts.items()) + ">"
 
-    def _repr_html_(self) -> str:
-        return str(self.df.to_html(escape=True))
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
+        if self._display is not None:
+            return self._display(self)
+        return {"text/plain": repr(self), "text/html": str(self.df.to_html(escape=True))}
 
     @property
     def df(self) -> pd.DataFrame:

@@ -8,7 +8,7 @@ constant memory: percentiles come from a t-digest.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
@@ -68,6 +68,8 @@ class Health:
     latency_ms: float | None = None
     """Of the last heartbeat, in milliseconds."""
     metrics: dict[str, Any] = field(default_factory=dict, compare=False)
+    display: Callable[[], Any] | None = field(default=None, compare=False)
+    """How the session shows its health as it goes on, where there is a front end."""
 
     @property
     def colour(self) -> str:
@@ -78,6 +80,9 @@ class Health:
 
     def __repr__(self) -> str:
         return f"<Health {self.state}: {self.reason}>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
+        return {"text/plain": repr(self)} if self.display is None else self.display()
 
 
 def health(

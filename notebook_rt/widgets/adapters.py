@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from notebook_rt.channel import Presence
     from notebook_rt.editing import Editor
     from notebook_rt.frame import LiveFrame
+    from notebook_rt.outbox.view import QueueView
     from notebook_rt.session import Session
 
 MARKS_FOR: Final = 0.25
@@ -129,17 +130,21 @@ def _idle(metas: Sequence[Mapping[str, Any]]) -> bool:
 class SessionQueue:
     """``Session.queue``: its DataFrame as a list."""
 
-    def __init__(self, session: Session) -> None:
-        self._queue = session.queue
+    def __init__(self, queue: QueueView) -> None:
+        self._queue = queue
+        self._latest: list[QueuedWrite] = []
 
     def writes(self) -> Sequence[QueuedWrite]:
-        df = self._queue.df.reset_index()[
-            ["id", "what", "state", "why", "attempts", "at", "values"]
-        ]
-        return [
+        try:
+            df = self._queue.df.reset_index()
+        except NotebookRTError:  # closed: as it was
+            return self._latest
+        df = df[["id", "what", "state", "why", "attempts", "at", "values"]]
+        self._latest = [
             QueuedWrite(id, what, state, why, attempts, at.to_pydatetime(), _json(values))
             for id, what, state, why, attempts, at, values in df.itertuples(index=False, name=None)
         ]
+        return self._latest
 
     def retry(self, id: str) -> object:
         return self._queue.retry(id)

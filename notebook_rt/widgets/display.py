@@ -28,6 +28,7 @@ from notebook_rt.widgets.statusbar import StatusBar
 if TYPE_CHECKING:
     from notebook_rt.channel import Presence
     from notebook_rt.frame import LiveFrame
+    from notebook_rt.outbox.view import QueueView
     from notebook_rt.session import Session
 
 Bundle: TypeAlias = Any
@@ -56,11 +57,11 @@ def health_bundle(session: Session) -> Bundle:
     )
 
 
-def queue_bundle(session: Session) -> Bundle:
+def queue_bundle(queue: QueueView) -> Bundle:
     """The queue count and its list."""
-    source = SessionQueue(session)
+    source = SessionQueue(queue)
     return _bundle(
-        lambda: QueueWidget(source, eyes=_eyes(session)),
+        lambda: QueueWidget(source),
         lambda: (queue_text(source.writes()), queue_html(source.writes())),
     )
 
@@ -98,7 +99,7 @@ def status_bar(session: Session, presence: Presence | None = None) -> StatusBar:
     """Health, queue and, if given, people in one line."""
     return StatusBar(
         SessionHealth(session),
-        SessionQueue(session),
+        SessionQueue(session.queue),
         None if presence is None else PeoplePresent(presence),
         eyes=_eyes(session),
     )
