@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from notebook_rt.frame import LiveFrame
     from notebook_rt.net.changes import ChangeBatch
     from notebook_rt.options import Options
+    from notebook_rt.query import LiveQuery
     from notebook_rt.run import run
     from notebook_rt.session import Session, connect
     from notebook_rt.sync.rows import RowChange
@@ -27,6 +28,7 @@ _HOMES = {
     "Channel": "notebook_rt.channel",
     "InvalidEditError": "notebook_rt.editing",
     "LiveFrame": "notebook_rt.frame",
+    "LiveQuery": "notebook_rt.query",
     "Message": "notebook_rt.channel",
     "NotebookRTError": "notebook_rt.errors",
     "Options": "notebook_rt.options",
@@ -45,6 +47,7 @@ __all__ = [
     "Channel",
     "InvalidEditError",
     "LiveFrame",
+    "LiveQuery",
     "Message",
     "NotebookRTError",
     "Options",

@@ -4,3 +4,88 @@ It is fetched again, debounced, when a table that it depends on changes. It has 
 ``LiveFrame``: ``.df``, ``.status``, ``.version``, ``.wait``, ``.on_change``, ``.log``. When to fetch
 is decided in ``sync/requery.py``. Made by ``Session.query``.
 """
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from notebook_rt.filters import parse
+from notebook_rt.frame import LiveFrame
+from notebook_rt.options import Options
+from notebook_rt.sync.requery import QuerySpec
+from notebook_rt.sync.spec import parse_order
+
+
+class LiveQuery(LiveFrame):
+    """The answer to a query as a pandas DataFrame that keeps itself up to date.
+
+    Made by ``Session.query``. ``df`` has the rows in the order in which the server gave them. With a
+    ``key`` they are compared by it; without one the index is a ``RangeIndex``, and a changed row is
+    a row that left and one that came.
+    """
+
+
+def query_spec(
+    name: str,
+    schema: str,
+    options: Options,
+    *,
+    depends_on: str | Sequence[str | tuple[str, str]],
+    params: Mapping[str, Any] | None,
+    key: str | Sequence[str] | None,
+    filter: str | Mapping[str, Any] | None,
+    columns: Sequence[str] | None,
+    order: str | Sequence[str] | None,
+    limit: int | None,
+    debounce: float | None,
+) -> QuerySpec:
+    """What ``Session.query`` was asked for, as a value: two equal ones share one subscription."""
+    tables = (depends_on,) if isinstance(depends_on, str) else depends_on
+    return QuerySpec(
+        table=name,
+        schema=schema,
+        filter=parse(filter),
+        columns=None if columns is None else tuple(columns),
+        key=(key,) if isinstance(key, str) else None if key is None else tuple(key),
+        order=parse_order(order),
+        limit=limit,
+        numeric=options.numeric,
+        depends_on=tuple(dict.fromkeys(_table(table, schema) for table in tables)),
+        args=None if params is None else _arguments(params),
+        debounce=options.debounce if debounce is None else debounce,
+    )
+
+
+def _table(name: str | tuple[str, str], schema: str) -> tuple[str, str]:
+    """A table's schema and name. A dot parts two plain words; in any other name it is a letter."""
+    if not isinstance(name, str):
+        return name
+    before, dot, after = name.partition(".")
+    parted = dot and before.isidentifier() and after.isidentifier()
+    return (before, after) if parted else (schema, name)
+
+
+def _arguments(params: Mapping[str, Any]) -> str:
+    return json.dumps(dict(params), default=_plain, sort_keys=True, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """A function's argument that JSON has no word for, as PostgreSQL reads it."""
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays, pandas' Series
+        return value.tolist()
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, dt.timedelta):
+        return f"{value.total_seconds()} seconds"
+    if isinstance(value, Decimal | UUID):
+        return str(value)
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    if isinstance(value, set | frozenset | tuple):
+        return list(value)
+    raise TypeError(f"params: {value!r} has no form that a function could be called with")

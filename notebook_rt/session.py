@@ -11,6 +11,8 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +33,16 @@ from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.merge import Strategy as Merge
 from notebook_rt.sync.spec import TableSpec, parse_order
 from notebook_rt.sync.supervisor import State
-from notebook_rt.writes import Writes
+from notebook_rt.writes import SessionQueue, Writes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from notebook_rt.channel import Channel
-    from notebook_rt.outbox.view import QueueView
+    from notebook_rt.channel import Channel, Presence
+    from notebook_rt.widgets import NotesWidget, StatusBar
+    from notebook_rt.query import LiveQuery
+    from notebook_rt.widgets.notes import NotesWidget
+    from notebook_rt.widgets.statusbar import StatusBar
 
 
 def connect(
@@ -144,6 +149,9 @@ class Session:
         state = "closed" if self._project.closed else self.state
         return f"<Session {self.url} {state}, {len(self._project.tables)} tables>"
 
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
+        return _show("session_bundle", self)
+
     # Tables
 
     def table(
@@ -158,6 +166,7 @@ class Session:
         schema: str | None = None,
         dtype_backend: Backend = None,
         merge: Merge | Mapping[str, Merge] | None = None,
+        lazy: bool = False,
         priority: Priority = "normal",
     ) -> LiveFrame:
         """A table as a live DataFrame.
@@ -185,6 +194,8 @@ class Session:
             What happens to a cell that both you and somebody else changed: ``"lww"`` (default: the
             later wins), ``"server"``, ``"local"``, ``"union"``, ``"delta"``, ``"ask"``, or a function
             of ``(base, mine, theirs, row)``.
+        lazy : bool
+            Subscribe when it is first looked at, and leave when nobody looks any more.
         priority : {"normal", "high", "low"}
             Who keeps streaming when there are more channels than the project allows.
 
@@ -205,7 +216,7 @@ class Session:
             numeric=self.options.numeric,
         )
         shared_as, driver = self._thread.call(
-            self._project.table, spec, dtype_backend, priority, _strategies(merge)
+            self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy
         )
         release = _Release(self._thread, self._project, shared_as)
         frame = LiveFrame(driver, release, self, partial(self._writes.editor, driver))
@@ -213,6 +224,82 @@ class Session:
         # has a listener: the listener holds it.
         weakref.finalize(frame, release).atexit = False
         return frame
+
+    def query(
+        self,
+        view_or_rpc: str,
+        *,
+        depends_on: str | Sequence[str | tuple[str, str]] = (),
+        params: Mapping[str, Any] | None = None,
+        key: str | Sequence[str] | None = None,
+        filter: str | Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+        order: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        debounce: float | None = None,
+        dtype_backend: Backend = None,
+        schema: str | None = None,
+    ) -> LiveQuery:
+        """A view, a join or a function as a live DataFrame, fetched again when a table changes.
+
+        Realtime streams tables only; so what is made of tables is asked for again, ``debounce``
+        seconds after one of them changed. Many changes are one request, never two are under way,
+        and after the last change the answer that is shown was asked for later than it.
+
+        Parameters
+        ----------
+        view_or_rpc : str
+            The view's or the function's name.
+        depends_on : str or sequence of str
+            The published tables it is made of: ``"trades"``, ``"schema.trades"``, or a tuple
+            ``("schema", "any.name")``. What others change is seen at the next
+            ``Options.audit_interval``; with no table at all it is polled.
+        params : dict, optional
+            The function's arguments by name; ``{}`` says that it is a function without any.
+        key : str or sequence of str, optional
+            Columns that tell the rows apart: the index, and how ``on_change`` and ``.log`` compare.
+            None: whole rows are compared, and the index is a ``RangeIndex``.
+        filter, columns, order, limit
+            As for `table`; the server applies them. Without ``order`` the rows come as the server
+            gives them, and from more than ``Options.page_size`` on in the order of the key.
+        debounce : float, optional
+            Seconds; default ``Options.debounce``.
+        dtype_backend : {None, "numpy_nullable", "pyarrow"}
+            As in pandas' readers. A view's types are the API's description's. A function's (and a
+            view's that is described to nobody) are inferred: bool, int8, float8, timestamptz,
+            timestamp, date or text by the JSON values' form, json for anything mixed; a type only
+            ever widens.
+        schema : str, optional
+            Another schema than the session's.
+
+        Raises
+        ------
+        FilterError
+            If the filter or the order cannot be read.
+        TypeError, ValueError
+            If a parameter has no form in JSON.
+        """
+        self._check()
+        from notebook_rt.query import LiveQuery, query_spec
+
+        spec = query_spec(
+            view_or_rpc,
+            schema or self.schema,
+            self.options,
+            depends_on=depends_on,
+            params=params,
+            key=key,
+            filter=filter,
+            columns=columns,
+            order=order,
+            limit=limit,
+            debounce=debounce,
+        )
+        shared_as, driver = self._thread.call(self._project.query, spec, dtype_backend)
+        release = _Release(self._thread, self._project, shared_as)
+        query = LiveQuery(driver, release, self)
+        weakref.finalize(query, release).atexit = False
+        return query
 
     # Channels
 
@@ -266,12 +353,31 @@ class Session:
         return channel
 
     @property
-    def queue(self) -> QueueView:
-        """What waits to be sent: ``len``, ``.df``, ``.retry``, ``.discard``, ``.flush``."""
+    def queue(self) -> SessionQueue:
+        """What waits to be sent: ``len``, ``.df``, ``.retry``, ``.discard``, ``.flush``; displays as
+        its widget.
+        """
         self._check()
-        return self._writes.queue
+        return self._writes.queue(self._queue_bundle)
+
+    def _queue_bundle(self) -> Any:
+        from notebook_rt.widgets.display import queue_bundle
+
+        return queue_bundle(self)
 
     # How it goes
+
+    def status_bar(self, presence: Presence | None = None) -> StatusBar:
+        """Health, unsaved writes and, if given, people in one line: a widget."""
+        from notebook_rt.widgets import display
+
+        return display.status_bar(self, presence)
+
+    def notes(self) -> NotesWidget:
+        """What happens, as a few lines: merged, queued, failed, live again. A widget."""
+        from notebook_rt.widgets import display
+
+        return display.notes(self)
 
     @property
     def state(self) -> State:
@@ -281,12 +387,29 @@ class Session:
     @property
     def health(self) -> Health:
         """One word, worst first, and why; displays as its widget."""
-        return self._project.health()
+        return replace(self._project.health(), display=partial(_show, "health_bundle", self))
 
     @property
     def metrics(self) -> SessionMetrics:
         """What is counted, as ``.as_dict()`` and ``.df``."""
         return SessionMetrics(self._project.metrics())
+
+    def status_bar(self, presence: Presence | None = None) -> StatusBar:
+        """Health, queue and, if given, people in one line, as a widget."""
+        from notebook_rt.widgets.display import status_bar
+
+        return status_bar(self, presence)
+
+    def notes(self) -> NotesWidget:
+        """What happens (merged, failed, repaired, live again) as lines, as a widget."""
+        from notebook_rt.widgets.display import notes
+
+        return notes(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        from notebook_rt.widgets.display import session_bundle
+
+        return session_bundle(self)
 
     def retry(self) -> None:
         """Try to connect now, from zero."""
@@ -363,6 +486,19 @@ class Session:
             raise ClosedError("this session")
 
 
+@dataclass(frozen=True)
+class SessionHealth(Health):
+    """The health of a session at one moment; as a cell's last line, the live dot."""
+
+    session: Session | None = field(default=None, compare=False, repr=False)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        from notebook_rt.widgets.display import health_bundle
+
+        assert self.session is not None  # Session.health gives it
+        return health_bundle(self.session)
+
+
 class SessionMetrics:
     """The numbers of a session at one moment."""
 
@@ -403,6 +539,13 @@ class _Release:
             self._done = True
             with contextlib.suppress(ClosedError):
                 self._thread.post(self._project.let_go, self._shared_as)
+
+
+def _show(how: str, what: object) -> Any:
+    """The form for a front end; a script never loads a widget."""
+    from notebook_rt.widgets import display
+
+    return getattr(display, how)(what)
 
 
 def _close_soon(project: Project) -> None:

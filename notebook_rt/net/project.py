@@ -20,6 +20,7 @@ from notebook_rt.errors import AuthError, NotebookRTError, UnreachableError
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.driver import Services, TableDriver
 from notebook_rt.net.loop import LoopThread
+from notebook_rt.net.query import QueryDriver
 from notebook_rt.net.rest import RestClient
 from notebook_rt.net.room import Room
 from notebook_rt.net.supervisor import Connection
@@ -28,6 +29,7 @@ from notebook_rt.store.types import Backend
 from notebook_rt.sync.health import Facts, Health, Metrics, TableFacts, health
 from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.merge import Strategies
+from notebook_rt.sync.requery import QuerySpec
 from notebook_rt.sync.spec import TableSpec
 from notebook_rt.sync.supervisor import State
 
@@ -103,6 +105,7 @@ class Project:
         dtype_backend: Backend,
         priority: Priority,
         strategies: Strategies | None = None,
+        lazy: bool = False,
     ) -> tuple[object, TableDriver]:
         """The one driver of this view of a table, and what to give back to ``let_go``."""
         merged_as = (
@@ -118,12 +121,25 @@ class Project:
                 dtype_backend=dtype_backend,
                 priority=priority,
                 strategies=strategies,
+                lazy=lazy,
             )
             if spec.numeric == "decimal":
                 self.connection.socket.exact_numbers = True
             self.tables[shared_as] = driver
             for listener in self.table_listeners:
                 listener(driver)
+            driver.start()
+        self._users[shared_as] = self._users.get(shared_as, 0) + 1
+        return shared_as, driver
+
+    def query(self, spec: QuerySpec, dtype_backend: Backend) -> tuple[object, TableDriver]:
+        """The one driver of this query, and what to give back to ``let_go``."""
+        shared_as = (spec, dtype_backend)
+        driver = self.tables.get(shared_as)
+        if driver is None:
+            topic = _topic(spec, dtype_backend)
+            driver = QueryDriver(spec, topic, self.services, dtype_backend=dtype_backend)
+            self.tables[shared_as] = driver
             driver.start()
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
         return shared_as, driver
