@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from notebook_rt.errors import classify
 from notebook_rt.options import Options
-from notebook_rt.store.types import Schema
+from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync import discovery
 from notebook_rt.sync.events import (
     AuditNow,
@@ -66,6 +66,10 @@ POLL_SHARE: Final = 0.2
 """At most this share of the time is spent polling a table."""
 AUDIT_SHARE: Final = 0.01
 POLL_GROWTH: Final = 1.5
+LATENESS: Final = 5.0
+"""Seconds in which the change that explains a difference would have come."""
+LEARN_PAUSE: Final = 10.0
+"""Seconds between two questions for columns that a page has shown to be others."""
 ORDER_PAUSE: Final = 0.25
 """Seconds between two questions for the server's order; twice what one took, within limits."""
 ORDER_PAUSE_MAX: Final = 5.0
@@ -111,9 +115,9 @@ class Mirror:
         self._closed = False
         self._begun_at: float | None = None
         self._poll_at = self._audit_at = float("inf")
-        self._order_at = float("-inf")
+        self._order_at = self._learn_at = self._retry_at = float("-inf")
+        self._verdict: tuple[float, dict[str, Any]] | None = None
         self._poll_every = options.poll_interval
-        self._reload = False
         self._refusals = 0
         self._reason = "starting"
 
@@ -266,10 +270,8 @@ class Mirror:
         if replica is None:
             return
         replica.want_changes = self.want_changes
-        if replica.schema_moved:
-            replica.schema_moved = False
-            self._reload = True
-        if MAIN not in self._flows:
+        self._judge_audit(replica)
+        if MAIN not in self._flows and self._now >= self._retry_at:
             flow = self._next_flow(replica)
             if flow is not None:
                 self._flows.start(MAIN, self._guard(flow), self._now)
@@ -278,8 +280,12 @@ class Mirror:
             self._flows.start(REFETCH, self._guard(self._refetch(replica)), self._now)
 
     def _next_flow(self, replica: Replica) -> Flow | None:
-        if self._reload:
-            self._reload = False
+        if replica.moved_to is not None:
+            columns, replica.moved_to = replica.moved_to, None
+            return self._change_columns(replica, columns)
+        if replica.schema_moved and self._now >= self._learn_at:
+            replica.schema_moved = False
+            self._learn_at = self._now + LEARN_PAUSE
             return self._learn()
         if not replica.loaded:
             due = self._confirmed or self._has_lost or self._now >= self._patience_ends
@@ -332,9 +338,15 @@ class Mirror:
                 times.append(self._audit_at if self._confirmed else self._poll_at)
             if replica.window is not None and replica.window.stale:
                 times.append(self._order_at)
+            if replica.schema_moved:
+                times.append(self._learn_at)
+            if self._gaps > self._closed_gaps:
+                times.append(self._retry_at)
         if replica is not None and replica.wanted and REFETCH not in self._flows:
             times.append(min(replica.wanted.values()))
-        due = [time for time in times if time is not None and time != float("inf")]
+        if self._verdict is not None:
+            times.append(self._verdict[0])
+        due = [time for time in times if time is not None and abs(time) != float("inf")]
         if due:
             self._emit(Wake(max(min(due), self._now)))
 
@@ -352,7 +364,7 @@ class Mirror:
                 self._fail(error)
                 return
             self._open_gap(str(error))
-            self._poll_at = self._now + self.options.poll_interval
+            self._retry_at = self._now + self.options.poll_interval
         except Exception as error:  # what a flow raises is the table's error, never a traceback
             self._fail(error)
         else:
@@ -363,18 +375,31 @@ class Mirror:
         yield from discovery.learn(self.spec, lambda *schemas: found.append(schemas))
         kept, known = found[0]
         before = self._replica
-        if before is not None and before.known == known:
-            return
         had_bindings = bool(self.bindings)
-        replica = Replica(self.spec, kept, known, self._horizon)
-        self._reads = Reads(self.spec, kept, self.options.page_size)
-        if before is None or not before.loaded:
-            self._replica = replica
+        if before is None:
+            self._replica = Replica(self.spec, kept, known, self._horizon)
+            self._reads = Reads(self.spec, kept, self.options.page_size)
+            if not had_bindings:
+                self._emit(Rejoin("the columns are known"))
+        elif before.known != known:
+            yield from self._replace(Replica(self.spec, kept, known, self._horizon))
+
+    def _change_columns(self, replica: Replica, columns: tuple[Column, ...]) -> Flow:
+        """A change has named columns that are not the known ones: it is the truth about them."""
+        names = {column.name for column in columns}
+        needed = {*replica.schema.key, *self.spec.filter.columns}
+        needed.update(term.column for term in self.spec.order)
+        if needed <= names:
+            known = Schema(columns, replica.schema.key, self.spec.numeric)
+            yield from self._replace(Replica(self.spec, known, known, self._horizon))
         else:
-            self._emit(Told("schema", {"columns": [c.name for c in known.columns]}))
-            yield from self._load(replica)
-        if not had_bindings:
-            self._emit(Rejoin("the columns are known"))
+            yield from self._learn()
+
+    def _replace(self, replica: Replica) -> Flow:
+        """Load a table whose columns have changed, beside the one that is seen."""
+        self._emit(Told("schema", {"columns": replica.known.names}))
+        self._reads = Reads(self.spec, replica.schema, self.options.page_size)
+        yield from self._load(replica)
 
     def _load(self, replica: Replica) -> Flow:
         assert self._reads is not None  # learnt before
@@ -447,10 +472,26 @@ class Mirror:
         self._publish("audit", None)
         watched(comparison.order)
         self._proven(comparison.began, gaps, took())
-        detail = {"rows": comparison.seen, "differing": differing, "seconds": took()}
-        self._emit(Told("audit", detail))
+        detail: dict[str, Any] = {
+            "rows": comparison.seen,
+            "differing": differing,
+            "seconds": took(),
+        }
         if differing:
-            self._emit(Told("drift", {"rows": differing}))
+            replica.suspects = set(comparison.settled)
+            self._verdict = (self._now + LATENESS, detail)
+        else:
+            self._emit(Told("audit", detail))
+
+    def _judge_audit(self, replica: Replica) -> None:
+        """What an audit mended and no change has explained since was drift."""
+        if self._verdict is not None and self._now >= self._verdict[0]:
+            detail = {**self._verdict[1], "differing": len(replica.suspects)}
+            self._verdict = None
+            self._emit(Told("audit", detail))
+            if replica.suspects:
+                self._emit(Told("drift", {"rows": len(replica.suspects)}))
+            replica.suspects = set()
 
     def _order(self, replica: Replica, window: Window) -> Flow:
         """Fill the window again, or ask for the order that only the server knows."""

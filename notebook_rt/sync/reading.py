@@ -160,6 +160,8 @@ class Comparison:
         self.unknown: list[Key] = []
         """Keys whose row must be read to know it."""
         self.differing = 0
+        self.settled: list[Key] = []
+        """The keys that differed."""
         self.order: list[Key] = []
         """The keys as they came."""
         self._replica = replica
@@ -171,6 +173,7 @@ class Comparison:
     def whole(self, read: Read) -> None:
         """Take a page of whole rows."""
         replica, page = self._replica, read.page.rows
+        replica.look_at_page(page)
         keys = self._note(read)
         differing = dict(replica.rows.differing(page))
         for key, wire in zip(keys, page, strict=True):
@@ -224,6 +227,7 @@ class Comparison:
             op = replica.settle(key, row, read, now, xmin)
             if op is not None:
                 ops.append(op)
+        self.settled = [op.key for op in ops]
         self.differing = len(ops)
         replica.apply(ops)
         replica.again(self._rows, now)

@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from notebook_rt.store.types import Schema, equal, lossy
+from notebook_rt.store.types import Column, Schema, equal, kind, lossy
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.horizon import Horizon, Read
-from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert
+from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert, WireRow
 from notebook_rt.sync.spec import TableSpec
 from notebook_rt.sync.versions import Versions
 from notebook_rt.sync.watermark import Watermark
@@ -50,6 +50,8 @@ class Replica:
         """The order, and which rows of it are kept."""
         self.wanted: dict[Key, float] = {}
         """Keys whose row must be read, and when (monotonic)."""
+        self.suspects: set[Key] = set()
+        """Rows that an audit found to differ; a change that still comes says it was only late."""
         self.want_changes = False
         self.published: list[RowChange] = []
         self.dirty = False
@@ -57,7 +59,11 @@ class Replica:
         self.keys_moved = 0
         """Grows whenever a key comes or goes."""
         self.schema_moved = False
-        """Whether a change showed columns that are not the known ones."""
+        """Whether a page showed columns that are not the known ones."""
+        self.moved_to: tuple[Column, ...] | None = None
+        """The columns that a change showed, where they are not the known ones."""
+        self._last_columns: tuple[Column, ...] | None = None
+        self._names = set(known.types)
         self._rows: Rows | None = None
         self._pending: list[Op] = []
         self._present: dict[Key, bool] = {}
@@ -136,6 +142,8 @@ class Replica:
             key = self.key_of(change)
             commit = change.commit_time
             horizon.heard(commit)
+            if self.suspects:
+                self.suspects.discard(key)
             if believed.believed:
                 believed.look(change)
             if key in self._held or not horizon.is_news(key, commit):
@@ -233,7 +241,8 @@ class Replica:
         row = self.schema.decode(record, "socket")
         moved = self._moved_from(change, key)
         narrow = self._is_narrow(change)
-        self._look_at_columns(change, narrow)
+        if change.columns is not self._last_columns and not narrow:
+            self._look_at_columns(change.columns)
         verdict = self._verdict(record, key, vouched=not narrow)
         if verdict is None:
             return None
@@ -318,11 +327,18 @@ class Replica:
         )
         return [] if before == key else [Delete(before)]
 
-    def _look_at_columns(self, change: Change, narrow: bool) -> None:
-        """A change names the columns of the table as it is now (all of them, null or not)."""
-        if narrow or not change.columns or self.spec.columns is not None:
+    def _look_at_columns(self, columns: tuple[Column, ...]) -> None:
+        """A whole frame names the table's columns as they are now, null and absent ones too."""
+        self._last_columns = columns
+        if self.spec.columns is not None or not columns:
             return
-        if {column.name for column in change.columns} != set(self.known.types):
+        types = {column.name: kind(column.pg_type) for column in columns}
+        if types != {name: kind(pg_type) for name, pg_type in self.known.types.items()}:
+            self.moved_to = columns
+
+    def look_at_page(self, page: Sequence[WireRow]) -> None:
+        """A page of whole rows names the columns too, but not their types."""
+        if self.spec.columns is None and page and page[0].keys() - {"xmin"} != self._names:
             self.schema_moved = True
 
     # Reads --------------------------------------------------------------------------------------

@@ -70,6 +70,10 @@ class Faults:
     doubled: float = 0.0
     failures: float = 0.0
     """Reads that fail and may be tried again."""
+    truncated: float = 0.0
+    """Frames over the limit: values that are large are missing, and an error says so."""
+    toast: bool = False
+    """An UPDATE lacks the text columns that it did not change."""
     latency: tuple[float, float] = (0.01, 0.4)
     read_time: tuple[float, float] = (0.005, 0.3)
     date_skew: float = 0.0
@@ -129,6 +133,13 @@ class Server:
         kind = "INSERT" if old is None else "DELETE" if new is None else "UPDATE"
         if self.listener is not None:
             self.listener(kind, old, new, self.clock)
+
+    def alter(self, columns: dict[str, str]) -> None:
+        """Add and drop columns."""
+        self.columns = columns
+        self.__dict__.pop("known", None)
+        for key, row in self.rows.items():
+            self.rows[key] = {name: row.get(name) for name in columns}
 
     def truncate(self) -> None:
         """Nobody is told."""
@@ -223,15 +234,22 @@ class Server:
         return truth is not negated
 
     def _literal(self, name: str, text: str) -> Any:
-        text = text.strip('"')
-        return int(text) if self.columns[name].startswith("int") else text
+        if text.startswith('"'):
+            text = re.sub(r"\\(.)", r"\1", text[1:-1])
+        if not self.columns[name].startswith("int"):
+            return text
+        if not re.fullmatch(r"-?\d+", text):
+            said = f'invalid input syntax for type {OPENAPI[self.columns[name]]}: "{text}"'
+            raise RefusedError("GET /t", 400, "22P02", said)
+        return int(text)
 
 
 def _split(text: str) -> list[str]:
-    out, depth, quoted = [""], 0, False
+    out, depth, quoted, escaped = [""], 0, False, False
     for char in text:
-        quoted ^= char == '"'
-        depth += (char == "(") - (char == ")")
+        quoted ^= char == '"' and not escaped
+        escaped = char == "\\" and not escaped
+        depth += ((char == "(") - (char == ")")) * (not quoted)
         if char == "," and not depth and not quoted:
             out.append("")
         else:
@@ -472,7 +490,21 @@ class World:
             for _ in range(1 + (self.random.random() < self.faults.doubled)):
                 if self.random.random() < self.faults.loss or self.events_stop:
                     continue
-                self._deliver(change, self._join)
+                self._deliver(self._spoilt(change, old, new), self._join)
+
+    def _spoilt(
+        self, change: Change, old: dict[str, Any] | None, new: dict[str, Any] | None
+    ) -> Change:
+        record = change.record
+        if record is None or new is None:
+            return change
+        if self.random.random() < self.faults.truncated:
+            left = {n: v for n, v in record.items() if not isinstance(v, str)}
+            return replace(change, record=left, errors=("Error 413: Payload Too Large",))
+        if self.faults.toast and old is not None:
+            large = {n for n in record if self.server.columns[n] == "text" and old[n] == new[n]}
+            return replace(change, record={n: v for n, v in record.items() if n not in large})
+        return change
 
     def _deliver(self, change: Change, join: int) -> None:
         # In order: no frame overtakes another of its join.
@@ -490,7 +522,7 @@ class World:
     # What must hold at every moment -------------------------------------------------------------
 
     def _check(self) -> None:
-        if "rev" not in self.server.columns or self.mirror.schema is None:
+        if self.mirror.schema is None or "rev" not in self.mirror.schema.types:
             return
         view, decode = self.view, self.mirror.schema.decode
         for key in {*view, *self.shown}:
@@ -503,7 +535,8 @@ class World:
                 rev = row["rev"]
                 state = next((state for at, state in history if at == rev), None)
                 assert state is not None, f"{key}: {row} never was"
-                assert decode(state) == row, f"{key}: {row} is half of it"
+                whole = decode(state)  # but for a column that has been dropped
+                assert {name: row[name] for name in whole} == whole, f"{key}: {row} is half of it"
                 assert rev >= before, f"{key} went back in time, from rev {before} to {rev}"
                 self.shown[key] = rev
             elif before >= 0 and self.spec.limit is None:

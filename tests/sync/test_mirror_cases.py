@@ -1,0 +1,422 @@
+"""What a live table does in each case that the design names (DESIGN 3, promises 2 to 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from notebook_rt.errors import (
+    MissingColumnError,
+    NoPrimaryKeyError,
+    NotPublishedError,
+    RefusedError,
+)
+from notebook_rt.filters import parse
+from notebook_rt.options import Options
+from notebook_rt.store.table import Table
+from notebook_rt.store.types import Column
+from notebook_rt.sync.events import (
+    Change,
+    Failed,
+    Fetch,
+    Progress,
+    Published,
+    Received,
+    ReceivedMany,
+    Refused,
+    Rejoin,
+    Shown,
+    StatusChanged,
+    Told,
+)
+from notebook_rt.sync.spec import TableSpec, parse_order
+from tests.sync.simulation import Faults, Server, World
+
+COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}
+
+
+def server(rows: int = 8, columns: dict[str, str] | None = None, **more: Any) -> Server:
+    made = Server(dict(columns or COLUMNS), **more)
+    for key in range(1, rows + 1):
+        made.write(key, {"grp": key % 3, "note": "start"})
+    return made
+
+
+def live(spec: TableSpec | None = None, one: Server | None = None, **more: Any) -> World:
+    world = World(spec or TableSpec("t"), one or server(), **more)
+    world.connect()
+    world.run(8)
+    assert world.failed is None
+    assert world.mirror.status == "live"
+    return world
+
+
+def told(world: World, kind: type) -> list[Any]:
+    return [effect for _, effect in world.effects if isinstance(effect, kind)]
+
+
+def fetches(world: World) -> list[dict[str, str]]:
+    return [dict(effect.query.params) for effect in told(world, Fetch)]
+
+
+def same(world: World) -> bool:
+    return world.differences == {}
+
+
+# Promise 2 --------------------------------------------------------------------------------------
+
+
+def test_the_snapshot_begins_at_the_confirmation_and_is_shown_as_one() -> None:
+    world = World(TableSpec("t"), server(40))
+    world.connect()
+    world.run(8)
+    kinds = [type(e).__name__ for _, e in world.effects if isinstance(e, (Shown, Published))]
+    assert kinds == ["Shown", "Published"]
+    assert [e.done for e in told(world, Progress)] == [7, 14, 21, 28, 35, 40]
+    assert {e.total for e in told(world, Progress)} == {40}
+    assert [e.status for e in told(world, StatusChanged)] == ["live"]
+
+
+def test_without_a_socket_reading_begins_after_some_patience() -> None:
+    world = World(TableSpec("t"), server())
+    world.run(4)
+    assert world.mirror.rows is None
+    world.run(4)
+    assert same(world)
+    assert world.mirror.status == "polling"
+
+
+def test_a_server_that_gives_fewer_rows_than_asked_hides_none() -> None:
+    for cap in (1, 2, 5, 8, 9):
+        world = live(one=server(9, max_rows=cap), options=Options(page_size=1000))
+        assert same(world), cap
+
+
+def test_a_small_table_is_one_read() -> None:
+    world = live(one=server(5))
+    assert len(fetches(world)) == 2  # the description, and the rows with their count
+
+
+# Promise 3 --------------------------------------------------------------------------------------
+
+
+def test_a_gap_is_told_and_closed() -> None:
+    world = live()
+    world.effects.clear()
+    world.gap()
+    assert world.mirror.status == "stale"
+    world.run(2)
+    assert world.mirror.status == "live"
+    assert [e.what for e in told(world, Told)] == ["gap", "reconciled"]
+
+
+def test_a_watermark_reads_only_what_changed() -> None:
+    one = server(60, {**COLUMNS, "updated_at": "timestamptz"})
+    world = live(one=one, options=Options(page_size=20))
+    world.run(120)
+    world.disconnect()
+    one.write(7, {"grp": 9})
+    one.write(61, {"grp": 9})
+    world.effects.clear()
+    world.connect()
+    world.run(4)
+    assert same(world)
+    (done,) = [e for e in told(world, Told) if e.what == "reconciled" and e.detail["differing"]]
+    assert done.detail["method"] == "watermark"
+    assert len(fetches(world)) <= 6
+
+
+def test_a_watermark_that_nothing_keeps_is_not_believed() -> None:
+    one = server(60, {**COLUMNS, "updated_at": "timestamptz"}, moves_watermark=False)
+    world = live(one=one, options=Options(page_size=20))
+    world.run(100)
+    one.write(3, {"grp": 9})  # seen, and its updated_at is not that of its commit
+    world.run(3)
+    world.disconnect()
+    one.write(7, {"grp": 9})
+    world.connect()
+    world.run(5)
+    assert same(world)
+
+
+def test_an_unreadable_change_is_a_gap() -> None:
+    world = live()
+    columns = (Column("id", "int8"),)
+    world.handle(Received(Change("INSERT", {}, None, columns, None, ("Error 401: Unauthorized",))))
+    assert world.mirror.status == "stale"
+    world.run(3)
+    assert world.mirror.status == "live"
+
+
+def test_too_many_changes_while_loading_are_a_gap_and_not_a_leak() -> None:
+    one = server(30)
+    world = World(TableSpec("t"), one, options=Options(page_size=3, buffer_size=10))
+    world.connect()
+    for n in range(400):
+        world.run(0.02)
+        one.write(n % 30 + 1, {"grp": n})
+    world.settle(10)
+    assert same(world)
+    assert world.mirror.status == "live"
+
+
+# Promise 4 --------------------------------------------------------------------------------------
+
+
+def test_the_audit_finds_a_truncate() -> None:
+    world = live(options=Options(page_size=100))
+    world.server.truncate()
+    world.run(3)
+    assert len(world.view) == 8
+    world.run(68)
+    assert world.view == {}
+    assert [e.detail["rows"] for e in told(world, Told) if e.what == "drift"] == [8]
+
+
+def test_an_audit_of_a_true_table_finds_nothing_while_it_changes() -> None:
+    """A change that is still on its way is no drift."""
+    for seed in range(10):
+        world = live(seed=seed, faults=Faults(latency=(0.2, 0.9)), options=Options(page_size=100))
+        for n in range(1300):
+            world.run(0.1)
+            world.server.write(n % 8 + 1, {"grp": n} if n % 9 else None)
+        world.settle(5)
+        assert same(world)
+        assert [e for e in told(world, Told) if e.what == "drift"] == []
+        assert [e for e in told(world, Told) if e.what == "audit"] != []
+
+
+# Promises 5 and 6 -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_value_that_is_missing_from_a_change_is_unchanged(seed: int) -> None:
+    world = live(seed=seed, faults=Faults(toast=True))
+    for n in range(60):
+        world.run(0.1 * (n % 3))
+        world.server.write(n % 12 + 1, None if n % 11 == 0 else {"grp": n})
+    world.settle(5)
+    assert same(world)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("text", [None, "grp=neq.1", "note=eq.start"])
+def test_a_truncated_row_is_fetched_and_never_shown_in_part(seed: int, text: str | None) -> None:
+    spec = TableSpec("t", filter=parse(text))
+    world = live(spec, seed=seed, faults=Faults(truncated=0.4, toast=seed % 2 == 0))
+    for n in range(60):
+        world.run(0.1 * (n % 4))
+        note = "start" if n % 5 else f"note {n}"
+        world.server.write(n % 12 + 1, None if n % 11 == 0 else {"grp": n % 3, "note": note})
+    world.settle(5)
+    assert same(world)
+
+
+def test_an_update_of_the_key_moves_the_row() -> None:
+    world = live()
+    columns = tuple(Column(*one) for one in COLUMNS.items())
+    record = {**world.server.rows[1], "id": 99}
+    change = Change("UPDATE", record, {"id": 1}, columns, world.server.clock)
+    world.server.rev += 1
+    world.server.history[99] = [(record["rev"], record)]
+    world.server.history[1].append((world.server.rev, None))
+    world.run(5)
+    world.handle(ReceivedMany([change]))
+    assert 1 not in world.view
+    assert world.view[99]["note"] == "start"
+
+
+def test_a_hot_row_is_read_once_and_then_streams() -> None:
+    world = live(faults=Faults(latency=(0.01, 0.02), read_time=(0.01, 0.05)))
+    world.gap()
+    world.run(0.3)
+    world.effects.clear()
+    for n in range(100):
+        world.run(0.1)
+        world.server.write(1, {"grp": n})
+    world.run(1)
+    assert same(world)
+    assert len(fetches(world)) <= 4
+
+
+# Promise 7 --------------------------------------------------------------------------------------
+
+
+def test_a_row_moved_out_of_the_filter_leaves_at_once() -> None:
+    world = live(TableSpec("t", filter=parse("grp=eq.1")))
+    world.run(5)
+    world.effects.clear()
+    world.server.write(1, {"grp": 2})
+    world.server.write(2, {"grp": 1})
+    world.run(1)
+    assert same(world)
+    assert fetches(world) == []
+
+
+def test_a_filter_that_the_socket_cannot_carry_is_applied_here() -> None:
+    spec = TableSpec("t", filter=parse({"grp": list(range(0, 300, 2))}))
+    world = live(spec)
+    assert [b.filter for b in world.mirror.bindings] == [None]
+    for n in range(50):
+        world.run(0.2)
+        world.server.write(n % 9 + 1, {"grp": n})
+    world.settle(3)
+    assert same(world)
+
+
+def test_a_filter_that_only_the_server_understands_is_decided_by_the_server() -> None:
+    world = live(TableSpec("t", filter=parse("note=gt.m")))
+    for n in range(50):
+        world.run(0.2)
+        world.server.write(n % 9 + 1, {"note": "az"[n % 2] + str(n)})
+    world.settle(5)
+    shown = {key for key, row in world.server.rows.items() if row["note"] > "m"}
+    assert set(world.view) == shown
+
+
+def test_rows_that_a_policy_hides_leave() -> None:
+    world = live(options=Options(page_size=100))
+    world.server.allowed = lambda row: row["grp"] != 1
+    world.gap()
+    world.run(3)
+    assert same(world)
+    world.server.allowed = lambda row: False
+    world.run(62)
+    assert world.view == {}
+
+
+# Promise 8: see the laws ------------------------------------------------------------------------
+
+
+def test_a_row_that_leaves_the_first_three_is_followed_without_a_read() -> None:
+    world = live(TableSpec("t", order=parse_order("grp.desc"), limit=3), server(30))
+    world.run(5)
+    world.effects.clear()
+    world.server.write(2, None)
+    world.run(1)
+    assert same(world)
+    assert fetches(world) == []
+
+
+# Promise 9 --------------------------------------------------------------------------------------
+
+
+def test_a_column_added_and_one_dropped_while_live() -> None:
+    world = live()
+    world.run(5)
+    world.server.alter({"id": "int8", "grp": "int4", "more": "text", "rev": "int8"})
+    world.server.write(1, {"more": "news"})
+    world.run(4)
+    assert world.mirror.schema is not None
+    assert world.mirror.schema.names == ("id", "grp", "more", "rev")
+    assert world.view[1]["more"] == "news"
+    assert world.mirror.status == "live"
+    assert [e.what for e in told(world, Told)].count("schema") == 1
+
+
+def test_a_column_added_is_seen_by_polling_too() -> None:
+    world = World(TableSpec("t"), server(), options=Options(page_size=100))
+    world.run(10)
+    world.server.alter({**COLUMNS, "more": "text"})
+    world.run(30)
+    assert world.mirror.schema is not None
+    assert "more" in world.mirror.schema.names
+    assert same(world)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_keys_of_several_columns_and_of_text(seed: int) -> None:
+    one = Server(
+        {"a": "int4", "b": "text", "grp": "int4", "rev": "int8"}, key=("a", "b"), max_rows=5
+    )
+    for n in range(20):
+        one.write((n % 4, f'k,"{n % 7}'), {"grp": n})
+    world = live(one=one, seed=seed)
+    for n in range(60):
+        world.run(0.1)
+        one.write((n % 4, f'k,"{n % 9}'), {"grp": n} if n % 5 else None)
+        if n % 20 == 7:
+            world.connect()
+    world.settle(10)
+    assert same(world)
+
+
+def test_a_projection_carries_key_order_and_version() -> None:
+    one = server(9, {**COLUMNS, "updated_at": "timestamptz"})
+    spec = TableSpec("t", columns=("note",), order=parse_order("grp"), filter=parse("rev=gt.0"))
+    world = World(spec, one)
+    assert world.mirror.bindings == ()
+    world.run(1)
+    assert told(world, Rejoin) != []
+    assert world.mirror.schema is not None
+    assert world.mirror.schema.names == ("id", "note", "grp", "updated_at")
+    world.connect()
+    world.run(5)
+    one.write(3, {"note": "x"})
+    world.run(1)
+    assert same(world)
+
+
+def test_a_table_without_a_key_is_refused_with_the_sql_that_mends_it() -> None:
+    world = World(TableSpec("t"), server(0, key=()))
+    world.run(2)
+    assert isinstance(world.failed, NoPrimaryKeyError)
+    assert "add column id" in str(world.failed)
+    assert world.mirror.status == "error"
+
+
+def test_a_column_that_is_not_there_is_named() -> None:
+    world = World(TableSpec("t", columns=("zzz",)), server())
+    world.run(2)
+    assert isinstance(world.failed, MissingColumnError)
+
+
+def test_a_table_that_is_not_published_is_refused() -> None:
+    world = World(TableSpec("t"), server())
+    world.handle(Refused(NotPublishedError("public", "t"), final=True))
+    assert isinstance(told(world, Failed)[0].error, NotPublishedError)
+    assert world.mirror.status == "error"
+
+
+def test_a_refused_stream_that_may_come_back_is_polled() -> None:
+    world = World(TableSpec("t"), server())
+    world.handle(Refused(RuntimeError("too many channels"), final=False))
+    world.run(3)
+    assert same(world)
+    assert world.mirror.status == "polling"
+
+
+def test_reads_that_are_refused_again_and_again_are_an_error() -> None:
+    world = live()
+
+    def refuse(query: Any) -> Any:
+        raise RefusedError("GET /t", 403, "42501", "permission denied for table t")
+
+    world.server.select = refuse  # type: ignore[method-assign]  # the grant is gone
+    world.gap()
+    world.run(1)
+    assert world.failed is None
+    world.run(30)
+    assert "may not select" in str(world.failed)
+
+
+def test_without_a_description_the_columns_are_found_by_asking() -> None:
+    world = live(one=server(describes=False))
+    assert world.mirror.schema is not None
+    assert world.mirror.schema.key == ("id",)
+    assert same(world)
+
+
+@pytest.mark.parametrize("make_rows", [Table])
+def test_the_columnar_table_shows_the_same(make_rows: Callable[..., Any]) -> None:
+    for seed in range(10):
+        world = live(seed=seed, make_rows=make_rows)
+        for n in range(60):
+            world.run(0.1)
+            world.server.write(n % 12 + 1, {"grp": n} if n % 5 else None)
+            if n % 25 == 7:
+                world.connect()
+        world.settle(10)
+        assert same(world)
