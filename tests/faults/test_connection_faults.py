@@ -1,0 +1,169 @@
+"""One fault, one test, against the real stack: what happens to the connection.
+
+Each ends as it began: live, true, and by itself, in the time that the backoff allows. The audit is
+off but where it says so, so nothing of this is its doing.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt.local import LocalStack
+from tests.faults.lab import Lab, laboratory
+from tests.faults.truth import VIEWS, View, until
+from tests.proxy import Answer, Cut, Drop, Rule, Stall
+
+pytestmark = pytest.mark.slow
+
+WRITES = (
+    "update {t} set name = 'meanwhile', price = price + 1 where id % 3 = 0",
+    "delete from {t} where id % 20 = 1",
+    "insert into {t} (id, name, price, qty) select g, 'new', g, 80 from generate_series(900, 940) g",
+)
+
+
+def write(lab: Lab) -> None:
+    """What the table must have in the end, though nobody hears of it now."""
+    for statement in WRITES:
+        lab.sql(statement)
+
+
+@pytest.mark.parametrize(
+    "seconds", [0.1, 5.0, pytest.param(60.0, marks=(pytest.mark.nightly, pytest.mark.timeout(180)))]
+)
+def test_the_server_is_killed_and_comes_back(stack: LocalStack, seconds: float) -> None:
+    with laboratory(stack, *VIEWS, options=nrt.Options(audit_interval=0)) as lab:
+        lab.proxy.down()
+        write(lab)
+        time.sleep(seconds)
+        assert lab.frame.status != "live" or seconds < 1
+        lab.proxy.up()
+        # A poll that succeeds says that the network is back, so the longest wait is a poll's.
+        lab.heals_within(10)
+
+
+@pytest.mark.parametrize("code", [1000, 1006, 1012])
+def test_the_socket_is_closed(stack: LocalStack, code: int) -> None:
+    with laboratory(stack, *VIEWS) as lab:
+        lab.proxy.close_sockets(code)
+        write(lab)
+        lab.heals_within(5)
+        assert lab.proxy.sockets == 1
+
+
+def test_the_socket_is_refused_and_the_table_polls_meanwhile(stack: LocalStack) -> None:
+    with laboratory(stack, *VIEWS) as lab:
+        lab.proxy.rules = (Cut(path="/websocket"),)
+        lab.proxy.close_sockets()
+        until(lambda: lab.frame.status == "polling", 3, lambda: lab.frame)
+        for _ in range(3):
+            lab.sql("update {t} set qty = 99 - qty, active = true")
+            lab.true_within(5)
+        assert lab.session.health.state == "polling"
+        write(lab)
+        lab.proxy.heal()
+        lab.heals_within(5)
+
+
+@pytest.mark.parametrize("rule", [Drop(kind="heartbeat"), Stall(path="/websocket")])
+def test_heartbeats_are_unanswered_while_tcp_lives(stack: LocalStack, rule: Rule) -> None:
+    options = nrt.Options(
+        audit_interval=0, heartbeat_interval=0.5, heartbeat_timeout=0.5, backoff_base=0.2
+    )
+    with laboratory(stack, *VIEWS, options=options) as lab:
+        lab.proxy.rules = (rule,)
+        until(lambda: lab.frame.status != "live", 3)
+        write(lab)
+        lab.proxy.heal()
+        lab.heals_within(8)
+
+
+def test_channels_closed_by_the_server_are_joined_again(stack: LocalStack) -> None:
+    with laboratory(stack, *VIEWS) as lab:
+        lab.proxy.close_channels()
+        write(lab)
+        until(lambda: lab.proxy.counts["joins"] >= 2 * len(VIEWS), 5)
+        lab.heals_within(5)
+        assert lab.proxy.counts["sockets"] == 1, "the socket stayed"
+
+
+def test_a_token_expires_and_another_is_had(stack: LocalStack) -> None:
+    options = nrt.Options(audit_interval=0, token_margin=1.0)
+    given: list[str] = []
+
+    def token() -> str:
+        given.append(stack.token("authenticated", ttl=4))
+        return given[-1]
+
+    with laboratory(stack, options=options) as lab:
+        lab.sql("create policy own on {t} for select to authenticated using (true)")
+        lab.sql("alter table {t} enable row level security")
+        lab.session.set_auth(token)
+        lab.true_within(10)
+        for _ in range(8):
+            lab.sql("update {t} set qty = 99 - qty")
+            lab.true_within(4)
+            time.sleep(1)
+        assert len(given) >= 3
+        assert lab.frame.status == "live"
+
+
+def test_a_token_expires_and_no_other_is_had_until_later(stack: LocalStack) -> None:
+    with laboratory(stack) as lab:
+        lab.sql("create policy own on {t} for select to authenticated using (true)")
+        lab.sql("alter table {t} enable row level security")
+        lab.session.set_auth(stack.token("authenticated", ttl=3))
+        lab.true_within(10)
+        until(lambda: lab.frame.status != "live", 10, lambda: lab.frame)
+        write(lab)
+        time.sleep(1)
+        lab.session.set_auth(stack.token("authenticated", ttl=600))
+        lab.heals_within(10)
+
+
+@pytest.mark.parametrize("status", [401, 429, 503])
+def test_a_storm_of_refusals_passes(stack: LocalStack, status: int) -> None:
+    with laboratory(stack, *VIEWS) as lab:
+        lab.proxy.rules = (Answer(status=status, path="", retry_after=1),)
+        lab.proxy.close_sockets()
+        write(lab)
+        time.sleep(3)
+        assert lab.frame.status not in ("live", "error")
+        tries = lab.proxy.counts["Answer"]
+        assert tries < 60, "a storm is not answered by a storm"
+        lab.proxy.heal()
+        lab.heals_within(10)
+
+
+def test_answers_of_rest_are_cut_and_late(stack: LocalStack) -> None:
+    with laboratory(stack, *VIEWS) as lab:
+        lab.proxy.rules = (
+            Cut(chance=0.3),
+            Cut(chance=0.3, when="within"),
+            Stall(chance=0.5),
+        )
+        lab.proxy.close_sockets()
+        write(lab)
+        time.sleep(2)
+        lab.proxy.heal()
+        lab.heals_within(10)
+
+
+def test_a_hundred_joins_at_once(stack: LocalStack) -> None:
+    """One table, a hundred views of it, each with a channel: as many as a connection may have."""
+    options = nrt.Options(audit_interval=0, max_channels=100, backoff_base=0.2)
+    views = [
+        View(f"bucket {number}", f"qty=eq.{number}", f"qty = {number}") for number in range(100)
+    ]
+    with laboratory(stack, *views, options=options) as lab:
+        assert lab.session.metrics["channels"] == 100
+        lab.sql("update {t} set qty = 99 - qty where id <= 20")  # 2,000 frames and more
+        lab.true_within(10)
+        lab.proxy.close_sockets()
+        write(lab)
+        lab.live_within(30)
+        lab.true_within(20)
+        assert lab.proxy.counts["joins"] == 200, "each once, and once again"
