@@ -302,11 +302,15 @@ class Editor:
                 f'table "{self.table}": this cannot be said in JSON: {error}'
             ) from error
         self._undo = [*self._undo[-99:], puts]
+        stored: dict[str, Op | None] = {}
         for put in puts:
-            if put.op is None and put.before is not None:
-                gone = put.before.id
-                self._tell_all(lambda o, gone=gone: o.discard([gone], want_changes=True))  # type: ignore[misc]  # a default binds the loop's variable
-        self._lay_everywhere([put.op for put in puts if put.op is not None])
+            if put.op is not None:
+                stored[put.op.id] = put.op
+            elif put.before is not None:
+                stored[put.before.id] = None
+        gone = [op for op, now in stored.items() if now is None]
+        self._tell_all(lambda overlay: overlay.discard(gone, want_changes=True))
+        self._lay_everywhere([op for op in stored.values() if op is not None])
 
     def _mend_failed(self, op: Op) -> bool:
         """An edit of what was refused, same row and column, mends that write: it is sent again."""

@@ -43,6 +43,7 @@ MIGRATIONS: list[str] = [
     );
     create index ops_lane on ops (lane, seq);
     create index ops_ready on ops (state, blocked, seq);
+    create index ops_expiry on ops (expires_at) where expires_at is not null;
     create table lease (
         one integer primary key check (one = 1),
         owner text not null,

@@ -1,0 +1,113 @@
+"""Whatever is edited, in whatever order: the view, the file and the server-to-be agree."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notebook_rt.editing import Editing
+from notebook_rt.editor import Editor
+from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.queue import Outbox
+from notebook_rt.store.types import Column, Schema
+from notebook_rt.sync.merge import Strategies
+from notebook_rt.sync.overlay import Overlay
+from notebook_rt.sync.rows import Key, Upsert
+from tests.sync.test_overlay import DictRows
+
+SCHEMA = Schema(
+    (Column("id", "int8"), Column("a", "text"), Column("n", "int8"), Column("tags", "_text")),
+    key=("id",),
+)
+STRATEGIES = Strategies(columns={"n": "delta", "tags": "union"})
+ROWS = {key: {"id": key, "a": "a", "n": 0, "tags": ["t"]} for key in (1, 2, 3)}
+
+
+class Kernel:
+    """An editor on a file, over rows that nobody else changes."""
+
+    def __init__(self, path: Path) -> None:
+        self.outbox = Outbox(path)
+        ids = itertools.count(len(self.outbox) * 1000)
+        editing = Editing(self.outbox, clock=lambda: 0.0, make_id=lambda: f"op-{next(ids)}")
+        self.rows = DictRows(SCHEMA)
+        overlay = Overlay(self.rows, SCHEMA, STRATEGIES)
+        overlay.apply([Upsert(key, row) for key, row in ROWS.items()])
+        self.editor: Editor = editing.editor("public", "t", STRATEGIES)
+        self.editor.attach(overlay)
+
+    def do(self, what: str, key: int, number: int) -> None:
+        row, editor = self.editor.row(key), self.editor
+        if what == "undo":
+            editor.undo()
+        elif what == "discard":
+            editor.discard(key)
+        elif row is None:
+            if what == "insert":
+                editor.insert({"id": key, "a": f"new {number}", "n": number, "tags": []})
+        elif what == "set":
+            editor.edit(key, {"a": f"v{number}"})
+        elif what == "add":
+            editor.edit(key, {"n": row["n"] + number, "tags": [*row["tags"], f"t{number}"]})
+        elif what == "back":
+            editor.edit(key, {"a": "a", "n": 0})
+        elif what == "delete":
+            editor.delete(key)
+        elif what == "leave":
+            self.outbox.take(1, now=0.0)
+
+
+def applied(ops: list[Op]) -> dict[Key, dict[str, Any]]:
+    """The server's rows once every operation was written, in order."""
+    server: dict[Key, dict[str, Any]] = {key: dict(row) for key, row in ROWS.items()}
+    for op in ops:
+        key = op.key["id"]
+        if op.kind == "insert":
+            assert key not in server
+            server[key] = dict(op.values)
+        else:
+            found = server[key]
+            assert {column: found[column] for column in op.base} == op.base, "its condition holds"
+            if op.kind == "delete":
+                del server[key]
+            else:
+                found.update(op.values)
+    return server
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["set", "add", "back", "insert", "delete", "undo", "discard", "leave"]),
+        st.sampled_from([1, 2, 9]),
+        st.integers(1, 5),
+    ),
+    max_size=15,
+)
+
+
+@given(steps, st.booleans())
+def test_view_file_and_server_to_be_agree_after_any_edits_and_a_restart(
+    steps: list[tuple[str, int, int]], as_a_batch: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "queue.sqlite3"
+        kernel = Kernel(path)
+        if as_a_batch:
+            with kernel.editor.batch():
+                for step in steps:
+                    if step[0] not in ("undo", "discard", "leave"):
+                        kernel.do(*step)
+        else:
+            for step in steps:
+                kernel.do(*step)
+        view = dict(kernel.rows.data)
+        assert applied(kernel.outbox.ops()) == view
+        kernel.outbox.close()
+        again = Kernel(path)
+        assert again.rows.data == view
+        again.outbox.close()
