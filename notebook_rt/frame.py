@@ -15,10 +15,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from notebook_rt.editing import At, Editor
-from notebook_rt.errors import ClosedError, ReadOnlyError, WaitTimeoutError
+from notebook_rt.editable import Editable, Edits
+from notebook_rt.errors import ClosedError, WaitTimeoutError
 from notebook_rt.net.callbacks import Mailbox
 from notebook_rt.net.changes import ChangeBatch, changes_df
 from notebook_rt.net.feed import Feed
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from notebook_rt.widgets.grid import GridWidget
 
 
-class LiveFrame:
+class LiveFrame(Editable):
     """A table of the project as a pandas DataFrame that keeps itself up to date.
 
     Made by ``Session.table``. As a cell's last line it is the live grid.
@@ -43,10 +43,10 @@ class LiveFrame:
         feed: Feed,
         release: Callable[[], None],
         session: object,
-        editor: Callable[[], Editor] | None = None,
+        edits: Edits | None = None,
     ) -> None:
         self._feed = feed
-        self._editor = editor
+        self._edits = edits
         self._release = release
         self._session = session  # a session lives as long as one of its frames
         self._removers: list[Callable[[], None]] = []
@@ -63,6 +63,7 @@ class LiveFrame:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         from notebook_rt.widgets import display
 
+        self._feed.look()
         return display.frame_bundle(self)
 
     def grid(
@@ -88,6 +89,7 @@ class LiveFrame:
         """
         from notebook_rt.widgets import display
 
+        self._feed.look()
         return display.grid(
             self, columns=columns, formats=formats, editable=editable, height=height
         )
@@ -151,6 +153,7 @@ class LiveFrame:
         NotebookRTError
             By name, if the table cannot be had (not published, no key, wrong key, ...).
         """
+        self._feed.look()
         error = self._feed.error
         if error is not None:
             raise error
@@ -213,6 +216,7 @@ class LiveFrame:
             By name, if it will not come.
         """
         self._check()
+        self._feed.look()
         thread = self._feed.thread
         future = thread.call(self._feed.wait_ready)
         until = None if timeout is None else time.monotonic() + timeout
@@ -235,6 +239,7 @@ class LiveFrame:
     async def ready(self) -> LiveFrame:
         """Wait for the first data without blocking the caller's loop; raises as ``wait`` does."""
         self._check()
+        self._feed.look()
         thread = self._feed.thread
 
         async def first() -> concurrent.futures.Future[None]:
@@ -263,6 +268,7 @@ class LiveFrame:
         """
         self._check()
         feed = self._feed
+        feed.look()
         box = Mailbox(fn, feed.options.buffer_size, f"{self.name}.on_change")
         box.holds = self  # who listens keeps the frame, though no variable does
         thread = feed.thread
@@ -285,6 +291,7 @@ class LiveFrame:
             Seconds without a change after which the iteration ends; None: never.
         """
         self._check()
+        self._feed.look()
         return Changes(self._feed, timeout)
 
     @property
@@ -297,80 +304,6 @@ class LiveFrame:
     def map(self, fn: Callable[[pd.DataFrame], Any]) -> MappedFrame:
         """A live view: ``fn(df)``, computed when it is read and the table has changed."""
         return MappedFrame(self, fn)
-
-    # Local edits
-
-    @property
-    def editor(self) -> Editor:
-        """Everything about local edits; the methods below are the ones most wanted.
-
-        Raises
-        ------
-        ReadOnlyError
-            If this is no table (broadcasts, a query).
-        """
-        self._check()
-        if self._editor is None:
-            raise ReadOnlyError(self.name)
-        self.wait()
-        return self._editor()
-
-    def edit(self, key: Hashable, **values: Any) -> None:
-        """Change columns of a row: shown now, queued, written, merged.
-
-        Parameters
-        ----------
-        key : hashable
-            The row's key; a tuple for a composite key.
-        **values
-            Columns and what they become.
-
-        Raises
-        ------
-        InvalidEditError
-            If there is no such row or column, or a value does not fit the column's type.
-        QueueError
-            If it could not be put down in the queue's file; then it is not shown either.
-        """
-        self.editor.edit(key, values)
-
-    def insert(self, **row: Any) -> Hashable:
-        """Insert a row, and give its key; a key of type uuid is made here if it is missing."""
-        return self.editor.insert(row)
-
-    def delete(self, key: Hashable) -> None:
-        """Delete a row."""
-        self.editor.delete(key)
-
-    @property
-    def at(self) -> At:
-        """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``."""
-        return At(self.editor)
-
-    @property
-    def pending(self) -> pd.DataFrame:
-        """The edits of this table that are not written yet."""
-        return self.editor.pending
-
-    @property
-    def conflicts(self) -> pd.DataFrame:
-        """Every merge decision, and what asks for yours (``open``)."""
-        return self.editor.conflicts
-
-    def resolve(
-        self,
-        key: Hashable,
-        column: str | None = None,
-        choice: Literal["mine", "theirs"] = "mine",
-        *,
-        value: Any = None,
-    ) -> None:
-        """Decide an open conflict: ``"mine"``, ``"theirs"``, or another value."""
-        self.editor.resolve(key, column, choice, value=value)
-
-    def discard(self, key: Hashable) -> int:
-        """Drop the pending edits of a row; how many there were."""
-        return self.editor.discard(key)
 
     # The end
 

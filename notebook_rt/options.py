@@ -73,6 +73,8 @@ class Options:
     """Changes a table keeps that could not be applied yet; above it a gap is opened."""
     batch_size: int = 2_000
     """Changes applied before the loop looks at anything else."""
+    lazy_after: float = 60.0
+    """A lazy table that nobody looked at or listens to for so long leaves its channel."""
     debounce: float = 0.25
     """A ``LiveQuery`` waits so long for more changes before it fetches again."""
     log_size: int = 1_000

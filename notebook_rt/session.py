@@ -12,7 +12,6 @@ import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,13 +32,13 @@ from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.merge import Strategy as Merge
 from notebook_rt.sync.spec import TableSpec, parse_order
 from notebook_rt.sync.supervisor import State
-from notebook_rt.writes import SessionQueue, Writes
+from notebook_rt.writes import Writes
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from notebook_rt.channel import Channel, Presence
-    from notebook_rt.widgets import NotesWidget, StatusBar
+    from notebook_rt.outbox.view import QueueView
     from notebook_rt.query import LiveQuery
     from notebook_rt.widgets.notes import NotesWidget
     from notebook_rt.widgets.statusbar import StatusBar
@@ -219,7 +218,7 @@ class Session:
             self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy
         )
         release = _Release(self._thread, self._project, shared_as)
-        frame = LiveFrame(driver, release, self, partial(self._writes.editor, driver))
+        frame = LiveFrame(driver, release, self, self._writes.table(driver))
         # A handle that nobody holds any more (its cell was run again) lets go by itself, unless it
         # has a listener: the listener holds it.
         weakref.finalize(frame, release).atexit = False
@@ -353,17 +352,12 @@ class Session:
         return channel
 
     @property
-    def queue(self) -> SessionQueue:
+    def queue(self) -> QueueView:
         """What waits to be sent: ``len``, ``.df``, ``.retry``, ``.discard``, ``.flush``; displays as
         its widget.
         """
         self._check()
-        return self._writes.queue(self._queue_bundle)
-
-    def _queue_bundle(self) -> Any:
-        from notebook_rt.widgets.display import queue_bundle
-
-        return queue_bundle(self)
+        return self._writes.queue(partial(_show, "queue_bundle"))
 
     # How it goes
 
@@ -394,23 +388,6 @@ class Session:
         """What is counted, as ``.as_dict()`` and ``.df``."""
         return SessionMetrics(self._project.metrics())
 
-    def status_bar(self, presence: Presence | None = None) -> StatusBar:
-        """Health, queue and, if given, people in one line, as a widget."""
-        from notebook_rt.widgets.display import status_bar
-
-        return status_bar(self, presence)
-
-    def notes(self) -> NotesWidget:
-        """What happens (merged, failed, repaired, live again) as lines, as a widget."""
-        from notebook_rt.widgets.display import notes
-
-        return notes(self)
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        from notebook_rt.widgets.display import session_bundle
-
-        return session_bundle(self)
-
     def retry(self) -> None:
         """Try to connect now, from zero."""
         self._check()
@@ -424,9 +401,24 @@ class Session:
         callable
             Call it to unsubscribe.
         """
+        return self._listen(fn, "Session.on_state", self._project.state_listeners)
+
+    def on_note(self, fn: Callable[[str, str], Any]) -> Callable[[], None]:
+        """Call ``fn(kind, text)`` with what is worth a line: ``"merged"``, ``"queued"``,
+        ``"failed"``, ``"live"``, ``"info"``; on a thread of its own.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
+        return self._listen(fn, "Session.on_note", self._project.note_listeners)
+
+    def _listen(
+        self, fn: Callable[..., Any], what: str, listeners: list[Any]
+    ) -> Callable[[], None]:
         self._check()
-        box = Mailbox(fn, what="Session.on_state")
-        listeners = self._project.state_listeners
+        box = Mailbox(fn, what=what)
         self._thread.call(listeners.append, box.put)
 
         def remove() -> None:
@@ -484,19 +476,6 @@ class Session:
     def _check(self) -> None:
         if self._project.closed:
             raise ClosedError("this session")
-
-
-@dataclass(frozen=True)
-class SessionHealth(Health):
-    """The health of a session at one moment; as a cell's last line, the live dot."""
-
-    session: Session | None = field(default=None, compare=False, repr=False)
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        from notebook_rt.widgets.display import health_bundle
-
-        assert self.session is not None  # Session.health gives it
-        return health_bundle(self.session)
 
 
 class SessionMetrics:

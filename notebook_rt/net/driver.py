@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -71,7 +71,7 @@ from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.mirror import Mirror
 from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.requery import Requery
-from notebook_rt.sync.rows import Row, Rows
+from notebook_rt.sync.rows import Row, RowChange, Rows
 from notebook_rt.sync.spec import TableSpec
 
 logger = logging.getLogger("notebook_rt")
@@ -109,6 +109,7 @@ class TableDriver(Feed):
         dtype_backend: Backend = None,
         priority: Priority = "normal",
         strategies: Strategies | None = None,
+        lazy: bool = False,
     ) -> None:
         super().__init__(spec.table, services.thread, services.options)
         self.spec = spec
@@ -120,11 +121,16 @@ class TableDriver(Feed):
         """The last audit found a difference."""
         self.last_audit: float | None = None
         self.mirror = self._machine()
+        self.lazy = lazy
+        """Begins when it is looked at, and ends when it is not any more."""
+        self.looked_at = 0.0
         self.strategies = strategies or Strategies()
         self.overlay: Overlay | None = None
         """Local edits are laid over the table here; None before the first snapshot."""
         self.on_shown: list[Callable[[Overlay], None]] = []
         """Called with a new overlay before anybody sees what is under it."""
+        self._edited: list[Sequence[RowChange]] = []
+        """What local edits did to the view, and who listens was not told yet."""
         self._made: dict[int, Table] = {}
         self._buffer: deque[Event | Change] = deque()
         self._draining = False
@@ -142,9 +148,33 @@ class TableDriver(Feed):
     # Life
 
     def start(self) -> None:
-        if not self._started:
+        """Begin; a lazy one when somebody has looked."""
+        if not self._started and not (self.lazy and not self.looked_at):
             self._started = True
             self._begin()
+            if self.lazy:
+                self._see_who_looks()
+
+    def look(self) -> None:
+        self.looked_at = time.monotonic()
+        if not self._started and self.status != "closed":
+            self.thread.call(self.start)
+
+    def _see_who_looks(self) -> None:
+        """Leave the channel when nobody listens and nobody has looked for a while."""
+        if self.status == "closed":
+            return
+        idle = time.monotonic() - self.looked_at
+        if not self.listeners and idle >= self.options.lazy_after:
+            self._stop_work()
+            self._leave_registry()
+            self.mirror, self._refused = self._machine(), None
+            self.table = self.ordered = self.overlay = self.error = None
+            self._started, self.looked_at = False, 0.0
+            self.set_status("loading", "nobody looks")
+            return
+        loop = asyncio.get_running_loop()
+        loop.call_later(max(1.0, self.options.lazy_after - idle), self._see_who_looks)
 
     def _begin(self) -> None:
         self.mirror.want_changes = True
@@ -158,15 +188,18 @@ class TableDriver(Feed):
             return
         self._feed(Closed())
         self.set_status("closed", "closed")
-        if self._joined_registry:
-            self._joined_registry = False
-            self.services.registry.unwant(self.topic)
+        self._leave_registry()
         self._stop_work()
         self.settle(ClosedError(f'table "{self.spec.table}"'))
 
+    def _leave_registry(self) -> None:
+        if self._joined_registry:
+            self._joined_registry = False
+            self.services.registry.unwant(self.topic)
+
     def restart(self) -> None:
         """Begin anew, after a failure that something (a new token) may have mended."""
-        if self.status == "closed":
+        if self.status == "closed" or not self._started:
             return
         self._stop_work()
         self.error = None
@@ -294,6 +327,7 @@ class TableDriver(Feed):
     def _feed(self, event: Event) -> None:
         try:
             with self.services.lock:
+                edited, self._edited = self._edited, []
                 effects = self.mirror.handle(event, time.monotonic())
         except Exception as error:
             if isinstance(event, Gap):
@@ -303,6 +337,9 @@ class TableDriver(Feed):
             logger.exception('table "%s": %s', self.spec.table, type(event).__name__)
             self._feed(Gap(f"an exception while applying: {error!r}"))
             return
+        finally:
+            for changes in edited:  # before what came after them
+                self.publish(changes, "edit")
         for effect in effects:
             match effect:
                 case Published():
@@ -332,6 +369,27 @@ class TableDriver(Feed):
                     self._told(what, detail)
         if self._refused is not None:
             self._tell_refused()
+
+    # Local edits, laid over on whatever thread made them; the caller holds the lock
+
+    def edited(self, changes: Sequence[RowChange]) -> None:
+        """An edit has changed the view: tell so soon, on the loop, in its place among the others."""
+        self._edited.append(changes)
+        self.thread.post(self.publish_edits)
+
+    def publish_edits(self) -> None:
+        """Tell now, on the loop."""
+        with self.services.lock:
+            edited, self._edited = self._edited, []
+        for changes in edited:
+            self.publish(changes, "edit")
+
+    def snapshot(self) -> pd.DataFrame | None:
+        overlay = self.overlay
+        if self.ordered is None and (overlay is None or overlay.transparent):
+            return super().snapshot()  # the table's own lock is enough
+        with self.services.lock:
+            return super().snapshot()
 
     async def _fetch(self, effect: Fetch) -> None:
         spec, services = self.spec, self.services

@@ -69,6 +69,9 @@ class Feed:
 
     # For the user's thread
 
+    def look(self) -> None:
+        """Somebody looks at it: a lazy feed begins."""
+
     def snapshot(self) -> pd.DataFrame | None:
         """The table as it is now; None before the first data."""
         shown: Table | Ordered | None = self.ordered or self.table
