@@ -14,6 +14,7 @@ not ``blocked``, and one that failed blocks the rest.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -96,6 +97,7 @@ class Outbox:
         self._lock = threading.RLock()
         self._user = open_file(self.path, synchronous="NORMAL")
         self._worker = open_file(self.path, synchronous="FULL")
+        self._pid = os.getpid()
         self._listeners: list[Callable[[], object]] = []
         self._unsynced = False
 
@@ -443,6 +445,9 @@ class Outbox:
 
     @contextlib.contextmanager
     def _writing(self, db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+        if self._pid != os.getpid():
+            # SQLite's connections do not survive a fork (sqlite.org/howtocorrupt.html, 2.6).
+            raise QueueError(f"the queue {self.path} was opened before a fork: connect again")
         with self._lock, _errors(self.path):
             db.execute("begin immediate")
             try:

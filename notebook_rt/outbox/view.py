@@ -26,28 +26,48 @@ class QueueView:
 
     Parameters
     ----------
-    outbox : Outbox
-        The file.
+    outbox : Outbox or callable
+        The file; a function is asked for the present one.
     wake, pause, resume : callable
         Tell the worker; from any thread.
     display : callable, optional
         How it is shown in a front end.
+    listen : callable, optional
+        Calls what it is given after every change, and gives back how to stop. Default: the file's
+        own, as long as it is the same.
     """
 
     def __init__(
         self,
-        outbox: Outbox,
+        outbox: Outbox | Callable[[], Outbox],
         *,
         wake: Callable[[], object] = lambda: None,
         pause: Callable[[], object] = lambda: None,
         resume: Callable[[], object] = lambda: None,
         display: Callable[[QueueView], Any] | None = None,
+        listen: Callable[[Callable[[], object]], Callable[[], None]] | None = None,
     ) -> None:
-        self.outbox = outbox
+        self._outbox = outbox
         self._wake = wake
         self._pause = pause
         self._resume = resume
         self._display = display
+        self._listen = listen
+
+    @property
+    def outbox(self) -> Outbox:
+        """The file."""
+        return self._outbox if isinstance(self._outbox, Outbox) else self._outbox()
+
+    def on_change(self, fn: Callable[[], object]) -> Callable[[], None]:
+        """Call ``fn()`` after every change, on any thread: it must be quick, and look again later.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
+        return (self._listen or self.outbox.subscribe)(fn)
 
     def __len__(self) -> int:
         return len(self.outbox)

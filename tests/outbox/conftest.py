@@ -31,6 +31,7 @@ def table(stack: LocalStack) -> Iterator[str]:
 @pytest.fixture
 def ledger(stack: LocalStack) -> Iterator[None]:
     stack.sql(LEDGER.read_text())
+    stack.sql(LEDGER.read_text())  # it may be run again
     yield
     stack.sql("drop function notebook_rt_write; drop schema notebook_rt cascade")
     stack.sql("notify pgrst, 'reload schema'")

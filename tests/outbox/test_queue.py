@@ -273,6 +273,18 @@ def test_the_file_belongs_to_one_project_and_login() -> None:
     assert ".." not in schema.path_for("https://../../etc", "x").name
 
 
+def test_a_forked_child_does_not_touch_its_parents_file(outbox: Outbox) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            outbox.put(update("child", 1, n=1))
+        except QueueError as error:
+            os._exit(0 if "fork" in str(error) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert len(outbox) == 0
+
+
 WRITER = """
 import sys
 from notebook_rt.outbox.ops import Op

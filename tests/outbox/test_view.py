@@ -41,7 +41,7 @@ def test_the_frame_says_what_waits_and_why(outbox: Outbox) -> None:
     assert queue.df["state"].tolist() == ["failed", "parked", "waiting"]
     assert queue.df.loc["aa-1", "what"] == "update t 1 (n)"
     assert "2 waiting, 1 failed" in repr(queue)
-    assert "<img" not in queue._repr_html_()
+    assert "<img" not in queue._repr_mimebundle_()["text/html"]
 
 
 def test_what_failed_is_edited_retried_or_discarded(outbox: Outbox) -> None:

@@ -273,6 +273,9 @@ async def test_a_lost_answer_is_recognised(
     if with_ledger:
         request.getfixturevalue("ledger")
     k = kernel(url=proxy.url)
+    if with_ledger:  # somebody signed in, whose ledger is his own
+        token = stack.token("authenticated", str(uuid.uuid4()))
+        k.headers["Authorization"] = f"Bearer {token}"
     other = k.editor.insert({"note": "x", "tags": []})
     k.editor.edit(key, {"n": 11})
     await k.drain()
@@ -379,6 +382,44 @@ async def test_a_refused_token_is_refreshed_once_then_asked_for(
     k.worker.wake()
     await k.drain()
     assert row(stack, table, key)["note"] == "mine"  # type: ignore[index]  # it is there
+    await k.close()
+
+
+async def test_a_paused_queue_sends_nothing_and_a_running_one_drains_as_it_fills(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    loop = asyncio.get_running_loop()
+    k.outbox.subscribe(lambda: loop.call_soon_threadsafe(k.worker.put))
+    running = asyncio.create_task(k.worker.run())
+    k.worker.pause()
+    k.editor.edit(key, {"note": "held"})
+    await asyncio.sleep(0.3)
+    assert row(stack, table, key)["note"] == "old"  # type: ignore[index]  # it is there
+    k.worker.resume()
+    for _ in range(100):
+        if not k.outbox.ops():
+            break
+        await asyncio.sleep(0.05)
+    assert row(stack, table, key)["note"] == "held"  # type: ignore[index]  # it is there
+
+    def broken(records: Any) -> None:
+        raise RuntimeError("a callback that raises stops nothing")
+
+    k.editor.on_merge.append(broken)
+    k.editor.edit(key, {"tags": ["mine"]})
+    stack.sql(f"update {table} set tags = '{{theirs}}' where id = %s", key)
+    for _ in range(100):
+        if not k.outbox.ops():
+            break
+        await asyncio.sleep(0.05)
+    assert k.outbox.ops() == []
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    other = kernel()
+    assert other.outbox.lease(k.clock()), "it let go of the lease"
+    await other.close()
     await k.close()
 
 
