@@ -1,8 +1,9 @@
 """What a session writes: the queue's file, its worker, and an editor for each live table.
 
 Puts together what ``outbox/``, ``editing.py`` and the project bring. The file is opened when somebody
-edits, sends or looks at the queue, or when a table is opened and the file is there already: then it
-may hold edits of a kernel that was killed, and they are laid over the table before anybody sees it.
+edits or something must wait, or at the start when it is there already: then it may hold edits of a
+kernel that was killed, and they are laid over a table before anybody sees it. Who only reads makes
+no file.
 """
 
 from __future__ import annotations
@@ -10,90 +11,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from notebook_rt.editing import Editing, Editor, SendResult
+from notebook_rt.errors import ClosedError
 from notebook_rt.net.credentials import claims
 from notebook_rt.net.driver import TableDriver
 from notebook_rt.net.project import Project
-from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.queue import Outbox, Record
 from notebook_rt.outbox.rest import HttpRest
 from notebook_rt.outbox.schema import path_for
 from notebook_rt.outbox.view import QueueView
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.sync.overlay import Overlay
-from notebook_rt.sync.rows import RowChange
 from notebook_rt.sync.supervisor import State
 
-
-def _display(view: QueueView) -> Any:
-    from notebook_rt.widgets import display
-
-    return display.queue_bundle(view)
-
-
-class _Open:
-    """The file of one login, open: its worker runs on the loop."""
-
-    def __init__(self, project: Project, path: Path) -> None:
-        self.project = project
-        self.outbox = Outbox(path)
-        self.editing = Editing(self.outbox, clock=project.rest.clock, note=project.note)
-        self.editing.lock = project.services.lock
-        self.rest = HttpRest(project.url, project.credentials.headers, project.refresh)
-        self.worker = Worker(
-            self.outbox,
-            self.rest,
-            self.editing,
-            clock=project.rest.clock,
-            random=random.random,
-            strategies=self.editing.strategies,
-            batch=project.options.queue_batch,
-            max_attempts=project.options.queue_max_attempts,
-        )
-        post, worker = project.thread.post, self.worker
-        self.unsubscribe = self.outbox.subscribe(lambda: post(worker.put))
-        self.view = QueueView(
-            self.outbox,
-            wake=lambda: post(worker.wake),
-            pause=lambda: post(worker.pause),
-            resume=lambda: post(worker.resume),
-            display=_display,
-        )
-        self.editors: dict[TableDriver, Editor] = {}
-        self.task = project.thread.call(project.thread.spawn, self.worker.run(), "the queue")
-
-    def editor(self, driver: TableDriver) -> Editor:
-        found = self.editors.get(driver)
-        if found is None:
-            spec, thread = driver.spec, self.project.thread
-
-            def changed(changes: Sequence[RowChange]) -> None:
-                if thread.here:
-                    driver.publish(changes, "edit")
-                else:
-                    thread.post(driver.publish, changes, "edit")
-
-            found = self.editing.editor(spec.schema, spec.table, driver.strategies, changed)
-            self.editors[driver] = found
-            if driver.overlay is not None:
-                found.attach(driver.overlay)
-        return found
-
-    def forget(self, driver: TableDriver) -> None:
-        editor = self.editors.pop(driver, None)
-        if editor is not None:
-            self.editing.forget(editor)
-
-    async def aclose(self) -> None:
-        self.unsubscribe()
-        self.task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.task
-        await self.rest.aclose()
-        self.outbox.close()
+OnMerge = Callable[[Sequence[Mapping[str, Any]]], object]
 
 
 class Writes:
@@ -101,14 +39,20 @@ class Writes:
 
     def __init__(self, project: Project, path: str | Path | None) -> None:
         self.project = project
+        self.paused = False
+        self.listeners: list[Callable[[], object]] = []
+        """Called after every change of the queue, on any thread; quick."""
         self._path = None if path is None else Path(path)
-        self._open: _Open | None = None
         self._login = self._who()
         self._lock = project.services.lock
+        self._open: _Open | None = None
+        self._drivers: dict[TableDriver, list[OnMerge]] = {}
+        """The open tables, and who hears of their merges."""
         project.table_listeners.append(self._table_opened)
         project.login_listeners.append(self._login_changed)
         project.state_listeners.append(self._state_changed)
-        project.closers.append(self.aclose)
+        project.closers.append(self._close)
+        self._open_if_there()
 
     @property
     def path(self) -> Path:
@@ -116,76 +60,273 @@ class Writes:
         return self._path or path_for(self.project.url, self._login)
 
     @property
-    def queue(self) -> QueueView:
-        """What waits to be sent."""
-        return self._opened().view
+    def outbox(self) -> Outbox:
+        """The queue; an empty one without a file while nothing was written."""
+        return NOTHING if self._open is None else self._open.outbox
 
-    def editor(self, driver: TableDriver) -> Editor:
-        """The editor of one live table."""
-        with self._lock:
-            return self._opened().editor(driver)
+    def queue(self, display: Callable[[QueueView], Any]) -> QueueView:
+        """What waits to be sent; ``display`` makes what a front end shows of it."""
+        return QueueView(
+            lambda: self.outbox,
+            wake=partial(self.tell_worker, Worker.wake),
+            pause=partial(self._pausing, True),
+            resume=partial(self._pausing, False),
+            display=display,
+            listen=self._listen,
+        )
+
+    def table(self, driver: TableDriver) -> TableEdits:
+        """The writing side of one live table."""
+        return TableEdits(self, driver)
 
     def broadcast(
         self, topic: str, event: str, payload: Any, private: bool, ttl: float | None
     ) -> SendResult:
         """Queue a broadcast."""
-        editing = self._opened().editing
+        editing = self.opened().editing
         return editing.broadcast(topic, event, payload, private=private, ttl=ttl)
 
-    def waiting(self) -> int:
-        """How much is in the queue, as far as it was opened."""
-        return 0 if self._open is None else len(self._open.outbox)
+    def opened(self) -> _Open:
+        """The open file; made if it is not there."""
+        with self._lock:
+            if self.project.closed:
+                raise ClosedError("this session")
+            if self._open is None:
+                self._open = _Open(self, self.path)
+                for driver, on_merge in self._drivers.items():
+                    self._open.add(driver, on_merge)
+                self.project.thread.post(self._open.start)
+            return self._open
+
+    def known(self) -> _Open | None:
+        """The file, if there is one."""
+        return self._open
+
+    def tell_worker(self, what: Callable[[Worker], object]) -> None:
+        """Have something said to the worker, on the loop, if there is one."""
+        if self._open is not None:
+            self.project.thread.post(what, self._open.worker)
+
+    def on_merge(self, driver: TableDriver, fn: OnMerge) -> Callable[[], None]:
+        """Call ``fn`` with the records of each merge of a table; gives back how to stop it."""
+        listeners = self._drivers[driver]
+        listeners.append(fn)
+        return partial(_forget, listeners, fn)
+
+    def _pausing(self, paused: bool) -> None:
+        self.paused = paused
+        self.tell_worker(Worker.pause if paused else Worker.resume)
+
+    def _listen(self, fn: Callable[[], object]) -> Callable[[], None]:
+        self.listeners.append(fn)
+        return partial(_forget, self.listeners, fn)
 
     def _who(self) -> str:
         """The login whose queue it is: the user's id, or the key's role."""
         subject = claims(self.project.credentials.bearer).get("sub")
         return subject if isinstance(subject, str) else self.project.credentials.role
 
-    def _opened(self) -> _Open:
-        with self._lock:
-            if self._open is None:
-                self._open = _Open(self.project, self.path)
-            return self._open
+    def _open_if_there(self) -> None:
+        path = self.path
+        if path.exists() and path.stat().st_size:
+            self.opened()
 
     # On the loop
 
     def _table_opened(self, driver: TableDriver) -> None:
-        driver.on_shown.append(lambda overlay: self._shown(driver, overlay))
-        driver.status_listeners.append(lambda status, reason: self._status(driver, status))
-        if self._open is None and self.path.exists():
-            self._opened()
+        with self._lock:
+            self._drivers[driver] = []
+            if self._open is not None:
+                self._open.add(driver, self._drivers[driver])
+        driver.on_shown.append(partial(self._shown, driver))
+        driver.status_listeners.append(partial(self._status, driver))
 
     def _shown(self, driver: TableDriver, overlay: Overlay) -> None:
-        if self._open is not None:
-            editor = self._open.editor(driver)
-            if editor.overlay is not overlay:
-                editor.attach(overlay)
+        with self._lock:
+            if self._open is not None:
+                self._open.editors[driver].attach(overlay)
 
-    def _status(self, driver: TableDriver, status: str) -> None:
-        if status == "closed" and self._open is not None:
-            self._open.forget(driver)
+    def _status(self, driver: TableDriver, status: str, reason: str) -> None:
+        if status == "closed":
+            with self._lock:
+                self._drivers.pop(driver, None)
+                if self._open is not None:
+                    self._open.remove(driver)
 
     def _state_changed(self, state: State, reason: str) -> None:
-        if state == "connected" and self._open is not None:
-            self._open.worker.wake()
+        if state == "connected":
+            self.tell_worker(Worker.wake)
 
     def _login_changed(self) -> None:
         login, self._login = self._login, self._who()
-        if self._open is None:
-            return
         if login == self._login or self._path is not None:
-            self._open.worker.wake()
+            self.tell_worker(Worker.wake)
             return
-        # Another login's queue: what this one's tables show of the old one is gone with its editor.
-        old, self._open = self._open, None
-        self.project.thread.spawn(old.aclose(), "close the queue")
-        for driver in list(old.editors):
-            driver.restart()
-        if self.path.exists():
-            self._opened()
+        # What the other login has queued is not this one's to show or to send.
+        with self._lock:
+            old, self._open = self._open, None
+            if old is not None:
+                old.take_away()
+        if old is not None:
+            self.project.thread.spawn(old.aclose(), "close the queue")
+        self._open_if_there()
 
-    async def aclose(self) -> None:
+    async def _close(self) -> None:
         """Close the file; what waits in it leaves with the next session."""
-        old, self._open = self._open, None
+        with self._lock:
+            old, self._open = self._open, None
         if old is not None:
             await old.aclose()
+
+
+class _Open:
+    """The file of one login, open; ``start`` lets its worker run on the loop."""
+
+    def __init__(self, writes: Writes, path: Path) -> None:
+        project = writes.project
+        self.writes = writes
+        self.project = project
+        self.outbox = Outbox(path)
+        self.editing = Editing(self.outbox, clock=project.rest.clock, note=project.note)
+        self.editing.lock = project.services.lock
+        self.editors: dict[TableDriver, Editor] = {}
+        self._rest = HttpRest(project.url, project.credentials.headers, project.refresh)
+        self.worker = Worker(
+            self.outbox,
+            self._rest,
+            self.editing,
+            clock=project.rest.clock,
+            random=random.random,
+            strategies=self.editing.strategies,
+            batch=project.options.queue_batch,
+            max_attempts=project.options.queue_max_attempts,
+        )
+        self.worker.paused = writes.paused
+        self._task: asyncio.Task[None] | None = None
+        self._waited = False
+        """It was said that something waits for the network."""
+        self.outbox.subscribe(self._changed)
+
+    def start(self) -> None:
+        self._task = self.project.thread.spawn(self.worker.run(), "the queue")
+
+    def add(self, driver: TableDriver, on_merge: list[OnMerge]) -> None:
+        """An editor for a table that is open."""
+        spec = driver.spec
+        editor = self.editing.editor(spec.schema, spec.table, driver.strategies, driver.edited)
+        editor.on_merge = on_merge
+        self.editors[driver] = editor
+        if driver.overlay is not None:
+            editor.attach(driver.overlay)
+
+    def remove(self, driver: TableDriver) -> None:
+        editor = self.editors.pop(driver, None)
+        if editor is not None:
+            self.editing.forget(editor)
+
+    def take_away(self) -> None:
+        """Show the tables without these edits."""
+        for driver, editor in self.editors.items():
+            if editor.overlay is not None:
+                ids = [edit.id for edit in editor.overlay.edits]
+                driver.edited(editor.overlay.discard(ids, want_changes=True))
+            self.editing.forget(editor)
+        self.editors.clear()
+
+    def _changed(self) -> None:
+        with contextlib.suppress(ClosedError):
+            self.project.thread.post(self._look)
+        for listener in tuple(self.writes.listeners):
+            listener()
+
+    def _look(self) -> None:
+        """The queue has changed: there may be something to send, and something to say."""
+        self.worker.put()
+        offline = self.worker.offline or not self.project.reachable
+        if offline and not self._waited:
+            waiting = self.outbox.counts()["waiting"]
+            if waiting:
+                self._waited = True
+                self.project.note("queued", "No connection: what you write is kept, and sent later")
+        elif self._waited and not offline and not self.outbox.counts()["waiting"]:
+            self._waited = False
+            self.project.note("live", "Connected again: everything that waited was sent")
+
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._rest.aclose()
+        self.outbox.close()
+
+
+@dataclass(frozen=True, slots=True)
+class TableEdits:
+    """The writing side of one live table, as its ``LiveFrame`` holds it."""
+
+    writes: Writes
+    driver: TableDriver
+
+    def open(self) -> Editor:
+        """Its editor; the queue's file is made if it is not there."""
+        return self.writes.opened().editors[self.driver]
+
+    def known(self) -> Editor | None:
+        """Its editor, if there is a queue."""
+        opened = self.writes.known()
+        return None if opened is None else opened.editors.get(self.driver)
+
+    def show(self) -> None:
+        """Tell now who listens to the table what edits have changed."""
+        self.driver.thread.call(self.driver.publish_edits)
+
+    def on_merge(self, fn: OnMerge) -> Callable[[], None]:
+        """Call ``fn`` with the records of each merge; gives back how to stop it."""
+        return self.writes.on_merge(self.driver, fn)
+
+
+class _NoFile(Outbox):
+    """The queue of who has written nothing: empty, and no file is made for looking at it."""
+
+    def __init__(self) -> None:
+        self.path = Path("(no file)")
+
+    def subscribe(self, fn: Callable[[], object]) -> Callable[[], None]:
+        return lambda: None
+
+    def __len__(self) -> int:
+        return 0
+
+    def get(self, op: str) -> Op | None:
+        return None
+
+    def ops(
+        self, *, schema: str | None = None, target: str | None = None, state: Any = None
+    ) -> list[Op]:
+        return []
+
+    def counts(self) -> dict[str, int]:
+        return {"waiting": 0, "failed": 0, "asking": 0}
+
+    def retry(self, op: str | None = None) -> int:
+        return 0
+
+    def discard(self, op: str) -> list[Op]:
+        return []
+
+    def next_at(self) -> float | None:
+        return None
+
+    def conflicts(
+        self, schema: str | None = None, target: str | None = None, *, only_open: bool = False
+    ) -> list[Record]:
+        return []
+
+
+NOTHING = _NoFile()
+
+
+def _forget(listeners: list[Any], fn: Any) -> None:
+    with contextlib.suppress(ValueError):
+        listeners.remove(fn)

@@ -151,6 +151,11 @@ class Overlay:
     # --- local edits -----------------------------------------------------------------------------
 
     @property
+    def transparent(self) -> bool:
+        """Nothing is kept aside: the view is the server's rows."""
+        return not self._aside
+
+    @property
     def edits(self) -> list[Edit]:
         """Every pending edit; the edits of one row in order."""
         return [edit for stack in self._stacks.values() for edit in stack]

@@ -32,7 +32,6 @@ from notebook_rt.widgets.sources import (
 
 if TYPE_CHECKING:
     from notebook_rt.channel import Presence
-    from notebook_rt.editing import Editor
     from notebook_rt.frame import LiveFrame
     from notebook_rt.outbox.view import QueueView
     from notebook_rt.session import Session
@@ -153,7 +152,7 @@ class SessionQueue:
         return self._queue.discard(id)
 
     def on_queue(self, fn: Callable[[], object]) -> Unsubscribe:
-        return self._queue.outbox.subscribe(fn)
+        return self._queue.on_change(fn)
 
 
 def _json(values: Mapping[str, Any]) -> str:
@@ -241,42 +240,29 @@ class FrameOf:
 
     @property
     def editable(self) -> bool:
-        return self._editor() is not None
-
-    def _editor(self) -> Editor | None:
-        try:
-            return self._frame.editor
-        except NotebookRTError:  # a query, broadcasts, or a table without a key
-            return None
+        return self._frame.editable
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
         return _listen(self._frame.on_change, fn)
 
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
         self._marks = (-1.0, {})
-        self._frame.edit(key, **values)
+        self._frame.edit(key, values)
 
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
-        editor, now = self._editor(), time.monotonic()
-        if editor is None:
-            return {}
-        if now - self._marks[0] > MARKS_FOR:
-            marks = editor.marks()  # an open conflict comes with its sides, below
+        now = time.monotonic()
+        if self.editable and now - self._marks[0] > MARKS_FOR:
+            marks = self._frame.marks()  # an open conflict comes with its sides, below
             self._marks = (now, {c: m for c, m in marks.items() if m[0] != "conflict"})
         return self._marks[1]
 
     def conflicts(self) -> Sequence[Conflict]:
-        editor, now = self._editor(), time.monotonic()
-        if editor is None:
-            return ()
-        if now - self._conflicts[0] > MARKS_FOR:
-            found = editor.conflicts
+        now = time.monotonic()
+        if self.editable and now - self._conflicts[0] > MARKS_FOR:
+            found = self._frame.conflicts
             names = ["key", "column", "base", "mine", "theirs"]
             rows = found.loc[found["open"], names].itertuples(index=False, name=None)
-            self._conflicts = (
-                now,
-                [Conflict(*cell) for cell in rows],
-            )
+            self._conflicts = (now, [Conflict(*cell) for cell in rows])
         return self._conflicts[1]
 
     def resolve(self, key: Hashable, column: str, choice: Literal["mine", "theirs"]) -> None:

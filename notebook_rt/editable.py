@@ -1,0 +1,235 @@
+"""What can be edited of a live frame: the part of ``LiveFrame`` that writes (DESIGN 4).
+
+Thin: an edit goes to the table's `Editor`, which checks it, puts it down in the queue's file and
+shows it. Looking at what is pending opens no file where none is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from notebook_rt.editing import At, Editor
+from notebook_rt.errors import ReadOnlyError
+from notebook_rt.net.callbacks import Mailbox
+from notebook_rt.net.feed import Feed
+from notebook_rt.outbox.view import conflicts_df, pending_df
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Edits(Protocol):
+    """The writing side of one table (``writes.TableEdits``)."""
+
+    def open(self) -> Editor:
+        """Its editor; the queue's file is made if it is not there."""
+
+    def known(self) -> Editor | None:
+        """Its editor, if there is a queue."""
+
+    def show(self) -> None:
+        """Tell now who listens to the table what edits have changed."""
+
+    def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], None]) -> Callable[[], None]: ...
+
+
+class Editable:
+    """The local edits of a ``LiveFrame``."""
+
+    _feed: Feed
+    _edits: Edits | None
+    _removers: list[Callable[[], None]]
+
+    if TYPE_CHECKING:  # LiveFrame's
+
+        def wait(self, timeout: float | None = None) -> Any: ...
+
+        def _check(self) -> None: ...
+
+    @property
+    def editable(self) -> bool:
+        """Whether it is a table; broadcasts and queries are not edited."""
+        return self._edits is not None
+
+    def edit(
+        self, key: Hashable, values: Mapping[str, Any] | None = None, /, **columns: Any
+    ) -> None:
+        """Change columns of a row: shown now, queued, written, merged.
+
+        Parameters
+        ----------
+        key : hashable
+            The row's key; a tuple for a composite key.
+        values : dict, optional
+            Columns and what they become, for columns whose names are no Python names.
+        **columns
+            Columns and what they become.
+
+        Raises
+        ------
+        InvalidEditError
+            If there is no such row or column, or a value does not fit the column's type.
+        QueueError
+            If it could not be put down in the queue's file; then it is not shown either.
+        ReadOnlyError
+            If this is no table.
+        """
+        self._editor().edit(key, {**(values or {}), **columns})
+        self._shown()
+
+    def insert(self, values: Mapping[str, Any] | None = None, /, **columns: Any) -> Hashable:
+        """Insert a row, and give its key; a key of type uuid is made here if it is missing.
+
+        Parameters and errors are those of `edit`.
+        """
+        key = self._editor().insert({**(values or {}), **columns})
+        self._shown()
+        return key
+
+    def delete(self, key: Hashable) -> None:
+        """Delete a row."""
+        self._editor().delete(key)
+        self._shown()
+
+    def edit_many(self, changes: pd.DataFrame) -> int:
+        """Change many rows, all or none: index = key, columns = the columns to set.
+
+        Returns
+        -------
+        int
+            How many rows it changes.
+        """
+        count = self._editor().edit_many(changes)
+        self._shown()
+        return count
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Keep, show and send what is edited in the block as one; nothing of it if it raises.
+
+        Only this thread's edits; everything else goes on meanwhile.
+        """
+        with self._editor().batch():
+            yield
+        self._shown()
+
+    @property
+    def at(self) -> At:
+        """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``."""
+        return _At(self._editor(), self._shown)
+
+    def undo(self) -> bool:
+        """Take back the last edit (or batch) that has not left; False: there is none."""
+        editor = self._known()
+        undone = editor is not None and editor.undo()
+        self._shown()
+        return undone
+
+    @property
+    def pending(self) -> pd.DataFrame:
+        """The edits of this table that are not written yet: one row each, index their id."""
+        editor = self._known()
+        return pending_df([]) if editor is None else editor.pending
+
+    @property
+    def conflicts(self) -> pd.DataFrame:
+        """Every merge decision, oldest first, and what asks for yours (``open``)."""
+        editor = self._known()
+        return conflicts_df([]) if editor is None else editor.conflicts
+
+    def marks(self) -> dict[tuple[Hashable, str], tuple[str, str]]:
+        """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of edited cells."""
+        editor = self._known()
+        return {} if editor is None or editor.overlay is None else editor.marks()
+
+    def resolve(
+        self,
+        key: Hashable,
+        column: str | None = None,
+        choice: Literal["mine", "theirs"] = "mine",
+        *,
+        value: Any = None,
+    ) -> None:
+        """Decide an open conflict.
+
+        Parameters
+        ----------
+        key : hashable
+            The row's key.
+        column : str, optional
+            One column. Default: everything that is open of the row.
+        choice : {"mine", "theirs"}
+            What stands.
+        value
+            A third value instead, for one column.
+
+        Raises
+        ------
+        ConflictError
+            If nothing is open there.
+        """
+        self._editor().resolve(key, column, choice, value=value)
+        self._shown()
+
+    def discard(self, key: Hashable) -> int:
+        """Drop the pending edits of a row; how many there were."""
+        editor = self._known()
+        count = 0 if editor is None else editor.discard(key)
+        self._shown()
+        return count
+
+    def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], Any]) -> Callable[[], None]:
+        """Call ``fn(records)`` after each merge, with rows as ``conflicts`` has them, on a thread of
+        its own.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
+        edits = self._writable()
+        box = Mailbox(fn, what=f"{self._feed.name}.on_merge")
+        box.holds = self
+        stop = edits.on_merge(box.put)
+
+        def remove() -> None:
+            box.close()
+            stop()
+
+        unsubscribe = self._feed.subscribers.add(fn, remove)
+        self._removers.append(unsubscribe)
+        return unsubscribe
+
+    def _writable(self) -> Edits:
+        self._check()
+        if self._edits is None:
+            raise ReadOnlyError(self._feed.name)
+        return self._edits
+
+    def _editor(self) -> Editor:
+        edits = self._writable()
+        if self._feed.table is None:
+            self.wait()
+        return edits.open()
+
+    def _known(self) -> Editor | None:
+        return self._writable().known()
+
+    def _shown(self) -> None:
+        if self._edits is not None:
+            self._edits.show()
+
+
+class _At(At):
+    """``At`` that tells who listens."""
+
+    def __init__(self, editor: Editor, shown: Callable[[], None]) -> None:
+        super().__init__(editor)
+        self._shown = partial(shown)
+
+    def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
+        super().__setitem__(cell, value)
+        self._shown()
