@@ -237,14 +237,16 @@ class Presence:
 
     def track(self, **meta: Any) -> None:
         """Others see us, with these fields. Calls in quick succession are sent as one."""
+        self._room.holds = self._channel  # whoever is seen stays, though no variable holds it
         self._thread.call(self._room.track, meta)
 
     def update(self, **meta: Any) -> None:
         """Change some of the fields."""
-        self._thread.call(lambda: self._room.track({**(self._room.tracked or {}), **meta}))
+        self.track(**{**(self._room.tracked or {}), **meta})
 
     def untrack(self) -> None:
         """Others do not see us any more."""
+        self._room.holds = None
         self._thread.call(self._room.track, None)
 
     @property

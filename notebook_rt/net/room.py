@@ -75,6 +75,8 @@ class Room:
         self.presence_listeners: list[Callable[[list[Person], list[Person]], None]] = []
         """Called with who came and who went."""
         self.people = People()
+        self.holds: object = None
+        """Kept alive while others see us: the handle that tracks."""
         self.presence_enabled = False
         self._throttle = Throttle(services.options.presence_calls, services.options.presence_window)
         self._channel: SocketChannel | None = None
@@ -87,6 +89,7 @@ class Room:
     def close(self) -> None:
         if self.status != "closed":
             self.status = "closed"
+            self.holds = None
             self._joined.set()
             if self._timer is not None:
                 self._timer.cancel()

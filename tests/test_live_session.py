@@ -1,0 +1,289 @@
+"""A session takes care of itself: login, health, places, lazy tables, a kernel that computes."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt import errors
+from notebook_rt.local import LocalStack
+from tests.proxy import Cut, Proxy
+from tests.test_live_table import until
+
+_numbers = itertools.count(time.monotonic_ns())
+SWIFT = nrt.Options(
+    backoff_base=0.1, backoff_max=0.5, poll_interval=0.3, poll_max=0.5, audit_interval=0
+)
+
+
+@pytest.fixture
+def make_table(stack: LocalStack) -> Iterator[Callable[..., str]]:
+    made: list[str] = []
+
+    def make(columns: str = "id bigint primary key, name text") -> str:
+        name = f"session_{next(_numbers)}"
+        stack.sql(f"create table {name} ({columns})")
+        stack.sql(f"alter publication supabase_realtime add table {name}")
+        stack.sql(f"grant all on {name} to anon, authenticated, service_role")
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        stack.sql(f"drop table if exists {name}")
+
+
+@pytest.fixture
+def proxy(stack: LocalStack) -> Iterator[Proxy]:
+    with Proxy(stack.url) as found:
+        yield found
+
+
+# Who we are -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def user(stack: LocalStack) -> dict[str, str]:
+    credentials = {"email": f"u{next(_numbers)}@example.com", "password": "correct horse"}
+    answer = httpx.post(
+        f"{stack.url}/auth/v1/signup", json=credentials, headers={"apikey": stack.anon_key}
+    )
+    answer.raise_for_status()
+    return credentials
+
+
+def test_signing_in_shows_the_rows_of_the_user_and_signing_out_hides_them(
+    stack: LocalStack, make_table: Callable[..., str], user: dict[str, str]
+) -> None:
+    table = make_table("id bigint primary key, owner uuid default auth.uid(), name text")
+    stack.sql(f"alter table {table} enable row level security")
+    stack.sql(f"create policy own on {table} using (owner = auth.uid())")
+    with nrt.connect(stack.url, stack.anon_key, options=SWIFT) as rt:
+        frame = rt.table(table)
+        assert len(frame.df) == 0
+        me = rt.sign_in(**user)
+        stack.sql(f"insert into {table} values (1, '{me['id']}', 'mine'), (2, null, 'nobodys')")
+        until(lambda: list(frame.df.index) == [1], what=lambda: frame)
+        stack.sql(f"insert into {table} values (3, '{me['id']}', 'mine too')")
+        until(lambda: list(frame.df.index) == [1, 3], what=lambda: frame)
+        rt.set_auth(None)
+        until(lambda: len(frame.df) == 0, what=lambda: frame)
+
+
+def test_a_wrong_password_is_an_auth_error(stack: LocalStack, user: dict[str, str]) -> None:
+    with (
+        nrt.connect(stack.url, stack.anon_key) as rt,
+        pytest.raises(errors.AuthError) as caught,
+    ):
+        rt.sign_in(email=user["email"], password="wrong battery")
+    assert "wrong battery" not in str(caught.value)
+
+
+def test_a_token_is_refreshed_before_it_ends(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    given: list[float] = []
+
+    def fresh() -> str:
+        given.append(time.monotonic())
+        return stack.token("authenticated", "00000000-0000-0000-0000-000000000001", 3)
+
+    options = nrt.Options(token_margin=1.5, audit_interval=0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        rt.set_auth(fresh)
+        frame = rt.table(table).wait(10)
+        until(lambda: len(given) >= 4, seconds=15)
+        assert frame.status in ("live", "stale")  # a new token makes the server bind again
+        assert rt.metrics["disconnects"] == 0
+        stack.sql(f"insert into {table} values (1, 'a')")
+        until(lambda: len(frame.df) == 1)
+
+
+def test_a_failed_table_comes_to_life_with_the_right_login(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"revoke all on {table} from anon")
+    stack.sql(f"insert into {table} values (1, 'a')")
+    with nrt.connect(stack.url, stack.anon_key, options=SWIFT) as rt:
+        frame = rt.table(table)
+        with pytest.raises(errors.PermissionDeniedError):
+            frame.wait(10)
+        rt.set_auth(stack.token("authenticated", "00000000-0000-0000-0000-000000000001", 600))
+        assert len(frame.wait(10).df) == 1
+
+
+# How it goes ------------------------------------------------------------------------------------
+
+
+def test_health_says_the_worst_that_is_true_and_green_when_all_is_well(
+    stack: LocalStack, proxy: Proxy, make_table: Callable[..., str]
+) -> None:
+    frame_table = make_table()
+    with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
+        frame = rt.table(frame_table).wait(10)
+        until(lambda: rt.health.state == "healthy", what=lambda: rt.health)
+        assert rt.health.colour == "green"
+        proxy.rules = (Cut(path="/websocket"),)
+        proxy.close_sockets()
+        until(lambda: rt.health.state == "polling", what=lambda: (rt.health, frame))
+        assert "data refreshes every 0.3 s" in rt.health.reason
+        proxy.down()
+        until(lambda: rt.health.state == "offline", what=lambda: (rt.health, frame))
+        assert rt.health.colour == "red"
+        proxy.rules = ()
+        proxy.up()
+        until(lambda: rt.health.state == "healthy", what=lambda: (rt.health, frame))
+        metrics = rt.metrics
+        assert metrics["disconnects"] >= 1
+        assert metrics["gaps"] >= 1
+        assert metrics["latency_p50_ms"] > 0
+        assert metrics.df.loc["state", "value"] == "connected"
+    assert rt.health.state == "closed"
+
+
+def test_over_the_limit_the_least_important_table_polls_and_comes_back(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    options = nrt.Options(max_channels=2, poll_interval=0.2, poll_max=0.3, audit_interval=0)
+    tables = [make_table() for _ in range(3)]
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        low = rt.table(tables[0], priority="low").wait(10)
+        until(lambda: low.status == "live")
+        others = [rt.table(name).wait(10) for name in tables[1:]]
+        until(lambda: all(frame.status == "live" for frame in others))
+        until(lambda: low.status == "polling", what=lambda: low)
+        stack.sql(f"insert into {tables[0]} values (1, 'a')")
+        until(lambda: len(low.df) == 1)
+        others[0].close()
+        until(lambda: low.status == "live", what=lambda: low)
+
+
+def test_a_lazy_table_subscribes_when_looked_at_and_leaves_when_not(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} values (1, 'a')")
+    with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(lazy_after=1.0)) as rt:
+        frame = rt.table(table, lazy=True)
+        time.sleep(0.2)
+        assert rt.metrics["requests"] == 0
+        assert rt.metrics["channels"] == 0
+        assert len(frame.df) == 1
+        assert rt.metrics["channels"] == 1
+        until(lambda: rt.metrics["channels"] == 0, seconds=8)
+        stack.sql(f"insert into {table} values (2, 'b')")
+        assert len(frame.df) == 2  # whoever looks again waits for the truth
+
+
+def test_presence_is_tracked_again_after_the_socket_was_lost(
+    stack: LocalStack, proxy: Proxy
+) -> None:
+    topic = f"presence_{next(_numbers)}"
+    with (
+        nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt,
+        nrt.connect(stack.url, stack.anon_key) as other,
+    ):
+        watching = other.channel(topic).presence
+        rt.channel(topic).presence.track(name="me")
+        until(lambda: list(watching.df.get("name", [])) == ["me"])
+        for code in (1006, 1012):
+            gone: list[Any] = []
+            watching.on_leave(gone.append)
+            proxy.close_sockets(code)
+            until(lambda gone=gone: gone)
+            until(lambda: list(watching.df.get("name", [])) == ["me"], what=lambda: watching.df)
+
+
+def test_broadcasts_go_on_after_the_socket_was_lost(stack: LocalStack, proxy: Proxy) -> None:
+    topic = f"lost_{next(_numbers)}"
+    heard: list[int] = []
+    with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
+        channel = rt.channel(topic).wait(10)
+        channel.on("e", lambda payload: heard.append(payload["n"]))
+        with nrt.connect(stack.url, stack.anon_key) as other:
+            sender = other.channel(topic).wait(10)
+            sender.send("e", {"n": 1})
+            until(lambda: heard == [1])
+            proxy.close_sockets()
+            until(lambda: channel.status == "waiting")
+            channel.wait(10)
+            sender.send("e", {"n": 2})
+            until(lambda: heard == [1, 2])
+
+
+def test_no_task_channel_or_thread_is_left_after_many_reconnects_and_sessions(
+    stack: LocalStack, proxy: Proxy, make_table: Callable[..., str]
+) -> None:
+    import asyncio
+
+    from notebook_rt.net.loop import shared
+
+    table = make_table()
+
+    def tasks() -> int:
+        return shared().call(lambda: len(asyncio.all_tasks(shared().loop)))
+
+    before, threads = tasks(), threading.active_count()
+    for _ in range(3):
+        with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
+            frame = rt.table(table).wait(10)
+            for _ in range(5):
+                until(lambda frame=frame: frame.status == "live")
+                proxy.close_sockets()
+                until(lambda frame=frame: frame.status != "live")
+            until(lambda frame=frame: frame.status == "live")
+            assert rt.metrics["channels"] == 1
+            assert proxy.sockets == 1
+    until(lambda: tasks() <= before, what=tasks)
+    assert threading.active_count() <= threads + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [10, pytest.param(90, marks=pytest.mark.nightly)])
+@pytest.mark.timeout(200)
+def test_a_cell_that_computes_keeps_the_connection_and_the_presence(
+    stack: LocalStack, make_table: Callable[..., str], seconds: int
+) -> None:
+    """The GIL is held in Python code; the network thread still gets its turns."""
+    table, topic = make_table(), f"busy_{next(_numbers)}"
+    code = f"""
+    import time, notebook_rt as nrt
+    options = nrt.Options(heartbeat_interval=2.0, heartbeat_timeout=2.0, audit_interval=0)
+    with nrt.connect({stack.url!r}, {stack.anon_key!r}, options=options) as rt:
+        rt.channel({topic!r}).presence.track(name="busy")
+        frame = rt.table({table!r}).wait(10)
+        print("computing", flush=True)
+        until = time.time() + {seconds}
+        n = 0
+        while time.time() < until:
+            n += sum(i * i for i in range(1000))
+        print(rt.metrics["disconnects"], len(frame.df), rt.metrics["lag_p95_ms"] is not None)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "computing\n"
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        presence = rt.channel(topic).presence
+        until(lambda: len(presence.df) == 1)
+        left: list[Any] = []
+        presence.on_leave(left.append)
+        for number in range(seconds - 2):
+            stack.sql(f"insert into {table} values ({number}, 'x')")
+            time.sleep(1)
+            assert not left
+        out, _ = process.communicate(timeout=60)
+    assert out == f"0 {seconds - 2} True\n"
