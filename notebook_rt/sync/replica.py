@@ -211,6 +211,8 @@ class Replica:
     def _hold(self, change: Change, key: Key, now: float) -> None:
         self._held.setdefault(key, []).append((self.horizon.moment(), change))
         self.want(key, now + (COMPANION_DELAY if self._is_narrow(change) else 0.0))
+        for gone in self._moved_from(change, key):  # reading the new key says nothing of the old
+            self.want(gone.key, now)
 
     def want(self, key: Key, at: float) -> None:
         """Ask for ``key``'s row, not before ``at``."""
@@ -275,6 +277,8 @@ class Replica:
             return mine is None
         record = change.record or {}
         narrow = self._is_narrow(change)
+        if change.columns is not self._last_columns and not narrow:
+            self._look_at_columns(change.columns)
         if change.errors or self._lossy(record) or self._moved_from(change, key):
             return False
         verdict = self._verdict(record, key, vouched=not narrow)
