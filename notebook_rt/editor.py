@@ -8,8 +8,9 @@ view shows it. Made by ``Editing.editor``; all of it holds the session's one loc
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from notebook_rt.errors import ConflictError, QueueError
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from notebook_rt.editing import Editing
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one thread has edited in a ``batch`` block that is open."""
+
+    ops: list[Op] = field(default_factory=list)
+    rows: dict[Key, dict[str, Any] | None] = field(default_factory=dict)
+    """Rows as it leaves them."""
 
 
 class Editor:
@@ -52,9 +62,7 @@ class Editor:
         """Called with the records of each merge (see ``conflicts``), on the loop thread."""
         self._changed = changed
         self._undo: list[list[Put]] = []
-        self._batch: list[Op] | None = None
-        self._batched: dict[Key, dict[str, Any] | None] = {}
-        """Rows as the open batch leaves them."""
+        self._local = threading.local()
 
     def attach(self, overlay: Overlay) -> None:
         """Use this overlay from now on, and lay over it what the queue holds for the table.
@@ -133,19 +141,21 @@ class Editor:
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """Commit and show what is edited in the block as one, at its end; nothing if it raises."""
+        """Commit and show what is edited in the block as one, at its end; nothing if it raises.
+
+        Only what this thread edits. The lock is not held meanwhile: the block may take its time,
+        and the table goes on living.
+        """
+        if self._batch is not None:
+            yield
+            return
+        batch = self._local.batch = _Batch()
+        try:
+            yield
+        finally:
+            self._local.batch = None
         with self._editing.lock:
-            if self._batch is not None:
-                yield
-                return
-            self._batch = []
-            try:
-                yield
-                ops, self._batch = self._batch, None
-                self._put(ops)
-            finally:
-                self._batch = None
-                self._batched.clear()
+            self._put(batch.ops)
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) made here that has not left; False: there is none."""
@@ -273,7 +283,16 @@ class Editor:
 
     def _seen(self, key: Key) -> dict[str, Any] | None:
         """The row as the user sees it, with what the open batch did to it."""
-        return self._batched[key] if key in self._batched else self._need()[0].view(key)
+        batch = self._batch
+        if batch is not None and key in batch.rows:
+            return batch.rows[key]
+        return self._need()[0].view(key)
+
+    @property
+    def _batch(self) -> _Batch | None:
+        """The batch that this thread has open."""
+        found: _Batch | None = getattr(self._local, "batch", None)
+        return found
 
     def _need(self) -> tuple[Overlay, Composer]:
         if self.overlay is None or self._composer is None:
@@ -283,15 +302,15 @@ class Editor:
     # --- inside: laying over ---------------------------------------------------------------------
 
     def _put(self, ops: Sequence[Op]) -> None:
-        if self._batch is not None:
+        if (batch := self._batch) is not None:
             overlay, composer = self._need()
             for op in ops:
                 edit = composer.edit(op)
                 row = composer.whole({**(self._seen(edit.key) or {}), **edit.values})
-                self._batched[edit.key] = None
+                batch.rows[edit.key] = None
                 if edit.kind != "delete":
-                    self._batched[overlay.new_key(edit)] = row
-            self._batch.extend(ops)
+                    batch.rows[overlay.new_key(edit)] = row
+            batch.ops.extend(ops)
             return
         if not ops or (len(ops) == 1 and self._mend_failed(ops[0])):
             return
