@@ -13,9 +13,9 @@ comes that is certainly newer than the read, and at the latest with the next rea
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from notebook_rt.store.types import Column, Schema, equal, kind, lossy
+from notebook_rt.store.types import Column, Schema, canonical, decoder, equal, kind, lossy
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.horizon import Horizon, Read
 from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert, WireRow
@@ -67,10 +67,19 @@ class Replica:
         self._rows: Rows | None = None
         self._pending: list[Op] = []
         self._present: dict[Key, bool] = {}
+        self._indexed = 0
         self._held: dict[Key, list[tuple[int, Change]]] = {}
         self._fetched: dict[Key, float] = {}
         self._key = schema.key
         self._single = schema.key[0] if len(schema.key) == 1 else None
+        self._key_decoder = decoder(schema.types[schema.key[0]], schema.numeric)
+        kinds = {name: kind(pg_type) for name, pg_type in schema.types.items()}
+        self._null_is_lossy = [n for n, k in kinds.items() if k in ("float", "decimal")]
+        self._may_be_lossy = [
+            name
+            for name, pg_type in schema.types.items()
+            if kinds[name] == "array" or canonical(pg_type) in ("bpchar", "bit")
+        ]
         streamed = {*schema.names, *spec.filter.columns}
         narrow = {*schema.key, *spec.filter.columns}
         self.by_bindings = bool(spec.filter) and spec.filter.to_realtime() is not None
@@ -96,7 +105,9 @@ class Replica:
         """Change the rows; remembers what changed until ``take``."""
         if ops:
             rows = self.rows
-            self.keys_moved += sum((op.key in rows) != isinstance(op, Upsert) for op in ops)
+            for op in ops:
+                if (op.key in rows) is not isinstance(op, Upsert):
+                    self.keys_moved += 1
             if self.window is not None and not self.window.sortable:
                 self._look_at_order(ops)
             self.published += rows.apply(ops, want_changes=self.want_changes)
@@ -153,19 +164,15 @@ class Replica:
             if ops is None:
                 self._hold(change, key, now)
                 continue
-            self._push(ops)
+            self._pending += ops
             self._applied(key, commit)
         self._flush()
-
-    def _push(self, ops: Sequence[Op]) -> None:
-        for op in ops:
-            self._pending.append(op)
-            self._present[op.key] = isinstance(op, Upsert)
 
     def _flush(self) -> None:
         if self._pending:
             pending, self._pending = self._pending, []
             self._present.clear()
+            self._indexed = 0
             self.apply(pending)
 
     def _row(self, key: Key) -> dict[str, Any] | None:
@@ -173,6 +180,9 @@ class Replica:
         return self.rows.get(key)
 
     def _has(self, key: Key) -> bool:
+        for op in self._pending[self._indexed :]:
+            self._present[op.key] = isinstance(op, Upsert)
+        self._indexed = len(self._pending)
         present = self._present.get(key)
         return key in self.rows if present is None else present
 
@@ -182,11 +192,18 @@ class Replica:
         try:
             if record is None:
                 raise KeyError
-            return self.schema.key_of(
-                self.schema.decode({name: record[name] for name in self._key}, "socket")
-            )
+            if self._single is not None:
+                value = self._key_decoder(record[self._single])
+                if not isinstance(value, (list, dict)):
+                    return cast(Key, value)
+            return self._key_in(record)
         except KeyError:
             raise UnreadableError(f"a {change.kind} without its key") from None
+
+    def _key_in(self, record: WireRow) -> Key:
+        return self.schema.key_of(
+            self.schema.decode({name: record[name] for name in self._key}, "socket")
+        )
 
     def _applied(self, key: Key, commit_time: float | None) -> None:
         self.horizon.told(key, commit_time)
@@ -205,7 +222,7 @@ class Replica:
             self._hold(change, key, now)
             return
         self._held.pop(key, None)
-        self._push(ops)
+        self._pending += ops
         self._applied(key, change.commit_time)
 
     def _hold(self, change: Change, key: Key, now: float) -> None:
@@ -318,17 +335,21 @@ class Replica:
         return all(name in record for name in self.schema.names)
 
     def _lossy(self, record: Mapping[str, Any]) -> bool:
+        """Whether a value may not be the true one (WIRE.md "Values"): the row must be read."""
+        for name in self._null_is_lossy:
+            if record.get(name, 0) is None:
+                return True
         types = self.schema.types
-        return any(lossy(types[name], record[name]) for name in record if name in types)
+        return any(lossy(types[name], record.get(name)) for name in self._may_be_lossy)
 
     def _moved_from(self, change: Change, key: Key) -> list[Op]:
         """An UPDATE of the key itself deletes the old one."""
-        old = change.old_record
-        if change.kind != "UPDATE" or old is None or any(name not in old for name in self._key):
+        old, record = change.old_record, change.record
+        if change.kind != "UPDATE" or not old or record is None:
             return []
-        before = self.schema.key_of(
-            self.schema.decode({name: old[name] for name in self._key}, "socket")
-        )
+        if all(name not in old or old[name] == record[name] for name in self._key):
+            return []
+        before = self._key_in({**record, **old})
         return [] if before == key else [Delete(before)]
 
     def _look_at_columns(self, columns: tuple[Column, ...]) -> None:
