@@ -240,7 +240,7 @@ class FrameOf:
 
     @property
     def editable(self) -> bool:
-        return self._frame.editable
+        return self._frame.editable and self.status != "closed"
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
         return _listen(self._frame.on_change, fn)
