@@ -77,8 +77,11 @@ class ColumnStore(ABC):
     @abstractmethod
     def advance(
         self, step: Step, places: Positions, values: Sequence[Any], added: Sequence[Any]
-    ) -> ColumnStore:
-        """Take a step: set ``values`` at ``places`` (before it), let rows go, append ``added``."""
+    ) -> tuple[ColumnStore, bool]:
+        """Take a step: set ``values`` at ``places`` (before it), let rows go, append ``added``.
+
+        Returns the column that takes this one's place, and whether anything is other than before.
+        """
 
     @abstractmethod
     def series(self, index: pd.Index) -> pd.Series:
@@ -104,6 +107,18 @@ class ColumnStore(ABC):
     def everything(self) -> list[Any]:
         """Every typed value."""
         return self.values(np.arange(len(self)))
+
+
+def differing(
+    column: ColumnStore, places: Positions, values: Sequence[Any]
+) -> tuple[Positions, Sequence[Any]]:
+    """The ``values`` that are other than what is at ``places``, and where."""
+    if not len(places):
+        return places, values
+    differs = column.differs(places, values)
+    if differs.all():
+        return places, values
+    return places[differs], [values[at] for at in np.flatnonzero(differs).tolist()]
 
 
 def family(pg_type: str, numeric: Numeric) -> Kind:
@@ -201,7 +216,11 @@ class FixedColumn(ColumnStore):
         encoded = encode(values, self.kind)
         if encoded is None:
             return np.ones(len(values), bool)
-        data, nulls = encoded
+        return self._differs(places, *encoded)
+
+    def _differs(
+        self, places: Positions, data: NDArray[Any], nulls: NDArray[Any] | None
+    ) -> NDArray[np.bool_]:
         mine = self._data.peek()[places]
         found: NDArray[np.bool_] = data != mine
         if self.kind == "float":
@@ -212,13 +231,19 @@ class FixedColumn(ColumnStore):
 
     def advance(
         self, step: Step, places: Positions, values: Sequence[Any], added: Sequence[Any]
-    ) -> ColumnStore:
+    ) -> tuple[ColumnStore, bool]:
         new, more = encode(values, self.kind), encode(added, self.kind)
         if new is None or more is None:
-            return ObjectColumn(
-                self.everything(), self.pg_type, self.backend, self.numeric
-            ).advance(step, places, values, added)
+            stand_in = ObjectColumn(self.everything(), self.pg_type, self.backend, self.numeric)
+            return stand_in.advance(step, places, values, added)
         (data, nulls), (tail, tail_nulls) = new, more
+        if len(places):
+            differs = self._differs(places, data, nulls)
+            if not differs.all():
+                places, data = places[differs], data[differs]
+                nulls = None if nulls is None else nulls[differs]
+        if not len(places) and not step.moves:
+            return self, False
         if self._mask is None and (nulls is not None or tail_nulls is not None):
             self._mask = Dense(np.zeros(len(self), bool))
         self._data.advance(step, places, data, tail)
@@ -229,7 +254,7 @@ class FixedColumn(ColumnStore):
                 np.zeros(len(data), bool) if nulls is None else nulls,
                 np.zeros(len(tail), bool) if tail_nulls is None else tail_nulls,
             )
-        return self
+        return self, True
 
     def series(self, index: pd.Index) -> pd.Series:
         guard = self._data.guard
@@ -391,14 +416,17 @@ class ObjectColumn(ColumnStore):
 
     def advance(
         self, step: Step, places: Positions, values: Sequence[Any], added: Sequence[Any]
-    ) -> ColumnStore:
+    ) -> tuple[ColumnStore, bool]:
+        places, values = differing(self, places, values)
+        if not values and not step.moves:
+            return self, False
         if self._odd:
             self._odd -= self._count_odd(self.values(np.concatenate([places, step.gone])))
         self._odd += self._count_odd(values) + self._count_odd(added)
         self._data.advance(step, places, objects(self._kept(values)), objects(self._kept(added)))
         if not self._odd and self.kind in _CLASSES:
-            return column_of(self.everything(), self.pg_type, self.backend, self.numeric)
-        return self
+            return column_of(self.everything(), self.pg_type, self.backend, self.numeric), True
+        return self, True
 
     def series(self, index: pd.Index) -> pd.Series:
         guard = self._data.guard

@@ -13,7 +13,8 @@ any thread reads; the lock is held for a batch or for a step, never for a whole 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +29,7 @@ from notebook_rt.store.frozen import freeze
 from notebook_rt.store.load import TableLoad
 from notebook_rt.store.order import OrderBy, Ordered
 from notebook_rt.store.types import Backend, Column, Schema, equal, kind
-from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Upsert, WireRow
+from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, WireRow
 
 _NONE: Final[Positions] = np.empty(0, "int64")
 _PENDING: Final = 8192
@@ -73,7 +74,7 @@ class Table:
         """Rows with a number from here on are in no column yet."""
 
         self._next = 0
-        self._changed: dict[int, dict[str, Any]] = {}
+        self._changed: dict[int, Row] = {}
         self._fresh: dict[int, dict[str, Any]] = {}
         self._gone: list[int] = []
         self._stillborn: list[int] = []
@@ -246,7 +247,7 @@ class Table:
     # --- noting changes -----------------------------------------------------------------------
 
     def _write(self, ops: Iterable[Op]) -> None:
-        ids, born, known = self._ids, self._born, self._blank.keys()
+        ids, born, known, changed = self._ids, self._born, self._blank.keys(), self._changed
         for op in ops:
             number = ids.get(op.key)
             if isinstance(op, Delete):
@@ -257,10 +258,10 @@ class Table:
                         self._stillborn.append(number)
                     else:
                         self._gone.append(number)
-                        self._changed.pop(number, None)
+                        changed.pop(number, None)
                 continue
             row = op.row
-            if not row.keys() <= known or self._nested:
+            if self._nested or not row.keys() <= known:
                 row = {
                     name: freeze(value) if name in self._nested else value
                     for name, value in row.items()
@@ -268,20 +269,22 @@ class Table:
                 }
             if number is None:
                 ids[op.key] = self._next
-                self._fresh[self._next] = self._blank | self._key_row(op) | dict(row)
+                self._fresh[self._next] = self._whole(op.key, row)
                 self._next += 1
             elif number >= born:
                 self._fresh[number].update(row)
-            elif number in self._changed:
-                self._changed[number].update(row)
+            elif number in changed:
+                changed[number] = {**changed[number], **row}
             else:
-                self._changed[number] = dict(row)
+                changed[number] = row
 
-    def _key_row(self, op: Upsert) -> dict[str, Any]:
-        key = self.schema.key
-        if len(key) == 1:
-            return {key[0]: op.key}
-        return dict(zip(key, op.key, strict=True)) if isinstance(op.key, tuple) else {}
+    def _whole(self, key: Key, row: Row) -> dict[str, Any]:
+        """A new row: what is not given is null, but for the key, which the operation knows."""
+        names = self.schema.key
+        if len(names) == 1:
+            return {**self._blank, names[0]: key, **row}
+        parts = zip(names, key, strict=True) if isinstance(key, tuple) else ()
+        return {**self._blank, **dict(parts), **row}
 
     def _foresee(self, ops: Sequence[Op]) -> tuple[list[RowChange], bool]:
         """What ``ops`` will change, and whether a row will move to the end without a change."""
@@ -295,7 +298,7 @@ class Table:
                 continue
             if row is None:
                 moved |= old[op.key] is not None
-                row = self._blank | self._key_row(op)
+                row = self._whole(op.key, {})
             given = {name: value for name, value in op.row.items() if name in self._blank}
             new[op.key] = {**row, **given}
         return list(changes_between(old, new)), moved
@@ -337,20 +340,18 @@ class Table:
         gone = self._places(numbers)
         before = self._born - len(self._dead)
         step = Step(before, gone, len(self._fresh))
-        changed = sorted(self._changed.items())
-        places = self._places([number for number, _ in changed])
-        rows = [row for _, row in changed]
-        added = list(self._fresh.values())
+        places = self._places(np.fromiter(self._changed, "int64", len(self._changed)))
+        given = _by_column(list(self._changed.values()), places, self._columns)
+        added = _by_column(list(self._fresh.values()), _NONE, self._columns)
         self._changed, self._fresh, self._gone = {}, {}, []
-        for name, column in self._columns.items():
-            where: Positions = _NONE
-            values: list[Any] = []
-            if rows and name not in self.schema.key:
-                where, values = self._differing(column, name, places, rows)
+        # The key's columns last: what guards the others' buffers holds the index, and so the key's.
+        for name in sorted(self._columns, key=self.schema.key.__contains__):
+            column = self._columns[name]
+            where, values = given[name] if name not in self.schema.key else (_NONE, ())
             if step.moves or values:
-                self._snapshot = None
-                tail = [row[name] for row in added]
-                self._columns[name] = column.advance(step, where, values, tail)
+                self._columns[name], other = column.advance(step, where, values, added[name][1])
+                if other:
+                    self._snapshot = None
         if step.moves:
             self._index = None
             stillborn = np.array(self._stillborn, "int64")
@@ -358,20 +359,6 @@ class Table:
             self._born, self._stillborn = self._next, []
             if len(self._dead) > max(_SPARSE, len(self._ids)):
                 self._renumber()
-
-    def _differing(
-        self, column: ColumnStore, name: str, places: Positions, rows: list[dict[str, Any]]
-    ) -> tuple[Positions, list[Any]]:
-        """The values of ``name`` that ``rows`` really change, and where."""
-        given = [at for at, row in enumerate(rows) if name in row]
-        where = places if len(given) == len(rows) else places[given]
-        values = [rows[at][name] for at in given]
-        if not values:
-            return _NONE, values
-        differs = column.differs(where, values)
-        if differs.all():
-            return where, values
-        return where[differs], [values[at] for at in np.flatnonzero(differs).tolist()]
 
     def _renumber(self) -> None:
         """Number the rows by their positions, so that the list of those that left stays short."""
@@ -387,6 +374,27 @@ class Table:
             arrays[0], name=self.schema.key[0], copy=False, dtype=arrays[0].dtype
         )
         return index
+
+
+def _by_column(
+    rows: Sequence[Row], places: Positions, names: Collection[str]
+) -> dict[str, tuple[Positions, Sequence[Any]]]:
+    """The values of each column in the rows that have one, and those rows' places."""
+    if not rows:
+        return dict.fromkeys(names, (_NONE, ()))
+    whole = itemgetter(*names)
+    try:
+        columns = (
+            zip(*map(whole, rows), strict=True) if len(names) > 1 else [list(map(whole, rows))]
+        )
+        return {name: (places, values) for name, values in zip(names, columns, strict=True)}
+    except KeyError:
+        pass
+    found: dict[str, tuple[Positions, Sequence[Any]]] = {}
+    for name in names:
+        given = [at for at, row in enumerate(rows) if name in row]
+        found[name] = (places[given], [rows[at][name] for at in given])
+    return found
 
 
 def changes_between(

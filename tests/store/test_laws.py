@@ -56,8 +56,8 @@ KEYS: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
 
 SMALL = [
     (text, "CHUNK", 3),
-    (text, "_MANY", 1),
-    (dense, "_MANY_HOLES", 3),
+    (text, "_MANY", 0.4),
+    (dense, "_MANY_HOLES", 2),
     (table_module, "_SPARSE", 2),
     (table_module, "_PENDING", 3),
 ]
