@@ -388,7 +388,7 @@ async def test_a_refused_token_is_refreshed_once_then_asked_for(
 async def test_a_paused_queue_sends_nothing_and_a_running_one_drains_as_it_fills(
     stack: LocalStack, table: str, key: str, kernel: MakeKernel
 ) -> None:
-    k = kernel()
+    k, later = kernel(), kernel()
     loop = asyncio.get_running_loop()
     k.outbox.subscribe(lambda: loop.call_soon_threadsafe(k.worker.put))
     running = asyncio.create_task(k.worker.run())
@@ -417,9 +417,8 @@ async def test_a_paused_queue_sends_nothing_and_a_running_one_drains_as_it_fills
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    other = kernel()
-    assert other.outbox.lease(k.clock()), "it let go of the lease"
-    await other.close()
+    assert later.outbox.lease(k.clock()), "it let go of the lease"
+    await later.close()
     await k.close()
 
 
@@ -462,6 +461,15 @@ async def test_many_rows_in_a_batch_are_one_commit_and_none_if_it_raises(
     with pytest.raises(RuntimeError):
         change_my_mind()
     assert k.view(keys[1])["note"] == "1"
+    with k.editor.batch():
+        k.editor.edit(keys[1], {"note": "in the batch"})
+        # Another thread (the network's) goes on meanwhile, and its edits are its own.
+        await asyncio.to_thread(k.editor.edit, keys[2], {"note": "beside"})
+        await asyncio.to_thread(k.editing.tick, 0.0)
+        assert k.view(keys[2])["note"] == "beside"
+    assert k.view(keys[1])["note"] == "in the batch"
+    assert k.editor.undo()
+    assert k.editor.undo()
     assert k.editor.undo()
     assert (k.view(keys[0])["note"], k.view(key)["note"]) == ("0", "old")
     assert k.editor.undo()
