@@ -12,6 +12,7 @@ import random
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class Kernel:
         batch: int = 10,
     ) -> None:
         # The machine's clock is wrong by ``clock_offset``; what the session knows of it mends it.
-        self.clock = lambda: time.time() + clock_offset - true_offset
+        self.clock: Callable[[], float] = lambda: time.time() + clock_offset - true_offset
         self.url, self.key, self.table_name = url, key, table
         self.headers = {"apikey": key, "Authorization": f"Bearer {key}"}
         self.outbox = Outbox(path, lease=5.0)
