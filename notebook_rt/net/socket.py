@@ -15,6 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -40,6 +41,7 @@ from notebook_rt.errors import (
 )
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.frames import ChangeFrame, decode_frame
+from notebook_rt.net.intake import Intake
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Binding, Change
 
@@ -127,8 +129,8 @@ class Socket(AsyncRealtimeClient):
                 open_timeout=2 * self.options.connect_timeout,
                 close_timeout=1.0,
                 max_size=self.options.max_frame_bytes,
-                max_queue=256,
                 compression=None,
+                create_connection=partial(Intake, on_message=self._dispatch),  # type: ignore[arg-type]  # a factory is all it is called as
                 ping_interval=None,  # the protocol's own heartbeat sees more: the server, not TCP
                 logger=_quiet,
             )
@@ -144,7 +146,7 @@ class Socket(AsyncRealtimeClient):
         self._ws_connection = ws
         self.last_frame_at = time.monotonic()
         self._listen_task = asyncio.get_running_loop().create_task(
-            self._receive(ws), name="notebook_rt-receive"
+            self._watch(ws), name="notebook_rt-socket"
         )
 
     async def connect(self) -> None:
@@ -168,27 +170,22 @@ class Socket(AsyncRealtimeClient):
             channel.messages_waiting_for_ack.clear()
             channel.state = ChannelStates.ERRORED
 
-    async def _receive(self, ws: ClientConnection) -> None:
-        code, reason = None, ""
-        try:
-            while True:
-                frame = await ws.recv(decode=False)
-                self.frames += 1
-                self.bytes_received += len(frame)
-                self.last_frame_at = time.monotonic()
-                self._dispatch(frame)
-        except ConnectionClosed as error:
-            if error.rcvd is not None:
-                code, reason = error.rcvd.code, error.rcvd.reason
-            elif error.sent is not None:
-                code, reason = error.sent.code, error.sent.reason  # a frame too big: we hung up
+    async def _watch(self, ws: ClientConnection) -> None:
+        """Wait for the end of the socket, and tell of it."""
+        await ws.wait_closed()
         if self._ws_connection is ws:
             self._ws_connection = None
             self._listen_task = None
             self._orphan_channels()
+            # Sent, not received: a frame over max_frame_bytes, and we hung up (1009).
+            close = ws.protocol.close_rcvd or ws.protocol.close_sent
+            code, reason = (None, "") if close is None else (close.code, close.reason)
             self.listener.socket_closed(code, reason)
 
     def _dispatch(self, raw: bytes) -> None:
+        self.frames += 1
+        self.bytes_received += len(raw)
+        self.last_frame_at = time.monotonic()
         try:
             frame = decode_frame(raw, self.exact_numbers)
         except ValueError:

@@ -14,6 +14,10 @@ from realtime._async.presence import AsyncRealtimePresence
 from realtime._async.push import AsyncPush
 from realtime._async.timer import AsyncTimer
 from realtime.message import ReplyPostgresChanges
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.client import ClientProtocol
+from websockets.uri import parse_uri
 
 from notebook_rt.errors import AuthError, UnreachableError
 from notebook_rt.local import LocalStack
@@ -134,6 +138,9 @@ def test_the_private_names_of_the_package_that_we_lean_on_are_there() -> None:
     for name in ("_on_state_event", "_on_diff_event"):
         assert hasattr(AsyncRealtimePresence, name), name
     assert hasattr(AsyncTimer, "schedule_timeout")
+    assert hasattr(ClientConnection, "process_event")
+    assert {"close_rcvd", "close_sent"} <= vars(ClientProtocol(parse_uri("ws://x"))).keys()
+    assert "create_connection" in inspect.signature(connect.__init__).parameters
     assert ReplyPostgresChanges.model_validate({}).postgres_changes is None
     assert "vsn=1.0.0" in client.endpoint_url()
 
@@ -205,6 +212,37 @@ async def test_a_lost_socket_is_told_once_and_sending_into_it_fails(
     assert code in (None, 1006)
     with pytest.raises(ConnectionError):
         await socket.send({"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": "1"})
+
+
+async def test_a_message_in_fragments_is_one_message(ears: Ears) -> None:
+    parts = iter([b'{"topic":"phoenix","event":"phx_reply",', b'"payload":{},', b'"ref":"hb1"}'])
+
+    async def server(ws: ServerConnection) -> None:
+        await ws.send(part.decode() for part in parts)
+        await ws.wait_closed()
+
+    async with serve(server, "127.0.0.1", 0) as serving:
+        port = next(iter(serving.sockets)).getsockname()[1]
+        found = Socket(f"http://127.0.0.1:{port}", Credentials("k"), Options(), ears)
+        await found.open()
+        assert await ears.next("heartbeat") == ("heartbeat", "hb1")
+        ws = found.detach()
+        assert ws is not None
+        await ws.close()
+
+
+async def test_a_frame_over_the_limit_closes_the_socket_and_is_told(ears: Ears) -> None:
+    async def server(ws: ServerConnection) -> None:
+        await ws.send("x" * 3000)
+        await ws.wait_closed()
+
+    async with serve(server, "127.0.0.1", 0) as serving:
+        port = next(iter(serving.sockets)).getsockname()[1]
+        options = Options(max_frame_bytes=1000)
+        found = Socket(f"http://127.0.0.1:{port}", Credentials("k"), options, ears)
+        await found.open()
+        _, code, _ = await ears.next("socket_closed")
+        assert code == 1009
 
 
 async def test_a_wrong_key_is_an_auth_error_that_does_not_show_it(
