@@ -17,12 +17,12 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-import wire_player
-from wire_compare import Comparison, DifferentError, parsed
-from wire_player import TRANSCRIPTS, Player
 
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.realtime.options import RealtimeOptions
+from tests.local import wire_player
+from tests.local.wire_compare import Comparison, DifferentError, parsed
+from tests.local.wire_player import TRANSCRIPTS, Player
 
 DEVIATIONS: dict[str, dict[int, str]] = {
     "08-tokens": {

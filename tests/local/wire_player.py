@@ -25,7 +25,8 @@ import httpx
 import psycopg
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from wire_compare import Comparison, DifferentError, cut_like, found, parsed, topic_of
+
+from tests.local.wire_compare import Comparison, DifferentError, cut_like, found, parsed, topic_of
 
 TRANSCRIPTS = Path(__file__).parent.parent / "wire"
 PATIENCE = 6.0
