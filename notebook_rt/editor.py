@@ -366,9 +366,18 @@ class Editor:
         known = {edit.id for edit in self.overlay.edits}
         there = self._outbox.numbers(self.schema_name, self.table)
         for op_id in known - there.keys():
-            self.settled(op_id, self._outbox.fate(op_id)[1])
+            done, row = self._outbox.fate(op_id)
+            if done:
+                self.settled(op_id, row)
+            else:  # somebody discarded it
+                self._say(self.overlay.discard([op_id], want_changes=True))
         new = sorted(there.keys() - known, key=there.__getitem__)
         self.lay([op for op_id in new if (op := self._outbox.get(op_id)) is not None])
+
+    def again(self) -> None:
+        """Show what the queue holds now: somebody decided about it there."""
+        self.catch_up()
+        self.lay(self._ops())
 
     def settled(self, op: str, row: Mapping[str, Json] | None) -> None:
         if self.overlay is None:

@@ -68,7 +68,7 @@ class Writes:
         """What waits to be sent; ``display`` makes what a front end shows of it."""
         return QueueView(
             lambda: self.outbox,
-            wake=partial(self.tell_worker, Worker.wake),
+            wake=self._decided,
             pause=partial(self._pausing, True),
             resume=partial(self._pausing, False),
             display=display,
@@ -112,6 +112,14 @@ class Writes:
         listeners = self._drivers[driver]
         listeners.append(fn)
         return partial(_forget, listeners, fn)
+
+    def _decided(self) -> None:
+        """Something in the queue was retried, edited or discarded: show it, and go on."""
+        with self._lock:
+            if self._open is not None:
+                for editor in self._open.editors.values():
+                    editor.again()
+        self.tell_worker(Worker.wake)
 
     def _pausing(self, paused: bool) -> None:
         self.paused = paused

@@ -1,0 +1,374 @@
+"""Local edits on real parts: shown at once, kept, written, merged, refused (DESIGN 4)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt import errors
+from notebook_rt.local import LocalStack
+from notebook_rt.sync.merge import Strategy
+from tests.proxy import Proxy
+from tests.test_live_table import until
+
+OPTIONS = nrt.Options(backoff_base=0.1, backoff_max=0.3, poll_interval=0.3)
+
+TABLE = """
+create table {0} (
+    id uuid primary key default gen_random_uuid(), name text not null, quantity int not null
+        check (quantity >= 0), tags text[] not null default '{{}}', notes text,
+    updated_at timestamptz not null default clock_timestamp());
+create function {0}_touch() returns trigger language plpgsql as
+    $$ begin new.updated_at = clock_timestamp(); return new; end $$;
+create trigger touch before update on {0} for each row execute function {0}_touch();
+alter publication supabase_realtime add table {0};
+grant all on {0} to anon, authenticated, service_role;
+"""
+A, B = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
+
+
+@pytest.fixture
+def table(stack: LocalStack) -> Iterator[str]:
+    """A table with two rows, ``A`` and ``B``."""
+    name = f"edited_{uuid.uuid4().hex[:8]}"
+    stack.sql(TABLE.format(name))
+    stack.sql(
+        f"insert into {name} (id, name, quantity, tags) values "
+        f"('{A}', 'apples', 10, '{{fruit}}'), ('{B}', 'bolts', 20, '{{}}')"
+    )
+    yield name
+    stack.sql(f"drop table {name} cascade; drop function {name}_touch")
+
+
+@pytest.fixture
+def proxy(stack: LocalStack) -> Iterator[Proxy]:
+    with Proxy(stack.url) as running:
+        yield running
+
+
+@pytest.fixture
+def open_session(stack: LocalStack, tmp_path: Path) -> Iterator[Callable[..., nrt.Session]]:
+    """Opens sessions; each of another name has a queue of its own."""
+    opened: list[nrt.Session] = []
+
+    def make(name: str = "mine", url: str | None = None) -> nrt.Session:
+        session = nrt.connect(
+            url or stack.url,
+            stack.anon_key,
+            queue_path=tmp_path / f"{name}.sqlite3",
+            options=OPTIONS,
+        )
+        opened.append(session)
+        return session
+
+    yield make
+    for session in opened:
+        session.close()
+
+
+def stored(stack: LocalStack, table: str, column: str, key: Hashable = A) -> Any:
+    """What PostgreSQL has."""
+    rows = stack.sql(f"select {column} from {table} where id = %s", key)
+    return rows[0][0] if rows else None
+
+
+def seen(frame: nrt.LiveFrame, column: str, key: Hashable = A) -> Any:
+    """What the user sees."""
+    return frame.df[column].to_dict()[key]
+
+
+def _reads(frame: nrt.LiveFrame, notes: str) -> bool:
+    return bool(seen(frame, "notes") == notes)
+
+
+def test_an_edit_is_seen_at_once_and_written(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(table).wait(10)
+    batches: list[Any] = []
+    frame.on_change(batches.append)
+    before, version = frame.df, frame.version
+    frame.edit(A, quantity=11, notes="counted")
+    assert seen(frame, "quantity") == 11
+    assert frame.version > version
+    assert before.loc[A, "quantity"] == 10, "a snapshot never changes under the user"
+    frame.at[B, "name"] = "nuts"
+    new = frame.insert(name="cherries", quantity=3)
+    assert seen(frame, "name", B) == "nuts"
+    assert seen(frame, "name", new) == "cherries"
+    assert rt.queue.flush(10) == 0
+    assert stored(stack, table, "quantity") == 11
+    assert stored(stack, table, "name", B) == "nuts"
+    assert stored(stack, table, "quantity", new) == 3
+    frame.delete(new)
+    assert new not in frame.df.index
+    assert rt.queue.flush(10) == 0
+    assert stored(stack, table, "id", new) is None
+    until(lambda: {b.cause for b in batches} >= {"edit"})
+    first = next(b for b in batches if b.cause == "edit")
+    assert [(c.kind, c.key, c.old["quantity"], c.new["quantity"]) for c in first] == [
+        ("update", A, 10, 11)
+    ]
+    assert "edit" in set(frame.log["cause"])
+    assert len(frame.pending) == 0
+
+
+def test_an_edit_that_the_column_cannot_hold_is_refused_before_it_is_queued(
+    table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(table).wait(10)
+    with pytest.raises(nrt.InvalidEditError, match="quantity"):
+        frame.edit(A, quantity="many")
+    with pytest.raises(nrt.InvalidEditError, match="no row"):
+        frame.edit(str(uuid.uuid4()), quantity=1)
+    assert len(rt.queue) == 0
+    assert seen(frame, "quantity") == 10
+
+
+def test_who_only_reads_makes_no_file(
+    table: str, open_session: Callable[..., nrt.Session], tmp_path: Path
+) -> None:
+    rt = open_session()
+    frame = rt.table(table).wait(10)
+    assert (len(rt.queue), len(rt.queue.df), len(frame.pending), len(frame.conflicts)) == (0,) * 4
+    assert "0 waiting" in repr(rt.queue)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_rows_at_once_in_a_batch_and_undone(
+    stack: LocalStack, table: str, proxy: Proxy, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session(url=proxy.url)
+    frame = rt.table(table).wait(10)
+    rt.queue.pause()
+    batches: list[Any] = []
+    stop = frame.on_change(batches.append)
+    assert frame.edit_many(pd.DataFrame({"quantity": [1, 2]}, index=[A, B])) == 2
+    with frame.batch():
+        frame.edit(A, notes="first")
+        frame.edit(A, quantity=5)
+        frame.delete(B)
+        assert B in frame.df.index, "nothing is shown before the block ends"
+    assert B not in frame.df.index
+    assert (seen(frame, "quantity"), seen(frame, "notes")) == (5, "first")
+    until(lambda: len(batches) == 2)
+    stop()
+    with pytest.raises(ZeroDivisionError), frame.batch():
+        frame.edit(A, quantity=1 // 0)
+    assert frame.undo()
+    assert (seen(frame, "quantity"), seen(frame, "quantity", B)) == (1, 2)
+    assert frame.undo()
+    assert not frame.undo()
+    assert (seen(frame, "quantity"), seen(frame, "quantity", B)) == (10, 20)
+    frame.edit(A, quantity=99)
+    assert frame.discard(A) == 1
+    assert seen(frame, "quantity") == 10
+    rt.queue.resume()
+    assert rt.queue.flush(10) == 0
+    assert stored(stack, table, "quantity") == 10
+
+
+def test_an_open_batch_holds_nothing_up(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(table).wait(10)
+    with frame.batch():
+        frame.edit(A, quantity=5)
+        other = threading.Thread(target=lambda: frame.edit(B, quantity=21))
+        other.start()
+        other.join(5)
+        assert seen(frame, "quantity", B) == 21, "another thread's edit is not of this batch"
+        stack.sql(f"update {table} set notes = 'by sql' where id = %s", B)
+        until(lambda: seen(frame, "notes", B) == "by sql")
+        assert rt.table(table, filter=f"id=eq.{B}").wait(5).df.loc[B, "notes"] == "by sql"
+    rt.queue.flush(10)
+    assert stored(stack, table, "quantity") == 5
+
+
+def test_offline_edits_wait_and_drain(
+    stack: LocalStack, table: str, proxy: Proxy, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session(url=proxy.url)
+    notes: list[tuple[str, str]] = []
+    rt.on_note(lambda kind, text: notes.append((kind, text)))
+    frame = rt.table(table).wait(10)
+    proxy.down()
+    until(lambda: rt.state != "connected")
+    frame.edit(A, quantity=7)
+    new = frame.insert(name="dates", quantity=1)
+    assert rt.channel("room").send("hello", {"n": 1}).queued
+    assert seen(frame, "quantity") == 7
+    assert list(frame.pending["kind"]) == ["update", "insert"]
+    assert len(rt.queue) == 3
+    until(lambda: "queued" in [kind for kind, _ in notes])
+    time.sleep(0.5)
+    assert stored(stack, table, "quantity") == 10
+    assert set(rt.queue.df["attempts"]) == {0}, "no network is no attempt"
+    proxy.up()
+    until(lambda: len(rt.queue) == 0, 15, lambda: rt.queue.df.to_string())
+    assert stored(stack, table, "quantity") == 7
+    assert stored(stack, table, "name", new) == "dates"
+    until(lambda: frame.status == "live")
+    assert seen(frame, "quantity") == 7
+    assert seen(frame, "name", new) == "dates"
+
+
+KILLED = """
+import os, sys, uuid
+import notebook_rt as nrt
+url, key, path, table = sys.argv[1:]
+rt = nrt.connect(url, key, queue_path=path)
+frame = rt.table(table).wait(10)
+rt.queue.pause()
+frame.edit(str(uuid.UUID(int=1)), notes="typed before the crash")
+made = frame.insert(name="elderberries", quantity=4)
+print(made, flush=True)
+input()
+"""
+
+
+def test_what_was_typed_before_a_kill_is_in_the_first_df_and_is_sent(
+    stack: LocalStack, table: str, tmp_path: Path, open_session: Callable[..., nrt.Session]
+) -> None:
+    path = tmp_path / "mine.sqlite3"
+    killed = subprocess.Popen(
+        [sys.executable, "-c", KILLED, stack.url, stack.anon_key, str(path), table],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    assert killed.stdout is not None
+    made = killed.stdout.readline().strip()
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    with Proxy(stack.url) as proxy:
+        rt = open_session(url=proxy.url)
+        frame = rt.table(table)
+        first = frame.df
+        assert first.loc[A, "notes"] == "typed before the crash"
+        assert first.loc[made, "name"] == "elderberries"
+        until(lambda: len(rt.queue) == 0, 15, lambda: rt.queue.df.to_string())
+    assert stored(stack, table, "notes") == "typed before the crash"
+    assert stored(stack, table, "quantity", made) == 4
+
+
+def test_two_who_edit_one_row_merge(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    mine, theirs = open_session("mine"), open_session("theirs")
+    merge: dict[str, Strategy] = {"quantity": "delta", "tags": "union"}
+    my, their = mine.table(table, merge=merge).wait(10), theirs.table(table, merge=merge).wait(10)
+    merged: list[Any] = []
+    my.on_merge(merged.extend)
+    for session in (mine, theirs):
+        session.queue.pause()
+    my.edit(A, quantity=13, tags=["fruit", "red"])
+    their.edit(A, quantity=15, tags=["sweet"], notes="from the other side")
+    theirs.queue.resume()
+    theirs.queue.flush(10)
+    mine.queue.resume()
+    mine.queue.flush(10)
+    assert stored(stack, table, "quantity") == 18
+    assert sorted(stored(stack, table, "tags")) == ["red", "sweet"]
+    assert stored(stack, table, "notes") == "from the other side"
+    until(lambda: all(seen(f, "quantity") == 18 and "red" in seen(f, "tags") for f in (my, their)))
+    assert set(my.conflicts["column"]) >= {"quantity"}
+    until(lambda: merged)
+
+
+def test_a_conflict_asks_and_is_resolved(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(table, merge={"notes": "ask"}).wait(10)
+    choices: tuple[Literal["mine", "theirs"], ...] = ("mine", "theirs")
+    for choice in choices:
+        expected = choice[0]
+        rt.queue.pause()
+        frame.edit(A, notes="m")
+        stack.sql(f"update {table} set notes = 't' where id = %s", A)
+        rt.queue.resume()
+        until(lambda: frame.conflicts["open"].any(), 10, lambda: rt.queue.df.to_string())
+        assert seen(frame, "notes") == "m"
+        assert rt.queue.df["state"].tolist() == ["asking"]
+        frame.resolve(A, "notes", choice)
+        rt.queue.flush(10)
+        assert stored(stack, table, "notes") == expected
+        until(partial(_reads, frame, expected))
+        assert not frame.conflicts["open"].any()
+        stack.sql(f"update {table} set notes = null where id = %s", A)
+        until(lambda: pd.isna(seen(frame, "notes")))
+    with pytest.raises(errors.ConflictError):
+        frame.resolve(A)
+
+
+def test_what_a_constraint_refuses_is_kept_with_the_servers_words(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    notes: list[tuple[str, str]] = []
+    rt.on_note(lambda kind, text: notes.append((kind, text)))
+    frame = rt.table(table).wait(10)
+    frame.edit(A, quantity=-1)
+    frame.edit(B, notes="flows on")
+    until(lambda: "failed" in set(rt.queue.df["state"]))
+    until(lambda: stored(stack, table, "notes", B) == "flows on")
+    (why,) = frame.pending.loc[frame.pending["state"] == "failed", "error"]
+    assert "check" in why
+    until(lambda: "failed" in [kind for kind, _ in notes])
+    assert seen(frame, "quantity") == -1, "kept, until somebody decides"
+    frame.edit(A, quantity=1)  # an edit of what was refused mends it
+    assert rt.queue.flush(10) == 0
+    assert stored(stack, table, "quantity") == 1
+    frame.edit(A, quantity=-2)
+    until(lambda: "failed" in set(rt.queue.df["state"]))
+    [op] = rt.queue.df.index
+    assert rt.queue.retry(op) == 1
+    until(lambda: rt.queue.df["state"].tolist() == ["failed"])
+    assert rt.queue.discard(op) == 1
+    until(lambda: seen(frame, "quantity") == 1, 5)
+
+
+def test_another_login_has_another_queue(
+    stack: LocalStack, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with nrt.connect(stack.url, stack.anon_key, options=OPTIONS) as rt:
+        frame = rt.table(table).wait(10)
+        rt.queue.pause()
+        frame.edit(A, notes="of nobody")
+        rt.set_auth(stack.token("authenticated", str(uuid.UUID(int=7)), 600))
+        until(lambda: pd.isna(seen(frame, "notes")), 10)
+        assert len(rt.queue) == 0
+        rt.queue.resume()
+        frame.edit(A, notes="of seven")
+        assert rt.queue.flush(10) == 0
+        assert stored(stack, table, "notes") == "of seven"
+        rt.set_auth(None)
+        until(lambda: len(rt.queue) == 1 or stored(stack, table, "notes") != "of seven")
+    files = list((tmp_path / "notebook_rt" / "outbox").glob("*.sqlite3"))
+    assert len(files) == 2
+
+
+def test_only_tables_are_edited(open_session: Callable[..., nrt.Session]) -> None:
+    rt = open_session()
+    log = rt.channel("room").frame("tick")
+    with pytest.raises(errors.ReadOnlyError):
+        log.edit(1, n=2)
