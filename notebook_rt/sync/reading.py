@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from notebook_rt.errors import NoPrimaryKeyError
+from notebook_rt.sync.digest import Digest
 from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.flows import ReadRefusedError
 from notebook_rt.sync.horizon import Read
@@ -22,6 +23,8 @@ from notebook_rt.sync.rows import Key, Op, Row, Rows, WireRow
 from notebook_rt.sync.window import Window
 
 Steps: TypeAlias = Generator[Sequence[Query], Sequence[Read], None]
+DIGEST_FROM: Final = 3
+"""Pages that a table must have before it is compared by a hash."""
 READS_AT_ONCE: Final = 4
 """Requests by key under way at a time."""
 
@@ -35,6 +38,8 @@ class Paging:
     """The most it gives, once known."""
     xmin: bool = True
     """Whether it lets ``xmin`` through, as far as is known."""
+    digest: bool = True
+    """Whether it has our SQL functions, as far as is known."""
     count: bool = True
     """Whether the first page of a pass may ask for the count."""
 
@@ -212,6 +217,15 @@ class Comparison:
         mine = self._replica.rows.keys()
         self._rows.update({key: (None, read, None) for key in mine if key not in self._keys})
 
+    def gone(self, keys: Sequence[Key], read: Read) -> None:
+        """Take the word of ``read`` that these keys are gone."""
+        self._rows.update(dict.fromkeys(keys, (None, read, None)))
+
+    def spans(self, read: Read) -> None:
+        """``read`` compared the whole table."""
+        self._all.append(read)
+        self.seen = len(self._replica.rows)
+
     @property
     def began(self) -> float | None:
         """Server time before which nothing can be missing from what was read."""
@@ -245,7 +259,7 @@ class Comparison:
 
 def by_keys(reads: Reads, paging: Paging, keys: Sequence[Key], into: Comparison) -> Steps:
     """Read rows by key, several requests at a time; a page cut short hides no row."""
-    left = list(keys)
+    left = list(dict.fromkeys(keys))
     while left:
         asks = reads.with_xmin(paging.xmin)
         count = paging.cap is None
@@ -270,6 +284,16 @@ def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> St
     window = replica.window_read
     many = len(replica.rows) > paging.rows
     by_version = paging.xmin and many and len(replica.versions) * 10 > len(replica.rows) * 9
+    if paging.digest and window is None and len(replica.rows) >= DIGEST_FROM * paging.rows:
+        digest = Digest(replica)
+        if digest.possible:
+            try:
+                into.spans((yield from digest.steps(into.unknown.append, into.gone)))
+            except ReadRefusedError:
+                paging.digest = False
+            else:
+                yield from by_keys(reads, paging, into.unknown, into)
+                return
     if window is not None:
         yield from each_page(reads, paging, into.whole, window=window)
     elif by_version:

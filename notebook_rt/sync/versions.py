@@ -7,6 +7,10 @@ change touched has none until it is read again.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from notebook_rt.sync.rows import Key
 
@@ -32,9 +36,14 @@ class Versions:
         """Whether a read of this ``xmin`` shows the row that is here."""
         return isinstance(xmin, (int, str)) and self._xmin.get(key) == int(xmin)
 
-    def keep_only(self, keys: Iterable[Key]) -> None:
-        wanted = set(keys)
-        self._xmin = {key: xmin for key, xmin in self._xmin.items() if key in wanted}
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All keys, which are integers, and their versions."""
+        size = len(self._xmin)
+        keys = np.fromiter(cast("Iterable[int]", self._xmin), np.int64, size)
+        return keys, np.fromiter(self._xmin.values(), np.int64, size)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._xmin
 
     def clear(self) -> None:
         self._xmin.clear()

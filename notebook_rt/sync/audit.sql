@@ -1,0 +1,79 @@
+-- Fast audits for notebook_rt (optional): one request tells whether a whole table is still the same.
+--
+-- Both functions only read, run with the caller's rights and row-level security, and are told apart
+-- from the rest of the schema by their prefix. Remove them with: drop function nrt_digest, nrt_rows;
+
+create or replace function public.nrt_predicate(conditions jsonb) returns text
+language plpgsql immutable set search_path = '' as $$
+declare
+    condition jsonb;
+    part text;
+    result text := 'true';
+    operators constant jsonb := '{"eq": "=", "neq": "<>", "lt": "<", "lte": "<=", "gt": ">",
+        "gte": ">=", "like": "~~", "ilike": "~~*", "match": "~", "imatch": "~*",
+        "isdistinct": "is distinct from"}';
+begin
+    for condition in select * from jsonb_array_elements(conditions) loop
+        if condition ->> 'operator' = 'is' then
+            if condition -> 'values' ->> 0 not in ('null', 'true', 'false', 'unknown') then
+                raise exception 'is takes null, true, false or unknown';
+            end if;
+            part := format('%I is %s', condition ->> 'column', condition -> 'values' ->> 0);
+        elsif condition ->> 'operator' = 'in' then
+            select format('%I in (%s)', condition ->> 'column',
+                          coalesce(string_agg(format('%L', v), ', '), 'null'))
+              into part from jsonb_array_elements_text(condition -> 'values') v;
+        elsif operators ? (condition ->> 'operator') then
+            part := format('%I %s %L', condition ->> 'column',
+                           operators ->> (condition ->> 'operator'), condition -> 'values' ->> 0);
+        else
+            raise exception 'unknown operator %', condition ->> 'operator';
+        end if;
+        if (condition ->> 'negated')::boolean then
+            part := format('not (%s)', part);
+        end if;
+        result := result || ' and ' || part;
+    end loop;
+    return result;
+end $$;
+
+-- For each bucket of keys: how many rows, and a hash over their keys and versions (xmin) that does
+-- not depend on their order. Rows whose key is in `skip` are left out.
+create or replace function public.nrt_digest(
+    source_schema text, source text, key text, conditions jsonb, buckets int, skip bigint[]
+) returns jsonb language plpgsql stable security invoker set search_path = '' as $$
+declare
+    result jsonb;
+begin
+    execute format($q$
+        select jsonb_build_object('buckets', coalesce(jsonb_agg(b), '[]'),
+                                  'rows', coalesce(jsonb_agg(n), '[]'),
+                                  'digests', coalesce(jsonb_agg(h::text), '[]'))
+        from (
+            select (hashint8extended(%1$I::bigint, 0) & ($1 - 1)) as b, count(*) as n,
+                   bit_xor(hashint8extended(%1$I::bigint, xmin::text::bigint)) as h
+            from %2$I.%3$I where %1$I <> all ($2) and %4$s group by 1
+        ) one
+    $q$, key, source_schema, source, public.nrt_predicate(conditions))
+    into result using buckets::bigint, skip;
+    return result;
+end $$;
+
+-- The keys and versions of the rows in some of these buckets.
+create or replace function public.nrt_rows(
+    source_schema text, source text, key text, conditions jsonb, buckets int, wanted bigint[]
+) returns jsonb language plpgsql stable security invoker set search_path = '' as $$
+declare
+    result jsonb;
+begin
+    execute format($q$
+        select jsonb_build_object('keys', coalesce(jsonb_agg(%1$I), '[]'),
+                                  'versions', coalesce(jsonb_agg(xmin::text::bigint), '[]'))
+        from %2$I.%3$I
+        where (hashint8extended(%1$I::bigint, 0) & ($1 - 1)) = any ($2) and %4$s
+    $q$, key, source_schema, source, public.nrt_predicate(conditions))
+    into result using buckets::bigint, wanted;
+    return result;
+end $$;
+
+notify pgrst, 'reload schema';

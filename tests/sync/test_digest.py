@@ -1,0 +1,118 @@
+"""Promise 4: a whole table compared in one request, with PostgreSQL's own hash."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notebook_rt.filters import parse
+from notebook_rt.local import LocalStack
+from notebook_rt.store.types import Column, Schema
+from notebook_rt.sync.digest import Digest, audit_sql, hash_int8
+from notebook_rt.sync.events import Page
+from notebook_rt.sync.horizon import Horizon, Read
+from notebook_rt.sync.replica import Replica
+from notebook_rt.sync.spec import TableSpec
+from tests.sync.model import DictRows
+
+SCHEMA = Schema((Column("id", "int8"), Column("n", "int4")), ("id",))
+
+
+@pytest.fixture(scope="module")
+def table(stack: LocalStack) -> LocalStack:
+    stack.sql(audit_sql())
+    stack.sql("drop table if exists digest_t; create table digest_t (id bigint primary key, n int)")
+    for start in (1, 1000, -50):  # three transactions: three versions
+        stack.sql(f"insert into digest_t select g, g % 7 from generate_series({start}, {start + 300}) g"
+                  " on conflict do nothing")  # fmt: skip
+    return stack
+
+
+def test_the_hash_is_postgresqls(stack: LocalStack) -> None:
+    chosen = random.Random(7)
+    edges = [0, 1, -1, 2**31, -(2**31), 2**63 - 1, -(2**63), 2**32]
+    values = edges + [chosen.randrange(-(2**63), 2**63) for _ in range(300)]
+    seeds = [0, 1, *[chosen.randrange(0, 2**32) for _ in range(len(values) - 2)]]
+    pairs = ",".join(f"('{v}'::bigint, '{s}'::bigint)" for v, s in zip(values, seeds, strict=True))
+    theirs = stack.sql(f"select hashint8extended(a, b) from (values {pairs}) t(a, b)")
+    ours = hash_int8(np.array(values, np.int64), np.array(seeds, np.int64)).view(np.int64)
+    assert ours.tolist() == [row[0] for row in theirs]
+
+
+def loaded(stack: LocalStack, filter_text: str | None) -> Replica:
+    replica = Replica(TableSpec("digest_t", filter=parse(filter_text)), SCHEMA, SCHEMA, Horizon())
+    replica.rows = DictRows(SCHEMA)
+    where = "where n = 3" if filter_text else ""
+    for key, n, xmin in stack.sql(f"select id, n, xmin::text from digest_t {where}"):
+        replica.rows.apply([])
+        replica.rows.data[key] = {"id": key, "n": n}  # type: ignore[attr-defined]
+        replica.versions.note(key, xmin)
+    return replica
+
+
+def compare(stack: LocalStack, replica: Replica) -> tuple[set[int], set[int]]:
+    """The keys that the digest wants read, and those that it says are gone."""
+    unknown: list[object] = []
+    gone: list[object] = []
+    flow = Digest(replica).steps(unknown.append, lambda keys, read: gone.extend(keys))
+    answer: list[Read] | None = None
+    while True:
+        try:
+            (query,) = next(flow) if answer is None else flow.send(answer)
+        except StopIteration:
+            return set(unknown), set(gone)  # type: ignore[arg-type]  # keys are integers here
+        a = dict(query.args or {})
+        last = a.get("skip", a.get("wanted"))
+        kind = "skip" if "skip" in a else "wanted"
+        ((value,),) = stack.sql(
+            f"select {query.rpc}(source_schema => %s, source => %s, key => %s,"
+            f" conditions => %s::jsonb, buckets => %s, {kind} => %s)",
+            *(a["source_schema"], a["source"], a["key"], json.dumps(a["conditions"])),
+            *(a["buckets"], last),
+        )
+        answer = [Read(Page((), None, 0.0, value), 0)]
+
+
+@pytest.mark.parametrize("text", [None, "n=eq.3"])
+def test_a_true_table_is_one_request_and_a_false_one_names_its_rows(
+    table: LocalStack, text: str | None
+) -> None:
+    replica = loaded(table, text)
+    assert len(replica.rows) > 50
+    assert compare(table, replica) == (set(), set())
+    table.sql("update digest_t set n = n where id in (3, 10)")
+    table.sql("delete from digest_t where id in (17, 18)")
+    table.sql("insert into digest_t values (99999, 3) on conflict do nothing")
+    mine = set(replica.rows.keys())
+    unknown, gone = compare(table, replica)
+    assert unknown == ({3, 10} & mine) | {99999}
+    assert gone == {17, 18} & mine
+    table.sql("delete from digest_t where id = 99999")
+
+
+def test_rows_of_unknown_version_are_left_out_and_read(table: LocalStack) -> None:
+    replica = loaded(table, None)
+    replica.versions.forget(5)
+    table.sql("update digest_t set n = 0 where id = 5")
+    assert compare(table, replica) == ({5}, set())
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**32))
+def test_a_hash_depends_on_key_and_version(key: int, version: int) -> None:
+    one, other = hash_int8(np.array([key, key]), np.array([version, version + 1]))
+    assert one != other
+
+
+def test_a_hostile_literal_is_a_value_and_never_sql(table: LocalStack) -> None:
+    """A literal of a filter reaches the server as a value, never as SQL."""
+    hostile = parse({"n": "0); drop table digest_t; --"})
+    replica = loaded(table, None)
+    replica.spec = TableSpec("digest_t", filter=hostile)
+    with pytest.raises(Exception, match="invalid input syntax for type integer"):
+        compare(table, replica)
+    assert table.sql("select count(*) > 0 from digest_t") == [(True,)]
