@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -13,18 +14,14 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
     """Run ``coro`` to its end and return its result.
 
     Without a running loop in this thread it is ``asyncio.run``. In a notebook's cell, where one
-    runs, ``nest_asyncio2`` is applied to that loop, here and nowhere else. ``await`` is the better
-    way where a cell allows it.
+    runs, ``nest_asyncio2`` is applied to that loop, here and nowhere else; a loop that cannot be
+    nested (uvloop) is left alone, and the coroutine gets one of its own on another thread. ``await``
+    is the better way where a cell allows it.
 
     Parameters
     ----------
     coro : coroutine
         What to run.
-
-    Raises
-    ------
-    ValueError
-        If the running loop cannot be nested (uvloop).
 
     Examples
     --------
@@ -43,6 +40,6 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
     try:
         nest_asyncio2.apply(loop)
     except ValueError:
-        coro.close()
-        raise
+        with ThreadPoolExecutor(1, thread_name_prefix="notebook_rt-run") as thread:
+            return thread.submit(asyncio.run, coro).result()
     return loop.run_until_complete(coro)
