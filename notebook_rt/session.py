@@ -30,7 +30,7 @@ from notebook_rt.sync.health import Health
 from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.merge import Strategy as Merge
-from notebook_rt.sync.spec import TableSpec, parse_order
+from notebook_rt.sync.spec import TableSpec, parse_names, parse_order
 from notebook_rt.sync.supervisor import State
 from notebook_rt.writes import Writes
 
@@ -149,6 +149,8 @@ class Session:
         return f"<Session {self.url} {state}, {len(self._project.tables)} tables>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
+        if self._project.closed:
+            return {"text/plain": repr(self)}
         return _show("session_bundle", self)
 
     # Tables
@@ -158,7 +160,7 @@ class Session:
         name: str,
         *,
         filter: str | Mapping[str, Any] | None = None,
-        columns: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
         key: str | Sequence[str] | None = None,
         order: str | Sequence[str] | None = None,
         limit: int | None = None,
@@ -177,7 +179,7 @@ class Session:
         filter : str or dict, optional
             Realtime's filter language, ``"user_id=eq.42,status=in.(open,held)"``, or a dict of
             equalities.
-        columns : sequence of str, optional
+        columns : str or sequence of str, optional
             Only these (the key always comes along).
         key : str or sequence of str, optional
             The key's columns, where the server does not say.
@@ -208,8 +210,8 @@ class Session:
             table=name,
             schema=schema or self.schema,
             filter=parse(filter),
-            columns=None if columns is None else tuple(columns),
-            key=(key,) if isinstance(key, str) else None if key is None else tuple(key),
+            columns=parse_names(columns),
+            key=parse_names(key),
             order=parse_order(order),
             limit=limit,
             numeric=self.options.numeric,
@@ -232,7 +234,7 @@ class Session:
         params: Mapping[str, Any] | None = None,
         key: str | Sequence[str] | None = None,
         filter: str | Mapping[str, Any] | None = None,
-        columns: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
         order: str | Sequence[str] | None = None,
         limit: int | None = None,
         debounce: float | None = None,
@@ -402,6 +404,17 @@ class Session:
             Call it to unsubscribe.
         """
         return self._listen(fn, "Session.on_state", self._project.state_listeners)
+
+    def on_health(self, fn: Callable[[Health], Any]) -> Callable[[], None]:
+        """Call ``fn(health)`` when the verdict or the latency may be another one, on a thread of its
+        own.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
+        return self._listen(fn, "Session.on_health", self._project.health_listeners)
 
     def on_note(self, fn: Callable[[str, str], Any]) -> Callable[[], None]:
         """Call ``fn(kind, text)`` with what is worth a line: ``"merged"``, ``"queued"``,

@@ -258,7 +258,7 @@ class _Open:
                 self.project.note("queued", "No connection: what you write is kept, and sent later")
         elif self._waited and not offline and not self.outbox.counts()["waiting"]:
             self._waited = False
-            self.project.note("live", "Connected again: everything that waited was sent")
+            self.project.note("info", "Everything that waited was sent")
 
     async def aclose(self) -> None:
         if self._task is not None:

@@ -26,6 +26,7 @@ from notebook_rt.net.room import Room
 from notebook_rt.net.supervisor import Connection
 from notebook_rt.options import Options
 from notebook_rt.store.types import Backend
+from notebook_rt.sync.events import Status
 from notebook_rt.sync.health import Facts, Health, Metrics, TableFacts, health
 from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.merge import Strategies
@@ -65,6 +66,10 @@ class Project:
         """Called with each new state and why; must be quick."""
         self.note_listeners: list[Callable[[str, str], None]] = []
         """Called with what is worth a line: its kind and text."""
+        self.health_listeners: list[Callable[[Health], None]] = []
+        """Called with the health when its verdict or the latency may be another one."""
+        self._looking = False
+        self._unavailable_since: float | None = None
         self._users: dict[object, int] = {}
         self._auth: Any = None
         self._token_source: Callable[[], str | Awaitable[str]] | None = None
@@ -77,7 +82,7 @@ class Project:
             thread,
             self.refresh,
             self._on_state,
-            self.counters.latency.add,
+            self._on_latency,
         )
         self.services = Services(
             thread=thread,
@@ -128,6 +133,7 @@ class Project:
             self.tables[shared_as] = driver
             for listener in self.table_listeners:
                 listener(driver)
+            driver.status_listeners.append(self._on_status)
             driver.start()
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
         return shared_as, driver
@@ -140,6 +146,7 @@ class Project:
             topic = _topic(spec, dtype_backend)
             driver = QueryDriver(spec, topic, self.services, dtype_backend=dtype_backend)
             self.tables[shared_as] = driver
+            driver.status_listeners.append(self._on_status)
             driver.start()
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
         return shared_as, driver
@@ -244,12 +251,42 @@ class Project:
         self.counters.state(state, reason, time.monotonic())
         for listener in tuple(self.state_listeners):
             listener(state, reason)
+        self.look_at_health()
+
+    def _on_latency(self, seconds: float) -> None:
+        self.counters.latency.add(seconds)
+        self.look_at_health()
+
+    def _on_status(self, status: Status, reason: str) -> None:
+        self.look_at_health()
+
+    def look_at_health(self) -> None:
+        """Tell, once this turn of the loop is over, how things are."""
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._tell_health)
+
+    def _tell_health(self) -> None:
+        self._looking = False
+        found, now = self.health(), time.monotonic()
+        for listener in tuple(self.health_listeners):
+            listener(found)
+        if found.state in ("offline", "polling", "stale"):
+            if self._unavailable_since is None:
+                self._unavailable_since = now
+                self.note("unavailable", found.reason)
+        elif found.state in ("healthy", "slow") and self._unavailable_since is not None:
+            seconds = now - self._unavailable_since
+            self._unavailable_since = None
+            self.note("live", f"Live again after {seconds:.0f} s")
 
     def _on_contact(self, reached: bool) -> None:
         """A request that succeeds after one that failed says that the network is back."""
         if reached and not self.reachable:
             self.connection.retry("network")
-        self.reachable = reached
+        if reached != self.reachable:
+            self.reachable = reached
+            self.look_at_health()
 
     # Who we are
 

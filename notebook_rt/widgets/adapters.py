@@ -85,7 +85,7 @@ class SessionHealth:
         )
 
     def on_health(self, fn: Callable[[], object]) -> Unsubscribe:
-        return _listen(self._session.on_state, fn)
+        return _listen(self._session.on_health, fn)
 
 
 def _plain(value: object) -> str:
