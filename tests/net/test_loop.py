@@ -1,0 +1,155 @@
+"""The loop thread and the callback threads: safe from any thread, quiet at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from notebook_rt.errors import ClosedError
+from notebook_rt.net.callbacks import Mailbox, Subscribers
+from notebook_rt.net.loop import LoopThread, shared
+from tests.test_live_table import until
+
+
+def test_one_loop_serves_the_process() -> None:
+    assert shared() is shared()
+    names = {shared().call(lambda: threading.current_thread().name) for _ in range(3)}
+    assert names == {"notebook_rt"}
+
+
+def test_waiting_on_the_loops_own_thread_is_refused_and_not_a_deadlock() -> None:
+    thread = shared()
+    with pytest.raises(RuntimeError, match="network thread"):
+        thread.call(lambda: thread.wait(asyncio.sleep(0)))
+
+
+def test_a_wait_that_times_out_cancels_what_it_waited_for() -> None:
+    cancelled = threading.Event()
+
+    async def forever() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.set()
+
+    with pytest.raises(TimeoutError):
+        shared().wait(forever(), 0.05)
+    assert cancelled.wait(1)
+
+
+def test_a_task_that_fails_is_logged_and_nothing_more(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail() -> None:
+        raise ValueError("mine")
+
+    thread = shared()
+    thread.call(thread.spawn, fail(), "a doomed task")
+    until(lambda: any("a doomed task failed" in r.message for r in caplog.records))
+    assert thread.call(lambda: 1) == 1
+
+
+def test_stopped_it_says_so_and_leaves_no_thread() -> None:
+    thread = LoopThread()
+    closed: list[bool] = []
+
+    async def close() -> None:
+        closed.append(True)
+
+    thread.at_exit[1] = close
+    thread.call(thread.spawn, asyncio.sleep(60), "a long sleep")
+    began = time.monotonic()
+    thread.stop()
+    assert time.monotonic() - began < 2
+    assert closed == [True]
+    assert not thread._thread.is_alive()
+    with pytest.raises(ClosedError):
+        thread.call(lambda: 1)
+
+
+def test_a_mailbox_calls_in_order_on_one_thread_and_its_thread_goes() -> None:
+    heard: list[int] = []
+    box = Mailbox(heard.append)
+    for number in range(1000):
+        box.put(number)
+    until(lambda: len(heard) == 1000)
+    assert heard == list(range(1000))
+
+
+def test_a_mailbox_is_bounded_and_drops_the_oldest(caplog: pytest.LogCaptureFixture) -> None:
+    go, heard = threading.Event(), []
+
+    def slow(number: int) -> None:
+        go.wait(5)
+        heard.append(number)
+
+    box = Mailbox(slow, size=10)
+    box.put(0)
+    until(lambda: not box._items)
+    for number in range(1, 101):
+        box.put(number)
+    go.set()
+    until(lambda: len(heard) == 11)
+    assert heard == [0, *range(91, 101)]
+    assert box.dropped == 90
+    assert sum("too slow" in record.message for record in caplog.records) == 1
+
+
+def test_a_coroutine_function_is_awaited() -> None:
+    heard: list[Any] = []
+
+    async def fn(item: int) -> None:
+        await asyncio.sleep(0)
+        heard.append(item)
+
+    Mailbox(fn).put(7)
+    until(lambda: heard == [7])
+
+
+def test_closed_a_mailbox_calls_nobody() -> None:
+    heard: list[int] = []
+    box = Mailbox(heard.append)
+    box.close()
+    box.put(1)
+    time.sleep(0.05)
+    assert heard == []
+
+
+def test_a_cell_run_again_replaces_its_callback_a_loop_in_one_cell_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cell = 1
+    monkeypatch.setattr("notebook_rt.net.callbacks._execution_count", lambda: cell)
+    removed: list[str] = []
+    subscribers = Subscribers()
+
+    def register(name: str) -> None:
+        subscribers.add(lambda: None, lambda: removed.append(name))
+
+    register("a")
+    register("b")
+    assert removed == []
+    cell = 2
+    register("c")
+    assert removed == ["a"]
+
+
+def test_a_logger_that_says_everything_never_says_a_token(
+    stack: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    import notebook_rt as nrt
+
+    caplog.set_level(logging.DEBUG)
+    token = stack.token("authenticated", "00000000-0000-0000-0000-000000000001", 600)
+    with nrt.connect(stack.url, stack.anon_key, access_token=token) as rt:
+        rt.channel("logged").wait(10)
+        with pytest.raises(nrt.NotebookRTError):
+            rt.table("no_such_table").wait(10)
+        said = repr([rt, rt.metrics, rt.health, rt.channel("logged")])
+    said += caplog.text
+    assert token not in said
+    assert token.split(".")[2] not in said
+    assert stack.anon_key not in said
