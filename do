@@ -25,7 +25,7 @@ debian() { # debian PACKAGE...: install Debian packages
 
 python() { # the newest Python that the package supports
     for each in python3.14 python3.13 python3.12 python3.11 python3; do
-        if command -v $each >/dev/null && $each -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        if command -v $each >/dev/null && $each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo $each
             return
         fi

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -189,11 +190,13 @@ class QueryKeyError(TableError):
 class MissingColumnError(TableError):
     """A column that was asked for is not in the table."""
 
-    def __init__(self, schema: str, table: str, column: str) -> None:
+    def __init__(self, schema: str, table: str, column: str, columns: Sequence[str] = ()) -> None:
+        there = f"; there are {', '.join(columns)}" if columns else ""
         super().__init__(
             schema,
             table,
-            f'table "{table}" has no column "{column}". Check `columns`, `order` and `filter`',
+            f'table "{table}" has no column "{column}"{there}. '
+            "Check `columns`, `key`, `order` and `filter`",
         )
         self.column = column
 

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.editable import Editable, Edits
-from notebook_rt.errors import ClosedError, WaitTimeoutError
+from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError
 from notebook_rt.net.callbacks import Mailbox
 from notebook_rt.net.changes import ChangeBatch, changes_df
 from notebook_rt.net.feed import Feed
@@ -56,7 +56,7 @@ class LiveFrame(Editable):
         feed = self._feed
         rows = "" if feed.table is None else f", {len(feed.table):,} rows"
         why = f": {feed.reason}" if self.status in ("error", "polling", "stale") else ""
-        return f"<LiveFrame {feed.name} {self.status}{rows}{why}>"
+        return f"<{type(self).__name__} {feed.name} {self.status}{rows}{why}>"
 
     # Looking
 
@@ -156,7 +156,7 @@ class LiveFrame(Editable):
         self._feed.look()
         error = self._feed.error
         if error is not None:
-            raise error
+            raise error.with_traceback(None)  # where it came up, on another thread, helps nobody
         found = self._feed.snapshot()
         if found is None:
             self.wait()
@@ -226,14 +226,16 @@ class LiveFrame(Editable):
                 try:
                     future.result(step)
                     return self
-                except concurrent.futures.TimeoutError as error:
+                except concurrent.futures.TimeoutError:
                     if future.done():
                         raise
                     if until is not None and time.monotonic() >= until:
                         raise WaitTimeoutError(
                             f'table "{self.name}" has no data after {timeout:g} s: '
                             f"{self.status}, {self._feed.reason}"
-                        ) from error
+                        ) from None
+                except NotebookRTError as error:
+                    raise error.with_traceback(None) from None
                 bar.show()
 
     async def ready(self) -> LiveFrame:

@@ -18,7 +18,7 @@ from notebook_rt.filters import parse
 from notebook_rt.frame import LiveFrame
 from notebook_rt.options import Options
 from notebook_rt.sync.requery import QuerySpec
-from notebook_rt.sync.spec import parse_order
+from notebook_rt.sync.spec import parse_names, parse_order
 
 
 class LiveQuery(LiveFrame):
@@ -39,7 +39,7 @@ def query_spec(
     params: Mapping[str, Any] | None,
     key: str | Sequence[str] | None,
     filter: str | Mapping[str, Any] | None,
-    columns: Sequence[str] | None,
+    columns: str | Sequence[str] | None,
     order: str | Sequence[str] | None,
     limit: int | None,
     debounce: float | None,
@@ -50,8 +50,8 @@ def query_spec(
         table=name,
         schema=schema,
         filter=parse(filter),
-        columns=None if columns is None else tuple(columns),
-        key=(key,) if isinstance(key, str) else None if key is None else tuple(key),
+        columns=parse_names(columns),
+        key=parse_names(key),
         order=parse_order(order),
         limit=limit,
         numeric=options.numeric,

@@ -99,10 +99,13 @@ class Subscribers:
         code = getattr(fn, "__code__", None)
         cell = _execution_count()
         place: object = object()
-        if code is not None and cell is not None:
+        if cell is not None:
             # The same lines in another execution: the cell was run again. Within one execution (a
-            # loop that registers lambdas) each is a callback of its own.
-            lines = (code.co_filename, code.co_firstlineno, code.co_qualname, code.co_code)
+            # loop that registers lambdas) each is a callback of its own. What has no lines, like
+            # ``print``, is the same wherever it is named.
+            lines: object = id(fn)
+            if code is not None:
+                lines = (code.co_filename, code.co_firstlineno, code.co_qualname, code.co_code)
             before = self._removers.get(lines)
             if before is None or before[0] != cell:
                 place = lines

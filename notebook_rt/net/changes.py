@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ChangeBatch:
     """Row changes that became visible together.
 
@@ -29,6 +30,11 @@ class ChangeBatch:
     """The frame's version that shows them."""
     commit_time: float | None = None
     """Seconds since the epoch of the latest commit in it, by the server's clock, where known."""
+
+    def __repr__(self) -> str:
+        kinds = Counter(change.kind for change in self.changes)
+        what = ", ".join(f"{count:,} {kind}{'s'[: count > 1]}" for kind, count in kinds.items())
+        return f"<ChangeBatch {what or 'empty'}, {self.cause}, version {self.version}>"
 
     def __len__(self) -> int:
         return len(self.changes)

@@ -406,6 +406,10 @@ class TableDriver(Feed):
             services.on_contact(not network)
             self.contact(error if network else None)
             event = FetchFailed(effect.request, error, kind.wait)
+        except Exception as problem:  # a fault of ours is an error, never a table that hangs
+            logger.exception('reading table "%s"', spec.table)
+            fault = ProtocolError(f'table "{spec.table}": {problem!r}')
+            event = FetchFailed(effect.request, fault, None)
         else:
             self.contact(None)
             services.on_contact(True)
@@ -445,6 +449,9 @@ class TableDriver(Feed):
 
     def fail(self, error: Exception) -> None:
         self.services.metrics.last_error = str(error)
+        if self._joined_registry:  # its place is another's
+            self._joined_registry = False
+            self.services.registry.unwant(self.topic)
         super().fail(error)
 
     def _wake(self, at: float) -> None:

@@ -123,12 +123,12 @@ def _type_of(name: str) -> Generator[Sequence[Query], Sequence[Read], str | None
 
 
 def _known(spec: TableSpec, columns: Sequence[Column], key: Sequence[str]) -> Schema:
-    names = {column.name for column in columns}
+    names = [column.name for column in columns]
     chosen = spec.key or tuple(key)
     asked = (*(spec.columns or ()), *spec.filter.columns, *(term.column for term in spec.order))
     for name in (*chosen, *asked):
         if name not in names:
-            raise MissingColumnError(spec.schema, spec.table, name)
+            raise MissingColumnError(spec.schema, spec.table, name, names)
     if not chosen:
         raise NoPrimaryKeyError(spec.schema, spec.table)
     return Schema(tuple(columns), chosen, spec.numeric)

@@ -103,10 +103,13 @@ def health(
         if "polling" in statuses and facts.reachable:
             return "polling", UNAVAILABLE.format(interval=poll_interval)
         return "offline", facts.reason
-    if facts.silent_for > stale_after or "stale" in statuses:
+    if facts.silent_for > stale_after:
         return "stale", f"silent for {facts.silent_for:.0f} s"
-    if "polling" in statuses or "error" in statuses:
-        names = ", ".join(t.name for t in facts.tables if t.status in ("polling", "error"))
+    if "stale" in statuses:
+        names = ", ".join(table.name for table in facts.tables if table.status == "stale")
+        return "stale", f"being compared with the server: {names}"
+    if "polling" in statuses:
+        names = ", ".join(table.name for table in facts.tables if table.status == "polling")
         return "polling", f"{UNAVAILABLE.format(interval=poll_interval)} ({names})"
     drifted = ", ".join(table.name for table in facts.tables if table.drifted)
     if drifted:

@@ -500,7 +500,7 @@ class Requery:
             columns.append(Column(name, pg_type or "text"))
         for name in spec.key or ():
             if name not in names:
-                raise MissingColumnError(spec.schema, spec.table, name)
+                raise MissingColumnError(spec.schema, spec.table, name, names)
         if spec.key is None:
             columns.append(Column(POSITION, "int8"))
         return Schema(tuple(columns), spec.key or (POSITION,), spec.numeric)

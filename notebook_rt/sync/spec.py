@@ -41,6 +41,11 @@ def _order_by(text: str) -> OrderBy:
     return OrderBy(column, direction == ["desc"], nulls[0] == "nullsfirst" if nulls else None)
 
 
+def parse_names(source: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """One column's name or several."""
+    return (source,) if isinstance(source, str) else None if source is None else tuple(source)
+
+
 def nulls_first(term: OrderBy) -> bool:
     """Where the nulls go: PostgreSQL puts them last, but first if descending."""
     return term.desc if term.nulls_first is None else term.nulls_first
@@ -68,3 +73,9 @@ class TableSpec:
     numeric: Numeric = "float"
     watermark: str | None = "updated_at"
     """A column that every change moves to the server's now; ignored where the table has none."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.table, str) or not self.table:
+            raise TypeError(f"the name of a table is a text, not {self.table!r}")
+        if self.limit is not None and self.limit < 1:
+            raise FilterError(f'table "{self.table}": limit must be 1 or more, not {self.limit!r}')

@@ -1,0 +1,111 @@
+"""What somebody meets in the first half hour: slips of the keyboard, and how each is answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt import errors
+from notebook_rt.local import LocalStack
+from notebook_rt.net.callbacks import Subscribers
+from notebook_rt.sync.rows import RowChange
+
+
+@pytest.fixture
+def people(stack: LocalStack) -> Iterator[str]:
+    stack.sql("create table newcomers (id bigint primary key, name text, age int)")
+    stack.sql("alter publication supabase_realtime add table newcomers")
+    stack.sql("insert into newcomers select g, 'name ' || g, g from generate_series(1, 5) g")
+    yield "newcomers"
+    stack.sql("drop table newcomers")
+
+
+@pytest.fixture
+def rt(stack: LocalStack) -> Iterator[nrt.Session]:
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        yield session
+
+
+def test_a_limit_or_a_name_that_is_none_is_refused_at_once(rt: nrt.Session, people: str) -> None:
+    for limit in (0, -1):
+        with pytest.raises(errors.FilterError, match=f"1 or more, not {limit}"):
+            rt.table(people, limit=limit)
+    for name in ("", 42, None):
+        with pytest.raises(TypeError, match="the name of a table is a text"):
+            rt.table(name)  # type: ignore[arg-type]  # the slip that is tried here
+
+
+def test_one_column_may_be_named_as_a_text(rt: nrt.Session, people: str) -> None:
+    assert rt.table(people, columns="name").df.columns.tolist() == ["name"]
+
+
+def test_a_column_that_is_none_is_answered_with_those_that_are(
+    rt: nrt.Session, people: str
+) -> None:
+    slips = (
+        {"filter": "agee=eq.4"},
+        {"columns": ["agee"]},
+        {"order": "agee.desc"},
+        {"key": "agee"},
+    )
+    for slip in slips:
+        with pytest.raises(errors.MissingColumnError, match='"agee"; there are id, name, age'):
+            rt.table(people, **slip).wait(10)
+
+
+def test_slips_leave_health_and_the_places_of_channels_to_others(
+    rt: nrt.Session, people: str, stack: LocalStack
+) -> None:
+    good = rt.table(people).wait(10)
+    stack.sql("create table if not exists newcomers_hidden (id int primary key)")
+    try:
+        slips = [rt.table("newcomers_hidden"), rt.table(people, filter="age=eq.old")]
+        for slip in slips:
+            with pytest.raises(errors.NotebookRTError):
+                slip.wait(10)
+            assert slip.status == "error"
+        end = time.monotonic() + 10
+        while str(rt.health) != "healthy":
+            assert time.monotonic() < end, rt.health.reason
+            time.sleep(0.01)
+        assert rt.metrics["channels"] == 1
+        assert good.status == "live"
+    finally:
+        stack.sql("drop table newcomers_hidden")
+
+
+def test_an_error_is_raised_again_without_growing(rt: nrt.Session, people: str) -> None:
+    frame = rt.table("newcomers_not")
+    depths = []
+    for _ in range(3):
+        with pytest.raises(errors.MissingTableError) as caught:
+            _ = frame.df
+        depths.append(len(caught.traceback))
+    assert depths[1] == depths[2] <= 3
+
+
+def test_a_closed_session_still_shows_what_it_was(stack: LocalStack) -> None:
+    session = nrt.connect(stack.url, stack.anon_key)
+    session.close()
+    shown = session._repr_mimebundle_()
+    assert shown == {"text/plain": f"<Session {stack.url} closed, 0 tables>"}
+
+
+def test_a_batch_prints_as_one_line() -> None:
+    rows = [RowChange("insert", n, None, {"id": n}) for n in range(1_200)]
+    batch = nrt.ChangeBatch([*rows, RowChange("delete", 7, {"id": 7}, None)], "stream", 3)
+    assert repr(batch) == "<ChangeBatch 1,200 inserts, 1 delete, stream, version 3>"
+    assert repr(nrt.ChangeBatch([], "poll", 4)) == "<ChangeBatch empty, poll, version 4>"
+
+
+def test_print_registered_by_a_cell_that_is_run_again_prints_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    subscribers, removed = Subscribers(), []
+    for cell in (1, 2):
+        monkeypatch.setattr("notebook_rt.net.callbacks._execution_count", lambda at=cell: at)
+        subscribers.add(print, lambda at=cell: removed.append(at))  # type: ignore[misc]  # bound now
+    assert removed == [1]
