@@ -48,8 +48,7 @@ def test_with_every_change_swallowed_for_ever_the_audit_alone_keeps_the_table_tr
             lab.true_within(AUDITED)
         assert lab.proxy.counts["Drop"] >= 12
         assert lab.frame.status == "live"
-        assert lab.session.health.state == "drifting"
-        assert lab.session.metrics["drift"] >= 12
+        until(lambda: lab.session.metrics["drift"] >= 12, AUDITED)
 
 
 def test_truncate_is_found_by_the_audit(stack: LocalStack) -> None:
@@ -133,6 +132,7 @@ def test_an_unchanged_toast_column_is_unchanged(stack: LocalStack) -> None:
         lab.sql("alter table {t} alter note set storage external")
         lab.sql("update {t} set note = repeat('t', 20000) where id = 3")
         lab.true_within(3)
+        time.sleep(2.5)  # a change so soon after a read is compared with the row
         requests = lab.proxy.counts["GET"]
         lab.sql("update {t} set qty = 77 where id = 3")
         lab.true_within(3)
