@@ -8,6 +8,7 @@ next item. The thread starts with the first item and goes when there was none fo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import sys
@@ -92,32 +93,36 @@ class Subscribers:
     """
 
     def __init__(self) -> None:
-        self._removers: dict[object, tuple[int | None, Callable[[], None]]] = {}
+        self._cells: dict[object, tuple[int, list[Callable[[], None]]]] = {}
+        """Lines of code to the execution that registered from them, and how to unsubscribe."""
 
     def add(self, fn: Callable[..., Any], remove: Callable[[], None]) -> Callable[[], None]:
         """Remember ``fn``; gives back how to unsubscribe it."""
-        code = getattr(fn, "__code__", None)
         cell = _execution_count()
-        place: object = object()
-        if cell is not None:
-            # The same lines in another execution: the cell was run again. Within one execution (a
-            # loop that registers lambdas) each is a callback of its own. What has no lines, like
-            # ``print``, is the same wherever it is named.
-            lines: object = id(fn)
-            if code is not None:
-                lines = (code.co_filename, code.co_firstlineno, code.co_qualname, code.co_code)
-            before = self._removers.get(lines)
-            if before is None or before[0] != cell:
-                place = lines
-            if before is not None and before[0] != cell:
-                before[1]()
-        self._removers[place] = (cell, remove)
+        if cell is None:
+            return remove
+        # The same lines in another execution: the cell was run again. Within one execution (a
+        # loop that registers lambdas) each is a callback of its own. What has no lines, like
+        # ``print``, is the same wherever it is named.
+        code = getattr(fn, "__code__", None)
+        lines: object = id(fn)
+        if code is not None:
+            lines = (code.co_filename, code.co_firstlineno, code.co_qualname, code.co_code)
+        before, removers = self._cells.get(lines, (cell, []))
+        if before != cell:
+            for unsubscribe_old in list(removers):
+                unsubscribe_old()
+            removers = []
 
         def unsubscribe() -> None:
-            if self._removers.get(place) == (cell, remove):
-                del self._removers[place]
             remove()
+            with contextlib.suppress(ValueError):
+                removers.remove(unsubscribe)
+            if not removers and self._cells.get(lines, (0, None))[1] is removers:
+                del self._cells[lines]
 
+        removers.append(unsubscribe)
+        self._cells[lines] = (cell, removers)
         return unsubscribe
 
 

@@ -134,7 +134,11 @@ def test_a_cell_run_again_replaces_its_callback_a_loop_in_one_cell_does_not(
     assert removed == []
     cell = 2
     register("c")
-    assert removed == ["a"]
+    assert removed == ["a", "b"]
+    cell = 3
+    subscribers.add(print, lambda: removed.append("print"))
+    subscribers.add(print, lambda: removed.append("print too"))()
+    assert removed == ["a", "b", "print too"]
 
 
 def test_a_logger_that_says_everything_never_says_a_token(
