@@ -51,7 +51,7 @@ from notebook_rt.sync.events import (
 from notebook_rt.sync.flows import Flow, Flows, ReadRefusedError
 from notebook_rt.sync.horizon import Horizon
 from notebook_rt.sync.queries import Reads
-from notebook_rt.sync.reading import Comparison, Paging, by_keys, load, ranks, scan
+from notebook_rt.sync.reading import Comparison, Paging, by_keys, glance, load, ranks, scan
 from notebook_rt.sync.reconcile import Reconciliation
 from notebook_rt.sync.replica import Replica, UnreadableError
 from notebook_rt.sync.rows import Delete, Key, Rows, Upsert
@@ -467,6 +467,7 @@ class Mirror:
         gaps, took = self._gaps, self._stopwatch()
         watched = self._watch_window()
         comparison = Comparison(replica, self._reads)
+        yield from glance(replica, self._reads, self._paging)
         yield from scan(replica, self._reads, self._paging, comparison)
         differing = comparison.apply(self._now)
         self._publish("audit", None)

@@ -77,3 +77,14 @@ def test_a_refused_token_ends_no_table_that_is_shown() -> None:
     world.settle(10)
     assert world.mirror.status == "live"
     assert world.differences == {}
+
+
+def test_a_column_that_no_change_shows_is_found_by_the_audit_of_a_long_table() -> None:
+    """Whose audit reads keys and versions only, and these stay as they were."""
+    world = just_read()
+    world.run(5)
+    assert len(world.view) > world.options.page_size
+    world.server.alter({**COLUMNS, "more": "text"})
+    world.run(world.options.audit_interval + 5)
+    assert world.mirror.schema is not None
+    assert "more" in world.mirror.schema.names
