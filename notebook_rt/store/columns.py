@@ -267,9 +267,9 @@ class FixedColumn(ColumnStore):
         resting = _resting(self.kind, self.backend, mask is not None)
         if resting is None:
             return guard.copy()
-        self._data.lend(guard, (data, array), resting)
+        self._data.lend(guard, (data, array), resting[0])
         if mask is not None and self._mask is not None:
-            self._mask.lend(guard, (mask, array), resting)
+            self._mask.lend(guard, (mask, array), resting[1])
         return guard
 
     def array(self) -> Any:
@@ -361,29 +361,33 @@ def _array_maker(of: Kind, backend: Backend) -> _Maker:
     return lambda data, mask: data if mask is None else masked[of](data, mask)
 
 
+Counts = tuple[int, ...]
+
+
 @lru_cache
-def _resting(of: Kind, backend: Backend, masked: bool) -> tuple[int, ...] | None:
-    """The reference counts of a buffer, and of what its guard is made of, when nobody reads it.
+def _resting(of: Kind, backend: Backend, masked: bool) -> tuple[Counts, Counts] | None:
+    """The reference counts of a column's data and mask, and of their guard, when nobody reads them.
 
     Found by trying: a guard is made as `FixedColumn.series` makes one, and a frame of it must be
     seen to raise a count, and dropping it to bring the counts back. None if this pandas shares
     memory in a way that the counts do not show: then every snapshot is a copy.
     """
-    owner = np.zeros(2, _STORED.get(of, "object"))
-    buffer, other = Buffer(owner), np.zeros(2, bool)
-    view, mask = owner[:2], other[:2]
-    view.flags.writeable = mask.flags.writeable = False
-    del owner
-    array = _array_maker(of, backend)(view, mask if masked else None)
-    index = pd.RangeIndex(2)
-    kept = None if of in _STORED else object
-    buffer.lend(pd.Series(array, index=index, copy=False, dtype=kept), (view, array), ())
-    del view, array, mask, other
-    resting = buffer.counts()
-    frame = pd.DataFrame({"x": buffer.guard}, index=index, copy=False)
-    seen = buffer.counts()
+    data, mask = Buffer(np.zeros(2, _STORED.get(of, "object"))), Buffer(np.zeros(2, bool))
+    view, nulls = data.data[:2], mask.data[:2]
+    view.flags.writeable = nulls.flags.writeable = False
+    array = _array_maker(of, backend)(view, nulls if masked else None)
+    index, kept = pd.RangeIndex(2), None if of in _STORED else object
+    guard: Any = pd.Series(array, index=index, copy=False, dtype=kept)
+    data.lend(guard, (view, array), ())
+    if masked:
+        mask.lend(guard, (nulls, array), ())
+    del view, nulls, array, guard
+    resting = data.counts(), mask.counts()
+    frame = pd.DataFrame({"x": data.guard}, index=index, copy=False)
+    seen = data.counts(), mask.counts()
     del frame
-    return resting if seen > resting and buffer.counts() == resting else None
+    sound = seen > resting and (data.counts(), mask.counts()) == resting
+    return resting if sound else None
 
 
 # --- objects ----------------------------------------------------------------------------------
@@ -439,7 +443,7 @@ class ObjectColumn(ColumnStore):
         resting = _resting("json", None, False)
         if resting is None:
             return made.copy()
-        self._data.lend(made, (array, array), resting)
+        self._data.lend(made, (array, array), resting[0])
         return made
 
     def array(self) -> Any:
