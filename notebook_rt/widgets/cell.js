@@ -127,12 +127,12 @@ const WORDS = {
 export function cellNode(format, column, row, c) {
   const node = document.createElement("span");
   const mark = row.m?.get(c);
-  node.className = `nrt-v nrt-${column.shape}`;
+  node.className = `nrt-v nrt-as-${column.shape}`;
   if (isNull(row, c)) node.classList.add("nrt-null");
   node.textContent = mark?.text ?? format.text(row, c) + (isCut(row, c) ? "…" : "");
   const hint = format.hint(row, c);
   if (mark) {
-    node.classList.add("nrt-mark", `nrt-${mark.kind}`);
+    node.classList.add("nrt-mark", `nrt-is-${mark.kind}`);
     node.title = [WORDS[mark.kind], mark.why].filter(Boolean).join(": ");
     node.append(h("span", { class: "nrt-hear", text: `, ${WORDS[mark.kind]}` }));
   } else if (hint) node.title = hint;

@@ -87,7 +87,7 @@ real = g._send_now
 def counted(content, buffers):
     bytes_out[0] += len(json.dumps(content)) + sum(map(len, buffers)); bytes_out[1] += 1
     real(content, buffers)
-g._send_now = counted
+pump.call(lambda: pump._links.__setitem__(g._link, counted))
 display(g)
 """
 WATCH = """

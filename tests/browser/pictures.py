@@ -49,7 +49,7 @@ PICTURES = [
     Picture("grid-marked", "grid(state='marked')"),
     Picture("grid-polling", "grid(state='polling', height=240)"),
     Picture("grid-small", "grid(3, columns=['id', 'symbol', 'price', 'notes'], height=130)"),
-    Picture("grid-conflict", "grid(state='marked')", click=(".nrt-conflict",)),
+    Picture("grid-conflict", "grid(state='marked')", click=(".nrt-is-conflict",)),
     Picture("grid-editor", "grid()", double=(".slick-row:nth-child(3) .l4",)),
     Picture("grid-long-editor", "grid()", double=(".slick-row:nth-child(3) .l8",)),
 ]
@@ -84,6 +84,26 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
     notebook.command("notebook:delete-cell")
 
 
+def hero(notebook: OpenNotebook, theme: str) -> None:
+    """Three widgets in one cell, as on the README's first screen."""
+    page = notebook.page
+    notebook.run("hero()")
+    page.locator(".nrt-grid .nrt-is-conflict").wait_for()
+    page.locator(".nrt-chart canvas").wait_for()
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(700)
+    boxes = [box for each in page.locator(".nrt").all() if (box := each.bounding_box())]
+    top, bottom = boxes[0]["y"] - 5, boxes[-1]["y"] + boxes[-1]["height"] + 6
+    clip = {
+        "x": boxes[0]["x"] - 8,
+        "y": top,
+        "width": boxes[1]["width"] + 14,
+        "height": bottom - top,
+    }
+    page.screenshot(path=FOLDER / f"hero-{theme}.png", clip=clip)
+    notebook.command("notebook:delete-cell")
+
+
 def main(names: list[str]) -> None:
     FOLDER.mkdir(exist_ok=True)
     chosen = [p for p in PICTURES if not names or any(p.name.startswith(n) for n in names)]
@@ -98,6 +118,8 @@ def main(names: list[str]) -> None:
             notebook.theme(dark=theme == "dark")
             for picture in chosen:
                 take(notebook, picture, theme)
+            if not names or "hero" in names:
+                hero(notebook, theme)
         if notebook.console:
             print("\n".join(notebook.console), file=sys.stderr)
     print(f"{2 * len(chosen)} pictures in {FOLDER}")

@@ -200,5 +200,17 @@ def prices(n: int = 4000) -> MemoryFrame:
     return MemoryFrame(df, fields, name="quotes")
 
 
+def hero() -> None:
+    """The first screen of the README: a status bar, a live table being edited, a live chart."""
+    from IPython.display import display
+
+    display(status_bar())
+    display(grid(100_000, "marked", height=284, columns=HERO))
+    display(chart(y=["bid", "ask"], last=400, style=lambda c: c.properties(height=150)))
+
+
+HERO = ["id", "symbol", "status", "quantity", "price", "change", "updated_at", "notes"]
+
+
 def chart(x: str | None = "at", y: str | list[str] = "bid", **options: object) -> ChartWidget:
     return ChartWidget(prices(), x, y, **options)

@@ -137,7 +137,7 @@ def test_hostile_names_are_text_and_nothing_is_saved(browser: Browser) -> None:
             "source.disputed.append(Conflict(2, HOSTILE, HOSTILE, HOSTILE, HOSTILE))\n"
             "g = GridWidget(source, columns=['id', HOSTILE, 'price', 'tags']); display(g)"
         )
-        page.locator(".nrt-conflict").click()
+        page.locator(".nrt-is-conflict").click()
         page.locator(".nrt-choices").wait_for()
         page.locator(".nrt-choice").first.press("Escape")
         page.locator('[data-row="4"] .l1').dblclick()
@@ -148,7 +148,7 @@ def test_hostile_names_are_text_and_nothing_is_saved(browser: Browser) -> None:
         assert page.evaluate("window.__ran") is None
 
         # A conflict is chosen by keyboard.
-        page.locator(".nrt-conflict").click()
+        page.locator(".nrt-is-conflict").click()
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
         page.wait_for_timeout(300)

@@ -73,7 +73,7 @@ def test_postgres_to_pixel_and_a_typed_cell_to_postgres(browser: Browser, stack:
         page.locator('[data-row="3"] .l2').dblclick()
         page.keyboard.type("-1")
         page.keyboard.press("Enter")
-        page.locator('[data-row="3"] .nrt-failed').wait_for(timeout=8000)
+        page.locator('[data-row="3"] .nrt-is-failed').wait_for(timeout=8000)
         notebook.start("rt")
         page.locator(".nrt-failed", has_text="1 needs you").wait_for(timeout=8000)
         page.locator('[data-part="queue"] .nrt-pill').click()
