@@ -169,6 +169,8 @@ class Server:
                 for name, pg_type in self.columns.items()
             }
             return Page((), None, 0.0, {"definitions": {"t": {"properties": properties}}})
+        if query.rpc is not None:
+            raise RefusedError(f"POST /rpc/{query.rpc}", 404, "PGRST202", "no such function")
         params = dict(query.params)
         names = params["select"].split(",")
         if "xmin" in names and not self.passes_xmin:
