@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import orjson
+import pandas as pd
 import psycopg
 from realtime import AsyncRealtimeClient, RealtimePostgresChangesListenEvent
 
@@ -235,6 +237,86 @@ def frame_to_df(frames: int, rate: float, rows: int) -> list[Result]:
     ]
 
 
+def broadcast(messages: int) -> list[Result]:
+    """From ``send`` in one session to the callback in another, one at a time."""
+    with tempfile.TemporaryDirectory() as directory, nrt.local.start(directory) as stack:
+        heard = threading.Event()
+        theirs: list[float] = []
+        ours: list[float] = []
+        with (
+            nrt.connect(stack.url, stack.anon_key) as one,
+            nrt.connect(stack.url, stack.anon_key) as two,
+        ):
+            two.channel("bench").wait(10).on("e", lambda payload: heard.set())
+            sender = one.channel("bench").wait(10)
+            for number in range(messages):
+                heard.clear()
+                began = time.perf_counter()
+                sender.send("e", {"n": number})
+                assert heard.wait(5)
+                ours.append((time.perf_counter() - began) * 1e3)
+
+            async def peers() -> None:
+                got = asyncio.Event()
+                clients = [
+                    AsyncRealtimeClient(f"{stack.url}/realtime/v1", token=stack.anon_key)
+                    for _ in range(2)
+                ]
+                here, there = (client.channel("peers") for client in clients)
+                there.on_broadcast("e", lambda message: got.set())
+                await here.subscribe()
+                await there.subscribe()
+                for number in range(messages):
+                    got.clear()
+                    began = time.perf_counter()
+                    await here.send_broadcast("e", {"n": number})
+                    await asyncio.wait_for(got.wait(), 5)
+                    theirs.append((time.perf_counter() - began) * 1e3)
+                for client in clients:
+                    await client.close()
+
+            asyncio.run(peers())
+    return [
+        Result(SUITE, "broadcast to callback, median", side, statistics.median(values), note=note)
+        for side, values, note in ((OURS, ours, "goal: 3 ms"), (PEER, theirs, ""))
+    ]
+
+
+def first_snapshot(rows: int) -> list[Result]:
+    """The first data of a table, beside paging the same rows with bare httpx and orjson."""
+    with tempfile.TemporaryDirectory() as directory, nrt.local.start(directory) as stack:
+        stack.sql(
+            "create table big (id bigint primary key, bid float8, ask float8, last float8, "
+            "size int, venue int, open bool, symbol text, note text, at timestamptz)"
+        )
+        stack.sql(
+            "insert into big select g, g / 3.0, g / 7.0, 1.5, g % 100, 7, true, 'S' || g % 500, "
+            f"'checked by the desk', now() from generate_series(1, {rows}) g"
+        )
+        stack.sql("analyze big")
+        stack.sql("alter publication supabase_realtime add table big")
+        stack.sql("grant all on big to anon")
+        began = time.perf_counter()
+        with nrt.connect(stack.url, stack.anon_key) as rt:
+            assert len(rt.table("big").wait(600).df) == rows
+            ours = (time.perf_counter() - began) * 1e3
+        headers = {"apikey": stack.anon_key, "Authorization": f"Bearer {stack.anon_key}"}
+        began = time.perf_counter()
+        with httpx.Client(base_url=stack.url, headers=headers) as http:
+            found: list[dict[str, Any]] = []
+            params = {"select": "*", "order": "id.asc", "limit": "1000"}
+            while page := orjson.loads(http.get("/rest/v1/big", params=params).content):
+                found += page
+                params["id"] = f"gt.{page[-1]['id']}"
+        assert len(pd.DataFrame(found).set_index("id")) == rows
+        theirs = (time.perf_counter() - began) * 1e3
+    case = f"first snapshot of {rows:,} rows"
+    return [
+        Result(SUITE, case, OURS, ours, note="goal: at most 1.5 times the bare client"),
+        Result(SUITE, case, "httpx + orjson", theirs),
+    ]
+
+
 # What it costs to be there ----------------------------------------------------------------------
 
 
@@ -293,12 +375,16 @@ def run(quick: bool) -> list[Result]:
             *commit_to_df(3),
             *throughput(500, 100, 100),
             *frame_to_df(200, 2000, 100),
+            *broadcast(3),
+            *first_snapshot(1500),
             *import_time(1),
         ]
     return [
         *commit_to_df(200),
         *throughput(200_000, 20_000, 10_000),
         *frame_to_df(10_000, 2000, 100_000),
+        *broadcast(300),
+        *first_snapshot(1_000_000),
         *import_time(5),
         *idle(10, 10.0),
     ]
