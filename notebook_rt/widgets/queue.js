@@ -39,6 +39,7 @@ export function queue(body, say) {
     setText(why, write.why);
     setText(payload, write.payload);
     acts.hidden = write.state === "sending";
+    acts.firstChild.hidden = write.state !== "failed";
   };
   return (state) => {
     setText(count, state.total === 0 ? "All saved" : `${state.total} unsaved`);
