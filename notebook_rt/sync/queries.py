@@ -86,6 +86,10 @@ class Reads:
         """The parameter that asks for rows whose ``column`` is ``value`` or more."""
         return Condition(column, "gte", (self._text(column, value),)).to_rest()
 
+    def less_than(self, column: str, value: Any) -> tuple[str, str]:
+        """The parameter that asks for rows whose ``column`` is less than ``value``."""
+        return Condition(column, "lt", (self._text(column, value),)).to_rest()
+
     def with_xmin(self, xmin: bool) -> Reads:
         return replace(self, xmin=xmin)
 

@@ -279,21 +279,30 @@ def _without(keys: Sequence[Key], gone: Sequence[Key]) -> list[Key]:
     return [key for key in keys if key not in taken]
 
 
+def by_digest(
+    replica: Replica, reads: Reads, paging: Paging, into: Comparison
+) -> Generator[Sequence[Query], Sequence[Read], bool]:
+    """Compare a large table by hash, if that can be; False: it cannot."""
+    digest = Digest(replica)
+    large = len(replica.rows) >= DIGEST_FROM * paging.rows
+    if not (paging.digest and large and digest.possible):
+        return False
+    try:
+        into.spans((yield from digest.steps(into.unknown.append, into.gone)))
+    except ReadRefusedError:
+        paging.digest = False
+        return False
+    yield from by_keys(reads, paging, into.unknown, into)
+    return True
+
+
 def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> Steps:
     """Compare all rows with what is here: by ``xmin`` where that says enough, else row by row."""
     window = replica.window_read
     many = len(replica.rows) > paging.rows
     by_version = paging.xmin and many and len(replica.versions) * 10 > len(replica.rows) * 9
-    if paging.digest and window is None and len(replica.rows) >= DIGEST_FROM * paging.rows:
-        digest = Digest(replica)
-        if digest.possible:
-            try:
-                into.spans((yield from digest.steps(into.unknown.append, into.gone)))
-            except ReadRefusedError:
-                paging.digest = False
-            else:
-                yield from by_keys(reads, paging, into.unknown, into)
-                return
+    if window is None and (yield from by_digest(replica, reads, paging, into)):
+        return
     if window is not None:
         yield from each_page(reads, paging, into.whole, window=window)
     elif by_version:

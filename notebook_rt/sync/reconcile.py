@@ -8,15 +8,17 @@ sets. Without a watermark, or where the numbers differ, all keys are compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from typing import Final
+from collections.abc import Callable, Generator, Iterator, Sequence
+from math import log2
+from typing import Any, Final, cast
 
 from notebook_rt.store.order import OrderBy
+from notebook_rt.store.types import sortable
 from notebook_rt.sync.events import Query
 from notebook_rt.sync.flows import ReadRefusedError
 from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.queries import Reads
-from notebook_rt.sync.reading import Comparison, Paging, Steps, scan
+from notebook_rt.sync.reading import READS_AT_ONCE, Comparison, Paging, Steps, by_digest, scan
 from notebook_rt.sync.replica import Replica
 from notebook_rt.sync.rows import Key, Row
 from notebook_rt.sync.watermark import OVERLAP
@@ -61,7 +63,13 @@ class Reconciliation:
                 (read,) = yield [self.reads.count()]
             except ReadRefusedError:
                 break
-            if read.page.count != len(self.replica.rows):
+            missing = len(self.replica.rows) - (read.page.count or 0)
+            if missing and (yield from self._hashed(now)):
+                return
+            if missing > 0 and self._worth_searching(missing):
+                yield from self._find_gone(missing, now)
+                continue
+            if missing:
                 break
             if self.brief:
                 return
@@ -69,6 +77,61 @@ class Reconciliation:
             if self.replica.keys_moved == keys_before:
                 return
         yield from self._everything(now)
+
+    def _worth_searching(self, missing: int) -> bool:
+        """Whether halving finds ``missing`` keys with fewer reads than comparing all of them."""
+        schema = self.replica.schema
+        pages = len(self.replica.rows) / self.paging.rows
+        one = len(schema.key) == 1 and sortable(schema.types[schema.key[0]])
+        return one and pages > 1 and missing * (log2(pages) + 2) < pages
+
+    def _find_gone(self, missing: int, now: Callable[[], float]) -> Steps:
+        """Halve the range of keys where the server counts fewer, down to a page, and compare that.
+
+        Rows that come and go meanwhile mislead this; the count that follows finds out.
+        """
+        replica, reads, page_rows = self.replica, self.reads, self.paging.rows
+        name = replica.schema.key[0]
+        keys: list[Any] = sorted(cast("Iterator[Any]", replica.rows.keys()))
+        comparison = Comparison(replica, reads)
+        ranges = [(0, len(keys), missing)]
+        while ranges:
+            asks = []
+            for start, end, _ in ranges:
+                stop = end if end - start < page_rows else (start + end) // 2
+                edges = [reads.at_least(name, keys[start])]
+                if stop < len(keys):
+                    edges.append(reads.less_than(name, keys[stop]))
+                whole = stop == end
+                by_key = reads.by_key()
+                asks.append(
+                    reads.page(by_key, columns=(), extra=edges) if whole else reads.count(edges)
+                )
+            answers: list[Read] = []
+            for place in range(0, len(asks), READS_AT_ONCE):
+                answers += yield asks[place : place + READS_AT_ONCE]
+            halves = []
+            for (start, end, lost), read in zip(ranges, answers, strict=True):
+                if end - start < page_rows:
+                    theirs = {
+                        replica.schema.key_of(replica.schema.decode(r)) for r in read.page.rows
+                    }
+                    comparison.gone([key for key in keys[start:end] if key not in theirs], read)
+                    continue
+                middle = (start + end) // 2
+                left = middle - start - (read.page.count or 0)
+                halves += [(start, middle, left), (middle, end, lost - left)]
+            ranges = [one for one in halves if one[2] > 0]
+        self.method = "watermark and counts"
+        self.differing += comparison.apply(now())
+
+    def _hashed(self, now: Callable[[], float]) -> Generator[Sequence[Query], Sequence[Read], bool]:
+        comparison = Comparison(self.replica, self.reads)
+        if not (yield from by_digest(self.replica, self.reads, self.paging, comparison)):
+            return False
+        self.method = "watermark and hash"
+        self.differing += comparison.apply(now())
+        return True
 
     def _everything(self, now: Callable[[], float]) -> Steps:
         self.method = "rows" if not self.method else f"{self.method}, then rows"

@@ -141,6 +141,25 @@ def test_a_watermark_that_nothing_keeps_is_not_believed() -> None:
     assert same(world)
 
 
+@pytest.mark.parametrize("gone", [(1,), (77,), (200,), (3, 150)])
+def test_keys_that_are_gone_are_found_by_halving(gone: tuple[int, ...]) -> None:
+    one = server(200, {**COLUMNS, "updated_at": "timestamptz"}, max_rows=10)
+    quick = Faults(read_time=(0.005, 0.02))
+    world = live(one=one, options=Options(page_size=10, audit_interval=0), faults=quick)
+    world.run(100)
+    world.gap()  # a first proof, so that the next reconciliation looks back a minute and no more
+    world.run(5)
+    world.disconnect()
+    for key in gone:
+        one.write(key, None)
+    world.effects.clear()
+    world.connect()
+    world.run(10)
+    assert same(world)
+    methods = [e.detail["method"] for e in told(world, Told) if e.what == "reconciled"]
+    assert "watermark and counts" in methods
+
+
 def test_an_unreadable_change_is_a_gap() -> None:
     world = live()
     columns = (Column("id", "int8"),)
