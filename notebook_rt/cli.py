@@ -11,9 +11,11 @@ import argparse
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 CHECKOUT_NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 INSTALLED_NOTEBOOKS = Path(__file__).parent / "_notebooks"
+
+
+CONNECT_SECONDS = 10.0
+GRACE_SECONDS = 15.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,8 +87,11 @@ def _demo(*, browser: bool, port: int) -> int:
     if not here.exists():
         shutil.copytree(source, here, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     with start() as stack:
-        print(f"A real PostgreSQL behind a local Supabase: {stack.url} (this machine only)")
-        print(f"The notebooks: {here}")
+        print(
+            f"A real PostgreSQL behind a local Supabase: {stack.url} (this machine only)",
+            flush=True,
+        )
+        print(f"The notebooks: {here}", flush=True)
         command = [sys.executable, "-m", "jupyterlab", str(here / "01_quickstart.ipynb")]
         command += [f"--ServerApp.root_dir={here}", "--ip=127.0.0.1", f"--port={port}"]
         command += ["--LabApp.news_url=", "--log-level=WARN"]
@@ -90,7 +99,20 @@ def _demo(*, browser: bool, port: int) -> int:
             command.append("--no-browser")
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--allow-root")
-        return subprocess.run(command, check=False).returncode
+        return _until_told(command)
+
+
+def _until_told(command: Sequence[str]) -> int:
+    """Run ``command`` until it ends, or until Ctrl-C or SIGTERM tells us to end it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A group of its own: Ctrl-C reaches us alone, and JupyterLab is asked to end, kernels first.
+    with subprocess.Popen(command, process_group=0) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait(GRACE_SECONDS)
+            return 130
 
 
 def _local(directory: Path | None, port: int | None) -> int:
@@ -144,18 +166,20 @@ def _doctor() -> int:
 
 
 def _doctor_project() -> int:
+    """Connect as a notebook would, and say how that went."""
     import notebook_rt as nrt
 
-    where = os.environ.get("SUPABASE_URL")
-    print(f"Connecting to {where or 'the embedded stack'} …")
+    print(f"Connecting to {os.environ.get('SUPABASE_URL') or 'the embedded stack'} …")
     try:
         with nrt.connect() as session:
-            session.wait(timeout=10)
-            print(f"  ✓ {session.state}")
+            until = time.monotonic() + CONNECT_SECONDS
+            while session.state != "connected" and time.monotonic() < until:
+                time.sleep(0.05)
+            print(f"  {'✓' if session.state == 'connected' else '✗'} {session.health.reason}")
+            return 0 if session.state == "connected" else 1
     except nrt.NotebookRTError as error:
         print(f"  ✗ {error}")
         return 1
-    return 0
 
 
 def _print_sql() -> int:
@@ -163,3 +187,7 @@ def _print_sql() -> int:
     for name in ("sync/audit.sql", "outbox/ledger.sql"):
         print((Path(__file__).parent / name).read_text())
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

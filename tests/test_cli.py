@@ -1,0 +1,135 @@
+"""The command line, run as its user runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+from notebook_rt.local import LocalStack
+
+COMMAND = [sys.executable, "-m", "notebook_rt.cli"]
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SUPABASE_")}
+    return clean | {"XDG_STATE_HOME": str(home), "XDG_DATA_HOME": str(home)} | more
+
+
+def run(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment(home, **more),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_doctor_says_what_is_there_and_that_the_project_answers(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    done = run(tmp_path, "doctor", SUPABASE_URL=stack.url, SUPABASE_KEY=stack.anon_key)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "✓ pandas" in done.stdout
+    assert done.stdout.count("✗") == 0
+    assert stack.anon_key not in done.stdout
+
+
+def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
+    done = run(tmp_path, "doctor", SUPABASE_URL="http://127.0.0.1:9", SUPABASE_KEY="x")
+    assert done.returncode == 1
+    assert "✗" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_prints_sql_that_postgres_takes(stack: LocalStack, tmp_path: Path) -> None:
+    done = run(tmp_path, "doctor", "--sql")
+    assert done.returncode == 0, done.stderr
+    stack.sql(done.stdout)
+    stack.sql(done.stdout)  # again: somebody is not sure whether it was done
+
+
+def test_queue_without_a_queue_is_calm(tmp_path: Path) -> None:
+    done = run(tmp_path, "queue")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_one_line(tmp_path: Path) -> None:
+    done = run(tmp_path, "queue", "show", "nothing", "--file", str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("notebook-rt: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_local_prints_where_it_is_and_ctrl_c_ends_it(tmp_path: Path) -> None:
+    with started(tmp_path, "local", str(tmp_path / "db")) as process:
+        url = read_until(process, r"SUPABASE_URL=(\S+)")
+        read_until(process, "Ctrl-C")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stdout is not None
+        assert "Traceback" not in process.stdout.read()
+    with pytest.raises(OSError, match="refused"):
+        urlopen(f"{url}/health", timeout=5)
+
+
+@pytest.mark.slow
+def test_demo_opens_the_notebooks_in_jupyterlab_and_leaves_nothing_running(tmp_path: Path) -> None:
+    with started(tmp_path, "demo", "--no-browser", "--port", "8947") as process:
+        url = read_until(process, r"(http://127\.0\.0\.1:\d+/lab\S*token=\w+)")
+        assert "01_quickstart.ipynb" in fetched(url.replace("/lab", "/api/contents", 1))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 130
+    with pytest.raises(OSError, match="refused"):
+        urlopen(url, timeout=5)
+
+
+@contextmanager
+def started(home: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=environment(home, PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=home,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def read_until(process: subprocess.Popen[str], wanted: str) -> str:
+    """Read lines up to one that has ``wanted``; the test's own timeout ends a silent process."""
+    text = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        text += line
+        if found := re.search(wanted, line):
+            return found[found.lastindex or 0]
+    raise AssertionError(f"it ended: {text}")
+
+
+def fetched(url: str) -> str:
+    """JupyterLab prints its URL a moment before it listens."""
+    for _ in range(100):
+        try:
+            return str(urlopen(url, timeout=10).read().decode())
+        except URLError:
+            time.sleep(0.1)
+    raise AssertionError(f"nobody listens at {url}")

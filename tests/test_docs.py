@@ -1,0 +1,65 @@
+"""The documentation is under test: every public name has its page, every example runs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+
+import pdoc
+import pytest
+
+import notebook_rt
+
+WITHOUT_EXAMPLES = ("notebook_rt.local.server",)
+
+
+def modules() -> Iterator[str]:
+    for found in pkgutil.walk_packages(notebook_rt.__path__, "notebook_rt."):
+        if not found.name.startswith(WITHOUT_EXAMPLES):
+            yield found.name
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_examples_of_module_run(name: str) -> None:
+    results = doctest.testmod(
+        importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE
+    )
+    assert results.failed == 0
+
+
+def members(owner: type) -> Iterator[tuple[str, object]]:
+    """The public methods and properties that a class of ours shows."""
+    for name in dir(owner):
+        member = inspect.getattr_static(owner, name)
+        home = getattr(getattr(member, "fget", member), "__module__", None)
+        ours = home is not None and str(home).startswith("notebook_rt")
+        if not name.startswith("_") and ours and (callable(member) or isinstance(member, property)):
+            yield name, member
+
+
+@pytest.mark.parametrize("name", notebook_rt.__all__)
+def test_public_name_says_what_it_is(name: str) -> None:
+    public = getattr(notebook_rt, name)
+    assert inspect.getdoc(public), f"{name} has no docstring"
+    if inspect.isclass(public):
+        silent = [member for member, value in members(public) if not inspect.getdoc(value)]
+        assert silent == [], f"{name}: no docstring for {silent}"
+
+
+def test_every_public_name_has_a_page() -> None:
+    pages: dict[str, str] = {}
+    for name in notebook_rt.__all__:
+        public = getattr(notebook_rt, name)
+        home = public if isinstance(public, ModuleType) else inspect.getmodule(public)
+        assert home is not None
+        page = pages.get(home.__name__)
+        if page is None:
+            page = pages[home.__name__] = pdoc.render.html_module(
+                pdoc.doc.Module(home), all_modules={}
+            )
+        if public is not home:
+            assert f'id="{public.__name__}"' in page, f"{name} is missing in {home.__name__}"
