@@ -68,6 +68,8 @@ class Reconciliation:
                 return
             if missing > 0 and self._worth_searching(missing):
                 yield from self._find_gone(missing, now)
+                if self.brief:
+                    return
                 continue
             if missing:
                 break
