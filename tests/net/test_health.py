@@ -1,0 +1,102 @@
+"""Health is the worst that is true; green needs everything at once."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from notebook_rt.sync.health import COLOURS, Facts, Metrics, Series, TableFacts, health
+
+NUMBERS = {"slow_ms": 500.0, "stale_after": 60.0, "poll_interval": 5.0}
+STATUSES = ["loading", "live", "polling", "stale", "closed", "error"]
+
+
+def word(facts: Facts) -> str:
+    return health(facts, **NUMBERS)[0]
+
+
+def table(status: str, drifted: bool = False) -> TableFacts:
+    return TableFacts("t", status, drifted)  # type: ignore[arg-type]  # one of STATUSES
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (Facts("connected", latency=0.01, tables=[table("live")]), "healthy"),
+        (Facts("connected", latency=0.6, tables=[table("live")]), "slow"),
+        (Facts("connected", latency=0.6, tables=[table("live", True)]), "drifting"),
+        (Facts("connected", tables=[table("live", True), table("polling")]), "polling"),
+        (Facts("connected", tables=[table("polling"), table("stale")]), "stale"),
+        (Facts("connected", silent_for=61, tables=[table("live")]), "stale"),
+        (Facts("connected", unjoined=1, tables=[table("live")]), "connecting"),
+        (Facts("reconnecting", tables=[table("polling")]), "polling"),
+        (Facts("reconnecting", reachable=False, tables=[table("polling")]), "offline"),
+        (Facts("disconnected"), "offline"),
+        (Facts("connecting"), "connecting"),
+        (Facts("connected", closed=True), "closed"),
+    ],
+)
+def test_worst_first(facts: Facts, expected: str) -> None:
+    assert word(facts) == expected
+
+
+@given(
+    st.sampled_from(["connected", "disconnected", "connecting", "reconnecting"]),
+    st.sampled_from([0.0, 59.0, 61.0]),
+    st.sampled_from([None, 0.01, 0.7]),
+    st.booleans(),
+    st.integers(0, 1),
+    st.lists(st.tuples(st.sampled_from(STATUSES), st.booleans()), max_size=2),
+)
+def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
+    state: str,
+    silent: float,
+    latency: float | None,
+    reachable: bool,
+    unjoined: int,
+    tables: list[tuple[str, bool]],
+) -> None:
+    facts = Facts(
+        state,  # type: ignore[arg-type]  # drawn from the four
+        "",
+        silent,
+        latency,
+        reachable,
+        unjoined,
+        [table(*one) for one in tables],
+    )
+    verdict, reason = health(facts, **NUMBERS)
+    assert isinstance(reason, str)
+    if COLOURS[verdict] == "green":
+        assert state == "connected"
+        assert not unjoined
+        assert silent <= 60
+        # A table in error says so itself, and has no part in how the connection is.
+        assert all(status in ("live", "closed", "error") for status, _ in tables)
+        assert not any(drifted for _, drifted in tables)
+
+
+def test_percentiles_are_right_and_take_no_more_room_with_more_values() -> None:
+    series = Series()
+    for number in range(100_000):
+        series.add(number / 1000)
+    found = series.summary("lag")
+    assert found["lag_p50_ms"] == pytest.approx(50_000, rel=0.01)
+    assert found["lag_p99_ms"] == pytest.approx(99_000, rel=0.01)
+    assert found["lag_avg_ms"] == pytest.approx(50_000, rel=0.01)
+    assert len(series._digest.to_dict()["centroids"]) <= 400
+
+
+def test_uptime_and_rate_are_counted_over_reconnects() -> None:
+    metrics = Metrics()
+    metrics.state("connected", "", 0.0)
+    metrics.state("reconnecting", "lost", 10.0)
+    metrics.state("connected", "", 12.0)
+    for second in range(20):
+        metrics.applied(50, 12.0 + second)
+    found = metrics.as_dict(32.0)
+    assert found["uptime_s"] == 30.0
+    assert found["disconnects"] == 1
+    assert found["events"] == 1000
+    assert found["events_per_s"] == 50.0

@@ -1,0 +1,76 @@
+"""Presence as this side keeps it: never too many calls, the last word always told."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from notebook_rt.sync.presence import People, Throttle
+
+CALLS, WINDOW = 4, 30.0
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("want"), st.one_of(st.none(), st.integers(0, 5))),
+        st.tuples(st.just("wait"), st.floats(0, 40)),
+        st.tuples(st.just("rejoin"), st.none()),
+    ),
+    max_size=80,
+)
+
+
+@given(STEPS)
+def test_never_more_calls_in_a_window_than_allowed_and_the_last_state_is_told(
+    steps: list[tuple[str, float | None]],
+) -> None:
+    throttle, now = Throttle(CALLS, WINDOW), 100.0
+    sent: list[float] = []
+    told: object = None
+
+    def go_on() -> None:
+        nonlocal told
+        due = throttle.due(now)
+        if due is not None and due <= now:
+            told = throttle.take(now)
+            sent.append(now)
+            assert sum(1 for at in sent if at > now - WINDOW) <= CALLS
+
+    for what, value in steps:
+        if what == "want":
+            throttle.want(None if value is None else {"n": value})
+        elif what == "rejoin":
+            throttle.rejoined()
+            told = None
+        else:
+            now += value or 0.0
+        go_on()
+    for _ in range(CALLS + 1):
+        now += WINDOW
+        go_on()
+    assert told == throttle.wanted
+
+
+def test_nothing_is_said_where_nothing_changed() -> None:
+    throttle = Throttle(CALLS, WINDOW)
+    throttle.want({"n": 1})
+    throttle.take(0.0)
+    throttle.want({"n": 1})
+    assert throttle.due(1.0) is None
+
+
+def test_people_keep_when_they_came_and_are_told_of_once() -> None:
+    people = People()
+    came, gone = people.update({"a": [{"presence_ref": "1", "name": "A"}]}, 10.0)
+    assert [p.key for p in came] == ["a"]
+    assert gone == []
+    state = {
+        "a": [{"presence_ref": "2", "name": "A"}],
+        "b": [{"presence_ref": "3"}, {"presence_ref": "4"}],
+    }
+    came, gone = people.update(state, 20.0)
+    assert [(p.key, len(p.metas)) for p in came] == [("b", 2)]
+    assert people.present["a"].joined_at == people.present["a"].last_seen == 10.0
+    people.update({"a": [{"presence_ref": "5", "name": "A", "away": True}], "b": state["b"]}, 30.0)
+    assert (people.present["a"].joined_at, people.present["a"].last_seen) == (10.0, 30.0)
+    came, gone = people.update({}, 40.0)
+    assert came == []
+    assert {p.key for p in gone} == {"a", "b"}
