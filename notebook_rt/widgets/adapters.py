@@ -209,12 +209,11 @@ class FrameOf:
     @property
     def df(self) -> pd.DataFrame:
         """The snapshot; an empty one while there is none. Never waits."""
-        if self._frame.version == 0:
-            return self._empty
-        try:
-            return self._frame.df
-        except NotebookRTError:
-            return self._empty
+        feed = self._frame._feed  # ``LiveFrame.df`` waits for the first data; here nobody may
+        if self.status != "closed":
+            feed.look()
+        found = feed.snapshot()
+        return self._empty if found is None else found
 
     @property
     def status(self) -> str:

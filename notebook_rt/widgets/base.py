@@ -116,6 +116,10 @@ def _cell() -> tuple[str | None, str]:
     return (str(cell) if cell else None), str(parent.get("header", {}).get("msg_id", ""))
 
 
+def _nothing() -> None:
+    pass
+
+
 deafness = _Deafness()
 pump = Pump(deaf=deafness)
 living: Cells[LiveWidget]
@@ -132,6 +136,8 @@ class LiveWidget(anywidget.AnyWidget):
         Called with "something changed"; returns how to stop listening.
     eyes
         Told what the browser tells (``sources.Eyes``).
+    while_seen
+        Listen only while somebody looks: what is behind a lazy table then stops too.
     static
         Makes the form for viewers without a kernel: ``(plain text, HTML)``, the HTML escaped.
     """
@@ -148,11 +154,15 @@ class LiveWidget(anywidget.AnyWidget):
         subscribe: Callable[[Callable[[], object]], Unsubscribe],
         static: Callable[[], tuple[str, str]],
         eyes: Eyes | None = None,
+        while_seen: bool = False,
     ) -> None:
         self._write = threading.RLock()
         self._static = static
-        self._link = Link(model, pump.budget, eyes=eyes)
-        self._stop: Unsubscribe = lambda: None
+        self._subscribe = subscribe
+        self._while_seen = while_seen
+        self._eyes = eyes
+        self._link = Link(model, pump.budget, eyes=self._told)
+        self._stop: Unsubscribe = _nothing
         super().__init__()
         deafness.watch()
         comm = self.comm
@@ -161,7 +171,8 @@ class LiveWidget(anywidget.AnyWidget):
             comm._reply_subshell_for = lambda data, default: default
         self.on_msg(self._enqueue)
         pump.add(self._link, self._send_now)
-        self._stop = subscribe(self.changed)
+        if not while_seen:
+            self._stop = subscribe(self.changed)
         cell, run = _cell()
         for old in living.made(self, cell, run):
             old.finish("replaced")
@@ -175,6 +186,16 @@ class LiveWidget(anywidget.AnyWidget):
         """Somebody looks at a view of this widget."""
         return len(self._link.leases) > 0
 
+    def _told(self, word: Any) -> None:
+        if self._while_seen and word in ("seen", "unseen"):
+            self._listen(word == "seen")
+        if self._eyes is not None:
+            self._eyes(word)
+
+    def _listen(self, on: bool) -> None:
+        self._stop()
+        self._stop = self._subscribe(self.changed) if on else _nothing
+
     def finish(self, why: str) -> None:
         """Tell the views why nothing comes any more, and close."""
         if self.comm is not None:
@@ -183,8 +204,7 @@ class LiveWidget(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Close the comm; the views stay as they are."""
-        self._stop()
-        self._stop = lambda: None
+        self._listen(False)
         pump.remove(self._link)
         living.closed(self)
         with self._write:

@@ -140,6 +140,8 @@ class ChartModel:
         self._not_before = 0.0
         self._status = ""
         self._waiting = False
+        self._owed: list[str] = []
+        """Views that wait for the first data."""
 
     @property
     def label(self) -> str:
@@ -192,6 +194,10 @@ class ChartModel:
         )
 
     def whole(self, view: str) -> Sequence[Message]:
+        names = {*self.source.df.columns, *self.source.df.index.names}
+        if not {self.x, *self.y} <= names:  # a lazy table that begins again
+            self._owed.append(view)
+            return []
         spec = self.chart().to_dict(validate=False)
         spec.pop("config", None)
         data, buffers = self._data()
@@ -199,6 +205,9 @@ class ChartModel:
         return [Message({**head, **data}, buffers, whole=True, to=view)]
 
     def update(self) -> Sequence[Message]:
+        if self._owed:
+            owed, self._owed = self._owed, []
+            return [message for view in owed for message in self.whole(view)]
         if self.source.df is self._df and self.source.status == self._status:
             self._waiting = False
             return []
@@ -306,6 +315,7 @@ class ChartWidget(LiveWidget):
             subscribe=source.on_change,
             static=lambda: (self._model.label, f"<p>{escape(self._model.label)}</p>"),
             eyes=eyes,
+            while_seen=True,
         )
 
     @property

@@ -93,6 +93,7 @@ class GridWidget(LiveWidget):
             subscribe=source.on_change,
             static=lambda: (grid_text(source), grid_html(source, columns)),
             eyes=eyes,
+            while_seen=True,
         )
 
     @property

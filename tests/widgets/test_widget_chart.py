@@ -97,3 +97,15 @@ def test_a_histogram_counts_every_row():
     columns, shown = model._histogram(model.source.df)
     assert shown == 50_000
     assert sum(columns[1]) == 50_000
+
+
+def test_a_chart_whose_table_has_no_data_yet_is_drawn_when_it_comes():
+    source = prices(10)
+    df = source.df
+    model = ChartModel(source, "at", "bid")
+    source.set(pd.DataFrame())
+    assert model.whole("v") == []
+    assert model.update() == []
+    source.set(df)
+    (message,) = model.update()
+    assert (message.whole, message.to) == (True, "v")

@@ -437,3 +437,16 @@ def test_the_static_form_has_ten_rows_and_no_markup_of_others():
     assert "100 rows" in bundle["text/plain"]
     assert "name 5" not in json.dumps(widget.get_state(), default=str)
     widget.close()
+
+
+def test_a_grid_listens_to_its_table_only_while_somebody_looks():
+    source = MemoryFrame(table(10), FIELDS)
+    widget = GridWidget(source)
+    assert source.listeners == []
+    widget._link.hear({"view": "v", "t": "look"}, 0.0)
+    assert len(source.listeners) == 1
+    widget._link.hear({"view": "v", "t": "leave"}, 1.0)
+    assert source.listeners == []
+    widget._link.hear({"view": "w", "t": "look"}, 2.0)
+    widget.close()
+    assert source.listeners == []
