@@ -65,6 +65,7 @@ JOIN_PATIENCE: Final = 5.0
 POLL_SHARE: Final = 0.2
 """At most this share of the time is spent polling a table."""
 AUDIT_SHARE: Final = 0.01
+"""At most this share of the time is spent auditing a table that is true."""
 POLL_GROWTH: Final = 1.5
 LATENESS: Final = 5.0
 """Seconds in which the change that explains a difference would have come."""
@@ -162,7 +163,7 @@ class Mirror:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened at monotonic ``now`` (seconds); return what to do."""
         self._out = []
-        if self._closed:
+        if self._closed or (self._failed is not None and not isinstance(event, Closed)):
             return []
         self._now = now
         if self._begun_at is None:
@@ -439,7 +440,7 @@ class Mirror:
         self._since = server_time
         self._closed_gaps = gaps
         self.synced_at = self._now
-        self._audit_at = self._later(self.options.audit_interval, took / AUDIT_SHARE)
+        self._audit_at = self._later(self.options.audit_interval, self._audit_cost / AUDIT_SHARE)
         self._poll_at = self._now + max(self._poll_every, took / POLL_SHARE)
 
     def _later(self, every: float, at_least: float) -> float:
@@ -472,6 +473,8 @@ class Mirror:
         differing = comparison.apply(self._now)
         self._publish("audit", None)
         watched(comparison.order)
+        if not differing:
+            self._audit_cost = took()
         self._proven(comparison.began, gaps, took())
         detail: dict[str, Any] = {
             "rows": comparison.seen,
