@@ -105,30 +105,37 @@ class Ordered:
         keys: list[np.ndarray] = []
         for term in terms:
             nulls_first = term.desc if term.nulls_first is None else term.nulls_first
-            codes, nulls = _codes(columns[term.column], self.table.schema.types[term.column])
-            keys += [nulls != nulls_first, -codes if term.desc else codes]
-        return np.lexsort(keys[::-1])
+            nulls, nans, codes = _codes(columns[term.column], self.table.schema.types[term.column])
+            keys += [nulls != nulls_first, nans != term.desc, -codes if term.desc else codes]
+        return np.lexsort([key for key in reversed(keys) if key.any()] or [np.zeros(len(keys[0]))])
 
 
-def _codes(values: np.ndarray, pg_type: str) -> tuple[np.ndarray, np.ndarray]:
-    """Integers that sort as the values do, and where the nulls are."""
+def _codes(values: np.ndarray, pg_type: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the nulls and the NaNs are, and numbers that sort as the other values do.
+
+    To PostgreSQL a NaN is greater than every number.
+    """
+    none = np.zeros(len(values), bool)
     if values.dtype.kind == "M":
-        stamps = values.view("i8")
-        return stamps, np.isnat(values)
+        nulls = np.isnat(values)
+        return nulls, none, np.where(nulls, 0, values.view("i8"))
     if values.dtype.kind in "ib":
-        return values.astype("i8"), np.zeros(len(values), bool)
+        return none, none, values.astype("i8")
+    if values.dtype.kind == "f":
+        nans = np.isnan(values)
+        return none, nans, np.where(nans, 0, values)
     nulls = np.fromiter((value is None for value in values), bool, len(values))
-    present = [value for value in values if value is not None]
-    ranks = {value: rank for rank, value in enumerate(_distinct(present, pg_type))}
-    nan = len(ranks)
-    codes = [0 if v is None else nan if v != v else ranks[v] for v in values.tolist()]
-    return np.array(codes, "i8"), nulls
+    nans = np.fromiter((value != value for value in values), bool, len(values))
+    kept = values[~nulls & ~nans].tolist()
+    ranks = {value: rank for rank, value in enumerate(_distinct(kept, pg_type))}
+    codes = np.zeros(len(values), "i8")
+    codes[~nulls & ~nans] = [ranks[value] for value in kept]
+    return nulls, nans, codes
 
 
 def _distinct(values: Iterable[Any], pg_type: str) -> list[Any]:
-    numbers = {value for value in values if value == value}
     moment = kind(pg_type) in ("timestamptz", "timestamp", "date", "time")
-    return sorted(numbers, key=_moment if moment else None)
+    return sorted(set(values), key=_moment if moment else None)
 
 
 def _moment(value: Any) -> tuple[int, Any]:

@@ -11,7 +11,14 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from notebook_rt.store import dense, text
 from notebook_rt.store import table as table_module
@@ -252,10 +259,18 @@ def vars_of(change: Any) -> dict[str, Any]:
     return {"kind": change.kind, "key": change.key, "old": change.old, "new": change.new}
 
 
-TestTableLaws = TableLaws.TestCase
-TestTableLaws.settings = settings(
-    max_examples=60,
-    stateful_step_count=30,
+QUICK = settings(
+    max_examples=25,
+    stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+TestTableLaws = TableLaws.TestCase
+TestTableLaws.settings = QUICK
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_the_laws_hold_all_night() -> None:
+    long = settings(QUICK, max_examples=2000, stateful_step_count=60)
+    run_state_machine_as_test(TableLaws, settings=long)
