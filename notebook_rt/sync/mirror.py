@@ -118,6 +118,8 @@ class Mirror:
         self._poll_at = self._audit_at = float("inf")
         self._order_at = self._learn_at = self._retry_at = float("-inf")
         self._verdict: tuple[float, dict[str, Any]] | None = None
+        self._audit_cost = 0.0
+        """Seconds of work that the last audit of a true table took."""
         self._poll_every = options.poll_interval
         self._refusals = 0
         self._reason = "starting"
