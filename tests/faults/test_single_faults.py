@@ -48,7 +48,8 @@ def test_with_every_change_swallowed_for_ever_the_audit_alone_keeps_the_table_tr
             lab.true_within(AUDITED)
         assert lab.proxy.counts["Drop"] >= 12
         assert lab.frame.status == "live"
-        until(lambda: lab.session.metrics["drift"] >= 12, AUDITED)
+        lab.proxy.heal()
+        until(lambda: lab.session.metrics["drift"] > 0, mirror.LATENESS + AUDITED)
 
 
 def test_truncate_is_found_by_the_audit(stack: LocalStack) -> None:
@@ -88,18 +89,19 @@ def test_postgres_restarted_beneath_a_live_channel(stack: LocalStack) -> None:
 def test_a_burst_over_the_rate_limit_is_lost_without_a_word_and_found(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    limited = StackOptions(realtime=RealtimeOptions(events_per_second=100))
+    """The server looks at the rate every five seconds: a burst passes, what follows does not."""
+    limited = StackOptions(realtime=RealtimeOptions(events_per_second=10))
     with (
         start(tmp_path_factory.mktemp("limited"), options=limited) as stack,
-        laboratory(stack, rows=7_000, options=nrt.Options(audit_interval=2.0)) as lab,
+        laboratory(stack, rows=2_000, options=nrt.Options(audit_interval=2.0)) as lab,
     ):
-        for number in range(7):
-            where = f"id between {number * 1000 + 1} and {number * 1000 + 1000}"
-            lab.sql(f"update {{t}} set name = 'burst', note = null where {where}")
-        time.sleep(1.0)
-        assert lab.proxy.counts["change"] < 7_000
-        lab.true_within(15)
-        assert lab.session.metrics["drift"] > 0
+        lab.sql("update {t} set name = 'burst' where id <= 1000")
+        lab.true_within(5)
+        time.sleep(5.2)
+        lab.sql("update {t} set name = 'lost', price = null where id > 1000")
+        lab.sql("delete from {t} where id > 1900")
+        lab.true_within(10)
+        assert lab.proxy.counts["change"] == 1000
 
 
 # What events tell, in their way -------------------------------------------------------------------
