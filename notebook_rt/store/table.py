@@ -12,8 +12,10 @@ any thread reads; the lock is held for a batch or for a step, never for a whole 
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
 
@@ -103,6 +105,11 @@ class Table:
         """The whole row, typed, or None."""
         with self._lock:
             return self._rows([key])[key]
+
+    def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
+        """The whole rows of many keys at once, typed; None where there is none."""
+        with self._lock:
+            return self._rows(keys)
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
         """Apply ``ops`` in order, as one change; return what changed if asked."""
@@ -201,9 +208,13 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the columns' buffers occupy; the keys' dict comes on top."""
+        """Bytes that the table occupies: both sets of buffers, the text, and the keys' dict."""
         with self._lock:
-            return sum(column.nbytes for column in self._columns.values())
+            keys = sys.getsizeof(self._ids) + sum(
+                sys.getsizeof(key) + sys.getsizeof(number)
+                for key, number in islice(self._ids.items(), 1000)
+            ) * max(1, len(self._ids) // 1000)
+            return keys + sum(column.nbytes for column in self._columns.values())
 
     # --- the table's shape --------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 from collections.abc import Callable, Iterator
 
 from notebook_rt.store.types import Backend
@@ -85,14 +86,52 @@ def compare(count: int, size: int, repeats: int) -> list[Result]:
     ]
 
 
+def updates_only(count: int, repeats: int) -> list[Result]:
+    """100 rows get two new numbers: whole rows arrive, as events do, their text as it was."""
+    first, chance = rows(count), random.Random(3)
+    made = []
+    for number in range(repeats + 2):
+        places = chance.sample(range(count), min(100, count // 2))
+        made.append(
+            Batch([{**first[at], "bid": float(number), "size": number} for at in places], [])
+        )
+    makers = {name: PEERS[name] for name in ("pandas batched", "polars", "pyarrow")}
+    sides = {name: fed(make(first), iter(made)) for name, make in {OURS: ours, **makers}.items()}
+    for run in sides.values():
+        run()
+    return [
+        Result("table, 100 updates of two numbers then a read", f"{count:,} rows", side, median)
+        for side, median in in_turns(sides, repeats, budget=6.0).items()
+    ]
+
+
+def memory(count: int) -> list[Result]:
+    """What a table in use occupies, keys and both sets of buffers, beside the frame it shows."""
+    made = table(rows(count))
+    for batch in batches(count, max(10, count // 1000), 4):
+        made.apply(batch.ops())
+        frame = made.snapshot()
+    sizes = {OURS: made.nbytes, "the DataFrame itself": int(frame.memory_usage().sum())}
+    case = f"{count:,} rows"
+    return [
+        Result("memory", case, side, size / 1e6, "MB", goal=0.4 if side == OURS else None)
+        for side, size in sizes.items()
+    ]
+
+
 def run(quick: bool) -> list[Result]:
     """The growth curves: 1k to 1M rows, batches of 1, 100 and 10,000 changes."""
     if quick:
-        return compare(200, 10, 1)
+        return [*compare(200, 10, 1), *updates_only(200, 1), *memory(200)]
+    counts = (1_000, 10_000, 100_000, 1_000_000)
     return [
-        result
-        for size in (1, 100, 10_000)
-        for count in (1_000, 10_000, 100_000, 1_000_000)
-        if size <= count
-        for result in compare(count, size, 9)
+        *(
+            result
+            for size in (1, 100, 10_000)
+            for count in counts
+            if size <= count
+            for result in compare(count, size, 9)
+        ),
+        *(result for count in counts for result in updates_only(count, 9)),
+        *(result for count in counts for result in memory(count)),
     ]
