@@ -70,7 +70,7 @@ class TableLoad:
         new._ids = self._ids
         new._born = new._next = len(self._ids)
         new.apply(self._again)
-        with table._lock:
+        with table.lock:
             for column in table.schema.columns:
                 if column.name not in new.schema.types:
                     new.add_column(column)

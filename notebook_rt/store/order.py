@@ -48,30 +48,35 @@ class Ordered:
         self._snapshot: tuple[pd.DataFrame, pd.DataFrame] | None = None
 
     def __len__(self) -> int:
-        return len(self._places())
+        with self.table.lock:
+            return len(self._places())
 
     def keys(self) -> list[Key]:
         """The keys of the view, in order."""
-        keys = list(self.table.keys())
-        return [keys[place] for place in self._places()]
+        with self.table.lock:
+            keys = list(self.table.keys())
+            return [keys[place] for place in self._places()]
 
     def snapshot(self) -> pd.DataFrame:
         """The view as a DataFrame of the user's own; the same object until something changed."""
-        whole = self.table.snapshot()
-        if self._snapshot is None or self._snapshot[0] is not whole:
-            self._snapshot = (whole, whole.take(self._places()))
-        return self._snapshot[1]
+        with self.table.lock:
+            whole = self.table.snapshot()
+            if self._snapshot is None or self._snapshot[0] is not whole:
+                self._snapshot = (whole, whole.take(self._places()))
+            return self._snapshot[1]
 
     def rank(self, keys: Sequence[Key]) -> None:
         """Take the server's order of ``keys``, for an order that is not sortable here."""
-        self._ranked = {key: (place, self._seen(key)) for place, key in enumerate(keys)}
-        self._order = self._snapshot = None
+        with self.table.lock:
+            self._ranked = {key: (place, self._seen(key)) for place, key in enumerate(keys)}
+            self._order = self._snapshot = None
 
     def unranked(self) -> set[Key]:
         """The keys whose place only the server knows: new, or moved, since the last `rank`."""
         if self.sortable:
             return set()
-        return {key for key in list(self.table.keys()) if self._rank(key) is None}
+        with self.table.lock:
+            return {key for key in list(self.table.keys()) if self._rank(key) is None}
 
     def _columns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*(term.column for term in self.by), *self.table.schema.key)))

@@ -68,7 +68,9 @@ class Table:
         self.version = 0
         """Rises with every batch that may have changed something."""
 
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held for a batch or a step; hold it to make several reads of one state."""
+
         self._columns: dict[str, ColumnStore] = {}
         self._ids: dict[Key, int] = {}
         self._dead: Positions = _NONE
@@ -98,22 +100,22 @@ class Table:
 
     def keys(self) -> Iterator[Key]:
         """The keys, in the promised order."""
-        with self._lock:
+        with self.lock:
             return iter(list(self._ids))
 
     def get(self, key: Key) -> dict[str, Any] | None:
         """The whole row, typed, or None."""
-        with self._lock:
+        with self.lock:
             return self._rows([key])[key]
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
         """The whole rows of many keys at once, typed; None where there is none."""
-        with self._lock:
+        with self.lock:
             return self._rows(keys)
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
         """Apply ``ops`` in order, as one change; return what changed if asked."""
-        with self._lock:
+        with self.lock:
             changes: list[RowChange] = []
             if want_changes:
                 changes, moved = self._foresee(ops)
@@ -136,7 +138,7 @@ class Table:
         """Decode ``page`` and return the rows that are not here or differ in a given column."""
         rows = [self.schema.decode(row) for row in page]
         keys = [self.schema.key_of(row) for row in rows]
-        with self._lock:
+        with self.lock:
             self._take_step()
             differs = np.array([key not in self._ids for key in keys], bool)
             here = np.flatnonzero(~differs)
@@ -155,7 +157,7 @@ class Table:
         It never changes, whatever arrives later, and what is written to it reaches neither the
         table nor any other snapshot.
         """
-        with self._lock:
+        with self.lock:
             self._take_step()
             if self._snapshot is None:
                 if self._index is None:
@@ -179,7 +181,7 @@ class Table:
         moments ``M8[us]`` with NaT for null; everything else, and those with nulls or with values
         that do not fit their type, objects with None for null.
         """
-        with self._lock:
+        with self.lock:
             self._take_step()
             return {name: self._columns[name].numpy() for name in columns}
 
@@ -192,7 +194,7 @@ class Table:
 
         json becomes its text, and so do arrays that Arrow has no list type for.
         """
-        with self._lock:
+        with self.lock:
             self._take_step()
             return arrow_table(self.schema, self._columns)
 
@@ -209,7 +211,7 @@ class Table:
     @property
     def nbytes(self) -> int:
         """Bytes that the table occupies: both sets of buffers, the text, and the keys' dict."""
-        with self._lock:
+        with self.lock:
             keys = sys.getsizeof(self._ids) + sum(
                 sys.getsizeof(key) + sys.getsizeof(number)
                 for key, number in islice(self._ids.items(), 1000)
@@ -220,7 +222,7 @@ class Table:
 
     def add_column(self, column: Column) -> None:
         """Add a column that the server's table has got; its values are null."""
-        with self._lock:
+        with self.lock:
             self._take_step()
             columns = (*self.schema.columns, column)
             self._know(Schema(columns, self.schema.key, self.schema.numeric))
@@ -230,7 +232,7 @@ class Table:
 
     def drop_column(self, name: str) -> None:
         """Drop a column that the server's table has lost; a key column cannot go."""
-        with self._lock:
+        with self.lock:
             self._take_step()
             columns = tuple(column for column in self.schema.columns if column.name != name)
             self._know(Schema(columns, self.schema.key, self.schema.numeric))

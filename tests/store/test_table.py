@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -108,6 +110,34 @@ def test_an_order_puts_nulls_where_postgresql_does(order: list[OrderBy], keys: l
     table.apply([Upsert(2, {"n": 99}), Upsert(4, {"id": 4})])
     assert list(table.ordered(order).snapshot().index) == keys
     assert table.ordered(order, limit=2).keys() == keys[:2]
+
+
+@pytest.mark.parametrize(
+    ("desc", "keys"), [(False, [4, 1, 2, 5, 3, 6]), (True, [6, 3, 5, 2, 1, 4])]
+)
+@pytest.mark.parametrize("limit", [None, 3])
+def test_a_nan_is_greater_than_every_number_and_null_beyond_it(
+    desc: bool, keys: list[int], limit: int | None
+) -> None:
+    table = Table(Schema((Column("id", "int8"), Column("x", "float8")), ("id",)))
+    values = [1.0, 2.0, math.nan, -math.inf, math.inf, None]
+    table.apply([Upsert(at, {"id": at, "x": value}) for at, value in enumerate(values, 1)])
+    view = table.ordered([OrderBy("x", desc)], limit)
+    assert view.keys() == keys[:limit] == list(view.snapshot().index)
+    table.apply([Delete(6)])
+    assert view.keys() == [key for key in keys if key != 6][:limit]
+
+
+@pytest.mark.parametrize("pg_type", ["timestamptz", "date"])
+def test_moments_that_no_datetime_holds_have_their_place_in_an_order(pg_type: str) -> None:
+    texts = ["-infinity", "0044-03-15 BC", "2024-01-02", "12024-01-01", "infinity"]
+    if pg_type == "timestamptz":
+        texts[2] = "2024-01-02T00:00:00+00:00"
+    table = Table(Schema((Column("id", "int8"), Column("at", pg_type)), ("id",)))
+    load = table.load()
+    load.extend([{"id": 9 - place, "at": text} for place, text in enumerate(texts)])
+    load.commit()
+    assert table.ordered([OrderBy("at")]).keys() == [9, 8, 7, 6, 5]
 
 
 def test_the_key_breaks_ties() -> None:
