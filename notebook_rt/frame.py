@@ -196,7 +196,10 @@ class LiveFrame(Editable):
         """The table for polars, DuckDB and pyarrow, key included."""
         import pyarrow as pa
 
-        return pa.Table.from_pandas(self.df.reset_index()).__arrow_c_stream__(requested_schema)
+        df = self.df
+        keyed = any(name is not None for name in df.index.names)
+        table = pa.Table.from_pandas(df.reset_index() if keyed else df, preserve_index=False)
+        return table.__arrow_c_stream__(requested_schema)
 
     # Waiting
 
@@ -230,13 +233,18 @@ class LiveFrame(Editable):
                     if future.done():
                         raise
                     if until is not None and time.monotonic() >= until:
-                        raise WaitTimeoutError(
-                            f'table "{self.name}" has no data after {timeout:g} s: '
-                            f"{self.status}, {self._feed.reason}"
-                        ) from None
+                        raise WaitTimeoutError(self._late(timeout or 0.0)) from None
                 except NotebookRTError as error:
                     raise error.with_traceback(None) from None
                 bar.show()
+
+    def _late(self, timeout: float) -> str:
+        feed = self._feed
+        how = f"{self.status}, {feed.reason}"
+        if feed.progress is not None:
+            of = "" if feed.progress.total is None else f" of {feed.progress.total:,}"
+            how = f"{feed.progress.done:,}{of} rows are here; it goes on"
+        return f'table "{self.name}" is not whole after {timeout:g} s: {how}'
 
     async def ready(self) -> LiveFrame:
         """Wait for the first data without blocking the caller's loop; raises as ``wait`` does."""

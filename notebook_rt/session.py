@@ -90,7 +90,7 @@ def connect(
         return _connect_local(schema, queue_path, options, asked=True)
     key = key or os.environ.get("SUPABASE_KEY") or None
     if key is None:
-        raise AuthError("login: there is no key", url, "no key given, and SUPABASE_KEY is not set")
+        raise AuthError("login: no key is given, and SUPABASE_KEY is not set", url)
     return Session(
         url, key, schema=schema, access_token=access_token, queue_path=queue_path, options=options
     )
@@ -557,6 +557,6 @@ def _normal(url: str) -> str:
     if "://" not in text:
         text = f"https://{text}"
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or len(text.split()) != 1:
         raise UnreachableError(url, "this is no URL of a Supabase project")
     return text

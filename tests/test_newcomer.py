@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import notebook_rt as nrt
@@ -109,3 +113,26 @@ def test_print_registered_by_a_cell_that_is_run_again_prints_once(
         monkeypatch.setattr("notebook_rt.net.callbacks._execution_count", lambda at=cell: at)
         subscribers.add(print, lambda at=cell: removed.append(at))  # type: ignore[misc]  # bound now
     assert removed == [1]
+
+
+def test_a_text_with_blanks_is_no_url() -> None:
+    with pytest.raises(errors.UnreachableError, match="no URL"):
+        nrt.connect("not a url at all", "key")
+
+
+def test_a_query_without_a_key_is_exported_without_an_index(rt: nrt.Session, people: str) -> None:
+    query = rt.query(people, depends_on=people).wait(10)
+    assert pa.table(query).column_names == ["id", "name", "age"]
+    assert pa.table(rt.table(people).wait(10)).column_names == ["id", "name", "age"]
+
+
+def test_a_script_that_edits_and_ends_without_close_says_nothing(
+    stack: LocalStack, people: str, tmp_path: Path
+) -> None:
+    script = (
+        "import sys, notebook_rt as nrt; rt = nrt.connect(*sys.argv[1:3], queue_path=sys.argv[3]); "
+        f"t = rt.table('{people}').wait(20); t.on_change(lambda batch: None); t.edit(1, name='x')"
+    )
+    asked = [sys.executable, "-c", script, stack.url, stack.anon_key, str(tmp_path / "queue.db")]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

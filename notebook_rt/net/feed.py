@@ -53,7 +53,7 @@ class Feed:
         """The view of it in an order that was asked for."""
         self.schema: Schema | None = None
         self.status: Status = "loading"
-        self.reason = "not started"
+        self.reason = "the server has not answered yet"
         self.error: Exception | None = None
         self.version = 0
         self.synced_at: pd.Timestamp | None = None

@@ -458,4 +458,8 @@ class Worker:
         self._tell(self._listener.tick, self._clock())
 
     async def _on_disk(self, fn: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._disk, fn, *args)
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self._disk, fn, *args)
+        except RuntimeError:  # Python is ending: no executor takes work any more
+            return fn(*args)
+        return await done
