@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from notebook_rt.errors import ConflictError, QueueError
 from notebook_rt.outbox.compose import Composer, InvalidEditError
-from notebook_rt.outbox.ops import WRITES, Json, Op, coalesce
-from notebook_rt.outbox.queue import Put, Record
+from notebook_rt.outbox.decisions import Record
+from notebook_rt.outbox.ops import WRITES, Json, Op, changes_key, coalesce
+from notebook_rt.outbox.rows import Put
 from notebook_rt.outbox.view import conflicts_df, pending_df
 from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.overlay import Overlay
-from notebook_rt.sync.rows import Key, RowChange
+from notebook_rt.sync.rows import Key, Row, RowChange
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +95,8 @@ class Editor:
             If it could not be committed; the view then does not show it.
         """
         with self._editing.lock:
-            op = self._edit(key, values)
+            key = self._need()[1].key(key)
+            op = self._edit(key, self._there(key), values)
             if op is not None:
                 self._put([op])
 
@@ -130,10 +132,14 @@ class Editor:
         from pandas.api.types import is_scalar
 
         with self._editing.lock:
+            composer = self._need()[1]
+            wanted = {composer.key(key): cells for key, *cells in changes.itertuples(name=None)}
+            there = self._all_there(wanted)
             ops = []
-            for key, *cells in changes.itertuples(name=None):
+            for key, cells in wanted.items():
                 values = [None if is_scalar(cell) and isna(cell) else cell for cell in cells]
-                op = self._edit(key, dict(zip(changes.columns, values, strict=True)))
+                named = dict(zip(changes.columns, values, strict=True))
+                op = self._edit(key, there[key], named)
                 if op is not None:
                     ops.append(op)
             self._put(ops)
@@ -258,28 +264,33 @@ class Editor:
 
     # --- inside: making operations ---------------------------------------------------------------
 
-    def _edit(self, key: Hashable, values: Mapping[str, Any]) -> Op | None:
+    def _edit(self, key: Key, row: Row, values: Mapping[str, Any]) -> Op | None:
         overlay, composer = self._need()
-        key = composer.key(key)
-        row = self._there(key)
         op = composer.update(key, row, values)
         if op is None:
             return None
-        edit = composer.edit(op)
-        moved = overlay.new_key(edit)
-        if moved != key and self._seen(moved) is not None:
-            raise composer.invalid(f"there is a row with the key {moved!r}")
-        if earlier := overlay.edits_of(key):
-            stored = self._outbox.get(earlier[-1].id)
-            # The row may have had another key when the queue got its first edit.
-            op = op if stored is None else replace(op, lane=stored.lane)
+        if changes_key(op):
+            moved = overlay.new_key(composer.edit(op))
+            if moved != key and self._seen(moved) is not None:
+                raise composer.invalid(f"there is a row with the key {moved!r}")
+        earlier = overlay.edits_of(key)
+        if earlier and earlier[-1].lane != op.lane:
+            # The row had another key when the queue got its first edit.
+            op = replace(op, lane=earlier[-1].lane)
         return op
 
-    def _there(self, key: Key) -> dict[str, Any]:
-        row = self._seen(key)
-        if row is None:
+    def _there(self, key: Key) -> Row:
+        return self._all_there([key])[key]
+
+    def _all_there(self, keys: Collection[Key]) -> dict[Key, Row]:
+        """The rows as the user sees them; raises `InvalidEditError` if one is not there."""
+        batch = self._batch
+        edited = {} if batch is None else {k: batch.rows[k] for k in keys if k in batch.rows}
+        found = self._need()[0].views([key for key in keys if key not in edited]) | edited
+        there: dict[Key, Row] = {key: row for key, row in found.items() if row is not None}
+        for key in found.keys() - there.keys():
             raise self._need()[1].invalid(f"there is no row with the key {key!r}")
-        return row
+        return there
 
     def _seen(self, key: Key) -> dict[str, Any] | None:
         """The row as the user sees it, with what the open batch did to it."""

@@ -283,6 +283,7 @@ def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
         op.made_at,
         op.own_key,
         op.sent,
+        op.lane,
     )
 
 

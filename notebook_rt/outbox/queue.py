@@ -18,58 +18,20 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from notebook_rt.errors import QueueError
+from notebook_rt.outbox import decisions, rows
+from notebook_rt.outbox.decisions import Record
 from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
-from notebook_rt.outbox.ops import (
-    WRITES,
-    Json,
-    Op,
-    OpState,
-    body,
-    changes_key,
-    coalesce,
-    decode,
-    encode,
-    lane_of,
-    unbody,
-)
+from notebook_rt.outbox.ops import Json, Op, OpState, changes_key, decode, encode
+from notebook_rt.outbox.rows import Put
 from notebook_rt.outbox.schema import open_file
 
 KEPT_DONE = 10_000
 """Settled operations that other kernels on the file can still ask about."""
-KEPT_CONFLICTS = 10_000
-
-_INSERT = """insert into ops
-    (id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, attempts,
-     not_before, error)
-    values (?, ?, ?, ?, ?, ?, ?, ?, ?,
-     exists (select 1 from ops where lane = ?), ?, ?, ?, ?)"""
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """What became of an operation that was put into the queue."""
-
-    op: Op | None
-    """As it is stored now; None: it took back one that had not left, and nothing is left to send."""
-    before: Op | None = None
-    """The operation that it was made one with, as it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A merge decision as the file keeps it."""
-
-    number: int
-    op: str
-    schema: str
-    target: str
-    open: bool
-    record: dict[str, Json]
 
 
 class Outbox:
@@ -129,46 +91,10 @@ class Outbox:
             If they could not be committed: none of them is in the queue.
         """
         with self._writing(self._user) as db:
-            results = [self._put(db, op, merge) for op in ops]
+            results = rows.put(db, ops, merge=merge)
             self._unsynced = True
         self._tell()
         return results
-
-    def _put(self, db: sqlite3.Connection, op: Op, merge: bool) -> Put:
-        lane = op.lane or lane_of(op.schema, op.target, op.key)
-        if merge and op.kind in WRITES:
-            last = db.execute(
-                "select * from ops where lane = ? order by seq desc limit 1", (lane,)
-            ).fetchone()
-            if last is not None and last["state"] == "waiting" and not last["sent"]:
-                before = _op(last)
-                whole, merged = coalesce(before, op)
-                if merged:
-                    if whole is None:
-                        self._remove(db, before)
-                    else:
-                        _store(db, whole)
-                    return Put(whole, before)
-        cursor = db.execute(
-            _INSERT,
-            (
-                op.id,
-                op.kind,
-                op.schema,
-                op.target,
-                lane,
-                body(op),
-                op.made_at,
-                op.expires_at,
-                op.state,
-                lane,
-                op.sent,
-                op.attempts,
-                op.not_before,
-                op.error,
-            ),
-        )
-        return Put(replace(op, lane=lane, seq=cursor.lastrowid or 0))
 
     # --- looking in ------------------------------------------------------------------------------
 
@@ -178,7 +104,7 @@ class Outbox:
 
     def get(self, op: str) -> Op | None:
         with self._lock, _errors(self.path):
-            return self._find(self._user, op)
+            return rows.find(self._user, op)
 
     def ops(
         self, *, schema: str | None = None, target: str | None = None, state: OpState | None = None
@@ -188,18 +114,18 @@ class Outbox:
         given = {name: value for name, value in wanted.items() if value is not None}
         where = " and ".join(f"{name} = ?" for name in given) or "true"
         with self._lock, _errors(self.path):
-            rows = self._user.execute(
+            found = self._user.execute(
                 f"select * from ops where {where} order by seq", list(given.values())
             )
-            return [_op(row) for row in rows]
+            return list(map(rows.op_of, found))
 
     def numbers(self, schema: str, target: str) -> dict[str, int]:
         """The ids of what is in the queue for a table, and their place in it."""
         with self._lock, _errors(self.path):
-            rows = self._user.execute(
+            found = self._user.execute(
                 "select id, seq from ops where schema = ? and target = ?", (schema, target)
             )
-            return {row["id"]: row["seq"] for row in rows}
+            return {row["id"]: row["seq"] for row in found}
 
     def counts(self) -> dict[str, int]:
         """How many wait, failed, and ask."""
@@ -235,18 +161,15 @@ class Outbox:
     def discard(self, op: str) -> list[Op]:
         """Drop an operation, and those that stand on it: later edits of a row never inserted."""
         with self._writing(self._user) as db:
-            found = self._find(db, op)
+            found = rows.find(db, op)
             if found is None:
                 return []
             dropped = [found]
             if found.kind == "insert" or changes_key(found):
-                later = db.execute(
-                    "select * from ops where lane = ? and seq > ?", (found.lane, found.seq)
-                )
-                dropped += [_op(row) for row in later]
+                dropped += rows.later(db, found)
             for one in dropped:
-                self._remove(db, one)
-                db.execute("delete from conflicts where op = ? and open", (one.id,))
+                rows.remove(db, one)
+                decisions.drop_open(db, one)
         self._tell()
         return dropped
 
@@ -261,16 +184,16 @@ class Outbox:
             Others of its conflicts are still open: it stays where it is.
         """
         with self._writing(self._user) as db:
-            stored = self._find(db, op.id)
+            stored = rows.find(db, op.id)
             if stored is None or stored.state == "waiting":
                 return False
-            db.executemany("delete from conflicts where number = ?", [(n,) for n in decided])
+            decisions.close(db, decided)
             mended = replace(op, seq=stored.seq, lane=stored.lane, blocked=stored.blocked)
             if not asks:
                 mended = replace(
                     mended, state="waiting", attempts=0, not_before=0.0, error="", sent=False
                 )
-            _store(db, mended)
+            rows.store(db, mended)
         self._tell()
         return True
 
@@ -279,15 +202,15 @@ class Outbox:
         with self._writing(self._user) as db:
             if op is None:
                 if before is not None:
-                    self._put(db, before, merge=False)
+                    rows.put(db, [before], merge=False)
             else:
-                stored = self._find(db, op.id)
+                stored = rows.find(db, op.id)
                 if stored is None or stored.sent or stored.state != "waiting":
                     return False
                 if before is None:
-                    self._remove(db, stored)
+                    rows.remove(db, stored)
                 else:
-                    _store(db, replace(before, seq=stored.seq, blocked=stored.blocked))
+                    rows.store(db, replace(before, seq=stored.seq, blocked=stored.blocked))
         self._tell()
         return True
 
@@ -297,31 +220,13 @@ class Outbox:
         self, schema: str | None = None, target: str | None = None, *, only_open: bool = False
     ) -> list[Record]:
         """The kept merge decisions, oldest first."""
-        where, given = "true", []
-        if target is not None:
-            where, given = "schema = ? and target = ?", [schema, target]
-        if only_open:
-            where += " and open"
         with self._lock, _errors(self.path):
-            rows = self._user.execute(
-                f"select * from conflicts where {where} order by number", given
-            )
-            return [
-                Record(
-                    r["number"],
-                    r["op"],
-                    r["schema"],
-                    r["target"],
-                    bool(r["open"]),
-                    decode(r["record"]),
-                )
-                for r in rows
-            ]
+            return decisions.find(self._user, schema, target, only_open=only_open)
 
     def record(self, op: Op, *records: dict[str, Json]) -> None:
         """Keep what a person decided."""
         with self._writing(self._user) as db:
-            self._keep(db, op, records)
+            decisions.keep(db, op, records)
         self._tell()
 
     # --- the worker's steps ----------------------------------------------------------------------
@@ -357,22 +262,8 @@ class Outbox:
             if not self._lease.take(db, now):
                 return []
             self._unsynced = False
-            self._expire(db, now)
-            rows = db.execute(
-                "select * from ops where state = 'waiting' and not blocked and not_before <= ? "
-                "order by seq limit ?",
-                (now, limit),
-            ).fetchall()
-            ops = [_op(row) for row in rows]
-            for op in list(ops):
-                if op.kind == "broadcast" and len(ops) < limit:
-                    more = db.execute(
-                        "select * from ops where lane = ? and seq > ? and state = 'waiting' "
-                        "order by seq limit ?",
-                        (op.lane, op.seq, limit - len(ops)),
-                    )
-                    ops += [_op(row) for row in more]
-            ops.sort(key=lambda op: op.seq)
+            rows.expire(db, now)
+            ops = rows.ready(db, limit, now)
             db.executemany("update ops set sent = 1 where seq = ?", [(op.seq,) for op in ops])
         return ops
 
@@ -393,9 +284,9 @@ class Outbox:
     ) -> None:
         """Several operations are done, as one commit; ``records`` are of the first."""
         with self._fenced() as db:
-            self._keep(db, done[0][0], records)
+            decisions.keep(db, done[0][0], records)
             for op, row in done:
-                self._remove(db, op)
+                rows.remove(db, op)
                 text = None if row is None else encode(row).decode()
                 db.execute("insert or replace into done values (?, ?, ?)", (op.id, op.seq, text))
             db.execute("delete from done where seq <= ?", (done[-1][0].seq - KEPT_DONE,))
@@ -404,38 +295,11 @@ class Outbox:
     def back(self, op: Op, *, records: Sequence[dict[str, Json]] = ()) -> None:
         """An operation returns to the queue as ``op`` says: its state, times and words."""
         with self._fenced() as db:
-            self._keep(db, op, records)
-            _store(db, op)
+            decisions.keep(db, op, records)
+            rows.store(db, op)
         self._tell()
 
     # --- inside ----------------------------------------------------------------------------------
-
-    def _find(self, db: sqlite3.Connection, op: str) -> Op | None:
-        row = db.execute("select * from ops where id = ?", (op,)).fetchone()
-        return None if row is None else _op(row)
-
-    def _remove(self, db: sqlite3.Connection, op: Op) -> None:
-        db.execute("delete from ops where id = ?", (op.id,))
-        db.execute(
-            "update ops set blocked = 0 where seq = (select min(seq) from ops where lane = ?)",
-            (op.lane,),
-        )
-
-    def _expire(self, db: sqlite3.Connection, now: float) -> None:
-        expired = db.execute("select * from ops where expires_at <= ?", (now,)).fetchall()
-        for row in expired:
-            self._remove(db, _op(row))
-
-    def _keep(self, db: sqlite3.Connection, op: Op, records: Iterable[dict[str, Json]]) -> None:
-        for record in records:
-            number = db.execute(
-                "insert into conflicts (op, schema, target, open, record) values (?, ?, ?, ?, ?)",
-                (op.id, op.schema, op.target, bool(record.get("open")), encode(record).decode()),
-            ).lastrowid
-            db.execute(
-                "delete from conflicts where number <= ? and not open",
-                ((number or 0) - KEPT_CONFLICTS,),
-            )
 
     @contextlib.contextmanager
     def _fenced(self) -> Iterator[sqlite3.Connection]:
@@ -461,45 +325,6 @@ class Outbox:
     def _tell(self) -> None:
         for fn in list(self._listeners):
             fn()
-
-
-def _op(row: sqlite3.Row) -> Op:
-    return Op(
-        id=row["id"],
-        kind=row["kind"],
-        schema=row["schema"],
-        target=row["target"],
-        made_at=row["made_at"],
-        expires_at=row["expires_at"],
-        lane=row["lane"],
-        state=row["state"],
-        sent=bool(row["sent"]),
-        attempts=row["attempts"],
-        not_before=row["not_before"],
-        error=row["error"],
-        seq=row["seq"],
-        blocked=bool(row["blocked"]),
-        **unbody(row["body"]),
-    )
-
-
-def _store(db: sqlite3.Connection, op: Op) -> None:
-    db.execute(
-        "update ops set kind = ?, body = ?, made_at = ?, expires_at = ?, state = ?, sent = ?, "
-        "attempts = ?, not_before = ?, error = ? where id = ?",
-        (
-            op.kind,
-            body(op),
-            op.made_at,
-            op.expires_at,
-            op.state,
-            op.sent,
-            op.attempts,
-            op.not_before,
-            op.error,
-            op.id,
-        ),
-    )
 
 
 @contextlib.contextmanager

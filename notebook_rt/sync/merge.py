@@ -114,6 +114,8 @@ class Edit:
     """An insert whose key was made here at random: a row under it can only be this one."""
     sent: bool = False
     """It left at least once, and whether it had an effect is not known yet."""
+    lane: str = ""
+    """What it shares its order with in the queue, where it was put there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,16 +18,24 @@ The caller holds one lock around every call, and around reading the table below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from notebook_rt.store.types import Schema, equal
 from notebook_rt.sync.merge import Edit, Strategies, merge_value
 from notebook_rt.sync.rows import Delete, Key, Load, Op, Row, RowChange, Rows, Upsert, WireRow
+from notebook_rt.sync.stacks import Stacks
 
 SHIELD_SECONDS = 10.0
 """So long an answered write waits for its event; then whatever comes is believed again."""
+
+
+class View(Rows, Protocol):
+    """The table below, which holds what is seen."""
+
+    def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
+        """The whole rows under ``keys``, typed; None where there is none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +63,7 @@ class Overlay:
 
     Parameters
     ----------
-    rows : Rows
+    rows : View
         Holds the view.
     schema : Schema
         Decodes the rows of a reconciliation, and names the key.
@@ -67,7 +75,7 @@ class Overlay:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: View,
         schema: Schema,
         strategies: Strategies | None = None,
         matches: Callable[[Row], bool | None] | None = None,
@@ -77,15 +85,11 @@ class Overlay:
         self.strategies = strategies or Strategies()
         self._matches = matches
         self._aside: dict[Key, _Aside] = {}
-        self._stacks: dict[Key, list[Edit]] = {}
-        """The server's key to the edits of its row, in order."""
-        self._root: dict[Key, Key] = {}
-        """A key that an edit gives to a row, to the key that the row has on the server."""
-        self._stack_of: dict[str, Key] = {}
+        self._stacks = Stacks(schema)
         self._seen: set[str] = set()
         """Edits whose effect has come as an event before their answer."""
-        self._shown: dict[Key, Key] = {}
-        """The server's key of a row kept aside to the key the view shows it under, if it does."""
+        self._shown: dict[Key, tuple[Key, Row]] = {}
+        """The server's key of a row kept aside to what the view shows of it, if it does."""
         self._shielded: dict[Key, None] = {}
 
     # --- the server's rows: what the mirror sees -------------------------------------------------
@@ -158,19 +162,23 @@ class Overlay:
     @property
     def edits(self) -> list[Edit]:
         """Every pending edit; the edits of one row in order."""
-        return [edit for stack in self._stacks.values() for edit in stack]
+        return list(self._stacks)
 
     def edits_of(self, key: Key) -> list[Edit]:
         """The pending edits of the row that the view shows (or showed) under ``key``."""
-        return list(self._stacks.get(self._root.get(key, key), ()))
+        return list(self._stacks.of(key))
 
     def view(self, key: Key) -> dict[str, Any] | None:
         """The row as the user sees it."""
         return self.rows.get(key)
 
+    def views(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
+        """Rows as the user sees them."""
+        return self.rows.gather(keys)
+
     def last(self, key: Key) -> dict[str, Any] | None:
         """The server's row under ``key``, or what it was before it was gone, if that is known."""
-        aside = self._aside.get(self._root.get(key, key))
+        aside = self._aside.get(self._stacks.root(key))
         if aside is None:
             return self.rows.get(key)
         return dict(aside.row or aside.last or {}) or None
@@ -179,46 +187,24 @@ class Overlay:
         """Whether a new row may be shown: it is not known to be outside of the filter."""
         return self._matches is None or self._matches(row) is not False
 
-    def lane(self, key: Key) -> Key:
-        """The server's key of the row seen under ``key``: its edits share an order."""
-        return self._root.get(key, key)
-
     def put(self, edits: Iterable[Edit], *, want_changes: bool = False) -> Sequence[RowChange]:
         """Lay edits over the table, as one change; one with a known id takes the other's place."""
-        touched: dict[Key, None] = {}
-        for edit in edits:
-            root = self._stack_of.get(edit.id)
-            if root is None:
-                root = self._root.get(edit.key, edit.key)
-                self._stacks.setdefault(root, []).append(edit)
-                self._stack_of[edit.id] = root
-            else:
-                stack = self._stacks[root]
-                stack[next(i for i, one in enumerate(stack) if one.id == edit.id)] = edit
-            self._keep_aside(root)
-            new = self.new_key(edit)
-            if new not in (edit.key, root):
-                self._keep_aside(new)
-                self._root[new] = root
-            touched[root] = None
-        return self._refresh(touched, [], want_changes)
+        about = [self._stacks.add(edit) for edit in edits]
+        self._keep_aside(dict.fromkeys(key for keys in about for key in keys))
+        return self._refresh([root for root, *_ in about], [], want_changes)
 
     def sent(self, ids: Iterable[str]) -> None:
         """Say that edits are on their way: a sum of theirs is no longer added to what comes in."""
-        for op in ids:
-            root = self._stack_of.get(op)
-            if root is not None:
-                stack = self._stacks[root]
-                stack[:] = [replace(e, sent=True) if e.id == op else e for e in stack]
+        self._stacks.sent(ids)
 
     def discard(self, ids: Iterable[str], *, want_changes: bool = False) -> Sequence[RowChange]:
         """Take edits away; the rows are the server's again."""
         touched: dict[Key, None] = {}
         for op in ids:
-            root = self._stack_of.get(op)
+            root = self._stacks.root_of(op)
             if root is not None:
-                touched.update(dict.fromkeys(self._keys_of(root)))
-                self._take(op)
+                touched.update(dict.fromkeys(self._stacks.keys_of(root)))
+                self._stacks.take(op)
         return self._refresh(touched, [], want_changes)
 
     def settle(
@@ -235,11 +221,11 @@ class Overlay:
         now : float
             Seconds; see `lower_shields`.
         """
-        root = self._stack_of.get(op)
+        root = self._stacks.root_of(op)
         if root is None:
             return []
-        keys = self._keys_of(root)
-        edit = self._take(op)
+        keys = self._stacks.keys_of(root)
+        edit = self._stacks.take(op)
         new = self.new_key(edit)
         until = now + SHIELD_SECONDS
         if op in self._seen:
@@ -249,7 +235,8 @@ class Overlay:
         elif row is not None:
             keys.append(self._answered(edit, root, row, until))
         if new != edit.key:
-            self._move(root, new, until)
+            self._stacks.move(root, new)
+            self._gone(root, until)
             keys.append(new)
         return self._refresh(keys, [], want_changes)
 
@@ -267,49 +254,15 @@ class Overlay:
 
     def new_key(self, edit: Edit) -> Key:
         """The row's key after the edit."""
-        if edit.kind != "update" or not any(name in edit.values for name in self.schema.key):
-            return edit.key
-        old = edit.key if len(self.schema.key) > 1 else (edit.key,)
-        named = dict(zip(self.schema.key, old, strict=True))  # type: ignore[call-overload]  # a Key of several columns is a tuple (rows.py)
-        return self.schema.key_of(
-            {**named, **{n: edit.values[n] for n in edit.values if n in named}}
-        )
+        return self._stacks.new_key(edit)
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _keep_aside(self, key: Key) -> None:
-        if key not in self._aside:
-            row = self.rows.get(key)
+    def _keep_aside(self, keys: Iterable[Key]) -> None:
+        for key, row in self.rows.gather([k for k in keys if k not in self._aside]).items():
             self._aside[key] = _Aside(row)
             if row is not None:
-                self._shown[key] = key
-
-    def _keys_of(self, root: Key) -> list[Key]:
-        """The server's key of a row, and those that its edits give to it."""
-        return [root, *(key for key, its in self._root.items() if its == root)]
-
-    def _take(self, op: str) -> Edit:
-        root = self._stack_of.pop(op)
-        stack = self._stacks[root]
-        edit = next(one for one in stack if one.id == op)
-        stack.remove(edit)
-        if not stack:
-            del self._stacks[root]
-        if self.new_key(edit) != edit.key:
-            self._root.pop(self.new_key(edit), None)
-        return edit
-
-    def _move(self, root: Key, new: Key, until: float) -> None:
-        """The row has its new key on the server too: what was edited after goes with it."""
-        later = self._stacks.pop(root, [])
-        if later:
-            self._stacks.setdefault(new, []).extend(later)
-        for edit in later:
-            self._stack_of[edit.id] = new
-            given = self.new_key(edit)
-            if given != edit.key:
-                self._root[given] = new
-        self._gone(root, until)
+                self._shown[key] = (key, row)
 
     def _gone(self, key: Key, until: float) -> None:
         aside = self._aside.get(key)
@@ -324,7 +277,7 @@ class Overlay:
 
     def _answered(self, edit: Edit, root: Key, row: Row, until: float) -> Key:
         key = self.schema.key_of(row)
-        self._keep_aside(key)
+        self._keep_aside([key])
         aside = self._aside[key]
         before = aside.row if aside.row is not None else self._aside[root].row
         full = {**dict.fromkeys(self.schema.names), **(before or {})}
@@ -361,7 +314,7 @@ class Overlay:
         aside.row = row
         aside.shield = None
         self._shielded.pop(key, None)
-        for edit in self._stacks.get(self._root.get(key, key), ()):
+        for edit in self._stacks.of(key):
             if edit.sent and self._is_effect(edit, key, row):
                 self._seen.add(edit.id)
 
@@ -388,7 +341,7 @@ class Overlay:
         """The row that the view shows for the server's row under ``root``, and its key."""
         key: Key = root
         row: Row | None = self._aside[root].row
-        for edit in self._stacks.get(root, ()):
+        for edit in self._stacks.of(root):
             new = self.new_key(edit)
             if edit.kind == "delete":
                 row = None
@@ -425,30 +378,30 @@ class Overlay:
         self, touched: Iterable[Key], through: list[Op], want_changes: bool
     ) -> Sequence[RowChange]:
         """Bring the view of the touched rows up to date, with ``through``, as one change."""
-        roots = dict.fromkeys(self._root.get(key, key) for key in touched)
-        keys = {key: None for root in roots for key in self._keys_of(root)}
+        root_of, keys_of = self._stacks.root, self._stacks.keys_of
+        keys = {key: None for root in dict.fromkeys(map(root_of, touched)) for key in keys_of(root)}
         keys.update(dict.fromkeys(touched))
-        was = {shown for key in keys if (shown := self._shown.pop(key, None)) is not None}
-        ops: list[Op] = []
-        for root in dict.fromkeys(self._root.get(key, key) for key in keys):
+        old = dict(shown for key in keys if (shown := self._shown.pop(key, None)) is not None)
+        new: dict[Key, Row | None] = dict.fromkeys(old)
+        for root in dict.fromkeys(map(root_of, keys)):
             view = self._compute(root)
             if view is not None:
-                key, row = view
-                self._shown[root] = key
-                was.discard(key)
-                ops.append(Upsert(key, row))
-        ops = [*map(Delete, was), *ops, *through]
-        changes = self.rows.apply(ops, want_changes=want_changes) if ops else []
+                self._shown[root] = view
+                new[view[0]] = view[1]
+        changes = _between(old, new)
+        ops: list[Op] = [_op(change) for change in changes]
+        if through:
+            changes = list(self.rows.apply([*ops, *through], want_changes=want_changes))
+        elif ops:
+            self.rows.apply(ops)
         self._let_go(keys)
-        return changes
+        return changes if want_changes else []
 
     def _let_go(self, keys: Iterable[Key]) -> None:
         """Forget those rows that neither an edit nor a shield is about any more."""
         for key in keys:
             aside = self._aside.get(key)
-            if aside is None or aside.shield is not None or key in self._stacks:
-                continue
-            if key not in self._root:
+            if aside is not None and aside.shield is None and not self._stacks.about(key):
                 del self._aside[key]
                 self._shown.pop(key, None)
 
@@ -457,10 +410,10 @@ class Overlay:
     ) -> Sequence[RowChange]:
         """Lay what is pending over a table that was just read anew."""
         self._shown.clear()
-        for key, aside in self._aside.items():
-            row = self.rows.get(key)
+        for key, row in self.rows.gather(self._aside).items():
+            aside = self._aside[key]
             if row is not None:
-                self._shown[key] = key
+                self._shown[key] = (key, row)
             if aside.shield is None or any(aside.shield is one for one in older):
                 self._set_server(key, aside, row)
         laid = self._refresh(list(self._aside), [], want_changes)
@@ -499,13 +452,28 @@ def _net(changes: Iterable[RowChange]) -> list[RowChange]:
     for change in changes:
         first.setdefault(change.key, change.old)
         latest[change.key] = change.new
-    net = []
-    for key, new in latest.items():
-        old = first[key]
-        if old is None and new is not None:
-            net.append(RowChange("insert", key, old, new))
-        elif old is not None and new is None:
-            net.append(RowChange("delete", key, old, new))
-        elif old is not None and new is not None and _differs(new, old):
-            net.append(RowChange("update", key, old, new))
-    return net
+    return _between(first, latest)
+
+
+def _between(old: Mapping[Key, Row | None], new: Mapping[Key, Row | None]) -> list[RowChange]:
+    """From what rows were to what they are, by the keys of ``new``; those that left come first."""
+    gone, here = [], []
+    for key, now in new.items():
+        was = old.get(key)
+        if now is None:
+            if was is not None:
+                gone.append(RowChange("delete", key, dict(was), None))
+        elif was is None:
+            here.append(RowChange("insert", key, None, dict(now)))
+        elif _differs(now, was):
+            here.append(RowChange("update", key, dict(was), dict(now)))
+    return gone + here
+
+
+def _op(change: RowChange) -> Op:
+    """What brings a change into the table below: of an update only what it changes."""
+    if change.new is None:
+        return Delete(change.key)
+    old = change.old or {}
+    changed = {n: v for n, v in change.new.items() if n not in old or not equal(v, old[n])}
+    return Upsert(change.key, changed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Column, Schema, equal
 from notebook_rt.sync.merge import Edit, Strategies, rebase
-from notebook_rt.sync.overlay import SHIELD_SECONDS, Overlay
-from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert, WireRow
+from notebook_rt.sync.overlay import SHIELD_SECONDS, Overlay, View
+from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Upsert, WireRow
 
 SCHEMA = Schema(
     (Column("id", "int8"), Column("a", "text"), Column("n", "int8"), Column("tags", "_text")),
@@ -38,6 +38,9 @@ class DictRows:
 
     def get(self, key: Key) -> dict[str, Any] | None:
         return copy.deepcopy(self.data.get(key))
+
+    def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
+        return {key: self.get(key) for key in keys}
 
     def keys(self) -> Iterator[Key]:
         return iter(list(self.data))
@@ -93,13 +96,13 @@ class DictLoad:
         return self.rows.changes(before)
 
 
-def table(schema: Schema) -> Rows:
+def table(schema: Schema) -> View:
     return Table(schema)
 
 
 @pytest.fixture(params=[DictRows, table], ids=["dict", "table"])
-def make(request: pytest.FixtureRequest) -> Callable[[Schema], Rows]:
-    made: Callable[[Schema], Rows] = request.param
+def make(request: pytest.FixtureRequest) -> Callable[[Schema], View]:
+    made: Callable[[Schema], View] = request.param
     return made
 
 
@@ -112,7 +115,7 @@ def edit(op: str, key: Key, base: dict[str, Any] | None = None, **values: Any) -
 
 
 @pytest.fixture
-def overlay(make: Callable[[Schema], Rows]) -> Overlay:
+def overlay(make: Callable[[Schema], View]) -> Overlay:
     laid = Overlay(make(SCHEMA), SCHEMA, STRATEGIES)
     laid.apply([Upsert(key, row(key)) for key in (1, 2, 3)])
     return laid
@@ -190,7 +193,7 @@ def test_a_shield_that_waits_in_vain_is_lowered(overlay: Overlay) -> None:
     assert overlay.view(1) == row(1, "theirs")
 
 
-def test_with_a_version_the_order_is_known(make: Callable[[Schema], Rows]) -> None:
+def test_with_a_version_the_order_is_known(make: Callable[[Schema], View]) -> None:
     schema = Schema((*SCHEMA.columns, Column("updated_at", "timestamptz")), ("id",))
     overlay = Overlay(make(schema), schema)
 
@@ -249,12 +252,10 @@ def test_a_changed_key_moves_the_row_and_what_follows_goes_with_it(overlay: Over
     assert sorted(shown(overlay)) == [2, 3, 8]  # type: ignore[type-var]  # the keys here are ints
     assert overlay.view(8) == row(8, "mine")
     assert sorted(server(overlay)) == [1, 2, 3]  # type: ignore[type-var]  # the keys here are ints
-    assert overlay.lane(8) == 1
     overlay.sent(["k"])
     overlay.settle("k", row(8))
     assert overlay.view(8) == row(8, "mine")
     overlay.apply([Delete(1), Upsert(8, row(8))])
-    assert overlay.lane(8) == 8
     overlay.sent(["u"])
     overlay.settle("u", row(8, "mine"))
     overlay.apply([Upsert(8, row(8, "mine"))])
@@ -281,7 +282,7 @@ def test_discarding_a_key_change_shows_the_row_that_lives_there(overlay: Overlay
 
 
 def test_a_row_that_my_edit_takes_out_of_the_filter_leaves_when_it_is_written(
-    make: Callable[[Schema], Rows],
+    make: Callable[[Schema], View],
 ) -> None:
     overlay = Overlay(make(SCHEMA), SCHEMA, STRATEGIES, matches=lambda row: row["a"] == "open")
     overlay.apply([Upsert(1, row(1, "open"))])

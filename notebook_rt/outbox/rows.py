@@ -1,0 +1,181 @@
+"""Operations as rows of the queue's file; each function runs inside a transaction of the caller's.
+
+The two rules of a lane are here: only its first row is not ``blocked``, and operations of one
+row of a table that have not left become one (`ops.coalesce`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from notebook_rt.outbox.ops import WRITES, Op, body, coalesce, lane_of, unbody
+
+_INSERT = """insert into ops
+    (id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, attempts,
+     not_before, error)
+    values (:id, :kind, :schema, :target, :lane, :body, :made_at, :expires_at, :state,
+     exists (select 1 from ops where lane = :lane), :sent, :attempts, :not_before, :error)"""
+_UPDATE = """update ops set kind = :kind, body = :body, made_at = :made_at,
+    expires_at = :expires_at, state = :state, sent = :sent, attempts = :attempts,
+    not_before = :not_before, error = :error where id = :id"""
+_LANES = 500
+"""Lanes that are asked for in one statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What became of an operation that was put into the queue."""
+
+    op: Op | None
+    """As it is stored now, but for its ``seq``.
+
+    None: it took back one that had not left, and nothing is left to send.
+    """
+    before: Op | None = None
+    """The operation that it was made one with, as it was."""
+
+
+def put(db: sqlite3.Connection, ops: Sequence[Op], *, merge: bool) -> list[Put]:
+    """Add operations at the end, in order, or make one of those that can be."""
+    ops = [op if op.lane else replace(op, lane=lane_of(op.schema, op.target, op.key)) for op in ops]
+    if not merge:
+        db.executemany(_INSERT, map(_values, ops))
+        return list(map(Put, ops))
+    taken = _taken(db, [op.lane for op in ops if op.kind in WRITES])
+    results: list[Put] = []
+    fresh: list[Op] = []
+    for op in ops:
+        if op.kind in WRITES and op.lane in taken:
+            db.executemany(_INSERT, map(_values, fresh))
+            fresh.clear()
+            made_one = _merge(db, op)
+            if made_one is not None:
+                results.append(made_one)
+                continue
+        taken.add(op.lane)
+        fresh.append(op)
+        results.append(Put(op))
+    db.executemany(_INSERT, map(_values, fresh))
+    return results
+
+
+def _taken(db: sqlite3.Connection, lanes: Sequence[str]) -> set[str]:
+    """Those of ``lanes`` in which something waits."""
+    found: set[str] = set()
+    for start in range(0, len(lanes), _LANES):
+        some = lanes[start : start + _LANES]
+        marks = ", ".join("?" * len(some))
+        rows = db.execute(f"select distinct lane from ops where lane in ({marks})", some)
+        found.update(row["lane"] for row in rows)
+    return found
+
+
+def _merge(db: sqlite3.Connection, op: Op) -> Put | None:
+    """Make ``op`` one with the last of its lane; None: they stay two."""
+    last = db.execute(
+        "select * from ops where lane = ? order by seq desc limit 1", (op.lane,)
+    ).fetchone()
+    if last is None or last["state"] != "waiting" or last["sent"]:
+        return None
+    before = op_of(last)
+    whole, merged = coalesce(before, op)
+    if not merged:
+        return None
+    if whole is None:
+        remove(db, before)
+    else:
+        store(db, whole)
+    return Put(whole, before)
+
+
+def store(db: sqlite3.Connection, op: Op) -> None:
+    """Put another version of an operation in its place."""
+    db.execute(_UPDATE, _values(op))
+
+
+def remove(db: sqlite3.Connection, op: Op) -> None:
+    """Take an operation away; the next of its lane may leave."""
+    db.execute("delete from ops where id = ?", (op.id,))
+    db.execute(
+        "update ops set blocked = 0 where seq = (select min(seq) from ops where lane = ?)",
+        (op.lane,),
+    )
+
+
+def find(db: sqlite3.Connection, op: str) -> Op | None:
+    """The operation with an id."""
+    row = db.execute("select * from ops where id = ?", (op,)).fetchone()
+    return None if row is None else op_of(row)
+
+
+def later(db: sqlite3.Connection, op: Op) -> Iterator[Op]:
+    """What stands behind an operation in its lane."""
+    rows = db.execute("select * from ops where lane = ? and seq > ?", (op.lane, op.seq))
+    return map(op_of, rows.fetchall())
+
+
+def ready(db: sqlite3.Connection, limit: int, now: float) -> list[Op]:
+    """What may leave now, in order: the first of each lane, and broadcasts behind one another."""
+    found = db.execute(
+        "select * from ops where state = 'waiting' and not blocked and not_before <= ? "
+        "order by seq limit ?",
+        (now, limit),
+    )
+    ops = list(map(op_of, found))
+    for op in list(ops):
+        if op.kind == "broadcast" and len(ops) < limit:
+            more = db.execute(
+                "select * from ops where lane = ? and seq > ? and state = 'waiting' "
+                "order by seq limit ?",
+                (op.lane, op.seq, limit - len(ops)),
+            )
+            ops += map(op_of, more)
+    return sorted(ops, key=lambda op: op.seq)
+
+
+def expire(db: sqlite3.Connection, now: float) -> None:
+    """Drop what nobody wants to be sent any more."""
+    expired = db.execute("select * from ops where expires_at <= ?", (now,)).fetchall()
+    for row in expired:
+        remove(db, op_of(row))
+
+
+def op_of(row: sqlite3.Row) -> Op:
+    """The operation that a row of the file holds."""
+    return Op(
+        id=row["id"],
+        kind=row["kind"],
+        schema=row["schema"],
+        target=row["target"],
+        made_at=row["made_at"],
+        expires_at=row["expires_at"],
+        lane=row["lane"],
+        state=row["state"],
+        sent=bool(row["sent"]),
+        attempts=row["attempts"],
+        not_before=row["not_before"],
+        error=row["error"],
+        seq=row["seq"],
+        blocked=bool(row["blocked"]),
+        **unbody(row["body"]),
+    )
+
+
+def _values(op: Op) -> dict[str, object]:
+    return {
+        "id": op.id,
+        "kind": op.kind,
+        "schema": op.schema,
+        "target": op.target,
+        "lane": op.lane,
+        "body": body(op),
+        "made_at": op.made_at,
+        "expires_at": op.expires_at,
+        "state": op.state,
+        "sent": op.sent,
+        "attempts": op.attempts,
+        "not_before": op.not_before,
+        "error": op.error,
+    }
