@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 import pandas as pd
 
 from notebook_rt.errors import ClosedError, NotebookRTError
+from notebook_rt.sync.health import UNAVAILABLE
 from notebook_rt.widgets.sources import (
     Conflict,
     Field,
@@ -221,7 +222,17 @@ class FrameOf:
 
     @property
     def note(self) -> str:
-        return str(self._frame.reason) if self.status in ("polling", "stale", "error") else ""
+        """A calm sentence above the data, never a traceback (DESIGN 5)."""
+        match self.status:
+            case "polling":
+                return UNAVAILABLE.format(interval=self._frame._feed.options.poll_interval)
+            case "stale":
+                at = self._frame.synced_at
+                since = "" if at is None else f", this is the data of {at:%H:%M:%S} UTC"
+                return f"No connection{since}. What you edit is kept, and sent when it is back"
+            case "error":
+                return str(self._frame.reason)
+        return ""
 
     @property
     def fields(self) -> Sequence[Field]:

@@ -89,6 +89,7 @@ def test_a_notebook_on_the_local_stack(
         until(lambda: value(1, 2) == "88", 5, lambda: value(1, 2))
         page.locator(".nrt-queue .nrt-word", has_text="1 unsaved").wait_for(timeout=5000)
         page.locator(".nrt-health .nrt-word", has_text="Offline").wait_for(timeout=8000)
+        page.locator(".nrt", has_text="No connection, this is the data of").first.wait_for()
         assert stored("quantity", 2) == 20
         page.screenshot(path=pictures / "live-lab-offline.png")
 
