@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from notebook_rt.editing import Editing, Editor, SendResult
-from notebook_rt.errors import ClosedError
+from notebook_rt.errors import ClosedError, QueueError
 from notebook_rt.net.credentials import claims
 from notebook_rt.net.driver import TableDriver
 from notebook_rt.net.project import Project
+from notebook_rt.outbox.decisions import Record
 from notebook_rt.outbox.ops import Op
-from notebook_rt.outbox.queue import Outbox, Record
+from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import HttpRest
 from notebook_rt.outbox.schema import path_for
 from notebook_rt.outbox.view import QueueView
@@ -31,6 +32,8 @@ from notebook_rt.outbox.worker import Worker
 from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.supervisor import State
 
+LINGER_SECONDS = 1.0
+"""How long a closing session lets the last writes leave; the rest leaves with the next session."""
 OnMerge = Callable[[Sequence[Mapping[str, Any]]], object]
 
 
@@ -180,7 +183,6 @@ class Writes:
         self._open_if_there()
 
     async def _close(self) -> None:
-        """Close the file; what waits in it leaves with the next session."""
         with self._lock:
             old, self._open = self._open, None
         if old is not None:
@@ -211,6 +213,7 @@ class _Open:
         )
         self.worker.paused = writes.paused
         self._task: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
         self._waited = False
         """It was said that something waits for the network."""
         self.outbox.subscribe(self._changed)
@@ -250,6 +253,7 @@ class _Open:
     def _look(self) -> None:
         """The queue has changed: there may be something to send, and something to say."""
         self.worker.put()
+        self._news.set()
         offline = self.worker.offline or not self.project.reachable
         if offline and not self._waited:
             waiting = self.outbox.counts()["waiting"]
@@ -260,7 +264,17 @@ class _Open:
             self._waited = False
             self.project.note("info", "Everything that waited was sent")
 
+    async def _sent(self) -> None:
+        """Wait until what can leave has left."""
+        while self.outbox.next_at() is not None:
+            self._news.clear()
+            await self._news.wait()
+
     async def aclose(self) -> None:
+        worker = self.worker
+        if self.project.reachable and not (worker.offline or worker.paused or worker.unauthorized):
+            with contextlib.suppress(TimeoutError, QueueError):
+                await asyncio.wait_for(self._sent(), LINGER_SECONDS)
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -346,6 +346,16 @@ def test_what_a_constraint_refuses_is_kept_with_the_servers_words(
     until(lambda: seen(frame, "quantity") == 1, 5)
 
 
+def test_what_a_script_writes_last_leaves_before_the_session_closes(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    with open_session() as rt:
+        rt.table(table).edit(A, quantity=12)
+    assert stored(stack, table, "quantity") == 12
+    with pytest.raises(errors.ClosedError):
+        rt.table(table)
+
+
 def test_another_login_has_another_queue(
     stack: LocalStack, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
