@@ -9,17 +9,21 @@ what it costs.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from html import escape
+from importlib.metadata import version
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import platformdirs
 
 from notebook_rt.widgets.base import LiveWidget, module, styles
 from notebook_rt.widgets.columns import Pack, cells
@@ -48,8 +52,19 @@ def vega() -> bytes:
         raise ModuleNotFoundError(
             'charts need the extra "plot": pip install "notebook_rt[plot]"', name=error.name
         ) from error
+    # Bundling takes seconds: done once a machine, for each version of the wheel.
+    wheel = version("vl-convert-python")
+    kept = platformdirs.user_cache_path("notebook_rt") / f"vega-{wheel}.js.gz"
+    with contextlib.suppress(OSError):
+        return kept.read_bytes()
     text = vl_convert.javascript_bundle("export { vegaEmbed };")
-    return gzip.compress(text.encode(), 6)
+    bundle = gzip.compress(text.encode(), 6)
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        half = kept.with_name(f"{kept.name}.{os.getpid()}")
+        half.write_bytes(bundle)
+        half.replace(kept)
+    return bundle
 
 
 def thin(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], points: int) -> Positions:

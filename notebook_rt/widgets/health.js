@@ -17,7 +17,7 @@ function sparkline(values) {
 export function health(body, _say) {
   const glyph = h("path", { fill: "none", stroke: "currentColor", "stroke-width": "1.8", "stroke-linecap": "round", "stroke-linejoin": "round" });
   const dot = h("span", { class: "nrt-dot", "aria-hidden": "true" }, h("svg", { viewBox: "0 0 12 12", width: "12", height: "12" }, glyph));
-  const word = h("span", { class: "nrt-word" });
+  const word = h("span", { class: "nrt-word", text: "Connection" });
   const latency = h("span", { class: "nrt-soft" });
   const line = h("polyline", { fill: "none", stroke: "currentColor", "stroke-width": "1.4", "stroke-linejoin": "round" });
   const spark = h("svg", { class: "nrt-spark", viewBox: "0 0 64 16", width: "64", height: "16", "aria-hidden": "true" }, line);

@@ -4,7 +4,7 @@ import { h, keyed, setText, ago, disclosure, widget } from "./common.js";
 export function presence(body, _say) {
   const faces = h("span", { class: "nrt-faces" });
   const more = h("span", { class: "nrt-more" });
-  const words = h("span", { class: "nrt-soft" });
+  const words = h("span", { class: "nrt-soft", text: "People here" });
   const face = h("span", { class: "nrt-face" }, faces, more, words);
   const list = h("ul", { class: "nrt-people" });
   const rest = h("p", { class: "nrt-empty" });

@@ -6,7 +6,7 @@ const ICON = "M2 3.5 H10 M2 6.5 H10 M2 9.5 H7";
 export function queue(body, say) {
   const icon = h("svg", { viewBox: "0 0 12 12", width: "13", height: "13", "aria-hidden": "true" },
     h("path", { d: ICON, fill: "none", stroke: "currentColor", "stroke-width": "1.5", "stroke-linecap": "round" }));
-  const count = h("span", { class: "nrt-word" });
+  const count = h("span", { class: "nrt-word", text: "Unsaved writes" });
   const failed = h("span", { class: "nrt-failed" });
   const face = h("span", { class: "nrt-face" }, icon, count, failed);
   const empty = h("p", { class: "nrt-empty", text: "Everything you wrote has been saved." });
