@@ -110,7 +110,7 @@ def test_print_registered_by_a_cell_that_is_run_again_prints_once(
 ) -> None:
     subscribers, removed = Subscribers(), []
     for cell in (1, 2):
-        monkeypatch.setattr("notebook_rt.net.callbacks._execution_count", lambda at=cell: at)
+        monkeypatch.setattr("notebook_rt.net.callbacks._running_cell", lambda at=cell: (None, at))
         subscribers.add(print, lambda at=cell: removed.append(at))  # type: ignore[misc]  # bound now
     assert removed == [1]
 

@@ -88,28 +88,24 @@ class Mailbox:
 
 
 class Subscribers:
-    """The callbacks of one thing, so that a cell that is run again replaces its callback instead of
-    adding it a second time.
+    """The callbacks of one thing, so that a cell that is run again replaces its callbacks instead
+    of adding them a second time.
     """
 
     def __init__(self) -> None:
-        self._cells: dict[object, tuple[int, list[Callable[[], None]]]] = {}
-        """Lines of code to the execution that registered from them, and how to unsubscribe."""
+        self._places: dict[object, tuple[int, list[Callable[[], None]]]] = {}
+        """Where callbacks were registered: the execution that did, and how to unsubscribe them."""
 
     def add(self, fn: Callable[..., Any], remove: Callable[[], None]) -> Callable[[], None]:
         """Remember ``fn``; gives back how to unsubscribe it."""
-        cell = _execution_count()
-        if cell is None:
+        running = _running_cell()
+        if running is None:
             return remove
-        # The same lines in another execution: the cell was run again. Within one execution (a
-        # loop that registers lambdas) each is a callback of its own. What has no lines, like
-        # ``print``, is the same wherever it is named.
-        code = getattr(fn, "__code__", None)
-        lines: object = id(fn)
-        if code is not None:
-            lines = (code.co_filename, code.co_firstlineno, code.co_qualname, code.co_code)
-        before, removers = self._cells.get(lines, (cell, []))
-        if before != cell:
+        cell, execution = running
+        place = _lines(fn) if cell is None else cell
+        # Within one execution (a loop that registers lambdas) each is a callback of its own.
+        before, removers = self._places.get(place, (execution, []))
+        if before != execution:
             for unsubscribe_old in list(removers):
                 unsubscribe_old()
             removers = []
@@ -118,16 +114,35 @@ class Subscribers:
             remove()
             with contextlib.suppress(ValueError):
                 removers.remove(unsubscribe)
-            if not removers and self._cells.get(lines, (0, None))[1] is removers:
-                del self._cells[lines]
+            if not removers and self._places.get(place, (0, None))[1] is removers:
+                del self._places[place]
 
         removers.append(unsubscribe)
-        self._cells[lines] = (cell, removers)
+        self._places[place] = (execution, removers)
         return unsubscribe
 
 
-def _execution_count() -> int | None:
-    """The number of the cell that runs, in a kernel; None elsewhere."""
+def _lines(fn: Callable[..., Any]) -> object:
+    """What stands for a cell that has no name: the callback's code, and the object it is bound to.
+    What has no lines, like ``print``, is the same wherever it is named.
+    """
+    code = getattr(fn, "__code__", None)
+    if code is None:
+        return id(fn)
+    bound = id(getattr(fn, "__self__", None))
+    return code.co_filename, code.co_firstlineno, code.co_qualname, code.co_code, bound
+
+
+def _running_cell() -> tuple[str | None, int] | None:
+    """The cell that runs in this kernel, and its execution's number; None elsewhere.
+
+    JupyterLab, Notebook 7 and VS Code name the cell in the request's metadata; others do not.
+    """
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
-    return None if shell is None else getattr(shell, "execution_count", None)
+    if shell is None:
+        return None
+    header = getattr(shell, "parent_header", None)
+    metadata = header.get("metadata") if isinstance(header, dict) else None
+    cell = metadata.get("cellId") if isinstance(metadata, dict) else None
+    return cell if isinstance(cell, str) else None, getattr(shell, "execution_count", 0)

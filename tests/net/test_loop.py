@@ -122,7 +122,7 @@ def test_a_cell_run_again_replaces_its_callback_a_loop_in_one_cell_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cell = 1
-    monkeypatch.setattr("notebook_rt.net.callbacks._execution_count", lambda: cell)
+    monkeypatch.setattr("notebook_rt.net.callbacks._running_cell", lambda: (None, cell))
     removed: list[str] = []
     subscribers = Subscribers()
 
@@ -139,6 +139,39 @@ def test_a_cell_run_again_replaces_its_callback_a_loop_in_one_cell_does_not(
     subscribers.add(print, lambda: removed.append("print"))
     subscribers.add(print, lambda: removed.append("print too"))()
     assert removed == ["a", "b", "print too"]
+
+
+def test_a_cell_with_a_name_replaces_what_it_registered_and_nothing_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = ("a", 1)
+    monkeypatch.setattr("notebook_rt.net.callbacks._running_cell", lambda: running)
+    removed: list[str] = []
+    subscribers = Subscribers()
+
+    def register(name: str) -> None:
+        subscribers.add(lambda: None, lambda: removed.append(name))
+
+    register("first of a")
+    running = ("b", 2)
+    register("of b, by the same lines")
+    assert removed == []
+    running = ("a", 3)
+    subscribers.add(print, lambda: removed.append("edited"))
+    assert removed == ["first of a"]
+
+
+def test_two_objects_methods_are_two_callbacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen:
+        def show(self) -> None: ...
+
+    subscribers, removed, screens = Subscribers(), list[int](), [Screen(), Screen()]
+    for number, screen in enumerate(screens):
+        monkeypatch.setattr(
+            "notebook_rt.net.callbacks._running_cell", lambda number=number: (None, number)
+        )
+        subscribers.add(screen.show, lambda number=number: removed.append(number))
+    assert removed == []
 
 
 def test_a_logger_that_says_everything_never_says_a_token(
