@@ -293,6 +293,44 @@ def test_two_who_edit_one_row_merge(
     until(lambda: merged)
 
 
+def test_no_update_is_lost_between_edits_sql_and_a_breaking_socket(
+    stack: LocalStack, table: str, proxy: Proxy, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session(url=proxy.url)
+    frame = rt.table(table, merge={"quantity": "delta"}).wait(10)
+    start = {key: stored(stack, table, "quantity", key) for key in (A, B)}
+
+    def others() -> None:
+        for _ in range(40):
+            stack.sql(f"update {table} set quantity = quantity + 100")
+            time.sleep(0.02)
+
+    writer = threading.Thread(target=others)
+    writer.start()
+    for number in range(60):
+        key = (A, B)[number % 2]
+        with frame.batch():
+            frame.at[key, "quantity"] += 1
+            frame.at[key, "notes"] = str(number)
+        if number in (20, 40):
+            proxy.close_sockets()
+        time.sleep(0.01)
+    writer.join()
+    rt.queue.flush(30)
+    for key in (A, B):
+        assert stored(stack, table, "quantity", key) == start[key] + 40 * 100 + 30
+    until(lambda: frame.status == "live")
+    until(
+        lambda: all(
+            seen(frame, name, key) == stored(stack, table, name, key)
+            for key in (A, B)
+            for name in ("quantity", "notes")
+        ),
+        10,
+        lambda: frame.df.to_string(),
+    )
+
+
 def test_a_conflict_asks_and_is_resolved(
     stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
 ) -> None:
