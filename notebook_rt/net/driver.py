@@ -33,7 +33,7 @@ from notebook_rt.net.feed import Feed
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.registry import Registry
 from notebook_rt.net.rest import RestClient
-from notebook_rt.net.socket import SocketChannel
+from notebook_rt.net.topic import SocketChannel
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Backend, Schema

@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from notebook_rt.errors import ChannelRefusedError, NotebookRTError, RateLimitedError, ServerError
-from notebook_rt.net.socket import Socket, SocketChannel
+from notebook_rt.net.socket import Socket
+from notebook_rt.net.topic import SocketChannel
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Binding, Change
 from notebook_rt.sync.joins import Effect, Evicted, Join, Joins, Leave, Priority

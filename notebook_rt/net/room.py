@@ -23,7 +23,7 @@ from notebook_rt.errors import (
 )
 from notebook_rt.net.callbacks import Subscribers
 from notebook_rt.net.driver import Services
-from notebook_rt.net.socket import SocketChannel
+from notebook_rt.net.topic import SocketChannel
 from notebook_rt.sync.events import Binding, Change
 from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.presence import Meta, People, Person, Throttle
