@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_rt.editing import SendResult
 from notebook_rt.errors import ClosedError, WaitTimeoutError
-from notebook_rt.frame import LiveFrame, discard
+from notebook_rt.frame import LiveFrame
 from notebook_rt.net.broadcasts import BroadcastFeed
-from notebook_rt.net.callbacks import Mailbox
+from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.room import Message, Room, RoomStatus
 from notebook_rt.sync.presence import Person
 

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.editable import Editable, Edits
 from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError
-from notebook_rt.net.callbacks import Mailbox
+from notebook_rt.iteration import Changes
+from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.changes import ChangeBatch, changes_df
 from notebook_rt.net.feed import Feed
+from notebook_rt.progress import Bar
 from notebook_rt.sync.events import Status
 
 if TYPE_CHECKING:
@@ -223,7 +221,7 @@ class LiveFrame(Editable):
         thread = self._feed.thread
         future = thread.call(self._feed.wait_ready)
         until = None if timeout is None else time.monotonic() + timeout
-        with _Bar(self._feed) as bar:
+        with Bar(self._feed) as bar:
             while True:
                 step = 0.1 if until is None else min(0.1, max(0.0, until - time.monotonic()))
                 try:
@@ -332,71 +330,6 @@ class LiveFrame(Editable):
         self.close()
 
 
-class Changes:
-    """Batches of changes as an iterator, sync and async; made by ``LiveFrame.changes``."""
-
-    def __init__(self, feed: Feed, timeout: float | None) -> None:
-        self._feed = feed
-        self._timeout = timeout
-        self._batches: deque[ChangeBatch] = deque(maxlen=feed.options.buffer_size)
-        self._ready = threading.Condition()
-        self._wake: Callable[[], object] | None = None
-        self._over = False
-        thread = feed.thread
-        thread.call(feed.listeners.append, self._put)
-        thread.call(feed.status_listeners.append, self._on_status)
-
-    def _put(self, batch: ChangeBatch | None) -> None:
-        with self._ready:
-            if batch is None:
-                self._over = True
-            else:
-                self._batches.append(batch)
-            self._ready.notify_all()
-            if self._wake is not None:
-                self._wake()
-
-    def _on_status(self, status: Status, reason: str) -> None:
-        if status == "closed":
-            self._put(None)
-
-    def __iter__(self) -> Iterator[ChangeBatch]:
-        return self
-
-    def __next__(self) -> ChangeBatch:
-        with self._ready:
-            self._ready.wait_for(lambda: self._batches or self._over, self._timeout)
-            if self._batches:
-                return self._batches.popleft()
-        self.close()
-        raise StopIteration
-
-    def __aiter__(self) -> AsyncIterator[ChangeBatch]:
-        return self
-
-    async def __anext__(self) -> ChangeBatch:
-        loop, event = asyncio.get_running_loop(), asyncio.Event()
-        with self._ready:
-            self._wake = lambda: loop.call_soon_threadsafe(event.set)
-            if self._batches or self._over:
-                event.set()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), self._timeout)
-        with self._ready:
-            self._wake = None
-            if self._batches:
-                return self._batches.popleft()
-        self.close()
-        raise StopAsyncIteration
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._over = True
-        thread = self._feed.thread
-        thread.post(discard, self._feed.listeners, self._put)
-        thread.post(discard, self._feed.status_listeners, self._on_status)
-
-
 class MappedFrame:
     """``fn`` of a live table's DataFrame; made by ``LiveFrame.map``."""
 
@@ -418,40 +351,3 @@ class MappedFrame:
     def on_change(self, fn: Callable[[Any], Any]) -> Callable[[], None]:
         """Call ``fn(value)`` with the new value after each batch of changes."""
         return self._frame.on_change(lambda batch: fn(self.df))
-
-
-class _Bar:
-    """A progress bar for a first snapshot that takes long; silent where nobody looks."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-        self._since = time.monotonic()
-        self._bar: Any = None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def show(self) -> None:
-        progress = self._feed.progress
-        late = time.monotonic() - self._since > self._feed.options.progress_after
-        if progress is None or not late:
-            return
-        if self._bar is None:
-            from tqdm.auto import tqdm  # type: ignore[import-untyped]  # it ships no types
-
-            # A kernel's stderr is no terminal, but somebody looks at it.
-            silent = None if "ipykernel" not in sys.modules else False
-            self._bar = tqdm(
-                total=progress.total, desc=self._feed.name, unit=" rows", disable=silent
-            )
-        self._bar.total = progress.total
-        self._bar.update(progress.done - self._bar.n)
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def discard(items: list[Any], item: Any) -> None:
-    if item in items:
-        items.remove(item)

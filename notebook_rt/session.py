@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from notebook_rt.errors import AuthError, ClosedError, UnreachableError
 from notebook_rt.filters import parse
-from notebook_rt.frame import LiveFrame, discard
-from notebook_rt.net.callbacks import Mailbox
+from notebook_rt.frame import LiveFrame
+from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.loop import LoopThread, shared
 from notebook_rt.net.project import Project, Token

@@ -146,3 +146,9 @@ def _running_cell() -> tuple[str | None, int] | None:
     metadata = header.get("metadata") if isinstance(header, dict) else None
     cell = metadata.get("cellId") if isinstance(metadata, dict) else None
     return cell if isinstance(cell, str) else None, getattr(shell, "execution_count", 0)
+
+
+def discard(items: list[Any], item: Any) -> None:
+    """Take a listener off a list that it may have left already."""
+    if item in items:
+        items.remove(item)

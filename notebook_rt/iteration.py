@@ -1,0 +1,83 @@
+"""Changes as an iterator, for ``for`` and ``async for``: what ``LiveFrame.changes`` gives.
+
+In: the batches of a feed, on the loop thread. Out: the same batches, in order, on whatever thread or
+loop iterates. What nobody takes is bounded: the oldest goes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from notebook_rt.net.callbacks import discard
+from notebook_rt.net.changes import ChangeBatch
+from notebook_rt.net.feed import Feed
+from notebook_rt.sync.events import Status
+
+
+class Changes:
+    """Batches of changes as an iterator, sync and async; made by ``LiveFrame.changes``."""
+
+    def __init__(self, feed: Feed, timeout: float | None) -> None:
+        self._feed = feed
+        self._timeout = timeout
+        self._batches: deque[ChangeBatch] = deque(maxlen=feed.options.buffer_size)
+        self._ready = threading.Condition()
+        self._wake: Callable[[], object] | None = None
+        self._over = False
+        thread = feed.thread
+        thread.call(feed.listeners.append, self._put)
+        thread.call(feed.status_listeners.append, self._on_status)
+
+    def _put(self, batch: ChangeBatch | None) -> None:
+        with self._ready:
+            if batch is None:
+                self._over = True
+            else:
+                self._batches.append(batch)
+            self._ready.notify_all()
+            if self._wake is not None:
+                self._wake()
+
+    def _on_status(self, status: Status, reason: str) -> None:
+        if status == "closed":
+            self._put(None)
+
+    def __iter__(self) -> Iterator[ChangeBatch]:
+        return self
+
+    def __next__(self) -> ChangeBatch:
+        with self._ready:
+            self._ready.wait_for(lambda: self._batches or self._over, self._timeout)
+            if self._batches:
+                return self._batches.popleft()
+        self.close()
+        raise StopIteration
+
+    def __aiter__(self) -> AsyncIterator[ChangeBatch]:
+        return self
+
+    async def __anext__(self) -> ChangeBatch:
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
+        with self._ready:
+            self._wake = lambda: loop.call_soon_threadsafe(event.set)
+            if self._batches or self._over:
+                event.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), self._timeout)
+        with self._ready:
+            self._wake = None
+            if self._batches:
+                return self._batches.popleft()
+        self.close()
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._over = True
+        thread = self._feed.thread
+        thread.post(discard, self._feed.listeners, self._put)
+        thread.post(discard, self._feed.status_listeners, self._on_status)
