@@ -167,3 +167,15 @@ def test_a_hundred_joins_at_once(stack: LocalStack) -> None:
         lab.live_within(30)
         lab.true_within(20)
         assert lab.proxy.counts["joins"] == 200, "each once, and once again"
+
+
+def test_presence_is_tracked_again_after_the_socket_was_lost(stack: LocalStack) -> None:
+    with laboratory(stack) as lab, nrt.connect(stack.url, stack.anon_key) as watcher:
+        mine, theirs = lab.session.channel("room:faults"), watcher.channel("room:faults")
+        mine.presence.track(username="here")
+        until(lambda: len(theirs.presence.df) == 1, 10)
+        lab.proxy.down()
+        until(lambda: len(theirs.presence.df) == 0, 10)
+        lab.proxy.up()
+        until(lambda: len(theirs.presence.df) == 1, 10)
+        lab.heals_within(5)
