@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,28 +18,21 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from notebook_rt.errors import AuthError, ClosedError, UnreachableError
-from notebook_rt.filters import parse
-from notebook_rt.frame import LiveFrame
 from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.loop import LoopThread, shared
 from notebook_rt.net.project import Project, Token
+from notebook_rt.opening import Opening
 from notebook_rt.options import Options
-from notebook_rt.store.types import Backend
 from notebook_rt.sync.health import Health
-from notebook_rt.sync.joins import Priority
-from notebook_rt.sync.merge import Strategies
-from notebook_rt.sync.merge import Strategy as Merge
-from notebook_rt.sync.spec import TableSpec, parse_names, parse_order
 from notebook_rt.sync.supervisor import State
 from notebook_rt.writes import Writes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from notebook_rt.channel import Channel, Presence
+    from notebook_rt.channel import Presence
     from notebook_rt.outbox.view import QueueView
-    from notebook_rt.query import LiveQuery
     from notebook_rt.widgets.notes import NotesWidget
     from notebook_rt.widgets.statusbar import StatusBar
 
@@ -114,7 +107,7 @@ def _connect_local(
     )
 
 
-class Session:
+class Session(Opening):
     """A project, live. Made by `connect`; use it as a context manager or ``close()`` it.
 
     It also closes when nothing holds it or one of its frames any more.
@@ -153,205 +146,7 @@ class Session:
             return {"text/plain": repr(self)}
         return _show("session_bundle", self)
 
-    # Tables
-
-    def table(
-        self,
-        name: str,
-        *,
-        filter: str | Mapping[str, Any] | None = None,
-        columns: str | Sequence[str] | None = None,
-        key: str | Sequence[str] | None = None,
-        order: str | Sequence[str] | None = None,
-        limit: int | None = None,
-        schema: str | None = None,
-        dtype_backend: Backend = None,
-        merge: Merge | Mapping[str, Merge] | None = None,
-        lazy: bool = False,
-        priority: Priority = "normal",
-    ) -> LiveFrame:
-        """A table as a live DataFrame.
-
-        Parameters
-        ----------
-        name : str
-            The table.
-        filter : str or dict, optional
-            Realtime's filter language, ``"user_id=eq.42,status=in.(open,held)"``, or a dict of
-            equalities.
-        columns : str or sequence of str, optional
-            Only these (the key always comes along).
-        key : str or sequence of str, optional
-            The key's columns, where the server does not say.
-        order : str or sequence of str, optional
-            ``"price.desc,name"``.
-        limit : int, optional
-            Only the first so many rows of the order.
-        schema : str, optional
-            Another schema than the session's.
-        dtype_backend : {None, "numpy_nullable", "pyarrow"}
-            As in pandas' readers.
-        merge : str, function or dict of them by column, optional
-            What happens to a cell that both you and somebody else changed: ``"lww"`` (default: the
-            later wins), ``"server"``, ``"local"``, ``"union"``, ``"delta"``, ``"ask"``, or a function
-            of ``(base, mine, theirs, row)``.
-        lazy : bool
-            Subscribe when it is first looked at, and leave when nobody looks any more.
-        priority : {"normal", "high", "low"}
-            Who keeps streaming when there are more channels than the project allows.
-
-        Raises
-        ------
-        FilterError
-            If the filter or the order cannot be read.
-        """
-        self._check()
-        spec = TableSpec(
-            table=name,
-            schema=schema or self.schema,
-            filter=parse(filter),
-            columns=parse_names(columns),
-            key=parse_names(key),
-            order=parse_order(order),
-            limit=limit,
-            numeric=self.options.numeric,
-        )
-        shared_as, driver = self._thread.call(
-            self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy
-        )
-        release = _Release(self._thread, self._project, shared_as)
-        frame = LiveFrame(driver, release, self, self._writes.table(driver))
-        # A handle that nobody holds any more (its cell was run again) lets go by itself, unless it
-        # has a listener: the listener holds it.
-        weakref.finalize(frame, release).atexit = False
-        return frame
-
-    def query(
-        self,
-        view_or_rpc: str,
-        *,
-        depends_on: str | Sequence[str | tuple[str, str]] = (),
-        params: Mapping[str, Any] | None = None,
-        key: str | Sequence[str] | None = None,
-        filter: str | Mapping[str, Any] | None = None,
-        columns: str | Sequence[str] | None = None,
-        order: str | Sequence[str] | None = None,
-        limit: int | None = None,
-        debounce: float | None = None,
-        dtype_backend: Backend = None,
-        schema: str | None = None,
-    ) -> LiveQuery:
-        """A view, a join or a function as a live DataFrame, fetched again when a table changes.
-
-        Realtime streams tables only; so what is made of tables is asked for again, ``debounce``
-        seconds after one of them changed. Many changes are one request, never two are under way,
-        and after the last change the answer that is shown was asked for later than it.
-
-        Parameters
-        ----------
-        view_or_rpc : str
-            The view's or the function's name.
-        depends_on : str or sequence of str
-            The published tables it is made of: ``"trades"``, ``"schema.trades"``, or a tuple
-            ``("schema", "any.name")``. What others change is seen at the next
-            ``Options.audit_interval``; with no table at all it is polled.
-        params : dict, optional
-            The function's arguments by name; ``{}`` says that it is a function without any.
-        key : str or sequence of str, optional
-            Columns that tell the rows apart: the index, and how ``on_change`` and ``.log`` compare.
-            None: whole rows are compared, and the index is a ``RangeIndex``.
-        filter, columns, order, limit
-            As for `table`; the server applies them. Without ``order`` the rows come as the server
-            gives them, and from more than ``Options.page_size`` on in the order of the key.
-        debounce : float, optional
-            Seconds; default ``Options.debounce``.
-        dtype_backend : {None, "numpy_nullable", "pyarrow"}
-            As in pandas' readers. A view's types are the API's description's. A function's (and a
-            view's that is described to nobody) are inferred: bool, int8, float8, timestamptz,
-            timestamp, date or text by the JSON values' form, json for anything mixed; a type only
-            ever widens.
-        schema : str, optional
-            Another schema than the session's.
-
-        Raises
-        ------
-        FilterError
-            If the filter or the order cannot be read.
-        TypeError, ValueError
-            If a parameter has no form in JSON.
-        """
-        self._check()
-        from notebook_rt.query import LiveQuery, query_spec
-
-        spec = query_spec(
-            view_or_rpc,
-            schema or self.schema,
-            self.options,
-            depends_on=depends_on,
-            params=params,
-            key=key,
-            filter=filter,
-            columns=columns,
-            order=order,
-            limit=limit,
-            debounce=debounce,
-        )
-        shared_as, driver = self._thread.call(self._project.query, spec, dtype_backend)
-        release = _Release(self._thread, self._project, shared_as)
-        query = LiveQuery(driver, release, self)
-        weakref.finalize(query, release).atexit = False
-        return query
-
-    # Channels
-
-    def channel(
-        self,
-        name: str,
-        *,
-        private: bool = False,
-        priority: Priority = "normal",
-        receive_own: bool = False,
-        replay: Mapping[str, int] | None = None,
-        presence_key: str | None = None,
-    ) -> Channel:
-        """A channel: broadcasts and presence.
-
-        Parameters
-        ----------
-        name : str
-            The topic, without ``realtime:``.
-        private : bool
-            Whether policies on ``realtime.messages`` decide who may read and write.
-        priority : {"normal", "high", "low"}
-            As for tables.
-        receive_own : bool
-            Whether what this session sends comes back to it.
-        replay : dict, optional
-            ``{"since": milliseconds since the epoch, "limit": at most 25}``: private channels only.
-        presence_key : str, optional
-            Under which others see this session. Default: a random one, the same after reconnects.
-
-        Raises
-        ------
-        ValueError
-            If the name is none, or the channel is open with other settings.
-        """
-        self._check()
-        from notebook_rt.channel import Channel, check_topic
-
-        shared_as, room = self._thread.call(
-            self._project.room,
-            check_topic(name),
-            private=private,
-            priority=priority,
-            receive_own=receive_own,
-            replay=replay,
-            presence_key=presence_key,
-        )
-        release = _Release(self._thread, self._project, shared_as)
-        channel = Channel(room, release, self, self._writes.broadcast)
-        weakref.finalize(channel, release).atexit = False
-        return channel
+    # What waits to be sent
 
     @property
     def queue(self) -> QueueView:
@@ -517,22 +312,6 @@ class SessionMetrics:
         return str(self.df.to_html())
 
 
-class _Release:
-    """Lets go of a table once, from any thread, however often it is called."""
-
-    def __init__(self, thread: LoopThread, project: Project, shared_as: object) -> None:
-        self._thread = thread
-        self._project = project
-        self._shared_as = shared_as
-        self._done = False
-
-    def __call__(self) -> None:
-        if not self._done:
-            self._done = True
-            with contextlib.suppress(ClosedError):
-                self._thread.post(self._project.let_go, self._shared_as)
-
-
 def _show(how: str, what: object) -> Any:
     """The form for a front end; a script never loads a widget."""
     from notebook_rt.widgets import display
@@ -543,12 +322,6 @@ def _show(how: str, what: object) -> Any:
 def _close_soon(project: Project) -> None:
     with contextlib.suppress(ClosedError, RuntimeError):
         project.thread.submit(project.aclose())
-
-
-def _strategies(merge: Merge | Mapping[str, Merge] | None) -> Strategies | None:
-    if merge is None:
-        return None
-    return Strategies(columns=merge) if isinstance(merge, Mapping) else Strategies(merge)
 
 
 def _normal(url: str) -> str:
