@@ -67,8 +67,11 @@ class Options:
     """Between two polls while changes are not streamed."""
     poll_max: float = 30.0
     """The longest a poll's interval grows to while nothing changes."""
-    audit_interval: float = 60.0
-    """Between two checks of a table against the server; 0 switches them off."""
+    audit_interval: float = 20.0
+    """Between two checks of a table against the server, stretched where they would take more than
+    1 % of the time; 0 switches them off. What the server loses without a word is wrong until the
+    next one: at 20 s nothing is 30 s after a fault, at 60 s it often was
+    (``tests/benchmarks/FAULTS.md``)."""
     buffer_size: int = 100_000
     """Changes a table keeps that could not be applied yet; above it a gap is opened."""
     batch_size: int = 2_000
