@@ -146,6 +146,7 @@ function connect({ model, root, receive, silent }) {
   const started = Date.now();
   const timer = setInterval(() => {
     if (!looking || closed) return;
+    if (!whole) say({ t: "look" });
     if (!whole && Date.now() - started > FIRST_WORD && heard <= started + 50) {
       silent("Not connected to a kernel. Run the cell to see this live.", true);
     } else if (Date.now() - heard > SILENCE) {

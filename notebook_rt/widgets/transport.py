@@ -165,7 +165,11 @@ class Link:
         if not view:
             return False
         if kind == "look":
-            self._seen(view, self.leases.look(view))
+            # A view that has nothing yet says it again.
+            fresh = self.leases.look(view)
+            self._seen(view, fresh)
+            if not fresh:
+                self._fresh.append(view)
         elif kind == "leave":
             if self.leases.leave(view):
                 self._unseen(view)

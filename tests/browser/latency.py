@@ -187,6 +187,7 @@ def main(seconds: float) -> None:
             "    return box[0]"
         )
         notebook.run(SHOW)
+        notebook.page.locator(".nrt").scroll_into_view_if_needed()  # unseen, it is sent nothing
         notebook.page.locator('[data-row="0"] .l1 .nrt-v').wait_for()
         notebook.page.wait_for_timeout(500)
         results = [

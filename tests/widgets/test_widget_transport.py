@@ -251,3 +251,10 @@ def test_without_names_of_cells_the_oldest_unseen_go():
     assert len(cells) == UNNAMED
     assert 0 not in closed
     assert closed == list(range(1, 2 * UNNAMED + 1))
+
+
+def test_a_view_that_asks_again_because_it_has_nothing_gets_the_whole():
+    link = Link(Counter(), Budget())
+    looking(link)
+    assert [m["whole"] for m in looking(link, now=1.0)] == [True]
+    assert len(link.leases) == 1
