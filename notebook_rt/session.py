@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 from notebook_rt.errors import AuthError, ClosedError, UnreachableError
 from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.login import Token
 from notebook_rt.net.loop import LoopThread, shared
-from notebook_rt.net.project import Project, Token
+from notebook_rt.net.project import Project
 from notebook_rt.opening import Opening
 from notebook_rt.options import Options
 from notebook_rt.sync.health import Health
@@ -251,7 +252,7 @@ class Session(Opening):
             If the server does not accept them.
         """
         self._check()
-        return self._thread.wait(self._project.sign_in(credentials))
+        return self._thread.wait(self._project.login.sign_in(credentials))
 
     def set_auth(self, token: Token) -> None:
         """Use this access token from now on; None: back to the key.
@@ -262,7 +263,7 @@ class Session(Opening):
             A function (or coroutine function) is called for a fresh token whenever one is needed.
         """
         self._check()
-        self._thread.wait(self._project.set_auth(token))
+        self._thread.wait(self._project.login.set_auth(token))
 
     # The end
 

@@ -200,7 +200,7 @@ class _Open:
         self.editing = Editing(self.outbox, clock=project.rest.clock, note=project.note)
         self.editing.lock = project.services.lock
         self.editors: dict[TableDriver, Editor] = {}
-        self._rest = HttpRest(project.url, project.credentials.headers, project.refresh)
+        self._rest = HttpRest(project.url, project.credentials.headers, project.login.refresh)
         self.worker = Worker(
             self.outbox,
             self._rest,

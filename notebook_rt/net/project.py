@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import inspect
 import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from notebook_rt.errors import AuthError, NotebookRTError, UnreachableError
+from notebook_rt.errors import NotebookRTError
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.driver import Services, TableDriver
+from notebook_rt.net.login import Login
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.query import QueryDriver
 from notebook_rt.net.rest import RestClient
@@ -33,9 +33,6 @@ from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.requery import QuerySpec
 from notebook_rt.sync.spec import TableSpec
 from notebook_rt.sync.supervisor import State
-
-Token = str | Callable[[], "str | Awaitable[str]"] | None
-"""An access token, or a function that gives a fresh one (called again when it ends)."""
 
 
 class Project:
@@ -71,16 +68,16 @@ class Project:
         self._looking = False
         self._unavailable_since: float | None = None
         self._users: dict[object, int] = {}
-        self._auth: Any = None
-        self._token_source: Callable[[], str | Awaitable[str]] | None = None
-        self._refresh_timer: asyncio.TimerHandle | None = None
-        self.rest = RestClient(url, credentials, options, self.refresh)
+        self.login = Login(
+            url, credentials, options, thread, self._take_token, self._refreshed, self.counters
+        )
+        self.rest = RestClient(url, credentials, options, self.login.refresh)
         self.connection = Connection(
             url,
             credentials,
             options,
             thread,
-            self.refresh,
+            self.login.refresh,
             self._on_state,
             self._on_latency,
         )
@@ -95,7 +92,6 @@ class Project:
             on_note=self.note,
         )
         thread.at_exit[id(self)] = self.aclose
-        self._plan_refresh()
         self.connection.start()
 
     @property
@@ -290,39 +286,10 @@ class Project:
 
     # Who we are
 
-    async def sign_in(self, credentials: Mapping[str, Any]) -> Mapping[str, Any]:
-        from supabase_auth import AsyncGoTrueClient
-        from supabase_auth.errors import AuthApiError, AuthRetryableError
-
-        if self._auth is None:
-            self._auth = AsyncGoTrueClient(
-                url=f"{self.url}/auth/v1",
-                headers=self.credentials.headers(),
-                auto_refresh_token=False,
-                persist_session=False,
-            )
-        try:
-            answer = await self._auth.sign_in_with_password(dict(credentials))
-        except AuthApiError as error:
-            raise AuthError("login", self.url, error.message) from error
-        except AuthRetryableError as error:
-            raise UnreachableError(self.url, error.message) from error
-        if answer.session is None:
-            raise AuthError("login", self.url, "the server gave no session")
-        self._token_source = None
-        await self._new_token(answer.session.access_token)
-        user: Mapping[str, Any] = answer.session.user.model_dump()
-        return user
-
-    async def set_auth(self, token: Token) -> None:
-        self._auth = None
-        self._token_source = token if callable(token) else None
-        await self._new_token(await _ask(token) if callable(token) else token)
-
-    async def _new_token(self, token: str | None) -> None:
+    async def _take_token(self, token: str | None) -> None:
+        """Another login's: what failed begins anew, the rest is compared with what it may see."""
         before = self.credentials.access_token
         await self.connection.set_token(token)
-        self._plan_refresh()
         for driver in list(self.tables.values()):
             if isinstance(driver.error, NotebookRTError):
                 driver.restart()
@@ -331,43 +298,16 @@ class Project:
         for room in list(self.rooms.values()):
             if room.status == "refused":
                 self.services.registry.again(room.topic)
-        for listener in self.login_listeners:
-            listener()
+        self._login_changed()
 
-    async def refresh(self) -> bool:
-        """Get a new access token; False: there is nobody to ask."""
-        try:
-            if self._auth is not None:
-                answer = await self._auth.refresh_session()
-                token = None if answer.session is None else answer.session.access_token
-            elif callable(self._token_source):
-                token = await _ask(self._token_source)
-            else:
-                return False
-        except Exception as error:  # supabase_auth and the user's function raise what they like
-            self.counters.last_error = f"the access token could not be refreshed: {error}"
-            return False
-        if token is None or token == self.credentials.access_token:
-            return False
+    async def _refreshed(self, token: str) -> None:
         self.credentials.access_token = token
         await self.connection.registry.push_token(token)
-        self._plan_refresh()
+        self._login_changed()
+
+    def _login_changed(self) -> None:
         for listener in self.login_listeners:
             listener()
-        return True
-
-    def _plan_refresh(self) -> None:
-        if self._refresh_timer is not None:
-            self._refresh_timer.cancel()
-        expires_at = self.credentials.expires_at
-        if expires_at is None or (self._auth is None and self._token_source is None):
-            return
-        delay = max(1.0, expires_at - time.time() - self.options.token_margin)
-        loop = asyncio.get_running_loop()
-        self._refresh_timer = loop.call_later(delay, self._refresh_now)
-
-    def _refresh_now(self) -> None:
-        self.thread.spawn(self.refresh(), "refresh the token")
 
     # The end
 
@@ -386,17 +326,11 @@ class Project:
         self.tables.clear()
         self.rooms.clear()
         self._users.clear()
-        if self._refresh_timer is not None:
-            self._refresh_timer.cancel()
+        self.login.stop()
         await self.connection.stop()
         await self.rest.aclose()
         self._ended.set()
         self.thread.at_exit.pop(id(self), None)
-
-
-async def _ask(source: Callable[[], str | Awaitable[str]]) -> str:
-    token = source()
-    return await token if inspect.isawaitable(token) else token
 
 
 def _topic(spec: TableSpec, dtype_backend: Backend) -> str:
