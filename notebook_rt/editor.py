@@ -96,9 +96,10 @@ class Editor:
         """
         with self._editing.lock:
             key = self._need()[1].key(key)
-            op = self._edit(key, self._there(key), values)
+            row = self._there(key)
+            op = self._edit(key, row, values)
             if op is not None:
-                self._put([op])
+                self._put([op], [row])
 
     def insert(self, values: Mapping[str, Any]) -> Key:
         """Insert a row; a key of type uuid is made here if it is not given. Returns the key."""
@@ -108,7 +109,7 @@ class Editor:
             key = composer.edit(op).key
             if self._seen(key) is not None:
                 raise composer.invalid(f"there is a row with the key {key!r}")
-            self._put([op])
+            self._put([op], [{}])
             return key
 
     def delete(self, key: Hashable) -> None:
@@ -116,7 +117,8 @@ class Editor:
         with self._editing.lock:
             composer = self._need()[1]
             key = composer.key(key)
-            self._put([composer.delete(key, self._there(key))])
+            row = self._there(key)
+            self._put([composer.delete(key, row)], [row])
 
     def edit_many(self, changes: pd.DataFrame) -> int:
         """Change many rows at once, all or none: index = key, columns = the columns to set.
@@ -135,14 +137,15 @@ class Editor:
             composer = self._need()[1]
             wanted = {composer.key(key): cells for key, *cells in changes.itertuples(name=None)}
             there = self._all_there(wanted)
-            ops = []
+            ops, rows = [], []
             for key, cells in wanted.items():
                 values = [None if is_scalar(cell) and isna(cell) else cell for cell in cells]
                 named = dict(zip(changes.columns, values, strict=True))
                 op = self._edit(key, there[key], named)
                 if op is not None:
                     ops.append(op)
-            self._put(ops)
+                    rows.append(there[key])
+            self._put(ops, rows)
             return len(ops)
 
     @contextlib.contextmanager
@@ -161,7 +164,7 @@ class Editor:
         finally:
             self._local.batch = None
         with self._editing.lock:
-            self._put(batch.ops)
+            self._commit(batch.ops)
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) made here that has not left; False: there is none."""
@@ -312,17 +315,21 @@ class Editor:
 
     # --- inside: laying over ---------------------------------------------------------------------
 
-    def _put(self, ops: Sequence[Op]) -> None:
-        if (batch := self._batch) is not None:
-            overlay, composer = self._need()
-            for op in ops:
-                edit = composer.edit(op)
-                row = composer.whole({**(self._seen(edit.key) or {}), **edit.values})
-                batch.rows[edit.key] = None
-                if edit.kind != "delete":
-                    batch.rows[overlay.new_key(edit)] = row
-            batch.ops.extend(ops)
+    def _put(self, ops: Sequence[Op], rows: Sequence[Row]) -> None:
+        """Commit operations, or keep them for the end of the batch; ``rows`` are what they edit."""
+        batch = self._batch
+        if batch is None:
+            self._commit(ops)
             return
+        overlay, composer = self._need()
+        for op, row in zip(ops, rows, strict=True):
+            edit = composer.edit(op)
+            batch.rows[edit.key] = None
+            if edit.kind != "delete":
+                batch.rows[overlay.new_key(edit)] = composer.whole({**row, **edit.values})
+        batch.ops.extend(ops)
+
+    def _commit(self, ops: Sequence[Op]) -> None:
         if not ops or (len(ops) == 1 and self._mend_failed(ops[0])):
             return
         try:

@@ -83,6 +83,10 @@ class ColumnStore(ABC):
         Returns the column that takes this one's place, and whether anything is other than before.
         """
 
+    def value(self, place: int) -> Any:
+        """The typed value at one place."""
+        return self.values(np.array([place]))[0]
+
     @abstractmethod
     def series(self, index: pd.Index) -> pd.Series:
         """The column over ``index`` for a snapshot; an earlier one's while nothing changed."""
@@ -211,6 +215,13 @@ class FixedColumn(ColumnStore):
                     None if null else value for value, null in zip(values, nulls, strict=True)
                 ]
         return values
+
+    def value(self, place: int) -> Any:
+        if self._moment:
+            return _moments(self._data.peek()[place : place + 1], self.kind)[0]
+        if self._mask is not None and self._mask.peek()[place]:
+            return None
+        return self._data.peek()[place].item()
 
     def differs(self, places: Positions, values: Sequence[Any]) -> NDArray[np.bool_]:
         encoded = encode(values, self.kind)

@@ -327,7 +327,12 @@ class Table:
                 found[key] = dict(self._fresh[number])
             elif number is not None:
                 stored[key] = number
-        if stored:
+        if len(stored) == 1:  # what an event or an edit asks for: no arrays for one row
+            ((key, number),) = stored.items()
+            place = number - int(self._dead.searchsorted(number))
+            row = {name: column.value(place) for name, column in self._columns.items()}
+            found[key] = {**row, **self._changed.get(number, {})}
+        elif stored:
             places = self._places(list(stored.values()))
             columns = [column.values(places) for column in self._columns.values()]
             for (key, number), values in zip(

@@ -70,6 +70,10 @@ class TextColumn(ColumnStore):
             for owner, place in zip(owners.tolist(), inside.tolist(), strict=True)
         ]
 
+    def value(self, place: int) -> Any:
+        owner = int(self._starts.searchsorted(place, "right")) - 1
+        return self._chunks[owner][place - int(self._starts[owner])].as_py()
+
     def differs(self, places: Positions, values: Sequence[Any]) -> NDArray[np.bool_]:
         pairs = zip(self.values(places), values, strict=True)
         return np.fromiter((a != b for a, b in pairs), bool, len(values))
