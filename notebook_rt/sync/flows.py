@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from inspect import GEN_RUNNING, getgeneratorstate
 from typing import Final, TypeAlias
 
 from notebook_rt.sync.events import Cancel, Effect, Fetch, Fetched, FetchFailed, Query
@@ -80,7 +81,9 @@ class Flows:
         for number in [n for n, r in self._requests.items() if r.running is running]:
             if self._requests.pop(number).retry_at is None:
                 self._emit(Cancel(number))
-        if not running.flow.gi_running:  # else it is the flow itself that ends everything
+        if (
+            getgeneratorstate(running.flow) != GEN_RUNNING
+        ):  # else it is the flow itself that ends everything
             running.flow.close()
 
     def stop_all(self) -> None:

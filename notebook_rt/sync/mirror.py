@@ -4,25 +4,25 @@ The driver makes ``Mirror(spec, make_rows, options)``, calls ``handle(Tick(), no
 ``handle(event, now)`` for whatever happens, and carries out the effects it gets back, in order.
 
 This module holds the life of the table: what is learnt first, when the snapshot starts, what opens
-a gap and what closes it, when to poll and when to audit. What a change does to a row is in
-``replica.py``, which of two is newer in ``horizon.py``, how rows are read in ``reading.py`` and
-``reconcile.py``.
+a gap and what closes it, when to poll and when to audit. What each of these does is in
+``passes.py``, what a change does to a row in ``replica.py``, which of two is newer in
+``horizon.py``, how rows are read in ``reading.py`` and ``reconcile.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import Final
 
 from notebook_rt.errors import classify
 from notebook_rt.options import Options
-from notebook_rt.store.types import Column, Schema
+from notebook_rt.store.types import Schema
 from notebook_rt.sync import discovery
+from notebook_rt.sync.change import UnreadableError
 from notebook_rt.sync.events import (
     AuditNow,
     Binding,
-    Cause,
     Change,
     Closed,
     Confirmed,
@@ -34,14 +34,9 @@ from notebook_rt.sync.events import (
     Gap,
     Joined,
     Lost,
-    Progress,
-    Published,
-    Ranked,
     Received,
     ReceivedMany,
     Refused,
-    Rejoin,
-    Shown,
     Status,
     StatusChanged,
     Tick,
@@ -50,13 +45,10 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.flows import Flow, Flows, ReadRefusedError
 from notebook_rt.sync.horizon import Horizon
-from notebook_rt.sync.queries import Reads
-from notebook_rt.sync.reading import Comparison, Paging, by_keys, glance, load, ranks, scan
-from notebook_rt.sync.reconcile import Reconciliation
-from notebook_rt.sync.replica import Replica, UnreadableError
-from notebook_rt.sync.rows import Delete, Key, Rows, Upsert
+from notebook_rt.sync.passes import Learning, Pass, Passes, Proof
+from notebook_rt.sync.replica import Replica
+from notebook_rt.sync.rows import Rows
 from notebook_rt.sync.spec import TableSpec
-from notebook_rt.sync.window import Window
 
 MAIN: Final = "main"
 REFETCH: Final = "refetch"
@@ -67,13 +59,8 @@ POLL_SHARE: Final = 0.2
 AUDIT_SHARE: Final = 0.01
 """At most this share of the time is spent auditing a table that is true."""
 POLL_GROWTH: Final = 1.5
-LATENESS: Final = 5.0
-"""Seconds in which the change that explains a difference would have come."""
 LEARN_PAUSE: Final = 10.0
 """Seconds between two questions for columns that a page has shown to be others."""
-ORDER_PAUSE: Final = 0.25
-"""Seconds between two questions for the server's order; twice what one took, within limits."""
-ORDER_PAUSE_MAX: Final = 5.0
 REFUSALS: Final = 3
 """So many refused reads in a row, and the table is in error."""
 
@@ -98,15 +85,13 @@ class Mirror:
         self.status: Status = "loading"
         self.synced_at: float | None = None
         """Monotonic time of the last proof: a load, a reconciliation or an audit that finished."""
-        self._make_rows = make_rows
         self._now = 0.0
         self._out: list[Effect] = []
         self._horizon = Horizon()
         self._flows = Flows(self._horizon, self._emit)
-        self._paging = Paging(options.page_size)
-        self._replica: Replica | None = None
-        self._reads: Reads | None = None
-        self._kept: list[Change] | None = None
+        self._passes = Passes(
+            spec, make_rows, options, self._horizon, self._emit, lambda: self._flows.waited
+        )
         self._joined = self._confirmed = False
         self._gaps = 0
         self._closed_gaps = 0
@@ -116,10 +101,7 @@ class Mirror:
         self._closed = False
         self._begun_at: float | None = None
         self._poll_at = self._audit_at = float("inf")
-        self._order_at = self._learn_at = self._retry_at = float("-inf")
-        self._verdict: tuple[float, dict[str, Any]] | None = None
-        self._audit_cost = 0.0
-        """Seconds of work that the last audit of a true table took."""
+        self._learn_at = self._retry_at = float("-inf")
         self._poll_every = options.poll_interval
         self._refusals = 0
         self._reason = "starting"
@@ -129,12 +111,12 @@ class Mirror:
     @property
     def schema(self) -> Schema | None:
         """None until learnt; the projection, with its key, order and version columns."""
-        return None if self._replica is None else self._replica.schema
+        return None if self._passes.replica is None else self._passes.replica.schema
 
     @property
     def rows(self) -> Rows | None:
         """What is shown; None until the first load (``Shown``)."""
-        replica = self._replica
+        replica = self._passes.replica
         return replica.rows if replica is not None and replica.loaded else None
 
     @property
@@ -167,10 +149,10 @@ class Mirror:
         self._out = []
         if self._closed or (self._failed is not None and not isinstance(event, Closed)):
             return []
-        self._now = now
+        self._now = self._passes.now = now
         if self._begun_at is None:
             self._begun_at = now
-            self._flows.start(MAIN, self._guard(self._learn()), now)
+            self._flows.start(MAIN, self._guard(self._prove(self._passes.learn())), now)
         self._take(event)
         self._go_on()
         return self._out
@@ -216,18 +198,18 @@ class Mirror:
 
     def _patiently(self, event: FetchFailed) -> FetchFailed:
         """A refused token ends no table that is shown: a new one mends it, and storms pass."""
-        replica = self._replica
+        replica = self._passes.replica
         loaded = replica is not None and replica.loaded
         if loaded and event.retry_after is None and classify(event.error).kind == "auth":
             return replace(event, retry_after=self.options.backoff_base)
         return event
 
     def _receive(self, changes: Sequence[Change]) -> None:
-        replica = self._replica
-        if self._kept is not None:
-            self._kept += changes
-            if len(self._kept) > self.options.buffer_size:
-                self._kept.clear()
+        replica = self._passes.replica
+        if self._passes.kept is not None:
+            self._passes.kept += changes
+            if len(self._passes.kept) > self.options.buffer_size:
+                self._passes.kept.clear()
                 self._open_gap("too many changes while loading")
             return
         if replica is None or not replica.loaded:
@@ -237,12 +219,12 @@ class Mirror:
         except UnreadableError as error:
             self._open_gap(str(error))
         times = [change.commit_time for change in changes if change.commit_time is not None]
-        self._publish("stream", max(times, default=None))
+        self._passes.publish("stream", max(times, default=None))
 
     def _open_gap(self, reason: str) -> None:
         self._gaps += 1
         self._gap_reason = reason
-        if self._replica is not None and self._replica.loaded:
+        if self._passes.replica is not None and self._passes.replica.loaded:
             self._emit(Told("gap", {"reason": reason}))
 
     def _leave_stream(self, reason: str) -> None:
@@ -269,39 +251,43 @@ class Mirror:
         self._horizon.forget(self._now, reads_out=bool(self._flows))
 
     def _start_what_is_due(self) -> None:
-        replica = self._replica
+        replica = self._passes.replica
         if replica is None:
             return
         replica.want_changes = self.want_changes
-        self._judge_audit(replica)
+        self._passes.judge_audit(replica)
         if MAIN not in self._flows and self._now >= self._retry_at:
             flow = self._next_flow(replica)
             if flow is not None:
                 self._flows.start(MAIN, self._guard(flow), self._now)
         due = [key for key, at in replica.wanted.items() if at <= self._now]
         if due and replica.loaded and REFETCH not in self._flows:
-            self._flows.start(REFETCH, self._guard(self._refetch(replica)), self._now)
+            self._flows.start(REFETCH, self._guard(self._passes.refetch(replica)), self._now)
 
     def _next_flow(self, replica: Replica) -> Flow | None:
         if replica.moved_to is not None:
             columns, replica.moved_to = replica.moved_to, None
-            return self._change_columns(replica, columns)
+            return self._prove(self._passes.change_columns(replica, columns))
         if replica.schema_moved and self._now >= self._learn_at:
             replica.schema_moved = False
             self._learn_at = self._now + LEARN_PAUSE
-            return self._learn()
+            return self._prove(self._passes.learn())
         if not replica.loaded:
             due = self._confirmed or self._has_lost or self._now >= self._patience_ends
-            return self._load(replica) if due else None
+            return self._prove(self._passes.load(replica)) if due else None
         if self._confirmed and self._gaps > self._closed_gaps:
-            return self._reconcile(replica, "reconcile")
-        if replica.window is not None and replica.window.stale and self._now >= self._order_at:
-            return self._order(replica, replica.window)
+            return self._prove(self._passes.reconcile(replica, "reconcile", self._since))
+        if (
+            replica.window is not None
+            and replica.window.stale
+            and self._now >= self._passes.order_at
+        ):
+            return self._passes.order(replica, replica.window)
         if self._confirmed:
-            if self._now >= self._audit_at:
-                return self._audit(replica)
+            if self._now >= self._audit_at or replica.nulls.betrayed:
+                return self._prove(self._passes.audit(replica))
         elif self._now >= self._poll_at:
-            return self._reconcile(replica, "poll")
+            return self._poll(replica)
         return None
 
     @property
@@ -313,7 +299,7 @@ class Mirror:
         return self._poll_at != float("inf")
 
     def _judge(self) -> None:
-        replica = self._replica
+        replica = self._passes.replica
         if replica is None or not replica.loaded:
             self._set_status("loading", self._reason)
         elif self._confirmed:
@@ -333,22 +319,22 @@ class Mirror:
 
     def _wake(self) -> None:
         times = [self._flows.wake_at]
-        replica = self._replica
+        replica = self._passes.replica
         if replica is not None and MAIN not in self._flows:
             if not replica.loaded:
                 times.append(self._patience_ends)
             else:
                 times.append(self._audit_at if self._confirmed else self._poll_at)
             if replica.window is not None and replica.window.stale:
-                times.append(self._order_at)
+                times.append(self._passes.order_at)
             if replica.schema_moved:
                 times.append(self._learn_at)
             if self._gaps > self._closed_gaps:
                 times.append(self._retry_at)
         if replica is not None and replica.wanted and REFETCH not in self._flows:
             times.append(min(replica.wanted.values()))
-        if self._verdict is not None:
-            times.append(self._verdict[0])
+        if self._passes.verdict is not None:
+            times.append(self._passes.verdict[0])
         due = [time for time in times if time is not None and abs(time) != float("inf")]
         if due:
             self._emit(Wake(max(min(due), self._now)))
@@ -362,7 +348,7 @@ class Mirror:
         except ReadRefusedError as refusal:
             error = discovery.named(refusal.error, self.spec)
             self._refusals += 1
-            replica = self._replica
+            replica = self._passes.replica
             if replica is None or not replica.loaded or self._refusals >= REFUSALS:
                 self._fail(error)
                 return
@@ -373,191 +359,28 @@ class Mirror:
         else:
             self._refusals = 0
 
-    def _learn(self) -> Flow:
-        found: list[tuple[Schema, Schema]] = []
-        yield from discovery.learn(self.spec, lambda *schemas: found.append(schemas))
-        kept, known = found[0]
-        before = self._replica
-        had_bindings = bool(self.bindings)
-        if before is None:
-            self._replica = Replica(self.spec, kept, known, self._horizon)
-            self._reads = Reads(self.spec, kept, self.options.page_size)
-            if not had_bindings:
-                self._emit(Rejoin("the columns are known"))
-        elif before.known != known:
-            yield from self._replace(Replica(self.spec, kept, known, self._horizon))
-
-    def _change_columns(self, replica: Replica, columns: tuple[Column, ...]) -> Flow:
-        """A change has named columns that are not the known ones: it is the truth about them."""
-        names = {column.name for column in columns}
-        needed = {*replica.schema.key, *self.spec.filter.columns}
-        needed.update(term.column for term in self.spec.order)
-        if needed <= names:
-            known = Schema(columns, replica.schema.key, self.spec.numeric)
-            yield from self._replace(Replica(self.spec, known, known, self._horizon))
-        else:
-            yield from self._learn()
-
-    def _replace(self, replica: Replica) -> Flow:
-        """Load a table whose columns have changed, beside the one that is seen."""
-        self._emit(Told("schema", {"columns": replica.known.names}))
-        self._reads = Reads(self.spec, replica.schema, self.options.page_size)
-        yield from self._load(replica)
-
-    def _load(self, replica: Replica) -> Flow:
-        assert self._reads is not None  # learnt before
+    def _prove(self, one: Learning | Pass) -> Flow:
         gaps = self._gaps
-        self._kept = []
-        rows = self._make_rows(replica.schema)
-        took = self._stopwatch()
-        read = yield from load(replica, self._reads, self._paging, rows, self._progress)
-        kept, self._kept = self._kept, None
-        before = self._replica
-        old = before.rows if before is not None and before.loaded else None
-        self._horizon.whole(read.horizon)
-        replica.rows = rows
-        self._replica = replica
-        replica.receive(kept, self._now)
-        if old is not None:
-            for key in replica.held():  # what was shown before is not older than what was read
-                row = old.get(key)
-                kept_row = {n: v for n, v in (row or {}).items() if n in replica.schema.types}
-                replica.apply([Delete(key) if row is None else Upsert(key, kept_row)])
-        self._emit(Shown(rows, replica.schema))
-        replica.dirty = True
-        self._publish("snapshot", None)
-        self._rank(list(rows.keys()))
-        self._proven(read.page.server_time, gaps, took())
+        proof = yield from one
+        if proof is not None:
+            self._proven(proof, gaps)
 
-    def _progress(self, done: int, total: int | None) -> None:
-        self._emit(Progress(done, total))
+    def _poll(self, replica: Replica) -> Flow:
+        gaps = self._gaps
+        proof = yield from self._passes.reconcile(replica, "poll", self._since)
+        grown = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
+        self._poll_every = self.options.poll_interval if proof.differing else grown
+        self._proven(proof, gaps)
 
-    def _stopwatch(self) -> Callable[[], float]:
-        """Seconds of work from now on, without the waits between tries."""
-        began, waited = self._now, self._flows.waited
-        return lambda: max(0.0, self._now - began - (self._flows.waited - waited))
-
-    def _proven(self, server_time: float | None, gaps: int, took: float) -> None:
-        """Nothing that was committed before ``server_time`` is missing."""
-        self._since = server_time
-        self._closed_gaps = gaps
+    def _proven(self, proof: Proof, gaps: int) -> None:
+        """Nothing that was committed before the proof is missing."""
+        self._since = proof.server_time
+        if proof.closes_gaps:
+            self._closed_gaps = gaps
         self.synced_at = self._now
-        self._audit_at = self._later(self.options.audit_interval, self._audit_cost / AUDIT_SHARE)
-        self._poll_at = self._now + max(self._poll_every, took / POLL_SHARE)
-
-    def _later(self, every: float, at_least: float) -> float:
-        return self._now + max(every, at_least) if every else float("inf")
-
-    def _reconcile(self, replica: Replica, cause: Literal["reconcile", "poll"]) -> Flow:
-        assert self._reads is not None  # learnt before
-        gaps, took = self._gaps, self._stopwatch()
-        polling = cause == "poll"
-        one = Reconciliation(replica, self._reads, self._paging, self._since, brief=polling)
-        watched = self._watch_window()
-        yield from one.steps(lambda: self._now)
-        self._publish(cause, None)
-        watched(one.order)
-        if polling:
-            changed = one.differing > 0
-            grown = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
-            self._poll_every = self.options.poll_interval if changed else grown
-        self._proven(one.proven_at, gaps, took())
-        detail = {"method": one.method, "differing": one.differing, "seconds": took()}
-        self._emit(Told("reconciled", {**detail, "cause": cause}))
-
-    def _audit(self, replica: Replica) -> Flow:
-        assert self._reads is not None  # learnt before
-        gaps, took = self._gaps, self._stopwatch()
-        watched = self._watch_window()
-        comparison = Comparison(replica, self._reads)
-        yield from glance(replica, self._reads, self._paging)
-        yield from scan(replica, self._reads, self._paging, comparison)
-        differing = comparison.apply(self._now)
-        self._publish("audit", None)
-        watched(comparison.order)
-        if not differing:
-            self._audit_cost = took()
-        self._proven(comparison.began, gaps, took())
-        detail: dict[str, Any] = {
-            "rows": comparison.seen,
-            "differing": differing,
-            "seconds": took(),
-        }
-        if differing:
-            replica.suspects = set(comparison.settled)
-            self._verdict = (self._now + LATENESS, detail)
-        else:
-            self._emit(Told("audit", detail))
-
-    def _judge_audit(self, replica: Replica) -> None:
-        """What an audit mended and no change has explained since was drift."""
-        if self._verdict is not None and self._now >= self._verdict[0]:
-            detail = {**self._verdict[1], "differing": len(replica.suspects)}
-            self._verdict = None
-            self._emit(Told("audit", detail))
-            if replica.suspects:
-                self._emit(Told("drift", {"rows": len(replica.suspects)}))
-            replica.suspects = set()
-
-    def _order(self, replica: Replica, window: Window) -> Flow:
-        """Fill the window again, or ask for the order that only the server knows."""
-        assert self._reads is not None  # learnt before
-        took = self._stopwatch()
-        window.stale = False
-        if window.limit is None:
-            keys: list[Key] = []
-            yield from ranks(replica, self._reads, self._paging, keys)
-            self._emit(Ranked(keys))
-        else:
-            watched = self._watch_window()
-            comparison = Comparison(replica, self._reads)
-            yield from scan(replica, self._reads, self._paging, comparison)
-            comparison.apply(self._now)
-            self._publish("refill", None)
-            watched(comparison.order)
-        self._order_at = self._now + max(ORDER_PAUSE, min(2 * took(), ORDER_PAUSE_MAX))
-
-    def _watch_window(self) -> Callable[[Sequence[Key]], None]:
-        """Remember what is judged by the old edge until the new one holds; then call the result."""
-        replica = self._replica
-        window = None if replica is None else replica.window_read
-        if replica is None or window is None:
-            return lambda keys: None
-        window.missed = set()
-
-        def done(keys: Sequence[Key]) -> None:
-            missed, window.missed = window.missed or set(), None
-            for key in missed:
-                replica.want(key, self._now)
-            self._rank(keys)
-
-        return done
-
-    def _rank(self, keys: Sequence[Key]) -> None:
-        """Tell the server's order, if these keys are in it and nobody here could know."""
-        window = None if self._replica is None else self._replica.window
-        if window is not None and not window.sortable:
-            if window.limit is None:
-                window.stale = True
-            else:
-                self._emit(Ranked(keys))
-
-    def _refetch(self, replica: Replica) -> Flow:
-        assert self._reads is not None  # learnt before
-        keys = [key for key, at in replica.wanted.items() if at <= self._now]
-        for key in keys:
-            del replica.wanted[key]
-        comparison = Comparison(replica, self._reads)
-        yield from by_keys(self._reads, self._paging, keys, comparison)
-        for key in keys:
-            replica.fetched(key, self._now)
-        comparison.apply(self._now)
-        self._publish("refetch", None)
-
-    def _publish(self, cause: Cause, commit_time: float | None) -> None:
-        replica = self._replica
-        if replica is not None and replica.dirty:
-            self._emit(Published(cause, replica.take(), commit_time))
+        every, cost = self.options.audit_interval, self._passes.audit_cost
+        self._audit_at = self._now + max(every, cost / AUDIT_SHARE) if every else float("inf")
+        self._poll_at = self._now + max(self._poll_every, proof.took / POLL_SHARE)
 
     def _emit(self, effect: Effect) -> None:
         self._out.append(effect)

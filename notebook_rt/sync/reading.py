@@ -140,6 +140,7 @@ def load(
             key = reads.schema.key_of(reads.schema.decode(_key_part(reads, row)))
             replica.versions.note(key, row.get("xmin"))
         replica.watermark.look_at_page(page.rows)
+        replica.nulls.look(page.rows)
         total = page.count if page.count is not None else total
         progress(len(loading), total)
 
@@ -200,9 +201,10 @@ class Comparison:
         """Take the answer to a read of ``keys``: what is not in it is gone."""
         schema = self._replica.schema
         rows: dict[Key, tuple[Row | None, object]] = {}
+        self._replica.nulls.look(read.page.rows)
         for wire in read.page.rows:
-            row = schema.decode(wire)
-            rows[schema.key_of(row)] = (row, wire.get("xmin"))
+            found = schema.decode(wire)
+            rows[schema.key_of(found)] = (found, wire.get("xmin"))
         for key in keys:
             row, xmin = rows.get(key, (None, None))
             if row is not None and not self._replica.keeps(key, row):

@@ -13,9 +13,10 @@ comes that is certainly newer than the read, and at the latest with the next rea
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from notebook_rt.store.types import Column, Schema, canonical, decoder, equal, kind, lossy
+from notebook_rt.store.types import Column, Schema, equal
+from notebook_rt.sync.change import ChangeReader, columns_differ
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.horizon import Horizon, Read
 from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert, WireRow
@@ -28,10 +29,6 @@ REFETCH_PAUSE: Final = 2.0
 """Seconds between two reads of one key: by then its changes are newer than the first read."""
 COMPANION_DELAY: Final = 0.05
 """Seconds to wait for the full frame of a change whose narrow one cannot be judged."""
-
-
-class UnreadableError(Exception):
-    """A change without a key that can be read: something was told, and nobody knows what."""
 
 
 class Replica:
@@ -70,21 +67,8 @@ class Replica:
         self._indexed = 0
         self._held: dict[Key, list[tuple[int, Change]]] = {}
         self._fetched: dict[Key, float] = {}
-        self._key = schema.key
-        self._single = schema.key[0] if len(schema.key) == 1 else None
-        self._key_decoder = decoder(schema.types[schema.key[0]], schema.numeric)
-        kinds = {name: kind(pg_type) for name, pg_type in schema.types.items()}
-        self._null_is_lossy = [n for n, k in kinds.items() if k in ("float", "decimal")]
-        self._may_be_lossy = [
-            name
-            for name, pg_type in schema.types.items()
-            if kinds[name] == "array" or canonical(pg_type) in ("bpchar", "bit")
-        ]
-        streamed = {*schema.names, *spec.filter.columns}
-        narrow = {*schema.key, *spec.filter.columns}
-        self.by_bindings = bool(spec.filter) and spec.filter.to_realtime() is not None
-        """Whether the server's bindings carry the filter, so that a full frame vouches for it."""
-        self._narrow = narrow if self.by_bindings and streamed - narrow else None
+        self._reader = ChangeReader(spec, schema)
+        self.nulls = self._reader.nulls
 
     # Rows ---------------------------------------------------------------------------------------
 
@@ -147,26 +131,28 @@ class Replica:
     # Changes ------------------------------------------------------------------------------------
 
     def receive(self, changes: Iterable[Change], now: float) -> None:
-        """Apply changes, in order, as one."""
+        """Apply changes, in order, as one; those before an unreadable one too."""
         horizon, believed = self.horizon, self.watermark
-        for change in changes:
-            key = self.key_of(change)
-            commit = change.commit_time
-            horizon.heard(commit)
-            if self.suspects:
-                self.suspects.discard(key)
-            if believed.believed:
-                believed.look(change)
-            if key in self._held or not horizon.is_news(key, commit):
-                self._unclear(change, key, now)
-                continue
-            ops = self._ops(change, key)
-            if ops is None:
-                self._hold(change, key, now)
-                continue
-            self._pending += ops
-            self._applied(key, commit)
-        self._flush()
+        try:
+            for change in changes:
+                key = self._reader.key_of(change)
+                commit = change.commit_time
+                horizon.heard(commit)
+                if self.suspects:
+                    self.suspects.discard(key)
+                if believed.believed:
+                    believed.look(change)
+                if key in self._held or not horizon.is_news(key, commit):
+                    self._unclear(change, key, now)
+                    continue
+                ops = self._ops(change, key)
+                if ops is None:
+                    self._hold(change, key, now)
+                    continue
+                self._pending += ops
+                self._applied(key, commit)
+        finally:
+            self._flush()
 
     def _flush(self) -> None:
         if self._pending:
@@ -185,25 +171,6 @@ class Replica:
         self._indexed = len(self._pending)
         present = self._present.get(key)
         return key in self.rows if present is None else present
-
-    def key_of(self, change: Change) -> Key:
-        """The key a change is about; raises UnreadableError where it has none."""
-        record = change.old_record if change.kind == "DELETE" else change.record
-        try:
-            if record is None:
-                raise KeyError
-            if self._single is not None:
-                value = self._key_decoder(record[self._single])
-                if not isinstance(value, (list, dict)):
-                    return cast(Key, value)
-            return self._key_in(record)
-        except KeyError:
-            raise UnreadableError(f"a {change.kind} without its key") from None
-
-    def _key_in(self, record: WireRow) -> Key:
-        return self.schema.key_of(
-            self.schema.decode({name: record[name] for name in self._key}, "socket")
-        )
 
     def _applied(self, key: Key, commit_time: float | None) -> None:
         self.horizon.told(key, commit_time)
@@ -227,8 +194,9 @@ class Replica:
 
     def _hold(self, change: Change, key: Key, now: float) -> None:
         self._held.setdefault(key, []).append((self.horizon.moment(), change))
-        self.want(key, now + (COMPANION_DELAY if self._is_narrow(change) else 0.0))
-        for gone in self._moved_from(change, key):  # reading the new key says nothing of the old
+        reader = self._reader
+        self.want(key, now + (COMPANION_DELAY if reader.is_narrow(change) else 0.0))
+        for gone in reader.moved_from(change, key):  # reading the new key says nothing of the old
             self.want(gone.key, now)
 
     def want(self, key: Key, at: float) -> None:
@@ -240,7 +208,8 @@ class Replica:
         """All of ``changes`` as one, if that needs no read: from the last one that says all."""
         start = 0
         for place, change in enumerate(changes):
-            if change.kind == "DELETE" or (self._whole(change) and self._ops(change, key)):
+            whole = change.kind == "DELETE" or self._reader.is_whole(change)
+            if whole and (change.kind == "DELETE" or self._ops(change, key)):
                 start = place
         ops: list[Op] = []
         for change in changes[start:]:
@@ -255,11 +224,11 @@ class Replica:
         if change.kind == "DELETE":
             return [Delete(key)]
         record = change.record or {}
-        if change.errors or self._lossy(record):
+        if change.errors or self._reader.lossy(record):
             return None
         row = self.schema.decode(record, "socket")
-        moved = self._moved_from(change, key)
-        narrow = self._is_narrow(change)
+        moved = self._reader.moved_from(change, key)
+        narrow = self._reader.is_narrow(change)
         if change.columns is not self._last_columns and not narrow:
             self._look_at_columns(change.columns)
         verdict = self._verdict(record, key, vouched=not narrow)
@@ -293,10 +262,10 @@ class Replica:
         if change.kind == "DELETE":
             return mine is None
         record = change.record or {}
-        narrow = self._is_narrow(change)
+        narrow = self._reader.is_narrow(change)
         if change.columns is not self._last_columns and not narrow:
             self._look_at_columns(change.columns)
-        if change.errors or self._lossy(record) or self._moved_from(change, key):
+        if change.errors or self._reader.lossy(record) or self._reader.moved_from(change, key):
             return False
         verdict = self._verdict(record, key, vouched=not narrow)
         if not verdict:
@@ -318,51 +287,21 @@ class Replica:
         if len(row) < len(self.spec.filter.columns):
             row = {**(self._row(key) or {}), **row}
         matches = self.spec.filter.matches(row, self.known)
-        if vouched and self.by_bindings:
+        if vouched and self._reader.by_bindings:
             return True if matches is None else matches or None
         return matches
-
-    def _is_narrow(self, change: Change) -> bool:
-        """Whether this is the frame that only tells whether a row is still in the filter."""
-        return (
-            self._narrow is not None
-            and change.kind == "UPDATE"
-            and all(column.name in self._narrow for column in change.columns)
-        )
-
-    def _whole(self, change: Change) -> bool:
-        record = change.record or {}
-        return all(name in record for name in self.schema.names)
-
-    def _lossy(self, record: Mapping[str, Any]) -> bool:
-        """Whether a value may not be the true one (WIRE.md "Values"): the row must be read."""
-        for name in self._null_is_lossy:
-            if record.get(name, 0) is None:
-                return True
-        types = self.schema.types
-        return any(lossy(types[name], record.get(name)) for name in self._may_be_lossy)
-
-    def _moved_from(self, change: Change, key: Key) -> list[Op]:
-        """An UPDATE of the key itself deletes the old one."""
-        old, record = change.old_record, change.record
-        if change.kind != "UPDATE" or not old or record is None:
-            return []
-        if all(name not in old or old[name] == record[name] for name in self._key):
-            return []
-        before = self._key_in({**record, **old})
-        return [] if before == key else [Delete(before)]
 
     def _look_at_columns(self, columns: tuple[Column, ...]) -> None:
         """A whole frame names the table's columns as they are now, null and absent ones too."""
         self._last_columns = columns
         if self.spec.columns is not None or not columns:
             return
-        types = {column.name: kind(column.pg_type) for column in columns}
-        if types != {name: kind(pg_type) for name, pg_type in self.known.types.items()}:
+        if columns_differ(columns, self.known):
             self.moved_to = columns
 
     def look_at_page(self, page: Sequence[WireRow]) -> None:
         """A page of whole rows names the columns too, but not their types."""
+        self.nulls.look(page)
         if self.spec.columns is None and page and page[0].keys() - {"xmin"} != self._names:
             self.schema_moved = True
 
@@ -372,6 +311,9 @@ class Replica:
         self, key: Key, row: Row | None, read: Read, now: float, xmin: object = None
     ) -> Op | None:
         """Take what ``read`` says of ``key`` (None: no such row); return what it changes."""
+        held = self._held.get(key)
+        if held is not None and row is not None:
+            self.nulls.learn([change.record or {} for _, change in held], row)
         mine = self.rows.get(key)
         agrees = (
             mine is None
@@ -421,8 +363,3 @@ class Replica:
 
     def held(self) -> list[Key]:
         return list(self._held)
-
-    def drop_held(self) -> None:
-        """Forget what is held: a whole new table has come."""
-        self._held.clear()
-        self.wanted.clear()

@@ -56,6 +56,7 @@ EPOCH = 1_700_000_000.0
 OPENAPI = {
     "int8": "bigint",
     "int4": "integer",
+    "float8": "double precision",
     "text": "text",
     "timestamptz": "timestamp with time zone",
 }
@@ -339,7 +340,8 @@ class World:
     @property
     def ordered(self) -> list[Key]:
         """The keys as a reader of the view sees them: ordered here, or as the server has said."""
-        window = self.mirror._replica and self.mirror._replica.window  # the only way to know it
+        replica = self.mirror._passes.replica
+        window = replica and replica.window  # the only way to know it
         if window is None:
             return list(self.view)
         if window.sortable:
@@ -575,7 +577,7 @@ def _frames(
         names = None if binding.select is None else (*server.key, *binding.select)
         chosen = [name for name in server.columns if names is None or name in names]
         key = {name: row[name] for name in server.key}
-        record = None if new is None else {name: new[name] for name in chosen}
+        record = None if new is None else {name: _on_socket(new[name]) for name in chosen}
         old_key = None if old is None else {name: old[name] for name in server.key}
         frames[binding.select] = Change(
             kind,  # type: ignore[arg-type]  # one of the three
@@ -585,6 +587,11 @@ def _frames(
             commit,
         )
     return list(frames.values())
+
+
+def _on_socket(value: Any) -> Any:
+    """WIRE.md "Values": what JSON has no number for is null on the socket."""
+    return None if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def _parsed(text: str) -> Filter:

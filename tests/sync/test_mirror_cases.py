@@ -17,6 +17,7 @@ from notebook_rt.filters import parse
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Column
+from notebook_rt.sync import nulls
 from notebook_rt.sync.events import (
     Change,
     Failed,
@@ -425,6 +426,88 @@ def test_without_a_description_the_columns_are_found_by_asking() -> None:
     world = live(one=server(describes=False))
     assert world.mirror.schema is not None
     assert world.mirror.schema.key == ("id",)
+    assert same(world)
+
+
+# Promise 11: a null over the socket may be NaN or an infinity --------------------------------------
+
+
+PRICES = {"id": "int8", "price": "float8", "cost": "float8"}
+
+
+def reads_by_key(world: World, key: int, values: dict[str, Any]) -> int:
+    before = len(fetches(world))
+    world.server.write(key, values)
+    world.run(5)
+    assert same(world)
+    return sum("in." in query.get("id", "") for query in fetches(world)[before:])
+
+
+def priced(**more: Any) -> World:
+    one = Server(dict(PRICES))
+    for key in range(1, 9):
+        one.write(key, {"price": 1.5, "cost": 1.5})
+    return live(one=one, options=Options(page_size=1000), **more)
+
+
+def learn_nulls(world: World) -> None:
+    for n in range(nulls.TRUE_NULLS):
+        assert reads_by_key(world, n % 8 + 1, {"price": None, "cost": 2.0 + n}) == 1
+
+
+def test_nulls_that_were_true_often_enough_are_believed_column_by_column() -> None:
+    world = priced()
+    learn_nulls(world)
+    for key in range(1, 9):
+        assert reads_by_key(world, key, {"price": None, "cost": 3.0}) == 0
+    assert reads_by_key(world, 1, {"price": None, "cost": None}) == 1
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_a_column_with_a_number_that_is_not_finite_is_never_believed(value: str) -> None:
+    world = priced()
+    world.server.write(8, {"price": value, "cost": 1.0})
+    world.run(5)
+    for n in range(2 * nulls.TRUE_NULLS):
+        world.server.write(n % 7 + 1, {"price": None, "cost": n})
+        world.run(5)
+    before = len(fetches(world))
+    world.server.write(1, {"price": value})
+    world.run(5)
+    assert len(fetches(world)) > before
+    assert repr(world.view) == repr(world.truth)
+
+
+def test_what_was_believed_wrongly_the_audit_mends_and_believes_no_more() -> None:
+    world = priced()
+    learn_nulls(world)
+    world.server.write(1, {"price": "Infinity", "cost": 1.0})
+    world.run(1)
+    assert world.view[1]["price"] is None
+    world.run(70)
+    assert same(world)
+    assert reads_by_key(world, 2, {"price": "Infinity"}) == 1
+
+
+def test_a_read_that_shows_a_nulls_column_to_have_numbers_asks_for_an_audit() -> None:
+    world = priced()
+    learn_nulls(world)
+    world.server.write(1, {"price": "-Infinity", "cost": 1.0})
+    world.server.write(2, {"price": "Infinity", "cost": None})  # read, for its cost
+    world.run(5)
+    assert same(world)
+
+
+def test_an_unreadable_change_while_loading_is_a_gap() -> None:
+    world = World(TableSpec("t"), server(40))
+    world.connect()
+    while not told(world, Progress):
+        world.run(0.01)
+    assert world.mirror.rows is None
+    world.handle(Received(Change("INSERT", None, None, (), None, ("Error 401: Unauthorized",))))
+    world.run(10)
+    assert world.failed is None
+    assert world.mirror.status == "live"
     assert same(world)
 
 

@@ -194,3 +194,27 @@ def test_a_thousand_commits_in_one_millisecond_keep_their_order(seed: int) -> No
         world.server.write(n % 10, {"grp": n} if n % 7 else None)
     world.settle(3)
     converged(world)
+
+
+prices = st.sampled_from((None, None, None, 1.5, "Infinity", "-Infinity"))
+
+
+@many
+@given(
+    st.lists(st.tuples(pauses, keys, prices, prices), max_size=60),
+    st.integers(0, 2**32),
+    st.integers(1, 3),
+)
+def test_nulls_that_are_believed_too_soon_are_true_after_an_audit(
+    story: list[Any], seed: int, enough: int
+) -> None:
+    """Promise 11: what a null over the socket hides is shown at the next audit at the latest."""
+    one = Server({"id": "int8", "price": "float8", "cost": "float8"})
+    with mock.patch("notebook_rt.sync.nulls.TRUE_NULLS", enough):
+        world = World(TableSpec("t"), one, seed=seed, options=Options(audit_interval=5.0))
+        world.connect()
+        for pause, key, price, cost in story:
+            world.run(pause)
+            one.write(key, {"price": price, "cost": cost})
+        world.settle(40)
+    converged(world)

@@ -1,0 +1,95 @@
+"""What a change says by itself, before anybody looks at the rows that are here (promise 5).
+
+In goes a ``Change`` off the wire; out come its key, whether it is a whole row or the narrow frame of
+a filter's second binding, the key it was moved from, and whether its values can be trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from notebook_rt.store.types import Column, Schema, canonical, decoder, kind, lossy
+from notebook_rt.sync.events import Change
+from notebook_rt.sync.nulls import Nulls
+from notebook_rt.sync.rows import Delete, Key, Op, WireRow
+from notebook_rt.sync.spec import TableSpec
+
+
+class UnreadableError(Exception):
+    """A change without a key that can be read: something was told, and nobody knows what."""
+
+
+class ChangeReader:
+    """How the changes of one table are to be read."""
+
+    def __init__(self, spec: TableSpec, schema: Schema) -> None:
+        self.nulls = Nulls(schema)
+        self._schema = schema
+        self._single = schema.key[0] if len(schema.key) == 1 else None
+        self._decode_key = decoder(schema.types[schema.key[0]], schema.numeric)
+        self._may_be_lossy = [
+            name
+            for name, pg_type in schema.types.items()
+            if kind(pg_type) == "array" or canonical(pg_type) in ("bpchar", "bit")
+        ]
+        streamed = {*schema.names, *spec.filter.columns}
+        narrow = {*schema.key, *spec.filter.columns}
+        self.by_bindings = bool(spec.filter) and spec.filter.to_realtime() is not None
+        """Whether the server's bindings carry the filter, so that a full frame vouches for it."""
+        self._narrow = narrow if self.by_bindings and streamed - narrow else None
+
+    def key_of(self, change: Change) -> Key:
+        """The key a change is about; raises UnreadableError where it has none."""
+        record = change.old_record if change.kind == "DELETE" else change.record
+        try:
+            if record is None:
+                raise KeyError
+            if self._single is not None:
+                value = self._decode_key(record[self._single])
+                if not isinstance(value, (list, dict)):
+                    return cast(Key, value)
+            return self._key_in(record)
+        except KeyError:
+            raise UnreadableError(f"a {change.kind} without its key") from None
+
+    def _key_in(self, record: WireRow) -> Key:
+        schema = self._schema
+        return schema.key_of(schema.decode({name: record[name] for name in schema.key}, "socket"))
+
+    def is_narrow(self, change: Change) -> bool:
+        """Whether this is the frame that only tells whether a row is still in the filter."""
+        return (
+            self._narrow is not None
+            and change.kind == "UPDATE"
+            and all(column.name in self._narrow for column in change.columns)
+        )
+
+    def is_whole(self, change: Change) -> bool:
+        """Whether no column that is kept is missing."""
+        record = change.record or {}
+        return all(name in record for name in self._schema.names)
+
+    def lossy(self, record: Mapping[str, Any]) -> bool:
+        """Whether a value may not be the true one (WIRE.md "Values"): the row must be read."""
+        for name in self.nulls.doubted:
+            if record.get(name, 0) is None:
+                return True
+        types = self._schema.types
+        return any(lossy(types[name], record.get(name)) for name in self._may_be_lossy)
+
+    def moved_from(self, change: Change, key: Key) -> list[Op]:
+        """An UPDATE of the key itself deletes the old one."""
+        old, record = change.old_record, change.record
+        if change.kind != "UPDATE" or not old or record is None:
+            return []
+        if all(name not in old or old[name] == record[name] for name in self._schema.key):
+            return []
+        before = self._key_in({**record, **old})
+        return [] if before == key else [Delete(before)]
+
+
+def columns_differ(columns: tuple[Column, ...], known: Schema) -> bool:
+    """Whether a change names other columns than the known ones."""
+    types = {column.name: kind(column.pg_type) for column in columns}
+    return types != {name: kind(pg_type) for name, pg_type in known.types.items()}

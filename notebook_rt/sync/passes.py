@@ -1,0 +1,285 @@
+"""What is read of one table, and what comes of it: each pass from its first request to its proof.
+
+A pass is a flow (``flows.py``): learning the columns, the load, a reconciliation, an audit, the
+server's order, rows by key. The mirror says when each runs; here is what it does, and what it leaves
+behind: the replica, a proof of what cannot be missing any more, and the effects that tell of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from notebook_rt.options import Options
+from notebook_rt.store.types import Column, Schema
+from notebook_rt.sync import discovery
+from notebook_rt.sync.change import UnreadableError
+from notebook_rt.sync.events import (
+    Cause,
+    Change,
+    Effect,
+    Progress,
+    Published,
+    Query,
+    Ranked,
+    Rejoin,
+    Shown,
+    Told,
+)
+from notebook_rt.sync.flows import Flow
+from notebook_rt.sync.horizon import Horizon, Read
+from notebook_rt.sync.queries import Reads
+from notebook_rt.sync.reading import Comparison, Paging, by_keys, glance, load, ranks, scan
+from notebook_rt.sync.reconcile import Reconciliation
+from notebook_rt.sync.replica import Replica
+from notebook_rt.sync.rows import Delete, Key, Rows, Upsert
+from notebook_rt.sync.spec import TableSpec
+from notebook_rt.sync.window import Window
+
+LATENESS: Final = 5.0
+"""Seconds in which the change that explains a difference would have come."""
+ORDER_PAUSE: Final = 0.25
+"""Seconds between two questions for the server's order; twice what one took, within limits."""
+ORDER_PAUSE_MAX: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That the table here has all that was committed before ``server_time``."""
+
+    server_time: float | None
+    took: float
+    """Seconds of work."""
+    differing: int = 0
+    """Rows that had to be mended."""
+    closes_gaps: bool = True
+    """False: something was told meanwhile that nobody could read."""
+
+
+Pass: TypeAlias = Generator[Sequence[Query], Sequence[Read], Proof]
+Learning: TypeAlias = Generator[Sequence[Query], Sequence[Read], Proof | None]
+
+
+class Passes:
+    """The passes over one table, and the replica that they fill.
+
+    Parameters
+    ----------
+    waited
+        Seconds that flows have spent waiting to try again, in all: no work.
+    """
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        make_rows: Callable[[Schema], Rows],
+        options: Options,
+        horizon: Horizon,
+        emit: Callable[[Effect], None],
+        waited: Callable[[], float],
+    ) -> None:
+        self.spec = spec
+        self.options = options
+        self.now = 0.0
+        self.replica: Replica | None = None
+        self.kept: list[Change] | None = None
+        """The changes that came while loading; None: nothing is being loaded."""
+        self.order_at = float("-inf")
+        """When the server may be asked for its order again."""
+        self.verdict: tuple[float, dict[str, Any]] | None = None
+        """What the last audit mended, and when it can be told whether that was drift."""
+        self.audit_cost = 0.0
+        """Seconds of work that the last audit of a true table took."""
+        self._make_rows = make_rows
+        self._horizon = horizon
+        self._emit = emit
+        self._waited = waited
+        self._paging = Paging(options.page_size)
+        self._reads: Reads | None = None
+
+    @property
+    def reads(self) -> Reads:
+        assert self._reads is not None  # learnt before anything is read
+        return self._reads
+
+    # The columns, and the load ------------------------------------------------------------------
+
+    def learn(self) -> Learning:
+        """Learn the columns, and load again if they are others."""
+        found: list[tuple[Schema, Schema]] = []
+        yield from discovery.learn(self.spec, lambda *schemas: found.append(schemas))
+        kept, known = found[0]
+        before = self.replica
+        if before is None:
+            self.replica = Replica(self.spec, kept, known, self._horizon)
+            self._reads = Reads(self.spec, kept, self.options.page_size)
+            if self.spec.columns is not None:  # else the bindings need no schema
+                self._emit(Rejoin("the columns are known"))
+            return None
+        if before.known == known:
+            return None
+        return (yield from self._replace(Replica(self.spec, kept, known, self._horizon)))
+
+    def change_columns(self, replica: Replica, columns: tuple[Column, ...]) -> Learning:
+        """A change has named columns that are not the known ones: it is the truth about them."""
+        names = {column.name for column in columns}
+        needed = {*replica.schema.key, *self.spec.filter.columns}
+        needed.update(term.column for term in self.spec.order)
+        if not needed <= names:
+            return (yield from self.learn())
+        known = Schema(columns, replica.schema.key, self.spec.numeric)
+        return (yield from self._replace(Replica(self.spec, known, known, self._horizon)))
+
+    def _replace(self, replica: Replica) -> Pass:
+        """Load a table whose columns have changed, beside the one that is seen."""
+        self._emit(Told("schema", {"columns": replica.known.names}))
+        self._reads = Reads(self.spec, replica.schema, self.options.page_size)
+        return (yield from self.load(replica))
+
+    def load(self, replica: Replica) -> Pass:
+        """Read the whole table and show it as one."""
+        self.kept = []
+        rows = self._make_rows(replica.schema)
+        took = self._stopwatch()
+        read = yield from load(replica, self.reads, self._paging, rows, self._progress)
+        kept, self.kept = self.kept, None
+        before = self.replica
+        old = before.rows if before is not None and before.loaded else None
+        self._horizon.whole(read.horizon)
+        replica.rows = rows
+        self.replica = replica
+        readable = True
+        try:
+            replica.receive(kept, self.now)
+        except UnreadableError:
+            readable = False
+        if old is not None:
+            for key in replica.held():  # what was shown before is not older than what was read
+                row = old.get(key)
+                kept_row = {n: v for n, v in (row or {}).items() if n in replica.schema.types}
+                replica.apply([Delete(key) if row is None else Upsert(key, kept_row)])
+        self._emit(Shown(rows, replica.schema))
+        replica.dirty = True
+        self.publish("snapshot", None)
+        self._rank(list(rows.keys()))
+        return Proof(read.page.server_time, took(), closes_gaps=readable)
+
+    def _progress(self, done: int, total: int | None) -> None:
+        self._emit(Progress(done, total))
+
+    def _stopwatch(self) -> Callable[[], float]:
+        """Seconds of work from now on, without the waits between tries."""
+        began, waited = self.now, self._waited()
+        return lambda: max(0.0, self.now - began - (self._waited() - waited))
+
+    # True again, true still ---------------------------------------------------------------------
+
+    def reconcile(
+        self, replica: Replica, cause: Literal["reconcile", "poll"], since: float | None
+    ) -> Pass:
+        """Mend what was lost since ``since``, a server time (None: at any time)."""
+        took = self._stopwatch()
+        one = Reconciliation(replica, self.reads, self._paging, since, brief=cause == "poll")
+        watched = self._watch_window()
+        yield from one.steps(lambda: self.now)
+        self.publish(cause, None)
+        watched(one.order)
+        detail = {"method": one.method, "differing": one.differing, "seconds": took()}
+        self._emit(Told("reconciled", {**detail, "cause": cause}))
+        return Proof(one.proven_at, took(), one.differing)
+
+    def audit(self, replica: Replica) -> Pass:
+        """Compare the whole table, and mend what differs (promise 4)."""
+        took = self._stopwatch()
+        watched = self._watch_window()
+        comparison = Comparison(replica, self.reads)
+        yield from glance(replica, self.reads, self._paging)
+        yield from scan(replica, self.reads, self._paging, comparison)
+        differing = comparison.apply(self.now)
+        self.publish("audit", None)
+        watched(comparison.order)
+        if not differing:
+            self.audit_cost = took()
+        replica.nulls.betrayed = False  # what was believed has been read
+        detail: dict[str, Any] = {
+            "rows": comparison.seen,
+            "differing": differing,
+            "seconds": took(),
+        }
+        if differing:
+            replica.suspects = set(comparison.settled)
+            self.verdict = (self.now + LATENESS, detail)
+        else:
+            self._emit(Told("audit", detail))
+        return Proof(comparison.began, took(), differing)
+
+    def judge_audit(self, replica: Replica) -> None:
+        """What an audit mended and no change has explained since was drift."""
+        if self.verdict is not None and self.now >= self.verdict[0]:
+            detail = {**self.verdict[1], "differing": len(replica.suspects)}
+            self.verdict = None
+            self._emit(Told("audit", detail))
+            if replica.suspects:
+                self._emit(Told("drift", {"rows": len(replica.suspects)}))
+            replica.suspects = set()
+
+    def order(self, replica: Replica, window: Window) -> Flow:
+        """Fill the window again, or ask for the order that only the server knows."""
+        took = self._stopwatch()
+        window.stale = False
+        if window.limit is None:
+            keys: list[Key] = []
+            yield from ranks(replica, self.reads, self._paging, keys)
+            self._emit(Ranked(keys))
+        else:
+            watched = self._watch_window()
+            comparison = Comparison(replica, self.reads)
+            yield from scan(replica, self.reads, self._paging, comparison)
+            comparison.apply(self.now)
+            self.publish("refill", None)
+            watched(comparison.order)
+        self.order_at = self.now + max(ORDER_PAUSE, min(2 * took(), ORDER_PAUSE_MAX))
+
+    def _watch_window(self) -> Callable[[Sequence[Key]], None]:
+        """Remember what is judged by the old edge until the new one holds; then call the result."""
+        replica = self.replica
+        window = None if replica is None else replica.window_read
+        if replica is None or window is None:
+            return lambda keys: None
+        window.missed = set()
+
+        def done(keys: Sequence[Key]) -> None:
+            missed, window.missed = window.missed or set(), None
+            for key in missed:
+                replica.want(key, self.now)
+            self._rank(keys)
+
+        return done
+
+    def _rank(self, keys: Sequence[Key]) -> None:
+        """Tell the server's order, if these keys are in it and nobody here could know."""
+        window = None if self.replica is None else self.replica.window
+        if window is not None and not window.sortable:
+            if window.limit is None:
+                window.stale = True
+            else:
+                self._emit(Ranked(keys))
+
+    def refetch(self, replica: Replica) -> Flow:
+        """Read the rows that only a read can tell."""
+        keys = [key for key, at in replica.wanted.items() if at <= self.now]
+        for key in keys:
+            del replica.wanted[key]
+        comparison = Comparison(replica, self.reads)
+        yield from by_keys(self.reads, self._paging, keys, comparison)
+        for key in keys:
+            replica.fetched(key, self.now)
+        comparison.apply(self.now)
+        self.publish("refetch", None)
+
+    def publish(self, cause: Cause, commit_time: float | None) -> None:
+        """Tell that the table changed, if it did."""
+        replica = self.replica
+        if replica is not None and replica.dirty:
+            self._emit(Published(cause, replica.take(), commit_time))
