@@ -82,6 +82,30 @@ def test_a_load_is_seen_when_it_is_committed() -> None:
     ]
 
 
+def test_an_empty_page_is_a_page_and_a_load_of_none_empties_the_table() -> None:
+    table = _filled()
+    load = table.load()
+    load.extend([])
+    load.extend([{"id": 4, "n": 40, "t": "row 4"}])
+    load.extend([])
+    load.commit()
+    assert table.snapshot().to_dict("index") == {4: {"n": 40, "t": "row 4"}}
+    load = table.load()
+    load.extend([])
+    changes = load.commit(want_changes=True)
+    assert changes == [RowChange("delete", 4, {"id": 4, "n": 40, "t": "row 4"}, None)]
+    assert len(table.snapshot()) == 0
+
+
+def test_one_row_is_read_as_many_are() -> None:
+    table = _filled()
+    table.apply([Delete(1), Upsert(2, {"n": None}), Upsert(4, {"t": "new"})])
+    assert table.gather([1, 2, 3, 4]) == {key: table.get(key) for key in (1, 2, 3, 4)}
+    table.snapshot()
+    assert table.gather([1, 2, 3, 4]) == {key: table.get(key) for key in (1, 2, 3, 4)}
+    assert table.get(2) == {"id": 2, "n": None, "t": "row 2"}
+
+
 def test_differing_names_the_rows_that_a_page_says_otherwise() -> None:
     page = [{"id": 1, "n": 10}, {"id": 2, "n": 0}, {"id": 8, "n": 1}]
     assert _filled().differing(page) == [(2, {"id": 2, "n": 0}), (8, {"id": 8, "n": 1})]
