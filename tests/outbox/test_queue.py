@@ -58,6 +58,31 @@ def ids(ops: list[Op]) -> list[str]:
     return [op.id for op in ops]
 
 
+def test_many_put_at_once_are_as_if_put_one_by_one(outbox: Outbox, tmp_path: Path) -> None:
+    outbox.put(update("old", 3, n=1))
+    ops = [
+        update("a", 1, n=1),
+        insert("b", 2, n=2),
+        broadcast("say"),
+        update("c", 1, {"n": 1}, n=3),  # one with "a"
+        update("d", 3, {"n": 1}, n=4),  # one with "old"
+        update("e", 1, {"n": 7}, n=8),  # made on something else: behind "a"
+        delete("f", 2, n=2),  # takes "b" back
+        *(update(f"u{key}", key, n=key) for key in range(10, 1200)),
+        broadcast("again"),
+    ]
+    puts = outbox.put(*ops)
+    single = Outbox(tmp_path / "single.sqlite3")
+    single.put(update("old", 3, n=1))
+    assert puts == [put for op in ops for put in single.put(op)]
+    assert ids(outbox.ops())[:5] == ["old", "a", "say", "e", "u10"]
+    assert [replace(op, seq=0) for op in outbox.ops()] == [
+        replace(op, seq=0) for op in single.ops()
+    ]
+    assert {op.id for op in outbox.ops() if op.blocked} == {"e", "again"}
+    single.close()
+
+
 def test_what_was_put_is_there_for_another_kernel_as_it_was(outbox: Outbox, path: Path) -> None:
     op = replace(update("a", 1, n=5), rules={"n": "delta"}, made_at=12.5)
     outbox.put(op)
