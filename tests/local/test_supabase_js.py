@@ -11,12 +11,14 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
 import pytest
 
+import notebook_rt as nrt
 from notebook_rt.local import LocalStack
 
 JS = Path(__file__).parent / "js"
@@ -61,6 +63,26 @@ def schema(stack: LocalStack) -> Iterator[None]:
 
 @pytest.mark.parametrize("scenario", ["auth", "rest", "changes", "broadcast", "presence"])
 def test_supabase_js(stack: LocalStack, project: Path, scenario: str) -> None:
+    play(scenario, stack, project)
+
+
+def test_rows_written_by_supabase_js_are_in_df(stack: LocalStack, project: Path) -> None:
+    stack.sql("create table js_prices (id bigint primary key, name text)")
+    stack.sql("alter publication supabase_realtime add table js_prices")
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        prices = session.table("js_prices").wait(10)
+        assert prices.df.empty
+        play("writes", stack, project)
+        wanted = {1: "changed", 2: "b too"}
+        until = time.monotonic() + 10
+        while prices.df["name"].to_dict() != wanted and time.monotonic() < until:
+            time.sleep(0.01)
+        assert prices.df["name"].to_dict() == wanted
+        assert prices.status == "live"
+    stack.sql("drop table js_prices")
+
+
+def play(scenario: str, stack: LocalStack, project: Path) -> None:
     environment = {
         **os.environ,
         "SUPABASE_URL": stack.url,

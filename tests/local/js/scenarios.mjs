@@ -60,6 +60,15 @@ const signedUp = async () => {
 };
 
 export const scenarios = {
+  // For a live table to follow: what js_prices must hold at the end is in test_supabase_js.py.
+  async writes() {
+    const db = client();
+    good(await db.from("js_prices").insert([{ id: 1, name: "a" }, { id: 2, name: "b" }, { id: 3, name: "c" }]));
+    good(await db.from("js_prices").update({ name: "changed" }).eq("id", 1));
+    good(await db.from("js_prices").upsert({ id: 2, name: "b too" }));
+    good(await db.from("js_prices").delete().eq("id", 3));
+  },
+
   async auth() {
     const { db, email, user } = await signedUp();
     assert.equal(good(await db.auth.getUser()).user.id, user.id);
