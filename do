@@ -56,7 +56,7 @@ developers() { install -e ".[all]" --group dev; }
 
 browser() { # what the browser tests drive, and what the supabase-js tests run on
     command -v chromium >/dev/null || debian chromium fonts-dejavu-core
-    if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    if ! command -v npm >/dev/null || ! node -e "process.exit(parseInt(process.versions.node) < 20)" 2>/dev/null; then
         install -e ".[all]" --group dev --group node
         PATH=$bin:$PATH
         export PATH
