@@ -1,7 +1,8 @@
 -- Fast audits for notebook_rt (optional): one request tells whether a whole table is still the same.
 --
 -- Both functions only read, run with the caller's rights and row-level security, and are told apart
--- from the rest of the schema by their prefix. Remove them with: drop function nrt_digest, nrt_rows;
+-- from the rest of the schema by their prefix. Remove them with:
+-- drop function nrt_digest, nrt_rows, nrt_hash, nrt_predicate;
 
 create or replace function public.nrt_predicate(conditions jsonb) returns text
 language plpgsql immutable set search_path = '' as $$
@@ -37,10 +38,26 @@ begin
     return result;
 end $$;
 
+-- How a key is hashed, by its type: the call up to its last argument, the seed.
+create or replace function public.nrt_hash(source_schema text, source text, key text) returns text
+language plpgsql stable security invoker set search_path = '' as $$
+declare
+    type text := (
+        select format_type(atttypid, null) from pg_attribute
+        where attrelid = format('%I.%I', source_schema, source)::regclass and attname = key
+    );
+begin
+    return case
+        when type in ('smallint', 'integer', 'bigint') then format('hashint8extended(%I::bigint', key)
+        when type = 'uuid' then format('uuid_hash_extended(%I', key)
+        when type in ('text', 'character varying') then format('hashtextextended(%I::text', key)
+    end;
+end $$;
+
 -- For each bucket of keys: how many rows, and a hash over their keys and versions (xmin) that does
 -- not depend on their order. Rows whose key is in `skip` are left out.
 create or replace function public.nrt_digest(
-    source_schema text, source text, key text, conditions jsonb, buckets int, skip bigint[]
+    source_schema text, source text, key text, conditions jsonb, buckets int, skip text[]
 ) returns jsonb language plpgsql stable security invoker set search_path = '' as $$
 declare
     result jsonb;
@@ -50,11 +67,13 @@ begin
                                   'rows', coalesce(jsonb_agg(n), '[]'),
                                   'digests', coalesce(jsonb_agg(h::text), '[]'))
         from (
-            select (hashint8extended(%1$I::bigint, 0) & ($1 - 1)) as b, count(*) as n,
-                   bit_xor(hashint8extended(%1$I::bigint, xmin::text::bigint)) as h
-            from %2$I.%3$I where %1$I <> all ($2) and %4$s group by 1
+            select (%1$s, 0) & ($1 - 1)) as b, count(*) as n,
+                   bit_xor(%1$s, xmin::text::bigint)) as h
+            from %3$I.%4$I where %6$s and %5$s group by 1
         ) one
-    $q$, key, source_schema, source, public.nrt_predicate(conditions))
+    $q$, public.nrt_hash(source_schema, source, key), key, source_schema, source,
+         public.nrt_predicate(conditions),
+         case when cardinality(skip) > 0 then format('%I::text <> all ($2)', key) else 'true' end)
     into result using buckets::bigint, skip;
     return result;
 end $$;
@@ -67,11 +86,12 @@ declare
     result jsonb;
 begin
     execute format($q$
-        select jsonb_build_object('keys', coalesce(jsonb_agg(%1$I), '[]'),
+        select jsonb_build_object('keys', coalesce(jsonb_agg(%2$I), '[]'),
                                   'versions', coalesce(jsonb_agg(xmin::text::bigint), '[]'))
-        from %2$I.%3$I
-        where (hashint8extended(%1$I::bigint, 0) & ($1 - 1)) = any ($2) and %4$s
-    $q$, key, source_schema, source, public.nrt_predicate(conditions))
+        from %3$I.%4$I
+        where (%1$s, 0) & ($1 - 1)) = any ($2) and %5$s
+    $q$, public.nrt_hash(source_schema, source, key), key, source_schema, source,
+         public.nrt_predicate(conditions))
     into result using buckets::bigint, wanted;
     return result;
 end $$;

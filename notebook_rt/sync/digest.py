@@ -1,21 +1,22 @@
 """A whole table compared in one request, where the server has our SQL (promise 4, PERFORMANCE 4).
 
-Both sides hash each row's key and version (``xmin``) with PostgreSQL's own ``hashint8extended`` and
-combine the hashes without regard to order, bucket by bucket. Equal buckets are equal; of those that
-differ the keys and versions are compared, and of these the rows are read. ``audit.sql`` has the two
-functions, ``notebook-rt doctor --sql`` prints them; without them keys and versions come in pages.
+Both sides hash each row's key with its version (``xmin``) as seed, by PostgreSQL's own hash of the
+key's type (integers, uuid, text), and combine the hashes without regard to order, bucket by bucket.
+Equal buckets are equal; of those that differ the keys and versions are compared, and of these the
+rows are read. ``audit.sql`` has the two functions, ``notebook-rt doctor --sql`` prints them; without
+them keys and versions come in pages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from notebook_rt.store.types import kind
+from notebook_rt.store.types import canonical, decoder, kind
 from notebook_rt.sync.events import Query
 from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.replica import Replica
@@ -23,6 +24,8 @@ from notebook_rt.sync.rows import Key
 
 BUCKETS: Final = 1024
 """A power of two; a table of a million rows has some thousand in each."""
+HASHED: Final = frozenset(("uuid", "text", "varchar"))
+"""The types of a key that are hashed, besides integers."""
 SKIP_MOST: Final = 20_000
 """Rows of unknown version that a digest may leave out; they are read by key."""
 
@@ -40,14 +43,72 @@ def hash_int8(values: NDArray[np.int64], seeds: NDArray[np.int64]) -> NDArray[np
     raw = values.view(np.uint64)
     low, high = raw.astype(U32), (raw >> np.uint64(32)).astype(U32)
     word = low ^ np.where(values >= 0, high, ~high)
+    a, b, c = _start(4, seeds)
+    return _joined(*_final(a + word, b, c))
+
+
+def hash_bytes(values: NDArray[np.uint8], seeds: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """PostgreSQL's ``hash_bytes_extended``, for rows of equally many bytes.
+
+    ``uuid_hash_extended`` is this of the 16 bytes, ``hashtextextended`` of the text in UTF-8.
+    """
+    count, length = values.shape
+    whole = length // 12 * 12
+    padded = np.zeros((count, whole + 12), np.uint8)
+    padded[:, :length] = values
+    words = padded.view("<u4").astype(U32, copy=False)
+    a, b, c = _start(length, seeds)
+    for place in range(0, whole // 4, 3):
+        a, b, c = _mix(a + words[:, place], b + words[:, place + 1], c + words[:, place + 2])
+    rest = words[:, whole // 4 :]  # of c, the lowest byte is kept for the length
+    return _joined(*_final(a + rest[:, 0], b + rest[:, 1], c + (rest[:, 2] << U32(8))))
+
+
+def _start(length: int, seeds: NDArray[np.int64]) -> tuple[Words, Words, Words]:
     seed = seeds.view(np.uint64)
-    start = U32((0x9E3779B9 + 4 + 3923095) & 0xFFFFFFFF)
-    a, b, c = (np.full(len(values), start, U32) for _ in range(3))
+    start = U32((0x9E3779B9 + length + 3923095) & 0xFFFFFFFF)
+    a, b, c = (np.full(len(seeds), start, U32) for _ in range(3))
+    if not seeds.any():
+        return a, b, c
     mixed = _mix(a + (seed >> np.uint64(32)).astype(U32), b + seed.astype(U32), c)
-    seeded = seeds != 0
-    a, b, c = (np.where(seeded, m, plain) for m, plain in zip(mixed, (a, b, c), strict=True))
-    b, c = _final(a + word, b, c)
-    return (b.astype(np.uint64) << np.uint64(32)) | c.astype(np.uint64)
+    plain, seeded = (a, b, c), seeds != 0
+    a, b, c = (np.where(seeded, m, p) for m, p in zip(mixed, plain, strict=True))
+    return a, b, c
+
+
+def _joined(high: Words, low: Words) -> NDArray[np.uint64]:
+    return (high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)
+
+
+Hasher: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.uint64]]
+"""Seeds in, the hashes of the same keys out."""
+
+
+def hasher(pg_type: str, keys: Sequence[Key]) -> Hasher:
+    """How the server hashes ``keys`` of a column of ``pg_type``, one of ``HASHED``."""
+    if kind(pg_type) == "int":
+        values = np.array(keys, np.int64)
+        return lambda seeds: hash_int8(values, seeds)
+    texts = cast("Sequence[str]", keys)
+    if canonical(pg_type) == "uuid":
+        raw = bytes.fromhex("".join(texts).replace("-", ""))
+        matrix = np.frombuffer(raw, np.uint8).reshape(-1, 16)
+        return lambda seeds: hash_bytes(matrix, seeds)
+    encoded = [text.encode() for text in texts]
+    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    groups = []
+    for length in np.unique(lengths).tolist():
+        places = np.flatnonzero(lengths == length)
+        raw = b"".join(encoded[place] for place in places.tolist())
+        groups.append((places, np.frombuffer(raw, np.uint8).reshape(len(places), length)))
+
+    def by_length(seeds: NDArray[np.int64]) -> NDArray[np.uint64]:
+        hashes = np.zeros(len(encoded), np.uint64)
+        for places, rows in groups:
+            hashes[places] = hash_bytes(rows, seeds[places])
+        return hashes
+
+    return by_length
 
 
 def _rot(x: Words, k: int) -> Words:
@@ -87,12 +148,18 @@ class Digest:
         self.replica = replica
 
     @property
+    def _pg_type(self) -> str:
+        schema = self.replica.schema
+        return schema.types[schema.key[0]]
+
+    @property
     def possible(self) -> bool:
-        """Whether this table has one integer key, and its versions are known for most rows."""
+        """Whether its key is one column that can be hashed, and versions are known for most rows."""
         schema, replica = self.replica.schema, self.replica
         unknown = len(replica.rows) - len(replica.versions)
-        whole_number = kind(schema.types[schema.key[0]]) == "int" and len(schema.key) == 1
-        return whole_number and 0 <= unknown <= min(SKIP_MOST, len(replica.rows) // 5)
+        pg_type = self._pg_type
+        hashed = len(schema.key) == 1 and (kind(pg_type) == "int" or canonical(pg_type) in HASHED)
+        return hashed and 0 <= unknown <= min(SKIP_MOST, len(replica.rows) // 5)
 
     def steps(
         self, unknown: Callable[[Key], None], gone: Callable[[Sequence[Key], Read], None]
@@ -107,21 +174,24 @@ class Digest:
         versions = self.replica.versions
         mine = self.replica.rows.keys()
         skip = [key for key in mine if key not in versions]
-        (read,) = yield [self._call("nrt_digest", {"skip": skip})]
+        (read,) = yield [self._call("nrt_digest", {"skip": [str(key) for key in skip]})]
         keys, xmins = versions.arrays()
-        buckets = (hash_int8(keys, np.zeros_like(keys)) & np.uint64(BUCKETS - 1)).astype(np.int64)
-        wanted = self._different(read.page.value, buckets, hash_int8(keys, xmins))
+        hashes = hasher(self._pg_type, keys)
+        buckets = (hashes(np.zeros_like(xmins)) & np.uint64(BUCKETS - 1)).astype(np.int64)
+        wanted = self._different(read.page.value, buckets, hashes(xmins))
         for key in skip:
             unknown(key)
         if not wanted:
             return read
         (rows,) = yield [self._call("nrt_rows", {"wanted": wanted})]
-        theirs = dict(zip(rows.page.value["keys"], rows.page.value["versions"], strict=True))
+        decode = decoder(self._pg_type)
+        found = map(decode, rows.page.value["keys"])
+        theirs = dict(zip(found, rows.page.value["versions"], strict=True))
         for key, xmin in theirs.items():
             if not versions.is_same(key, xmin):
                 unknown(key)
-        here = keys[np.isin(buckets, wanted)].tolist()
-        gone([key for key in here if key not in theirs], rows)
+        here = np.flatnonzero(np.isin(buckets, wanted)).tolist()
+        gone([keys[place] for place in here if keys[place] not in theirs], rows)
         return read
 
     def _different(

@@ -6,9 +6,6 @@ change touched has none until it is read again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import cast
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,11 +33,9 @@ class Versions:
         """Whether a read of this ``xmin`` shows the row that is here."""
         return isinstance(xmin, (int, str)) and self._xmin.get(key) == int(xmin)
 
-    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """All keys, which are integers, and their versions."""
-        size = len(self._xmin)
-        keys = np.fromiter(cast("Iterable[int]", self._xmin), np.int64, size)
-        return keys, np.fromiter(self._xmin.values(), np.int64, size)
+    def arrays(self) -> tuple[list[Key], NDArray[np.int64]]:
+        """All keys, and their versions."""
+        return list(self._xmin), np.fromiter(self._xmin.values(), np.int64, len(self._xmin))
 
     def __contains__(self, key: Key) -> bool:
         return key in self._xmin

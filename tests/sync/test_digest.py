@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import uuid
 
 import numpy as np
 import pytest
@@ -13,14 +14,13 @@ from hypothesis import strategies as st
 from notebook_rt.filters import parse
 from notebook_rt.local import LocalStack
 from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.digest import Digest, audit_sql, hash_int8
+from notebook_rt.sync.digest import Digest, audit_sql, hash_int8, hasher
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.horizon import Horizon, Read
 from notebook_rt.sync.replica import Replica
+from notebook_rt.sync.rows import Upsert
 from notebook_rt.sync.spec import TableSpec
 from tests.sync.model import DictRows
-
-SCHEMA = Schema((Column("id", "int8"), Column("n", "int4")), ("id",))
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +44,41 @@ def test_the_hash_is_postgresqls(stack: LocalStack) -> None:
     assert ours.tolist() == [row[0] for row in theirs]
 
 
-def loaded(stack: LocalStack, filter_text: str | None) -> Replica:
-    replica = Replica(TableSpec("digest_t", filter=parse(filter_text)), SCHEMA, SCHEMA, Horizon())
-    replica.rows = DictRows(SCHEMA)
+@pytest.mark.parametrize(
+    ("pg_type", "function"), [("uuid", "uuid_hash_extended"), ("text", "hashtextextended")]
+)
+def test_keys_are_hashed_as_their_type_is(stack: LocalStack, pg_type: str, function: str) -> None:
+    chosen = random.Random(pg_type)
+    keys = [str(uuid.UUID(int=chosen.getrandbits(128))) for _ in range(50)]
+    if pg_type == "text":
+        keys = ["", "ä", "日本", "🙂" * 9, "O'Hara", *("x" * n for n in range(1, 40))]
+        keys += [str(n) * n for n in range(40)]
+    seeds = [0, *(chosen.randrange(0, 2**32) for _ in keys[1:])]
+    theirs = stack.sql(
+        f"select {function}(a, b) from unnest(%s::{pg_type}[], %s::bigint[]) t(a, b)", keys, seeds
+    )
+    ours = hasher(pg_type, keys)(np.array(seeds, np.int64)).view(np.int64)
+    assert ours.tolist() == [row[0] for row in theirs]
+
+
+def loaded(stack: LocalStack, filter_text: str | None, name: str = "digest_t") -> Replica:
+    types = stack.sql(
+        "select attname, typname from pg_attribute a join pg_type t on t.oid = atttypid "
+        "where attrelid = %s::regclass and attnum > 0 order by attnum",
+        name,
+    )
+    schema = Schema(tuple(Column(*one) for one in types), (types[0][0],))
+    replica = Replica(TableSpec(name, filter=parse(filter_text)), schema, schema, Horizon())
+    replica.rows = DictRows(schema)
     where = "where n = 3" if filter_text else ""
-    for key, n, xmin in stack.sql(f"select id, n, xmin::text from digest_t {where}"):
-        replica.rows.apply([])
-        replica.rows.data[key] = {"id": key, "n": n}  # type: ignore[attr-defined]
-        replica.versions.note(key, xmin)
+    for key, n, xmin in stack.sql(f"select id, n, xmin::text from {name} {where}"):
+        typed = schema.key_of(schema.decode({"id": key if isinstance(key, int) else str(key)}))
+        replica.rows.apply([Upsert(typed, {"id": typed, "n": n})])
+        replica.versions.note(typed, xmin)
     return replica
 
 
-def compare(stack: LocalStack, replica: Replica) -> tuple[set[int], set[int]]:
+def compare(stack: LocalStack, replica: Replica) -> tuple[set[object], set[object]]:
     """The keys that the digest wants read, and those that it says are gone."""
     unknown: list[object] = []
     gone: list[object] = []
@@ -65,13 +88,13 @@ def compare(stack: LocalStack, replica: Replica) -> tuple[set[int], set[int]]:
         try:
             (query,) = next(flow) if answer is None else flow.send(answer)
         except StopIteration:
-            return set(unknown), set(gone)  # type: ignore[arg-type]  # keys are integers here
+            return set(unknown), set(gone)
         a = dict(query.args or {})
         last = a.get("skip", a.get("wanted"))
-        kind = "skip" if "skip" in a else "wanted"
+        kind, cast = ("skip", "text[]") if "skip" in a else ("wanted", "bigint[]")
         ((value,),) = stack.sql(
             f"select {query.rpc}(source_schema => %s, source => %s, key => %s,"
-            f" conditions => %s::jsonb, buckets => %s, {kind} => %s)",
+            f" conditions => %s::jsonb, buckets => %s, {kind} => %s::{cast})",
             *(a["source_schema"], a["source"], a["key"], json.dumps(a["conditions"])),
             *(a["buckets"], last),
         )
@@ -100,6 +123,25 @@ def test_rows_of_unknown_version_are_left_out_and_read(table: LocalStack) -> Non
     replica.versions.forget(5)
     table.sql("update digest_t set n = 0 where id = 5")
     assert compare(table, replica) == ({5}, set())
+
+
+@pytest.mark.parametrize(
+    ("pg_type", "key"),
+    [("uuid", "md5(g::text)::uuid"), ("text", "repeat('ä' || g, g % 5 + 1)"), ("smallint", "g")],
+)
+def test_other_keys_are_compared_too(table: LocalStack, pg_type: str, key: str) -> None:
+    table.sql(
+        f"drop table if exists digest_k; create table digest_k (id {pg_type} primary key, n int)"
+    )
+    table.sql(f"insert into digest_k select {key}, g from generate_series(1, 300) g")
+    replica = loaded(table, None, "digest_k")
+    assert Digest(replica).possible
+    assert compare(table, replica) == (set(), set())
+    moved, gone, unread = list(replica.rows.keys())[4:7]
+    table.sql("update digest_k set n = 0 where id::text = %s", str(moved))
+    table.sql("delete from digest_k where id::text = %s", str(gone))
+    replica.versions.forget(unread)
+    assert compare(table, replica) == ({moved, unread}, {gone})
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**32))
