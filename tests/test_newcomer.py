@@ -60,7 +60,7 @@ def test_a_column_that_is_none_is_answered_with_those_that_are(
             rt.table(people, **slip).wait(10)
 
 
-def test_slips_leave_health_and_the_places_of_channels_to_others(
+def test_health_names_a_slip_as_long_as_it_is_held_and_the_others_stay_live(
     rt: nrt.Session, people: str, stack: LocalStack
 ) -> None:
     good = rt.table(people).wait(10)
@@ -71,14 +71,27 @@ def test_slips_leave_health_and_the_places_of_channels_to_others(
             with pytest.raises(errors.NotebookRTError):
                 slip.wait(10)
             assert slip.status == "error"
+        assert (rt.health.state, rt.health.colour) == ("stale", "yellow")
+        assert 'table "newcomers_hidden"' in rt.health.reason
+        assert rt.metrics["channels"] == 1
+        assert good.status == "live"
+        for slip in slips:
+            slip.close()
         end = time.monotonic() + 10
         while str(rt.health) != "healthy":
             assert time.monotonic() < end, rt.health.reason
             time.sleep(0.01)
-        assert rt.metrics["channels"] == 1
-        assert good.status == "live"
     finally:
         stack.sql("drop table newcomers_hidden")
+
+
+def test_health_is_red_and_says_so_with_a_wrong_key(stack: LocalStack) -> None:
+    with nrt.connect(stack.url, "wrong") as session:
+        held = session.table("newcomers")
+        with pytest.raises(errors.AuthError):
+            held.wait(10)
+        assert (session.health.state, session.health.colour) == ("offline", "red")
+        assert "Pass the project's anon or publishable key" in session.health.reason
 
 
 def test_an_error_is_raised_again_without_growing(rt: nrt.Session, people: str) -> None:

@@ -1,20 +1,16 @@
 """One live table's driver: feeds the mirror with what happens, and carries out what it says.
 
 Everything runs on the loop thread; the user's thread reads ``table`` (which has a lock of its own)
-and the plain attributes, and waits with ``wait_ready``. What the socket brings is put into one
-bounded buffer, in order, and taken out in batches, so a burst costs one turn of the loop and not
-one a frame. A full buffer is a gap (promise 3), never a lost change without a word.
+and the plain attributes, and waits with ``wait_ready``. What the socket and REST bring
+comes through one bounded ``Buffer``, in order.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,14 +23,12 @@ from notebook_rt.errors import (
     NotPublishedError,
     ProtocolError,
     ServerError,
-    classify,
 )
+from notebook_rt.net.buffer import Buffer
 from notebook_rt.net.feed import Feed
-from notebook_rt.net.loop import LoopThread
-from notebook_rt.net.registry import Registry
-from notebook_rt.net.rest import RestClient
+from notebook_rt.net.reader import Reader
+from notebook_rt.net.services import Services
 from notebook_rt.net.topic import SocketChannel
-from notebook_rt.options import Options
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Backend, Schema
 from notebook_rt.sync.events import (
@@ -47,16 +41,12 @@ from notebook_rt.sync.events import (
     Event,
     Failed,
     Fetch,
-    Fetched,
-    FetchFailed,
     Gap,
     Joined,
     Lost,
     Progress,
     Published,
     Ranked,
-    Received,
-    ReceivedMany,
     Refused,
     Rejoin,
     Shown,
@@ -65,7 +55,6 @@ from notebook_rt.sync.events import (
     Told,
     Wake,
 )
-from notebook_rt.sync.health import Metrics
 from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.mirror import Mirror
@@ -75,23 +64,6 @@ from notebook_rt.sync.rows import Row, RowChange, Rows
 from notebook_rt.sync.spec import TableSpec
 
 logger = logging.getLogger("notebook_rt")
-
-
-@dataclass(slots=True)
-class Services:
-    """What every table of a session shares."""
-
-    thread: LoopThread
-    rest: RestClient
-    registry: Registry
-    options: Options
-    metrics: Metrics
-    lock: threading.RLock
-    """Held by whoever writes a table: the mirror's feeder here, a local edit on the user's thread."""
-    on_contact: Callable[[bool], None]
-    """Told whether a request over HTTP reached the server."""
-    on_note: Callable[[str, str], None]
-    """Told of what is worth a line: kind and text."""
 
 
 class TableDriver(Feed):
@@ -132,10 +104,10 @@ class TableDriver(Feed):
         self._edited: list[Sequence[RowChange]] = []
         """What local edits did to the view, and who listens was not told yet."""
         self._made: dict[int, Table] = {}
-        self._buffer: deque[Event | Change] = deque()
-        self._draining = False
-        self._overflowed = False
-        self._requests: dict[int, asyncio.Task[None]] = {}
+        options = services.options
+        self._buffer = Buffer(options.buffer_size, options.batch_size, self._feed)
+        # Through the buffer: what the socket brought before an answer comes before it.
+        self._reader = Reader(spec, services, self.contact, self._buffer.event)
         self._timer: asyncio.TimerHandle | None = None
         self._refused: Refused | None = None
         self._joined_registry = False
@@ -212,9 +184,7 @@ class TableDriver(Feed):
         self._feed(AuditNow())
 
     def _stop_work(self) -> None:
-        for task in self._requests.values():
-            task.cancel()
-        self._requests.clear()
+        self._reader.clear()
         self._buffer.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -233,31 +203,25 @@ class TableDriver(Feed):
         return self.mirror.bindings
 
     def joined(self, channel: SocketChannel) -> None:
-        self._enqueue(Joined())
+        self._buffer.event(Joined())
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
         if error is not None:
-            self._enqueue(Refused(error, final=False))
-        self._enqueue(Lost(reason))
+            self._buffer.event(Refused(error, final=False))
+        self._buffer.event(Lost(reason))
 
     def evicted(self) -> None:
-        self._enqueue(Lost("every channel is taken by something more important"))
+        self._buffer.event(Lost("every channel is taken by something more important"))
 
     def change(self, change: Change | None) -> None:
-        if len(self._buffer) >= self.services.options.buffer_size:
-            if not self._overflowed:
-                self._overflowed = True
-                self._buffer.clear()
-                self._enqueue(Gap("changes came faster than they could be applied"))
-            return
-        self._enqueue(Gap("a change of an unknown kind") if change is None else change)
+        self._buffer.change(change)
 
     def system(self, payload: Mapping[str, Any]) -> None:
         message = str(payload.get("message", ""))
         if payload.get("extension") != "postgres_changes":
             self.services.metrics.last_error = message
         elif payload.get("status") == "ok":
-            self._enqueue(Confirmed())
+            self._buffer.event(Confirmed())
         else:
             self._refused = Refused(*self._refusal(message))
             self._tell_refused()
@@ -269,7 +233,7 @@ class TableDriver(Feed):
         pass
 
     def gap(self, reason: str) -> None:
-        self._enqueue(Gap(reason))
+        self._buffer.event(Gap(reason))
 
     def _tell_refused(self) -> None:
         """Realtime has one sentence for a table that is not there, has no key, is not published;
@@ -277,7 +241,7 @@ class TableDriver(Feed):
         """
         if self._refused is not None and (self.mirror.schema is not None or self.error is not None):
             refused, self._refused = self._refused, None
-            self._enqueue(refused)
+            self._buffer.event(refused)
 
     def _refusal(self, message: str) -> tuple[NotebookRTError, bool]:
         """The server says why only in words (WIRE.md, "Joining"); these are its own."""
@@ -289,38 +253,6 @@ class TableDriver(Feed):
                 f'table "{spec.table}": Realtime refuses the filter: {message}'
             ), True
         return ServerError(f'streaming table "{spec.table}"', 500, message), False
-
-    # The buffer
-
-    def _enqueue(self, item: Event | Change) -> None:
-        self._buffer.append(item)
-        if not self._draining:
-            self._draining = True
-            asyncio.get_running_loop().call_soon(self._drain)
-
-    def _drain(self) -> None:
-        """Feed one batch of what came, in order; then let the loop look at the rest of the world."""
-        buffer = self._buffer
-        budget = self.services.options.batch_size
-        changes: list[Change] = []
-        while buffer and budget:
-            budget -= 1
-            item = buffer.popleft()
-            if isinstance(item, Change):
-                changes.append(item)
-                continue
-            self._feed_changes(changes)
-            changes = []
-            self._feed(item)
-        self._feed_changes(changes)
-        if buffer:
-            asyncio.get_running_loop().call_soon(self._drain)
-        else:
-            self._draining = self._overflowed = False
-
-    def _feed_changes(self, changes: list[Change]) -> None:
-        if changes:
-            self._feed(Received(changes[0]) if len(changes) == 1 else ReceivedMany(changes))
 
     # Feeding the mirror and carrying out
 
@@ -344,12 +276,10 @@ class TableDriver(Feed):
             match effect:
                 case Published():
                     self._published(effect)
-                case Fetch(request, _):
-                    name = f"read {self.spec.table}"
-                    self._requests[request] = self.services.thread.spawn(self._fetch(effect), name)
+                case Fetch():
+                    self._reader.fetch(effect)
                 case Cancel(request):
-                    if task := self._requests.pop(request, None):
-                        task.cancel()
+                    self._reader.cancel(request)
                 case Shown(rows, schema):
                     self._show(rows, schema)
                 case Ranked(keys):
@@ -391,33 +321,6 @@ class TableDriver(Feed):
         with self.services.lock:
             return super().snapshot()
 
-    async def _fetch(self, effect: Fetch) -> None:
-        spec, services = self.spec, self.services
-        event: Event
-        try:
-            exact = self.spec.numeric == "decimal"
-            page = await services.rest.fetch(
-                spec.schema, spec.table, effect.query, exact_numbers=exact
-            )
-        except NotebookRTError as error:
-            kind = classify(error)
-            services.metrics.last_error = str(error)
-            network = kind.kind == "network"
-            services.on_contact(not network)
-            self.contact(error if network else None)
-            event = FetchFailed(effect.request, error, kind.wait)
-        except Exception as problem:  # a fault of ours is an error, never a table that hangs
-            logger.exception('reading table "%s"', spec.table)
-            fault = ProtocolError(f'table "{spec.table}": {problem!r}')
-            event = FetchFailed(effect.request, fault, None)
-        else:
-            self.contact(None)
-            services.on_contact(True)
-            event = Fetched(effect.request, page)
-        if self._requests.pop(effect.request, None) is not None:
-            # Through the buffer: what the socket brought before the answer comes before it.
-            self._enqueue(event)
-
     def _make_rows(self, schema: Schema) -> Rows:
         table = Table(schema, self.dtype_backend)
         overlay = Overlay(table, schema, self.strategies, partial(self._matches, schema))
@@ -458,7 +361,7 @@ class TableDriver(Feed):
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(0.0, at - time.monotonic()), self._enqueue, Tick())
+        self._timer = loop.call_later(max(0.0, at - time.monotonic()), self._buffer.event, Tick())
 
     def _rejoin(self) -> None:
         if self._joined_registry:

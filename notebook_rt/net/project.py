@@ -13,21 +13,23 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from notebook_rt.errors import NotebookRTError
+from notebook_rt.errors import AuthError, NotebookRTError
 from notebook_rt.net.credentials import Credentials
-from notebook_rt.net.driver import Services, TableDriver
+from notebook_rt.net.driver import TableDriver
 from notebook_rt.net.login import Login
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.query import QueryDriver
 from notebook_rt.net.rest import RestClient
 from notebook_rt.net.room import Room
+from notebook_rt.net.services import Services
 from notebook_rt.net.supervisor import Connection
 from notebook_rt.options import Options
 from notebook_rt.store.types import Backend
 from notebook_rt.sync.events import Status
-from notebook_rt.sync.health import Facts, Health, Metrics, TableFacts, health
+from notebook_rt.sync.health import Facts, Health, HealthState, Metrics, TableFacts, health
 from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.requery import QuerySpec
@@ -201,9 +203,22 @@ class Project:
 
     def health(self) -> Health:
         """From any thread."""
-        registry, options = self.connection.registry, self.options
-        states = list(registry.channels().values())
-        facts = Facts(
+        verdict, reason = self._verdict(self._facts())
+        latest = self.counters.latency.latest
+        return Health(verdict, reason, None if latest is None else 1000 * latest, self.metrics())
+
+    def _verdict(self, facts: Facts) -> tuple[HealthState, str]:
+        options = self.options
+        return health(
+            facts,
+            slow_ms=options.slow_ms,
+            stale_after=options.stale_after,
+            poll_interval=options.poll_interval,
+        )
+
+    def _facts(self) -> Facts:
+        states = list(self.connection.registry.channels().values())
+        return Facts(
             state=self.state,
             reason=self.connection.machine.reason,
             silent_for=time.monotonic() - self.connection.socket.last_frame_at,
@@ -211,19 +226,17 @@ class Project:
             reachable=self.reachable,
             unjoined=sum(state in ("out", "joining") for state in states),
             tables=[
-                TableFacts(driver.spec.table, driver.status, driver.drifted)
+                TableFacts(
+                    driver.spec.table,
+                    driver.status,
+                    driver.drifted,
+                    driver.reason if driver.status == "error" else "",
+                    isinstance(driver.error, AuthError),
+                )
                 for driver in list(self.tables.values())
             ],
             closed=self.closed,
         )
-        verdict, reason = health(
-            facts,
-            slow_ms=options.slow_ms,
-            stale_after=options.stale_after,
-            poll_interval=options.poll_interval,
-        )
-        latest = self.counters.latency.latest
-        return Health(verdict, reason, None if latest is None else 1000 * latest, self.metrics())
 
     def metrics(self) -> dict[str, Any]:
         """From any thread."""
@@ -267,11 +280,15 @@ class Project:
         found, now = self.health(), time.monotonic()
         for listener in tuple(self.health_listeners):
             listener(found)
-        if found.state in ("offline", "polling", "stale"):
+        # A table that cannot be had says so itself: the lines tell of what is lost and comes back.
+        facts = self._facts()
+        tables = [table for table in facts.tables if table.status != "error"]
+        verdict, reason = self._verdict(replace(facts, tables=tables))
+        if verdict in ("offline", "polling", "stale"):
             if self._unavailable_since is None:
                 self._unavailable_since = now
-                self.note("unavailable", found.reason)
-        elif found.state in ("healthy", "slow") and self._unavailable_since is not None:
+                self.note("unavailable", reason)
+        elif verdict in ("healthy", "slow") and self._unavailable_since is not None:
             seconds = now - self._unavailable_since
             self._unavailable_since = None
             self.note("live", f"Live again after {seconds:.0f} s")

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from notebook_rt.errors import NotebookRTError, NotPublishedError
-from notebook_rt.net.driver import Services, TableDriver
+from notebook_rt.net.driver import TableDriver
+from notebook_rt.net.services import Services
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Backend, Schema
 from notebook_rt.sync.joins import Priority
@@ -64,7 +65,7 @@ class QueryDriver(TableDriver):
         """What Realtime refuses is a table below the query; REST has nothing to say of that."""
         if self._refused is not None:
             refused, self._refused = self._refused, None
-            self._enqueue(refused)
+            self._buffer.event(refused)
 
     def _refusal(self, message: str) -> tuple[NotebookRTError, bool]:
         error, final = super()._refusal(message)

@@ -22,7 +22,7 @@ from notebook_rt.errors import (
     classify,
 )
 from notebook_rt.net.callbacks import Subscribers
-from notebook_rt.net.driver import Services
+from notebook_rt.net.services import Services
 from notebook_rt.net.topic import SocketChannel
 from notebook_rt.sync.events import Binding, Change
 from notebook_rt.sync.joins import Priority

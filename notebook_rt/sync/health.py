@@ -41,6 +41,10 @@ class TableFacts:
     status: Status
     drifted: bool = False
     """The last audit found a difference."""
+    error: str = ""
+    """In ``error``: what is wrong, and what to do."""
+    denied: bool = False
+    """In ``error``, because the server does not accept the key or the login."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +98,25 @@ def health(
     ('healthy', 'live')
     """
     statuses = [table.status for table in facts.tables]
+    failed = [table for table in facts.tables if table.status == "error"]
+    # Without the socket, polling is all there is; without HTTP not even that.
+    polled = "polling" in statuses and facts.reachable
     if facts.closed:
         return "closed", "closed"
+    for table in failed:
+        if table.denied:
+            return "offline", table.error
+    if facts.state not in ("connected", "connecting") and not polled:
+        return "offline", facts.reason
+    if facts.state == "connected" and facts.silent_for > stale_after:
+        return "stale", f"silent for {facts.silent_for:.0f} s"
+    if failed:
+        others = ", ".join(dict.fromkeys(table.name for table in failed[1:]))
+        return "stale", failed[0].error + (f" (in error, too: {others})" if others else "")
     if facts.state == "connecting":
         return "connecting", facts.reason
     if facts.state != "connected":
-        # Without the socket, polling is all there is; without HTTP not even that.
-        if "polling" in statuses and facts.reachable:
-            return "polling", UNAVAILABLE.format(interval=poll_interval)
-        return "offline", facts.reason
-    if facts.silent_for > stale_after:
-        return "stale", f"silent for {facts.silent_for:.0f} s"
+        return "polling", UNAVAILABLE.format(interval=poll_interval)
     if "stale" in statuses:
         names = ", ".join(table.name for table in facts.tables if table.status == "stale")
         return "stale", f"being compared with the server: {names}"

@@ -16,8 +16,10 @@ def word(facts: Facts) -> str:
     return health(facts, **NUMBERS)[0]
 
 
-def table(status: str, drifted: bool = False) -> TableFacts:
-    return TableFacts("t", status, drifted)  # type: ignore[arg-type]  # one of STATUSES
+def table(status: str, drifted: bool = False, denied: bool = False) -> TableFacts:
+    denied = denied and status == "error"
+    error = "t: what to do" if status == "error" else ""
+    return TableFacts("t", status, drifted, error, denied)  # type: ignore[arg-type]  # one of STATUSES
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,12 @@ def table(status: str, drifted: bool = False) -> TableFacts:
         (Facts("connected", unjoined=1, tables=[table("live")]), "connecting"),
         (Facts("reconnecting", tables=[table("polling")]), "polling"),
         (Facts("reconnecting", reachable=False, tables=[table("polling")]), "offline"),
+        (Facts("connected", latency=0.01, tables=[table("live"), table("error")]), "stale"),
+        (Facts("connecting", tables=[table("error")]), "stale"),
+        (Facts("reconnecting", tables=[table("polling"), table("error")]), "stale"),
+        (Facts("reconnecting", tables=[table("error")]), "offline"),
+        (Facts("connected", tables=[table("error", denied=True)]), "offline"),
+        (Facts("connecting", tables=[table("error", denied=True)]), "offline"),
         (Facts("disconnected"), "offline"),
         (Facts("connecting"), "connecting"),
         (Facts("connected", closed=True), "closed"),
@@ -41,13 +49,25 @@ def test_worst_first(facts: Facts, expected: str) -> None:
     assert word(facts) == expected
 
 
+def test_a_table_that_cannot_be_had_is_named_with_what_to_do() -> None:
+    wrong = [
+        TableFacts("positions", "error", error='table "positions" is not published; run: alter …'),
+        TableFacts("trades", "error", error='table "trades" is not there'),
+    ]
+    facts = Facts("connected", tables=[table("live"), *wrong])
+    assert health(facts, **NUMBERS) == (
+        "stale",
+        'table "positions" is not published; run: alter … (in error, too: trades)',
+    )
+
+
 @given(
     st.sampled_from(["connected", "disconnected", "connecting", "reconnecting"]),
     st.sampled_from([0.0, 59.0, 61.0]),
     st.sampled_from([None, 0.01, 0.7]),
     st.booleans(),
     st.integers(0, 1),
-    st.lists(st.tuples(st.sampled_from(STATUSES), st.booleans()), max_size=2),
+    st.lists(st.tuples(st.sampled_from(STATUSES), st.booleans(), st.booleans()), max_size=2),
 )
 def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     state: str,
@@ -55,7 +75,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     latency: float | None,
     reachable: bool,
     unjoined: int,
-    tables: list[tuple[str, bool]],
+    tables: list[tuple[str, bool, bool]],
 ) -> None:
     facts = Facts(
         state,  # type: ignore[arg-type]  # drawn from the four
@@ -72,9 +92,10 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         assert state == "connected"
         assert not unjoined
         assert silent <= 60
-        # A table in error says so itself, and has no part in how the connection is.
-        assert all(status in ("live", "closed", "error") for status, _ in tables)
-        assert not any(drifted for _, drifted in tables)
+        assert all(status in ("live", "closed") for status, _, _ in tables)
+        assert not any(drifted for _, drifted, _ in tables)
+    if any(status == "error" for status, _, _ in tables):
+        assert COLOURS[verdict] in ("yellow", "red")
 
 
 def test_percentiles_are_right_and_take_no_more_room_with_more_values() -> None:

@@ -1,0 +1,69 @@
+"""What happens to one table, in order, bounded, and handed on in batches.
+
+In: changes and events, as the socket and REST bring them. Out: events for the table's machine; a
+burst costs one turn of the loop and not one a frame. A full buffer is a gap (promise 3), never a lost
+change without a word. Everything here runs on the loop thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from notebook_rt.sync.events import Change, Event, Gap, Received, ReceivedMany
+
+
+class Buffer:
+    """At most ``size`` items; ``feed`` is given up to ``batch`` of them in one turn of the loop."""
+
+    def __init__(self, size: int, batch: int, feed: Callable[[Event], None]) -> None:
+        self._size = size
+        self._batch = batch
+        self._feed = feed
+        self._items: deque[Event | Change] = deque()
+        self._draining = False
+        self._overflowed = False
+
+    def change(self, change: Change | None) -> None:
+        """A change; None where it could not be understood."""
+        if len(self._items) >= self._size:
+            if not self._overflowed:
+                self._overflowed = True
+                self._items.clear()
+                self.event(Gap("changes came faster than they could be applied"))
+            return
+        self.event(Gap("a change of an unknown kind") if change is None else change)
+
+    def event(self, item: Event | Change) -> None:
+        self._items.append(item)
+        if not self._draining:
+            self._draining = True
+            asyncio.get_running_loop().call_soon(self._drain)
+
+    def clear(self) -> None:
+        self._items.clear()
+
+    def _drain(self) -> None:
+        """Feed one batch of what came, in order; then let the loop look at the rest of the world."""
+        items = self._items
+        budget = self._batch
+        changes: list[Change] = []
+        while items and budget:
+            budget -= 1
+            item = items.popleft()
+            if isinstance(item, Change):
+                changes.append(item)
+                continue
+            self._feed_changes(changes)
+            changes = []
+            self._feed(item)
+        self._feed_changes(changes)
+        if items:
+            asyncio.get_running_loop().call_soon(self._drain)
+        else:
+            self._draining = self._overflowed = False
+
+    def _feed_changes(self, changes: list[Change]) -> None:
+        if changes:
+            self._feed(Received(changes[0]) if len(changes) == 1 else ReceivedMany(changes))
