@@ -1,0 +1,363 @@
+"""Values of PostgreSQL's types: from JSON, to JSON, to text, from a user, and whether two are equal.
+
+``store.types`` says which and why.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from notebook_rt.store.kinds import Kind, Numeric, Source, canonical, element, kind
+from notebook_rt.sync.rows import Json
+
+_UTC: Final = dt.UTC
+_INT64: Final = range(-(2**63), 2**63)
+
+# --- JSON to typed ---------------------------------------------------------------------------
+
+
+def _int(value: Json) -> Any:
+    if type(value) is int:
+        return value
+    try:
+        number = int(value)
+    except (ValueError, TypeError, OverflowError):
+        return value
+    if isinstance(value, (float, Decimal)) and number != value:
+        return value
+    return number
+
+
+def _float(value: Json) -> Any:
+    if type(value) is float:
+        return value
+    try:
+        return float(value)
+    except (ValueError, TypeError, OverflowError):
+        return value
+
+
+def _decimal(value: Json) -> Any:
+    if type(value) is Decimal:
+        return value
+    try:
+        # A float's shortest text is what the JSON said, its binary value is not.
+        return Decimal(repr(value) if isinstance(value, float) else value)
+    except (InvalidOperation, ValueError, TypeError):
+        return value
+
+
+def _bool(value: Json) -> Any:
+    if isinstance(value, str):
+        return {"true": True, "t": True, "false": False, "f": False}.get(value, value)
+    return value
+
+
+def _timestamptz(value: Json) -> Any:
+    try:
+        moment = dt.datetime.fromisoformat(value)
+    except (ValueError, TypeError):
+        return value
+    if moment.tzinfo is _UTC:
+        return moment
+    try:
+        return moment.replace(tzinfo=_UTC) if moment.tzinfo is None else moment.astimezone(_UTC)
+    except OverflowError:
+        return value
+
+
+def _timestamp(value: Json) -> Any:
+    try:
+        return dt.datetime.fromisoformat(value).replace(tzinfo=None)
+    except (ValueError, TypeError):
+        return value
+
+
+def _date(value: Json) -> Any:
+    try:
+        return dt.date.fromisoformat(value)
+    except (ValueError, TypeError):
+        return value
+
+
+def _time(value: Json) -> Any:
+    try:
+        # "24:00:00" is a time to PostgreSQL and none to Python: it stays text.
+        return dt.time.fromisoformat(value)
+    except (ValueError, TypeError):
+        return value
+
+
+def _bytes(value: Json) -> Any:
+    # REST sends "\xdead", the socket "dead" (WIRE.md "Values"); hex never begins with a backslash.
+    try:
+        return bytes.fromhex(value[2:] if value.startswith("\\x") else value)
+    except (ValueError, AttributeError):
+        return value
+
+
+def _json(value: Json) -> Any:
+    """Undo ``exact_numbers`` inside json: its numbers are floats whichever way they came."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, list):
+        return [_json(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _json(item) for name, item in value.items()}
+    return value
+
+
+def _same(value: Json) -> Any:
+    return value
+
+
+_DECODERS: Final[dict[Kind, Callable[[Json], Any]]] = {
+    "int": _int,
+    "float": _float,
+    "bool": _bool,
+    "timestamptz": _timestamptz,
+    "timestamp": _timestamp,
+    "date": _date,
+    "time": _time,
+    "bytes": _bytes,
+    "json": _json,
+    "text": _same,
+}
+
+
+@lru_cache(maxsize=4096)
+def decoder(pg_type: str, numeric: Numeric = "float") -> Callable[[Json], Any]:
+    """The function that makes a typed value of a non-null JSON value of ``pg_type``."""
+    family = kind(pg_type)
+    if family == "decimal":
+        return _decimal if numeric == "decimal" else _float
+    if family != "array":
+        return _DECODERS[family]
+    item = decoder(element(pg_type), numeric)
+
+    def nested(value: Json) -> Any:
+        if isinstance(value, list):
+            return [nested(one) for one in value]
+        return None if value is None else item(value)
+
+    return nested
+
+
+def decode(
+    pg_type: str, value: Json, source: Source = "rest", *, numeric: Numeric = "float"
+) -> Any:
+    r"""Make a typed value of a JSON value.
+
+    Parameters
+    ----------
+    pg_type : str
+        The type's name, ``int8``, ``_text``, an enum's name.
+    value
+        The JSON value; None is null for every type.
+    source : {"rest", "socket"}
+        Who sent it. The two differ in bytea only, and its forms tell themselves apart; what the
+        socket cannot say at all is found by `lossy`.
+    numeric : {"float", "decimal"}
+        What ``numeric`` becomes. Exact only if the JSON was decoded with ``exact_numbers``.
+
+    Examples
+    --------
+    >>> decode("timestamptz", "2024-01-02T03:04:05.6+02:00").isoformat()
+    '2024-01-02T01:04:05.600000+00:00'
+    >>> decode("bytea", r"\xdeadbeef", "rest") == decode("bytea", "deadbeef", "socket")
+    True
+    >>> decode("timestamptz", "infinity")
+    'infinity'
+    """
+    return None if value is None else decoder(pg_type, numeric)(value)
+
+
+def lossy(pg_type: str, value: Json) -> bool:
+    """Whether ``value``, come over the socket, may not be the true one (WIRE.md "Values").
+
+    NaN and infinities arrive as null, ``char(n)`` and ``bit(n)`` are cut to one character: such a
+    row must be fetched.
+    """
+    name = canonical(pg_type)
+    if name.startswith("_"):
+        if isinstance(value, list):
+            return any(lossy(name if isinstance(v, list) else name[1:], v) for v in value)
+        return False
+    if name in ("bpchar", "bit"):
+        return value is not None
+    return value is None and kind(name) in ("float", "decimal")
+
+
+# --- typed to JSON and text -------------------------------------------------------------------
+
+
+def _number_text(value: float | Decimal) -> str:
+    if value != value:
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return repr(value) if isinstance(value, float) else format(value, "f")
+
+
+def to_json(pg_type: str, value: Any) -> Json:
+    """Make of a typed value what goes into the JSON body of a write.
+
+    Numbers that JSON has no word for, and Decimals, go as text: PostgreSQL reads them exactly.
+    """
+    family = kind(pg_type)
+    if value is None or family == "json":
+        return value
+    if isinstance(value, list) and family == "array":
+        inner = element(pg_type)
+        return [to_json(pg_type if isinstance(one, list) else inner, one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _number_text(value)
+    if isinstance(value, Decimal):
+        return _number_text(value)
+    if isinstance(value, (bytes, dt.date, dt.time)):
+        return to_rest(pg_type, value)
+    return value
+
+
+def to_rest(pg_type: str, value: Any) -> str:
+    r"""Make of a typed value the text that PostgreSQL reads it from, as PostgREST's filters need.
+
+    Quoting for the filter language is the caller's.
+
+    Examples
+    --------
+    >>> to_rest("_text", ["a", 'b,"c', None])
+    '{"a","b,\\"c",NULL}'
+    """
+    family = kind(pg_type)
+    if value is None:
+        return "null"
+    if family == "json":
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (float, Decimal)):
+        return _number_text(value)
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    if isinstance(value, (dt.date, dt.time)):
+        return value.isoformat()
+    if isinstance(value, (list, tuple)):
+        return "{" + ",".join(_array_item(element(pg_type), one) for one in value) + "}"
+    return str(value)
+
+
+def _array_item(pg_type: str, value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, list) and kind(pg_type) != "json":
+        return "{" + ",".join(_array_item(pg_type, one) for one in value) + "}"
+    text = to_rest(pg_type, value)
+    if kind(pg_type) in ("int", "float", "decimal", "bool"):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+# --- values of users --------------------------------------------------------------------------
+
+
+def coerce(pg_type: str, value: Any, *, numeric: Numeric = "float") -> Any:
+    """Make a typed value of what a user passed: numpy scalars, Timestamps, dates, ISO text.
+
+    Raises
+    ------
+    ValueError
+        If ``value`` is no value of ``pg_type``.
+
+    Examples
+    --------
+    >>> coerce("int8", np.int64(7)), coerce("date", pd.Timestamp("2024-01-02 05:00"))
+    (7, datetime.date(2024, 1, 2))
+    """
+    family = kind(pg_type)
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    elif isinstance(value, np.generic) and not isinstance(value, np.datetime64):
+        value = value.item()
+    elif isinstance(value, np.datetime64):
+        value = pd.Timestamp(value)
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, pd.Timestamp):
+        value = value.to_pydatetime(warn=False)
+    if family in ("timestamptz", "timestamp", "date") and isinstance(value, dt.date):
+        return _coerce_moment(family, value)
+    if isinstance(value, tuple | set | frozenset) and family == "array":
+        value = list(value)
+    if family == "text":
+        return value if isinstance(value, str) else to_rest(pg_type, value)
+    if family == "float" or (family == "decimal" and numeric == "float"):
+        value = _float(value)
+    elif isinstance(value, (bytes, dt.time)):
+        return value
+    typed = decoder(pg_type, numeric)(value)
+    if not fits(pg_type, typed, numeric=numeric) and not _is_text_moment(family, typed):
+        raise ValueError(f"{value!r} is no value of the PostgreSQL type {canonical(pg_type)}")
+    return typed
+
+
+def _coerce_moment(family: Kind, value: dt.date) -> dt.date:
+    if family == "date":
+        return value.date() if isinstance(value, dt.datetime) else value
+    if not isinstance(value, dt.datetime):
+        value = dt.datetime.combine(value, dt.time())
+    if family == "timestamp":
+        return value.astimezone(_UTC).replace(tzinfo=None) if value.tzinfo else value
+    return value.astimezone(_UTC) if value.tzinfo else value.replace(tzinfo=_UTC)
+
+
+def _is_text_moment(family: Kind, value: Any) -> bool:
+    if family not in ("timestamptz", "timestamp", "date", "time") or not isinstance(value, str):
+        return False
+    return value in ("infinity", "-infinity", "24:00:00") or value[:1].isdigit()
+
+
+_CLASSES: Final[dict[Kind, tuple[type, ...]]] = {
+    "float": (float,),
+    "bool": (bool,),
+    "timestamptz": (dt.datetime,),
+    "timestamp": (dt.datetime,),
+    "date": (dt.date,),
+    "time": (dt.time,),
+    "bytes": (bytes,),
+    "json": (object,),
+    "array": (list,),
+    "text": (str,),
+}
+
+
+def fits(pg_type: str, value: Any, *, numeric: Numeric = "float") -> bool:
+    """Whether a typed, non-null value is of its type's own class, not a text or JSON kept as is."""
+    family = kind(pg_type)
+    if family == "int":
+        return type(value) is int and value in _INT64
+    if family == "decimal":
+        return isinstance(value, Decimal if numeric == "decimal" else float)
+    return isinstance(value, _CLASSES[family])
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two typed values are the same: None is None, NaN is NaN, JSON true is not 1."""
+    if a is b:
+        return True
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(equal(item, b[name]) for name, item in a.items())
+    if isinstance(a, bool) != isinstance(b, bool):
+        return False
+    return bool(a == b) or bool(a != a and b != b)
