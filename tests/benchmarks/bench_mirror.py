@@ -1,0 +1,140 @@
+"""What it costs to be true again, and to prove it: gaps and audits (PERFORMANCE.md §4).
+
+Each beside the first load of the same rows in the same run, with our SQL in the project and without.
+From the asking to the mirror's word that it is done, in a session over a local stack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import notebook_rt as nrt
+from notebook_rt.net.driver import TableDriver
+from notebook_rt.sync.digest import audit_sql
+from tests.benchmarks.harness import OURS, Result
+
+SUITE = "true again, and proven"
+CHANGES = 100
+FIRST_LOAD = "the first load"
+KEYS = {"bigint": "g", "uuid": "md5(g::text)::uuid"}
+
+
+@contextlib.contextmanager
+def table(rows: int, key: str, with_sql: bool) -> Iterator[nrt.local.LocalStack]:
+    """A stack with a table of ``rows`` rows."""
+    with tempfile.TemporaryDirectory() as directory, nrt.local.start(directory) as stack:
+        stack.sql(
+            f"create table big (id {key} primary key, bid float8, ask float8, size int, "
+            "open bool, symbol text, note text, updated_at timestamptz default now())"
+        )
+        stack.sql(
+            f"insert into big select {KEYS[key]}, g / 3.0, g / 7.0, g % 100, true, 'S' || g % 500, "
+            "'checked by the desk', now() - interval '1 hour' "
+            f"from generate_series(1, {rows}) g"
+        )
+        stack.sql("vacuum analyze big")
+        stack.sql("alter publication supabase_realtime add table big")
+        stack.sql("grant all on big to anon")
+        if with_sql:
+            stack.sql(audit_sql())
+        yield stack
+
+
+class Watched:
+    """A live table whose passes are started by hand."""
+
+    def __init__(self, stack: nrt.local.LocalStack, rows: int) -> None:
+        self.session = nrt.connect(stack.url, stack.anon_key, options=nrt.Options(audit_interval=0))
+        began = time.perf_counter()
+        self.frame = self.session.table("big").wait(600)
+        assert len(self.frame.df) == rows
+        self.feed = cast(TableDriver, self.frame._feed)
+        self.first_load = (time.perf_counter() - began) * 1e3
+        until(lambda: self.frame.status == "live")
+        time.sleep(2.5)
+
+    @property
+    def requests(self) -> int:
+        return self.session._project.rest.requests
+
+    def audit(self) -> tuple[float, int]:
+        """Milliseconds and requests of one."""
+        return self.timed(self.feed.audit, lambda: int(self.session.metrics["audits"]))
+
+    def gap(self) -> tuple[float, int]:
+        """Milliseconds and requests until it is closed."""
+        return self.timed(
+            lambda: self.feed.gap("made here"), lambda: int(self.session.metrics["reconciliations"])
+        )
+
+    def timed(self, start: Callable[[], None], done: Callable[[], int]) -> tuple[float, int]:
+        requests, count, began = self.requests, done(), time.perf_counter()
+        self.feed.thread.post(start)
+        until(lambda: done() > count)
+        return (time.perf_counter() - began) * 1e3, self.requests - requests
+
+
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def lost(stack: nrt.local.LocalStack) -> None:
+    """100 changes that nobody is told: 60 updates, 30 rows that come, 10 that go."""
+    stack.sql("alter publication supabase_realtime set (publish = 'truncate')")
+    stack.sql("update big set bid = bid + 1, updated_at = now() where id in "
+              "(select id from big order by id limit 60)")  # fmt: skip
+    stack.sql("insert into big select id + 10000000, bid from big order by id limit 30")
+    stack.sql("delete from big where id in (select id from big order by id offset 500 limit 10)")
+    stack.sql("alter publication supabase_realtime set (publish = 'insert, update, delete')")
+
+
+def measured(rows: int, key: str, with_sql: bool) -> list[Result]:
+    """An audit of the true table, and a gap of 100 changes where keys are numbers."""
+    side = OURS if with_sql else f"{OURS}, without SQL"
+    what = f"{rows:,} rows, {key} key"
+    with table(rows, key, with_sql) as stack:
+        watched = Watched(stack, rows)
+        with watched.session:
+            took, requests = min(watched.audit() for _ in range(3))
+            goal = "goal: 2 requests, 1 s" if with_sql and rows >= 1_000_000 else ""
+            note = f"{requests} requests; {goal}"
+            results = [
+                Result(SUITE, f"audit of a true table, {what}", side, took, note=note),
+                Result(SUITE, f"audit of a true table, {what}", FIRST_LOAD, watched.first_load),
+            ]
+            if key == "bigint":
+                lost(stack)
+                took, requests = watched.gap()
+                count = stack.sql("select count(*) from big")[0][0]
+                assert len(watched.frame.df) == count
+                case = f"a gap of {CHANGES} changes, {what}"
+                note = f"{requests} requests; goal: a tenth of the first load"
+                results += [
+                    Result(SUITE, case, side, took, note=note),
+                    Result(SUITE, case, FIRST_LOAD, watched.first_load),
+                ]
+    return results
+
+
+def run(quick: bool) -> list[Result]:
+    """100k rows and, for audits, a million."""
+    if quick:
+        return [*measured(3500, "uuid", True), *measured(3500, "bigint", False)]
+    return [
+        one
+        for rows, key, with_sql in (
+            (100_000, "bigint", True),
+            (100_000, "bigint", False),
+            (100_000, "uuid", True),
+            (1_000_000, "bigint", True),
+            (1_000_000, "bigint", False),
+        )
+        for one in measured(rows, key, with_sql)
+    ]
