@@ -183,6 +183,7 @@ class LocalStack:
         with self._lock:
             if self._connection is None or self._connection.closed:
                 self._connection = psycopg.connect(self._dsn, autocommit=True)
+                weakref.finalize(self, self._connection.close)
             try:
                 cursor = self._connection.execute(statement, params or None)
             except psycopg.OperationalError:
@@ -327,6 +328,8 @@ def _spawn(
     finally:
         if process.stdout is not None:
             process.stdout.close()
+    # Waited for as long as it lives: no zombie when it ends first, no warning when we do.
+    threading.Thread(target=process.wait, name="notebook_rt-stack", daemon=True).start()
     return process
 
 

@@ -29,12 +29,16 @@ logger = logging.getLogger("notebook_rt")
 EXIT_SECONDS = 2.0
 """The longest that closing everything may hold up the end of the process."""
 
+SLOW_SECONDS = 5.0
+"""A longer turn of the loop is told of under ``python -X dev``; the first ones load libraries."""
+
 
 class LoopThread:
     """The thread and its loop. Use ``shared()``: there is one a process."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.slow_callback_duration = SLOW_SECONDS
         self.pid = os.getpid()
         self.at_exit: dict[int, Callable[[], Awaitable[None]]] = {}
         """What to await before the loop ends, by the ``id`` of its owner."""

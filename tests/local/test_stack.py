@@ -127,6 +127,30 @@ def test_nothing_runs_after_stop_and_stopping_twice_is_fine(directory: Path) -> 
         stack.sql("select 1")
 
 
+def test_a_script_that_stops_nothing_ends_without_a_warning(directory: Path) -> None:
+    """Under ``-X dev`` Python tells of everything left open, and asyncio of every slow turn."""
+    script = f"""
+        import notebook_rt as nrt
+        stack = nrt.local.start({str(directory)!r})
+        stack.sql("create table if not exists kept (id int primary key)")
+        stack.sql("grant select on kept to anon")
+        stack.sql("alter publication supabase_realtime add table kept")
+        rt = nrt.connect(stack.url, stack.anon_key)
+        print(len(rt.table("kept").df), stack.pid)
+    """
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=90,
+    )
+    rows, pid = done.stdout.split()
+    said = [line for line in done.stderr.splitlines() if not line.startswith("local stack: ")]
+    assert (rows, said) == ("0", [])
+    assert not psutil.pid_exists(int(pid)) or gone([psutil.Process(int(pid))])
+
+
 def test_a_second_user_attaches_and_the_last_one_stops_it(directory: Path) -> None:
     first, second = start(directory), start(directory)
     running = everything(first)
