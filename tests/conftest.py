@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.realtime.options import RealtimeOptions
+from tests.proxy import Proxy
 
 hypothesis.settings.register_profile("ci", max_examples=100, deadline=None)
 hypothesis.settings.register_profile("nightly", max_examples=5_000, deadline=None)
@@ -31,3 +34,31 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
 def sql(stack: LocalStack) -> Callable[..., list[tuple[Any, ...]]]:
     """`stack.sql`: a statement and its parameters, as superuser, committed at once."""
     return stack.sql
+
+
+_numbers = itertools.count(time.monotonic_ns())
+
+
+@pytest.fixture
+def make_table(stack: LocalStack) -> Iterator[Callable[..., str]]:
+    """Makes a published, readable and writable table of a new name, and drops it."""
+    made: list[str] = []
+
+    def make(columns: str = "id bigint primary key, name text, price numeric") -> str:
+        name = f"live_{next(_numbers)}"
+        stack.sql(f"create table {name} ({columns})")
+        stack.sql(f"alter publication supabase_realtime add table {name}")
+        stack.sql(f"grant all on {name} to anon, authenticated, service_role")
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        stack.sql(f"drop table if exists {name}")
+
+
+@pytest.fixture
+def proxy(stack: LocalStack) -> Iterator[Proxy]:
+    """The stack's URL, with somebody in between who can break it."""
+    with Proxy(stack.url) as running:
+        yield running

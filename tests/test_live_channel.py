@@ -15,7 +15,7 @@ from realtime import AsyncRealtimeClient
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
-from tests.test_live_table import until
+from tests.waiting import until
 
 _numbers = itertools.count(time.monotonic_ns())
 

@@ -22,7 +22,7 @@ from notebook_rt import errors
 from notebook_rt.local import LocalStack
 from notebook_rt.sync.merge import Strategy
 from tests.proxy import Proxy
-from tests.test_live_table import until
+from tests.waiting import until
 
 OPTIONS = nrt.Options(backoff_base=0.1, backoff_max=0.3, poll_interval=0.3)
 
@@ -51,12 +51,6 @@ def table(stack: LocalStack) -> Iterator[str]:
     )
     yield name
     stack.sql(f"drop table {name} cascade; drop function {name}_touch")
-
-
-@pytest.fixture
-def proxy(stack: LocalStack) -> Iterator[Proxy]:
-    with Proxy(stack.url) as running:
-        yield running
 
 
 @pytest.fixture

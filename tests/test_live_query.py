@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pandas as pd
 import pytest
@@ -15,19 +14,10 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.errors import identifier
 from notebook_rt.local import LocalStack
+from tests.waiting import until
 
 _numbers = itertools.count(time.monotonic_ns())
 HOSTILE = """Robert'); drop table "students";-- <b>&/?#%,.()"""
-
-
-def until(
-    condition: Callable[[], Any], seconds: float = 10.0, what: Callable[[], object] = str
-) -> None:
-    """Wait until ``condition`` holds; fails, saying how things are instead."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not after {seconds:g} s: {what()}"
-        time.sleep(0.005)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -18,35 +18,12 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
 from tests.proxy import Cut, Proxy
-from tests.test_live_table import until
+from tests.waiting import until
 
 _numbers = itertools.count(time.monotonic_ns())
 SWIFT = nrt.Options(
     backoff_base=0.1, backoff_max=0.5, poll_interval=0.3, poll_max=0.5, audit_interval=0
 )
-
-
-@pytest.fixture
-def make_table(stack: LocalStack) -> Iterator[Callable[..., str]]:
-    made: list[str] = []
-
-    def make(columns: str = "id bigint primary key, name text") -> str:
-        name = f"session_{next(_numbers)}"
-        stack.sql(f"create table {name} ({columns})")
-        stack.sql(f"alter publication supabase_realtime add table {name}")
-        stack.sql(f"grant all on {name} to anon, authenticated, service_role")
-        made.append(name)
-        return name
-
-    yield make
-    for name in made:
-        stack.sql(f"drop table if exists {name}")
-
-
-@pytest.fixture
-def proxy(stack: LocalStack) -> Iterator[Proxy]:
-    with Proxy(stack.url) as found:
-        yield found
 
 
 # Who we are -------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,36 +15,7 @@ import supabase
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
-
-_numbers = itertools.count(time.monotonic_ns())
-
-
-def until(
-    condition: Callable[[], Any], seconds: float = 10.0, what: Callable[[], object] = str
-) -> None:
-    """Wait until ``condition`` holds; fails, saying how things are instead."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not after {seconds:g} s: {what()}"
-        time.sleep(0.005)
-
-
-@pytest.fixture
-def make_table(stack: LocalStack) -> Iterator[Callable[..., str]]:
-    """Makes a published, readable and writable table of a new name, and drops it."""
-    made: list[str] = []
-
-    def make(columns: str = "id bigint primary key, name text, price numeric") -> str:
-        name = f"live_{next(_numbers)}"
-        stack.sql(f"create table {name} ({columns})")
-        stack.sql(f"alter publication supabase_realtime add table {name}")
-        stack.sql(f"grant all on {name} to anon, authenticated, service_role")
-        made.append(name)
-        return name
-
-    yield make
-    for name in made:
-        stack.sql(f"drop table if exists {name}")
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from notebook_rt.local import LocalStack
 from tests.browser.axe import findings
 from tests.browser.lab import Browser
 from tests.proxy import Proxy
-from tests.test_live_table import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.browser
 

@@ -13,7 +13,7 @@ import pytest
 from notebook_rt.errors import ClosedError
 from notebook_rt.net.callbacks import Mailbox, Subscribers
 from notebook_rt.net.loop import LoopThread, shared
-from tests.test_live_table import until
+from tests.waiting import until
 
 
 def test_one_loop_serves_the_process() -> None:
