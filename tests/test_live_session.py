@@ -259,7 +259,7 @@ def test_a_cell_that_computes_keeps_the_connection_and_the_presence(
         left: list[Any] = []
         presence.on_leave(left.append)
         for number in range(seconds - 2):
-            stack.sql(f"insert into {table} values ({number}, 'x')")
+            stack.sql(f"insert into {table} values ({number}, 'x', 1.5)")
             time.sleep(1)
             assert not left
         out, _ = process.communicate(timeout=60)

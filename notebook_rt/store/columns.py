@@ -169,6 +169,12 @@ def encode(values: Sequence[Any], of: Kind) -> tuple[NDArray[Any], NDArray[np.bo
         return None
 
 
+def unequal(mine: Sequence[Any], values: Sequence[Any]) -> NDArray[np.bool_]:
+    """Where two sequences of typed values differ."""
+    pairs = zip(mine, values, strict=True)
+    return np.fromiter((not equal(a, b) for a, b in pairs), bool, len(values))
+
+
 def stamps(array: pa.Array) -> NDArray[np.int64]:
     """Arrow's dates or timestamps as microseconds since 1970, nulls as pandas' NaT."""
     moments = array.cast(pa.timestamp("us", getattr(array.type, "tz", None))).cast(pa.int64())
@@ -225,8 +231,8 @@ class FixedColumn(ColumnStore):
 
     def differs(self, places: Positions, values: Sequence[Any]) -> NDArray[np.bool_]:
         encoded = encode(values, self.kind)
-        if encoded is None:
-            return np.ones(len(values), bool)
+        if encoded is None:  # a value that would not fit says nothing of those beside it
+            return unequal(self.values(places), values)
         return self._differs(places, *encoded)
 
     def _differs(
@@ -426,8 +432,7 @@ class ObjectColumn(ColumnStore):
         return found
 
     def differs(self, places: Positions, values: Sequence[Any]) -> NDArray[np.bool_]:
-        pairs = zip(self.values(places), values, strict=True)
-        return np.fromiter((not equal(a, b) for a, b in pairs), bool, len(values))
+        return unequal(self.values(places), values)
 
     def advance(
         self, step: Step, places: Positions, values: Sequence[Any], added: Sequence[Any]

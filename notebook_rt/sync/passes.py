@@ -185,6 +185,10 @@ class Passes:
         yield from one.steps(lambda: self.now)
         self.publish(cause, None)
         watched(one.order)
+        if cause == "reconcile" and replica.window is not None:
+            # An order that was read while changes were lost may be of rows that are back as they
+            # were, and then nothing that was compared tells of it.
+            replica.window.stale |= not replica.window.sortable
         detail = {"method": one.method, "differing": one.differing, "seconds": took()}
         self._emit(Told("reconciled", {**detail, "cause": cause}))
         return Proof(one.proven_at, took(), one.differing)

@@ -201,7 +201,9 @@ class TableLaws(RuleBasedStateMachine):
         others = [pair for pair in self.held if pair[0] is not frame]
         row = data.draw(st.integers(0, len(frame) - 1))
         column = data.draw(st.integers(0, len(frame.columns) - 1))
-        frame.iloc[row, column] = frame.iloc[len(frame) - 1 - row, column]
+        value = frame.iloc[len(frame) - 1 - row, column]
+        if pd.api.types.is_scalar(value):  # pandas takes a list for many cells' values
+            frame.iloc[row, column] = value
         frame.iloc[row, column] = None
         frame["mine"] = 1
         frame.index.names = ["mine"] * frame.index.nlevels

@@ -115,7 +115,7 @@ def test_a_gap_is_told_and_closed() -> None:
 
 def test_a_watermark_reads_only_what_changed() -> None:
     one = server(60, {**COLUMNS, "updated_at": "timestamptz"})
-    world = live(one=one, options=Options(page_size=20))
+    world = live(one=one, options=Options(page_size=20, audit_interval=60))
     world.run(120)
     world.disconnect()
     one.write(7, {"grp": 9})
