@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import random
 from collections.abc import Callable, Iterator
 
@@ -13,6 +12,9 @@ from tests.benchmarks.workload import Batch, batches, rows, table
 
 GOALS = {1: 15.0, 100: 12.0, 10_000: 2.0}
 """At a million rows, with pandas' default ``str``."""
+
+SLOW = {"pandas loop", "dict of dicts", "duckdb", "perspective"}
+"""Sides for which a million rows are seconds a run: no first batch apart."""
 
 TOO_SLOW = {("pandas loop", 10_000), ("pandas loop", 100)}
 """Sides that would need minutes for one run at a million rows."""
@@ -58,19 +60,11 @@ def compare(count: int, size: int, repeats: int) -> list[Result]:
     }
     if count > 100_000:
         makers = {name: make for name, make in makers.items() if (name, size) not in TOO_SLOW}
-    medians: dict[str, float] = {}
-    # Ours with the two quickest peers in turns, the others one after the other: eleven copies of a
-    # million rows do not fit side by side.
-    close = [
-        name for name in makers if name.startswith(OURS) or name in ("pandas batched", "polars")
-    ]
-    for group in [close, *[[name] for name in makers if name not in close]]:
-        sides = {name: fed(makers[name](first), iter(made)) for name in group}
-        for run in sides.values():
+    sides = {name: fed(make(first), iter(made)) for name, make in makers.items()}
+    for name, run in sides.items():
+        if count < 1_000_000 or name not in SLOW:
             run()  # the first batch meets cold caches and buffers not yet doubled
-        medians |= in_turns(sides, repeats, budget=6.0)
-        del sides
-        gc.collect()
+    medians = in_turns(sides, repeats, budget=5.0)
     at_goal = count == 1_000_000
     return [
         Result(
@@ -123,15 +117,11 @@ def run(quick: bool) -> list[Result]:
     """The growth curves: 1k to 1M rows, batches of 1, 100 and 10,000 changes."""
     if quick:
         return [*compare(200, 10, 1), *updates_only(200, 1), *memory(200)]
-    counts = (1_000, 10_000, 100_000, 1_000_000)
-    return [
-        *(
-            result
-            for size in (1, 100, 10_000)
-            for count in counts
-            if size <= count
-            for result in compare(count, size, 9)
-        ),
-        *(result for count in counts for result in updates_only(count, 9)),
-        *(result for count in counts for result in memory(count)),
-    ]
+    results = []
+    for count in (1_000, 10_000, 100_000, 1_000_000):
+        repeats = 9 if count < 1_000_000 else 5
+        for size in (1, 100, 10_000):
+            if size <= count:
+                results += compare(count, size, repeats)
+        results += [*updates_only(count, repeats), *memory(count)]
+    return results

@@ -97,13 +97,13 @@ def machine() -> dict[str, str]:
 
 
 def write(results: Sequence[Result], directory: Path) -> None:
-    """Write ``RESULTS.json`` and ``RESULTS.md``; suites that did not run keep what they had."""
+    """Write ``RESULTS.json`` and ``RESULTS.md``; cases that did not run keep what they had."""
     path = directory / "RESULTS.json"
     kept: list[Result] = []
     if path.exists():
-        ran = {result.suite for result in results}
-        stored = json.loads(path.read_text())["results"]
-        kept = [Result(**entry) for entry in stored if entry["suite"] not in ran]
+        ran = {(result.suite, result.case) for result in results}
+        stored = [Result(**entry) for entry in json.loads(path.read_text())["results"]]
+        kept = [result for result in stored if (result.suite, result.case) not in ran]
     everything = sorted([*kept, *results], key=lambda result: result.suite)
     report: dict[str, Any] = {
         "machine": machine(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from notebook_rt.store.table import Table
@@ -62,6 +63,7 @@ def row(key: int, chance: random.Random) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=1)
 def rows(count: int) -> list[dict[str, Any]]:
     """The table's first rows, always the same ones."""
     chance = random.Random(1)
