@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from notebook_rt.net.changes import ChangeBatch
     from notebook_rt.options import Options
     from notebook_rt.query import LiveQuery
-    from notebook_rt.run import run
+    from notebook_rt.running import run
     from notebook_rt.session import Session, connect
     from notebook_rt.sync.rows import RowChange
 
@@ -38,7 +38,7 @@ _HOMES = {
     "SendResult": "notebook_rt.editing",
     "Session": "notebook_rt.session",
     "connect": "notebook_rt.session",
-    "run": "notebook_rt.run",
+    "run": "notebook_rt.running",
 }
 _MODULES = ("errors", "local")
 

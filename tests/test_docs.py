@@ -63,3 +63,10 @@ def test_every_public_name_has_a_page() -> None:
             )
         if public is not home:
             assert f'id="{public.__name__}"' in page, f"{name} is missing in {home.__name__}"
+
+
+def test_no_public_name_is_hidden_by_a_module_of_the_same_name() -> None:
+    """Importing ``package.name`` anywhere sets the package's attribute to the module."""
+    submodules = {name.split(".")[1] for name in modules() if name.count(".") == 1}
+    functions = {n for n in notebook_rt.__all__ if not inspect.ismodule(getattr(notebook_rt, n))}
+    assert submodules & functions == set()
