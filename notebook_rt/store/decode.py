@@ -2,6 +2,9 @@
 
 In go the bytes of a socket frame or a REST page, out come Python values whose integers are exact at
 any length, and whose other numbers are floats, or Decimals if asked (promise 11).
+
+A frame of 797 bytes in one run of ``tests/benchmarks``: this 7.4 µs, exact 9.2, bare msgspec 7.0,
+orjson 8.1 (which has no exact numbers and makes floats of integers past 64 bits), json 16.3.
 """
 
 from __future__ import annotations
