@@ -11,23 +11,27 @@ import asyncio
 import concurrent.futures
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from notebook_rt.editable import Editable, Edits
 from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError
 from notebook_rt.iteration import Changes
 from notebook_rt.net.callbacks import Mailbox, discard
-from notebook_rt.net.changes import ChangeBatch, changes_df
+from notebook_rt.net.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.net.feed import Feed
 from notebook_rt.progress import Bar
 from notebook_rt.sync.events import Status
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars
+    import pyarrow as pa
 
     from notebook_rt.store.types import Schema
     from notebook_rt.widgets.chart import ChartWidget, Kind
     from notebook_rt.widgets.grid import GridWidget
+
+T = TypeVar("T")
 
 
 class LiveFrame(Editable):
@@ -42,10 +46,12 @@ class LiveFrame(Editable):
         release: Callable[[], None],
         session: object,
         edits: Edits | None = None,
+        debounce: float = 0.0,
     ) -> None:
         self._feed = feed
         self._edits = edits
         self._release = release
+        self._debounce = debounce
         self._session = session  # a session lives as long as one of its frames
         self._removers: list[Callable[[], None]] = []
         self._closed = False
@@ -151,14 +157,36 @@ class LiveFrame(Editable):
         NotebookRTError
             By name, if the table cannot be had (not published, no key, wrong key, ...).
         """
+        return self._read(self._feed.snapshot)
+
+    def to_arrow(self) -> pa.Table:
+        """The current snapshot as a ``pyarrow.Table``, key columns included; raises as `df` does.
+
+        Numbers, moments and text share the table's memory, unless it is in an ``order``. json becomes
+        its text, and so do arrays that Arrow has no list type for.
+        """
+        return self._read(self._feed.arrow)
+
+    def to_polars(self) -> polars.DataFrame:
+        """The current snapshot as a ``polars.DataFrame``, as `to_arrow`; polars must be installed."""
+        import polars
+
+        return cast("polars.DataFrame", polars.from_arrow(self.to_arrow()))
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Arrow's stream interface, as `to_arrow`: polars, DuckDB and pyarrow read a live frame."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def _read(self, snapshot: Callable[[], T | None]) -> T:
+        """What ``snapshot`` gives, once there is something; an error of the table is raised."""
         self._feed.look()
         error = self._feed.error
         if error is not None:
             raise error.with_traceback(None)  # where it came up, on another thread, helps nobody
-        found = self._feed.snapshot()
+        found = snapshot()
         if found is None:
             self.wait()
-            found = self._feed.snapshot()
+            found = snapshot()
             if found is None:
                 raise ClosedError(f'table "{self.name}"')
         return found
@@ -189,15 +217,6 @@ class LiveFrame(Editable):
     def get(self, key: Hashable) -> dict[str, Any] | None:
         """The row of ``key`` (a tuple for a composite key), or None; cheaper than ``df.loc``."""
         return self._feed.get(key)
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """The table for polars, DuckDB and pyarrow, key included."""
-        import pyarrow as pa
-
-        df = self.df
-        keyed = any(name is not None for name in df.index.names)
-        table = pa.Table.from_pandas(df.reset_index() if keyed else df, preserve_index=False)
-        return table.__arrow_c_stream__(requested_schema)
 
     # Waiting
 
@@ -280,11 +299,12 @@ class LiveFrame(Editable):
         box = Mailbox(fn, feed.options.buffer_size, f"{self.name}.on_change")
         box.holds = self  # who listens keeps the frame, though no variable does
         thread = feed.thread
-        thread.call(feed.listeners.append, box.put)
+        listener = Gathering(box.put, self._debounce) if self._debounce else box.put
+        thread.call(feed.listeners.append, listener)
 
         def remove() -> None:
             box.close()
-            thread.post(discard, feed.listeners, box.put)
+            thread.post(discard, feed.listeners, listener)
 
         unsubscribe = feed.subscribers.add(fn, remove)
         self._removers.append(unsubscribe)

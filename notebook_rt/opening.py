@@ -58,6 +58,7 @@ class Opening:
         merge: Merge | Mapping[str, Merge] | None = None,
         lazy: bool = False,
         priority: Priority = "normal",
+        debounce: float = 0.0,
     ) -> LiveFrame:
         """A table as a live DataFrame.
 
@@ -69,7 +70,7 @@ class Opening:
             Realtime's filter language, ``"user_id=eq.42,status=in.(open,held)"``, or a dict of
             equalities.
         columns : str or sequence of str, optional
-            Only these (the key always comes along).
+            Only these, ``"name,price"`` or ``["name", "price"]`` (the key always comes along).
         key : str or sequence of str, optional
             The key's columns, where the server does not say.
         order : str or sequence of str, optional
@@ -88,13 +89,20 @@ class Opening:
             Subscribe when it is first looked at, and leave when nobody looks any more.
         priority : {"normal", "high", "low"}
             Who keeps streaming when there are more channels than the project allows.
+        debounce : float
+            Seconds for which changes are gathered before ``on_change`` is called with all of them as
+            one batch, a change a row; 0: at once. ``df`` and the widgets never wait.
 
         Raises
         ------
         FilterError
             If the filter or the order cannot be read.
+        ValueError
+            If ``debounce`` is negative.
         """
         self._check()
+        if not debounce >= 0:
+            raise ValueError(f"debounce is a number of seconds, not {debounce!r}")
         spec = TableSpec(
             table=name,
             schema=schema or self.schema,
@@ -109,7 +117,7 @@ class Opening:
             self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy
         )
         release = _Release(self._thread, self._project, shared_as)
-        frame = LiveFrame(driver, release, self, self._writes.table(driver))
+        frame = LiveFrame(driver, release, self, self._writes.table(driver), debounce)
         # A handle that nobody holds any more (its cell was run again) lets go by itself, unless it
         # has a listener: the listener holds it.
         weakref.finalize(frame, release).atexit = False

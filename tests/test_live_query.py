@@ -254,3 +254,10 @@ async def test_it_is_awaited_and_closed(rt: nrt.Session, trades: str, totals: st
     assert query.status == "closed"
     assert len(query.df) == 2
     until(lambda: rt.metrics["tables"] == 0)
+
+
+def test_arrow_has_what_df_shows(rt: nrt.Session, trades: str, totals: str) -> None:
+    keyed = rt.query(totals, depends_on=[trades], key="sector")
+    plain = rt.query(totals, depends_on=[trades], columns="sector,total")
+    assert sorted(keyed.to_arrow()["sector"].to_pylist()) == ["bank", "tech"]
+    assert plain.to_arrow().column_names == list(plain.df.columns) == ["sector", "total"]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import duckdb
 import pandas as pd
 import pytest
 import supabase
@@ -362,3 +363,44 @@ def test_no_url_and_no_key_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> No
         nrt.connect("http://127.0.0.1:9")
     with pytest.raises(errors.UnreachableError):
         nrt.connect("ftp://example.com", "key")
+
+
+def test_arrow_polars_and_duckdb_read_a_live_frame_in_its_order_with_edits_laid_over(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table("id bigint primary key, price float8, tags jsonb")
+    stack.sql(
+        f"""insert into {table} values (1, 1.5, '[1, "a"]'), (2, 2.5, '"text"'), (3, null, null)"""
+    )
+    frame = rt.table(table)
+    top = rt.table(table, order="price.desc.nullslast", limit=2)
+    assert frame.to_arrow().to_pylist()[0] == {"id": 1, "price": 1.5, "tags": '[1, "a"]'}
+    assert top.to_polars()["id"].to_list() == [2, 1]
+    assert duckdb.sql("select sum(price), count(*) from frame").fetchall() == [(4.0, 3)]
+    frame.edit(3, price=9.0)
+    assert frame.to_polars()["price"].to_list() == [1.5, 2.5, 9.0]
+    nobody = rt.table("no_such_table")
+    with pytest.raises(errors.MissingTableError):
+        nobody.to_arrow()
+
+
+def test_debounced_changes_are_told_once_and_df_never_waits(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    told: list[nrt.ChangeBatch] = []
+    frame = rt.table(table, debounce=1.0)
+    frame.wait(10)
+    frame.on_change(told.append)
+    for number in range(20):
+        stack.sql(
+            f"insert into {table} values (1, 'one', %s) on conflict (id) do update "
+            "set price = excluded.price",
+            number,
+        )
+    until(lambda: len(frame.df) == 1 and frame.df.loc[1, "price"] == 19)
+    until(lambda: told and told[-1][0].new["price"] == 19)
+    assert [change.kind for change in told[0]] == ["insert"]
+    assert len(told) <= 2
+    with pytest.raises(ValueError, match="debounce"):
+        rt.table(table, debounce=-1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from notebook_rt.sync.rows import RowChange
+from notebook_rt.store.table import changes_between
+from notebook_rt.sync.rows import Key, RowChange
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +51,48 @@ class ChangeBatch:
     def df(self) -> pd.DataFrame:
         """One row a change: ``at``, ``version``, ``cause``, ``kind``, ``key``, ``old``, ``new``."""
         return changes_df([self])
+
+
+def combined(batches: Sequence[ChangeBatch]) -> ChangeBatch:
+    """Several batches as one: what each row was before the first, and is after the last.
+
+    A row that came and went, or is again what it was, is not in it. The cause is the latest.
+    """
+    first: dict[Key, RowChange] = {}
+    last: dict[Key, RowChange] = {}
+    for change in (change for batch in batches for change in batch):
+        first.setdefault(change.key, change)
+        last[change.key] = change
+    before = {key: change.old for key, change in first.items()}
+    after = {key: change.new for key, change in last.items()}
+    times = [batch.commit_time for batch in batches if batch.commit_time is not None]
+    latest = batches[-1]
+    return ChangeBatch(
+        list(changes_between(before, after)),
+        latest.cause,
+        latest.version,
+        max(times, default=None),
+    )
+
+
+class Gathering:
+    """Hands on the batches of ``seconds`` as one. Called on the loop."""
+
+    def __init__(self, hand_on: Callable[[ChangeBatch], None], seconds: float) -> None:
+        self._hand_on = hand_on
+        self._seconds = seconds
+        self._batches: list[ChangeBatch] = []
+
+    def __call__(self, batch: ChangeBatch) -> None:
+        self._batches.append(batch)
+        if len(self._batches) == 1:
+            asyncio.get_running_loop().call_later(self._seconds, self._end)
+
+    def _end(self) -> None:
+        batches, self._batches = self._batches, []
+        one = combined(batches)
+        if len(one):
+            self._hand_on(one)
 
 
 def changes_df(batches: Iterable[ChangeBatch], last: int | None = None) -> pd.DataFrame:

@@ -11,10 +11,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from notebook_rt.errors import (
     ClosedError,
@@ -315,11 +317,18 @@ class TableDriver(Feed):
             self.publish(changes, "edit")
 
     def snapshot(self) -> pd.DataFrame | None:
-        overlay = self.overlay
-        if self.ordered is None and (overlay is None or overlay.transparent):
-            return super().snapshot()  # the table's own lock is enough
-        with self.services.lock:
+        with self._read_lock():
             return super().snapshot()
+
+    def arrow(self) -> pa.Table | None:
+        with self._read_lock():
+            return super().arrow()
+
+    def _read_lock(self) -> AbstractContextManager[object]:
+        """What a reader holds: with nothing laid over and no order, the table's own lock is enough."""
+        overlay = self.overlay
+        plain = self.ordered is None and (overlay is None or overlay.transparent)
+        return nullcontext() if plain else self.services.lock
 
     def _make_rows(self, schema: Schema) -> Rows:
         table = Table(schema, self.dtype_backend)

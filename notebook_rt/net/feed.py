@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 
 from notebook_rt.net.callbacks import Subscribers
 from notebook_rt.net.changes import ChangeBatch
@@ -76,6 +77,11 @@ class Feed:
         """The table as it is now; None before the first data."""
         shown: Table | Ordered | None = self.ordered or self.table
         return None if shown is None else shown.snapshot()
+
+    def arrow(self) -> pa.Table | None:
+        """What ``snapshot`` shows as Arrow's table, key columns included; None before the first data."""
+        shown: Table | Ordered | None = self.ordered or self.table
+        return None if shown is None else shown.to_arrow()
 
     def get(self, key: Hashable) -> dict[str, Any] | None:
         return None if self.table is None else self.table.get(key)

@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from notebook_rt.errors import NotebookRTError, NotPublishedError
 from notebook_rt.net.driver import TableDriver
@@ -49,6 +50,12 @@ class QueryDriver(TableDriver):
         if ranged is None or ranged[0] is not found:
             ranged = self._ranged = found, found.set_axis(pd.RangeIndex(len(found)), axis=0)
         return ranged[1]
+
+    def arrow(self) -> pa.Table | None:
+        found = super().arrow()
+        return (
+            found if found is None or self.query.key is not None else found.drop_columns(POSITION)
+        )
 
     def get(self, key: Hashable) -> dict[str, Any] | None:
         row = super().get(key)

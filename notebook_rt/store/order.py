@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from notebook_rt.store.types import equal, kind, sortable
 from notebook_rt.sync.rows import Key
@@ -64,6 +65,11 @@ class Ordered:
             if self._snapshot is None or self._snapshot[0] is not whole:
                 self._snapshot = (whole, whole.take(self._places()))
             return self._snapshot[1]
+
+    def to_arrow(self) -> pa.Table:
+        """The view as `Table.to_arrow` gives the table; its rows are copied into the order."""
+        with self.table.lock:
+            return self.table.to_arrow().take(self._places())
 
     def rank(self, keys: Sequence[Key]) -> None:
         """Take the server's order of ``keys``, for an order that is not sortable here."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
@@ -416,9 +416,12 @@ def _by_column(
 
 
 def changes_between(
-    old: dict[Key, dict[str, Any] | None], new: dict[Key, dict[str, Any] | None]
+    old: Mapping[Key, Row | None], new: Mapping[Key, Row | None]
 ) -> Iterator[RowChange]:
-    """The effective changes of rows, in the order of ``new``'s keys; both have the same keys."""
+    """The effective changes of rows, in the order of ``new``'s keys; both have the same keys.
+
+    A column that a row has only since is null before.
+    """
     for key, now in new.items():
         was = old[key]
         if was is None:
@@ -426,5 +429,5 @@ def changes_between(
                 yield RowChange("insert", key, None, now)
         elif now is None:
             yield RowChange("delete", key, was, None)
-        elif any(not equal(was[name], now[name]) for name in now):
+        elif any(not equal(was.get(name), now[name]) for name in now):
             yield RowChange("update", key, was, now)

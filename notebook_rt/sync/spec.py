@@ -42,8 +42,14 @@ def _order_by(text: str) -> OrderBy:
 
 
 def parse_names(source: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """One column's name or several."""
-    return (source,) if isinstance(source, str) else None if source is None else tuple(source)
+    """Columns' names: a comma parts them in a text, as in ``select``; in a sequence it is a letter.
+
+    >>> parse_names("id, price"), parse_names(["price, net"])
+    (('id', 'price'), ('price, net',))
+    """
+    if isinstance(source, str):
+        return tuple(name.strip() for name in source.split(","))
+    return None if source is None else tuple(source)
 
 
 def nulls_first(term: OrderBy) -> bool:

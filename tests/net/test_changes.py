@@ -1,0 +1,55 @@
+"""Batches of changes gathered into one: their effect on each row, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notebook_rt.net.changes import ChangeBatch, Gathering, combined
+from notebook_rt.store.table import changes_between
+from notebook_rt.sync.rows import Row
+
+rows = st.builds(lambda a, b: {"a": a, "b": b}, st.integers(0, 2), st.none() | st.just("x"))
+tables = st.dictionaries(st.integers(0, 4), rows, max_size=5)
+
+
+def step(before: dict[int, Row], after: dict[int, Row], version: int) -> ChangeBatch:
+    keys = [*before, *(key for key in after if key not in before)]
+    old = {key: before.get(key) for key in keys}
+    new = {key: after.get(key) for key in keys}
+    return ChangeBatch(list(changes_between(old, new)), "stream", version, float(version))
+
+
+@given(st.lists(tables, min_size=2, max_size=6))
+def test_gathered_batches_say_what_lies_between_the_first_state_and_the_last(
+    states: list[dict[int, Row]],
+) -> None:
+    batches = [step(a, b, n) for n, (a, b) in enumerate(zip(states, states[1:], strict=False))]
+    one = combined(batches)
+    wanted = step(states[0], states[-1], len(batches) - 1)
+    assert sorted(one, key=lambda change: str(change.key)) == sorted(
+        wanted, key=lambda change: str(change.key)
+    )
+    assert (one.version, one.commit_time) == (wanted.version, wanted.commit_time)
+
+
+async def test_what_comes_within_the_time_is_handed_on_once_and_a_change_undone_not_at_all() -> (
+    None
+):
+    told: list[ChangeBatch] = []
+    gathering = Gathering(told.append, 0.02)
+    states: list[dict[int, Row]] = [{}, {1: {"a": 1}}, {1: {"a": 2}}, {}]
+    for number, (before, after) in enumerate(zip(states, states[1:], strict=False)):
+        gathering(step(before, after, number))
+    await asyncio.sleep(0.05)
+    assert told == []
+    gathering(step({}, {7: {"a": 1}}, 3))
+    gathering(step({7: {"a": 1}}, {7: {"a": 2}}, 4))
+    assert told == []
+    async with asyncio.timeout(5):
+        while not told:
+            await asyncio.sleep(0.005)
+    (batch,) = told
+    assert [(change.kind, change.key, change.new) for change in batch] == [("insert", 7, {"a": 2})]
