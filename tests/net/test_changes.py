@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ def step(before: dict[int, Row], after: dict[int, Row], version: int) -> ChangeB
 def test_gathered_batches_say_what_lies_between_the_first_state_and_the_last(
     states: list[dict[int, Row]],
 ) -> None:
-    batches = [step(a, b, n) for n, (a, b) in enumerate(zip(states, states[1:], strict=False))]
+    batches = [step(a, b, n) for n, (a, b) in enumerate(itertools.pairwise(states))]
     one = combined(batches)
     wanted = step(states[0], states[-1], len(batches) - 1)
     assert sorted(one, key=lambda change: str(change.key)) == sorted(
@@ -38,18 +39,15 @@ def test_gathered_batches_say_what_lies_between_the_first_state_and_the_last(
 async def test_what_comes_within_the_time_is_handed_on_once_and_a_change_undone_not_at_all() -> (
     None
 ):
-    told: list[ChangeBatch] = []
-    gathering = Gathering(told.append, 0.02)
+    told: asyncio.Queue[ChangeBatch] = asyncio.Queue()
+    gathering = Gathering(told.put_nowait, 0.02)
     states: list[dict[int, Row]] = [{}, {1: {"a": 1}}, {1: {"a": 2}}, {}]
-    for number, (before, after) in enumerate(zip(states, states[1:], strict=False)):
+    for number, (before, after) in enumerate(itertools.pairwise(states)):
         gathering(step(before, after, number))
     await asyncio.sleep(0.05)
-    assert told == []
+    assert told.empty()
     gathering(step({}, {7: {"a": 1}}, 3))
     gathering(step({7: {"a": 1}}, {7: {"a": 2}}, 4))
-    assert told == []
-    async with asyncio.timeout(5):
-        while not told:
-            await asyncio.sleep(0.005)
-    (batch,) = told
+    assert told.empty()
+    batch = await asyncio.wait_for(told.get(), 5)
     assert [(change.kind, change.key, change.new) for change in batch] == [("insert", 7, {"a": 2})]
