@@ -112,13 +112,13 @@ class Replica:
         window = self.window
         return window if window is not None and window.limit is not None else None
 
-    def keeps(self, key: Key, row: Row) -> bool:
+    def keeps(self, key: Key, row: Row, before: Sequence[Op] = ()) -> bool:
         """Whether a row that was read by its key belongs to the window, as far as is known."""
         window = self.window_read
         held = True if window is None else window.holds(row)
         if held is None and window is not None:
             window.stale = True
-            return self._has(key)
+            return self._has(key, before)
         if held is False and window is not None:
             window.passed_over(key)
         return bool(held)
@@ -161,11 +161,19 @@ class Replica:
             self._indexed = 0
             self.apply(pending)
 
-    def _row(self, key: Key) -> dict[str, Any] | None:
+    def _row(self, key: Key, before: Sequence[Op] = ()) -> dict[str, Any] | None:
+        """The row as it is, with ``before`` laid over it, which nobody has applied yet."""
         self._flush()
-        return self.rows.get(key)
+        row = self.rows.get(key)
+        for op in before:
+            if op.key == key:
+                row = {**(row or {}), **op.row} if isinstance(op, Upsert) else None
+        return row
 
-    def _has(self, key: Key) -> bool:
+    def _has(self, key: Key, before: Sequence[Op] = ()) -> bool:
+        for op in reversed(before):
+            if op.key == key:
+                return isinstance(op, Upsert)
         for op in self._pending[self._indexed :]:
             self._present[op.key] = isinstance(op, Upsert)
         self._indexed = len(self._pending)
@@ -213,14 +221,14 @@ class Replica:
                 start = place
         ops: list[Op] = []
         for change in changes[start:]:
-            found = self._ops(change, key)
+            found = self._ops(change, key, ops)
             if found is None:
                 return None
             ops += found
         return ops
 
-    def _ops(self, change: Change, key: Key) -> list[Op] | None:
-        """What ``change`` does; None: only a read can tell."""
+    def _ops(self, change: Change, key: Key, before: Sequence[Op] = ()) -> list[Op] | None:
+        """What ``change`` does, once ``before`` is done; None: only a read can tell."""
         if change.kind == "DELETE":
             return [Delete(key)]
         record = change.record or {}
@@ -231,28 +239,30 @@ class Replica:
         narrow = self._reader.is_narrow(change)
         if change.columns is not self._last_columns and not narrow:
             self._look_at_columns(change.columns)
-        verdict = self._verdict(record, key, vouched=not narrow)
+        verdict = self._verdict(record, key, before, vouched=not narrow)
         if verdict is None:
             return None
         if not verdict:
-            return [*moved, Delete(key)] if self._has(key) else moved
+            return [*moved, Delete(key)] if self._has(key, before) else moved
         if narrow:
             return moved  # the full frame of the same change follows
-        if len(row) < len(self.schema.names) and not self._has(key):
+        if len(row) < len(self.schema.names) and not self._has(key, before):
             return None
         if self.window_read is not None:
-            return self._ops_in_window(key, row, moved)
+            return self._ops_in_window(key, row, moved, before)
         return [*moved, Upsert(key, row)]
 
-    def _ops_in_window(self, key: Key, row: Row, moved: list[Op]) -> list[Op] | None:
+    def _ops_in_window(
+        self, key: Key, row: Row, moved: list[Op], before: Sequence[Op]
+    ) -> list[Op] | None:
         whole = row
         if self.window is not None and not self.window.knows(row):
-            before = self._row(key)
-            if before is None:
+            known = self._row(key, before)
+            if known is None:
                 return None
-            whole = {**before, **row}
-        has = self._has(key)
-        if self.keeps(key, whole):
+            whole = {**known, **row}
+        has = self._has(key, before)
+        if self.keeps(key, whole, before):
             return [*moved, Upsert(key, row)]
         return [*moved, Delete(key)] if has else moved
 
@@ -277,7 +287,14 @@ class Replica:
             return self.window_read.knows(row) and not self.keeps(key, row)
         return mine is not None and all(equal(mine[name], row[name]) for name in row)
 
-    def _verdict(self, record: Mapping[str, Any], key: Key, *, vouched: bool) -> bool | None:
+    def _verdict(
+        self,
+        record: Mapping[str, Any],
+        key: Key,
+        before: Sequence[Op] = (),
+        *,
+        vouched: bool,
+    ) -> bool | None:
         """Whether the changed row belongs to the table."""
         if not self.spec.filter:
             return True
@@ -285,7 +302,7 @@ class Replica:
             {name: record[name] for name in self.spec.filter.columns if name in record}, "socket"
         )
         if len(row) < len(self.spec.filter.columns):
-            row = {**(self._row(key) or {}), **row}
+            row = {**(self._row(key, before) or {}), **row}
         matches = self.spec.filter.matches(row, self.known)
         if vouched and self._reader.by_bindings:
             return True if matches is None else matches or None

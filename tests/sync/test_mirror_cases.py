@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -273,6 +274,26 @@ def test_a_row_moved_out_of_the_filter_leaves_at_once() -> None:
     world.run(1)
     assert same(world)
     assert fetches(world) == []
+
+
+@pytest.mark.parametrize("tenths", range(1, 30))
+def test_a_row_that_came_back_and_left_again_while_its_key_was_to_be_read_is_out(
+    tenths: int,
+) -> None:
+    # What is held of it is let go as one: the row comes in with the first frame, and must be seen
+    # to be there by the one that takes it out.
+    spec, unaudited = TableSpec("t", filter=parse("grp=eq.1")), Options(audit_interval=0)
+    quick = Faults(latency=(0.01, 0.01), read_time=(0.05, 0.05))
+    world = live(spec, options=unaudited, faults=replace(quick, truncated=1.0))
+    world.server.write(1, {"grp": 2})  # cut short, so read by key: newer than what comes soon
+    world.run(0.3)
+    assert same(world)
+    world.faults = quick
+    world.server.write(1, {"grp": 1})
+    world.run(tenths / 10)
+    world.server.write(1, {"grp": 2})
+    world.run(5)
+    assert same(world)
 
 
 def test_a_filter_that_the_socket_cannot_carry_is_applied_here() -> None:
