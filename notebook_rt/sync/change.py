@@ -1,18 +1,19 @@
 """What a change says by itself, before anybody looks at the rows that are here (promise 5).
 
 In goes a ``Change`` off the wire; out come its key, whether it is a whole row or the narrow frame of
-a filter's second binding, the key it was moved from, and whether its values can be trusted.
+a filter's second binding, whether it moved a row to another key, and whether its values can be trusted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from notebook_rt.store.types import Column, Schema, canonical, decoder, kind, lossy
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.nulls import Nulls
-from notebook_rt.sync.rows import Delete, Key, Op, WireRow
+from notebook_rt.sync.rows import Key, WireRow
 from notebook_rt.sync.spec import TableSpec
 
 
@@ -78,15 +79,20 @@ class ChangeReader:
         types = self._schema.types
         return any(lossy(types[name], record.get(name)) for name in self._may_be_lossy)
 
-    def moved_from(self, change: Change, key: Key) -> list[Op]:
-        """An UPDATE of the key itself deletes the old one."""
+    def apart(self, change: Change) -> Sequence[Change]:
+        """``change`` by the keys it is about: an UPDATE of the key itself is a DELETE of the old one,
+        and then says nothing of it any more.
+        """
         old, record = change.old_record, change.record
         if change.kind != "UPDATE" or not old or record is None:
-            return []
+            return (change,)
         if all(name not in old or old[name] == record[name] for name in self._schema.key):
-            return []
-        before = self._key_in({**record, **old})
-        return [] if before == key else [Delete(before)]
+            return (change,)
+        before = {name: old.get(name, record[name]) for name in self._schema.key}
+        if self._key_in(before) == self._key_in(record):
+            return (change,)
+        gone = replace(change, kind="DELETE", record=None, old_record=before, errors=())
+        return (gone, replace(change, old_record=None))
 
 
 def columns_differ(columns: tuple[Column, ...], known: Schema) -> bool:

@@ -132,27 +132,31 @@ class Replica:
 
     def receive(self, changes: Iterable[Change], now: float) -> None:
         """Apply changes, in order, as one; those before an unreadable one too."""
-        horizon, believed = self.horizon, self.watermark
+        horizon, believed, reader = self.horizon, self.watermark, self._reader
         try:
             for change in changes:
-                key = self._reader.key_of(change)
-                commit = change.commit_time
-                horizon.heard(commit)
-                if self.suspects:
-                    self.suspects.discard(key)
+                key = reader.key_of(change)
+                horizon.heard(change.commit_time)
                 if believed.believed:
                     believed.look(change)
-                if key in self._held or not horizon.is_news(key, commit):
-                    self._unclear(change, key, now)
-                    continue
-                ops = self._ops(change, key)
-                if ops is None:
-                    self._hold(change, key, now)
-                    continue
-                self._pending += ops
-                self._applied(key, commit)
+                parts = reader.apart(change)
+                for part in parts:
+                    self._receive(part, key if len(parts) == 1 else reader.key_of(part), now)
         finally:
             self._flush()
+
+    def _receive(self, change: Change, key: Key, now: float) -> None:
+        if self.suspects:
+            self.suspects.discard(key)
+        if key in self._held or not self.horizon.is_news(key, change.commit_time):
+            self._unclear(change, key, now)
+            return
+        ops = self._ops(change, key)
+        if ops is None:
+            self._hold(change, key, now)
+            return
+        self._pending += ops
+        self._applied(key, change.commit_time)
 
     def _flush(self) -> None:
         if self._pending:
@@ -202,10 +206,7 @@ class Replica:
 
     def _hold(self, change: Change, key: Key, now: float) -> None:
         self._held.setdefault(key, []).append((self.horizon.moment(), change))
-        reader = self._reader
-        self.want(key, now + (COMPANION_DELAY if reader.is_narrow(change) else 0.0))
-        for gone in reader.moved_from(change, key):  # reading the new key says nothing of the old
-            self.want(gone.key, now)
+        self.want(key, now + (COMPANION_DELAY if self._reader.is_narrow(change) else 0.0))
 
     def want(self, key: Key, at: float) -> None:
         """Ask for ``key``'s row, not before ``at``."""
@@ -230,12 +231,11 @@ class Replica:
     def _ops(self, change: Change, key: Key, before: Sequence[Op] = ()) -> list[Op] | None:
         """What ``change`` does, once ``before`` is done; None: only a read can tell."""
         if change.kind == "DELETE":
-            return [Delete(key)]
+            return [Delete(key)] if self._has(key, before) else []
         record = change.record or {}
         if change.errors or self._reader.lossy(record):
             return None
         row = self.schema.decode(record, "socket")
-        moved = self._reader.moved_from(change, key)
         narrow = self._reader.is_narrow(change)
         if change.columns is not self._last_columns and not narrow:
             self._look_at_columns(change.columns)
@@ -243,18 +243,16 @@ class Replica:
         if verdict is None:
             return None
         if not verdict:
-            return [*moved, Delete(key)] if self._has(key, before) else moved
+            return [Delete(key)] if self._has(key, before) else []
         if narrow:
-            return moved  # the full frame of the same change follows
+            return []  # the full frame of the same change follows
         if len(row) < len(self.schema.names) and not self._has(key, before):
             return None
         if self.window_read is not None:
-            return self._ops_in_window(key, row, moved, before)
-        return [*moved, Upsert(key, row)]
+            return self._ops_in_window(key, row, before)
+        return [Upsert(key, row)]
 
-    def _ops_in_window(
-        self, key: Key, row: Row, moved: list[Op], before: Sequence[Op]
-    ) -> list[Op] | None:
+    def _ops_in_window(self, key: Key, row: Row, before: Sequence[Op]) -> list[Op] | None:
         whole = row
         if self.window is not None and not self.window.knows(row):
             known = self._row(key, before)
@@ -263,8 +261,8 @@ class Replica:
             whole = {**known, **row}
         has = self._has(key, before)
         if self.keeps(key, whole, before):
-            return [*moved, Upsert(key, row)]
-        return [*moved, Delete(key)] if has else moved
+            return [Upsert(key, row)]
+        return [Delete(key)] if has else []
 
     def _agrees(self, change: Change, key: Key) -> bool:
         """Whether the rows already are as ``change`` says, so that it says nothing."""
@@ -275,7 +273,7 @@ class Replica:
         narrow = self._reader.is_narrow(change)
         if change.columns is not self._last_columns and not narrow:
             self._look_at_columns(change.columns)
-        if change.errors or self._reader.lossy(record) or self._reader.moved_from(change, key):
+        if change.errors or self._reader.lossy(record):
             return False
         verdict = self._verdict(record, key, vouched=not narrow)
         if not verdict:

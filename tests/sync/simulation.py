@@ -135,6 +135,22 @@ class Server:
         if self.listener is not None:
             self.listener(kind, old, new, self.clock)
 
+    def move(self, key: Key, to: Key) -> None:
+        """Update one row's key, if there is such a row and nothing at the other key."""
+        old = self.rows.get(key)
+        if old is None or to in self.rows:
+            return
+        self.transaction += 1
+        self.rev += 1
+        parts = to if isinstance(to, tuple) else (to,)
+        new = {**old, **dict(zip(self.key, parts, strict=True)), "rev": self.rev}
+        if "updated_at" in self.columns and self.moves_watermark:
+            new["updated_at"] = _stamp(self.clock)
+        self._set(key, None)
+        self._set(to, new)
+        if self.listener is not None:
+            self.listener("UPDATE", old, new, self.clock)
+
     def alter(self, columns: dict[str, str]) -> None:
         """Add and drop columns."""
         self.columns = columns

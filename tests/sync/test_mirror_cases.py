@@ -249,6 +249,19 @@ def test_an_update_of_the_key_moves_the_row() -> None:
     assert world.view[99]["note"] == "start"
 
 
+@pytest.mark.parametrize("hundredths", range(0, 60, 4))
+def test_a_row_whose_key_is_updated_while_it_is_read_does_not_come_back(hundredths: int) -> None:
+    unaudited = Options(audit_interval=0)
+    quick = Faults(latency=(0.01, 0.01), read_time=(0.4, 0.4))
+    world = live(options=unaudited, faults=replace(quick, truncated=1.0))
+    world.server.write(1, {"grp": 7})  # cut short, so read by key
+    world.run(hundredths / 100)
+    world.faults = quick
+    world.server.move(1, 99)
+    world.run(10)
+    assert same(world)
+
+
 def test_a_hot_row_is_read_once_and_then_streams() -> None:
     world = live(faults=Faults(latency=(0.01, 0.02), read_time=(0.01, 0.05)))
     world.gap()

@@ -23,8 +23,9 @@ pauses = st.sampled_from((0.0, 0.0, 0.001, 0.05, 0.3, 1.0, 2.5))
 writes = st.tuples(
     st.just("write"), keys, st.one_of(st.none(), st.integers(0, 2)), st.sampled_from("abc")
 )
+moves = st.tuples(st.just("move"), keys, keys)
 faults = st.sampled_from((("disconnect",), ("connect",), ("gap",), ("network", False)))
-steps = st.lists(st.tuples(pauses, st.one_of(writes, writes, writes, faults)), max_size=40)
+steps = st.lists(st.tuples(pauses, st.one_of(writes, writes, writes, moves, faults)), max_size=40)
 
 
 def play(world: World, story: list[tuple[float, tuple[Any, ...]]]) -> None:
@@ -35,6 +36,8 @@ def play(world: World, story: list[tuple[float, tuple[Any, ...]]]) -> None:
                 world.server.write(key, None)
             case ("write", key, group, note):
                 world.server.write(key, {"grp": group, "note": note})
+            case ("move", key, to):
+                world.server.move(key, to)
             case ("disconnect",):
                 world.disconnect()
             case ("connect",):
