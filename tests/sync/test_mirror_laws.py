@@ -219,5 +219,5 @@ def test_nulls_that_are_believed_too_soon_are_true_after_an_audit(
         for pause, key, price, cost in story:
             world.run(pause)
             one.write(key, {"price": price, "cost": cost})
-        world.settle(40)
+        world.settle(200)  # the next audit: a slow one waits a hundred times what it took
     converged(world)
