@@ -50,7 +50,7 @@ def test_what_one_sends_the_other_hears_in_order(
     for number in range(50):
         assert sender.send("price", {"n": number}) == nrt.SendResult(queued=False)
     sender.send("other", {"text": "<script>"})
-    until(lambda: len(everything) == 51, what=lambda: len(everything))
+    until(lambda: (len(heard), len(everything)) == (50, 51), what=lambda: len(everything))
     assert heard == [{"n": number} for number in range(50)]
     assert everything[-1].event == "other"
     assert list(listener.messages["event"].unique()) == ["price", "other"]
@@ -184,8 +184,7 @@ def test_presence_shows_who_comes_and_goes(session: Callable[..., nrt.Session], 
     assert here.presence.df.loc[there.presence.key, "name"] == "them"
     other.close()
     until(lambda: len(here.presence.df) == 1)
-    assert joined == ["<b>me</b>", "them"]
-    assert left == ["them"]
+    until(lambda: (joined, left) == (["<b>me</b>", "them"], ["them"]), what=lambda: (joined, left))
 
 
 def test_presence_never_makes_the_server_close_the_channel(

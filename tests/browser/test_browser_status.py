@@ -18,9 +18,7 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
         page = notebook.page
         notebook.run("from tests.browser.scenes import *\nfrom tests.widgets.memory import *")
         notebook.run("source = health_source('healthy'); w = HealthWidget(source); display(w)")
-        word = page.locator(".nrt-health .nrt-word")
-        word.wait_for()
-        assert word.inner_text() == "Healthy"
+        page.locator(".nrt-health .nrt-word", has_text="Healthy").wait_for()
 
         # Told from a thread while a cell sleeps.
         notebook.start(

@@ -264,4 +264,4 @@ async def test_what_a_restarted_postgres_loses_is_lost_without_a_word(tmp_path: 
         }
         name = "17b-pg-restart-and-publication-change"
         # The second system message comes within 60 s of the change, whatever is sent meanwhile.
-        await play(name, stack, hooks=hooks, early=["system"])
+        await play(name, stack, hooks=hooks, anytime=["system"])

@@ -71,10 +71,16 @@ class Client:
             pass
         self.arrived.set()
 
-    async def next(self, topic: str, patience: float = PATIENCE) -> str | bytes | None:
-        """The next frame of a topic; None when it does not come."""
+    async def next(
+        self,
+        topic: str,
+        patience: float = PATIENCE,
+        fits: Callable[[str | bytes], bool] = lambda frame: True,
+    ) -> str | bytes | None:
+        """The next frame of a topic that fits; None when it does not come."""
         deadline = time.monotonic() + patience
-        while not self.frames[topic]:
+        frames = self.frames[topic]
+        while (found := next(filter(fits, frames), None)) is None:
             self.arrived.clear()
             left = deadline - time.monotonic()
             if left <= 0:
@@ -83,7 +89,8 @@ class Client:
                 await asyncio.wait_for(self.arrived.wait(), left)
             except TimeoutError:
                 return None
-        return self.frames[topic].popleft()
+        frames.remove(found)
+        return found
 
 
 class Player:
@@ -102,8 +109,8 @@ class Player:
         Line numbers that are not played.
     edits
         Texts to replace in the transcript.
-    early
-        Events whose frames may come earlier than recorded.
+    anytime
+        Events whose frames may come earlier or later among those of their topic than recorded.
     """
 
     def __init__(
@@ -114,11 +121,11 @@ class Player:
         hooks: Hooks | None = None,
         skip: Collection[int] = (),
         edits: Collection[tuple[str, str]] = (),
-        early: Collection[str] = (),
+        anytime: Collection[str] = (),
     ) -> None:
         self.url, self.dsn, self.hooks, self.skip = url, dsn, hooks or {}, skip
         self.barriers = True
-        self._edits, self._early = edits, early
+        self._edits, self._anytime = edits, anytime
         self.clients: dict[str, Client] = {}
         self.differences: list[Difference] = []
         self.note = ""
@@ -127,7 +134,6 @@ class Player:
         self._database: psycopg.AsyncConnection[Any] | None = None
         self._played: list[tuple[float, float]] = []
         self._refs: dict[str, dict[str, str]] = defaultdict(dict)
-        self._put_aside: dict[str, deque[str | bytes]] = defaultdict(deque)
         self._line = 0
 
     async def play(self, steps: list[Step]) -> list[Difference]:
@@ -347,13 +353,13 @@ class Player:
             self.differ(f"{different}\n  got      {got[:700]!r}\n  recorded {wanted[:700]!r}")
 
     async def _next(self, client: Client, topic: str, wanted: str) -> str | bytes | None:
-        for event in self._early:
-            mark = f'"event":"{event}"'
-            if mark in wanted and self._put_aside[event]:
-                return self._put_aside[event].popleft()
-            while mark not in wanted and client.frames[topic] and mark in client.frames[topic][0]:
-                self._put_aside[event].append(client.frames[topic].popleft())
-        return await client.next(topic)
+        marks = [f'"event":"{event}"' for event in self._anytime]
+        like = [mark in wanted for mark in marks]
+
+        def fits(frame: str | bytes) -> bool:
+            return not marks or [mark in str(frame) for mark in marks] == like
+
+        return await client.next(topic, fits=fits)
 
     # --- beside the wire
 
