@@ -55,7 +55,9 @@ users() { install -e ".[all]"; }
 developers() { install -e ".[all]" --group dev; }
 
 browser() { # what the browser tests drive, and what the supabase-js tests run on
-    command -v chromium >/dev/null || debian chromium fonts-dejavu-core
+    if ! command -v chromium >/dev/null || ! /sbin/ldconfig -p | grep -q 'libatomic\.so\.1'; then
+        debian chromium fonts-dejavu-core libatomic1 # the last is playwright's node's
+    fi
     if ! command -v npm >/dev/null || ! node -e "process.exit(parseInt(process.versions.node) < 20)" 2>/dev/null; then
         install -e ".[all]" --group dev --group node
         PATH=$bin:$PATH
