@@ -53,6 +53,7 @@ class Login:
         self._auth: Any = None
         self._token_source: Callable[[], str | Awaitable[str]] | None = None
         self._refresh_timer: asyncio.TimerHandle | None = None
+        self._refreshing: asyncio.Task[bool] | None = None
 
     async def sign_in(self, credentials: Mapping[str, Any]) -> Mapping[str, Any]:
         from supabase_auth import AsyncGoTrueClient
@@ -87,8 +88,23 @@ class Login:
         await self._taken(token)
         self._plan_refresh()
 
-    async def refresh(self) -> bool:
-        """Get a new access token; False: there is nobody to ask."""
+    async def refresh(self, refused: str | None = None) -> bool:
+        """Get a new access token in place of the one that was ``refused``; False: there is none.
+
+        Whoever asks while one is being got waits for that one: a refresh token can be used once, and
+        a storm of refused requests is one question.
+        """
+        if refused is not None and refused != self._credentials.access_token:
+            return True  # it was got meanwhile
+        if self._refreshing is None:
+            self._refreshing = self._thread.spawn(self._refresh(), "refresh the token")
+            self._refreshing.add_done_callback(self._refresh_done)
+        return await asyncio.shield(self._refreshing)
+
+    def _refresh_done(self, task: asyncio.Task[bool]) -> None:
+        self._refreshing = None
+
+    async def _refresh(self) -> bool:
         try:
             if self._auth is not None:
                 answer = await self._auth.refresh_session()
@@ -126,5 +142,17 @@ class Login:
 
 
 async def _ask(source: Callable[[], str | Awaitable[str]]) -> str:
-    token = source()
-    return await token if inspect.isawaitable(token) else token
+    """Call the user's function, on a thread of its own: it may take long, and must delay no heartbeat."""
+
+    def ask() -> str:
+        try:
+            token = source()
+        except StopIteration as error:  # no future can carry it
+            raise RuntimeError("there is no further token") from error
+        return asyncio.run(_awaited(token)) if inspect.isawaitable(token) else token
+
+    return await asyncio.to_thread(ask)
+
+
+async def _awaited(token: Awaitable[str]) -> str:
+    return await token

@@ -47,7 +47,7 @@ class RestClient:
     url : str
         The project's, without ``/rest/v1``.
     refresh : async callable, optional
-        Asked for a new access token when the server refuses ours; True: it has changed, try again.
+        Given the access token that the server refused, gets a new one; True: there is one, try again.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RestClient:
         url: str,
         credentials: Credentials,
         options: Options,
-        refresh: Callable[[], Awaitable[bool]] | None = None,
+        refresh: Callable[[str | None], Awaitable[bool]] | None = None,
     ) -> None:
         self.url = url
         self.credentials = credentials
@@ -146,8 +146,9 @@ class RestClient:
         """Send one request; an answer of 400 and above becomes its named error."""
         reading = method in ("GET", "HEAD")
         sent = {("Accept-Profile" if reading else "Content-Profile"): schema, **(headers or {})}
+        token = self.credentials.access_token
         response = await self._send(method, path, params, sent, body)
-        if response.status_code == 401 and self.refresh is not None and await self.refresh():
+        if response.status_code == 401 and self.refresh is not None and await self.refresh(token):
             response = await self._send(method, path, params, sent, body)
         if response.status_code >= 300:
             raise self.error(response, schema, table, right=_RIGHTS.get(method, "select"))

@@ -129,7 +129,7 @@ async def test_a_refused_token_is_refreshed_once_and_the_request_repeated(
     credentials = Credentials(stack.anon_key, stack.token("anon", "x", -60))
     asked = 0
 
-    async def refresh() -> bool:
+    async def refresh(refused: str | None) -> bool:
         nonlocal asked
         asked += 1
         credentials.access_token = stack.anon_key
