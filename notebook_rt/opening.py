@@ -70,7 +70,8 @@ class Opening:
             Realtime's filter language, ``"user_id=eq.42,status=in.(open,held)"``, or a dict of
             equalities.
         columns : str or sequence of str, optional
-            Only these, ``"name,price"`` or ``["name", "price"]`` (the key always comes along).
+            Only these, ``"name,price"`` or ``["name", "price"]`` (the key always comes along). A name
+            with a comma in it needs the sequence, here and in ``key``.
         key : str or sequence of str, optional
             The key's columns, where the server does not say.
         order : str or sequence of str, optional

@@ -181,7 +181,7 @@ def test_names_of_others_are_names_and_nothing_else(stack: LocalStack, rt: nrt.S
             f"create function {quoted[2]}({column} text) returns setof {quoted[0]} language sql "
             f"stable as $$ select * from {quoted[0]} where {column} = $1 $$"
         )
-        listed = rt.query(view, depends_on=[table], key=HOSTILE, order="id")
+        listed = rt.query(view, depends_on=[table], key=[HOSTILE], order="id")
         with pytest.raises(errors.MissingQueryError):
             rt.query(f"{view}!", depends_on=[table]).wait(10)
         found = rt.query(function, depends_on=[table], params={HOSTILE: HOSTILE}, key="id")
