@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from notebook_rt.editable import Editable, Edits
 from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError
 from notebook_rt.iteration import Changes
+from notebook_rt.mapped import MappedFrame
 from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.net.feed import Feed
@@ -293,14 +294,26 @@ class LiveFrame(Editable):
         callable
             Call it to unsubscribe.
         """
+        return self._listen(fn, fn)
+
+    def _listen(
+        self,
+        call: Callable[[ChangeBatch], Any],
+        fn: Callable[..., Any],
+        *,
+        at_once: bool = False,
+    ) -> Callable[[], None]:
+        """Call ``call(batch)``, which is the user's ``fn`` or ends in it; ``at_once``: now, too."""
         self._check()
         feed = self._feed
         feed.look()
-        box = Mailbox(fn, feed.options.buffer_size, f"{self.name}.on_change")
+        box = Mailbox(call, feed.options.buffer_size, f"{self.name}.on_change")
         box.holds = self  # who listens keeps the frame, though no variable does
         thread = feed.thread
         listener = Gathering(box.put, self._debounce) if self._debounce else box.put
         thread.call(feed.listeners.append, listener)
+        if at_once:
+            box.put(ChangeBatch((), "snapshot", feed.version))
 
         def remove() -> None:
             box.close()
@@ -330,7 +343,14 @@ class LiveFrame(Editable):
         return changes_df(batches, feed.options.log_size)
 
     def map(self, fn: Callable[[pd.DataFrame], Any]) -> MappedFrame:
-        """A live view: ``fn(df)``, computed when it is read and the table has changed."""
+        """A live view: ``fn(df)``, computed when it is read and the table has changed.
+
+        Parameters
+        ----------
+        fn : callable
+            Given the snapshot, returns what is made of it: ``lambda df: df.groupby("symbol").mean()``.
+            As a cell's last line a DataFrame, Series or single value is shown live.
+        """
         return MappedFrame(self, fn)
 
     # The end
@@ -348,26 +368,3 @@ class LiveFrame(Editable):
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-class MappedFrame:
-    """``fn`` of a live table's DataFrame; made by ``LiveFrame.map``."""
-
-    def __init__(self, frame: LiveFrame, fn: Callable[[pd.DataFrame], Any]) -> None:
-        self._frame = frame
-        self._fn = fn
-        self._of: pd.DataFrame | None = None
-        self._value: Any = None
-
-    @property
-    def df(self) -> Any:
-        """``fn(frame.df)``; the same object until the table has changed."""
-        df = self._frame.df
-        if df is not self._of:
-            self._value = self._fn(df)
-            self._of = df
-        return self._value
-
-    def on_change(self, fn: Callable[[Any], Any]) -> Callable[[], None]:
-        """Call ``fn(value)`` with the new value after each batch of changes."""
-        return self._frame.on_change(lambda batch: fn(self.df))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import pandas as pd
 
-from notebook_rt.errors import ClosedError, NotebookRTError
+from notebook_rt.errors import ClosedError, NotebookRTError, ReadOnlyError
 from notebook_rt.sync.health import UNAVAILABLE
 from notebook_rt.widgets.sources import (
     Conflict,
@@ -34,6 +34,7 @@ from notebook_rt.widgets.sources import (
 if TYPE_CHECKING:
     from notebook_rt.channel import Presence
     from notebook_rt.frame import LiveFrame
+    from notebook_rt.mapped import MappedFrame
     from notebook_rt.outbox.view import QueueView
     from notebook_rt.session import Session
 
@@ -278,3 +279,82 @@ class FrameOf:
     def resolve(self, key: Hashable, column: str, choice: Literal["mine", "theirs"]) -> None:
         self._marks, self._conflicts = (-1.0, {}), (-1.0, [])
         self._frame.resolve(key, column, choice)
+
+
+class MappedOf:
+    """A ``MappedFrame`` as a grid or chart reads it: whatever it is as a table, nothing to edit."""
+
+    editable = False
+
+    def __init__(self, mapped: MappedFrame) -> None:
+        self._mapped = mapped
+        self._table = FrameOf(mapped.frame)
+        self._shown: tuple[object, pd.DataFrame] = (None, pd.DataFrame())
+        _ = mapped.df  # computed here once, where the user sees what it raises
+
+    @property
+    def name(self) -> str:
+        return f"computed of {self._table.name}"
+
+    @property
+    def df(self) -> pd.DataFrame:
+        value = self._mapped.latest
+        if self._shown[0] is not value:
+            self._shown = (value, tabular(value))
+        return self._shown[1]
+
+    @property
+    def status(self) -> str:
+        return self._table.status
+
+    @property
+    def note(self) -> str:
+        return self._table.note
+
+    @property
+    def fields(self) -> Sequence[Field]:
+        df = self.df
+        names = [str(name) for name in (*df.index.names, *df.columns) if name is not None]
+        return tuple(Field(name, "", nullable=name not in df.index.names) for name in names)
+
+    def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
+        # At once, too: nobody listened while nobody looked.
+        return _listen(partial(self._mapped.on_change, at_once=True), fn)
+
+    def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
+        raise ReadOnlyError(self.name)
+
+    def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
+        return {}
+
+    def conflicts(self) -> Sequence[Conflict]:
+        return ()
+
+    def resolve(self, key: Hashable, column: str, choice: Literal["mine", "theirs"]) -> None:
+        raise ReadOnlyError(self.name)
+
+
+def tabular(value: object) -> pd.DataFrame:
+    """Anything as a DataFrame with columns named by text and an index that tells its rows apart.
+
+    >>> tabular(pd.Series([1.5], index=pd.Index(["a"], name="symbol"))).reset_index().values.tolist()
+    [['a', 1.5]]
+    >>> tabular(3).values.tolist()
+    [[3]]
+    """
+    if isinstance(value, pd.Series):
+        value = value.to_frame("value" if value.name is None else value.name)
+    df = value if isinstance(value, pd.DataFrame) else pd.DataFrame({"value": [value]})
+    names = [
+        " ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in df.columns
+    ]
+    df = df.set_axis(names, axis=1)
+    if not df.index.is_unique:
+        return df.reset_index(drop=all(name is None for name in df.index.names))
+    if not isinstance(df.index, pd.RangeIndex):
+        levels = (
+            [f"level_{n}" for n in range(df.index.nlevels)] if df.index.nlevels > 1 else ["index"]
+        )
+        found = [given or made for given, made in zip(df.index.names, levels, strict=True)]
+        df.index = df.index.set_names([str(name) for name in found])
+    return df

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from notebook_rt.widgets.adapters import (
     FrameOf,
+    MappedOf,
     PeoplePresent,
     SessionHealth,
     SessionNotes,
@@ -28,6 +29,7 @@ from notebook_rt.widgets.statusbar import StatusBar
 if TYPE_CHECKING:
     from notebook_rt.channel import Presence
     from notebook_rt.frame import LiveFrame
+    from notebook_rt.mapped import MappedFrame
     from notebook_rt.outbox.view import QueueView
     from notebook_rt.session import Session
 
@@ -46,6 +48,12 @@ def frame_bundle(frame: LiveFrame) -> Bundle:
     """The live grid."""
     source = FrameOf(frame)
     return _bundle(lambda: grid(frame), lambda: (grid_text(source), grid_html(source)))
+
+
+def mapped_bundle(mapped: MappedFrame) -> Bundle:
+    """The live grid of what is computed."""
+    source = MappedOf(mapped)
+    return _bundle(lambda: GridWidget(source), lambda: (grid_text(source), grid_html(source)))
 
 
 def health_bundle(session: Session) -> Bundle:
@@ -93,6 +101,16 @@ def plot(frame: LiveFrame, x: str | None = None, y: Any = (), **options: Any) ->
     """A live chart of ``frame``, with the options of ``ChartWidget``. Waits for the first data."""
     frame.wait()
     return ChartWidget(FrameOf(frame), x, y, **options)
+
+
+def mapped_grid(mapped: MappedFrame, **options: Any) -> GridWidget:
+    """The live grid of what is computed, with the options of ``GridWidget``."""
+    return GridWidget(MappedOf(mapped), **options)
+
+
+def mapped_plot(mapped: MappedFrame, x: str | None, y: Any, **options: Any) -> ChartWidget:
+    """A live chart of what is computed, with the options of ``ChartWidget``."""
+    return ChartWidget(MappedOf(mapped), x, y, **options)
 
 
 def status_bar(session: Session, presence: Presence | None = None) -> StatusBar:

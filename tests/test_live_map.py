@@ -1,0 +1,94 @@
+"""What ``LiveFrame.map`` computes is as live as the table, on real parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt import errors
+from notebook_rt.local import LocalStack
+from notebook_rt.widgets.adapters import MappedOf, tabular
+from tests.waiting import until
+
+
+@pytest.fixture
+def frame(stack: LocalStack, make_table: Callable[..., str]) -> Iterator[nrt.LiveFrame]:
+    table = make_table()
+    stack.sql(f"insert into {table} values (1, 'a', 1), (2, 'a', 2), (3, '<b>c</b>', 4)")
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        yield session.table(table).wait(10)
+
+
+def by_name(df: pd.DataFrame) -> pd.Series[Any]:
+    return df.groupby("name").price.sum()
+
+
+def test_it_is_computed_once_a_snapshot_and_told_after_each_batch(
+    stack: LocalStack, frame: nrt.LiveFrame
+) -> None:
+    runs: list[int] = []
+    mapped = frame.map(lambda df: runs.append(len(df)) or float(df.price.sum()))
+    assert (mapped.df, mapped.df, runs) == (7.0, 7.0, [3])
+    told: list[float] = []
+    stop = mapped.on_change(told.append, at_once=True)
+    until(lambda: told == [7.0])
+    stack.sql(f"insert into {frame.name} values (4, 'd', 10)")
+    until(lambda: told[-1:] == [17.0], what=lambda: told)
+    stop()
+    stack.sql(f"delete from {frame.name} where id = 4")
+    until(lambda: mapped.df == 7.0)
+    assert told[-1] == 17.0
+    assert repr(frame.map(by_name)).startswith("<MappedFrame by_name of <LiveFrame ")
+
+
+def test_it_shows_itself_as_a_table_that_follows_and_cannot_be_edited(
+    stack: LocalStack, frame: nrt.LiveFrame
+) -> None:
+    mapped = frame.map(by_name)
+    bundle = mapped._repr_mimebundle_()
+    assert bundle["text/plain"].startswith(f"computed of {frame.name}: 2 rows × 2 columns")
+    assert "&lt;b&gt;c&lt;/b&gt;" in bundle["text/html"]
+    assert "<b>c</b>" not in bundle["text/html"]
+    source = MappedOf(mapped)
+    assert [field.name for field in source.fields] == ["name", "price"]
+    looks: list[None] = []
+    stack.sql(f"update {frame.name} set price = 40 where id = 3")
+    until(lambda: frame.df.loc[3, "price"] == 40)
+    stop = source.on_change(lambda: looks.append(None))  # what was missed comes at once
+    until(lambda: source.df["price"].tolist() == [40.0, 3.0], what=lambda: source.df)
+    stack.sql(f"update {frame.name} set price = 5 where id = 1")
+    until(lambda: source.df["price"].tolist() == [40.0, 7.0], what=lambda: source.df)
+    assert looks
+    stop()
+    with pytest.raises(errors.ReadOnlyError):
+        source.edit("a", {"price": 1})
+    with pytest.raises(ZeroDivisionError):
+        frame.map(lambda df: 1 / 0)._repr_mimebundle_()
+
+
+@pytest.mark.parametrize(
+    ("value", "columns"),
+    [
+        (3, ["value"]),
+        (pd.Series([1, 2], index=["x", "y"]), ["index", "value"]),
+        (pd.DataFrame({("a", "mean"): [1.0], ("a", "max"): [2.0]}, index=[7]), ["index", "a mean"]),
+        (pd.DataFrame({1: [1, 2]}, index=pd.Index(["x", "x"], name="name")), ["name", "1"]),
+        (pd.DataFrame({"n": [1, 2]}, index=[5, 5]), ["n"]),
+        (
+            pd.DataFrame({"n": [1]}, index=pd.MultiIndex.from_tuples([(1, 2)])),
+            ["level_0", "level_1"],
+        ),
+    ],
+)
+def test_whatever_is_computed_is_a_table_whose_rows_can_be_told_apart(
+    value: object, columns: list[str]
+) -> None:
+    df = tabular(value)
+    assert df.index.is_unique
+    shown = [name for name in (*df.index.names, *df.columns) if name is not None]
+    assert shown[: len(columns)] == columns
+    assert all(isinstance(name, str) for name in shown)
