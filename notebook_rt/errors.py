@@ -196,7 +196,7 @@ class MissingColumnError(TableError):
             schema,
             table,
             f'table "{table}" has no column "{column}"{there}. '
-            "Check `columns`, `key`, `order` and `filter`",
+            "Check `columns`, `key`, `order`, `filter` and `merge`",
         )
         self.column = column
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from notebook_rt.errors import ClosedError
 from notebook_rt.filters import parse
@@ -99,11 +99,13 @@ class Opening:
         FilterError
             If the filter or the order cannot be read.
         ValueError
-            If ``debounce`` is negative.
+            If ``debounce`` is negative, or an option is none of those there are.
         """
         self._check()
         if not debounce >= 0:
             raise ValueError(f"debounce is a number of seconds, not {debounce!r}")
+        _one_of("priority", priority, Priority)
+        _one_of("dtype_backend", dtype_backend, Backend)
         spec = TableSpec(
             table=name,
             schema=schema or self.schema,
@@ -179,6 +181,7 @@ class Opening:
             If a parameter has no form in JSON.
         """
         self._check()
+        _one_of("dtype_backend", dtype_backend, Backend)
         from notebook_rt.query import LiveQuery, query_spec
 
         spec = query_spec(
@@ -235,6 +238,7 @@ class Opening:
             If the name is none, or the channel is open with other settings.
         """
         self._check()
+        _one_of("priority", priority, Priority)
         from notebook_rt.channel import Channel, check_topic
 
         shared_as, room = self._thread.call(
@@ -266,6 +270,13 @@ class _Release:
             self._done = True
             with contextlib.suppress(ClosedError):
                 self._thread.post(self._project.let_go, self._shared_as)
+
+
+def _one_of(name: str, given: object, kind: object) -> None:
+    known = [value for part in get_args(kind) for value in (get_args(part) or (part,))]
+    known = [None if value is type(None) else value for value in known]
+    if given not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {given!r}")
 
 
 def _strategies(merge: Merge | Mapping[str, Merge] | None) -> Strategies | None:

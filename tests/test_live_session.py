@@ -8,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -24,6 +24,12 @@ _numbers = itertools.count(time.monotonic_ns())
 SWIFT = nrt.Options(
     backoff_base=0.1, backoff_max=0.5, poll_interval=0.3, poll_max=0.5, audit_interval=0
 )
+
+
+@pytest.fixture
+def rt(stack: LocalStack) -> Iterator[nrt.Session]:
+    with nrt.connect(stack.url, stack.anon_key, options=SWIFT) as session:
+        yield session
 
 
 # Who we are -------------------------------------------------------------------------------------
@@ -145,6 +151,73 @@ def test_over_the_limit_the_least_important_table_polls_and_comes_back(
         until(lambda: len(low.df) == 1)
         others[0].close()
         until(lambda: low.status == "live", what=lambda: low)
+
+
+def test_a_table_that_more_look_at_keeps_its_channel_and_so_does_a_higher_priority(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    options = nrt.Options(max_channels=1, poll_interval=0.2, poll_max=0.3, audit_interval=0)
+    first, second = make_table(), make_table()
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        a, b = rt.table(first).wait(10), rt.table(second).wait(10)
+        until(lambda: (a.status, b.status) == ("live", "polling"), what=lambda: (a, b))
+        another = rt.table(second)
+        until(lambda: (a.status, b.status) == ("polling", "live"), what=lambda: (a, b))
+        another.close()
+        until(lambda: (a.status, b.status) == ("live", "polling"), what=lambda: (a, b))
+        urgent = rt.table(second, priority="high")
+        until(lambda: (a.status, urgent.status) == ("polling", "live"), what=lambda: (a, b))
+
+
+def test_one_table_with_two_ways_to_merge_is_two_live_tables(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    frames = [rt.table(table, merge=way).wait(10) for way in (None, "server", {"price": "delta"})]
+    until(lambda: [frame.status for frame in frames] == ["live"] * 3, seconds=4)
+    stack.sql(f"insert into {table} values (1, 'a', 1)")
+    until(lambda: [len(frame.df) for frame in frames] == [1] * 3)
+    with pytest.raises(errors.MissingColumnError, match="prise"):
+        rt.table(table, merge={"prise": "delta"}).wait(10)
+
+
+def test_after_a_wrong_token_the_right_one_is_live_at_once(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    # Only a try from zero comes so soon.
+    options = nrt.Options(backoff_base=60.0, backoff_max=60.0, jitter=0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        frame = rt.table(table).wait(10)
+        until(lambda: frame.status == "live")
+        rt.set_auth("garbage")
+        until(lambda: frame.status == "stale", what=lambda: frame)
+        rt.set_auth(None)
+        until(lambda: frame.status == "live", what=lambda: frame)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"limit": "5"}, errors.FilterError),
+        ({"limit": 0}, errors.FilterError),
+        ({"priority": "urgent"}, ValueError),
+        ({"dtype_backend": "arrow"}, ValueError),
+        ({"merge": "mine"}, ValueError),
+    ],
+)
+def test_a_wrong_option_is_refused_at_once(
+    rt: nrt.Session, wrong: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=str(next(iter(wrong.values())))):
+        rt.table("anything", **wrong)
+
+
+def test_what_is_no_function_is_no_callback(
+    rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    with pytest.raises(TypeError, match="on_change needs a function to call, not 'print'"):
+        rt.table(make_table()).on_change("print")  # type: ignore[arg-type]
 
 
 def test_a_lazy_table_subscribes_when_looked_at_and_leaves_when_not(

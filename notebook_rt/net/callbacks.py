@@ -30,6 +30,8 @@ class Mailbox:
     """
 
     def __init__(self, fn: Callable[..., Any], size: int = 100_000, what: str = "callback") -> None:
+        if not callable(fn):
+            raise TypeError(f"{what} needs a function to call, not {fn!r}")
         self.fn = fn
         self.what = what
         self.errors = 0

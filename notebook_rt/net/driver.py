@@ -21,6 +21,7 @@ import pyarrow as pa
 from notebook_rt.errors import (
     ClosedError,
     FilterError,
+    MissingColumnError,
     NotebookRTError,
     NotPublishedError,
     ProtocolError,
@@ -29,6 +30,7 @@ from notebook_rt.errors import (
 from notebook_rt.net.buffer import Buffer
 from notebook_rt.net.feed import Feed
 from notebook_rt.net.reader import Reader
+from notebook_rt.net.registry import Place
 from notebook_rt.net.services import Services
 from notebook_rt.net.topic import SocketChannel
 from notebook_rt.store.table import Table
@@ -90,7 +92,6 @@ class TableDriver(Feed):
         self.topic = topic
         self.services = services
         self.dtype_backend: Backend = dtype_backend
-        self.priority: Priority = priority
         self.drifted = False
         """The last audit found a difference."""
         self.last_audit: float | None = None
@@ -112,7 +113,7 @@ class TableDriver(Feed):
         self._reader = Reader(spec, services, self.contact, self._buffer.event)
         self._timer: asyncio.TimerHandle | None = None
         self._refused: Refused | None = None
-        self._joined_registry = False
+        self.place = Place(services.registry, topic, self, priority)
         self._started = False
 
     def _machine(self) -> Mirror | Requery:
@@ -141,7 +142,7 @@ class TableDriver(Feed):
         idle = time.monotonic() - self.looked_at
         if not self.listeners and idle >= self.options.lazy_after:
             self._stop_work()
-            self._leave_registry()
+            self.place.leave()
             self.mirror, self._refused = self._machine(), None
             self.table = self.ordered = self.overlay = self.error = None
             self._started, self.looked_at = False, 0.0
@@ -162,14 +163,9 @@ class TableDriver(Feed):
             return
         self._feed(Closed())
         self.set_status("closed", "closed")
-        self._leave_registry()
+        self.place.leave()
         self._stop_work()
         self.settle(ClosedError(f'table "{self.spec.table}"'))
-
-    def _leave_registry(self) -> None:
-        if self._joined_registry:
-            self._joined_registry = False
-            self.services.registry.unwant(self.topic)
 
     def restart(self) -> None:
         """Begin anew, after a failure that something (a new token) may have mended."""
@@ -331,6 +327,10 @@ class TableDriver(Feed):
         return nullcontext() if plain else self.services.lock
 
     def _make_rows(self, schema: Schema) -> Rows:
+        for column in self.strategies.columns:
+            if column not in schema.types:
+                names = schema.names
+                raise MissingColumnError(self.spec.schema, self.spec.table, column, names)
         table = Table(schema, self.dtype_backend)
         overlay = Overlay(table, schema, self.strategies, partial(self._matches, schema))
         self._made[id(overlay)] = table
@@ -361,9 +361,7 @@ class TableDriver(Feed):
 
     def fail(self, error: Exception) -> None:
         self.services.metrics.last_error = str(error)
-        if self._joined_registry:  # its place is another's
-            self._joined_registry = False
-            self.services.registry.unwant(self.topic)
+        self.place.leave()  # it is another's
         super().fail(error)
 
     def _wake(self, at: float) -> None:
@@ -373,11 +371,10 @@ class TableDriver(Feed):
         self._timer = loop.call_later(max(0.0, at - time.monotonic()), self._buffer.event, Tick())
 
     def _rejoin(self) -> None:
-        if self._joined_registry:
+        if self.place.taken:
             self.services.registry.again(self.topic)
         elif self.mirror.bindings:
-            self._joined_registry = True
-            self.services.registry.want(self.topic, self, self.priority)
+            self.place.take()
 
     def _told(self, what: str, detail: Mapping[str, Any]) -> None:
         metrics = self.services.metrics

@@ -116,10 +116,12 @@ class Project:
         )
         shared_as = (spec, dtype_backend, strategies and strategies.default, merged_as)
         driver = self.tables.get(shared_as)
-        if driver is None:
+        if driver is not None:
+            driver.place.share(priority)
+        else:
             driver = TableDriver(
                 spec,
-                _topic(spec, dtype_backend),
+                _topic(spec, shared_as),
                 self.services,
                 dtype_backend=dtype_backend,
                 priority=priority,
@@ -140,8 +142,10 @@ class Project:
         """The one driver of this query, and what to give back to ``let_go``."""
         shared_as = (spec, dtype_backend)
         driver = self.tables.get(shared_as)
-        if driver is None:
-            topic = _topic(spec, dtype_backend)
+        if driver is not None:
+            driver.place.share("normal")
+        else:
+            topic = _topic(spec, shared_as)
             driver = QueryDriver(spec, topic, self.services, dtype_backend=dtype_backend)
             self.tables[shared_as] = driver
             driver.status_listeners.append(self._on_status)
@@ -153,13 +157,15 @@ class Project:
         """One user less; the last ends the subscription."""
         if shared_as not in self._users:
             return
+        owner = self.tables.get(shared_as) or self.rooms[shared_as]
         self._users[shared_as] -= 1
-        if self._users[shared_as] == 0:
-            del self._users[shared_as]
-            gone: TableDriver | Room | None = self.tables.pop(shared_as, None)
-            gone = gone or self.rooms.pop(shared_as, None)
-            if gone is not None:
-                gone.close()
+        if self._users[shared_as]:
+            owner.place.unshare()
+            return
+        del self._users[shared_as]
+        self.tables.pop(shared_as, None)
+        self.rooms.pop(shared_as, None)
+        owner.close()
 
     # Channels
 
@@ -196,6 +202,8 @@ class Project:
             room.start()
         elif (private, receive_own, replay) != (room.private, room.receive_own, room.replay):
             raise ValueError(f'channel "{topic}" is open with other settings; release it first')
+        else:
+            room.place.share(priority)
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
         return shared_as, room
 
@@ -350,7 +358,7 @@ class Project:
         self.thread.at_exit.pop(id(self), None)
 
 
-def _topic(spec: TableSpec, dtype_backend: Backend) -> str:
-    """A channel name of its own for each view of a table; the same on every run."""
-    digest = hashlib.sha256(repr((spec, dtype_backend)).encode()).hexdigest()[:12]
+def _topic(spec: TableSpec, shared_as: object) -> str:
+    """A channel name of its own for whatever is not shared; the same on every run, as a rule."""
+    digest = hashlib.sha256(repr(shared_as).encode()).hexdigest()[:12]
     return f"notebook_rt:{spec.schema}.{spec.table}:{digest}"

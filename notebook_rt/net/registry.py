@@ -55,6 +55,46 @@ class Owner(Protocol):
     def gap(self, reason: str) -> None: ...
 
 
+class Place:
+    """An owner's place in the registry: a subscription for each handle on it, or none of them.
+
+    Who has more of them, and of a higher priority, keeps its channel when there are too few.
+    """
+
+    def __init__(self, registry: Registry, topic: str, owner: Owner, priority: Priority) -> None:
+        self.taken = False
+        self._registry = registry
+        self._topic = topic
+        self._owner = owner
+        self._priorities = [priority]
+
+    def take(self) -> None:
+        """Subscribe."""
+        if not self.taken:
+            self.taken = True
+            for priority in self._priorities:
+                self._registry.want(self._topic, self._owner, priority)
+
+    def leave(self) -> None:
+        """Give it up; the channel is left."""
+        if self.taken:
+            self.taken = False
+            for _ in self._priorities:
+                self._registry.unwant(self._topic)
+
+    def share(self, priority: Priority) -> None:
+        """One more handle."""
+        self._priorities.append(priority)
+        if self.taken:
+            self._registry.want(self._topic, self._owner, priority)
+
+    def unshare(self) -> None:
+        """One less, and not the last."""
+        self._priorities.pop()
+        if self.taken:
+            self._registry.unwant(self._topic)
+
+
 class _Entry:
     """One topic: hears its channel, keeps the machine and the owner informed."""
 
@@ -137,6 +177,10 @@ class Registry:
     def again(self, topic: str) -> None:
         """Leave and join again."""
         self.carry_out(self.joins.again(topic, time.monotonic()))
+
+    def hurry(self) -> None:
+        """Whatever waits to be joined again is due now, and from zero."""
+        self.carry_out(self.joins.hurry(time.monotonic()))
 
     def connected(self, connected: bool, reason: str) -> None:
         """The socket opened, or is gone."""

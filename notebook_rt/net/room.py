@@ -22,6 +22,7 @@ from notebook_rt.errors import (
     classify,
 )
 from notebook_rt.net.callbacks import Subscribers
+from notebook_rt.net.registry import Place
 from notebook_rt.net.services import Services
 from notebook_rt.net.topic import SocketChannel
 from notebook_rt.sync.events import Binding, Change
@@ -62,7 +63,6 @@ class Room:
         self.topic = topic
         self.services = services
         self.private = private
-        self.priority: Priority = priority
         self.presence_key = presence_key
         self.receive_own = receive_own
         self.replay = replay
@@ -82,9 +82,10 @@ class Room:
         self._channel: SocketChannel | None = None
         self._joined = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self.place = Place(services.registry, topic, self, priority)
 
     def start(self) -> None:
-        self.services.registry.want(self.topic, self, self.priority)
+        self.place.take()
 
     def close(self) -> None:
         if self.status != "closed":
@@ -93,7 +94,7 @@ class Room:
             self._joined.set()
             if self._timer is not None:
                 self._timer.cancel()
-            self.services.registry.unwant(self.topic)
+            self.place.leave()
 
     # What the registry tells (registry.Owner)
 

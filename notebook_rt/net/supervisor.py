@@ -90,6 +90,7 @@ class Connection:
         """Try now, from zero: ``"network"``, ``"visible"``, ``"user"`` or ``"token"``."""
         if cause in ("network", "visible", "user", "token"):
             self._feed(Retry(cause))  # type: ignore[arg-type]  # just looked
+            self.registry.hurry()
 
     async def stop(self) -> None:
         """Close the socket properly, and stay closed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 from notebook_rt.errors import FilterError
 from notebook_rt.filters import Filter, column_name
@@ -83,5 +84,7 @@ class TableSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.table, str) or not self.table:
             raise TypeError(f"the name of a table is a text, not {self.table!r}")
-        if self.limit is not None and self.limit < 1:
-            raise FilterError(f'table "{self.table}": limit must be 1 or more, not {self.limit!r}')
+        if self.limit is not None and not (isinstance(self.limit, Integral) and self.limit >= 1):
+            raise FilterError(
+                f'table "{self.table}": limit must be a whole number, 1 or more, not {self.limit!r}'
+            )
