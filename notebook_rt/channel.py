@@ -18,6 +18,7 @@ from notebook_rt.frame import LiveFrame
 from notebook_rt.net.broadcasts import BroadcastFeed
 from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.room import Message, Room, RoomStatus
+from notebook_rt.plain import plain
 from notebook_rt.sync.presence import Person
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Channel:
         event : str
             Its name.
         payload : dict
-            What JSON can say.
+            What JSON can say; numpy's and pandas' values, moments, Decimals and sets become it.
         ack : bool
             Wait until the server says that it has it.
         ttl : float, optional
@@ -142,8 +143,11 @@ class Channel:
         ------
         RefusedError, ChannelRefusedError, WaitTimeoutError
             If the server refuses it, or with ``ack`` does not answer.
+        TypeError, ValueError
+            If the payload has no form in JSON.
         """
         self._check()
+        payload = plain(payload, f'channel "{self.name}", the payload of "{event}"')
         if self._thread.wait(self._room.send(event, payload, ack)):
             return SendResult(queued=False)
         return self._queue(self.name, event, payload, self._room.private, ttl)
@@ -238,7 +242,7 @@ class Presence:
     def track(self, **meta: Any) -> None:
         """Others see us, with these fields. Calls in quick succession are sent as one."""
         self._room.holds = self._channel  # whoever is seen stays, though no variable holds it
-        self._thread.call(self._room.track, meta)
+        self._thread.call(self._room.track, plain(meta, f'channel "{self._room.topic}", presence'))
 
     def update(self, **meta: Any) -> None:
         """Change some of the fields."""

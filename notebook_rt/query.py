@@ -7,16 +7,13 @@ is decided in ``sync/requery.py``. Made by ``Session.query``.
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 from notebook_rt.filters import parse
 from notebook_rt.frame import LiveFrame
 from notebook_rt.options import Options
+from notebook_rt.plain import json_text
 from notebook_rt.sync.requery import QuerySpec
 from notebook_rt.sync.spec import parse_names, parse_order
 
@@ -56,7 +53,7 @@ def query_spec(
         limit=limit,
         numeric=options.numeric,
         depends_on=tuple(dict.fromkeys(_table(table, schema) for table in tables)),
-        args=None if params is None else _arguments(params),
+        args=None if params is None else json_text(dict(params), "params"),
         debounce=options.debounce if debounce is None else debounce,
     )
 
@@ -68,24 +65,3 @@ def _table(name: str | tuple[str, str], schema: str) -> tuple[str, str]:
     before, dot, after = name.partition(".")
     parted = dot and before.isidentifier() and after.isidentifier()
     return (before, after) if parted else (schema, name)
-
-
-def _arguments(params: Mapping[str, Any]) -> str:
-    return json.dumps(dict(params), default=_plain, sort_keys=True, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    """A function's argument that JSON has no word for, as PostgreSQL reads it."""
-    if hasattr(value, "tolist"):  # numpy's scalars and arrays, pandas' Series
-        return value.tolist()
-    if isinstance(value, dt.date | dt.time):
-        return value.isoformat()
-    if isinstance(value, dt.timedelta):
-        return f"{value.total_seconds()} seconds"
-    if isinstance(value, Decimal | UUID):
-        return str(value)
-    if isinstance(value, bytes):
-        return "\\x" + value.hex()
-    if isinstance(value, set | frozenset | tuple):
-        return list(value)
-    raise TypeError(f"params: {value!r} has no form that a function could be called with")

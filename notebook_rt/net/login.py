@@ -80,7 +80,7 @@ class Login:
         return user
 
     async def set_auth(self, token: Token) -> None:
-        self._auth = None
+        await self._sign_out()
         self._token_source = token if callable(token) else None
         await self._take(await _ask(token) if callable(token) else token)
 
@@ -135,10 +135,17 @@ class Login:
     def _refresh_now(self) -> None:
         self._thread.spawn(self.refresh(), "refresh the token")
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Ask for no token any more."""
         if self._refresh_timer is not None:
             self._refresh_timer.cancel()
+        await self._sign_out()
+
+    async def _sign_out(self) -> None:
+        """Forget who signed in, and close the connections by which they did."""
+        auth, self._auth = self._auth, None
+        if auth is not None:
+            await auth.close()
 
 
 async def _ask(source: Callable[[], str | Awaitable[str]]) -> str:

@@ -351,7 +351,7 @@ class Project:
         self.tables.clear()
         self.rooms.clear()
         self._users.clear()
-        self.login.stop()
+        await self.login.stop()
         await self.connection.stop()
         await self.rest.aclose()
         self._ended.set()

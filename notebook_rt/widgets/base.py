@@ -204,6 +204,8 @@ class LiveWidget(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Close the comm; the views stay as they are."""
+        if not hasattr(self, "_link"):
+            return  # it was never made: what was wrong has been raised
         self._listen(False)
         pump.remove(self._link)
         living.closed(self)

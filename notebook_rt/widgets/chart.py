@@ -146,7 +146,8 @@ class ChartModel:
         known = [f.name for f in source.fields]
         for name in [self.x, *self.y, *([color] if color else [])]:
             if name not in known:
-                raise KeyError(f"no column {name!r} in {source.name}: {known}")
+                there = ", ".join(known)
+                raise ValueError(f'"{source.name}" has no column "{name}"; there are {there}')
         self._last = last
         self._points = points
         self._style = style

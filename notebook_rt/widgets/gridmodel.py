@@ -104,6 +104,9 @@ class GridModel:
         self._shapes: list[str] = []
         self.selection: pd.Index[Any] | None = None
         """The keys of the rows selected last, in any view."""
+        if source.fields:
+            self._fields = tuple(source.fields)
+            self._shown()  # a column that is not there is told where it was asked for
 
     # -- out ---------------------------------------------------------------------------------
 
@@ -162,7 +165,10 @@ class GridModel:
         by_name = {f.name: f for f in self._fields}
         unknown = [name for name in self._wanted if name not in by_name]
         if unknown:
-            raise KeyError(f"no column {unknown[0]!r} in {self._source.name}: {list(by_name)}")
+            there = ", ".join(by_name)
+            raise ValueError(
+                f'"{self._source.name}" has no column "{unknown[0]}"; there are {there}'
+            )
         return [by_name[name] for name in self._wanted]
 
     def _head(self, df: pd.DataFrame) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ def test_without_y_the_columns_of_numbers_are_drawn():
 
 
 def test_a_column_that_is_not_there_is_named():
-    with pytest.raises(KeyError, match="prize"):
+    with pytest.raises(ValueError, match="prize"):
         ChartModel(prices(10), "at", "prize")
 
 

@@ -396,7 +396,7 @@ def test_columns_that_must_have_a_value_and_choices():
 
 
 def test_an_unknown_column_is_named_at_once():
-    with pytest.raises(KeyError, match="pricee"):
+    with pytest.raises(ValueError, match="pricee"):
         Bench(table(3), columns=["pricee"])
 
 

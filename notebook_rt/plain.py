@@ -1,0 +1,56 @@
+"""What an analyst has in hand as JSON has it: numpy's and pandas' values, moments, Decimals, sets.
+
+In: arguments of a function, the payload of a broadcast, what presence shows. Out: the same, of
+nothing but JSON's own types, as PostgreSQL and other clients read them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+
+def json_text(value: Any, what: str) -> str:
+    """``value`` as JSON, the names in it sorted.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something in it has no form in JSON; ``what`` says where.
+
+    Examples
+    --------
+    >>> json_text({"on": dt.date(2024, 1, 2), "n": {1}}, "params")
+    '{"n": [1], "on": "2024-01-02"}'
+    """
+    try:
+        return json.dumps(value, default=_plain, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what}: {error}") from None
+
+
+def plain(value: Any, what: str) -> Any:
+    """``value`` of nothing but JSON's types; raises as `json_text` does."""
+    return json.loads(json_text(value, what))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "isoformat"):  # dates, times, moments, pandas' too
+        return value.isoformat()
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays, pandas' Series
+        kind = getattr(value.dtype, "kind", "")
+        if kind in ("M", "m"):  # nanoseconds would become a bare number
+            value = value.astype(f"{kind}8[us]")
+        return value.tolist()
+    if isinstance(value, dt.timedelta):
+        return f"{value.total_seconds()} seconds"
+    if isinstance(value, Decimal | UUID):
+        return str(value)
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    if isinstance(value, set | frozenset):
+        return list(value)
+    raise TypeError(f"{value!r} has no form in JSON")

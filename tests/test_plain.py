@@ -1,0 +1,48 @@
+"""What an analyst has in hand becomes JSON, or an error that says where."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from notebook_rt.plain import json_text, plain
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (np.int64(7), 7),
+        (np.float64(0.5), 0.5),
+        (np.bool_(True), True),
+        (np.arange(3), [0, 1, 2]),
+        (pd.Series(["a", "b"]), ["a", "b"]),
+        (pd.Timestamp("2024-01-02T03:04:05.6", tz="UTC"), "2024-01-02T03:04:05.600000+00:00"),
+        (np.datetime64("2024-01-02T03:04:05.000000006", "ns"), "2024-01-02T03:04:05"),
+        (pd.Series(pd.to_datetime(["2024-01-02"])), ["2024-01-02T00:00:00"]),
+        (dt.date(2024, 1, 2), "2024-01-02"),
+        (dt.timedelta(hours=1), "3600.0 seconds"),
+        (Decimal("1.10"), "1.10"),
+        (UUID(int=1), str(UUID(int=1))),
+        (b"\xde\xad", "\\xdead"),
+        ((1, 2), [1, 2]),
+        ({3}, [3]),
+    ],
+)
+def test_values_of_pandas_and_python_become_json(value: Any, wanted: Any) -> None:
+    assert plain({"deep": [value]}, "params") == {"deep": [wanted]}
+    assert json.loads(json_text(value, "params")) == wanted
+
+
+@pytest.mark.parametrize(("value", "error"), [(object(), TypeError), (float("nan"), ValueError)])
+def test_what_has_no_form_in_json_is_said_with_its_place(
+    value: object, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=r"^the payload: "):
+        plain({"x": value}, "the payload")
