@@ -105,7 +105,9 @@ class _Entry:
         self.channel: SocketChannel | None = None
 
     def channel_joined(self) -> None:
-        self.registry.carry_out(self.registry.joins.joined(self.topic, time.monotonic()))
+        joins, unconfirmed = self.registry.joins, bool(self.owner.bindings())
+        now = time.monotonic()
+        self.registry.carry_out(joins.joined(self.topic, now, unconfirmed=unconfirmed))
         if self.channel is not None:
             self.owner.joined(self.channel)
 
@@ -132,6 +134,8 @@ class _Entry:
         self.registry.carry_out(self.registry.joins.failed(self.topic, now, wait, final))
 
     def system(self, payload: Mapping[str, Any]) -> None:
+        if payload.get("extension") == "postgres_changes" and payload.get("status") == "ok":
+            self.registry.carry_out(self.registry.joins.confirmed(self.topic))
         self.owner.system(payload)
 
     def change(self, change: Change | None) -> None:

@@ -87,8 +87,10 @@ class SocketChannel(AsyncRealtimeChannel):
                 select=None if binding.select is None else list(binding.select),
             )
         self._prepare_join(self._subscribe_answered)
-        with contextlib.suppress(ConnectionError):  # the receive loop hears of that too
+        try:
             await self._rejoin()
+        except ConnectionError:  # the receive loop hears of that too
+            self.join_push.destroy()  # or it would be missed later, when the topic is joined anew
 
     def _subscribe_answered(self, state: RealtimeSubscribeStates, error: Exception | None) -> None:
         if state == RealtimeSubscribeStates.SUBSCRIBED:

@@ -19,6 +19,10 @@ _RANK: Final = {"high": 0, "normal": 1, "low": 2}
 SETTLED: Final = 30.0
 """A channel that stayed joined for so long starts its backoff from zero when it fails again."""
 
+CONFIRM_WITHIN: Final = 30.0
+"""A joined channel that was not told for so long whether its changes flow is joined again: the word
+was lost, and without it they may never (WIRE.md, "Joining": 6 ms when warm, 2 s on a cold tenant)."""
+
 BURST: Final = 10
 
 
@@ -53,6 +57,8 @@ class _Topic:
     tries: int = 0
     due: float = 0.0
     joined_at: float = 0.0
+    confirm_by: float | None = None
+    """When changes must have been confirmed; None: nothing is to be confirmed any more."""
     final: bool = False
     """The server refuses it for good: no further try until somebody asks."""
 
@@ -100,10 +106,18 @@ class Joins:
                 entry.due = now
         return self.tick(now)
 
-    def joined(self, topic: str, now: float) -> list[Effect]:
+    def joined(self, topic: str, now: float, *, unconfirmed: bool = False) -> list[Effect]:
+        """The join was answered; ``unconfirmed``: whether changes flow is still to be told."""
         if entry := self._topics.get(topic):
             entry.state = "joined"
             entry.joined_at = now
+            entry.confirm_by = now + CONFIRM_WITHIN if unconfirmed else None
+        return []
+
+    def confirmed(self, topic: str) -> list[Effect]:
+        """Changes flow."""
+        if entry := self._topics.get(topic):
+            entry.confirm_by = None
         return []
 
     def failed(
@@ -115,13 +129,16 @@ class Joins:
             return []
         if entry.state == "joined" and now - entry.joined_at >= SETTLED:
             entry.tries = 0
-        entry.state = "out"
         entry.final = final
+        self._back_off(entry, now, wait)
+        return self.tick(now)
+
+    def _back_off(self, entry: _Topic, now: float, wait: float = 0.0) -> None:
+        entry.state = "out"
         backoff = self.options.backoff_base * 2.0 ** min(entry.tries, 30)
         backoff = min(backoff, self.options.backoff_max) * (1 + self.options.jitter * self.random())
         entry.tries += 1
         entry.due = now + max(backoff, wait)
-        return self.tick(now)
 
     def again(self, topic: str, now: float) -> list[Effect]:
         """Leave and join again, now (other bindings, another token, the user's word)."""
@@ -142,6 +159,11 @@ class Joins:
     def tick(self, now: float) -> list[Effect]:
         """Give out the places and send the joins that are due."""
         effects: list[Effect] = []
+        for entry in self._topics.values():
+            until = self._unheard(entry)
+            if until is not None and until <= now:
+                self._back_off(entry, now)
+                effects.append(Leave(entry.name))
         ranked = sorted(
             (t for t in self._topics.values() if not t.final),
             key=lambda t: (_RANK[t.priority], -t.subscribers, t.age),
@@ -173,7 +195,13 @@ class Joins:
     def wake_at(self) -> float | None:
         """When ``tick`` has something to do next; None: nothing waits."""
         due = [entry.due for entry in self._topics.values() if self._due(entry)]
-        return max(min(due), self._next_join) if due else None
+        times = [max(min(due), self._next_join)] if due else []
+        times += filter(None, map(self._unheard, self._topics.values()))
+        return min(times, default=None)
+
+    def _unheard(self, entry: _Topic) -> float | None:
+        """When a joined channel that was not confirmed is given up."""
+        return entry.confirm_by if entry.state == "joined" else None
 
     def state_of(self, topic: str) -> Literal["out", "joining", "joined", "evicted"]:
         entry = self._topics.get(topic)

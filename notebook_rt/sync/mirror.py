@@ -104,7 +104,7 @@ class Mirror:
         self._learn_at = self._retry_at = float("-inf")
         self._poll_every = options.poll_interval
         self._refusals = 0
-        self._reason = "starting"
+        self._reason = self._told_reason = "starting"
 
     # What the driver asks -----------------------------------------------------------------------
 
@@ -313,8 +313,8 @@ class Mirror:
             self._set_status("polling", self._gap_reason)
 
     def _set_status(self, status: Status, reason: str) -> None:
-        if status != self.status:
-            self.status = status
+        if (status, reason) != (self.status, self._told_reason):
+            self.status, self._told_reason = status, reason
             self._emit(StatusChanged(status, reason))
 
     def _wake(self) -> None:

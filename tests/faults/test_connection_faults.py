@@ -12,6 +12,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
+from notebook_rt.sync import joins
 from tests.faults.lab import Lab, laboratory
 from tests.faults.truth import VIEWS, View, until
 from tests.proxy import Answer, Cut, Drop, Rule, Stall
@@ -179,3 +180,18 @@ def test_presence_is_tracked_again_after_the_socket_was_lost(stack: LocalStack) 
         lab.proxy.up()
         until(lambda: len(theirs.presence.df) == 1, 10)
         lab.heals_within(5)
+
+
+def test_a_confirmation_that_was_lost_is_asked_for_by_joining_again(
+    stack: LocalStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joins, "CONFIRM_WITHIN", 2.0)
+    with laboratory(stack) as lab:
+        joined = lab.proxy.counts["joins"]
+        lab.proxy.rules = (Drop(kind="system"),)
+        lab.proxy.close_sockets(1012)
+        until(lambda: lab.proxy.counts["Drop"] > 0, 10)
+        until(lambda: lab.frame.status == "polling", 5)
+        lab.proxy.heal()
+        lab.heals_within(10)
+        assert lab.proxy.counts["joins"] >= joined + 2

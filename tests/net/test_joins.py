@@ -8,7 +8,16 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from notebook_rt.options import Options
-from notebook_rt.sync.joins import BURST, Effect, Evicted, Join, Joins, Leave, Priority
+from notebook_rt.sync.joins import (
+    BURST,
+    CONFIRM_WITHIN,
+    Effect,
+    Evicted,
+    Join,
+    Joins,
+    Leave,
+    Priority,
+)
 
 
 @dataclass
@@ -19,6 +28,8 @@ class World:
     joined: set[str] = field(default_factory=set)
     evicted: set[str] = field(default_factory=set)
     joins: list[float] = field(default_factory=list)
+    tables: str = ""
+    """The topics whose changes must be confirmed."""
 
     def __post_init__(self) -> None:
         self.machine = Joins(self.options, lambda: 0.5)
@@ -59,9 +70,14 @@ class World:
             self.joining.discard(topic)
             if ok:
                 self.joined.add(topic)
-                self.take(self.machine.joined(topic, self.now))
+                unconfirmed = topic in self.tables
+                self.take(self.machine.joined(topic, self.now, unconfirmed=unconfirmed))
             else:
                 self.take(self.machine.failed(topic, self.now))
+
+    def confirm(self) -> None:
+        for topic in sorted(self.joined):
+            self.take(self.machine.confirmed(topic))
 
     def lose(self, topic: str) -> None:
         self.joined.discard(topic)
@@ -72,6 +88,7 @@ class World:
         until = self.now + seconds
         while self.now < until:
             self.answer()
+            self.confirm()
             wake = self.machine.wake_at
             self.now = min(until, max(wake, self.now + 0.001)) if wake is not None else until
             self.take(self.machine.tick(self.now))
@@ -140,6 +157,24 @@ def test_a_channel_closed_again_and_again_is_joined_ever_more_slowly() -> None:
     assert 30 <= waits[-1] <= 36
 
 
+def test_a_table_whose_changes_are_never_confirmed_is_joined_again() -> None:
+    world = World(tables="a")
+    world.connect()
+    world.want("a")
+    world.want("b")
+    world.answer()
+    joined_at = world.now
+    assert world.machine.wake_at == joined_at + CONFIRM_WITHIN
+    world.now = world.machine.wake_at
+    world.take(world.machine.tick(world.now))
+    assert world.joined == {"b"}
+    world.settle()
+    assert world.joined == {"a", "b"}
+    joins = len(world.joins)
+    world.settle(1000)
+    assert len(world.joins) == joins, "confirmed, it stays"
+
+
 def test_refused_for_good_is_not_tried_until_asked() -> None:
     world = World()
     world.connect()
@@ -160,7 +195,7 @@ ACTIONS = st.lists(
         st.tuples(st.just("unwant"), TOPICS),
         st.tuples(st.just("lose"), TOPICS),
         st.tuples(st.just("wait"), st.floats(0, 60)),
-        st.sampled_from([("connect",), ("disconnect",), ("answer",), ("refuse",)]),
+        st.sampled_from([("connect",), ("disconnect",), ("answer",), ("refuse",), ("confirm",)]),
     ),
     max_size=60,
 )
@@ -170,7 +205,7 @@ ACTIONS = st.lists(
 def test_in_the_end_every_place_is_taken_and_no_subscription_is_lost(
     actions: list[tuple[object, ...]],
 ) -> None:
-    world = World(Options(max_channels=3))
+    world = World(Options(max_channels=3), tables="ace")
     users: dict[str, int] = {}
     for action in actions:
         match action:
@@ -191,6 +226,8 @@ def test_in_the_end_every_place_is_taken_and_no_subscription_is_lost(
                 world.disconnect()
             case ("answer",):
                 world.answer()
+            case ("confirm",):
+                world.confirm()
             case ("refuse",):
                 world.answer(ok=False)
     world.connect()
