@@ -13,7 +13,6 @@ A step may turn one into another, so `advance` returns the column that takes its
 
 from __future__ import annotations
 
-import datetime as dt
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -27,29 +26,10 @@ from numpy.typing import NDArray
 
 from notebook_rt.store.arrays import exact_arrow, objects
 from notebook_rt.store.dense import Buffer, Dense, Positions, Step
+from notebook_rt.store.encode import CLASSES, NULL_MOMENT, STORED, encode, moments, unequal
 from notebook_rt.store.frozen import freeze
-from notebook_rt.store.types import Backend, Kind, Numeric, arrow_type, equal, fits, kind
+from notebook_rt.store.types import Backend, Kind, Numeric, arrow_type, fits, kind
 
-NULL_MOMENT: Final = np.iinfo("int64").min
-"""What pandas takes for NaT; no datetime of Python's comes near."""
-
-_CLASSES: Final[dict[Kind, type]] = {
-    "int": int,
-    "float": float,
-    "bool": bool,
-    "timestamptz": dt.datetime,
-    "timestamp": dt.datetime,
-    "date": dt.date,
-    "text": str,
-}
-_STORED: Final[dict[Kind, str]] = {
-    "int": "int64",
-    "float": "float64",
-    "bool": "bool",
-    "timestamptz": "int64",
-    "timestamp": "int64",
-    "date": "int64",
-}
 _UTC_DTYPE: Final = pd.DatetimeTZDtype("us", "UTC")
 _NOTHING: Final = np.empty(0, "int64")
 
@@ -140,48 +120,13 @@ def column_of(
     found = family(pg_type, numeric)
     if found == "text" and set(map(type, values)) <= {str, NoneType}:
         return TextColumn(pa.array(values, pa.large_string()), pg_type, backend, numeric)
-    encoded = encode(values, found) if found in _STORED else None
+    encoded = encode(values, found) if found in STORED else None
     if encoded is not None:
         return FixedColumn(*encoded, pg_type, backend, numeric)
     return ObjectColumn(values, pg_type, backend, numeric)
 
 
 # --- fixed width ------------------------------------------------------------------------------
-
-
-def encode(values: Sequence[Any], of: Kind) -> tuple[NDArray[Any], NDArray[np.bool_] | None] | None:
-    """Typed values as numbers, and which are null if any is; None if one does not fit."""
-    classes = set(map(type, values))
-    nulls = NoneType in classes
-    if classes - {_CLASSES[of], NoneType}:
-        return None
-    mask = None
-    if nulls:
-        mask = np.fromiter((value is None for value in values), bool, len(values))
-    if of in ("timestamptz", "timestamp", "date"):
-        return stamps(pa.array(values, arrow_type(of))), None
-    if nulls:
-        blank: Any = np.nan if of == "float" else 0
-        values = [blank if value is None else value for value in values]
-    try:
-        return np.array(values, _STORED[of]), mask
-    except OverflowError:  # past 64 bits
-        return None
-
-
-def unequal(mine: Sequence[Any], values: Sequence[Any]) -> NDArray[np.bool_]:
-    """Where two sequences of typed values differ."""
-    pairs = zip(mine, values, strict=True)
-    return np.fromiter((not equal(a, b) for a, b in pairs), bool, len(values))
-
-
-def stamps(array: pa.Array) -> NDArray[np.int64]:
-    """Arrow's dates or timestamps as microseconds since 1970, nulls as pandas' NaT."""
-    moments = array.cast(pa.timestamp("us", getattr(array.type, "tz", None))).cast(pa.int64())
-    if moments.null_count:
-        moments = moments.fill_null(NULL_MOMENT)
-    # A copy where Arrow gave its own memory: a Dense owns what it writes to.
-    return np.array(moments.to_numpy(zero_copy_only=False))
 
 
 class FixedColumn(ColumnStore):
@@ -212,7 +157,7 @@ class FixedColumn(ColumnStore):
     def values(self, places: Positions) -> list[Any]:
         found = self._data.peek()[places]
         if self._moment:
-            return _moments(found, self.kind)
+            return moments(found, self.kind)
         values: list[Any] = found.tolist()
         if self._mask is not None:
             nulls = self._mask.peek()[places]
@@ -224,7 +169,7 @@ class FixedColumn(ColumnStore):
 
     def value(self, place: int) -> Any:
         if self._moment:
-            return _moments(self._data.peek()[place : place + 1], self.kind)[0]
+            return moments(self._data.peek()[place : place + 1], self.kind)[0]
         if self._mask is not None and self._mask.peek()[place]:
             return None
         return self._data.peek()[place].item()
@@ -351,16 +296,6 @@ class FixedColumn(ColumnStore):
         return self._mask.view()
 
 
-def _moments(found: NDArray[Any], of: Kind) -> list[Any]:
-    if of == "date":
-        days: list[Any] = found.view("M8[us]").astype("M8[D]").tolist()
-        return days
-    values: list[Any] = found.view("M8[us]").tolist()
-    if of == "timestamp":
-        return values
-    return [value and value.replace(tzinfo=dt.UTC) for value in values]
-
-
 _Maker = Callable[[NDArray[Any], NDArray[Any] | None], Any]
 
 
@@ -389,11 +324,11 @@ def _resting(of: Kind, backend: Backend, masked: bool) -> tuple[Counts, Counts] 
     seen to raise a count, and dropping it to bring the counts back. None if this pandas shares
     memory in a way that the counts do not show: then every snapshot is a copy.
     """
-    data, mask = Buffer(np.zeros(2, _STORED.get(of, "object"))), Buffer(np.zeros(2, bool))
+    data, mask = Buffer(np.zeros(2, STORED.get(of, "object"))), Buffer(np.zeros(2, bool))
     view, nulls = data.data[:2], mask.data[:2]
     view.flags.writeable = nulls.flags.writeable = False
     array = _array_maker(of, backend)(view, nulls if masked else None)
-    index, kept = pd.RangeIndex(2), None if of in _STORED else object
+    index, kept = pd.RangeIndex(2), None if of in STORED else object
     guard: Any = pd.Series(array, index=index, copy=False, dtype=kept)
     data.lend(guard, (view, array), ())
     if masked:
@@ -444,7 +379,7 @@ class ObjectColumn(ColumnStore):
             self._odd -= self._count_odd(self.values(np.concatenate([places, step.gone])))
         self._odd += self._count_odd(values) + self._count_odd(added)
         self._data.advance(step, places, objects(self._kept(values)), objects(self._kept(added)))
-        if not self._odd and self.kind in _CLASSES:
+        if not self._odd and self.kind in CLASSES:
             return column_of(self.everything(), self.pg_type, self.backend, self.numeric), True
         return self, True
 
@@ -488,7 +423,7 @@ class ObjectColumn(ColumnStore):
 
     def _count_odd(self, values: Sequence[Any]) -> int:
         """How many of ``values`` do not fit the column's type."""
-        if self.kind not in _CLASSES:
+        if self.kind not in CLASSES:
             return 0
         return sum(
             value is not None and not fits(self.pg_type, value, numeric=self.numeric)

@@ -20,8 +20,8 @@ from notebook_rt.store.columns import (
     ObjectColumn,
     column_of,
     family,
-    stamps,
 )
+from notebook_rt.store.encode import stamps
 from notebook_rt.store.text import TextColumn
 from notebook_rt.store.types import Backend, Kind, Numeric, Schema, arrow_type, decoder
 from notebook_rt.sync.rows import Json, Key, Op, RowChange, Upsert, WireRow
