@@ -299,6 +299,7 @@ class FixedColumn(ColumnStore):
 _Maker = Callable[[NDArray[Any], NDArray[Any] | None], Any]
 
 
+@lru_cache
 def _array_maker(of: Kind, backend: Backend) -> _Maker:
     """The function that makes pandas' array over a view of the data, and of the mask."""
     if of == "timestamptz":

@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
@@ -24,12 +25,14 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from notebook_rt.store.beside import beside
 from notebook_rt.store.columns import ColumnStore, column_of
 from notebook_rt.store.dense import Positions, Step
 from notebook_rt.store.export import arrow_table
 from notebook_rt.store.frozen import freeze
 from notebook_rt.store.load import TableLoad
 from notebook_rt.store.order import OrderBy, Ordered
+from notebook_rt.store.text import TextColumn
 from notebook_rt.store.types import Backend, Column, Schema, equal, kind
 from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, WireRow
 
@@ -39,6 +42,10 @@ _PENDING: Final = 8192
 
 _SPARSE: Final = 1024
 """Numbers of rows that left are kept at least so long before the rows are numbered anew."""
+
+
+_BESIDE: Final = 100_000
+"""Rows from which on text that is made anew is made on a thread of its own, column by column."""
 
 
 class Table:
@@ -162,15 +169,15 @@ class Table:
             if self._snapshot is None:
                 if self._index is None:
                     self._index = self._indexed()
-                columns = {
-                    name: column.series(self._index)
+                columns = [
+                    column.series(self._index)
                     for name, column in self._columns.items()
                     if name not in self.schema.key
-                }
-                frame = pd.DataFrame(
-                    columns, index=self._index, columns=pd.Index(list(columns)), copy=False
-                )
-                frame.index = self._index.view()  # its name is the user's to change
+                ]
+                # Labels that are numbers, then the true ones: pandas looks up each label given.
+                frame = pd.DataFrame(dict(enumerate(columns)), index=self._index, copy=False)
+                # The names of the labels are the user's to change.
+                frame.columns, frame.index = self._labels.view(), self._index.view()
                 self._snapshot = frame
             return self._snapshot
 
@@ -243,6 +250,7 @@ class Table:
     def _know(self, schema: Schema) -> None:
         self.schema = schema
         self._blank = dict.fromkeys(schema.names)
+        self._labels = pd.Index([name for name in schema.names if name not in schema.key])
         self._nested = [c.name for c in schema.columns if kind(c.pg_type) in ("json", "array")]
 
     def _store(self, values: Sequence[Any], column: Column) -> ColumnStore:
@@ -260,32 +268,32 @@ class Table:
     # --- noting changes -----------------------------------------------------------------------
 
     def _write(self, ops: Iterable[Op]) -> None:
-        ids, born, known, changed = self._ids, self._born, self._blank.keys(), self._changed
+        ids, born, changed, fresh = self._ids, self._born, self._changed, self._fresh
+        nested = self._nested
         for op in ops:
-            number = ids.get(op.key)
+            key = op.key
+            number = ids.get(key)
             if isinstance(op, Delete):
                 if number is not None:
-                    del ids[op.key]
+                    del ids[key]
                     if number >= born:
-                        del self._fresh[number]
+                        del fresh[number]
                         self._stillborn.append(number)
                     else:
                         self._gone.append(number)
                         changed.pop(number, None)
                 continue
             row = op.row
-            if self._nested or not row.keys() <= known:
+            if nested:
                 row = {
-                    name: freeze(value) if name in self._nested else value
-                    for name, value in row.items()
-                    if name in known
+                    name: freeze(value) if name in nested else value for name, value in row.items()
                 }
             if number is None:
-                ids[op.key] = self._next
-                self._fresh[self._next] = self._whole(op.key, row)
+                ids[key] = self._next
+                fresh[self._next] = self._whole(key, row)
                 self._next += 1
             elif number >= born:
-                self._fresh[number].update(row)
+                fresh[number].update(row)
             elif number in changed:
                 changed[number] = {**changed[number], **row}
             else:
@@ -318,20 +326,25 @@ class Table:
 
     def _rows(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
         """The rows of ``keys`` as they are with everything that was noted."""
+        known, changed = self._blank.keys(), self._changed
+
+        def noted(row: Row) -> dict[str, Any]:
+            return {name: value for name, value in row.items() if name in known}
+
         found: dict[Key, dict[str, Any] | None] = {}
         stored: dict[Key, int] = {}
         for key in keys:
             number = self._ids.get(key)
             found[key] = None
             if number is not None and number >= self._born:
-                found[key] = dict(self._fresh[number])
+                found[key] = noted(self._fresh[number])
             elif number is not None:
                 stored[key] = number
         if len(stored) == 1:  # what an event or an edit asks for: no arrays for one row
             ((key, number),) = stored.items()
             place = number - int(self._dead.searchsorted(number))
             row = {name: column.value(place) for name, column in self._columns.items()}
-            found[key] = {**row, **self._changed.get(number, {})}
+            found[key] = {**row, **noted(changed.get(number, {}))}
         elif stored:
             places = self._places(list(stored.values()))
             columns = [column.values(places) for column in self._columns.values()]
@@ -339,7 +352,8 @@ class Table:
                 stored.items(), zip(*columns, strict=True), strict=True
             ):
                 row = dict(zip(self._columns, values, strict=True))
-                row.update(self._changed.get(number, {}))
+                if number in changed:
+                    row.update(noted(changed[number]))
                 found[key] = row
         return found
 
@@ -362,14 +376,27 @@ class Table:
         given = _by_column(list(self._changed.values()), places, self._columns)
         added = _by_column(list(self._fresh.values()), _NONE, self._columns)
         self._changed, self._fresh, self._gone = {}, {}, []
+
+        def advance(names: Iterable[str]) -> None:
+            for name in names:
+                where, values = given[name] if name not in self.schema.key else (_NONE, ())
+                if step.moves or values:
+                    column, other = self._columns[name].advance(step, where, values, added[name][1])
+                    self._columns[name] = column
+                    if other:
+                        self._snapshot = None
+
+        names = self._columns.keys() - self.schema.key
+        texts = [
+            name
+            for name in names
+            if before >= _BESIDE
+            and isinstance(column := self._columns[name], TextColumn)
+            and column.made_anew(len(places) + len(gone))
+        ]
+        beside([partial(advance, [name]) for name in texts], partial(advance, names - {*texts}))
         # The key's columns last: what guards the others' buffers holds the index, and so the key's.
-        for name in sorted(self._columns, key=self.schema.key.__contains__):
-            column = self._columns[name]
-            where, values = given[name] if name not in self.schema.key else (_NONE, ())
-            if step.moves or values:
-                self._columns[name], other = column.advance(step, where, values, added[name][1])
-                if other:
-                    self._snapshot = None
+        advance(self.schema.key)
         if step.moves:
             self._index = None
             stillborn = np.array(self._stillborn, "int64")

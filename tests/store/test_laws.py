@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -64,7 +65,8 @@ KEYS: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
 SMALL = [
     (text, "CHUNK", 3),
     (text, "_MANY", 0.4),
-    (dense, "_MANY_HOLES", 2),
+    (dense, "_ROWS_A_HOLE", 4),
+    (table_module, "_BESIDE", 4),
     (table_module, "_SPARSE", 2),
     (table_module, "_PENDING", 3),
 ]
@@ -204,7 +206,8 @@ class TableLaws(RuleBasedStateMachine):
         value = frame.iloc[len(frame) - 1 - row, column]
         if pd.api.types.is_scalar(value):  # pandas takes a list for many cells' values
             frame.iloc[row, column] = value
-        frame.iloc[row, column] = None
+        with suppress(TypeError):  # pandas refuses a null in a column of plain bool
+            frame.iloc[row, column] = None
         frame["mine"] = 1
         frame.index.names = ["mine"] * frame.index.nlevels
         self.held = [*others]

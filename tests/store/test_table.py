@@ -36,6 +36,15 @@ def test_an_absent_column_is_unchanged_in_an_update_and_null_in_an_insert() -> N
     assert table.get(4) == {"id": 4, "n": None, "t": "new"}
 
 
+def test_a_column_that_the_table_does_not_know_is_never_seen() -> None:
+    table = _filled()
+    table.apply([Upsert(1, {"n": 5, "other": 1}), Upsert(4, {"id": 4, "other": 1})])
+    pending = table.gather([1, 4])
+    assert pending == {1: {"id": 1, "n": 5, "t": "row 1"}, 4: {"id": 4, "n": None, "t": None}}
+    assert table.get(1) == pending[1]
+    assert list(table.snapshot().columns) == ["n", "t"]
+
+
 def test_a_batch_is_one_change_and_tells_old_and_new() -> None:
     table = _filled()
     changes = table.apply(

@@ -1,0 +1,36 @@
+"""Work on several threads is done when it comes back, or has said why not."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from notebook_rt.store.beside import beside
+
+
+def test_all_work_is_done_each_elsewhere_on_a_thread_of_its_own() -> None:
+    together = threading.Barrier(3)
+    seen = set()
+
+    def work() -> None:
+        together.wait(timeout=60)
+        seen.add(threading.current_thread())
+
+    beside([work, work], work)
+    assert len(seen) == 3
+    assert threading.current_thread() in seen
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_what_one_raises_reaches_the_caller_when_all_are_done(elsewhere: bool) -> None:
+    done = []
+
+    def fail() -> None:
+        raise OSError("no memory")
+
+    works = [fail, lambda: done.append(1), lambda: done.append(2)]
+    here = works.pop(1 if elsewhere else 0)
+    with pytest.raises(OSError, match="no memory"):
+        beside(works, here)
+    assert sorted(done) == [1, 2]
