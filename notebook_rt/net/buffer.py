@@ -33,10 +33,15 @@ class Buffer:
                 self._items.clear()
                 self.event(Gap("changes came faster than they could be applied"))
             return
-        self.event(Gap("a change of an unknown kind") if change is None else change)
+        self._items.append(Gap("a change of an unknown kind") if change is None else change)
+        if not self._draining:
+            self._drain_soon()
 
-    def event(self, item: Event | Change) -> None:
+    def event(self, item: Event) -> None:
         self._items.append(item)
+        self._drain_soon()
+
+    def _drain_soon(self) -> None:
         if not self._draining:
             self._draining = True
             asyncio.get_running_loop().call_soon(self._drain)

@@ -8,9 +8,10 @@ comes through one bounded ``Buffer``, in order.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ from notebook_rt.net.reader import Reader
 from notebook_rt.net.registry import Place
 from notebook_rt.net.services import Services
 from notebook_rt.net.topic import SocketChannel
-from notebook_rt.store.table import Table
+from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.types import Backend, Schema
 from notebook_rt.sync.events import (
     AuditNow,
@@ -51,6 +52,7 @@ from notebook_rt.sync.events import (
     Progress,
     Published,
     Ranked,
+    ReceivedMany,
     Refused,
     Rejoin,
     Shown,
@@ -64,10 +66,13 @@ from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.mirror import Mirror
 from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.requery import Requery
-from notebook_rt.sync.rows import Row, RowChange, Rows
+from notebook_rt.sync.rows import Row, RowChange, Rows, at_most
 from notebook_rt.sync.spec import TableSpec
 
 logger = logging.getLogger("notebook_rt")
+
+FLOOD = 50
+"""Changes in one batch from which on their old and new rows are worked out later, if ever."""
 
 
 class TableDriver(Feed):
@@ -106,7 +111,8 @@ class TableDriver(Feed):
         """Called with a new overlay before anybody sees what is under it."""
         self._edited: list[Sequence[RowChange]] = []
         """What local edits did to the view, and who listens was not told yet."""
-        self._made: dict[int, Table] = {}
+        self._shown: JournalledTable | None = None
+        self._made: dict[int, JournalledTable] = {}
         options = services.options
         self._buffer = Buffer(options.buffer_size, options.batch_size, self._feed)
         # Through the buffer: what the socket brought before an answer comes before it.
@@ -144,7 +150,7 @@ class TableDriver(Feed):
             self._stop_work()
             self.place.leave()
             self.mirror, self._refused = self._machine(), None
-            self.table = self.ordered = self.overlay = self.error = None
+            self.table = self.ordered = self.overlay = self.error = self._shown = None
             self._started, self.looked_at = False, 0.0
             self.set_status("loading", "nobody looks")
             return
@@ -258,7 +264,8 @@ class TableDriver(Feed):
         try:
             with self.services.lock:
                 edited, self._edited = self._edited, []
-                effects = self.mirror.handle(event, time.monotonic())
+                with self._maybe_later(event):
+                    effects = self.mirror.handle(event, time.monotonic())
         except Exception as error:
             if isinstance(event, Gap):
                 logger.exception('table "%s": the mirror cannot go on', self.spec.table)
@@ -298,6 +305,21 @@ class TableDriver(Feed):
         if self._refused is not None:
             self._tell_refused()
 
+    @contextlib.contextmanager
+    def _maybe_later(self, event: Event) -> Iterator[None]:
+        """In a flood that nobody listens to, only what is still in the log when somebody reads it
+        is worked out.
+        """
+        flood = isinstance(event, ReceivedMany) and len(event.changes) >= FLOOD
+        if not flood or self.listeners or self._shown is None:
+            yield
+            return
+        self._shown.defer = True
+        try:
+            yield
+        finally:
+            self._shown.defer = False
+
     # Local edits, laid over on whatever thread made them; the caller holds the lock
 
     def edited(self, changes: Sequence[RowChange]) -> None:
@@ -331,7 +353,7 @@ class TableDriver(Feed):
             if column not in schema.types:
                 names = schema.names
                 raise MissingColumnError(self.spec.schema, self.spec.table, column, names)
-        table = Table(schema, self.dtype_backend)
+        table = JournalledTable(schema, self.dtype_backend)
         overlay = Overlay(table, schema, self.strategies, partial(self._matches, schema))
         self._made[id(overlay)] = table
         return overlay
@@ -343,6 +365,7 @@ class TableDriver(Feed):
         assert isinstance(rows, Overlay)  # _make_rows made it
         table = self._made[id(rows)]
         self._made = {id(rows): table}
+        self._shown = table
         self.schema = schema
         self.overlay = rows
         for listener in tuple(self.on_shown):
@@ -354,7 +377,7 @@ class TableDriver(Feed):
 
     def _published(self, effect: Published) -> None:
         metrics = self.services.metrics
-        metrics.applied(len(effect.changes), time.monotonic())
+        metrics.applied(at_most(effect.changes), time.monotonic())
         if effect.cause == "stream" and effect.commit_time is not None:
             metrics.lag.add(max(0.0, time.time() - effect.commit_time))
         self.publish(effect.changes, effect.cause, effect.commit_time)

@@ -26,7 +26,7 @@ from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Schema
 from notebook_rt.sync.events import Progress, Status
-from notebook_rt.sync.rows import RowChange
+from notebook_rt.sync.rows import RowChange, at_most
 
 if TYPE_CHECKING:
     from notebook_rt.errors import NotebookRTError
@@ -95,7 +95,7 @@ class Feed:
         self.version += 1
         self.progress = None
         self.synced_at = pd.Timestamp.now("UTC")
-        if changes:
+        if at_most(changes):
             batch = ChangeBatch(changes, cause, self.version, commit_time)
             if cause != "snapshot":
                 self._keep(batch)
@@ -106,9 +106,9 @@ class Feed:
     def _keep(self, batch: ChangeBatch) -> None:
         """The log is bounded by changes, not by batches."""
         self.log.append(batch)
-        self._logged += len(batch)
-        while self._logged - len(self.log[0]) >= self.options.log_size:
-            self._logged -= len(self.log.popleft())
+        self._logged += at_most(batch.changes)
+        while self._logged - at_most(self.log[0].changes) >= self.options.log_size:
+            self._logged -= at_most(self.log.popleft().changes)
 
     def set_status(self, status: Status, reason: str) -> None:
         before, self.status, self.reason = self.status, status, reason

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final
@@ -24,8 +23,7 @@ _MARK: Final = b'"postgres_changes"'
 _KINDS: Final = frozenset({"INSERT", "UPDATE", "DELETE"})
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """Any other frame of protocol 1.0.0."""
 
     topic: str
@@ -34,8 +32,7 @@ class Frame:
     ref: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeFrame:
+class ChangeFrame(msgspec.Struct, frozen=True):
     topic: str
     change: Change | None
     """None: the change is of a kind that we do not know, so something may be lost."""
@@ -80,16 +77,10 @@ def decode_frame(frame: bytes, exact_numbers: bool = False) -> Frame | ChangeFra
         else:
             if envelope.event == "postgres_changes":
                 data = envelope.payload.data
+                columns, commit = _columns(bytes(data.columns)), data.commit_timestamp
                 return ChangeFrame(
                     envelope.topic,
-                    _change(
-                        data.type,
-                        data.record,
-                        data.old_record,
-                        _columns(bytes(data.columns)),
-                        data.commit_timestamp,
-                        data.errors,
-                    ),
+                    _change(data.type, data.record, data.old_record, columns, commit, data.errors),
                 )
     return _leniently(frame, exact_numbers)
 
@@ -130,12 +121,12 @@ def _change(
     if kind not in _KINDS:
         return None
     return Change(
-        kind=kind,  # type: ignore[arg-type]  # one of _KINDS
-        record=record,
-        old_record=old_record,
-        columns=columns,
-        commit_time=None if commit_timestamp is None else _seconds(commit_timestamp),
-        errors=() if errors is None else (errors,) if isinstance(errors, str) else tuple(errors),
+        kind,  # type: ignore[arg-type]  # one of _KINDS
+        record,
+        old_record,
+        columns,
+        None if commit_timestamp is None else _seconds(commit_timestamp),
+        () if errors is None else (errors,) if isinstance(errors, str) else tuple(errors),
     )
 
 

@@ -94,7 +94,11 @@ class Socket(AsyncRealtimeClient):
                 close_timeout=1.0,
                 max_size=self.options.max_frame_bytes,
                 compression=None,
-                create_connection=partial(Intake, on_message=self._dispatch),  # type: ignore[arg-type]  # a factory is all it is called as
+                create_connection=partial(  # type: ignore[arg-type]  # a factory is all it is called as
+                    Intake,
+                    on_message=self._dispatch,
+                    largest=self.options.max_frame_bytes,
+                ),
                 ping_interval=None,  # the protocol's own heartbeat sees more: the server, not TCP
                 logger=_quiet,
             )

@@ -134,6 +134,22 @@ _DECODERS: Final[dict[Kind, Callable[[Json], Any]]] = {
 }
 
 
+_DONE: Final[dict[Callable[[Json], Any], type]] = {
+    _int: int,
+    _float: float,
+    _decimal: Decimal,
+    _bool: bool,
+    _same: object,
+}
+
+
+def typed_class(decode: Callable[[Json], Any]) -> type:
+    """The class whose instances ``decode`` leaves as they are: object if it is all, else one, or
+    NoneType if it is none.
+    """
+    return _DONE.get(decode, type(None))
+
+
 @lru_cache(maxsize=4096)
 def decoder(pg_type: str, numeric: Numeric = "float") -> Callable[[Json], Any]:
     """The function that makes a typed value of a non-null JSON value of ``pg_type``."""

@@ -7,8 +7,9 @@ a filter's second binding, whether it moved a row to another key, and whether it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
+
+from msgspec.structs import replace
 
 from notebook_rt.store.types import Column, Schema, canonical, decoder, kind, lossy
 from notebook_rt.sync.events import Change
@@ -76,6 +77,8 @@ class ChangeReader:
         for name in self.nulls.doubted:
             if record.get(name, 0) is None:
                 return True
+        if not self._may_be_lossy:
+            return False
         types = self._schema.types
         return any(lossy(types[name], record.get(name)) for name in self._may_be_lossy)
 
@@ -84,7 +87,9 @@ class ChangeReader:
         and then says nothing of it any more.
         """
         old, record = change.old_record, change.record
-        if change.kind != "UPDATE" or not old or record is None:
+        if not old or record is None or change.kind != "UPDATE":
+            return (change,)
+        if self._single is not None and old.get(self._single) == record[self._single]:
             return (change,)
         if all(name not in old or old[name] == record[name] for name in self._schema.key):
             return (change,)

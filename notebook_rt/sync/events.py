@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+
 from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.rows import Key, RowChange, Rows, WireRow
 
@@ -29,8 +31,7 @@ class Binding:
     select: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """A ``postgres_changes`` frame, decoded once. ``record`` may lack columns (unchanged TOAST)."""
 
     kind: Literal["INSERT", "UPDATE", "DELETE"]

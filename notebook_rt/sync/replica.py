@@ -50,7 +50,7 @@ class Replica:
         self.suspects: set[Key] = set()
         """Rows that an audit found to differ; a change that still comes says it was only late."""
         self.want_changes = False
-        self.published: list[RowChange] = []
+        self.published: Sequence[RowChange] | None = None
         self.dirty = False
         """Whether anything was applied since the last ``take``."""
         self.keys_moved = 0
@@ -68,6 +68,9 @@ class Replica:
         self._held: dict[Key, list[tuple[int, Change]]] = {}
         self._fetched: dict[Key, float] = {}
         self._reader = ChangeReader(spec, schema)
+        self._unbounded = not spec.filter and self.window_read is None
+        """Whether every row of the server's table is one of this."""
+        self._width = len(schema.types)
         self.nulls = self._reader.nulls
 
     # Rows ---------------------------------------------------------------------------------------
@@ -89,12 +92,13 @@ class Replica:
         """Change the rows; remembers what changed until ``take``."""
         if ops:
             rows = self.rows
-            for op in ops:
-                if (op.key in rows) is not isinstance(op, Upsert):
-                    self.keys_moved += 1
+            before = len(rows)
+            gone = [op.key for op in ops if op.__class__ is Delete and op.key in rows]
             if self.window is not None and not self.window.sortable:
                 self._look_at_order(ops)
-            self.published += rows.apply(ops, want_changes=self.want_changes)
+            changes = rows.apply(ops, want_changes=self.want_changes)
+            self.published = changes if self.published is None else [*self.published, *changes]
+            self.keys_moved += bool(gone) or len(rows) != before
             self.dirty = True
             if self.window is not None:
                 self.window.look(len(rows))
@@ -123,10 +127,10 @@ class Replica:
             window.passed_over(key)
         return bool(held)
 
-    def take(self) -> list[RowChange]:
+    def take(self) -> Sequence[RowChange]:
         """What changed since the last time."""
-        taken, self.published, self.dirty = self.published, [], False
-        return taken
+        taken, self.published, self.dirty = self.published, None, False
+        return [] if taken is None else taken
 
     # Changes ------------------------------------------------------------------------------------
 
@@ -236,6 +240,9 @@ class Replica:
         if change.errors or self._reader.lossy(record):
             return None
         row = self.schema.decode(record, "socket")
+        whole = len(row) == self._width
+        if whole and self._unbounded and change.columns is self._last_columns:
+            return [Upsert(key, row)]  # nearly every change
         narrow = self._reader.is_narrow(change)
         if change.columns is not self._last_columns and not narrow:
             self._look_at_columns(change.columns)
@@ -246,7 +253,7 @@ class Replica:
             return [Delete(key)] if self._has(key, before) else []
         if narrow:
             return []  # the full frame of the same change follows
-        if len(row) < len(self.schema.names) and not self._has(key, before):
+        if not whole and not self._has(key, before):
             return None
         if self.window_read is not None:
             return self._ops_in_window(key, row, before)

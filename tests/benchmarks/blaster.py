@@ -40,6 +40,9 @@ SHORT = {
     "timestamp with time zone": "timestamptz",
 }
 
+READY = 20_000
+"""Different frames in a flood; then the same come again."""
+
 
 def row(number: int) -> dict[str, Any]:
     return {
@@ -150,10 +153,10 @@ class Blaster:
     async def flood(
         self, ws: web.WebSocketResponse, topic: str, ids: list[int], count: int
     ) -> None:
-        numbers = random.choices(range(self.rows), k=1000)
+        numbers = random.choices(range(1, self.rows), k=min(count, READY))
         ready = [frame(topic, number, ids, time.monotonic()) for number in numbers]
         last = frame(topic, 0, ids, -1.0)
-        frames = [ready[n % 1000] for n in range(count - 1)] + [last]
+        frames = [ready[n % len(ready)] for n in range(count - 1)] + [last]
         for start in range(0, count, 64):
             await self.write(ws, b"".join(frames[start : start + 64]))
 

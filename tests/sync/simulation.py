@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import msgspec
+
 from notebook_rt.errors import RefusedError, ServerError
 from notebook_rt.filters import Filter
 from notebook_rt.options import Options
@@ -520,10 +522,14 @@ class World:
             return change
         if self.random.random() < self.faults.truncated:
             left = {n: v for n, v in record.items() if not isinstance(v, str)}
-            return replace(change, record=left, errors=("Error 413: Payload Too Large",))
+            return msgspec.structs.replace(
+                change, record=left, errors=("Error 413: Payload Too Large",)
+            )
         if self.faults.toast and old is not None:
             large = {n for n in record if self.server.columns[n] == "text" and old[n] == new[n]}
-            return replace(change, record={n: v for n, v in record.items() if n not in large})
+            return msgspec.structs.replace(
+                change, record={n: v for n, v in record.items() if n not in large}
+            )
         return change
 
     def _deliver(self, change: Change, join: int) -> None:

@@ -1,0 +1,140 @@
+"""A table that can say what a batch changed after the batch was applied.
+
+To tell the old and the new rows of a change costs more than to apply it, and in a flood most of them
+are never looked at: ``.log`` keeps the latest thousand. So with ``defer`` set, ``apply`` gives back
+`LaterChanges`: the batch's operations are noted, and the rows worked out when somebody looks, at
+the latest before the columns change (``Table._take_step``: until then they still hold the rows from
+before the first noted batch). What nobody holds any more by then is never worked out.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from notebook_rt.store.table import Table, changes_between
+from notebook_rt.store.types import Backend, Schema
+from notebook_rt.sync.rows import Delete, Key, LaterChanges, Op, RowChange
+
+_MOST: Final = 16_384
+"""Operations noted; with more of them the columns take a step, however few rows they are about."""
+
+
+class JournalledTable(Table):
+    """A ``Table`` whose ``apply`` may tell what changed later.
+
+    Examples
+    --------
+    >>> from notebook_rt.store.types import Column
+    >>> from notebook_rt.sync.rows import Upsert
+    >>> table = JournalledTable(Schema((Column("id", "int8"), Column("n", "int8")), key=("id",)))
+    >>> table.defer = True
+    >>> first = table.apply([Upsert(7, {"n": 1})], want_changes=True)
+    >>> _ = table.apply([Upsert(7, {"n": 2})], want_changes=True)
+    >>> [change.new for change in first]
+    [{'id': 7, 'n': 1}]
+    """
+
+    def __init__(self, schema: Schema, dtype_backend: Backend = None) -> None:
+        self.defer = False
+        """Whether ``apply`` tells later what changed, where it is asked to tell."""
+        self._journal: list[tuple[Sequence[Op], weakref.ref[LaterChanges] | None]] = []
+        """The batches since the columns' last step; empty where none of them is told later."""
+        self._noted = 0
+        self._left: dict[Key, int] = {}
+        """The rows of the columns that noted batches deleted: their keys' numbers."""
+        super().__init__(schema, dtype_backend)
+
+    def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
+        later = want_changes and self.defer and bool(ops)
+        with self.lock:
+            if not later:
+                if self._journal:
+                    self._note(ops, None)
+                return super().apply(ops, want_changes=want_changes)
+            if not self._journal or self._noted > _MOST:
+                self._take_step()
+            told = LaterChanges(len(ops), self._work_out)
+            self._note(ops, weakref.ref(told))
+            super().apply(ops)
+            return told
+
+    def _note(self, ops: Sequence[Op], told: weakref.ref[LaterChanges] | None) -> None:
+        self._journal.append((ops, told))
+        self._noted += len(ops)
+        for op in ops:
+            if op.__class__ is Delete:
+                number = self._ids.get(op.key)
+                if number is not None and number < self._born:
+                    self._left.setdefault(op.key, number)
+
+    def _work_out(self) -> None:
+        with self.lock:
+            self._take_step()
+
+    def _take_step(self) -> None:
+        self._tell()
+        super()._take_step()
+
+    def _adopt(self, other: Table) -> None:
+        self._tell()
+        super()._adopt(other)
+
+    def _tell(self) -> None:
+        """Work out what is still looked at, while the columns hold the rows from before it."""
+        if not self._journal:
+            return
+        journal, left = self._journal, self._left
+        self._journal, self._left, self._noted = [], {}, 0
+        held = [(ops, None if told is None else told()) for ops, told in journal]
+        keys = dict.fromkeys(op.key for ops, told in held if told is not None for op in ops)
+        if not keys:
+            return
+        rows = self._rows_of_the_columns(keys, left)
+        first = next(at for at, (_, told) in enumerate(held) if told is not None)
+        self._play(self._last_words([ops for ops, _ in held[:first]], rows.keys()), rows)
+        for ops, told in held[first:]:
+            old = {op.key: rows[op.key] for op in ops} if told is not None else {}
+            self._play(ops, rows)
+            if told is not None:
+                told.settle(list(changes_between(old, {key: rows[key] for key in old})))
+
+    def _last_words(self, batches: Sequence[Sequence[Op]], keys: Iterable[Key]) -> list[Op]:
+        """Of all operations on ``keys`` those that no later one covers, in their order."""
+        unsaid, found, known = set(keys), [], self._blank.keys()
+        for ops in reversed(batches):
+            for op in reversed(ops):
+                if op.key in unsaid:
+                    found.append(op)
+                    if isinstance(op, Delete) or op.row.keys() >= known:
+                        unsaid.discard(op.key)
+        found.reverse()
+        return found
+
+    def _rows_of_the_columns(
+        self, keys: dict[Key, None], left: dict[Key, int]
+    ) -> dict[Key, dict[str, Any] | None]:
+        """The rows of ``keys`` as the columns have them, without what was noted since."""
+        rows: dict[Key, dict[str, Any] | None] = dict.fromkeys(keys)
+        numbers = {key: left.get(key, self._ids.get(key, self._born)) for key in keys}
+        there = {key: number for key, number in numbers.items() if number < self._born}
+        if there:
+            places = self._places(list(there.values()))
+            columns = [column.values(places) for column in self._columns.values()]
+            for key, values in zip(there, zip(*columns, strict=True), strict=True):
+                rows[key] = dict(zip(self._columns, values, strict=True))
+        return rows
+
+    def _play(self, ops: Sequence[Op], rows: dict[Key, dict[str, Any] | None]) -> None:
+        """Apply ``ops`` to those of ``rows`` that they are about; the dicts in it are not touched."""
+        known = self._blank
+        for op in ops:
+            if op.key not in rows:
+                continue
+            if isinstance(op, Delete):
+                rows[op.key] = None
+                continue
+            row = rows[op.key] or self._whole(op.key, {})
+            given = {name: value for name, value in op.row.items() if name in known}
+            rows[op.key] = {**row, **given}
