@@ -12,7 +12,7 @@ import datetime as dt
 import decimal
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from notebook_rt.errors import FilterError
@@ -64,6 +64,9 @@ class Condition:
     def to_rest(self) -> tuple[str, str]:
         """A query parameter of PostgREST, which knows ``*`` for ``%`` and reserves some names."""
         condition = self
+        if self.operator == "in" and self.values == ("",):
+            # PostgREST reads in.("") as it reads in.(): nothing is in it.
+            condition = replace(self, operator="eq")
         if self.operator in ("like", "ilike") and "*" in self.value:
             condition = Condition(
                 self.column,

@@ -69,6 +69,8 @@ def holds(operator: str, value: Any, literals: tuple[str, ...], pg_type: str) ->
             return True if _sign("", literals[0], pg_type, probe=True) != UNKNOWABLE else UNKNOWABLE
         sign = _sign(value, literals[0], pg_type)
         return UNKNOWABLE if sign == UNKNOWABLE else sign != 0
+    if operator == "in" and not literals:
+        return False  # = ANY('{}') compares nothing, so NULL is not NULL here
     if value is None:
         return None
     if operator == "in":
@@ -286,7 +288,8 @@ def _compiled(kind: str, pattern: str, insensitive: bool) -> tuple[re.Pattern[st
     if translated is None:
         return None
     expression, ascii_only = translated
-    return re.compile(expression, flags), ascii_only
+    # Python's \s has four control characters more than the server's, but for ASCII.
+    return re.compile(expression, flags | (re.ASCII if ascii_only else 0)), ascii_only
 
 
 def like_to_regex(pattern: str) -> str:
@@ -333,10 +336,13 @@ def _posix_to_python(pattern: str) -> tuple[str, bool] | None:
 
     The flag says that the translation holds for ASCII texts only (``\\w`` and its kin ask the
     locale). Only *whether* something matches is asked, so that greediness makes no difference.
+    A repeated group that itself repeats or chooses is left to the server: Python tries every way
+    to part the text, so that ``(a+)+$`` and forty letters would stop the loop for hours.
     """
     out: list[str] = []
-    ascii_only, depth, at = False, 0, 0
-    quantifiable = False
+    ascii_only, at = False, 0
+    ambiguous = [False]  # of each open group: does it repeat or choose?
+    quantifiable = inner = False
     last = "bar"  # as if a branch had just begun
     while at < len(pattern):
         piece = _PIECE.match(pattern, at)
@@ -347,18 +353,26 @@ def _posix_to_python(pattern: str) -> tuple[str, bool] | None:
             bounds = [int(n) for n in re.findall(r"\d+", text)]
             if not quantifiable or max(bounds, default=0) > 255 or bounds != sorted(bounds):
                 return None
+            if last == "close" and inner and text != "?":
+                return None
         elif kind in ("close", "bar") and last in ("open", "bar"):
             return None  # an empty branch
         elif kind == "shorthand":
             ascii_only = True
         elif kind == "bracket" and any(a > b for a, b in re.findall(r"(\w)-(\w)", text)):
             return None
-        depth += (kind == "open") - (kind == "close")
-        if depth < 0:
-            return None
+        if kind == "open":
+            ambiguous.append(False)
+        elif kind == "close":
+            inner = ambiguous.pop()
+            if not ambiguous:
+                return None
+            ambiguous[-1] |= inner
+        elif kind in ("quantifier", "bar"):
+            ambiguous[-1] = True
         out.append(r"\Z" if kind == "end" else text)
         quantifiable = kind in ("literal", "dot", "escaped", "shorthand", "bracket", "close")
         last, at = kind, piece.end()
-    if depth or (last == "bar" and pattern):
+    if len(ambiguous) > 1 or (last == "bar" and pattern):
         return None
     return "".join(out), ascii_only

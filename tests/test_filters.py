@@ -119,6 +119,13 @@ def test_rest_takes_a_single_value_verbatim_and_quotes_in_lists() -> None:
     assert parse('name=not.in.("a,b","")').to_rest() == [("name", 'not.in.("a,b","")')]
 
 
+def test_rest_takes_a_list_of_one_empty_text_for_an_empty_list_so_it_becomes_equality() -> None:
+    assert parse('name=in.("")').to_rest() == [("name", "eq.")]
+    assert parse('name=not.in.("")').to_rest() == [("name", "not.eq.")]
+    assert parse('order=in.("")').to_rest() == [("and", '("order".eq.)')]
+    assert parse("name=in.()").to_rest() == [("name", "in.()")]
+
+
 def test_rest_reads_a_star_as_any_text_so_a_literal_star_becomes_a_regular_expression() -> None:
     assert parse("name=like.50*_%").to_rest() == [("name", r"match.^50\*..*$")]
 
@@ -192,7 +199,8 @@ def test_in_is_equality_with_any(mine: int | None, theirs: list[int]) -> None:
     text = f"n=in.({','.join(map(str, theirs))})"
     assert matches(text, n=mine) is (mine is not None and mine in theirs)
     negated = text.replace("in", "not.in", 1)
-    assert matches(negated, n=mine) is (mine is not None and mine not in theirs)
+    is_compared = mine is not None or not theirs  # with nothing: false, not NULL
+    assert matches(negated, n=mine) is (is_compared and mine not in theirs)
 
 
 alphabet = st.text("ab%_\\A.", max_size=6)
@@ -286,10 +294,12 @@ def test_a_certain_no_outweighs_a_doubt_and_a_missing_column_is_a_doubt() -> Non
         ("o$", "hello", True),
         ("o$", "hello\n", False),
         ("l{2}", "hello", True),
-        ("^(a|b)+$", "abba", True),
+        ("^(ab)+$", "abab", True),
+        ("^(a+b)?(a|c)$", "aabc", True),
         ("[^a-c]", "abc", False),
         (r"\d", "a1", True),
         (r"\d", "٣", None),
+        (r"\s", "\x1f", False),
         ("(?i)x", "x", None),
         ("[[:alpha:]]", "x", None),
         ("*a", "a", None),
@@ -304,6 +314,19 @@ def test_a_regular_expression_is_translated_or_left_to_the_server(
 ) -> None:
     one = Filter((Condition("name", "match", (pattern,)),))
     assert one.matches({"name": text}, SCHEMA) is expected
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)*$", "((a*))*$", "(a?){30}$"])
+def test_a_pattern_that_python_would_try_for_hours_is_the_servers(pattern: str) -> None:
+    one = Filter((Condition("name", "match", (pattern,)),))
+    assert one.matches({"name": "a" * 60 + "b"}, SCHEMA) is None
+
+
+def test_null_is_not_in_an_empty_list() -> None:
+    """``NULL = any('{}')`` is false, where ``NULL = any('{1}')`` is NULL."""
+    assert matches("n=in.()", n=None) is False
+    assert matches("n=not.in.()", n=None) is True
+    assert matches("n=not.in.(1)", n=None) is False
 
 
 def test_case_beyond_ascii_is_the_locales() -> None:

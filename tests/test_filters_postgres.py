@@ -114,3 +114,10 @@ def test_certain_verdicts_are_postgresqls(stack: LocalStack, pg_type: str) -> No
 def test_every_operator_is_covered() -> None:
     covered = {c.operator for c in itertools.chain.from_iterable(map(conditions, VALUES))}
     assert len(covered) == 13
+
+
+def test_null_is_not_in_an_empty_list_over_there_either(stack: LocalStack) -> None:
+    null = "null::int4 = any('{}')"
+    assert stack.sql(f"select {null}, not {null}, null::int4 = any('{{1}}')") == [
+        (False, True, None)
+    ]

@@ -6,14 +6,18 @@ A ``TableSpec`` is a value: two equal ones share one subscription and one store.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import Final
 
 from notebook_rt.errors import FilterError
 from notebook_rt.filters import Filter, column_name
 from notebook_rt.store.order import OrderBy
 from notebook_rt.store.types import Numeric
+
+_SQL_DIRECTION: Final = re.compile(r"(.*\S)\s+(asc|desc)(ending)?(\s+nulls\s+(first|last))?", re.I)
 
 
 def parse_order(source: str | Sequence[str | OrderBy] | None) -> tuple[OrderBy, ...]:
@@ -39,6 +43,10 @@ def _order_by(text: str) -> OrderBy:
             f"order {text!r}: expected column, column.asc or column.desc, then perhaps "
             ".nullsfirst or .nullslast"
         )
+    # As in SQL: the server would take it for a column's name. One that is called so: an OrderBy.
+    if not words and (sql := _SQL_DIRECTION.fullmatch(column)):
+        meant = f"{sql[1]}.{sql[2].lower()}" + (f".nulls{sql[5].lower()}" if sql[5] else "")
+        raise FilterError(f"order {text!r}: write {meant!r}")
     return OrderBy(column, direction == ["desc"], nulls[0] == "nullsfirst" if nulls else None)
 
 
