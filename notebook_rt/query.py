@@ -14,8 +14,7 @@ from notebook_rt.filters import parse
 from notebook_rt.frame import LiveFrame
 from notebook_rt.options import Options
 from notebook_rt.plain import json_text
-from notebook_rt.sync.requery import QuerySpec
-from notebook_rt.sync.spec import parse_names, parse_order
+from notebook_rt.sync.spec import QuerySpec, parse_names, parse_order
 
 
 class LiveQuery(LiveFrame):

@@ -32,8 +32,7 @@ from notebook_rt.sync.events import Status
 from notebook_rt.sync.health import Facts, Health, HealthState, Metrics, TableFacts, health
 from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.merge import Strategies
-from notebook_rt.sync.requery import QuerySpec
-from notebook_rt.sync.spec import TableSpec
+from notebook_rt.sync.spec import QuerySpec, TableSpec
 from notebook_rt.sync.supervisor import State
 
 

@@ -17,9 +17,11 @@ from notebook_rt.net.driver import TableDriver
 from notebook_rt.net.services import Services
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Backend, Schema
+from notebook_rt.sync.answer import POSITION
 from notebook_rt.sync.joins import Priority
-from notebook_rt.sync.requery import POSITION, QuerySpec, Requery
+from notebook_rt.sync.requery import Requery
 from notebook_rt.sync.rows import Rows
+from notebook_rt.sync.spec import QuerySpec
 
 
 class QueryDriver(TableDriver):

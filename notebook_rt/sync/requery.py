@@ -10,34 +10,26 @@ depends on says is only *that* something changed. The promises:
   query is fetched whatever the lights say. While the socket is down it is fetched by polling.
 * **An answer is shown whole,** as one change, or not at all; a failure keeps what is shown.
 
-Rows come in the order the server gave them. An answer longer than a page is read by its order and
-its key; without a key by its whole rows in their order, where equal rows cannot be told apart and
-need not be.
+How a whole answer is read, and of what columns it is: ``sync/answer.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 from notebook_rt.errors import (
-    MissingColumnError,
     MissingQueryError,
     MissingTableError,
     PermissionDeniedError,
     QueryKeyError,
 )
-from notebook_rt.filters import column_name
 from notebook_rt.options import Options
-from notebook_rt.store.inferred import inferred
 from notebook_rt.store.load import page_keys
-from notebook_rt.store.order import OrderBy
-from notebook_rt.store.types import Column, Schema, canonical
+from notebook_rt.store.types import Schema
+from notebook_rt.sync.answer import POSITION, Answers
 from notebook_rt.sync.discovery import from_description
 from notebook_rt.sync.events import (
     AuditNow,
@@ -53,8 +45,6 @@ from notebook_rt.sync.events import (
     Gap,
     Joined,
     Lost,
-    Page,
-    Progress,
     Published,
     Query,
     Received,
@@ -69,15 +59,11 @@ from notebook_rt.sync.events import (
     Wake,
 )
 from notebook_rt.sync.flows import Flow, Flows, ReadRefusedError
-from notebook_rt.sync.horizon import Horizon, Read
-from notebook_rt.sync.queries import Reads
+from notebook_rt.sync.horizon import Horizon
 from notebook_rt.sync.rows import Key, Row, RowChange, Rows, WireRow
-from notebook_rt.sync.spec import TableSpec, order_text
+from notebook_rt.sync.spec import QuerySpec
 
 READ: Final = "read"
-POSITION: Final = ""
-"""The key of rows without one: their place. No column of PostgreSQL can have this name."""
-
 JOIN_PATIENCE: Final = 5.0
 """Seconds to wait for the first ``Confirmed`` before reading without it, as if polling."""
 
@@ -89,22 +75,6 @@ POLL_GROWTH: Final = 1.5
 RETRY_MAX: Final = 30.0
 TORN: Final = 2
 """So many answers in a row that changed between two of their pages are read again at once."""
-
-_NO_ORDER: Final = frozenset(
-    {"json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"}
-)
-_Answer: TypeAlias = Generator[Sequence[Query], Sequence[Read], list[WireRow]]
-
-
-@dataclass(frozen=True, slots=True)
-class QuerySpec(TableSpec):
-    """A view or a function (``table``), and the tables that it is made of."""
-
-    depends_on: tuple[tuple[str, str], ...] = ()
-    """Schema and table of each."""
-    args: str | None = None
-    """A function's arguments as a JSON object; None: a view, or a function without arguments."""
-    debounce: float = 0.25
 
 
 class Requery:
@@ -125,16 +95,9 @@ class Requery:
         self._out: list[Effect] = []
         self._flows = Flows(Horizon(), self._out.append)
         self._learnt = False
-        self._is_function = spec.args is not None
-        self._described: tuple[Column, ...] = ()
+        self._answers = Answers(spec, options.page_size, self._out.append)
         self._bindings: tuple[Binding, ...] = ()
-        self._types: dict[str, str] = {}
         self._shown: dict[Key, bytes] = {}
-        self._whole = options.page_size // 10
-        """Fewer rows than this are a whole answer: so many came uncut (no server cuts so short)."""
-        self._cut = 0
-        """The server cuts an answer at so many rows; 0: it never did."""
-        self._pages = 0
         self._begun = self._confirmed = self._lost = self._closed = False
         self._patience_ends = float("inf")
         self._failed: Exception | None = None
@@ -310,7 +273,7 @@ class Requery:
             error = error.error
         if isinstance(error, MissingTableError):
             return MissingQueryError(spec.schema, spec.table, error.hint)
-        if isinstance(error, PermissionDeniedError) and self._is_function:
+        if isinstance(error, PermissionDeniedError) and self._answers.is_function:
             role, reason = error.role, error.reason
             return PermissionDeniedError(spec.schema, spec.table, role, "execute", reason)
         return error
@@ -324,10 +287,12 @@ class Requery:
             description = read.page.value
         except ReadRefusedError:
             pass  # many projects show it to nobody; what else is wrong, the first read will say
-        if not self._is_function:
-            self._described, _ = from_description(description, spec.table)
+        if not self._answers.is_function:
+            self._answers.described, _ = from_description(description, spec.table)
             paths = description.get("paths") if isinstance(description, dict) else None
-            self._is_function = not self._described and f"/rpc/{spec.table}" in (paths or ())
+            self._answers.is_function = not self._answers.described and f"/rpc/{spec.table}" in (
+                paths or ()
+            )
         bindings = []
         for schema, table in spec.depends_on:
             key = from_description(description, table)[1] if schema == spec.schema else ()
@@ -338,20 +303,20 @@ class Requery:
             self._out.append(Rejoin("the dependencies are known"))
 
     def _read(self, cause: Cause) -> Flow:
+        answers = self._answers
         for _ in range(1 + TORN):
             mark, began = self._marks, self._now
             self._due = float("inf")
-            self._pages = 0
             try:
-                rows = yield from self._answer()
+                rows = yield from answers.read(self.schema)
             except ReadRefusedError as refusal:
-                if self.rows is not None or self._is_function or self._described:
+                if self.rows is not None or answers.is_function or answers.described:
                     raise
                 if not isinstance(refusal.error, MissingTableError):
                     raise
-                self._is_function = True  # no view of this name; perhaps nobody described it
-                rows = yield from self._answer()
-            if self._pages == 1 or mark == self._marks:
+                answers.is_function = True  # no view of this name; perhaps nobody described it
+                rows = yield from answers.read(self.schema)
+            if answers.pages == 1 or mark == self._marks:
                 break
         took = self._now - began
         changed = self._show(rows, cause)
@@ -366,90 +331,12 @@ class Requery:
         self._poll_at = self._now + max(self._poll_every, took / POLL_SHARE)
         self._out.append(Told("audit" if cause == "audit" else "reconciled"))
 
-    def _answer(self) -> _Answer:
-        """All rows. The server may cut an answer short, and says so to nobody: what is as long as
-        the longest answer that is known to be whole is looked behind.
-        """
-        size = self.options.page_size if self.spec.limit is None else self.spec.limit
-        if not self._cut or self.schema is None:
-            (read,) = yield [self._ask(self.spec.order, 0, min(size, self.options.page_size))]
-            self._pages += 1
-            rows = self._rows_of(read.page)
-            if read.page.scalar or len(rows) < self._whole or len(rows) == self.spec.limit:
-                return rows
-            (behind,) = yield [self._ask((), len(rows), 1)]
-            if not behind.page.rows:
-                self._whole = len(rows)
-                return rows
-            self._cut = len(rows)
-        else:
-            rows = []
-        return (yield from self._pages_of(rows))
-
-    def _pages_of(self, first: list[WireRow]) -> _Answer:
-        """All rows of an answer that is longer than a page, in an order that has no ties."""
-        spec, limit = self.spec, self.spec.limit
-        schema = self.schema if not first else self._schema_of(first)
-        assert schema is not None  # known from the rows that made the answer too long
-        reads = Reads(spec, schema, self._cut)
-        by_rows = self._by_rows(schema) if spec.key is None else ()
-        rows: list[WireRow] = []
-        while True:
-            size = self._cut if limit is None else min(self._cut, limit - len(rows))
-            if spec.key is None:
-                query = self._ask(by_rows, len(rows), size)
-            else:
-                after = schema.decode(rows[-1]) if rows else None
-                query = reads.page(reads.by_order(spec.order), after, limit=size)
-                query = self._called(query)
-            (read,) = yield [query]
-            self._pages += 1
-            rows += self._rows_of(read.page)
-            self._out.append(Progress(len(rows), limit))
-            if len(read.page.rows) < size or len(rows) == limit:
-                return rows
-
-    def _by_rows(self, schema: Schema) -> tuple[OrderBy, ...]:
-        """The order of whole rows: equal rows are the same, so it has no ties that matter."""
-        spec = self.spec
-        given = [term.column for term in spec.order]
-        rest = [column for column in schema.columns if column.name not in (*given, POSITION)]
-        if any(canonical(column.pg_type) in _NO_ORDER for column in rest):
-            raise QueryKeyError(spec.schema, spec.table)
-        return (*spec.order, *(OrderBy(column.name) for column in rest))
-
-    def _ask(self, order: Sequence[OrderBy], offset: int, limit: int) -> Query:
-        spec = self.spec
-        params = spec.filter.to_rest()
-        if spec.columns is not None:
-            names = dict.fromkeys((*spec.columns, *(spec.key or ())))
-            params.insert(0, ("select", ",".join(map(column_name, names))))
-        if order:
-            ties = [OrderBy(name) for name in spec.key or ()]
-            named = {term.column for term in order}
-            terms = [*order, *(term for term in ties if term.column not in named)]
-            params.append(("order", ",".join(map(order_text, terms))))
-        if offset:
-            params.append(("offset", str(offset)))
-        params.append(("limit", str(limit)))
-        return self._called(Query(tuple(params)))
-
-    def _called(self, query: Query) -> Query:
-        if not self._is_function:
-            return query
-        return replace(query, rpc=self.spec.table, args=json.loads(self.spec.args or "{}"))
-
-    def _rows_of(self, page: Page) -> list[WireRow]:
-        """The rows of a page; a value that is no row is a column named as the function is."""
-        values = [page.value] if page.scalar else page.rows
-        return [row if isinstance(row, dict) else {self.spec.table: row} for row in values]
-
     # Showing --------------------------------------------------------------------------------------
 
     def _show(self, rows: list[WireRow], cause: Cause) -> bool:
         """Make the answer what is shown, as one change; say whether it differs."""
         spec = self.spec
-        schema = self._schema_of(rows)
+        schema = self._answers.schema_of(rows)
         told = [hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows]
         keys: Sequence[Key] = range(len(rows))
         if spec.key is not None:
@@ -480,30 +367,6 @@ class Requery:
         ]
         self._out.append(Published("snapshot" if before is None else cause, changes))
         return True
-
-    def _schema_of(self, rows: Sequence[WireRow]) -> Schema:
-        """The columns: as they are described; else as they came, of types that hold the values."""
-        spec = self.spec
-        names = tuple(dict.fromkeys(chain.from_iterable(rows)))
-        described = {column.name: column.pg_type for column in self._described}
-        if not names:
-            known = described or self._types
-            names = spec.columns or tuple(known)
-            names = tuple(dict.fromkeys((*names, *(spec.key or ()))))
-        columns = []
-        for name in names:
-            pg_type = described.get(name)
-            if pg_type is None:
-                pg_type = inferred((row.get(name) for row in rows), self._types.get(name))
-                if pg_type is not None:
-                    self._types[name] = pg_type
-            columns.append(Column(name, pg_type or "text"))
-        for name in spec.key or ():
-            if name not in names:
-                raise MissingColumnError(spec.schema, spec.table, name, names)
-        if spec.key is None:
-            columns.append(Column(POSITION, "int8"))
-        return Schema(tuple(columns), spec.key or (POSITION,), spec.numeric)
 
 
 def _by_key(

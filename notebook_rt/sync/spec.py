@@ -1,4 +1,4 @@
-"""What somebody asked for: one table, seen through a filter, a projection, an order and a limit.
+"""What somebody asked for: one table, through a filter, a projection, an order and a limit; a query.
 
 A ``TableSpec`` is a value: two equal ones share one subscription and one store. It comes from
 ``Session.table(...)`` and goes to the ``Mirror``; nothing in it is learnt from the server.
@@ -96,3 +96,14 @@ class TableSpec:
             raise FilterError(
                 f'table "{self.table}": limit must be a whole number, 1 or more, not {self.limit!r}'
             )
+
+
+@dataclass(frozen=True, slots=True)
+class QuerySpec(TableSpec):
+    """A view or a function (``table``), and the tables that it is made of."""
+
+    depends_on: tuple[tuple[str, str], ...] = ()
+    """Schema and table of each."""
+    args: str | None = None
+    """A function's arguments as a JSON object; None: a view, or a function without arguments."""
+    debounce: float = 0.25

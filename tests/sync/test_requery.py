@@ -22,6 +22,7 @@ from notebook_rt.errors import (
 )
 from notebook_rt.options import Options
 from notebook_rt.store.inferred import inferred
+from notebook_rt.sync.answer import POSITION
 from notebook_rt.sync.events import (
     Cancel,
     Change,
@@ -44,8 +45,9 @@ from notebook_rt.sync.events import (
     Tick,
     Wake,
 )
-from notebook_rt.sync.requery import POSITION, QuerySpec, Requery
+from notebook_rt.sync.requery import Requery
 from notebook_rt.sync.rows import RowChange
+from notebook_rt.sync.spec import QuerySpec
 from tests.sync.model import DictRows
 
 CHANGE = Change("UPDATE", {}, {}, (), None)
