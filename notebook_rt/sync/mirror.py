@@ -333,8 +333,8 @@ class Mirror:
                 times.append(self._retry_at)
         if replica is not None and replica.wanted and REFETCH not in self._flows:
             times.append(min(replica.wanted.values()))
-        if self._passes.verdict is not None:
-            times.append(self._passes.verdict[0])
+        if self._passes.verdicts:
+            times.append(self._passes.verdicts[0][0])
         due = [time for time in times if time is not None and abs(time) != float("inf")]
         if due:
             self._emit(Wake(max(min(due), self._now)))

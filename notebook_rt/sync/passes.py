@@ -7,6 +7,7 @@ behind: the replica, a proof of what cannot be missing any more, and the effects
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -87,8 +88,8 @@ class Passes:
         """The changes that came while loading; None: nothing is being loaded."""
         self.order_at = float("-inf")
         """When the server may be asked for its order again."""
-        self.verdict: tuple[float, dict[str, Any]] | None = None
-        """What the last audit mended, and when it can be told whether that was drift."""
+        self.verdicts: deque[tuple[float, dict[str, Any]]] = deque()
+        """What audits mended, and when it can be told of each whether that was drift."""
         self.audit_cost = 0.0
         """Seconds of work that the last audit of a true table took."""
         self._make_rows = make_rows
@@ -212,21 +213,24 @@ class Passes:
             "seconds": took(),
         }
         if differing:
-            replica.suspects = set(comparison.settled)
-            self.verdict = (self.now + LATENESS, detail)
+            due = self.now + LATENESS
+            for key in comparison.settled:
+                replica.suspects.setdefault(key, due)
+            self.verdicts.append((due, detail))
         else:
             self._emit(Told("audit", detail))
         return Proof(comparison.began, took(), differing)
 
     def judge_audit(self, replica: Replica) -> None:
         """What an audit mended and no change has explained since was drift."""
-        if self.verdict is not None and self.now >= self.verdict[0]:
-            detail = {**self.verdict[1], "differing": len(replica.suspects)}
-            self.verdict = None
-            self._emit(Told("audit", detail))
-            if replica.suspects:
-                self._emit(Told("drift", {"rows": len(replica.suspects)}))
-            replica.suspects = set()
+        while self.verdicts and self.now >= self.verdicts[0][0]:
+            due, detail = self.verdicts.popleft()
+            drifted = [key for key, at in replica.suspects.items() if at <= due]
+            for key in drifted:
+                del replica.suspects[key]
+            self._emit(Told("audit", {**detail, "differing": len(drifted)}))
+            if drifted:
+                self._emit(Told("drift", {"rows": len(drifted)}))
 
     def order(self, replica: Replica, window: Window) -> Flow:
         """Fill the window again, or ask for the order that only the server knows."""

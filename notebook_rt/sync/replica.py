@@ -47,8 +47,9 @@ class Replica:
         """The order, and which rows of it are kept."""
         self.wanted: dict[Key, float] = {}
         """Keys whose row must be read, and when (monotonic)."""
-        self.suspects: set[Key] = set()
-        """Rows that an audit found to differ; a change that still comes says it was only late."""
+        self.suspects: dict[Key, float] = {}
+        """Rows that an audit found to differ, and when (monotonic) that was drift: a change that
+        still comes says it was only late."""
         self.want_changes = False
         self.published: Sequence[RowChange] | None = None
         self.dirty = False
@@ -151,7 +152,7 @@ class Replica:
 
     def _receive(self, change: Change, key: Key, now: float) -> None:
         if self.suspects:
-            self.suspects.discard(key)
+            self.suspects.pop(key, None)
         if key in self._held or not self.horizon.is_news(key, change.commit_time):
             self._unclear(change, key, now)
             return

@@ -20,6 +20,7 @@ from notebook_rt.store.table import Table
 from notebook_rt.store.types import Column
 from notebook_rt.sync import nulls
 from notebook_rt.sync.events import (
+    AuditNow,
     Change,
     Failed,
     Fetch,
@@ -194,6 +195,18 @@ def test_the_audit_finds_a_truncate() -> None:
     world.run(68)
     assert world.view == {}
     assert [e.detail["rows"] for e in told(world, Told) if e.what == "drift"] == [8]
+
+
+def test_what_audits_in_a_row_mend_is_all_counted() -> None:
+    """Whether it was drift is known five seconds later; the next audit may be done by then."""
+    world = live(faults=Faults(loss=1.0))
+    for key in range(1, 9):
+        world.server.write(key, {"grp": 40 + key})
+        world.handle(AuditNow())
+        world.run(2.5)
+    world.run(12)
+    assert same(world)
+    assert sum(e.detail["rows"] for e in told(world, Told) if e.what == "drift") == 8
 
 
 def test_an_audit_of_a_true_table_finds_nothing_while_it_changes() -> None:
