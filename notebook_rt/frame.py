@@ -90,7 +90,7 @@ class LiveFrame(Editable):
         editable : bool or sequence of str
             Which columns may be edited in place.
         height : int
-            In pixels.
+            In pixels, at most: a few rows take less.
         """
         from notebook_rt.widgets import display
 

@@ -359,7 +359,9 @@ def _await_ready(process: subprocess.Popen[bytes], files: StackDirectory) -> Non
                         f"server.log: {log.splitlines()[-1] if log else '(empty)'}"
                     )
             if took > QUIET_SECONDS and doing != told:
-                print(f"local stack: {doing} …", file=sys.stderr, flush=True)
+                # In a notebook stderr is red, and this is no error.
+                where = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+                print(f"local stack: {doing} …", file=where, flush=True)
                 told = doing
     raise StackError(f"the local stack in {files.path} was not ready within {START_SECONDS:.0f} s")
 

@@ -5,11 +5,16 @@ import { editorOf } from "./editors.js";
 import { library, page } from "./library.js";
 
 const ROW = 28;
+const HEAD = 48; // the heading, and room for a scroll bar
+const pen = document.createElement("canvas").getContext("2d");
 
-function widthOf(column, values) {
-  const longest = Math.max(0, ...values.slice(0, 60).map((text) => Math.min(text.length, 40)));
-  const heading = column.name.length * 7.4 + 34;
-  return Math.round(Math.min(Math.max(heading, longest * 7.3 + 22, 64), 320));
+function widthOf(column, values, font) {
+  const breadth = (text, weight) => {
+    pen.font = `${weight} ${font}`;
+    return pen.measureText(text.slice(0, 40)).width;
+  };
+  const longest = Math.max(0, ...values.slice(0, 60).map((text) => breadth(text, column.key ? 600 : 400)));
+  return Math.round(Math.min(Math.max(breadth(column.name, 600) + 34, longest + 26, 64), 320));
 }
 
 export default widget((body, say, model) => {
@@ -163,6 +168,8 @@ export default widget((body, say, model) => {
   // ---- the grid -------------------------------------------------------------------------------
 
   function columnsOf() {
+    const { fontSize, fontFamily } = getComputedStyle(holder);
+    const font = `${fontSize} ${fontFamily}`;
     return head.columns.map((column, c) => {
       const key = `${head.name}\u0000${column.name}`;
       const numeric = column.shape === "number" || column.shape === "integer";
@@ -176,7 +183,7 @@ export default widget((body, say, model) => {
       const node = h("button", { type: "button", class: "nrt-sort", tabindex: "0", text: column.name });
       return {
         id: `c${c}`, field: c, name: node, toolTip: `${column.name} (${column.type}${column.key ? ", key" : ""})`,
-        width: page().widths[key] ?? widthOf(column, samples), minWidth: 48, sortable: true,
+        width: page().widths[key] ?? widthOf(column, samples, font), minWidth: 48, sortable: true,
         cssClass: numeric ? "nrt-right" : "", headerCssClass: numeric ? "nrt-right" : "",
         headerCellAttrs: { "aria-colindex": c + 1 }, cellAttrs: { "aria-colindex": c + 1 },
         formatter: (_row, cell, _value, _column, row) => cellNode(formats[cell], head.columns[cell], row, cell),
@@ -185,8 +192,16 @@ export default widget((body, say, model) => {
     });
   }
 
+  // As high as its rows need, up to what was asked for; it never shrinks, so that nothing below jumps.
+  function fit() {
+    const needs = Math.min(head.height, HEAD + Math.max(total, 4) * ROW);
+    if (needs <= (parseFloat(holder.style.height) || 0)) return;
+    holder.style.height = `${needs}px`;
+    grid?.resizeCanvas();
+  }
+
   function build() {
-    holder.style.height = `${head.height}px`;
+    fit();
     const keys = head.columns.findIndex((column) => !column.key);
     const shadow = holder.getRootNode();
     grid = new lib.SlickGrid(
@@ -573,6 +588,7 @@ export default widget((body, say, model) => {
       marks(content, windowFirst);
       if (editing) editing.row = byRid.get(editing.rid)?.at ?? editing.row;
       grid.updateRowCount();
+      fit();
       moveTo(content);
       if (content.selection) selection = content.selection.length && selection ? { ...selection, runs: content.selection } : null;
       redraw(null);
@@ -580,7 +596,10 @@ export default widget((body, say, model) => {
     } else if (content.t === "cells") {
       const before = total;
       frame(content);
-      if (total !== before) grid.updateRowCount();
+      if (total !== before) {
+        grid.updateRowCount();
+        fit();
+      }
       patch(content, buffer);
     }
     if (filter.value && content.total !== undefined) setText(live, `${total} rows match`);
