@@ -84,8 +84,12 @@ class Editor:
 
     # --- editing ---------------------------------------------------------------------------------
 
-    def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
+    def edit(
+        self, key: Hashable, values: Mapping[str, Any], seen: Mapping[str, Any] | None = None
+    ) -> None:
         """Change columns of a row. What does not change anything is not queued.
+
+        ``seen`` are the values that the new ones were made from, where they are not those of now.
 
         Raises
         ------
@@ -96,7 +100,7 @@ class Editor:
         """
         with self._editing.lock:
             key = self._need()[1].key(key)
-            row = self._there(key)
+            row = {**self._there(key), **(seen or {})}
             op = self._edit(key, row, values)
             if op is not None:
                 self._put([op], [row])
@@ -463,18 +467,26 @@ class Editor:
 
 
 class At:
-    """``frame.at[key, column]``: one cell, read from the view and edited by assignment."""
+    """``frame.at[key, column]``: one cell, read from the view and edited by assignment.
+
+    What is assigned after a read was made from what was read: in ``frame.at[7, "stock"] += 1`` a
+    change of somebody else's may come between the two, and is theirs.
+    """
 
     def __init__(self, editor: Editor) -> None:
         self._editor = editor
+        self._read: tuple[tuple[Hashable, str], Any] | None = None
 
     def __getitem__(self, cell: tuple[Hashable, str]) -> Any:
         key, column = cell
         row = self._editor.row(key)
         if row is None:
             raise KeyError(key)
+        self._read = (cell, row[column])
         return row[column]
 
     def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
         key, column = cell
-        self._editor.edit(key, {column: value})
+        read, self._read = self._read, None
+        seen = {column: read[1]} if read is not None and read[0] == cell else None
+        self._editor.edit(key, {column: value}, seen)

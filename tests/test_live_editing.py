@@ -287,6 +287,22 @@ def test_two_who_edit_one_row_merge(
     until(lambda: merged)
 
 
+def test_a_change_that_comes_between_reading_a_cell_and_setting_it_is_kept(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(table, merge={"quantity": "delta"}).wait(10)
+    start = stored(stack, table, "quantity", A)
+    cell = frame.at  # as in ``frame.at[A, "quantity"] += 1``
+    seen = cell[A, "quantity"]
+    stack.sql(f"update {table} set quantity = quantity + 100")
+    until(lambda: frame.at[A, "quantity"] == start + 100)
+    cell[A, "quantity"] = seen + 1
+    assert frame.at[A, "quantity"] == start + 101
+    rt.queue.flush(10)
+    until(lambda: stored(stack, table, "quantity", A) == start + 101)
+
+
 def test_no_update_is_lost_between_edits_sql_and_a_breaking_socket(
     stack: LocalStack, table: str, proxy: Proxy, open_session: Callable[..., nrt.Session]
 ) -> None:
