@@ -8,11 +8,10 @@ comes through one bounded ``Buffer``, in order.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -305,7 +304,7 @@ class TableDriver(Feed):
         if self._refused is not None:
             self._tell_refused()
 
-    @contextlib.contextmanager
+    @contextmanager
     def _maybe_later(self, event: Event) -> Iterator[None]:
         """In a flood that nobody listens to, only what is still in the log when somebody reads it
         is worked out.

@@ -6,7 +6,7 @@ a filter's second binding, whether it moved a row to another key, and whether it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 from msgspec.structs import replace
@@ -82,22 +82,23 @@ class ChangeReader:
         types = self._schema.types
         return any(lossy(types[name], record.get(name)) for name in self._may_be_lossy)
 
-    def apart(self, change: Change) -> Sequence[Change]:
-        """``change`` by the keys it is about: an UPDATE of the key itself is a DELETE of the old one,
-        and then says nothing of it any more.
-        """
+    def moves(self, change: Change) -> bool:
+        """Whether ``change`` is an UPDATE of the key itself."""
         old, record = change.old_record, change.record
         if not old or record is None or change.kind != "UPDATE":
-            return (change,)
+            return False
         if self._single is not None and old.get(self._single) == record[self._single]:
-            return (change,)
+            return False
         if all(name not in old or old[name] == record[name] for name in self._schema.key):
-            return (change,)
+            return False
+        return self._key_in({**record, **old}) != self._key_in(record)
+
+    def apart(self, change: Change) -> tuple[Change, Change]:
+        """An UPDATE of the key as a DELETE of the old one, and what says nothing of it any more."""
+        record, old = change.record or {}, change.old_record or {}
         before = {name: old.get(name, record[name]) for name in self._schema.key}
-        if self._key_in(before) == self._key_in(record):
-            return (change,)
         gone = replace(change, kind="DELETE", record=None, old_record=before, errors=())
-        return (gone, replace(change, old_record=None))
+        return gone, replace(change, old_record=None)
 
 
 def columns_differ(columns: tuple[Column, ...], known: Schema) -> bool:

@@ -144,9 +144,11 @@ class Replica:
                 horizon.heard(change.commit_time)
                 if believed.believed:
                     believed.look(change)
-                parts = reader.apart(change)
-                for part in parts:
-                    self._receive(part, key if len(parts) == 1 else reader.key_of(part), now)
+                if reader.moves(change):
+                    for part in reader.apart(change):
+                        self._receive(part, reader.key_of(part), now)
+                else:
+                    self._receive(change, key, now)
         finally:
             self._flush()
 
