@@ -82,6 +82,18 @@ class ChangeReader:
         types = self._schema.types
         return any(lossy(types[name], record.get(name)) for name in self._may_be_lossy)
 
+    def sure(self, record: WireRow) -> dict[str, Any]:
+        """The typed values of ``record`` that are certainly the true ones."""
+        types, doubted, shaky = self._schema.types, self.nulls.doubted, self._may_be_lossy
+        told = {
+            name: value
+            for name, value in record.items()
+            if name in types
+            and not (value is None and name in doubted)
+            and not (name in shaky and lossy(types[name], value))
+        }
+        return self._schema.decode(told, "socket")
+
     def moves(self, change: Change) -> bool:
         """Whether ``change`` is an UPDATE of the key itself."""
         old, record = change.old_record, change.record

@@ -44,6 +44,7 @@ class _Request:
     running: _Running
     place: int
     sent: int
+    sent_at: float
     retry_at: float | None = None
 
 
@@ -98,7 +99,7 @@ class Flows:
         self.failing = None
         running = request.running
         running.failures = 0
-        running.reads[request.place] = Read(event.page, request.sent)
+        running.reads[request.place] = Read(event.page, request.sent, request.sent_at)
         reads = [read for read in running.reads if read is not None]
         if len(reads) == len(running.queries):
             self._step(running, reads)
@@ -163,5 +164,7 @@ class Flows:
 
     def _send(self, running: _Running, place: int) -> None:
         self._number += 1
-        self._requests[self._number] = _Request(running, place, self._horizon.moment())
+        self._requests[self._number] = _Request(
+            running, place, self._horizon.moment(), self._horizon.now
+        )
         self._emit(Fetch(self._number, running.queries[place]))

@@ -149,7 +149,7 @@ class Mirror:
         self._out = []
         if self._closed or (self._failed is not None and not isinstance(event, Closed)):
             return []
-        self._now = self._passes.now = now
+        self._now = self._passes.now = self._horizon.now = now
         if self._begun_at is None:
             self._begun_at = now
             self._flows.start(MAIN, self._guard(self._prove(self._passes.learn())), now)
@@ -213,7 +213,8 @@ class Mirror:
                 self._open_gap("too many changes while loading")
             return
         if replica is None or not replica.loaded:
-            return  # the load that is to come will read what these did
+            self._passes.keep_early(changes)
+            return
         try:
             replica.receive(changes, self._now)
         except UnreadableError as error:

@@ -29,7 +29,7 @@ from notebook_rt.sync.events import (
     Told,
 )
 from notebook_rt.sync.flows import Flow
-from notebook_rt.sync.horizon import Horizon, Read
+from notebook_rt.sync.horizon import VISIBLE_WITHIN, Horizon, Read
 from notebook_rt.sync.queries import Reads
 from notebook_rt.sync.reading import Comparison, Paging, by_keys, glance, load, ranks, scan
 from notebook_rt.sync.reconcile import Reconciliation
@@ -86,6 +86,8 @@ class Passes:
         self.replica: Replica | None = None
         self.kept: list[Change] | None = None
         """The changes that came while loading; None: nothing is being loaded."""
+        self._early: deque[tuple[float, Change]] = deque(maxlen=options.buffer_size)
+        """The changes that came just before the load: it may not see them yet."""
         self.order_at = float("-inf")
         """When the server may be asked for its order again."""
         self.verdicts: deque[tuple[float, dict[str, Any]]] = deque()
@@ -103,6 +105,12 @@ class Passes:
     def reads(self) -> Reads:
         assert self._reads is not None  # learnt before anything is read
         return self._reads
+
+    def keep_early(self, changes: Sequence[Change]) -> None:
+        """Changes came before the load, which reads what they did, but for the latest of them."""
+        self._early.extend((self.now, change) for change in changes)
+        while self._early and self._early[0][0] <= self.now - VISIBLE_WITHIN:
+            self._early.popleft()
 
     # The columns, and the load ------------------------------------------------------------------
 
@@ -140,7 +148,8 @@ class Passes:
 
     def load(self, replica: Replica) -> Pass:
         """Read the whole table and show it as one."""
-        self.kept = []
+        self.kept = [one for at, one in self._early if at > self.now - VISIBLE_WITHIN]
+        self._early.clear()
         rows = self._make_rows(replica.schema)
         took = self._stopwatch()
         read = yield from load(replica, self.reads, self._paging, rows, self._progress)

@@ -155,7 +155,7 @@ def load(
 def spanning(reads: Sequence[Read]) -> Read:
     """One read that stands for several: sent as early as the first, answered as late as the last."""
     late = max(reads, key=lambda read: read.page.server_time)
-    return Read(late.page, min(read.sent for read in reads))
+    return Read(late.page, min(r.sent for r in reads), min(r.sent_at for r in reads))
 
 
 class Comparison:

@@ -13,12 +13,12 @@ comes that is certainly newer than the read, and at the latest with the next rea
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from notebook_rt.store.types import Column, Schema, equal
 from notebook_rt.sync.change import ChangeReader, columns_differ
 from notebook_rt.sync.events import Change
-from notebook_rt.sync.horizon import Horizon, Read
+from notebook_rt.sync.horizon import VISIBLE_WITHIN, Horizon, Read
 from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert, WireRow
 from notebook_rt.sync.spec import TableSpec
 from notebook_rt.sync.versions import Versions
@@ -29,6 +29,16 @@ REFETCH_PAUSE: Final = 2.0
 """Seconds between two reads of one key: by then its changes are newer than the first read."""
 COMPANION_DELAY: Final = 0.05
 """Seconds to wait for the full frame of a change whose narrow one cannot be judged."""
+
+
+class Held(NamedTuple):
+    """A change that waits to be understood."""
+
+    moment: int
+    """Of its arrival."""
+    change: Change
+    unseen_until: float
+    """Monotonic seconds: a read sent before then may not see it."""
 
 
 class Replica:
@@ -66,7 +76,7 @@ class Replica:
         self._pending: list[Op] = []
         self._present: dict[Key, bool] = {}
         self._indexed = 0
-        self._held: dict[Key, list[tuple[int, Change]]] = {}
+        self._held: dict[Key, list[Held]] = {}
         self._fetched: dict[Key, float] = {}
         self._reader = ChangeReader(spec, schema)
         self._unbounded = not spec.filter and self.window_read is None
@@ -203,7 +213,7 @@ class Replica:
         held = self._held.get(key, [])
         if not held and not news and self._agrees(change, key):
             return
-        ops = self._replay([*(one for _, one in held), change], key) if news else None
+        ops = self._replay([*(one.change for one in held), change], key) if news else None
         if ops is None:
             self._hold(change, key, now)
             return
@@ -212,7 +222,8 @@ class Replica:
         self._applied(key, change.commit_time)
 
     def _hold(self, change: Change, key: Key, now: float) -> None:
-        self._held.setdefault(key, []).append((self.horizon.moment(), change))
+        unseen_until = now + VISIBLE_WITHIN
+        self._held.setdefault(key, []).append(Held(self.horizon.moment(), change, unseen_until))
         self.want(key, now + (COMPANION_DELAY if self._reader.is_narrow(change) else 0.0))
 
     def want(self, key: Key, at: float) -> None:
@@ -338,7 +349,7 @@ class Replica:
         """Take what ``read`` says of ``key`` (None: no such row); return what it changes."""
         held = self._held.get(key)
         if held is not None and row is not None:
-            self.nulls.learn([change.record or {} for _, change in held], row)
+            self.nulls.learn([one.change.record or {} for one in held], row)
         mine = self.rows.get(key)
         agrees = (
             mine is None
@@ -352,7 +363,7 @@ class Replica:
         if newer == "told":
             return None
         self.horizon.one(key, read.horizon, now)
-        self._let_go(key, read)
+        self._let_go(key, row, read)
         self.versions.note(key, xmin)
         if agrees:
             return None
@@ -368,19 +379,33 @@ class Replica:
     def again(self, keys: Iterable[Key], now: float) -> None:
         """Look once more at what is still held of ``keys``, now that they were read."""
         for key in keys:
-            for _, change in self._held.pop(key, ()):
-                self.receive([change], now)
+            for one in self._held.pop(key, ()):
+                self.receive([one.change], now)
 
-    def _let_go(self, key: Key, read: Read) -> None:
-        """What was held when the read was sent is in it."""
+    def _let_go(self, key: Key, row: Row | None, read: Read) -> None:
+        """What was held well before the read was sent is in it, or what it shows to be in it."""
         held = self._held.get(key)
         if held is None:
             return
-        rest = [(moment, change) for moment, change in held if moment > read.sent]
+        rest = [
+            one
+            for one in held
+            if one.moment > read.sent
+            or (one.unseen_until > read.sent_at and not self._shows(row, one.change, key))
+        ]
         if rest:
             self._held[key] = rest
         else:
             del self._held[key]
+
+    def _shows(self, row: Row | None, change: Change, key: Key) -> bool:
+        """Whether a row that was read is as ``change`` says."""
+        if change.kind == "DELETE":
+            return row is None
+        record = change.record or {}
+        if row is None:
+            return self._verdict(record, key, vouched=False) is False
+        return all(equal(row[name], value) for name, value in self._reader.sure(record).items())
 
     def is_held(self, key: Key) -> bool:
         """Whether changes of ``key`` wait to be understood."""

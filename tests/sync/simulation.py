@@ -99,6 +99,14 @@ class Server:
     now: float = 0.0
     transaction: int = 100
     rev: int = 0
+    unseen: float = 0.0
+    """Seconds for which a commit that was told is not yet seen by reads."""
+    tells: Callable[[], bool] = lambda: True
+    """Whether anybody is told now. (What nobody is told is the audit's, if it is seen late.)"""
+    past: list[tuple[float, dict[Key, dict[str, Any]], dict[Key, int]]] = field(
+        default_factory=list
+    )
+    """What was seen before each change, and when it changed; kept with ``unseen``."""
     history: dict[Key, list[tuple[int, dict[str, Any] | None]]] = field(default_factory=dict)
     """Every state a key was ever in: (rev, row or None)."""
     listener: Callable[[str, dict[str, Any] | None, dict[str, Any] | None, float], None] | None = (
@@ -167,6 +175,8 @@ class Server:
             self._set(key, None)
 
     def _set(self, key: Key, new: dict[str, Any] | None) -> None:
+        if self.unseen and self.tells():
+            self.past.append((self.now, dict(self.rows), dict(self.xmin)))
         if new is None:
             self.rows.pop(key, None)
             self.xmin.pop(key, None)
@@ -177,6 +187,15 @@ class Server:
 
     def select(self, query: Query) -> Page:
         """Answer a read as PostgREST would, at this moment."""
+        rows, xmin = self.rows, self.xmin
+        seen = (one for one in self.past if one[0] > self.now - self.unseen)
+        _, self.rows, self.xmin = next(seen, (0.0, rows, xmin))
+        try:
+            return self._select(query)
+        finally:
+            self.rows, self.xmin = rows, xmin
+
+    def _select(self, query: Query) -> Page:
         if query.describe:
             if not self.describes:
                 raise RefusedError("GET /", 403, "42501", "no")
@@ -327,6 +346,7 @@ class World:
         self._wakes = 0
         self._cancelled: set[int] = set()
         server.listener = self._committed
+        self.server.tells = lambda: bool(self._active)
         self.handle(Tick())
 
     @property

@@ -98,7 +98,7 @@ def compare(stack: LocalStack, replica: Replica) -> tuple[set[object], set[objec
             *(a["source_schema"], a["source"], a["key"], json.dumps(a["conditions"])),
             *(a["buckets"], last),
         )
-        answer = [Read(Page((), None, 0.0, value), 0)]
+        answer = [Read(Page((), None, 0.0, value), 0, 0.0)]
 
 
 @pytest.mark.parametrize("text", [None, "n=eq.3"])

@@ -78,6 +78,29 @@ def test_it_converges_and_never_goes_back(
 
 
 @many
+@given(
+    st.lists(st.tuples(pauses, st.one_of(writes, writes, moves, st.just(("gap",)))), max_size=40),
+    st.integers(0, 2**32),
+    st.sampled_from((0.15, 1.0)),
+    st.sampled_from((None, "grp=eq.1")),
+    st.sampled_from((0.0, 0.3)),
+)
+def test_a_read_that_does_not_see_yet_what_was_told_takes_nothing_back(
+    story: list[Any], seed: int, unseen: float, text: str | None, truncated: float
+) -> None:
+    """Promise 6: a commit is told a moment before other sessions see it."""
+    unaudited = Options(audit_interval=0, page_size=5)
+    faults = Faults(truncated=truncated, latency=(0.001, 0.05))
+    spec = TableSpec("t", filter=parse(text))
+    world = World(spec, server(), seed=seed, options=unaudited, faults=faults)
+    world.server.unseen = unseen
+    world.connect()
+    play(world, story)
+    world.settle(10)
+    converged(world)
+
+
+@many
 @given(steps, st.integers(0, 2**32))
 def test_it_converges_with_a_watermark(story: list[Any], seed: int) -> None:
     """Promise 3: changed rows by a watermark, keys that are gone by comparing."""
