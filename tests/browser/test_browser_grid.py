@@ -149,6 +149,7 @@ def test_hostile_names_are_text_and_nothing_is_saved(browser: Browser) -> None:
 
         # A conflict is chosen by keyboard.
         page.locator(".nrt-is-conflict").click()
+        page.wait_for_function("document.activeElement?.classList.contains('nrt-choice')")
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
         page.wait_for_timeout(300)
