@@ -62,7 +62,7 @@ class Horizon:
         self._tidied_at = 0.0
         self._latest = float("-inf")
         self.watching = False
-        """Whether reads are out, so that changes must be remembered by key."""
+        """Whether reads are out, so that what others say meanwhile must be remembered by key."""
 
     def moment(self) -> int:
         """The number of this moment; later ones are greater."""

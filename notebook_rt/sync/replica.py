@@ -383,18 +383,19 @@ class Replica:
                 self.receive([one.change], now)
 
     def _let_go(self, key: Key, row: Row | None, read: Read) -> None:
-        """What was held well before the read was sent is in it, or what it shows to be in it."""
+        """What was held well before the read was sent is in it, or what it shows to be in it; and so
+        is all that came before that.
+        """
         held = self._held.get(key)
         if held is None:
             return
-        rest = [
-            one
-            for one in held
-            if one.moment > read.sent
-            or (one.unseen_until > read.sent_at and not self._shows(row, one.change, key))
-        ]
-        if rest:
-            self._held[key] = rest
+        seen = 0
+        for count, one in enumerate(held, 1):
+            sure = one.unseen_until <= read.sent_at or self._shows(row, one.change, key)
+            if one.moment <= read.sent and sure:
+                seen = count
+        if held[seen:]:
+            self._held[key] = held[seen:]
         else:
             del self._held[key]
 

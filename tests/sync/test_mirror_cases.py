@@ -275,6 +275,24 @@ def test_a_row_whose_key_is_updated_while_it_is_read_does_not_come_back(hundredt
     assert same(world)
 
 
+@pytest.mark.parametrize("tenths", range(1, 30))
+def test_a_change_that_a_later_one_has_covered_does_not_come_back_with_a_patch(tenths: int) -> None:
+    unaudited = Options(audit_interval=0)
+    quick = Faults(latency=(0.01, 0.01), read_time=(0.05, 0.05))
+    world = live(options=unaudited, faults=replace(quick, truncated=1.0))
+    world.server.write(1, {"note": "first"})  # cut short, so read by key
+    world.run(0.9)
+    world.faults = quick
+    world.server.write(1, {"note": "covered"})
+    world.run(0.1)
+    world.server.write(1, {"note": "last"})
+    world.run(1.0 + tenths / 10)
+    world.faults = replace(quick, toast=True)
+    world.server.write(1, {"grp": 9})  # says nothing of the note
+    world.run(8)
+    assert same(world)
+
+
 def test_a_hot_row_is_read_once_and_then_streams() -> None:
     world = live(faults=Faults(latency=(0.01, 0.02), read_time=(0.01, 0.05)))
     world.gap()

@@ -84,13 +84,14 @@ def test_it_converges_and_never_goes_back(
     st.sampled_from((0.15, 1.0)),
     st.sampled_from((None, "grp=eq.1")),
     st.sampled_from((0.0, 0.3)),
+    st.booleans(),
 )
 def test_a_read_that_does_not_see_yet_what_was_told_takes_nothing_back(
-    story: list[Any], seed: int, unseen: float, text: str | None, truncated: float
+    story: list[Any], seed: int, unseen: float, text: str | None, truncated: float, toast: bool
 ) -> None:
     """Promise 6: a commit is told a moment before other sessions see it."""
     unaudited = Options(audit_interval=0, page_size=5)
-    faults = Faults(truncated=truncated, latency=(0.001, 0.05))
+    faults = Faults(truncated=truncated, toast=toast, latency=(0.001, 0.05))
     spec = TableSpec("t", filter=parse(text))
     world = World(spec, server(), seed=seed, options=unaudited, faults=faults)
     world.server.unseen = unseen
