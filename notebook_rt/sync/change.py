@@ -72,6 +72,10 @@ class ChangeReader:
         record = change.record or {}
         return all(name in record for name in self._schema.names)
 
+    def says_all(self, change: Change) -> bool:
+        """Whether it tells the true value of every column that is kept."""
+        return self.is_whole(change) and not self.lossy(change.record or {})
+
     def lossy(self, record: Mapping[str, Any]) -> bool:
         """Whether a value may not be the true one (WIRE.md "Values"): the row must be read."""
         for name in self.nulls.doubted:

@@ -384,15 +384,17 @@ class Replica:
 
     def _let_go(self, key: Key, row: Row | None, read: Read) -> None:
         """What was held well before the read was sent is in it, or what it shows to be in it; and so
-        is all that came before that.
+        is all that came before what says the whole row.
         """
         held = self._held.get(key)
         if held is None:
             return
         seen = 0
         for count, one in enumerate(held, 1):
-            sure = one.unseen_until <= read.sent_at or self._shows(row, one.change, key)
-            if one.moment <= read.sent and sure:
+            sure = one.unseen_until <= read.sent_at
+            if not sure and self._shows(row, one.change, key):
+                sure = row is None or seen == count - 1 or self._reader.says_all(one.change)
+            if sure and one.moment <= read.sent:
                 seen = count
         if held[seen:]:
             self._held[key] = held[seen:]

@@ -293,6 +293,21 @@ def test_a_change_that_a_later_one_has_covered_does_not_come_back_with_a_patch(t
     assert same(world)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_narrow_frame_that_a_read_agrees_with_vouches_for_no_full_one_before_it(
+    seed: int,
+) -> None:
+    spec = TableSpec("t", filter=parse("grp=eq.1"))
+    fast = Faults(latency=(0.001, 0.05))
+    world = World(spec, server(), seed=seed, options=Options(audit_interval=0), faults=fast)
+    world.server.unseen = 1.0
+    world.connect()
+    world.run(1.0)
+    world.server.write(1, {"note": "new"})
+    world.run(8)
+    assert same(world)
+
+
 def test_a_hot_row_is_read_once_and_then_streams() -> None:
     world = live(faults=Faults(latency=(0.01, 0.02), read_time=(0.01, 0.05)))
     world.gap()
