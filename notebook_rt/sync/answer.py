@@ -19,6 +19,7 @@ from notebook_rt.store.inferred import inferred
 from notebook_rt.store.order import OrderBy
 from notebook_rt.store.types import Column, Schema, canonical
 from notebook_rt.sync.events import Effect, Page, Progress, Query
+from notebook_rt.sync.flows import Ask
 from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.queries import Reads
 from notebook_rt.sync.rows import WireRow
@@ -30,7 +31,7 @@ POSITION: Final = ""
 _NO_ORDER: Final = frozenset(
     {"json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"}
 )
-Answer: TypeAlias = Generator[Sequence[Query], Sequence[Read], list[WireRow]]
+Answer: TypeAlias = Generator[Ask, Sequence[Read], list[WireRow]]
 
 
 class Answers:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from notebook_rt.store.types import canonical, decoder, kind
 from notebook_rt.sync.events import Query
+from notebook_rt.sync.flows import Ask
 from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.replica import Replica
 from notebook_rt.sync.rows import Key
@@ -166,7 +167,7 @@ class Digest:
 
     def steps(
         self, unknown: Callable[[Key], None], gone: Callable[[Sequence[Key], Read], None]
-    ) -> Generator[Sequence[Query], Sequence[Read], Read]:
+    ) -> Generator[Ask, Sequence[Read], Read]:
         """Compare; tell the keys whose row must be read, and those that are gone.
 
         Raises

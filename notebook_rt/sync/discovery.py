@@ -23,7 +23,7 @@ from notebook_rt.errors import (
 from notebook_rt.filters import Condition, column_name
 from notebook_rt.store.types import Column, Schema, canonical
 from notebook_rt.sync.events import Query
-from notebook_rt.sync.flows import Flow, ReadRefusedError
+from notebook_rt.sync.flows import Ask, Flow, ReadRefusedError
 from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.spec import TableSpec
 
@@ -46,7 +46,7 @@ def learn(spec: TableSpec, done: Callable[[Schema, Schema], None]) -> Flow:
     done(_kept(spec, known), known)
 
 
-def _described(spec: TableSpec) -> Generator[Sequence[Query], Sequence[Read], _Found]:
+def _described(spec: TableSpec) -> Generator[Ask, Sequence[Read], _Found]:
     try:
         (read,) = yield [Query((), describe=True)]
     except ReadRefusedError as refusal:
@@ -85,7 +85,7 @@ def type_name(text: str) -> str:
     return canonical(tail.strip('"') if dot and "(" not in head else text)
 
 
-def _probed(spec: TableSpec) -> Generator[Sequence[Query], Sequence[Read], _Found]:
+def _probed(spec: TableSpec) -> Generator[Ask, Sequence[Read], _Found]:
     wanted = spec.columns or ()
     select = ",".join(map(column_name, wanted)) if wanted else "*"
     try:
@@ -105,7 +105,7 @@ def _probed(spec: TableSpec) -> Generator[Sequence[Query], Sequence[Read], _Foun
     return tuple(columns), ("id",) if "id" in names and spec.key is None else ()
 
 
-def _type_of(name: str) -> Generator[Sequence[Query], Sequence[Read], str | None]:
+def _type_of(name: str) -> Generator[Ask, Sequence[Read], str | None]:
     params = (("select", column_name(name)), Condition(name, "eq", (_PROBE,)).to_rest())
     try:
         yield [Query((*params, ("limit", "1")))]

@@ -1,6 +1,7 @@
 """Reading in several steps: a flow yields queries and is sent what they brought.
 
-A flow is a generator: ``reads = yield [query, ...]`` gives one ``Read`` per query, in order.
+A flow is a generator: ``reads = yield [query, ...]`` gives one ``Read`` per query, in order. A flow that
+has work to do which the next query does not need yields both (``Ahead``): while the server answers, it works.
 ``Flows`` carries them: it numbers the requests, tries again what may be tried again, and throws
 ``ReadRefusedError`` into a flow whose request the server has refused for good. So each procedure (a snapshot,
 a reconciliation, an audit) is written from top to bottom, and still does nothing by itself.
@@ -16,9 +17,21 @@ from typing import Final, TypeAlias
 from notebook_rt.sync.events import Cancel, Effect, Fetch, Fetched, FetchFailed, Query
 from notebook_rt.sync.horizon import Horizon, Read
 
-Flow: TypeAlias = Generator[Sequence[Query], Sequence[Read], None]
-
 BACKOFF_MAX: Final = 5.0
+SENDING: Final = 0.001
+"""Seconds in which a request leaves; then there is time for other work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A query that is sent ahead of ``work``, which is done by the time its answer is given."""
+
+    query: Query
+    work: Callable[[], None]
+
+
+Ask: TypeAlias = Sequence[Query] | Ahead
+Flow: TypeAlias = Generator[Ask, Sequence[Read], None]
 
 
 class ReadRefusedError(Exception):
@@ -37,6 +50,8 @@ class _Running:
     reads: list[Read | None] = field(default_factory=list)
     failures: int = 0
     started: float = 0.0
+    work: Callable[[], None] | None = None
+    work_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -79,9 +94,7 @@ class Flows:
         running = self._running.pop(name, None)
         if running is None:
             return
-        for number in [n for n, r in self._requests.items() if r.running is running]:
-            if self._requests.pop(number).retry_at is None:
-                self._emit(Cancel(number))
+        self._cancel(running)
         if (
             getgeneratorstate(running.flow) != GEN_RUNNING
         ):  # else it is the flow itself that ends everything
@@ -98,6 +111,8 @@ class Flows:
             return
         self.failing = None
         running = request.running
+        if not self._worked(running):
+            return
         running.failures = 0
         running.reads[request.place] = Read(event.page, request.sent, request.sent_at)
         reads = [read for read in running.reads if read is not None]
@@ -118,17 +133,20 @@ class Flows:
             request.retry_at = now + pause
             self.waited += pause
             return
-        for number in [n for n, r in self._requests.items() if r.running is running]:
-            if self._requests.pop(number).retry_at is None and number != event.request:
-                self._emit(Cancel(number))
-        self._step(running, ReadRefusedError(event.error))
+        del self._requests[event.request]
+        if self._worked(running):
+            self._cancel(running)
+            self._step(running, ReadRefusedError(event.error))
 
     def tick(self, now: float) -> None:
-        """Send again what is due."""
+        """Send again what is due, and do what there is time for."""
         due = [n for n, r in self._requests.items() if r.retry_at is not None and r.retry_at <= now]
         for number in due:
             request = self._requests.pop(number)
             self._send(request.running, request.place)
+        for running in tuple(self._running.values()):
+            if running.work_at <= now:
+                self._worked(running)
 
     def hurry(self) -> None:
         """The network is back: what waits to be tried again is due now."""
@@ -138,20 +156,42 @@ class Flows:
 
     @property
     def wake_at(self) -> float | None:
-        return min(
-            (r.retry_at for r in self._requests.values() if r.retry_at is not None), default=None
-        )
+        times = [r.retry_at for r in self._requests.values() if r.retry_at is not None]
+        times += [r.work_at for r in self._running.values() if r.work is not None]
+        return min(times, default=None)
 
-    def _step(self, running: _Running, outcome: Sequence[Read] | ReadRefusedError | None) -> None:
+    def _worked(self, running: _Running) -> bool:
+        """Do what was left to do; False: the flow met its error instead of an answer."""
+        work, running.work = running.work, None
+        if work is not None:
+            try:
+                work()
+            except Exception as error:
+                self._cancel(running)
+                self._step(running, error)
+                return False
+        return True
+
+    def _cancel(self, running: _Running) -> None:
+        for number in [n for n, r in self._requests.items() if r.running is running]:
+            if self._requests.pop(number).retry_at is None:
+                self._emit(Cancel(number))
+
+    def _step(self, running: _Running, outcome: Sequence[Read] | Exception | None) -> None:
         try:
             while True:
-                if isinstance(outcome, ReadRefusedError):
-                    running.queries = running.flow.throw(outcome)
+                if isinstance(outcome, Exception):
+                    asked = running.flow.throw(outcome)
                 elif outcome is None:
-                    running.queries = next(running.flow)
+                    asked = next(running.flow)
                 else:
-                    running.queries = running.flow.send(outcome)
-                if running.queries:
+                    asked = running.flow.send(outcome)
+                if isinstance(asked, Ahead):
+                    running.queries = [asked.query]
+                    running.work, running.work_at = asked.work, self._horizon.now + SENDING
+                    break
+                running.queries = asked
+                if asked:
                     break
                 outcome = []
         except StopIteration:

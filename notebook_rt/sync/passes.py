@@ -22,13 +22,12 @@ from notebook_rt.sync.events import (
     Effect,
     Progress,
     Published,
-    Query,
     Ranked,
     Rejoin,
     Shown,
     Told,
 )
-from notebook_rt.sync.flows import Flow
+from notebook_rt.sync.flows import Ask, Flow
 from notebook_rt.sync.horizon import VISIBLE_WITHIN, Horizon, Read
 from notebook_rt.sync.queries import Reads
 from notebook_rt.sync.reading import Comparison, Paging, by_keys, glance, load, ranks, scan
@@ -58,8 +57,8 @@ class Proof:
     """False: something was told meanwhile that nobody could read."""
 
 
-Pass: TypeAlias = Generator[Sequence[Query], Sequence[Read], Proof]
-Learning: TypeAlias = Generator[Sequence[Query], Sequence[Read], Proof | None]
+Pass: TypeAlias = Generator[Ask, Sequence[Read], Proof]
+Learning: TypeAlias = Generator[Ask, Sequence[Read], Proof | None]
 
 
 class Passes:

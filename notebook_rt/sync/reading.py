@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Final, TypeAlias
 
 from notebook_rt.errors import NoPrimaryKeyError
 from notebook_rt.sync.digest import Digest
-from notebook_rt.sync.events import Page, Query
-from notebook_rt.sync.flows import ReadRefusedError
+from notebook_rt.sync.events import Page
+from notebook_rt.sync.flows import Ahead, Ask, ReadRefusedError
 from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.queries import Reads
 from notebook_rt.sync.replica import Replica
 from notebook_rt.sync.rows import Key, Op, Row, Rows, WireRow
 from notebook_rt.sync.window import Window
 
-Steps: TypeAlias = Generator[Sequence[Query], Sequence[Read], None]
+Steps: TypeAlias = Generator[Ask, Sequence[Read], None]
 DIGEST_FROM: Final = 3
 """Pages that a table must have before it is compared by a hash."""
 READS_AT_ONCE: Final = 4
@@ -78,7 +79,7 @@ def each_page(
     window: Window | None = None,
     xmin: bool = True,
 ) -> Steps:
-    """Read all pages, one after the other, and hand each to ``take``.
+    """Read all pages, one after the other, and hand each to ``take``, while the next is on its way.
 
     By key; or in the order of ``window``, and no more rows than it keeps.
     """
@@ -86,13 +87,16 @@ def each_page(
     most = None if window is None else window.size
     after: Row | None = None
     got = 0
+    came: Read | None = None
     while True:
         asks = reads.with_xmin(paging.xmin and xmin)
         count = after is None and paging.count and paging.cap is None
         limit = paging.size if most is None else min(paging.size, most - got)
         query = asks.page(order, after, columns=columns, count=count, limit=limit)
+        ask = [query] if came is None else Ahead(query, partial(take, came))
+        came = None
         try:
-            (read,) = yield [query]
+            (read,) = yield ask
         except ReadRefusedError:
             if paging.xmin and columns is None:
                 paging.xmin = False
@@ -101,16 +105,17 @@ def each_page(
             else:
                 raise
             continue
-        take(read)
         last = paging.is_last(read.page, got, limit)
         got += len(read.page.rows)
         if read.page.rows:
             row = read.page.rows[-1]
             after = reads.schema.decode({term.column: row[term.column] for term in order})
         if last or got == most:
+            take(read)
             if window is not None and window.limit is not None:
                 window.next_edge = None if last else after
             return
+        came = read
 
 
 def load(
@@ -119,7 +124,7 @@ def load(
     paging: Paging,
     into: Rows,
     progress: Callable[[int, int | None], None],
-) -> Generator[Sequence[Query], Sequence[Read], Read]:
+) -> Generator[Ask, Sequence[Read], Read]:
     """Collect the whole table into the new ``into``, committed as one; nobody sees it before.
 
     Returns the read that stands for all: sent first, answered last.
@@ -283,7 +288,7 @@ def _without(keys: Sequence[Key], gone: Sequence[Key]) -> list[Key]:
 
 def by_digest(
     replica: Replica, reads: Reads, paging: Paging, into: Comparison
-) -> Generator[Sequence[Query], Sequence[Read], bool]:
+) -> Generator[Ask, Sequence[Read], bool]:
     """Compare a large table by hash, if that can be; False: it cannot."""
     digest = Digest(replica)
     large = len(replica.rows) >= DIGEST_FROM * paging.rows

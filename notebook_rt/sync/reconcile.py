@@ -14,8 +14,7 @@ from typing import Any, Final, cast
 
 from notebook_rt.store.order import OrderBy
 from notebook_rt.store.types import sortable
-from notebook_rt.sync.events import Query
-from notebook_rt.sync.flows import ReadRefusedError
+from notebook_rt.sync.flows import Ask, ReadRefusedError
 from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.queries import Reads
 from notebook_rt.sync.reading import READS_AT_ONCE, Comparison, Paging, Steps, by_digest, scan
@@ -127,7 +126,7 @@ class Reconciliation:
         self.method = "watermark and counts"
         self.differing += comparison.apply(now())
 
-    def _hashed(self, now: Callable[[], float]) -> Generator[Sequence[Query], Sequence[Read], bool]:
+    def _hashed(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], bool]:
         comparison = Comparison(self.replica, self.reads)
         if not (yield from by_digest(self.replica, self.reads, self.paging, comparison)):
             return False
@@ -146,7 +145,7 @@ class Reconciliation:
 
     def _changed(
         self, since: float, now: Callable[[], float]
-    ) -> Generator[Sequence[Query], Sequence[Read], float]:
+    ) -> Generator[Ask, Sequence[Read], float]:
         """Take the rows changed from ``since`` on; returns the server time of the first read."""
         column = self.replica.watermark.column
         order = self.reads.by_order([OrderBy(column)])
