@@ -23,7 +23,7 @@ from notebook_rt.store.columns import (
 )
 from notebook_rt.store.encode import stamps
 from notebook_rt.store.text import TextColumn
-from notebook_rt.store.types import Backend, Kind, Numeric, Schema, arrow_type, decoder
+from notebook_rt.store.types import Backend, Kind, Numeric, arrow_type, decoder
 from notebook_rt.sync.rows import Json, Key, Op, RowChange, Upsert, WireRow
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class TableLoad:
     def extend(self, page: Sequence[WireRow]) -> None:
         """Add a page of undecoded rows; a key seen before is overwritten."""
         schema = self._schema
-        keys = page_keys(schema, page)
+        keys = schema.keys_of(page)
         if len(set(keys)) < len(keys) or not self._ids.keys().isdisjoint(keys):
             page, keys = self._first_seen(page, keys)
         start = len(self._ids)
@@ -93,16 +93,6 @@ class TableLoad:
             else:
                 rows[key] = row
         return list(rows.values()), list(rows)
-
-
-def page_keys(schema: Schema, page: Sequence[WireRow]) -> list[Key]:
-    """The typed keys of a page of undecoded rows."""
-    if len(schema.key) == 1:
-        name = schema.key[0]
-        values = [row[name] for row in page]
-        if set(map(type, values)) == {int}:
-            return values
-    return [schema.key_of(schema.decode({name: row[name] for name in schema.key})) for row in page]
 
 
 def page_column(

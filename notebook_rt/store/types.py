@@ -197,6 +197,16 @@ class Schema:
             return _hashable(row[self.key[0]])
         return tuple(_hashable(row[name]) for name in self.key)
 
+    def keys_of(self, page: Sequence[WireRow]) -> list[Key]:
+        """The typed keys of a page of undecoded rows."""
+        if len(self.key) == 1:
+            name = self.key[0]
+            values = [row[name] for row in page]
+            done = typed_class(self._decoders[name])
+            if done is not object and set(map(type, values)) <= {done}:
+                return values
+        return [self.key_of(self.decode({name: row[name] for name in self.key})) for row in page]
+
     def lossy(self, row: WireRow) -> bool:
         """Whether a row come over the socket holds a value that may not be the true one."""
         return any(lossy(self.types[name], row[name]) for name in row if name in self.types)

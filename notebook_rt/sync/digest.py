@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from notebook_rt.store.types import canonical, decoder, kind
 from notebook_rt.sync.events import Query
-from notebook_rt.sync.flows import Ask
+from notebook_rt.sync.flows import Ahead, Ask
 from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.replica import Replica
 from notebook_rt.sync.rows import Key
@@ -150,6 +150,11 @@ class Digest:
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
+        self._keys: list[Key] = []
+        self._buckets = np.zeros(0, np.int64)
+        """The bucket of each key."""
+        self._counts = np.zeros(BUCKETS, np.int64)
+        self._digests = np.zeros(BUCKETS, np.uint64)
 
     @property
     def _pg_type(self) -> str:
@@ -176,13 +181,11 @@ class Digest:
             If the server does not have the functions.
         """
         versions = self.replica.versions
-        mine = self.replica.rows.keys()
-        skip = [key for key in mine if key not in versions]
-        (read,) = yield [self._call("nrt_digest", {"skip": [str(key) for key in skip]})]
-        keys, xmins = versions.arrays()
-        hashes = hasher(self._pg_type, keys)
-        buckets = (hashes(np.zeros_like(xmins)) & np.uint64(BUCKETS - 1)).astype(np.int64)
-        wanted = self._different(read.page.value, buckets, hashes(xmins))
+        skip = versions.without(self.replica.rows.keys())
+        query = self._call("nrt_digest", {"skip": [str(key) for key in skip]})
+        (read,) = yield Ahead(query, self._digest)
+        keys, buckets = self._keys, self._buckets
+        wanted = self._different(read.page.value)
         for key in skip:
             unknown(key)
         if not wanted:
@@ -198,18 +201,23 @@ class Digest:
         gone([keys[place] for place in here if keys[place] not in theirs], rows)
         return read
 
-    def _different(
-        self, answer: Mapping[str, Any], buckets: NDArray[np.int64], hashes: NDArray[np.uint64]
-    ) -> list[int]:
-        counts = np.bincount(buckets, minlength=BUCKETS)
-        digests = np.zeros(BUCKETS, np.uint64)
-        np.bitwise_xor.at(digests, buckets, hashes)
+    def _digest(self) -> None:
+        """Hash what is here, while the server does the same."""
+        self._keys, xmins = self.replica.versions.arrays()
+        hashes = hasher(self._pg_type, self._keys)
+        buckets = (hashes(np.zeros_like(xmins)) & np.uint64(BUCKETS - 1)).astype(np.int64)
+        self._counts = np.bincount(buckets, minlength=BUCKETS)
+        self._digests = np.zeros(BUCKETS, np.uint64)
+        np.bitwise_xor.at(self._digests, buckets, hashes(xmins))
+        self._buckets = buckets
+
+    def _different(self, answer: Mapping[str, Any]) -> list[int]:
         their_counts = np.zeros(BUCKETS, np.int64)
         their_digests = np.zeros(BUCKETS, np.uint64)
         places = np.array(answer["buckets"], np.int64)
         their_counts[places] = answer["rows"]
         their_digests[places] = np.array([int(h) for h in answer["digests"]], np.int64).view("u8")
-        different = (counts != their_counts) | (digests != their_digests)
+        different = (self._counts != their_counts) | (self._digests != their_digests)
         return [int(bucket) for bucket in np.flatnonzero(different)]
 
     def _call(self, function: str, more: Mapping[str, Any]) -> Query:

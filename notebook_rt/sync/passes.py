@@ -206,7 +206,7 @@ class Passes:
         """Compare the whole table, and mend what differs (promise 4)."""
         took = self._stopwatch()
         watched = self._watch_window()
-        comparison = Comparison(replica, self.reads)
+        comparison = Comparison(replica)
         yield from glance(replica, self.reads, self._paging)
         yield from scan(replica, self.reads, self._paging, comparison)
         differing = comparison.apply(self.now)
@@ -250,7 +250,7 @@ class Passes:
             self._emit(Ranked(keys))
         else:
             watched = self._watch_window()
-            comparison = Comparison(replica, self.reads)
+            comparison = Comparison(replica)
             yield from scan(replica, self.reads, self._paging, comparison)
             comparison.apply(self.now)
             self.publish("refill", None)
@@ -287,7 +287,7 @@ class Passes:
         keys = [key for key, at in replica.wanted.items() if at <= self.now]
         for key in keys:
             del replica.wanted[key]
-        comparison = Comparison(replica, self.reads)
+        comparison = Comparison(replica)
         yield from by_keys(self.reads, self._paging, keys, comparison)
         for key in keys:
             replica.fetched(key, self.now)

@@ -20,7 +20,7 @@ from notebook_rt.sync.flows import Ahead, Ask, ReadRefusedError
 from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.queries import Reads
 from notebook_rt.sync.replica import Replica
-from notebook_rt.sync.rows import Key, Op, Row, Rows, WireRow
+from notebook_rt.sync.rows import Key, Op, Row, Rows
 from notebook_rt.sync.window import Window
 
 Steps: TypeAlias = Generator[Ask, Sequence[Read], None]
@@ -141,9 +141,7 @@ def load(
         loading.extend(page.rows)
         if len(loading) != before + len(page.rows) and replica.window_read is None:
             raise NoPrimaryKeyError(reads.spec.schema, reads.spec.table)
-        for row in page.rows:
-            key = reads.schema.key_of(reads.schema.decode(_key_part(reads, row)))
-            replica.versions.note(key, row.get("xmin"))
+        replica.versions.note_page(reads.schema.keys_of(page.rows), page.rows)
         replica.watermark.look_at_page(page.rows)
         replica.nulls.look(page.rows)
         total = page.count if page.count is not None else total
@@ -166,7 +164,7 @@ def spanning(reads: Sequence[Read]) -> Read:
 class Comparison:
     """What reads show to differ from the rows here; applied as one, at the end."""
 
-    def __init__(self, replica: Replica, reads: Reads) -> None:
+    def __init__(self, replica: Replica) -> None:
         self.seen = 0
         self.unknown: list[Key] = []
         """Keys whose row must be read to know it."""
@@ -176,7 +174,6 @@ class Comparison:
         self.order: list[Key] = []
         """The keys as they came."""
         self._replica = replica
-        self._reads = reads
         self._keys: set[Key] = set()
         self._all: list[Read] = []
         self._rows: dict[Key, tuple[Row | None, Read, object]] = {}
@@ -256,7 +253,7 @@ class Comparison:
 
     def _note(self, read: Read) -> list[Key]:
         schema = self._replica.schema
-        keys = [schema.key_of(schema.decode(_key_part(self._reads, w))) for w in read.page.rows]
+        keys = schema.keys_of(read.page.rows)
         self.order += keys
         self._all.append(read)
         self._keys.update(keys)
@@ -331,14 +328,9 @@ def ranks(replica: Replica, reads: Reads, paging: Paging, keys: list[Key]) -> St
     """Read all keys in the order that only the server knows."""
     window = replica.window
     assert window is not None  # asked only for an ordered table
-    key_of, decode = reads.schema.key_of, reads.schema.decode
 
     def take(read: Read) -> None:
-        keys.extend(key_of(decode(_key_part(reads, row))) for row in read.page.rows)
+        keys.extend(reads.schema.keys_of(read.page.rows))
 
     names = [term.column for term in window.order]
     yield from each_page(reads, paging, take, columns=names, window=window, xmin=False)
-
-
-def _key_part(reads: Reads, row: WireRow) -> WireRow:
-    return {name: row[name] for name in reads.schema.key}

@@ -94,7 +94,7 @@ class Reconciliation:
         replica, reads, page_rows = self.replica, self.reads, self.paging.rows
         name = replica.schema.key[0]
         keys: list[Any] = sorted(cast("Iterator[Any]", replica.rows.keys()))
-        comparison = Comparison(replica, reads)
+        comparison = Comparison(replica)
         ranges = [(0, len(keys), missing)]
         while ranges:
             asks = []
@@ -127,7 +127,7 @@ class Reconciliation:
         self.differing += comparison.apply(now())
 
     def _hashed(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], bool]:
-        comparison = Comparison(self.replica, self.reads)
+        comparison = Comparison(self.replica)
         if not (yield from by_digest(self.replica, self.reads, self.paging, comparison)):
             return False
         self.method = "watermark and hash"
@@ -136,7 +136,7 @@ class Reconciliation:
 
     def _everything(self, now: Callable[[], float]) -> Steps:
         self.method = "rows" if not self.method else f"{self.method}, then rows"
-        comparison = Comparison(self.replica, self.reads)
+        comparison = Comparison(self.replica)
         yield from scan(self.replica, self.reads, self.paging, comparison)
         self.differing += comparison.apply(now())
         self.order = comparison.order
@@ -150,7 +150,7 @@ class Reconciliation:
         column = self.replica.watermark.column
         order = self.reads.by_order([OrderBy(column)])
         edge = self.reads.at_least(column, self.replica.watermark.value_at(since - OVERLAP))
-        comparison = Comparison(self.replica, self.reads)
+        comparison = Comparison(self.replica)
         asks = self.reads.with_xmin(self.paging.xmin)
         after: Row | None = None
         began: float | None = None

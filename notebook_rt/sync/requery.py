@@ -27,7 +27,6 @@ from notebook_rt.errors import (
     QueryKeyError,
 )
 from notebook_rt.options import Options
-from notebook_rt.store.load import page_keys
 from notebook_rt.store.types import Schema
 from notebook_rt.sync.answer import POSITION, Answers
 from notebook_rt.sync.discovery import from_description
@@ -340,7 +339,7 @@ class Requery:
         told = [hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows]
         keys: Sequence[Key] = range(len(rows))
         if spec.key is not None:
-            keys = page_keys(schema, rows)
+            keys = schema.keys_of(rows)
         answer = dict(zip(keys, told, strict=True))
         if len(answer) < len(rows):
             raise QueryKeyError(spec.schema, spec.table, schema.key)

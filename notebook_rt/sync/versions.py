@@ -6,10 +6,14 @@ change touched has none until it is read again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import filterfalse
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from notebook_rt.sync.rows import Key
+from notebook_rt.sync.rows import Key, WireRow
 
 
 class Versions:
@@ -24,6 +28,19 @@ class Versions:
             self._xmin[key] = int(xmin)
         else:
             self._xmin.pop(key, None)
+
+    def note_page(self, keys: Sequence[Key], page: Sequence[WireRow]) -> None:
+        """A page brought ``keys``, if it asked with their ``xmin``."""
+        versions: list[Any] = [row.get("xmin") for row in page]
+        if set(map(type, versions)) <= {str}:
+            self._xmin.update(zip(keys, map(int, versions), strict=True))
+        else:
+            for key, xmin in zip(keys, versions, strict=True):
+                self.note(key, xmin)
+
+    def without(self, keys: Iterable[Key]) -> list[Key]:
+        """Those of ``keys`` whose version is not known."""
+        return list(filterfalse(self._xmin.__contains__, keys))
 
     def forget(self, key: Key) -> None:
         """``key`` has changed, and nobody said to what version."""

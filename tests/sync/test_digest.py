@@ -16,6 +16,7 @@ from notebook_rt.local import LocalStack
 from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.digest import Digest, audit_sql, hash_int8, hasher
 from notebook_rt.sync.events import Page
+from notebook_rt.sync.flows import Ahead
 from notebook_rt.sync.horizon import Horizon, Read
 from notebook_rt.sync.replica import Replica
 from notebook_rt.sync.rows import Upsert
@@ -86,9 +87,14 @@ def compare(stack: LocalStack, replica: Replica) -> tuple[set[object], set[objec
     answer: list[Read] | None = None
     while True:
         try:
-            (query,) = next(flow) if answer is None else flow.send(answer)
+            asked = next(flow) if answer is None else flow.send(answer)
         except StopIteration:
             return set(unknown), set(gone)
+        if isinstance(asked, Ahead):
+            asked.work()
+            query = asked.query
+        else:
+            (query,) = asked
         a = dict(query.args or {})
         last = a.get("skip", a.get("wanted"))
         kind, cast = ("skip", "text[]") if "skip" in a else ("wanted", "bigint[]")
