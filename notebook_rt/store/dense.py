@@ -262,7 +262,7 @@ class Dense:
 
 def _capacity(size: int, before: int) -> int:
     """Room for ``size`` rows and some to come, unless it is as it was."""
-    return before if size <= before <= 2 * size else size + size // 8 + 16
+    return before if size <= before <= 2 * size else size + size // 32 + 16
 
 
 def _close(data: NDArray[Any], size: int, holes: list[int]) -> None:
