@@ -16,12 +16,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from queue import Empty
 from typing import Any
 
 import httpx
-import orjson
-import pandas as pd
+import psutil
 import psycopg
+from jupyter_client.manager import start_new_kernel
 from realtime import AsyncRealtimeClient, RealtimePostgresChangesListenEvent
 
 import notebook_rt as nrt
@@ -292,41 +293,6 @@ def broadcast(messages: int) -> list[Result]:
     ]
 
 
-def first_snapshot(rows: int) -> list[Result]:
-    """The first data of a table, beside paging the same rows with bare httpx and orjson."""
-    with tempfile.TemporaryDirectory() as directory, nrt.local.start(directory) as stack:
-        stack.sql(
-            "create table big (id bigint primary key, bid float8, ask float8, last float8, "
-            "size int, venue int, open bool, symbol text, note text, at timestamptz)"
-        )
-        stack.sql(
-            "insert into big select g, g / 3.0, g / 7.0, 1.5, g % 100, 7, true, 'S' || g % 500, "
-            f"'checked by the desk', now() from generate_series(1, {rows}) g"
-        )
-        stack.sql("analyze big")
-        stack.sql("alter publication supabase_realtime add table big")
-        stack.sql("grant all on big to anon")
-        began = time.perf_counter()
-        with nrt.connect(stack.url, stack.anon_key) as rt:
-            assert len(rt.table("big").wait(600).df) == rows
-            ours = (time.perf_counter() - began) * 1e3
-        headers = {"apikey": stack.anon_key, "Authorization": f"Bearer {stack.anon_key}"}
-        began = time.perf_counter()
-        with httpx.Client(base_url=stack.url, headers=headers) as http:
-            found: list[dict[str, Any]] = []
-            params = {"select": "*", "order": "id.asc", "limit": "1000"}
-            while page := orjson.loads(http.get("/rest/v1/big", params=params).content):
-                found += page
-                params["id"] = f"gt.{page[-1]['id']}"
-        assert len(pd.DataFrame(found).set_index("id")) == rows
-        theirs = (time.perf_counter() - began) * 1e3
-    case = f"first snapshot of {rows:,} rows"
-    return [
-        Result(SUITE, case, OURS, ours, note="goal: at most 1.5 times the bare client"),
-        Result(SUITE, case, "httpx + orjson", theirs),
-    ]
-
-
 # What it costs to be there ----------------------------------------------------------------------
 
 
@@ -350,31 +316,136 @@ def import_time(repeats: int) -> list[Result]:
     ]
 
 
-def idle(tables: int, seconds: float) -> list[Result]:
-    """The share of a core that live, quiet tables cost."""
+@contextlib.contextmanager
+def quiet_tables(count: int) -> Iterator[tuple[nrt.local.LocalStack, list[str]]]:
+    """A stack with published tables, and their names."""
     with tempfile.TemporaryDirectory() as directory, nrt.local.start(directory) as stack:
-        names = [f"idle_{number}" for number in range(tables)]
+        names = [f"quiet_{number}" for number in range(count)]
         for name in names:
-            stack.sql(f"create table {name} (id bigint primary key)")
+            stack.sql(f"create table {name} (id bigint primary key, price float8)")
+            stack.sql(f"insert into {name} select g, 1.5 from generate_series(1, 100) g")
             stack.sql(f"alter publication supabase_realtime add table {name}")
             stack.sql(f"grant all on {name} to anon")
+        yield stack, names
 
-        def share() -> float:
-            began, wall = time.process_time(), time.monotonic()
-            time.sleep(seconds)
-            return 100 * (time.process_time() - began) / (time.monotonic() - wall)
 
-        with nrt.connect(stack.url, stack.anon_key) as rt:
-            frames = [rt.table(name) for name in names]
-            for frame in frames:
-                live(frame)
-            ours = share()
+@contextlib.contextmanager
+def written_to(dsn: str, names: list[str], rate: int) -> Iterator[None]:
+    """``rate`` updates a second in all, by a process of its own."""
+    process = subprocess.Popen([sys.executable, "-c", WRITER, dsn, str(rate), *names])
+    try:
+        time.sleep(2)  # it has begun
+        yield
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        process.wait()
+
+
+WRITER = """
+import itertools, sys, time, psycopg
+dsn, rate, *names = sys.argv[1:]
+with psycopg.connect(dsn, autocommit=True) as db:
+    began = time.monotonic()
+    for number in itertools.count():
+        name = names[number % len(names)]
+        key = number // len(names) % 100 + 1
+        db.execute(f"update {name} set price = %s where id = %s", (number, key))
+        time.sleep(max(0.0, began + number / int(rate) - time.monotonic()))
+"""
+NOTEBOOK = """
+import notebook_rt as nrt, time
+rt = nrt.connect({url!r}, {key!r})
+frames = [rt.table(name) for name in {names!r}]
+for frame in frames:
+    frame.wait(60)
+while any(frame.status != "live" for frame in frames):
+    time.sleep(0.1)
+rt.status_bar()
+"""
+
+
+class Kernel:
+    """A real kernel with live tables and a status bar that a front end looks at: this one."""
+
+    def __init__(self, url: str, key: str, names: list[str]) -> None:
+        self.manager, self.client = start_new_kernel()
+        self.messages = 0
+        self._stopped = False
+        self.client.execute(NOTEBOOK.format(url=url, key=key, names=names))
+        assert self.client.get_shell_msg(timeout=120)["content"]["status"] == "ok"
+        kernel = self.manager.provisioner.process
+        self.process = psutil.Process(kernel.pid)
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def share(self, seconds: float) -> float:
+        """Percent of a core."""
+        before, began = self._used(), time.monotonic()
+        time.sleep(seconds)
+        return 100 * (self._used() - before) / (time.monotonic() - began)
+
+    def _used(self) -> float:
+        times = self.process.cpu_times()
+        return times.user + times.system
+
+    def _look(self) -> None:
+        bars: set[str] = set()
+        while not self._stopped:
+            try:
+                message = self.client.get_iopub_msg(timeout=1)
+            except Empty:
+                for bar in bars:
+                    self._say(bar, {"view": "v", "t": "beat"})
+                continue
+            content = message["content"]
+            data = content.get("data", {})
+            if message["msg_type"] == "comm_open" and "_esm" in data.get("state", {}):
+                bars.add(content["comm_id"])
+                self._say(content["comm_id"], {"view": "v", "t": "look"})
+            elif message["msg_type"] == "comm_msg" and data.get("method") == "custom":
+                self.messages += 1
+                seq = data["content"]["seq"]
+                self._say(content["comm_id"], {"view": "v", "t": "ack", "seq": seq})
+
+    def _say(self, comm: str, content: dict[str, Any]) -> None:
+        data = {"method": "custom", "content": content}
+        message = self.client.session.msg("comm_msg", {"comm_id": comm, "data": data})
+        self.client.shell_channel.send(message)
+
+    def close(self) -> None:
+        self._stopped = True
+        self._thread.join()
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+
+def kernel_share(tables: int, rate: int, seconds: float, settle: float) -> list[Result]:
+    """What live tables and a status bar on screen cost a kernel, quiet and written to."""
+    with quiet_tables(tables) as (stack, names):
+        with contextlib.closing(Kernel(stack.url, stack.anon_key, names)) as kernel:
+            time.sleep(settle)
+            quiet = kernel.share(seconds)
+            with written_to(stack.dsn, names, rate):
+                before = kernel.messages
+                busy = kernel.share(seconds)
+                told = (kernel.messages - before) / seconds
         with peer(stack.url, stack.anon_key, names, lambda payload: None):
-            theirs = share()
-    case = f"idle with {tables} tables"
+            began = time.process_time()
+            time.sleep(seconds)
+            peer_quiet = 100 * (time.process_time() - began) / seconds
+            with written_to(stack.dsn, names, rate):
+                began = time.process_time()
+                time.sleep(seconds)
+                peer_busy = 100 * (time.process_time() - began) / seconds
+    unit, what = "% of a core", f"{tables} tables"
+    idle, used = f"idle with {what} and a status bar", f"{what}, {rate} changes/s and a status bar"
+    note = f"goal: 10 %; {told:.1f} messages a second to the status bar"
     return [
-        Result(SUITE, case, OURS, max(ours, 0.001), "% of a core", note="goal: 1 %"),
-        Result(SUITE, case, PEER, max(theirs, 0.001), "% of a core"),
+        Result(SUITE, idle, OURS, max(quiet, 0.001), unit, note="goal: 1 %"),
+        Result(SUITE, idle, PEER, max(peer_quiet, 0.001), unit),
+        Result(SUITE, used, OURS, busy, unit, note=note),
+        Result(SUITE, used, PEER, peer_busy, unit, note="an empty callback, no table, no widget"),
     ]
 
 
@@ -386,15 +457,14 @@ def run(quick: bool) -> list[Result]:
             *throughput(500, 100, 100),
             *frame_to_df(200, 2000, 100),
             *broadcast(3),
-            *first_snapshot(1500),
             *import_time(1),
+            *kernel_share(1, 20, 1.0, settle=0.0),
         ]
     return [
         *commit_to_df(200),
         *throughput(200_000, 20_000, 10_000),
         *frame_to_df(10_000, 2000, 100_000),
         *broadcast(300),
-        *first_snapshot(1_000_000),
         *import_time(5),
-        *idle(10, 10.0),
+        *kernel_share(10, 200, 15.0, settle=10.0),
     ]
