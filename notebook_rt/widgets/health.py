@@ -33,7 +33,7 @@ DETAILS: Final = {
     "connecting": "Connecting.",
     "closed": "This session was closed. Connect again to see live data.",
 }
-LOOK = 1.0
+LOOK = 2.0
 """Seconds between two looks at the metrics, while somebody looks at them."""
 HISTORY = 60
 """Latencies kept for the sparkline."""

@@ -390,18 +390,14 @@ class Kernel:
         return times.user + times.system
 
     def _look(self) -> None:
-        bars: set[str] = set()
         while not self._stopped:
             try:
                 message = self.client.get_iopub_msg(timeout=1)
             except Empty:
-                for bar in bars:
-                    self._say(bar, {"view": "v", "t": "beat"})
                 continue
             content = message["content"]
             data = content.get("data", {})
             if message["msg_type"] == "comm_open" and "_esm" in data.get("state", {}):
-                bars.add(content["comm_id"])
                 self._say(content["comm_id"], {"view": "v", "t": "look"})
             elif message["msg_type"] == "comm_msg" and data.get("method") == "custom":
                 self.messages += 1
