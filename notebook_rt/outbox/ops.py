@@ -62,6 +62,8 @@ class Op:
     not_before: float = 0.0
     error: str = ""
     """The server's words when it refused."""
+    owner: str = ""
+    """Whose it is (``str`` of an `Owner`); the queue puts it in."""
     seq: int = 0
     blocked: bool = False
     """An earlier operation of its lane has not been settled."""
@@ -136,6 +138,7 @@ def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
                 key=last.key,
                 base={**new.base, **last.base},
                 types={**last.types, **new.types},
+                owner=last.owner,
                 seq=last.seq,
                 lane=last.lane,
             ), True

@@ -7,8 +7,9 @@ for the server before it would survive a power cut, and `flush` bounds what wait
 
 Several kernels share a file. One of them at a time holds the *lease* and sends; a fencing number
 goes up whenever it changes hands, and every step of the worker is refused once it is not the
-holder's any more. Operations of one *lane* (a row, a topic) leave in their order: only the first is
-not ``blocked``, and one that failed blocks the rest.
+holder's any more. Several logins may share one, too: each sees, sends and leases only its own.
+Operations of one *lane* (a row, a topic) leave in their order: only the first is not ``blocked``,
+and one that failed blocks the rest.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from notebook_rt.outbox import decisions, rows
 from notebook_rt.outbox.decisions import Record
 from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
 from notebook_rt.outbox.ops import Json, Op, OpState, changes_key, decode, encode
+from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.rows import Put
 from notebook_rt.outbox.schema import open_file
 
@@ -41,7 +43,11 @@ class Outbox:
     ----------
     path : Path
         The file; made with mode 0600 if it is not there.
-    owner : str, optional
+    owner : Owner, optional
+        Whose operations are put in, seen and sent; others' are not touched. What an older version
+        left in the file without an owner is the first one's who opens it. Default: everybody's are
+        seen, as ``notebook-rt queue`` needs it.
+    kernel : str, optional
         Who this is, for the lease; told apart from every other kernel by default.
 
     Raises
@@ -52,16 +58,26 @@ class Outbox:
     """
 
     def __init__(
-        self, path: Path | str, *, owner: str | None = None, lease: float = LEASE_SECONDS
+        self,
+        path: Path | str,
+        owner: Owner | None = None,
+        *,
+        kernel: str | None = None,
+        lease: float = LEASE_SECONDS,
     ) -> None:
         self.path = Path(path)
-        self._lease = Lease(seconds=lease) if owner is None else Lease(owner, lease)
+        self._owner = None if owner is None else str(owner)
+        self._lease = Lease(self._owner or "", seconds=lease)
+        if kernel is not None:
+            self._lease.kernel = kernel
         self._lock = threading.RLock()
         self._user = open_file(self.path, synchronous="NORMAL")
         self._worker = open_file(self.path, synchronous="FULL")
         self._pid = os.getpid()
         self._listeners: list[Callable[[], object]] = []
         self._unsynced = False
+        if self._owner is not None:
+            self._claim(self._owner)
 
     def close(self) -> None:
         with self._lock:
@@ -91,7 +107,7 @@ class Outbox:
             If they could not be committed: none of them is in the queue.
         """
         with self._writing(self._user) as db:
-            results = rows.put(db, ops, merge=merge)
+            results = rows.put(db, self._lease.owner, ops, merge=merge)
             self._unsynced = True
         self._tell()
         return results
@@ -99,39 +115,37 @@ class Outbox:
     # --- looking in ------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        with self._lock, _errors(self.path):
-            return int(self._user.execute("select count(*) from ops").fetchone()[0])
+        return int(self._select("count(*)")[0][0])
 
     def get(self, op: str) -> Op | None:
         with self._lock, _errors(self.path):
-            return rows.find(self._user, op)
+            return self._find(self._user, op)
 
     def ops(
         self, *, schema: str | None = None, target: str | None = None, state: OpState | None = None
     ) -> list[Op]:
         """What is in the queue, in order."""
-        wanted = {"schema": schema, "target": target, "state": state}
-        given = {name: value for name, value in wanted.items() if value is not None}
-        where = " and ".join(f"{name} = ?" for name in given) or "true"
-        with self._lock, _errors(self.path):
-            found = self._user.execute(
-                f"select * from ops where {where} order by seq", list(given.values())
-            )
-            return list(map(rows.op_of, found))
+        found = self._select("*", "order by seq", schema=schema, target=target, state=state)
+        return list(map(rows.op_of, found))
 
     def numbers(self, schema: str, target: str) -> dict[str, int]:
         """The ids of what is in the queue for a table, and their place in it."""
-        with self._lock, _errors(self.path):
-            found = self._user.execute(
-                "select id, seq from ops where schema = ? and target = ?", (schema, target)
-            )
-            return {row["id"]: row["seq"] for row in found}
+        found = self._select("id, seq", schema=schema, target=target)
+        return {row["id"]: row["seq"] for row in found}
 
     def counts(self) -> dict[str, int]:
         """How many wait, failed, and ask."""
+        found = self._select("state, count(*)", "group by state")
+        return {"waiting": 0, "failed": 0, "asking": 0, **dict(map(tuple, found))}
+
+    def others(self) -> dict[Owner, int]:
+        """How many operations of others the file holds, which nobody sees or sends here."""
         with self._lock, _errors(self.path):
-            found = self._user.execute("select state, count(*) from ops group by state")
-            return {"waiting": 0, "failed": 0, "asking": 0, **dict(map(tuple, found))}
+            found = self._user.execute(
+                "select owner, count(*) from ops where owner != ? group by owner",
+                (self._lease.owner,),
+            )
+            return {Owner.read(owner): number for owner, number in found}
 
     def changed(self) -> int:
         """A number that is another one after another process wrote to the file."""
@@ -148,11 +162,11 @@ class Outbox:
 
     def retry(self, op: str | None = None) -> int:
         """Send again what failed (all of it by default); the number of operations."""
-        where, given = ("id = ?", [op]) if op is not None else ("true", [])
+        where, given = self._where(id=op, state="failed")
         with self._writing(self._user) as db:
             done = db.execute(
                 "update ops set state = 'waiting', attempts = 0, not_before = 0, error = '' "
-                f"where state = 'failed' and {where}",
+                f"where {where}",
                 given,
             ).rowcount
         self._tell()
@@ -161,7 +175,7 @@ class Outbox:
     def discard(self, op: str) -> list[Op]:
         """Drop an operation, and those that stand on it: later edits of a row never inserted."""
         with self._writing(self._user) as db:
-            found = rows.find(db, op)
+            found = self._find(db, op)
             if found is None:
                 return []
             dropped = [found]
@@ -184,7 +198,7 @@ class Outbox:
             Others of its conflicts are still open: it stays where it is.
         """
         with self._writing(self._user) as db:
-            stored = rows.find(db, op.id)
+            stored = self._find(db, op.id)
             if stored is None or stored.state == "waiting":
                 return False
             decisions.close(db, decided)
@@ -202,9 +216,9 @@ class Outbox:
         with self._writing(self._user) as db:
             if op is None:
                 if before is not None:
-                    rows.put(db, [before], merge=False)
+                    rows.put(db, before.owner, [before], merge=False)
             else:
-                stored = rows.find(db, op.id)
+                stored = self._find(db, op.id)
                 if stored is None or stored.sent or stored.state != "waiting":
                     return False
                 if before is None:
@@ -221,7 +235,7 @@ class Outbox:
     ) -> list[Record]:
         """The kept merge decisions, oldest first."""
         with self._lock, _errors(self.path):
-            return decisions.find(self._user, schema, target, only_open=only_open)
+            return decisions.find(self._user, self._owner, schema, target, only_open=only_open)
 
     def record(self, op: Op, *records: dict[str, Json]) -> None:
         """Keep what a person decided."""
@@ -234,9 +248,7 @@ class Outbox:
     def lease(self, now: float) -> bool:
         """Take or extend the lease. False: another living kernel has it."""
         with self._writing(self._worker) as db:
-            held = self._lease.take(db, now)
-            self._unsynced = False
-        return held
+            return self._lease.take(db, now)
 
     def release(self) -> None:
         """Let another kernel send."""
@@ -247,10 +259,11 @@ class Outbox:
 
     def flush(self) -> None:
         """Make what was put in survive a power cut, if it does not yet."""
-        if self._unsynced:
-            with self._writing(self._worker) as db:
-                # Any commit syncs the log up to itself (sqlite.org/pragma.html#pragma_synchronous).
-                db.execute("update lease set until = until")
+        with self._lock:
+            if self._unsynced:
+                with self._writing(self._worker) as db:
+                    # Any commit syncs the log up to itself (sqlite.org/pragma.html#pragma_synchronous).
+                    self._lease.sync(db)
                 self._unsynced = False
 
     def take(self, limit: int, now: float) -> list[Op]:
@@ -261,19 +274,15 @@ class Outbox:
         with self._writing(self._worker) as db:
             if not self._lease.take(db, now):
                 return []
-            self._unsynced = False
-            rows.expire(db, now)
-            ops = rows.ready(db, limit, now)
+            rows.expire(db, self._lease.owner, now)
+            ops = rows.ready(db, self._lease.owner, limit, now)
             db.executemany("update ops set sent = 1 where seq = ?", [(op.seq,) for op in ops])
         return ops
 
     def next_at(self) -> float | None:
         """When the next operation may leave; None: nothing waits."""
-        with self._lock, _errors(self.path):
-            (moment,) = self._user.execute(
-                "select min(not_before) from ops where state = 'waiting' and not blocked"
-            ).fetchone()
-            return None if moment is None else float(moment)
+        moment = self._select("min(not_before)", state="waiting", blocked=0)[0][0]
+        return None if moment is None else float(moment)
 
     def settle(self, op: Op, row: Json = None, records: Sequence[dict[str, Json]] = ()) -> None:
         """An operation is done; ``row`` is what the server answered."""
@@ -300,6 +309,36 @@ class Outbox:
         self._tell()
 
     # --- inside ----------------------------------------------------------------------------------
+
+    def _where(self, **wanted: object) -> tuple[str, list[object]]:
+        """A condition on our operations (or everybody's), and its values; None: any."""
+        given = {name: value for name, value in wanted.items() if value is not None}
+        if self._owner is not None:
+            given = {"owner": self._owner, **given}
+        return " and ".join(f"{name} = ?" for name in given) or "true", list(given.values())
+
+    def _select(self, what: str, how: str = "", **wanted: object) -> list[sqlite3.Row]:
+        where, given = self._where(**wanted)
+        with self._lock, _errors(self.path):
+            return self._user.execute(
+                f"select {what} from ops where {where} {how}", given
+            ).fetchall()
+
+    def _find(self, db: sqlite3.Connection, op: str) -> Op | None:
+        where, given = self._where(id=op)
+        row = db.execute(f"select * from ops where {where}", given).fetchone()
+        return None if row is None else rows.op_of(row)
+
+    def _claim(self, owner: str) -> None:
+        """Take what an older version left without an owner."""
+        with self._lock, _errors(self.path):
+            unknown = self._user.execute(
+                "select 1 from ops where owner = '' union all "
+                "select 1 from conflicts where owner = '' limit 1"
+            ).fetchone()
+        if unknown is not None:
+            with self._writing(self._user) as db:
+                rows.claim(db, owner)
 
     @contextlib.contextmanager
     def _fenced(self) -> Iterator[sqlite3.Connection]:

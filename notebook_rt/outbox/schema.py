@@ -19,6 +19,7 @@ import platformdirs
 
 from notebook_rt.errors import QueueError
 from notebook_rt.outbox.ops import unbody
+from notebook_rt.outbox.owner import Owner
 
 logger = logging.getLogger("notebook_rt")
 
@@ -64,26 +65,43 @@ MIGRATIONS: list[str] = [
     create index conflicts_target on conflicts (schema, target, number);
     create index conflicts_op on conflicts (op);
     """,
+    # Whose each row is (owner.py); '' is unknown. Each owner's kernels have a lease of their own.
+    """
+    alter table ops add column owner text not null default '';
+    alter table conflicts add column owner text not null default '';
+    drop index ops_lane;
+    drop index ops_ready;
+    drop index conflicts_target;
+    create index ops_lane on ops (owner, lane, seq);
+    create index ops_ready on ops (owner, state, blocked, seq);
+    create index conflicts_target on conflicts (owner, schema, target, number);
+    drop table lease;
+    create table leases (
+        owner text primary key,
+        kernel text not null,
+        fence integer not null,
+        until real not null,
+        syncs integer not null default 0
+    ) without rowid;
+    """,
 ]
 """Each takes the file one version further; never changed, only added to."""
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
-def path_for(url: str, login: str) -> Path:
-    """The file of a project and a login, in the user's state directory.
+def directory() -> Path:
+    """Where the queues are, unless a session was given another place."""
+    return Path(platformdirs.user_state_dir("notebook_rt")) / "outbox"
 
-    Parameters
-    ----------
-    url : str
-        The project's URL.
-    login : str
-        Who writes: a user's id, or the role of the key. Never the key itself.
-    """
-    parts = urlsplit(url)
-    host = "".join(c if c.isalnum() or c in ".-" else "_" for c in parts.netloc).strip(".")[:80]
-    digest = hashlib.sha256(f"{url.rstrip('/')}\n{login}".encode()).hexdigest()[:12]
-    return Path(platformdirs.user_state_dir("notebook_rt")) / "outbox" / f"{host}-{digest}.sqlite3"
+
+def path_for(owner: Owner) -> Path:
+    """The file of one project and login, in the user's state directory."""
+    netloc = urlsplit(owner.project).netloc
+    host = "".join(c if c.isalnum() or c in ".-" else "_" for c in netloc).strip(".")[:80]
+    named = f"{owner.project.rstrip('/')}\n{owner.login}"
+    digest = hashlib.sha256(named.encode()).hexdigest()[:12]
+    return directory() / f"{host}-{digest}.sqlite3"
 
 
 def open_file(path: Path, *, synchronous: str, timeout: float = 10.0) -> sqlite3.Connection:

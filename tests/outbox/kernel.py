@@ -20,6 +20,7 @@ import httpx
 
 from notebook_rt.editing import Editing, Editor
 from notebook_rt.outbox.ops import Json
+from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import HttpRest
 from notebook_rt.outbox.worker import Worker
@@ -41,6 +42,8 @@ SCHEMA = Schema(
     ),
     key=("id",),
 )
+OWNER = Owner("http://project", "anon")
+"""Of every kernel, with or without a proxy before the stack."""
 STRATEGIES = Strategies(columns={"n": "delta", "tags": "union"})
 
 TABLE_SQL = """
@@ -76,7 +79,7 @@ class Kernel:
         self.clock: Callable[[], float] = lambda: time.time() + clock_offset - true_offset
         self.url, self.key, self.table_name = url, key, table
         self.headers = {"apikey": key, "Authorization": f"Bearer {key}"}
-        self.outbox = Outbox(path, lease=5.0)
+        self.outbox = Outbox(path, OWNER, lease=5.0)
         self.notes: list[tuple[str, str]] = []
         self.editing = Editing(
             self.outbox, clock=self.clock, note=lambda kind, text: self.notes.append((kind, text))

@@ -21,6 +21,7 @@ from notebook_rt.errors import QueueError
 from notebook_rt.outbox import schema
 from notebook_rt.outbox.lease import LeaseLostError
 from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 
 
@@ -190,7 +191,7 @@ def test_broadcasts_of_a_topic_leave_together_in_order_until_their_time_is_over(
 
 
 def test_one_kernel_at_a_time_sends_and_a_late_one_is_refused(path: Path) -> None:
-    first, second = Outbox(path, owner="elsewhere:1:a"), Outbox(path, owner="elsewhere:2:b")
+    first, second = Outbox(path, kernel="elsewhere:1:a"), Outbox(path, kernel="elsewhere:2:b")
     first.put(update("a", 1, n=1))
     (op,) = first.take(10, now=100.0)
     assert second.take(10, now=110.0) == [], "the first has the lease"
@@ -210,12 +211,24 @@ def test_a_dead_kernel_holds_nobody_up(path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     host = os.uname().nodename
-    dead, living = Outbox(path, owner=f"{host}:{process.pid}:x"), Outbox(path)
+    dead, living = Outbox(path, kernel=f"{host}:{process.pid}:x"), Outbox(path)
     dead.put(update("a", 1, n=1))
     assert dead.lease(now=100.0)
     assert living.take(10, now=100.5)
     dead.close()
     living.close()
+
+
+def test_what_cannot_leave_yet_is_synced_by_a_flush(outbox: Outbox, path: Path) -> None:
+    log = path.with_name(path.name + "-wal")
+    for number in range(3):
+        outbox.put(update(str(number), number, n=1))
+        before = log.read_bytes()
+        outbox.flush()
+        assert log.read_bytes() != before, "a commit that writes nothing syncs nothing"
+    before = log.read_bytes()
+    outbox.flush()
+    assert log.read_bytes() == before, "there was nothing to sync"
 
 
 def test_a_full_disk_is_said_and_nothing_of_it_is_kept(outbox: Outbox) -> None:
@@ -287,15 +300,15 @@ def test_an_older_file_is_brought_up_and_a_newer_one_refused(
 
 
 def test_the_file_belongs_to_one_project_and_login() -> None:
-    one = schema.path_for("https://x.supabase.co", "anon")
-    assert one == schema.path_for("https://x.supabase.co/", "anon")
+    one = schema.path_for(Owner("https://x.supabase.co", "anon"))
+    assert one == schema.path_for(Owner("https://x.supabase.co/", "anon"))
     others = {
         one,
-        schema.path_for("https://y.supabase.co", "anon"),
-        schema.path_for("https://x.supabase.co", "6f1c"),
+        schema.path_for(Owner("https://y.supabase.co", "anon")),
+        schema.path_for(Owner("https://x.supabase.co", "6f1c")),
     }
     assert len(others) == 3
-    assert ".." not in schema.path_for("https://../../etc", "x").name
+    assert ".." not in schema.path_for(Owner("https://../../etc", "x")).name
 
 
 def test_a_forked_child_does_not_touch_its_parents_file(outbox: Outbox) -> None:
