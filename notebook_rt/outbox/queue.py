@@ -30,6 +30,7 @@ from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
 from notebook_rt.outbox.ops import Json, Op, OpState, changes_key, decode, encode
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.rows import Put
+from notebook_rt.outbox.salvage import is_damage
 from notebook_rt.outbox.schema import open_file
 
 KEPT_DONE = 10_000
@@ -71,11 +72,16 @@ class Outbox:
         if kernel is not None:
             self._lease.kernel = kernel
         self._lock = threading.RLock()
-        self._user = open_file(self.path, synchronous="NORMAL")
-        self._worker = open_file(self.path, synchronous="FULL")
         self._pid = os.getpid()
         self._listeners: list[Callable[[], object]] = []
         self._unsynced = False
+        self._open()
+
+    def _open(self) -> None:
+        self._user = open_file(self.path, synchronous="NORMAL")
+        self._worker = open_file(self.path, synchronous="FULL")
+        self._closed = False
+        self._file = _identity(self.path)
         if self._owner is not None:
             self._claim(self._owner)
 
@@ -83,6 +89,7 @@ class Outbox:
         with self._lock:
             with contextlib.suppress(QueueError):
                 self.release()
+            self._closed = True
             self._user.close()
             self._worker.close()
 
@@ -106,7 +113,7 @@ class Outbox:
         QueueError
             If they could not be committed: none of them is in the queue.
         """
-        with self._writing(self._user) as db:
+        with self._writing() as db:
             results = rows.put(db, self._lease.owner, ops, merge=merge)
             self._unsynced = True
         self._tell()
@@ -163,7 +170,7 @@ class Outbox:
     def retry(self, op: str | None = None) -> int:
         """Send again what failed (all of it by default); the number of operations."""
         where, given = self._where(id=op, state="failed")
-        with self._writing(self._user) as db:
+        with self._writing() as db:
             done = db.execute(
                 "update ops set state = 'waiting', attempts = 0, not_before = 0, error = '' "
                 f"where {where}",
@@ -174,7 +181,7 @@ class Outbox:
 
     def discard(self, op: str) -> list[Op]:
         """Drop an operation, and those that stand on it: later edits of a row never inserted."""
-        with self._writing(self._user) as db:
+        with self._writing() as db:
             found = self._find(db, op)
             if found is None:
                 return []
@@ -197,7 +204,7 @@ class Outbox:
         asks
             Others of its conflicts are still open: it stays where it is.
         """
-        with self._writing(self._user) as db:
+        with self._writing() as db:
             stored = self._find(db, op.id)
             if stored is None or stored.state == "waiting":
                 return False
@@ -213,7 +220,7 @@ class Outbox:
 
     def take_back(self, op: Op | None, before: Op | None) -> bool:
         """Undo a `put` whose result was ``(op, before)``; False: it has left already."""
-        with self._writing(self._user) as db:
+        with self._writing() as db:
             if op is None:
                 if before is not None:
                     rows.put(db, before.owner, [before], merge=False)
@@ -239,7 +246,7 @@ class Outbox:
 
     def record(self, op: Op, *records: dict[str, Json]) -> None:
         """Keep what a person decided."""
-        with self._writing(self._user) as db:
+        with self._writing() as db:
             decisions.keep(db, op, records)
         self._tell()
 
@@ -247,21 +254,21 @@ class Outbox:
 
     def lease(self, now: float) -> bool:
         """Take or extend the lease. False: another living kernel has it."""
-        with self._writing(self._worker) as db:
+        with self._writing(synced=True) as db:
             return self._lease.take(db, now)
 
     def release(self) -> None:
         """Let another kernel send."""
         if not self._lease.fence:
             return
-        with self._writing(self._worker) as db:
+        with self._writing(synced=True) as db:
             self._lease.release(db)
 
     def flush(self) -> None:
         """Make what was put in survive a power cut, if it does not yet."""
         with self._lock:
             if self._unsynced:
-                with self._writing(self._worker) as db:
+                with self._writing(synced=True) as db:
                     # Any commit syncs the log up to itself (sqlite.org/pragma.html#pragma_synchronous).
                     self._lease.sync(db)
                 self._unsynced = False
@@ -271,7 +278,7 @@ class Outbox:
 
         ``sent`` of what is returned says whether it had left *before*, unanswered.
         """
-        with self._writing(self._worker) as db:
+        with self._writing(synced=True) as db:
             if not self._lease.take(db, now):
                 return []
             rows.expire(db, self._lease.owner, now)
@@ -337,21 +344,27 @@ class Outbox:
                 "select 1 from conflicts where owner = '' limit 1"
             ).fetchone()
         if unknown is not None:
-            with self._writing(self._user) as db:
+            with self._writing() as db:
                 rows.claim(db, owner)
 
     @contextlib.contextmanager
     def _fenced(self) -> Iterator[sqlite3.Connection]:
-        with self._writing(self._worker) as db:
+        with self._writing(synced=True) as db:
             self._lease.check(db)
             yield db
 
     @contextlib.contextmanager
-    def _writing(self, db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    def _writing(self, *, synced: bool = False) -> Iterator[sqlite3.Connection]:
         if self._pid != os.getpid():
             # SQLite's connections do not survive a fork (sqlite.org/howtocorrupt.html, 2.6).
             raise QueueError(f"the queue {self.path} was opened before a fork: connect again")
         with self._lock, _errors(self.path):
+            if not self._closed and _identity(self.path) != self._file:
+                # Another kernel found it damaged, and put what it could read into a new file.
+                self._user.close()
+                self._worker.close()
+                self._open()
+            db = self._worker if synced else self._user
             db.execute("begin immediate")
             try:
                 yield db
@@ -366,6 +379,15 @@ class Outbox:
             fn()
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 @contextlib.contextmanager
 def _errors(path: Path) -> Iterator[None]:
     try:
@@ -374,10 +396,9 @@ def _errors(path: Path) -> Iterator[None]:
         raise QueueError(f"the queue {path} is closed") from error
     except sqlite3.Error as error:
         code: Any = getattr(error, "sqlite_errorcode", 0)
-        full = code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-        hint = (
-            "the disk is full or cannot be written; free some space and do it again"
-            if full
-            else str(error)
-        )
+        hint = str(error)
+        if code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            hint = "the disk is full or cannot be written; free some space and do it again"
+        elif is_damage(error):
+            hint = "the file is damaged; connect again, and what can be read of it is saved"
         raise QueueError(f"nothing was written to the queue {path}: {hint}") from error

@@ -1,24 +1,22 @@
 """The queue's file: where it is, its tables, and how an older or a damaged one is taken over.
 
-A file that cannot be read is never a reason not to start: it is set aside under another name, what
-can still be read of it is put into a new one, and the caller is told.
+A damaged file is no reason not to start: it is set aside, with what can be read of it saved
+(``salvage``).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import os
 import sqlite3
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import platformdirs
 
 from notebook_rt.errors import QueueError
-from notebook_rt.outbox.ops import unbody
+from notebook_rt.outbox import salvage
 from notebook_rt.outbox.owner import Owner
 
 logger = logging.getLogger("notebook_rt")
@@ -87,8 +85,6 @@ MIGRATIONS: list[str] = [
 ]
 """Each takes the file one version further; never changed, only added to."""
 
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
 
 def directory() -> Path:
     """Where the queues are, unless a session was given another place."""
@@ -110,23 +106,53 @@ def open_file(path: Path, *, synchronous: str, timeout: float = 10.0) -> sqlite3
     Raises
     ------
     QueueError
-        If the directory cannot be written, or a newer version of the package wrote the file.
+        If the file cannot be made or opened, a damaged one cannot be set aside, or a newer version
+        of the package wrote it.
     """
+    connect = partial(_connect, synchronous=synchronous, timeout=timeout)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Made here, with its mode, before SQLite does: there is no moment in which others can read.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        return _connect(path, synchronous, timeout)
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
-            raise QueueError(f"the queue's file {path} cannot be opened: {error}") from error
+        with salvage.alone(path):
+            return _open_alone(path, connect)
     except OSError as error:
         raise QueueError(
             f"the queue's file {path} cannot be made: {error}. Pass queue_path=... to "
             "nrt.connect(...) to keep it elsewhere"
         ) from error
-    _set_aside(path, synchronous, timeout)
-    return _connect(path, synchronous, timeout)
+    except sqlite3.Error as error:
+        raise QueueError(
+            f"the queue's file {path} cannot be opened: {error}. Free some space if the disk is "
+            "full, or pass queue_path=... to nrt.connect(...) to keep it elsewhere"
+        ) from error
+
+
+def _open_alone(path: Path, connect: salvage.Connect) -> sqlite3.Connection:
+    if not salvage.is_unfinished(path):
+        # Made here, with its mode, before SQLite does: there is no moment in which others can read.
+        salvage.make_private(path)
+        try:
+            return connect(path)
+        except sqlite3.DatabaseError as error:
+            if not salvage.is_damage(error):
+                raise
+    try:
+        if not salvage.is_unfinished(path):
+            salvage.save(path, connect)
+        aside = salvage.replace(path)
+        connection = connect(path)
+    except (OSError, sqlite3.Error) as error:
+        raise QueueError(
+            f"the queue's file {path} is damaged, and could not be set aside: {error}. Free some "
+            "space if the disk is full and end other kernels that use it, then connect again; or "
+            "pass queue_path=... to nrt.connect(...): what can be read of it stays where it is"
+        ) from error
+    (saved,) = connection.execute("select count(*) from ops").fetchone()
+    logger.warning(
+        "the queue's file was damaged: it is kept as %s, and %d unsent operations of it were saved",
+        aside,
+        saved,
+    )
+    return connection
 
 
 def _connect(path: Path, synchronous: str, timeout: float) -> sqlite3.Connection:
@@ -175,54 +201,3 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 def _version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("pragma user_version").fetchone()
     return int(version)
-
-
-def _set_aside(path: Path, synchronous: str, timeout: float) -> None:
-    """Rename a damaged file, and put what can be read of it into a new one."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    path.rename(aside)
-    for suffix in ("-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    rows = list(_readable(aside))
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    fresh = _connect(path, synchronous, timeout)
-    saved = 0
-    with contextlib.closing(fresh):
-        fresh.execute("begin immediate")
-        for row in rows:
-            names = ", ".join(row)
-            marks = ", ".join("?" * len(row))
-            with contextlib.suppress(sqlite3.Error, ValueError, TypeError):  # a torn row
-                unbody(str(row["body"]))
-                fresh.execute(f"insert into ops ({names}) values ({marks})", list(row.values()))
-                saved += 1
-        fresh.execute("commit")
-    logger.warning(
-        "the queue's file was damaged: it is kept as %s, and %d unsent operations of it were saved",
-        aside,
-        saved,
-    )
-
-
-def _readable(path: Path) -> Iterator[dict[str, object]]:
-    """The operations of a damaged file, from both ends until a page cannot be read."""
-    seen = set()
-    names = (
-        "seq, id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, "
-        "attempts, not_before, error"
-    )
-    for order in ("asc", "desc"):
-        with contextlib.suppress(sqlite3.Error):
-            connection = sqlite3.connect(path)
-            connection.row_factory = sqlite3.Row
-            with contextlib.closing(connection):
-                # The table itself, by its rowid: an index may be what is damaged.
-                for row in connection.execute(
-                    f"select {names} from ops not indexed order by seq {order}"
-                ):
-                    if row["seq"] not in seen:
-                        seen.add(row["seq"])
-                        yield dict(row)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -248,39 +248,6 @@ def test_a_directory_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         Outbox(tmp_path / "file" / "queue.sqlite3")
 
 
-def damage_header(data: bytearray) -> None:
-    data[:100] = b"\x13" * 100
-
-
-def damage_middle(data: bytearray) -> None:
-    page = 4096
-    for number in (len(data) // page // 2, len(data) // page // 2 + 1):
-        data[number * page : (number + 1) * page] = b"\xff" * page
-
-
-@pytest.mark.parametrize(("damage", "least"), [(damage_header, 0), (damage_middle, 1)])
-def test_a_damaged_file_is_set_aside_and_its_rows_are_saved(
-    path: Path,
-    damage: Callable[[bytearray], None],
-    least: int,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    first = Outbox(path)
-    first.put(*(update(str(n), n, {"text": 0}, text="x" * 200) for n in range(300)))
-    first.close()
-    data = bytearray(path.read_bytes())
-    damage(data)
-    path.write_bytes(data)
-    second = Outbox(path)
-    saved = second.ops()
-    assert len(saved) >= least * 100
-    assert all(op.values == {"text": "x" * 200} for op in saved)
-    assert path.with_name(path.name + ".damaged-1").read_bytes() == data
-    assert "damaged" in caplog.text
-    second.put(update("new", 1000, n=1))
-    second.close()
-
-
 def test_an_older_file_is_brought_up_and_a_newer_one_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +303,43 @@ while True:
     sys.stdout.flush()
     number += 1
 """
+
+
+PATIENT = """
+import sys
+from pathlib import Path
+from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.queue import Outbox
+outbox = Outbox(Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.readline()
+outbox.put(Op("patient", "update", "public", "t", 0.0, {"id": 1}, {"n": 1}, {"n": 0}))
+print("put", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_kernel_that_ends_takes_nothing_along_that_others_write(path: Path) -> None:
+    first = Outbox(path)
+    patient = subprocess.Popen(
+        [sys.executable, "-c", PATIENT, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert patient.stdin is not None
+    assert patient.stdout is not None
+    assert patient.stdout.readline() == "open\n"
+    first.put(update("first", 2, n=1))
+    first.close()  # not the last on the file: the log must stay
+    patient.stdin.write("\n")
+    patient.stdin.flush()
+    assert patient.stdout.readline() == "put\n"
+    patient.kill()
+    patient.communicate()
+    last = Outbox(path)
+    assert set(ids(last.ops())) == {"first", "patient"}
+    last.close()
 
 
 def test_four_processes_killed_again_and_again_lose_no_acknowledged_write(path: Path) -> None:
