@@ -13,8 +13,8 @@ from notebook_rt.editing import InvalidEditError
 from notebook_rt.errors import ConflictError
 from notebook_rt.local import LocalStack
 from notebook_rt.sync.merge import Strategies
-from tests.outbox.cutting_proxy import CuttingProxy
 from tests.outbox.kernel import Kernel
+from tests.proxy import Answer, Proxy, lost_answers
 
 MakeKernel = Callable[..., Kernel]
 
@@ -266,7 +266,7 @@ async def test_a_lost_answer_is_recognised(
     table: str,
     key: str,
     kernel: MakeKernel,
-    proxy: CuttingProxy,
+    proxy: Proxy,
     with_ledger: bool,
     request: pytest.FixtureRequest,
 ) -> None:
@@ -279,7 +279,7 @@ async def test_a_lost_answer_is_recognised(
     other = k.editor.insert({"note": "x", "tags": []})
     k.editor.edit(key, {"n": 11})
     await k.drain()
-    proxy.cut = 1.0
+    proxy.rules = lost_answers()
     k.editor.edit(key, {"note": "mine", "n": 15})
     k.editor.delete(other)
     made = k.editor.insert({"note": "made", "tags": []})
@@ -291,7 +291,7 @@ async def test_a_lost_answer_is_recognised(
     assert after["n"] == 15
     assert len(k.outbox) > 0
     stack.sql(f"update {table} set n = n + 100 where id = %s", key)
-    proxy.cut = 0.0
+    proxy.heal()
     k.worker.wake()
     await k.drain()
     after = row(stack, table, key)
@@ -308,12 +308,14 @@ async def test_a_lost_answer_is_recognised(
 
 
 async def test_a_sum_that_never_arrived_is_sent_again_without_a_ledger(
-    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: CuttingProxy
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: Proxy
 ) -> None:
     k = kernel(url=proxy.url)
     k.editor.edit(key, {"n": 15})
-    proxy.answers = [(404, {}), (503, {})]  # no ledger; then a gateway that may have passed it on
+    # No ledger; then a gateway that may have passed it on.
+    proxy.rules = (Answer(status=404, path="/rpc/"), Answer(method="PATCH"))
     await k.worker.step()
+    proxy.heal()
     assert k.outbox.ops()[0].sent
     moment = k.outbox.ops()[0].not_before
     k.worker._clock = lambda: moment + 1
@@ -324,17 +326,17 @@ async def test_a_sum_that_never_arrived_is_sent_again_without_a_ledger(
 
 
 async def test_the_network_is_waited_for_and_that_is_no_attempt(
-    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: CuttingProxy
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: Proxy
 ) -> None:
     k = kernel(url=proxy.url)
     k.editor.edit(key, {"note": "mine"})
-    proxy.refuse = True
+    proxy.down()
     for _ in range(5):
         await k.worker.step()
         k.worker.wake()
     assert k.outbox.ops()[0].attempts == 0
     assert k.worker.offline
-    proxy.refuse = False
+    proxy.up()
     k.worker.wake()
     await k.drain()
     assert row(stack, table, key)["note"] == "mine"  # type: ignore[index]  # it is there
@@ -342,16 +344,17 @@ async def test_the_network_is_waited_for_and_that_is_no_attempt(
 
 
 async def test_answers_that_say_later_are_obeyed(
-    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: CuttingProxy
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: Proxy
 ) -> None:
     k = kernel(url=proxy.url)
     now = [1_000.0]
     k.worker._clock = lambda: now[0]
     k.editor.edit(key, {"note": "mine"})
-    proxy.answers = [(429, {"Retry-After": "30"}), (503, {}), (503, {}), (503, {})]
+    proxy.rules = (Answer(status=429, retry_after=30),)
     assert await k.worker.step() == 1
     assert await k.worker.step() == 0, "it was told to wait"
     now[0] += 31
+    proxy.rules = (Answer(status=503),)
     for attempt in (1, 2):
         await k.worker.step()
         (op,) = k.outbox.ops()
@@ -359,7 +362,8 @@ async def test_answers_that_say_later_are_obeyed(
         now[0] = op.not_before
     await k.worker.step()
     (op,) = k.outbox.ops()
-    assert (op.attempts, op.state, op.error) == (3, "failed", "503: no")
+    assert (op.attempts, op.state, op.error) == (3, "failed", "503: name resolution failed")
+    proxy.heal()
     k.outbox.retry()
     await k.worker.step()
     assert row(stack, table, key)["note"] == "mine"  # type: ignore[index]  # it is there
@@ -520,7 +524,7 @@ async def test_what_another_kernel_sent_is_settled_here(
 
 
 async def test_calls_and_broadcasts_go_the_same_way(
-    stack: LocalStack, table: str, kernel: MakeKernel, proxy: CuttingProxy
+    stack: LocalStack, table: str, kernel: MakeKernel, proxy: Proxy
 ) -> None:
     stack.sql(
         f"create function {table}_call(v int) returns void language sql as "
@@ -531,10 +535,10 @@ async def test_calls_and_broadcasts_go_the_same_way(
     k = kernel(url=proxy.url)
     assert k.editing.call(f"{table}_call", {"v": 1}, repeatable=False).queued
     await k.drain()
-    proxy.cut = 1.0
+    proxy.rules = lost_answers()
     k.editing.call(f"{table}_call", {"v": 2}, repeatable=False)
     await k.worker.step()
-    proxy.cut = 0.0
+    proxy.heal()
     k.worker.wake()
     await k.drain()
     (lost,) = k.outbox.ops()
@@ -546,9 +550,8 @@ async def test_calls_and_broadcasts_go_the_same_way(
     sent = [k.editing.broadcast("room", "price", {"n": n}) for n in range(25)]
     k.editing.broadcast("room", "late", {}, ttl=-1.0)
     assert all(result.queued and result.id for result in sent)
-    proxy.requests.clear()
+    posts = proxy.counts["POST"]
     await k.drain()
-    posts = [path for method, path in proxy.requests if method == "POST"]
-    assert posts == ["/realtime/v1/api/broadcast"] * 3
+    assert proxy.counts["POST"] - posts == 3, "ten at a time"
     assert len(k.outbox) == 0
     await k.close()
