@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from notebook_rt.errors import ConflictError, QueueError
@@ -19,7 +20,7 @@ from notebook_rt.outbox.decisions import Record
 from notebook_rt.outbox.ops import WRITES, Json, Op, changes_key, coalesce
 from notebook_rt.outbox.rows import Put
 from notebook_rt.outbox.view import conflicts_df, pending_df
-from notebook_rt.sync.merge import Strategies
+from notebook_rt.sync.merge import Edit, Strategies
 from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.rows import Key, Row, RowChange
 
@@ -34,6 +35,8 @@ class _Batch:
     """What one thread has edited in a ``batch`` block that is open."""
 
     ops: list[Op] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    """As the overlay lays the operations."""
     rows: dict[Key, dict[str, Any] | None] = field(default_factory=dict)
     """Rows as it leaves them."""
 
@@ -100,10 +103,10 @@ class Editor:
         """
         with self._editing.lock:
             key = self._need()[1].key(key)
-            row = {**self._there(key), **(seen or {})}
-            op = self._edit(key, row, values)
+            there = self._there(key)
+            op = self._edit(key, {**there, **seen} if seen else there, values)
             if op is not None:
-                self._put([op], [row])
+                self._put([op], [there])
 
     def insert(self, values: Mapping[str, Any]) -> Key:
         """Insert a row; a key of type uuid is made here if it is not given. Returns the key."""
@@ -168,7 +171,7 @@ class Editor:
         finally:
             self._local.batch = None
         with self._editing.lock:
-            self._commit(batch.ops)
+            self._commit(batch.ops, batch.edits)
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) made here that has not left; False: there is none."""
@@ -321,20 +324,27 @@ class Editor:
 
     def _put(self, ops: Sequence[Op], rows: Sequence[Row]) -> None:
         """Commit operations, or keep them for the end of the batch; ``rows`` are what they edit."""
+        overlay, composer = self._need()
+        edits = list(map(composer.edit, ops))
         batch = self._batch
         if batch is None:
-            self._commit(ops)
+            seen = {edit.key: row for edit, row in zip(edits, rows, strict=True) if row}
+            self._commit(ops, edits, seen)
             return
-        overlay, composer = self._need()
-        for op, row in zip(ops, rows, strict=True):
-            edit = composer.edit(op)
+        for edit, row in zip(edits, rows, strict=True):
             batch.rows[edit.key] = None
             if edit.kind != "delete":
                 batch.rows[overlay.new_key(edit)] = composer.whole({**row, **edit.values})
-        batch.ops.extend(ops)
+        batch.ops += ops
+        batch.edits += edits
 
-    def _commit(self, ops: Sequence[Op]) -> None:
-        if not ops or (len(ops) == 1 and self._mend_failed(ops[0])):
+    def _commit(
+        self,
+        ops: Sequence[Op],
+        edits: Sequence[Edit],
+        seen: Mapping[Key, Row] = MappingProxyType({}),
+    ) -> None:
+        if not ops or (len(ops) == 1 and self._mend_failed(ops[0], edits[0])):
             return
         try:
             puts = self._outbox.put(*ops)
@@ -350,13 +360,18 @@ class Editor:
             elif put.before is not None:
                 stored[put.before.id] = None
         gone = [op for op, now in stored.items() if now is None]
-        self._tell_all(lambda overlay: overlay.discard(gone, want_changes=True))
-        self._lay_everywhere([op for op in stored.values() if op is not None])
+        if gone:
+            self._tell_all(lambda overlay: overlay.discard(gone, want_changes=True))
+        laid = [op for op in stored.values() if op is not None]
+        made = zip(ops, edits, strict=True)
+        self.lay(laid, {edit.id: edit for op, edit in made if stored.get(op.id) is op}, seen)
+        for editor in self._editing.editors_of(self.schema_name, self.table):
+            if editor is not self:
+                editor.lay(laid)
 
-    def _mend_failed(self, op: Op) -> bool:
+    def _mend_failed(self, op: Op, edit: Edit) -> bool:
         """An edit of what was refused, same row and column, mends that write: it is sent again."""
-        overlay, composer = self._need()
-        edits = overlay.edits_of(composer.edit(op).key)
+        edits = self._need()[0].edits_of(edit.key)
         failed = self._outbox.get(edits[0].id) if len(edits) == 1 else None
         if failed is None or failed.state != "failed" or not op.values.keys() & failed.values:
             return False
@@ -370,17 +385,26 @@ class Editor:
         for editor in self._editing.editors_of(self.schema_name, self.table):
             editor.lay(ops)
 
-    def lay(self, ops: Sequence[Op]) -> None:
-        """Lay operations over the view; inserts only where the table's filter may take them."""
+    def lay(
+        self,
+        ops: Sequence[Op],
+        made: Mapping[str, Edit] = MappingProxyType({}),
+        seen: Mapping[Key, Row] = MappingProxyType({}),
+    ) -> None:
+        """Lay operations over the view; inserts only where the table's filter may take them.
+
+        What is known already is not worked out again: ``made``, operations as edits of this schema,
+        by their ids, and ``seen``, rows of the view as they are now.
+        """
         if self.overlay is None:
             return
         overlay, composer = self._need()
         types = overlay.schema.types
         writes = (op for op in ops if op.kind in WRITES)
         known = (op for op in writes if all(name in types for name in (*op.values, *op.key)))
-        edits = [composer.edit(op) for op in known]
+        edits = [made.get(op.id) or composer.edit(op) for op in known]
         shown = [edit for edit in edits if edit.kind != "insert" or overlay.accepts(edit.values)]
-        self._say(overlay.put(shown, want_changes=self._changed is not None))
+        self._say(overlay.put(shown, seen=seen, want_changes=self._changed is not None))
 
     def catch_up(self) -> None:
         if self.overlay is None:

@@ -239,6 +239,7 @@ class _Open:
         self.worker.paused = writes.paused
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
+        self._looking = False
         self._waited = False
         """It was said that something waits for the network."""
         self.outbox.subscribe(self._changed)
@@ -281,13 +282,16 @@ class _Open:
         self.editors.clear()
 
     def _changed(self) -> None:
-        with contextlib.suppress(ClosedError):
-            self.project.thread.post(self._look)
+        if not self._looking:  # a loop of edits wakes the network's thread once, not each time
+            self._looking = True
+            with contextlib.suppress(ClosedError):
+                self.project.thread.post(self._look)
         for listener in tuple(self.writes.listeners):
             listener()
 
     def _look(self) -> None:
         """The queue has changed: there may be something to send, and something to say."""
+        self._looking = False
         self.worker.put()
         self._news.set()
         offline = self._ours and (self.worker.offline or not self.project.reachable)
@@ -335,10 +339,6 @@ class TableEdits:
         """Its editor, if there is a queue."""
         opened = self.writes.known()
         return None if opened is None else opened.editors.get(self.driver)
-
-    def show(self) -> None:
-        """Tell now who listens to the table what edits have changed."""
-        self.driver.thread.call(self.driver.publish_edits)
 
     def on_merge(self, fn: OnMerge) -> Callable[[], None]:
         """Call ``fn`` with the records of each merge; gives back how to stop it."""

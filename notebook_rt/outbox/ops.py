@@ -82,6 +82,7 @@ _BODY = (
     "repeatable",
     "xmin",
 )
+_as_lane = json.JSONEncoder(ensure_ascii=False).encode
 encode = msgspec.json.Encoder(decimal_format="number").encode
 decode = msgspec.json.Decoder().decode
 
@@ -101,7 +102,7 @@ def unbody(text: str | bytes) -> dict[str, Json]:
 
 def lane_of(schema: str, target: str, key: Mapping[str, Json] | None = None) -> str:
     """The lane of a row, or of a topic or function."""
-    return json.dumps([schema, target, *(key or {}).values()], ensure_ascii=False)
+    return _as_lane([schema, target, *(key or {}).values()])
 
 
 def changes_key(op: Op) -> bool:

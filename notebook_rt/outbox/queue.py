@@ -1,9 +1,9 @@
 """The durable queue: what was put in is in the file when the call returns (DESIGN 4).
 
-SQLite in WAL mode, one ``BEGIN IMMEDIATE`` a call. The user's connection commits with
+SQLite in WAL mode, one ``BEGIN IMMEDIATE`` a call. What the user does is committed with
 ``synchronous=NORMAL``: a killed kernel loses nothing, because the operating system has the pages.
-The worker's connection commits with ``FULL``, which syncs everything before it too: nothing leaves
-for the server before it would survive a power cut, and `flush` bounds what waits offline.
+The worker's steps are committed with ``FULL``, which syncs everything before them too: nothing
+leaves for the server before it would survive a power cut, and `flush` bounds what waits offline.
 
 Several kernels share a file. One of them at a time holds the *lease* and sends; a fencing number
 goes up whenever it changes hands, and every step of the worker is refused once it is not the
@@ -78,8 +78,9 @@ class Outbox:
         self._open()
 
     def _open(self) -> None:
-        self._user = open_file(self.path, synchronous="NORMAL")
-        self._worker = open_file(self.path, synchronous="FULL")
+        self._db = open_file(self.path)
+        self._synced = False
+        """Whether commits sync, as the connection is set now."""
         self._closed = False
         self._file = _identity(self.path)
         if self._owner is not None:
@@ -90,8 +91,7 @@ class Outbox:
             with contextlib.suppress(QueueError):
                 self.release()
             self._closed = True
-            self._user.close()
-            self._worker.close()
+            self._db.close()
 
     def subscribe(self, fn: Callable[[], object]) -> Callable[[], None]:
         """Call ``fn`` after every change made through this object; returns what ends it."""
@@ -126,7 +126,7 @@ class Outbox:
 
     def get(self, op: str) -> Op | None:
         with self._lock, _errors(self.path):
-            return self._find(self._user, op)
+            return self._find(self._db, op)
 
     def ops(
         self, *, schema: str | None = None, target: str | None = None, state: OpState | None = None
@@ -148,7 +148,7 @@ class Outbox:
     def others(self) -> dict[Owner, int]:
         """How many operations of others the file holds, which nobody sees or sends here."""
         with self._lock, _errors(self.path):
-            found = self._user.execute(
+            found = self._db.execute(
                 "select owner, count(*) from ops where owner != ? group by owner",
                 (self._lease.owner,),
             )
@@ -157,12 +157,12 @@ class Outbox:
     def changed(self) -> int:
         """A number that is another one after another process wrote to the file."""
         with self._lock, _errors(self.path):
-            return int(self._user.execute("pragma data_version").fetchone()[0])
+            return int(self._db.execute("pragma data_version").fetchone()[0])
 
     def fate(self, op: str) -> tuple[bool, dict[str, Json] | None]:
         """Whether an operation is settled, and the row that the server answered."""
         with self._lock, _errors(self.path):
-            row = self._user.execute("select row from done where id = ?", (op,)).fetchone()
+            row = self._db.execute("select row from done where id = ?", (op,)).fetchone()
         return row is not None, decode(row["row"]) if row and row["row"] else None
 
     # --- the user's decisions --------------------------------------------------------------------
@@ -242,7 +242,7 @@ class Outbox:
     ) -> list[Record]:
         """The kept merge decisions, oldest first."""
         with self._lock, _errors(self.path):
-            return decisions.find(self._user, self._owner, schema, target, only_open=only_open)
+            return decisions.find(self._db, self._owner, schema, target, only_open=only_open)
 
     def record(self, op: Op, *records: dict[str, Json]) -> None:
         """Keep what a person decided."""
@@ -327,9 +327,7 @@ class Outbox:
     def _select(self, what: str, how: str = "", **wanted: object) -> list[sqlite3.Row]:
         where, given = self._where(**wanted)
         with self._lock, _errors(self.path):
-            return self._user.execute(
-                f"select {what} from ops where {where} {how}", given
-            ).fetchall()
+            return self._db.execute(f"select {what} from ops where {where} {how}", given).fetchall()
 
     def _find(self, db: sqlite3.Connection, op: str) -> Op | None:
         where, given = self._where(id=op)
@@ -339,7 +337,7 @@ class Outbox:
     def _claim(self, owner: str) -> None:
         """Take what an older version left without an owner."""
         with self._lock, _errors(self.path):
-            unknown = self._user.execute(
+            unknown = self._db.execute(
                 "select 1 from ops where owner = '' union all "
                 "select 1 from conflicts where owner = '' limit 1"
             ).fetchone()
@@ -361,10 +359,12 @@ class Outbox:
         with self._lock, _errors(self.path):
             if not self._closed and _identity(self.path) != self._file:
                 # Another kernel found it damaged, and put what it could read into a new file.
-                self._user.close()
-                self._worker.close()
+                self._db.close()
                 self._open()
-            db = self._worker if synced else self._user
+            db = self._db
+            if synced != self._synced:
+                db.execute(f"pragma synchronous = {'full' if synced else 'normal'}")
+                self._synced = synced
             db.execute("begin immediate")
             try:
                 yield db

@@ -30,7 +30,7 @@ class Put:
     """What became of an operation that was put into the queue."""
 
     op: Op | None
-    """As it is stored now, but for its ``seq``.
+    """As it is stored now, but for its ``seq`` and owner.
 
     None: it took back one that had not left, and nothing is left to send.
     """
@@ -40,28 +40,25 @@ class Put:
 
 def put(db: sqlite3.Connection, owner: str, ops: Sequence[Op], *, merge: bool) -> list[Put]:
     """Add an owner's operations at the end, in order, or make one of those that can be."""
-    ops = [
-        replace(op, owner=owner, lane=op.lane or lane_of(op.schema, op.target, op.key))
-        for op in ops
-    ]
-    if not merge:
-        db.executemany(_INSERT, map(_values, ops))
-        return list(map(Put, ops))
-    taken = _taken(db, owner, [op.lane for op in ops if op.kind in WRITES])
+    ops = [op if op.lane else replace(op, lane=lane_of(op.schema, op.target, op.key)) for op in ops]
+    # Where one is put in, `_merge` asks about its lane itself.
+    lanes = [op.lane for op in ops if op.kind in WRITES] if merge else []
+    taken = _taken(db, owner, lanes) if len(ops) > 1 else set(lanes)
     results: list[Put] = []
-    fresh: list[Op] = []
+    fresh: list[dict[str, object]] = []
     for op in ops:
-        if op.kind in WRITES and op.lane in taken:
-            db.executemany(_INSERT, map(_values, fresh))
-            fresh.clear()
-            made_one = _merge(db, op)
+        if merge and op.kind in WRITES and op.lane in taken:
+            if fresh:
+                db.executemany(_INSERT, fresh)
+                fresh.clear()
+            made_one = _merge(db, owner, op)
             if made_one is not None:
                 results.append(made_one)
                 continue
         taken.add(op.lane)
-        fresh.append(op)
+        fresh.append({**_values(op), "owner": owner})
         results.append(Put(op))
-    db.executemany(_INSERT, map(_values, fresh))
+    db.executemany(_INSERT, fresh)
     return results
 
 
@@ -78,11 +75,11 @@ def _taken(db: sqlite3.Connection, owner: str, lanes: Sequence[str]) -> set[str]
     return found
 
 
-def _merge(db: sqlite3.Connection, op: Op) -> Put | None:
+def _merge(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
     """Make ``op`` one with the last of its lane; None: they stay two."""
     last = db.execute(
         "select * from ops where owner = ? and lane = ? order by seq desc limit 1",
-        (op.owner, op.lane),
+        (owner, op.lane),
     ).fetchone()
     if last is None or last["state"] != "waiting" or last["sent"]:
         return None
@@ -197,5 +194,4 @@ def _values(op: Op) -> dict[str, object]:
         "attempts": op.attempts,
         "not_before": op.not_before,
         "error": op.error,
-        "owner": op.owner,
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -85,6 +84,9 @@ MIGRATIONS: list[str] = [
 ]
 """Each takes the file one version further; never changed, only added to."""
 
+LOCKED_SECONDS = 10.0
+"""How long a write waits for another kernel's to end."""
+
 
 def directory() -> Path:
     """Where the queues are, unless a session was given another place."""
@@ -100,8 +102,8 @@ def path_for(owner: Owner) -> Path:
     return directory() / f"{host}-{digest}.sqlite3"
 
 
-def open_file(path: Path, *, synchronous: str, timeout: float = 10.0) -> sqlite3.Connection:
-    """Open (or make) the queue's file, brought to this version.
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open (or make) the queue's file, brought to this version; commits do not sync (``normal``).
 
     Raises
     ------
@@ -109,11 +111,10 @@ def open_file(path: Path, *, synchronous: str, timeout: float = 10.0) -> sqlite3
         If the file cannot be made or opened, a damaged one cannot be set aside, or a newer version
         of the package wrote it.
     """
-    connect = partial(_connect, synchronous=synchronous, timeout=timeout)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with salvage.alone(path):
-            return _open_alone(path, connect)
+            return _open_alone(path)
     except OSError as error:
         raise QueueError(
             f"the queue's file {path} cannot be made: {error}. Pass queue_path=... to "
@@ -126,20 +127,20 @@ def open_file(path: Path, *, synchronous: str, timeout: float = 10.0) -> sqlite3
         ) from error
 
 
-def _open_alone(path: Path, connect: salvage.Connect) -> sqlite3.Connection:
+def _open_alone(path: Path) -> sqlite3.Connection:
     if not salvage.is_unfinished(path):
         # Made here, with its mode, before SQLite does: there is no moment in which others can read.
         salvage.make_private(path)
         try:
-            return connect(path)
+            return _connect(path)
         except sqlite3.DatabaseError as error:
             if not salvage.is_damage(error):
                 raise
     try:
         if not salvage.is_unfinished(path):
-            salvage.save(path, connect)
+            salvage.save(path, _connect)
         aside = salvage.replace(path)
-        connection = connect(path)
+        connection = _connect(path)
     except (OSError, sqlite3.Error) as error:
         raise QueueError(
             f"the queue's file {path} is damaged, and could not be set aside: {error}. Free some "
@@ -155,15 +156,15 @@ def _open_alone(path: Path, connect: salvage.Connect) -> sqlite3.Connection:
     return connection
 
 
-def _connect(path: Path, synchronous: str, timeout: float) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     # One connection is used by one thread at a time, under the Outbox' lock.
     connection = sqlite3.connect(
-        path, timeout=timeout, isolation_level=None, check_same_thread=False
+        path, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
         connection.row_factory = sqlite3.Row
         connection.execute("pragma journal_mode = wal")
-        connection.execute(f"pragma synchronous = {synchronous}")
+        connection.execute("pragma synchronous = normal")
         _migrate(connection, path)
         (verdict,) = connection.execute("pragma quick_check(1)").fetchone()
         if verdict != "ok":

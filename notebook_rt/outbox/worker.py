@@ -28,7 +28,7 @@ logger = logging.getLogger("notebook_rt")
 T = TypeVar("T")
 
 WATCH_SECONDS = 0.5
-"""How often the file is looked at for what other kernels wrote."""
+"""How often the file is looked at for what other kernels wrote, and what cannot leave is synced."""
 _MERGES = 8
 """Times that one row is merged anew before the worker looks after the others."""
 
@@ -144,15 +144,16 @@ class Worker:
 
     async def run(self) -> None:
         """Drain the queue as it fills, until cancelled."""
+        watch_at = 0.0
         try:
             while True:
                 self._waking.clear()
                 sent = 0
                 try:
-                    await self._watch()
+                    if time.monotonic() >= watch_at:
+                        await self._watch()
+                        watch_at = time.monotonic() + WATCH_SECONDS
                     sent = await self.step()
-                    if not sent:
-                        await self._on_disk(self.outbox.flush)
                 except LeaseLostError:
                     pass  # the kernel that has it now goes on
                 except Exception:
@@ -160,7 +161,8 @@ class Worker:
                     await asyncio.sleep(WATCH_SECONDS)
                 if not sent:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._waking.wait(), WATCH_SECONDS)
+                        left = watch_at - time.monotonic()
+                        await asyncio.wait_for(self._waking.wait(), max(0.0, left))
         finally:
             await self._on_disk(self.outbox.release)
             self._disk.shutdown(wait=False)
@@ -456,6 +458,7 @@ class Worker:
             self._changed = changed
             self._tell(self._listener.elsewhere)
         self._tell(self._listener.tick, self._clock())
+        await self._on_disk(self.outbox.flush)
 
     async def _on_disk(self, fn: Callable[..., T], *args: Any) -> T:
         try:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from notebook_rt.store.types import Schema, equal
@@ -187,10 +188,19 @@ class Overlay:
         """Whether a new row may be shown: it is not known to be outside of the filter."""
         return self._matches is None or self._matches(row) is not False
 
-    def put(self, edits: Iterable[Edit], *, want_changes: bool = False) -> Sequence[RowChange]:
-        """Lay edits over the table, as one change; one with a known id takes the other's place."""
+    def put(
+        self,
+        edits: Iterable[Edit],
+        *,
+        seen: Mapping[Key, Row] = MappingProxyType({}),
+        want_changes: bool = False,
+    ) -> Sequence[RowChange]:
+        """Lay edits over the table, as one change; one with a known id takes the other's place.
+
+        ``seen`` are rows of the view, whole, as they are now: they are not looked up again.
+        """
         about = [self._stacks.add(edit) for edit in edits]
-        self._keep_aside(dict.fromkeys(key for keys in about for key in keys))
+        self._keep_aside(dict.fromkeys(key for keys in about for key in keys), seen)
         return self._refresh([root for root, *_ in about], [], want_changes)
 
     def sent(self, ids: Iterable[str]) -> None:
@@ -258,8 +268,13 @@ class Overlay:
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _keep_aside(self, keys: Iterable[Key]) -> None:
-        for key, row in self.rows.gather([k for k in keys if k not in self._aside]).items():
+    def _keep_aside(
+        self, keys: Iterable[Key], seen: Mapping[Key, Row] = MappingProxyType({})
+    ) -> None:
+        new = [key for key in keys if key not in self._aside]
+        rows = self.rows.gather([key for key in new if key not in seen])
+        for key in new:
+            row = dict(seen[key]) if key in seen else rows[key]
             self._aside[key] = _Aside(row)
             if row is not None:
                 self._shown[key] = (key, row)

@@ -240,7 +240,7 @@ def test_a_kernel_whose_file_was_set_aside_goes_on_with_the_new_one(path: Path) 
     fill(path)
     with closing(Outbox(path, ANN)) as living:
         living.put(update("before", 1))
-        living._user.execute("pragma wal_checkpoint(truncate)")
+        living._db.execute("pragma wal_checkpoint(truncate)")
         damage_middle(path)
         with closing(Outbox(path, BEN)) as other:
             assert f"{path.name}.damaged-1" in asides(path)
@@ -255,10 +255,10 @@ def test_a_kernel_whose_file_was_set_aside_goes_on_with_the_new_one(path: Path) 
 def test_what_a_damaged_file_says_while_it_is_used(path: Path) -> None:
     fill(path)
     with closing(Outbox(path, ANN)) as living:
-        living._user.execute("pragma wal_checkpoint(truncate)")
+        living._db.execute("pragma wal_checkpoint(truncate)")
         data = bytearray(path.read_bytes())
         data[4096:] = b"\xff" * (len(data) - 4096)
         path.write_bytes(data)
-        living._user.execute("pragma shrink_memory")
+        living._db.execute("pragma shrink_memory")
         with pytest.raises(QueueError, match="damaged"):
             living.put(*(update(f"n{number}", number) for number in range(50)))

@@ -233,12 +233,12 @@ def test_what_cannot_leave_yet_is_synced_by_a_flush(outbox: Outbox, path: Path) 
 
 def test_a_full_disk_is_said_and_nothing_of_it_is_kept(outbox: Outbox) -> None:
     outbox.put(update("a", 1, n=1))
-    (pages,) = outbox._user.execute("pragma page_count").fetchone()
-    outbox._user.execute(f"pragma max_page_count = {pages + 2}")
+    (pages,) = outbox._db.execute("pragma page_count").fetchone()
+    outbox._db.execute(f"pragma max_page_count = {pages + 2}")
     with pytest.raises(QueueError, match="disk is full"):
         outbox.put(update("x", 7, n=1), *(update(str(n), n, text="x" * 900) for n in range(8, 99)))
     assert ids(outbox.ops()) == ["a"], "all or none"
-    outbox._user.execute("pragma max_page_count = 1000000")
+    outbox._db.execute("pragma max_page_count = 1000000")
     outbox.put(update("b", 2, n=1))
 
 

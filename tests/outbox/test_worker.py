@@ -12,6 +12,7 @@ import pytest
 from notebook_rt.editing import InvalidEditError
 from notebook_rt.errors import ConflictError
 from notebook_rt.local import LocalStack
+from notebook_rt.outbox.ops import Op
 from notebook_rt.sync.merge import Strategies
 from tests.outbox.kernel import Kernel
 from tests.proxy import Answer, Proxy, lost_answers
@@ -117,6 +118,26 @@ async def test_ask_waits_for_a_decision_and_holds_back_that_row_only(
     assert after is not None
     assert (after["note"], after["price"]) == ("theirs", 3)
     assert k.editor.conflicts["open"].tolist() == [False]
+    await k.close()
+
+
+async def test_who_decides_before_the_conflict_is_told_has_decided(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel(strategies=Strategies("ask"))
+    told = k.editing.rebased
+
+    def late(op: Op, records: Any) -> None:
+        k.editor.resolve(key, "note", "theirs")  # seen in the file already
+        told(op, records)
+
+    k.editing.rebased = late  # type: ignore[method-assign]  # the moment between the two
+    k.editor.edit(key, {"note": "mine"})
+    stack.sql(f"update {table} set note = 'theirs' where id = %s", key)
+    await k.drain()
+    assert k.overlay.edits == []
+    k.read()
+    assert k.view(key)["note"] == "theirs"
     await k.close()
 
 
@@ -432,7 +453,7 @@ async def test_what_was_typed_before_the_crash_is_on_the_screen_after_it(
     k = kernel()
     k.editor.edit(key, {"note": "typed", "n": 12})
     made = k.editor.insert({"note": "also", "tags": []})
-    k.outbox._user.close()  # no orderly end
+    k.outbox._db.close()  # no orderly end
     again = kernel()
     assert again.view(key)["note"] == "typed"
     assert again.view(key)["n"] == 12
