@@ -24,8 +24,9 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from notebook_rt.store.types import Schema, equal
+from notebook_rt.sync.difference import between, differs, net, operation
 from notebook_rt.sync.merge import Edit, Strategies, merge_value
-from notebook_rt.sync.rows import Delete, Key, Load, Op, Row, RowChange, Rows, Upsert, WireRow
+from notebook_rt.sync.rows import Delete, Key, Load, Op, Row, RowChange, Rows, WireRow
 from notebook_rt.sync.stacks import Stacks
 
 SHIELD_SECONDS = 10.0
@@ -149,7 +150,7 @@ class Overlay:
                 transparent.append(wire)
                 continue
             row = self.schema.decode(wire)
-            if aside.row is None or _differs(row, aside.row):
+            if aside.row is None or differs(row, aside.row):
                 different.append((key, row))
         return self.rows.differing(transparent) + different
 
@@ -302,7 +303,7 @@ class Overlay:
         if aside.row is not None:
             known = self.strategies.time_of(aside.row)
             later = version is not None and known is not None and known > version
-            if later or (written and not _differs(written, aside.row)):
+            if later or (written and not differs(written, aside.row)):
                 return key  # its event has come before, and perhaps others after it
         if self._matches is not None and self._matches(full) is False:
             aside.row, aside.last = None, full
@@ -403,8 +404,8 @@ class Overlay:
             if view is not None:
                 self._shown[root] = view
                 new[view[0]] = view[1]
-        changes = _between(old, new)
-        ops: list[Op] = [_op(change) for change in changes]
+        changes = between(old, new)
+        ops: list[Op] = [operation(change) for change in changes]
         if through:
             changes = list(self.rows.apply([*ops, *through], want_changes=want_changes))
         elif ops:
@@ -432,7 +433,7 @@ class Overlay:
             if aside.shield is None or any(aside.shield is one for one in older):
                 self._set_server(key, aside, row)
         laid = self._refresh(list(self._aside), [], want_changes)
-        return _net([*changes, *laid]) if want_changes else []
+        return net([*changes, *laid]) if want_changes else []
 
 
 class _Load:
@@ -454,41 +455,3 @@ class _Load:
     def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
         changes = self._inner.commit(ops, want_changes=want_changes)
         return self._overlay._loaded(changes, self._older, want_changes)
-
-
-def _differs(row: Row, known: Row) -> bool:
-    return any(not equal(value, known.get(name)) for name, value in row.items())
-
-
-def _net(changes: Iterable[RowChange]) -> list[RowChange]:
-    """Several changes of one row as one, and none if it is what it was."""
-    first: dict[Key, Row | None] = {}
-    latest: dict[Key, Row | None] = {}
-    for change in changes:
-        first.setdefault(change.key, change.old)
-        latest[change.key] = change.new
-    return _between(first, latest)
-
-
-def _between(old: Mapping[Key, Row | None], new: Mapping[Key, Row | None]) -> list[RowChange]:
-    """From what rows were to what they are, by the keys of ``new``; those that left come first."""
-    gone, here = [], []
-    for key, now in new.items():
-        was = old.get(key)
-        if now is None:
-            if was is not None:
-                gone.append(RowChange("delete", key, dict(was), None))
-        elif was is None:
-            here.append(RowChange("insert", key, None, dict(now)))
-        elif _differs(now, was):
-            here.append(RowChange("update", key, dict(was), dict(now)))
-    return gone + here
-
-
-def _op(change: RowChange) -> Op:
-    """What brings a change into the table below: of an update only what it changes."""
-    if change.new is None:
-        return Delete(change.key)
-    old = change.old or {}
-    changed = {n: v for n, v in change.new.items() if n not in old or not equal(v, old[n])}
-    return Upsert(change.key, changed)
