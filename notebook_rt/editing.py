@@ -153,7 +153,7 @@ class Editing:
             raise InvalidEditError(f"{op.target}: this cannot be said in JSON: {error}") from error
         return SendResult(queued=True, id=op.id)
 
-    # --- what the worker says (worker.Listener) --------------------------------------------------
+    # --- what the worker says (delivery.Listener) -------------------------------------------------
 
     def leaving(self, ops: Sequence[Op]) -> None:
         with self.lock:

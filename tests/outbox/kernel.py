@@ -96,7 +96,7 @@ class Kernel:
             self.outbox,
             self.rest,
             self.editing,
-            clock=self.clock,
+            clock=lambda: self.clock(),
             strategies=self.editing.strategies,
             batch=batch,
         )

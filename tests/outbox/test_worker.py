@@ -339,7 +339,7 @@ async def test_a_sum_that_never_arrived_is_sent_again_without_a_ledger(
     proxy.heal()
     assert k.outbox.ops()[0].sent
     moment = k.outbox.ops()[0].not_before
-    k.worker._clock = lambda: moment + 1
+    k.clock = lambda: moment + 1
     await k.drain()
     assert states(k) == []
     assert row(stack, table, key)["n"] == 15  # type: ignore[index]  # it is there
@@ -369,7 +369,7 @@ async def test_answers_that_say_later_are_obeyed(
 ) -> None:
     k = kernel(url=proxy.url)
     now = [1_000.0]
-    k.worker._clock = lambda: now[0]
+    k.clock = lambda: now[0]
     k.editor.edit(key, {"note": "mine"})
     proxy.rules = (Answer(status=429, retry_after=30),)
     assert await k.worker.step() == 1
