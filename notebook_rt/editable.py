@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from notebook_rt.editing import At, Editor
@@ -29,9 +28,6 @@ class Edits(Protocol):
 
     def known(self) -> Editor | None:
         """Its editor, if there is a queue."""
-
-    def show(self) -> None:
-        """Tell now who listens to the table what edits have changed."""
 
     def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], None]) -> Callable[[], None]: ...
 
@@ -78,21 +74,17 @@ class Editable:
             If this is no table.
         """
         self._editor().edit(key, {**(values or {}), **columns})
-        self._shown()
 
     def insert(self, values: Mapping[str, Any] | None = None, /, **columns: Any) -> Hashable:
         """Insert a row, and give its key; a key of type uuid is made here if it is missing.
 
         Parameters and errors are those of `edit`.
         """
-        key = self._editor().insert({**(values or {}), **columns})
-        self._shown()
-        return key
+        return self._editor().insert({**(values or {}), **columns})
 
     def delete(self, key: Hashable) -> None:
         """Delete a row."""
         self._editor().delete(key)
-        self._shown()
 
     def edit_many(self, changes: pd.DataFrame) -> int:
         """Change many rows, all or none: index = key, columns = the columns to set.
@@ -102,9 +94,7 @@ class Editable:
         int
             How many rows it changes.
         """
-        count = self._editor().edit_many(changes)
-        self._shown()
-        return count
+        return self._editor().edit_many(changes)
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -114,19 +104,16 @@ class Editable:
         """
         with self._editor().batch():
             yield
-        self._shown()
 
     @property
     def at(self) -> At:
         """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``."""
-        return _At(self._editor(), self._shown)
+        return At(self._editor())
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) that has not left; False: there is none."""
         editor = self._known()
-        undone = editor is not None and editor.undo()
-        self._shown()
-        return undone
+        return editor is not None and editor.undo()
 
     @property
     def pending(self) -> pd.DataFrame:
@@ -172,14 +159,11 @@ class Editable:
             If nothing is open there.
         """
         self._editor().resolve(key, column, choice, value=value)
-        self._shown()
 
     def discard(self, key: Hashable) -> int:
         """Drop the pending edits of a row; how many there were."""
         editor = self._known()
-        count = 0 if editor is None else editor.discard(key)
-        self._shown()
-        return count
+        return 0 if editor is None else editor.discard(key)
 
     def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], Any]) -> Callable[[], None]:
         """Call ``fn(records)`` after each merge, with rows as ``conflicts`` has them, on a thread of
@@ -217,19 +201,3 @@ class Editable:
 
     def _known(self) -> Editor | None:
         return self._writable().known()
-
-    def _shown(self) -> None:
-        if self._edits is not None:
-            self._edits.show()
-
-
-class _At(At):
-    """``At`` that tells who listens."""
-
-    def __init__(self, editor: Editor, shown: Callable[[], None]) -> None:
-        super().__init__(editor)
-        self._shown = partial(shown)
-
-    def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
-        super().__setitem__(cell, value)
-        self._shown()

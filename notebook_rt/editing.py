@@ -153,7 +153,7 @@ class Editing:
             raise InvalidEditError(f"{op.target}: this cannot be said in JSON: {error}") from error
         return SendResult(queued=True, id=op.id)
 
-    # --- what the worker says (worker.Listener) --------------------------------------------------
+    # --- what the worker says (delivery.Listener) -------------------------------------------------
 
     def leaving(self, ops: Sequence[Op]) -> None:
         with self.lock:
@@ -168,8 +168,10 @@ class Editing:
 
     def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
         with self.lock:
+            kept = self.outbox.get(op.id)  # somebody may have decided before this is told
             for editor in self.editors_of(op.schema, op.target):
-                editor.lay([op])
+                if kept is not None:
+                    editor.lay([kept])
                 for fn in editor.on_merge if records else ():
                     fn(records)
         for record in records:

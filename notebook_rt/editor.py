@@ -11,15 +11,17 @@ import contextlib
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from notebook_rt.errors import ConflictError, QueueError
-from notebook_rt.outbox.compose import Composer, InvalidEditError
+from notebook_rt.laid import Laid
+from notebook_rt.outbox.compose import InvalidEditError
 from notebook_rt.outbox.decisions import Record
-from notebook_rt.outbox.ops import WRITES, Json, Op, changes_key, coalesce
+from notebook_rt.outbox.ops import Json, Op, changes_key, coalesce
 from notebook_rt.outbox.rows import Put
 from notebook_rt.outbox.view import conflicts_df, pending_df
-from notebook_rt.sync.merge import Strategies
+from notebook_rt.sync.merge import Edit, Strategies
 from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.rows import Key, Row, RowChange
 
@@ -34,11 +36,13 @@ class _Batch:
     """What one thread has edited in a ``batch`` block that is open."""
 
     ops: list[Op] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    """As the overlay lays the operations."""
     rows: dict[Key, dict[str, Any] | None] = field(default_factory=dict)
     """Rows as it leaves them."""
 
 
-class Editor:
+class Editor(Laid):
     """Edits of one live table. Every method may be called from any thread.
 
     Values are checked against the column's type first; `InvalidEditError` says what is wrong.
@@ -52,35 +56,9 @@ class Editor:
         strategies: Strategies,
         changed: Callable[[Sequence[RowChange]], object] | None,
     ) -> None:
-        self.schema_name = schema
-        self.table = table
-        self.strategies = strategies
-        self.overlay: Overlay | None = None
-        self._composer: Composer | None = None
-        self._editing = editing
-        self._outbox = editing.outbox
-        self.on_merge: list[Callable[[Sequence[Mapping[str, Json]]], object]] = []
-        """Called with the records of each merge (see ``conflicts``), on the loop thread."""
-        self._changed = changed
+        super().__init__(editing, schema, table, strategies, changed)
         self._undo: list[list[Put]] = []
         self._local = threading.local()
-
-    def attach(self, overlay: Overlay) -> None:
-        """Use this overlay from now on, and lay over it what the queue holds for the table.
-
-        Called before its first snapshot is shown, and again whenever the table is made anew.
-        """
-        with self._editing.lock:
-            self.overlay = overlay
-            self._composer = Composer(
-                overlay.schema,
-                self.schema_name,
-                self.table,
-                self.strategies,
-                self._editing.make_id,
-                self._editing.clock,
-            )
-            self.lay(self._outbox.ops(schema=self.schema_name, target=self.table))
 
     # --- editing ---------------------------------------------------------------------------------
 
@@ -100,10 +78,10 @@ class Editor:
         """
         with self._editing.lock:
             key = self._need()[1].key(key)
-            row = {**self._there(key), **(seen or {})}
-            op = self._edit(key, row, values)
+            there = self._there(key)
+            op = self._edit(key, {**there, **seen} if seen else there, values)
             if op is not None:
-                self._put([op], [row])
+                self._put([op], [there])
 
     def insert(self, values: Mapping[str, Any]) -> Key:
         """Insert a row; a key of type uuid is made here if it is not given. Returns the key."""
@@ -168,7 +146,7 @@ class Editor:
         finally:
             self._local.batch = None
         with self._editing.lock:
-            self._commit(batch.ops)
+            self._commit(batch.ops, batch.edits)
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) made here that has not left; False: there is none."""
@@ -312,29 +290,31 @@ class Editor:
         found: _Batch | None = getattr(self._local, "batch", None)
         return found
 
-    def _need(self) -> tuple[Overlay, Composer]:
-        if self.overlay is None or self._composer is None:
-            raise InvalidEditError(f'table "{self.table}" is not loaded yet: wait() for it')
-        return self.overlay, self._composer
-
     # --- inside: laying over ---------------------------------------------------------------------
 
     def _put(self, ops: Sequence[Op], rows: Sequence[Row]) -> None:
         """Commit operations, or keep them for the end of the batch; ``rows`` are what they edit."""
+        overlay, composer = self._need()
+        edits = list(map(composer.edit, ops))
         batch = self._batch
         if batch is None:
-            self._commit(ops)
+            seen = {edit.key: row for edit, row in zip(edits, rows, strict=True) if row}
+            self._commit(ops, edits, seen)
             return
-        overlay, composer = self._need()
-        for op, row in zip(ops, rows, strict=True):
-            edit = composer.edit(op)
+        for edit, row in zip(edits, rows, strict=True):
             batch.rows[edit.key] = None
             if edit.kind != "delete":
                 batch.rows[overlay.new_key(edit)] = composer.whole({**row, **edit.values})
-        batch.ops.extend(ops)
+        batch.ops += ops
+        batch.edits += edits
 
-    def _commit(self, ops: Sequence[Op]) -> None:
-        if not ops or (len(ops) == 1 and self._mend_failed(ops[0])):
+    def _commit(
+        self,
+        ops: Sequence[Op],
+        edits: Sequence[Edit],
+        seen: Mapping[Key, Row] = MappingProxyType({}),
+    ) -> None:
+        if not ops or (len(ops) == 1 and self._mend_failed(ops[0], edits[0])):
             return
         try:
             puts = self._outbox.put(*ops)
@@ -350,13 +330,18 @@ class Editor:
             elif put.before is not None:
                 stored[put.before.id] = None
         gone = [op for op, now in stored.items() if now is None]
-        self._tell_all(lambda overlay: overlay.discard(gone, want_changes=True))
-        self._lay_everywhere([op for op in stored.values() if op is not None])
+        if gone:
+            self._tell_all(lambda overlay: overlay.discard(gone, want_changes=True))
+        laid = [op for op in stored.values() if op is not None]
+        made = zip(ops, edits, strict=True)
+        self.lay(laid, {edit.id: edit for op, edit in made if stored.get(op.id) is op}, seen)
+        for editor in self._editing.editors_of(self.schema_name, self.table):
+            if editor is not self:
+                editor.lay(laid)
 
-    def _mend_failed(self, op: Op) -> bool:
+    def _mend_failed(self, op: Op, edit: Edit) -> bool:
         """An edit of what was refused, same row and column, mends that write: it is sent again."""
-        overlay, composer = self._need()
-        edits = overlay.edits_of(composer.edit(op).key)
+        edits = self._need()[0].edits_of(edit.key)
         failed = self._outbox.get(edits[0].id) if len(edits) == 1 else None
         if failed is None or failed.state != "failed" or not op.values.keys() & failed.values:
             return False
@@ -369,48 +354,6 @@ class Editor:
     def _lay_everywhere(self, ops: Sequence[Op]) -> None:
         for editor in self._editing.editors_of(self.schema_name, self.table):
             editor.lay(ops)
-
-    def lay(self, ops: Sequence[Op]) -> None:
-        """Lay operations over the view; inserts only where the table's filter may take them."""
-        if self.overlay is None:
-            return
-        overlay, composer = self._need()
-        types = overlay.schema.types
-        writes = (op for op in ops if op.kind in WRITES)
-        known = (op for op in writes if all(name in types for name in (*op.values, *op.key)))
-        edits = [composer.edit(op) for op in known]
-        shown = [edit for edit in edits if edit.kind != "insert" or overlay.accepts(edit.values)]
-        self._say(overlay.put(shown, want_changes=self._changed is not None))
-
-    def catch_up(self) -> None:
-        if self.overlay is None:
-            return
-        known = {edit.id for edit in self.overlay.edits}
-        there = self._outbox.numbers(self.schema_name, self.table)
-        for op_id in known - there.keys():
-            done, row = self._outbox.fate(op_id)
-            if done:
-                self.settled(op_id, row)
-            else:  # somebody discarded it
-                self._say(self.overlay.discard([op_id], want_changes=True))
-        new = sorted(there.keys() - known, key=there.__getitem__)
-        self.lay([op for op_id in new if (op := self._outbox.get(op_id)) is not None])
-
-    def again(self) -> None:
-        """Show what the queue holds now: somebody decided about it there."""
-        self.catch_up()
-        self.lay(self._ops())
-
-    def settled(self, op: str, row: Mapping[str, Json] | None) -> None:
-        if self.overlay is None:
-            return
-        typed = None if row is None else self.overlay.schema.decode(row)
-        now = self._editing.clock()
-        self._say(self.overlay.settle(op, typed, now=now, want_changes=True))
-
-    def _say(self, changes: Sequence[RowChange]) -> None:
-        if changes and self._changed is not None:
-            self._changed(changes)
 
     def _tell_all(self, fn: Callable[[Overlay], Sequence[RowChange]]) -> None:
         for editor in self._editing.editors_of(self.schema_name, self.table):
@@ -461,9 +404,6 @@ class Editor:
                 raise QueueError("the operation left the queue meanwhile")
             self._lay_everywhere([left])
         self._outbox.record(op, *decided)
-
-    def _ops(self) -> list[Op]:
-        return self._outbox.ops(schema=self.schema_name, target=self.table)
 
 
 class At:

@@ -205,6 +205,7 @@ class LiveFrame(Editable):
     @property
     def version(self) -> int:
         """Counts up with every change that became visible."""
+        self._feed.catch_up()
         return self._feed.version
 
     @property

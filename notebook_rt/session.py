@@ -64,8 +64,8 @@ def connect(
     access_token : str, optional
         A user's token; see also `Session.sign_in`.
     queue_path : path, optional
-        The file of unsent writes. Default: one for each project and login, in the user's data
-        directory.
+        The file of unsent writes. Default: one for each project and login, in the user's state
+        directory. Sessions may share one: each login sees and sends only its own.
     options : Options, optional
         Every number of the package.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +25,16 @@ from notebook_rt.net.driver import TableDriver
 from notebook_rt.net.project import Project
 from notebook_rt.outbox.decisions import Record
 from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.rest import HttpRest
+from notebook_rt.outbox.rest import HttpRest, NoAnswerError
 from notebook_rt.outbox.schema import path_for
 from notebook_rt.outbox.view import QueueView
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.supervisor import State
+
+logger = logging.getLogger("notebook_rt")
 
 LINGER_SECONDS = 1.0
 """How long a closing session lets the last writes leave; the rest leaves with the next session."""
@@ -46,9 +50,10 @@ class Writes:
         self.listeners: list[Callable[[], object]] = []
         """Called after every change of the queue, on any thread; quick."""
         self._path = None if path is None else Path(path)
-        self._login = self._who()
+        self._login = self.who()
         self._lock = project.services.lock
         self._open: _Open | None = None
+        self._told: set[Owner] = set()
         self._drivers: dict[TableDriver, list[OnMerge]] = {}
         """The open tables, and who hears of their merges."""
         project.table_listeners.append(self._table_opened)
@@ -58,9 +63,14 @@ class Writes:
         self._open_if_there()
 
     @property
+    def owner(self) -> Owner:
+        """Whose writes are made now."""
+        return Owner(self.project.url, self._login)
+
+    @property
     def path(self) -> Path:
         """The queue's file: one a project and login, unless it was given."""
-        return self._path or path_for(self.project.url, self._login)
+        return self._path or path_for(self.owner)
 
     @property
     def outbox(self) -> Outbox:
@@ -95,7 +105,8 @@ class Writes:
             if self.project.closed:
                 raise ClosedError("this session")
             if self._open is None:
-                self._open = _Open(self, self.path)
+                self._open = _Open(self, self.path, self.owner)
+                self._tell_of_others(self._open.outbox)
                 for driver, on_merge in self._drivers.items():
                     self._open.add(driver, on_merge)
                 self.project.thread.post(self._open.start)
@@ -132,10 +143,23 @@ class Writes:
         self.listeners.append(fn)
         return partial(_forget, self.listeners, fn)
 
-    def _who(self) -> str:
-        """The login whose queue it is: the user's id, or the key's role."""
+    def who(self) -> str:
+        """The login that requests have now: the user's id, or the key's role."""
         subject = claims(self.project.credentials.bearer).get("sub")
         return subject if isinstance(subject, str) else self.project.credentials.role
+
+    def _tell_of_others(self, outbox: Outbox) -> None:
+        """Say, once of each, whose writes the file holds besides."""
+        others = outbox.others()
+        for owner in others.keys() - self._told:
+            number = others[owner]
+            text = (
+                f"{number} unsent {'write' if number == 1 else 'writes'} in {outbox.path} "
+                f"{'is' if number == 1 else 'are'} of {owner.words}: kept until that login comes"
+            )
+            logger.warning(text)
+            self.project.thread.post(self.project.note, "info", text)
+        self._told |= others.keys()
 
     def _open_if_there(self) -> None:
         path = self.path
@@ -169,8 +193,8 @@ class Writes:
             self.tell_worker(Worker.wake)
 
     def _login_changed(self) -> None:
-        login, self._login = self._login, self._who()
-        if login == self._login or self._path is not None:
+        login, self._login = self._login, self.who()
+        if login == self._login:
             self.tell_worker(Worker.wake)
             return
         # What the other login has queued is not this one's to show or to send.
@@ -192,15 +216,16 @@ class Writes:
 class _Open:
     """The file of one login, open; ``start`` lets its worker run on the loop."""
 
-    def __init__(self, writes: Writes, path: Path) -> None:
+    def __init__(self, writes: Writes, path: Path, owner: Owner) -> None:
         project = writes.project
         self.writes = writes
+        self.owner = owner
         self.project = project
-        self.outbox = Outbox(path)
+        self.outbox = Outbox(path, owner)
         self.editing = Editing(self.outbox, clock=project.rest.clock, note=project.note)
         self.editing.lock = project.services.lock
         self.editors: dict[TableDriver, Editor] = {}
-        self._rest = HttpRest(project.url, project.credentials.headers, project.login.refresh)
+        self._rest = HttpRest(project.url, self._headers, project.login.refresh)
         self.worker = Worker(
             self.outbox,
             self._rest,
@@ -214,9 +239,21 @@ class _Open:
         self.worker.paused = writes.paused
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
+        self._looking = False
         self._waited = False
         """It was said that something waits for the network."""
         self.outbox.subscribe(self._changed)
+
+    @property
+    def _ours(self) -> bool:
+        """Nobody else has signed in meanwhile."""
+        return self.writes.who() == self.owner.login
+
+    def _headers(self) -> Mapping[str, str]:
+        """The login's headers; none once somebody else has signed in, until this is closed."""
+        if not self._ours:
+            raise NoAnswerError(self.project.url, "somebody else has signed in", sent=False)
+        return self.project.credentials.headers()
 
     def start(self) -> None:
         self._task = self.project.thread.spawn(self.worker.run(), "the queue")
@@ -245,16 +282,19 @@ class _Open:
         self.editors.clear()
 
     def _changed(self) -> None:
-        with contextlib.suppress(ClosedError):
-            self.project.thread.post(self._look)
+        if not self._looking:  # a loop of edits wakes the network's thread once, not each time
+            self._looking = True
+            with contextlib.suppress(ClosedError):
+                self.project.thread.post(self._look)
         for listener in tuple(self.writes.listeners):
             listener()
 
     def _look(self) -> None:
         """The queue has changed: there may be something to send, and something to say."""
+        self._looking = False
         self.worker.put()
         self._news.set()
-        offline = self.worker.offline or not self.project.reachable
+        offline = self._ours and (self.worker.offline or not self.project.reachable)
         if offline and not self._waited:
             waiting = self.outbox.counts()["waiting"]
             if waiting:
@@ -272,7 +312,8 @@ class _Open:
 
     async def aclose(self) -> None:
         worker = self.worker
-        if self.project.reachable and not (worker.offline or worker.paused or worker.unauthorized):
+        away = worker.offline or worker.paused or worker.unauthorized
+        if self._ours and self.project.reachable and not away:
             with contextlib.suppress(TimeoutError, QueueError):
                 await asyncio.wait_for(self._sent(), LINGER_SECONDS)
         if self._task is not None:
@@ -298,10 +339,6 @@ class TableEdits:
         """Its editor, if there is a queue."""
         opened = self.writes.known()
         return None if opened is None else opened.editors.get(self.driver)
-
-    def show(self) -> None:
-        """Tell now who listens to the table what edits have changed."""
-        self.driver.thread.call(self.driver.publish_edits)
 
     def on_merge(self, fn: OnMerge) -> Callable[[], None]:
         """Call ``fn`` with the records of each merge; gives back how to stop it."""

@@ -45,6 +45,7 @@ from tests.faults.rules import (
     Rule,
     Stall,
     Truncate,
+    lost_answers,
     truncated,
 )
 
@@ -59,6 +60,7 @@ __all__ = [
     "Rule",
     "Stall",
     "Truncate",
+    "lost_answers",
 ]
 
 _HOP: Final = frozenset(

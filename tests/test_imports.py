@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "notebook_rt"
 PURE = {"sync", "store", "filters", "errors", "options"}
 """Values in, values out: they import one another and nothing else of the package."""
 
-HANDLES = {"frame", "query", "channel", "editing", "editor"}
+HANDLES = {"frame", "query", "channel", "editing", "editor", "laid"}
 FORBIDDEN = {
     **{name: HANDLES | {"net", "outbox", "widgets", "local"} for name in PURE},
     "outbox": HANDLES | {"net", "widgets", "local"},

@@ -238,11 +238,15 @@ input()
 
 
 def test_what_was_typed_before_a_kill_is_in_the_first_df_and_is_sent(
-    stack: LocalStack, table: str, tmp_path: Path, open_session: Callable[..., nrt.Session]
+    stack: LocalStack,
+    table: str,
+    proxy: Proxy,
+    tmp_path: Path,
+    open_session: Callable[..., nrt.Session],
 ) -> None:
     path = tmp_path / "mine.sqlite3"
     killed = subprocess.Popen(
-        [sys.executable, "-c", KILLED, stack.url, stack.anon_key, str(path), table],
+        [sys.executable, "-c", KILLED, proxy.url, stack.anon_key, str(path), table],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -252,13 +256,12 @@ def test_what_was_typed_before_a_kill_is_in_the_first_df_and_is_sent(
     made = killed.stdout.readline().strip()
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    with Proxy(stack.url) as proxy:
-        rt = open_session(url=proxy.url)
-        frame = rt.table(table)
-        first = frame.df
-        assert first.loc[A, "notes"] == "typed before the crash"
-        assert first.loc[made, "name"] == "elderberries"
-        until(lambda: len(rt.queue) == 0, 15, lambda: rt.queue.df.to_string())
+    rt = open_session(url=proxy.url)
+    frame = rt.table(table)
+    first = frame.df
+    assert first.loc[A, "notes"] == "typed before the crash"
+    assert first.loc[made, "name"] == "elderberries"
+    until(lambda: len(rt.queue) == 0, 15, lambda: rt.queue.df.to_string())
     assert stored(stack, table, "notes") == "typed before the crash"
     assert stored(stack, table, "quantity", made) == 4
 

@@ -110,6 +110,9 @@ class TableDriver(Feed):
         """Called with a new overlay before anybody sees what is under it."""
         self._edited: list[Sequence[RowChange]] = []
         """What local edits did to the view, and who listens was not told yet."""
+        self._edits = 0
+        self._edits_told = 0
+        self._telling = False
         self._shown: JournalledTable | None = None
         self._made: dict[int, JournalledTable] = {}
         options = services.options
@@ -324,14 +327,22 @@ class TableDriver(Feed):
     def edited(self, changes: Sequence[RowChange]) -> None:
         """An edit has changed the view: tell so soon, on the loop, in its place among the others."""
         self._edited.append(changes)
-        self.thread.post(self.publish_edits)
+        self._edits += 1
+        if not self._telling:  # a loop of edits wakes the network's thread once, not each time
+            self._telling = True
+            self.thread.post(self._publish_edits)
 
-    def publish_edits(self) -> None:
-        """Tell now, on the loop."""
+    def _publish_edits(self) -> None:
         with self.services.lock:
             edited, self._edited = self._edited, []
+            edits, self._telling = self._edits, False
         for changes in edited:
             self.publish(changes, "edit")
+        self._edits_told = edits
+
+    def catch_up(self) -> None:
+        if self._edits_told != self._edits:
+            self.thread.call(self._publish_edits)
 
     def snapshot(self) -> pd.DataFrame | None:
         with self._read_lock():

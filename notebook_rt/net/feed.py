@@ -73,6 +73,9 @@ class Feed:
     def look(self) -> None:
         """Somebody looks at it: a lazy feed begins."""
 
+    def catch_up(self) -> None:
+        """Have counted and logged what is seen already."""
+
     def snapshot(self) -> pd.DataFrame | None:
         """The table as it is now; None before the first data."""
         shown: Table | Ordered | None = self.ordered or self.table

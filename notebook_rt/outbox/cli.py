@@ -1,20 +1,25 @@
 """``notebook-rt queue``: list, show, retry, discard and export what waits, when no kernel runs.
 
-It only looks and marks; nothing is sent from here. What is retried leaves with the next kernel.
+It only looks and marks; nothing is sent from here. What is retried leaves with the next kernel of
+its login.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from notebook_rt.errors import QueueError
+from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.schema import path_for
-from notebook_rt.outbox.view import QueueView, as_json, dumps, state, what
+from notebook_rt.outbox.schema import directory
+from notebook_rt.outbox.view import QueueView, as_json, dumps, in_states, state, what
 
 COMMANDS = ("list", "show", "retry", "discard", "export")
 
@@ -53,9 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def queue_files() -> Iterator[Path]:
     """The queues of this user, one for each project and login."""
-    directory = path_for("", "").parent
-    if directory.is_dir():
-        yield from sorted(directory.glob("*.sqlite3"))
+    if directory().is_dir():
+        yield from sorted(directory().glob("*.sqlite3"))
 
 
 def _list(files: list[Path]) -> None:
@@ -63,15 +67,19 @@ def _list(files: list[Path]) -> None:
     for file in files:
         with closing(Outbox(file)) as outbox:
             ops = outbox.ops()
-            if not ops:
-                continue
+        for owner, its in itertools.groupby(sorted(ops, key=_owner), key=_owner):
             empty = False
-            print(f"{file}\n  {QueueView(outbox)!r}")
+            ops = list(its)
+            print(f"{file}: {Owner.read(owner).words}\n  {in_states(Counter(map(state, ops)))}")
             for op in ops:
                 why = f": {_plain(op.error)}" if op.error else ""
                 print(f"  {op.id}  {state(op):8} {_plain(what(op))}{why}")
     if empty:
         print("nothing waits")
+
+
+def _owner(op: Op) -> str:
+    return op.owner
 
 
 def _export(file: Path) -> list[object]:

@@ -6,7 +6,7 @@ Pure: rows as the user sees them come in, operations or an `InvalidEditError` go
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from notebook_rt.errors import ConflictError, NotebookRTError
@@ -24,6 +24,15 @@ class InvalidEditError(NotebookRTError, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class _Shape:
+    """What operations on the same columns have in common."""
+
+    types: Mapping[str, str]
+    rules: Mapping[str, str]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Composer:
     """Makes the operations of one table.
 
@@ -36,6 +45,7 @@ class Composer:
     strategies: Strategies
     make_id: Callable[[], str]
     clock: Callable[[], float]
+    _shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], _Shape] = field(default_factory=dict)
 
     def update(self, key: Key, row: Row, values: Mapping[str, Any]) -> Op | None:
         """An edit of ``row``; None if it changes nothing."""
@@ -66,12 +76,9 @@ class Composer:
         return self._op("delete", key, {}, row)
 
     def _op(self, kind: OpKind, key: Key, values: Row, base: Row) -> Op:
-        types, strategies = self.schema.types, self.strategies
         parts = key if len(self.schema.key) > 1 else (key,)
         named = self.json(dict(zip(self.schema.key, parts, strict=True)))  # type: ignore[call-overload]  # a Key of several columns is a tuple (rows.py)
-        version = strategies.version if strategies.version in types else None
-        wanted = {*named, *values, *base, *([version] if version else [])}
-        rules = {column: _rule(strategies.of(column)) for column in values}
+        shape = self._shape(tuple(values), tuple(base))
         return Op(
             self.make_id(),
             kind,
@@ -81,11 +88,26 @@ class Composer:
             key=named,
             values=self.json(values),
             base=self.json(base),
-            types={name: types[name] for name in wanted},
-            rules={**rules, "": _rule(strategies.default)},
-            version=version or "",
+            types=shape.types,
+            rules=shape.rules,
+            version=shape.version,
             lane=lane_of(self.schema_name, self.table, named),
         )
+
+    def _shape(self, values: tuple[str, ...], base: tuple[str, ...]) -> _Shape:
+        """The types and rules of an operation with these columns; most edits are of a few kinds."""
+        shape = self._shapes.get((values, base))
+        if shape is None:
+            types, strategies = self.schema.types, self.strategies
+            version = strategies.version if strategies.version in types else None
+            wanted = {*self.schema.key, *values, *base, *([version] if version else [])}
+            rules = {column: _rule(strategies.of(column)) for column in values}
+            shape = self._shapes[values, base] = _Shape(
+                {name: types[name] for name in wanted},
+                {**rules, "": _rule(strategies.default)},
+                version or "",
+            )
+        return shape
 
     # --- values ----------------------------------------------------------------------------------
 

@@ -28,10 +28,15 @@ class Record:
 
 
 def find(
-    db: sqlite3.Connection, schema: str | None, target: str | None, *, only_open: bool
+    db: sqlite3.Connection,
+    owner: str | None,
+    schema: str | None,
+    target: str | None,
+    *,
+    only_open: bool,
 ) -> list[Record]:
-    """The decisions about a table, or all, oldest first."""
-    wanted = {"schema": schema, "target": target}
+    """The decisions of an owner, about a table, or all, oldest first."""
+    wanted = {"owner": owner, "schema": schema, "target": target}
     given = {name: value for name, value in wanted.items() if value is not None}
     where = " and ".join([*(f"{name} = ?" for name in given), "open" if only_open else "true"])
     rows = db.execute(
@@ -54,8 +59,12 @@ def keep(db: sqlite3.Connection, op: Op, records: Iterable[dict[str, Json]]) -> 
     """Add decisions about an operation."""
     for record in records:
         number = db.execute(
-            "insert into conflicts (op, schema, target, open, record) values (?, ?, ?, ?, ?)",
-            (op.id, op.schema, op.target, bool(record.get("open")), encode(record).decode()),
+            "insert into conflicts (op, schema, target, open, record, owner) "
+            "values (?, ?, ?, ?, ?, ?)",
+            (
+                *(op.id, op.schema, op.target, bool(record.get("open"))),
+                *(encode(record).decode(), op.owner),
+            ),
         ).lastrowid
         db.execute("delete from conflicts where number <= ? and not open", ((number or 0) - KEPT,))
 

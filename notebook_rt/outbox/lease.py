@@ -1,6 +1,7 @@
-"""Which of the kernels on one file sends: a row in it, with a fencing number.
+"""Which of an owner's kernels on one file sends: a row in it, with a fencing number.
 
-The number goes up whenever the lease changes hands, so a kernel that slept through its end is told
+Every owner (project and login) has a lease of its own, so that nobody waits for another's kernel to
+end. The number goes up whenever the lease changes hands, so a kernel that slept through its end is told
 apart from the holder, even if it has the same name. A holder whose process is dead holds nobody up.
 """
 
@@ -29,7 +30,9 @@ def _name() -> str:
 class Lease:
     """One kernel's side of the lease. Each method runs inside a transaction of the caller's."""
 
-    owner: str = field(default_factory=_name)
+    owner: str
+    """Whose operations are sent (``str`` of an `Owner`)."""
+    kernel: str = field(default_factory=_name)
     """``host:process:random``."""
     seconds: float = LEASE_SECONDS
     fence: int = 0
@@ -37,39 +40,54 @@ class Lease:
 
     def take(self, db: sqlite3.Connection, now: float) -> bool:
         """Take or extend it. False: another living kernel has it."""
-        held = db.execute("select owner, fence, until from lease").fetchone()
-        if (held["owner"], held["fence"]) == (self.owner, self.fence):
-            if held["until"] > now + self.seconds * 2 / 3:
+        kernel, fence, until = self._held(db)
+        if (kernel, fence) == (self.kernel, self.fence):
+            if until > now + self.seconds * 2 / 3:
                 return True
-        elif held["owner"] and held["until"] > now and _alive(held["owner"]):
+        elif kernel and until > now and _alive(kernel):
             self.fence = 0
             return False
         else:
-            self.fence = int(held["fence"]) + 1
+            self.fence = fence + 1
         db.execute(
-            "update lease set owner = ?, fence = ?, until = ?",
-            (self.owner, self.fence, now + self.seconds),
+            "insert into leases (owner, kernel, fence, until) values (?, ?, ?, ?) "
+            "on conflict (owner) do update set (kernel, fence, until) = "
+            "(excluded.kernel, excluded.fence, excluded.until)",
+            (self.owner, self.kernel, self.fence, now + self.seconds),
         )
         return True
 
     def check(self, db: sqlite3.Connection) -> None:
         """Raise `LeaseLostError` if it is another's."""
-        held = db.execute("select owner, fence from lease").fetchone()
-        if (held["owner"], held["fence"]) != (self.owner, self.fence):
+        if self._held(db)[:2] != (self.kernel, self.fence):
             raise LeaseLostError("another kernel sends from this queue now")
 
     def release(self, db: sqlite3.Connection) -> None:
         """Let another have it at once."""
         db.execute(
-            "update lease set until = 0, owner = '' where owner = ? and fence = ?",
-            (self.owner, self.fence),
+            "update leases set until = 0, kernel = '' where owner = ? and kernel = ? and fence = ?",
+            (self.owner, self.kernel, self.fence),
         )
         self.fence = 0
 
+    def sync(self, db: sqlite3.Connection) -> None:
+        """Write something, so that the commit syncs the file; SQLite skips a page that is the same."""
+        db.execute(
+            "insert into leases values (?, '', 0, 0, 1) "
+            "on conflict (owner) do update set syncs = syncs + 1",
+            (self.owner,),
+        )
 
-def _alive(owner: str) -> bool:
+    def _held(self, db: sqlite3.Connection) -> tuple[str, int, float]:
+        held: tuple[str, int, float] | None = db.execute(
+            "select kernel, fence, until from leases where owner = ?", (self.owner,)
+        ).fetchone()
+        return ("", 0, 0.0) if held is None else (held[0], held[1], held[2])
+
+
+def _alive(kernel: str) -> bool:
     """Whether the process that a lease names lives; of another machine, yes until it expires."""
-    host, _, rest = owner.rpartition(":")[0].partition(":")
+    host, _, rest = kernel.rpartition(":")[0].partition(":")
     if os.name == "nt" or host != socket.gethostname() or not rest.isdigit():
         return True  # on Windows signal 0 is no question: it would interrupt the process
     try:

@@ -62,6 +62,8 @@ class Op:
     not_before: float = 0.0
     error: str = ""
     """The server's words when it refused."""
+    owner: str = ""
+    """Whose it is (``str`` of an `Owner`); the queue puts it in."""
     seq: int = 0
     blocked: bool = False
     """An earlier operation of its lane has not been settled."""
@@ -80,6 +82,7 @@ _BODY = (
     "repeatable",
     "xmin",
 )
+_as_lane = json.JSONEncoder(ensure_ascii=False).encode
 encode = msgspec.json.Encoder(decimal_format="number").encode
 decode = msgspec.json.Decoder().decode
 
@@ -99,7 +102,7 @@ def unbody(text: str | bytes) -> dict[str, Json]:
 
 def lane_of(schema: str, target: str, key: Mapping[str, Json] | None = None) -> str:
     """The lane of a row, or of a topic or function."""
-    return json.dumps([schema, target, *(key or {}).values()], ensure_ascii=False)
+    return _as_lane([schema, target, *(key or {}).values()])
 
 
 def changes_key(op: Op) -> bool:
@@ -136,6 +139,7 @@ def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
                 key=last.key,
                 base={**new.base, **last.base},
                 types={**last.types, **new.types},
+                owner=last.owner,
                 seq=last.seq,
                 lane=last.lane,
             ), True

@@ -1,14 +1,15 @@
 """The durable queue: what was put in is in the file when the call returns (DESIGN 4).
 
-SQLite in WAL mode, one ``BEGIN IMMEDIATE`` a call. The user's connection commits with
+SQLite in WAL mode, one ``BEGIN IMMEDIATE`` a call. What the user does is committed with
 ``synchronous=NORMAL``: a killed kernel loses nothing, because the operating system has the pages.
-The worker's connection commits with ``FULL``, which syncs everything before it too: nothing leaves
-for the server before it would survive a power cut, and `flush` bounds what waits offline.
+The worker's steps are committed with ``FULL``, which syncs everything before them too: nothing
+leaves for the server before it would survive a power cut, and `flush` bounds what waits offline.
 
 Several kernels share a file. One of them at a time holds the *lease* and sends; a fencing number
 goes up whenever it changes hands, and every step of the worker is refused once it is not the
-holder's any more. Operations of one *lane* (a row, a topic) leave in their order: only the first is
-not ``blocked``, and one that failed blocks the rest.
+holder's any more. Several logins may share one, too: each sees, sends and leases only its own.
+Operations of one *lane* (a row, a topic) leave in their order: only the first is not ``blocked``,
+and one that failed blocks the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from notebook_rt.outbox import decisions, rows
 from notebook_rt.outbox.decisions import Record
 from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
 from notebook_rt.outbox.ops import Json, Op, OpState, changes_key, decode, encode
+from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.rows import Put
+from notebook_rt.outbox.salvage import is_damage
 from notebook_rt.outbox.schema import open_file
 
 KEPT_DONE = 10_000
@@ -41,7 +44,11 @@ class Outbox:
     ----------
     path : Path
         The file; made with mode 0600 if it is not there.
-    owner : str, optional
+    owner : Owner, optional
+        Whose operations are put in, seen and sent; others' are not touched. What an older version
+        left in the file without an owner is the first one's who opens it. Default: everybody's are
+        seen, as ``notebook-rt queue`` needs it.
+    kernel : str, optional
         Who this is, for the lease; told apart from every other kernel by default.
 
     Raises
@@ -52,23 +59,39 @@ class Outbox:
     """
 
     def __init__(
-        self, path: Path | str, *, owner: str | None = None, lease: float = LEASE_SECONDS
+        self,
+        path: Path | str,
+        owner: Owner | None = None,
+        *,
+        kernel: str | None = None,
+        lease: float = LEASE_SECONDS,
     ) -> None:
         self.path = Path(path)
-        self._lease = Lease(seconds=lease) if owner is None else Lease(owner, lease)
+        self._owner = None if owner is None else str(owner)
+        self._lease = Lease(self._owner or "", seconds=lease)
+        if kernel is not None:
+            self._lease.kernel = kernel
         self._lock = threading.RLock()
-        self._user = open_file(self.path, synchronous="NORMAL")
-        self._worker = open_file(self.path, synchronous="FULL")
         self._pid = os.getpid()
         self._listeners: list[Callable[[], object]] = []
         self._unsynced = False
+        self._open()
+
+    def _open(self) -> None:
+        self._db = open_file(self.path)
+        self._synced = False
+        """Whether commits sync, as the connection is set now."""
+        self._closed = False
+        self._file = _identity(self.path)
+        if self._owner is not None:
+            self._claim(self._owner)
 
     def close(self) -> None:
         with self._lock:
             with contextlib.suppress(QueueError):
                 self.release()
-            self._user.close()
-            self._worker.close()
+            self._closed = True
+            self._db.close()
 
     def subscribe(self, fn: Callable[[], object]) -> Callable[[], None]:
         """Call ``fn`` after every change made through this object; returns what ends it."""
@@ -90,8 +113,8 @@ class Outbox:
         QueueError
             If they could not be committed: none of them is in the queue.
         """
-        with self._writing(self._user) as db:
-            results = rows.put(db, ops, merge=merge)
+        with self._writing() as db:
+            results = rows.put(db, self._lease.owner, ops, merge=merge)
             self._unsynced = True
         self._tell()
         return results
@@ -99,60 +122,58 @@ class Outbox:
     # --- looking in ------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        with self._lock, _errors(self.path):
-            return int(self._user.execute("select count(*) from ops").fetchone()[0])
+        return int(self._select("count(*)")[0][0])
 
     def get(self, op: str) -> Op | None:
         with self._lock, _errors(self.path):
-            return rows.find(self._user, op)
+            return self._find(self._db, op)
 
     def ops(
         self, *, schema: str | None = None, target: str | None = None, state: OpState | None = None
     ) -> list[Op]:
         """What is in the queue, in order."""
-        wanted = {"schema": schema, "target": target, "state": state}
-        given = {name: value for name, value in wanted.items() if value is not None}
-        where = " and ".join(f"{name} = ?" for name in given) or "true"
-        with self._lock, _errors(self.path):
-            found = self._user.execute(
-                f"select * from ops where {where} order by seq", list(given.values())
-            )
-            return list(map(rows.op_of, found))
+        found = self._select("*", "order by seq", schema=schema, target=target, state=state)
+        return list(map(rows.op_of, found))
 
     def numbers(self, schema: str, target: str) -> dict[str, int]:
         """The ids of what is in the queue for a table, and their place in it."""
-        with self._lock, _errors(self.path):
-            found = self._user.execute(
-                "select id, seq from ops where schema = ? and target = ?", (schema, target)
-            )
-            return {row["id"]: row["seq"] for row in found}
+        found = self._select("id, seq", schema=schema, target=target)
+        return {row["id"]: row["seq"] for row in found}
 
     def counts(self) -> dict[str, int]:
         """How many wait, failed, and ask."""
+        found = self._select("state, count(*)", "group by state")
+        return {"waiting": 0, "failed": 0, "asking": 0, **dict(map(tuple, found))}
+
+    def others(self) -> dict[Owner, int]:
+        """How many operations of others the file holds, which nobody sees or sends here."""
         with self._lock, _errors(self.path):
-            found = self._user.execute("select state, count(*) from ops group by state")
-            return {"waiting": 0, "failed": 0, "asking": 0, **dict(map(tuple, found))}
+            found = self._db.execute(
+                "select owner, count(*) from ops where owner != ? group by owner",
+                (self._lease.owner,),
+            )
+            return {Owner.read(owner): number for owner, number in found}
 
     def changed(self) -> int:
         """A number that is another one after another process wrote to the file."""
         with self._lock, _errors(self.path):
-            return int(self._user.execute("pragma data_version").fetchone()[0])
+            return int(self._db.execute("pragma data_version").fetchone()[0])
 
     def fate(self, op: str) -> tuple[bool, dict[str, Json] | None]:
         """Whether an operation is settled, and the row that the server answered."""
         with self._lock, _errors(self.path):
-            row = self._user.execute("select row from done where id = ?", (op,)).fetchone()
+            row = self._db.execute("select row from done where id = ?", (op,)).fetchone()
         return row is not None, decode(row["row"]) if row and row["row"] else None
 
     # --- the user's decisions --------------------------------------------------------------------
 
     def retry(self, op: str | None = None) -> int:
         """Send again what failed (all of it by default); the number of operations."""
-        where, given = ("id = ?", [op]) if op is not None else ("true", [])
-        with self._writing(self._user) as db:
+        where, given = self._where(id=op, state="failed")
+        with self._writing() as db:
             done = db.execute(
                 "update ops set state = 'waiting', attempts = 0, not_before = 0, error = '' "
-                f"where state = 'failed' and {where}",
+                f"where {where}",
                 given,
             ).rowcount
         self._tell()
@@ -160,8 +181,8 @@ class Outbox:
 
     def discard(self, op: str) -> list[Op]:
         """Drop an operation, and those that stand on it: later edits of a row never inserted."""
-        with self._writing(self._user) as db:
-            found = rows.find(db, op)
+        with self._writing() as db:
+            found = self._find(db, op)
             if found is None:
                 return []
             dropped = [found]
@@ -183,8 +204,8 @@ class Outbox:
         asks
             Others of its conflicts are still open: it stays where it is.
         """
-        with self._writing(self._user) as db:
-            stored = rows.find(db, op.id)
+        with self._writing() as db:
+            stored = self._find(db, op.id)
             if stored is None or stored.state == "waiting":
                 return False
             decisions.close(db, decided)
@@ -199,12 +220,12 @@ class Outbox:
 
     def take_back(self, op: Op | None, before: Op | None) -> bool:
         """Undo a `put` whose result was ``(op, before)``; False: it has left already."""
-        with self._writing(self._user) as db:
+        with self._writing() as db:
             if op is None:
                 if before is not None:
-                    rows.put(db, [before], merge=False)
+                    rows.put(db, before.owner, [before], merge=False)
             else:
-                stored = rows.find(db, op.id)
+                stored = self._find(db, op.id)
                 if stored is None or stored.sent or stored.state != "waiting":
                     return False
                 if before is None:
@@ -221,11 +242,11 @@ class Outbox:
     ) -> list[Record]:
         """The kept merge decisions, oldest first."""
         with self._lock, _errors(self.path):
-            return decisions.find(self._user, schema, target, only_open=only_open)
+            return decisions.find(self._db, self._owner, schema, target, only_open=only_open)
 
     def record(self, op: Op, *records: dict[str, Json]) -> None:
         """Keep what a person decided."""
-        with self._writing(self._user) as db:
+        with self._writing() as db:
             decisions.keep(db, op, records)
         self._tell()
 
@@ -233,24 +254,23 @@ class Outbox:
 
     def lease(self, now: float) -> bool:
         """Take or extend the lease. False: another living kernel has it."""
-        with self._writing(self._worker) as db:
-            held = self._lease.take(db, now)
-            self._unsynced = False
-        return held
+        with self._writing(synced=True) as db:
+            return self._lease.take(db, now)
 
     def release(self) -> None:
         """Let another kernel send."""
         if not self._lease.fence:
             return
-        with self._writing(self._worker) as db:
+        with self._writing(synced=True) as db:
             self._lease.release(db)
 
     def flush(self) -> None:
         """Make what was put in survive a power cut, if it does not yet."""
-        if self._unsynced:
-            with self._writing(self._worker) as db:
-                # Any commit syncs the log up to itself (sqlite.org/pragma.html#pragma_synchronous).
-                db.execute("update lease set until = until")
+        with self._lock:
+            if self._unsynced:
+                with self._writing(synced=True) as db:
+                    # Any commit syncs the log up to itself (sqlite.org/pragma.html#pragma_synchronous).
+                    self._lease.sync(db)
                 self._unsynced = False
 
     def take(self, limit: int, now: float) -> list[Op]:
@@ -258,22 +278,18 @@ class Outbox:
 
         ``sent`` of what is returned says whether it had left *before*, unanswered.
         """
-        with self._writing(self._worker) as db:
+        with self._writing(synced=True) as db:
             if not self._lease.take(db, now):
                 return []
-            self._unsynced = False
-            rows.expire(db, now)
-            ops = rows.ready(db, limit, now)
+            rows.expire(db, self._lease.owner, now)
+            ops = rows.ready(db, self._lease.owner, limit, now)
             db.executemany("update ops set sent = 1 where seq = ?", [(op.seq,) for op in ops])
         return ops
 
     def next_at(self) -> float | None:
         """When the next operation may leave; None: nothing waits."""
-        with self._lock, _errors(self.path):
-            (moment,) = self._user.execute(
-                "select min(not_before) from ops where state = 'waiting' and not blocked"
-            ).fetchone()
-            return None if moment is None else float(moment)
+        moment = self._select("min(not_before)", state="waiting", blocked=0)[0][0]
+        return None if moment is None else float(moment)
 
     def settle(self, op: Op, row: Json = None, records: Sequence[dict[str, Json]] = ()) -> None:
         """An operation is done; ``row`` is what the server answered."""
@@ -301,18 +317,54 @@ class Outbox:
 
     # --- inside ----------------------------------------------------------------------------------
 
+    def _where(self, **wanted: object) -> tuple[str, list[object]]:
+        """A condition on our operations (or everybody's), and its values; None: any."""
+        given = {name: value for name, value in wanted.items() if value is not None}
+        if self._owner is not None:
+            given = {"owner": self._owner, **given}
+        return " and ".join(f"{name} = ?" for name in given) or "true", list(given.values())
+
+    def _select(self, what: str, how: str = "", **wanted: object) -> list[sqlite3.Row]:
+        where, given = self._where(**wanted)
+        with self._lock, _errors(self.path):
+            return self._db.execute(f"select {what} from ops where {where} {how}", given).fetchall()
+
+    def _find(self, db: sqlite3.Connection, op: str) -> Op | None:
+        where, given = self._where(id=op)
+        row = db.execute(f"select * from ops where {where}", given).fetchone()
+        return None if row is None else rows.op_of(row)
+
+    def _claim(self, owner: str) -> None:
+        """Take what an older version left without an owner."""
+        with self._lock, _errors(self.path):
+            unknown = self._db.execute(
+                "select 1 from ops where owner = '' union all "
+                "select 1 from conflicts where owner = '' limit 1"
+            ).fetchone()
+        if unknown is not None:
+            with self._writing() as db:
+                rows.claim(db, owner)
+
     @contextlib.contextmanager
     def _fenced(self) -> Iterator[sqlite3.Connection]:
-        with self._writing(self._worker) as db:
+        with self._writing(synced=True) as db:
             self._lease.check(db)
             yield db
 
     @contextlib.contextmanager
-    def _writing(self, db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    def _writing(self, *, synced: bool = False) -> Iterator[sqlite3.Connection]:
         if self._pid != os.getpid():
             # SQLite's connections do not survive a fork (sqlite.org/howtocorrupt.html, 2.6).
             raise QueueError(f"the queue {self.path} was opened before a fork: connect again")
         with self._lock, _errors(self.path):
+            if not self._closed and _identity(self.path) != self._file:
+                # Another kernel found it damaged, and put what it could read into a new file.
+                self._db.close()
+                self._open()
+            db = self._db
+            if synced != self._synced:
+                db.execute(f"pragma synchronous = {'full' if synced else 'normal'}")
+                self._synced = synced
             db.execute("begin immediate")
             try:
                 yield db
@@ -327,6 +379,15 @@ class Outbox:
             fn()
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 @contextlib.contextmanager
 def _errors(path: Path) -> Iterator[None]:
     try:
@@ -335,10 +396,9 @@ def _errors(path: Path) -> Iterator[None]:
         raise QueueError(f"the queue {path} is closed") from error
     except sqlite3.Error as error:
         code: Any = getattr(error, "sqlite_errorcode", 0)
-        full = code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-        hint = (
-            "the disk is full or cannot be written; free some space and do it again"
-            if full
-            else str(error)
-        )
+        hint = str(error)
+        if code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            hint = "the disk is full or cannot be written; free some space and do it again"
+        elif is_damage(error):
+            hint = "the file is damaged; connect again, and what can be read of it is saved"
         raise QueueError(f"nothing was written to the queue {path}: {hint}") from error

@@ -1,7 +1,7 @@
 """Operations as rows of the queue's file; each function runs inside a transaction of the caller's.
 
 The two rules of a lane are here: only its first row is not ``blocked``, and operations of one
-row of a table that have not left become one (`ops.coalesce`).
+row of a table that have not left become one (`ops.coalesce`). Each owner has lanes of its own.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from notebook_rt.outbox.ops import WRITES, Op, body, coalesce, lane_of, unbody
 
 _INSERT = """insert into ops
     (id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, attempts,
-     not_before, error)
+     not_before, error, owner)
     values (:id, :kind, :schema, :target, :lane, :body, :made_at, :expires_at, :state,
-     exists (select 1 from ops where lane = :lane), :sent, :attempts, :not_before, :error)"""
+     exists (select 1 from ops where owner = :owner and lane = :lane), :sent, :attempts,
+     :not_before, :error, :owner)"""
 _UPDATE = """update ops set kind = :kind, body = :body, made_at = :made_at,
     expires_at = :expires_at, state = :state, sent = :sent, attempts = :attempts,
     not_before = :not_before, error = :error where id = :id"""
@@ -29,7 +30,7 @@ class Put:
     """What became of an operation that was put into the queue."""
 
     op: Op | None
-    """As it is stored now, but for its ``seq``.
+    """As it is stored now, but for its ``seq`` and owner.
 
     None: it took back one that had not left, and nothing is left to send.
     """
@@ -37,45 +38,48 @@ class Put:
     """The operation that it was made one with, as it was."""
 
 
-def put(db: sqlite3.Connection, ops: Sequence[Op], *, merge: bool) -> list[Put]:
-    """Add operations at the end, in order, or make one of those that can be."""
+def put(db: sqlite3.Connection, owner: str, ops: Sequence[Op], *, merge: bool) -> list[Put]:
+    """Add an owner's operations at the end, in order, or make one of those that can be."""
     ops = [op if op.lane else replace(op, lane=lane_of(op.schema, op.target, op.key)) for op in ops]
-    if not merge:
-        db.executemany(_INSERT, map(_values, ops))
-        return list(map(Put, ops))
-    taken = _taken(db, [op.lane for op in ops if op.kind in WRITES])
+    # Where one is put in, `_merge` asks about its lane itself.
+    lanes = [op.lane for op in ops if op.kind in WRITES] if merge else []
+    taken = _taken(db, owner, lanes) if len(ops) > 1 else set(lanes)
     results: list[Put] = []
-    fresh: list[Op] = []
+    fresh: list[dict[str, object]] = []
     for op in ops:
-        if op.kind in WRITES and op.lane in taken:
-            db.executemany(_INSERT, map(_values, fresh))
-            fresh.clear()
-            made_one = _merge(db, op)
+        if merge and op.kind in WRITES and op.lane in taken:
+            if fresh:
+                db.executemany(_INSERT, fresh)
+                fresh.clear()
+            made_one = _merge(db, owner, op)
             if made_one is not None:
                 results.append(made_one)
                 continue
         taken.add(op.lane)
-        fresh.append(op)
+        fresh.append({**_values(op), "owner": owner})
         results.append(Put(op))
-    db.executemany(_INSERT, map(_values, fresh))
+    db.executemany(_INSERT, fresh)
     return results
 
 
-def _taken(db: sqlite3.Connection, lanes: Sequence[str]) -> set[str]:
+def _taken(db: sqlite3.Connection, owner: str, lanes: Sequence[str]) -> set[str]:
     """Those of ``lanes`` in which something waits."""
     found: set[str] = set()
     for start in range(0, len(lanes), _LANES):
         some = lanes[start : start + _LANES]
         marks = ", ".join("?" * len(some))
-        rows = db.execute(f"select distinct lane from ops where lane in ({marks})", some)
+        rows = db.execute(
+            f"select distinct lane from ops where owner = ? and lane in ({marks})", [owner, *some]
+        )
         found.update(row["lane"] for row in rows)
     return found
 
 
-def _merge(db: sqlite3.Connection, op: Op) -> Put | None:
+def _merge(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
     """Make ``op`` one with the last of its lane; None: they stay two."""
     last = db.execute(
-        "select * from ops where lane = ? order by seq desc limit 1", (op.lane,)
+        "select * from ops where owner = ? and lane = ? order by seq desc limit 1",
+        (owner, op.lane),
     ).fetchone()
     if last is None or last["state"] != "waiting" or last["sent"]:
         return None
@@ -99,47 +103,58 @@ def remove(db: sqlite3.Connection, op: Op) -> None:
     """Take an operation away; the next of its lane may leave."""
     db.execute("delete from ops where id = ?", (op.id,))
     db.execute(
-        "update ops set blocked = 0 where seq = (select min(seq) from ops where lane = ?)",
-        (op.lane,),
+        "update ops set blocked = 0 "
+        "where seq = (select min(seq) from ops where owner = ? and lane = ?)",
+        (op.owner, op.lane),
     )
-
-
-def find(db: sqlite3.Connection, op: str) -> Op | None:
-    """The operation with an id."""
-    row = db.execute("select * from ops where id = ?", (op,)).fetchone()
-    return None if row is None else op_of(row)
 
 
 def later(db: sqlite3.Connection, op: Op) -> Iterator[Op]:
     """What stands behind an operation in its lane."""
-    rows = db.execute("select * from ops where lane = ? and seq > ?", (op.lane, op.seq))
+    rows = db.execute(
+        "select * from ops where owner = ? and lane = ? and seq > ?", (op.owner, op.lane, op.seq)
+    )
     return map(op_of, rows.fetchall())
 
 
-def ready(db: sqlite3.Connection, limit: int, now: float) -> list[Op]:
+def ready(db: sqlite3.Connection, owner: str, limit: int, now: float) -> list[Op]:
     """What may leave now, in order: the first of each lane, and broadcasts behind one another."""
     found = db.execute(
-        "select * from ops where state = 'waiting' and not blocked and not_before <= ? "
-        "order by seq limit ?",
-        (now, limit),
+        "select * from ops where owner = ? and state = 'waiting' and blocked = 0 "
+        "and not_before <= ? order by seq limit ?",
+        (owner, now, limit),
     )
     ops = list(map(op_of, found))
     for op in list(ops):
         if op.kind == "broadcast" and len(ops) < limit:
             more = db.execute(
-                "select * from ops where lane = ? and seq > ? and state = 'waiting' "
+                "select * from ops where owner = ? and lane = ? and seq > ? and state = 'waiting' "
                 "order by seq limit ?",
-                (op.lane, op.seq, limit - len(ops)),
+                (owner, op.lane, op.seq, limit - len(ops)),
             )
             ops += map(op_of, more)
     return sorted(ops, key=lambda op: op.seq)
 
 
-def expire(db: sqlite3.Connection, now: float) -> None:
+def expire(db: sqlite3.Connection, owner: str, now: float) -> None:
     """Drop what nobody wants to be sent any more."""
-    expired = db.execute("select * from ops where expires_at <= ?", (now,)).fetchall()
+    expired = db.execute(
+        "select * from ops where expires_at <= ? and owner = ?", (now, owner)
+    ).fetchall()
     for row in expired:
         remove(db, op_of(row))
+
+
+def claim(db: sqlite3.Connection, owner: str) -> None:
+    """Make what is of unknown owner (an older file's) this one's."""
+    db.execute("update conflicts set owner = ? where owner = ''", (owner,))
+    db.execute("update ops set owner = ? where owner = ''", (owner,))
+    db.execute(
+        "update ops set blocked = exists (select 1 from ops as earlier where "
+        "earlier.owner = ops.owner and earlier.lane = ops.lane and earlier.seq < ops.seq) "
+        "where owner = ?",
+        (owner,),
+    )
 
 
 def op_of(row: sqlite3.Row) -> Op:
@@ -157,6 +172,7 @@ def op_of(row: sqlite3.Row) -> Op:
         attempts=row["attempts"],
         not_before=row["not_before"],
         error=row["error"],
+        owner=row["owner"],
         seq=row["seq"],
         blocked=bool(row["blocked"]),
         **unbody(row["body"]),

@@ -1,24 +1,22 @@
 """The queue's file: where it is, its tables, and how an older or a damaged one is taken over.
 
-A file that cannot be read is never a reason not to start: it is set aside under another name, what
-can still be read of it is put into a new one, and the caller is told.
+A damaged file is no reason not to start: it is set aside, with what can be read of it saved
+(``salvage``).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import platformdirs
 
 from notebook_rt.errors import QueueError
-from notebook_rt.outbox.ops import unbody
+from notebook_rt.outbox import salvage
+from notebook_rt.outbox.owner import Owner
 
 logger = logging.getLogger("notebook_rt")
 
@@ -64,62 +62,109 @@ MIGRATIONS: list[str] = [
     create index conflicts_target on conflicts (schema, target, number);
     create index conflicts_op on conflicts (op);
     """,
+    # Whose each row is (owner.py); '' is unknown. Each owner's kernels have a lease of their own.
+    """
+    alter table ops add column owner text not null default '';
+    alter table conflicts add column owner text not null default '';
+    drop index ops_lane;
+    drop index ops_ready;
+    drop index conflicts_target;
+    create index ops_lane on ops (owner, lane, seq);
+    create index ops_ready on ops (owner, state, blocked, seq);
+    create index conflicts_target on conflicts (owner, schema, target, number);
+    drop table lease;
+    create table leases (
+        owner text primary key,
+        kernel text not null,
+        fence integer not null,
+        until real not null,
+        syncs integer not null default 0
+    ) without rowid;
+    """,
 ]
 """Each takes the file one version further; never changed, only added to."""
 
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+LOCKED_SECONDS = 10.0
+"""How long a write waits for another kernel's to end."""
 
 
-def path_for(url: str, login: str) -> Path:
-    """The file of a project and a login, in the user's state directory.
-
-    Parameters
-    ----------
-    url : str
-        The project's URL.
-    login : str
-        Who writes: a user's id, or the role of the key. Never the key itself.
-    """
-    parts = urlsplit(url)
-    host = "".join(c if c.isalnum() or c in ".-" else "_" for c in parts.netloc).strip(".")[:80]
-    digest = hashlib.sha256(f"{url.rstrip('/')}\n{login}".encode()).hexdigest()[:12]
-    return Path(platformdirs.user_state_dir("notebook_rt")) / "outbox" / f"{host}-{digest}.sqlite3"
+def directory() -> Path:
+    """Where the queues are, unless a session was given another place."""
+    return Path(platformdirs.user_state_dir("notebook_rt")) / "outbox"
 
 
-def open_file(path: Path, *, synchronous: str, timeout: float = 10.0) -> sqlite3.Connection:
-    """Open (or make) the queue's file, brought to this version.
+def path_for(owner: Owner) -> Path:
+    """The file of one project and login, in the user's state directory."""
+    netloc = urlsplit(owner.project).netloc
+    host = "".join(c if c.isalnum() or c in ".-" else "_" for c in netloc).strip(".")[:80]
+    named = f"{owner.project.rstrip('/')}\n{owner.login}"
+    digest = hashlib.sha256(named.encode()).hexdigest()[:12]
+    return directory() / f"{host}-{digest}.sqlite3"
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open (or make) the queue's file, brought to this version; commits do not sync (``normal``).
 
     Raises
     ------
     QueueError
-        If the directory cannot be written, or a newer version of the package wrote the file.
+        If the file cannot be made or opened, a damaged one cannot be set aside, or a newer version
+        of the package wrote it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Made here, with its mode, before SQLite does: there is no moment in which others can read.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        return _connect(path, synchronous, timeout)
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
-            raise QueueError(f"the queue's file {path} cannot be opened: {error}") from error
+        with salvage.alone(path):
+            return _open_alone(path)
     except OSError as error:
         raise QueueError(
             f"the queue's file {path} cannot be made: {error}. Pass queue_path=... to "
             "nrt.connect(...) to keep it elsewhere"
         ) from error
-    _set_aside(path, synchronous, timeout)
-    return _connect(path, synchronous, timeout)
+    except sqlite3.Error as error:
+        raise QueueError(
+            f"the queue's file {path} cannot be opened: {error}. Free some space if the disk is "
+            "full, or pass queue_path=... to nrt.connect(...) to keep it elsewhere"
+        ) from error
 
 
-def _connect(path: Path, synchronous: str, timeout: float) -> sqlite3.Connection:
+def _open_alone(path: Path) -> sqlite3.Connection:
+    if not salvage.is_unfinished(path):
+        # Made here, with its mode, before SQLite does: there is no moment in which others can read.
+        salvage.make_private(path)
+        try:
+            return _connect(path)
+        except sqlite3.DatabaseError as error:
+            if not salvage.is_damage(error):
+                raise
+    try:
+        if not salvage.is_unfinished(path):
+            salvage.save(path, _connect)
+        aside = salvage.replace(path)
+        connection = _connect(path)
+    except (OSError, sqlite3.Error) as error:
+        raise QueueError(
+            f"the queue's file {path} is damaged, and could not be set aside: {error}. Free some "
+            "space if the disk is full and end other kernels that use it, then connect again; or "
+            "pass queue_path=... to nrt.connect(...): what can be read of it stays where it is"
+        ) from error
+    (saved,) = connection.execute("select count(*) from ops").fetchone()
+    logger.warning(
+        "the queue's file was damaged: it is kept as %s, and %d unsent operations of it were saved",
+        aside,
+        saved,
+    )
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
     # One connection is used by one thread at a time, under the Outbox' lock.
     connection = sqlite3.connect(
-        path, timeout=timeout, isolation_level=None, check_same_thread=False
+        path, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
         connection.row_factory = sqlite3.Row
         connection.execute("pragma journal_mode = wal")
-        connection.execute(f"pragma synchronous = {synchronous}")
+        connection.execute("pragma synchronous = normal")
         _migrate(connection, path)
         (verdict,) = connection.execute("pragma quick_check(1)").fetchone()
         if verdict != "ok":
@@ -157,54 +202,3 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 def _version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("pragma user_version").fetchone()
     return int(version)
-
-
-def _set_aside(path: Path, synchronous: str, timeout: float) -> None:
-    """Rename a damaged file, and put what can be read of it into a new one."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    path.rename(aside)
-    for suffix in ("-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    rows = list(_readable(aside))
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    fresh = _connect(path, synchronous, timeout)
-    saved = 0
-    with contextlib.closing(fresh):
-        fresh.execute("begin immediate")
-        for row in rows:
-            names = ", ".join(row)
-            marks = ", ".join("?" * len(row))
-            with contextlib.suppress(sqlite3.Error, ValueError, TypeError):  # a torn row
-                unbody(str(row["body"]))
-                fresh.execute(f"insert into ops ({names}) values ({marks})", list(row.values()))
-                saved += 1
-        fresh.execute("commit")
-    logger.warning(
-        "the queue's file was damaged: it is kept as %s, and %d unsent operations of it were saved",
-        aside,
-        saved,
-    )
-
-
-def _readable(path: Path) -> Iterator[dict[str, object]]:
-    """The operations of a damaged file, from both ends until a page cannot be read."""
-    seen = set()
-    names = (
-        "seq, id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, "
-        "attempts, not_before, error"
-    )
-    for order in ("asc", "desc"):
-        with contextlib.suppress(sqlite3.Error):
-            connection = sqlite3.connect(path)
-            connection.row_factory = sqlite3.Row
-            with contextlib.closing(connection):
-                # The table itself, by its rowid: an index may be what is damaged.
-                for row in connection.execute(
-                    f"select {names} from ops not indexed order by seq {order}"
-                ):
-                    if row["seq"] not in seen:
-                        seen.add(row["seq"])
-                        yield dict(row)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from notebook_rt.errors import QueueError, WaitTimeoutError
 from notebook_rt.outbox.ops import WRITES, Json, Op
+from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ class QueueView:
         return len(self.outbox)
 
     def __repr__(self) -> str:
-        counts = self.outbox.counts()
-        return "<queue: " + ", ".join(f"{number} {state}" for state, number in counts.items()) + ">"
+        return f"<queue: {in_states(self.outbox.counts())}>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         if self._display is not None:
@@ -226,10 +226,18 @@ def state(op: Op) -> str:
     return op.state
 
 
+def in_states(counts: Mapping[str, int]) -> str:
+    """How many operations are in each state, in a few words."""
+    return ", ".join(f"{number} {name}" for name, number in counts.items())
+
+
 def as_json(op: Op) -> dict[str, Json]:
     """An operation, whole."""
+    owner = Owner.read(op.owner)
     return {
         "id": op.id,
+        "project": owner.project,
+        "login": owner.login,
         "what": what(op),
         "state": state(op),
         "why": op.error,

@@ -20,11 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from notebook_rt.store.types import Schema, equal
+from notebook_rt.sync.difference import between, differs, net, operation
 from notebook_rt.sync.merge import Edit, Strategies, merge_value
-from notebook_rt.sync.rows import Delete, Key, Load, Op, Row, RowChange, Rows, Upsert, WireRow
+from notebook_rt.sync.rows import Delete, Key, Load, Op, Row, RowChange, Rows, WireRow
 from notebook_rt.sync.stacks import Stacks
 
 SHIELD_SECONDS = 10.0
@@ -148,7 +150,7 @@ class Overlay:
                 transparent.append(wire)
                 continue
             row = self.schema.decode(wire)
-            if aside.row is None or _differs(row, aside.row):
+            if aside.row is None or differs(row, aside.row):
                 different.append((key, row))
         return self.rows.differing(transparent) + different
 
@@ -187,10 +189,19 @@ class Overlay:
         """Whether a new row may be shown: it is not known to be outside of the filter."""
         return self._matches is None or self._matches(row) is not False
 
-    def put(self, edits: Iterable[Edit], *, want_changes: bool = False) -> Sequence[RowChange]:
-        """Lay edits over the table, as one change; one with a known id takes the other's place."""
+    def put(
+        self,
+        edits: Iterable[Edit],
+        *,
+        seen: Mapping[Key, Row] = MappingProxyType({}),
+        want_changes: bool = False,
+    ) -> Sequence[RowChange]:
+        """Lay edits over the table, as one change; one with a known id takes the other's place.
+
+        ``seen`` are rows of the view, whole, as they are now: they are not looked up again.
+        """
         about = [self._stacks.add(edit) for edit in edits]
-        self._keep_aside(dict.fromkeys(key for keys in about for key in keys))
+        self._keep_aside(dict.fromkeys(key for keys in about for key in keys), seen)
         return self._refresh([root for root, *_ in about], [], want_changes)
 
     def sent(self, ids: Iterable[str]) -> None:
@@ -258,8 +269,13 @@ class Overlay:
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _keep_aside(self, keys: Iterable[Key]) -> None:
-        for key, row in self.rows.gather([k for k in keys if k not in self._aside]).items():
+    def _keep_aside(
+        self, keys: Iterable[Key], seen: Mapping[Key, Row] = MappingProxyType({})
+    ) -> None:
+        new = [key for key in keys if key not in self._aside]
+        rows = self.rows.gather([key for key in new if key not in seen])
+        for key in new:
+            row = dict(seen[key]) if key in seen else rows[key]
             self._aside[key] = _Aside(row)
             if row is not None:
                 self._shown[key] = (key, row)
@@ -287,7 +303,7 @@ class Overlay:
         if aside.row is not None:
             known = self.strategies.time_of(aside.row)
             later = version is not None and known is not None and known > version
-            if later or (written and not _differs(written, aside.row)):
+            if later or (written and not differs(written, aside.row)):
                 return key  # its event has come before, and perhaps others after it
         if self._matches is not None and self._matches(full) is False:
             aside.row, aside.last = None, full
@@ -388,8 +404,8 @@ class Overlay:
             if view is not None:
                 self._shown[root] = view
                 new[view[0]] = view[1]
-        changes = _between(old, new)
-        ops: list[Op] = [_op(change) for change in changes]
+        changes = between(old, new)
+        ops: list[Op] = [operation(change) for change in changes]
         if through:
             changes = list(self.rows.apply([*ops, *through], want_changes=want_changes))
         elif ops:
@@ -417,7 +433,7 @@ class Overlay:
             if aside.shield is None or any(aside.shield is one for one in older):
                 self._set_server(key, aside, row)
         laid = self._refresh(list(self._aside), [], want_changes)
-        return _net([*changes, *laid]) if want_changes else []
+        return net([*changes, *laid]) if want_changes else []
 
 
 class _Load:
@@ -439,41 +455,3 @@ class _Load:
     def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
         changes = self._inner.commit(ops, want_changes=want_changes)
         return self._overlay._loaded(changes, self._older, want_changes)
-
-
-def _differs(row: Row, known: Row) -> bool:
-    return any(not equal(value, known.get(name)) for name, value in row.items())
-
-
-def _net(changes: Iterable[RowChange]) -> list[RowChange]:
-    """Several changes of one row as one, and none if it is what it was."""
-    first: dict[Key, Row | None] = {}
-    latest: dict[Key, Row | None] = {}
-    for change in changes:
-        first.setdefault(change.key, change.old)
-        latest[change.key] = change.new
-    return _between(first, latest)
-
-
-def _between(old: Mapping[Key, Row | None], new: Mapping[Key, Row | None]) -> list[RowChange]:
-    """From what rows were to what they are, by the keys of ``new``; those that left come first."""
-    gone, here = [], []
-    for key, now in new.items():
-        was = old.get(key)
-        if now is None:
-            if was is not None:
-                gone.append(RowChange("delete", key, dict(was), None))
-        elif was is None:
-            here.append(RowChange("insert", key, None, dict(now)))
-        elif _differs(now, was):
-            here.append(RowChange("update", key, dict(was), dict(now)))
-    return gone + here
-
-
-def _op(change: RowChange) -> Op:
-    """What brings a change into the table below: of an update only what it changes."""
-    if change.new is None:
-        return Delete(change.key)
-    old = change.old or {}
-    changed = {n: v for n, v in change.new.items() if n not in old or not equal(v, old[n])}
-    return Upsert(change.key, changed)

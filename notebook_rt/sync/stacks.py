@@ -99,7 +99,7 @@ class Stacks:
     def new_key(self, edit: Edit) -> Key:
         """The row's key after the edit."""
         names = self._schema.key
-        if edit.kind != "update" or edit.values.keys().isdisjoint(names):
+        if edit.kind != "update" or not any(name in edit.values for name in names):
             return edit.key
         old = edit.key if len(names) > 1 else (edit.key,)
         named = dict(zip(names, old, strict=True))  # type: ignore[call-overload]  # a Key of several columns is a tuple (rows.py)

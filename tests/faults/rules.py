@@ -81,6 +81,14 @@ class Cut(RequestRule):
     when: Literal["before", "after", "within"] = "before"
 
 
+def lost_answers(chance: float = 1.0) -> tuple[Cut, ...]:
+    """The server acts on a write, and nobody hears of it."""
+    return tuple(
+        Cut(chance=chance, path="/", method=method, when="after")
+        for method in ("POST", "PATCH", "DELETE")
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stall(RequestRule):
     """The server acts at once, its answer arrives up to ``seconds`` late: an old truth.

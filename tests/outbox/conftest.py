@@ -1,4 +1,4 @@
-"""A table of its own for each test, on the real local stack, and the proxy before it."""
+"""A table of its own for each test, on the real local stack, and kernels that write to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from notebook_rt.local import LocalStack
-from tests.outbox.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.outbox.kernel import TABLE_SQL, Kernel
 
 LEDGER = Path(__file__).parents[2] / "notebook_rt" / "outbox" / "ledger.sql"
@@ -35,12 +34,6 @@ def ledger(stack: LocalStack) -> Iterator[None]:
     yield
     stack.sql("drop function notebook_rt_write; drop schema notebook_rt cascade")
     stack.sql("notify pgrst, 'reload schema'")
-
-
-@pytest.fixture
-def proxy(stack: LocalStack) -> Iterator[CuttingProxy]:
-    with cutting_proxy(stack.url) as running:
-        yield running
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ about to edit and what was acknowledged, and drains its queue meanwhile.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
+import signal
 import sys
 import time
 import uuid
@@ -20,6 +22,7 @@ import httpx
 
 from notebook_rt.editing import Editing, Editor
 from notebook_rt.outbox.ops import Json
+from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import HttpRest
 from notebook_rt.outbox.worker import Worker
@@ -41,6 +44,8 @@ SCHEMA = Schema(
     ),
     key=("id",),
 )
+OWNER = Owner("http://project", "anon")
+"""Of every kernel, with or without a proxy before the stack."""
 STRATEGIES = Strategies(columns={"n": "delta", "tags": "union"})
 
 TABLE_SQL = """
@@ -76,7 +81,7 @@ class Kernel:
         self.clock: Callable[[], float] = lambda: time.time() + clock_offset - true_offset
         self.url, self.key, self.table_name = url, key, table
         self.headers = {"apikey": key, "Authorization": f"Bearer {key}"}
-        self.outbox = Outbox(path, lease=5.0)
+        self.outbox = Outbox(path, OWNER, lease=5.0)
         self.notes: list[tuple[str, str]] = []
         self.editing = Editing(
             self.outbox, clock=self.clock, note=lambda kind, text: self.notes.append((kind, text))
@@ -91,7 +96,7 @@ class Kernel:
             self.outbox,
             self.rest,
             self.editing,
-            clock=self.clock,
+            clock=lambda: self.clock(),
             strategies=self.editing.strategies,
             batch=batch,
         )
@@ -152,6 +157,7 @@ async def edit_until_killed(url: str, through: str, key: str, path: str, table: 
     def say(*words: object) -> None:
         os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, draining.cancel)
     say("insert?", mine, 0)
     kernel.editor.insert({"id": mine, "note": "0", "tags": []})
     say("insert!", mine, 0)
@@ -167,7 +173,35 @@ async def edit_until_killed(url: str, through: str, key: str, path: str, table: 
         kernel.editor.edit(counter, {"n": kernel.view(counter)["n"] + amount})
         say("add!", counter, amount)
         await asyncio.sleep(dice.random() * 0.01)
-    draining.result()
+    with contextlib.suppress(asyncio.CancelledError):  # asked to end
+        draining.result()
+    await kernel.close()
+
+
+def planned(edits: int) -> list[str]:
+    """What `type_ahead` does, edit by edit: runs of up to 25 of one kind, mixed."""
+    dice = random.Random(11)
+    kinds: list[str] = []
+    while len(kinds) < edits:
+        kinds += [dice.choice(("insert", "update", "delete"))] * dice.randint(1, 25)
+    return kinds[:edits]
+
+
+def row_of(number: int) -> str:
+    """The row that an edit of the plan is about."""
+    return str(uuid.UUID(int=number))
+
+
+def type_ahead(url: str, key: str, path: str, table: str, edits: str) -> None:
+    """Make the planned edits, each of a row of its own, and send none of them."""
+    editor = Kernel(url, key, path, table).open().editor
+    for number, kind in enumerate(planned(int(edits))):
+        if kind == "insert":
+            editor.insert({"id": row_of(number), "note": str(number), "tags": []})
+        elif kind == "update":
+            editor.edit(row_of(number), {"note": str(number)})
+        else:
+            editor.delete(row_of(number))
 
 
 def nursery(arguments: list[str]) -> None:
@@ -182,6 +216,7 @@ def nursery(arguments: list[str]) -> None:
             pid = os.fork()
             if pid == 0:
                 asyncio.run(edit_until_killed(*arguments))
+                os._exit(0)
             running.append(pid)
             os.write(1, f"pid - {pid}\n".encode())
         else:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from notebook_rt.errors import QueueError
 from notebook_rt.outbox import schema
 from notebook_rt.outbox.lease import LeaseLostError
 from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 
 
@@ -190,7 +191,7 @@ def test_broadcasts_of_a_topic_leave_together_in_order_until_their_time_is_over(
 
 
 def test_one_kernel_at_a_time_sends_and_a_late_one_is_refused(path: Path) -> None:
-    first, second = Outbox(path, owner="elsewhere:1:a"), Outbox(path, owner="elsewhere:2:b")
+    first, second = Outbox(path, kernel="elsewhere:1:a"), Outbox(path, kernel="elsewhere:2:b")
     first.put(update("a", 1, n=1))
     (op,) = first.take(10, now=100.0)
     assert second.take(10, now=110.0) == [], "the first has the lease"
@@ -210,7 +211,7 @@ def test_a_dead_kernel_holds_nobody_up(path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     host = os.uname().nodename
-    dead, living = Outbox(path, owner=f"{host}:{process.pid}:x"), Outbox(path)
+    dead, living = Outbox(path, kernel=f"{host}:{process.pid}:x"), Outbox(path)
     dead.put(update("a", 1, n=1))
     assert dead.lease(now=100.0)
     assert living.take(10, now=100.5)
@@ -218,14 +219,26 @@ def test_a_dead_kernel_holds_nobody_up(path: Path) -> None:
     living.close()
 
 
+def test_what_cannot_leave_yet_is_synced_by_a_flush(outbox: Outbox, path: Path) -> None:
+    log = path.with_name(path.name + "-wal")
+    for number in range(3):
+        outbox.put(update(str(number), number, n=1))
+        before = log.read_bytes()
+        outbox.flush()
+        assert log.read_bytes() != before, "a commit that writes nothing syncs nothing"
+    before = log.read_bytes()
+    outbox.flush()
+    assert log.read_bytes() == before, "there was nothing to sync"
+
+
 def test_a_full_disk_is_said_and_nothing_of_it_is_kept(outbox: Outbox) -> None:
     outbox.put(update("a", 1, n=1))
-    (pages,) = outbox._user.execute("pragma page_count").fetchone()
-    outbox._user.execute(f"pragma max_page_count = {pages + 2}")
+    (pages,) = outbox._db.execute("pragma page_count").fetchone()
+    outbox._db.execute(f"pragma max_page_count = {pages + 2}")
     with pytest.raises(QueueError, match="disk is full"):
         outbox.put(update("x", 7, n=1), *(update(str(n), n, text="x" * 900) for n in range(8, 99)))
     assert ids(outbox.ops()) == ["a"], "all or none"
-    outbox._user.execute("pragma max_page_count = 1000000")
+    outbox._db.execute("pragma max_page_count = 1000000")
     outbox.put(update("b", 2, n=1))
 
 
@@ -233,39 +246,6 @@ def test_a_directory_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(QueueError, match="queue_path"):
         Outbox(tmp_path / "file" / "queue.sqlite3")
-
-
-def damage_header(data: bytearray) -> None:
-    data[:100] = b"\x13" * 100
-
-
-def damage_middle(data: bytearray) -> None:
-    page = 4096
-    for number in (len(data) // page // 2, len(data) // page // 2 + 1):
-        data[number * page : (number + 1) * page] = b"\xff" * page
-
-
-@pytest.mark.parametrize(("damage", "least"), [(damage_header, 0), (damage_middle, 1)])
-def test_a_damaged_file_is_set_aside_and_its_rows_are_saved(
-    path: Path,
-    damage: Callable[[bytearray], None],
-    least: int,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    first = Outbox(path)
-    first.put(*(update(str(n), n, {"text": 0}, text="x" * 200) for n in range(300)))
-    first.close()
-    data = bytearray(path.read_bytes())
-    damage(data)
-    path.write_bytes(data)
-    second = Outbox(path)
-    saved = second.ops()
-    assert len(saved) >= least * 100
-    assert all(op.values == {"text": "x" * 200} for op in saved)
-    assert path.with_name(path.name + ".damaged-1").read_bytes() == data
-    assert "damaged" in caplog.text
-    second.put(update("new", 1000, n=1))
-    second.close()
 
 
 def test_an_older_file_is_brought_up_and_a_newer_one_refused(
@@ -287,15 +267,15 @@ def test_an_older_file_is_brought_up_and_a_newer_one_refused(
 
 
 def test_the_file_belongs_to_one_project_and_login() -> None:
-    one = schema.path_for("https://x.supabase.co", "anon")
-    assert one == schema.path_for("https://x.supabase.co/", "anon")
+    one = schema.path_for(Owner("https://x.supabase.co", "anon"))
+    assert one == schema.path_for(Owner("https://x.supabase.co/", "anon"))
     others = {
         one,
-        schema.path_for("https://y.supabase.co", "anon"),
-        schema.path_for("https://x.supabase.co", "6f1c"),
+        schema.path_for(Owner("https://y.supabase.co", "anon")),
+        schema.path_for(Owner("https://x.supabase.co", "6f1c")),
     }
     assert len(others) == 3
-    assert ".." not in schema.path_for("https://../../etc", "x").name
+    assert ".." not in schema.path_for(Owner("https://../../etc", "x")).name
 
 
 def test_a_forked_child_does_not_touch_its_parents_file(outbox: Outbox) -> None:
@@ -323,6 +303,43 @@ while True:
     sys.stdout.flush()
     number += 1
 """
+
+
+PATIENT = """
+import sys
+from pathlib import Path
+from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.queue import Outbox
+outbox = Outbox(Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.readline()
+outbox.put(Op("patient", "update", "public", "t", 0.0, {"id": 1}, {"n": 1}, {"n": 0}))
+print("put", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_kernel_that_ends_takes_nothing_along_that_others_write(path: Path) -> None:
+    first = Outbox(path)
+    patient = subprocess.Popen(
+        [sys.executable, "-c", PATIENT, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert patient.stdin is not None
+    assert patient.stdout is not None
+    assert patient.stdout.readline() == "open\n"
+    first.put(update("first", 2, n=1))
+    first.close()  # not the last on the file: the log must stay
+    patient.stdin.write("\n")
+    patient.stdin.flush()
+    assert patient.stdout.readline() == "put\n"
+    patient.kill()
+    patient.communicate()
+    last = Outbox(path)
+    assert set(ids(last.ops())) == {"first", "patient"}
+    last.close()
 
 
 def test_four_processes_killed_again_and_again_lose_no_acknowledged_write(path: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 from notebook_rt.editing import InvalidEditError
 from notebook_rt.errors import ConflictError
 from notebook_rt.local import LocalStack
+from notebook_rt.outbox.ops import Op
 from notebook_rt.sync.merge import Strategies
-from tests.outbox.cutting_proxy import CuttingProxy
 from tests.outbox.kernel import Kernel
+from tests.proxy import Answer, Proxy, lost_answers
 
 MakeKernel = Callable[..., Kernel]
 
@@ -117,6 +118,26 @@ async def test_ask_waits_for_a_decision_and_holds_back_that_row_only(
     assert after is not None
     assert (after["note"], after["price"]) == ("theirs", 3)
     assert k.editor.conflicts["open"].tolist() == [False]
+    await k.close()
+
+
+async def test_who_decides_before_the_conflict_is_told_has_decided(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel(strategies=Strategies("ask"))
+    told = k.editing.rebased
+
+    def late(op: Op, records: Any) -> None:
+        k.editor.resolve(key, "note", "theirs")  # seen in the file already
+        told(op, records)
+
+    k.editing.rebased = late  # type: ignore[method-assign]  # the moment between the two
+    k.editor.edit(key, {"note": "mine"})
+    stack.sql(f"update {table} set note = 'theirs' where id = %s", key)
+    await k.drain()
+    assert k.overlay.edits == []
+    k.read()
+    assert k.view(key)["note"] == "theirs"
     await k.close()
 
 
@@ -266,7 +287,7 @@ async def test_a_lost_answer_is_recognised(
     table: str,
     key: str,
     kernel: MakeKernel,
-    proxy: CuttingProxy,
+    proxy: Proxy,
     with_ledger: bool,
     request: pytest.FixtureRequest,
 ) -> None:
@@ -279,7 +300,7 @@ async def test_a_lost_answer_is_recognised(
     other = k.editor.insert({"note": "x", "tags": []})
     k.editor.edit(key, {"n": 11})
     await k.drain()
-    proxy.cut = 1.0
+    proxy.rules = lost_answers()
     k.editor.edit(key, {"note": "mine", "n": 15})
     k.editor.delete(other)
     made = k.editor.insert({"note": "made", "tags": []})
@@ -291,7 +312,7 @@ async def test_a_lost_answer_is_recognised(
     assert after["n"] == 15
     assert len(k.outbox) > 0
     stack.sql(f"update {table} set n = n + 100 where id = %s", key)
-    proxy.cut = 0.0
+    proxy.heal()
     k.worker.wake()
     await k.drain()
     after = row(stack, table, key)
@@ -308,15 +329,17 @@ async def test_a_lost_answer_is_recognised(
 
 
 async def test_a_sum_that_never_arrived_is_sent_again_without_a_ledger(
-    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: CuttingProxy
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: Proxy
 ) -> None:
     k = kernel(url=proxy.url)
     k.editor.edit(key, {"n": 15})
-    proxy.answers = [(404, {}), (503, {})]  # no ledger; then a gateway that may have passed it on
+    # No ledger; then a gateway that may have passed it on.
+    proxy.rules = (Answer(status=404, path="/rpc/"), Answer(method="PATCH"))
     await k.worker.step()
+    proxy.heal()
     assert k.outbox.ops()[0].sent
     moment = k.outbox.ops()[0].not_before
-    k.worker._clock = lambda: moment + 1
+    k.clock = lambda: moment + 1
     await k.drain()
     assert states(k) == []
     assert row(stack, table, key)["n"] == 15  # type: ignore[index]  # it is there
@@ -324,17 +347,17 @@ async def test_a_sum_that_never_arrived_is_sent_again_without_a_ledger(
 
 
 async def test_the_network_is_waited_for_and_that_is_no_attempt(
-    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: CuttingProxy
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: Proxy
 ) -> None:
     k = kernel(url=proxy.url)
     k.editor.edit(key, {"note": "mine"})
-    proxy.refuse = True
+    proxy.down()
     for _ in range(5):
         await k.worker.step()
         k.worker.wake()
     assert k.outbox.ops()[0].attempts == 0
     assert k.worker.offline
-    proxy.refuse = False
+    proxy.up()
     k.worker.wake()
     await k.drain()
     assert row(stack, table, key)["note"] == "mine"  # type: ignore[index]  # it is there
@@ -342,16 +365,17 @@ async def test_the_network_is_waited_for_and_that_is_no_attempt(
 
 
 async def test_answers_that_say_later_are_obeyed(
-    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: CuttingProxy
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: Proxy
 ) -> None:
     k = kernel(url=proxy.url)
     now = [1_000.0]
-    k.worker._clock = lambda: now[0]
+    k.clock = lambda: now[0]
     k.editor.edit(key, {"note": "mine"})
-    proxy.answers = [(429, {"Retry-After": "30"}), (503, {}), (503, {}), (503, {})]
+    proxy.rules = (Answer(status=429, retry_after=30),)
     assert await k.worker.step() == 1
     assert await k.worker.step() == 0, "it was told to wait"
     now[0] += 31
+    proxy.rules = (Answer(status=503),)
     for attempt in (1, 2):
         await k.worker.step()
         (op,) = k.outbox.ops()
@@ -359,7 +383,8 @@ async def test_answers_that_say_later_are_obeyed(
         now[0] = op.not_before
     await k.worker.step()
     (op,) = k.outbox.ops()
-    assert (op.attempts, op.state, op.error) == (3, "failed", "503: no")
+    assert (op.attempts, op.state, op.error) == (3, "failed", "503: name resolution failed")
+    proxy.heal()
     k.outbox.retry()
     await k.worker.step()
     assert row(stack, table, key)["note"] == "mine"  # type: ignore[index]  # it is there
@@ -428,7 +453,7 @@ async def test_what_was_typed_before_the_crash_is_on_the_screen_after_it(
     k = kernel()
     k.editor.edit(key, {"note": "typed", "n": 12})
     made = k.editor.insert({"note": "also", "tags": []})
-    k.outbox._user.close()  # no orderly end
+    k.outbox._db.close()  # no orderly end
     again = kernel()
     assert again.view(key)["note"] == "typed"
     assert again.view(key)["n"] == 12
@@ -520,7 +545,7 @@ async def test_what_another_kernel_sent_is_settled_here(
 
 
 async def test_calls_and_broadcasts_go_the_same_way(
-    stack: LocalStack, table: str, kernel: MakeKernel, proxy: CuttingProxy
+    stack: LocalStack, table: str, kernel: MakeKernel, proxy: Proxy
 ) -> None:
     stack.sql(
         f"create function {table}_call(v int) returns void language sql as "
@@ -531,10 +556,10 @@ async def test_calls_and_broadcasts_go_the_same_way(
     k = kernel(url=proxy.url)
     assert k.editing.call(f"{table}_call", {"v": 1}, repeatable=False).queued
     await k.drain()
-    proxy.cut = 1.0
+    proxy.rules = lost_answers()
     k.editing.call(f"{table}_call", {"v": 2}, repeatable=False)
     await k.worker.step()
-    proxy.cut = 0.0
+    proxy.heal()
     k.worker.wake()
     await k.drain()
     (lost,) = k.outbox.ops()
@@ -546,9 +571,8 @@ async def test_calls_and_broadcasts_go_the_same_way(
     sent = [k.editing.broadcast("room", "price", {"n": n}) for n in range(25)]
     k.editing.broadcast("room", "late", {}, ttl=-1.0)
     assert all(result.queued and result.id for result in sent)
-    proxy.requests.clear()
+    posts = proxy.counts["POST"]
     await k.drain()
-    posts = [path for method, path in proxy.requests if method == "POST"]
-    assert posts == ["/realtime/v1/api/broadcast"] * 3
+    assert proxy.counts["POST"] - posts == 3, "ten at a time"
     assert len(k.outbox) == 0
     await k.close()

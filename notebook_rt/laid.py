@@ -1,0 +1,122 @@
+"""What the queue holds for one live table, laid over its view.
+
+In come operations of the queue's file, the worker's word on what became of them, and the news that
+another kernel wrote there; the view shows it. ``Editor`` adds what a user does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from notebook_rt.outbox.compose import Composer, InvalidEditError
+from notebook_rt.outbox.ops import WRITES, Json, Op
+from notebook_rt.sync.merge import Edit, Strategies
+from notebook_rt.sync.overlay import Overlay
+from notebook_rt.sync.rows import Key, Row, RowChange
+
+if TYPE_CHECKING:
+    from notebook_rt.editing import Editing
+
+
+class Laid:
+    """The pending operations of one table, as its view shows them.
+
+    Whoever calls it holds the session's one lock, but for ``attach``.
+    """
+
+    def __init__(
+        self,
+        editing: Editing,
+        schema: str,
+        table: str,
+        strategies: Strategies,
+        changed: Callable[[Sequence[RowChange]], object] | None,
+    ) -> None:
+        self.schema_name = schema
+        self.table = table
+        self.strategies = strategies
+        self.overlay: Overlay | None = None
+        self._composer: Composer | None = None
+        self._editing = editing
+        self._outbox = editing.outbox
+        self.on_merge: list[Callable[[Sequence[Mapping[str, Json]]], object]] = []
+        """Called with the records of each merge (see ``conflicts``), on the loop thread."""
+        self._changed = changed
+
+    def attach(self, overlay: Overlay) -> None:
+        """Use this overlay from now on, and lay over it what the queue holds for the table.
+
+        Called before its first snapshot is shown, and again whenever the table is made anew.
+        """
+        with self._editing.lock:
+            self.overlay = overlay
+            self._composer = Composer(
+                overlay.schema,
+                self.schema_name,
+                self.table,
+                self.strategies,
+                self._editing.make_id,
+                self._editing.clock,
+            )
+            self.lay(self._outbox.ops(schema=self.schema_name, target=self.table))
+
+    def lay(
+        self,
+        ops: Sequence[Op],
+        made: Mapping[str, Edit] = MappingProxyType({}),
+        seen: Mapping[Key, Row] = MappingProxyType({}),
+    ) -> None:
+        """Lay operations over the view; inserts only where the table's filter may take them.
+
+        What is known already is not worked out again: ``made``, operations as edits of this schema,
+        by their ids, and ``seen``, rows of the view as they are now.
+        """
+        if self.overlay is None:
+            return
+        overlay, composer = self._need()
+        types = overlay.schema.types
+        writes = (op for op in ops if op.kind in WRITES)
+        known = (op for op in writes if all(name in types for name in (*op.values, *op.key)))
+        edits = [made.get(op.id) or composer.edit(op) for op in known]
+        shown = [edit for edit in edits if edit.kind != "insert" or overlay.accepts(edit.values)]
+        self._say(overlay.put(shown, seen=seen, want_changes=self._changed is not None))
+
+    def catch_up(self) -> None:
+        if self.overlay is None:
+            return
+        known = {edit.id for edit in self.overlay.edits}
+        there = self._outbox.numbers(self.schema_name, self.table)
+        for op_id in known - there.keys():
+            done, row = self._outbox.fate(op_id)
+            if done:
+                self.settled(op_id, row)
+            else:  # somebody discarded it
+                self._say(self.overlay.discard([op_id], want_changes=True))
+        new = sorted(there.keys() - known, key=there.__getitem__)
+        self.lay([op for op_id in new if (op := self._outbox.get(op_id)) is not None])
+
+    def again(self) -> None:
+        """Show what the queue holds now: somebody decided about it there."""
+        self.catch_up()
+        self.lay(self._ops())
+
+    def settled(self, op: str, row: Mapping[str, Json] | None) -> None:
+        if self.overlay is None:
+            return
+        typed = None if row is None else self.overlay.schema.decode(row)
+        now = self._editing.clock()
+        self._say(self.overlay.settle(op, typed, now=now, want_changes=True))
+
+    def _say(self, changes: Sequence[RowChange]) -> None:
+        if changes and self._changed is not None:
+            self._changed(changes)
+
+    def _need(self) -> tuple[Overlay, Composer]:
+        if self.overlay is None or self._composer is None:
+            raise InvalidEditError(f'table "{self.table}" is not loaded yet: wait() for it')
+        return self.overlay, self._composer
+
+    def _ops(self) -> list[Op]:
+        return self._outbox.ops(schema=self.schema_name, target=self.table)

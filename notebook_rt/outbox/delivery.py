@@ -1,0 +1,377 @@
+"""Carries out what ``decide`` says about one operation: sends, merges, and puts down what came of it.
+
+What became of an operation is durable before anybody is told. The queue's file is read and written
+on a thread of its own, so that neither a sync of the disk nor another kernel's lock stops the
+heartbeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from notebook_rt.outbox import decide
+from notebook_rt.outbox.decide import Answer, Request
+from notebook_rt.outbox.ops import Json, Op
+from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.rest import NoAnswerError, Rest
+from notebook_rt.sync.merge import Strategies, rebase
+
+logger = logging.getLogger("notebook_rt")
+T = TypeVar("T")
+
+_MERGES = 8
+"""Times that one row is merged anew before the worker looks after the others."""
+
+_DENIED = (
+    "0 rows matched although the row is unchanged: a row-level security policy of {} does not let "
+    "this login {} it"
+)
+
+
+class Listener(Protocol):
+    """Who is told what became of operations; called on the loop thread, after it is durable."""
+
+    def leaving(self, ops: Sequence[Op]) -> None:
+        """They are on their way."""
+
+    def settled(self, op: Op, row: Mapping[str, Json] | None) -> None:
+        """Done; ``row`` is what the server answered, if it answered one."""
+
+    def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
+        """Merged with the server's row; ``op`` is what is left to send, or asks."""
+
+    def failed(self, op: Op) -> None:
+        """Set aside with the server's words."""
+
+    def elsewhere(self) -> None:
+        """Another process wrote to the file."""
+
+    def tick(self, now: float) -> None:
+        """About twice a second."""
+
+
+@dataclass(slots=True)
+class _Server:
+    """What was learnt of the server's abilities."""
+
+    xmin: bool = True
+    ledger: bool = True
+
+
+@dataclass(slots=True)
+class _Job:
+    """An operation as it stands while it is carried out: merged anew, with the row's version."""
+
+    op: Op
+
+
+class Delivery:
+    """The way of operations to the server, and what is known of it.
+
+    Parameters are those of `Worker`.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        rest: Rest,
+        listener: Listener,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        strategies: Callable[[str, str], Strategies | None],
+        max_attempts: int,
+    ) -> None:
+        self.outbox = outbox
+        self.offline = False
+        """The last request found no network."""
+        self.unauthorized = ""
+        """The server's words when it refused the login, until there is a new one."""
+        self.retry_at = 0.0
+        """Nothing leaves before."""
+        self._rest = rest
+        self._listener = listener
+        self._clock = clock
+        self._random = random
+        self._strategies = strategies
+        self._max_attempts = max_attempts
+        self._server = _Server()
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="notebook_rt-outbox")
+
+    @property
+    def stopped(self) -> bool:
+        """Nothing may leave now."""
+        return bool(self.unauthorized) or self.retry_at > self._clock()
+
+    async def send(self, group: Sequence[Op]) -> int:
+        """Carry out what may leave together; how many came to an end or moved on."""
+        self.tell(self._listener.leaving, group)
+        if group[0].kind == "broadcast":
+            return await self._broadcast(group)
+        if group[0].kind == "insert" and len(group) > 1:
+            return await self._insert_all(group)
+        return sum(await asyncio.gather(*map(self._one, group)))
+
+    # --- one operation ---------------------------------------------------------------------------
+
+    async def _one(self, op: Op) -> int:
+        job = _Job(op)
+        try:
+            if op.kind == "rpc":
+                await self._call(op)
+            elif decide.has_sums(op) and self._server.ledger:
+                await self._add(job)
+            else:
+                await self._write(job)
+        except NoAnswerError as error:
+            await self._no_answer([job.op], error)
+            return 0
+        self.offline = False
+        return 1
+
+    async def _insert_all(self, group: Sequence[Op]) -> int:
+        """Several inserts at once; whichever the server did not take goes on by itself."""
+        try:
+            answer = await self._send(decide.insert_all(group))
+        except NoAnswerError as error:
+            await self._no_answer(group, error)
+            return 0
+        self.offline = False
+        rows = answer.body if isinstance(answer.body, list) and answer.status < 300 else []
+        made = {decide.row_key(group[0], row): row for row in rows}
+        done = [(op, made[key]) for op in group if (key := decide.row_key(op, op.key)) in made]
+        if done:
+            await self.on_disk(self.outbox.settle_all, done)
+            for op, row in done:
+                self.tell(self._listener.settled, op, row)
+        left = [op for op in group if op.id not in {one.id for one, _ in done}]
+        moved = len(done)
+        for op in left:
+            if self.stopped:
+                await self.on_disk(self.outbox.back, op)
+            else:
+                moved += await self._one(op)
+        return moved
+
+    async def _write(self, job: _Job) -> None:
+        """Insert, update or delete a row, if it is what the operation was based on."""
+        denied = False
+        for _ in range(_MERGES):
+            by_xmin = False
+            if decide.needs_version(job.op):
+                ready = await self._look_first(job)
+                if ready is None:
+                    return
+                if not ready:
+                    continue
+                by_xmin = bool(job.op.xmin)
+            op = job.op
+            answer = await self._send(decide.write(op, by_xmin=by_xmin))
+            if decide.judge(answer, 0, 0.0).meaning != "done":
+                await self._no(op, answer)
+                return
+            if isinstance(answer.body, list) and answer.body:
+                await self._settle(op, None if op.kind == "delete" else answer.body[0])
+                return
+            row, problem = await self._fetch(op)
+            if problem is not None:
+                await self._no(op, problem)
+                return
+            if row is not None and op.kind != "insert" and decide.unchanged(op, row):
+                if denied:
+                    await self._fail(op, _DENIED.format(op.target, op.kind))
+                    return
+                denied = True
+            elif row is None and op.kind == "insert":
+                await self._fail(op, "nothing was inserted, and the row cannot be seen")
+                return
+            elif not await self._merge(job, row, None):
+                return
+        await self._back(job.op, until=self._clock() + decide.NETWORK_WAIT)
+
+    async def _look_first(self, job: _Job) -> bool | None:
+        """Compare here what the server cannot, and note the row's version for the write.
+
+        True: write; False: it was merged, look again; None: it came to an end.
+        """
+        op = job.op
+        row, problem = await self._fetch(op)
+        if problem is not None:
+            await self._no(op, problem)
+            return None
+        moved = None
+        if op.xmin and row is not None and "xmin" in row:
+            moved = str(row["xmin"]) != op.xmin
+        lost = op.sent and moved is not False
+        if row is None or lost or not decide.unchanged(op, row):
+            return False if await self._merge(job, row, moved) else None
+        if "xmin" in row:
+            # Durable before it leaves: after a lost answer it tells whether the row moved.
+            job.op = replace(op, xmin=str(row["xmin"]))
+            await self.on_disk(self.outbox.back, replace(job.op, sent=True))
+        elif not decide.has_sums(op):
+            await self._fail(op, "the server can neither compare a changed column nor give xmin")
+            return None
+        return True
+
+    async def _add(self, job: _Job) -> None:
+        """An update with sums, exactly once through the ledger."""
+        for _ in range(_MERGES):
+            op = job.op
+            answer = await self._send(decide.through_ledger(op))
+            code = answer.body.get("code") if isinstance(answer.body, dict) else None
+            if answer.status == 404 or code == "PGRST202":
+                self._server.ledger = False
+                await self._write(job)
+                return
+            if code != "NRT01":
+                if decide.judge(answer, 0, 0.0).meaning != "done":
+                    await self._no(op, answer)
+                    return
+                row = answer.body.get("row") if isinstance(answer.body, dict) else None
+                await self._settle(op, row)
+                return
+            # Its id is not in the ledger: it was certainly not applied.
+            job.op = replace(op, sent=False)
+            row, problem = await self._fetch(op)
+            if problem is not None:
+                await self._no(job.op, problem)
+                return
+            if not await self._merge(job, row, None):
+                return
+            if not decide.has_sums(job.op):
+                await self._write(job)
+                return
+        await self._back(job.op, until=self._clock() + decide.NETWORK_WAIT)
+
+    async def _call(self, op: Op) -> None:
+        if op.sent and not op.repeatable:
+            words = "its answer was lost, so it may have run: retry it if it may run twice"
+            return await self._fail(op, words)
+        answer = await self._send(decide.call(op))
+        if decide.judge(answer, 0, 0.0).meaning != "done":
+            return await self._no(op, answer)
+        return await self._settle(op, None)
+
+    async def _broadcast(self, group: Sequence[Op]) -> int:
+        try:
+            answer = await self._send(decide.broadcast(group))
+        except NoAnswerError as error:
+            await self._no_answer(group, error)
+            return 0
+        self.offline = False
+        for op in group:
+            if decide.judge(answer, 0, 0.0).meaning == "done":
+                await self._settle(op, None)
+            else:
+                await self._no(op, answer)
+        return len(group)
+
+    # --- what became of it -----------------------------------------------------------------------
+
+    async def _send(self, request: Request) -> Answer:
+        answer = await self._rest.send(request)
+        refused = decide.judge(answer, 0, 0.0).meaning == "refresh"
+        if refused and await self._rest.refresh():
+            answer = await self._rest.send(request)
+        return answer
+
+    async def _fetch(self, op: Op) -> tuple[dict[str, Json] | None, Answer | None]:
+        """The server's row of now, or the answer that says why there is none to be had."""
+        try:
+            answer = await self._send(decide.fetch(op, xmin=self._server.xmin))
+            if self._server.xmin and answer.status == 400:
+                answer = await self._send(decide.fetch(op, xmin=False))
+                self._server.xmin = not 200 <= answer.status < 300
+        except NoAnswerError as error:
+            error.sent = False  # a read that is lost has no effect
+            raise
+        if not 200 <= answer.status < 300:
+            return None, answer
+        rows = answer.body if isinstance(answer.body, list) else []
+        return (rows[0] if rows else None), None
+
+    async def _merge(self, job: _Job, row: dict[str, Json] | None, moved: bool | None) -> bool:
+        """Merge with the row of now; False: nothing is left to send (now)."""
+        op = job.op
+        strategies = self._strategies(op.schema, op.target) or decide.strategies_of(op)
+        typed = None if row is None else decide.row_of(op, row)
+        left = rebase(decide.edit_of(op), typed, strategies, self._clock(), moved=moved)
+        records = [decide.record_of(op, conflict) for conflict in left.conflicts]
+        if left.open:
+            asking = replace(op, state="asking", error=left.conflicts[-1].rule)
+            await self.on_disk(lambda: self.outbox.back(asking, records=records))
+            self.tell(self._listener.rebased, asking, records)
+            return False
+        if left.edit is None:
+            await self.on_disk(self.outbox.settle, op, row, records)
+            if records:
+                self.tell(self._listener.rebased, op, records)
+            self.tell(self._listener.settled, op, row)
+            return False
+        job.op = decide.op_of(op, left)
+        leaving = replace(job.op, sent=True)  # it goes out again at once
+        await self.on_disk(lambda: self.outbox.back(leaving, records=records))
+        self.tell(self._listener.rebased, leaving, records)
+        return True
+
+    async def _settle(self, op: Op, row: dict[str, Json] | None) -> None:
+        await self.on_disk(self.outbox.settle, op, row)
+        self.tell(self._listener.settled, op, row)
+
+    async def _no(self, op: Op, answer: Answer) -> None:
+        """An answer that is none of success."""
+        jitter = self._random() * 0.2
+        verdict = decide.judge(answer, op.attempts, self._clock(), jitter, self._max_attempts)
+        op = replace(op, attempts=op.attempts + verdict.counts, sent=op.sent or verdict.lost)
+        if verdict.meaning == "refresh":
+            self.unauthorized = verdict.words
+            await self._back(op, until=0.0)
+        elif verdict.meaning == "wait":
+            if answer.status == 429:
+                self.retry_at = max(self.retry_at, verdict.until)
+            await self._back(op, until=verdict.until, words=verdict.words)
+        else:
+            await self._fail(op, verdict.words)
+
+    async def _no_answer(self, ops: Sequence[Op], error: NoAnswerError) -> None:
+        """The network is away: it waits, and that is no attempt."""
+        self.offline = True
+        wait = decide.NETWORK_WAIT * (1 + 0.2 * self._random())
+        self.retry_at = max(self.retry_at, self._clock() + wait)
+        for op in ops:
+            await self._back(replace(op, sent=op.sent or error.sent), until=0.0)
+
+    async def _back(self, op: Op, *, until: float, words: str = "") -> None:
+        await self.on_disk(
+            self.outbox.back, replace(op, state="waiting", not_before=until, error=words)
+        )
+
+    async def _fail(self, op: Op, words: str) -> None:
+        failed = replace(op, state="failed", error=words)
+        await self.on_disk(self.outbox.back, failed)
+        self.tell(self._listener.failed, failed)
+
+    def tell(self, fn: Callable[..., object], *args: object) -> None:
+        """What happened is durable already: a listener that fails stops nothing."""
+        try:
+            fn(*args)
+        except Exception:
+            logger.exception("the queue's worker: telling what happened")
+
+    # --- the file --------------------------------------------------------------------------------
+
+    async def on_disk(self, fn: Callable[..., T], *args: Any) -> T:
+        """Call something that reads or writes the file, on the thread for it."""
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self._disk, fn, *args)
+        except RuntimeError:  # Python is ending: no executor takes work any more
+            return fn(*args)
+        return await done
+
+    def end(self) -> None:
+        self._disk.shutdown(wait=False)

@@ -1,0 +1,38 @@
+"""Whose an operation is: the project and the login under which it was made, and leaves.
+
+A queue's file may be shared (``queue_path``); who signs in sees and sends only what is their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """One login of one project; ``str`` is how the file has it."""
+
+    project: str
+    """The project's URL."""
+    login: str
+    """A user's id, or the role of the key. Never a key or a token."""
+
+    def __str__(self) -> str:
+        return f"{self.project.rstrip('/')} {self.login}"
+
+    @classmethod
+    def read(cls, text: str) -> Owner:
+        """The owner that a file names; of an older file's row, an empty one.
+
+        >>> Owner.read(str(Owner("https://x.supabase.co", "6f1c")))
+        Owner(project='https://x.supabase.co', login='6f1c')
+        """
+        return cls(*text.partition(" ")[::2])
+
+    @property
+    def words(self) -> str:
+        """For people. A login's name is its own choice: quoted, so that it says nothing else."""
+        if not self.login:
+            return "an unknown login"
+        return f"login {self.login[:80]!r} of {urlsplit(self.project).hostname}"

@@ -1,0 +1,151 @@
+"""A damaged queue's file: kept aside under another name, what can be read of it put into a new one.
+
+Whoever opens a queue's file does it `alone`, so a file is set aside once, by one process. A kill at
+any moment loses nothing: the new file is complete, as ``….saved``, before the damaged one gives way,
+and whoever opens the queue next goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from notebook_rt.outbox.ops import decode, unbody
+
+Connect: TypeAlias = Callable[[Path], sqlite3.Connection]
+
+ALONE_SECONDS: Final = 60.0
+"""How long is waited for another process that opens the file, or saves what can be read of it."""
+_making = threading.Lock()
+_DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error says that the file is damaged."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+
+
+def make_private(path: Path) -> None:
+    """Make a file that others cannot read, if it is not there.
+
+    One that is there is not opened: closing it would end the locks that SQLite has on it in this
+    process (sqlite.org/howtocorrupt.html, 2.2).
+    """
+    with _making, contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep every other process from opening the queue's file meanwhile.
+
+    An empty database's lock: it is everywhere SQLite is, and ends with the process.
+    """
+    lock = path.with_name(path.name + ".lock")
+    make_private(lock)
+    connection = sqlite3.connect(lock, timeout=ALONE_SECONDS, isolation_level=None)
+    with contextlib.closing(connection):
+        connection.execute("begin exclusive")
+        yield
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a process was killed while it set the file aside."""
+    return _saved(path).exists()
+
+
+def save(path: Path, connect: Connect) -> None:
+    """Put what can be read of a damaged file into a new one, which `replace` puts in its place.
+
+    Parameters
+    ----------
+    connect
+        Opens a file as a queue; makes it if it is not there.
+    """
+    with tempfile.TemporaryDirectory(prefix=".salvage-", dir=path.parent) as name:
+        # A copy is read: the damaged file stays as it is, for somebody who knows more.
+        copy, new = Path(name) / "damaged", Path(name) / "new"
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(path.with_name(path.name + suffix), f"{copy}{suffix}")
+        make_private(new)
+        with contextlib.closing(connect(new)) as fresh:
+            fresh.execute("begin immediate")
+            for table, whole in _WHOLE.items():
+                _fill(fresh, table, _readable(copy, table), whole)
+            # What stood before an operation may be what was lost.
+            fresh.execute(
+                "update ops set blocked = exists (select 1 from ops as earlier where "
+                "earlier.owner = ops.owner and earlier.lane = ops.lane and earlier.seq < ops.seq)"
+            )
+            fresh.execute("commit")
+        new.replace(_saved(path))
+
+
+def replace(path: Path) -> Path:
+    """Put the saved file in the damaged one's place; where the damaged one is kept."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        if aside.samefile(path):
+            break  # somebody was killed right here
+        number += 1
+    else:
+        try:
+            aside.hardlink_to(path)
+        except OSError:  # not every file system has them
+            shutil.copy2(path, aside)
+    with contextlib.suppress(FileNotFoundError):
+        path.with_name(path.name + "-wal").replace(aside.with_name(aside.name + "-wal"))
+    path.with_name(path.name + "-shm").unlink(missing_ok=True)
+    _saved(path).replace(path)
+    return aside
+
+
+def _saved(path: Path) -> Path:
+    return path.with_name(path.name + ".saved")
+
+
+_WHOLE: Final[dict[str, Callable[[sqlite3.Row], object]]] = {
+    "ops": lambda row: unbody(row["body"]),
+    "conflicts": lambda row: decode(row["record"]),
+    "done": lambda row: row["row"] is None or decode(row["row"]),
+}
+"""The tables that are saved, and what fails for a row that was torn."""
+
+
+def _fill(
+    fresh: sqlite3.Connection,
+    table: str,
+    rows: Iterator[sqlite3.Row],
+    whole: Callable[[sqlite3.Row], object],
+) -> None:
+    known = {row["name"] for row in fresh.execute(f"pragma table_info({table})")}
+    for row in rows:
+        names = [name for name in row.keys() if name in known]  # noqa: SIM118  a Row's items are its values
+        marks = ", ".join("?" * len(names))
+        with contextlib.suppress(sqlite3.Error, ValueError, TypeError):
+            whole(row)
+            values = [row[name] for name in names]
+            fresh.execute(
+                f"insert or ignore into {table} ({', '.join(names)}) values ({marks})",
+                [value.decode() if isinstance(value, bytes) else value for value in values],
+            )
+
+
+def _readable(copy: Path, table: str) -> Iterator[sqlite3.Row]:
+    """The rows of a table of a damaged file, from both ends until a page cannot be read."""
+    by = {"ops": "seq", "conflicts": "number", "done": "id"}[table]
+    # The table itself, by its key: an index may be what is damaged.
+    index = "" if table == "done" else "not indexed"
+    for order in ("asc", "desc"):
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(copy)) as db:
+            db.row_factory = sqlite3.Row
+            db.text_factory = bytes  # one row's torn text must not end the reading
+            yield from db.execute(f"select * from {table} {index} order by {by} {order}")

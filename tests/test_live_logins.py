@@ -1,0 +1,156 @@
+"""Who signs in and out while a session lives: everybody's edits are shown to, and sent by, them alone."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt.local import LocalStack
+from tests.waiting import until
+
+OPTIONS = nrt.Options(backoff_base=0.1, backoff_max=0.3, poll_interval=0.3)
+ANN, BEN = str(uuid.UUID(int=7)), str(uuid.UUID(int=8))
+
+
+@pytest.fixture
+def table(stack: LocalStack) -> Iterator[str]:
+    """Two rows; whoever writes one is put down in ``{table}_log`` by the server."""
+    name = f"logins_{uuid.uuid4().hex[:8]}"
+    stack.sql(f"create table {name} (id int primary key, notes text)")
+    stack.sql(f"insert into {name} values (1), (2)")
+    stack.sql(f"create table {name}_log (notes text, written_by text)")
+    stack.sql(f"grant all on {name}, {name}_log to anon, authenticated")
+    stack.sql(
+        f"create function {name}_note() returns trigger language plpgsql as $$ begin "
+        f"insert into {name}_log values (new.notes, coalesce(auth.uid()::text, 'anon')); "
+        "return new; end $$"
+    )
+    stack.sql(
+        f"create trigger log after update on {name} for each row execute function {name}_note()"
+    )
+    stack.sql(f"alter publication supabase_realtime add table {name}")
+    yield name
+    stack.sql(f"drop table {name}, {name}_log cascade; drop function {name}_note")
+
+
+@pytest.fixture
+def sign_in(stack: LocalStack) -> Callable[[nrt.Session, str], None]:
+    return lambda rt, who: rt.set_auth(stack.token("authenticated", who, 600))
+
+
+def log(stack: LocalStack, table: str) -> set[tuple[str, str]]:
+    return set(stack.sql(f"select notes, written_by from {table}_log"))
+
+
+def test_a_file_that_two_logins_share_keeps_their_edits_apart(
+    stack: LocalStack,
+    table: str,
+    tmp_path: Path,
+    sign_in: Callable[[nrt.Session, str], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "shared.sqlite3"
+    with nrt.connect(stack.url, stack.anon_key, queue_path=path, options=OPTIONS) as rt:
+        notes: list[tuple[str, str]] = []
+        rt.on_note(lambda kind, text: notes.append((kind, text)))
+        frame = rt.table(table).wait(10)
+        sign_in(rt, ANN)
+        rt.queue.pause()
+        frame.edit(1, notes="ann's")
+        frame.edit(2, notes="ann's too")
+        for _ in range(2):
+            sign_in(rt, BEN)
+            until(lambda: pd.isna(frame.df.loc[1, "notes"]))
+            assert (len(rt.queue), len(rt.queue.df), len(frame.pending)) == (0, 0, 0)
+            rt.set_auth(None)
+        sign_in(rt, BEN)
+        frame.edit(1, notes="ben's")
+        rt.queue.resume()
+        assert rt.queue.flush(10) == 0
+        assert log(stack, table) == {("ben's", BEN)}
+        until(lambda: notes)
+        mentioned = [text for kind, text in notes if ANN in text]
+        assert len(mentioned) == 1
+        assert "2 unsent writes" in mentioned[0]
+        assert [r.getMessage() for r in caplog.records if ANN in r.getMessage()] == mentioned
+        assert stack.anon_key not in caplog.text
+
+        rt.queue.pause()
+        sign_in(rt, ANN)
+        until(lambda: frame.df.loc[2, "notes"] == "ann's too")
+        assert list(frame.pending["key"]) == [1, 2]
+        rt.queue.resume()
+        assert rt.queue.flush(10) == 0
+    assert ("ann's too", ANN) in log(stack, table)
+    assert {(n, who) for n, who in log(stack, table) if n.startswith("ann")} <= {
+        ("ann's", ANN),
+        ("ann's too", ANN),
+    }
+
+
+def test_what_was_shared_and_left_is_its_owners_in_another_session(
+    stack: LocalStack,
+    table: str,
+    tmp_path: Path,
+    sign_in: Callable[[nrt.Session, str], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "shared.sqlite3"
+
+    def connect(who: str) -> nrt.Session:
+        return nrt.connect(
+            stack.url,
+            stack.anon_key,
+            access_token=stack.token("authenticated", who, 600),
+            queue_path=path,
+            options=OPTIONS,
+        )
+
+    with connect(ANN) as rt:
+        rt.queue.pause()
+        rt.table(table).wait(10).edit(1, notes="ann's")
+    with caplog.at_level(logging.WARNING, "notebook_rt"), connect(BEN) as rt:
+        frame = rt.table(table)
+        assert pd.isna(frame.df.loc[1, "notes"]), "not laid over another's table"
+        frame.edit(2, notes="ben's")
+        assert rt.queue.flush(10) == 0
+    assert caplog.text.count("1 unsent write in") == 1
+    assert log(stack, table) == {("ben's", BEN)}
+    with connect(ANN) as rt:
+        assert rt.table(table).df.loc[1, "notes"] == "ann's", "there before the first df"
+        assert rt.queue.flush(10) == 0
+    assert log(stack, table) == {("ben's", BEN), ("ann's", ANN)}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_is_on_its_way_when_somebody_else_signs_in_is_never_sent_as_theirs(
+    stack: LocalStack,
+    table: str,
+    tmp_path: Path,
+    sign_in: Callable[[nrt.Session, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    shared: bool,
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    path = tmp_path / "shared.sqlite3" if shared else None
+    with nrt.connect(stack.url, stack.anon_key, queue_path=path, options=OPTIONS) as rt:
+        frame = rt.table(table, merge="local").wait(10)
+        for number in range(12):
+            who = (ANN, BEN)[number % 2]
+            sign_in(rt, who)
+            frame.edit(1, notes=f"{who} {number}")
+            frame.edit(2, notes=f"{who} {number} too")
+        for who in (ANN, BEN):
+            sign_in(rt, who)
+            assert rt.queue.flush(10) == 0
+    wrote = log(stack, table)
+    assert len(wrote) >= 4
+    assert {who for _, who in wrote} == {ANN, BEN}
+    for notes, who in wrote:
+        assert notes.startswith(who)
