@@ -51,6 +51,7 @@ class Editor:
         table: str,
         strategies: Strategies,
         changed: Callable[[Sequence[RowChange]], object] | None,
+        doubted: Callable[[], object],
     ) -> None:
         self.schema_name = schema
         self.table = table
@@ -62,6 +63,7 @@ class Editor:
         self.on_merge: list[Callable[[Sequence[Mapping[str, Json]]], object]] = []
         """Called with the records of each merge (see ``conflicts``), on the loop thread."""
         self._changed = changed
+        self._doubted = doubted
         self._undo: list[list[Put]] = []
         self._local = threading.local()
 
@@ -79,6 +81,7 @@ class Editor:
                 self.strategies,
                 self._editing.make_id,
                 self._editing.clock,
+                self._doubted,
             )
             self.lay(self._outbox.ops(schema=self.schema_name, target=self.table))
 

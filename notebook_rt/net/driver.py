@@ -42,6 +42,7 @@ from notebook_rt.sync.events import (
     Change,
     Closed,
     Confirmed,
+    Doubted,
     Event,
     Failed,
     Fetch,
@@ -325,6 +326,10 @@ class TableDriver(Feed):
         """An edit has changed the view: tell so soon, on the loop, in its place among the others."""
         self._edited.append(changes)
         self.thread.post(self.publish_edits)
+
+    def doubted(self) -> None:
+        """What is known of the columns has refused an edit: learn them again, soon, on the loop."""
+        self.thread.post(self._feed, Doubted())
 
     def publish_edits(self) -> None:
         """Tell now, on the loop."""

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 import pandas as pd
 
 from notebook_rt.errors import ClosedError, NotebookRTError, ReadOnlyError
+from notebook_rt.store.types import Column
 from notebook_rt.sync.health import UNAVAILABLE
 from notebook_rt.widgets.sources import (
     Conflict,
-    Field,
     HealthReport,
     Note,
     NoteKind,
@@ -200,7 +200,7 @@ class FrameOf:
     def __init__(self, frame: LiveFrame) -> None:
         self._frame = frame
         self._empty = pd.DataFrame()
-        self._fields: tuple[object, tuple[Field, ...]] = (None, ())
+        self._fields: tuple[object, tuple[Column, ...]] = (None, ())
         self._marks: tuple[float, dict[tuple[Hashable, str], tuple[str, str]]] = (-1.0, {})
         self._conflicts: tuple[float, list[Conflict]] = (-1.0, [])
 
@@ -236,17 +236,14 @@ class FrameOf:
         return ""
 
     @property
-    def fields(self) -> Sequence[Field]:
+    def fields(self) -> Sequence[Column]:
         df = self.df
         if self._fields[0] is not df:
-            schema = getattr(self._frame, "schema", None)
-            types = {} if schema is None else {c.name: c.pg_type for c in schema.columns}
+            schema = self._frame.schema
+            known = {} if schema is None else {c.name: c for c in schema.columns}
             keys = [str(name) for name in df.index.names if name is not None]
             names = [*keys, *(str(name) for name in df.columns if name not in keys)]
-            self._fields = (
-                df,
-                tuple(Field(n, types.get(n, ""), nullable=n not in keys) for n in names),
-            )
+            self._fields = (df, tuple(known.get(name) or Column(name, "") for name in names))
         return self._fields[1]
 
     @property
@@ -312,10 +309,10 @@ class MappedOf:
         return self._table.note
 
     @property
-    def fields(self) -> Sequence[Field]:
+    def fields(self) -> Sequence[Column]:
         df = self.df
         names = [str(name) for name in (*df.index.names, *df.columns) if name is not None]
-        return tuple(Field(name, "", nullable=name not in df.index.names) for name in names)
+        return tuple(Column(name, "", nullable=name not in df.index.names) for name in names)
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
         # At once, too: nobody listened while nobody looked.

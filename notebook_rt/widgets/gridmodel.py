@@ -17,9 +17,10 @@ from typing import Any, Final, Literal, cast
 import numpy as np
 import pandas as pd
 
+from notebook_rt.store.types import Column
 from notebook_rt.widgets.columns import Cells, Pack, cells, shape_of, text_of
 from notebook_rt.widgets.order import Order, column_of
-from notebook_rt.widgets.sources import Field, FrameSource
+from notebook_rt.widgets.sources import FrameSource
 from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.transport import Message
 from notebook_rt.widgets.typed import parse_typed
@@ -99,7 +100,7 @@ class GridModel:
         self._views: defaultdict[str, _View] = defaultdict(_View)
         self._rids: dict[Hashable, int] = {}
         self._keys: dict[int, Hashable] = {}
-        self._fields: tuple[Field, ...] = ()
+        self._fields: tuple[Column, ...] = ()
         self._names: list[str] = []
         self._shapes: list[str] = []
         self.selection: pd.Index[Any] | None = None
@@ -130,9 +131,9 @@ class GridModel:
         return [self._full(view, window, head)]
 
     def update(self) -> Sequence[Message]:
-        names = self._names
+        columns = self._fields
         df = self._refresh()
-        if names != self._names:
+        if columns != self._fields:  # others, or of another type, or they may hold other values
             return [message for view in tuple(self._views) for message in self.whole(view)]
         messages: list[Message] = []
         for name, view in self._views.items():
@@ -159,7 +160,7 @@ class GridModel:
                 view.moved = True
         return df
 
-    def _shown(self) -> list[Field]:
+    def _shown(self) -> list[Column]:
         if self._wanted is None:
             return list(self._fields)
         by_name = {f.name: f for f in self._fields}
@@ -330,7 +331,7 @@ class GridModel:
     def _on_hold(self, view: _View, content: Mapping[str, Any]) -> None:
         view.held = bool(content["on"])
 
-    def _cell(self, content: Mapping[str, Any]) -> tuple[Hashable, Field] | None:
+    def _cell(self, content: Mapping[str, Any]) -> tuple[Hashable, Column] | None:
         key = self._keys.get(int(content["rid"]))
         number = int(content["c"])
         if key is None or not 0 <= number < len(self._names):

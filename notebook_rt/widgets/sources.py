@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 if TYPE_CHECKING:
     import pandas as pd
 
+    from notebook_rt.store.types import Column
+
 Unsubscribe: TypeAlias = Callable[[], None]
 Health: TypeAlias = Literal[
     "healthy", "slow", "drifting", "polling", "stale", "offline", "connecting", "closed"
@@ -118,16 +120,6 @@ class NoteSource(Protocol):
     def on_note(self, fn: Callable[[], object]) -> Unsubscribe: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One column as the grid sees it: ``pg_type`` chooses the editor and the way it is shown."""
-
-    name: str
-    pg_type: str = "text"
-    nullable: bool = True
-    choices: tuple[str, ...] = ()
-
-
 class FrameSource(Protocol):
     """A live table. ``df`` has the key as its index; a snapshot never changes."""
 
@@ -145,7 +137,7 @@ class FrameSource(Protocol):
         """The calm sentence of degraded mode, or an empty string."""
 
     @property
-    def fields(self) -> Sequence[Field]:
+    def fields(self) -> Sequence[Column]:
         """Every column that can be shown, the key's first."""
 
     @property

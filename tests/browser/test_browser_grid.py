@@ -131,7 +131,7 @@ def test_hostile_names_are_text_and_nothing_is_saved(browser: Browser) -> None:
         notebook.run(
             "df = positions(30).rename(columns={'notes': HOSTILE}); df[HOSTILE] = HOSTILE\n"
             "df['tags'] = [{'x': HOSTILE}] * 30\n"
-            "fields = [f if f.name != 'notes' else Field(HOSTILE, HOSTILE) for f in FIELDS]\n"
+            "fields = [f if f.name != 'notes' else Column(HOSTILE, HOSTILE) for f in FIELDS]\n"
             "source = MemoryFrame(df, fields, name=HOSTILE); source.note = HOSTILE\n"
             "source.marked[1, 'price'] = ('failed', HOSTILE)\n"
             "source.disputed.append(Conflict(2, HOSTILE, HOSTILE, HOSTILE, HOSTILE))\n"

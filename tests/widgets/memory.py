@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from notebook_rt.store.types import Column
 from notebook_rt.widgets.sources import (
     Conflict,
-    Field,
     HealthReport,
     Note,
     Person,
@@ -113,7 +113,7 @@ METRICS = {
 class MemoryFrame(Told):
     """A DataFrame under its key that can be changed, with marks and conflicts put in by hand."""
 
-    def __init__(self, df: pd.DataFrame, fields: Sequence[Field], name: str = "positions") -> None:
+    def __init__(self, df: pd.DataFrame, fields: Sequence[Column], name: str = "positions") -> None:
         super().__init__()
         self.df = df
         self.name = name

@@ -13,19 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notebook_rt.store.types import Column
 from notebook_rt.widgets import GridWidget
 from notebook_rt.widgets.columns import CUT, LONG, NULL, Cells, Pack, cells
 from notebook_rt.widgets.gridmodel import LOOK, GridModel
 from notebook_rt.widgets.order import DUTY, Order, parse_terms
-from notebook_rt.widgets.sources import Conflict, Field
+from notebook_rt.widgets.sources import Conflict
 from notebook_rt.widgets.typed import parse_typed
 from tests.widgets.memory import HOSTILE, MemoryFrame
 
 FIELDS = [
-    Field("id", "int8", nullable=False),
-    Field("price", "float8"),
-    Field("name", "text"),
-    Field("at", "timestamptz"),
+    Column("id", "int8", nullable=False),
+    Column("price", "float8"),
+    Column("name", "text"),
+    Column("at", "timestamptz"),
 ]
 
 NUMBERS = st.none() | st.floats(allow_nan=False)  # Float64 takes NaN for null
@@ -367,7 +368,7 @@ def test_changed_cells_are_those_that_differ(pairs):
     ],
 )
 def test_typed(kind, text, value):
-    assert parse_typed(Field("c", kind), text) == value
+    assert parse_typed(Column("c", kind), text) == value
 
 
 @pytest.mark.parametrize(
@@ -385,14 +386,14 @@ def test_typed(kind, text, value):
 )
 def test_typed_refuses_with_a_sentence(kind, text):
     with pytest.raises(ValueError, match=r"\w+ \w+"):
-        parse_typed(Field("c", kind), text)
+        parse_typed(Column("c", kind), text)
 
 
 def test_columns_that_must_have_a_value_and_choices():
     with pytest.raises(ValueError, match="cannot be empty"):
-        parse_typed(Field("c", "int4", nullable=False), None)
-    with pytest.raises(ValueError, match="one of: a, b"):
-        parse_typed(Field("c", "mood", choices=("a", "b")), "c")
+        parse_typed(Column("c", "int4", nullable=False), None)
+    with pytest.raises(ValueError, match="one of a, b"):
+        parse_typed(Column("c", "mood", choices=("a", "b")), "c")
 
 
 def test_an_unknown_column_is_named_at_once():
@@ -404,7 +405,7 @@ def test_an_empty_table_and_a_column_that_is_added_later():
     bench = Bench(table(0))
     assert bench.whole.content["total"] == 0
     assert rids(bench.whole) == []
-    bench.source.fields = (*FIELDS, Field("extra", "int4"))
+    bench.source.fields = (*FIELDS, Column("extra", "int4"))
     (message,) = bench.set(table(3).assign(extra=[1, 2, 3]))
     assert message.whole
     assert bench.shown(message, 4) == [1, 2, 3]
@@ -412,7 +413,7 @@ def test_an_empty_table_and_a_column_that_is_added_later():
 
 def test_a_composite_key():
     df = table(4).reset_index().assign(day=["mon", "tue"] * 2).set_index(["id", "day"])
-    source = MemoryFrame(df, [Field("id", "int8"), Field("day", "text"), *FIELDS[1:]])
+    source = MemoryFrame(df, [Column("id", "int8"), Column("day", "text"), *FIELDS[1:]])
     model = GridModel(source, act=lambda fn: fn(), changed=lambda: None)
     (whole,) = model.whole("v")
     assert [c["key"] for c in whole.content["columns"]] == [True, True, False, False, False]
