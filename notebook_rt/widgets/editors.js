@@ -77,7 +77,7 @@ function inputEditor(column, values) {
     editor.check = () => {
       const text = editor.serializeValue();
       if (text === null) return null;
-      if (text === "") return { valid: false, msg: `${column.name} cannot be empty` };
+      if (text === "") return { valid: false, msg: `${column.name} cannot be empty: it is NOT NULL` };
       if (column.shape === "integer" && !WHOLE.test(text)) return { valid: false, msg: `“${text}” is not a whole number` };
       if (column.shape === "number" && !NUMBER.test(text)) return { valid: false, msg: `“${text}” is not a number` };
       return null;

@@ -1,13 +1,16 @@
 """The live grid: ``LiveFrame``'s own display. In: a ``FrameSource``. Out: SlickGrid over a window.
 
-The grid library is not part of the widget's state: a page asks once for the gzipped bundle that
-the wheel carries and keeps it (NOTEBOOK.md: "a big library is loaded once a page").
+Neither SlickGrid nor the code that draws with it (``gridview.js`` and what it imports) is part of
+the widget's state: a page asks once for each, gzipped, and keeps it (NOTEBOOK.md: "a big library is
+loaded once a page"). What the state carries is ``grid.js``, which asks.
 """
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from hashlib import sha256
 from html import escape
 
 import pandas as pd
@@ -26,6 +29,16 @@ PREVIEW = 10
 def slickgrid() -> bytes:
     """SlickGrid as one gzipped ES module."""
     return (HERE / "vendor" / "slickgrid.js.gz").read_bytes()
+
+
+@cache
+def gridview() -> bytes:
+    """What draws the grid, as one gzipped ES module."""
+    return gzip.compress(module("gridview").encode(), mtime=0)
+
+
+VIEW = f"gridview-{sha256(module('gridview').encode()).hexdigest()[:12]}"
+"""Its name in the page: kernels with other versions of this package may share the page."""
 
 
 def grid_text(source: FrameSource) -> str:
@@ -64,9 +77,9 @@ class GridWidget(LiveWidget):
         In pixels.
     """
 
-    _esm = module("grid")
+    _esm = module("grid").replace('"gridview"', f'"{VIEW}"')
     _css = styles("grid")
-    libraries: Mapping[str, Callable[[], bytes]] = {"slickgrid-5.20.2": slickgrid}
+    libraries: Mapping[str, Callable[[], bytes]] = {"slickgrid-5.20.2": slickgrid, VIEW: gridview}
 
     def __init__(
         self,

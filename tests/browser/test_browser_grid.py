@@ -76,7 +76,7 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
         page.keyboard.type("4321.5", delay=120)
         assert editor.input_value() == "4321.5"
         assert viewport.evaluate("node => node.scrollTop") == at
-        assert page.locator(".nrt-toast").is_visible()  # the cell changed meanwhile
+        assert page.locator(".nrt-why-not").is_visible()  # the cell changed meanwhile
         page.keyboard.press("Enter")
         editor.wait_for(state="detached")
         page.wait_for_timeout(200)
@@ -118,7 +118,7 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
         page.locator('[data-row="2"] .l3').dblclick()
         page.keyboard.type("many")
         page.keyboard.press("Enter")
-        page.locator(".nrt-toast", has_text="not a whole number").wait_for()
+        page.locator(".nrt-why-not", has_text="not a whole number").wait_for()
         page.keyboard.press("Escape")
         assert findings(page) == []
         assert notebook.console == []
@@ -161,5 +161,6 @@ def test_hostile_names_are_text_and_nothing_is_saved(browser: Browser) -> None:
         page.wait_for_timeout(300)
         text = json.dumps(notebook.save())
         assert "sb_secret_status" not in text
-        assert len(text) < 60_000
+        assert "rowHeight" not in text, "what draws the grid is loaded once a page"
+        assert len(text) < 40_000
         assert notebook.console == []
