@@ -1,7 +1,7 @@
 """A few rows of a DataFrame as binary columns, and the cells in which two of them differ.
 
 In: a column's array and the positions wanted. Out: ``Cells``, comparable and packed into bytes that
-``grid.js`` reads with typed arrays. Numbers, times and truth values go as 64-bit floats or bytes;
+``cell.js`` reads with typed arrays. Numbers, times and truth values go as 64-bit floats or bytes;
 all else goes as text, long text cut (the rest is fetched when somebody asks for that cell).
 """
 
@@ -162,7 +162,7 @@ def _texts(few: Sequence[Any]) -> Cells:
 
 
 def shape_of(dtype: Any, pg_type: str) -> str:
-    """How a column is shown and edited: the word ``grid.js`` chooses a format and an editor by."""
+    """How a column is shown and edited: the word that ``cell.js`` and ``editors.js`` go by."""
     if pg_type in ("json", "jsonb") or pg_type.startswith("_"):
         return "json"
     if pg_type in ("date", "timestamptz", "timestamp", "bool"):

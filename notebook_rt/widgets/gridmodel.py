@@ -323,6 +323,7 @@ class GridModel:
     def _on_sort(self, view: _View, content: Mapping[str, Any]) -> None:
         by = [(self._names[int(c)], bool(up)) for c, up in content["by"] if c < len(self._names)]
         self._order.ask(by, self._order.filter)
+        view.first, view.last, view.anchor = 0, view.last - view.first, None
 
     def _on_filter(self, view: _View, content: Mapping[str, Any]) -> None:
         self._order.ask(self._order.by, str(content["text"])[:400])

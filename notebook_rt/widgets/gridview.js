@@ -76,8 +76,11 @@ export default function gridView(body, say, lib) {
     grid.onColumnsResized.subscribe(() => keepWidths(view));
     grid.onSort.subscribe((_event, { sortCols }) => {
       const by = sortCols.map(({ sortCol, sortAsc }) => [sortCol.field, sortAsc]);
+      sorting = true;
+      anchor = null;
       say({ t: "sort", by });
       sortWords(by);
+      grid.scrollRowToTop(0);
     });
     grid.onActiveCellChanged.subscribe((_event, { row, cell }) => {
       const item = rows.at.get(row);
@@ -198,6 +201,7 @@ export default function gridView(body, say, lib) {
   // ---- the window -----------------------------------------------------------------------------
 
   let anchor = null;
+  let sorting = false; // somebody wants to see the first rows of a new order: nothing stays in its place
   let asked = 0;
   let asking = null;
   function ask() {
@@ -211,7 +215,7 @@ export default function gridView(body, say, lib) {
       // What must stay where it is on the screen: the row of the focus if it is seen, else the top row.
       const shown = active && rows.named.get(active.rid);
       const first = Math.max(0, grid.getVisibleRange ? grid.getVisibleRange().top : top);
-      const stay = shown && shown.at >= first && shown.at <= bottom ? shown : first > 0 ? rows.at.get(first) : null;
+      const stay = sorting ? null : shown && shown.at >= first && shown.at <= bottom ? shown : first > 0 ? rows.at.get(first) : null;
       anchor = stay ? { rid: stay.rid, row: stay.at } : null;
       say({ t: "window", first: top, last: bottom + 1, anchor: anchor && [anchor.rid, anchor.row] });
     }, Math.max(0, 40 - (Date.now() - asked)));
@@ -295,6 +299,7 @@ export default function gridView(body, say, lib) {
     if (view.editing) view.editing.row = rows.named.get(view.editing.rid)?.at ?? view.editing.row;
     grid.updateRowCount();
     fit(view);
+    sorting = false;
     moveTo(content);
     if (content.selection) view.selection = content.selection.length && view.selection ? { ...view.selection, runs: content.selection } : null;
     redraw(null);
