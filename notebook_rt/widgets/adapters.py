@@ -12,6 +12,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
@@ -257,6 +258,14 @@ class FrameOf:
         self._marks = (-1.0, {})
         self._frame.edit(key, values)
 
+    def batch(self) -> AbstractContextManager[None]:
+        self._marks = (-1.0, {})
+        return self._frame.batch()
+
+    def undo(self) -> bool:
+        self._marks, self._conflicts = (-1.0, {}), (-1.0, [])
+        return self._frame.undo()
+
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
         now = time.monotonic()
         if self.editable and now - self._marks[0] > MARKS_FOR:
@@ -320,6 +329,12 @@ class MappedOf:
 
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
         raise ReadOnlyError(self.name)
+
+    def batch(self) -> AbstractContextManager[None]:
+        raise ReadOnlyError(self.name)
+
+    def undo(self) -> bool:
+        return False
 
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
         return {}

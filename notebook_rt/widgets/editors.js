@@ -19,6 +19,7 @@ function base(make) {
     destroy() {
       this.close?.();
       this.node.remove();
+      this.args.container.replaceChildren();
     }
     focus() {
       this.input.focus();
@@ -109,7 +110,7 @@ function choiceEditor(column, values) {
 function textEditor(column, values) {
   const json = column.shape === "json";
   return base((editor, args) => {
-    const input = h("textarea", { class: "nrt-editor-long", "aria-label": column.name, spellcheck: "false", rows: json ? 6 : 2 });
+    const input = h("textarea", { class: "nrt-editor-long", "aria-label": column.name, spellcheck: "false", rows: json ? 4 : 2 });
     const word = h("span", { class: "nrt-refused", role: "alert" });
     const save = h("button", { type: "button", class: "nrt-button", text: "Save", onclick: () => args.commitChanges() });
     const cancel = h("button", { type: "button", class: "nrt-button", text: "Cancel", onclick: () => args.cancelChanges() });
@@ -120,7 +121,8 @@ function textEditor(column, values) {
     const foot = h("div", { class: "nrt-acts" }, save, cancel, column.nullable ? nothing : null, word);
     editor.node = h("div", { class: "nrt-pop nrt-pop-editor" }, input, foot);
     editor.input = input;
-    editor.close = values.place(editor.node, args.container);
+    args.container.append(h("span", { class: "nrt-v", text: values.shown(args.item) })); // the cell does not go blank
+    editor.close = values.place(editor.node, () => args.container);
     editor.node.addEventListener("keydown", (event) => {
       if (event.key === "Escape") args.cancelChanges();
       else if (event.key === "Enter" && event.target === input && (json ? event.ctrlKey || event.metaKey : !event.shiftKey)) args.commitChanges();

@@ -37,28 +37,45 @@ export function editing(view) {
       tellAt(row?.at, content.c, content.why);
       return;
     }
+    if (content.kind === "said") {
+      view.hear(content.text);
+      return;
+    }
     const key = content.kind === "copy" ? "copy" : `${content.rid}:${content.c}`;
     view.waiting.get(key)?.(content);
     view.waiting.delete(key);
   }
 
-  // Puts `node` below a cell, or above where there is more room; returns what removes it.
-  function beside(node, cell) {
-    const box = view.body.getBoundingClientRect();
-    const at = cell.getBoundingClientRect();
+  // Puts `node` below a cell, or above where there is more room, over everything else of the page (no
+  // scroll area cuts it), and keeps it there; returns what removes it.
+  function beside(node, find) {
+    node.popover = "manual";
     view.body.append(node);
-    const size = node.getBoundingClientRect();
-    const below = box.bottom - at.bottom;
-    node.style.left = `${Math.max(0, Math.min(at.left - box.left, box.width - size.width))}px`;
-    if (below >= size.height + 3 || below >= at.top - box.top) node.style.top = `${at.bottom - box.top + 3}px`;
-    else node.style.top = `${Math.max(0, at.top - box.top - size.height - 3)}px`;
-    return () => node.remove();
+    node.showPopover?.();
+    const follow = () => {
+      const at = find()?.getBoundingClientRect();
+      if (!at?.width) return;
+      const seen = view.holder.getBoundingClientRect();
+      node.style.visibility = at.top > seen.bottom || at.bottom < seen.top ? "hidden" : "";
+      const { width, height } = node.getBoundingClientRect();
+      const room = innerHeight - at.bottom;
+      node.style.left = `${Math.max(4, Math.min(at.left, innerWidth - width - 4))}px`;
+      node.style.top = `${room >= height + 6 || room >= at.top ? at.bottom + 3 : at.top - height - 3}px`;
+    };
+    follow();
+    addEventListener("scroll", follow, true);
+    addEventListener("resize", follow);
+    return () => {
+      removeEventListener("scroll", follow, true);
+      removeEventListener("resize", follow);
+      node.remove();
+    };
   }
 
-  // A panel, one at a time.
-  function place(node, cell) {
+  // A panel, one at a time. `find` gives its cell: SlickGrid may draw it anew.
+  function place(node, find) {
     panel?.();
-    const remove = beside(node, cell);
+    const remove = beside(node, find);
     const close = () => {
       remove();
       if (panel === close) panel = null;
@@ -66,15 +83,20 @@ export function editing(view) {
     return (panel = close);
   }
 
+  const nodeOf = (rid, cell) => () => {
+    const row = view.rows.named.get(rid);
+    return row && view.grid.getCellNode(row.at, cell);
+  };
+
   // A sentence at the cell that it is about; below the grid if that is not on the screen.
   function tellAt(row, cell, text, seconds = 8) {
     quiet();
-    const node = row === undefined ? null : view.grid.getCellNode(row, cell);
-    if (!node) {
+    const find = nodeOf(view.rows.at.get(row)?.rid, cell);
+    if (!find()) {
       view.tell(text, seconds);
       return;
     }
-    const remove = beside(h("p", { class: "nrt-why-not", role: "alert", text }), node);
+    const remove = beside(h("p", { class: "nrt-why-not", role: "alert", text }), find);
     const timer = setTimeout(() => quiet(), seconds * 1000);
     word = () => {
       clearTimeout(timer);
@@ -93,15 +115,24 @@ export function editing(view) {
   // Opens the chooser of a conflict, or the reader of a long text: true if the cell has one.
   function open(row, cell) {
     const item = view.rows.at.get(row);
-    const node = view.grid.getCellNode(row, cell);
-    if (!item || !node) return false;
+    if (!item) return false;
+    const find = nodeOf(item.rid, cell);
     const column = view.head.columns[cell];
     const mark = item.m?.get(cell);
-    let close;
     const leave = () => {
       close();
       view.grid.focus();
     };
+    const show = (node) => {
+      const away = (event) => !event.composedPath().includes(node) && close();
+      const remove = place(node, find);
+      addEventListener("pointerdown", away, true);
+      close = () => {
+        removeEventListener("pointerdown", away, true);
+        remove();
+      };
+    };
+    let close;
     const dialog = (label, ...children) => {
       const made = h("div", { class: "nrt-pop", role: "dialog", "aria-label": label, tabindex: "-1" }, ...children);
       made.addEventListener("keydown", (event) => {
@@ -122,13 +153,12 @@ export function editing(view) {
         h("b", { text: label }), h("span", { text }),
       );
       const mine = choice("mine", "Keep mine", mark.mine);
-      close = place(
+      show(
         dialog(
           `Conflict in ${column.name}`,
           h("p", { class: "nrt-soft", text: `Both of you changed ${column.name}. It was: ${mark.base}` }),
           h("div", { class: "nrt-choices" }, mine, choice("theirs", "Take theirs", mark.theirs)),
         ),
-        node,
       );
       mine.focus();
       return true;
@@ -136,17 +166,17 @@ export function editing(view) {
     if (column.editable || !["text", "json"].includes(column.shape)) return false;
     const format = view.formats[cell];
     const pre = h("pre", { class: "nrt-full", text: format.text(item, cell), tabindex: "0" });
-    close = place(dialog(column.name, pre, h("div", { class: "nrt-acts" }, h("button", { type: "button", class: "nrt-button", text: "Close", onclick: leave }))), node);
+    show(dialog(column.name, pre, h("div", { class: "nrt-acts" }, h("button", { type: "button", class: "nrt-button", text: "Close", onclick: leave }))));
     pre.focus();
-    const show = (text) => {
+    const fill = (text) => {
       try {
         setText(pre, column.shape === "json" ? JSON.stringify(JSON.parse(text), null, 2) : text);
       } catch {
         setText(pre, text);
       }
     };
-    if (isCut(item, cell)) fetchText(item.rid, cell).then(show);
-    else show(format.text(item, cell));
+    if (isCut(item, cell)) fetchText(item.rid, cell).then(fill);
+    else fill(format.text(item, cell));
     return true;
   }
 

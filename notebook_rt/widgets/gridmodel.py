@@ -26,6 +26,7 @@ from notebook_rt.widgets.transport import Message
 from notebook_rt.widgets.typed import parse_typed
 
 COPY_CELLS: Final = 500_000
+PASTE_ROWS: Final = 2_000
 FOLLOWED: Final = 10_000
 """A selection of at most so many rows is followed when rows move; a larger one is let go."""
 MAX_WINDOW: Final = 400
@@ -305,6 +306,8 @@ class GridModel:
             "edit": self._on_edit,
             "select": self._on_select,
             "copy": self._on_copy,
+            "paste": self._on_paste,
+            "undo": self._on_undo,
             "text": self._on_text,
             "resolve": self._on_resolve,
         }.get(str(content.get("t")))
@@ -368,6 +371,57 @@ class GridModel:
                 refuse(error)
 
         self._act(write)
+
+    def _on_paste(self, view: _View, content: Mapping[str, Any]) -> None:
+        """Texts by row and column, put down from one cell on: all of them, or none and why."""
+        cell = self._cell(content)
+        if cell is None:
+            return
+        rows = content["cells"][:PASTE_ROWS]
+        found = self._order.find(_index_of([cell[0]], self._source.df))
+        if not len(found):
+            return
+        first = int(found[0])
+        keys, _ = self._order.rows(first, min(first + len(rows), len(self._order)))
+        left, shown = int(content["c"]), self._shown()
+        at = {"rid": content["rid"], "c": left}
+        edits: dict[Hashable, dict[str, Any]] = {}
+        try:
+            for key, texts in zip(keys, rows, strict=False):
+                for column, text in zip(shown[left:], texts, strict=False):
+                    name = column.name
+                    if not self._may_edit(name, name in self._source.df.index.names):
+                        raise ValueError(f"{name} cannot be edited")
+                    empty = text == "" and column.nullable  # as null is copied
+                    edits.setdefault(key, {})[name] = parse_typed(
+                        column, None if empty else str(text)
+                    )
+        except ValueError as error:
+            view.replies.append({"kind": "refused", **at, "why": cut(f"Not pasted: {error}")})
+            return
+
+        def write() -> None:
+            try:
+                with self._source.batch():
+                    for key, values in edits.items():
+                        self._source.edit(key, values)
+            except Exception as error:
+                view.replies.append({"kind": "refused", **at, "why": cut(error)})
+                self._changed()
+
+        self._act(write)
+        rest = len(content["cells"]) - len(edits)
+        said = f"Pasted {len(edits):,} row{'' if len(edits) == 1 else 's'}"
+        said += f"; {rest:,} more had no place" if rest else ""
+        view.replies.append({"kind": "said", "text": said})
+
+    def _on_undo(self, view: _View, content: Mapping[str, Any]) -> None:
+        def undo() -> None:
+            said = "Taken back" if self._source.undo() else "Nothing to take back: all is sent"
+            view.replies.append({"kind": "said", "text": said})
+            self._changed()
+
+        self._act(undo)
 
     def _on_resolve(self, view: _View, content: Mapping[str, Any]) -> None:
         cell = self._cell(content)

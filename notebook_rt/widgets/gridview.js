@@ -11,7 +11,7 @@ import { selecting } from "./selection.js";
 
 export default function gridView(body, say, lib) {
   const title = h("span", { class: "nrt-word" });
-  const count = h("span", { class: "nrt-soft" });
+  const count = h("span", { class: "nrt-soft", role: "status" });
   const status = h("span", { class: "nrt-status" });
   const filter = h("input", {
     class: "nrt-filter", type: "search", placeholder: "Filter:  acme  price>10", "aria-label": "Filter rows",
@@ -19,12 +19,13 @@ export default function gridView(body, say, lib) {
   });
   const note = h("p", { class: "nrt-note", role: "status" });
   const holder = h("div", { class: "nrt-grid" });
-  const live = h("span", { class: "nrt-hear", "aria-live": "polite" });
+  const live = h("span", { class: "nrt-soft nrt-live", "aria-live": "polite" });
   const toast = h("p", { class: "nrt-toast", role: "alert" });
-  body.append(h("div", { class: "nrt-tools" }, title, count, status, filter), note, holder, toast, live);
+  body.append(h("div", { class: "nrt-tools" }, title, count, status, live, filter), note, holder, toast);
   note.hidden = toast.hidden = true;
 
   let toasting = null;
+  let hearing = null;
   // What the parts share.
   const view = {
     body, holder, say, paint,
@@ -37,7 +38,11 @@ export default function gridView(body, say, lib) {
     selection: null, // {runs: [[first, last]], left, right, from: [row, cell], to}
     editing: null, // {rid, row, cell}
     waiting: new Map(), // "rid:c" or "copy" to what takes the kernel's answer
-    hear: (text) => setText(live, text),
+    hear(text) {
+      setText(live, text);
+      clearTimeout(hearing);
+      hearing = setTimeout(() => setText(live, ""), 4000);
+    },
     tell(text, seconds = 6) {
       setText(toast, text);
       toast.hidden = !text;
@@ -73,7 +78,10 @@ export default function gridView(body, say, lib) {
     if (head.sort.length) grid.setSortColumns(head.sort.map(([c, up]) => ({ columnId: `c${c}`, sortAsc: up })));
     grid.onViewportChanged.subscribe(ask);
     grid.onRendered.subscribe(paint);
-    grid.onColumnsResized.subscribe(() => keepWidths(view));
+    grid.onColumnsResized.subscribe(() => {
+      keepWidths(view);
+      fit(view);
+    });
     grid.onSort.subscribe((_event, { sortCols }) => {
       const by = sortCols.map(({ sortCol, sortAsc }) => [sortCol.field, sortAsc]);
       sorting = true;
@@ -114,6 +122,7 @@ export default function gridView(body, say, lib) {
       } else if (edits.conflicting(row, cell)) setTimeout(() => edits.open(row, cell));
     });
     sortWords(head.sort);
+    fit(view);
     holder.dataset.drawn = "";
   }
 
@@ -258,7 +267,7 @@ export default function gridView(body, say, lib) {
   function around(content) {
     if (content.total !== undefined) {
       view.total = content.total;
-      setText(count, `${view.total.toLocaleString()} row${view.total === 1 ? "" : "s"}`);
+      setText(count, `${view.total.toLocaleString()} row${view.total === 1 ? "" : "s"}${filter.value ? " found" : ""}`);
     }
     if (content.status !== undefined) {
       setText(status, content.status === "live" ? "" : content.status);
@@ -287,6 +296,7 @@ export default function gridView(body, say, lib) {
     if (!view.grid) build();
     else {
       view.grid.updateRowCount();
+      fit(view);
       redraw(null);
     }
     ask();
@@ -326,7 +336,6 @@ export default function gridView(body, say, lib) {
     if (content.t === "reply") edits.reply(content);
     else if (content.t === "window") window_(content, buffer);
     else if (content.t === "cells") cells(content, buffer);
-    if (filter.value && content.total !== undefined) view.hear(`${view.total} rows match`);
   }
 
   return {

@@ -25,6 +25,10 @@ export function keyboard(view, picked, edits) {
       picked.select([[0, view.total - 1]], 0, view.head.columns.length - 1, [0, 0]);
       return true;
     }
+    if (command && letter === "z" && !key.shiftKey) {
+      view.say({ t: "undo" });
+      return true;
+    }
     if (key.key === "Enter" && edits.open(row, cell)) return true;
     if (key.key === "F2") {
       if (!edits.open(row, cell)) view.grid.editActiveCell();

@@ -42,10 +42,34 @@ export function selecting(view) {
       ? navigator.clipboard.write([new ClipboardItem({ "text/plain": text.then(({ text }) => new Blob([text], { type: "text/plain" })) })])
       : text.then(({ text }) => navigator.clipboard.writeText(text));
     Promise.all([text, written]).then(
-      ([{ rows }]) => view.hear(`Copied ${rows} rows`),
+      ([{ rows }]) => view.hear(`Copied ${rows} row${rows === 1 ? "" : "s"}`),
       () => view.tell("The browser did not allow copying."),
     );
   }
+
+  // Tab separated text, put down from the first selected cell on; one value fills what is selected.
+  function paste(text) {
+    const { selection, head } = view;
+    const top = view.rows.at.get(selection?.runs[0][0]);
+    if (!top) return;
+    const first = selection.runs[0];
+    let cells = text.replace(/\r?\n$/, "").split(/\r?\n/).map((line) => line.split("\t"));
+    if (cells.length === 1 && cells[0].length === 1 && many()) {
+      cells = Array(first[1] - first[0] + 1).fill(Array(selection.right - selection.left + 1).fill(cells[0][0]));
+    }
+    // A time without a zone is meant as it is shown: in this browser's.
+    cells = cells.map((line) => line.map((value, n) => {
+      const moment = head.columns[selection.left + n]?.shape === "timestamptz" && /^\d{4}-\d\d-\d\d[T ][\d:.]+$/.test(value) && new Date(value);
+      return moment && !Number.isNaN(moment.getTime()) ? moment.toISOString() : value;
+    }));
+    view.say({ t: "paste", rid: top.rid, c: selection.left, cells });
+  }
+  view.holder.addEventListener("paste", (event) => {
+    if (view.editing || !view.selection) return;
+    event.preventDefault();
+    event.stopPropagation();
+    paste(event.clipboardData.getData("text/plain"));
+  });
 
   // Whether a drawn cell is selected, and whether with others.
   function covers(row, cell) {

@@ -9,6 +9,7 @@ likes: it only says "look again", and the transport decides when (``transport.py
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -146,6 +147,12 @@ class FrameSource(Protocol):
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe: ...
 
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> object: ...
+
+    def batch(self) -> AbstractContextManager[None]:
+        """What is edited in the block is kept, shown and sent as one; nothing of it if it raises."""
+
+    def undo(self) -> bool:
+        """Take back the last edit that has not left; False: there is none."""
 
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
         """Cells with a local edit: ``(key, column)`` to ``("pending"|"failed", why)``."""

@@ -43,7 +43,7 @@ PICTURES = [
     Picture("notes", "notes()"),
     Picture("chart-line", "chart()"),
     Picture("chart-lines", "chart(y=['bid', 'ask'], last=400)"),
-    Picture("chart-area", "chart(y='bid', kind='area', last=600)"),
+    Picture("chart-area", "chart(y='volume', kind='area', last=120)"),
     Picture("chart-bar", "chart('venue', 'volume', kind='bar', last=3)"),
     Picture("chart-point", "chart('bid', 'volume', kind='point', color='venue', points=300)"),
     Picture("chart-hist", "chart('at', 'volume', kind='hist')"),
@@ -82,14 +82,14 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
     settled(page)
     box = output.bounding_box()
     assert box is not None
-    pad = 12
+    pad, top = 8, 5  # the code's frame is just above
     page.screenshot(
         path=FOLDER / f"{picture.name}-{theme}.png",
         clip={
             "x": max(0, box["x"] - pad),
-            "y": max(0, box["y"] - pad),
+            "y": max(0, box["y"] - top),
             "width": min(box["width"], 960) + 2 * pad,
-            "height": box["height"] + 2 * pad + 8,
+            "height": box["height"] + top + pad + 8,
         },
     )
     notebook.command("notebook:delete-cell")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -122,6 +123,7 @@ class MemoryFrame(Told):
         self.note = ""
         self.editable = True
         self.edits: list[tuple[Hashable, dict[str, Any]]] = []
+        self.before: list[pd.DataFrame] = []
         self.marked: dict[tuple[Hashable, str], tuple[str, str]] = {}
         self.disputed: list[Conflict] = []
         self.resolved: list[tuple[Hashable, str, str]] = []
@@ -132,11 +134,22 @@ class MemoryFrame(Told):
 
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
         self.edits.append((key, dict(values)))
+        self.before.append(self.df)
         df = self.df.copy()
         for column, value in values.items():
             df.loc[key, column] = value
             self.marked[key, column] = ("pending", "waits to be sent")
         self.set(df)
+
+    def batch(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def undo(self) -> bool:
+        if not self.edits:
+            return False
+        self.edits.pop()
+        self.set(self.before.pop())
+        return True
 
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
         return self.marked

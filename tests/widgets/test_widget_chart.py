@@ -94,6 +94,8 @@ def test_the_style_function_has_the_last_word():
 
 def test_a_histogram_counts_every_row():
     model = ChartModel(prices(50_000), None, "volume", kind="hist")
+    (head,) = model.whole("v")
+    assert head.content["names"] == ["x", "y", head.content["spec"]["encoding"]["x2"]["field"]]
     columns, shown = model._histogram(model.source.df)
     assert shown == 50_000
     assert sum(columns[1]) == 50_000

@@ -451,3 +451,52 @@ def test_a_grid_listens_to_its_table_only_while_somebody_looks():
     widget._link.hear({"view": "w", "t": "look"}, 2.0)
     widget.close()
     assert source.listeners == []
+
+
+# --- pasting and taking back ---------------------------------------------------------------------
+
+
+def pasted(bench: Bench, row: int, column: int, cells: list[list[str]]) -> dict[str, Any]:
+    """Paste from a row and a column on; the reply."""
+    rid = rids(bench.whole)[row]
+    messages = bench.say(t="paste", rid=rid, c=column, cells=cells)
+    (reply,) = [m.content for m in messages if m.content["t"] == "reply"]
+    return reply
+
+
+def test_what_is_pasted_goes_down_from_the_cell_as_the_rows_are_shown():
+    bench = Bench(table(9))
+    bench.say(t="sort", by=[[1, False]])
+    (bench.whole,) = bench.model.whole("v")
+    reply = pasted(bench, 0, 1, [["1.5", "a"], ["", "b"], ["2,000", ""]])
+    assert reply["text"] == "Pasted 3 rows"
+    assert bench.source.edits == [
+        (9, {"price": 1.5, "name": "a"}),
+        (8, {"price": None, "name": "b"}),
+        (7, {"price": 2000.0, "name": None}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "why"),
+    [(1, [["1"], ["many"]], "“many” is not a number"), (0, [["1"]], "id cannot be edited")],
+)
+def test_all_that_is_pasted_is_taken_or_nothing(column, cells, why):
+    bench = Bench(table(9))
+    assert why in pasted(bench, 2, column, cells)["why"]
+    assert bench.source.edits == []
+
+
+def test_what_is_pasted_past_the_last_row_is_told():
+    bench = Bench(table(3))
+    assert pasted(bench, 2, 1, [["1"], ["2"]])["text"] == "Pasted 1 row; 1 more had no place"
+
+
+def test_an_edit_is_taken_back():
+    bench = Bench(table(3))
+    bench.say(t="edit", rid=rids(bench.whole)[0], c=1, value="5")
+    (*_, reply) = bench.say(t="undo")
+    assert reply.content["text"] == "Taken back"
+    assert bench.source.df.loc[1, "price"] == 0.0
+    (*_, reply) = bench.say(t="undo")
+    assert "Nothing to take back" in reply.content["text"]
