@@ -87,8 +87,8 @@ class Pack:
         return b"".join(self._parts)
 
 
-def text_of(value: Any) -> str:
-    """A value as somebody would read it: JSON for containers, hex for bytes."""
+def text_of(value: Any, pg_type: str = "") -> str:
+    """A value as somebody would read it: JSON for containers, hex for bytes, a date without a time."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict | list | tuple | np.ndarray):
@@ -97,6 +97,8 @@ def text_of(value: Any) -> str:
     if isinstance(value, bytes | memoryview):
         return "\\x" + bytes(value).hex()
     if isinstance(value, dt.datetime):
+        if pg_type == "date":
+            return value.date().isoformat()
         return value.isoformat(sep=" ")
     return str(value)
 

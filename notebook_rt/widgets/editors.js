@@ -40,6 +40,12 @@ function base(make) {
   };
 }
 
+// An editor that is wider than its cell stays inside the grid.
+function within(input, args) {
+  const over = input.getBoundingClientRect().right - args.grid.getContainerNode().getBoundingClientRect().right;
+  if (over > 0) input.style.marginLeft = `${-over - 1}px`;
+}
+
 const INPUTS = { date: "date", timestamptz: "datetime-local", timestamp: "datetime-local" };
 const NUMBER = /^\s*[-+−]?(\d[\d,\s]*\.?\d*|\.\d+)(e[-+]?\d+)?\s*$|^\s*[-+]?(nan|inf(inity)?)\s*$/i;
 const WHOLE = /^\s*[-+−]?\d[\d,\s]*$/;
@@ -54,6 +60,7 @@ function inputEditor(column, values) {
     });
     editor.node = editor.input = input;
     args.container.append(input);
+    within(input, args);
     input.addEventListener("keydown", (event) => {
       if (["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key)) event.stopImmediatePropagation();
       if (type !== "text" && ["ArrowUp", "ArrowDown"].includes(event.key)) event.stopImmediatePropagation();
@@ -94,6 +101,7 @@ function choiceEditor(column, values) {
     input.append(...choices.map((choice, i) => h("option", { value: String(i), text: choice })));
     editor.node = editor.input = input;
     args.container.append(input);
+    within(input, args);
     input.addEventListener("keydown", (event) => {
       if (event.key.startsWith("Arrow")) event.stopImmediatePropagation();
     });

@@ -50,10 +50,13 @@ def grid_text(source: FrameSource) -> str:
 def grid_html(source: FrameSource, columns: Sequence[str] | None = None) -> str:
     """The first rows as a plain table, every text escaped and cut."""
     df = source.df.head(PREVIEW).reset_index()
-    names = [f.name for f in source.fields] if columns is None else list(columns)
-    names = [name for name in names if name in df.columns]
+    types = {column.name: column.pg_type for column in source.fields}
+    names = [name for name in (types if columns is None else columns) if name in df.columns]
     rows = [
-        ["" if is_null(value) else cut(text_of(value), 80) for value in row]
+        [
+            "" if is_null(value) else cut(text_of(value, types[name]), 80)
+            for name, value in zip(names, row, strict=True)
+        ]
         for row in df[names].itertuples(index=False, name=None)
     ]
     note = f"<p>{escape(source.note)}</p>" if source.note else ""

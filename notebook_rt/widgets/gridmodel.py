@@ -26,6 +26,8 @@ from notebook_rt.widgets.transport import Message
 from notebook_rt.widgets.typed import parse_typed
 
 COPY_CELLS: Final = 500_000
+SAMPLED: Final = 300
+"""Rows looked at for the widths of the columns."""
 PASTE_ROWS: Final = 2_000
 FOLLOWED: Final = 10_000
 """A selection of at most so many rows is followed when rows move; a larger one is let go."""
@@ -129,7 +131,7 @@ class GridModel:
             "sort": [[self._names.index(n), up] for n, up in self._order.by if n in self._names],
             "filter": self._order.filter,
         }
-        return [self._full(view, window, head)]
+        return [self._full(view, window, head, self._samples(df))]
 
     def update(self) -> Sequence[Message]:
         columns = self._fields
@@ -250,8 +252,27 @@ class GridModel:
             return None
         return Message({"t": "cells", "cols": changed, **rest}, (pack.bytes(),), to=name)
 
-    def _full(self, name: str, window: _Window, head: Mapping[str, Any]) -> Message:
+    def _samples(self, df: pd.DataFrame) -> list[Cells]:
+        """A cell of each column for its width: the longest text of rows here and there."""
+        some = np.unique(np.linspace(0, len(df) - 1, min(SAMPLED, len(df))).astype(np.intp))
+        found = []
+        for name in self._names:
+            few = cells(column_of(df, name).array, some)
+            longest = max(range(len(few)), key=lambda i: len(str(few.values[i])), default=None)
+            where = [] if longest is None else [longest]
+            found.append(few.take(np.asarray(where, dtype=np.int32)))
+        return found
+
+    def _full(
+        self,
+        name: str,
+        window: _Window,
+        head: Mapping[str, Any],
+        samples: Sequence[Cells] | None = None,
+    ) -> Message:
         pack = Pack()
+        if samples is not None:
+            head = {**head, "samples": [pack.add_cells(column) for column in samples]}
         content = {
             **head,
             **window.frame,
@@ -459,21 +480,24 @@ class GridModel:
 
     def _on_copy(self, view: _View, content: Mapping[str, Any]) -> None:
         first, last, left, right = (int(n) for n in content["range"])
-        names = self._names[left : right + 1]
-        rows = min(last + 1 - first, COPY_CELLS // max(len(names), 1))
+        shown = self._shown()[left : right + 1]
+        rows = min(last + 1 - first, COPY_CELLS // max(len(shown), 1))
         _, positions = self._order.rows(first, first + rows)
         df = self._source.df
         there = positions[positions >= 0]
-        columns = [[tsv(v) for v in column_of(df, name).array.take(there)] for name in names]
+        columns = [
+            [tsv(v, column.pg_type) for v in column_of(df, column.name).array.take(there)]
+            for column in shown
+        ]
         lines = ["\t".join(line) for line in zip(*columns, strict=True)]
         view.replies.append({"kind": "copy", "text": "\n".join(lines), "rows": len(lines)})
 
 
-def tsv(value: Any) -> str:
+def tsv(value: Any, pg_type: str = "") -> str:
     """A cell as spreadsheets paste it: no tab, no line break; empty for null."""
     if value is None or value is pd.NA or value is pd.NaT or (value != value) is True:
         return ""
-    return text_of(value).replace("\t", " ").replace("\r", " ").replace("\n", " ")
+    return text_of(value, pg_type).replace("\t", " ").replace("\r", " ").replace("\n", " ")
 
 
 def _index_of(keys: Sequence[Hashable], df: pd.DataFrame) -> pd.Index[Any]:

@@ -28,7 +28,7 @@ export function columnsOf(view, edits) {
   const wishes = [];
   const columns = head.columns.map((column, c) => {
     const numeric = column.shape === "number" || column.shape === "integer";
-    const samples = [...rows.at.values()].slice(0, 60).map((row) => formats[c].text(row, c));
+    const samples = [...[...rows.at.values()].slice(0, 60), rows.sample].map((row) => formats[c].text(row, c));
     const values = {
       typed: (row) => formats[c].typed(row, c),
       shown: (row) => formats[c].text(row, c),
@@ -69,9 +69,12 @@ export function fit(view) {
   const pane = holder.querySelector(".slick-viewport-right.slick-viewport-top, .slick-viewport-top");
   const [barX, barY] = pane ? [pane.offsetHeight - pane.clientHeight, pane.offsetWidth - pane.clientWidth] : [0, 0];
   const width = grid?.getColumns().reduce((sum, column) => sum + column.width, 2 + barY);
-  if (width) body.style.maxWidth = `${Math.max(width, 460)}px`;
-  const rows = Math.min(Math.max(view.total, 2), Math.floor((head.height - HEAD - barX) / ROW));
-  const height = HEAD + barX + Math.max(rows, 2) * ROW;
+  if (width) {
+    holder.style.maxWidth = `${width}px`;
+    body.style.maxWidth = `${Math.max(width, 460)}px`;
+  }
+  const rows = Math.min(view.total || 2, Math.floor((head.height - HEAD - barX) / ROW));
+  const height = HEAD + barX + Math.max(rows, 1) * ROW;
   if (height > (parseFloat(holder.style.height) || 0)) holder.style.height = `${height}px`;
   holder.dataset.total = view.total;
   grid?.resizeCanvas();

@@ -5,6 +5,7 @@ export class Rows {
   first = 0;
   at = new Map(); // the row's number in the table to the row
   named = new Map(); // rid to the row
+  sample = null; // a row of wide values, for the widths of the columns
 
   // The whole window anew.
   fill(content, buffer, formats) {
@@ -23,6 +24,11 @@ export class Rows {
       this.named.set(row.rid, row);
     }
     formats.forEach((format, c) => format.learn(columns[c][0]));
+    if (content.samples) {
+      const wide = content.samples.map((column) => decodeColumn(column, buffer));
+      this.sample = { v: wide.map(([values]) => values[0] ?? ""), f: wide.map(([, flags]) => flags[0] ?? 1), k: content.samples.map((column) => column.kind) };
+      formats.forEach((format, c) => format.learn(wide[c][0]));
+    }
     this.mark(content);
   }
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from notebook_rt.store.types import Column
 from notebook_rt.widgets import GridWidget
 from notebook_rt.widgets.columns import CUT, LONG, NULL, Cells, Pack, cells
+from notebook_rt.widgets.grid import grid_html
 from notebook_rt.widgets.gridmodel import LOOK, GridModel
 from notebook_rt.widgets.order import DUTY, Order, parse_terms
 from notebook_rt.widgets.sources import Conflict
@@ -500,3 +501,31 @@ def test_an_edit_is_taken_back():
     assert bench.source.df.loc[1, "price"] == 0.0
     (*_, reply) = bench.say(t="undo")
     assert "Nothing to take back" in reply.content["text"]
+
+
+def test_a_date_is_copied_and_shown_without_a_time():
+    df = pd.DataFrame({"day": pd.to_datetime(["2026-03-31"])}, index=pd.Index([1], name="id"))
+    source = MemoryFrame(df, [Column("id", "int8"), Column("day", "date")])
+    model = GridModel(source, act=lambda fn: fn(), changed=lambda: None)
+    model.whole("v")
+    model.heard("v", {"t": "copy", "range": [0, 0, 0, 1]})
+    assert model.update()[-1].content["text"] == "1\t2026-03-31"
+    assert "<td>2026-03-31</td>" in grid_html(source)
+
+
+def test_any_column_can_be_filtered_by_what_is_read_in_it():
+    values = [b"\xde\xad\xbe\xef", {"k": [1, 2]}, ["a"], None]
+    df = pd.DataFrame({"v": pd.Series(values, dtype=object)}, index=pd.Index(range(4), name="id"))
+    for text, expected in (("beef", 1), ("'[1, 2]'", 1), ("nothing", 0), ("v=deadbeef", 0)):
+        order = Order()
+        order.ask((), text)
+        order.refresh(df, ["id", "v"], held=False)
+        assert len(order) == expected, text
+
+
+def test_the_widest_value_of_rows_far_away_is_told_for_the_width():
+    df = table(10_000)
+    df.loc[9_999:, "name"] = "a very long name indeed"
+    bench = Bench(df)
+    sample = bench.whole.content["samples"][2]
+    assert values(sample, bench.whole.buffers[0]) == ["a very long name indeed"]
