@@ -75,9 +75,18 @@ class Editing:
         table: str,
         strategies: Strategies | None = None,
         changed: Callable[[Sequence[RowChange]], object] | None = None,
+        doubted: Callable[[], object] = lambda: None,
     ) -> Editor:
-        """The editor of one live table; ``changed`` is told what edits did to its view."""
-        editor = Editor(self, schema, table, strategies or Strategies(), changed)
+        """The editor of one live table.
+
+        Parameters
+        ----------
+        changed : callable, optional
+            Told what edits did to its view.
+        doubted : callable, optional
+            Told when what is known of its columns has refused an edit.
+        """
+        editor = Editor(self, schema, table, strategies or Strategies(), changed, doubted)
         with self.lock:
             self._editors.append(editor)
         return editor

@@ -55,8 +55,9 @@ class Editor(Laid):
         table: str,
         strategies: Strategies,
         changed: Callable[[Sequence[RowChange]], object] | None,
+        doubted: Callable[[], object],
     ) -> None:
-        super().__init__(editing, schema, table, strategies, changed)
+        super().__init__(editing, schema, table, strategies, changed, doubted)
         self._undo: list[list[Put]] = []
         self._local = threading.local()
 

@@ -261,7 +261,9 @@ class _Open:
     def add(self, driver: TableDriver, on_merge: list[OnMerge]) -> None:
         """An editor for a table that is open."""
         spec = driver.spec
-        editor = self.editing.editor(spec.schema, spec.table, driver.strategies, driver.edited)
+        editor = self.editing.editor(
+            spec.schema, spec.table, driver.strategies, driver.edited, driver.doubted
+        )
         editor.on_merge = on_merge
         self.editors[driver] = editor
         if driver.overlay is not None:

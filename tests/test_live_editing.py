@@ -20,6 +20,8 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
+from notebook_rt.net.rest import RestClient
+from notebook_rt.sync.events import Page
 from notebook_rt.sync.merge import Strategy
 from tests.proxy import Proxy
 from tests.waiting import until
@@ -132,6 +134,76 @@ def test_an_edit_that_the_column_cannot_hold_is_refused_before_it_is_queued(
         frame.edit(str(uuid.uuid4()), quantity=1)
     assert len(rt.queue) == 0
     assert seen(frame, "quantity") == 10
+
+
+@pytest.fixture
+def tasks(stack: LocalStack) -> Iterator[str]:
+    """A table with an enum and a domain, both NOT NULL, and one row with the key 1."""
+    name = f"tasks_{uuid.uuid4().hex[:8]}"
+    stack.sql(
+        f"create type {name}_state as enum ('open', 'held');"
+        f"create domain {name}_size as int check (value > 0);"
+        f"create table {name} (id int primary key, state {name}_state not null, "
+        f"size {name}_size not null default 1, note text);"
+        f"insert into {name} values (1, 'open', 5, 'n');"
+        f"alter publication supabase_realtime add table {name};"
+        f"grant all on {name} to anon, authenticated, service_role"
+    )
+    yield name
+    stack.sql(f"drop table {name}; drop type {name}_state; drop domain {name}_size")
+
+
+def test_what_not_null_and_an_enum_forbid_is_refused_before_it_is_queued(
+    tasks: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(tasks).wait(10)
+    with pytest.raises(nrt.InvalidEditError, match="size cannot be empty: it is NOT NULL"):
+        frame.edit(1, size=None)
+    with pytest.raises(nrt.InvalidEditError, match="state is one of open, held; not 'sold'"):
+        frame.edit(1, state="sold")
+    with pytest.raises(nrt.InvalidEditError, match="state cannot be empty"):
+        frame.insert(id=2, state=None)
+    with pytest.raises(nrt.InvalidEditError, match="id cannot be empty"):
+        frame.edit(1, id=None)
+    with pytest.raises(nrt.InvalidEditError, match="size cannot be empty"):
+        frame.edit_many(pd.DataFrame({"size": [None]}, index=[1]))
+    assert len(rt.queue) == 0
+    frame.insert(id=2, state="held", note=None)
+    assert rt.queue.flush(10) == 0
+    until(lambda: str(frame.df.loc[2, "size"]) == "1")  # not given: the server's to fill in
+
+
+def test_a_column_that_may_be_null_meanwhile_is_learnt_when_it_has_refused(
+    tasks: str, stack: LocalStack, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(tasks).wait(10)
+    stack.sql(
+        f"alter table {tasks} alter column size drop not null;"
+        f"alter type {tasks}_state add value 'sold'"
+    )
+    schema = frame.schema
+    with pytest.raises(nrt.InvalidEditError, match="cannot be empty"):
+        frame.edit(1, size=None)
+    until(lambda: frame.schema is not schema)
+    frame.edit(1, size=None, state="sold")
+    assert rt.queue.flush(10) == 0
+    assert stack.sql(f"select size, state::text from {tasks}") == [(None, "sold")]
+
+
+def test_who_may_not_read_the_description_is_refused_by_the_server(
+    tasks: str, open_session: Callable[..., nrt.Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forbidden(self: RestClient, schema: str) -> Page:
+        raise errors.RefusedError("GET /", 403, "42501", "no")
+
+    monkeypatch.setattr(RestClient, "describe", forbidden)
+    rt = open_session()
+    frame = rt.table(tasks, key="id").wait(10)
+    frame.edit(1, size=None)
+    until(lambda: rt.queue.df["state"].tolist() == ["failed"])
+    assert "null value in column" in rt.queue.df["why"].iloc[0]
 
 
 def test_who_only_reads_makes_no_file(

@@ -42,6 +42,7 @@ from notebook_rt.sync.events import (
     Change,
     Closed,
     Confirmed,
+    Doubted,
     Event,
     Failed,
     Fetch,
@@ -331,6 +332,10 @@ class TableDriver(Feed):
         if not self._telling:  # a loop of edits wakes the network's thread once, not each time
             self._telling = True
             self.thread.post(self._publish_edits)
+
+    def doubted(self) -> None:
+        """What is known of the columns has refused an edit: learn them again, soon, on the loop."""
+        self.thread.post(self._feed, Doubted())
 
     def _publish_edits(self) -> None:
         with self.services.lock:

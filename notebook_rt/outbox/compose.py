@@ -45,6 +45,8 @@ class Composer:
     strategies: Strategies
     make_id: Callable[[], str]
     clock: Callable[[], float]
+    doubted: Callable[[], object] = lambda: None
+    """Told when an edit is refused for what was once learnt of a column: it may be old."""
     _shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], _Shape] = field(default_factory=dict)
 
     def update(self, key: Key, row: Row, values: Mapping[str, Any]) -> Op | None:
@@ -56,11 +58,10 @@ class Composer:
 
     def insert(self, values: Mapping[str, Any]) -> Op:
         """A new row; a key of type uuid is made here if it is not given."""
-        typed = self.typed(values)
+        missing = [name for name in self.schema.key if values.get(name) is None]
+        typed = self.typed({name: v for name, v in values.items() if name not in missing})
         made = False
-        for name in self.schema.key:
-            if typed.get(name) is not None:
-                continue
+        for name in missing:
             pg_type = canonical(self.schema.types[name])
             if pg_type != "uuid":
                 raise self.invalid(
@@ -125,6 +126,10 @@ class Composer:
         except ValueError as error:
             raise self.invalid(str(error)) from None
         for name, value in typed.items():
+            refusal = self.schema.column(name).refusal(value)
+            if refusal is not None:
+                self.doubted()
+                raise self.invalid(refusal)
             pg_type = canonical(self.schema.types[name])
             bits = _INT_BITS.get(pg_type)
             if bits and value is not None and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):

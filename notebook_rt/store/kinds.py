@@ -65,6 +65,10 @@ _KINDS: Final[dict[str, Kind]] = {
     "json": "json",
     "jsonb": "json",
 }
+_TEXTS: Final[frozenset[str]] = frozenset(
+    {"text", "varchar", "bpchar", "char", "name", "uuid", "interval", "timetz", "inet", "cidr"}
+    | {"macaddr", "money", "bit", "varbit", "xml"}
+)
 _ORDERED: Final[frozenset[str]] = frozenset(
     {"int", "float", "decimal", "bool", "timestamptz", "timestamp", "date", "time", "bytes"}
 )
@@ -80,6 +84,12 @@ def canonical(pg_type: str) -> str:
         head, _, tail = name.partition("(")
         name = (head.strip() + " " + tail.partition(")")[2].strip()).strip()
     return _SHORT.get(name.lower(), name)
+
+
+def built_in(pg_type: str) -> bool:
+    """Whether ``pg_type`` is one of PostgreSQL's common types, not an enum or domain of somebody's."""
+    name = canonical(pg_type)
+    return name in _KINDS or name in _TEXTS or name.startswith("_")
 
 
 @lru_cache(maxsize=4096)

@@ -56,6 +56,7 @@ from notebook_rt.store.kinds import (
     Numeric,
     Source,
     arrow_type,
+    built_in,
     canonical,
     dtype,
     element,
@@ -83,6 +84,7 @@ __all__ = [
     "Schema",
     "Source",
     "arrow_type",
+    "built_in",
     "canonical",
     "coerce",
     "decode",
@@ -101,10 +103,28 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's name and its type's (``int8``, ``text``, ``_int4``, an enum's name)."""
+    """A column's name, its type's (``int8``, ``text``, ``_int4``, an enum's name), and what it may
+    hold as far as the server has said: not everybody may read its description.
+
+    Examples
+    --------
+    >>> Column("status", "state", nullable=False, choices=("open", "held")).refusal("sold")
+    "status is one of open, held; not 'sold'"
+    """
 
     name: str
-    pg_type: str
+    pg_type: str = "text"
+    nullable: bool = True
+    choices: tuple[str, ...] = ()
+    """An enum's labels, in their order; empty: not known, or no enum."""
+
+    def refusal(self, value: Any) -> str | None:
+        """Why the server would not take a typed ``value`` here; None: it may."""
+        if value is None:
+            return None if self.nullable else f"{self.name} cannot be empty: it is NOT NULL"
+        if self.choices and value not in self.choices:
+            return f"{self.name} is one of {', '.join(self.choices)}; not {value!r}"
+        return None
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,7 @@ class Schema:
     types: Mapping[str, str] = field(init=False, repr=False, compare=False)
     """Column name to type name."""
 
+    _columns: Mapping[str, Column] = field(init=False, repr=False, compare=False)
     _decoders: Mapping[str, Callable[[Json], Any]] = field(init=False, repr=False, compare=False)
     _conversions: Sequence[tuple[str, type, Callable[[Json], Any]]] = field(
         init=False, repr=False, compare=False
@@ -137,6 +158,7 @@ class Schema:
         if missing or not self.key:
             raise ValueError(f"the key {self.key} names no column of {list(types)}")
         object.__setattr__(self, "types", types)
+        object.__setattr__(self, "_columns", {column.name: column for column in self.columns})
         decoders = {name: decoder(pg_type, self.numeric) for name, pg_type in types.items()}
         object.__setattr__(self, "_decoders", decoders)
         conversions = [(name, typed_class(decode), decode) for name, decode in decoders.items()]
@@ -214,9 +236,11 @@ class Schema:
     def project(self, names: Iterable[str]) -> Schema:
         """This schema with only ``names`` (and the key), in the order given."""
         wanted = dict.fromkeys([*names, *self.key])
-        return Schema(
-            tuple(Column(name, self.types[name]) for name in wanted), self.key, self.numeric
-        )
+        return Schema(tuple(self.column(name) for name in wanted), self.key, self.numeric)
+
+    def column(self, name: str) -> Column:
+        """The column called ``name``; raises KeyError."""
+        return self._columns[name]
 
 
 def _hashable(value: Any) -> Key:

@@ -135,19 +135,20 @@ class Answers:
         """The columns: as they are described; else as they came, of types that hold the values."""
         spec = self.spec
         names = tuple(dict.fromkeys(chain.from_iterable(rows)))
-        described = {column.name: column.pg_type for column in self.described}
+        described = {column.name: column for column in self.described}
         if not names:
             known = described or self._types
             names = spec.columns or tuple(known)
             names = tuple(dict.fromkeys((*names, *(spec.key or ()))))
         columns = []
         for name in names:
-            pg_type = described.get(name)
-            if pg_type is None:
+            column = described.get(name)
+            if column is None:
                 pg_type = inferred((row.get(name) for row in rows), self._types.get(name))
                 if pg_type is not None:
                     self._types[name] = pg_type
-            columns.append(Column(name, pg_type or "text"))
+                column = Column(name, pg_type or "text")
+            columns.append(column)
         for name in spec.key or ():
             if name not in names:
                 raise MissingColumnError(spec.schema, spec.table, name, names)

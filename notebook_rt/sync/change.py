@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
-from notebook_rt.store.types import Column, Schema, canonical, decoder, kind, lossy
+from notebook_rt.store.types import Column, Schema, built_in, canonical, decoder, kind, lossy
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.nulls import Nulls
 from notebook_rt.sync.rows import Key, WireRow
@@ -118,6 +118,15 @@ class ChangeReader:
 
 
 def columns_differ(columns: tuple[Column, ...], known: Schema) -> bool:
-    """Whether a change names other columns than the known ones."""
-    types = {column.name: kind(column.pg_type) for column in columns}
-    return types != {name: kind(pg_type) for name, pg_type in known.types.items()}
+    """Whether a change names other columns than the known ones.
+
+    A type of the project's own says nothing: a domain has its own name in a change, and in the
+    description that of the type below it.
+    """
+    if {column.name for column in columns} != known.types.keys():
+        return True
+    return any(
+        kind(column.pg_type) != kind(known.types[column.name])
+        for column in columns
+        if built_in(column.pg_type)
+    )

@@ -1,8 +1,9 @@
 """Learning a table's columns and key (promise 9).
 
-The API's own description says all of it, where this login may read it. Where it may not: a probe of
-one row gives the names, a comparison that cannot succeed gives each type (PostgreSQL names it in the
-error), and the key is the one that was asked for, or ``id``.
+The API's own description says all of it, NOT NULL and an enum's labels included, where this login
+may read it. Where it may not: a probe of one row gives the names, a comparison that cannot succeed
+gives each type (PostgreSQL names it in the error), and the key is the one that was asked for, or
+``id``; what a column may hold is then the server's to say.
 """
 
 from __future__ import annotations
@@ -57,19 +58,25 @@ def _described(spec: TableSpec) -> Generator[Ask, Sequence[Read], _Found]:
 
 
 _Found = tuple[tuple[Column, ...], tuple[str, ...]]
+_OPENAPI_INTEGERS: Final = {"int32": "int4", "int64": "int8"}
+"""OpenAPI's own words, which newer PostgRESTs use; a smallint is said to be ``int32`` too."""
 
 
 def from_description(description: Any, table: str) -> _Found:
     """The columns and the key of ``table`` from an OpenAPI description; empty if not in it."""
     definitions = description.get("definitions") if isinstance(description, Mapping) else None
     found = definitions.get(table) if isinstance(definitions, Mapping) else None
-    properties = found.get("properties") if isinstance(found, Mapping) else None
+    found = found if isinstance(found, Mapping) else {}
+    properties, required = found.get("properties"), found.get("required") or ()
     if not isinstance(properties, Mapping):
         return (), ()
     columns, key = [], []
     for name, one in properties.items():
         pg_type = str(one.get("format") or one.get("type") or "text")
-        columns.append(Column(name, type_name(pg_type)))
+        if one.get("type") == "integer":
+            pg_type = _OPENAPI_INTEGERS.get(pg_type, pg_type)
+        choices = tuple(map(str, one.get("enum") or ()))
+        columns.append(Column(name, type_name(pg_type), name not in required, choices))
         if "<pk/>" in str(one.get("description", "")):
             key.append(name)
     return tuple(columns), tuple(key)

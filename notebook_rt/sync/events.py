@@ -149,6 +149,11 @@ class AuditNow:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubted:
+    """What is known of the columns has refused an edit: it may be old."""
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The last user of the table let go."""
 
@@ -165,6 +170,7 @@ Event: TypeAlias = (
     | FetchFailed
     | Tick
     | AuditNow
+    | Doubted
     | Closed
 )
 

@@ -26,6 +26,7 @@ from notebook_rt.sync.events import (
     Change,
     Closed,
     Confirmed,
+    Doubted,
     Effect,
     Event,
     Failed,
@@ -191,6 +192,9 @@ class Mirror:
                 self._open_gap(reason)
             case AuditNow():
                 self._audit_at = self._now
+            case Doubted():
+                if self._passes.replica is not None:
+                    self._passes.replica.schema_moved = True
             case Closed():
                 self._flows.stop_all()
                 self._set_status("closed", "closed")

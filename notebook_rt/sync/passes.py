@@ -8,12 +8,12 @@ behind: the replica, a proof of what cannot be missing any more, and the effects
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from notebook_rt.options import Options
-from notebook_rt.store.types import Column, Schema
+from notebook_rt.store.types import Column, Schema, built_in
 from notebook_rt.sync import discovery
 from notebook_rt.sync.change import UnreadableError
 from notebook_rt.sync.events import (
@@ -136,7 +136,7 @@ class Passes:
         needed.update(term.column for term in self.spec.order)
         if not needed <= names:
             return (yield from self.learn())
-        known = Schema(columns, replica.schema.key, self.spec.numeric)
+        known = Schema(_described(columns, replica.known), replica.schema.key, self.spec.numeric)
         return (yield from self._replace(Replica(self.spec, known, known, self._horizon)))
 
     def _replace(self, replica: Replica) -> Pass:
@@ -299,3 +299,15 @@ class Passes:
         replica = self.replica
         if replica is not None and replica.dirty:
             self._emit(Published(cause, replica.take(), commit_time))
+
+
+def _described(columns: Iterable[Column], known: Schema) -> tuple[Column, ...]:
+    """``columns`` as a change names them, with what is known of those that have stayed."""
+    before = {one.name: one for one in known.columns}
+    return tuple(
+        before[one.name]
+        if one.name in before
+        and (one.pg_type == before[one.name].pg_type or not built_in(one.pg_type))
+        else one
+        for one in columns
+    )

@@ -12,6 +12,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
@@ -19,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 import pandas as pd
 
 from notebook_rt.errors import ClosedError, NotebookRTError, ReadOnlyError
+from notebook_rt.store.types import Column
 from notebook_rt.sync.health import UNAVAILABLE
 from notebook_rt.widgets.sources import (
     Conflict,
-    Field,
     HealthReport,
     Note,
     NoteKind,
@@ -200,7 +201,7 @@ class FrameOf:
     def __init__(self, frame: LiveFrame) -> None:
         self._frame = frame
         self._empty = pd.DataFrame()
-        self._fields: tuple[object, tuple[Field, ...]] = (None, ())
+        self._fields: tuple[object, tuple[Column, ...]] = (None, ())
         self._marks: tuple[float, dict[tuple[Hashable, str], tuple[str, str]]] = (-1.0, {})
         self._conflicts: tuple[float, list[Conflict]] = (-1.0, [])
 
@@ -236,17 +237,14 @@ class FrameOf:
         return ""
 
     @property
-    def fields(self) -> Sequence[Field]:
+    def fields(self) -> Sequence[Column]:
         df = self.df
         if self._fields[0] is not df:
-            schema = getattr(self._frame, "schema", None)
-            types = {} if schema is None else {c.name: c.pg_type for c in schema.columns}
+            schema = self._frame.schema
+            known = {} if schema is None else {c.name: c for c in schema.columns}
             keys = [str(name) for name in df.index.names if name is not None]
             names = [*keys, *(str(name) for name in df.columns if name not in keys)]
-            self._fields = (
-                df,
-                tuple(Field(n, types.get(n, ""), nullable=n not in keys) for n in names),
-            )
+            self._fields = (df, tuple(known.get(name) or Column(name, "") for name in names))
         return self._fields[1]
 
     @property
@@ -259,6 +257,14 @@ class FrameOf:
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
         self._marks = (-1.0, {})
         self._frame.edit(key, values)
+
+    def batch(self) -> AbstractContextManager[None]:
+        self._marks = (-1.0, {})
+        return self._frame.batch()
+
+    def undo(self) -> bool:
+        self._marks, self._conflicts = (-1.0, {}), (-1.0, [])
+        return self._frame.undo()
 
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
         now = time.monotonic()
@@ -312,10 +318,10 @@ class MappedOf:
         return self._table.note
 
     @property
-    def fields(self) -> Sequence[Field]:
+    def fields(self) -> Sequence[Column]:
         df = self.df
         names = [str(name) for name in (*df.index.names, *df.columns) if name is not None]
-        return tuple(Field(name, "", nullable=name not in df.index.names) for name in names)
+        return tuple(Column(name, "", nullable=name not in df.index.names) for name in names)
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
         # At once, too: nobody listened while nobody looked.
@@ -323,6 +329,12 @@ class MappedOf:
 
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
         raise ReadOnlyError(self.name)
+
+    def batch(self) -> AbstractContextManager[None]:
+        raise ReadOnlyError(self.name)
+
+    def undo(self) -> bool:
+        return False
 
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
         return {}

@@ -74,6 +74,7 @@ export function makeFormat(column) {
     number = new Intl.NumberFormat(undefined, { ...options, minimumFractionDigits: n, maximumFractionDigits: n });
   };
   const float = column.shape === "number";
+  const day = (text) => (column.shape === "date" ? text.slice(0, 10) : text);
   return {
     // Looks at the values of a window; true if what is drawn must be drawn again.
     learn(values) {
@@ -98,7 +99,7 @@ export function makeFormat(column) {
       }
       if (kind === "bool") return value ? "true" : "false";
       if (kind === "instant") return timeText(value, false);
-      if (kind === "local") return timeText(value, true);
+      if (kind === "local") return day(timeText(value, true));
       return value;
     },
     // What the editor starts with, and what "as it was seen" means.
@@ -108,7 +109,7 @@ export function makeFormat(column) {
       const kind = row.k[c];
       if (kind === "bool") return value ? "true" : "false";
       if (kind === "instant") return `${timeText(value, true).replace(" ", "T")}+00:00`;
-      if (kind === "local") return timeText(value, true).replace(" ", "T");
+      if (kind === "local") return day(timeText(value, true)).replace(" ", "T");
       return String(value);
     },
     hint(row, c) {

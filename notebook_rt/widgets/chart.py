@@ -39,6 +39,18 @@ Kind: TypeAlias = Literal["line", "area", "bar", "point", "tick", "hist"]
 Positions: TypeAlias = npt.NDArray[np.intp]
 POINTS: Final = 2_000
 BINS: Final = 40
+TIMES: Final = {
+    "year": "%Y",
+    "quarter": "%b %Y",
+    "month": "%b %Y",
+    "week": "%d %b",
+    "date": "%d %b",
+    "hours": "%H:%M",
+    "minutes": "%H:%M",
+    "seconds": "%H:%M:%S",
+    "milliseconds": "%S.%L",
+}
+"""How a time is written on an axis: 24 hours, as in the grid."""
 INTERVAL: Final = 0.1
 """Seconds between two pictures at least: more is not seen, and Vega draws each anew."""
 
@@ -177,14 +189,19 @@ class ChartModel:
         title = cut(self.x, 60)
         if self.kind == "hist":
             encode["x"] = alt.X("x", type="quantitative", bin="binned", title=cut(self.y[0], 60))
-            encode["x2"] = alt.X2("c")
+            encode["x2"] = alt.X2("x_end")  # Vega-Lite looks for the bin's end by this name
             encode["y"] = alt.Y("y", type="quantitative", title="rows")
         else:
             kind_y = self._type(column_of(df, self.y[0]))
             zero = alt.Scale(zero=self.kind in ("bar", "area"))
             if kind_x == "quantitative" and self.kind != "bar":
                 scale = alt.Scale(zero=False)
-            encode["x"] = alt.X("x", type=kind_x, title=title, scale=scale)
+            axis: Any = alt.Undefined
+            if kind_x == "temporal":
+                axis = alt.Axis(format=TIMES)
+            elif kind_x == "nominal" and self._flat(column_of(df, self.x)):
+                axis = alt.Axis(labelAngle=0)
+            encode["x"] = alt.X("x", type=kind_x, title=title, scale=scale, axis=axis)
             encode["y"] = alt.Y(
                 "y",
                 type=kind_y,
@@ -199,6 +216,11 @@ class ChartModel:
         chart = alt.Chart(alt.NamedData(name="live"), mark=mark, width="container", height=260)
         return self._style(chart.encode(**encode))
 
+    def _flat(self, series: pd.Series[Any]) -> bool:
+        """Whether the names on the axis have room beside one another."""
+        names = series.dropna().unique()
+        return len(names) * max((len(str(name)) + 2 for name in names), default=0) < 90
+
     def _type(self, series: pd.Series[Any]) -> Any:
         if pd.api.types.is_datetime64_any_dtype(series.dtype):
             return "temporal"
@@ -210,14 +232,17 @@ class ChartModel:
         )
 
     def whole(self, view: str) -> Sequence[Message]:
-        names = {*self.source.df.columns, *self.source.df.index.names}
-        if not {self.x, *self.y} <= names:  # a lazy table that begins again
+        if not {self.x, *self.y} <= {
+            *self.source.df.columns,
+            *self.source.df.index.names,
+        }:  # a lazy table that begins again
             self._owed.append(view)
             return []
         spec = self.chart().to_dict(validate=False)
         spec.pop("config", None)
         data, buffers = self._data()
-        head = {"t": "chart", "spec": spec, "names": ["x", "y", "c"][: len(data["cols"])]}
+        names = ["x", "y", "x_end" if self.kind == "hist" else "c"][: len(data["cols"])]
+        head = {"t": "chart", "spec": spec, "names": names}
         return [Message({**head, **data}, buffers, whole=True, to=view)]
 
     def update(self) -> Sequence[Message]:

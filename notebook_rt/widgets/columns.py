@@ -1,7 +1,7 @@
 """A few rows of a DataFrame as binary columns, and the cells in which two of them differ.
 
 In: a column's array and the positions wanted. Out: ``Cells``, comparable and packed into bytes that
-``grid.js`` reads with typed arrays. Numbers, times and truth values go as 64-bit floats or bytes;
+``cell.js`` reads with typed arrays. Numbers, times and truth values go as 64-bit floats or bytes;
 all else goes as text, long text cut (the rest is fetched when somebody asks for that cell).
 """
 
@@ -87,8 +87,8 @@ class Pack:
         return b"".join(self._parts)
 
 
-def text_of(value: Any) -> str:
-    """A value as somebody would read it: JSON for containers, hex for bytes."""
+def text_of(value: Any, pg_type: str = "") -> str:
+    """A value as somebody would read it: JSON for containers, hex for bytes, a date without a time."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict | list | tuple | np.ndarray):
@@ -97,6 +97,8 @@ def text_of(value: Any) -> str:
     if isinstance(value, bytes | memoryview):
         return "\\x" + bytes(value).hex()
     if isinstance(value, dt.datetime):
+        if pg_type == "date":
+            return value.date().isoformat()
         return value.isoformat(sep=" ")
     return str(value)
 
@@ -162,7 +164,7 @@ def _texts(few: Sequence[Any]) -> Cells:
 
 
 def shape_of(dtype: Any, pg_type: str) -> str:
-    """How a column is shown and edited: the word ``grid.js`` chooses a format and an editor by."""
+    """How a column is shown and edited: the word that ``cell.js`` and ``editors.js`` go by."""
     if pg_type in ("json", "jsonb") or pg_type.startswith("_"):
         return "json"
     if pg_type in ("date", "timestamptz", "timestamp", "bool"):

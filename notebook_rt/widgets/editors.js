@@ -19,6 +19,7 @@ function base(make) {
     destroy() {
       this.close?.();
       this.node.remove();
+      this.args.container.replaceChildren();
     }
     focus() {
       this.input.focus();
@@ -39,6 +40,12 @@ function base(make) {
   };
 }
 
+// An editor that is wider than its cell stays inside the grid.
+function within(input, args) {
+  const over = input.getBoundingClientRect().right - args.grid.getContainerNode().getBoundingClientRect().right;
+  if (over > 0) input.style.marginLeft = `${-over - 1}px`;
+}
+
 const INPUTS = { date: "date", timestamptz: "datetime-local", timestamp: "datetime-local" };
 const NUMBER = /^\s*[-+−]?(\d[\d,\s]*\.?\d*|\.\d+)(e[-+]?\d+)?\s*$|^\s*[-+]?(nan|inf(inity)?)\s*$/i;
 const WHOLE = /^\s*[-+−]?\d[\d,\s]*$/;
@@ -53,6 +60,7 @@ function inputEditor(column, values) {
     });
     editor.node = editor.input = input;
     args.container.append(input);
+    within(input, args);
     input.addEventListener("keydown", (event) => {
       if (["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key)) event.stopImmediatePropagation();
       if (type !== "text" && ["ArrowUp", "ArrowDown"].includes(event.key)) event.stopImmediatePropagation();
@@ -77,7 +85,7 @@ function inputEditor(column, values) {
     editor.check = () => {
       const text = editor.serializeValue();
       if (text === null) return null;
-      if (text === "") return { valid: false, msg: `${column.name} cannot be empty` };
+      if (text === "") return { valid: false, msg: `${column.name} cannot be empty: it is NOT NULL` };
       if (column.shape === "integer" && !WHOLE.test(text)) return { valid: false, msg: `“${text}” is not a whole number` };
       if (column.shape === "number" && !NUMBER.test(text)) return { valid: false, msg: `“${text}” is not a number` };
       return null;
@@ -93,6 +101,7 @@ function choiceEditor(column, values) {
     input.append(...choices.map((choice, i) => h("option", { value: String(i), text: choice })));
     editor.node = editor.input = input;
     args.container.append(input);
+    within(input, args);
     input.addEventListener("keydown", (event) => {
       if (event.key.startsWith("Arrow")) event.stopImmediatePropagation();
     });
@@ -109,7 +118,7 @@ function choiceEditor(column, values) {
 function textEditor(column, values) {
   const json = column.shape === "json";
   return base((editor, args) => {
-    const input = h("textarea", { class: "nrt-editor-long", "aria-label": column.name, spellcheck: "false", rows: json ? 6 : 2 });
+    const input = h("textarea", { class: "nrt-editor-long", "aria-label": column.name, spellcheck: "false", rows: json ? 4 : 2 });
     const word = h("span", { class: "nrt-refused", role: "alert" });
     const save = h("button", { type: "button", class: "nrt-button", text: "Save", onclick: () => args.commitChanges() });
     const cancel = h("button", { type: "button", class: "nrt-button", text: "Cancel", onclick: () => args.cancelChanges() });
@@ -120,7 +129,8 @@ function textEditor(column, values) {
     const foot = h("div", { class: "nrt-acts" }, save, cancel, column.nullable ? nothing : null, word);
     editor.node = h("div", { class: "nrt-pop nrt-pop-editor" }, input, foot);
     editor.input = input;
-    editor.close = values.place(editor.node, args.container);
+    args.container.append(h("span", { class: "nrt-v", text: values.shown(args.item) })); // the cell does not go blank
+    editor.close = values.place(editor.node, () => args.container);
     editor.node.addEventListener("keydown", (event) => {
       if (event.key === "Escape") args.cancelChanges();
       else if (event.key === "Enter" && event.target === input && (json ? event.ctrlKey || event.metaKey : !event.shiftKey)) args.commitChanges();

@@ -1,13 +1,16 @@
 """The live grid: ``LiveFrame``'s own display. In: a ``FrameSource``. Out: SlickGrid over a window.
 
-The grid library is not part of the widget's state: a page asks once for the gzipped bundle that
-the wheel carries and keeps it (NOTEBOOK.md: "a big library is loaded once a page").
+Neither SlickGrid nor the code that draws with it (``gridview.js`` and what it imports) is part of
+the widget's state: a page asks once for each, gzipped, and keeps it (NOTEBOOK.md: "a big library is
+loaded once a page"). What the state carries is ``grid.js``, which asks.
 """
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from hashlib import sha256
 from html import escape
 
 import pandas as pd
@@ -28,6 +31,16 @@ def slickgrid() -> bytes:
     return (HERE / "vendor" / "slickgrid.js.gz").read_bytes()
 
 
+@cache
+def gridview() -> bytes:
+    """What draws the grid, as one gzipped ES module."""
+    return gzip.compress(module("gridview").encode(), mtime=0)
+
+
+VIEW = f"gridview-{sha256(module('gridview').encode()).hexdigest()[:12]}"
+"""Its name in the page: kernels with other versions of this package may share the page."""
+
+
 def grid_text(source: FrameSource) -> str:
     """One line: name, size, status."""
     df = source.df
@@ -37,10 +50,13 @@ def grid_text(source: FrameSource) -> str:
 def grid_html(source: FrameSource, columns: Sequence[str] | None = None) -> str:
     """The first rows as a plain table, every text escaped and cut."""
     df = source.df.head(PREVIEW).reset_index()
-    names = [f.name for f in source.fields] if columns is None else list(columns)
-    names = [name for name in names if name in df.columns]
+    types = {column.name: column.pg_type for column in source.fields}
+    names = [name for name in (types if columns is None else columns) if name in df.columns]
     rows = [
-        ["" if is_null(value) else cut(text_of(value), 80) for value in row]
+        [
+            "" if is_null(value) else cut(text_of(value, types[name]), 80)
+            for name, value in zip(names, row, strict=True)
+        ]
         for row in df[names].itertuples(index=False, name=None)
     ]
     note = f"<p>{escape(source.note)}</p>" if source.note else ""
@@ -64,9 +80,9 @@ class GridWidget(LiveWidget):
         In pixels.
     """
 
-    _esm = module("grid")
+    _esm = module("grid").replace('"gridview"', f'"{VIEW}"')
     _css = styles("grid")
-    libraries: Mapping[str, Callable[[], bytes]] = {"slickgrid-5.20.2": slickgrid}
+    libraries: Mapping[str, Callable[[], bytes]] = {"slickgrid-5.20.2": slickgrid, VIEW: gridview}
 
     def __init__(
         self,

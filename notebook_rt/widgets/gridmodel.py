@@ -17,14 +17,18 @@ from typing import Any, Final, Literal, cast
 import numpy as np
 import pandas as pd
 
+from notebook_rt.store.types import Column
 from notebook_rt.widgets.columns import Cells, Pack, cells, shape_of, text_of
 from notebook_rt.widgets.order import Order, column_of
-from notebook_rt.widgets.sources import Field, FrameSource
+from notebook_rt.widgets.sources import FrameSource
 from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.transport import Message
 from notebook_rt.widgets.typed import parse_typed
 
 COPY_CELLS: Final = 500_000
+SAMPLED: Final = 300
+"""Rows looked at for the widths of the columns."""
+PASTE_ROWS: Final = 2_000
 FOLLOWED: Final = 10_000
 """A selection of at most so many rows is followed when rows move; a larger one is let go."""
 MAX_WINDOW: Final = 400
@@ -99,7 +103,7 @@ class GridModel:
         self._views: defaultdict[str, _View] = defaultdict(_View)
         self._rids: dict[Hashable, int] = {}
         self._keys: dict[int, Hashable] = {}
-        self._fields: tuple[Field, ...] = ()
+        self._fields: tuple[Column, ...] = ()
         self._names: list[str] = []
         self._shapes: list[str] = []
         self.selection: pd.Index[Any] | None = None
@@ -127,12 +131,12 @@ class GridModel:
             "sort": [[self._names.index(n), up] for n, up in self._order.by if n in self._names],
             "filter": self._order.filter,
         }
-        return [self._full(view, window, head)]
+        return [self._full(view, window, head, self._samples(df))]
 
     def update(self) -> Sequence[Message]:
-        names = self._names
+        columns = self._fields
         df = self._refresh()
-        if names != self._names:
+        if columns != self._fields:  # others, or of another type, or they may hold other values
             return [message for view in tuple(self._views) for message in self.whole(view)]
         messages: list[Message] = []
         for name, view in self._views.items():
@@ -159,7 +163,7 @@ class GridModel:
                 view.moved = True
         return df
 
-    def _shown(self) -> list[Field]:
+    def _shown(self) -> list[Column]:
         if self._wanted is None:
             return list(self._fields)
         by_name = {f.name: f for f in self._fields}
@@ -248,8 +252,27 @@ class GridModel:
             return None
         return Message({"t": "cells", "cols": changed, **rest}, (pack.bytes(),), to=name)
 
-    def _full(self, name: str, window: _Window, head: Mapping[str, Any]) -> Message:
+    def _samples(self, df: pd.DataFrame) -> list[Cells]:
+        """A cell of each column for its width: the longest text of rows here and there."""
+        some = np.unique(np.linspace(0, len(df) - 1, min(SAMPLED, len(df))).astype(np.intp))
+        found = []
+        for name in self._names:
+            few = cells(column_of(df, name).array, some)
+            longest = max(range(len(few)), key=lambda i: len(str(few.values[i])), default=None)
+            where = [] if longest is None else [longest]
+            found.append(few.take(np.asarray(where, dtype=np.int32)))
+        return found
+
+    def _full(
+        self,
+        name: str,
+        window: _Window,
+        head: Mapping[str, Any],
+        samples: Sequence[Cells] | None = None,
+    ) -> Message:
         pack = Pack()
+        if samples is not None:
+            head = {**head, "samples": [pack.add_cells(column) for column in samples]}
         content = {
             **head,
             **window.frame,
@@ -304,6 +327,8 @@ class GridModel:
             "edit": self._on_edit,
             "select": self._on_select,
             "copy": self._on_copy,
+            "paste": self._on_paste,
+            "undo": self._on_undo,
             "text": self._on_text,
             "resolve": self._on_resolve,
         }.get(str(content.get("t")))
@@ -322,6 +347,7 @@ class GridModel:
     def _on_sort(self, view: _View, content: Mapping[str, Any]) -> None:
         by = [(self._names[int(c)], bool(up)) for c, up in content["by"] if c < len(self._names)]
         self._order.ask(by, self._order.filter)
+        view.first, view.last, view.anchor = 0, view.last - view.first, None
 
     def _on_filter(self, view: _View, content: Mapping[str, Any]) -> None:
         self._order.ask(self._order.by, str(content["text"])[:400])
@@ -330,7 +356,7 @@ class GridModel:
     def _on_hold(self, view: _View, content: Mapping[str, Any]) -> None:
         view.held = bool(content["on"])
 
-    def _cell(self, content: Mapping[str, Any]) -> tuple[Hashable, Field] | None:
+    def _cell(self, content: Mapping[str, Any]) -> tuple[Hashable, Column] | None:
         key = self._keys.get(int(content["rid"]))
         number = int(content["c"])
         if key is None or not 0 <= number < len(self._names):
@@ -366,6 +392,57 @@ class GridModel:
                 refuse(error)
 
         self._act(write)
+
+    def _on_paste(self, view: _View, content: Mapping[str, Any]) -> None:
+        """Texts by row and column, put down from one cell on: all of them, or none and why."""
+        cell = self._cell(content)
+        if cell is None:
+            return
+        rows = content["cells"][:PASTE_ROWS]
+        found = self._order.find(_index_of([cell[0]], self._source.df))
+        if not len(found):
+            return
+        first = int(found[0])
+        keys, _ = self._order.rows(first, min(first + len(rows), len(self._order)))
+        left, shown = int(content["c"]), self._shown()
+        at = {"rid": content["rid"], "c": left}
+        edits: dict[Hashable, dict[str, Any]] = {}
+        try:
+            for key, texts in zip(keys, rows, strict=False):
+                for column, text in zip(shown[left:], texts, strict=False):
+                    name = column.name
+                    if not self._may_edit(name, name in self._source.df.index.names):
+                        raise ValueError(f"{name} cannot be edited")
+                    empty = text == "" and column.nullable  # as null is copied
+                    edits.setdefault(key, {})[name] = parse_typed(
+                        column, None if empty else str(text)
+                    )
+        except ValueError as error:
+            view.replies.append({"kind": "refused", **at, "why": cut(f"Not pasted: {error}")})
+            return
+
+        def write() -> None:
+            try:
+                with self._source.batch():
+                    for key, values in edits.items():
+                        self._source.edit(key, values)
+            except Exception as error:
+                view.replies.append({"kind": "refused", **at, "why": cut(error)})
+                self._changed()
+
+        self._act(write)
+        rest = len(content["cells"]) - len(edits)
+        said = f"Pasted {len(edits):,} row{'' if len(edits) == 1 else 's'}"
+        said += f"; {rest:,} more had no place" if rest else ""
+        view.replies.append({"kind": "said", "text": said})
+
+    def _on_undo(self, view: _View, content: Mapping[str, Any]) -> None:
+        def undo() -> None:
+            said = "Taken back" if self._source.undo() else "Nothing to take back: all is sent"
+            view.replies.append({"kind": "said", "text": said})
+            self._changed()
+
+        self._act(undo)
 
     def _on_resolve(self, view: _View, content: Mapping[str, Any]) -> None:
         cell = self._cell(content)
@@ -403,21 +480,24 @@ class GridModel:
 
     def _on_copy(self, view: _View, content: Mapping[str, Any]) -> None:
         first, last, left, right = (int(n) for n in content["range"])
-        names = self._names[left : right + 1]
-        rows = min(last + 1 - first, COPY_CELLS // max(len(names), 1))
+        shown = self._shown()[left : right + 1]
+        rows = min(last + 1 - first, COPY_CELLS // max(len(shown), 1))
         _, positions = self._order.rows(first, first + rows)
         df = self._source.df
         there = positions[positions >= 0]
-        columns = [[tsv(v) for v in column_of(df, name).array.take(there)] for name in names]
+        columns = [
+            [tsv(v, column.pg_type) for v in column_of(df, column.name).array.take(there)]
+            for column in shown
+        ]
         lines = ["\t".join(line) for line in zip(*columns, strict=True)]
         view.replies.append({"kind": "copy", "text": "\n".join(lines), "rows": len(lines)})
 
 
-def tsv(value: Any) -> str:
+def tsv(value: Any, pg_type: str = "") -> str:
     """A cell as spreadsheets paste it: no tab, no line break; empty for null."""
     if value is None or value is pd.NA or value is pd.NaT or (value != value) is True:
         return ""
-    return text_of(value).replace("\t", " ").replace("\r", " ").replace("\n", " ")
+    return text_of(value, pg_type).replace("\t", " ").replace("\r", " ").replace("\n", " ")
 
 
 def _index_of(keys: Sequence[Hashable], df: pd.DataFrame) -> pd.Index[Any]:

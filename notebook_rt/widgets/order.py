@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from notebook_rt.widgets.columns import is_null, text_of
+
 DUTY: Final = 0.08
 Positions: TypeAlias = npt.NDArray[np.intp]
 _OPERATORS: Final = (">=", "<=", "!=", "=", ">", "<", ":")
@@ -64,9 +66,18 @@ def column_of(df: pd.DataFrame, name: str) -> pd.Series[Any]:
     return pd.Series(df.index.get_level_values(name))
 
 
+def _texts(series: pd.Series[Any]) -> pd.Series[Any]:
+    """A column as it is read in the grid."""
+    if isinstance(series.dtype, pd.StringDtype):
+        return series
+    if series.dtype == object:  # JSON, arrays, bytes, which need not be UTF-8
+        texts = [None if is_null(value) else text_of(value) for value in series]
+        return pd.Series(texts, dtype="str", index=series.index)
+    return series.astype("str")
+
+
 def _contains(series: pd.Series[Any], text: str) -> npt.NDArray[np.bool_]:
-    texts = series if isinstance(series.dtype, pd.StringDtype) else series.astype("str")
-    found = texts.str.contains(text, case=False, regex=False, na=False)
+    found = _texts(series).str.contains(text, case=False, regex=False, na=False)
     return np.asarray(found, dtype=bool)
 
 
@@ -86,7 +97,7 @@ def _compared(series: pd.Series[Any], operator: str, value: str) -> npt.NDArray[
         if pd.isna(other):
             return np.ones(len(series), dtype=bool)
     else:
-        series, other = series.astype("str").str.casefold(), value.casefold()
+        series, other = _texts(series).str.casefold(), value.casefold()
     compare = {
         "=": series.eq,
         "!=": series.ne,

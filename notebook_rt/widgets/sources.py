@@ -9,12 +9,15 @@ likes: it only says "look again", and the transport decides when (``transport.py
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from notebook_rt.store.types import Column
 
 Unsubscribe: TypeAlias = Callable[[], None]
 Health: TypeAlias = Literal[
@@ -118,16 +121,6 @@ class NoteSource(Protocol):
     def on_note(self, fn: Callable[[], object]) -> Unsubscribe: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One column as the grid sees it: ``pg_type`` chooses the editor and the way it is shown."""
-
-    name: str
-    pg_type: str = "text"
-    nullable: bool = True
-    choices: tuple[str, ...] = ()
-
-
 class FrameSource(Protocol):
     """A live table. ``df`` has the key as its index; a snapshot never changes."""
 
@@ -145,7 +138,7 @@ class FrameSource(Protocol):
         """The calm sentence of degraded mode, or an empty string."""
 
     @property
-    def fields(self) -> Sequence[Field]:
+    def fields(self) -> Sequence[Column]:
         """Every column that can be shown, the key's first."""
 
     @property
@@ -154,6 +147,12 @@ class FrameSource(Protocol):
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe: ...
 
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> object: ...
+
+    def batch(self) -> AbstractContextManager[None]:
+        """What is edited in the block is kept, shown and sent as one; nothing of it if it raises."""
+
+    def undo(self) -> bool:
+        """Take back the last edit that has not left; False: there is none."""
 
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
         """Cells with a local edit: ``(key, column)`` to ``("pending"|"failed", why)``."""

@@ -13,35 +13,32 @@ import uuid
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from notebook_rt.widgets.sources import Field
+from notebook_rt.store.types import Column
 
 _INTEGERS: Final = {"int2": 15, "int4": 31, "int8": 63}
 _TRUE: Final = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE: Final = frozenset({"false", "f", "no", "n", "off", "0"})
 
 
-def parse_typed(field: Field, text: str | None) -> Any:
-    """The value that ``text`` means in ``field``.
+def parse_typed(column: Column, text: str | None) -> Any:
+    """The value that ``text`` means in ``column``.
 
     Raises
     ------
     ValueError
         With a sentence for the person who typed.
 
-    >>> parse_typed(Field("price", "float8"), "1,250.5")
+    >>> parse_typed(Column("price", "float8"), "1,250.5")
     1250.5
     """
-    kind = field.pg_type
-    if text is None or (text == "" and kind not in ("text", "varchar", "bpchar", "citext")):
-        if not field.nullable:
-            raise ValueError(f"{field.name} cannot be empty")
-        return None
-    if field.choices:
-        if text not in field.choices:
-            raise ValueError(f"{field.name} is one of: {', '.join(field.choices)}")
-        return text
+    kind = column.pg_type
+    if text == "" and kind not in ("text", "varchar", "bpchar", "citext"):
+        text = None
+    refusal = column.refusal(text)
+    if refusal is not None:
+        raise ValueError(refusal)
     parser = _PARSERS.get(kind)
-    return parser(text, kind) if parser else text
+    return text if text is None or parser is None else parser(text, kind)
 
 
 def _integer(text: str, kind: str) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Locator, Page, sync_playwright
 
 REPOSITORY = Path(__file__).parents[2]
 FLAGS = [
@@ -53,6 +53,19 @@ async ([source, wait]) => {
   if (!wait) return [notebook.widgets.indexOf(cell), []];
   await done;
   return [notebook.widgets.indexOf(cell), cell.model.outputs.toJSON()];
+}
+"""
+ASK = """
+async source => {
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  const future = kernel.requestExecute({ code: source, store_history: false });
+  let text = "";
+  future.onIOPub = ({ header, content }) => {
+    if (header.msg_type === "stream") text += content.text;
+  };
+  const reply = await future.done;
+  if (reply.content.status !== "ok") throw new Error(reply.content.traceback.join("\\n"));
+  return text;
 }
 """
 
@@ -159,10 +172,30 @@ class OpenNotebook:
                 raise AssertionError("\n".join(output["traceback"]))
         return "".join("".join(o["text"]) for o in outputs if o["output_type"] == "stream").strip()
 
+    def ask(self, source: str) -> str:
+        """Run code in the kernel without a cell, so that the page does not scroll; what it printed."""
+        text: str = self.page.evaluate(ASK, source)
+        return text.strip()
+
+    def until(self, condition: str, seconds: float = 10) -> None:
+        """Wait in the kernel until an expression is true there."""
+        self.ask(
+            f"import time\n_end = time.monotonic() + {seconds}\n"
+            f"while not ({condition}):\n"
+            f"    assert time.monotonic() < _end, {condition!r}\n    time.sleep(0.02)"
+        )
+
     def start(self, source: str) -> int:
         """Run a new cell without waiting for it; its index."""
         index: int = self.page.evaluate(RUN, [source, False])[0]
         return index
+
+    def show(self, source: str) -> Locator:
+        """Run a new cell that displays a widget, and bring the widget on the screen."""
+        cell = self.page.locator(".jp-Notebook-cell").nth(self.start(source))
+        widget = cell.locator(".nrt")
+        widget.scroll_into_view_if_needed()
+        return widget
 
     def command(self, name: str, **args: Any) -> None:
         """Run a command of the front end."""
@@ -176,7 +209,12 @@ class OpenNotebook:
         self.command(
             "apputils:change-theme", theme="JupyterLab Dark" if dark else "JupyterLab Light"
         )
-        self.page.wait_for_timeout(900)
+        # The page is repainted first, and the widgets look at what is behind them then.
+        self.page.wait_for_function(
+            """word => document.body.dataset.jpThemeLight === String(word === "light") &&
+            [...document.querySelectorAll(".nrt")].every(node => node.dataset.theme === word)""",
+            arg="dark" if dark else "light",
+        )
 
     def save(self) -> dict[str, Any]:
         """Save, and read the file."""

@@ -28,7 +28,6 @@ from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.rows import Upsert
 from notebook_rt.widgets import GridWidget
 from notebook_rt.widgets.base import pump
-from notebook_rt.widgets.sources import Field
 from tests.widgets.memory import Told
 
 TYPES = dict(id='int8', a='float8', b='float8', c='float8', i='int4', j='int4', ok='bool',
@@ -37,7 +36,7 @@ TYPES = dict(id='int8', a='float8', b='float8', c='float8', i='int4', j='int4', 
 class TableSource(Told):
     '''The columnar table itself, as a live frame would hand it out.'''
     name, status, note, editable = 'trades', 'live', '', True
-    fields = tuple(Field(name, kind) for name, kind in TYPES.items())
+    fields = tuple(Column(name, kind) for name, kind in TYPES.items())
 
     def __init__(self, n):
         super().__init__()

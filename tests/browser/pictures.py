@@ -11,6 +11,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from playwright.sync_api import Page
+
 from tests.browser.lab import REPOSITORY, OpenNotebook, browsing, serving
 
 FOLDER = REPOSITORY / ".pictures"
@@ -41,7 +43,7 @@ PICTURES = [
     Picture("notes", "notes()"),
     Picture("chart-line", "chart()"),
     Picture("chart-lines", "chart(y=['bid', 'ask'], last=400)"),
-    Picture("chart-area", "chart(y='bid', kind='area', last=600)"),
+    Picture("chart-area", "chart(y='volume', kind='area', last=120)"),
     Picture("chart-bar", "chart('venue', 'volume', kind='bar', last=3)"),
     Picture("chart-point", "chart('bid', 'volume', kind='point', color='venue', points=300)"),
     Picture("chart-hist", "chart('at', 'volume', kind='hist')"),
@@ -55,6 +57,15 @@ PICTURES = [
 ]
 
 
+def settled(page: Page) -> None:
+    """Wait until nothing moves any more, and has been painted."""
+    page.wait_for_function(
+        "() => document.getAnimations().every(one => one.playState !== 'running' ||"
+        " one.effect.getComputedTiming().iterations === Infinity)"
+    )
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 120)))")
+
+
 def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
     """Show one picture in a cell of its own and shoot the cell's output."""
     page = notebook.page
@@ -62,23 +73,23 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
     output = page.locator(".jp-OutputArea-output .nrt").last
     output.wait_for()
     output.locator(".nrt-pill, [data-drawn], .nrt-notes li").first.wait_for()
-    page.wait_for_timeout(250)
+    settled(page)
     for selector in picture.click:
         output.locator(selector).first.click()
     for selector in picture.double:
         output.locator(selector).first.dblclick()
     page.mouse.move(5, 5)
-    page.wait_for_timeout(250)
+    settled(page)
     box = output.bounding_box()
     assert box is not None
-    pad = 12
+    pad, top = 8, 5  # the code's frame is just above
     page.screenshot(
         path=FOLDER / f"{picture.name}-{theme}.png",
         clip={
             "x": max(0, box["x"] - pad),
-            "y": max(0, box["y"] - pad),
+            "y": max(0, box["y"] - top),
             "width": min(box["width"], 960) + 2 * pad,
-            "height": box["height"] + 2 * pad + 8,
+            "height": box["height"] + top + pad + 8,
         },
     )
     notebook.command("notebook:delete-cell")
@@ -91,7 +102,7 @@ def hero(notebook: OpenNotebook, theme: str) -> None:
     page.locator(".nrt-grid .nrt-is-conflict").wait_for()
     page.locator(".nrt-chart canvas").wait_for()
     page.mouse.move(5, 5)
-    page.wait_for_timeout(700)
+    settled(page)
     boxes = [box for each in page.locator(".nrt").all() if (box := each.bounding_box())]
     top, bottom = boxes[0]["y"] - 5, boxes[-1]["y"] + boxes[-1]["height"] + 6
     clip = {

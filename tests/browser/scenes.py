@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from notebook_rt.store.types import Column
 from notebook_rt.widgets import (
     ChartWidget,
     GridWidget,
@@ -14,7 +15,7 @@ from notebook_rt.widgets import (
     QueueWidget,
     StatusBar,
 )
-from notebook_rt.widgets.sources import Conflict, Field, HealthReport, Note, Person, QueuedWrite
+from notebook_rt.widgets.sources import Conflict, HealthReport, Note, Person, QueuedWrite
 from tests.widgets.memory import (
     METRICS,
     MemoryFrame,
@@ -116,16 +117,16 @@ def notes() -> NotesWidget:
 
 
 FIELDS = [
-    Field("id", "int8", nullable=False),
-    Field("symbol", "text", nullable=False),
-    Field("status", "position_status", choices=("open", "held", "closed")),
-    Field("quantity", "int4", nullable=False),
-    Field("price", "numeric"),
-    Field("change", "float8"),
-    Field("hedged", "bool"),
-    Field("updated_at", "timestamptz"),
-    Field("notes", "text"),
-    Field("tags", "jsonb"),
+    Column("id", "int8", nullable=False),
+    Column("symbol", "text", nullable=False),
+    Column("status", "position_status", choices=("open", "held", "closed")),
+    Column("quantity", "int4", nullable=False),
+    Column("price", "numeric"),
+    Column("change", "float8"),
+    Column("hedged", "bool"),
+    Column("updated_at", "timestamptz"),
+    Column("notes", "text"),
+    Column("tags", "jsonb"),
 ]
 SYMBOLS = ["AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSM", "ASML", "SAP", "NESN"]
 REMARKS = [
@@ -190,12 +191,12 @@ def prices(n: int = 4000) -> MemoryFrame:
         index=pd.Index(np.arange(n), name="id"),
     )
     fields = [
-        Field("id", "int8"),
-        Field("at", "timestamptz"),
-        Field("bid", "numeric"),
-        Field("ask", "numeric"),
-        Field("volume", "int4"),
-        Field("venue", "text"),
+        Column("id", "int8"),
+        Column("at", "timestamptz"),
+        Column("bid", "numeric"),
+        Column("ask", "numeric"),
+        Column("volume", "int4"),
+        Column("venue", "text"),
     ]
     return MemoryFrame(df, fields, name="quotes")
 

@@ -25,7 +25,6 @@ def test_status_bar_and_grid_in_notebook_7(tmp_path_factory: pytest.TempPathFact
         page.locator('[data-row="1"] .l3').dblclick()
         page.keyboard.type("17")
         page.keyboard.press("Enter")
-        page.wait_for_timeout(400)
-        assert notebook.run("print(source.edits)") == "[(2, {'quantity': 17})]"
+        notebook.until("source.edits == [(2, {'quantity': 17})]")
         # Notebook 7 itself logs an error about its settings; ours would name a widget's module.
         assert not [line for line in notebook.console if "schema" not in line]

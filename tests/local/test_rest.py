@@ -653,8 +653,11 @@ def test_the_description_tells_types_keys_and_what_is_required(
     stack: LocalStack, anon: Rest
 ) -> None:
     stack.sql(
-        "drop table if exists rest_child; create table rest_child "
-        "(id int primary key references rest_small, moods rest_mood[]); "
+        "drop table if exists rest_child; drop domain if exists rest_size, rest_feels; "
+        "create domain rest_size as int check (value > 0); "
+        "create domain rest_feels as rest_mood not null; create table rest_child "
+        "(id int primary key references rest_small, moods rest_mood[], size rest_size not null, "
+        "feels rest_feels); "
         "comment on column rest_items.name is 'what it is called'"
     )
     description = anon("/").json()
@@ -675,14 +678,21 @@ def test_the_description_tells_types_keys_and_what_is_required(
         "type": "array",
         "items": {"type": "string"},
     }
-    child = description["definitions"]["rest_child"]["properties"]["id"]
-    assert "<fk table='rest_small' column='id'/>" in child["description"]
+    child = description["definitions"]["rest_child"]
+    assert "<fk table='rest_small' column='id'/>" in child["properties"]["id"]["description"]
+    assert child["required"] == ["id", "size", "feels"]
+    assert child["properties"]["size"] == {"format": "integer", "type": "integer"}
+    assert child["properties"]["feels"] == {
+        "format": "public.rest_feels",
+        "type": "string",
+        "enum": ["sad", "ok", "happy"],
+    }
     assert description["definitions"]["rest_defaults"]["properties"]["n"]["default"] == 7
     assert "rest_hidden" not in description["definitions"]
     arguments = description["paths"]["/rpc/rest_add"]["post"]["parameters"][0]["schema"]
     assert arguments["required"] == ["a"]
     assert "get" not in description["paths"]["/rpc/rest_write"]
-    stack.sql("drop table rest_child")
+    stack.sql("drop table rest_child; drop domain rest_size, rest_feels")
 
 
 def test_every_answer_has_a_date(anon: Rest) -> None:

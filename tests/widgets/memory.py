@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
 
+from notebook_rt.store.types import Column
 from notebook_rt.widgets.sources import (
     Conflict,
-    Field,
     HealthReport,
     Note,
     Person,
@@ -113,7 +114,7 @@ METRICS = {
 class MemoryFrame(Told):
     """A DataFrame under its key that can be changed, with marks and conflicts put in by hand."""
 
-    def __init__(self, df: pd.DataFrame, fields: Sequence[Field], name: str = "positions") -> None:
+    def __init__(self, df: pd.DataFrame, fields: Sequence[Column], name: str = "positions") -> None:
         super().__init__()
         self.df = df
         self.name = name
@@ -122,6 +123,7 @@ class MemoryFrame(Told):
         self.note = ""
         self.editable = True
         self.edits: list[tuple[Hashable, dict[str, Any]]] = []
+        self.before: list[pd.DataFrame] = []
         self.marked: dict[tuple[Hashable, str], tuple[str, str]] = {}
         self.disputed: list[Conflict] = []
         self.resolved: list[tuple[Hashable, str, str]] = []
@@ -132,11 +134,22 @@ class MemoryFrame(Told):
 
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
         self.edits.append((key, dict(values)))
+        self.before.append(self.df)
         df = self.df.copy()
         for column, value in values.items():
             df.loc[key, column] = value
             self.marked[key, column] = ("pending", "waits to be sent")
         self.set(df)
+
+    def batch(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def undo(self) -> bool:
+        if not self.edits:
+            return False
+        self.edits.pop()
+        self.set(self.before.pop())
+        return True
 
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
         return self.marked

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from notebook_rt.store.types import Column
 from notebook_rt.widgets import ChartWidget
 from notebook_rt.widgets.chart import INTERVAL, POINTS, ChartModel, thin
-from notebook_rt.widgets.sources import Field
 from tests.browser.scenes import prices
 from tests.widgets.memory import HOSTILE, MemoryFrame
 
@@ -59,7 +59,7 @@ def test_the_last_change_is_drawn_though_nothing_follows():
 def test_names_are_titles_and_never_field_expressions():
     df = pd.DataFrame({HOSTILE: [1.0, 2.0], "a.b[0]": [3.0, 4.0]})
     df.index.name = "id"
-    fields = [Field("id", "int8"), Field(HOSTILE, "float8"), Field("a.b[0]", "float8")]
+    fields = [Column("id", "int8"), Column(HOSTILE, "float8"), Column("a.b[0]", "float8")]
     model = ChartModel(MemoryFrame(df, fields), "a.b[0]", HOSTILE)
     encoding = model.chart().to_dict()["encoding"]
     assert (encoding["x"]["field"], encoding["y"]["field"]) == ("x", "y")
@@ -69,7 +69,7 @@ def test_names_are_titles_and_never_field_expressions():
 def test_times_without_a_zone_are_shown_as_they_are():
     df = pd.DataFrame({"at": pd.to_datetime(["2026-01-01", "2026-01-02"]), "v": [1.0, 2.0]})
     df.index.name = "id"
-    fields = [Field("id", "int8"), Field("at", "timestamp"), Field("v", "float8")]
+    fields = [Column("id", "int8"), Column("at", "timestamp"), Column("v", "float8")]
     encoding = ChartModel(MemoryFrame(df, fields), "at", "v").chart().to_dict()["encoding"]
     assert encoding["x"]["type"] == "temporal"
     assert encoding["x"]["scale"]["type"] == "utc"
@@ -94,6 +94,8 @@ def test_the_style_function_has_the_last_word():
 
 def test_a_histogram_counts_every_row():
     model = ChartModel(prices(50_000), None, "volume", kind="hist")
+    (head,) = model.whole("v")
+    assert head.content["names"] == ["x", "y", head.content["spec"]["encoding"]["x2"]["field"]]
     columns, shown = model._histogram(model.source.df)
     assert shown == 50_000
     assert sum(columns[1]) == 50_000

@@ -13,19 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notebook_rt.store.types import Column
 from notebook_rt.widgets import GridWidget
 from notebook_rt.widgets.columns import CUT, LONG, NULL, Cells, Pack, cells
+from notebook_rt.widgets.grid import grid_html
 from notebook_rt.widgets.gridmodel import LOOK, GridModel
 from notebook_rt.widgets.order import DUTY, Order, parse_terms
-from notebook_rt.widgets.sources import Conflict, Field
+from notebook_rt.widgets.sources import Conflict
 from notebook_rt.widgets.typed import parse_typed
 from tests.widgets.memory import HOSTILE, MemoryFrame
 
 FIELDS = [
-    Field("id", "int8", nullable=False),
-    Field("price", "float8"),
-    Field("name", "text"),
-    Field("at", "timestamptz"),
+    Column("id", "int8", nullable=False),
+    Column("price", "float8"),
+    Column("name", "text"),
+    Column("at", "timestamptz"),
 ]
 
 NUMBERS = st.none() | st.floats(allow_nan=False)  # Float64 takes NaN for null
@@ -367,7 +369,7 @@ def test_changed_cells_are_those_that_differ(pairs):
     ],
 )
 def test_typed(kind, text, value):
-    assert parse_typed(Field("c", kind), text) == value
+    assert parse_typed(Column("c", kind), text) == value
 
 
 @pytest.mark.parametrize(
@@ -385,14 +387,14 @@ def test_typed(kind, text, value):
 )
 def test_typed_refuses_with_a_sentence(kind, text):
     with pytest.raises(ValueError, match=r"\w+ \w+"):
-        parse_typed(Field("c", kind), text)
+        parse_typed(Column("c", kind), text)
 
 
 def test_columns_that_must_have_a_value_and_choices():
     with pytest.raises(ValueError, match="cannot be empty"):
-        parse_typed(Field("c", "int4", nullable=False), None)
-    with pytest.raises(ValueError, match="one of: a, b"):
-        parse_typed(Field("c", "mood", choices=("a", "b")), "c")
+        parse_typed(Column("c", "int4", nullable=False), None)
+    with pytest.raises(ValueError, match="one of a, b"):
+        parse_typed(Column("c", "mood", choices=("a", "b")), "c")
 
 
 def test_an_unknown_column_is_named_at_once():
@@ -404,7 +406,7 @@ def test_an_empty_table_and_a_column_that_is_added_later():
     bench = Bench(table(0))
     assert bench.whole.content["total"] == 0
     assert rids(bench.whole) == []
-    bench.source.fields = (*FIELDS, Field("extra", "int4"))
+    bench.source.fields = (*FIELDS, Column("extra", "int4"))
     (message,) = bench.set(table(3).assign(extra=[1, 2, 3]))
     assert message.whole
     assert bench.shown(message, 4) == [1, 2, 3]
@@ -412,7 +414,7 @@ def test_an_empty_table_and_a_column_that_is_added_later():
 
 def test_a_composite_key():
     df = table(4).reset_index().assign(day=["mon", "tue"] * 2).set_index(["id", "day"])
-    source = MemoryFrame(df, [Field("id", "int8"), Field("day", "text"), *FIELDS[1:]])
+    source = MemoryFrame(df, [Column("id", "int8"), Column("day", "text"), *FIELDS[1:]])
     model = GridModel(source, act=lambda fn: fn(), changed=lambda: None)
     (whole,) = model.whole("v")
     assert [c["key"] for c in whole.content["columns"]] == [True, True, False, False, False]
@@ -450,3 +452,80 @@ def test_a_grid_listens_to_its_table_only_while_somebody_looks():
     widget._link.hear({"view": "w", "t": "look"}, 2.0)
     widget.close()
     assert source.listeners == []
+
+
+# --- pasting and taking back ---------------------------------------------------------------------
+
+
+def pasted(bench: Bench, row: int, column: int, cells: list[list[str]]) -> dict[str, Any]:
+    """Paste from a row and a column on; the reply."""
+    rid = rids(bench.whole)[row]
+    messages = bench.say(t="paste", rid=rid, c=column, cells=cells)
+    (reply,) = [m.content for m in messages if m.content["t"] == "reply"]
+    return reply
+
+
+def test_what_is_pasted_goes_down_from_the_cell_as_the_rows_are_shown():
+    bench = Bench(table(9))
+    bench.say(t="sort", by=[[1, False]])
+    (bench.whole,) = bench.model.whole("v")
+    reply = pasted(bench, 0, 1, [["1.5", "a"], ["", "b"], ["2,000", ""]])
+    assert reply["text"] == "Pasted 3 rows"
+    assert bench.source.edits == [
+        (9, {"price": 1.5, "name": "a"}),
+        (8, {"price": None, "name": "b"}),
+        (7, {"price": 2000.0, "name": None}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "why"),
+    [(1, [["1"], ["many"]], "“many” is not a number"), (0, [["1"]], "id cannot be edited")],
+)
+def test_all_that_is_pasted_is_taken_or_nothing(column, cells, why):
+    bench = Bench(table(9))
+    assert why in pasted(bench, 2, column, cells)["why"]
+    assert bench.source.edits == []
+
+
+def test_what_is_pasted_past_the_last_row_is_told():
+    bench = Bench(table(3))
+    assert pasted(bench, 2, 1, [["1"], ["2"]])["text"] == "Pasted 1 row; 1 more had no place"
+
+
+def test_an_edit_is_taken_back():
+    bench = Bench(table(3))
+    bench.say(t="edit", rid=rids(bench.whole)[0], c=1, value="5")
+    (*_, reply) = bench.say(t="undo")
+    assert reply.content["text"] == "Taken back"
+    assert bench.source.df.loc[1, "price"] == 0.0
+    (*_, reply) = bench.say(t="undo")
+    assert "Nothing to take back" in reply.content["text"]
+
+
+def test_a_date_is_copied_and_shown_without_a_time():
+    df = pd.DataFrame({"day": pd.to_datetime(["2026-03-31"])}, index=pd.Index([1], name="id"))
+    source = MemoryFrame(df, [Column("id", "int8"), Column("day", "date")])
+    model = GridModel(source, act=lambda fn: fn(), changed=lambda: None)
+    model.whole("v")
+    model.heard("v", {"t": "copy", "range": [0, 0, 0, 1]})
+    assert model.update()[-1].content["text"] == "1\t2026-03-31"
+    assert "<td>2026-03-31</td>" in grid_html(source)
+
+
+def test_any_column_can_be_filtered_by_what_is_read_in_it():
+    values = [b"\xde\xad\xbe\xef", {"k": [1, 2]}, ["a"], None]
+    df = pd.DataFrame({"v": pd.Series(values, dtype=object)}, index=pd.Index(range(4), name="id"))
+    for text, expected in (("beef", 1), ("'[1, 2]'", 1), ("nothing", 0), ("v=deadbeef", 0)):
+        order = Order()
+        order.ask((), text)
+        order.refresh(df, ["id", "v"], held=False)
+        assert len(order) == expected, text
+
+
+def test_the_widest_value_of_rows_far_away_is_told_for_the_width():
+    df = table(10_000)
+    df.loc[9_999:, "name"] = "a very long name indeed"
+    bench = Bench(df)
+    sample = bench.whole.content["samples"][2]
+    assert values(sample, bench.whole.buffers[0]) == ["a very long name indeed"]

@@ -27,7 +27,7 @@ from tests.widgets.memory import (
     ago,
 )
 
-MODULES = ["grid", "health", "queue", "presence", "statusbar", "notes"]
+MODULES = ["grid", "gridview", "health", "queue", "presence", "statusbar", "notes"]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -42,7 +42,9 @@ def test_a_widget_s_module_is_one_valid_module_without_imports(name, tmp_path):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_code_and_style_are_small_enough_for_a_saved_notebook(name):
-    assert len(module(name)) + len(styles(name if name != "statusbar" else "presence")) < 50_000
+    if name != "gridview":  # never in a notebook: once a page, gzipped
+        sheet = name if name != "statusbar" else "presence"
+        assert len(module(name)) + len(styles(sheet)) < 25_000
 
 
 @pytest.mark.parametrize("name", [*MODULES, "common"])

@@ -3,8 +3,8 @@
 Clients learn tables, types, keys and functions from it. In: what PostgreSQL says of the schema.
 Out: the document, with what PostgREST writes where readers look: `format` is the SQL type, a
 primary key's description ends in `<pk/>`, a foreign key's in `<fk …/>`, `required` lists the
-columns that are not nullable. Of the paths it gives method, body and answer; not the parameter of
-every filter.
+columns that are not nullable, `enum` an enum's labels; a domain is described by what is below it.
+Of the paths it gives method, body and answer; not the parameter of every filter.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ select coalesce(json_agg(json_build_object(
     'columns', coalesce((
         select json_agg(json_build_object(
             'name', a.attname,
-            'format', format_type(a.atttypid, null),
-            'required', a.attnotnull,
+            'format', format_type(
+                case when b.typnamespace = 'pg_catalog'::regnamespace then b.oid else t.oid end,
+                null),
+            'required', a.attnotnull or t.typtype = 'd' and t.typnotnull,
             'default', pg_get_expr(d.adbin, d.adrelid),
             'comment', col_description(c.oid, a.attnum),
             'length', case when a.atttypid in (1042, 1043) and a.atttypmod > 4
                 then a.atttypmod - 4 end,
             'enum', (select json_agg(e.enumlabel order by e.enumsortorder)
-                from pg_enum e where e.enumtypid = a.atttypid),
+                from pg_enum e where e.enumtypid = coalesce(b.oid, t.oid)),
             'foreign', (
                 select json_build_array(f.relname, fa.attname)
                 from pg_constraint k
@@ -40,6 +42,8 @@ select coalesce(json_agg(json_build_object(
                 where k.conrelid = c.oid and k.contype = 'f' and k.conkey = array[a.attnum]
                 limit 1)) order by a.attnum)
         from pg_attribute a
+        join pg_type t on t.oid = a.atttypid
+        left join pg_type b on t.typtype = 'd' and b.oid = t.typbasetype
         left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
         where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), '[]'))
     order by c.relname), '[]')::text as found

@@ -1,0 +1,348 @@
+// The live grid: SlickGrid over a window of rows that the kernel keeps, sorts and filters. Here is
+// what it is made of, what the kernel says, and what is drawn of it; the rest is beside (rows,
+// layout, selection, edits, keys).
+import { makeFormat } from "./cell.js";
+import { h, setText } from "./common.js";
+import { editing } from "./edits.js";
+import { keyboard } from "./keys.js";
+import { ROW, columnsOf, fit, keepWidths } from "./layout.js";
+import { Rows } from "./rows.js";
+import { selecting } from "./selection.js";
+
+export default function gridView(body, say, lib) {
+  const title = h("span", { class: "nrt-word" });
+  const count = h("span", { class: "nrt-soft", role: "status" });
+  const status = h("span", { class: "nrt-status" });
+  const filter = h("input", {
+    class: "nrt-filter", type: "search", placeholder: "Filter:  acme  price>10", "aria-label": "Filter rows",
+    autocomplete: "off", spellcheck: "false",
+  });
+  const note = h("p", { class: "nrt-note", role: "status" });
+  const holder = h("div", { class: "nrt-grid" });
+  const live = h("span", { class: "nrt-soft nrt-live", "aria-live": "polite" });
+  const toast = h("p", { class: "nrt-toast", role: "alert" });
+  body.append(h("div", { class: "nrt-tools" }, title, count, status, live, filter), note, holder, toast);
+  note.hidden = toast.hidden = true;
+
+  let toasting = null;
+  let hearing = null;
+  // What the parts share.
+  const view = {
+    body, holder, say, paint,
+    grid: null,
+    head: null,
+    formats: [],
+    total: 0,
+    rows: new Rows(),
+    active: null, // {rid, cell}: who has the focus, wherever it stands
+    selection: null, // {runs: [[first, last]], left, right, from: [row, cell], to}
+    editing: null, // {rid, row, cell}
+    waiting: new Map(), // "rid:c" or "copy" to what takes the kernel's answer
+    hear(text) {
+      setText(live, text);
+      clearTimeout(hearing);
+      hearing = setTimeout(() => setText(live, ""), 4000);
+    },
+    tell(text, seconds = 6) {
+      setText(toast, text);
+      toast.hidden = !text;
+      clearTimeout(toasting);
+      if (text) toasting = setTimeout(() => view.tell(""), seconds * 1000);
+    },
+  };
+  const picked = selecting(view);
+  const edits = editing(view);
+  const resized = new ResizeObserver(() => view.grid?.resizeCanvas());
+  resized.observe(holder);
+
+  // ---- the grid -------------------------------------------------------------------------------
+
+  function build() {
+    const { head, rows } = view;
+    fit(view);
+    const keys = head.columns.findIndex((column) => !column.key);
+    const shadow = holder.getRootNode();
+    const grid = (view.grid = new lib.SlickGrid(
+      holder,
+      { getLength: () => view.total, getItem: (i) => rows.at.get(i), getItemMetadata: (i) => (rows.at.get(i)?.gone ? { cssClasses: "nrt-gone" } : null) },
+      columnsOf(view, edits),
+      {
+        rowHeight: ROW, enableColumnReorder: false, editable: true, autoEdit: false, enableCellNavigation: true,
+        multiColumnSort: true, tristateMultiColumnSort: true, editorLock: new lib.SlickEditorLock(), frozenColumn: keys > 0 && keys < 3 ? keys - 1 : -1,
+        editCommandHandler: (item, column, command) => edits.send(item, column.field, command.serializedValue),
+        enableHtmlRendering: false, enableTextSelectionOnCells: false, emulatePagingWhenScrolling: false,
+        shadowRoot: shadow instanceof ShadowRoot ? shadow : undefined, minRowBuffer: 6,
+      },
+    ));
+    describe();
+    if (head.sort.length) grid.setSortColumns(head.sort.map(([c, up]) => ({ columnId: `c${c}`, sortAsc: up })));
+    grid.onViewportChanged.subscribe(ask);
+    grid.onRendered.subscribe(paint);
+    grid.onColumnsResized.subscribe(() => {
+      keepWidths(view);
+      fit(view);
+    });
+    grid.onSort.subscribe((_event, { sortCols }) => {
+      const by = sortCols.map(({ sortCol, sortAsc }) => [sortCol.field, sortAsc]);
+      sorting = true;
+      anchor = null;
+      say({ t: "sort", by });
+      sortWords(by);
+      grid.scrollRowToTop(0);
+    });
+    grid.onActiveCellChanged.subscribe((_event, { row, cell }) => {
+      const item = rows.at.get(row);
+      view.active = item ? { rid: item.rid, cell } : null;
+      if (item && !view.moving) picked.select([[row, row]], cell, cell, [row, cell]);
+      sinks();
+    });
+    grid.onBeforeEditCell.subscribe((_event, { row, cell }) => {
+      const item = rows.at.get(row);
+      if (!item || item.gone) return false;
+      view.editing = { rid: item.rid, row, cell };
+      edits.quiet();
+      say({ t: "hold", on: true });
+      return true;
+    });
+    grid.onBeforeCellEditorDestroy.subscribe(() => {
+      view.editing = null;
+      say({ t: "hold", on: false });
+      edits.quiet();
+    });
+    grid.onValidationError.subscribe((_event, { editor, row, cell, validationResults }) => {
+      edits.tellAt(row, cell, validationResults.msg);
+      editor.input.addEventListener("input", edits.quiet, { once: true });
+    });
+    grid.onKeyDown.subscribe(keyboard(view, picked, edits));
+    grid.onDblClick.subscribe((event, { row, cell }) => edits.open(row, cell) && event.stopImmediatePropagation());
+    grid.onClick.subscribe((event, { row, cell }) => {
+      if (event.getNativeEvent?.().shiftKey && view.selection) {
+        picked.extend(row, cell);
+        event.stopImmediatePropagation();
+      } else if (edits.conflicting(row, cell)) setTimeout(() => edits.open(row, cell));
+    });
+    sortWords(head.sort);
+    fit(view);
+    holder.dataset.drawn = "";
+  }
+
+  // What SlickGrid does not tell a screen reader of the grid as a whole.
+  function describe() {
+    holder.setAttribute("aria-label", `${view.head.name}, live table`);
+    holder.setAttribute("aria-colcount", view.head.columns.length);
+    holder.setAttribute("aria-multiselectable", "true");
+    for (const node of holder.querySelectorAll(".slick-pane, .slick-viewport, .grid-canvas")) node.removeAttribute("tabindex");
+    for (const node of holder.querySelectorAll(".slick-viewport")) {
+      node.setAttribute("role", "rowgroup");
+      node.setAttribute("tabindex", "0");
+    }
+    // The two places that hold the keyboard's focus are rows of one cell, which says the active one.
+    for (const node of holder.querySelectorAll(':scope > [tabindex="0"]')) {
+      node.setAttribute("role", "row");
+      node.dataset.sink = "";
+      node.append(h("span", { role: "gridcell", class: "nrt-hear", text: `${view.head.name}, use the arrow keys` }));
+    }
+  }
+
+  function sortWords(by) {
+    for (const node of holder.querySelectorAll(".slick-header-column")) {
+      const found = by.find(([c]) => `c${c}` === node.dataset.id);
+      node.setAttribute("aria-sort", found ? (found[1] ? "ascending" : "descending") : "none");
+    }
+  }
+
+  // ---- drawing --------------------------------------------------------------------------------
+
+  // Draws the rows at `which` places (null: all) again, but never the cell with an open editor.
+  function redraw(which) {
+    const { grid } = view;
+    const { top, bottom } = grid.getRenderedRange();
+    const drawn = [];
+    for (let row = top; row <= bottom; row++) {
+      if (which && !which.has(row)) continue;
+      if (view.editing?.row === row) {
+        for (let c = 0; c < view.head.columns.length; c++) if (c !== view.editing.cell) grid.updateCell(row, c);
+      } else drawn.push(row);
+    }
+    grid.invalidateRows(drawn);
+    grid.render();
+    paint();
+  }
+
+  // What SlickGrid leaves to us on every drawn row: its number, the selection, the row that is gone.
+  function paint() {
+    holder.setAttribute("aria-rowcount", view.total + 1);
+    const many = Boolean(view.selection) && picked.many();
+    for (const node of holder.querySelectorAll(".slick-row")) {
+      const at = Number(node.dataset.row);
+      node.setAttribute("aria-rowindex", at + 2);
+      for (const cell of node.children) {
+        const inside = picked.covers(at, Number(/ l(\d+)/.exec(cell.className)?.[1]));
+        cell.classList.toggle("nrt-selected", inside && many);
+        cell.setAttribute("aria-selected", String(inside));
+      }
+    }
+    for (const node of holder.querySelectorAll(".slick-header-columns")) node.setAttribute("aria-rowindex", 1);
+    sinks();
+  }
+
+  function sinks() {
+    const cell = view.grid.getActiveCell();
+    const row = cell && view.rows.at.get(cell.row);
+    if (!row) return;
+    const text = `${view.head.columns[cell.cell].name}: ${view.formats[cell.cell].text(row, cell.cell)}, row ${cell.row + 1} of ${view.total}`;
+    for (const node of holder.querySelectorAll("[data-sink] > span")) setText(node, text);
+  }
+
+  function flash(cells) {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const colour = body.parentElement.dataset.theme === "dark" ? "rgb(250 204 21 / 32%)" : "rgb(250 204 21 / 45%)";
+    for (const [row, c] of cells) {
+      if (view.editing?.row === row && view.editing.cell === c) {
+        edits.tellAt(row, c, `${view.head.columns[c].name} is now ${view.formats[c].text(view.rows.at.get(row), c)}; yours replaces it if you save.`, 10);
+        continue;
+      }
+      view.grid.updateCell(row, c);
+      if (!calm) view.grid.getCellNode(row, c)?.animate([{ backgroundColor: colour }, { backgroundColor: "transparent" }], { duration: 900, easing: "ease-out" });
+    }
+  }
+
+  // ---- the window -----------------------------------------------------------------------------
+
+  let anchor = null;
+  let sorting = false; // somebody wants to see the first rows of a new order: nothing stays in its place
+  let asked = 0;
+  let asking = null;
+  function ask() {
+    if (asking) return;
+    asking = setTimeout(() => {
+      asking = null;
+      asked = Date.now();
+      const { grid, active, rows } = view;
+      if (!grid) return;
+      const { top, bottom } = grid.getViewport();
+      // What must stay where it is on the screen: the row of the focus if it is seen, else the top row.
+      const shown = active && rows.named.get(active.rid);
+      const first = Math.max(0, grid.getVisibleRange ? grid.getVisibleRange().top : top);
+      const stay = sorting ? null : shown && shown.at >= first && shown.at <= bottom ? shown : first > 0 ? rows.at.get(first) : null;
+      anchor = stay ? { rid: stay.rid, row: stay.at } : null;
+      say({ t: "window", first: top, last: bottom + 1, anchor: anchor && [anchor.rid, anchor.row] });
+    }, Math.max(0, 40 - (Date.now() - asked)));
+  }
+
+  function moveTo(content) {
+    if (!anchor || content.anchor === undefined || content.anchor < 0 || content.anchor === anchor.row) return;
+    const shift = content.anchor - anchor.row;
+    anchor.row = content.anchor;
+    for (const viewport of holder.querySelectorAll(".slick-viewport")) {
+      if (viewport.scrollHeight > viewport.clientHeight) viewport.scrollTop += shift * ROW;
+    }
+  }
+
+  // The focus goes with its row: moved if it is on the screen, kept in mind if it is not.
+  function follow() {
+    const { grid, active, rows } = view;
+    if (!active || view.editing) return;
+    const row = rows.named.get(active.rid);
+    const now = grid.getActiveCell();
+    const { top, bottom } = grid.getViewport();
+    view.moving = true;
+    if (!row || row.at < top || row.at > bottom) {
+      if (now && rows.at.get(now.row)?.rid !== active.rid) grid.resetActiveCell();
+      view.active = active;
+    } else if (!now || now.row !== row.at) grid.setActiveCell(row.at, active.cell);
+    view.moving = false;
+  }
+
+  let typing = null;
+  filter.addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(() => say({ t: "filter", text: filter.value }), 180);
+  });
+  filter.addEventListener("keydown", (event) => event.stopPropagation());
+
+  // ---- what the kernel says -------------------------------------------------------------------
+
+  // The small rest of the state: how many rows, how the table is.
+  function around(content) {
+    if (content.total !== undefined) {
+      view.total = content.total;
+      setText(count, `${view.total.toLocaleString()} row${view.total === 1 ? "" : "s"}${filter.value ? " found" : ""}`);
+    }
+    if (content.status !== undefined) {
+      setText(status, content.status === "live" ? "" : content.status);
+      status.dataset.status = content.status;
+    }
+    if (content.note !== undefined) {
+      setText(note, content.note);
+      note.hidden = !content.note;
+    }
+  }
+
+  function whole(content, buffer) {
+    const same = view.grid && JSON.stringify(view.head.columns) === JSON.stringify(content.columns);
+    if (!same) view.formats = content.columns.map(makeFormat);
+    view.head = content;
+    setText(title, content.name);
+    if (filter.getRootNode().activeElement !== filter) filter.value = content.filter;
+    view.rows.fill(content, buffer, view.formats);
+    around(content);
+    if (view.grid && !same) {
+      view.grid.destroy();
+      holder.replaceChildren();
+      view.grid = null;
+    }
+    if (!content.columns.length) return;
+    if (!view.grid) build();
+    else {
+      view.grid.updateRowCount();
+      fit(view);
+      redraw(null);
+    }
+    ask();
+  }
+
+  function window_(content, buffer) {
+    const { grid, rows } = view;
+    around(content);
+    rows.fill(content, buffer, view.formats);
+    if (view.editing) view.editing.row = rows.named.get(view.editing.rid)?.at ?? view.editing.row;
+    grid.updateRowCount();
+    fit(view);
+    sorting = false;
+    moveTo(content);
+    if (content.selection) view.selection = content.selection.length && view.selection ? { ...view.selection, runs: content.selection } : null;
+    redraw(null);
+    follow();
+  }
+
+  function cells(content, buffer) {
+    const before = view.total;
+    around(content);
+    if (view.total !== before) {
+      view.grid.updateRowCount();
+      fit(view);
+    }
+    const touched = view.rows.mark(content);
+    const [changed, again] = view.rows.patch(content, buffer, view.formats);
+    if (again || touched.size) redraw(again ? null : touched);
+    flash(changed);
+  }
+
+  function receive(content, buffers) {
+    const buffer = buffers?.[0];
+    if (content.t === "grid") whole(content, buffer);
+    if (!view.grid || content.t === "grid") return;
+    if (content.t === "reply") edits.reply(content);
+    else if (content.t === "window") window_(content, buffer);
+    else if (content.t === "cells") cells(content, buffer);
+  }
+
+  return {
+    receive,
+    close() {
+      resized.disconnect();
+      view.grid?.destroy();
+    },
+  };
+}

@@ -1,0 +1,81 @@
+// The grid's columns and its height: SlickGrid's definitions, widths by content, kept once changed.
+import { cellNode, isCut } from "./cell.js";
+import { h } from "./common.js";
+import { editorOf } from "./editors.js";
+import { page } from "./library.js";
+
+export const ROW = 28;
+const HEAD = 33; // the heading, and the frame
+const WIDE = 320; // a column is no wider unasked, but where there is room
+const pen = document.createElement("canvas").getContext("2d");
+
+// As wide as the name and the first values need.
+function needs(column, values, font) {
+  const breadth = (text, weight) => {
+    pen.font = `${weight} ${font}`;
+    return pen.measureText(text.slice(0, 160)).width;
+  };
+  const longest = Math.max(0, ...values.map((text) => breadth(text, column.key ? 600 : 400)));
+  return Math.ceil(Math.max(breadth(column.name, 600) + 34, longest + 26, 64));
+}
+
+const keyOf = (view, column) => `${view.head.name}\u0000${column.name}`;
+
+export function columnsOf(view, edits) {
+  const { head, formats, rows } = view;
+  const { fontSize, fontFamily } = getComputedStyle(view.holder);
+  const font = `${fontSize} ${fontFamily}`;
+  const wishes = [];
+  const columns = head.columns.map((column, c) => {
+    const numeric = column.shape === "number" || column.shape === "integer";
+    const samples = [...[...rows.at.values()].slice(0, 60), rows.sample].map((row) => formats[c].text(row, c));
+    const values = {
+      typed: (row) => formats[c].typed(row, c),
+      shown: (row) => formats[c].text(row, c),
+      cut: () => Boolean(view.editing && rows.at.get(view.editing.row) && isCut(rows.at.get(view.editing.row), c)),
+      fetch: () => edits.fetchText(view.editing.rid, c),
+      place: edits.place,
+    };
+    const kept = page().widths[keyOf(view, column)];
+    wishes.push(kept ?? needs(column, samples, font));
+    const node = h("button", { type: "button", class: "nrt-sort", tabindex: "0", text: column.name });
+    return {
+      id: `c${c}`, field: c, name: node, toolTip: `${column.name} (${column.type}${column.key ? ", key" : ""})`,
+      width: kept ?? Math.min(wishes[c], WIDE), minWidth: 48, sortable: true,
+      cssClass: numeric ? "nrt-right" : "", headerCssClass: numeric ? "nrt-right" : "",
+      headerCellAttrs: { "aria-colindex": c + 1 }, cellAttrs: { "aria-colindex": c + 1 },
+      formatter: (_row, cell, _value, _column, row) => cellNode(formats[cell], head.columns[cell], row, cell),
+      editor: column.editable ? editorOf(column, values) : null,
+    };
+  });
+  // What is left over goes to those that are cut.
+  let spare = view.body.parentElement.clientWidth - 18 - columns.reduce((sum, column) => sum + column.width, 0);
+  columns.forEach((column, c) => {
+    const more = Math.max(0, Math.min(spare, wishes[c] - column.width));
+    column.width += more;
+    spare -= more;
+  });
+  return columns;
+}
+
+export function keepWidths(view) {
+  for (const column of view.grid.getColumns()) page().widths[keyOf(view, view.head.columns[column.field])] = column.width;
+}
+
+// No wider than its columns; as high as its rows need, whole ones, up to what was asked for. It
+// never shrinks in height, so that nothing below jumps.
+export function fit(view) {
+  const { body, grid, head, holder } = view;
+  const pane = holder.querySelector(".slick-viewport-right.slick-viewport-top, .slick-viewport-top");
+  const [barX, barY] = pane ? [pane.offsetHeight - pane.clientHeight, pane.offsetWidth - pane.clientWidth] : [0, 0];
+  const width = grid?.getColumns().reduce((sum, column) => sum + column.width, 2 + barY);
+  if (width) {
+    holder.style.maxWidth = `${width}px`;
+    body.style.maxWidth = `${Math.max(width, 460)}px`;
+  }
+  const rows = Math.min(view.total || 2, Math.floor((head.height - HEAD - barX) / ROW));
+  const height = HEAD + barX + Math.max(rows, 1) * ROW;
+  if (height > (parseFloat(holder.style.height) || 0)) holder.style.height = `${height}px`;
+  holder.dataset.total = view.total;
+  grid?.resizeCanvas();
+}

@@ -1,0 +1,81 @@
+// The rows of the window that the kernel has sent: values, flags, marks, by place and by name.
+import { decodeColumn, decodeInts } from "./cell.js";
+
+export class Rows {
+  first = 0;
+  at = new Map(); // the row's number in the table to the row
+  named = new Map(); // rid to the row
+  sample = null; // a row of wide values, for the widths of the columns
+
+  // The whole window anew.
+  fill(content, buffer, formats) {
+    const rids = decodeInts(content.rids, buffer);
+    const columns = content.cols.map((column) => decodeColumn(column, buffer));
+    const kinds = content.cols.map((column) => column.kind);
+    this.first = content.first;
+    this.at = new Map();
+    this.named = new Map();
+    for (let i = 0; i < rids.length; i++) {
+      const row = {
+        rid: rids[i], at: content.first + i, v: columns.map(([values]) => values[i]),
+        f: columns.map(([, flags]) => flags[i]), k: kinds, m: null, gone: false,
+      };
+      this.at.set(row.at, row);
+      this.named.set(row.rid, row);
+    }
+    formats.forEach((format, c) => format.learn(columns[c][0]));
+    if (content.samples) {
+      const wide = content.samples.map((column) => decodeColumn(column, buffer));
+      this.sample = { v: wide.map(([values]) => values[0] ?? ""), f: wide.map(([, flags]) => flags[0] ?? 1), k: content.samples.map((column) => column.kind) };
+      formats.forEach((format, c) => format.learn(wide[c][0]));
+    }
+    this.mark(content);
+  }
+
+  // Marks and gone rows are small lists of the whole window; returns the places they touch.
+  mark(content) {
+    const touched = new Set();
+    if (content.marks) {
+      for (const row of this.at.values()) if (row.m) {
+        touched.add(row.at);
+        row.m = null;
+      }
+      for (const [i, c, kind, ...more] of content.marks) {
+        const row = this.at.get(this.first + i);
+        if (!row) continue;
+        (row.m ??= new Map()).set(c, kind === "conflict" ? { kind, base: more[0], mine: more[1], theirs: more[2] } : { kind, why: more[0] });
+        touched.add(row.at);
+      }
+    }
+    if (content.gone) {
+      for (const row of this.at.values()) row.gone = false;
+      for (const i of content.gone) {
+        const row = this.at.get(this.first + i);
+        if (row) row.gone = true;
+        touched.add(this.first + i);
+      }
+    }
+    return touched;
+  }
+
+  // The cells that changed: which they are, and whether a format has changed with them.
+  patch(content, buffer, formats) {
+    const cells = [];
+    let again = false;
+    for (const column of content.cols) {
+      const places = decodeInts(column.rows, buffer);
+      const [values, flags] = decodeColumn(column, buffer);
+      again = formats[column.c].learn(values) || again;
+      for (let i = 0; i < places.length; i++) {
+        const row = this.at.get(this.first + places[i]);
+        if (!row) continue;
+        row.v[column.c] = values[i];
+        row.f[column.c] = flags[i];
+        if (row.k[column.c] !== column.kind) row.k = row.k.with(column.c, column.kind);
+        if (row.m?.get(column.c)?.kind === "sending") row.m.delete(column.c);
+        cells.push([row.at, column.c]);
+      }
+    }
+    return [cells, again];
+  }
+}
