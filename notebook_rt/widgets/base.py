@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import anywidget
 
+from notebook_rt import host
 from notebook_rt.widgets.lifetime import Cells
 from notebook_rt.widgets.pump import Pump
 from notebook_rt.widgets.sources import Eyes, Unsubscribe
@@ -85,7 +87,7 @@ class _Deafness:
 
     def watch(self) -> None:
         """Listen to the shell's cells, once."""
-        shell = _shell()
+        shell = host.kernel_shell()
         if shell is None or shell is self._shell:
             return
         self._shell = shell
@@ -94,34 +96,12 @@ class _Deafness:
         shell.events.register("post_run_cell", lambda *_: setattr(self, "_busy", False))
 
 
-def _shell() -> Any:
-    from IPython.core.getipython import get_ipython
-
-    shell: Any = get_ipython()
-    return shell if getattr(shell, "kernel", None) is not None else None
-
-
-def in_kernel() -> bool:
-    """Whether there is a kernel, and so a front end that may show a widget."""
-    return _shell() is not None
-
-
-def _cell() -> tuple[str | None, str]:
-    """The running cell's name, if its front end gives one, and the run's."""
-    shell = _shell()
-    if shell is None:
-        return None, ""
-    parent = shell.get_parent() or {}
-    cell = parent.get("metadata", {}).get("cellId")
-    return (str(cell) if cell else None), str(parent.get("header", {}).get("msg_id", ""))
-
-
 def _nothing() -> None:
     pass
 
 
 deafness = _Deafness()
-pump = Pump(deaf=deafness)
+pump = Pump()
 living: Cells[LiveWidget]
 
 
@@ -144,6 +124,7 @@ class LiveWidget(anywidget.AnyWidget):
 
     pin_replies_to_main = False
     """True: leave ipykernel 7.4's routing of messages alone (``NOTEBOOK.md``)."""
+    _closed = False
     libraries: Mapping[str, Callable[[], bytes]] = {}
     """Gzipped modules that a page may ask for once, by name (``library.js``)."""
 
@@ -161,7 +142,10 @@ class LiveWidget(anywidget.AnyWidget):
         self._subscribe = subscribe
         self._while_seen = while_seen
         self._eyes = eyes
-        self._link = Link(model, pump.budget, eyes=self._told)
+        marimo_runs, self._session_over = host.cell_runs(), host.session_over()
+        self._link = Link(
+            model, pump.budget, eyes=self._told, deaf=lambda: deafness() or marimo_runs()
+        )
         self._stop: Unsubscribe = _nothing
         super().__init__()
         deafness.watch()
@@ -169,13 +153,15 @@ class LiveWidget(anywidget.AnyWidget):
         if not self.pin_replies_to_main and hasattr(comm, "_reply_subshell_for"):
             # ipykernel 7.4 answers on the shell that sent last: a click would wait for the cell.
             comm._reply_subshell_for = lambda data, default: default
+        self._follow_comm()
         self.on_msg(self._enqueue)
         pump.add(self._link, self._send_now)
         if not while_seen:
             self._stop = subscribe(self.changed)
-        cell, run = _cell()
-        for old in living.made(self, cell, run):
+        run = host.running() or host.Run(None, None)
+        for old in living.made(self, run.cell, run.number):
             old.finish("replaced")
+        close_orphans()
 
     def changed(self) -> None:
         """Draw again, when the pace allows. Safe from any thread."""
@@ -191,10 +177,27 @@ class LiveWidget(anywidget.AnyWidget):
             self._listen(word == "seen")
         if self._eyes is not None:
             self._eyes(word)
+        if word == "unseen":
+            close_orphans()
 
     def _listen(self, on: bool) -> None:
         self._stop()
         self._stop = self._subscribe(self.changed) if on else _nothing
+
+    def _follow_comm(self) -> None:
+        """marimo closes the comms of a cell that is run again or deleted: the widget is over then."""
+        comm, widget = self.comm, weakref.ref(self)
+        if getattr(comm, "kernel", None) != "marimo":
+            return
+        close = comm.close
+
+        def closed(*args: Any, **options: Any) -> None:
+            close(*args, **options)
+            living_widget = widget()
+            if living_widget is not None:
+                living_widget.close()
+
+        comm.close = closed
 
     def finish(self, why: str) -> None:
         """Tell the views why nothing comes any more, and close."""
@@ -204,8 +207,9 @@ class LiveWidget(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Close the comm; the views stay as they are."""
-        if not hasattr(self, "_link"):
-            return  # it was never made: what was wrong has been raised
+        if self._closed or not hasattr(self, "_link"):
+            return  # without a link it was never made: what was wrong has been raised
+        self._closed = True
         self._listen(False)
         pump.remove(self._link)
         living.closed(self)
@@ -268,6 +272,13 @@ class LiveWidget(anywidget.AnyWidget):
 
 
 living = Cells(seen=lambda widget: widget.seen)
+
+
+def close_orphans() -> None:
+    """Close the widgets of sessions that have ended."""
+    for widget in living:
+        if widget._session_over():
+            pump.act(widget.close)
 
 
 def static_table(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:

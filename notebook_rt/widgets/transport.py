@@ -10,7 +10,7 @@ Out: messages. The thread that carries them is ``pump.py``; tests play it all wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,16 +101,25 @@ class Link:
     eyes
         Told ``online``, ``offline``, ``visible``, ``hidden`` as the browser says them, and
         ``seen`` and ``unseen`` when the first view looks and the last one stops.
+    deaf
+        Tells whether no acknowledgement can be heard now: a cell runs, and its host hands on
+        nothing from the browser meanwhile.
     """
 
-    def __init__(self, model: ViewModel, budget: Budget, *, eyes: Eyes | None = None) -> None:
+    def __init__(
+        self,
+        model: ViewModel,
+        budget: Budget,
+        *,
+        eyes: Eyes | None = None,
+        deaf: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.model = model
         self.leases = Leases()
-        self.deaf = False
-        """No acknowledgement can be heard now: a cell runs, and this kernel has no subshells."""
         self.dirty = False
         self._budget = budget
         self._eyes = eyes
+        self._deaf = deaf
         self._fresh: list[str] = []
         self._sent_at = float("-inf")
         self._again = float("inf")
@@ -129,7 +138,7 @@ class Link:
         beat = self._sent_at + BEAT
         if not (self.dirty or self._fresh):
             return min(beat, self._again)
-        if self.deaf:
+        if self._deaf():
             return max(self._sent_at + 1 / DEAF_RATE, now + self._budget.wait(now))
         if self.leases.unacked >= MAX_UNACKED and not self._fresh:
             return now + self.leases.patience
@@ -137,7 +146,7 @@ class Link:
 
     def take(self, now: float) -> list[tuple[dict[str, Any], tuple[bytes, ...]]]:
         """The messages to send now, numbered."""
-        if self.deaf:
+        if self._deaf():
             self.leases.excuse(now)
         else:
             for view in self.leases.lapse(now):

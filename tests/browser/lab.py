@@ -81,6 +81,48 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def surroundings(root: Path) -> dict[str, str]:
+    """The environment of a server that finds nothing of this machine's user, and this package."""
+    home = root / ".home"
+    return {
+        **os.environ,
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "PYTHONPATH": str(REPOSITORY),
+    }
+
+
+@contextmanager
+def server_process(
+    command: list[str], env: dict[str, str], root: Path, probe: str
+) -> Iterator[None]:
+    """A server in ``root``, up once ``probe`` is answered, stopped at the end."""
+    with (root / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(probe, timeout=2).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log_text = (root / "server.log").read_text()
+                    raise RuntimeError(f"{command} did not start:\n{log_text}") from None
+                time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 @contextmanager
 def serving(root: Path, app: Literal["lab", "notebook"] = "lab") -> Iterator[Server]:
     """A Jupyter server in ``root``, stopped at the end."""
@@ -91,15 +133,9 @@ def serving(root: Path, app: Literal["lab", "notebook"] = "lab") -> Iterator[Ser
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings))
     env = {
-        **os.environ,
-        "HOME": str(home),
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        **surroundings(root),
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "IPYTHONDIR": str(home / "ipython"),
-        "PYTHONPATH": str(REPOSITORY),
     }
     command = [
         *(sys.executable, "-m", f"jupyter{'lab' if app == 'lab' else ''}"),
@@ -112,28 +148,9 @@ def serving(root: Path, app: Literal["lab", "notebook"] = "lab") -> Iterator[Ser
         f"--ServerApp.root_dir={root}",
         "--expose-app-in-browser",
     ]
-    with (root / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
     url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/api?token={token}", timeout=2)
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log_text = (root / "server.log").read_text()
-                    raise RuntimeError(f"Jupyter did not start:\n{log_text}") from None
-                time.sleep(0.1)
+    with server_process(command, env, root, f"{url}/api?token={token}"):
         yield Server(url, token, root, app)
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 class OpenNotebook:
