@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,15 +58,19 @@ def cell_runs() -> Callable[[], bool]:
     return lambda: getattr(context, "execution_context", None) is not None
 
 
-def session_over() -> Callable[[], bool]:
-    """What tells, from any thread, whether the session that runs in this thread has ended.
+def at_session_end(fn: Callable[[], object]) -> Callable[[], object]:
+    """Call ``fn`` when the session that runs in this thread ends; gives back how not to.
 
-    ``marimo run`` serves each visitor from a thread of one process, and ends it without a word.
+    ``marimo run`` serves each visitor from a thread of one process, and ends it without a word to
+    what ran in it. What is kept for a thread alone goes with it, which is a word.
     """
     if _marimo() is None:
-        return lambda: False
-    thread = threading.current_thread()
-    return lambda: not thread.is_alive()
+        return lambda: None
+    if _thread.session is None:
+        _thread.session = _Session()
+    finalizer = weakref.finalize(_thread.session, fn)
+    finalizer.atexit = False
+    return finalizer.detach
 
 
 def kernel_shell() -> Any:
@@ -83,14 +88,20 @@ def _marimo() -> Any:
     return found if type(found).__name__ == "KernelRuntimeContext" else None
 
 
-class _Runs(threading.local):
-    """Numbers marimo's runs: each has an object of its own, and only the present one is kept."""
-
-    present: object = None
-    number = 0
+class _Session:
+    """Lives as long as a session of marimo."""
 
 
-_runs = _Runs()
+class _Thread(threading.local):
+    """What is known of the session of marimo that runs in a thread."""
+
+    session: _Session | None = None
+    execution: object = None
+    """The present run: each has an object of its own, and only this one is kept."""
+    runs = 0
+
+
+_thread = _Thread()
 
 
 def _marimo_run(context: Any) -> Run | None:
@@ -98,7 +109,7 @@ def _marimo_run(context: Any) -> Run | None:
     cell = getattr(execution, "cell_id", None)
     if cell is None:
         return None
-    if execution is not _runs.present:
-        _runs.present, _runs.number = execution, _runs.number + 1
+    if execution is not _thread.execution:
+        _thread.execution, _thread.runs = execution, _thread.runs + 1
     # Two visitors of one app run the same cells, each in a thread of its own.
-    return Run(f"{cell} {threading.get_ident()}", _runs.number)
+    return Run(f"{cell} {threading.get_ident()}", _thread.runs)

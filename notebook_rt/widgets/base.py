@@ -142,7 +142,7 @@ class LiveWidget(anywidget.AnyWidget):
         self._subscribe = subscribe
         self._while_seen = while_seen
         self._eyes = eyes
-        marimo_runs, self._session_over = host.cell_runs(), host.session_over()
+        marimo_runs = host.cell_runs()
         self._link = Link(
             model, pump.budget, eyes=self._told, deaf=lambda: deafness() or marimo_runs()
         )
@@ -153,7 +153,7 @@ class LiveWidget(anywidget.AnyWidget):
         if not self.pin_replies_to_main and hasattr(comm, "_reply_subshell_for"):
             # ipykernel 7.4 answers on the shell that sent last: a click would wait for the cell.
             comm._reply_subshell_for = lambda data, default: default
-        self._follow_comm()
+        self._follow_host()
         self.on_msg(self._enqueue)
         pump.add(self._link, self._send_now)
         if not while_seen:
@@ -161,7 +161,6 @@ class LiveWidget(anywidget.AnyWidget):
         run = host.running() or host.Run(None, None)
         for old in living.made(self, run.cell, run.number):
             old.finish("replaced")
-        close_orphans()
 
     def changed(self) -> None:
         """Draw again, when the pace allows. Safe from any thread."""
@@ -177,27 +176,31 @@ class LiveWidget(anywidget.AnyWidget):
             self._listen(word == "seen")
         if self._eyes is not None:
             self._eyes(word)
-        if word == "unseen":
-            close_orphans()
 
     def _listen(self, on: bool) -> None:
         self._stop()
         self._stop = self._subscribe(self.changed) if on else _nothing
 
-    def _follow_comm(self) -> None:
-        """marimo closes the comms of a cell that is run again or deleted: the widget is over then."""
-        comm, widget = self.comm, weakref.ref(self)
-        if getattr(comm, "kernel", None) != "marimo":
-            return
-        close = comm.close
+    def _follow_host(self) -> None:
+        """marimo closes the comms of a cell that is run again, and forgets a visitor who has left:
+        the widget is over then.
+        """
+        weak, comm = weakref.ref(self), self.comm
 
-        def closed(*args: Any, **options: Any) -> None:
-            close(*args, **options)
-            living_widget = widget()
-            if living_widget is not None:
-                living_widget.close()
+        def over() -> None:
+            widget = weak()
+            if widget is not None:
+                widget.close()
 
-        comm.close = closed
+        self._stay = host.at_session_end(lambda: pump.act(over))
+        if getattr(comm, "kernel", None) == "marimo":
+            close = comm.close
+
+            def closed(*args: Any, **options: Any) -> None:
+                close(*args, **options)
+                over()
+
+            comm.close = closed
 
     def finish(self, why: str) -> None:
         """Tell the views why nothing comes any more, and close."""
@@ -210,6 +213,7 @@ class LiveWidget(anywidget.AnyWidget):
         if self._closed or not hasattr(self, "_link"):
             return  # without a link it was never made: what was wrong has been raised
         self._closed = True
+        self._stay()
         self._listen(False)
         pump.remove(self._link)
         living.closed(self)
@@ -272,13 +276,6 @@ class LiveWidget(anywidget.AnyWidget):
 
 
 living = Cells(seen=lambda widget: widget.seen)
-
-
-def close_orphans() -> None:
-    """Close the widgets of sessions that have ended."""
-    for widget in living:
-        if widget._session_over():
-            pump.act(widget.close)
 
 
 def static_table(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:

@@ -8,7 +8,7 @@ file everything under one name, bounded: the oldest that nobody looks at goes. P
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 W = TypeVar("W")
@@ -26,9 +26,6 @@ class Cells(Generic[W]):
 
     def __len__(self) -> int:
         return len(self._unnamed) + sum(len(widgets) for _, widgets in self._made.values())
-
-    def __iter__(self) -> Iterator[W]:
-        return iter([*self._unnamed, *(w for _, widgets in self._made.values() for w in widgets)])
 
     def made(self, widget: W, cell: str | None, run: object) -> list[W]:
         """File ``widget``, made in this ``run`` of ``cell``; return those to close."""

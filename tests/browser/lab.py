@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,6 +109,8 @@ def server_process(
             try:
                 urllib.request.urlopen(probe, timeout=2).close()
                 break
+            except urllib.error.HTTPError:
+                break  # it answers
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
                     log_text = (root / "server.log").read_text()
@@ -251,11 +254,18 @@ class Browser:
 
 
 @contextmanager
-def browsing(server: Server) -> Iterator[Browser]:
+def headless() -> Iterator[Chromium]:
     """Headless Chromium, closed at the end."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
         try:
-            yield Browser(chromium, server)
+            yield chromium
         finally:
             chromium.close()
+
+
+@contextmanager
+def browsing(server: Server) -> Iterator[Browser]:
+    """Headless Chromium on ``server``."""
+    with headless() as chromium:
+        yield Browser(chromium, server)
