@@ -25,12 +25,14 @@ from notebook_rt import host
 from notebook_rt.widgets.lifetime import Cells
 from notebook_rt.widgets.pump import Pump
 from notebook_rt.widgets.sources import Eyes, Unsubscribe
-from notebook_rt.widgets.transport import Link, ViewModel
+from notebook_rt.widgets.state import StateModel
+from notebook_rt.widgets.transport import Budget, Link, ViewModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HERE = Path(__file__).parent
+CLOSED = "closed: the cell that made it has run again"
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _DEFAULT = re.compile(r"^export default [\s\S]*\Z", re.MULTILINE)
 _SPARE = re.compile(r"^(?:\s*//.*\n|\s+)", re.MULTILINE)
@@ -221,6 +223,16 @@ class LiveWidget(anywidget.AnyWidget):
             if self.comm is not None:
                 self.layout.close()  # a comm of its own, which nobody else would close
             super().close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Keep nothing of what was shown: a host may hold on to a closed widget (marimo does)."""
+        self._static, self._subscribe, self._eyes = (
+            lambda: (CLOSED, CLOSED),
+            lambda _: _nothing,
+            None,
+        )
+        self._link = Link(StateModel({}), Budget())
 
     def _send_now(self, content: Mapping[str, Any], buffers: Sequence[bytes]) -> None:
         with self._write:
@@ -234,6 +246,8 @@ class LiveWidget(anywidget.AnyWidget):
         pump.call(lambda: self._heard(content))
 
     def _heard(self, content: Mapping[str, Any]) -> None:
+        if self._closed:
+            return
         if content.get("t") == "library":
             name = str(content.get("name"))
             if name in self.libraries:  # may have to be built: not on the thread that draws
