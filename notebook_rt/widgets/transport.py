@@ -21,8 +21,6 @@ WIDGET_RATE = 30.0
 NOTEBOOK_RATE = 100.0
 NOTEBOOK_BYTES = 2_000_000.0
 MAX_UNACKED = 2
-DEAF_RATE = 20.0
-"""Messages a second while no acknowledgement can be heard: what the browser drew with ease."""
 BEAT = 10.0
 """Seconds of silence after which a looking view is told that the kernel still lives."""
 
@@ -138,10 +136,9 @@ class Link:
         beat = self._sent_at + BEAT
         if not (self.dirty or self._fresh):
             return min(beat, self._again)
-        if self._deaf():
-            return max(self._sent_at + 1 / DEAF_RATE, now + self._budget.wait(now))
-        if self.leases.unacked >= MAX_UNACKED and not self._fresh:
+        if not self._deaf() and self.leases.unacked >= MAX_UNACKED and not self._fresh:
             return now + self.leases.patience
+        # While nothing can be heard, the pace alone has to do: a browser keeps up with more.
         return max(self._sent_at + 1 / WIDGET_RATE, now + self._budget.wait(now))
 
     def take(self, now: float) -> list[tuple[dict[str, Any], tuple[bytes, ...]]]:

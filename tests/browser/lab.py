@@ -214,9 +214,18 @@ class Browser:
 
     @contextmanager
     def notebook(
-        self, name: str = "", *, width: int = 1100, height: int = 900, scale: float = 1
+        self,
+        name: str = "",
+        *,
+        width: int = 1100,
+        height: int = 900,
+        scale: float = 1,
+        script: str = "",
     ) -> Iterator[OpenNotebook]:
-        """A fresh notebook, its kernel started; the kernel is shut down at the end."""
+        """A fresh notebook, its kernel started; the kernel is shut down at the end.
+
+        ``script`` runs in the page before anything else.
+        """
         name = name or f"n{secrets.token_hex(4)}.ipynb"
         path = self.server.root / name
         kernel = {"name": "python3", "display_name": "Python 3"}
@@ -234,6 +243,8 @@ class Browser:
             viewport={"width": width, "height": height}, device_scale_factor=scale
         )
         try:
+            if script:
+                context.add_init_script(script)
             page = context.new_page()
             notebook = OpenNotebook(page, path)
             way = "doc/tree" if self.server.app == "lab" else "notebooks"
