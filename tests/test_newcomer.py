@@ -13,6 +13,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
+from notebook_rt.host import Run
 from notebook_rt.local import LocalStack
 from notebook_rt.net.callbacks import Subscribers
 from notebook_rt.sync.rows import RowChange
@@ -123,7 +124,7 @@ def test_print_registered_by_a_cell_that_is_run_again_prints_once(
 ) -> None:
     subscribers, removed = Subscribers(), []
     for cell in (1, 2):
-        monkeypatch.setattr("notebook_rt.net.callbacks._running_cell", lambda at=cell: (None, at))
+        monkeypatch.setattr("notebook_rt.net.callbacks.running", lambda at=cell: Run(None, at))
         subscribers.add(print, lambda at=cell: removed.append(at))  # type: ignore[misc]  # bound now
     assert removed == [1]
 

@@ -11,11 +11,12 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+from notebook_rt.host import running
 
 logger = logging.getLogger("notebook_rt")
 
@@ -95,16 +96,16 @@ class Subscribers:
     """
 
     def __init__(self) -> None:
-        self._places: dict[object, tuple[int, list[Callable[[], None]]]] = {}
+        self._places: dict[object, tuple[object, list[Callable[[], None]]]] = {}
         """Where callbacks were registered: the execution that did, and how to unsubscribe them."""
 
     def add(self, fn: Callable[..., Any], remove: Callable[[], None]) -> Callable[[], None]:
         """Remember ``fn``; gives back how to unsubscribe it."""
-        running = _running_cell()
-        if running is None:
+        run = running()
+        if run is None:
             return remove
-        cell, execution = running
-        place = _lines(fn) if cell is None else cell
+        execution = run.number
+        place = _lines(fn) if run.cell is None else run.cell
         # Within one execution (a loop that registers lambdas) each is a callback of its own.
         before, removers = self._places.get(place, (execution, []))
         if before != execution:
@@ -133,21 +134,6 @@ def _lines(fn: Callable[..., Any]) -> object:
         return id(fn)
     bound = id(getattr(fn, "__self__", None))
     return code.co_filename, code.co_firstlineno, code.co_qualname, code.co_code, bound
-
-
-def _running_cell() -> tuple[str | None, int] | None:
-    """The cell that runs in this kernel, and its execution's number; None elsewhere.
-
-    JupyterLab, Notebook 7 and VS Code name the cell in the request's metadata; others do not.
-    """
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    if shell is None:
-        return None
-    header = getattr(shell, "parent_header", None)
-    metadata = header.get("metadata") if isinstance(header, dict) else None
-    cell = metadata.get("cellId") if isinstance(metadata, dict) else None
-    return cell if isinstance(cell, str) else None, getattr(shell, "execution_count", 0)
 
 
 def discard(items: list[Any], item: Any) -> None:

@@ -143,7 +143,9 @@ class SessionQueue:
             return self._latest
         df = df[["id", "what", "state", "why", "attempts", "at", "values"]]
         self._latest = [
-            QueuedWrite(id, what, state, why, attempts, at.to_pydatetime(), _json(values))
+            QueuedWrite(
+                id, what, state, why, attempts, at.floor("us").to_pydatetime(), _json(values)
+            )
             for id, what, state, why, attempts, at, values in df.itertuples(index=False, name=None)
         ]
         return self._latest

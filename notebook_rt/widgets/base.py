@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -20,15 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 import anywidget
 
+from notebook_rt import host
 from notebook_rt.widgets.lifetime import Cells
 from notebook_rt.widgets.pump import Pump
 from notebook_rt.widgets.sources import Eyes, Unsubscribe
-from notebook_rt.widgets.transport import Link, ViewModel
+from notebook_rt.widgets.state import StateModel
+from notebook_rt.widgets.transport import Budget, Link, ViewModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HERE = Path(__file__).parent
+CLOSED = "closed: the cell that made it has run again"
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _DEFAULT = re.compile(r"^export default [\s\S]*\Z", re.MULTILINE)
 _SPARE = re.compile(r"^(?:\s*//.*\n|\s+)", re.MULTILINE)
@@ -85,7 +89,7 @@ class _Deafness:
 
     def watch(self) -> None:
         """Listen to the shell's cells, once."""
-        shell = _shell()
+        shell = host.kernel_shell()
         if shell is None or shell is self._shell:
             return
         self._shell = shell
@@ -94,34 +98,12 @@ class _Deafness:
         shell.events.register("post_run_cell", lambda *_: setattr(self, "_busy", False))
 
 
-def _shell() -> Any:
-    from IPython.core.getipython import get_ipython
-
-    shell: Any = get_ipython()
-    return shell if getattr(shell, "kernel", None) is not None else None
-
-
-def in_kernel() -> bool:
-    """Whether there is a kernel, and so a front end that may show a widget."""
-    return _shell() is not None
-
-
-def _cell() -> tuple[str | None, str]:
-    """The running cell's name, if its front end gives one, and the run's."""
-    shell = _shell()
-    if shell is None:
-        return None, ""
-    parent = shell.get_parent() or {}
-    cell = parent.get("metadata", {}).get("cellId")
-    return (str(cell) if cell else None), str(parent.get("header", {}).get("msg_id", ""))
-
-
 def _nothing() -> None:
     pass
 
 
 deafness = _Deafness()
-pump = Pump(deaf=deafness)
+pump = Pump()
 living: Cells[LiveWidget]
 
 
@@ -144,6 +126,7 @@ class LiveWidget(anywidget.AnyWidget):
 
     pin_replies_to_main = False
     """True: leave ipykernel 7.4's routing of messages alone (``NOTEBOOK.md``)."""
+    _closed = False
     libraries: Mapping[str, Callable[[], bytes]] = {}
     """Gzipped modules that a page may ask for once, by name (``library.js``)."""
 
@@ -161,7 +144,10 @@ class LiveWidget(anywidget.AnyWidget):
         self._subscribe = subscribe
         self._while_seen = while_seen
         self._eyes = eyes
-        self._link = Link(model, pump.budget, eyes=self._told)
+        marimo_runs = host.cell_runs()
+        self._link = Link(
+            model, pump.budget, eyes=self._told, deaf=lambda: deafness() or marimo_runs()
+        )
         self._stop: Unsubscribe = _nothing
         super().__init__()
         deafness.watch()
@@ -169,12 +155,13 @@ class LiveWidget(anywidget.AnyWidget):
         if not self.pin_replies_to_main and hasattr(comm, "_reply_subshell_for"):
             # ipykernel 7.4 answers on the shell that sent last: a click would wait for the cell.
             comm._reply_subshell_for = lambda data, default: default
+        self._follow_host()
         self.on_msg(self._enqueue)
         pump.add(self._link, self._send_now)
         if not while_seen:
             self._stop = subscribe(self.changed)
-        cell, run = _cell()
-        for old in living.made(self, cell, run):
+        run = host.running() or host.Run(None, None)
+        for old in living.made(self, run.cell, run.number):
             old.finish("replaced")
 
     def changed(self) -> None:
@@ -196,6 +183,27 @@ class LiveWidget(anywidget.AnyWidget):
         self._stop()
         self._stop = self._subscribe(self.changed) if on else _nothing
 
+    def _follow_host(self) -> None:
+        """marimo closes the comms of a cell that is run again, and forgets a visitor who has left:
+        the widget is over then.
+        """
+        weak, comm = weakref.ref(self), self.comm
+
+        def over() -> None:
+            widget = weak()
+            if widget is not None:
+                widget.close()
+
+        self._stay = host.at_session_end(lambda: pump.act(over))
+        if getattr(comm, "kernel", None) == "marimo":
+            close = comm.close
+
+            def closed(*args: Any, **options: Any) -> None:
+                close(*args, **options)
+                over()
+
+            comm.close = closed
+
     def finish(self, why: str) -> None:
         """Tell the views why nothing comes any more, and close."""
         if self.comm is not None:
@@ -204,8 +212,10 @@ class LiveWidget(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Close the comm; the views stay as they are."""
-        if not hasattr(self, "_link"):
-            return  # it was never made: what was wrong has been raised
+        if self._closed or not hasattr(self, "_link"):
+            return  # without a link it was never made: what was wrong has been raised
+        self._closed = True
+        self._stay()
         self._listen(False)
         pump.remove(self._link)
         living.closed(self)
@@ -213,6 +223,16 @@ class LiveWidget(anywidget.AnyWidget):
             if self.comm is not None:
                 self.layout.close()  # a comm of its own, which nobody else would close
             super().close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Keep nothing of what was shown: a host may hold on to a closed widget (marimo does)."""
+        self._static, self._subscribe, self._eyes = (
+            lambda: (CLOSED, CLOSED),
+            lambda _: _nothing,
+            None,
+        )
+        self._link = Link(StateModel({}), Budget())
 
     def _send_now(self, content: Mapping[str, Any], buffers: Sequence[bytes]) -> None:
         with self._write:
@@ -226,6 +246,8 @@ class LiveWidget(anywidget.AnyWidget):
         pump.call(lambda: self._heard(content))
 
     def _heard(self, content: Mapping[str, Any]) -> None:
+        if self._closed:
+            return
         if content.get("t") == "library":
             name = str(content.get("name"))
             if name in self.libraries:  # may have to be built: not on the thread that draws

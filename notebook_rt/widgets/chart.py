@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 import platformdirs
 
+from notebook_rt.errors import ClosedError
 from notebook_rt.widgets.base import LiveWidget, module, styles
 from notebook_rt.widgets.columns import Pack, cells
 from notebook_rt.widgets.order import DUTY, column_of
@@ -348,13 +349,14 @@ class ChartWidget(LiveWidget):
             y = [f.name for f in source.fields if _drawable(source, f.name) and f.name != x][:3]
             if not y:
                 raise ValueError(f"{source.name} has no column of numbers to draw; give y=")
-        self._model = ChartModel(
+        model = ChartModel(
             source, x, y, kind=kind, color=color, last=last, points=points, style=style
         )
+        self._model: ChartModel | None = model
         super().__init__(
-            self._model,
+            model,
             subscribe=source.on_change,
-            static=lambda: (self._model.label, f"<p>{escape(self._model.label)}</p>"),
+            static=lambda: (model.label, f"<p>{escape(model.label)}</p>"),
             eyes=eyes,
             while_seen=True,
         )
@@ -362,7 +364,13 @@ class ChartWidget(LiveWidget):
     @property
     def chart(self) -> alt.Chart:
         """The Altair chart behind the picture, without data."""
+        if self._model is None:
+            raise ClosedError("this chart")
         return self._model.chart()
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        self._model = None
 
 
 def _drawable(source: FrameSource, name: str) -> bool:

@@ -49,15 +49,24 @@ export function ago(iso, now = Date.now()) {
   return new Date(iso).toLocaleDateString();
 }
 
+// Any CSS colour as red, green, blue and opacity up to 255: hosts write theirs as rgb(), oklch(), color().
+const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+function rgbaOf(colour) {
+  pixel.clearRect(0, 0, 1, 1);
+  pixel.fillStyle = colour;
+  pixel.fillRect(0, 0, 1, 1);
+  return pixel.getImageData(0, 0, 1, 1).data;
+}
+
 // Light or dark, from what is really behind the widget: it works in every host.
 function watchTheme(root) {
   const look = () => {
     let node = root.parentElement ?? root.getRootNode().host;
     let dark = matchMedia("(prefers-color-scheme: dark)").matches;
     while (node) {
-      const rgba = getComputedStyle(node).backgroundColor.match(/[\d.]+/g)?.map(Number);
-      if (rgba && (rgba[3] ?? 1) > 0.5) {
-        dark = 0.3 * rgba[0] + 0.59 * rgba[1] + 0.11 * rgba[2] < 128;
+      const [red, green, blue, opacity] = rgbaOf(getComputedStyle(node).backgroundColor);
+      if (opacity > 127) {
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 128;
         break;
       }
       node = node.parentElement ?? node.getRootNode().host;

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from notebook_rt.host import has_front_end
 from notebook_rt.widgets.adapters import (
     FrameOf,
     MappedOf,
@@ -17,7 +18,7 @@ from notebook_rt.widgets.adapters import (
     SessionNotes,
     SessionQueue,
 )
-from notebook_rt.widgets.base import LiveWidget, in_kernel
+from notebook_rt.widgets.base import LiveWidget
 from notebook_rt.widgets.chart import ChartWidget
 from notebook_rt.widgets.grid import GridWidget, grid_html, grid_text
 from notebook_rt.widgets.health import HealthWidget, health_html, health_text
@@ -38,7 +39,7 @@ Bundle: TypeAlias = Any
 
 
 def _bundle(make: Callable[[], LiveWidget], static: Callable[[], tuple[str, str]]) -> Bundle:
-    if in_kernel():
+    if has_front_end():
         return make()._repr_mimebundle_()
     text, html = static()
     return {"text/plain": text, "text/html": html}

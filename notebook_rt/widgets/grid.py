@@ -94,8 +94,7 @@ class GridWidget(LiveWidget):
         height: int = 360,
         eyes: Eyes | None = None,
     ) -> None:
-        self._source = source
-        self._model = GridModel(
+        model = GridModel(
             source,
             act=pump.act,
             changed=lambda: self.changed(),
@@ -104,8 +103,14 @@ class GridWidget(LiveWidget):
             formats=formats,
             height=height,
         )
+
+        def selected() -> pd.DataFrame:
+            df, keys = source.df, model.selection
+            return df.iloc[:0] if keys is None else df.loc[df.index.isin(keys)]
+
+        self._selected: Callable[[], pd.DataFrame] = selected
         super().__init__(
-            self._model,
+            model,
             subscribe=source.on_change,
             static=lambda: (grid_text(source), grid_html(source, columns)),
             eyes=eyes,
@@ -115,6 +120,8 @@ class GridWidget(LiveWidget):
     @property
     def selected(self) -> pd.DataFrame:
         """The selected rows, as they are now; empty if nothing is selected."""
-        df = self._source.df
-        keys = self._model.selection
-        return df.iloc[:0] if keys is None else df.loc[df.index.isin(keys)]
+        return self._selected()
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        self._selected = pd.DataFrame

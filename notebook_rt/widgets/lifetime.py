@@ -21,13 +21,13 @@ class Cells(Generic[W]):
 
     def __init__(self, seen: Callable[[W], bool] = lambda _: False) -> None:
         self._seen = seen
-        self._made: dict[str, tuple[str, list[W]]] = {}
+        self._made: dict[str, tuple[object, list[W]]] = {}
         self._unnamed: list[W] = []
 
     def __len__(self) -> int:
         return len(self._unnamed) + sum(len(widgets) for _, widgets in self._made.values())
 
-    def made(self, widget: W, cell: str | None, run: str) -> list[W]:
+    def made(self, widget: W, cell: str | None, run: object) -> list[W]:
         """File ``widget``, made in this ``run`` of ``cell``; return those to close."""
         if cell is None:
             self._unnamed.append(widget)

@@ -30,8 +30,6 @@ class Pump:
 
     Parameters
     ----------
-    deaf
-        Says whether acknowledgements can be heard at the moment.
     clock
         Seconds, monotonic.
     """
@@ -39,11 +37,9 @@ class Pump:
     def __init__(
         self,
         *,
-        deaf: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.budget = Budget()
-        self._deaf = deaf
         self._clock = clock
         self._wake = threading.Condition()
         self._woken = False
@@ -107,13 +103,11 @@ class Pump:
         while self._calls:
             self._guarded(self._calls.popleft())
         now = self.now()
-        deaf = bool(self._links) and self._deaf()
         pauses: list[float] = []
         for link, send in tuple(self._links.items()):
             if self._resting.get(link, 0.0) > now:
                 pauses.append(PENALTY)
                 continue
-            link.deaf = deaf
             try:
                 for content, buffers in link.take(now):
                     send(content, buffers)

@@ -10,7 +10,7 @@ Out: messages. The thread that carries them is ``pump.py``; tests play it all wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,8 +21,6 @@ WIDGET_RATE = 30.0
 NOTEBOOK_RATE = 100.0
 NOTEBOOK_BYTES = 2_000_000.0
 MAX_UNACKED = 2
-DEAF_RATE = 20.0
-"""Messages a second while no acknowledgement can be heard: what the browser drew with ease."""
 BEAT = 10.0
 """Seconds of silence after which a looking view is told that the kernel still lives."""
 
@@ -101,16 +99,25 @@ class Link:
     eyes
         Told ``online``, ``offline``, ``visible``, ``hidden`` as the browser says them, and
         ``seen`` and ``unseen`` when the first view looks and the last one stops.
+    deaf
+        Tells whether no acknowledgement can be heard now: a cell runs, and its host hands on
+        nothing from the browser meanwhile.
     """
 
-    def __init__(self, model: ViewModel, budget: Budget, *, eyes: Eyes | None = None) -> None:
+    def __init__(
+        self,
+        model: ViewModel,
+        budget: Budget,
+        *,
+        eyes: Eyes | None = None,
+        deaf: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.model = model
         self.leases = Leases()
-        self.deaf = False
-        """No acknowledgement can be heard now: a cell runs, and this kernel has no subshells."""
         self.dirty = False
         self._budget = budget
         self._eyes = eyes
+        self._deaf = deaf
         self._fresh: list[str] = []
         self._sent_at = float("-inf")
         self._again = float("inf")
@@ -129,15 +136,14 @@ class Link:
         beat = self._sent_at + BEAT
         if not (self.dirty or self._fresh):
             return min(beat, self._again)
-        if self.deaf:
-            return max(self._sent_at + 1 / DEAF_RATE, now + self._budget.wait(now))
-        if self.leases.unacked >= MAX_UNACKED and not self._fresh:
+        if not self._deaf() and self.leases.unacked >= MAX_UNACKED and not self._fresh:
             return now + self.leases.patience
+        # While nothing can be heard, the pace alone has to do: a browser keeps up with more.
         return max(self._sent_at + 1 / WIDGET_RATE, now + self._budget.wait(now))
 
     def take(self, now: float) -> list[tuple[dict[str, Any], tuple[bytes, ...]]]:
         """The messages to send now, numbered."""
-        if self.deaf:
+        if self._deaf():
             self.leases.excuse(now)
         else:
             for view in self.leases.lapse(now):

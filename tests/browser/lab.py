@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +95,50 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def surroundings(root: Path) -> dict[str, str]:
+    """The environment of a server that finds nothing of this machine's user, and this package."""
+    home = root / ".home"
+    return {
+        **os.environ,
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "PYTHONPATH": str(REPOSITORY),
+    }
+
+
+@contextmanager
+def server_process(
+    command: list[str], env: dict[str, str], root: Path, probe: str
+) -> Iterator[None]:
+    """A server in ``root``, up once ``probe`` is answered, stopped at the end."""
+    with (root / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(probe, timeout=2).close()
+                break
+            except urllib.error.HTTPError:
+                break  # it answers
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log_text = (root / "server.log").read_text()
+                    raise RuntimeError(f"{command} did not start:\n{log_text}") from None
+                time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 @contextmanager
 def serving(root: Path, app: Literal["lab", "notebook"] = "lab") -> Iterator[Server]:
     """A Jupyter server in ``root``, stopped at the end."""
@@ -104,15 +149,9 @@ def serving(root: Path, app: Literal["lab", "notebook"] = "lab") -> Iterator[Ser
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings))
     env = {
-        **os.environ,
-        "HOME": str(home),
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        **surroundings(root),
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "IPYTHONDIR": str(home / "ipython"),
-        "PYTHONPATH": str(REPOSITORY),
     }
     command = [
         *(sys.executable, "-m", f"jupyter{'lab' if app == 'lab' else ''}"),
@@ -125,28 +164,9 @@ def serving(root: Path, app: Literal["lab", "notebook"] = "lab") -> Iterator[Ser
         f"--ServerApp.root_dir={root}",
         "--expose-app-in-browser",
     ]
-    with (root / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
     url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/api?token={token}", timeout=2)
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log_text = (root / "server.log").read_text()
-                    raise RuntimeError(f"Jupyter did not start:\n{log_text}") from None
-                time.sleep(0.1)
+    with server_process(command, env, root, f"{url}/api?token={token}"):
         yield Server(url, token, root, app)
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 class OpenNotebook:
@@ -232,9 +252,18 @@ class Browser:
 
     @contextmanager
     def notebook(
-        self, name: str = "", *, width: int = 1100, height: int = 900, scale: float = 1
+        self,
+        name: str = "",
+        *,
+        width: int = 1100,
+        height: int = 900,
+        scale: float = 1,
+        script: str = "",
     ) -> Iterator[OpenNotebook]:
-        """A fresh notebook, its kernel started; the kernel is shut down at the end."""
+        """A fresh notebook, its kernel started; the kernel is shut down at the end.
+
+        ``script`` runs in the page before anything else.
+        """
         name = name or f"n{secrets.token_hex(4)}.ipynb"
         path = self.server.root / name
         kernel = {"name": "python3", "display_name": "Python 3"}
@@ -252,6 +281,8 @@ class Browser:
             viewport={"width": width, "height": height}, device_scale_factor=scale
         )
         try:
+            if script:
+                context.add_init_script(script)
             page = context.new_page()
             notebook = OpenNotebook(page, path)
             way = "doc/tree" if self.server.app == "lab" else "notebooks"
@@ -272,11 +303,18 @@ class Browser:
 
 
 @contextmanager
-def browsing(server: Server) -> Iterator[Browser]:
+def headless() -> Iterator[Chromium]:
     """Headless Chromium, closed at the end."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
         try:
-            yield Browser(chromium, server)
+            yield chromium
         finally:
             chromium.close()
+
+
+@contextmanager
+def browsing(server: Server) -> Iterator[Browser]:
+    """Headless Chromium on ``server``."""
+    with headless() as chromium:
+        yield Browser(chromium, server)

@@ -1,172 +1,173 @@
-"""From ``df`` to pixel: ``python -m tests.browser.latency [seconds]``.
+"""From ``df`` to pixel, beside perspective and ipydatagrid: ``python -m tests.browser.latency [seconds]``.
 
-A table of 100,000 rows × 10 columns in a real JupyterLab, 1,000 random changes a second in batches
-at 20 Hz from a thread. One visible cell carries the number of the batch; the page notes the frame
-in which it sees each number, the kernel notes when ``df`` had it. The same again while a cell
-sleeps, and once more with the grid hidden. Prints a Markdown table.
+Each contender of ``contenders.py`` in a notebook of its own in one JupyterLab: 1,000 random changes a
+second on 100,000 rows, in batches at 20 Hz, from a thread. A cell of the first row carries the number
+of the batch: the kernel notes when ``df`` had it, the page in which frame it was on the screen. While
+the kernel waits, while a cell sleeps, and with the grid hidden and scrolled away. Prints a Markdown
+table, and writes it to ``tests/benchmarks/LATENCY.md``.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import sys
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from tests.browser.lab import OpenNotebook, browsing, serving
+from tests.browser.contenders import CONTENDERS, START, Contender
+from tests.browser.lab import Browser, OpenNotebook, browsing, serving
 
-ROWS = 100_000
-
-KERNEL = f"""
-import json, threading, time
-import numpy as np, pandas as pd
-from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.rows import Upsert
-from notebook_rt.widgets import GridWidget
-from notebook_rt.widgets.base import pump
-from tests.widgets.memory import Told
-
-TYPES = dict(id='int8', a='float8', b='float8', c='float8', i='int4', j='int4', ok='bool',
-             s='text', t='text', at='timestamptz')
-
-class TableSource(Told):
-    '''The columnar table itself, as a live frame would hand it out.'''
-    name, status, note, editable = 'trades', 'live', '', True
-    fields = tuple(Column(name, kind) for name, kind in TYPES.items())
-
-    def __init__(self, n):
-        super().__init__()
-        self.table = Table(Schema(tuple(Column(k, v) for k, v in TYPES.items()), ('id',)))
-        now = pd.Timestamp.now('UTC').floor('us')
-        self.table.apply([
-            Upsert(k, dict(id=k, a=k / 7, b=k / 3, c=0.5, i=k, j=-k, ok=k % 2 == 0, s=f's{{k % 97}}',
-                           t=f'row {{k}}', at=now))
-            for k in range(n)])
-
-    @property
-    def df(self):
-        return self.table.snapshot()
-
-    def marks(self): return {{}}
-    def conflicts(self): return ()
-    def edit(self, *args): raise NotImplementedError
-    def resolve(self, *args): raise NotImplementedError
-    on_change = Told.listen
-
-source = TableSource({ROWS})
-rng = np.random.default_rng(3)
-
-def storm(seconds, tell=True):
-    sent, started = {{}}, time.process_time()
-    base = storm.batch
-    begin = next_at = time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        storm.batch += 1
-        keys = rng.integers(1, {ROWS}, 49).tolist()
-        ops = [Upsert(k, dict(a=float(rng.uniform(1, 999)), i=int(k))) for k in keys]
-        source.table.apply([*ops, Upsert(0, dict(a=float(storm.batch)))])
-        source.table.snapshot()
-        sent[storm.batch] = time.time() * 1000
-        if tell:
-            source.tell()
-        next_at += 0.05
-        time.sleep(max(0, next_at - time.perf_counter()))
-    return sent, (time.process_time() - started) / seconds
-
-storm.batch = 0
-bytes_out = [0, 0]
-"""
-SHOW = """
-g = GridWidget(source, height=420)
-real = g._send_now
-def counted(content, buffers):
-    bytes_out[0] += len(json.dumps(content)) + sum(map(len, buffers)); bytes_out[1] += 1
-    real(content, buffers)
-pump.call(lambda: pump._links.__setitem__(g._link, counted))
-display(g)
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "LATENCY.md"
+PAGE = """
+// Every byte that reaches the page by websocket, and what ipydatagrid draws on its canvas.
+window.nrtBytes = window.nrtMessages = 0;
+window.WebSocket = class extends WebSocket {
+  constructor(...given) {
+    super(...given);
+    this.addEventListener("message", ({ data }) => {
+      window.nrtBytes += data.byteLength ?? data.size ?? data.length;
+      window.nrtMessages++;
+    });
+  }
+};
+const fillText = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+  const number = Number(String(text).replace(/,/g, ""));
+  if (number > 4e6) window.nrtDrawn = number;
+  return fillText.call(this, text, ...rest);
+};
 """
 WATCH = """
 () => {
-  const seen = (window.nrtSeen = {});
-  window.nrtFrames = 0;
-  window.nrtWatching = true;
+  const read = %s;
+  const run = (window.nrtRun = { seen: {}, frames: 0, on: true, bytes: nrtBytes, messages: nrtMessages, began: performance.now() });
   const look = () => {
-    window.nrtFrames++;
-    const node = document.querySelector('[data-row="0"] .l1 .nrt-v');
-    const value = node && Number(node.textContent.replace(/,/g, ""));
-    if (value && !(value in seen)) {
-      // Drawn in this frame: on the screen when the next one begins.
-      const at = value;
-      requestAnimationFrame(() => (seen[at] ??= performance.timeOrigin + performance.now()));
+    if (!run.on) return;
+    run.frames++;
+    const batch = read();
+    // Drawn in this frame: on the screen when the next one begins.
+    if (batch && !(batch in run.seen)) {
+      run.seen[batch] = 0;
+      requestAnimationFrame(() => (run.seen[batch] = Date.now()));
     }
-    if (window.nrtWatching) requestAnimationFrame(look);
+    requestAnimationFrame(look);
   };
   requestAnimationFrame(look);
+}
+"""
+STOP = """
+() => {
+  const run = window.nrtRun;
+  run.on = false;
+  return { seen: run.seen, frames: run.frames, seconds: (performance.now() - run.began) / 1000,
+           bytes: nrtBytes - run.bytes, messages: nrtMessages - run.messages };
 }
 """
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run."""
+    """One run of one contender."""
 
     name: str
-    p50: float
-    p95: float
-    shown: int
+    what: str
+    late: tuple[float, ...]
+    """Milliseconds from ``df`` to the screen, of the batches that were shown."""
     sent: int
     fps: float
     megabytes: float
     messages: float
     cpu: float
+    """Of one core, the kernel's process."""
+    before: float
+    """… and the same changes with no grid."""
 
     def row(self) -> str:
+        late = (
+            f"{np.percentile(self.late, 50):.0f} / {np.percentile(self.late, 95):.0f}"
+            if self.late
+            else "–"
+        )
         return (
-            f"| {self.name} | {self.p50:.0f} / {self.p95:.0f} | {self.shown} of {self.sent} "
-            f"| {self.fps:.0f} | {self.megabytes:.3f} | {self.messages:.1f} | {self.cpu:.1%} |"
+            f"| {self.name} | {self.what} | {late} | {len(self.late)} of {self.sent} "
+            f"| {self.fps:.0f} | {self.megabytes:.3f} | {self.messages:.1f} "
+            f"| {self.cpu:.1%} | {self.cpu - self.before:.1%} |"
         )
 
 
-def measure(notebook: OpenNotebook, name: str, seconds: float, *, asleep: bool) -> Measured:
-    """Storm for ``seconds`` and see what the page saw."""
+HEAD = """\
+| | while | df to pixel, p50 / p95 ms | shown | fps | MB/s | messages/s | kernel CPU | of it the grid |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def measure(
+    notebook: OpenNotebook,
+    contender: Contender,
+    what: str,
+    seconds: float,
+    before: float,
+    *,
+    asleep: bool = False,
+) -> Measured:
+    """A storm of ``seconds``, and what the page saw of it."""
     page = notebook.page
-    idle = float(notebook.run(f"print(storm({seconds / 2}, tell=False)[1])"))
-    notebook.run("bytes_out[:] = 0, 0")
-    page.evaluate(WATCH)
+    # Half a second late, so that nothing of the cell that starts it is part of it.
+    notebook.run(f"start({seconds}, after=0.5)")
     if asleep:
-        notebook.run(
-            "result = {}\n"
-            f"run = lambda: result.update(zip(('sent', 'cpu'), storm({seconds})))\n"
-            "thread = threading.Timer(0.5, run); thread.start()"
-        )
-        notebook.run(f"time.sleep({seconds + 1})")
-        notebook.run("thread.join()")
-    else:
-        notebook.run(f"result = dict(zip(('sent', 'cpu'), await_storm({seconds})))")
-    page.wait_for_timeout(300)
-    frames = page.evaluate("() => { window.nrtWatching = false; return window.nrtFrames; }")
-    seen = {int(k): v for k, v in page.evaluate("window.nrtSeen").items()}
-    result = json.loads(
-        notebook.run("print(json.dumps([result['sent'], result['cpu'], bytes_out]))")
-    )
-    sent = {int(k): v for k, v in result[0].items()}
-    late = np.array([seen[k] - at for k, at in sent.items() if k in seen] or [np.nan])
-    length = seconds + (1.5 if asleep else 0) + 0.3
+        notebook.start(f"time.sleep({seconds + 1.5})")
+    page.evaluate(WATCH % contender.read)
+    page.wait_for_timeout((seconds + 1.2) * 1000)
+    saw = page.evaluate(STOP)
+    page.wait_for_timeout(1500 if asleep else 300)
+    told = json.loads(notebook.run("print(json.dumps(outcome))"))
+    sent = {int(batch): at for batch, at in told["sent"].items()}
+    seen = {int(batch): at for batch, at in saw["seen"].items() if at}
     return Measured(
-        name,
-        float(np.percentile(late, 50)),
-        float(np.percentile(late, 95)),
-        len(late) if len(seen) else 0,
+        contender.name,
+        what,
+        tuple(seen[batch] - at for batch, at in sent.items() if batch in seen),
         len(sent),
-        frames / length,
-        result[2][0] / seconds / 1e6,
-        result[2][1] / seconds,
-        result[1] - idle,
+        saw["frames"] / saw["seconds"],
+        saw["bytes"] / saw["seconds"] / 1e6,
+        saw["messages"] / saw["seconds"],
+        told["cpu"],
+        before,
     )
+
+
+def compete(browser: Browser, contender: Contender, seconds: float) -> list[Measured]:
+    """All runs of one contender, in a notebook of its own."""
+    with browser.notebook(height=1000, script=PAGE) as notebook:
+        page = notebook.page
+        notebook.run(START + contender.kernel)
+        notebook.run(f"start({seconds / 2})")
+        page.wait_for_timeout(seconds * 500 + 500)
+        before = float(notebook.run("print(outcome['cpu'])"))
+        notebook.run(contender.show)
+        grid = page.locator(contender.root).first
+        grid.scroll_into_view_if_needed(timeout=60_000)
+        notebook.run("start(2)")  # what is made once is made now
+        page.wait_for_timeout(3000)
+
+        def run(what: str, *, asleep: bool = False) -> Measured:
+            return measure(notebook, contender, what, seconds, before, asleep=asleep)
+
+        results = [run("the kernel waits"), run("a cell sleeps", asleep=True)]
+        style = grid.evaluate_handle("node => node.closest('.jp-OutputArea').style")
+        style.evaluate("style => { style.display = 'none'; }")
+        page.wait_for_timeout(500)
+        results.append(run("it is hidden"))
+        style.evaluate("style => { style.display = ''; style.marginTop = '9000px'; }")
+        page.wait_for_timeout(1000)
+        results.append(run("it is scrolled away"))
+        return results
 
 
 def main(seconds: float) -> None:
@@ -174,33 +175,21 @@ def main(seconds: float) -> None:
         tempfile.TemporaryDirectory() as root,
         serving(Path(root)) as server,
         browsing(server) as browser,
-        browser.notebook(height=1000) as notebook,
     ):
-        notebook.run(KERNEL)
-        notebook.run(
-            "import asyncio\n"
-            "def await_storm(seconds):\n"
-            "    box = []\n"
-            "    thread = threading.Thread(target=lambda: box.append(storm(seconds)))\n"
-            "    thread.start(); thread.join()\n"
-            "    return box[0]"
-        )
-        notebook.run(SHOW)
-        notebook.page.locator(".nrt").scroll_into_view_if_needed()  # unseen, it is sent nothing
-        notebook.page.locator('[data-row="0"] .l1 .nrt-v').wait_for()
-        notebook.page.wait_for_timeout(500)
-        results = [
-            measure(notebook, "the kernel waits", seconds, asleep=False),
-            measure(notebook, "a cell sleeps", seconds, asleep=True),
-        ]
-        notebook.page.evaluate("() => { document.querySelector('.nrt').style.display = 'none'; }")
-        notebook.page.wait_for_timeout(300)
-        results.append(measure(notebook, "the grid is hidden", seconds, asleep=False))
-        print("| | df to pixel, p50 / p95 ms | shown | fps | MB/s | messages/s | kernel CPU |")
-        print("| --- | --- | --- | --- | --- | --- | --- |")
-        for result in results:
-            print(result.row())
+        results = [m for each in CONTENDERS for m in compete(browser, each, seconds)]
+    packages = ("jupyterlab", "ipykernel", "perspective-python", "ipydatagrid")
+    table = "\n".join([HEAD, *(result.row() for result in results)])
+    print(table)
+    RESULTS.write_text(
+        f"# From `df` to pixel\n\n`python -m tests.browser.latency {seconds:g}` on {datetime.now(UTC):%Y-%m-%d}: "
+        "1,000 random changes a second on 100,000 rows × 10 columns,\nbatches at 20 Hz from a thread, "
+        f"{seconds:g} s a run, in a real JupyterLab in headless Chromium. {os.cpu_count()} cores, "
+        f"Python {platform.python_version()},\n"
+        + ", ".join(f"{name} {version(name)}" for name in packages)
+        + ". MB/s and messages/s are all that the page's websockets received; percentiles are of\n"
+        "the batches that were shown.\n\n" + table + "\n"
+    )
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 8.0)
+    main(float(sys.argv[1]) if len(sys.argv) > 1 else 30.0)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from notebook_rt.errors import ClosedError
+from notebook_rt.host import Run
 from notebook_rt.net.callbacks import Mailbox, Subscribers
 from notebook_rt.net.loop import LoopThread, shared
 from tests.waiting import until
@@ -122,7 +123,7 @@ def test_a_cell_run_again_replaces_its_callback_a_loop_in_one_cell_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cell = 1
-    monkeypatch.setattr("notebook_rt.net.callbacks._running_cell", lambda: (None, cell))
+    monkeypatch.setattr("notebook_rt.net.callbacks.running", lambda: Run(None, cell))
     removed: list[str] = []
     subscribers = Subscribers()
 
@@ -144,8 +145,8 @@ def test_a_cell_run_again_replaces_its_callback_a_loop_in_one_cell_does_not(
 def test_a_cell_with_a_name_replaces_what_it_registered_and_nothing_of_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    running = ("a", 1)
-    monkeypatch.setattr("notebook_rt.net.callbacks._running_cell", lambda: running)
+    present = Run("a", 1)
+    monkeypatch.setattr("notebook_rt.net.callbacks.running", lambda: present)
     removed: list[str] = []
     subscribers = Subscribers()
 
@@ -153,10 +154,10 @@ def test_a_cell_with_a_name_replaces_what_it_registered_and_nothing_of_others(
         subscribers.add(lambda: None, lambda: removed.append(name))
 
     register("first of a")
-    running = ("b", 2)
+    present = Run("b", 2)
     register("of b, by the same lines")
     assert removed == []
-    running = ("a", 3)
+    present = Run("a", 3)
     subscribers.add(print, lambda: removed.append("edited"))
     assert removed == ["first of a"]
 
@@ -168,7 +169,7 @@ def test_two_objects_methods_are_two_callbacks(monkeypatch: pytest.MonkeyPatch) 
     subscribers, removed, screens = Subscribers(), list[int](), [Screen(), Screen()]
     for number, screen in enumerate(screens):
         monkeypatch.setattr(
-            "notebook_rt.net.callbacks._running_cell", lambda number=number: (None, number)
+            "notebook_rt.net.callbacks.running", lambda number=number: Run(None, number)
         )
         subscribers.add(screen.show, lambda number=number: removed.append(number))
     assert removed == []

@@ -292,7 +292,7 @@ def test_pending_failed_and_conflicting_cells_are_marked():
 def test_a_selection_follows_its_rows_and_reaches_the_kernel():
     source = MemoryFrame(table(100), FIELDS)
     widget = GridWidget(source)
-    model = widget._model
+    model = widget._link.model
     model.whole("v")
     assert len(widget.selected) == 0
     model.heard("v", {"t": "select", "rows": [2, 4]})

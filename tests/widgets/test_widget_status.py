@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import time
+import weakref
 from html import escape
 from html.parser import HTMLParser
 
 import pytest
 
-from notebook_rt.widgets import HealthWidget, NotesWidget, PresenceWidget, QueueWidget, StatusBar
-from notebook_rt.widgets.base import module, styles
+from notebook_rt.widgets import (
+    ChartWidget,
+    GridWidget,
+    HealthWidget,
+    NotesWidget,
+    PresenceWidget,
+    QueueWidget,
+    StatusBar,
+)
+from notebook_rt.widgets.base import module, pump, styles
 from notebook_rt.widgets.health import COLOURS, DETAILS, HISTORY, HealthState
 from notebook_rt.widgets.notes import SHOWN, NotesState
 from notebook_rt.widgets.presence import initials, presence_state
 from notebook_rt.widgets.queue import queue_state
 from notebook_rt.widgets.sources import HealthReport, Note, Person, QueuedWrite
 from notebook_rt.widgets.state import StateModel
+from tests.browser import scenes
+from tests.waiting import until
 from tests.widgets.memory import (
     HOSTILE,
     MemoryHealth,
@@ -178,3 +190,18 @@ def test_a_closed_widget_listens_no_more():
     assert len(source.listeners) == 1
     widget.close()
     assert source.listeners == []
+
+
+def test_a_closed_widget_keeps_nothing_of_what_it_showed():
+    """marimo holds on to the widgets of cells that have run again; a session must not live by that."""
+    frame, health = scenes.frame(20), MemoryHealth()
+    widgets = [GridWidget(frame), ChartWidget(frame, y="price"), StatusBar(health)]
+    sources = [weakref.ref(frame), weakref.ref(health)]
+    for widget in widgets:
+        widget.close()
+        widget._enqueue(None, {"t": "look", "view": "late"}, [])
+    pump.act(lambda: None)  # the worker's last task would be kept by its thread otherwise
+    del frame, health
+    until(lambda: gc.collect() is not None and [ref() for ref in sources] == [None, None])
+    assert "closed" in repr(widgets[0])
+    assert len(widgets[0].selected) == 0

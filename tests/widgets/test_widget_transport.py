@@ -138,12 +138,10 @@ def test_a_view_that_keeps_silent_is_taken_to_be_gone_and_welcomed_back_with_the
 
 
 def test_a_busy_cell_that_hears_nothing_stops_neither_messages_nor_leases():
-    link = Link(Counter(), Budget())
+    link = Link(Counter(), Budget(), deaf=lambda: True)
     looking(link)
-    link.deaf = True
     sent = play(link, 10.0, answer=False)
     assert 150 <= len(sent) <= 201
-    link.deaf = False
     assert len(link.leases) == 1
 
 

@@ -1,0 +1,160 @@
+"""The grids that ``latency.py`` measures side by side: what each runs in the kernel, where it shows.
+
+All show the same 100,000 rows × 10 columns and take the same changes: 50 random cells every 50 ms,
+1,000 a second, one of them the number of the batch, in the first row. ``START`` is common; a
+contender adds how a batch is applied, how the grid is told, and how the page reads the number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ROWS = 100_000
+FIRST = 5_000_000
+"""Batches are numbered from here on, so that no other value can be taken for one."""
+
+START = f"""
+import json, threading, time
+import numpy as np, pandas as pd
+
+rows = np.arange({ROWS})
+df = pd.DataFrame(dict(
+    id=rows, a=rows / 7, b=rows / 3, c=0.5, i=rows, j=-rows, ok=rows % 2 == 0,
+    s=pd.array([f's{{k % 97}}' for k in rows], dtype='str'),
+    t=pd.array([f'row {{k}}' for k in rows], dtype='str'),
+    at=pd.Timestamp('2026-11-26T09:30Z')))
+rng = np.random.default_rng(3)
+outcome = {{}}
+
+def storm(seconds):
+    '''Batches at 20 Hz: when `df` had each, and the share of a core that the process took.'''
+    sent, began, spent = {{}}, time.perf_counter(), time.process_time()
+    next_at = began
+    while time.perf_counter() - began < seconds:
+        storm.batch += 1
+        keys = rng.integers(1, {ROWS}, 49)
+        apply(keys, rng.uniform(1, 999, 49), storm.batch)
+        sent[storm.batch] = time.time() * 1000
+        tell()
+        next_at += 0.05
+        time.sleep(max(0, next_at - time.perf_counter()))
+    took = time.perf_counter() - began
+    outcome.update(sent=sent, cpu=(time.process_time() - spent) / took, seconds=took)
+
+storm.batch = {FIRST}
+
+def start(seconds, after=0.0):
+    outcome.clear()
+    threading.Timer(after, storm, (seconds,)).start()
+"""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One grid."""
+
+    name: str
+    kernel: str
+    """Defines ``apply(keys, values, batch)`` and ``tell()``."""
+    show: str
+    read: str
+    """JavaScript: a function that returns the batch that is drawn, or undefined."""
+    root: str
+    """CSS of the element that is hidden, and scrolled away."""
+
+
+OURS = Contender(
+    "notebook_rt",
+    """
+from notebook_rt.store.table import Table
+from notebook_rt.store.types import Column, Schema
+from notebook_rt.sync.rows import Upsert
+from notebook_rt.widgets import GridWidget
+from tests.widgets.memory import Told
+
+TYPES = dict(id='int8', a='float8', b='float8', c='float8', i='int4', j='int4', ok='bool',
+             s='text', t='text', at='timestamptz')
+
+class TableSource(Told):
+    '''The columnar table itself, as a live frame hands it out.'''
+    name, status, note, editable = 'trades', 'live', '', True
+    fields = tuple(Column(name, kind) for name, kind in TYPES.items())
+
+    def __init__(self):
+        super().__init__()
+        self.table = Table(Schema(tuple(Column(k, v) for k, v in TYPES.items()), ('id',)))
+        self.table.apply([Upsert(row['id'], row) for row in df.to_dict('records')])
+
+    @property
+    def df(self):
+        return self.table.snapshot()
+
+    def marks(self): return {}
+    def conflicts(self): return ()
+    def edit(self, *args): raise NotImplementedError
+    def resolve(self, *args): raise NotImplementedError
+    on_change = Told.listen
+
+source = TableSource()
+
+def apply(keys, values, batch):
+    ops = [Upsert(int(k), dict(a=float(v))) for k, v in zip(keys, values)]
+    source.table.apply([*ops, Upsert(0, dict(a=float(batch)))])
+    source.table.snapshot()
+
+tell = source.tell
+""",
+    "g = GridWidget(source, height=420); display(g)",
+    """() => {
+      const node = document.querySelector('[data-row="0"] .l1 .nrt-v');
+      return node ? Number(node.textContent.replace(/,/g, "")) : undefined;
+    }""",
+    ".nrt",
+)
+PERSPECTIVE = Contender(
+    "perspective",
+    """
+import perspective
+from perspective.widget import PerspectiveWidget
+
+table = perspective.table(df, index='id')
+
+def apply(keys, values, batch):
+    table.update(dict(id=[*keys.tolist(), 0], a=[*values.tolist(), float(batch)]))
+
+def tell(): pass
+""",
+    "g = PerspectiveWidget(table, columns=[*df.columns]); display(g)",
+    """() => {
+      const find = (node) => {
+        if (node.localName === "regular-table") return node;
+        for (const child of [...(node.shadowRoot?.children ?? []), ...node.children]) {
+          const found = find(child);
+          if (found) return found;
+        }
+      };
+      const table = (window.nrtTable ??= find(document.querySelector("perspective-viewer")));
+      const cells = table?.querySelectorAll("tbody tr:first-child td") ?? [];
+      return [...cells].map((cell) => Number(cell.textContent.replace(/,/g, ""))).find((n) => n > 4e6);
+    }""",
+    "perspective-viewer",
+)
+IPYDATAGRID = Contender(
+    "ipydatagrid, debounce 20 ms",
+    """
+from ipydatagrid import StreamingDataGrid
+
+df = df.set_index('id')
+
+def apply(keys, values, batch):
+    df.iloc[[*keys, 0], 0] = [*values, batch]
+
+def tell():
+    if 'g' in globals():
+        g.tick()
+""",
+    "g = StreamingDataGrid(df, debounce_delay=20, layout={'height': '420px'}); display(g)",
+    "() => window.nrtDrawn",
+    ".ipydatagrid-widget, .lm-DataGrid",
+)
+CONTENDERS = (OURS, PERSPECTIVE, IPYDATAGRID)
