@@ -26,7 +26,7 @@ import pandas as pd
 import platformdirs
 
 from notebook_rt.errors import ClosedError
-from notebook_rt.widgets.base import LiveWidget, module, styles
+from notebook_rt.widgets.base import LiveWidget, packed, styles
 from notebook_rt.widgets.columns import Pack, cells
 from notebook_rt.widgets.order import DUTY, column_of
 from notebook_rt.widgets.sources import Eyes, FrameSource
@@ -303,7 +303,7 @@ class ChartModel:
 class ChartWidget(LiveWidget):
     """A live chart of a frame; see ``ChartModel`` for the parameters."""
 
-    _esm = module("chart")
+    _esm = packed("chart")
     _css = styles("chart")
     libraries: Mapping[str, Callable[[], bytes]] = {"vega": vega}
 

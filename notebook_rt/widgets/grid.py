@@ -12,7 +12,7 @@ from html import escape
 
 import pandas as pd
 
-from notebook_rt.widgets.base import HERE, LiveWidget, module, pump, static_table, styles
+from notebook_rt.widgets.base import HERE, LiveWidget, packed, pump, static_table, styles
 from notebook_rt.widgets.columns import is_null, text_of
 from notebook_rt.widgets.gridmodel import GridModel
 from notebook_rt.widgets.sources import Eyes, FrameSource
@@ -64,7 +64,7 @@ class GridWidget(LiveWidget):
         In pixels.
     """
 
-    _esm = module("grid")
+    _esm = packed("grid")
     _css = styles("grid")
     libraries: Mapping[str, Callable[[], bytes]] = {"slickgrid-5.20.2": slickgrid}
 

@@ -9,7 +9,7 @@ from collections import deque
 from html import escape
 from typing import Any, Final
 
-from notebook_rt.widgets.base import LiveWidget, module, static_table, styles
+from notebook_rt.widgets.base import LiveWidget, packed, static_table, styles
 from notebook_rt.widgets.sources import Eyes, HealthReport, HealthSource, Unsubscribe
 from notebook_rt.widgets.state import StateModel, cut
 
@@ -93,7 +93,7 @@ def health_html(report: HealthReport) -> str:
 class HealthWidget(LiveWidget):
     """The connection's health as a pill that opens to its metrics."""
 
-    _esm = module("health")
+    _esm = packed("health")
     _css = styles("health")
 
     def __init__(self, source: HealthSource, *, eyes: Eyes | None = None) -> None:

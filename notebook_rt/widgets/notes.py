@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from notebook_rt.widgets.base import LiveWidget, module, static_table, styles
+from notebook_rt.widgets.base import LiveWidget, packed, static_table, styles
 from notebook_rt.widgets.sources import Eyes, NoteSource
 from notebook_rt.widgets.state import StateModel, cut
 
@@ -50,7 +50,7 @@ class NotesState:
 class NotesWidget(LiveWidget):
     """What happened lately, read out politely."""
 
-    _esm = module("notes")
+    _esm = packed("notes")
     _css = styles("notes")
 
     def __init__(self, source: NoteSource, *, eyes: Eyes | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from notebook_rt.widgets.base import LiveWidget, module, pump, static_table, styles
+from notebook_rt.widgets.base import LiveWidget, packed, pump, static_table, styles
 from notebook_rt.widgets.sources import Eyes, QueuedWrite, QueueSource
 from notebook_rt.widgets.state import Handler, StateModel, cut
 
@@ -68,7 +68,7 @@ def queue_html(writes: Sequence[QueuedWrite]) -> str:
 class QueueWidget(LiveWidget):
     """How many writes are unsent, opening to the list of them."""
 
-    _esm = module("queue")
+    _esm = packed("queue")
     _css = styles("queue")
 
     def __init__(self, source: QueueSource, *, eyes: Eyes | None = None) -> None:

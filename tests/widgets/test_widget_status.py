@@ -21,7 +21,7 @@ from notebook_rt.widgets import (
     QueueWidget,
     StatusBar,
 )
-from notebook_rt.widgets.base import module, pump, styles
+from notebook_rt.widgets.base import module, packed, pump, styles
 from notebook_rt.widgets.health import COLOURS, DETAILS, HISTORY, HealthState
 from notebook_rt.widgets.notes import SHOWN, NotesState
 from notebook_rt.widgets.presence import initials, presence_state
@@ -54,7 +54,7 @@ def test_a_widget_s_module_is_one_valid_module_without_imports(name, tmp_path):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_code_and_style_are_small_enough_for_a_saved_notebook(name):
-    assert len(module(name)) + len(styles(name if name != "statusbar" else "presence")) < 50_000
+    assert len(packed(name)) + len(styles(name if name != "statusbar" else "presence")) < 35_000
 
 
 @pytest.mark.parametrize("name", [*MODULES, "common"])
