@@ -75,6 +75,7 @@ nightly) developers; browser; exec "$bin/python" -m pytest -m nightly "$@" ;;
 lint) developers; "$bin/ruff" format --check . && exec "$bin/ruff" check . ;;
 types) developers; exec "$bin/mypy" ;;
 bench) install -e ".[all]" --group dev --group bench; exec "$bin/python" -m tests.benchmarks "$@" ;;
+latency) developers; browser; exec "$bin/python" -m tests.browser.latency "$@" ;;
 docs) developers; exec "$bin/pdoc" --docformat numpy --output-directory build/docs notebook_rt "$@" ;;
 pictures) developers; browser; exec "$bin/python" -m tests.browser.pictures "$@" ;;
 clean) rm -rf .venv build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .pictures ;;
@@ -85,6 +86,7 @@ help)
 ./do nightly   the long versions of the tests
 ./do lint      ruff: format and rules          ./do types     mypy --strict
 ./do bench     benchmarks beside their peers   ./do docs      API pages into build/docs
+./do latency   from df to pixel beside other grids, in JupyterLab ([seconds])
 ./do pictures  widgets, light and dark, as PNG ./do clean     remove what this script made
 TXT
     ;;

@@ -276,12 +276,12 @@ class ChartModel:
             df = df.iloc[-self._last :]
         columns, shown = self._histogram(df) if self.kind == "hist" else self._points_of(df)
         pack = Pack()
-        packed = [pack.add_cells(cells(c, np.arange(len(c)))) for c in columns]
+        module = [pack.add_cells(cells(c, np.arange(len(c)))) for c in columns]
         rows = len(df) * len(self.y)
         now = self._clock()
         self._not_before = now + max(INTERVAL, (now - started) * (1 / DUTY - 1))
         content = {
-            "cols": packed,
+            "cols": module,
             "label": cut(f"{self.label}, {shown:,} points"),
             "foot": f"{shown:,} of {rows:,} points" if shown < rows else "",
             "note": cut(self.source.note),

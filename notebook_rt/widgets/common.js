@@ -99,6 +99,8 @@ function connect({ model, root, receive, silent }) {
   let inside = false;
   let heard = 0;
   let closed = false;
+  let frame = 0;
+  const waiting = []; // messages that have come since the last frame
   const say = (content) => {
     try {
       model.send({ view, ...content });
@@ -111,18 +113,12 @@ function connect({ model, root, receive, silent }) {
     if (now === looking) return;
     looking = now;
     whole = false;
+    waiting.length = 0;
     if (now) heard = heard || Date.now();
     say({ t: now ? "look" : "leave" });
   };
-  const custom = (content, buffers) => {
-    if (closed) return;
-    heard = Date.now();
-    if (content.t === "gone") {
-      closed = true;
-      silent(content.why === "replaced" ? "Replaced: the cell that made this has run again." : "Closed.", true);
-      return;
-    }
-    if (!looking || content.seq === undefined) return;
+  const draw = (content, buffers) => {
+    if (closed || !looking || content.seq === undefined) return;
     silent("");
     if (content.t !== "beat" && (!content.to || content.to === view) && (whole || content.whole || content.t === "reply")) {
       whole = whole || content.whole;
@@ -134,6 +130,24 @@ function connect({ model, root, receive, silent }) {
       }
     }
     say({ t: "ack", seq: content.seq });
+  };
+  const nextFrame = () => {
+    const next = waiting.shift();
+    frame = next ? requestAnimationFrame(nextFrame) : 0;
+    if (next) draw(...next);
+  };
+  // One message a frame: of two, nobody would see the first.
+  const custom = (content, buffers) => {
+    if (closed) return;
+    heard = Date.now();
+    if (content.t === "gone") {
+      closed = true;
+      silent(content.why === "replaced" ? "Replaced: the cell that made this has run again." : "Closed.", true);
+    } else if (frame) waiting.push([content, buffers]);
+    else {
+      frame = requestAnimationFrame(nextFrame);
+      draw(content, buffers);
+    }
   };
   model.on("msg:custom", custom);
   const eyes = new IntersectionObserver((entries) => {

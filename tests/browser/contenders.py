@@ -153,7 +153,8 @@ def tell():
     if 'g' in globals():
         g.tick()
 """,
-    "g = StreamingDataGrid(df, debounce_delay=20, layout={'height': '420px'}); display(g)",
+    "layout = {'height': '420px'}\n"
+    "g = StreamingDataGrid(df, debounce_delay=20, base_column_size=110, layout=layout); display(g)",
     "() => window.nrtDrawn",
     ".ipydatagrid-widget, .lm-DataGrid",
 )

@@ -37,8 +37,10 @@ FLAGS = [
     "--disable-sync",
 ]
 SETTINGS = {
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-    "notebook-extension/tracker": {"windowingMode": "none"},
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+    # Off by default; on, a saved notebook holds all that it ever could.
+    "@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True},
 }
 RUN = """
 async ([source, wait]) => {
@@ -145,7 +147,7 @@ def serving(root: Path, app: Literal["lab", "notebook"] = "lab") -> Iterator[Ser
     port, token = free_port(), secrets.token_hex(12)
     home = root / ".home"
     for name, settings in SETTINGS.items():
-        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path = home / "settings" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings))
     env = {

@@ -47,7 +47,9 @@ CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
 WATCH = """
 () => {
   const read = %s;
-  const run = (window.nrtRun = { seen: {}, frames: 0, on: true, bytes: nrtBytes, messages: nrtMessages, began: performance.now() });
+  const run = (window.nrtRun = {
+    seen: {}, frames: 0, on: true, bytes: nrtBytes, messages: nrtMessages, began: performance.now(),
+  });
   const look = () => {
     if (!run.on) return;
     run.frames++;
@@ -181,13 +183,13 @@ def main(seconds: float) -> None:
     table = "\n".join([HEAD, *(result.row() for result in results)])
     print(table)
     RESULTS.write_text(
-        f"# From `df` to pixel\n\n`python -m tests.browser.latency {seconds:g}` on {datetime.now(UTC):%Y-%m-%d}: "
-        "1,000 random changes a second on 100,000 rows × 10 columns,\nbatches at 20 Hz from a thread, "
+        f"# From `df` to pixel\n\n`./do latency {seconds:g}` on {datetime.now(UTC):%Y-%m-%d}: 1,000 random "
+        "changes a second on 100,000 rows × 10 columns,\nbatches at 20 Hz from a thread, "
         f"{seconds:g} s a run, in a real JupyterLab in headless Chromium. {os.cpu_count()} cores, "
         f"Python {platform.python_version()},\n"
         + ", ".join(f"{name} {version(name)}" for name in packages)
-        + ". MB/s and messages/s are all that the page's websockets received; percentiles are of\n"
-        "the batches that were shown.\n\n" + table + "\n"
+        + ". MB/s and messages/s are all that the page's\nwebsockets received; the percentiles are "
+        f"of the batches that were shown.\n\n{table}\n"
     )
 
 

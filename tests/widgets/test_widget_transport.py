@@ -141,7 +141,7 @@ def test_a_busy_cell_that_hears_nothing_stops_neither_messages_nor_leases():
     link = Link(Counter(), Budget(), deaf=lambda: True)
     looking(link)
     sent = play(link, 10.0, answer=False)
-    assert 150 <= len(sent) <= 201
+    assert 0.8 * 10 * WIDGET_RATE <= len(sent) <= 10 * WIDGET_RATE + 1
     assert len(link.leases) == 1
 
 

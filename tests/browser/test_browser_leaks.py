@@ -1,0 +1,142 @@
+"""What is left behind: by cells that are run again and again, and in the notebook's file."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from notebook_rt.local import LocalStack
+from tests.browser.lab import Browser, OpenNotebook
+from tests.waiting import until
+
+pytestmark = pytest.mark.browser
+
+CONNECT = """
+import json, notebook_rt as nrt
+rt = nrt.connect(**json.loads({given!r}))
+frame = rt.table({table!r}, order="id")
+room = rt.channel("room:leaks")
+_ = frame.wait(20), room.wait(20), room.presence.track(username="Ada")
+"""
+SHOW = """
+unsubscribe = frame.on_change(lambda batch: None)
+display(rt, rt.health, rt.queue, rt.notes(), room.presence, frame, frame.grid(height=120),
+        frame.map(lambda df: df.tail(3)), frame.plot(y="quantity"))
+"""
+COUNT = """
+import gc, threading, time
+from comm import get_comm_manager
+from ipywidgets.widgets.widget import _instances
+from notebook_rt.widgets.base import living, pump
+gc.collect()
+threads = [t.name for t in threading.enumerate() if "subshell" not in t.name]
+counts = dict(
+    comms=len(get_comm_manager().comms), widgets=len(_instances), living=len(living), links=len(pump),
+    sessions=sum(isinstance(thing, nrt.Session) for thing in gc.get_objects()),
+    frames=sum(isinstance(thing, nrt.LiveFrame) for thing in gc.get_objects()),
+    listeners=[len(frame._feed.listeners), len(rt._project.health_listeners),
+               len(rt._project.note_listeners)],
+    threads={name: threads.count(name) for name in sorted(set(threads)) if "cb" not in name},
+)
+print(json.dumps(counts))
+"""
+AGAIN = """async ([cells, times]) => {
+  const app = window.jupyterapp;
+  const notebook = app.shell.currentWidget.content;
+  for (let i = 0; i < times; i++) {
+    for (const cell of cells) {
+      notebook.activeCellIndex = cell;
+      await app.commands.execute("notebook:run-cell");
+    }
+  }
+}"""
+
+
+@pytest.fixture
+def table(stack: LocalStack) -> Iterator[str]:
+    name = f"leaks_{uuid.uuid4().hex[:8]}"
+    stack.sql(
+        f"create table {name} (id int primary key, quantity int not null, notes text);"
+        f"alter publication supabase_realtime add table {name};"
+        f"grant all on {name} to anon, authenticated, service_role;"
+        f"insert into {name} select n, n * 10, 'confidential ' || n || '.' "
+        "from generate_series(1, 60) n"
+    )
+    yield name
+    stack.sql(f"drop table {name}")
+
+
+def given(stack: LocalStack, path: Path, **more: str) -> str:
+    return json.dumps(
+        {"url": stack.url, "key": stack.anon_key, "queue_path": str(path / "queue"), **more}
+    )
+
+
+def test_fifty_runs_of_the_cells_leave_what_one_run_leaves(
+    browser: Browser, stack: LocalStack, table: str, tmp_path: Path
+) -> None:
+    with browser.notebook() as notebook:
+        page = notebook.page
+
+        def count() -> dict[str, object]:
+            counts: dict[str, object] = json.loads(notebook.run(COUNT))
+            claims = stack.sql("select count(*) from realtime.subscription")
+            return {**counts, "subscriptions": claims[0][0]}
+
+        connect = notebook.start(CONNECT.format(given=given(stack, tmp_path), table=table))
+        show = notebook.start(SHOW)
+        shown(notebook)
+        page.evaluate(AGAIN, [[connect, show], 1])
+        shown(notebook)
+        before = count()
+        page.evaluate(AGAIN, [[show], 25])
+        page.evaluate(AGAIN, [[connect, show], 25])
+        shown(notebook)
+        until(lambda: count() == before, 10, lambda: [before, count()])
+        assert page.locator(".nrt-health").count() == 2
+        assert notebook.console == []
+
+
+def shown(notebook: OpenNotebook) -> None:
+    page = notebook.page
+    page.locator(".nrt-health .nrt-word", has_text="Healthy").first.wait_for(timeout=30_000)
+    page.locator('[data-row="0"] .l1 .nrt-v').first.wait_for(timeout=30_000)
+
+
+def test_a_saved_notebook_holds_no_key_no_token_and_no_row_beyond_the_preview(
+    browser: Browser, stack: LocalStack, table: str, tmp_path: Path
+) -> None:
+    token = stack.token("authenticated", "3f6f0d6c-0000-4000-8000-000000000001")
+    secrets = tmp_path / "given.json"
+    secrets.write_text(given(stack, tmp_path, access_token=token))
+    with browser.notebook() as notebook:
+        page = notebook.page
+        source = CONNECT.format(given="", table=table)
+        notebook.run(source.replace("json.loads('')", f"json.load(open({str(secrets)!r}))"))
+        empty = len(json.dumps(notebook.save()))
+        notebook.run(SHOW)
+        shown(notebook)
+        # All of it has been on the screen: scrolled to the end, panels opened, a conflict, an edit.
+        grid = page.locator(".nrt-grid").first
+        grid.scroll_into_view_if_needed()
+        grid.locator(".slick-viewport").last.evaluate("node => { node.scrollTop = 1e6; }")
+        page.locator('[data-row="59"] .l2', has_text="confidential 60.").first.wait_for()
+        for pill in page.locator(".nrt-pill").all():
+            pill.click()
+        page.wait_for_timeout(500)
+        saved = notebook.save()
+        text = json.dumps(saved)
+        state = saved["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+        widgets = [model for model in state.values() if "_esm" in model["state"]]
+        assert len(widgets) == 9
+        for secret in (stack.anon_key, token, token.split(".")[1], token.split(".")[2]):
+            assert secret not in text
+        rows = [n for n in range(1, 61) if f"confidential {n}." in text]
+        assert set(rows) <= {*range(1, 11), 58, 59, 60}, "ten of the table, three of what is mapped"
+        assert (len(text) - empty) / len(widgets) < 50_000
+        assert max(len(json.dumps(model)) for model in widgets) < 50_000
+        assert notebook.console == []
