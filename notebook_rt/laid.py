@@ -87,18 +87,19 @@ class Laid:
         self._say(overlay.put(shown, seen=seen, want_changes=self._changed is not None))
 
     def catch_up(self) -> None:
+        """Show what another kernel queued or edited, and settle what it sent."""
         if self.overlay is None:
             return
-        known = {edit.id for edit in self.overlay.edits}
-        there = self._outbox.numbers(self.schema_name, self.table)
-        for op_id in known - there.keys():
+        known = {edit.id: edit.at for edit in self.overlay.edits}
+        there = self._outbox.versions(self.schema_name, self.table)
+        for op_id in known.keys() - there.keys():
             done, row = self._outbox.fate(op_id)
             if done:
                 self.settled(op_id, row)
             else:  # somebody discarded it
                 self._say(self.overlay.discard([op_id], want_changes=True))
-        new = sorted(there.keys() - known, key=there.__getitem__)
-        self.lay([op for op_id in new if (op := self._outbox.get(op_id)) is not None])
+        news = [op_id for op_id, edited in there.items() if known.get(op_id) != edited]
+        self.lay([op for op_id in news if (op := self._outbox.get(op_id)) is not None])
 
     def again(self) -> None:
         """Show what the queue holds now: somebody decided about it there."""

@@ -135,10 +135,10 @@ class Outbox:
         found = self._select("*", "order by seq", schema=schema, target=target, state=state)
         return list(map(rows.op_of, found))
 
-    def numbers(self, schema: str, target: str) -> dict[str, int]:
-        """The ids of what is in the queue for a table, and their place in it."""
-        found = self._select("id, seq", schema=schema, target=target)
-        return {row["id"]: row["seq"] for row in found}
+    def versions(self, schema: str, target: str) -> dict[str, float]:
+        """The ids of what is in the queue for a table, in order, and when each was last edited."""
+        found = self._select("id, made_at", "order by seq", schema=schema, target=target)
+        return {row["id"]: row["made_at"] for row in found}
 
     def counts(self) -> dict[str, int]:
         """How many wait, failed, and ask."""

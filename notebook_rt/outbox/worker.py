@@ -82,7 +82,8 @@ class Worker:
 
     def put(self) -> None:
         """There may be something new in the queue."""
-        self._waking.set()
+        if not (self.paused or self._delivery.stopped):
+            self._waking.set()
 
     def pause(self) -> None:
         """Send nothing more until `resume`; what is on its way is still settled."""

@@ -246,7 +246,7 @@ def test_a_kernel_whose_file_was_set_aside_goes_on_with_the_new_one(path: Path) 
             assert f"{path.name}.damaged-1" in asides(path)
             living.put(update("after", 2000))
             assert "after" in {op.id for op in living.ops()}
-            assert {"before", "after"} <= set(living.numbers("public", "t"))
+            assert {"before", "after"} <= set(living.versions("public", "t"))
             assert other.others()[ANN] == len(living)
     with closing(Outbox(path, ANN)) as again:
         assert "after" in {op.id for op in again.ops()}

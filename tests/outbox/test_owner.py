@@ -53,7 +53,7 @@ def test_each_sees_only_its_own(opened: Open) -> None:
     ben.put(update("b", 1, n=2))
     assert (len(ann), len(ben), len(elsewhere)) == (2, 1, 0)
     assert ids(ben.ops(schema="public", target="t")) == ["b"]
-    assert list(ben.numbers("public", "t")) == ["b"]
+    assert list(ben.versions("public", "t")) == ["b"]
     assert ben.counts()["waiting"] == 1
     assert list(QueueView(ben).df.index) == ["b"]
     assert ben.get("a") is None

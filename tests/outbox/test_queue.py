@@ -207,6 +207,19 @@ def test_one_kernel_at_a_time_sends_and_a_late_one_is_refused(path: Path) -> Non
     second.close()
 
 
+def test_only_another_kernels_commit_is_news(outbox: Outbox, path: Path) -> None:
+    before = outbox.changed()
+    outbox.put(update("a", 1, n=1))
+    outbox.flush()
+    for op in outbox.take(10, 0.0):
+        outbox.settle(op)
+    assert outbox.changed() == before
+    other = Outbox(path)
+    other.put(update("b", 2, n=1))
+    assert outbox.changed() != before
+    other.close()
+
+
 def test_a_dead_kernel_holds_nobody_up(path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()

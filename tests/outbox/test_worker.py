@@ -529,11 +529,16 @@ async def test_a_value_that_the_column_cannot_take_is_refused_before_it_is_queue
     await k.close()
 
 
-async def test_what_another_kernel_sent_is_settled_here(
+async def test_what_another_kernel_edits_is_seen_here_and_what_it_sends_is_settled(
     stack: LocalStack, table: str, key: str, kernel: MakeKernel
 ) -> None:
     here, there = kernel("same"), kernel("same")
-    here.editor.edit(key, {"note": "mine"})
+    here.editor.edit(key, {"note": "mine at first"})
+    there.editing.elsewhere()
+    assert there.view(key)["note"] == "mine at first"
+    here.editor.edit(key, {"note": "mine"})  # one with the first, which has not left
+    there.editing.elsewhere()
+    assert there.view(key)["note"] == "mine"
     await there.drain()
     assert row(stack, table, key)["note"] == "mine"  # type: ignore[index]  # it is there
     assert here.overlay.edits
