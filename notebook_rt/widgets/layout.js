@@ -7,6 +7,7 @@ import { page } from "./library.js";
 export const ROW = 28;
 const HEAD = 33; // the heading, and the frame
 const WIDE = 320; // a column is no wider unasked, but where there is room
+const NARROW = 180; // a text gives up what is more, where that makes all columns fit
 const pen = document.createElement("canvas").getContext("2d");
 
 // As wide as the name and the first values need.
@@ -36,30 +37,38 @@ export function columnsOf(view, edits) {
       fetch: () => edits.fetchText(view.editing.rid, c),
       place: edits.place,
     };
-    const kept = page().widths[keyOf(view, column)];
-    wishes.push(kept ?? needs(column, samples, font));
+    const width = page().widths[keyOf(view, column)];
+    wishes.push(width ?? needs(column, samples, font));
     const node = h("button", { type: "button", class: "nrt-sort", tabindex: "0", text: column.name });
     return {
       id: `c${c}`, field: c, name: node, toolTip: `${column.name} (${column.type}${column.key ? ", key" : ""})`,
-      width: kept ?? Math.min(wishes[c], WIDE), minWidth: 48, sortable: true,
+      width: width ?? Math.min(wishes[c], WIDE), minWidth: 48, sortable: true,
       cssClass: numeric ? "nrt-right" : "", headerCssClass: numeric ? "nrt-right" : "",
       headerCellAttrs: { "aria-colindex": c + 1 }, cellAttrs: { "aria-colindex": c + 1 },
       formatter: (_row, cell, _value, _column, row) => cellNode(formats[cell], head.columns[cell], row, cell),
       editor: column.editable ? editorOf(column, values) : null,
     };
   });
-  // What is left over goes to those that are cut.
-  let spare = view.body.parentElement.clientWidth - 18 - columns.reduce((sum, column) => sum + column.width, 0);
-  columns.forEach((column, c) => {
-    const more = Math.max(0, Math.min(spare, wishes[c] - column.width));
-    column.width += more;
-    spare -= more;
-  });
+  const free = columns.filter((column) => !(keyOf(view, head.columns[column.field]) in page().widths));
+  const texts = free.filter((column) => ["text", "json"].includes(head.columns[column.field].shape));
+  const used = columns.reduce((sum, column) => sum + column.width, 0);
+  share(view.body.parentElement.clientWidth - 18 - used, free, texts, wishes);
   return columns;
 }
 
-export function keepWidths(view) {
-  for (const column of view.grid.getColumns()) page().widths[keyOf(view, view.head.columns[column.field])] = column.width;
+// What is spare goes to columns that are cut; what is missing comes from wide texts, if they have enough.
+function share(spare, free, texts, wishes) {
+  if (spare < 0 && texts.reduce((sum, column) => sum + Math.max(0, column.width - NARROW), spare) < 0) return;
+  for (const column of spare < 0 ? texts.sort((a, b) => b.width - a.width) : free) {
+    const change = spare < 0 ? Math.min(0, Math.max(spare, NARROW - column.width)) : Math.min(spare, wishes[column.field] - column.width);
+    column.width += change;
+    spare -= change;
+  }
+}
+
+export function keepWidth(view, id) {
+  const column = view.grid.getColumns().find((one) => one.id === id);
+  if (column) page().widths[keyOf(view, view.head.columns[column.field])] = column.width;
 }
 
 // No wider than its columns; as high as its rows need, whole ones, up to what was asked for. It
