@@ -60,8 +60,9 @@ export function editing(view) {
       const { width, height } = node.getBoundingClientRect();
       const room = innerHeight - at.bottom;
       const right = Math.min(innerWidth - 4, Math.max(seen.right, seen.left + width));
-      node.style.left = `${Math.max(4, Math.min(at.left, right - width))}px`;
-      node.style.top = `${room >= height + 6 || room >= at.top ? at.bottom + 3 : at.top - height - 3}px`;
+      const zoom = node.currentCSSZoom ?? 1;
+      node.style.left = `${Math.max(4, Math.min(at.left, right - width)) / zoom}px`;
+      node.style.top = `${(room >= height + 6 || room >= at.top ? at.bottom + 3 : at.top - height - 3) / zoom}px`;
     };
     follow();
     addEventListener("scroll", follow, true);

@@ -253,14 +253,16 @@ class GridModel:
         return Message({"t": "cells", "cols": changed, **rest}, (pack.bytes(),), to=name)
 
     def _samples(self, df: pd.DataFrame) -> list[Cells]:
-        """A cell of each column for its width: the longest text of rows here and there."""
+        """A cell of each column for its width: the longest of rows here and there."""
         some = np.unique(np.linspace(0, len(df) - 1, min(SAMPLED, len(df))).astype(np.intp))
         found = []
         for name in self._names:
             few = cells(column_of(df, name).array, some)
-            longest = max(range(len(few)), key=lambda i: len(str(few.values[i])), default=None)
-            where = [] if longest is None else [longest]
-            found.append(few.take(np.asarray(where, dtype=np.int32)))
+            if isinstance(few.values, list):
+                size = np.array([len(text) for text in few.values])
+            else:  # digits after the point are the same in all
+                size = np.nan_to_num(np.abs(few.values), posinf=0)
+            found.append(few.take(np.argsort(size)[-1:].astype(np.int32)))
         return found
 
     def _full(
