@@ -109,6 +109,15 @@ def test_a_histogram_counts_every_row():
     assert sum(columns[1]) == 50_000
 
 
+def test_bars_of_whole_numbers_hold_as_many_of_them_each():
+    source = prices(50_000)
+    model = ChartModel(source, None, "volume", kind="hist")
+    (left, counts, right), _ = model._histogram(source.df)
+    assert {float(b - a) % 1 for a, b in zip(left, right, strict=True)} == {0.0}
+    assert len({b - a for a, b in zip(left, right, strict=True)}) == 1
+    assert sum(counts) == 50_000
+
+
 def test_a_chart_whose_table_has_no_data_yet_is_drawn_when_it_comes():
     source = prices(10)
     df = source.df
