@@ -80,8 +80,11 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
         output.locator(selector).first.dblclick()
     page.mouse.move(5, 5)
     settled(page)
-    box = output.bounding_box()
-    assert box is not None
+    boxes = [
+        box for each in (output, *output.locator(".nrt-pop").all()) if (box := each.bounding_box())
+    ]
+    box = boxes[0]
+    height = max(one["y"] + one["height"] for one in boxes) - box["y"]  # with a panel over the page
     pad, top = 8, 5  # the code's frame is just above
     page.screenshot(
         path=FOLDER / f"{picture.name}-{theme}.png",
@@ -89,7 +92,7 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
             "x": max(0, box["x"] - pad),
             "y": max(0, box["y"] - top),
             "width": min(box["width"], 960) + 2 * pad,
-            "height": box["height"] + top + pad + 8,
+            "height": height + top + pad + 8,
         },
     )
     notebook.command("notebook:delete-cell")
