@@ -34,7 +34,7 @@ export default widget((body, say, model) => {
     const axis = { labelColor: get("--nrt-soft"), titleColor: get("--nrt-text"), gridColor: get("--nrt-line"), domainColor: get("--nrt-line"), tickColor: get("--nrt-line"), labelFontSize: 11, titleFontWeight: 600 };
     const mark = root().dataset.theme === "dark" ? "#7ab7ff" : "#0b62c4";
     return {
-      background: "transparent", view: { stroke: null }, axis, axisX: { grid: false }, legend: { labelColor: get("--nrt-text"), titleColor: get("--nrt-text") },
+      background: "transparent", view: { stroke: null }, axis, axisX: { grid: false, labelFlush: false, labelOverlap: true, labelSeparation: 12 }, legend: { labelColor: get("--nrt-text"), titleColor: get("--nrt-text") },
       font: style.fontFamily, mark: { color: mark }, line: { strokeWidth: 1.8 }, area: { fillOpacity: 0.35, line: true },
       point: { filled: true, size: 36, opacity: 0.75 }, bar: { cornerRadiusEnd: 2 },
       range: { category: root().dataset.theme === "dark"

@@ -191,7 +191,8 @@ class ChartModel:
         if self.kind == "hist":
             encode["x"] = alt.X("x", type="quantitative", bin="binned", title=cut(self.y[0], 60))
             encode["x2"] = alt.X2("x_end")  # Vega-Lite looks for the bin's end by this name
-            encode["y"] = alt.Y("y", type="quantitative", title="rows")
+            # Not stacked: bars with round corners would be drawn as groups, which lose the bins' ends.
+            encode["y"] = alt.Y("y", type="quantitative", title="rows", stack=None)
         else:
             kind_y = self._type(column_of(df, self.y[0]))
             zero = alt.Scale(zero=self.kind in ("bar", "area"))
@@ -293,7 +294,12 @@ class ChartModel:
         values = _floats(column_of(df, self.y[0]))
         if values is None:
             raise ValueError(f"{self.y[0]} is not a column of numbers")
-        counts, edges = np.histogram(values[np.isfinite(values)], bins=BINS)
+        values = values[np.isfinite(values)]
+        bins: Any = BINS
+        if len(values) and pd.api.types.is_integer_dtype(column_of(df, self.y[0]).dtype):
+            low, high = values.min(), values.max()  # as many whole numbers in each
+            bins = np.arange(low, high + 2 * (step := (high - low) // BINS + 1), step)
+        counts, edges = np.histogram(values, bins=bins)
         columns = [pd.array(part, dtype="float64") for part in (edges[:-1], counts, edges[1:])]
         return columns, len(df)
 

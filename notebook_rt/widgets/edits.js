@@ -59,8 +59,10 @@ export function editing(view) {
       node.style.visibility = at.top > seen.bottom || at.bottom < seen.top ? "hidden" : "";
       const { width, height } = node.getBoundingClientRect();
       const room = innerHeight - at.bottom;
-      node.style.left = `${Math.max(4, Math.min(at.left, innerWidth - width - 4))}px`;
-      node.style.top = `${room >= height + 6 || room >= at.top ? at.bottom + 3 : at.top - height - 3}px`;
+      const right = Math.min(innerWidth - 4, Math.max(seen.right, seen.left + width));
+      const zoom = node.currentCSSZoom ?? 1;
+      node.style.left = `${Math.max(4, Math.min(at.left, right - width)) / zoom}px`;
+      node.style.top = `${(room >= height + 6 || room >= at.top ? at.bottom + 3 : at.top - height - 3) / zoom}px`;
     };
     follow();
     addEventListener("scroll", follow, true);

@@ -19,16 +19,15 @@ import pandas as pd
 
 from notebook_rt.store.types import Column
 from notebook_rt.widgets.columns import Cells, Pack, cells, shape_of, text_of
+from notebook_rt.widgets.gridwrites import Answer, GridWrites
 from notebook_rt.widgets.order import Order, column_of
 from notebook_rt.widgets.sources import FrameSource
 from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.transport import Message
-from notebook_rt.widgets.typed import parse_typed
 
 COPY_CELLS: Final = 500_000
 SAMPLED: Final = 300
 """Rows looked at for the widths of the columns."""
-PASTE_ROWS: Final = 2_000
 FOLLOWED: Final = 10_000
 """A selection of at most so many rows is followed when rows move; a larger one is let go."""
 MAX_WINDOW: Final = 400
@@ -93,10 +92,9 @@ class GridModel:
         height: int = 360,
     ) -> None:
         self._source = source
-        self._act = act
+        self._writes = GridWrites(source, act, editable)
         self._changed = changed
         self._wanted = None if columns is None else tuple(columns)
-        self._editable = editable
         self._formats = dict(formats or {})
         self._height = height
         self._order = Order()
@@ -188,18 +186,13 @@ class GridModel:
                     "type": shown.pg_type,
                     "shape": shape,
                     "key": key,
-                    "editable": self._may_edit(shown.name, key),
+                    "editable": self._writes.may_edit(shown.name),
                     "nullable": shown.nullable,
                     "choices": list(shown.choices),
                     "format": self._formats.get(shown.name, ""),
                 }
             )
         return head
-
-    def _may_edit(self, name: str, key: bool) -> bool:
-        if key or not self._source.editable:
-            return False
-        return self._editable if isinstance(self._editable, bool) else name in self._editable
 
     def _window(self, df: pd.DataFrame, view: _View) -> _Window:
         total = len(self._order)
@@ -253,14 +246,16 @@ class GridModel:
         return Message({"t": "cells", "cols": changed, **rest}, (pack.bytes(),), to=name)
 
     def _samples(self, df: pd.DataFrame) -> list[Cells]:
-        """A cell of each column for its width: the longest text of rows here and there."""
+        """A cell of each column for its width: the longest of rows here and there."""
         some = np.unique(np.linspace(0, len(df) - 1, min(SAMPLED, len(df))).astype(np.intp))
         found = []
         for name in self._names:
             few = cells(column_of(df, name).array, some)
-            longest = max(range(len(few)), key=lambda i: len(str(few.values[i])), default=None)
-            where = [] if longest is None else [longest]
-            found.append(few.take(np.asarray(where, dtype=np.int32)))
+            if isinstance(few.values, list):
+                size = np.array([len(text) for text in few.values])
+            else:  # digits after the point are the same in all
+                size = np.nan_to_num(np.abs(few.values), posinf=0)
+            found.append(few.take(np.argsort(size)[-1:].astype(np.int32)))
         return found
 
     def _full(
@@ -363,95 +358,40 @@ class GridModel:
             return None
         return key, self._shown()[number]
 
-    def _on_edit(self, view: _View, content: Mapping[str, Any]) -> None:
-        cell = self._cell(content)
-        if cell is None:
-            return
-        key, shown = cell
-        name = shown.name
-        reply = {"rid": content["rid"], "c": content["c"]}
+    def _answer(self, view: _View, content: Mapping[str, Any]) -> Answer:
+        """How to answer what a view has asked, about the cell that it named; from any thread."""
+        at = {name: content[name] for name in ("rid", "c") if name in content}
 
-        def refuse(why: object) -> None:
-            view.replies.append({"kind": "refused", **reply, "why": cut(why)})
+        def answer(kind: str, **more: Any) -> None:
+            view.replies.append({"kind": kind, **at, **more})
             self._changed()
 
-        if not self._may_edit(name, name in self._source.df.index.names):
-            refuse(f"{name} cannot be edited")
-            return
-        typed = content.get("value")
-        try:
-            value = parse_typed(shown, None if typed is None else str(typed))
-        except ValueError as error:
-            refuse(error)
-            return
+        return answer
 
-        def write() -> None:
-            try:
-                self._source.edit(key, {name: value})
-            except Exception as error:
-                refuse(error)
-
-        self._act(write)
+    def _on_edit(self, view: _View, content: Mapping[str, Any]) -> None:
+        cell = self._cell(content)
+        if cell is not None:
+            self._writes.edit(*cell, content.get("value"), self._answer(view, content))
 
     def _on_paste(self, view: _View, content: Mapping[str, Any]) -> None:
-        """Texts by row and column, put down from one cell on: all of them, or none and why."""
         cell = self._cell(content)
         if cell is None:
             return
-        rows = content["cells"][:PASTE_ROWS]
         found = self._order.find(_index_of([cell[0]], self._source.df))
         if not len(found):
             return
-        first = int(found[0])
-        keys, _ = self._order.rows(first, min(first + len(rows), len(self._order)))
-        left, shown = int(content["c"]), self._shown()
-        at = {"rid": content["rid"], "c": left}
-        edits: dict[Hashable, dict[str, Any]] = {}
-        try:
-            for key, texts in zip(keys, rows, strict=False):
-                for column, text in zip(shown[left:], texts, strict=False):
-                    name = column.name
-                    if not self._may_edit(name, name in self._source.df.index.names):
-                        raise ValueError(f"{name} cannot be edited")
-                    empty = text == "" and column.nullable  # as null is copied
-                    edits.setdefault(key, {})[name] = parse_typed(
-                        column, None if empty else str(text)
-                    )
-        except ValueError as error:
-            view.replies.append({"kind": "refused", **at, "why": cut(f"Not pasted: {error}")})
-            return
-
-        def write() -> None:
-            try:
-                with self._source.batch():
-                    for key, values in edits.items():
-                        self._source.edit(key, values)
-            except Exception as error:
-                view.replies.append({"kind": "refused", **at, "why": cut(error)})
-                self._changed()
-
-        self._act(write)
-        rest = len(content["cells"]) - len(edits)
-        said = f"Pasted {len(edits):,} row{'' if len(edits) == 1 else 's'}"
-        said += f"; {rest:,} more had no place" if rest else ""
-        view.replies.append({"kind": "said", "text": said})
+        first, texts = int(found[0]), content["cells"]
+        keys, _ = self._order.rows(first, min(first + len(texts), len(self._order)))
+        columns = self._shown()[int(content["c"]) :]
+        self._writes.paste(keys, columns, texts, self._answer(view, content))
 
     def _on_undo(self, view: _View, content: Mapping[str, Any]) -> None:
-        def undo() -> None:
-            said = "Taken back" if self._source.undo() else "Nothing to take back: all is sent"
-            view.replies.append({"kind": "said", "text": said})
-            self._changed()
-
-        self._act(undo)
+        self._writes.undo(self._answer(view, content))
 
     def _on_resolve(self, view: _View, content: Mapping[str, Any]) -> None:
-        cell = self._cell(content)
-        choice = content.get("choice")
-        if cell is None or choice not in ("mine", "theirs"):
-            return
-        key, shown = cell
-        mine_or_theirs = cast(Literal["mine", "theirs"], choice)
-        self._act(lambda: self._source.resolve(key, shown.name, mine_or_theirs))
+        cell, choice = self._cell(content), content.get("choice")
+        if cell is not None and choice in ("mine", "theirs"):
+            self._writes.resolve(cell[0], cell[1].name, cast(Literal["mine", "theirs"], choice))
 
     def _on_select(self, view: _View, content: Mapping[str, Any]) -> None:
         first, last = (int(n) for n in content["rows"])

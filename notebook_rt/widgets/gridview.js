@@ -5,7 +5,7 @@ import { makeFormat } from "./cell.js";
 import { h, setText } from "./common.js";
 import { editing } from "./edits.js";
 import { keyboard } from "./keys.js";
-import { ROW, columnsOf, fit, keepWidths } from "./layout.js";
+import { ROW, columnsOf, fit, keepWidth } from "./layout.js";
 import { Rows } from "./rows.js";
 import { selecting } from "./selection.js";
 
@@ -55,6 +55,8 @@ export default function gridView(body, say, lib) {
   const resized = new ResizeObserver(() => view.grid?.resizeCanvas());
   resized.observe(holder);
 
+  let sorted = []; // [[column, ascending]]
+
   // ---- the grid -------------------------------------------------------------------------------
 
   function build() {
@@ -78,8 +80,8 @@ export default function gridView(body, say, lib) {
     if (head.sort.length) grid.setSortColumns(head.sort.map(([c, up]) => ({ columnId: `c${c}`, sortAsc: up })));
     grid.onViewportChanged.subscribe(ask);
     grid.onRendered.subscribe(paint);
-    grid.onColumnsResized.subscribe(() => {
-      keepWidths(view);
+    grid.onColumnsResized.subscribe((_event, { triggeredByColumn }) => {
+      keepWidth(view, triggeredByColumn);
       fit(view);
     });
     grid.onSort.subscribe((_event, { sortCols }) => {
@@ -144,7 +146,8 @@ export default function gridView(body, say, lib) {
     }
   }
 
-  function sortWords(by) {
+  function sortWords(by = sorted) {
+    sorted = by;
     for (const node of holder.querySelectorAll(".slick-header-column")) {
       const found = by.find(([c]) => `c${c}` === node.dataset.id);
       node.setAttribute("aria-sort", found ? (found[1] ? "ascending" : "descending") : "none");
@@ -304,8 +307,13 @@ export default function gridView(body, say, lib) {
 
   function window_(content, buffer) {
     const { grid, rows } = view;
+    const wasEmpty = view.total === 0 && rows.at.size === 0;
     around(content);
     rows.fill(content, buffer, view.formats);
+    if (wasEmpty && view.total) { // nobody knew how wide
+      grid.setColumns(columnsOf(view, edits));
+      sortWords();
+    }
     if (view.editing) view.editing.row = rows.named.get(view.editing.rid)?.at ?? view.editing.row;
     grid.updateRowCount();
     fit(view);

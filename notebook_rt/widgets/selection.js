@@ -22,6 +22,8 @@ export function selecting(view) {
   let dragging = false;
   const find = (event) => view.grid?.getCellFromEvent(event);
   view.holder.addEventListener("pointerdown", (event) => {
+    // SlickGrid puts the page's text selection back after a click: a caret in a code cell would take the focus.
+    if (!event.target.closest("input, textarea, select")) getSelection().removeAllRanges();
     const cell = event.button === 0 && !event.shiftKey && !view.editing ? find(event) : null;
     dragging = Boolean(cell);
     if (cell) select([[cell.row, cell.row]], cell.cell, cell.cell, [cell.row, cell.cell]);

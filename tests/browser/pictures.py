@@ -51,7 +51,7 @@ PICTURES = [
     Picture("grid-marked", "grid(state='marked')"),
     Picture("grid-polling", "grid(state='polling', height=240)"),
     Picture("grid-small", "grid(3, columns=['id', 'symbol', 'price', 'notes'], height=130)"),
-    Picture("grid-conflict", "grid(state='marked')", click=(".nrt-is-conflict",)),
+    Picture("grid-conflict", "grid(8, state='marked', columns=HERO)", click=(".nrt-is-conflict",)),
     Picture("grid-editor", "grid()", double=(".slick-row:nth-child(3) .l4",)),
     Picture("grid-long-editor", "grid()", double=(".slick-row:nth-child(3) .l8",)),
 ]
@@ -80,8 +80,11 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
         output.locator(selector).first.dblclick()
     page.mouse.move(5, 5)
     settled(page)
-    box = output.bounding_box()
-    assert box is not None
+    boxes = [
+        box for each in (output, *output.locator(".nrt-pop").all()) if (box := each.bounding_box())
+    ]
+    box = boxes[0]
+    height = max(one["y"] + one["height"] for one in boxes) - box["y"]  # with a panel over the page
     pad, top = 8, 5  # the code's frame is just above
     page.screenshot(
         path=FOLDER / f"{picture.name}-{theme}.png",
@@ -89,7 +92,7 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
             "x": max(0, box["x"] - pad),
             "y": max(0, box["y"] - top),
             "width": min(box["width"], 960) + 2 * pad,
-            "height": box["height"] + top + pad + 8,
+            "height": height + top + pad + 8,
         },
     )
     notebook.command("notebook:delete-cell")

@@ -159,3 +159,88 @@ def test_hostile_names_are_text_and_nothing_is_saved(browser: Browser) -> None:
         assert "rowHeight" not in text, "what draws the grid is loaded once a page"
         assert len(text) < 40_000
         assert notebook.console == []
+
+
+def test_what_a_person_does_in_cells(browser: Browser) -> None:
+    """Pasting, taking back, choosing, typing dates; a grid as wide and high as it needs."""
+    with browser.notebook() as notebook:
+        page = notebook.page
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        notebook.run(SETUP)
+        notebook.run(
+            "fields = [*FIELDS, Column('due', 'date')]\n"
+            "df = positions(30); df['due'] = pd.to_datetime('2026-03-31')\n"
+            "source = MemoryFrame(df, fields)"
+        )
+        grid = notebook.show(
+            "GridWidget(source, columns=['id', 'status', 'quantity', 'price', 'due', 'notes'])"
+        )
+        grid.locator('[data-row="0"] .l4 .nrt-v', has_text="2026-03-31").wait_for()
+        frame = grid.locator(".nrt-grid")
+
+        # A click takes the keyboard from a code cell in which somebody was typing.
+        code = page.locator(".jp-Notebook-cell .cm-content").first
+        code.click()
+        page.keyboard.type("# code")
+        grid.locator('[data-row="0"] .l1').click()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Delete")
+        grid.locator('[data-row="1"] .l1 .nrt-null').wait_for()
+        assert code.inner_text() == "# code"
+
+        # The columns stand under their names, and the frame ends where they do.
+        lines = "nodes => nodes.map(node => Math.round(node.getBoundingClientRect().left))"
+        heads = grid.locator(".slick-header-column").evaluate_all(lines)
+        assert heads == grid.locator('[data-row="0"] .slick-cell').evaluate_all(lines)
+        right = "node => Math.round(node.getBoundingClientRect().right)"
+        ends = grid.locator('[data-row="0"] .slick-cell').last.evaluate(right)
+        assert 0 <= frame.evaluate(right) - ends <= 2
+
+        # Copied, pasted elsewhere, and taken back.
+        grid.locator('[data-row="0"] .l2').click()
+        page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("Control+c")
+        grid.get_by_text("Copied 1 row").wait_for()
+        grid.locator('[data-row="4"] .l2').click()
+        page.keyboard.press("Control+v")
+        grid.get_by_text("Pasted 1 row").wait_for()
+        row = "source.df.loc[{}, ['quantity', 'price', 'due']].tolist()"
+        notebook.until(f"{row.format(5)} == {row.format(1)}")
+        page.keyboard.press("Control+z")
+        notebook.until(f"{row.format(5)} != {row.format(1)}")
+
+        # A date begins with the one that is there.
+        grid.locator('[data-row="1"] .l4').dblclick()
+        assert grid.locator("input.nrt-editor").input_value() == "2026-03-31"
+        grid.locator("input.nrt-editor").fill("2026-04-30")
+        page.keyboard.press("Enter")
+        grid.locator('[data-row="1"] .l4 .nrt-v', has_text="2026-04-30").wait_for()
+
+        # A choice; a click elsewhere closes a panel; a panel is above all else of the page.
+        grid.locator('[data-row="2"] .l1').dblclick()
+        grid.locator("select.nrt-editor").select_option(label="null")
+        page.keyboard.press("Enter")
+        grid.locator('[data-row="2"] .l1 .nrt-null').wait_for()
+        grid.locator('[data-row="3"] .l5').dblclick()
+        panel = grid.locator(".nrt-pop")
+        assert panel.evaluate("node => node.matches(':popover-open')")
+        assert findings(page) == []
+        grid.locator('[data-row="5"] .l5').click()
+        panel.wait_for(state="detached")
+        assert notebook.console == []
+
+
+def test_a_table_that_was_empty_is_laid_out_for_its_first_rows(browser: Browser) -> None:
+    with browser.notebook() as notebook:
+        notebook.run(SETUP)
+        notebook.run("source = frame(40); full = source.df; source.df = full.iloc[:0]")
+        grid = notebook.show("GridWidget(source, columns=['id', 'notes'])")
+        empty = grid.locator('.nrt-grid[data-total="0"]')
+        empty.wait_for()
+        low = empty.evaluate("node => node.clientHeight")
+        notebook.ask("source.set(full)")
+        grid.locator('[data-row="0"] .l1', has_text="checked with the desk").wait_for()
+        notes = grid.locator(".slick-header-column").last
+        assert notes.evaluate("node => node.clientWidth") > 200
+        assert grid.locator(".nrt-grid").evaluate("node => node.clientHeight") > low

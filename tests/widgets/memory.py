@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pandas as pd
@@ -137,7 +138,9 @@ class MemoryFrame(Told):
         self.before.append(self.df)
         df = self.df.copy()
         for column, value in values.items():
-            df.loc[key, column] = value
+            if isinstance(value, Decimal):
+                value = float(value)
+            df.loc[key, column] = pd.Timestamp(value) if isinstance(value, date) else value
             self.marked[key, column] = ("pending", "waits to be sent")
         self.set(df)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
+import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -96,9 +99,23 @@ def test_a_histogram_counts_every_row():
     model = ChartModel(prices(50_000), None, "volume", kind="hist")
     (head,) = model.whole("v")
     assert head.content["names"] == ["x", "y", head.content["spec"]["encoding"]["x2"]["field"]]
+    spec = head.content["spec"] | {"config": {"bar": {"cornerRadiusEnd": 2}}, "width": 300}
+    spec["data"] = {"name": "live", "values": [{"x": 1, "x_end": 2, "y": 3}]}
+    drawn = vl_convert.vegalite_to_svg(spec)
+    (bar,) = re.findall(r'aria-roledescription="bar"[^>]* d="([^"]*)"', drawn)
+    assert "h0v" not in bar, "a bar without width is not seen"
     columns, shown = model._histogram(model.source.df)
     assert shown == 50_000
     assert sum(columns[1]) == 50_000
+
+
+def test_bars_of_whole_numbers_hold_as_many_of_them_each():
+    source = prices(50_000)
+    model = ChartModel(source, None, "volume", kind="hist")
+    (left, counts, right), _ = model._histogram(source.df)
+    assert {float(b - a) % 1 for a, b in zip(left, right, strict=True)} == {0.0}
+    assert len({b - a for a, b in zip(left, right, strict=True)}) == 1
+    assert sum(counts) == 50_000
 
 
 def test_a_chart_whose_table_has_no_data_yet_is_drawn_when_it_comes():
