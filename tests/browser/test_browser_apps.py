@@ -29,7 +29,6 @@ counts = dict(
     widgets=len(living),
     links=len(pump),
     comms=len(WIDGET_COMM_MANAGER.comms),
-    listeners=len(frame._feed.listeners),
     sessions=sum(isinstance(thing, nrt.Session) for thing in gc.get_objects()),
 )
 print(f"counted {json.dumps(counts)} at {time.monotonic_ns()}")
@@ -109,7 +108,7 @@ def editor(
     cells = [
         SETUP.format(path=str(root / "queue"), table=table) + "naps = itertools.count()",
         "rt.status_bar()",
-        "frame.on_change(lambda batch: None)\nframe",
+        "frame",
         COUNT,
         "time.sleep(4 if next(naps) else 0)",
     ]
