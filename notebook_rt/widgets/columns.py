@@ -112,8 +112,11 @@ def is_null(value: Any) -> bool:
 
 def cells(array: Any, positions: npt.NDArray[np.intp]) -> Cells:
     """The cells of a column's ``array`` at ``positions``."""
+    dtype = array.dtype
+    if isinstance(dtype, pd.StringDtype) and _in_a_row(positions):
+        # Taking from Arrow's chunks looks at all of them; a slice does not.
+        return _texts(array[int(positions[0]) : int(positions[-1]) + 1])
     few = array.take(positions)
-    dtype = few.dtype
     if isinstance(dtype, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_dtype(dtype):
         kind: Kind = "instant" if isinstance(dtype, pd.DatetimeTZDtype) else "local"
         null = np.asarray(pd.isna(few))
@@ -127,6 +130,10 @@ def cells(array: Any, positions: npt.NDArray[np.intp]) -> Cells:
         if fixed is not None and (exact or bool((np.abs(_floats(fixed)) <= _SAFE).all())):
             return fixed
     return _texts(few)
+
+
+def _in_a_row(positions: npt.NDArray[np.intp]) -> bool:
+    return len(positions) > 0 and bool((np.diff(positions) == 1).all())
 
 
 def _is_decimal(dtype: Any) -> bool:

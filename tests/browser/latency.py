@@ -24,6 +24,8 @@ import numpy as np
 from tests.browser.contenders import CONTENDERS, START, Contender
 from tests.browser.lab import Browser, OpenNotebook, browsing, serving
 
+UNSEEN = 5.0
+"""Seconds of a run with nothing to see."""
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "LATENCY.md"
 PAGE = """
 // Every byte that reaches the page by websocket, and what ipydatagrid draws on its canvas.
@@ -149,8 +151,8 @@ def compete(browser: Browser, contender: Contender, seconds: float) -> list[Meas
     with browser.notebook(height=1000, script=PAGE) as notebook:
         page = notebook.page
         notebook.run(START + contender.kernel)
-        notebook.run(f"start({seconds / 2})")
-        page.wait_for_timeout(seconds * 500 + 500)
+        notebook.run(f"start({UNSEEN})")
+        page.wait_for_timeout(UNSEEN * 1000 + 500)
         before = float(notebook.run("print(outcome['cpu'])"))
         notebook.run(contender.show)
         grid = page.locator(contender.root).first
@@ -158,17 +160,19 @@ def compete(browser: Browser, contender: Contender, seconds: float) -> list[Meas
         notebook.run("start(2)")  # what is made once is made now
         page.wait_for_timeout(3000)
 
-        def run(what: str, *, asleep: bool = False) -> Measured:
-            return measure(notebook, contender, what, seconds, before, asleep=asleep)
+        def run(what: str, seconds: float, *, asleep: bool = False) -> Measured:
+            measured = measure(notebook, contender, what, seconds, before, asleep=asleep)
+            print(measured.row(), flush=True)
+            return measured
 
-        results = [run("the kernel waits"), run("a cell sleeps", asleep=True)]
+        results = [run("the kernel waits", seconds), run("a cell sleeps", seconds, asleep=True)]
         style = grid.evaluate_handle("node => node.closest('.jp-OutputArea').style")
         style.evaluate("style => { style.display = 'none'; }")
         page.wait_for_timeout(500)
-        results.append(run("it is hidden"))
+        results.append(run("it is hidden", UNSEEN))
         style.evaluate("style => { style.display = ''; style.marginTop = '9000px'; }")
         page.wait_for_timeout(1000)
-        results.append(run("it is scrolled away"))
+        results.append(run("it is scrolled away", UNSEEN))
         return results
 
 
@@ -178,15 +182,15 @@ def main(seconds: float) -> None:
         serving(Path(root)) as server,
         browsing(server) as browser,
     ):
+        print(HEAD)
         results = [m for each in CONTENDERS for m in compete(browser, each, seconds)]
     packages = ("jupyterlab", "ipykernel", "perspective-python", "ipydatagrid")
     table = "\n".join([HEAD, *(result.row() for result in results)])
-    print(table)
     RESULTS.write_text(
         f"# From `df` to pixel\n\n`./do latency {seconds:g}` on {datetime.now(UTC):%Y-%m-%d}: 1,000 random "
         "changes a second on 100,000 rows × 10 columns,\nbatches at 20 Hz from a thread, "
-        f"{seconds:g} s a run, in a real JupyterLab in headless Chromium. {os.cpu_count()} cores, "
-        f"Python {platform.python_version()},\n"
+        f"{seconds:g} s a run ({UNSEEN:g} s unseen), in a real JupyterLab in headless Chromium. "
+        f"{os.cpu_count()} cores, Python {platform.python_version()},\n"
         + ", ".join(f"{name} {version(name)}" for name in packages)
         + ". MB/s and messages/s are all that the page's\nwebsockets received; the percentiles are "
         f"of the batches that were shown.\n\n{table}\n"

@@ -11,6 +11,7 @@ import pytest
 
 from notebook_rt.local import LocalStack
 from tests.browser.lab import Browser, OpenNotebook
+from tests.proxy import Proxy
 from tests.waiting import until
 
 pytestmark = pytest.mark.browser
@@ -70,31 +71,29 @@ def table(stack: LocalStack) -> Iterator[str]:
     stack.sql(f"drop table {name}")
 
 
-def given(stack: LocalStack, path: Path, **more: str) -> str:
+def given(url: str, stack: LocalStack, path: Path, **more: str) -> str:
     return json.dumps(
-        {"url": stack.url, "key": stack.anon_key, "queue_path": str(path / "queue"), **more}
+        {"url": url, "key": stack.anon_key, "queue_path": str(path / "queue"), **more}
     )
 
 
 def test_fifty_runs_of_the_cells_leave_what_one_run_leaves(
     browser: Browser, stack: LocalStack, table: str, tmp_path: Path
 ) -> None:
-    with browser.notebook() as notebook:
+    with Proxy(stack.url) as proxy, browser.notebook() as notebook:
         page = notebook.page
 
         def count() -> dict[str, object]:
             counts: dict[str, object] = json.loads(notebook.run(COUNT))
-            claims = stack.sql("select count(*) from realtime.subscription")
-            return {**counts, "subscriptions": claims[0][0]}
+            return {**counts, "sockets": proxy.sockets}
 
-        connect = notebook.start(CONNECT.format(given=given(stack, tmp_path), table=table))
+        notebook.run(CONNECT.format(given=given(proxy.url, stack, tmp_path), table=table))
         show = notebook.start(SHOW)
         shown(notebook)
-        page.evaluate(AGAIN, [[connect, show], 1])
+        page.evaluate(AGAIN, [[show], 1])
         shown(notebook)
         before = count()
-        page.evaluate(AGAIN, [[show], 25])
-        page.evaluate(AGAIN, [[connect, show], 25])
+        page.evaluate(AGAIN, [[show], 50])
         shown(notebook)
         until(lambda: count() == before, 10, lambda: [before, count()])
         assert page.locator(".nrt-health").count() == 2
@@ -112,7 +111,7 @@ def test_a_saved_notebook_holds_no_key_no_token_and_no_row_beyond_the_preview(
 ) -> None:
     token = stack.token("authenticated", "3f6f0d6c-0000-4000-8000-000000000001")
     secrets = tmp_path / "given.json"
-    secrets.write_text(given(stack, tmp_path, access_token=token))
+    secrets.write_text(given(stack.url, stack, tmp_path, access_token=token))
     with browser.notebook() as notebook:
         page = notebook.page
         source = CONNECT.format(given="", table=table)
@@ -123,10 +122,13 @@ def test_a_saved_notebook_holds_no_key_no_token_and_no_row_beyond_the_preview(
         # All of it has been on the screen: scrolled to the end, panels opened, a conflict, an edit.
         grid = page.locator(".nrt-grid").first
         grid.scroll_into_view_if_needed()
-        grid.locator(".slick-viewport").last.evaluate("node => { node.scrollTop = 1e6; }")
+        grid.locator(".slick-viewport-right.slick-viewport-top").evaluate(
+            "node => { node.scrollTop = 1e6; }"
+        )
         page.locator('[data-row="59"] .l2', has_text="confidential 60.").first.wait_for()
-        for pill in page.locator(".nrt-pill").all():
-            pill.click()
+        page.locator(".nrt-pill[aria-expanded=false]").evaluate_all(
+            "all => all.map(button => button.click())"
+        )
         page.wait_for_timeout(500)
         saved = notebook.save()
         text = json.dumps(saved)
