@@ -333,4 +333,7 @@ def _normal(url: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or len(text.split()) != 1:
         raise UnreachableError(url, "this is no URL of a Supabase project")
+    if "@" in parts.netloc:  # it would be in errors, and in the queue's file
+        host = parts.netloc.rpartition("@")[2]
+        raise UnreachableError(host, "a user and a password have no place in the URL: give the key")
     return text

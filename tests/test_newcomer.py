@@ -134,6 +134,12 @@ def test_a_text_with_blanks_is_no_url() -> None:
         nrt.connect("not a url at all", "key")
 
 
+def test_a_password_in_the_url_is_refused_without_repeating_it() -> None:
+    with pytest.raises(errors.UnreachableError, match="no place in the URL") as caught:
+        nrt.connect("https://ann:secret@x.supabase.co", "key")
+    assert "secret" not in str(caught.value)
+
+
 def test_a_query_without_a_key_is_exported_without_an_index(rt: nrt.Session, people: str) -> None:
     query = rt.query(people, depends_on=people).wait(10)
     assert pa.table(query).column_names == ["id", "name", "age"]
