@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from notebook_rt.errors import AuthError, ClosedError, UnreachableError
+from notebook_rt.host import running
 from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.login import Token
@@ -85,8 +86,15 @@ def connect(
     key = key or os.environ.get("SUPABASE_KEY") or None
     if key is None:
         raise AuthError("login: no key is given, and SUPABASE_KEY is not set", url)
-    return Session(
-        url, key, schema=schema, access_token=access_token, queue_path=queue_path, options=options
+    return _connected(
+        Session(
+            url,
+            key,
+            schema=schema,
+            access_token=access_token,
+            queue_path=queue_path,
+            options=options,
+        )
     )
 
 
@@ -98,20 +106,46 @@ def _connect_local(
     stack = local.start()
     if not asked:
         print(f"notebook_rt: SUPABASE_URL is not set, using the local stack at {stack.url}")
-    return Session(
-        stack.url,
-        stack.anon_key,
-        schema=schema,
-        queue_path=queue_path,
-        options=options,
-        stack=stack,
+    return _connected(
+        Session(
+            stack.url,
+            stack.anon_key,
+            schema=schema,
+            queue_path=queue_path,
+            options=options,
+            stack=stack,
+        )
     )
+
+
+_cells: dict[str, tuple[object, list[weakref.ref[Session]]]] = {}
+"""What a notebook's cell connected: which run of it, and the sessions."""
+
+
+def _connected(session: Session) -> Session:
+    """A cell that is run again begins anew: what it had connected to the same project is closed.
+
+    Callbacks, presence and what the kernel keeps of a cell's output would hold it for ever.
+    """
+    run = running()
+    if run is None or run.cell is None:
+        return session
+    number, made = _cells.get(run.cell, (run.number, []))
+    if number != run.number:
+        for each in made:
+            old = each()
+            if old is not None and old.url == session.url:
+                old._finalizer()
+        made = []
+    _cells[run.cell] = (run.number, [*made, weakref.ref(session)])
+    return session
 
 
 class Session(Opening):
     """A project, live. Made by `connect`; use it as a context manager or ``close()`` it.
 
-    It also closes when nothing holds it or one of its frames any more.
+    It also closes when nothing holds it or one of its frames any more, and when the cell that made
+    it is run again and connects to the same project.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
+from notebook_rt.host import Run
 from notebook_rt.local import LocalStack
 from tests.proxy import Cut, Proxy
 from tests.waiting import until
@@ -298,6 +299,26 @@ def test_no_task_channel_or_thread_is_left_after_many_reconnects_and_sessions(
             assert proxy.sockets == 1
     until(lambda: tasks() <= before, what=tasks)
     assert threading.active_count() <= threads + 1
+
+
+def test_a_cell_that_connects_again_closes_what_it_had_connected(
+    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(cell: str, number: int) -> nrt.Session:
+        monkeypatch.setattr("notebook_rt.session.running", lambda: Run(cell, number))
+        return nrt.connect(stack.url, stack.anon_key)
+
+    table = make_table()
+    first, second = run("connect", 1), run("connect", 1)  # one run may connect twice
+    other = run("another", 2)
+    frames = [each.table(table).wait(10) for each in (first, second, other)]
+    for frame in frames:
+        frame.on_change(print)
+    with run("connect", 3) as anew:
+        until(lambda: [frame.status for frame in frames[:2]] == ["closed", "closed"])
+        now = anew.table(table).wait(10)
+        until(lambda: [now.status, frames[2].status] == ["live", "live"])
+    other.close()
 
 
 @pytest.mark.slow

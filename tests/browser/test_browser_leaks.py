@@ -87,12 +87,17 @@ def test_fifty_runs_of_the_cells_leave_what_one_run_leaves(
             counts: dict[str, object] = json.loads(notebook.run(COUNT))
             return {**counts, "sockets": proxy.sockets}
 
-        notebook.run(CONNECT.format(given=given(proxy.url, stack, tmp_path), table=table))
+        connect = notebook.start(
+            CONNECT.format(given=given(proxy.url, stack, tmp_path), table=table)
+        )
         show = notebook.start(SHOW)
         shown(notebook)
-        page.evaluate(AGAIN, [[show], 1])
+        page.evaluate(AGAIN, [[connect, show], 1])
         shown(notebook)
         before = count()
+        page.evaluate(AGAIN, [[connect, show], 10])
+        shown(notebook)
+        until(lambda: count() == before, 20, lambda: [before, count()])
         page.evaluate(AGAIN, [[show], 50])
         shown(notebook)
         until(lambda: count() == before, 10, lambda: [before, count()])
