@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from notebook_rt.errors import AuthError, ClosedError, UnreachableError
-from notebook_rt.host import running
+from notebook_rt.host import at_session_end, running
 from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.login import Token
@@ -127,6 +127,7 @@ def _connected(session: Session) -> Session:
 
     Callbacks, presence and what the kernel keeps of a cell's output would hold it for ever.
     """
+    at_session_end(session._finalizer)  # a visitor of a marimo app who leaves closes what is theirs
     run = running()
     if run is None or run.cell is None:
         return session

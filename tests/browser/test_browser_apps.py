@@ -29,7 +29,9 @@ counts = dict(
     widgets=len(living),
     links=len(pump),
     comms=len(WIDGET_COMM_MANAGER.comms),
-    sessions=sum(isinstance(thing, nrt.Session) for thing in gc.get_objects()),
+    sessions=sum(
+        isinstance(thing, nrt.Session) and not thing._project.closed for thing in gc.get_objects()
+    ),
 )
 print(f"counted {json.dumps(counts)} at {time.monotonic_ns()}")
 """
@@ -203,9 +205,9 @@ def test_a_visitor_of_a_marimo_app_who_has_left_is_forgotten(
             text = second.page.locator("body").inner_text()
             return dict(json.loads(re.findall(r"counted (\{.*?\}) at", text)[-1]))
 
-        until(lambda: count()["widgets"] == 4, 5, count)
+        until(lambda: (count()["widgets"], count()["sessions"]) == (4, 2), 5, count)
         first.page.close()
-        until(lambda: count()["widgets"] == 2, 15, count)
+        until(lambda: (count()["widgets"], count()["sessions"]) == (2, 1), 15, count)
         live_both_ways(second.page, stack, table)
         assert first.console == second.console == []
         second.page.close()
