@@ -156,7 +156,8 @@ export default function gridView(body, say, lib) {
 
   // ---- drawing --------------------------------------------------------------------------------
 
-  // Draws the rows at `which` places (null: all) again, but never the cell with an open editor.
+  // Draws the rows at `which` places (null: all) again, but never the cell with an open editor. A cell
+  // that is there stays and is filled anew: one that is replaced under a pressed button hears no click.
   function redraw(which) {
     const { grid } = view;
     const { top, bottom } = grid.getRenderedRange();
@@ -165,7 +166,8 @@ export default function gridView(body, say, lib) {
       if (which && !which.has(row)) continue;
       if (view.editing?.row === row) {
         for (let c = 0; c < view.head.columns.length; c++) if (c !== view.editing.cell) grid.updateCell(row, c);
-      } else drawn.push(row);
+      } else if (grid.getCellNode(row, 0)) grid.updateRow(row);
+      else drawn.push(row);
     }
     grid.invalidateRows(drawn);
     grid.render();
@@ -179,6 +181,7 @@ export default function gridView(body, say, lib) {
     for (const node of holder.querySelectorAll(".slick-row")) {
       const at = Number(node.dataset.row);
       node.setAttribute("aria-rowindex", at + 2);
+      node.classList.toggle("nrt-gone", Boolean(view.rows.at.get(at)?.gone));
       for (const cell of node.children) {
         const inside = picked.covers(at, Number(/ l(\d+)/.exec(cell.className)?.[1]));
         cell.classList.toggle("nrt-selected", inside && many);

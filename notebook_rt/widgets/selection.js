@@ -29,6 +29,9 @@ export function selecting(view) {
     if (cell) select([[cell.row, cell.row]], cell.cell, cell.cell, [cell.row, cell.cell]);
   });
   view.holder.addEventListener("pointerover", (event) => {
+    // What is in a cell may be replaced under a pressed button, so the cell itself meets the pointer, and has its hint.
+    const over = event.target.closest(".slick-cell");
+    if (over) over.title = over.querySelector(".nrt-v")?.title ?? "";
     const cell = dragging && event.buttons & 1 ? find(event) : null;
     if (cell && view.selection) extend(cell.row, cell.cell);
   });

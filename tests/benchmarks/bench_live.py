@@ -330,11 +330,11 @@ def quiet_tables(count: int) -> Iterator[tuple[nrt.local.LocalStack, list[str]]]
 
 
 @contextlib.contextmanager
-def written_to(dsn: str, names: list[str], rate: int) -> Iterator[None]:
-    """``rate`` updates a second in all, by a process of its own."""
+def written_to(dsn: str, names: list[str], rate: int, begun: float) -> Iterator[None]:
+    """``rate`` updates a second in all, by a process of its own, which has ``begun`` seconds to begin."""
     process = subprocess.Popen([sys.executable, "-c", WRITER, dsn, str(rate), *names])
     try:
-        time.sleep(2)  # it has begun
+        time.sleep(begun)
         yield
         assert process.poll() is None
     finally:
@@ -422,7 +422,7 @@ def kernel_share(tables: int, rate: int, seconds: float, settle: float) -> list[
         with contextlib.closing(Kernel(stack.url, stack.anon_key, names)) as kernel:
             time.sleep(settle)
             quiet = kernel.share(seconds)
-            with written_to(stack.dsn, names, rate):
+            with written_to(stack.dsn, names, rate, min(2.0, seconds)):
                 before = kernel.messages
                 busy = kernel.share(seconds)
                 told = (kernel.messages - before) / seconds
@@ -430,7 +430,7 @@ def kernel_share(tables: int, rate: int, seconds: float, settle: float) -> list[
             began = time.process_time()
             time.sleep(seconds)
             peer_quiet = 100 * (time.process_time() - began) / seconds
-            with written_to(stack.dsn, names, rate):
+            with written_to(stack.dsn, names, rate, min(2.0, seconds)):
                 began = time.process_time()
                 time.sleep(seconds)
                 peer_busy = 100 * (time.process_time() - began) / seconds
@@ -454,7 +454,7 @@ def run(quick: bool) -> list[Result]:
             *frame_to_df(200, 2000, 100),
             *broadcast(3),
             *import_time(1),
-            *kernel_share(1, 20, 1.0, settle=0.0),
+            *kernel_share(1, 20, 0.5, settle=0.0),
         ]
     return [
         *commit_to_df(200),

@@ -51,7 +51,11 @@ PICTURES = [
     Picture("grid-marked", "grid(state='marked')"),
     Picture("grid-polling", "grid(state='polling', height=240)"),
     Picture("grid-small", "grid(3, columns=['id', 'symbol', 'price', 'notes'], height=130)"),
-    Picture("grid-conflict", "grid(8, state='marked', columns=HERO)", click=(".nrt-is-conflict",)),
+    Picture(
+        "grid-conflict",
+        "grid(8, state='marked', columns=HERO)",
+        click=(".slick-cell:has(.nrt-is-conflict)",),
+    ),
     Picture("grid-editor", "grid()", double=(".slick-row:nth-child(3) .l4",)),
     Picture("grid-long-editor", "grid()", double=(".slick-row:nth-child(3) .l8",)),
 ]
