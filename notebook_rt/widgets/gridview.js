@@ -66,7 +66,7 @@ export default function gridView(body, say, lib) {
     const shadow = holder.getRootNode();
     const grid = (view.grid = new lib.SlickGrid(
       holder,
-      { getLength: () => view.total, getItem: (i) => rows.at.get(i), getItemMetadata: (i) => (rows.at.get(i)?.gone ? { cssClasses: "nrt-gone" } : null) },
+      { getLength: () => view.total, getItem: (i) => rows.at.get(i) },
       columnsOf(view, edits),
       {
         rowHeight: ROW, enableColumnReorder: false, editable: true, autoEdit: false, enableCellNavigation: true,
@@ -170,8 +170,7 @@ export default function gridView(body, say, lib) {
       else drawn.push(row);
     }
     grid.invalidateRows(drawn);
-    grid.render();
-    paint();
+    grid.render(); // and so paint
   }
 
   // What SlickGrid leaves to us on every drawn row: its number, the selection, the row that is gone.
