@@ -23,6 +23,9 @@ NOTEBOOK_BYTES = 2_000_000.0
 MAX_UNACKED = 2
 BEAT = 10.0
 """Seconds of silence after which a looking view is told that the kernel still lives."""
+LISTEN = 0.1
+"""Seconds after which a link that waits for a view asks again whether it can hear one: nobody tells
+it that a cell has started, and what was drawn just before is acknowledged only after that cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ class Link:
         if not (self.dirty or self._fresh):
             return min(beat, self._again)
         if not self._deaf() and self.leases.unacked >= MAX_UNACKED and not self._fresh:
-            return now + self.leases.patience
+            return now + LISTEN
         # While nothing can be heard, the pace alone has to do: a browser keeps up with more.
         return max(self._sent_at + 1 / WIDGET_RATE, now + self._budget.wait(now))
 

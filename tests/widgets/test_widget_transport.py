@@ -145,6 +145,22 @@ def test_a_busy_cell_that_hears_nothing_stops_neither_messages_nor_leases():
     assert len(link.leases) == 1
 
 
+def test_a_cell_that_starts_while_acknowledgements_are_due_holds_up_nothing():
+    busy = False
+    model = Counter()
+    link = Link(model, Budget(), deaf=lambda: busy)
+    looking(link)
+    play(link, 1.0, answer=False)
+    model.value = 77
+    link.mark()
+    assert link.take(1.0) == []  # two are on their way
+    due = link.due(1.0)
+    assert due is not None
+    assert due <= 1.1
+    busy = True  # what says that they were drawn waits for the cell now
+    assert [content["n"] for content, _ in link.take(due)] == [77]
+
+
 def test_two_views_each_get_the_whole_and_the_slower_one_sets_the_pace():
     link = Link(Counter(), Budget())
     looking(link, "v")
