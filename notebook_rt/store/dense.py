@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,7 +44,10 @@ class Step:
     added: int
     """Rows that come."""
 
-    _composed: dict[int, tuple[Step, Composed]] = field(default_factory=dict, repr=False)
+    _composed: dict[int, tuple[weakref.ref[Step], Composed]] = field(
+        default_factory=dict, repr=False
+    )
+    """With which step before it, by its id. Weakly: a step that kept the one before would keep all."""
 
     @property
     def kept(self) -> int:
@@ -82,8 +86,8 @@ class Step:
     def following(self, missed: Step) -> Composed:
         """``missed`` and then this step as one; computed once for all of a table's columns."""
         known = self._composed.get(id(missed))
-        if known is None or known[0] is not missed:
-            known = self._composed[id(missed)] = (missed, _compose(missed, self))
+        if known is None or known[0]() is not missed:
+            known = self._composed[id(missed)] = (weakref.ref(missed), _compose(missed, self))
         return known[1]
 
 

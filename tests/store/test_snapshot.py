@@ -7,6 +7,7 @@ import gc
 import pickle
 import threading
 import tracemalloc
+import weakref
 from typing import Any
 
 import duckdb
@@ -16,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from notebook_rt.store.order import OrderBy
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Backend, Column, Schema
 from notebook_rt.sync.rows import Delete, Op, Upsert
@@ -134,6 +136,28 @@ def test_buffers_serve_again_when_nobody_holds_them(backend: Backend) -> None:
         seen.add(table.arrays(["n"])["n"].__array_interface__["data"][0])
         del frame
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_table_that_steps_for_ever_keeps_nothing_of_its_past(held: bool) -> None:
+    table = loaded(1000)
+    ordered = table.ordered([OrderBy("n")], 10)
+
+    def objects(steps: range) -> int:
+        last = None
+        for step in steps:
+            table.apply([Upsert(step % 900, {"n": step, "t": f"step {step}", "j": [step]})])
+            frame = table.snapshot()
+            assert len(ordered.snapshot()) == 10
+            last = frame if held else None
+        del last
+        gc.collect()
+        # pandas keeps up to 500 weak references to what was there of each column.
+        return sum(type(thing) is not weakref.ref for thing in gc.get_objects())
+
+    early = objects(range(60))
+    later = objects(range(60, 560))
+    assert later - early < 100
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
