@@ -252,18 +252,10 @@ class LiveFrame(Editable):
                     if future.done():
                         raise
                     if until is not None and time.monotonic() >= until:
-                        raise WaitTimeoutError(self._late(timeout or 0.0)) from None
+                        raise WaitTimeoutError(self._feed.missing(timeout or 0.0)) from None
                 except NotebookRTError as error:
                     raise error.with_traceback(None) from None
                 bar.show()
-
-    def _late(self, timeout: float) -> str:
-        feed = self._feed
-        how = f"{self.status}, {feed.reason}"
-        if feed.progress is not None:
-            of = "" if feed.progress.total is None else f" of {feed.progress.total:,}"
-            how = f"{feed.progress.done:,}{of} rows are here; it goes on"
-        return f'table "{self.name}" is not whole after {timeout:g} s: {how}'
 
     async def ready(self) -> LiveFrame:
         """Wait for the first data without blocking the caller's loop; raises as ``wait`` does."""

@@ -130,6 +130,11 @@ def test_broadcasts_as_a_frame_by_last_value(
     session: Callable[..., nrt.Session], topic: str
 ) -> None:
     prices = session().channel(topic).wait(10).frame("price", key="symbol", limit=3)
+    assert prices.df.empty
+    assert prices.df.index.name == "symbol"
+    assert list(prices.changes(timeout=0.1)) == []
+    with pytest.raises(errors.WaitTimeoutError, match='nobody has sent "price"'):
+        prices.wait(0.1)
     sender = session().channel(topic).wait(10)
     sender.send("price", {"symbol": "AAPL", "price": 150})
     assert prices.wait(5).df.loc["AAPL", "price"] == 150
@@ -151,6 +156,8 @@ def test_broadcasts_as_a_frame_by_last_value(
 
 def test_broadcasts_as_a_log(session: Callable[..., nrt.Session], topic: str) -> None:
     log = session().channel(topic).wait(10).frame("tick", limit=5)
+    assert list(log.df.columns) == ["at"]
+    assert log.df.empty
     changes: list[int] = []
     log.on_change(lambda batch: changes.extend(c.key for c in batch if c.kind == "insert"))
     sender = session().channel(topic).wait(10)

@@ -37,6 +37,14 @@ class BroadcastFeed(Feed):
         self._rows: dict[Key, dict[str, Any]] = {}
         self._received = 0
         self._new: list[Message] = []
+        self._make_table()
+
+    @property
+    def filled(self) -> bool:
+        return self.version > 0
+
+    def missing(self, seconds: float) -> str:
+        return f'nobody has sent "{self.name}" to the channel "{self.room.topic}" in {seconds:g} s'
 
     def start(self) -> None:
         self.room.listeners.append((self.name, self.receive))
@@ -77,16 +85,23 @@ class BroadcastFeed(Feed):
             gone = next(iter(self._rows))
             del self._rows[gone]
             ops.append(Delete(gone))
-        if widened or self.table is None:
-            columns = tuple(Column(name, pg_type) for name, pg_type in self._types.items())
-            self.schema = Schema(columns, self.key or (NUMBER,))
-            old, self.table = self.table, Table(self.schema)
-            known = set() if old is None else set(old.keys())
-            self.table.apply(
+        table = self.table
+        if widened or table is None:
+            known = set() if table is None else set(table.keys())
+            table = self._make_table()
+            table.apply(
                 [Upsert(k, self._typed(row)) for k, row in self._rows.items() if k in known]
             )
         ops += [Upsert(key, self._typed(self._rows[key])) for key in touched if key in self._rows]
-        self.publish(self.table.apply(ops, want_changes=True), "stream", messages[-1].at)
+        self.publish(table.apply(ops, want_changes=True), "stream", messages[-1].at)
+
+    def _make_table(self) -> Table:
+        """An empty one with the columns known so far; what no message has told of a key is text."""
+        types = {**dict.fromkeys(self.key or (), "text"), **self._types}
+        columns = tuple(Column(name, pg_type) for name, pg_type in types.items())
+        self.schema = Schema(columns, self.key or (NUMBER,))
+        self.table = Table(self.schema)
+        return self.table
 
     def _row(self, message: Message) -> dict[str, Any]:
         payload = message.payload

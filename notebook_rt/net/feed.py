@@ -76,6 +76,11 @@ class Feed:
     def catch_up(self) -> None:
         """Have counted and logged what is seen already."""
 
+    @property
+    def filled(self) -> bool:
+        """Whether the first data has come."""
+        return self.table is not None
+
     def snapshot(self) -> pd.DataFrame | None:
         """The table as it is now; None before the first data."""
         shown: Table | Ordered | None = self.ordered or self.table
@@ -85,6 +90,14 @@ class Feed:
         """What ``snapshot`` shows as Arrow's table, key columns included; None before the first data."""
         shown: Table | Ordered | None = self.ordered or self.table
         return None if shown is None else shown.to_arrow()
+
+    def missing(self, seconds: float) -> str:
+        """What to tell somebody who has waited so long for the first data."""
+        how = f"{self.status}, {self.reason}"
+        if self.progress is not None:
+            of = "" if self.progress.total is None else f" of {self.progress.total:,}"
+            how = f"{self.progress.done:,}{of} rows are here; it goes on"
+        return f'table "{self.name}" is not whole after {seconds:g} s: {how}'
 
     def get(self, key: Hashable) -> dict[str, Any] | None:
         return None if self.table is None else self.table.get(key)
@@ -132,7 +145,7 @@ class Feed:
         waiter = _Waiter()
         if self.error is not None:
             waiter.future.set_exception(self.error)
-        elif self.table is not None or self.status == "closed":
+        elif self.filled or self.status == "closed":
             waiter.future.set_result(None)
         else:
             self._waiters.append(waiter)
