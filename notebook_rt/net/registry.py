@@ -217,8 +217,8 @@ class Registry:
         self._closed_by_server()
 
     def channels(self) -> dict[str, str]:
-        """Topic to state: ``out``, ``joining``, ``joined``, ``evicted``."""
-        return {topic: self.joins.state_of(topic) for topic in self._entries}
+        """Topic to state: ``out``, ``joining``, ``joined``, ``evicted``; from any thread."""
+        return {topic: self.joins.state_of(topic) for topic in list(self._entries)}
 
     def carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:

@@ -201,9 +201,10 @@ class Metrics:
         self._recent.append((now, changes))
 
     def rate(self, now: float) -> float:
-        """Changes a second over the last ten seconds."""
+        """Changes a second over the last ten seconds; from any thread."""
         since = now - self.RATE_WINDOW
-        return sum(count for at, count in self._recent if at >= since) / self.RATE_WINDOW
+        recent = list(self._recent)  # in one go: more may come meanwhile
+        return sum(count for at, count in recent if at >= since) / self.RATE_WINDOW
 
     def as_dict(self, now: float) -> dict[str, Any]:
         up = self.connected_before

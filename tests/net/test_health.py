@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -121,3 +124,26 @@ def test_uptime_and_rate_are_counted_over_reconnects() -> None:
     assert found["disconnects"] == 1
     assert found["events"] == 1000
     assert found["events_per_s"] == 50.0
+
+
+def test_metrics_are_read_while_they_are_counted() -> None:
+    metrics, end = Metrics(), threading.Event()
+
+    def count() -> None:
+        while not end.is_set():
+            metrics.applied(1, 0.0)
+            metrics.lag.add(0.001)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        counting = threading.Thread(target=count)
+        counting.start()
+        try:
+            for _ in range(2000):
+                assert metrics.as_dict(5.0)["events_per_s"] >= 0
+        finally:
+            end.set()
+            counting.join()
+    finally:
+        sys.setswitchinterval(before)
