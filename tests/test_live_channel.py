@@ -126,6 +126,22 @@ def test_a_private_channel_without_a_policy_is_refused_by_name(
     assert channel.status == "refused"
 
 
+def test_a_channel_that_was_refused_is_joined_once_a_policy_lets_us_in_and_it_is_asked_for_again(
+    session: Callable[..., nrt.Session], stack: LocalStack, topic: str
+) -> None:
+    rt = session()
+    refused = rt.channel(topic, private=True)
+    with pytest.raises(errors.ChannelRefusedError):
+        refused.wait(15)
+    where = f"on realtime.messages for select to anon using (realtime.topic() = '{topic}')"
+    stack.sql(f'create policy "{topic}" {where}')
+    try:
+        assert rt.channel(topic, private=True).wait(15).status == "joined"
+        assert refused.status == "joined"
+    finally:
+        stack.sql(f'drop policy "{topic}" on realtime.messages')
+
+
 def test_broadcasts_as_a_frame_by_last_value(
     session: Callable[..., nrt.Session], topic: str
 ) -> None:

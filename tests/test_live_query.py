@@ -200,6 +200,8 @@ def test_what_cannot_be_had_is_said_by_name(
     stack.sql(f"create table {trades}_secret (id int primary key)")
     with pytest.raises(errors.NotPublishedError, match=f"add table public.{trades}_secret"):
         rt.query(totals, depends_on=[trades, f"{trades}_secret"]).wait(10)
+    stack.sql(f"alter publication supabase_realtime add table {trades}_secret")
+    assert len(rt.query(totals, depends_on=[trades, f"{trades}_secret"]).wait(10).df)
     stack.sql(f"drop table {trades}_secret")
     with pytest.raises(errors.MissingQueryError, match="nothing_such"):
         rt.query("nothing_such", depends_on=[trades]).wait(10)

@@ -317,6 +317,46 @@ def test_a_table_without_a_key(stack: LocalStack, rt: nrt.Session, make_table: A
     assert f"alter table public.{table} add" in words
 
 
+PUBLISH = "alter publication supabase_realtime add table {0}"
+GRANT = "grant select on {0} to anon"
+
+
+@pytest.mark.parametrize(
+    ("columns", "broken", "mended"),
+    [
+        ("id int primary key", "alter publication supabase_realtime drop table {0}", PUBLISH),
+        ("id int primary key", "revoke all on {0} from anon", GRANT),
+        ("id int", None, "alter table {0} add primary key (id)"),
+        (
+            "id int primary key",
+            "drop table {0}",
+            f"create table {{0}} (id int primary key); {PUBLISH}; {GRANT}",
+        ),
+    ],
+    ids=["not published", "not granted", "no key", "missing"],
+)
+def test_what_was_refused_is_there_once_it_is_mended_and_asked_for_again(
+    stack: LocalStack,
+    rt: nrt.Session,
+    make_table: Any,
+    columns: str,
+    broken: str | None,
+    mended: str,
+) -> None:
+    table = make_table(columns)
+    if broken is not None:
+        stack.sql(broken.format(table))
+    first = rt.table(table)
+    with pytest.raises(errors.NotebookRTError):
+        first.wait(10)
+    stack.sql(mended.format(table))
+    again = rt.table(table).wait(10)
+    stack.sql(f"insert into {table} values (7)")
+    until(lambda: list(again.df.index) == [7], what=lambda: again)
+    assert first.df is again.df
+    assert first.status in ("live", "stale")
+
+
 def test_a_missing_table(rt: nrt.Session) -> None:
     assert "no_such_table" in fails(lambda: rt.table("no_such_table"), errors.MissingTableError)
 

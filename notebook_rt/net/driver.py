@@ -150,10 +150,8 @@ class TableDriver(Feed):
             return
         idle = time.monotonic() - self.looked_at
         if not self.listeners and idle >= self.options.lazy_after:
-            self._stop_work()
+            self._forget()
             self.place.leave()
-            self.mirror, self._refused = self._machine(), None
-            self.table = self.ordered = self.overlay = self.error = self._shown = None
             self._started, self.looked_at = False, 0.0
             self.set_status("loading", "nobody looks")
             return
@@ -177,15 +175,16 @@ class TableDriver(Feed):
         self.settle(ClosedError(f'table "{self.spec.table}"'))
 
     def restart(self) -> None:
-        """Begin anew, after a failure that something (a new token) may have mended."""
-        if self.status == "closed" or not self._started:
-            return
+        """Begin anew after a failure that something may have mended: a new token, the user's SQL."""
+        if self.error is not None and self._started:
+            self._forget()
+            self.set_status("loading", "starting again")
+            self._begin()
+
+    def _forget(self) -> None:
         self._stop_work()
-        self.error = None
-        self.mirror = self._machine()
-        self._refused = None
-        self.set_status("loading", "starting again")
-        self._begin()
+        self.mirror, self._refused = self._machine(), None
+        self.table = self.ordered = self.overlay = self.error = self._shown = None
 
     def audit(self) -> None:
         self._feed(AuditNow())

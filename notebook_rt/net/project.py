@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from notebook_rt.errors import AuthError, NotebookRTError
+from notebook_rt.errors import AuthError
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.driver import TableDriver
 from notebook_rt.net.login import Login
@@ -117,6 +117,7 @@ class Project:
         driver = self.tables.get(shared_as)
         if driver is not None:
             driver.place.share(priority)
+            driver.restart()
         else:
             driver = TableDriver(
                 spec,
@@ -143,6 +144,7 @@ class Project:
         driver = self.tables.get(shared_as)
         if driver is not None:
             driver.place.share("normal")
+            driver.restart()
         else:
             topic = _topic(spec, shared_as)
             driver = QueryDriver(spec, topic, self.services, dtype_backend=dtype_backend)
@@ -203,6 +205,7 @@ class Project:
             raise ValueError(f'channel "{topic}" is open with other settings; release it first')
         else:
             room.place.share(priority)
+            room.ask_again()
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
         return shared_as, room
 
@@ -315,13 +318,12 @@ class Project:
         before = self.credentials.access_token
         await self.connection.set_token(token)
         for driver in list(self.tables.values()):
-            if isinstance(driver.error, NotebookRTError):
+            if driver.error is not None:
                 driver.restart()
             elif token != before:
                 driver.gap("another login")
         for room in list(self.rooms.values()):
-            if room.status == "refused":
-                self.services.registry.again(room.topic)
+            room.ask_again()
         self._login_changed()
 
     async def _refreshed(self, token: str) -> None:

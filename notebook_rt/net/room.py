@@ -87,6 +87,13 @@ class Room:
     def start(self) -> None:
         self.place.take()
 
+    def ask_again(self) -> None:
+        """Join, if it was refused: something may have mended that, a new token or a policy."""
+        if self.status == "refused":
+            self.status, self.error = "joining", None
+            self._joined.clear()
+            self.services.registry.again(self.topic)
+
     def close(self) -> None:
         if self.status != "closed":
             self.status = "closed"
