@@ -242,20 +242,23 @@ class LiveFrame(Editable):
         thread = self._feed.thread
         future = thread.call(self._feed.wait_ready)
         until = None if timeout is None else time.monotonic() + timeout
-        with Bar(self._feed) as bar:
-            while True:
-                step = 0.1 if until is None else min(0.1, max(0.0, until - time.monotonic()))
-                try:
-                    future.result(step)
-                    return self
-                except concurrent.futures.TimeoutError:
-                    if future.done():
-                        raise
-                    if until is not None and time.monotonic() >= until:
-                        raise WaitTimeoutError(self._feed.missing(timeout or 0.0)) from None
-                except NotebookRTError as error:
-                    raise error.with_traceback(None) from None
-                bar.show()
+        try:
+            with Bar(self._feed) as bar:
+                while True:
+                    step = 0.1 if until is None else min(0.1, max(0.0, until - time.monotonic()))
+                    try:
+                        future.result(step)
+                        return self
+                    except concurrent.futures.TimeoutError:
+                        if future.done():
+                            raise
+                        if until is not None and time.monotonic() >= until:
+                            raise WaitTimeoutError(self._feed.missing(timeout or 0.0)) from None
+                    except NotebookRTError as error:
+                        raise error.with_traceback(None) from None
+                    bar.show()
+        finally:
+            future.cancel()  # nobody waits for it any more
 
     async def ready(self) -> LiveFrame:
         """Wait for the first data without blocking the caller's loop; raises as ``wait`` does."""

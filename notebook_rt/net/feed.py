@@ -148,7 +148,8 @@ class Feed:
         elif self.filled or self.status == "closed":
             waiter.future.set_result(None)
         else:
-            self._waiters.append(waiter)
+            still = [other for other in self._waiters if not other.future.cancelled()]
+            self._waiters = [*still, waiter]
             asyncio.get_running_loop().call_later(PATIENCE, self._lose_patience)
         return waiter.future
 
