@@ -222,7 +222,7 @@ class Passes:
         }
         if differing:
             due = self.now + LATENESS
-            for key in comparison.settled:
+            for key in comparison.lost:
                 replica.suspects.setdefault(key, due)
             self.verdicts.append((due, detail))
         else:

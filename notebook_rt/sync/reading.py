@@ -169,8 +169,8 @@ class Comparison:
         self.unknown: list[Key] = []
         """Keys whose row must be read to know it."""
         self.differing = 0
-        self.settled: list[Key] = []
-        """The keys that differed."""
+        self.lost: list[Key] = []
+        """The keys that differed for no reason that is known here."""
         self.order: list[Key] = []
         """The keys as they came."""
         self._replica = replica
@@ -242,10 +242,14 @@ class Comparison:
         if replica.window is not None and self._all:
             replica.window.turn()
         for key, (row, read, xmin) in self._rows.items():
+            explained = replica.is_open(key)
             op = replica.settle(key, row, read, now, xmin)
             if op is not None:
                 ops.append(op)
-        self.settled = [op.key for op in ops]
+                window = replica.window_read
+                explained |= window is not None and window.turned(replica.rows.get(key), row)
+                if not explained:
+                    self.lost.append(key)
         self.differing = len(ops)
         replica.apply(ops)
         replica.again(self._rows, now)

@@ -414,5 +414,9 @@ class Replica:
         """Whether changes of ``key`` wait to be understood."""
         return key in self._held
 
+    def is_open(self, key: Key) -> bool:
+        """Whether it is known already that ``key``'s row may be another: it is to be read."""
+        return key in self._held or key in self.wanted
+
     def held(self) -> list[Key]:
         return list(self._held)

@@ -33,6 +33,8 @@ class Window:
         self.sortable = all(sortable(schema.types[term.column]) for term in self.order)
         self.edge: Row | None = None
         """The last row kept; None: nothing lies behind."""
+        self.last_edge: Row | None = None
+        """The edge before the last turn."""
         self.next_edge: Row | None = None
         """The edge of the window that is being read."""
         self.stale = False
@@ -47,12 +49,15 @@ class Window:
 
     def holds(self, row: Row) -> bool | None:
         """Whether ``row`` belongs to the window; None: only the server knows."""
-        if self.edge is None:
+        return self._within(row, self.edge)
+
+    def _within(self, row: Row, edge: Row | None) -> bool | None:
+        if edge is None:
             return True
         if not self.sortable:
             return None
         for term in self.order:
-            sign = _compare(row.get(term.column), self.edge.get(term.column), term)
+            sign = _compare(row.get(term.column), edge.get(term.column), term)
             if sign is None:
                 return None
             if sign:
@@ -78,7 +83,13 @@ class Window:
 
     def turn(self) -> None:
         """The window was read: from now on its edge holds."""
-        self.edge = self.next_edge
+        self.last_edge, self.edge = self.edge, self.next_edge
+
+    def turned(self, mine: Row | None, row: Row | None) -> bool:
+        """Whether the turn of the edge may be all that made ``row`` come or ``mine`` leave."""
+        if row is None:
+            return mine is not None and not self._within(mine, self.edge)
+        return mine is None and not self._within(row, self.last_edge)
 
     def look(self, rows: int) -> None:
         """Rows came and went: is the window still full, and not too full?"""

@@ -53,6 +53,16 @@ def test_with_every_change_swallowed_for_ever_the_audit_alone_keeps_the_table_tr
         until(lambda: lab.session.metrics["drift"] > 0, 5 + AUDITED)
 
 
+def test_where_nothing_is_lost_no_audit_of_a_busy_table_finds_drift(stack: LocalStack) -> None:
+    with laboratory(stack, *VIEWS, options=AUDIT) as lab:
+        audits = lab.session.metrics["audits"]
+        with Writer(stack, lab.table, 500, 3, pause=0.01):
+            time.sleep(8)
+        lab.true_within(10)
+        until(lambda: lab.session.metrics["audits"] >= audits + 6 * len(VIEWS), 10)
+        assert lab.session.metrics["drift"] == 0
+
+
 def test_truncate_is_found_by_the_audit(stack: LocalStack) -> None:
     with laboratory(stack, *VIEWS, options=AUDIT) as lab:
         lab.sql("truncate {t}")
