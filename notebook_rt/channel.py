@@ -166,7 +166,7 @@ class Channel:
     def frame(
         self, event: str, *, key: str | Sequence[str] | None = None, limit: int = 10_000
     ) -> LiveFrame:
-        """Broadcasts of ``event`` as a live DataFrame.
+        """Broadcasts of ``event`` as a live DataFrame, empty until one comes; ``wait()`` waits for it.
 
         Parameters
         ----------

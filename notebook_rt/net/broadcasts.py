@@ -10,13 +10,17 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from notebook_rt.net.feed import Feed
 from notebook_rt.net.room import Message, Room
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.rows import Delete, Key, Op, Row, Upsert
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 NUMBER = "n"
 """The log's key: a running number."""
@@ -37,6 +41,16 @@ class BroadcastFeed(Feed):
         self._rows: dict[Key, dict[str, Any]] = {}
         self._received = 0
         self._new: list[Message] = []
+        known = {**dict.fromkeys(key or (), "text"), **self._types}
+        columns = tuple(Column(name, pg_type) for name, pg_type in known.items())
+        self._silence = Table(Schema(columns, key or (NUMBER,)))
+
+    def snapshot(self) -> pd.DataFrame | None:
+        """Empty before the first broadcast: there may never be one."""
+        return self._silence.snapshot() if self.table is None else super().snapshot()
+
+    def arrow(self) -> pa.Table | None:
+        return self._silence.to_arrow() if self.table is None else super().arrow()
 
     def start(self) -> None:
         self.room.listeners.append((self.name, self.receive))
