@@ -93,8 +93,11 @@ def _demo(*, browser: bool, port: int) -> int:
         )
         print(f"The notebooks: {here}", flush=True)
         command = [sys.executable, "-m", "jupyterlab", str(here / "01_quickstart.ipynb")]
-        command += [f"--ServerApp.root_dir={here}", "--ip=127.0.0.1", f"--port={port}"]
-        command += ["--LabApp.news_url=", "--log-level=WARN"]
+        command += [f"--ServerApp.root_dir={here}"]
+        command += ["--ip=127.0.0.1", f"--port={port}", "--LabApp.news_url=None"]
+        command += [f"--{part}.log_level=ERROR" for part in ("LabApp", "ServerApp")]
+        # Voila, where it is installed, has traitlets print its deprecations.
+        command.append("--ServerApp.jpserver_extensions=voila.server_extension=False")
         if not browser:
             command.append("--no-browser")
         if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -111,7 +114,10 @@ def _until_told(command: Sequence[str]) -> int:
             return process.wait()
         except KeyboardInterrupt:
             process.terminate()
-            process.wait(GRACE_SECONDS)
+            try:
+                process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
             return 130
 
 

@@ -36,6 +36,18 @@ class NotebookRTError(Exception):
     """The base of every error of this package."""
 
 
+def again(error: Exception) -> Exception:
+    """``error``, to be raised where it is asked for: without the stack of the thread it came up on.
+
+    It is another object each time: one that is kept would keep the stack it was last raised in, and
+    all that this holds, such as the frame of a table whose name was mistyped.
+    """
+    error.__traceback__ = None
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    return copy
+
+
 # The way to the server ------------------------------------------------------------------------
 
 
@@ -60,6 +72,32 @@ class AuthError(NotebookRTError):
             f"{url} refuses the {what}{said}. Pass the project's anon or publishable key to "
             "nrt.connect(url, key) or set SUPABASE_KEY; a user's token goes to "
             "session.sign_in(...) or session.set_auth(token)"
+        )
+        self.url = url
+        self.reason = reason
+
+
+class NoKeyError(AuthError):
+    """No key is given, or what is given can be none."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        NotebookRTError.__init__(
+            self,
+            f"no key for {url}: {reason}. Pass the project's anon or publishable key (Supabase "
+            "dashboard: Project Settings, API keys) to nrt.connect(url, key), or set SUPABASE_KEY",
+        )
+        self.url = url
+        self.reason = reason
+
+
+class LoginError(AuthError):
+    """Nobody is signed in with these credentials."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        NotebookRTError.__init__(
+            self,
+            f"{url} does not sign in: {reason}. It takes sign_in(email=..., password=...) or "
+            "sign_in(phone=..., password=...) of a user of the project, who has confirmed the address",
         )
         self.url = url
         self.reason = reason

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from notebook_rt.editable import Editable, Edits
-from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError
+from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, again
 from notebook_rt.iteration import Changes
 from notebook_rt.mapped import MappedFrame
 from notebook_rt.net.callbacks import Mailbox, discard
@@ -183,7 +183,7 @@ class LiveFrame(Editable):
         self._feed.look()
         error = self._feed.error
         if error is not None:
-            raise error.with_traceback(None)  # where it came up, on another thread, helps nobody
+            raise again(error)
         found = snapshot()
         if found is None:
             self.wait()
@@ -255,7 +255,7 @@ class LiveFrame(Editable):
                         if until is not None and time.monotonic() >= until:
                             raise WaitTimeoutError(self._feed.missing(timeout or 0.0)) from None
                     except NotebookRTError as error:
-                        raise error.with_traceback(None) from None
+                        raise again(error) from None
                     bar.show()
         finally:
             future.cancel()  # nobody waits for it any more
@@ -270,7 +270,10 @@ class LiveFrame(Editable):
             return self._feed.wait_ready()
 
         future = await asyncio.wrap_future(thread.submit(first()))
-        await asyncio.wrap_future(future)
+        try:
+            await asyncio.wrap_future(future)
+        except NotebookRTError as error:
+            raise again(error) from None
         return self
 
     def _check(self) -> None:

@@ -15,9 +15,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from notebook_rt.errors import AuthError, ClosedError, UnreachableError
+from notebook_rt.address import project_key, project_url
+from notebook_rt.errors import ClosedError
 from notebook_rt.host import at_session_end, running
 from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.credentials import Credentials
@@ -73,9 +73,9 @@ def connect(
     Raises
     ------
     UnreachableError
-        If ``url`` is no URL.
-    AuthError
-        If there is no key.
+        If ``url`` is no URL of a project.
+    NoKeyError
+        If there is no key, or what is given can be none.
     """
     if url is None:
         url = os.environ.get("SUPABASE_URL") or None
@@ -83,13 +83,11 @@ def connect(
             return _connect_local(schema, queue_path, options, asked=False)
     if url == "local":
         return _connect_local(schema, queue_path, options, asked=True)
-    key = key or os.environ.get("SUPABASE_KEY") or None
-    if key is None:
-        raise AuthError("login: no key is given, and SUPABASE_KEY is not set", url)
+    url = project_url(url)
     return _connected(
         Session(
             url,
-            key,
+            project_key(key or os.environ.get("SUPABASE_KEY"), url),
             schema=schema,
             access_token=access_token,
             queue_path=queue_path,
@@ -160,14 +158,18 @@ class Session(Opening):
         options: Options | None = None,
         stack: Any = None,
     ) -> None:
-        self.url = _normal(url)
+        self.url = project_url(url)
         self.schema = schema
         self.options = options or Options()
         self.stack = stack
         """The local stack, where the session uses it."""
         self._thread: LoopThread = shared()
         self._project = self._thread.call(
-            Project, self.url, Credentials(key, access_token), self.options, self._thread
+            Project,
+            self.url,
+            Credentials(project_key(key, self.url), access_token),
+            self.options,
+            self._thread,
         )
         self._writes = Writes(self._project, queue_path)
         self._finalizer = weakref.finalize(self, _close_soon, self._project)
@@ -358,17 +360,3 @@ def _show(how: str, what: object) -> Any:
 def _close_soon(project: Project) -> None:
     with contextlib.suppress(ClosedError, RuntimeError):
         project.thread.submit(project.aclose())
-
-
-def _normal(url: str) -> str:
-    """``url`` with a scheme and without a slash at its end."""
-    text = url.strip().rstrip("/")
-    if "://" not in text:
-        text = f"https://{text}"
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or len(text.split()) != 1:
-        raise UnreachableError(url, "this is no URL of a Supabase project")
-    if "@" in parts.netloc:  # it would be in errors, and in the queue's file
-        host = parts.netloc.rpartition("@")[2]
-        raise UnreachableError(host, "a user and a password have no place in the URL: give the key")
-    return text

@@ -77,7 +77,7 @@ def test_an_error_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_local_prints_where_it_is_and_ctrl_c_ends_it(tmp_path: Path) -> None:
     with started(tmp_path, "local", str(tmp_path / "db")) as process:
-        url = read_until(process, r"SUPABASE_URL=(\S+)")
+        url, _ = read_until(process, r"SUPABASE_URL=(\S+)")
         read_until(process, "Ctrl-C")
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
@@ -90,10 +90,14 @@ def test_local_prints_where_it_is_and_ctrl_c_ends_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_demo_opens_the_notebooks_in_jupyterlab_and_leaves_nothing_running(tmp_path: Path) -> None:
     with started(tmp_path, "demo", "--no-browser", "--port", "8947") as process:
-        url = read_until(process, r"(http://127\.0\.0\.1:\d+/lab\S*token=\w+)")
+        url, said = read_until(process, r"(http://127\.0\.0\.1:\d+/lab\S*token=\w+)")
         assert "01_quickstart.ipynb" in fetched(url.replace("/lab", "/api/contents", 1))
+        assert '"news": {"disabled": true}' in fetched(url), "no question before the first look"
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 130
+        assert process.stdout is not None
+        said += process.stdout.read()
+        assert not re.search(r"warning|deprecat|traceback", said, re.IGNORECASE), said
     with pytest.raises(OSError, match="refused"):
         urlopen(url, timeout=5)
 
@@ -114,14 +118,14 @@ def started(home: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.terminate()
 
 
-def read_until(process: subprocess.Popen[str], wanted: str) -> str:
-    """Read lines up to one that has ``wanted``; the test's own timeout ends a silent process."""
+def read_until(process: subprocess.Popen[str], wanted: str) -> tuple[str, str]:
+    """What was ``wanted``, and all lines up to it; the test's own timeout ends a silent process."""
     text = ""
     assert process.stdout is not None
     for line in process.stdout:
         text += line
         if found := re.search(wanted, line):
-            return found[found.lastindex or 0]
+            return found[found.lastindex or 0], text
     raise AssertionError(f"it ended: {text}")
 
 

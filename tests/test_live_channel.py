@@ -188,6 +188,17 @@ def test_broadcasts_as_a_log(session: Callable[..., nrt.Session], topic: str) ->
     assert str(log.df["at"].dtype).startswith("datetime64")
 
 
+def test_a_frame_of_an_event_that_never_came_is_empty_at_once(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    room = session().channel(topic)
+    last, log = room.frame("price", key="symbol"), room.frame("price")
+    assert (len(last), last.df.index.name, last.to_arrow().num_rows) == (0, "symbol", 0)
+    assert (log.df.index.name, log.df.columns.tolist()) == ("n", ["at"])
+    with pytest.raises(nrt.errors.WaitTimeoutError):
+        last.wait(0.05)
+
+
 def test_presence_shows_who_comes_and_goes(session: Callable[..., nrt.Session], topic: str) -> None:
     joined: list[str] = []
     left: list[str] = []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import re
 import subprocess
 import sys
 import time
@@ -86,6 +89,23 @@ def test_health_names_a_slip_as_long_as_it_is_held_and_the_others_stay_live(
         stack.sql("drop table newcomers_hidden")
 
 
+def test_a_slip_that_nobody_holds_any_more_is_forgotten(rt: nrt.Session, people: str) -> None:
+    rt.table(people).wait(10)
+    for look in (
+        lambda: rt.table("newcomers_wait").wait(10),
+        lambda: rt.table("newcomers_df").df,
+        lambda: nrt.run(rt.table("newcomers_ready").ready()),
+    ):
+        for _ in range(2):
+            with contextlib.suppress(errors.MissingTableError):
+                look()
+    end = time.monotonic() + 10
+    while str(rt.health) != "healthy":
+        gc.collect()
+        assert time.monotonic() < end, rt.health.reason
+        time.sleep(0.01)
+
+
 def test_health_is_red_and_says_so_with_a_wrong_key(stack: LocalStack) -> None:
     with nrt.connect(stack.url, "wrong") as session:
         held = session.table("newcomers")
@@ -138,6 +158,50 @@ def test_a_password_in_the_url_is_refused_without_repeating_it() -> None:
     with pytest.raises(errors.UnreachableError, match="no place in the URL") as caught:
         nrt.connect("https://ann:secret@x.supabase.co", "key")
     assert "secret" not in str(caught.value)
+
+
+KEY = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmVk"
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "says"),
+    [
+        ("", KEY, "the URL is empty"),
+        ("https://supabase.com/dashboard/project/abcd", KEY, "project is at https://abcd.supa"),
+        ("htp://abcd.supabase.co", None, "no URL of a Supabase project"),
+        (f"https://{'a' * 64}.supabase.co", KEY, "no URL of a Supabase project"),
+        (KEY, "https://abcd.supabase.co", "what was given as its URL is a key"),
+        ("sb_publishable_x", "https://abcd.supabase.co", "what was given as its URL is a key"),
+        ("abcd.supabase.co", "https://abcd.supabase.co", "what was given as the key is a URL"),
+        ("abcd.supabase.co", "eyJhbGci…", "copy it again"),
+        ("abcd.supabase.co", " \n", "none is given, and SUPABASE_KEY is not set"),
+    ],
+)
+def test_a_url_or_a_key_that_is_none_is_refused_at_once_and_no_key_repeated(
+    url: str, key: str | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SUPABASE_KEY", raising=False)
+    with pytest.raises(errors.NotebookRTError, match=re.escape(says)) as caught:
+        nrt.connect(url, key)
+    assert KEY not in str(caught.value)
+
+
+def test_a_url_and_a_key_are_taken_as_they_were_copied(stack: LocalStack) -> None:
+    with nrt.connect(f" {stack.url}/rest/v1/\n", f"{stack.anon_key}\n") as session:
+        assert session.url == stack.url
+        end = time.monotonic() + 10
+        while session.state != "connected":
+            assert time.monotonic() < end, session.health.reason
+            time.sleep(0.01)
+    for url, key in ((8000, "key"), ("abcd.supabase.co", 8000)):
+        with pytest.raises(TypeError, match="of a project is a text, not int"):
+            nrt.connect(url, key)  # type: ignore[arg-type]  # the slip that is tried here
+
+
+def test_a_login_that_fails_says_what_it_takes(rt: nrt.Session) -> None:
+    for slip in ({}, {"email": "nobody@example.com", "password": "wrong"}):
+        with pytest.raises(errors.LoginError, match=r"It takes sign_in\(email="):
+            rt.sign_in(**slip)
 
 
 def test_a_query_without_a_key_is_exported_without_an_index(rt: nrt.Session, people: str) -> None:

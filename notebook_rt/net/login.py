@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from notebook_rt.errors import AuthError, UnreachableError
+from notebook_rt.errors import LoginError, UnreachableError
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.options import Options
@@ -57,7 +57,7 @@ class Login:
 
     async def sign_in(self, credentials: Mapping[str, Any]) -> Mapping[str, Any]:
         from supabase_auth import AsyncGoTrueClient
-        from supabase_auth.errors import AuthApiError, AuthRetryableError
+        from supabase_auth.errors import AuthError, AuthRetryableError
 
         if self._auth is None:
             self._auth = AsyncGoTrueClient(
@@ -68,12 +68,12 @@ class Login:
             )
         try:
             answer = await self._auth.sign_in_with_password(dict(credentials))
-        except AuthApiError as error:
-            raise AuthError("login", self._url, error.message) from error
         except AuthRetryableError as error:
             raise UnreachableError(self._url, error.message) from error
+        except AuthError as error:
+            raise LoginError(self._url, error.message) from error
         if answer.session is None:
-            raise AuthError("login", self._url, "the server gave no session")
+            raise LoginError(self._url, "the server gave no session")
         self._token_source = None
         await self._take(answer.session.access_token)
         user: Mapping[str, Any] = answer.session.user.model_dump()
