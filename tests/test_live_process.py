@@ -124,8 +124,9 @@ def test_after_a_fork_the_child_has_a_loop_of_its_own(connect: str) -> None:
     done = python(
         connect
         + """
-import os, sys
+import os, sys, warnings
 assert len(frame.df) == 2
+warnings.filterwarnings("ignore", "This process.*is multi-threaded")  # Python's own, from 3.12 on
 child = os.fork()
 if child == 0:
     try:
