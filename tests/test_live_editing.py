@@ -505,3 +505,28 @@ def test_only_tables_are_edited(open_session: Callable[..., nrt.Session]) -> Non
     log = rt.channel("room").frame("tick")
     with pytest.raises(errors.ReadOnlyError):
         log.edit(1, n=2)
+
+
+def test_what_others_do_right_after_my_write_is_seen_though_no_version_tells_the_order(
+    stack: LocalStack, make_table: Callable[..., str], tmp_path: Path
+) -> None:
+    table = make_table("id int primary key, name text, n int")
+    stack.sql(f"insert into {table} values (1, 'here', 0), (2, 'there', 0)")
+    options = nrt.Options(audit_interval=0)  # nothing but the changes tells of it
+    queue = tmp_path / "queue.sqlite3"
+    with nrt.connect(stack.url, stack.anon_key, queue_path=queue, options=options) as rt:
+        everything, here = rt.table(table).wait(10), rt.table(table, filter="name=eq.here").wait(10)
+        until(lambda: everything.status == here.status == "live")
+        time.sleep(2.5)  # changes are newer than what was read at first
+
+        everything.delete(1)
+        until(lambda: not stack.sql(f"select from {table} where id = 1") and not len(rt.queue))
+        time.sleep(0.5)  # the deletion was told
+        stack.sql(f"insert into {table} values (1, 'here', 7)")
+        until(lambda: 1 in everything.df.index and 1 in here.df.index, 3)
+
+        everything.edit(2, n=5)  # of a row that is not in the other view
+        until(lambda: stored(stack, table, "n", 2) == 5 and not len(rt.queue))
+        stack.sql(f"update {table} set name = 'here' where id = 2")
+        until(lambda: 2 in here.df.index, 3)
+        assert here.df.loc[2, "n"] == 5

@@ -105,6 +105,10 @@ class Table:
     def __contains__(self, key: Key) -> bool:
         return key in self._ids
 
+    def awaits_end(self, key: Key) -> bool:
+        """See ``Rows``; here nothing is held back."""
+        return False
+
     def keys(self) -> Iterator[Key]:
         """The keys, in the promised order."""
         with self.lock:

@@ -45,7 +45,7 @@ class _Shield:
     """Holds back what is older than an answered write, until the write's own event comes."""
 
     seen: Row | None
-    """The written columns as answered; None: the row was deleted, or left the filter."""
+    """The written columns as answered; None: the row was deleted."""
     version: float | None
     until: float
 
@@ -103,6 +103,11 @@ class Overlay:
     def __contains__(self, key: Key) -> bool:
         aside = self._aside.get(key)
         return key in self.rows if aside is None else aside.row is not None
+
+    def awaits_end(self, key: Key) -> bool:
+        """A row that a write has deleted, or taken out of the filter: its event ends the wait."""
+        aside = self._aside.get(key)
+        return aside is not None and aside.row is None and aside.shield is not None
 
     def get(self, key: Key) -> dict[str, Any] | None:
         aside = self._aside.get(key)
@@ -307,7 +312,7 @@ class Overlay:
                 return key  # its event has come before, and perhaps others after it
         if self._matches is not None and self._matches(full) is False:
             aside.row, aside.last = None, full
-            self._shield(key, _Shield(None, version, until))
+            self._shield(key, _Shield(written, version, until))
             return key
         aside.row = full
         if written:
@@ -320,8 +325,7 @@ class Overlay:
         elif aside.shield is not None and self._older(op.row, aside.shield):
             return
         else:
-            known = aside.row if aside.row is not None else dict.fromkeys(self.schema.names)
-            row = {**known, **op.row}
+            row = {**dict.fromkeys(self.schema.names), **(aside.row or aside.last or {}), **op.row}
         self._set_server(op.key, aside, row)
 
     def _set_server(self, key: Key, aside: _Aside, row: dict[str, Any] | None) -> None:

@@ -249,7 +249,7 @@ class Replica:
     def _ops(self, change: Change, key: Key, before: Sequence[Op] = ()) -> list[Op] | None:
         """What ``change`` does, once ``before`` is done; None: only a read can tell."""
         if change.kind == "DELETE":
-            return [Delete(key)] if self._has(key, before) else []
+            return self._end(key, before)
         record = change.record or {}
         if change.errors or self._reader.lossy(record):
             return None
@@ -264,7 +264,7 @@ class Replica:
         if verdict is None:
             return None
         if not verdict:
-            return [Delete(key)] if self._has(key, before) else []
+            return self._end(key, before)
         if narrow:
             return []  # the full frame of the same change follows
         if not whole and not self._has(key, before):
@@ -273,6 +273,10 @@ class Replica:
             return self._ops_in_window(key, row, before)
         return [Upsert(key, row)]
 
+    def _end(self, key: Key, before: Sequence[Op]) -> list[Op]:
+        """The row leaves, if it is here."""
+        return [Delete(key)] if self._has(key, before) or self.rows.awaits_end(key) else []
+
     def _ops_in_window(self, key: Key, row: Row, before: Sequence[Op]) -> list[Op] | None:
         whole = row
         if self.window is not None and not self.window.knows(row):
@@ -280,10 +284,9 @@ class Replica:
             if known is None:
                 return None
             whole = {**known, **row}
-        has = self._has(key, before)
         if self.keeps(key, whole, before):
             return [Upsert(key, row)]
-        return [Delete(key)] if has else []
+        return self._end(key, before)
 
     def _agrees(self, change: Change, key: Key) -> bool:
         """Whether the rows already are as ``change`` says, so that it says nothing."""

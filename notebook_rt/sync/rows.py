@@ -122,6 +122,9 @@ class Rows(Protocol):
 
     def __contains__(self, key: Key) -> bool: ...
 
+    def awaits_end(self, key: Key) -> bool:
+        """Whether a deletion of ``key`` is to be told though there is no such row."""
+
     def get(self, key: Key) -> dict[str, Any] | None:
         """The whole row, typed, or None."""
 

@@ -22,6 +22,9 @@ class DictRows:
     def __contains__(self, key: Key) -> bool:
         return key in self.data
 
+    def awaits_end(self, key: Key) -> bool:
+        return False
+
     def get(self, key: Key) -> dict[str, Any] | None:
         row = self.data.get(key)
         return None if row is None else dict(row)

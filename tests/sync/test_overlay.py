@@ -36,6 +36,9 @@ class DictRows:
     def __contains__(self, key: Key) -> bool:
         return key in self.data
 
+    def awaits_end(self, key: Key) -> bool:
+        return False
+
     def get(self, key: Key) -> dict[str, Any] | None:
         return copy.deepcopy(self.data.get(key))
 
@@ -223,6 +226,27 @@ def test_a_deleted_row_stays_away_until_the_server_says_so(overlay: Overlay) -> 
     assert 1 not in server(overlay)
     overlay.apply([Upsert(1, row(1, "again"))])
     assert overlay.view(1) == row(1, "again")
+
+
+def test_the_end_of_a_row_that_a_write_took_away_is_awaited(overlay: Overlay) -> None:
+    assert not overlay.awaits_end(1)
+    overlay.put([Edit("d", "delete", 1, {}, row(1), 0)])
+    overlay.settle("d")
+    assert 1 not in overlay
+    assert overlay.awaits_end(1)  # so that its event is handed on, though there is no such row
+    overlay.apply([Delete(1)])
+    assert not overlay.awaits_end(1)
+
+
+def test_a_row_that_my_edit_left_outside_of_the_filter_comes_in_by_what_others_do(
+    make: Callable[[Schema], View],
+) -> None:
+    overlay = Overlay(make(SCHEMA), SCHEMA, STRATEGIES, matches=lambda row: row["a"] == "open")
+    overlay.put([edit("e", 1, {"n": 0}, n=5)])  # of another view of the table
+    overlay.settle("e", row(1, "closed", 5))
+    assert overlay.apply([Upsert(1, row(1, "open", 0))], want_changes=True) == []  # older
+    overlay.apply([Upsert(1, row(1, "open", 5))])
+    assert shown(overlay) == server(overlay) == {1: row(1, "open", 5)}
 
 
 def test_an_insert_is_shown_and_stays_in_place_when_it_is_answered(overlay: Overlay) -> None:
