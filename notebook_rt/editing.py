@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -197,7 +198,8 @@ class Editing:
             for editor in self._editors:
                 editor.catch_up()
 
-    def tick(self, now: float) -> None:
+    def tick(self) -> None:
+        now = time.monotonic()
         with self.lock:
             for editor in self._editors:
                 if editor.overlay is not None:

@@ -6,6 +6,7 @@ another kernel wrote there; the view shows it. ``Editor`` adds what a user does.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -110,7 +111,7 @@ class Laid:
         if self.overlay is None:
             return
         typed = None if row is None else self.overlay.schema.decode(row)
-        now = self._editing.clock()
+        now = time.monotonic()
         self._say(self.overlay.settle(op, typed, now=now, want_changes=True))
 
     def _say(self, changes: Sequence[RowChange]) -> None:

@@ -510,7 +510,7 @@ def test_only_tables_are_edited(open_session: Callable[..., nrt.Session]) -> Non
 def test_what_others_do_right_after_my_write_is_seen_though_no_version_tells_the_order(
     stack: LocalStack, make_table: Callable[..., str], tmp_path: Path
 ) -> None:
-    table = make_table("id int primary key, name text, n int")
+    table = make_table("id int primary key, name text, n int, tags text[]")
     stack.sql(f"insert into {table} values (1, 'here', 0), (2, 'there', 0)")
     options = nrt.Options(audit_interval=0)  # nothing but the changes tells of it
     queue = tmp_path / "queue.sqlite3"
@@ -530,3 +530,10 @@ def test_what_others_do_right_after_my_write_is_seen_though_no_version_tells_the
         stack.sql(f"update {table} set name = 'here' where id = 2")
         until(lambda: 2 in here.df.index, 3)
         assert here.df.loc[2, "n"] == 5
+
+        for key in range(10, 16):  # the nulls of their events are only read, not believed
+            everything.insert(id=key, name="here")
+        until(lambda: stored(stack, table, "name", 15) == "here" and not len(rt.queue))
+        stack.sql(f"update {table} set n = 9 where id >= 10")
+        until(lambda: (everything.df.loc[10:, "n"] == 9).all(), 3, lambda: everything.df)
+        until(lambda: (here.df.loc[10:, "n"] == 9).all(), 3, lambda: here.df)

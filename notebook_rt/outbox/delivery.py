@@ -51,7 +51,7 @@ class Listener(Protocol):
     def elsewhere(self) -> None:
         """Another process wrote to the file."""
 
-    def tick(self, now: float) -> None:
+    def tick(self) -> None:
         """About twice a second."""
 
 

@@ -149,5 +149,5 @@ class Worker:
         if changed != self._changed:
             self._changed = changed
             self._delivery.tell(self._listener.elsewhere)
-        self._delivery.tell(self._listener.tick, self._clock())
+        self._delivery.tell(self._listener.tick)
         await self._delivery.on_disk(self.outbox.flush)

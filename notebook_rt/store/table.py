@@ -105,9 +105,13 @@ class Table:
     def __contains__(self, key: Key) -> bool:
         return key in self._ids
 
-    def awaits_end(self, key: Key) -> bool:
-        """See ``Rows``; here nothing is held back."""
-        return False
+    @property
+    def awaited(self) -> Collection[Key]:
+        """See ``Rows``: what is written is the overlay's."""
+        return ()
+
+    def let_in(self, key: Key, sent_at: float) -> None:
+        """See ``Rows``."""
 
     def keys(self) -> Iterator[Key]:
         """The keys, in the promised order."""

@@ -18,7 +18,7 @@ The caller holds one lock around every call, and around reading the table below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -47,7 +47,8 @@ class _Shield:
     seen: Row | None
     """The written columns as answered; None: the row was deleted."""
     version: float | None
-    until: float
+    since: float
+    """When the answer came, monotonic seconds."""
 
 
 @dataclass(slots=True)
@@ -104,10 +105,15 @@ class Overlay:
         aside = self._aside.get(key)
         return key in self.rows if aside is None else aside.row is not None
 
-    def awaits_end(self, key: Key) -> bool:
-        """A row that a write has deleted, or taken out of the filter: its event ends the wait."""
+    @property
+    def awaited(self) -> Collection[Key]:
+        return self._shielded.keys()
+
+    def let_in(self, key: Key, sent_at: float) -> None:
         aside = self._aside.get(key)
-        return aside is not None and aside.row is None and aside.shield is not None
+        if aside is not None and aside.shield is not None and aside.shield.since <= sent_at:
+            aside.shield = None
+            del self._shielded[key]
 
     def get(self, key: Key) -> dict[str, Any] | None:
         aside = self._aside.get(key)
@@ -205,7 +211,10 @@ class Overlay:
 
         ``seen`` are rows of the view, whole, as they are now: they are not looked up again.
         """
-        about = [self._stacks.add(edit) for edit in edits]
+        laid = list(edits)
+        # One that goes again, on another base, has no effect yet.
+        self._seen.difference_update(edit.id for edit in laid if not edit.sent)
+        about = [self._stacks.add(edit) for edit in laid]
         self._keep_aside(dict.fromkeys(key for keys in about for key in keys), seen)
         return self._refresh([root for root, *_ in about], [], want_changes)
 
@@ -235,7 +244,7 @@ class Overlay:
         row
             The row as the server has it now, typed; None: deleted, or not known.
         now : float
-            Seconds; see `lower_shields`.
+            Monotonic seconds.
         """
         root = self._stacks.root_of(op)
         if root is None:
@@ -243,16 +252,15 @@ class Overlay:
         keys = self._stacks.keys_of(root)
         edit = self._stacks.take(op)
         new = self.new_key(edit)
-        until = now + SHIELD_SECONDS
         if op in self._seen:
             self._seen.discard(op)
         elif edit.kind == "delete" and row is None:
-            self._gone(edit.key, until)
+            self._gone(edit.key, now)
         elif row is not None:
-            keys.append(self._answered(edit, root, row, until))
+            keys.append(self._answered(edit, root, row, now))
         if new != edit.key:
             self._stacks.move(root, new)
-            self._gone(root, until)
+            self._gone(root, now)
             keys.append(new)
         return self._refresh(keys, [], want_changes)
 
@@ -263,7 +271,7 @@ class Overlay:
         """
         for key in list(self._shielded):
             shield = self._aside[key].shield
-            if shield is None or shield.until <= now:
+            if shield is None or now >= shield.since + SHIELD_SECONDS:
                 self._aside[key].shield = None
                 del self._shielded[key]
                 self._let_go([key])
@@ -285,18 +293,18 @@ class Overlay:
             if row is not None:
                 self._shown[key] = (key, row)
 
-    def _gone(self, key: Key, until: float) -> None:
+    def _gone(self, key: Key, now: float) -> None:
         aside = self._aside.get(key)
         if aside is not None and aside.row is not None:
             version = self.strategies.time_of(aside.row)
             aside.last, aside.row = aside.row, None
-            self._shield(key, _Shield(None, version, until))
+            self._shield(key, _Shield(None, version, now))
 
     def _shield(self, key: Key, shield: _Shield) -> None:
         self._aside[key].shield = shield
         self._shielded[key] = None
 
-    def _answered(self, edit: Edit, root: Key, row: Row, until: float) -> Key:
+    def _answered(self, edit: Edit, root: Key, row: Row, now: float) -> Key:
         key = self.schema.key_of(row)
         self._keep_aside([key])
         aside = self._aside[key]
@@ -312,11 +320,11 @@ class Overlay:
                 return key  # its event has come before, and perhaps others after it
         if self._matches is not None and self._matches(full) is False:
             aside.row, aside.last = None, full
-            self._shield(key, _Shield(written, version, until))
+            self._shield(key, _Shield(written, version, now))
             return key
         aside.row = full
         if written:
-            self._shield(key, _Shield(written, version, until))
+            self._shield(key, _Shield(written, version, now))
         return key
 
     def _server_says(self, op: Op, aside: _Aside) -> None:
@@ -339,12 +347,21 @@ class Overlay:
                 self._seen.add(edit.id)
 
     def _is_effect(self, edit: Edit, key: Key, row: Row | None) -> bool:
+        """Whether what comes in is the effect of a write that is on its way, or later than it.
+
+        A write is made only on what it was based on (``outbox.decide``): what is not that any more
+        came after it, if it is answered with a row at all.
+        """
         if row is None:
-            return edit.kind == "delete" and edit.key == key
-        return (
-            edit.kind != "delete"
-            and self.new_key(edit) == key
-            and all(equal(value, row.get(name)) for name, value in edit.values.items())
+            return key in (edit.key, self.new_key(edit))
+        if edit.kind == "delete" or self.new_key(edit) != key:
+            return False
+        if edit.kind == "insert" or all(equal(v, row.get(n)) for n, v in edit.values.items()):
+            return True
+        return any(
+            not equal(row.get(name), edit.base[name])
+            for name in edit.values
+            if name in edit.base and self.strategies.of(name) != "delta"
         )
 
     def _older(self, row: Row, shield: _Shield) -> bool:

@@ -113,6 +113,10 @@ class Replica:
             self.dirty = True
             if self.window is not None:
                 self.window.look(len(rows))
+            if rows.awaited:  # what was ignored as older may have been later: a read tells
+                for op in ops:
+                    if op.key in rows.awaited:
+                        self.want(op.key, self.horizon.now)
 
     def _look_at_order(self, ops: Sequence[Op]) -> None:
         window = self.window
@@ -212,6 +216,8 @@ class Replica:
         news = news or self.watermark.moves_on(change.record, self._row(key))
         held = self._held.get(key, [])
         if not held and not news and self._agrees(change, key):
+            if key in self.rows.awaited:
+                self._pending += self._ops(change, key) or []
             return
         ops = self._replay([*(one.change for one in held), change], key) if news else None
         if ops is None:
@@ -275,7 +281,7 @@ class Replica:
 
     def _end(self, key: Key, before: Sequence[Op]) -> list[Op]:
         """The row leaves, if it is here."""
-        return [Delete(key)] if self._has(key, before) or self.rows.awaits_end(key) else []
+        return [Delete(key)] if self._has(key, before) or key in self.rows.awaited else []
 
     def _ops_in_window(self, key: Key, row: Row, before: Sequence[Op]) -> list[Op] | None:
         whole = row
@@ -368,9 +374,15 @@ class Replica:
         self.horizon.one(key, read.horizon, now)
         self._let_go(key, row, read)
         self.versions.note(key, xmin)
-        if agrees:
-            return None
-        return Delete(key) if row is None else Upsert(key, row)
+        op = Delete(key) if row is None else Upsert(key, row)
+        awaited = key in self.rows.awaited
+        if awaited:
+            self.rows.let_in(key, read.sent_at)
+        if not agrees:
+            return op
+        if awaited:
+            self.rows.apply([op])
+        return None
 
     def fetched(self, key: Key, now: float) -> None:
         """``key`` has just been read by itself."""

@@ -14,7 +14,7 @@ What is made for each change is a ``msgspec.Struct``: a frozen dataclass takes s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, overload
 
 import msgspec
@@ -122,8 +122,16 @@ class Rows(Protocol):
 
     def __contains__(self, key: Key) -> bool: ...
 
-    def awaits_end(self, key: Key) -> bool:
-        """Whether a deletion of ``key`` is to be told though there is no such row."""
+    @property
+    def awaited(self) -> Collection[Key]:
+        """The keys of rows of which a write was answered whose event is waited for: what comes of
+        them is to be told though it changes nothing, and may be older and ignored.
+        """
+
+    def let_in(self, key: Key, sent_at: float) -> None:
+        """A read that was sent at ``sent_at`` (monotonic seconds) tells what comes next of ``key``:
+        a write that was answered before is in it.
+        """
 
     def get(self, key: Key) -> dict[str, Any] | None:
         """The whole row, typed, or None."""

@@ -490,7 +490,7 @@ async def test_many_rows_in_a_batch_are_one_commit_and_none_if_it_raises(
         k.editor.edit(keys[1], {"note": "in the batch"})
         # Another thread (the network's) goes on meanwhile, and its edits are its own.
         await asyncio.to_thread(k.editor.edit, keys[2], {"note": "beside"})
-        await asyncio.to_thread(k.editing.tick, 0.0)
+        await asyncio.to_thread(k.editing.tick)
         assert k.view(keys[2])["note"] == "beside"
     assert k.view(keys[1])["note"] == "in the batch"
     assert k.editor.undo()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from notebook_rt.store.types import Schema, equal
@@ -22,8 +22,12 @@ class DictRows:
     def __contains__(self, key: Key) -> bool:
         return key in self.data
 
-    def awaits_end(self, key: Key) -> bool:
-        return False
+    @property
+    def awaited(self) -> Collection[Key]:
+        return ()
+
+    def let_in(self, key: Key, sent_at: float) -> None:
+        pass
 
     def get(self, key: Key) -> dict[str, Any] | None:
         row = self.data.get(key)

@@ -12,6 +12,10 @@ from hypothesis import strategies as st
 
 from notebook_rt.filters import parse
 from notebook_rt.options import Options
+from notebook_rt.store.table import Table
+from notebook_rt.store.types import Schema
+from notebook_rt.sync.merge import Edit
+from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.spec import TableSpec, parse_order
 from tests.sync.simulation import Faults, Server, World
 
@@ -99,6 +103,81 @@ def test_a_read_that_does_not_see_yet_what_was_told_takes_nothing_back(
     play(world, story)
     world.settle(10)
     converged(world)
+
+
+ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pauses)
+
+
+@many
+@given(
+    st.lists(st.tuples(pauses, st.one_of(writes, ours, ours)), max_size=30),
+    st.integers(0, 2**32),
+    st.sampled_from((None, "grp=eq.1")),
+    st.sampled_from((0.0, 0.3)),
+    st.booleans(),
+)
+def test_what_others_do_is_seen_soon_after_a_write_of_ours(
+    story: list[Any], seed: int, text: str | None, truncated: float, toast: bool
+) -> None:
+    """A write's answer hides what is older, and nothing else, though no version tells the order."""
+    spec = TableSpec("t", filter=parse(text))
+
+    def make_rows(schema: Schema) -> Overlay:
+        return Overlay(Table(schema), schema, matches=lambda row: spec.filter.matches(row, schema))
+
+    world = World(
+        spec,
+        server(),
+        seed=seed,
+        options=Options(audit_interval=0, page_size=5),
+        faults=Faults(truncated=truncated, toast=toast, latency=(0.001, 0.05)),
+        make_rows=make_rows,
+    )
+    world.connect()
+    world.run(8)
+    one, numbers = world.server, iter(range(10**6))
+
+    def write(kind: str, key: int, until_sent: float, until_answered: float) -> None:
+        overlay: Any = world.mirror.rows
+        seen = overlay.view(key)
+        if (seen is None) != (kind == "insert"):
+            return
+        number = next(numbers)
+        values = {} if kind == "delete" else {"note": f"mine {number}"}
+        edit: Any = Edit(str(number), kind, key, {**values, "id": key}, seen or {}, one.clock)
+        if kind != "insert":
+            edit = replace(edit, values=values)
+        overlay.put([edit])
+
+        def arrive() -> None:
+            there = one.rows.get(key)
+            refused = (there is None) != (kind == "insert")
+            if kind == "edit" and there is not None:
+                refused = there["note"] != edit.base["note"]
+            if refused:
+                world.mirror.rows.discard([edit.id])  # type: ignore[union-attr]
+                return
+            world.mirror.rows.sent([edit.id])  # type: ignore[union-attr]
+            one.write(key, None if kind == "delete" else values)
+            row = one.known.decode(one.rows[key]) if key in one.rows else None
+            world.at(
+                one.now + until_answered,
+                lambda: world.mirror.rows.settle(edit.id, row, now=one.now),  # type: ignore[union-attr]
+            )
+
+        world.at(one.now + until_sent, arrive)
+
+    for pause, step in story:
+        if step[0] == "write":
+            play(world, [(pause, step)])
+        else:
+            world.run(pause)
+            write(*step)
+    world.settle(5)
+    world.settle(5)  # what was sent last has been told by then, and read again where need be
+    converged(world)
+    overlay: Any = world.mirror.rows
+    assert {key: overlay.rows.get(key) for key in overlay.rows.keys()} == world.view  # noqa: SIM118
 
 
 @many
