@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from notebook_rt.editing import Editing
+
+UNDONE = 100
+"""The last edits that can be taken back."""
 
 
 @dataclass(slots=True)
@@ -58,7 +62,7 @@ class Editor(Laid):
         doubted: Callable[[], object],
     ) -> None:
         super().__init__(editing, schema, table, strategies, changed, doubted)
-        self._undo: list[list[Put]] = []
+        self._undo: deque[list[Put]] = deque(maxlen=UNDONE)
         self._local = threading.local()
 
     # --- editing ---------------------------------------------------------------------------------
@@ -323,7 +327,7 @@ class Editor(Laid):
             raise InvalidEditError(
                 f'table "{self.table}": this cannot be said in JSON: {error}'
             ) from error
-        self._undo = [*self._undo[-99:], puts]
+        self._undo.append(puts)
         stored: dict[str, Op | None] = {}
         for put in puts:
             if put.op is not None:

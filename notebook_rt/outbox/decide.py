@@ -250,8 +250,8 @@ def _table(op: Op) -> str:
 # --- merging ---------------------------------------------------------------------------------------
 
 
-def _typed(op: Op, column: str, value: Json, numeric: Numeric = "decimal") -> Any:
-    return decode(op.types.get(column, "text"), value, numeric=numeric)
+def _typed(op: Op, column: str, value: Json) -> Any:
+    return decode(op.types.get(column, "text"), value, numeric="decimal")
 
 
 def strategies_of(op: Op) -> Strategies:
@@ -271,7 +271,8 @@ def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
     """The operation as the merge and the overlay see it."""
 
     def typed(row: Mapping[str, Json]) -> dict[str, Any]:
-        return {column: _typed(op, column, value, numeric) for column, value in row.items()}
+        types = op.types
+        return {c: decode(types.get(c, "text"), v, numeric=numeric) for c, v in row.items()}
 
     keys = tuple(typed(op.key).values())
     return Edit(
