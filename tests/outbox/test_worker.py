@@ -12,7 +12,10 @@ import pytest
 from notebook_rt.editing import InvalidEditError
 from notebook_rt.errors import ConflictError
 from notebook_rt.local import LocalStack
+from notebook_rt.outbox.decide import Answer as Reply
+from notebook_rt.outbox.decide import Request
 from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.worker import Worker
 from notebook_rt.sync.merge import Strategies
 from tests.outbox.kernel import Kernel
 from tests.proxy import Answer, Proxy, lost_answers
@@ -315,6 +318,40 @@ async def test_deletes_whose_answer_was_lost_are_recognised(
     await k.drain()
     assert stack.sql(f"select note from {table}") == [("made anew by somebody",)]
     assert len(k.outbox) == 0
+    await k.close()
+
+
+class TenAtOnce:
+    """A server that answers updates when ten of them are there, in one turn of the loop."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.there = asyncio.Event()
+
+    async def send(self, request: Request) -> Reply:
+        self.requests += 1
+        if self.requests % 10 == 0:
+            self.there.set()
+        await self.there.wait()
+        return Reply(200, [request.body])
+
+    async def refresh(self) -> bool:
+        return False
+
+
+async def test_what_is_answered_together_is_put_down_in_one_commit(
+    stack: LocalStack, table: str, kernel: MakeKernel
+) -> None:
+    stack.sql(f"insert into {table} (id) select gen_random_uuid() from generate_series(1, 10)")
+    k = kernel()
+    with k.editor.batch():
+        for key in list(k.table.keys()):
+            k.editor.edit(key, {"note": "mine"})
+    commits: list[int] = []
+    k.outbox.subscribe(lambda: commits.append(len(k.outbox)))
+    worker = Worker(k.outbox, TenAtOnce(), k.editing, clock=k.clock)
+    assert await asyncio.wait_for(worker.step(), 10) == 10
+    assert commits == [0]
     await k.close()
 
 
