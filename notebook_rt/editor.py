@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -21,14 +22,16 @@ from notebook_rt.outbox.decisions import Record
 from notebook_rt.outbox.ops import Json, Op, changes_key, coalesce
 from notebook_rt.outbox.rows import Put
 from notebook_rt.outbox.view import conflicts_df, pending_df
-from notebook_rt.sync.merge import Edit, Strategies
+from notebook_rt.sync.merge import Edit
 from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.rows import Key, Row, RowChange
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from notebook_rt.editing import Editing
+
+UNDONE = 100
+"""The last edits that can be taken back."""
 
 
 @dataclass(slots=True)
@@ -42,24 +45,15 @@ class _Batch:
     """Rows as it leaves them."""
 
 
+@dataclass(eq=False, repr=False)
 class Editor(Laid):
     """Edits of one live table. Every method may be called from any thread.
 
     Values are checked against the column's type first; `InvalidEditError` says what is wrong.
     """
 
-    def __init__(
-        self,
-        editing: Editing,
-        schema: str,
-        table: str,
-        strategies: Strategies,
-        changed: Callable[[Sequence[RowChange]], object] | None,
-        doubted: Callable[[], object],
-    ) -> None:
-        super().__init__(editing, schema, table, strategies, changed, doubted)
-        self._undo: list[list[Put]] = []
-        self._local = threading.local()
+    _undo: deque[list[Put]] = field(default_factory=lambda: deque(maxlen=UNDONE), init=False)
+    _local: threading.local = field(default_factory=threading.local, init=False)
 
     # --- editing ---------------------------------------------------------------------------------
 
@@ -323,7 +317,7 @@ class Editor(Laid):
             raise InvalidEditError(
                 f'table "{self.table}": this cannot be said in JSON: {error}'
             ) from error
-        self._undo = [*self._undo[-99:], puts]
+        self._undo.append(puts)
         stored: dict[str, Op | None] = {}
         for put in puts:
             if put.op is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -19,34 +20,34 @@ from notebook_rt.sync.rows import Key, Row, RowChange
 
 if TYPE_CHECKING:
     from notebook_rt.editing import Editing
+    from notebook_rt.outbox.queue import Outbox
 
 
+@dataclass(eq=False, repr=False)
 class Laid:
     """The pending operations of one table, as its view shows them.
 
     Whoever calls it holds the session's one lock, but for ``attach``.
     """
 
-    def __init__(
-        self,
-        editing: Editing,
-        schema: str,
-        table: str,
-        strategies: Strategies,
-        changed: Callable[[Sequence[RowChange]], object] | None,
-        doubted: Callable[[], object],
-    ) -> None:
-        self.schema_name = schema
-        self.table = table
-        self.strategies = strategies
-        self.overlay: Overlay | None = None
-        self._composer: Composer | None = None
-        self._editing = editing
-        self._outbox = editing.outbox
-        self.on_merge: list[Callable[[Sequence[Mapping[str, Json]]], object]] = []
-        """Called with the records of each merge (see ``conflicts``), on the loop thread."""
-        self._changed = changed
-        self._doubted = doubted
+    _editing: Editing
+    schema_name: str
+    table: str
+    strategies: Strategies
+    _changed: Callable[[Sequence[RowChange]], object] | None
+    """Told what edits did to the view."""
+    _doubted: Callable[[], object]
+    """Told when what is known of the columns has refused an edit."""
+    overlay: Overlay | None = field(default=None, init=False)
+    on_merge: list[Callable[[Sequence[Mapping[str, Json]]], object]] = field(
+        default_factory=list, init=False
+    )
+    """Called with the records of each merge (see ``conflicts``), on the loop thread."""
+    _composer: Composer | None = field(default=None, init=False)
+
+    @property
+    def _outbox(self) -> Outbox:
+        return self._editing.outbox
 
     def attach(self, overlay: Overlay) -> None:
         """Use this overlay from now on, and lay over it what the queue holds for the table.

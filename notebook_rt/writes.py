@@ -22,6 +22,7 @@ from notebook_rt.editing import Editing, Editor, SendResult
 from notebook_rt.errors import ClosedError, QueueError
 from notebook_rt.net.credentials import claims
 from notebook_rt.net.driver import TableDriver
+from notebook_rt.net.loop import Coalesced
 from notebook_rt.net.project import Project
 from notebook_rt.outbox.decisions import Record
 from notebook_rt.outbox.ops import Op
@@ -239,7 +240,7 @@ class _Open:
         self.worker.paused = writes.paused
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
-        self._looking = False
+        self._look_soon = Coalesced(project.thread, self._look)
         self._waited = False
         """It was said that something waits for the network."""
         self.outbox.subscribe(self._changed)
@@ -284,16 +285,13 @@ class _Open:
         self.editors.clear()
 
     def _changed(self) -> None:
-        if not self._looking:  # a loop of edits wakes the network's thread once, not each time
-            self._looking = True
-            with contextlib.suppress(ClosedError):
-                self.project.thread.post(self._look)
+        with contextlib.suppress(ClosedError):
+            self._look_soon.ask()
         for listener in tuple(self.writes.listeners):
             listener()
 
     def _look(self) -> None:
         """The queue has changed: there may be something to send, and something to say."""
-        self._looking = False
         self.worker.put()
         self._news.set()
         offline = self._ours and (self.worker.offline or not self.project.reachable)

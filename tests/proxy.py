@@ -150,6 +150,11 @@ class Proxy:
     async def _end(self) -> None:
         await self._down()
         await self._server.shutdown(0.1)
+        # aiohttp does not wait for the handlers of connections that broke under them.
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         await self._client.close()
 
     async def _up(self) -> None:

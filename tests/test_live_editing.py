@@ -206,6 +206,31 @@ def test_who_may_not_read_the_description_is_refused_by_the_server(
     assert "null value in column" in rt.queue.df["why"].iloc[0]
 
 
+def test_columns_are_edited_whose_names_mean_something_to_rest(
+    stack: LocalStack, open_session: Callable[..., nrt.Session]
+) -> None:
+    name = f"named_{uuid.uuid4().hex[:8]}"
+    stack.sql(
+        f'create table {name} ("order" int primary key, "limit" int, "a.b" text, "or" text);'
+        f"insert into {name} select n, n, 'x', 'y' from generate_series(1, 5) n;"
+        f"alter publication supabase_realtime add table {name};"
+        f"grant all on {name} to anon"
+    )
+    rt = open_session()
+    frame = rt.table(name).wait(10)
+    rt.queue.pause()
+    frame.edit(1, {"limit": 10, "a.b": "z"})
+    frame.delete(2)
+    frame.delete(3)
+    frame.edit(4, {"order": 40})
+    stack.sql(f'update {name} set "or" = \'theirs\' where "order" = 2')
+    rt.queue.resume()
+    assert rt.queue.flush(10) == 0
+    left = stack.sql(f'select * from {name} order by "order"')
+    assert left == [(1, 10, "z", "y"), (5, 5, "x", "y"), (40, 4, "x", "y")]
+    stack.sql(f"drop table {name}")
+
+
 def test_who_only_reads_makes_no_file(
     table: str, open_session: Callable[..., nrt.Session], tmp_path: Path
 ) -> None:

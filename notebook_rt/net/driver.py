@@ -29,6 +29,7 @@ from notebook_rt.errors import (
 )
 from notebook_rt.net.buffer import Buffer
 from notebook_rt.net.feed import Feed
+from notebook_rt.net.loop import Coalesced
 from notebook_rt.net.reader import Reader
 from notebook_rt.net.registry import Place
 from notebook_rt.net.services import Services
@@ -113,7 +114,7 @@ class TableDriver(Feed):
         """What local edits did to the view, and who listens was not told yet."""
         self._edits = 0
         self._edits_told = 0
-        self._telling = False
+        self._tell_edits = Coalesced(services.thread, self._publish_edits)
         self._shown: JournalledTable | None = None
         self._made: dict[int, JournalledTable] = {}
         options = services.options
@@ -328,9 +329,7 @@ class TableDriver(Feed):
         """An edit has changed the view: tell so soon, on the loop, in its place among the others."""
         self._edited.append(changes)
         self._edits += 1
-        if not self._telling:  # a loop of edits wakes the network's thread once, not each time
-            self._telling = True
-            self.thread.post(self._publish_edits)
+        self._tell_edits.ask()
 
     def doubted(self) -> None:
         """What is known of the columns has refused an edit: learn them again, soon, on the loop."""
@@ -339,7 +338,7 @@ class TableDriver(Feed):
     def _publish_edits(self) -> None:
         with self.services.lock:
             edited, self._edited = self._edited, []
-            edits, self._telling = self._edits, False
+            edits = self._edits
         for changes in edited:
             self.publish(changes, "edit")
         self._edits_told = edits

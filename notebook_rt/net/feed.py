@@ -110,7 +110,8 @@ class Feed:
         """The table has changed, as one: count, keep in the log, tell who listens and waits."""
         self.version += 1
         self.progress = None
-        self.synced_at = pd.Timestamp.now("UTC")
+        if cause != "edit":  # that is only here as yet
+            self.synced_at = pd.Timestamp.now("UTC")
         if at_most(changes):
             batch = ChangeBatch(changes, cause, self.version, commit_time)
             if cause != "snapshot":

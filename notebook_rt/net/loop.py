@@ -29,6 +29,9 @@ logger = logging.getLogger("notebook_rt")
 EXIT_SECONDS = 2.0
 """The longest that closing everything may hold up the end of the process."""
 
+PAUSE_SECONDS = 0.01
+"""How often a `Coalesced` call is made at most."""
+
 SLOW_SECONDS = 5.0
 """A longer turn of the loop is told of under ``python -X dev``; the first ones load libraries."""
 
@@ -145,6 +148,40 @@ class LoopThread:
             asyncio.run_coroutine_threadsafe(wind_up(), self.loop).result(EXIT_SECONDS + 0.5)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(1.0)
+
+
+class Coalesced:
+    """Calls ``fn`` on the loop soon after it was asked for; once for all who ask within a while.
+
+    A loop of edits asks thousands of times a second. To wake the loop each time would cost both
+    threads: a byte through a pipe, and Python's lock handed back and forth.
+    """
+
+    def __init__(self, thread: LoopThread, fn: Callable[[], object]) -> None:
+        self._thread = thread
+        self._fn = fn
+        self._lock = threading.Lock()
+        self._asked = False
+        self._busy = False
+        """It is on its way to the loop, or was there less than `PAUSE_SECONDS` ago."""
+
+    def ask(self) -> None:
+        """From any thread."""
+        with self._lock:
+            self._asked = True
+            if self._busy:
+                return
+            self._busy = True
+        self._thread.post(self._run)
+
+    def _run(self) -> None:
+        with self._lock:
+            if not self._asked:
+                self._busy = False
+                return
+            self._asked = False
+        self._thread.loop.call_later(PAUSE_SECONDS, self._run)
+        self._fn()
 
 
 def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -130,9 +130,11 @@ class Composer:
             if refusal is not None:
                 self.doubted()
                 raise self.invalid(refusal)
+            if value.__class__ is not int:
+                continue
             pg_type = canonical(self.schema.types[name])
             bits = _INT_BITS.get(pg_type)
-            if bits and value is not None and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+            if bits and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
                 raise self.invalid(f"column {name!r}: {value} is too large for {pg_type}")
         return typed
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, cast
 
+from notebook_rt.filters import Condition, column_name
 from notebook_rt.outbox.ops import Json, Op, changes_key
 from notebook_rt.store.types import Numeric, canonical, decode, equal, kind, to_json, to_rest
 from notebook_rt.sync.merge import RULES, Conflict, Edit, Kind, Rebased, Strategies, Strategy
@@ -26,6 +27,8 @@ RATE_LIMIT_WAIT: Final = 60.0
 NETWORK_WAIT: Final = 1.0
 _MAX_CONDITION = 1_500
 """Characters of base values in a URL; what is longer is compared through ``xmin``."""
+_MAX_CONDITIONS = 4_000
+"""Characters of the conditions of several rows in a URL."""
 _NO_EQUALITY: Final = {"json", "xml", "point", "polygon", "path", "line", "box", "lseg", "circle"}
 
 
@@ -130,11 +133,19 @@ def fetch(op: Op, *, xmin: bool) -> Request:
     return Request("GET", _table(op), params, schema=op.schema)
 
 
-def insert_all(ops: Sequence[Op]) -> Request:
-    """Several inserts into one table, as one statement: all or none."""
-    prefer = "return=representation,resolution=ignore-duplicates"
-    rows = [dict(op.values) for op in ops]
-    return Request("POST", _table(ops[0]), (("select", "*"),), rows, prefer, ops[0].schema)
+def write_all(ops: Sequence[Op]) -> Request:
+    """Several inserts into one table, or deletes from it, as one statement: all or none.
+
+    Of the deletes only of those whose rows are what they were based on.
+    """
+    first = ops[0]
+    if first.kind == "insert":
+        prefer = "return=representation,resolution=ignore-duplicates"
+        rows = [dict(op.values) for op in ops]
+        return Request("POST", _table(first), (("select", "*"),), rows, prefer, first.schema)
+    either = f"({','.join(map(_row_condition, ops))})"
+    params = (("or", either), ("select", ",".join(map(column_name, first.key))))
+    return Request("DELETE", _table(first), params, None, "return=representation", first.schema)
 
 
 def write(op: Op, *, by_xmin: bool = False) -> Request:
@@ -142,8 +153,8 @@ def write(op: Op, *, by_xmin: bool = False) -> Request:
     if op.kind == "insert":
         prefer = "return=representation,resolution=ignore-duplicates"
         return Request("POST", _table(op), (("select", "*"),), dict(op.values), prefer, op.schema)
-    condition = (("xmin", f"eq.{op.xmin}"),) if by_xmin else tuple(_conditions(op)[0])
-    params = (*_key_filters(op), *condition, ("select", "*"))
+    condition = [Condition("xmin", "eq", (op.xmin,))] if by_xmin else _conditions(op)[0]
+    params = (*_key_filters(op), *(one.to_rest() for one in condition), ("select", "*"))
     method: Literal["DELETE", "PATCH"] = "DELETE" if op.kind == "delete" else "PATCH"
     body = None if op.kind == "delete" else dict(op.values)
     return Request(method, _table(op), params, body, "return=representation", op.schema)
@@ -218,29 +229,35 @@ def unchanged(op: Op, row: Mapping[str, Json]) -> bool:
 
 
 def _key_filters(op: Op) -> list[tuple[str, str]]:
-    return [(name, _equals(op, name, value)) for name, value in op.key.items()]
+    return [_equals(op, name, value).to_rest() for name, value in op.key.items()]
 
 
-def _conditions(op: Op) -> tuple[list[tuple[str, str]], bool]:
+def _conditions(op: Op) -> tuple[list[Condition], bool]:
     """The base values as filters, and whether they are all of them."""
     found, length, whole = [], 0, True
     for column, value in op.base.items():
         if column in op.key:
             continue
-        text = _equals(op, column, value)
-        comparable = canonical(op.types.get(column, "text")) not in _NO_EQUALITY
-        if comparable and length + len(text) <= _MAX_CONDITION:
-            length += len(text)
-            found.append((column, text))
+        condition = _equals(op, column, value)
+        comparable = value is None or canonical(op.types.get(column, "text")) not in _NO_EQUALITY
+        if comparable and length + len(condition.value) <= _MAX_CONDITION:
+            length += len(condition.value)
+            found.append(condition)
         else:
             whole = False
     return found, whole
 
 
-def _equals(op: Op, column: str, value: Json) -> str:
+def _row_condition(op: Op) -> str:
+    """The row of an operation, if it is what that was based on: a part of ``or=(…)``."""
+    key = [_equals(op, name, value) for name, value in op.key.items()]
+    return f"and({','.join(one.to_logic() for one in (*key, *_conditions(op)[0]))})"
+
+
+def _equals(op: Op, column: str, value: Json) -> Condition:
     if value is None:
-        return "is.null"
-    return f"eq.{to_rest(op.types.get(column, 'text'), value)}"
+        return Condition(column, "is", ("null",))
+    return Condition(column, "eq", (to_rest(op.types.get(column, "text"), value),))
 
 
 def _table(op: Op) -> str:
@@ -250,8 +267,8 @@ def _table(op: Op) -> str:
 # --- merging ---------------------------------------------------------------------------------------
 
 
-def _typed(op: Op, column: str, value: Json, numeric: Numeric = "decimal") -> Any:
-    return decode(op.types.get(column, "text"), value, numeric=numeric)
+def _typed(op: Op, column: str, value: Json) -> Any:
+    return decode(op.types.get(column, "text"), value, numeric="decimal")
 
 
 def strategies_of(op: Op) -> Strategies:
@@ -271,7 +288,8 @@ def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
     """The operation as the merge and the overlay see it."""
 
     def typed(row: Mapping[str, Json]) -> dict[str, Any]:
-        return {column: _typed(op, column, value, numeric) for column, value in row.items()}
+        types = op.types
+        return {c: decode(types.get(c, "text"), v, numeric=numeric) for c, v in row.items()}
 
     keys = tuple(typed(op.key).values())
     return Edit(
@@ -336,27 +354,37 @@ def record_of(op: Op, conflict: Conflict) -> dict[str, Json]:
 
 
 def runs(ops: Sequence[Op]) -> list[list[Op]]:
-    """What may leave together: updates of different rows, inserts of one shape, broadcasts.
+    """What may leave together: updates of different rows, broadcasts, and as one statement inserts
+    of one shape and deletes from one table.
 
     An insert may be what the next row refers to, and a delete what stood in its way: they keep
     their place.
     """
     groups: list[list[Op]] = []
+    length = 0
     for op in ops:
-        last = groups[-1][-1] if groups else None
-        if last is not None and _together(last, op):
+        more = len(urllib.parse.quote(_row_condition(op))) if op.kind == "delete" else 0
+        length += more
+        if groups and _together(groups[-1][-1], op) and length <= _MAX_CONDITIONS:
             groups[-1].append(op)
         else:
             groups.append([op])
+            length = more
     return groups
 
 
 def _together(last: Op, op: Op) -> bool:
     if last.kind != op.kind:
         return False
-    if op.kind == "insert":
-        table = (op.schema, op.target) == (last.schema, last.target)
-        return table and op.values.keys() == last.values.keys()
-    return op.kind == "broadcast" or (
-        op.kind == "update" and not changes_key(op) and not changes_key(last)
-    )
+    table = (op.schema, op.target) == (last.schema, last.target)
+    match op.kind:
+        case "broadcast":
+            return True
+        case "update":
+            return not changes_key(op) and not changes_key(last)
+        case "insert":
+            return table and op.values.keys() == last.values.keys()
+        case "delete":
+            return table and not needs_version(op) and not needs_version(last)
+        case _:
+            return False

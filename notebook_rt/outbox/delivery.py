@@ -100,6 +100,10 @@ class Delivery:
         self._strategies = strategies
         self._max_attempts = max_attempts
         self._server = _Server()
+        self._done: list[tuple[Op, Json]] = []
+        """What waits to be put down as done."""
+        self._settling: asyncio.Task[None] | None = None
+        self._committing = asyncio.Lock()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="notebook_rt-outbox")
 
     @property
@@ -112,8 +116,8 @@ class Delivery:
         self.tell(self._listener.leaving, group)
         if group[0].kind == "broadcast":
             return await self._broadcast(group)
-        if group[0].kind == "insert" and len(group) > 1:
-            return await self._insert_all(group)
+        if group[0].kind in ("insert", "delete") and len(group) > 1:
+            return await self._write_all(group)
         return sum(await asyncio.gather(*map(self._one, group)))
 
     # --- one operation ---------------------------------------------------------------------------
@@ -133,17 +137,21 @@ class Delivery:
         self.offline = False
         return 1
 
-    async def _insert_all(self, group: Sequence[Op]) -> int:
-        """Several inserts at once; whichever the server did not take goes on by itself."""
+    async def _write_all(self, group: Sequence[Op]) -> int:
+        """Several inserts or deletes at once; whichever the server did not take goes on by itself."""
         try:
-            answer = await self._send(decide.insert_all(group))
+            answer = await self._send(decide.write_all(group))
         except NoAnswerError as error:
             await self._no_answer(group, error)
             return 0
         self.offline = False
         rows = answer.body if isinstance(answer.body, list) and answer.status < 300 else []
-        made = {decide.row_key(group[0], row): row for row in rows}
-        done = [(op, made[key]) for op in group if (key := decide.row_key(op, op.key)) in made]
+        there = {decide.row_key(group[0], row): row for row in rows}
+        done = [
+            (op, there[key] if op.kind == "insert" else None)
+            for op in group
+            if (key := decide.row_key(op, op.key)) in there
+        ]
         if done:
             await self.on_disk(self.outbox.settle_all, done)
             for op, row in done:
@@ -320,8 +328,17 @@ class Delivery:
         return True
 
     async def _settle(self, op: Op, row: dict[str, Json] | None) -> None:
-        await self.on_disk(self.outbox.settle, op, row)
+        self._done.append((op, row))
+        if self._settling is None:
+            self._settling = asyncio.ensure_future(self._settle_done())
+        await self._settling
         self.tell(self._listener.settled, op, row)
+
+    async def _settle_done(self) -> None:
+        """One commit, which waits for the disk, for all that is done by the time the last one ends."""
+        async with self._committing:
+            done, self._done, self._settling = self._done, [], None
+            await self.on_disk(self.outbox.settle_all, done)
 
     async def _no(self, op: Op, answer: Answer) -> None:
         """An answer that is none of success."""

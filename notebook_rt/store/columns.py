@@ -172,7 +172,7 @@ class FixedColumn(ColumnStore):
             return moments(self._data.peek()[place : place + 1], self.kind)[0]
         if self._mask is not None and self._mask.peek()[place]:
             return None
-        return self._data.peek()[place].item()
+        return self._data.peek().item(place)
 
     def differs(self, places: Positions, values: Sequence[Any]) -> NDArray[np.bool_]:
         encoded = encode(values, self.kind)

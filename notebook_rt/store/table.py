@@ -352,7 +352,9 @@ class Table:
             ((key, number),) = stored.items()
             place = number - int(self._dead.searchsorted(number))
             row = {name: column.value(place) for name, column in self._columns.items()}
-            found[key] = {**row, **noted(changed.get(number, {}))}
+            if number in changed:
+                row.update(noted(changed[number]))
+            found[key] = row
         elif stored:
             places = self._places(list(stored.values()))
             columns = [column.values(places) for column in self._columns.values()]

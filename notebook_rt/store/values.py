@@ -285,6 +285,9 @@ def _array_item(pg_type: str, value: Any) -> str:
 
 # --- values of users --------------------------------------------------------------------------
 
+_PLAIN: Final[dict[Kind, type]] = {"int": int, "float": float, "bool": bool, "text": str}
+"""The class of the typed values of a type, where a user's value of that class is one already."""
+
 
 def coerce(pg_type: str, value: Any, *, numeric: Numeric = "float") -> Any:
     """Make a typed value of what a user passed: numpy scalars, Timestamps, dates, ISO text.
@@ -300,6 +303,8 @@ def coerce(pg_type: str, value: Any, *, numeric: Numeric = "float") -> Any:
     (7, datetime.date(2024, 1, 2))
     """
     family = kind(pg_type)
+    if value.__class__ is _PLAIN.get(family) and (family != "int" or value in _INT64):
+        return value
     if isinstance(value, np.ndarray):
         value = value.tolist()
     elif isinstance(value, np.generic) and not isinstance(value, np.datetime64):

@@ -13,7 +13,11 @@ from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Upsert
 
 def differs(row: Row, known: Row) -> bool:
     """Whether a column that ``row`` has is another in ``known``."""
-    return any(not equal(value, known.get(name)) for name, value in row.items())
+    for name, value in row.items():
+        there = known.get(name)
+        if value is not there and not equal(value, there):
+            return True
+    return False
 
 
 def net(changes: Iterable[RowChange]) -> list[RowChange]:

@@ -286,7 +286,8 @@ class Overlay:
         self, keys: Iterable[Key], seen: Mapping[Key, Row] = MappingProxyType({})
     ) -> None:
         new = [key for key in keys if key not in self._aside]
-        rows = self.rows.gather([key for key in new if key not in seen])
+        unseen = [key for key in new if key not in seen]
+        rows = self.rows.gather(unseen) if unseen else {}
         for key in new:
             row = dict(seen[key]) if key in seen else rows[key]
             self._aside[key] = _Aside(row)

@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.net.changes import ChangeBatch, Gathering, combined
+from notebook_rt.net.feed import Feed
+from notebook_rt.net.loop import shared
+from notebook_rt.options import Options
 from notebook_rt.store.table import changes_between
-from notebook_rt.sync.rows import Row
+from notebook_rt.sync.rows import Row, RowChange
 
 rows = st.builds(lambda a, b: {"a": a, "b": b}, st.integers(0, 2), st.none() | st.just("x"))
 tables = st.dictionaries(st.integers(0, 4), rows, max_size=5)
@@ -51,3 +54,13 @@ async def test_what_comes_within_the_time_is_handed_on_once_and_a_change_undone_
     assert told.empty()
     batch = await asyncio.wait_for(told.get(), 5)
     assert [(change.kind, change.key, change.new) for change in batch] == [("insert", 7, {"a": 2})]
+
+
+def test_a_local_edit_counts_as_a_change_but_does_not_make_the_table_the_servers() -> None:
+    feed = Feed("quotes", shared(), Options())
+    change = RowChange("insert", 1, None, {"a": 1, "b": None})
+    feed.publish([change], "edit")
+    assert (feed.version, len(feed.log), feed.synced_at) == (1, 1, None)
+    feed.publish([change], "stream")
+    assert feed.version == 2
+    assert feed.synced_at is not None

@@ -13,7 +13,7 @@ import pytest
 from notebook_rt.errors import ClosedError
 from notebook_rt.host import Run
 from notebook_rt.net.callbacks import Mailbox, Subscribers
-from notebook_rt.net.loop import LoopThread, shared
+from notebook_rt.net.loop import PAUSE_SECONDS, Coalesced, LoopThread, shared
 from tests.waiting import until
 
 
@@ -69,6 +69,37 @@ def test_stopped_it_says_so_and_leaves_no_thread() -> None:
     assert not thread._thread.is_alive()
     with pytest.raises(ClosedError):
         thread.call(lambda: 1)
+
+
+def test_what_is_asked_for_again_and_again_is_done_soon_but_not_each_time() -> None:
+    asked: list[int] = []
+    seen: list[int] = []
+    call = Coalesced(shared(), lambda: seen.append(len(asked)))
+    began = time.monotonic()
+    for number in range(20_000):
+        asked.append(number)
+        call.ask()
+    until(lambda: seen and seen[-1] == 20_000)
+    assert len(seen) <= (time.monotonic() - began) / PAUSE_SECONDS + 1
+
+
+def test_what_is_asked_for_after_a_rest_or_a_failure_is_done_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done = 0
+
+    def fail_at_first() -> None:
+        nonlocal done
+        done += 1
+        if done == 1:
+            raise ValueError("mine")
+
+    call = Coalesced(shared(), fail_at_first)
+    for times in (1, 2, 3):
+        call.ask()
+        until(lambda times=times: done == times)
+        time.sleep(PAUSE_SECONDS * (times - 1) * 2)
+    assert "on the network thread" in caplog.text
 
 
 def test_a_mailbox_calls_in_order_on_one_thread_and_its_thread_goes() -> None:

@@ -214,9 +214,10 @@ async def drain_in_order(
         uuid.UUID(str(key)).int
         for (key,) in stack.sql(f"select id from {table}_seen order by number")
     ]
-    # Updates of different rows leave ten at a time; inserts and deletes keep their place.
+    # Updates of different rows leave ten at a time, and so do deletes, in one statement; every kind
+    # keeps its place among the others.
     runs = (list(run) for _, run in itertools.groupby(seen, key=lambda number: kinds[number]))
-    in_order = (sorted(run) if kinds[run[0]] == "update" else run for run in runs)
+    in_order = (run if kinds[run[0]] == "insert" else sorted(run) for run in runs)
     assert list(itertools.chain.from_iterable(in_order)) == list(range(edits))
     assert {str(key): note for key, note in stack.sql(f"select id, note from {table}")} == final
     assert len(again.outbox) == 0

@@ -12,7 +12,10 @@ import pytest
 from notebook_rt.editing import InvalidEditError
 from notebook_rt.errors import ConflictError
 from notebook_rt.local import LocalStack
+from notebook_rt.outbox.decide import Answer as Reply
+from notebook_rt.outbox.decide import Request
 from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox.worker import Worker
 from notebook_rt.sync.merge import Strategies
 from tests.outbox.kernel import Kernel
 from tests.proxy import Answer, Proxy, lost_answers
@@ -245,6 +248,110 @@ async def test_a_poison_write_is_kept_with_the_servers_words_and_the_others_drai
     after = row(stack, table, keys[12])
     assert after is not None
     assert (after["n"], after["note"]) == (-5, "later 12")
+    await k.close()
+
+
+WORDS = ["a,b", 'say "x"', "(1)", "back\\slash", "", " ", "x.eq.1", "or(", "null", "ä+&%=#", "*"]
+"""Texts that PostgREST's filters have another use for."""
+
+
+async def test_deletes_leave_together_each_on_the_condition_of_its_own_row(
+    stack: LocalStack, table: str, kernel: MakeKernel, proxy: Proxy
+) -> None:
+    k = kernel(url=proxy.url)
+    rows = [{"note": word, "tags": [word, "t"], "price": "1.5"} for word in WORDS * 2]
+    keys = [k.editor.insert(row) for row in rows] + [k.editor.insert({"tags": []})]
+    kept = k.editor.insert({"note": "kept", "tags": []})
+    await k.drain()
+    before = proxy.counts["DELETE"], proxy.counts["GET"]
+    for key in keys:
+        k.editor.delete(key)
+    await asyncio.sleep(0.02)
+    stack.sql(f"update {table} set note = 'still needed' where id = %s", keys[3])
+    await k.drain()
+    left = dict(stack.sql(f"select id::text, note from {table}"))
+    assert left == {str(keys[3]): "still needed", str(kept): "kept"}
+    assert k.editor.conflicts["rule"].tolist() == ["lww"]
+    assert k.view(keys[3])["note"] == "still needed"
+    requests = proxy.counts["DELETE"] - before[0], proxy.counts["GET"] - before[1]
+    assert requests == (4, 1), "23 rows: ten at a time; and the one that was changed, by itself"
+    await k.close()
+
+
+async def test_a_delete_that_is_refused_holds_up_none_that_leave_with_it(
+    stack: LocalStack, table: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    keys = [k.editor.insert({"note": str(n), "tags": []}) for n in range(6)]
+    await k.drain()
+    stack.sql(f"create table {table}_child (id int primary key, parent uuid references {table})")
+    stack.sql(f"insert into {table}_child values (1, %s)", keys[2])
+    for key in keys:
+        k.editor.delete(key)
+    await k.drain()
+    (failed,) = k.outbox.ops()
+    assert failed.key == {"id": str(keys[2])}
+    assert "violates foreign key" in failed.error
+    assert stack.sql(f"select id::text from {table}") == [(str(keys[2]),)]
+    stack.sql(f"drop table {table}_child")
+    k.outbox.retry()
+    await k.drain()
+    assert stack.sql(f"select * from {table}") == []
+    await k.close()
+
+
+async def test_deletes_whose_answer_was_lost_are_recognised(
+    stack: LocalStack, table: str, kernel: MakeKernel, proxy: Proxy
+) -> None:
+    k = kernel(url=proxy.url)
+    keys = [k.editor.insert({"note": str(n), "tags": []}) for n in range(8)]
+    await k.drain()
+    proxy.rules = lost_answers()
+    for key in keys:
+        k.editor.delete(key)
+    await k.worker.step()
+    assert stack.sql(f"select * from {table}") == []
+    assert [op.sent for op in k.outbox.ops()] == [True] * 8
+    stack.sql(f"insert into {table} (id, note) values (%s, 'made anew by somebody')", keys[5])
+    proxy.heal()
+    k.worker.wake()
+    await k.drain()
+    assert stack.sql(f"select note from {table}") == [("made anew by somebody",)]
+    assert len(k.outbox) == 0
+    await k.close()
+
+
+class TenAtOnce:
+    """A server that answers updates when ten of them are there, in one turn of the loop."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.there = asyncio.Event()
+
+    async def send(self, request: Request) -> Reply:
+        self.requests += 1
+        if self.requests % 10 == 0:
+            self.there.set()
+        await self.there.wait()
+        return Reply(200, [request.body])
+
+    async def refresh(self) -> bool:
+        return False
+
+
+async def test_what_is_answered_together_is_put_down_in_one_commit(
+    stack: LocalStack, table: str, kernel: MakeKernel
+) -> None:
+    stack.sql(f"insert into {table} (id) select gen_random_uuid() from generate_series(1, 10)")
+    k = kernel()
+    with k.editor.batch():
+        for key in list(k.table.keys()):
+            k.editor.edit(key, {"note": "mine"})
+    commits: list[int] = []
+    k.outbox.subscribe(lambda: commits.append(len(k.outbox)))
+    worker = Worker(k.outbox, TenAtOnce(), k.editing, clock=k.clock)
+    assert await asyncio.wait_for(worker.step(), 10) == 10
+    assert commits == [0]
     await k.close()
 
 
