@@ -65,7 +65,7 @@ class JournalledTable(Table):
         self._noted += len(ops)
         for op in ops:
             if op.__class__ is Delete:
-                number = self._ids.get(op.key)
+                number = self._keys.get(op.key)
                 if number is not None and number < self._born:
                     self._left.setdefault(op.key, number)
 
@@ -117,7 +117,7 @@ class JournalledTable(Table):
     ) -> dict[Key, dict[str, Any] | None]:
         """The rows of ``keys`` as the columns have them, without what was noted since."""
         rows: dict[Key, dict[str, Any] | None] = dict.fromkeys(keys)
-        numbers = {key: left.get(key, self._ids.get(key, self._born)) for key in keys}
+        numbers = {**self._keys.numbers(keys), **{key: left[key] for key in keys if key in left}}
         there = {key: number for key, number in numbers.items() if number < self._born}
         if there:
             places = self._places(list(there.values()))

@@ -12,11 +12,9 @@ any thread reads; the lock is held for a batch or for a step, never for a whole 
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
 
@@ -30,6 +28,7 @@ from notebook_rt.store.columns import ColumnStore, column_of
 from notebook_rt.store.dense import Positions, Step
 from notebook_rt.store.export import arrow_table
 from notebook_rt.store.frozen import freeze
+from notebook_rt.store.keys import Keys
 from notebook_rt.store.load import TableLoad
 from notebook_rt.store.order import OrderBy, Ordered
 from notebook_rt.store.text import TextColumn
@@ -79,7 +78,7 @@ class Table:
         """Held for a batch or a step; hold it to make several reads of one state."""
 
         self._columns: dict[str, ColumnStore] = {}
-        self._ids: dict[Key, int] = {}
+        self._keys = Keys()
         self._dead: Positions = _NONE
         self._born = 0
         """Rows with a number from here on are in no column yet."""
@@ -100,15 +99,17 @@ class Table:
     # --- rows ---------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._ids)
+        with self.lock:
+            return len(self._keys)
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._ids
+        with self.lock:
+            return key in self._keys
 
     def keys(self) -> Iterator[Key]:
         """The keys, in the promised order."""
         with self.lock:
-            return iter(list(self._ids))
+            return iter(self._keys.in_order())
 
     def get(self, key: Key) -> dict[str, Any] | None:
         """The whole row, typed, or None."""
@@ -132,7 +133,7 @@ class Table:
                 self._write(ops)
                 self.version += 1
             if len(self._changed) + len(self._fresh) + len(self._gone) > max(
-                _PENDING, len(self._ids) // 8
+                _PENDING, len(self._keys) // 8
             ):
                 self._take_step()
             return changes
@@ -147,9 +148,10 @@ class Table:
         keys = [self.schema.key_of(row) for row in rows]
         with self.lock:
             self._take_step()
-            differs = np.array([key not in self._ids for key in keys], bool)
+            known = self._keys.numbers(keys)
+            differs = np.array([key not in known for key in keys], bool)
             here = np.flatnonzero(~differs)
-            places = self._places([self._ids[keys[at]] for at in here.tolist()])
+            places = self._places([known[keys[at]] for at in here.tolist()])
             for name, column in self._columns.items():
                 given = np.array([name in rows[at] for at in here.tolist()], bool)
                 values = [rows[at][name] for at in here[given].tolist()]
@@ -217,13 +219,10 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the table occupies: both sets of buffers, the text, and the keys' dict."""
+        """Bytes that the table occupies: both sets of buffers, the text, and which row a key means."""
         with self.lock:
-            keys = sys.getsizeof(self._ids) + sum(
-                sys.getsizeof(key) + sys.getsizeof(number)
-                for key, number in islice(self._ids.items(), 1000)
-            ) * max(1, len(self._ids) // 1000)
-            return keys + sum(column.nbytes for column in self._columns.values())
+            columns = sum(column.nbytes for column in self._columns.values())
+            return columns + self._keys.nbytes + self._dead.nbytes
 
     # --- the table's shape --------------------------------------------------------------------
 
@@ -258,7 +257,7 @@ class Table:
 
     def _adopt(self, other: Table) -> None:
         """Become ``other``, which nobody has seen yet."""
-        self._columns, self._ids, self._dead = other._columns, other._ids, other._dead
+        self._columns, self._keys, self._dead = other._columns, other._keys, other._dead
         self._born, self._next = other._born, other._next
         self._changed, self._fresh, self._gone = other._changed, other._fresh, other._gone
         self._stillborn = other._stillborn
@@ -267,15 +266,20 @@ class Table:
 
     # --- noting changes -----------------------------------------------------------------------
 
-    def _write(self, ops: Iterable[Op]) -> None:
-        ids, born, changed, fresh = self._ids, self._born, self._changed, self._fresh
+    def _write(self, ops: Sequence[Op]) -> None:
+        born, changed, fresh = self._born, self._changed, self._fresh
         nested = self._nested
+        known = self._keys.numbers([op.key for op in ops])
+        came: dict[Key, int] = {}
+        left: list[Key] = []
         for op in ops:
             key = op.key
-            number = ids.get(key)
+            number = known.get(key)
             if isinstance(op, Delete):
                 if number is not None:
-                    del ids[key]
+                    del known[key]
+                    if came.pop(key, None) is None:
+                        left.append(key)
                     if number >= born:
                         del fresh[number]
                         self._stillborn.append(number)
@@ -289,7 +293,7 @@ class Table:
                     name: freeze(value) if name in nested else value for name, value in row.items()
                 }
             if number is None:
-                ids[key] = self._next
+                known[key] = came[key] = self._next
                 fresh[self._next] = self._whole(key, row)
                 self._next += 1
             elif number >= born:
@@ -298,6 +302,8 @@ class Table:
                 changed[number] = {**changed[number], **row}
             else:
                 changed[number] = row
+        self._keys.remove(left)
+        self._keys.update(came)
 
     def _whole(self, key: Key, row: Row) -> dict[str, Any]:
         """A new row: what is not given is null, but for the key, which the operation knows."""
@@ -333,8 +339,10 @@ class Table:
 
         found: dict[Key, dict[str, Any] | None] = {}
         stored: dict[Key, int] = {}
+        keys = list(keys)
+        numbers = self._keys.numbers(keys)
         for key in keys:
-            number = self._ids.get(key)
+            number = numbers.get(key)
             found[key] = None
             if number is not None and number >= self._born:
                 found[key] = noted(self._fresh[number])
@@ -402,14 +410,15 @@ class Table:
             stillborn = np.array(self._stillborn, "int64")
             self._dead = np.sort(np.concatenate([self._dead, numbers, stillborn]), kind="stable")
             self._born, self._stillborn = self._next, []
-            if len(self._dead) > max(_SPARSE, len(self._ids)):
+            self._keys.settle()
+            if len(self._dead) > max(_SPARSE, len(self._keys)):
                 self._renumber()
 
     def _renumber(self) -> None:
         """Number the rows by their positions, so that the list of those that left stays short."""
-        self._ids = dict(zip(self._ids, range(len(self._ids)), strict=True))
+        self._keys.renumber(self._places)
         self._dead = _NONE
-        self._born = self._next = len(self._ids)
+        self._born = self._next = len(self._keys)
 
     def _indexed(self) -> pd.Index:
         arrays = [self._columns[name].array() for name in self.schema.key]
