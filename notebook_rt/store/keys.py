@@ -75,7 +75,7 @@ class Keys:
 
     def numbers(self, keys: Collection[Key]) -> dict[Key, int]:
         """The numbers of those of ``keys`` that are here."""
-        if len(keys) <= _FEW or not len(self._sorted):
+        if not len(self._sorted) or len(keys) <= _FEW:
             get = self.get if len(self._sorted) else self._recent.get
             return {key: number for key in keys if (number := get(key)) is not None}
         places = self._places(keys)

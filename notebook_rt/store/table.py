@@ -114,7 +114,8 @@ class Table:
     def get(self, key: Key) -> dict[str, Any] | None:
         """The whole row, typed, or None."""
         with self.lock:
-            return self._rows([key])[key]
+            number = self._keys.get(key)
+            return None if number is None else self._row(number)
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
         """The whole rows of many keys at once, typed; None where there is none."""
@@ -132,9 +133,8 @@ class Table:
             if ops:
                 self._write(ops)
                 self.version += 1
-            if len(self._changed) + len(self._fresh) + len(self._gone) > max(
-                _PENDING, len(self._keys) // 8
-            ):
+            noted = len(self._changed) + len(self._fresh) + len(self._gone)
+            if noted > _PENDING and noted > len(self._keys) // 8:
                 self._take_step()
             return changes
 
@@ -302,8 +302,10 @@ class Table:
                 changed[number] = {**changed[number], **row}
             else:
                 changed[number] = row
-        self._keys.remove(left)
-        self._keys.update(came)
+        if left:
+            self._keys.remove(left)
+        if came:
+            self._keys.update(came)
 
     def _whole(self, key: Key, row: Row) -> dict[str, Any]:
         """A new row: what is not given is null, but for the key, which the operation knows."""
@@ -330,40 +332,42 @@ class Table:
             new[op.key] = {**row, **given}
         return list(changes_between(old, new)), moved
 
+    def _row(self, number: int) -> dict[str, Any]:
+        """The row with this number as it is with everything that was noted: no arrays for one row."""
+        if number >= self._born:
+            return self._told(self._fresh[number])
+        place = number - int(self._dead.searchsorted(number)) if len(self._dead) else number
+        row = {name: column.value(place) for name, column in self._columns.items()}
+        if number in self._changed:
+            row.update(self._told(self._changed[number]))
+        return row
+
     def _rows(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
         """The rows of ``keys`` as they are with everything that was noted."""
-        known, changed = self._blank.keys(), self._changed
-
-        def noted(row: Row) -> dict[str, Any]:
-            return {name: value for name, value in row.items() if name in known}
-
-        found: dict[Key, dict[str, Any] | None] = {}
+        found: dict[Key, dict[str, Any] | None] = dict.fromkeys(keys)
+        numbers = self._keys.numbers(found.keys())
         stored: dict[Key, int] = {}
-        keys = list(keys)
-        numbers = self._keys.numbers(keys)
-        for key in keys:
-            number = numbers.get(key)
-            found[key] = None
-            if number is not None and number >= self._born:
-                found[key] = noted(self._fresh[number])
-            elif number is not None:
+        for key, number in numbers.items():
+            if number >= self._born or len(numbers) == 1:
+                found[key] = self._row(number)
+            else:
                 stored[key] = number
-        if len(stored) == 1:  # what an event or an edit asks for: no arrays for one row
-            ((key, number),) = stored.items()
-            place = number - int(self._dead.searchsorted(number))
-            row = {name: column.value(place) for name, column in self._columns.items()}
-            found[key] = {**row, **noted(changed.get(number, {}))}
-        elif stored:
+        if stored:
             places = self._places(list(stored.values()))
             columns = [column.values(places) for column in self._columns.values()]
             for (key, number), values in zip(
                 stored.items(), zip(*columns, strict=True), strict=True
             ):
                 row = dict(zip(self._columns, values, strict=True))
-                if number in changed:
-                    row.update(noted(changed[number]))
+                if number in self._changed:
+                    row.update(self._told(self._changed[number]))
                 found[key] = row
         return found
+
+    def _told(self, row: Row) -> dict[str, Any]:
+        """What of a noted row is in columns that the table has."""
+        known = self._blank
+        return {name: value for name, value in row.items() if name in known}
 
     def _places(self, numbers: Sequence[int] | Positions) -> Positions:
         """Where the rows with these numbers are in the columns."""
