@@ -18,7 +18,6 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,11 @@ from numpy.typing import NDArray
 Positions = NDArray[np.int64]
 _COUNTS_ARE_TRUE = getattr(sys, "_is_gil_enabled", lambda: True)()
 _ROWS_A_HOLE = 1000
-"""Rows that are copied one by one in the time that it takes to close a hole between others."""
+"""Rows that are copied one by one in the time that it takes to close a hole between others, in place;
+a hole that is left out while others are copied takes half of it."""
+
+Runs = list[tuple[slice, slice]]
+"""Rows that stay neighbours: where they are in the end, and where they were."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Step:
     """Rows that come."""
 
     _composed: dict[int, tuple[Step, Composed]] = field(default_factory=dict, repr=False)
+    _landed: dict[int, tuple[Positions, Positions]] = field(default_factory=dict, repr=False)
 
     @property
     def kept(self) -> int:
@@ -62,14 +66,28 @@ class Step:
         stay[self.gone] = False
         return np.flatnonzero(stay)
 
+    @cached_property
+    def runs(self) -> Runs:
+        """The rows that stay, those between two that leave together."""
+        return _runs(self.gone, self.before)
+
     @property
     def moves(self) -> bool:
         """Whether rows come or go at all."""
         return bool(self.added or len(self.gone))
 
     def landing(self, places: Positions) -> Positions:
-        """Where the rows at ``places``, all of which stay, are after the step."""
-        return places - np.searchsorted(self.gone, places) if len(self.gone) else places
+        """Where the rows at ``places``, all of which stay, are after the step.
+
+        Computed once for the columns that share ``places``.
+        """
+        if not len(self.gone):
+            return places
+        known = self._landed.get(id(places))
+        if known is None:
+            landed = places - np.searchsorted(self.gone, places)
+            known = self._landed[id(places)] = (places, landed)
+        return known[1]
 
     def stays(self, places: Positions) -> NDArray[np.bool_]:
         """Which of the rows at ``places`` stay."""
@@ -91,11 +109,11 @@ class Step:
 class Composed:
     """Two steps as one, seen from before the first."""
 
-    holes: Positions
-    """Positions before both, of rows that one of the two removes."""
+    runs: Runs
+    """The rows that stay through both, those between two that one of the two removes together."""
 
     kept: int
-    """Rows that stay through both."""
+    """How many they are."""
 
     tail: slice | Positions
     """Where, between the two, the rows lie that the first added and the second left."""
@@ -111,7 +129,16 @@ def _compose(first: Step, second: Step) -> Composed:
     tail: slice | Positions = slice(first.kept, first.after)
     if cut < len(second.gone):
         tail = np.delete(np.arange(first.kept, first.after), second.gone[cut:] - first.kept)
-    return Composed(holes, first.before - len(holes), tail)
+    return Composed(_runs(holes, first.before), first.before - len(holes), tail)
+
+
+def _runs(holes: Positions, size: int) -> Runs:
+    ends = holes.tolist()
+    starts = [0, *(hole + 1 for hole in ends)]
+    return [
+        (slice(start - left, end - left), slice(start, end))
+        for left, (start, end) in enumerate(zip(starts, [*ends, size], strict=True))
+    ]
 
 
 class Buffer:
@@ -252,7 +279,8 @@ class Dense:
         written: Positions,
     ) -> None:
         both = step.following(missed)
-        _close(data, missed.before, both.holes.tolist())
+        for to, of in both.runs[1:]:  # what lies before the first hole is where it was
+            data[to] = data[of]
         tail = front[both.tail]
         data[both.kept : both.kept + len(tail)] = tail
         if len(step.gone):
@@ -265,12 +293,6 @@ def _capacity(size: int, before: int) -> int:
     return before if size <= before <= 2 * size else size + size // 32 + 16
 
 
-def _close(data: NDArray[Any], size: int, holes: list[int]) -> None:
-    """Move together what lies between ``holes``, in place."""
-    for number, (hole, end) in enumerate(pairwise([*holes, size])):
-        data[hole - number : end - number - 1] = data[hole + 1 : end]
-
-
 def many_holes(holes: int, size: int) -> bool:
     """Whether it is quicker to copy each row that stays than to close the holes one by one."""
     return holes * _ROWS_A_HOLE > size
@@ -278,11 +300,8 @@ def many_holes(holes: int, size: int) -> bool:
 
 def _copy_kept(data: NDArray[Any], old: NDArray[Any], step: Step) -> None:
     """Copy the rows of ``old`` that stay."""
-    if many_holes(len(step.gone), len(old)):
+    if many_holes(len(step.gone) // 2, len(old)):
         np.take(old, step.staying, out=data[: step.kept], mode="clip")
         return
-    start, at = 0, 0
-    for hole in [*step.gone.tolist(), len(old)]:
-        data[at : at + hole - start] = old[start:hole]
-        at += hole - start
-        start = hole + 1
+    for to, of in step.runs:
+        data[to] = old[of]

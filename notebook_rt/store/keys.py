@@ -81,9 +81,10 @@ class Keys:
         places = self._places(keys)
         found = np.where(places < 0, -1, self._numbers[places]).tolist()
         known = {key: number for key, number in zip(keys, found, strict=True) if number >= 0}
-        recent = self._recent
-        if recent and len(known) < len(keys):
-            known.update((key, recent[key]) for key in keys if key in recent)
+        if self._recent and len(known) < len(keys):
+            recent = self._recent
+            others = [key for key, number in zip(keys, found, strict=True) if number < 0]
+            known.update((key, recent[key]) for key in others if key in recent)
         return known
 
     def in_order(self) -> list[Key]:
