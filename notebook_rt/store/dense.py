@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 Positions = NDArray[np.int64]
 _COUNTS_ARE_TRUE = getattr(sys, "_is_gil_enabled", lambda: True)()
 _ROWS_A_HOLE = 1000
-"""Rows that are copied one by one in the time that it takes to close a hole between others, in place;
-a hole that is left out while others are copied takes half of it."""
+"""Rows that are copied one by one in the time that it takes to close a hole between others."""
 
 Runs = list[tuple[slice, slice]]
 """Rows that stay neighbours: where they are in the end, and where they were."""
@@ -300,7 +299,7 @@ def many_holes(holes: int, size: int) -> bool:
 
 def _copy_kept(data: NDArray[Any], old: NDArray[Any], step: Step) -> None:
     """Copy the rows of ``old`` that stay."""
-    if many_holes(len(step.gone) // 2, len(old)):
+    if many_holes(len(step.gone), len(old)):
         np.take(old, step.staying, out=data[: step.kept], mode="clip")
         return
     for to, of in step.runs:

@@ -3,7 +3,7 @@
 To tell the old and the new rows of a change costs more than to apply it, and in a flood most of them
 are never looked at: ``.log`` keeps the latest thousand. So with ``defer`` set, ``apply`` gives back
 `LaterChanges`: the batch's operations are noted, and the rows worked out when somebody looks, at
-the latest before the columns change (``Table._take_step``: until then they still hold the rows from
+the latest before the columns change (``Table._before_step``: until then they still hold the rows from
 before the first noted batch). What nobody holds any more by then is never worked out.
 """
 
@@ -73,15 +73,7 @@ class JournalledTable(Table):
         with self.lock:
             self._take_step()
 
-    def _take_step(self) -> None:
-        self._tell()
-        super()._take_step()
-
-    def _adopt(self, other: Table) -> None:
-        self._tell()
-        super()._adopt(other)
-
-    def _tell(self) -> None:
+    def _before_step(self) -> None:
         """Work out what is still looked at, while the columns hold the rows from before it."""
         if not self._journal:
             return

@@ -257,6 +257,7 @@ class Table:
 
     def _adopt(self, other: Table) -> None:
         """Become ``other``, which nobody has seen yet."""
+        self._before_step()
         self._columns, self._keys, self._dead = other._columns, other._keys, other._dead
         self._born, self._next = other._born, other._next
         self._changed, self._fresh, self._gone = other._changed, other._fresh, other._gone
@@ -376,8 +377,15 @@ class Table:
 
     # --- taking a step ------------------------------------------------------------------------
 
+    def _before_step(self) -> None:
+        """Do what must be done while the columns hold the rows from before what was noted.
+
+        A hook for a table that does more; called with the lock held.
+        """
+
     def _take_step(self) -> None:
         """Bring what was noted into the columns, each row's last word once."""
+        self._before_step()
         if not (self._changed or self._fresh or self._gone):
             return
         numbers = np.sort(np.array(self._gone, "int64"))
