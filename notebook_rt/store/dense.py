@@ -32,9 +32,12 @@ Runs = list[tuple[slice, slice]]
 """Rows that stay neighbours: where they are in the end, and where they were."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
-    """What happens to the rows of a table in one step: some leave, then some come at the end."""
+    """What happens to the rows of a table in one step: some leave, then some come at the end.
+
+    What is worked out of it is kept until all of a table's columns have taken it.
+    """
 
     before: int
     """Rows before the step."""
@@ -45,7 +48,7 @@ class Step:
     added: int
     """Rows that come."""
 
-    _composed: dict[int, tuple[Step, Composed]] = field(default_factory=dict, repr=False)
+    _composed: dict[Step, Composed] = field(default_factory=dict, repr=False)
     _landed: dict[int, tuple[Positions, Positions]] = field(default_factory=dict, repr=False)
 
     @property
@@ -60,7 +63,7 @@ class Step:
 
     @cached_property
     def staying(self) -> Positions:
-        """Positions of the rows that stay, before the step; all of a table's columns share them."""
+        """Positions of the rows that stay, before the step."""
         stay = np.ones(self.before, bool)
         stay[self.gone] = False
         return np.flatnonzero(stay)
@@ -76,10 +79,7 @@ class Step:
         return bool(self.added or len(self.gone))
 
     def landing(self, places: Positions) -> Positions:
-        """Where the rows at ``places``, all of which stay, are after the step.
-
-        Computed once for the columns that share ``places``.
-        """
+        """Where the rows at ``places``, all of which stay, are after the step."""
         if not len(self.gone):
             return places
         known = self._landed.get(id(places))
@@ -97,11 +97,18 @@ class Step:
         return found
 
     def following(self, missed: Step) -> Composed:
-        """``missed`` and then this step as one; computed once for all of a table's columns."""
-        known = self._composed.get(id(missed))
-        if known is None or known[0] is not missed:
-            known = self._composed[id(missed)] = (missed, _compose(missed, self))
-        return known[1]
+        """``missed`` and then this step as one."""
+        known = self._composed.get(missed)
+        if known is None:
+            known = self._composed[missed] = _compose(missed, self)
+        return known
+
+    def forget(self) -> None:
+        """Let go of what was worked out: buffers that missed the step have it until the next one."""
+        self._composed.clear()
+        self._landed.clear()
+        for name in ("staying", "runs"):
+            vars(self).pop(name, None)
 
 
 @dataclass(frozen=True, slots=True)

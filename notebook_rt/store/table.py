@@ -419,6 +419,7 @@ class Table:
         beside([partial(advance, [name]) for name in texts], partial(advance, names - {*texts}))
         # The key's columns last: what guards the others' buffers holds the index, and so the key's.
         advance(self.schema.key)
+        step.forget()
         if step.moves:
             self._index = None
             stillborn = np.array(self._stillborn, "int64")
