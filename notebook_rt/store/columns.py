@@ -170,7 +170,7 @@ class FixedColumn(ColumnStore):
     def value(self, place: int) -> Any:
         if self._moment:
             return moments(self._data.peek()[place : place + 1], self.kind)[0]
-        if self._mask is not None and self._mask.peek()[place]:
+        if self._mask is not None and self._mask.peek().item(place):
             return None
         return self._data.peek().item(place)
 

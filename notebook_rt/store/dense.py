@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import sys
 import threading
-import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,10 +28,16 @@ _COUNTS_ARE_TRUE = getattr(sys, "_is_gil_enabled", lambda: True)()
 _ROWS_A_HOLE = 1000
 """Rows that are copied one by one in the time that it takes to close a hole between others."""
 
+Runs = list[tuple[slice, slice]]
+"""Rows that stay neighbours: where they are in the end, and where they were."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Step:
-    """What happens to the rows of a table in one step: some leave, then some come at the end."""
+    """What happens to the rows of a table in one step: some leave, then some come at the end.
+
+    What is worked out of it is kept until all of a table's columns have taken it.
+    """
 
     before: int
     """Rows before the step."""
@@ -44,10 +48,8 @@ class Step:
     added: int
     """Rows that come."""
 
-    _composed: dict[int, tuple[weakref.ref[Step], Composed]] = field(
-        default_factory=dict, repr=False
-    )
-    """With which step before it, by its id. Weakly: a step that kept the one before would keep all."""
+    _composed: dict[Step, Composed] = field(default_factory=dict, repr=False)
+    _landed: dict[int, tuple[Positions, Positions]] = field(default_factory=dict, repr=False)
 
     @property
     def kept(self) -> int:
@@ -61,10 +63,15 @@ class Step:
 
     @cached_property
     def staying(self) -> Positions:
-        """Positions of the rows that stay, before the step; all of a table's columns share them."""
+        """Positions of the rows that stay, before the step."""
         stay = np.ones(self.before, bool)
         stay[self.gone] = False
         return np.flatnonzero(stay)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """The rows that stay, those between two that leave together."""
+        return _runs(self.gone, self.before)
 
     @property
     def moves(self) -> bool:
@@ -73,7 +80,13 @@ class Step:
 
     def landing(self, places: Positions) -> Positions:
         """Where the rows at ``places``, all of which stay, are after the step."""
-        return places - np.searchsorted(self.gone, places) if len(self.gone) else places
+        if not len(self.gone):
+            return places
+        known = self._landed.get(id(places))
+        if known is None:
+            landed = places - np.searchsorted(self.gone, places)
+            known = self._landed[id(places)] = (places, landed)
+        return known[1]
 
     def stays(self, places: Positions) -> NDArray[np.bool_]:
         """Which of the rows at ``places`` stay."""
@@ -84,22 +97,29 @@ class Step:
         return found
 
     def following(self, missed: Step) -> Composed:
-        """``missed`` and then this step as one; computed once for all of a table's columns."""
-        known = self._composed.get(id(missed))
-        if known is None or known[0]() is not missed:
-            known = self._composed[id(missed)] = (weakref.ref(missed), _compose(missed, self))
-        return known[1]
+        """``missed`` and then this step as one."""
+        known = self._composed.get(missed)
+        if known is None:
+            known = self._composed[missed] = _compose(missed, self)
+        return known
+
+    def forget(self) -> None:
+        """Let go of what was worked out: buffers that missed the step have it until the next one."""
+        self._composed.clear()
+        self._landed.clear()
+        for name in ("staying", "runs"):
+            vars(self).pop(name, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Composed:
     """Two steps as one, seen from before the first."""
 
-    holes: Positions
-    """Positions before both, of rows that one of the two removes."""
+    runs: Runs
+    """The rows that stay through both, those between two that one of the two removes together."""
 
     kept: int
-    """Rows that stay through both."""
+    """How many they are."""
 
     tail: slice | Positions
     """Where, between the two, the rows lie that the first added and the second left."""
@@ -115,7 +135,16 @@ def _compose(first: Step, second: Step) -> Composed:
     tail: slice | Positions = slice(first.kept, first.after)
     if cut < len(second.gone):
         tail = np.delete(np.arange(first.kept, first.after), second.gone[cut:] - first.kept)
-    return Composed(holes, first.before - len(holes), tail)
+    return Composed(_runs(holes, first.before), first.before - len(holes), tail)
+
+
+def _runs(holes: Positions, size: int) -> Runs:
+    ends = holes.tolist()
+    starts = [0, *(hole + 1 for hole in ends)]
+    return [
+        (slice(start - left, end - left), slice(start, end))
+        for left, (start, end) in enumerate(zip(starts, [*ends, size], strict=True))
+    ]
 
 
 class Buffer:
@@ -256,7 +285,8 @@ class Dense:
         written: Positions,
     ) -> None:
         both = step.following(missed)
-        _close(data, missed.before, both.holes.tolist())
+        for to, of in both.runs[1:]:  # what lies before the first hole is where it was
+            data[to] = data[of]
         tail = front[both.tail]
         data[both.kept : both.kept + len(tail)] = tail
         if len(step.gone):
@@ -269,12 +299,6 @@ def _capacity(size: int, before: int) -> int:
     return before if size <= before <= 2 * size else size + size // 32 + 16
 
 
-def _close(data: NDArray[Any], size: int, holes: list[int]) -> None:
-    """Move together what lies between ``holes``, in place."""
-    for number, (hole, end) in enumerate(pairwise([*holes, size])):
-        data[hole - number : end - number - 1] = data[hole + 1 : end]
-
-
 def many_holes(holes: int, size: int) -> bool:
     """Whether it is quicker to copy each row that stays than to close the holes one by one."""
     return holes * _ROWS_A_HOLE > size
@@ -285,8 +309,5 @@ def _copy_kept(data: NDArray[Any], old: NDArray[Any], step: Step) -> None:
     if many_holes(len(step.gone), len(old)):
         np.take(old, step.staying, out=data[: step.kept], mode="clip")
         return
-    start, at = 0, 0
-    for hole in [*step.gone.tolist(), len(old)]:
-        data[at : at + hole - start] = old[start:hole]
-        at += hole - start
-        start = hole + 1
+    for to, of in step.runs:
+        data[to] = old[of]

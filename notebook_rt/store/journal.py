@@ -3,7 +3,7 @@
 To tell the old and the new rows of a change costs more than to apply it, and in a flood most of them
 are never looked at: ``.log`` keeps the latest thousand. So with ``defer`` set, ``apply`` gives back
 `LaterChanges`: the batch's operations are noted, and the rows worked out when somebody looks, at
-the latest before the columns change (``Table._take_step``: until then they still hold the rows from
+the latest before the columns change (``Table._before_step``: until then they still hold the rows from
 before the first noted batch). What nobody holds any more by then is never worked out.
 """
 
@@ -65,7 +65,7 @@ class JournalledTable(Table):
         self._noted += len(ops)
         for op in ops:
             if op.__class__ is Delete:
-                number = self._ids.get(op.key)
+                number = self._keys.get(op.key)
                 if number is not None and number < self._born:
                     self._left.setdefault(op.key, number)
 
@@ -73,15 +73,7 @@ class JournalledTable(Table):
         with self.lock:
             self._take_step()
 
-    def _take_step(self) -> None:
-        self._tell()
-        super()._take_step()
-
-    def _adopt(self, other: Table) -> None:
-        self._tell()
-        super()._adopt(other)
-
-    def _tell(self) -> None:
+    def _before_step(self) -> None:
         """Work out what is still looked at, while the columns hold the rows from before it."""
         if not self._journal:
             return
@@ -117,7 +109,7 @@ class JournalledTable(Table):
     ) -> dict[Key, dict[str, Any] | None]:
         """The rows of ``keys`` as the columns have them, without what was noted since."""
         rows: dict[Key, dict[str, Any] | None] = dict.fromkeys(keys)
-        numbers = {key: left.get(key, self._ids.get(key, self._born)) for key in keys}
+        numbers = {**self._keys.numbers(keys), **{key: left[key] for key in keys if key in left}}
         there = {key: number for key, number in numbers.items() if number < self._born}
         if there:
             places = self._places(list(there.values()))

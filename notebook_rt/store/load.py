@@ -22,6 +22,7 @@ from notebook_rt.store.columns import (
     family,
 )
 from notebook_rt.store.encode import stamps
+from notebook_rt.store.keys import Keys
 from notebook_rt.store.text import TextColumn
 from notebook_rt.store.types import Backend, Kind, Numeric, arrow_type, decoder
 from notebook_rt.sync.rows import Json, Key, Op, RowChange, Upsert, WireRow
@@ -40,20 +41,21 @@ class TableLoad:
         self._table = table
         self._schema = table.schema
         self._parts: dict[str, list[ColumnStore]] = {name: [] for name in table.schema.names}
-        self._ids: dict[Key, int] = {}
+        self._keys = Keys()
         self._again: list[Op] = []
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._keys)
 
     def extend(self, page: Sequence[WireRow]) -> None:
         """Add a page of undecoded rows; a key seen before is overwritten."""
         schema = self._schema
         keys = schema.keys_of(page)
-        if len(set(keys)) < len(keys) or not self._ids.keys().isdisjoint(keys):
+        if len(set(keys)) < len(keys) or self._keys.numbers(keys):
             page, keys = self._first_seen(page, keys)
-        start = len(self._ids)
-        self._ids.update(zip(keys, range(start, start + len(keys)), strict=True))
+        start = len(self._keys)
+        self._keys.update(dict(zip(keys, range(start, start + len(keys)), strict=True)))
+        self._keys.settle()
         for column in schema.columns:
             values = [row.get(column.name) for row in page]
             self._parts[column.name].append(
@@ -67,8 +69,8 @@ class TableLoad:
         new._columns = {
             name: joined(parts) or new._columns[name] for name, parts in self._parts.items()
         }
-        new._ids = self._ids
-        new._born = new._next = len(self._ids)
+        new._keys = self._keys
+        new._born = new._next = len(self._keys)
         new.apply(self._again)
         with table.lock:
             for column in table.schema.columns:
@@ -86,8 +88,9 @@ class TableLoad:
     ) -> tuple[list[WireRow], list[Key]]:
         """The rows whose keys are new; the others overwrite them when the load is whole."""
         rows: dict[Key, WireRow] = {}
+        known = self._keys.numbers(keys)
         for key, row in zip(keys, page, strict=True):
-            if key in rows or key in self._ids:
+            if key in rows or key in known:
                 blank = dict.fromkeys(self._schema.names)
                 self._again.append(Upsert(key, blank | self._schema.decode(row)))
             else:
@@ -136,13 +139,14 @@ def _changes(old: Table, new: Table) -> list[RowChange]:
 
     old._take_step()
     new._take_step()
-    gone = [key for key in old._ids if key not in new._ids]
-    both = [key for key in new._ids if key in old._ids]
-    before = old._places([old._ids[key] for key in both])
-    after = new._places([new._ids[key] for key in both])
+    was, now = old._keys.as_dict(), new._keys.as_dict()
+    gone = [key for key in was if key not in now]
+    both = [key for key in now if key in was]
+    before = old._places([was[key] for key in both])
+    after = new._places([now[key] for key in both])
     differs = np.zeros(len(both), bool)
     for name, column in new._columns.items():
         differs |= column.differs(after, old._columns[name].values(before))
     moved = {both[at] for at in np.flatnonzero(differs).tolist()}
-    keys = [*gone, *(key for key in new._ids if key in moved or key not in old._ids)]
+    keys = [*gone, *(key for key in now if key in moved or key not in was)]
     return list(changes_between(old._rows(keys), new._rows(keys)))

@@ -12,11 +12,9 @@ any thread reads; the lock is held for a batch or for a step, never for a whole 
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
 
@@ -30,6 +28,7 @@ from notebook_rt.store.columns import ColumnStore, column_of
 from notebook_rt.store.dense import Positions, Step
 from notebook_rt.store.export import arrow_table
 from notebook_rt.store.frozen import freeze
+from notebook_rt.store.keys import Keys
 from notebook_rt.store.load import TableLoad
 from notebook_rt.store.order import OrderBy, Ordered
 from notebook_rt.store.text import TextColumn
@@ -79,7 +78,7 @@ class Table:
         """Held for a batch or a step; hold it to make several reads of one state."""
 
         self._columns: dict[str, ColumnStore] = {}
-        self._ids: dict[Key, int] = {}
+        self._keys = Keys()
         self._dead: Positions = _NONE
         self._born = 0
         """Rows with a number from here on are in no column yet."""
@@ -100,10 +99,12 @@ class Table:
     # --- rows ---------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._ids)
+        with self.lock:
+            return len(self._keys)
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._ids
+        with self.lock:
+            return key in self._keys
 
     @property
     def awaited(self) -> Collection[Key]:
@@ -116,12 +117,13 @@ class Table:
     def keys(self) -> Iterator[Key]:
         """The keys, in the promised order."""
         with self.lock:
-            return iter(list(self._ids))
+            return iter(self._keys.in_order())
 
     def get(self, key: Key) -> dict[str, Any] | None:
         """The whole row, typed, or None."""
         with self.lock:
-            return self._rows([key])[key]
+            number = self._keys.get(key)
+            return None if number is None else self._row(number)
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
         """The whole rows of many keys at once, typed; None where there is none."""
@@ -139,9 +141,8 @@ class Table:
             if ops:
                 self._write(ops)
                 self.version += 1
-            if len(self._changed) + len(self._fresh) + len(self._gone) > max(
-                _PENDING, len(self._ids) // 8
-            ):
+            noted = len(self._changed) + len(self._fresh) + len(self._gone)
+            if noted > _PENDING and noted > len(self._keys) // 8:
                 self._take_step()
             return changes
 
@@ -155,9 +156,10 @@ class Table:
         keys = [self.schema.key_of(row) for row in rows]
         with self.lock:
             self._take_step()
-            differs = np.array([key not in self._ids for key in keys], bool)
+            known = self._keys.numbers(keys)
+            differs = np.array([key not in known for key in keys], bool)
             here = np.flatnonzero(~differs)
-            places = self._places([self._ids[keys[at]] for at in here.tolist()])
+            places = self._places([known[keys[at]] for at in here.tolist()])
             for name, column in self._columns.items():
                 given = np.array([name in rows[at] for at in here.tolist()], bool)
                 values = [rows[at][name] for at in here[given].tolist()]
@@ -225,13 +227,10 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the table occupies: both sets of buffers, the text, and the keys' dict."""
+        """Bytes that the table occupies: both sets of buffers, the text, and which row a key means."""
         with self.lock:
-            keys = sys.getsizeof(self._ids) + sum(
-                sys.getsizeof(key) + sys.getsizeof(number)
-                for key, number in islice(self._ids.items(), 1000)
-            ) * max(1, len(self._ids) // 1000)
-            return keys + sum(column.nbytes for column in self._columns.values())
+            columns = sum(column.nbytes for column in self._columns.values())
+            return columns + self._keys.nbytes + self._dead.nbytes
 
     # --- the table's shape --------------------------------------------------------------------
 
@@ -266,7 +265,8 @@ class Table:
 
     def _adopt(self, other: Table) -> None:
         """Become ``other``, which nobody has seen yet."""
-        self._columns, self._ids, self._dead = other._columns, other._ids, other._dead
+        self._before_step()
+        self._columns, self._keys, self._dead = other._columns, other._keys, other._dead
         self._born, self._next = other._born, other._next
         self._changed, self._fresh, self._gone = other._changed, other._fresh, other._gone
         self._stillborn = other._stillborn
@@ -275,15 +275,20 @@ class Table:
 
     # --- noting changes -----------------------------------------------------------------------
 
-    def _write(self, ops: Iterable[Op]) -> None:
-        ids, born, changed, fresh = self._ids, self._born, self._changed, self._fresh
+    def _write(self, ops: Sequence[Op]) -> None:
+        born, changed, fresh = self._born, self._changed, self._fresh
         nested = self._nested
+        known = self._keys.numbers([op.key for op in ops])
+        came: dict[Key, int] = {}
+        left: list[Key] = []
         for op in ops:
             key = op.key
-            number = ids.get(key)
+            number = known.get(key)
             if isinstance(op, Delete):
                 if number is not None:
-                    del ids[key]
+                    del known[key]
+                    if came.pop(key, None) is None:
+                        left.append(key)
                     if number >= born:
                         del fresh[number]
                         self._stillborn.append(number)
@@ -297,7 +302,7 @@ class Table:
                     name: freeze(value) if name in nested else value for name, value in row.items()
                 }
             if number is None:
-                ids[key] = self._next
+                known[key] = came[key] = self._next
                 fresh[self._next] = self._whole(key, row)
                 self._next += 1
             elif number >= born:
@@ -306,6 +311,10 @@ class Table:
                 changed[number] = {**changed[number], **row}
             else:
                 changed[number] = row
+        if left:
+            self._keys.remove(left)
+        if came:
+            self._keys.update(came)
 
     def _whole(self, key: Key, row: Row) -> dict[str, Any]:
         """A new row: what is not given is null, but for the key, which the operation knows."""
@@ -332,40 +341,42 @@ class Table:
             new[op.key] = {**row, **given}
         return list(changes_between(old, new)), moved
 
+    def _row(self, number: int) -> dict[str, Any]:
+        """The row with this number as it is with everything that was noted: no arrays for one row."""
+        if number >= self._born:
+            return self._told(self._fresh[number])
+        place = number - int(self._dead.searchsorted(number)) if len(self._dead) else number
+        row = {name: column.value(place) for name, column in self._columns.items()}
+        if number in self._changed:
+            row.update(self._told(self._changed[number]))
+        return row
+
     def _rows(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
         """The rows of ``keys`` as they are with everything that was noted."""
-        known, changed = self._blank.keys(), self._changed
-
-        def noted(row: Row) -> dict[str, Any]:
-            return {name: value for name, value in row.items() if name in known}
-
-        found: dict[Key, dict[str, Any] | None] = {}
+        found: dict[Key, dict[str, Any] | None] = dict.fromkeys(keys)
+        numbers = self._keys.numbers(found.keys())
         stored: dict[Key, int] = {}
-        for key in keys:
-            number = self._ids.get(key)
-            found[key] = None
-            if number is not None and number >= self._born:
-                found[key] = noted(self._fresh[number])
-            elif number is not None:
+        for key, number in numbers.items():
+            if number >= self._born or len(numbers) == 1:
+                found[key] = self._row(number)
+            else:
                 stored[key] = number
-        if len(stored) == 1:  # what an event or an edit asks for: no arrays for one row
-            ((key, number),) = stored.items()
-            place = number - int(self._dead.searchsorted(number))
-            row = {name: column.value(place) for name, column in self._columns.items()}
-            if number in changed:
-                row.update(noted(changed[number]))
-            found[key] = row
-        elif stored:
+        if stored:
             places = self._places(list(stored.values()))
             columns = [column.values(places) for column in self._columns.values()]
             for (key, number), values in zip(
                 stored.items(), zip(*columns, strict=True), strict=True
             ):
                 row = dict(zip(self._columns, values, strict=True))
-                if number in changed:
-                    row.update(noted(changed[number]))
+                if number in self._changed:
+                    row.update(self._told(self._changed[number]))
                 found[key] = row
         return found
+
+    def _told(self, row: Row) -> dict[str, Any]:
+        """What of a noted row is in columns that the table has."""
+        known = self._blank
+        return {name: value for name, value in row.items() if name in known}
 
     def _places(self, numbers: Sequence[int] | Positions) -> Positions:
         """Where the rows with these numbers are in the columns."""
@@ -374,16 +385,25 @@ class Table:
 
     # --- taking a step ------------------------------------------------------------------------
 
+    def _before_step(self) -> None:
+        """Do what must be done while the columns hold the rows from before what was noted.
+
+        A hook for a table that does more; called with the lock held.
+        """
+
     def _take_step(self) -> None:
         """Bring what was noted into the columns, each row's last word once."""
+        self._before_step()
         if not (self._changed or self._fresh or self._gone):
             return
         numbers = np.sort(np.array(self._gone, "int64"))
         gone = self._places(numbers)
-        before = self._born - len(self._dead)
-        step = Step(before, gone, len(self._fresh))
-        places = self._places(np.fromiter(self._changed, "int64", len(self._changed)))
-        given = _by_column(list(self._changed.values()), places, self._columns)
+        step = Step(self._born - len(self._dead), gone, len(self._fresh))
+        changed = np.fromiter(self._changed, "int64", len(self._changed))
+        order = np.argsort(changed)  # what is near in memory is quicker written one after the other
+        rows = list(self._changed.values())
+        places = self._places(changed[order])
+        given = _by_column([rows[at] for at in order.tolist()], places, self._columns)
         added = _by_column(list(self._fresh.values()), _NONE, self._columns)
         self._changed, self._fresh, self._gone = {}, {}, []
 
@@ -400,26 +420,28 @@ class Table:
         texts = [
             name
             for name in names
-            if before >= _BESIDE
+            if step.before >= _BESIDE
             and isinstance(column := self._columns[name], TextColumn)
             and column.made_anew(len(places) + len(gone))
         ]
         beside([partial(advance, [name]) for name in texts], partial(advance, names - {*texts}))
         # The key's columns last: what guards the others' buffers holds the index, and so the key's.
         advance(self.schema.key)
+        step.forget()
         if step.moves:
             self._index = None
             stillborn = np.array(self._stillborn, "int64")
             self._dead = np.sort(np.concatenate([self._dead, numbers, stillborn]), kind="stable")
             self._born, self._stillborn = self._next, []
-            if len(self._dead) > max(_SPARSE, len(self._ids)):
+            self._keys.settle()
+            if len(self._dead) > max(_SPARSE, len(self._keys)):
                 self._renumber()
 
     def _renumber(self) -> None:
         """Number the rows by their positions, so that the list of those that left stays short."""
-        self._ids = dict(zip(self._ids, range(len(self._ids)), strict=True))
+        self._keys.renumber(self._places)
         self._dead = _NONE
-        self._born = self._next = len(self._ids)
+        self._born = self._next = len(self._keys)
 
     def _indexed(self) -> pd.Index:
         arrays = [self._columns[name].array() for name in self.schema.key]
@@ -435,20 +457,13 @@ def _by_column(
     rows: Sequence[Row], places: Positions, names: Collection[str]
 ) -> dict[str, tuple[Positions, Sequence[Any]]]:
     """The values of each column in the rows that have one, and those rows' places."""
-    if not rows:
-        return dict.fromkeys(names, (_NONE, ()))
-    whole = itemgetter(*names)
-    try:
-        columns = (
-            zip(*map(whole, rows), strict=True) if len(names) > 1 else [list(map(whole, rows))]
-        )
-        return {name: (places, values) for name, values in zip(names, columns, strict=True)}
-    except KeyError:
-        pass
     found: dict[str, tuple[Positions, Sequence[Any]]] = {}
     for name in names:
-        given = [at for at, row in enumerate(rows) if name in row]
-        found[name] = (places[given], [rows[at][name] for at in given])
+        try:
+            found[name] = places, list(map(itemgetter(name), rows))
+        except KeyError:
+            given = [at for at, row in enumerate(rows) if name in row]
+            found[name] = places[given], [rows[at][name] for at in given]
     return found
 
 

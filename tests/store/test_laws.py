@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from notebook_rt.store import dense, text
+from notebook_rt.store import dense, keys, text
 from notebook_rt.store import table as table_module
 from notebook_rt.store.order import OrderBy
 from notebook_rt.store.table import Table
@@ -66,6 +66,8 @@ SMALL = [
     (text, "CHUNK", 3),
     (text, "_MANY", 0.4),
     (dense, "_ROWS_A_HOLE", 4),
+    (keys, "_RECENT", 3),
+    (keys, "_FEW", 1),
     (table_module, "_BESIDE", 4),
     (table_module, "_SPARSE", 2),
     (table_module, "_PENDING", 3),

@@ -1,0 +1,94 @@
+"""Which row a key means is told as a dict tells it, wherever the keys are kept."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from notebook_rt.store import keys as module
+from notebook_rt.store.dense import Positions
+from notebook_rt.store.keys import Keys
+
+INTEGERS = st.integers(-9, 30) | st.sampled_from([-(2**63), 2**63 - 1, 2**63, 2**70, -(2**70)])
+EQUALS = st.sampled_from(
+    [True, 1.0, 1.5, Decimal(2), Decimal("NaN"), float("inf"), np.int64(3), None, "4", ("5", 6)]
+)
+KEYS = {
+    "integers": st.integers(-9, 30),
+    "integers of any size": INTEGERS,
+    "anything": INTEGERS | EQUALS,
+    "text": st.sampled_from("abcdefghijkl"),
+}
+WORDS = st.sampled_from(["come", "come", "come", "leave", "settle", "settle", "renumber"])
+
+
+@pytest.mark.parametrize("of", KEYS)
+@given(data=st.data())
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_keys_are_found_counted_and_ordered_as_in_a_dict(
+    monkeypatch: pytest.MonkeyPatch, of: str, data: st.DataObject
+) -> None:
+    monkeypatch.setattr(module, "_RECENT", 3)
+    monkeypatch.setattr(module, "_FEW", 2)
+    some = st.lists(KEYS[of], max_size=8)
+    asked = st.lists(KEYS[of] | EQUALS, max_size=8)
+    keys, model, following = Keys(), dict[Any, int](), 0
+    for word in data.draw(st.lists(WORDS, max_size=25)):
+        if word == "come":
+            new = [key for key in dict.fromkeys(data.draw(some)) if key not in model]
+            numbers = dict(zip(new, range(following, following + 2 * len(new), 2), strict=True))
+            following += 2 * len(new)
+            keys.update(numbers)
+            model.update(numbers)
+        elif word == "leave":
+            gone = [key for key in dict.fromkeys(data.draw(some)) if key in model]
+            keys.remove(gone)
+            for key in gone:
+                del model[key]
+        elif word == "settle":
+            keys.settle()
+        else:
+            here = np.array(sorted(model.values()), "int64")
+
+            def anew(numbers: Positions, here: Positions = here) -> Positions:
+                return np.where(numbers < 0, -1, np.searchsorted(here, numbers))
+
+            keys.renumber(anew)
+            model = dict(zip(model, range(len(model)), strict=True))
+            following = len(model)
+        wanted = data.draw(asked)
+        assert keys.numbers(wanted) == {key: model[key] for key in wanted if key in model}
+        for key in wanted:
+            assert keys.get(key) == model.get(key)
+            assert (key in keys) == (key in model)
+        assert len(keys) == len(model)
+        assert keys.in_order() == list(model)
+        assert list(keys.as_dict().items()) == list(model.items())
+
+
+def test_many_integers_take_a_fifth_of_a_dict_and_text_what_it_takes() -> None:
+    count = 200_000
+    for made, most in (lambda number: 3 * number, 0.2), (str, 1.0):
+        numbers = {made(number): number for number in range(count)}
+        keys, dictionary = Keys(), Keys()
+        dictionary.update(numbers)
+        keys.update(numbers)
+        keys.settle()
+        assert keys.nbytes <= most * dictionary.nbytes
+        assert keys.get(made(777)) == 777
+
+
+def test_keys_that_left_are_forgotten_when_they_are_most() -> None:
+    keys = Keys()
+    keys.update({number: number for number in range(200_000)})
+    keys.settle()
+    keys.remove(range(1, 200_000))
+    keys.settle()
+    assert (keys.in_order(), keys.nbytes < 10_000) == ([0], True)
