@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from notebook_rt.errors import FilterError
-from notebook_rt.predicates import holds, like_to_regex
+from notebook_rt.patterns import like_to_regex
+from notebook_rt.predicates import holds
 from notebook_rt.store.types import canonical
 
 if TYPE_CHECKING:

@@ -238,7 +238,7 @@ def test_like_is_the_naive_like(text: str, pattern: str) -> None:
         ("match." + "a?" * 40 + "a{40}b", None),
         ("match." + "(a|a)" * 40 + "b", None),
         ("match.^a*b", False),
-        ("match." + "|".join(f"b{n}" for n in range(40)), False),
+        ("match." + "|".join(f"b{n}" for n in range(10)), False),
     ],
 )
 def test_a_long_text_costs_a_pattern_no_more_than_a_moment(
