@@ -80,7 +80,7 @@ def test_any_text_is_read_or_refused_by_name(text: str) -> None:
     ("text", "position", "word"),
     [
         ("n", 0, "column=operator.value"),
-        ("n=5", 2, "no operator"),
+        ("n=5", 2, "an operator is missing"),
         ("n=eq", 4, "dot"),
         ("n=foo.1", 2, "'foo' is no operator"),
         ("=eq.1", 0, "no column name"),
