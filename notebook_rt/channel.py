@@ -71,7 +71,10 @@ class Channel:
         try:
             self._thread.wait(self._room.wait_joined(), timeout)
         except concurrent.futures.TimeoutError as error:
-            raise WaitTimeoutError(f'channel "{self.name}" is not joined: {self.status}') from error
+            late = f'channel "{self.name}" is not joined after {timeout:g} s: {self.status}'
+            if self._room.private:
+                late += "; a private channel needs a policy on realtime.messages for this login"
+            raise WaitTimeoutError(late) from error
         return self
 
     async def ready(self) -> Channel:

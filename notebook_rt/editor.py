@@ -412,6 +412,9 @@ class At:
         self._editor = editor
         self._read: tuple[tuple[Hashable, str], Any] | None = None
 
+    def __repr__(self) -> str:
+        return f"<at of {self._editor.table}: at[key, column] reads, at[key, column] = value edits>"
+
     def __getitem__(self, cell: tuple[Hashable, str]) -> Any:
         key, column = cell
         row = self._editor.row(key)

@@ -183,10 +183,14 @@ class MissingTableError(TableError):
     """There is no such table, or this login may not know of it."""
 
     def __init__(self, schema: str, table: str, hint: str = "") -> None:
+        apart = ""
+        if "." in table:
+            home, _, name = table.partition(".")
+            apart = f' (a schema is given apart: table("{name}", schema="{home}"))'
         super().__init__(
             schema,
             table,
-            f'table "{table}" is not in schema "{schema}". Check its name'
+            f'table "{table}" is not in schema "{schema}". Check its name{apart}'
             + (f" ({hint})" if hint else "")
             + ", and that the schema is exposed by the API; a table made a moment ago is known "
             "after: notify pgrst, 'reload schema'",
@@ -247,7 +251,8 @@ class NotPublishedError(TableError):
             schema,
             table,
             f'table "{table}" is not in the publication supabase_realtime; run: '
-            f"alter publication supabase_realtime add table {qualified(schema, table)}",
+            f"alter publication supabase_realtime add table {qualified(schema, table)} "
+            "(a view cannot be in one: see rt.query)",
         )
 
 
@@ -260,7 +265,8 @@ class NoPrimaryKeyError(TableError):
             table,
             f'table "{table}" has no primary key, so its changes cannot be told apart; run: '
             f"alter table {qualified(schema, table)} add column id bigint generated always as "
-            "identity primary key (or name unique columns that are never null with key=...)",
+            "identity primary key (or name unique columns that are never null with key=...). "
+            "A view has none: see rt.query",
         )
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from notebook_rt.errors import FilterError
-from notebook_rt.predicates import holds, like_to_regex
+from notebook_rt.patterns import like_to_regex
+from notebook_rt.predicates import holds
 from notebook_rt.store.types import canonical
 
 if TYPE_CHECKING:
@@ -265,10 +266,16 @@ class _Parser:
         start = self.at
         equals = self.text.find("=", start)
         if equals < 0:
-            raise self._fail("expected column=operator.value", start)
+            raise self._fail("expected column=operator.value, such as price=gt.10", start)
         column = self.text[start:equals].strip()
         if not column or re.search(r'[,()"]', column):
             raise self._fail(f"{column!r} is no column name", start)
+        if column in ("and", "or", "not.and", "not.or") and self.text[equals + 1 :].startswith("("):
+            raise self._fail(
+                "Realtime knows no groups: a comma is AND, and for OR there is in.(a,b), "
+                "match.^(a|b)$, or a table for each",
+                start,
+            )
         self.at = equals + 1
         negated = self.text.startswith("not.", self.at)
         if negated:
@@ -289,7 +296,8 @@ class _Parser:
         assert found is not None  # both groups may be empty
         operator = found[1]
         if operator not in OPERATORS:
-            raise self._fail(f"{operator!r} is no operator; there are {', '.join(OPERATORS)}")
+            what = f"{operator!r} is no operator" if operator else "an operator is missing"
+            raise self._fail(f"{what}, as eq is in price=eq.10; there are {', '.join(OPERATORS)}")
         if not found[2]:
             raise self._fail(f"expected a dot after {operator!r}", found.end())
         self.at = found.end()

@@ -63,6 +63,19 @@ class LiveFrame(Editable):
         why = f": {feed.reason}" if self.status in ("error", "polling", "stale") else ""
         return f"<{type(self).__name__} {feed.name} {self.status}{rows}{why}>"
 
+    def __getattr__(self, name: str) -> Any:
+        error = f"{type(self).__name__!r} has no attribute {name!r}"
+        if not name.startswith("_"):
+            import pandas as pd
+
+            schema = self.schema
+            if hasattr(pd.DataFrame, name) or (schema is not None and name in schema.types):
+                error += f"; its snapshot, a DataFrame, has it: .df.{name}"
+        raise AttributeError(error)
+
+    def __getitem__(self, item: object) -> Any:
+        raise TypeError(f"{type(self).__name__!r} has no [...]; its snapshot has: .df[{item!r}]")
+
     # Looking
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:

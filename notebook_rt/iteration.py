@@ -32,6 +32,10 @@ class Changes:
         thread.call(feed.listeners.append, self._put)
         thread.call(feed.status_listeners.append, self._on_status)
 
+    def __repr__(self) -> str:
+        state = "over" if self._over else f"{len(self._batches):,} waiting"
+        return f"<Changes of {self._feed.name}, {state}: iterate with for or async for>"
+
     def _put(self, batch: ChangeBatch | None) -> None:
         with self._ready:
             if batch is None:

@@ -105,6 +105,8 @@ class Options:
             if field.name == "numeric":
                 if value not in ("float", "decimal"):
                     raise ValueError(f'Options.numeric must be "float" or "decimal", not {value!r}')
+            elif not isinstance(value, int | float):
+                raise TypeError(f"Options.{field.name} is a number, not {value!r}")
             elif field.name in zero_is_fine:
                 if not value >= 0:
                     raise ValueError(f"Options.{field.name} must not be negative, not {value!r}")

@@ -13,12 +13,12 @@ import math
 import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
 import numpy as np
 
+from notebook_rt.patterns import like, match
 from notebook_rt.store.types import decode
 
 Truth: TypeAlias = bool | Literal["unknowable"] | None
@@ -259,120 +259,16 @@ def _order_time(mine: Any, theirs: Any) -> _Sign:
     return _three_way(mine, theirs)
 
 
-# Patterns ---------------------------------------------------------------------------------------
-
-
 def _pattern(operator: str, value: Any, pattern: str, pg_type: str) -> Truth:
     if pg_type not in _TEXTS or not isinstance(value, str):
         return UNKNOWABLE
     insensitive = operator.startswith("i")
     if insensitive and not (value.isascii() and pattern.isascii()):
         return UNKNOWABLE  # folding case is the locale's business
-    regex = _compiled(operator.removeprefix("i"), pattern, insensitive)
-    if regex is None:
-        return UNKNOWABLE
-    expression, ascii_only = regex
-    if ascii_only and not value.isascii():
-        return UNKNOWABLE
-    return expression.search(value) is not None
-
-
-@lru_cache(maxsize=256)
-def _compiled(kind: str, pattern: str, insensitive: bool) -> tuple[re.Pattern[str], bool] | None:
-    flags = re.DOTALL | (re.IGNORECASE if insensitive else 0)
-    if kind == "like":
-        if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
-            return None  # "LIKE pattern must not end with escape character"
-        return re.compile(_like(pattern, end=r"\Z"), flags), False
-    translated = _posix_to_python(pattern)
-    if translated is None:
-        return None
-    expression, ascii_only = translated
-    # Python's \s has four control characters more than the server's, but for ASCII.
-    return re.compile(expression, flags | (re.ASCII if ascii_only else 0)), ascii_only
-
-
-def like_to_regex(pattern: str) -> str:
-    """The POSIX regular expression that means what the LIKE ``pattern`` means.
-
-    >>> like_to_regex("50*_%")
-    '^50\\\\*..*$'
-    """
-    return _like(pattern, end="$")
-
-
-def _like(pattern: str, end: str) -> str:
-    out = ["^"]
-    escaped = False
-    for char in pattern:
-        if escaped or char not in "%_\\":
-            out.append(char if char.isalnum() or char in " _" else "\\" + char)
-            escaped = False
-        elif char == "\\":
-            escaped = True
-        else:
-            out.append(".*" if char == "%" else ".")
-    return "".join([*out, end])
-
-
-_PIECE: Final = re.compile(
-    r"""(?P<literal>[A-Za-z0-9_ \-'"!@\#%&=:;,<>/~`]|[^\x00-\x7f])
-      | (?P<dot>\.)
-      | (?P<escaped>\\[.*+?(){}\[\]^$|\\/\-"'!@\#%&=:;,<>~` ])
-      | (?P<shorthand>\\[dswDSW])
-      | (?P<bracket>\[\^?(?:[A-Za-z0-9_ .,;:@\#%&=+*/!?<>]|[a-z]-[a-z]|[A-Z]-[A-Z]|[0-9]-[0-9])+\])
-      | (?P<quantifier>[*+?]|\{\d{1,3}(?:,\d{0,3})?\})
-      | (?P<open>\()(?!\?)
-      | (?P<close>\))
-      | (?P<bar>\|)
-      | (?P<start>\^)
-      | (?P<end>\$)""",
-    re.VERBOSE,
-)
-
-
-def _posix_to_python(pattern: str) -> tuple[str, bool] | None:
-    """Translate what both dialects read alike; None for all else.
-
-    The flag says that the translation holds for ASCII texts only (``\\w`` and its kin ask the
-    locale). Only *whether* something matches is asked, so that greediness makes no difference.
-    A repeated group that itself repeats or chooses is left to the server: Python tries every way
-    to part the text, so that ``(a+)+$`` and forty letters would stop the loop for hours.
-    """
-    out: list[str] = []
-    ascii_only, at = False, 0
-    ambiguous = [False]  # of each open group: does it repeat or choose?
-    quantifiable = inner = False
-    last = "bar"  # as if a branch had just begun
-    while at < len(pattern):
-        piece = _PIECE.match(pattern, at)
-        if piece is None:
-            return None
-        kind, text = str(piece.lastgroup), piece[0]
-        if kind == "quantifier":
-            bounds = [int(n) for n in re.findall(r"\d+", text)]
-            if not quantifiable or max(bounds, default=0) > 255 or bounds != sorted(bounds):
-                return None
-            if last == "close" and inner and text != "?":
-                return None
-        elif kind in ("close", "bar") and last in ("open", "bar"):
-            return None  # an empty branch
-        elif kind == "shorthand":
-            ascii_only = True
-        elif kind == "bracket" and any(a > b for a, b in re.findall(r"(\w)-(\w)", text)):
-            return None
-        if kind == "open":
-            ambiguous.append(False)
-        elif kind == "close":
-            inner = ambiguous.pop()
-            if not ambiguous:
-                return None
-            ambiguous[-1] |= inner
-        elif kind in ("quantifier", "bar"):
-            ambiguous[-1] = True
-        out.append(r"\Z" if kind == "end" else text)
-        quantifiable = kind in ("literal", "dot", "escaped", "shorthand", "bracket", "close")
-        last, at = kind, piece.end()
-    if len(ambiguous) > 1 or (last == "bar" and pattern):
-        return None
-    return "".join(out), ascii_only
+    if operator.endswith("match"):
+        found = match(value, pattern, insensitive)
+    elif insensitive:
+        found = like(value.lower(), pattern.lower())
+    else:
+        found = like(value, pattern)
+    return UNKNOWABLE if found is None else found

@@ -50,6 +50,7 @@ def test_public_name_says_what_it_is(name: str) -> None:
         assert silent == [], f"{name}: no docstring for {silent}"
 
 
+@pytest.mark.filterwarnings("error")
 def test_every_public_name_has_a_page() -> None:
     pages: dict[str, str] = {}
     for name in notebook_rt.__all__:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import time
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_any_text_is_read_or_refused_by_name(text: str) -> None:
     ("text", "position", "word"),
     [
         ("n", 0, "column=operator.value"),
-        ("n=5", 2, "no operator"),
+        ("n=5", 2, "an operator is missing"),
         ("n=eq", 4, "dot"),
         ("n=foo.1", 2, "'foo' is no operator"),
         ("=eq.1", 0, "no column name"),
@@ -224,6 +225,28 @@ def test_like_is_the_naive_like(text: str, pattern: str) -> None:
         assert mine is None
     else:
         assert mine is naive_like(text, pattern)
+
+
+@pytest.mark.parametrize(
+    ("condition", "verdict"),
+    [
+        ("like.a%a%a%a%a%a%a%a%b", False),
+        ("like.%a%a%a%a%a%a%a%a%", True),
+        ("ilike.%A_A%_A_b%", False),
+        ("like." + "%a_" * 30 + "b", None),
+        ("match.a*a*a*a*a*a*b", None),
+        ("match." + "a?" * 40 + "a{40}b", None),
+        ("match." + "(a|a)" * 40 + "b", None),
+        ("match.^a*b", False),
+        ("match." + "|".join(f"b{n}" for n in range(10)), False),
+    ],
+)
+def test_a_long_text_costs_a_pattern_no_more_than_a_moment(
+    condition: str, verdict: bool | None
+) -> None:
+    began = time.process_time()
+    assert matches(f"name={condition}", name="a" * 200_000) is verdict
+    assert time.process_time() - began < 2
 
 
 def test_null_matches_only_is_and_isdistinct() -> None:

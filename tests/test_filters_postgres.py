@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 
 from notebook_rt.filters import Condition, Filter
 from notebook_rt.local import LocalStack
+from notebook_rt.predicates import holds
 from notebook_rt.store.decode import decode_json
 from notebook_rt.store.types import Column, Schema
 
@@ -109,6 +111,36 @@ def test_certain_verdicts_are_postgresqls(stack: LocalStack, pg_type: str) -> No
     stack.sql(f"drop table {table}")
     asked = len(conditions(pg_type)) * len(rows)
     assert certain > asked * 0.3, "most verdicts must be certain"
+
+
+@pytest.mark.parametrize("operator", _PATTERNS)
+def test_patterns_of_random_texts_are_postgresqls(stack: LocalStack, operator: str) -> None:
+    chance = random.Random(operator)
+    letters = "aabB._\\n%\\\\€" if operator.endswith("like") else "aabB.*+?|()^$"
+    pairs = [
+        (
+            "".join(chance.choices("aabB._\\n%\\\\€"[: 4 + i % 7], k=chance.randrange(9))),
+            "".join(chance.choices(letters + "%%_"[: 3 * operator.count("like")], k=i % 8)),
+        )
+        for i in range(4_000)
+    ]
+    mine = [holds(operator, text, (pattern,), "text") for text, pattern in pairs]
+    certain = [
+        (*pair, verdict)
+        for pair, verdict in zip(pairs, mine, strict=True)
+        if verdict in (True, False)
+    ]
+    assert len(certain) > 400
+    assert {verdict for *_, verdict in certain} == {True, False}
+    texts, patterns, verdicts = zip(*certain, strict=True)
+    wrong = stack.sql(
+        "select t, p, v from unnest(%s::text[], %s::text[], %s::bool[]) as asked(t, p, v) "
+        f"where (t {SQL_OPERATORS[operator]} p) <> v limit 5",
+        list(texts),
+        list(patterns),
+        list(verdicts),
+    )
+    assert wrong == []
 
 
 def test_every_operator_is_covered() -> None:

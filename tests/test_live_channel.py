@@ -121,6 +121,8 @@ def test_a_private_channel_without_a_policy_is_refused_by_name(
     session: Callable[..., nrt.Session], topic: str
 ) -> None:
     channel = session().channel(topic, private=True)
+    with pytest.raises(errors.WaitTimeoutError, match=r"needs a policy on realtime\.messages"):
+        channel.wait(0.01)
     with pytest.raises(errors.ChannelRefusedError, match="Unauthorized"):
         channel.wait(15)
     assert channel.status == "refused"

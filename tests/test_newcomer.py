@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import re
 import subprocess
@@ -158,6 +159,72 @@ def test_a_password_in_the_url_is_refused_without_repeating_it() -> None:
     with pytest.raises(errors.UnreachableError, match="no place in the URL") as caught:
         nrt.connect("https://ann:secret@x.supabase.co", "key")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"filter": "age > 3"}, "such as price=gt.10"),
+        ({"filter": "age==3"}, "an operator is missing, as eq is in price=eq.10"),
+        ({"filter": "age=equals.3"}, "'equals' is no operator"),
+        ({"filter": "or=(age.eq.1,age.eq.2)"}, "for OR there is in"),
+        ({"order": "-age"}, "write 'age.desc'"),
+    ],
+)
+def test_what_is_written_as_elsewhere_is_answered_with_how_it_is_here(
+    rt: nrt.Session, asked: dict[str, str], says: str
+) -> None:
+    with pytest.raises(errors.FilterError, match=re.escape(says)):
+        rt.table("newcomers", **asked)  # type: ignore[arg-type]  # one of its texts
+
+
+def test_a_table_that_is_named_otherwise_or_a_view_says_where_to_go(
+    rt: nrt.Session, people: str, stack: LocalStack
+) -> None:
+    assert rt.table(people, columns="*").df.columns.tolist() == ["name", "age"]
+    with pytest.raises(errors.MissingTableError, match=r'table\("newcomers", schema="public"\)'):
+        rt.table("public.newcomers").wait(10)
+    stack.sql("create view newcomers_view as select * from newcomers")
+    try:
+        for key in (None, "id"):
+            with pytest.raises(errors.TableError, match=r"A view|a view"):
+                rt.table("newcomers_view", key=key).wait(10)
+    finally:
+        stack.sql("drop view newcomers_view")
+
+
+def test_what_a_dataframe_has_and_a_live_table_has_not_is_told(
+    rt: nrt.Session, people: str
+) -> None:
+    table = rt.table(people).wait(10)
+    for name in ("head", "age"):
+        with pytest.raises(AttributeError, match=rf"a DataFrame, has it: \.df\.{name}"):
+            getattr(table, name)
+    with pytest.raises(AttributeError, match=r"no attribute 'agee'$"):
+        _ = table.agee
+    with pytest.raises(TypeError, match=r"\.df\['age'\]"):
+        table["age"]
+    with pytest.raises(ValueError, match="kind is one of line, area, bar, point, tick, hist"):
+        table.plot(y="age", kind="scatter")  # type: ignore[arg-type]  # the slip that is tried here
+    assert not hasattr(copy.copy(table), "nothing")
+
+
+def test_what_a_console_shows_says_what_it_is(rt: nrt.Session, people: str) -> None:
+    table = rt.table(people).wait(10)
+    assert repr(table.changes(0)).startswith("<Changes of newcomers, 0 waiting")
+    assert repr(table.at).startswith("<at of newcomers: at[key, column]")
+    assert [name for name in dir(nrt) if not name.startswith("_")] == sorted(nrt.__all__)
+    with pytest.raises(TypeError, match=r"Options\.poll_interval is a number, not '3'"):
+        nrt.Options(poll_interval="3")  # type: ignore[arg-type]  # the slip that is tried here
+
+
+def test_a_closed_connection_has_no_latency(stack: LocalStack) -> None:
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        end = time.monotonic() + 10
+        while session.health.latency_ms is None:
+            assert time.monotonic() < end, session.health
+            time.sleep(0.01)
+    assert session.health.latency_ms is None
 
 
 KEY = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmVk"

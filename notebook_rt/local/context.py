@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import jwt
-
 from notebook_rt.local.realtime.options import RealtimeOptions
 
 if TYPE_CHECKING:
@@ -142,12 +140,16 @@ class Context:
 
 def sign(jwt_secret: str, claims: Mapping[str, Any], ttl: float) -> str:
     """A token with these claims that expires in `ttl` seconds (the past, if negative)."""
+    import jwt
+
     now = int(time.time())
     return jwt.encode({"iat": now, "exp": now + int(ttl), **claims}, jwt_secret, algorithm="HS256")
 
 
 def verify(jwt_secret: str, token: str) -> dict[str, Any]:
     """The claims of `token`; see `Context.verify`."""
+    import jwt
+
     try:
         # The times are checked below, so that the claims of an expired token can be told.
         claims: dict[str, Any] = jwt.decode(

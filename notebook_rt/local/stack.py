@@ -259,7 +259,8 @@ class LocalStack:
         self.stop()
 
     def __repr__(self) -> str:
-        return f"<LocalStack {self.url} in {self.directory}>"
+        stopped = "" if self._drop.alive else ", stopped"
+        return f"<LocalStack {self.url} in {self.directory}{stopped}>"
 
 
 def _default_directory() -> Path:

@@ -18,7 +18,7 @@ from notebook_rt.net.loop import LoopThread
 from notebook_rt.options import Options
 from notebook_rt.sync.health import Metrics
 
-Token = str | Callable[[], "str | Awaitable[str]"] | None
+Token = str | Callable[[], str | Awaitable[str]] | None
 """An access token, or a function that gives a fresh one (called again when it ends)."""
 
 

@@ -213,9 +213,10 @@ class Project:
 
     def health(self) -> Health:
         """From any thread."""
-        verdict, reason = self._verdict(self._facts())
-        latest = self.counters.latency.latest
-        return Health(verdict, reason, None if latest is None else 1000 * latest, self.metrics())
+        facts = self._facts()
+        verdict, reason = self._verdict(facts)
+        latency_ms = None if facts.latency is None else 1000 * facts.latency
+        return Health(verdict, reason, latency_ms, self.metrics())
 
     def _verdict(self, facts: Facts) -> tuple[HealthState, str]:
         options = self.options
@@ -232,7 +233,7 @@ class Project:
             state=self.state,
             reason=self.connection.machine.reason,
             silent_for=time.monotonic() - self.connection.socket.last_frame_at,
-            latency=self.counters.latency.latest,
+            latency=self.counters.latency.latest if self.state == "connected" else None,
             reachable=self.reachable,
             unjoined=sum(state in ("out", "joining") for state in states),
             tables=[

@@ -70,7 +70,7 @@ class Health:
     state: HealthState
     reason: str
     latency_ms: float | None = None
-    """Of the last heartbeat, in milliseconds."""
+    """Of the last heartbeat, in milliseconds; None while there is no connection."""
     metrics: dict[str, Any] = field(default_factory=dict, compare=False)
     display: Callable[[], Any] | None = field(default=None, compare=False)
     """How the session shows its health as it goes on, where there is a front end."""

@@ -43,6 +43,8 @@ def _order_by(text: str) -> OrderBy:
             f"order {text!r}: expected column, column.asc or column.desc, then perhaps "
             ".nullsfirst or .nullslast"
         )
+    if column.startswith("-"):
+        raise FilterError(f"order {text!r}: write '{column[1:]}.desc'")
     # As in SQL: the server would take it for a column's name. One that is called so: an OrderBy.
     if not words and (sql := _SQL_DIRECTION.fullmatch(column)):
         meant = f"{sql[1]}.{sql[2].lower()}" + (f".nulls{sql[5].lower()}" if sql[5] else "")
@@ -56,6 +58,8 @@ def parse_names(source: str | Sequence[str] | None) -> tuple[str, ...] | None:
     >>> parse_names("id, price"), parse_names(["price, net"])
     (('id', 'price'), ('price, net',))
     """
+    if isinstance(source, str) and source.strip() == "*":
+        return None
     if isinstance(source, str):
         return tuple(name.strip() for name in source.split(","))
     return None if source is None else tuple(source)

@@ -18,7 +18,7 @@ from functools import cache
 from html import escape
 from importlib.metadata import version
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -149,6 +149,8 @@ class ChartModel:
         style: Callable[[alt.Chart], alt.Chart] = lambda chart: chart,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind is one of {', '.join(get_args(Kind))}, not {kind!r}")
         self.source = source
         self.kind: Kind = kind
         self.x = x or source.fields[0].name
