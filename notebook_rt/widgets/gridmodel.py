@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 
 from notebook_rt.store.types import Column
-from notebook_rt.widgets.columns import Cells, Pack, cells, shape_of, text_of
+from notebook_rt.widgets import gridwindow
+from notebook_rt.widgets.columns import cells, shape_of, text_of
+from notebook_rt.widgets.gridwindow import Rids, Window
 from notebook_rt.widgets.gridwrites import Answer, GridWrites
 from notebook_rt.widgets.order import Order, column_of
 from notebook_rt.widgets.sources import FrameSource
@@ -26,25 +28,11 @@ from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.transport import Message
 
 COPY_CELLS: Final = 500_000
-SAMPLED: Final = 300
-"""Rows looked at for the widths of the columns."""
 FOLLOWED: Final = 10_000
 """A selection of at most so many rows is followed when rows move; a larger one is let go."""
 MAX_WINDOW: Final = 400
 LOOK: Final = 1.0
 """Seconds after which a quiet table's status is looked at again."""
-
-
-@dataclass(slots=True)
-class _Window:
-    """What a view was sent."""
-
-    first: int
-    keys: list[Hashable]
-    rids: list[int]
-    cells: list[Cells]
-    frame: dict[str, Any]
-    """Row count, status, marks: the small rest of the state."""
 
 
 @dataclass(slots=True)
@@ -54,7 +42,7 @@ class _View:
     anchor: tuple[Hashable, int] | None = None
     """The row that must not move on the screen: its key, and where it stands."""
     held: bool = False
-    sent: _Window | None = None
+    sent: Window | None = None
     selection: pd.Index[Any] | None = None
     moved: bool = False
     """Rows may stand elsewhere than where this view has them."""
@@ -99,8 +87,7 @@ class GridModel:
         self._height = height
         self._order = Order()
         self._views: defaultdict[str, _View] = defaultdict(_View)
-        self._rids: dict[Hashable, int] = {}
-        self._keys: dict[int, Hashable] = {}
+        self._rids = Rids()
         self._fields: tuple[Column, ...] = ()
         self._names: list[str] = []
         self._shapes: list[str] = []
@@ -129,7 +116,7 @@ class GridModel:
             "sort": [[self._names.index(n), up] for n, up in self._order.by if n in self._names],
             "filter": self._order.filter,
         }
-        return [self._full(view, window, head, self._samples(df))]
+        return [gridwindow.whole(view, window, head, gridwindow.widest(df, self._names))]
 
     def update(self) -> Sequence[Message]:
         columns = self._fields
@@ -138,9 +125,10 @@ class GridModel:
             return [message for view in tuple(self._views) for message in self.whole(view)]
         messages: list[Message] = []
         for name, view in self._views.items():
-            message = self._draw(df, name, view)
-            if message is not None:
-                messages.append(message)
+            if view.sent is not None:  # else it does not look; when it does, it asks for the whole
+                sent, view.sent, view.moved = view.sent, self._window(df, view), False
+                message = gridwindow.difference(name, view.sent, sent)
+                messages += [] if message is None else [message]
             replies, view.replies = view.replies, []
             messages += [Message({"t": "reply", **reply}, to=name) for reply in replies]
         return messages
@@ -194,7 +182,7 @@ class GridModel:
             )
         return head
 
-    def _window(self, df: pd.DataFrame, view: _View) -> _Window:
+    def _window(self, df: pd.DataFrame, view: _View) -> Window:
         total = len(self._order)
         if view.moved and view.anchor is not None:
             key, row = view.anchor
@@ -212,7 +200,7 @@ class GridModel:
         if len(df) == 0:
             keys = []
         columns = [cells(column_of(df, name).array, there) for name in self._names]
-        rids = [self._rid(key) for key in keys]
+        rids = [self._rids.of(key) for key in keys]
         frame = {
             "total": total,
             "status": self._source.status,
@@ -222,67 +210,7 @@ class GridModel:
             "anchor": view.anchor[1] if view.anchor else -1,
             "selection": self._selection_rows(view),
         }
-        return _Window(first, keys, rids, columns, frame)
-
-    def _draw(self, df: pd.DataFrame, name: str, view: _View) -> Message | None:
-        sent = view.sent
-        if sent is None:  # it does not look; when it does, it asks for the whole
-            return None
-        window = self._window(df, view)
-        view.sent = window
-        view.moved = False
-        if (window.first, window.rids) != (sent.first, sent.rids):
-            return self._full(name, window, {"t": "window"})
-        pack = Pack()
-        changed = []
-        for number, (now, before) in enumerate(zip(window.cells, sent.cells, strict=True)):
-            where = now.changed(before)
-            if len(where):
-                rows = pack.add(where.tobytes())
-                changed.append({"c": number, "rows": rows, **pack.add_cells(now.take(where))})
-        rest = {k: v for k, v in window.frame.items() if sent.frame[k] != v}
-        if not changed and not rest:
-            return None
-        return Message({"t": "cells", "cols": changed, **rest}, (pack.bytes(),), to=name)
-
-    def _samples(self, df: pd.DataFrame) -> list[Cells]:
-        """A cell of each column for its width: the longest of rows here and there."""
-        some = np.unique(np.linspace(0, len(df) - 1, min(SAMPLED, len(df))).astype(np.intp))
-        found = []
-        for name in self._names:
-            few = cells(column_of(df, name).array, some)
-            if isinstance(few.values, list):
-                size = np.array([len(text) for text in few.values])
-            else:  # digits after the point are the same in all
-                size = np.nan_to_num(np.abs(few.values), posinf=0)
-            found.append(few.take(np.argsort(size)[-1:].astype(np.int32)))
-        return found
-
-    def _full(
-        self,
-        name: str,
-        window: _Window,
-        head: Mapping[str, Any],
-        samples: Sequence[Cells] | None = None,
-    ) -> Message:
-        pack = Pack()
-        if samples is not None:
-            head = {**head, "samples": [pack.add_cells(column) for column in samples]}
-        content = {
-            **head,
-            **window.frame,
-            "first": window.first,
-            "rids": pack.add(np.array(window.rids, dtype=np.int32).tobytes()),
-            "cols": [pack.add_cells(column) for column in window.cells],
-        }
-        return Message(content, (pack.bytes(),), whole=head["t"] == "grid", to=name)
-
-    def _rid(self, key: Hashable) -> int:
-        rid = self._rids.get(key)
-        if rid is None:
-            rid = self._rids[key] = len(self._rids) + 1
-            self._keys[rid] = key
-        return rid
+        return Window(first, keys, rids, columns, frame)
 
     def _marks(self, keys: Sequence[Hashable]) -> list[list[Any]]:
         """Row in the window, column, kind, why; a conflict carries base, mine and theirs."""
@@ -336,7 +264,7 @@ class GridModel:
         anchor = content.get("anchor")
         if anchor is None:
             view.anchor = None
-        elif (key := self._keys.get(int(anchor[0]))) is not None:
+        elif (key := self._rids.key(int(anchor[0]))) is not None:
             view.anchor = (key, int(anchor[1]))
 
     def _on_sort(self, view: _View, content: Mapping[str, Any]) -> None:
@@ -352,7 +280,7 @@ class GridModel:
         view.held = bool(content["on"])
 
     def _cell(self, content: Mapping[str, Any]) -> tuple[Hashable, Column] | None:
-        key = self._keys.get(int(content["rid"]))
+        key = self._rids.key(int(content["rid"]))
         number = int(content["c"])
         if key is None or not 0 <= number < len(self._names):
             return None
@@ -425,19 +353,8 @@ class GridModel:
         _, positions = self._order.rows(first, first + rows)
         df = self._source.df
         there = positions[positions >= 0]
-        columns = [
-            [tsv(v, column.pg_type) for v in column_of(df, column.name).array.take(there)]
-            for column in shown
-        ]
-        lines = ["\t".join(line) for line in zip(*columns, strict=True)]
-        view.replies.append({"kind": "copy", "text": "\n".join(lines), "rows": len(lines)})
-
-
-def tsv(value: Any, pg_type: str = "") -> str:
-    """A cell as spreadsheets paste it: no tab, no line break; empty for null."""
-    if value is None or value is pd.NA or value is pd.NaT or (value != value) is True:
-        return ""
-    return text_of(value, pg_type).replace("\t", " ").replace("\r", " ").replace("\n", " ")
+        text = gridwindow.clipboard(df, there, shown)
+        view.replies.append({"kind": "copy", "text": text, "rows": len(there)})
 
 
 def _index_of(keys: Sequence[Hashable], df: pd.DataFrame) -> pd.Index[Any]:
