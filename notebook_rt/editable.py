@@ -31,6 +31,9 @@ class Edits(Protocol):
 
     def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], None]) -> Callable[[], None]: ...
 
+    def doubted(self) -> None:
+        """What is known of the columns has refused something: learn them again."""
+
 
 class Editable:
     """The local edits of a ``LiveFrame``."""

@@ -84,7 +84,7 @@ class Editing:
         changed : callable, optional
             Told what edits did to its view.
         doubted : callable, optional
-            Told when what is known of its columns has refused an edit.
+            Told when what is known of its columns has refused an edit, or the server one for it.
         """
         editor = Editor(self, schema, table, strategies or Strategies(), changed, doubted)
         with self.lock:
@@ -190,6 +190,10 @@ class Editing:
 
     def failed(self, op: Op) -> None:
         self._note("failed", f"{op.target}: {op.error}")
+
+    def doubted(self, op: Op) -> None:
+        for editor in self.editors_of(op.schema, op.target):
+            editor.doubted()
 
     def elsewhere(self) -> None:
         """Show what another kernel on the file has queued, and settle what it has sent."""

@@ -91,7 +91,9 @@ class Editor(Laid):
             op = composer.insert(values)
             key = composer.edit(op).key
             if self._seen(key) is not None:
-                raise composer.invalid(f"there is a row with the key {key!r}")
+                raise composer.invalid(
+                    f"there is a row with the key {key!r}", composer.schema.key[0]
+                )
             self._put([op], [{}])
             return key
 

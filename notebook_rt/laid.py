@@ -45,7 +45,7 @@ class Laid:
         self.on_merge: list[Callable[[Sequence[Mapping[str, Json]]], object]] = []
         """Called with the records of each merge (see ``conflicts``), on the loop thread."""
         self._changed = changed
-        self._doubted = doubted
+        self.doubted = doubted
 
     def attach(self, overlay: Overlay) -> None:
         """Use this overlay from now on, and lay over it what the queue holds for the table.
@@ -61,7 +61,7 @@ class Laid:
                 self.strategies,
                 self._editing.make_id,
                 self._editing.clock,
-                self._doubted,
+                self.doubted,
             )
             self.lay(self._outbox.ops(schema=self.schema_name, target=self.table))
 

@@ -346,6 +346,10 @@ class TableEdits:
         """Call ``fn`` with the records of each merge; gives back how to stop it."""
         return self.writes.on_merge(self.driver, fn)
 
+    def doubted(self) -> None:
+        """What is known of the columns has refused something: learn them again."""
+        self.driver.doubted()
+
 
 class _NoFile(Outbox):
     """The queue of who has written nothing: empty, and no file is made for looking at it."""

@@ -333,7 +333,7 @@ class TableDriver(Feed):
             self.thread.post(self._publish_edits)
 
     def doubted(self) -> None:
-        """What is known of the columns has refused an edit: learn them again, soon, on the loop."""
+        """What is known of the columns may be old: learn them again, soon, on the loop."""
         self.thread.post(self._feed, Doubted())
 
     def _publish_edits(self) -> None:

@@ -20,7 +20,15 @@ _INT_BITS = {"int2": 16, "int4": 32, "int8": 64}
 
 
 class InvalidEditError(NotebookRTError, ValueError):
-    """A local edit that the table cannot take; nothing of it was queued."""
+    """A local edit that the table cannot take; nothing of it was queued.
+
+    ``reason`` says why without naming the table; ``column`` is what it is about, if it is one column.
+    """
+
+    def __init__(self, message: str, reason: str = "", column: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or message
+        self.column = column
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,8 @@ class Composer:
                 raise self.invalid(
                     f'give the key column "{name}". The server makes it ({pg_type}), so a row '
                     "whose answer is lost could not be told from a second one; a key of type uuid "
-                    "is made here by itself"
+                    "is made here by itself",
+                    name,
                 )
             typed[name] = self.make_id()
             made = True
@@ -129,11 +138,11 @@ class Composer:
             refusal = self.schema.column(name).refusal(value)
             if refusal is not None:
                 self.doubted()
-                raise self.invalid(refusal)
+                raise self.invalid(refusal, name)
             pg_type = canonical(self.schema.types[name])
             bits = _INT_BITS.get(pg_type)
             if bits and value is not None and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
-                raise self.invalid(f"column {name!r}: {value} is too large for {pg_type}")
+                raise self.invalid(f"column {name!r}: {value} is too large for {pg_type}", name)
         return typed
 
     def json(self, row: Row) -> dict[str, Json]:
@@ -148,8 +157,8 @@ class Composer:
         """A row with every column."""
         return {**dict.fromkeys(self.schema.names), **values}
 
-    def invalid(self, words: str) -> InvalidEditError:
-        return InvalidEditError(f'table "{self.table}": {words}')
+    def invalid(self, words: str, column: str | None = None) -> InvalidEditError:
+        return InvalidEditError(f'table "{self.table}": {words}', words, column)
 
     # --- decisions -------------------------------------------------------------------------------
 
