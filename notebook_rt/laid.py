@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from notebook_rt.outbox.compose import Composer, InvalidEditError
+from notebook_rt.errors import InvalidEditError
+from notebook_rt.outbox.compose import Composer
 from notebook_rt.outbox.ops import WRITES, Json, Op
 from notebook_rt.sync.merge import Edit, Strategies
 from notebook_rt.sync.overlay import Overlay

@@ -308,6 +308,7 @@ class _Open:
 
     async def _sent(self) -> None:
         """Wait until what can leave has left."""
+        self.outbox.hurry()
         while self.outbox.next_at() is not None:
             self._news.clear()
             await self._news.wait()
@@ -376,6 +377,9 @@ class _NoFile(Outbox):
 
     def retry(self, op: str | None = None) -> int:
         return 0
+
+    def hurry(self) -> None:
+        pass
 
     def discard(self, op: str) -> list[Op]:
         return []

@@ -124,6 +124,31 @@ def test_an_edit_is_seen_at_once_and_written(
     assert len(frame.pending) == 0
 
 
+def test_a_deletion_that_waits_a_moment_can_be_taken_back(
+    table: str, stack: LocalStack, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(table).wait(10)
+    frame.delete(A, after=60)
+    assert A not in frame.df.index
+    assert [(key, row["name"]) for key, row in frame.leaving().items()] == [(A, "apples")]
+    assert {mark for (key, _), mark in frame.marks().items() if key == A} == {("pending", "")}
+    frame.edit(B, quantity=21)  # what is not held back leaves
+    until(lambda: stored(stack, table, "quantity", B) == 21)
+    assert stored(stack, table, "quantity") == 10
+    until(lambda: len(rt.queue) == 1)
+    assert frame.undo()
+    assert seen(frame, "name") == "apples"
+    assert frame.leaving() == frame.marks() == {}
+    # And if it is not, nobody who wants all of it sent waits so long.
+    frame.delete(A, after=60)
+    assert rt.queue.flush(10) == 0
+    assert stored(stack, table, "id") is None
+    frame.delete(B, after=60)
+    rt.close()
+    assert stored(stack, table, "id", B) is None
+
+
 def test_an_edit_that_the_column_cannot_hold_is_refused_before_it_is_queued(
     table: str, open_session: Callable[..., nrt.Session]
 ) -> None:

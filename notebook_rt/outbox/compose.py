@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from notebook_rt.errors import ConflictError, NotebookRTError
+from notebook_rt.errors import ConflictError, InvalidEditError
 from notebook_rt.outbox import decide
 from notebook_rt.outbox.ops import Json, Op, OpKind, lane_of
 from notebook_rt.store.types import Schema, canonical, equal, to_json
@@ -17,18 +17,6 @@ from notebook_rt.sync.merge import Edit, Strategies, Strategy
 from notebook_rt.sync.rows import Key, Row
 
 _INT_BITS = {"int2": 16, "int4": 32, "int8": 64}
-
-
-class InvalidEditError(NotebookRTError, ValueError):
-    """A local edit that the table cannot take; nothing of it was queued.
-
-    ``reason`` says why without naming the table; ``column`` is what it is about, if it is one column.
-    """
-
-    def __init__(self, message: str, reason: str = "", column: str | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason or message
-        self.column = column
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +70,10 @@ class Composer:
             made = True
         return replace(self._op("insert", self.schema.key_of(typed), typed, {}), own_key=made)
 
-    def delete(self, key: Key, row: Row) -> Op:
-        return self._op("delete", key, {}, row)
+    def delete(self, key: Key, row: Row, after: float = 0.0) -> Op:
+        """The end of ``row``; it leaves after so many seconds."""
+        op = self._op("delete", key, {}, row)
+        return replace(op, not_before=self.clock() + after) if after else op
 
     def _op(self, kind: OpKind, key: Key, values: Row, base: Row) -> Op:
         parts = key if len(self.schema.key) > 1 else (key,)

@@ -19,10 +19,10 @@ import pandas as pd
 
 from notebook_rt.store.types import Column
 from notebook_rt.widgets import gridwindow
-from notebook_rt.widgets.columns import cells, shape_of, text_of
+from notebook_rt.widgets.columns import shape_of, text_of
 from notebook_rt.widgets.gridwindow import Rids, Window
 from notebook_rt.widgets.gridwrites import Answer, GridWrites
-from notebook_rt.widgets.order import Order, column_of
+from notebook_rt.widgets.order import Order, column_of, keys_as
 from notebook_rt.widgets.sources import FrameSource
 from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.transport import Message
@@ -90,7 +90,8 @@ class GridModel:
         self._rids = Rids()
         self._fields: tuple[Column, ...] = ()
         self._names: list[str] = []
-        self._shapes: list[str] = []
+        self._leaving = pd.DataFrame()
+        """Rows whose deletion is not written yet."""
         self.selection: pd.Index[Any] | None = None
         """The keys of the rows selected last, in any view."""
         if source.fields:
@@ -113,6 +114,8 @@ class GridModel:
             "name": cut(self._source.name, 80),
             "columns": self._head(df),
             "height": self._height,
+            "rows": self._writes.rows,
+            "add": self._writes.rows and self._all_needed_shown(),
             "sort": [[self._names.index(n), up] for n, up in self._order.by if n in self._names],
             "filter": self._order.filter,
         }
@@ -130,8 +133,15 @@ class GridModel:
                 message = gridwindow.difference(name, view.sent, sent)
                 messages += [] if message is None else [message]
             replies, view.replies = view.replies, []
-            messages += [Message({"t": "reply", **reply}, to=name) for reply in replies]
+            messages += [self._reply(df, name, reply) for reply in replies]
         return messages
+
+    def _reply(self, df: pd.DataFrame, view: str, content: dict[str, Any]) -> Message:
+        if "key" in content:  # a new row: where it stands, if it is shown yet
+            key = content.pop("key")
+            found = self._order.find(keys_as([key], df.index)).tolist()
+            content |= {"rid": self._rids.of(key), "row": found[0] if found else -1}
+        return Message({"t": "reply", **content}, to=view)
 
     def left(self, view: str) -> None:
         known = self._views.get(view)
@@ -144,7 +154,9 @@ class GridModel:
             self._fields = tuple(self._source.fields)
             self._names = [f.name for f in self._shown()]
         held = any(view.held for view in self._views.values())
-        if self._order.refresh(df, self._names, held=held):
+        leaving = self._source.leaving()
+        self._leaving = leaving[~leaving.index.isin(df.index)] if len(leaving) else leaving
+        if self._order.refresh(df, self._names, held=held, leaving=self._leaving):
             for view in self._views.values():
                 view.moved = True
         return df
@@ -163,11 +175,9 @@ class GridModel:
 
     def _head(self, df: pd.DataFrame) -> list[dict[str, Any]]:
         head = []
-        self._shapes = []
         for shown in self._shown():
             key = shown.name in df.index.names
             shape = shape_of(column_of(df, shown.name).dtype, shown.pg_type)
-            self._shapes.append(shape)
             head.append(
                 {
                     "name": cut(shown.name, 80),
@@ -176,17 +186,22 @@ class GridModel:
                     "key": key,
                     "editable": self._writes.may_edit(shown.name),
                     "nullable": shown.nullable,
+                    "needed": self._writes.needs(shown),
+                    "filled": shown.filled or (key and shown.pg_type == "uuid"),
                     "choices": list(shown.choices),
                     "format": self._formats.get(shown.name, ""),
                 }
             )
         return head
 
+    def _all_needed_shown(self) -> bool:
+        return all(f.name in self._names for f in self._fields if self._writes.needs(f))
+
     def _window(self, df: pd.DataFrame, view: _View) -> Window:
         total = len(self._order)
         if view.moved and view.anchor is not None:
             key, row = view.anchor
-            found = self._order.find(_index_of([key], df))
+            found = self._order.find(keys_as([key], df.index))
             if len(found):
                 shift = int(found[0]) - row
                 view.first, view.last = view.first + shift, view.last + shift
@@ -195,22 +210,19 @@ class GridModel:
         first = max(0, min(view.first, total - page) - page)
         last = min(total, max(view.last, page) + page)
         keys, positions = self._order.rows(first, last)
-        gone = [i for i, position in enumerate(positions) if position < 0]
-        there = np.where(positions < 0, 0, positions) if len(df) else positions[:0]
-        if len(df) == 0:
-            keys = []
-        columns = [cells(column_of(df, name).array, there) for name in self._names]
+        columns, unknown = gridwindow.columns_of(df, self._leaving, self._names, keys, positions)
         rids = [self._rids.of(key) for key in keys]
         frame = {
             "total": total,
+            "leaving": self._order.leaving,
             "status": self._source.status,
             "note": cut(self._source.note),
-            "gone": gone,
+            "gone": np.flatnonzero(positions < 0).tolist(),
             "marks": self._marks(keys),
             "anchor": view.anchor[1] if view.anchor else -1,
             "selection": self._selection_rows(view),
         }
-        return Window(first, keys, rids, columns, frame)
+        return Window(first, keys, rids, columns, frame, unknown)
 
     def _marks(self, keys: Sequence[Hashable]) -> list[list[Any]]:
         """Row in the window, column, kind, why; a conflict carries base, mine and theirs."""
@@ -248,6 +260,9 @@ class GridModel:
             "filter": self._on_filter,
             "hold": self._on_hold,
             "edit": self._on_edit,
+            "insert": self._on_insert,
+            "delete": self._on_delete,
+            "doubt": self._on_doubt,
             "select": self._on_select,
             "copy": self._on_copy,
             "paste": self._on_paste,
@@ -290,7 +305,9 @@ class GridModel:
         """How to answer what a view has asked, about the cell that it named; from any thread."""
         at = {name: content[name] for name in ("rid", "c") if name in content}
 
-        def answer(kind: str, **more: Any) -> None:
+        def answer(kind: str, *, column: str | None = None, **more: Any) -> None:
+            if column in self._names:
+                more["c"] = self._names.index(column)
             view.replies.append({"kind": kind, **at, **more})
             self._changed()
 
@@ -301,11 +318,30 @@ class GridModel:
         if cell is not None:
             self._writes.edit(*cell, content.get("value"), self._answer(view, content))
 
+    def _on_insert(self, view: _View, content: Mapping[str, Any]) -> None:
+        shown = self._shown()
+        texts = {shown[int(c)].name: text for c, text in content["cells"] if int(c) < len(shown)}
+        if self._writes.rows:
+            self._writes.insert(shown, texts, self._answer(view, content))
+
+    def _on_delete(self, view: _View, content: Mapping[str, Any]) -> None:
+        """The rows named, or where the browser does not know them all, those selected."""
+        rids = content.get("rids")
+        selected = [] if view.selection is None else view.selection.tolist()
+        keys = selected if rids is None else [self._rids.key(int(rid)) for rid in rids]
+        there = self._source.df.index
+        keys = [key for key in keys if key is not None and key in there]
+        if keys:
+            self._writes.delete(keys, self._answer(view, content))
+
+    def _on_doubt(self, view: _View, content: Mapping[str, Any]) -> None:
+        self._writes.doubt()
+
     def _on_paste(self, view: _View, content: Mapping[str, Any]) -> None:
         cell = self._cell(content)
         if cell is None:
             return
-        found = self._order.find(_index_of([cell[0]], self._source.df))
+        found = self._order.find(keys_as([cell[0]], self._source.df.index))
         if not len(found):
             return
         first, texts = int(found[0]), content["cells"]
@@ -337,7 +373,7 @@ class GridModel:
             return
         key, shown = cell
         df = self._source.df
-        found = df.index.get_indexer(_index_of([key], df))
+        found = df.index.get_indexer(keys_as([key], df.index))
         if found[0] < 0:
             return
         value = column_of(df, shown.name).iloc[int(found[0])]
@@ -355,10 +391,3 @@ class GridModel:
         there = positions[positions >= 0]
         text = gridwindow.clipboard(df, there, shown)
         view.replies.append({"kind": "copy", "text": text, "rows": len(there)})
-
-
-def _index_of(keys: Sequence[Hashable], df: pd.DataFrame) -> pd.Index[Any]:
-    """``keys`` as an index that compares with that of ``df``."""
-    if isinstance(df.index, pd.MultiIndex):
-        return pd.MultiIndex.from_tuples(cast("list[tuple[Any, ...]]", list(keys)))
-    return pd.Index(list(keys), dtype=df.index.dtype)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from notebook_rt.store.types import Column
-from notebook_rt.widgets.columns import Cells, Pack, cells, text_of
-from notebook_rt.widgets.order import Positions, column_of
+from notebook_rt.widgets.columns import NULL, Cells, Pack, cells, text_of
+from notebook_rt.widgets.order import Positions, column_of, keys_as
 from notebook_rt.widgets.transport import Message
 
 SAMPLED: Final = 300
@@ -52,6 +53,38 @@ class Window:
     cells: list[Cells]
     frame: dict[str, Any]
     """Row count, status, marks: the small rest of the state."""
+    unknown: npt.NDArray[np.intp]
+    """Rows that are gone without a trace: their cells stay in the browser as they were."""
+
+
+def columns_of(
+    df: pd.DataFrame,
+    leaving: pd.DataFrame,
+    names: Sequence[str],
+    keys: Sequence[Hashable],
+    positions: Positions,
+) -> tuple[list[Cells], npt.NDArray[np.intp]]:
+    """The cells of rows by column: of the snapshot, or, at position -1, of those that are leaving.
+
+    And which rows are in neither; their cells are null.
+    """
+    gone = np.flatnonzero(positions < 0)
+    if not len(gone):
+        return [cells(column_of(df, name).array, positions) for name in names], gone
+    of = leaving.index.get_indexer(keys_as([keys[i] for i in gone.tolist()], df.index))
+    there, unknown, found = positions[positions >= 0], gone[of < 0], of[of >= 0]
+    take = np.zeros(len(positions), dtype=np.intp)
+    take[positions >= 0] = np.arange(len(there))
+    take[gone[of >= 0]] = len(there) + np.arange(len(found))
+    columns = []
+    for name in names:
+        few = column_of(df, name).iloc[there]
+        if len(found):
+            few = pd.concat([few, column_of(leaving, name).iloc[found]])
+        column = cells(few.array, take) if len(few) else cells(pd.array([None]), take)
+        column.flags[unknown] |= NULL
+        columns.append(column)
+    return columns, unknown
 
 
 def whole(
@@ -78,7 +111,7 @@ def difference(view: str, window: Window, sent: Window) -> Message | None:
     pack = Pack()
     changed = []
     for number, (now, before) in enumerate(zip(window.cells, sent.cells, strict=True)):
-        where = now.changed(before)
+        where = np.setdiff1d(now.changed(before), window.unknown)
         if len(where):
             rows = pack.add(where.tobytes())
             changed.append({"c": number, "rows": rows, **pack.add_cells(now.take(where))})
