@@ -63,7 +63,7 @@ class GridModel:
     columns
         Which columns to show, in this order; default all.
     editable
-        Which columns may be edited; True for all but the key, False for none.
+        Which columns may be edited; True for all but the key's, and whole rows; False for none.
     formats
         Column to a number format: ``",.2f"``, ``".1%"``, ``",d"``.
     """
@@ -122,18 +122,22 @@ class GridModel:
         return [gridwindow.whole(view, window, head, gridwindow.widest(df, self._names))]
 
     def update(self) -> Sequence[Message]:
+        # First what is to be answered, then the snapshot: it shows what the answers are about.
+        replies = {name: view.replies for name, view in self._views.items()}
+        for view in self._views.values():
+            view.replies = []
         columns = self._fields
         df = self._refresh()
         if columns != self._fields:  # others, or of another type, or they may hold other values
-            return [message for view in tuple(self._views) for message in self.whole(view)]
-        messages: list[Message] = []
+            messages = [message for view in tuple(self._views) for message in self.whole(view)]
+            return messages + [self._reply(df, name, r) for name, rs in replies.items() for r in rs]
+        messages = []
         for name, view in self._views.items():
             if view.sent is not None:  # else it does not look; when it does, it asks for the whole
                 sent, view.sent, view.moved = view.sent, self._window(df, view), False
                 message = gridwindow.difference(name, view.sent, sent)
                 messages += [] if message is None else [message]
-            replies, view.replies = view.replies, []
-            messages += [self._reply(df, name, reply) for reply in replies]
+            messages += [self._reply(df, name, reply) for reply in replies[name]]
         return messages
 
     def _reply(self, df: pd.DataFrame, view: str, content: dict[str, Any]) -> Message:

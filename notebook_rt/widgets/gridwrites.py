@@ -26,7 +26,8 @@ REGRET: Final = 5.0
 
 class Answer(Protocol):
     """Tells the view: ``kind`` is ``"refused"`` (with ``why``, and ``column`` if that is not the cell's),
-    ``"said"`` (with ``text``) or ``"inserted"`` (with ``key``).
+    ``"said"`` (with ``text``, and ``undo``: seconds in which that is possible) or ``"inserted"``
+    (with ``key``).
     """
 
     def __call__(self, kind: str, **content: Any) -> None: ...
@@ -42,7 +43,7 @@ class GridWrites:
     act
         Runs an action that may take its time, on another thread.
     editable
-        Which columns may be edited; True for all but the key, False for none.
+        Which columns may be edited; True for all but the key's, and whole rows; False for none.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class GridWrites:
             except Exception as error:
                 _refuse(error, answer)
             else:
-                answer("said", text=f"Deleted {_rows(len(keys))}; Ctrl+Z takes it back")
+                answer("said", text=f"Deleted {_rows(len(keys))}", undo=REGRET)
 
         self._act(delete)
 

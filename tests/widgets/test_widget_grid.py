@@ -627,7 +627,7 @@ def test_a_deleted_row_stays_where_it_was_until_that_is_written():
     assert (message.content["t"], message.content["cols"]) == ("cells", [])
     assert (message.content["gone"], message.content["leaving"]) == ([3], 1)
     assert [mark[:3] for mark in message.content["marks"]] == [[3, c, "pending"] for c in range(4)]
-    assert reply.content["text"] == "Deleted 1 row; Ctrl+Z takes it back"
+    assert reply.content["text"] == "Deleted 1 row"
     assert keys(bench) == list(range(1, 10))
     assert bench.shown(bench.whole, 2)[3] == "name 3"
     bench.say(t="delete", rids=[rids(bench.whole)[3]])
@@ -666,7 +666,7 @@ def test_many_selected_rows_are_deleted_by_what_the_kernel_has_selected():
     assert reply["why"] == "At most 2,000 rows are deleted at once"
     bench.say(t="select", rows=[4990, 4999])
     (reply,) = replies(bench.say(t="delete"))
-    assert reply["text"] == "Deleted 10 rows; Ctrl+Z takes it back"
+    assert reply["text"] == "Deleted 10 rows"
     assert bench.source.df.index[-1] == 4990
 
 
