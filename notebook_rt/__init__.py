@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from notebook_rt import local
     from notebook_rt.channel import Channel, Message, Person, Presence
-    from notebook_rt.editing import InvalidEditError, SendResult
-    from notebook_rt.errors import NotebookRTError
+    from notebook_rt.editing import SendResult
+    from notebook_rt.errors import InvalidEditError, NotebookRTError
     from notebook_rt.frame import LiveFrame
     from notebook_rt.net.changes import ChangeBatch
     from notebook_rt.options import Options
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ChangeBatch": "notebook_rt.net.changes",
     "Channel": "notebook_rt.channel",
-    "InvalidEditError": "notebook_rt.editing",
+    "InvalidEditError": "notebook_rt.errors",
     "LiveFrame": "notebook_rt.frame",
     "LiveQuery": "notebook_rt.query",
     "Message": "notebook_rt.channel",

@@ -31,6 +31,9 @@ class Edits(Protocol):
 
     def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], None]) -> Callable[[], None]: ...
 
+    def doubted(self) -> None:
+        """What is known of the columns has refused something: learn them again."""
+
 
 class Editable:
     """The local edits of a ``LiveFrame``."""
@@ -82,9 +85,17 @@ class Editable:
         """
         return self._editor().insert({**(values or {}), **columns})
 
-    def delete(self, key: Hashable) -> None:
-        """Delete a row."""
-        self._editor().delete(key)
+    def delete(self, key: Hashable, *, after: float = 0.0) -> None:
+        """Delete a row.
+
+        Parameters
+        ----------
+        key : hashable
+            The row's key; a tuple for a composite key.
+        after : float
+            Seconds that it waits in the queue before it is sent, in which `undo` takes it back.
+        """
+        self._editor().delete(key, after)
 
     def edit_many(self, changes: pd.DataFrame) -> int:
         """Change many rows, all or none: index = key, columns = the columns to set.
@@ -128,9 +139,16 @@ class Editable:
         return conflicts_df([]) if editor is None else editor.conflicts
 
     def marks(self) -> dict[tuple[Hashable, str], tuple[str, str]]:
-        """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of edited cells."""
+        """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of edited cells; of a
+        deleted row, all of them.
+        """
         editor = self._known()
         return {} if editor is None or editor.overlay is None else editor.marks()
+
+    def leaving(self) -> dict[Hashable, Mapping[str, Any]]:
+        """The deleted rows whose deletion is not written yet: their keys to what they are, typed."""
+        editor = self._known()
+        return {} if editor is None else dict(editor.leaving())
 
     def resolve(
         self,

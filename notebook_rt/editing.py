@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from notebook_rt.editor import At, Editor
-from notebook_rt.outbox.compose import InvalidEditError
+from notebook_rt.errors import InvalidEditError
 from notebook_rt.outbox.ops import Json, Op
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.rows import RowChange
 
-__all__ = ["At", "Editing", "Editor", "InvalidEditError", "SendResult"]
+__all__ = ["At", "Editing", "Editor", "SendResult"]
 
 NoteKind = Literal["merged", "queued", "failed", "info"]
 
@@ -85,7 +85,7 @@ class Editing:
         changed : callable, optional
             Told what edits did to its view.
         doubted : callable, optional
-            Told when what is known of its columns has refused an edit.
+            Told when what is known of its columns has refused an edit, or the server one for it.
         """
         editor = Editor(self, schema, table, strategies or Strategies(), changed, doubted)
         with self.lock:
@@ -191,6 +191,10 @@ class Editing:
 
     def failed(self, op: Op) -> None:
         self._note("failed", f"{op.target}: {op.error}")
+
+    def doubted(self, op: Op) -> None:
+        for editor in self.editors_of(op.schema, op.target):
+            editor.doubted()
 
     def elsewhere(self) -> None:
         """Show what another kernel on the file has queued, and settle what it has sent."""

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from notebook_rt.errors import ConflictError, QueueError
+from notebook_rt.errors import ConflictError, InvalidEditError, QueueError
 from notebook_rt.laid import Laid
-from notebook_rt.outbox.compose import InvalidEditError
 from notebook_rt.outbox.decisions import Record
 from notebook_rt.outbox.ops import Json, Op, changes_key, coalesce
 from notebook_rt.outbox.rows import Put
@@ -85,17 +84,19 @@ class Editor(Laid):
             op = composer.insert(values)
             key = composer.edit(op).key
             if self._seen(key) is not None:
-                raise composer.invalid(f"there is a row with the key {key!r}")
+                raise composer.invalid(
+                    f"there is a row with the key {key!r}", composer.schema.key[0]
+                )
             self._put([op], [{}])
             return key
 
-    def delete(self, key: Hashable) -> None:
-        """Delete a row."""
+    def delete(self, key: Hashable, after: float = 0.0) -> None:
+        """Delete a row; it leaves after so many seconds."""
         with self._editing.lock:
             composer = self._need()[1]
             key = composer.key(key)
             row = self._there(key)
-            self._put([composer.delete(key, row)], [row])
+            self._put([composer.delete(key, row, after)], [row])
 
     def edit_many(self, changes: pd.DataFrame) -> int:
         """Change many rows at once, all or none: index = key, columns = the columns to set.
@@ -231,14 +232,26 @@ class Editor(Laid):
         """The conflicts that ask."""
         return self._outbox.conflicts(self.schema_name, self.table, only_open=True)
 
+    def leaving(self) -> dict[Key, Row]:
+        """The rows whose deletion is not written yet, as the server has them."""
+        with self._editing.lock:
+            overlay = self.overlay
+            if overlay is None or overlay.transparent:
+                return {}
+            keys = [edit.key for edit in overlay.edits if edit.kind == "delete"]
+            return {key: row for key in keys if (row := overlay.last(key)) is not None}
+
     def marks(self) -> dict[tuple[Key, str], tuple[str, str]]:
-        """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of cells with edits."""
+        """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of cells with edits.
+
+        Of a deleted row that is every cell.
+        """
         marks = {}
         composer = self._need()[1]
         for op in self._ops():
             edit = composer.edit(op)
             state = {"waiting": "pending", "asking": "conflict"}.get(op.state, op.state)
-            for column in edit.values:
+            for column in composer.schema.names if edit.kind == "delete" else edit.values:
                 marks[edit.key, column] = (state, op.error)
         return marks
 

@@ -334,6 +334,18 @@ class WaitTimeoutError(NotebookRTError, TimeoutError):
     """What was waited for did not come in the time given."""
 
 
+class InvalidEditError(NotebookRTError, ValueError):
+    """A local edit that the table cannot take; nothing of it was queued.
+
+    ``reason`` says why without naming the table; ``column`` is what it is about, if it is one column.
+    """
+
+    def __init__(self, message: str, reason: str = "", column: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or message
+        self.column = column
+
+
 class ConflictError(NotebookRTError):
     """A local edit and a change of somebody else exclude each other, and it must be decided."""
 

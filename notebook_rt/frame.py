@@ -101,7 +101,8 @@ class LiveFrame(Editable):
         formats : dict of str, optional
             Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
         editable : bool or sequence of str
-            Which columns may be edited in place.
+            Which columns may be edited in place. True: all but the key's, and rows can be added and
+            deleted.
         height : int
             In pixels, at most: a few rows take less.
         """

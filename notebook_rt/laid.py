@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from notebook_rt.outbox.compose import Composer, InvalidEditError
+from notebook_rt.errors import InvalidEditError
+from notebook_rt.outbox.compose import Composer
 from notebook_rt.outbox.ops import WRITES, Json, Op
 from notebook_rt.sync.merge import Edit, Strategies
 from notebook_rt.sync.overlay import Overlay
@@ -36,7 +37,7 @@ class Laid:
     strategies: Strategies
     _changed: Callable[[Sequence[RowChange]], object] | None
     """Told what edits did to the view."""
-    _doubted: Callable[[], object]
+    doubted: Callable[[], object]
     """Told when what is known of the columns has refused an edit."""
     overlay: Overlay | None = field(default=None, init=False)
     on_merge: list[Callable[[Sequence[Mapping[str, Json]]], object]] = field(
@@ -63,7 +64,7 @@ class Laid:
                 self.strategies,
                 self._editing.make_id,
                 self._editing.clock,
-                self._doubted,
+                self.doubted,
             )
             self.lay(self._outbox.ops(schema=self.schema_name, target=self.table))
 

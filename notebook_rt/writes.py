@@ -306,6 +306,7 @@ class _Open:
 
     async def _sent(self) -> None:
         """Wait until what can leave has left."""
+        self.outbox.hurry()
         while self.outbox.next_at() is not None:
             self._news.clear()
             await self._news.wait()
@@ -344,6 +345,10 @@ class TableEdits:
         """Call ``fn`` with the records of each merge; gives back how to stop it."""
         return self.writes.on_merge(self.driver, fn)
 
+    def doubted(self) -> None:
+        """What is known of the columns has refused something: learn them again."""
+        self.driver.doubted()
+
 
 class _NoFile(Outbox):
     """The queue of who has written nothing: empty, and no file is made for looking at it."""
@@ -370,6 +375,9 @@ class _NoFile(Outbox):
 
     def retry(self, op: str | None = None) -> int:
         return 0
+
+    def hurry(self) -> None:
+        pass
 
     def discard(self, op: str) -> list[Op]:
         return []

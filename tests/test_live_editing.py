@@ -21,6 +21,7 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
 from notebook_rt.net.rest import RestClient
+from notebook_rt.outbox.decide import Answer, judge
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.merge import Strategy
 from tests.proxy import Proxy
@@ -123,6 +124,31 @@ def test_an_edit_is_seen_at_once_and_written(
     assert len(frame.pending) == 0
 
 
+def test_a_deletion_that_waits_a_moment_can_be_taken_back(
+    table: str, stack: LocalStack, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(table).wait(10)
+    frame.delete(A, after=60)
+    assert A not in frame.df.index
+    assert [(key, row["name"]) for key, row in frame.leaving().items()] == [(A, "apples")]
+    assert {mark for (key, _), mark in frame.marks().items() if key == A} == {("pending", "")}
+    frame.edit(B, quantity=21)  # what is not held back leaves
+    until(lambda: stored(stack, table, "quantity", B) == 21)
+    assert stored(stack, table, "quantity") == 10
+    until(lambda: len(rt.queue) == 1)
+    assert frame.undo()
+    assert seen(frame, "name") == "apples"
+    assert frame.leaving() == frame.marks() == {}
+    # And if it is not, nobody who wants all of it sent waits so long.
+    frame.delete(A, after=60)
+    assert rt.queue.flush(10) == 0
+    assert stored(stack, table, "id") is None
+    frame.delete(B, after=60)
+    rt.close()
+    assert stored(stack, table, "id", B) is None
+
+
 def test_an_edit_that_the_column_cannot_hold_is_refused_before_it_is_queued(
     table: str, open_session: Callable[..., nrt.Session]
 ) -> None:
@@ -190,6 +216,24 @@ def test_a_column_that_may_be_null_meanwhile_is_learnt_when_it_has_refused(
     frame.edit(1, size=None, state="sold")
     assert rt.queue.flush(10) == 0
     assert stack.sql(f"select size, state::text from {tasks}") == [(None, "sold")]
+
+
+def test_a_column_that_the_server_has_refused_a_value_for_is_learnt_again(
+    tasks: str, stack: LocalStack, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(tasks).wait(10)
+    stack.sql(f"alter table {tasks} alter column note set not null")
+    frame.edit(1, note=None)  # nobody has told
+    until(lambda: rt.queue.df["state"].tolist() == ["failed"])
+    until(lambda: not frame.schema.column("note").nullable)
+    with pytest.raises(nrt.InvalidEditError, match="note cannot be empty: it is NOT NULL"):
+        frame.edit(1, note=None, size=3)
+
+
+def test_a_check_that_fails_says_nothing_of_the_columns() -> None:
+    judged = {code: judge(Answer(400, {"code": code}), 0, 0.0) for code in ("23502", "23514")}
+    assert [verdict.columns for verdict in judged.values()] == [True, False]
 
 
 def test_who_may_not_read_the_description_is_refused_by_the_server(

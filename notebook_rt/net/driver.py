@@ -332,7 +332,7 @@ class TableDriver(Feed):
         self._tell_edits.ask()
 
     def doubted(self) -> None:
-        """What is known of the columns has refused an edit: learn them again, soon, on the loop."""
+        """What is known of the columns may be old: learn them again, soon, on the loop."""
         self.thread.post(self._feed, Doubted())
 
     def _publish_edits(self) -> None:

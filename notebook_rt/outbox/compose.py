@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from notebook_rt.errors import ConflictError, NotebookRTError
+from notebook_rt.errors import ConflictError, InvalidEditError
 from notebook_rt.outbox import decide
 from notebook_rt.outbox.ops import Json, Op, OpKind, lane_of
 from notebook_rt.store.types import Schema, canonical, equal, to_json
@@ -17,10 +17,6 @@ from notebook_rt.sync.merge import Edit, Strategies, Strategy
 from notebook_rt.sync.rows import Key, Row
 
 _INT_BITS = {"int2": 16, "int4": 32, "int8": 64}
-
-
-class InvalidEditError(NotebookRTError, ValueError):
-    """A local edit that the table cannot take; nothing of it was queued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +63,17 @@ class Composer:
                 raise self.invalid(
                     f'give the key column "{name}". The server makes it ({pg_type}), so a row '
                     "whose answer is lost could not be told from a second one; a key of type uuid "
-                    "is made here by itself"
+                    "is made here by itself",
+                    name,
                 )
             typed[name] = self.make_id()
             made = True
         return replace(self._op("insert", self.schema.key_of(typed), typed, {}), own_key=made)
 
-    def delete(self, key: Key, row: Row) -> Op:
-        return self._op("delete", key, {}, row)
+    def delete(self, key: Key, row: Row, after: float = 0.0) -> Op:
+        """The end of ``row``; it leaves after so many seconds."""
+        op = self._op("delete", key, {}, row)
+        return replace(op, not_before=self.clock() + after) if after else op
 
     def _op(self, kind: OpKind, key: Key, values: Row, base: Row) -> Op:
         parts = key if len(self.schema.key) > 1 else (key,)
@@ -129,13 +128,13 @@ class Composer:
             refusal = self.schema.column(name).refusal(value)
             if refusal is not None:
                 self.doubted()
-                raise self.invalid(refusal)
+                raise self.invalid(refusal, name)
             if value.__class__ is not int:
                 continue
             pg_type = canonical(self.schema.types[name])
             bits = _INT_BITS.get(pg_type)
             if bits and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
-                raise self.invalid(f"column {name!r}: {value} is too large for {pg_type}")
+                raise self.invalid(f"column {name!r}: {value} is too large for {pg_type}", name)
         return typed
 
     def json(self, row: Row) -> dict[str, Json]:
@@ -150,8 +149,8 @@ class Composer:
         """A row with every column."""
         return {**dict.fromkeys(self.schema.names), **values}
 
-    def invalid(self, words: str) -> InvalidEditError:
-        return InvalidEditError(f'table "{self.table}": {words}')
+    def invalid(self, words: str, column: str | None = None) -> InvalidEditError:
+        return InvalidEditError(f'table "{self.table}": {words}', words, column)
 
     # --- decisions -------------------------------------------------------------------------------
 

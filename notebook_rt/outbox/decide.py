@@ -29,6 +29,8 @@ _MAX_CONDITION = 1_500
 """Characters of base values in a URL; what is longer is compared through ``xmin``."""
 _MAX_CONDITIONS = 4_000
 """Characters of the conditions of several rows in a URL."""
+_ABOUT_COLUMNS: Final = {"23502", "22P02", "42703", "42804", "428C9", "PGRST204"}
+"""NOT NULL, no such label or value of the type, no such column, another type, generated."""
 _NO_EQUALITY: Final = {"json", "xml", "point", "polygon", "path", "line", "box", "lseg", "circle"}
 
 
@@ -70,6 +72,8 @@ class Verdict:
     """It was one of the attempts."""
     lost: bool = False
     """It may have been applied nevertheless."""
+    columns: bool = False
+    """It was refused for what a column is or may hold: what is known of the columns may be old."""
 
 
 def judge(
@@ -104,12 +108,16 @@ def judge(
             return Verdict("refused", words_of(answer), counts=True, lost=True)
         wait = max(SERVER_WAIT * 2**attempts, answer.retry_after or 0.0)
         return Verdict("wait", words_of(answer), now + wait * (1 + jitter), True, lost=True)
-    return Verdict("refused", words_of(answer))
+    return Verdict("refused", words_of(answer), columns=_code(answer) in _ABOUT_COLUMNS)
+
+
+def _code(answer: Answer) -> Json:
+    return answer.body.get("code") if isinstance(answer.body, dict) else None
 
 
 def _forbidden(answer: Answer) -> bool:
     """A policy's or a grant's no, which PostgREST gives as 401 to who is not signed in."""
-    return isinstance(answer.body, dict) and answer.body.get("code") == "42501"
+    return bool(_code(answer) == "42501")
 
 
 def words_of(answer: Answer) -> str:

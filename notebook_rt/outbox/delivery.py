@@ -48,6 +48,9 @@ class Listener(Protocol):
     def failed(self, op: Op) -> None:
         """Set aside with the server's words."""
 
+    def doubted(self, op: Op) -> None:
+        """It was refused for what a column is or may hold: what is known of that may be old."""
+
     def elsewhere(self) -> None:
         """Another process wrote to the file."""
 
@@ -354,6 +357,8 @@ class Delivery:
             await self._back(op, until=verdict.until, words=verdict.words)
         else:
             await self._fail(op, verdict.words)
+            if verdict.columns:
+                self.tell(self._listener.doubted, op)
 
     async def _no_answer(self, ops: Sequence[Op], error: NoAnswerError) -> None:
         """The network is away: it waits, and that is no attempt."""

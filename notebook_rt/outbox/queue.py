@@ -179,6 +179,13 @@ class Outbox:
         self._tell()
         return done
 
+    def hurry(self) -> None:
+        """Let what is only held back for a moment, to be taken back, leave now."""
+        where, given = self._where(state="waiting", attempts=0, error="")
+        with self._writing() as db:
+            db.execute(f"update ops set not_before = 0 where not_before > 0 and {where}", given)
+        self._tell()
+
     def discard(self, op: str) -> list[Op]:
         """Drop an operation, and those that stand on it: later edits of a row never inserted."""
         with self._writing() as db:

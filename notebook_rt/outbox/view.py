@@ -154,6 +154,7 @@ class QueueView:
             If something still waits after ``timeout``.
         """
         until = None if timeout is None else time.monotonic() + timeout
+        self.outbox.hurry()
         self._wake()
         while self.outbox.next_at() is not None:
             if until is not None and time.monotonic() >= until:

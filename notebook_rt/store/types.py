@@ -117,6 +117,8 @@ class Column:
     nullable: bool = True
     choices: tuple[str, ...] = ()
     """An enum's labels, in their order; empty: not known, or no enum."""
+    filled: bool = False
+    """The server is known to fill it in where nothing is given: it has a default."""
 
     def refusal(self, value: Any) -> str | None:
         """Why the server would not take a typed ``value`` here; None: it may."""

@@ -76,7 +76,8 @@ def from_description(description: Any, table: str) -> _Found:
         if one.get("type") == "integer":
             pg_type = _OPENAPI_INTEGERS.get(pg_type, pg_type)
         choices = tuple(map(str, one.get("enum") or ()))
-        columns.append(Column(name, type_name(pg_type), name not in required, choices))
+        filled = one.get("default") is not None
+        columns.append(Column(name, type_name(pg_type), name not in required, choices, filled))
         if "<pk/>" in str(one.get("description", "")):
             key.append(name)
     return tuple(columns), tuple(key)

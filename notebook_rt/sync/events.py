@@ -150,7 +150,7 @@ class AuditNow:
 
 @dataclass(frozen=True, slots=True)
 class Doubted:
-    """What is known of the columns has refused an edit: it may be old."""
+    """What is known of the columns has refused an edit, or the server one for them: it may be old."""
 
 
 @dataclass(frozen=True, slots=True)

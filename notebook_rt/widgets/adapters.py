@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 import pandas as pd
 
 from notebook_rt.errors import ClosedError, NotebookRTError, ReadOnlyError
+from notebook_rt.store.table import Table
 from notebook_rt.store.types import Column
 from notebook_rt.sync.health import UNAVAILABLE
+from notebook_rt.sync.rows import Upsert
 from notebook_rt.widgets.sources import (
     Conflict,
     HealthReport,
@@ -204,6 +206,7 @@ class FrameOf:
         self._frame = frame
         self._empty = pd.DataFrame()
         self._fields: tuple[object, tuple[Column, ...]] = (None, ())
+        self._leaving: tuple[object, pd.DataFrame] = ((), self._empty)
         self._marks: tuple[float, dict[tuple[Hashable, str], tuple[str, str]]] = (-1.0, {})
         self._conflicts: tuple[float, list[Conflict]] = (-1.0, [])
 
@@ -259,6 +262,30 @@ class FrameOf:
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
         self._marks = (-1.0, {})
         self._frame.edit(key, values)
+
+    def insert(self, values: Mapping[str, Any]) -> Hashable:
+        self._marks = (-1.0, {})
+        return self._frame.insert(values)
+
+    def delete(self, key: Hashable, after: float) -> None:
+        self._marks = (-1.0, {})
+        self._frame.delete(key, after=after)
+
+    def leaving(self) -> pd.DataFrame:
+        schema = self._frame.schema
+        rows = self._frame.leaving() if self.editable else {}
+        shown = self._frame._feed.table
+        if not rows or schema is None or shown is None:
+            return self._empty
+        about = (schema, tuple(rows))
+        if self._leaving[0] != about:
+            table = Table(schema, shown.dtype_backend)
+            table.apply([Upsert(cast("Any", key), row) for key, row in rows.items()])
+            self._leaving = (about, table.snapshot())
+        return self._leaving[1]
+
+    def doubt(self) -> None:
+        self._frame._writable().doubted()
 
     def batch(self) -> AbstractContextManager[None]:
         self._marks = (-1.0, {})
@@ -331,6 +358,18 @@ class MappedOf:
 
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
         raise ReadOnlyError(self.name)
+
+    def insert(self, values: Mapping[str, Any]) -> Hashable:
+        raise ReadOnlyError(self.name)
+
+    def delete(self, key: Hashable, after: float) -> None:
+        raise ReadOnlyError(self.name)
+
+    def leaving(self) -> pd.DataFrame:
+        return pd.DataFrame()
+
+    def doubt(self) -> None:
+        pass
 
     def batch(self) -> AbstractContextManager[None]:
         raise ReadOnlyError(self.name)

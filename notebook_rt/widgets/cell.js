@@ -124,6 +124,19 @@ const WORDS = {
   sending: "sending", pending: "not saved yet", failed: "refused", conflict: "changed by somebody else too",
 };
 
+// What a cell of a row that is being typed says, and how that is shown.
+export function draftText(column, row, c) {
+  const text = row.texts.get(c);
+  if (text === undefined) return column.needed ? ["required", "nrt-needed"] : [column.filled ? "default" : "null", "nrt-null"];
+  if (text === null) return ["null", "nrt-null nrt-typed"];
+  return [column.shape === "timestamptz" ? timeText(Date.parse(text) * 1000, false) : text, "nrt-typed"];
+}
+
+export function draftNode(column, row, c) {
+  const [text, style] = draftText(column, row, c);
+  return h("span", { class: `nrt-v nrt-as-${column.shape} ${style}`, text });
+}
+
 // The inside of a cell.
 export function cellNode(format, column, row, c) {
   const node = document.createElement("span");

@@ -3,10 +3,11 @@ import { h } from "./common.js";
 
 // `values` is what the grid knows: the text the cell started with, the fetch of a cut one, and what
 // to do with a long text's panel.
-export function editorOf(column, values) {
+// A row that is being typed (`draft`) has all its editors in the cell, and any may be left empty.
+export function editorOf(column, values, draft = false) {
   if (column.choices.length || column.shape === "bool") return choiceEditor(column, values);
-  if (column.shape === "json" || (column.shape === "text" && column.type !== "uuid")) return textEditor(column, values);
-  return inputEditor(column, values);
+  if (!draft && (column.shape === "json" || (column.shape === "text" && column.type !== "uuid"))) return textEditor(column, values);
+  return inputEditor(column, values, draft);
 }
 
 function base(make) {
@@ -50,13 +51,14 @@ const INPUTS = { date: "date", timestamptz: "datetime-local", timestamp: "dateti
 const NUMBER = /^\s*[-+−]?(\d[\d,\s]*\.?\d*|\.\d+)(e[-+]?\d+)?\s*$|^\s*[-+]?(nan|inf(inity)?)\s*$/i;
 const WHOLE = /^\s*[-+−]?\d[\d,\s]*$/;
 
-function inputEditor(column, values) {
+function inputEditor(column, values, draft) {
   const type = INPUTS[column.shape] ?? "text";
   const numeric = column.shape === "number" || column.shape === "integer";
   return base((editor, args) => {
     const input = h("input", {
       class: `nrt-editor${numeric ? " nrt-editor-number" : ""}`, type, step: type === "datetime-local" ? "any" : null,
       inputmode: numeric ? "decimal" : null, "aria-label": column.name, autocomplete: "off", spellcheck: "false",
+      placeholder: draft ? (column.needed ? "required" : column.filled ? "default" : null) : null,
     });
     editor.node = editor.input = input;
     args.container.append(input);
@@ -85,7 +87,7 @@ function inputEditor(column, values) {
     editor.check = () => {
       const text = editor.serializeValue();
       if (text === null) return null;
-      if (text === "") return { valid: false, msg: `${column.name} cannot be empty: it is NOT NULL` };
+      if (text === "") return draft ? null : { valid: false, msg: `${column.name} cannot be empty: it is NOT NULL`, learnt: true };
       if (column.shape === "integer" && !WHOLE.test(text)) return { valid: false, msg: `“${text}” is not a whole number` };
       if (column.shape === "number" && !NUMBER.test(text)) return { valid: false, msg: `“${text}” is not a number` };
       return null;
@@ -94,8 +96,8 @@ function inputEditor(column, values) {
 }
 
 function choiceEditor(column, values) {
-  const choices = column.choices.length ? column.choices : ["true", "false"];
   return base((editor, args) => {
+    const choices = column.choices.length ? column.choices : ["true", "false"];
     const input = h("select", { class: "nrt-editor", "aria-label": column.name });
     if (column.nullable) input.append(h("option", { value: "", text: "null" }));
     input.append(...choices.map((choice, i) => h("option", { value: String(i), text: choice })));

@@ -38,7 +38,7 @@ export function editing(view) {
       return;
     }
     if (content.kind === "said") {
-      view.hear(content.text);
+      view.bar.hear(content.text, content.undo);
       return;
     }
     const key = content.kind === "copy" ? "copy" : `${content.rid}:${content.c}`;
@@ -92,24 +92,41 @@ export function editing(view) {
 
   // A sentence at the cell that it is about; below the grid if that is not on the screen.
   function tellAt(row, cell, text, seconds = 8) {
-    quiet();
+    hush();
     const find = nodeOf(view.rows.at.get(row)?.rid, cell);
     if (!find()) {
       view.tell(text, seconds);
       return;
     }
     const remove = beside(h("p", { class: "nrt-why-not", role: "alert", text }), find);
-    const timer = setTimeout(() => quiet(), seconds * 1000);
+    const timer = setTimeout(hush, seconds * 1000);
     word = () => {
       clearTimeout(timer);
       remove();
     };
   }
 
-  function quiet() {
+  // Why what is in the cell of the focus was refused, once.
+  let explained = "";
+  function explain() {
+    const row = view.rows.named.get(view.active?.rid);
+    const mark = row?.m?.get(view.active.cell);
+    const about = mark?.kind === "failed" ? `${row.rid}:${view.active.cell}:${mark.why}` : "";
+    if (about === explained || view.editing) return;
+    if (about) tellAt(row.at, view.active.cell, mark.why);
+    else hush();
+    explained = about;
+  }
+
+  function hush() {
     word?.();
     word = null;
     view.tell("");
+  }
+
+  function quiet() {
+    hush();
+    explained = "";
   }
 
   const conflicting = (row, cell) => view.rows.at.get(row)?.m?.get(cell)?.kind === "conflict";
@@ -182,5 +199,5 @@ export function editing(view) {
     return true;
   }
 
-  return { send, fetchText, reply, place, tellAt, quiet, conflicting, open };
+  return { send, fetchText, reply, place, tellAt, explain, quiet, conflicting, open };
 }

@@ -75,7 +75,8 @@ class GridWidget(LiveWidget):
     formats
         Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
     editable
-        True: every column but the key's; False: none; or the columns' names.
+        True: every column but the key's, and rows are added and deleted; False: none; or the columns'
+        names.
     height
         In pixels.
     """

@@ -18,33 +18,21 @@ import numpy as np
 import pandas as pd
 
 from notebook_rt.store.types import Column
-from notebook_rt.widgets.columns import Cells, Pack, cells, shape_of, text_of
+from notebook_rt.widgets import gridwindow
+from notebook_rt.widgets.columns import shape_of, text_of
+from notebook_rt.widgets.gridwindow import Rids, Window
 from notebook_rt.widgets.gridwrites import Answer, GridWrites
-from notebook_rt.widgets.order import Order, column_of
+from notebook_rt.widgets.order import Order, column_of, keys_as
 from notebook_rt.widgets.sources import FrameSource
 from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.transport import Message
 
 COPY_CELLS: Final = 500_000
-SAMPLED: Final = 300
-"""Rows looked at for the widths of the columns."""
 FOLLOWED: Final = 10_000
 """A selection of at most so many rows is followed when rows move; a larger one is let go."""
 MAX_WINDOW: Final = 400
 LOOK: Final = 1.0
 """Seconds after which a quiet table's status is looked at again."""
-
-
-@dataclass(slots=True)
-class _Window:
-    """What a view was sent."""
-
-    first: int
-    keys: list[Hashable]
-    rids: list[int]
-    cells: list[Cells]
-    frame: dict[str, Any]
-    """Row count, status, marks: the small rest of the state."""
 
 
 @dataclass(slots=True)
@@ -54,7 +42,7 @@ class _View:
     anchor: tuple[Hashable, int] | None = None
     """The row that must not move on the screen: its key, and where it stands."""
     held: bool = False
-    sent: _Window | None = None
+    sent: Window | None = None
     selection: pd.Index[Any] | None = None
     moved: bool = False
     """Rows may stand elsewhere than where this view has them."""
@@ -75,7 +63,7 @@ class GridModel:
     columns
         Which columns to show, in this order; default all.
     editable
-        Which columns may be edited; True for all but the key, False for none.
+        Which columns may be edited; True for all but the key's, and whole rows; False for none.
     formats
         Column to a number format: ``",.2f"``, ``".1%"``, ``",d"``.
     """
@@ -99,11 +87,11 @@ class GridModel:
         self._height = height
         self._order = Order()
         self._views: defaultdict[str, _View] = defaultdict(_View)
-        self._rids: dict[Hashable, int] = {}
-        self._keys: dict[int, Hashable] = {}
+        self._rids = Rids()
         self._fields: tuple[Column, ...] = ()
         self._names: list[str] = []
-        self._shapes: list[str] = []
+        self._leaving = pd.DataFrame()
+        """Rows whose deletion is not written yet."""
         self.selection: pd.Index[Any] | None = None
         """The keys of the rows selected last, in any view."""
         if source.fields:
@@ -126,24 +114,38 @@ class GridModel:
             "name": cut(self._source.name, 80),
             "columns": self._head(df),
             "height": self._height,
+            "rows": self._writes.rows,
+            "add": self._writes.rows and self._all_needed_shown(),
             "sort": [[self._names.index(n), up] for n, up in self._order.by if n in self._names],
             "filter": self._order.filter,
         }
-        return [self._full(view, window, head, self._samples(df))]
+        return [gridwindow.whole(view, window, head, gridwindow.widest(df, self._names))]
 
     def update(self) -> Sequence[Message]:
+        # First what is to be answered, then the snapshot: it shows what the answers are about.
+        replies = {name: view.replies for name, view in self._views.items()}
+        for view in self._views.values():
+            view.replies = []
         columns = self._fields
         df = self._refresh()
         if columns != self._fields:  # others, or of another type, or they may hold other values
-            return [message for view in tuple(self._views) for message in self.whole(view)]
-        messages: list[Message] = []
+            messages = [message for view in tuple(self._views) for message in self.whole(view)]
+            return messages + [self._reply(df, name, r) for name, rs in replies.items() for r in rs]
+        messages = []
         for name, view in self._views.items():
-            message = self._draw(df, name, view)
-            if message is not None:
-                messages.append(message)
-            replies, view.replies = view.replies, []
-            messages += [Message({"t": "reply", **reply}, to=name) for reply in replies]
+            if view.sent is not None:  # else it does not look; when it does, it asks for the whole
+                sent, view.sent, view.moved = view.sent, self._window(df, view), False
+                message = gridwindow.difference(name, view.sent, sent)
+                messages += [] if message is None else [message]
+            messages += [self._reply(df, name, reply) for reply in replies[name]]
         return messages
+
+    def _reply(self, df: pd.DataFrame, view: str, content: dict[str, Any]) -> Message:
+        if "key" in content:  # a new row: where it stands, if it is shown yet
+            key = content.pop("key")
+            found = self._order.find(keys_as([key], df.index)).tolist()
+            content |= {"rid": self._rids.of(key), "row": found[0] if found else -1}
+        return Message({"t": "reply", **content}, to=view)
 
     def left(self, view: str) -> None:
         known = self._views.get(view)
@@ -156,7 +158,9 @@ class GridModel:
             self._fields = tuple(self._source.fields)
             self._names = [f.name for f in self._shown()]
         held = any(view.held for view in self._views.values())
-        if self._order.refresh(df, self._names, held=held):
+        leaving = self._source.leaving()
+        self._leaving = leaving[~leaving.index.isin(df.index)] if len(leaving) else leaving
+        if self._order.refresh(df, self._names, held=held, leaving=self._leaving):
             for view in self._views.values():
                 view.moved = True
         return df
@@ -175,11 +179,9 @@ class GridModel:
 
     def _head(self, df: pd.DataFrame) -> list[dict[str, Any]]:
         head = []
-        self._shapes = []
         for shown in self._shown():
             key = shown.name in df.index.names
             shape = shape_of(column_of(df, shown.name).dtype, shown.pg_type)
-            self._shapes.append(shape)
             head.append(
                 {
                     "name": cut(shown.name, 80),
@@ -188,17 +190,22 @@ class GridModel:
                     "key": key,
                     "editable": self._writes.may_edit(shown.name),
                     "nullable": shown.nullable,
+                    "needed": self._writes.needs(shown),
+                    "filled": shown.filled or (key and shown.pg_type == "uuid"),
                     "choices": list(shown.choices),
                     "format": self._formats.get(shown.name, ""),
                 }
             )
         return head
 
-    def _window(self, df: pd.DataFrame, view: _View) -> _Window:
+    def _all_needed_shown(self) -> bool:
+        return all(f.name in self._names for f in self._fields if self._writes.needs(f))
+
+    def _window(self, df: pd.DataFrame, view: _View) -> Window:
         total = len(self._order)
         if view.moved and view.anchor is not None:
             key, row = view.anchor
-            found = self._order.find(_index_of([key], df))
+            found = self._order.find(keys_as([key], df.index))
             if len(found):
                 shift = int(found[0]) - row
                 view.first, view.last = view.first + shift, view.last + shift
@@ -207,82 +214,19 @@ class GridModel:
         first = max(0, min(view.first, total - page) - page)
         last = min(total, max(view.last, page) + page)
         keys, positions = self._order.rows(first, last)
-        gone = [i for i, position in enumerate(positions) if position < 0]
-        there = np.where(positions < 0, 0, positions) if len(df) else positions[:0]
-        if len(df) == 0:
-            keys = []
-        columns = [cells(column_of(df, name).array, there) for name in self._names]
-        rids = [self._rid(key) for key in keys]
+        columns, unknown = gridwindow.columns_of(df, self._leaving, self._names, keys, positions)
+        rids = [self._rids.of(key) for key in keys]
         frame = {
             "total": total,
+            "leaving": self._order.leaving,
             "status": self._source.status,
             "note": cut(self._source.note),
-            "gone": gone,
+            "gone": np.flatnonzero(positions < 0).tolist(),
             "marks": self._marks(keys),
             "anchor": view.anchor[1] if view.anchor else -1,
             "selection": self._selection_rows(view),
         }
-        return _Window(first, keys, rids, columns, frame)
-
-    def _draw(self, df: pd.DataFrame, name: str, view: _View) -> Message | None:
-        sent = view.sent
-        if sent is None:  # it does not look; when it does, it asks for the whole
-            return None
-        window = self._window(df, view)
-        view.sent = window
-        view.moved = False
-        if (window.first, window.rids) != (sent.first, sent.rids):
-            return self._full(name, window, {"t": "window"})
-        pack = Pack()
-        changed = []
-        for number, (now, before) in enumerate(zip(window.cells, sent.cells, strict=True)):
-            where = now.changed(before)
-            if len(where):
-                rows = pack.add(where.tobytes())
-                changed.append({"c": number, "rows": rows, **pack.add_cells(now.take(where))})
-        rest = {k: v for k, v in window.frame.items() if sent.frame[k] != v}
-        if not changed and not rest:
-            return None
-        return Message({"t": "cells", "cols": changed, **rest}, (pack.bytes(),), to=name)
-
-    def _samples(self, df: pd.DataFrame) -> list[Cells]:
-        """A cell of each column for its width: the longest of rows here and there."""
-        some = np.unique(np.linspace(0, len(df) - 1, min(SAMPLED, len(df))).astype(np.intp))
-        found = []
-        for name in self._names:
-            few = cells(column_of(df, name).array, some)
-            if isinstance(few.values, list):
-                size = np.array([len(text) for text in few.values])
-            else:  # digits after the point are the same in all
-                size = np.nan_to_num(np.abs(few.values), posinf=0)
-            found.append(few.take(np.argsort(size)[-1:].astype(np.int32)))
-        return found
-
-    def _full(
-        self,
-        name: str,
-        window: _Window,
-        head: Mapping[str, Any],
-        samples: Sequence[Cells] | None = None,
-    ) -> Message:
-        pack = Pack()
-        if samples is not None:
-            head = {**head, "samples": [pack.add_cells(column) for column in samples]}
-        content = {
-            **head,
-            **window.frame,
-            "first": window.first,
-            "rids": pack.add(np.array(window.rids, dtype=np.int32).tobytes()),
-            "cols": [pack.add_cells(column) for column in window.cells],
-        }
-        return Message(content, (pack.bytes(),), whole=head["t"] == "grid", to=name)
-
-    def _rid(self, key: Hashable) -> int:
-        rid = self._rids.get(key)
-        if rid is None:
-            rid = self._rids[key] = len(self._rids) + 1
-            self._keys[rid] = key
-        return rid
+        return Window(first, keys, rids, columns, frame, unknown)
 
     def _marks(self, keys: Sequence[Hashable]) -> list[list[Any]]:
         """Row in the window, column, kind, why; a conflict carries base, mine and theirs."""
@@ -320,6 +264,9 @@ class GridModel:
             "filter": self._on_filter,
             "hold": self._on_hold,
             "edit": self._on_edit,
+            "insert": self._on_insert,
+            "delete": self._on_delete,
+            "doubt": self._on_doubt,
             "select": self._on_select,
             "copy": self._on_copy,
             "paste": self._on_paste,
@@ -336,7 +283,7 @@ class GridModel:
         anchor = content.get("anchor")
         if anchor is None:
             view.anchor = None
-        elif (key := self._keys.get(int(anchor[0]))) is not None:
+        elif (key := self._rids.key(int(anchor[0]))) is not None:
             view.anchor = (key, int(anchor[1]))
 
     def _on_sort(self, view: _View, content: Mapping[str, Any]) -> None:
@@ -352,7 +299,7 @@ class GridModel:
         view.held = bool(content["on"])
 
     def _cell(self, content: Mapping[str, Any]) -> tuple[Hashable, Column] | None:
-        key = self._keys.get(int(content["rid"]))
+        key = self._rids.key(int(content["rid"]))
         number = int(content["c"])
         if key is None or not 0 <= number < len(self._names):
             return None
@@ -362,7 +309,9 @@ class GridModel:
         """How to answer what a view has asked, about the cell that it named; from any thread."""
         at = {name: content[name] for name in ("rid", "c") if name in content}
 
-        def answer(kind: str, **more: Any) -> None:
+        def answer(kind: str, *, column: str | None = None, **more: Any) -> None:
+            if column in self._names:
+                more["c"] = self._names.index(column)
             view.replies.append({"kind": kind, **at, **more})
             self._changed()
 
@@ -373,11 +322,30 @@ class GridModel:
         if cell is not None:
             self._writes.edit(*cell, content.get("value"), self._answer(view, content))
 
+    def _on_insert(self, view: _View, content: Mapping[str, Any]) -> None:
+        shown = self._shown()
+        texts = {shown[int(c)].name: text for c, text in content["cells"] if int(c) < len(shown)}
+        if self._writes.rows:
+            self._writes.insert(shown, texts, self._answer(view, content))
+
+    def _on_delete(self, view: _View, content: Mapping[str, Any]) -> None:
+        """The rows named, or where the browser does not know them all, those selected."""
+        rids = content.get("rids")
+        selected = [] if view.selection is None else view.selection.tolist()
+        keys = selected if rids is None else [self._rids.key(int(rid)) for rid in rids]
+        there = self._source.df.index
+        keys = [key for key in keys if key is not None and key in there]
+        if keys:
+            self._writes.delete(keys, self._answer(view, content))
+
+    def _on_doubt(self, view: _View, content: Mapping[str, Any]) -> None:
+        self._writes.doubt()
+
     def _on_paste(self, view: _View, content: Mapping[str, Any]) -> None:
         cell = self._cell(content)
         if cell is None:
             return
-        found = self._order.find(_index_of([cell[0]], self._source.df))
+        found = self._order.find(keys_as([cell[0]], self._source.df.index))
         if not len(found):
             return
         first, texts = int(found[0]), content["cells"]
@@ -409,7 +377,7 @@ class GridModel:
             return
         key, shown = cell
         df = self._source.df
-        found = df.index.get_indexer(_index_of([key], df))
+        found = df.index.get_indexer(keys_as([key], df.index))
         if found[0] < 0:
             return
         value = column_of(df, shown.name).iloc[int(found[0])]
@@ -425,23 +393,5 @@ class GridModel:
         _, positions = self._order.rows(first, first + rows)
         df = self._source.df
         there = positions[positions >= 0]
-        columns = [
-            [tsv(v, column.pg_type) for v in column_of(df, column.name).array.take(there)]
-            for column in shown
-        ]
-        lines = ["\t".join(line) for line in zip(*columns, strict=True)]
-        view.replies.append({"kind": "copy", "text": "\n".join(lines), "rows": len(lines)})
-
-
-def tsv(value: Any, pg_type: str = "") -> str:
-    """A cell as spreadsheets paste it: no tab, no line break; empty for null."""
-    if value is None or value is pd.NA or value is pd.NaT or (value != value) is True:
-        return ""
-    return text_of(value, pg_type).replace("\t", " ").replace("\r", " ").replace("\n", " ")
-
-
-def _index_of(keys: Sequence[Hashable], df: pd.DataFrame) -> pd.Index[Any]:
-    """``keys`` as an index that compares with that of ``df``."""
-    if isinstance(df.index, pd.MultiIndex):
-        return pd.MultiIndex.from_tuples(cast("list[tuple[Any, ...]]", list(keys)))
-    return pd.Index(list(keys), dtype=df.index.dtype)
+        text = gridwindow.clipboard(df, there, shown)
+        view.replies.append({"kind": "copy", "text": text, "rows": len(there)})

@@ -1,8 +1,11 @@
 // The live grid: SlickGrid over a window of rows that the kernel keeps, sorts and filters. Here is
-// what it is made of, what the kernel says, and what is drawn of it; the rest is beside (rows,
-// layout, selection, edits, keys).
+// what it is made of, what the kernel says, and what is drawn of it; the rest is beside (bar, rows,
+// layout, selection, edits, draft, keys, aria).
+import { accessible } from "./aria.js";
+import { barOf } from "./bar.js";
 import { makeFormat } from "./cell.js";
 import { h, setText } from "./common.js";
+import { drafting } from "./draft.js";
 import { editing } from "./edits.js";
 import { keyboard } from "./keys.js";
 import { ROW, columnsOf, fit, keepWidth } from "./layout.js";
@@ -10,25 +13,16 @@ import { Rows } from "./rows.js";
 import { selecting } from "./selection.js";
 
 export default function gridView(body, say, lib) {
-  const title = h("span", { class: "nrt-word" });
-  const count = h("span", { class: "nrt-soft", role: "status" });
-  const status = h("span", { class: "nrt-status" });
-  const filter = h("input", {
-    class: "nrt-filter", type: "search", placeholder: "Filter:  acme  price>10", "aria-label": "Filter rows",
-    autocomplete: "off", spellcheck: "false",
-  });
-  const note = h("p", { class: "nrt-note", role: "status" });
   const holder = h("div", { class: "nrt-grid" });
-  const live = h("span", { class: "nrt-soft nrt-live", "aria-live": "polite" });
   const toast = h("p", { class: "nrt-toast", role: "alert" });
-  body.append(h("div", { class: "nrt-tools" }, title, count, status, live, filter), note, holder, toast);
-  note.hidden = toast.hidden = true;
+  toast.hidden = true;
 
   let toasting = null;
-  let hearing = null;
+  let recounting = false; // the number of rows has changed under an open editor
   // What the parts share.
   const view = {
-    body, holder, say, paint,
+    body, holder, say, paint, recount,
+    bar: null,
     grid: null,
     head: null,
     formats: [],
@@ -37,12 +31,9 @@ export default function gridView(body, say, lib) {
     active: null, // {rid, cell}: who has the focus, wherever it stands
     selection: null, // {runs: [[first, last]], left, right, from: [row, cell], to}
     editing: null, // {rid, row, cell}
+    draft: null, // a row that is being typed
     waiting: new Map(), // "rid:c" or "copy" to what takes the kernel's answer
-    hear(text) {
-      setText(live, text);
-      clearTimeout(hearing);
-      hearing = setTimeout(() => setText(live, ""), 4000);
-    },
+    length: () => view.total + (view.draft ? 1 : 0),
     tell(text, seconds = 6) {
       setText(toast, text);
       toast.hidden = !text;
@@ -50,12 +41,14 @@ export default function gridView(body, say, lib) {
       if (text) toasting = setTimeout(() => view.tell(""), seconds * 1000);
     },
   };
+  const aria = accessible(view);
   const picked = selecting(view);
   const edits = editing(view);
+  const draft = drafting(view, edits);
+  view.bar = barOf(view, { add: draft.add, remove: picked.remove, save: draft.save, discard: draft.discard, undo: () => say({ t: "undo" }) });
+  body.append(holder, toast);
   const resized = new ResizeObserver(() => view.grid?.resizeCanvas());
   resized.observe(holder);
-
-  let sorted = []; // [[column, ascending]]
 
   // ---- the grid -------------------------------------------------------------------------------
 
@@ -64,19 +57,24 @@ export default function gridView(body, say, lib) {
     fit(view);
     const keys = head.columns.findIndex((column) => !column.key);
     const shadow = holder.getRootNode();
+    const columns = columnsOf(view, edits);
+    const drafted = Object.fromEntries(columns.map((column) => [column.id, { editor: column.drafted }]));
     const grid = (view.grid = new lib.SlickGrid(
       holder,
-      { getLength: () => view.total, getItem: (i) => rows.at.get(i) },
-      columnsOf(view, edits),
+      {
+        getLength: view.length, getItem: (i) => rows.at.get(i),
+        getItemMetadata: (i) => (rows.at.get(i)?.texts ? { columns: drafted } : null),
+      },
+      columns,
       {
         rowHeight: ROW, enableColumnReorder: false, editable: true, autoEdit: false, enableCellNavigation: true,
         multiColumnSort: true, tristateMultiColumnSort: true, editorLock: new lib.SlickEditorLock(), frozenColumn: keys > 0 && keys < 3 ? keys - 1 : -1,
-        editCommandHandler: (item, column, command) => edits.send(item, column.field, command.serializedValue),
+        editCommandHandler: (item, { field }, { serializedValue }) => (item.texts ? draft.set(field, serializedValue) : edits.send(item, field, serializedValue)),
         enableHtmlRendering: false, enableTextSelectionOnCells: false, emulatePagingWhenScrolling: false,
         shadowRoot: shadow instanceof ShadowRoot ? shadow : undefined, minRowBuffer: 6,
       },
     ));
-    describe();
+    aria.describe();
     if (head.sort.length) grid.setSortColumns(head.sort.map(([c, up]) => ({ columnId: `c${c}`, sortAsc: up })));
     grid.onViewportChanged.subscribe(ask);
     grid.onRendered.subscribe(paint);
@@ -89,14 +87,20 @@ export default function gridView(body, say, lib) {
       sorting = true;
       anchor = null;
       say({ t: "sort", by });
-      sortWords(by);
+      aria.sorted(by);
       grid.scrollRowToTop(0);
     });
     grid.onActiveCellChanged.subscribe((_event, { row, cell }) => {
       const item = rows.at.get(row);
       view.active = item ? { rid: item.rid, cell } : null;
-      if (item && !view.moving) picked.select([[row, row]], cell, cell, [row, cell]);
-      sinks();
+      if (item && !view.moving) {
+        picked.select([[row, row]], cell, cell, [row, cell]);
+        // Before the next key: one that ends the editing may follow at once.
+        if (item.texts) queueMicrotask(() => view.active?.rid === 0 && !view.editing && grid.editActiveCell());
+        else draft.left();
+      }
+      aria.sinks();
+      edits.explain();
     });
     grid.onBeforeEditCell.subscribe((_event, { row, cell }) => {
       const item = rows.at.get(row);
@@ -110,12 +114,14 @@ export default function gridView(body, say, lib) {
       view.editing = null;
       say({ t: "hold", on: false });
       edits.quiet();
+      if (recounting) setTimeout(recount);
     });
     grid.onValidationError.subscribe((_event, { editor, row, cell, validationResults }) => {
       edits.tellAt(row, cell, validationResults.msg);
+      if (validationResults.learnt) say({ t: "doubt" }); // what is known of the column may be old
       editor.input.addEventListener("input", edits.quiet, { once: true });
     });
-    grid.onKeyDown.subscribe(keyboard(view, picked, edits));
+    grid.onKeyDown.subscribe(keyboard(view, picked, edits, draft));
     grid.onDblClick.subscribe((event, { row, cell }) => edits.open(row, cell) && event.stopImmediatePropagation());
     grid.onClick.subscribe((event, { row, cell }) => {
       if (event.getNativeEvent?.().shiftKey && view.selection) {
@@ -123,35 +129,9 @@ export default function gridView(body, say, lib) {
         event.stopImmediatePropagation();
       } else if (edits.conflicting(row, cell)) setTimeout(() => edits.open(row, cell));
     });
-    sortWords(head.sort);
+    aria.sorted(head.sort);
     fit(view);
     holder.dataset.drawn = "";
-  }
-
-  // What SlickGrid does not tell a screen reader of the grid as a whole.
-  function describe() {
-    holder.setAttribute("aria-label", `${view.head.name}, live table`);
-    holder.setAttribute("aria-colcount", view.head.columns.length);
-    holder.setAttribute("aria-multiselectable", "true");
-    for (const node of holder.querySelectorAll(".slick-pane, .slick-viewport, .grid-canvas")) node.removeAttribute("tabindex");
-    for (const node of holder.querySelectorAll(".slick-viewport")) {
-      node.setAttribute("role", "rowgroup");
-      node.setAttribute("tabindex", "0");
-    }
-    // The two places that hold the keyboard's focus are rows of one cell, which says the active one.
-    for (const node of holder.querySelectorAll(':scope > [tabindex="0"]')) {
-      node.setAttribute("role", "row");
-      node.dataset.sink = "";
-      node.append(h("span", { role: "gridcell", class: "nrt-hear", text: `${view.head.name}, use the arrow keys` }));
-    }
-  }
-
-  function sortWords(by = sorted) {
-    sorted = by;
-    for (const node of holder.querySelectorAll(".slick-header-column")) {
-      const found = by.find(([c]) => `c${c}` === node.dataset.id);
-      node.setAttribute("aria-sort", found ? (found[1] ? "ascending" : "descending") : "none");
-    }
   }
 
   // ---- drawing --------------------------------------------------------------------------------
@@ -175,12 +155,15 @@ export default function gridView(body, say, lib) {
 
   // What SlickGrid leaves to us on every drawn row: its number, the selection, the row that is gone.
   function paint() {
-    holder.setAttribute("aria-rowcount", view.total + 1);
+    holder.setAttribute("aria-rowcount", view.length() + 1);
     const many = Boolean(view.selection) && picked.many();
     for (const node of holder.querySelectorAll(".slick-row")) {
       const at = Number(node.dataset.row);
       node.setAttribute("aria-rowindex", at + 2);
-      node.classList.toggle("nrt-gone", Boolean(view.rows.at.get(at)?.gone));
+      const row = view.rows.at.get(at);
+      node.classList.toggle("nrt-gone", Boolean(row?.gone));
+      node.classList.toggle("nrt-draft", Boolean(row?.texts));
+      node.classList.toggle("nrt-saving", Boolean(row?.saving));
       for (const cell of node.children) {
         const inside = picked.covers(at, Number(/ l(\d+)/.exec(cell.className)?.[1]));
         cell.classList.toggle("nrt-selected", inside && many);
@@ -188,15 +171,8 @@ export default function gridView(body, say, lib) {
       }
     }
     for (const node of holder.querySelectorAll(".slick-header-columns")) node.setAttribute("aria-rowindex", 1);
-    sinks();
-  }
-
-  function sinks() {
-    const cell = view.grid.getActiveCell();
-    const row = cell && view.rows.at.get(cell.row);
-    if (!row) return;
-    const text = `${view.head.columns[cell.cell].name}: ${view.formats[cell.cell].text(row, cell.cell)}, row ${cell.row + 1} of ${view.total}`;
-    for (const node of holder.querySelectorAll("[data-sink] > span")) setText(node, text);
+    view.bar.offer();
+    aria.sinks();
   }
 
   function flash(cells) {
@@ -244,6 +220,13 @@ export default function gridView(body, say, lib) {
     }
   }
 
+  // Where the focus goes when its row is deleted for good: to what stands there now.
+  function nearest() {
+    const cell = view.grid.getActiveCell();
+    const row = cell && view.rows.at.get(Math.min(cell.row, view.total - 1));
+    return row ? { rid: row.rid, cell: cell.cell } : null;
+  }
+
   // The focus goes with its row: moved if it is on the screen, kept in mind if it is not.
   function follow() {
     const { grid, active, rows } = view;
@@ -259,37 +242,32 @@ export default function gridView(body, say, lib) {
     view.moving = false;
   }
 
-  let typing = null;
-  filter.addEventListener("input", () => {
-    clearTimeout(typing);
-    typing = setTimeout(() => say({ t: "filter", text: filter.value }), 180);
-  });
-  filter.addEventListener("keydown", (event) => event.stopPropagation());
-
   // ---- what the kernel says -------------------------------------------------------------------
 
-  // The small rest of the state: how many rows, how the table is.
   function around(content) {
-    if (content.total !== undefined) {
-      view.total = content.total;
-      setText(count, `${view.total.toLocaleString()} row${view.total === 1 ? "" : "s"}${filter.value ? " found" : ""}`);
-    }
-    if (content.status !== undefined) {
-      setText(status, content.status === "live" ? "" : content.status);
-      status.dataset.status = content.status;
-    }
-    if (content.note !== undefined) {
-      setText(note, content.note);
-      note.hidden = !content.note;
-    }
+    view.total = content.total ?? view.total;
+    if (view.draft) view.rows.keep(view.draft, view.total);
+    view.bar.around(content);
   }
 
+  // SlickGrid would close an open editor.
+  function recount() {
+    recounting = Boolean(view.editing);
+    if (recounting) return;
+    view.grid.updateRowCount();
+    fit(view);
+  }
+
+  // Whether columns look and are edited alike; what they may hold can be learnt anew under an open editor.
+  const looks = (columns) => JSON.stringify(columns.map(({ name, type, shape, key, editable, choices, format }) => [name, type, shape, key, editable, choices.length > 0, format]));
+
   function whole(content, buffer) {
-    const same = view.grid && JSON.stringify(view.head.columns) === JSON.stringify(content.columns);
+    const before = view.head?.columns ?? [];
+    const same = view.grid && looks(before) === looks(content.columns);
     if (!same) view.formats = content.columns.map(makeFormat);
-    view.head = content;
-    setText(title, content.name);
-    if (filter.getRootNode().activeElement !== filter) filter.value = content.filter;
+    view.head = { ...content, columns: same ? before.map((column, c) => Object.assign(column, content.columns[c])) : content.columns };
+    if (!same) draft.rename(before);
+    view.bar.whole(content);
     view.rows.fill(content, buffer, view.formats);
     around(content);
     if (view.grid && !same) {
@@ -300,8 +278,7 @@ export default function gridView(body, say, lib) {
     if (!content.columns.length) return;
     if (!view.grid) build();
     else {
-      view.grid.updateRowCount();
-      fit(view);
+      recount();
       redraw(null);
     }
     ask();
@@ -310,32 +287,33 @@ export default function gridView(body, say, lib) {
   function window_(content, buffer) {
     const { grid, rows } = view;
     const wasEmpty = view.total === 0 && rows.at.size === 0;
-    around(content);
+    const deleted = rows.named.get(view.active?.rid)?.gone;
     rows.fill(content, buffer, view.formats);
+    around(content);
     if (wasEmpty && view.total) { // nobody knew how wide
       grid.setColumns(columnsOf(view, edits));
-      sortWords();
+      aria.sorted();
     }
     if (view.editing) view.editing.row = rows.named.get(view.editing.rid)?.at ?? view.editing.row;
-    grid.updateRowCount();
-    fit(view);
+    const focus = deleted && !rows.named.has(view.active.rid) ? nearest() : view.active;
+    recount();
+    view.active = focus;
     sorting = false;
     moveTo(content);
     if (content.selection) view.selection = content.selection.length && view.selection ? { ...view.selection, runs: content.selection } : null;
     redraw(null);
     follow();
+    edits.explain();
   }
 
   function cells(content, buffer) {
     const before = view.total;
     around(content);
-    if (view.total !== before) {
-      view.grid.updateRowCount();
-      fit(view);
-    }
+    if (view.total !== before) recount();
     const touched = view.rows.mark(content);
     const [changed, again] = view.rows.patch(content, buffer, view.formats);
     if (again || touched.size) redraw(again ? null : touched);
+    edits.explain();
     flash(changed);
   }
 
@@ -343,7 +321,7 @@ export default function gridView(body, say, lib) {
     const buffer = buffers?.[0];
     if (content.t === "grid") whole(content, buffer);
     if (!view.grid || content.t === "grid") return;
-    if (content.t === "reply") edits.reply(content);
+    if (content.t === "reply") (content.rid === 0 || content.kind === "inserted" ? draft : edits).reply(content);
     else if (content.t === "window") window_(content, buffer);
     else if (content.t === "cells") cells(content, buffer);
   }

@@ -1,25 +1,34 @@
-"""What a view of the live grid wants written: a typed cell, pasted ones, a step back, a decision.
+"""What a view of the live grid wants written: typed and pasted cells, new rows and the end of old ones,
+a step back, a decision.
 
 In: keys, columns and texts, as ``GridModel`` has found them for what the browser named. Out: calls of
-the ``FrameSource``, on a thread that may wait, and an answer to the view. What can be said before
-anything is queued is said here; the rest is the source's to refuse.
+the ``FrameSource``, on a thread that may wait, and an answer to the view. That a text is no value of
+its type, or that a new row lacks one, is said here; the rest is the source's to refuse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
+from notebook_rt.errors import InvalidEditError
 from notebook_rt.store.types import Column
 from notebook_rt.widgets.sources import FrameSource
 from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.typed import parse_typed
 
 PASTE_ROWS: Final = 2_000
+DELETE_ROWS: Final = 2_000
+"""Rows deleted at once: each is a request."""
+REGRET: Final = 5.0
+"""Seconds that a deletion waits before it is sent: nobody is asked, so it can be taken back."""
 
 
 class Answer(Protocol):
-    """Tells the view: ``kind`` is ``"refused"`` (with ``why``) or ``"said"`` (with ``text``)."""
+    """Tells the view: ``kind`` is ``"refused"`` (with ``why``, and ``column`` if that is not the cell's),
+    ``"said"`` (with ``text``, and ``undo``: seconds in which that is possible) or ``"inserted"``
+    (with ``key``).
+    """
 
     def __call__(self, kind: str, **content: Any) -> None: ...
 
@@ -34,7 +43,7 @@ class GridWrites:
     act
         Runs an action that may take its time, on another thread.
     editable
-        Which columns may be edited; True for all but the key, False for none.
+        Which columns may be edited; True for all but the key's, and whole rows; False for none.
     """
 
     def __init__(
@@ -53,6 +62,17 @@ class GridWrites:
             return False
         return self._editable if isinstance(self._editable, bool) else name in self._editable
 
+    @property
+    def rows(self) -> bool:
+        """Whether rows can be added and deleted here."""
+        return self._source.editable and self._editable is True
+
+    def needs(self, column: Column) -> bool:
+        """Whether a new row must be given a value of the column, as far as is known."""
+        if column.name in self._source.df.index.names:
+            return column.pg_type != "uuid"  # that one is made here
+        return not column.nullable and not column.filled
+
     def edit(self, key: Hashable, column: Column, text: object, answer: Answer) -> None:
         """Write what was typed into one cell; None for null."""
         try:
@@ -61,6 +81,56 @@ class GridWrites:
             answer("refused", why=cut(error))
             return
         self._write({key: values}, answer)
+
+    def insert(
+        self, columns: Sequence[Column], texts: Mapping[str, object], answer: Answer
+    ) -> None:
+        """Insert a row of what was typed into its columns; what was not typed is the server's."""
+        values = {}
+        for column in columns:
+            text = texts.get(column.name)
+            try:
+                if column.name in texts:
+                    values[column.name] = parse_typed(column, None if text is None else str(text))
+                elif self.needs(column):
+                    self.doubt()
+                    raise ValueError(f"{column.name} is needed")
+            except ValueError as error:
+                answer("refused", why=cut(error), column=column.name)
+                return
+
+        def insert() -> None:
+            try:
+                answer("inserted", key=self._source.insert(values))
+            except Exception as error:
+                _refuse(error, answer)
+
+        self._act(insert)
+
+    def delete(self, keys: Sequence[Hashable], answer: Answer) -> None:
+        """Delete rows: all of them, or none and why."""
+        if not self.rows:
+            answer("refused", why="Rows cannot be deleted here")
+            return
+        if len(keys) > DELETE_ROWS:
+            answer("refused", why=f"At most {DELETE_ROWS:,} rows are deleted at once")
+            return
+
+        def delete() -> None:
+            try:
+                with self._source.batch():
+                    for key in keys:
+                        self._source.delete(key, REGRET)
+            except Exception as error:
+                _refuse(error, answer)
+            else:
+                answer("said", text=f"Deleted {_rows(len(keys))}", undo=REGRET)
+
+        self._act(delete)
+
+    def doubt(self) -> None:
+        """What is known of the columns has refused what was typed: it may be old."""
+        self._source.doubt()
 
     def paste(
         self,
@@ -79,10 +149,9 @@ class GridWrites:
         except ValueError as error:
             answer("refused", why=cut(f"Not pasted: {error}"))
             return
-        self._write(edits, answer)
-        said = f"Pasted {len(edits):,} row{'' if len(edits) == 1 else 's'}"
         rest = len(rows) - len(edits)
-        answer("said", text=said + (f"; {rest:,} more had no place" if rest else ""))
+        more = f"; {rest:,} more had no place" if rest else ""
+        self._write(edits, answer, f"Pasted {_rows(len(edits))}{more}")
 
     def undo(self, answer: Answer) -> None:
         """Take back the last edit that has not left."""
@@ -102,13 +171,27 @@ class GridWrites:
             raise ValueError(f"{column.name} cannot be edited")
         return parse_typed(column, text)
 
-    def _write(self, edits: dict[Hashable, dict[str, Any]], answer: Answer) -> None:
+    def _write(self, edits: dict[Hashable, dict[str, Any]], answer: Answer, said: str = "") -> None:
         def write() -> None:
             try:
                 with self._source.batch():
                     for key, values in edits.items():
                         self._source.edit(key, values)
             except Exception as error:
-                answer("refused", why=cut(error))
+                _refuse(error, answer)
+            else:
+                if said:
+                    answer("said", text=said)
 
         self._act(write)
+
+
+def _refuse(error: Exception, answer: Answer) -> None:
+    if isinstance(error, InvalidEditError):  # the grid says which table, and the cell which column
+        answer("refused", why=cut(error.reason), column=error.column)
+    else:
+        answer("refused", why=cut(error))
+
+
+def _rows(n: int) -> str:
+    return f"{n:,} row{'' if n == 1 else 's'}"

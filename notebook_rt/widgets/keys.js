@@ -3,11 +3,12 @@
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const limit = (n, count) => Math.min(Math.max(n, 0), count - 1);
 
-export function keyboard(view, picked, edits) {
+export function keyboard(view, picked, edits, draft) {
   // True: this key has been dealt with.
   function pressed(key, row, cell) {
     const column = view.head.columns[cell];
     const command = key.ctrlKey || key.metaKey;
+    const item = view.rows.at.get(row);
     const letter = key.key.toLowerCase();
     const step = STEPS[key.key];
     if (step && key.shiftKey && view.selection) {
@@ -29,17 +30,37 @@ export function keyboard(view, picked, edits) {
       view.say({ t: "undo" });
       return true;
     }
+    if (key.key === "Insert" || (command && letter === "i")) {
+      draft.add();
+      return true;
+    }
+    if (command && (key.key === "Delete" || key.key === "Backspace")) {
+      if (item?.texts) draft.discard();
+      else picked.remove();
+      return true;
+    }
+    if (item?.texts && key.key === "Enter") {
+      draft.next();
+      return true;
+    }
+    if (view.draft && key.key === "Escape") {
+      draft.discard();
+      return true;
+    }
     if (key.key === "Enter" && edits.open(row, cell)) return true;
     if (key.key === "F2") {
       if (!edits.open(row, cell)) view.grid.editActiveCell();
       return true;
     }
-    if (key.key === "Delete" && column.editable) {
-      if (column.nullable) edits.send(view.rows.at.get(row), cell, null);
-      else edits.tellAt(row, cell, `${column.name} cannot be empty: it is NOT NULL`);
+    if (key.key === "Delete" && item?.texts) {
+      draft.set(cell, "");
       return true;
     }
-    if (key.key.length === 1 && !command && !key.altKey && key.key !== " " && column.editable && !edits.conflicting(row, cell)) {
+    if (key.key === "Delete" && column.editable && item && !item.gone) {
+      edits.send(item, cell, null);
+      return true;
+    }
+    if (key.key.length === 1 && !command && !key.altKey && key.key !== " " && (column.editable || item?.texts) && !edits.conflicting(row, cell)) {
       view.grid.editActiveCell();
       const input = view.grid.getCellEditor()?.input;
       if (!input || !["text", "textarea"].includes(input.type)) return false;
@@ -49,9 +70,16 @@ export function keyboard(view, picked, edits) {
     return false;
   }
 
+  // While an editor is open, only a draft's Enter is not the editor's.
+  function typing(key) {
+    if (view.editing.rid !== 0 || key.key !== "Enter") return false;
+    if (view.grid.getEditorLock().commitCurrentEdit()) draft.next();
+    return true;
+  }
+
   return (event, { row, cell }) => {
     const key = event.getNativeEvent?.() ?? event;
-    if (view.editing || !pressed(key, row, cell)) return;
+    if (view.editing ? !typing(key) : !pressed(key, row, cell)) return;
     event.stopImmediatePropagation();
     event.preventDefault();
   };

@@ -1,5 +1,5 @@
 // The grid's columns and its height: SlickGrid's definitions, widths by content, kept once changed.
-import { cellNode, isCut } from "./cell.js";
+import { cellNode, draftNode, isCut } from "./cell.js";
 import { h } from "./common.js";
 import { editorOf } from "./editors.js";
 import { page } from "./library.js";
@@ -40,9 +40,9 @@ export function columnsOf(view, edits) {
   const wishes = [];
   const columns = head.columns.map((column, c) => {
     const numeric = column.shape === "number" || column.shape === "integer";
-    const samples = [...[...rows.at.values()].slice(0, 60), rows.sample].map((row) => formats[c].text(row, c));
+    const samples = [...[...rows.at.values()].filter((row) => !row.texts).slice(0, 60), rows.sample].map((row) => formats[c].text(row, c));
     const values = {
-      typed: (row) => formats[c].typed(row, c),
+      typed: (row) => (row.texts ? row.texts.get(c) ?? null : formats[c].typed(row, c)),
       shown: (row) => formats[c].text(row, c),
       cut: () => Boolean(view.editing && rows.at.get(view.editing.row) && isCut(rows.at.get(view.editing.row), c)),
       fetch: () => edits.fetchText(view.editing.rid, c),
@@ -56,8 +56,9 @@ export function columnsOf(view, edits) {
       width: width ?? Math.min(wishes[c], WIDE), minWidth: 48, sortable: true,
       cssClass: numeric ? "nrt-right" : "", headerCssClass: numeric ? "nrt-right" : "",
       headerCellAttrs: { "aria-colindex": c + 1 }, cellAttrs: { "aria-colindex": c + 1 },
-      formatter: (_row, cell, _value, _column, row) => cellNode(formats[cell], head.columns[cell], row, cell),
+      formatter: (_row, cell, _value, _column, row) => (row.texts ? draftNode(column, row, cell) : cellNode(formats[cell], column, row, cell)),
       editor: column.editable ? editorOf(column, values) : null,
+      drafted: editorOf(column, values, true),
     };
   });
   const free = columns.filter((column) => !(keyOf(view, head.columns[column.field]) in page().widths));
@@ -87,10 +88,11 @@ export function keepWidth(view, id) {
 // never shrinks in height, so that nothing below jumps.
 export function fit(view) {
   const { body, grid, head, holder } = view;
-  holder.dataset.total = view.total;
+  const total = view.length();
+  holder.dataset.total = total;
   const pane = holder.querySelector(".slick-viewport-right.slick-viewport-top, .slick-viewport-top");
   const [barX, barY] = pane ? [pane.offsetHeight - pane.clientHeight, pane.offsetWidth - pane.clientWidth] : [0, 0];
-  const rows = Math.min(view.total || 2, Math.floor((head.height - HEAD - barX) / ROW));
+  const rows = Math.min(total || 2, Math.floor((head.height - HEAD - barX) / ROW));
   const height = Math.max(HEAD + barX + Math.max(rows, 1) * ROW, parseFloat(holder.style.height) || 0);
   const width = grid?.getColumns().reduce((sum, column) => sum + column.width, FRAME + barY);
   const before = holder.style.cssText;

@@ -4,7 +4,8 @@ In: snapshots, what to sort and filter by, the time. Out: keys and positions for
 A sort of a large table costs more than a screen frame, and a live table changes all the time; so
 the order is computed anew only so often that it takes ``DUTY`` of one core, and between two
 computations the rows stand where they stood, with their values of now. While somebody has an
-editor open the order is held: nothing moves under the hand.
+editor open the order is held: nothing moves under the hand. A row that is deleted here keeps its
+place until that is written, and gets it back if it is not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shlex
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,10 @@ import pandas as pd
 from notebook_rt.widgets.columns import is_null, text_of
 
 DUTY: Final = 0.08
+LOOKED: Final = 100
+"""Rows looked at above a row that keeps its place, for one that is still there."""
 Positions: TypeAlias = npt.NDArray[np.intp]
+NOTHING: Final = pd.DataFrame()
 _OPERATORS: Final = (">=", "<=", "!=", "=", ">", "<", ":")
 
 
@@ -155,7 +159,13 @@ class Order:
         """A newer order is due once its cost allows."""
         self._clock = clock
         self._df: pd.DataFrame | None = None
+        self._leaving = NOTHING
         self._index: pd.Index[Any] = pd.RangeIndex(0)
+        """The rows of the snapshot that was ordered, and after them those that are leaving."""
+        self._ordered: pd.Index[Any] = self._index
+        """The former alone."""
+        self._places: dict[Hashable, None] = {}
+        """In the plain order: who is leaving, or has come back, and so has a place of its own."""
         self._same_keys = True
         self._positions: Positions | None = None
         self._not_before = 0.0
@@ -163,6 +173,16 @@ class Order:
 
     def __len__(self) -> int:
         return len(self._index) if self._positions is None else len(self._positions)
+
+    @property
+    def leaving(self) -> int:
+        """How many of the rows are leaving."""
+        there = len(self._ordered)
+        return (
+            len(self._index) - there
+            if self._positions is None
+            else int((self._positions >= there).sum())
+        )
 
     def ask(self, by: Sequence[tuple[str, bool]], text: str) -> None:
         """Sort by these columns and filter by this text, from the next ``refresh`` on."""
@@ -173,17 +193,32 @@ class Order:
         """Seconds until a stale order may be computed."""
         return max(0.0, self._not_before - self._clock()) if self.stale else float("inf")
 
-    def refresh(self, df: pd.DataFrame, columns: Sequence[str], *, held: bool) -> bool:
-        """Take a snapshot in; True if rows may stand elsewhere now."""
-        if df is self._df and not self._asked and not (self.stale and not held):
+    def refresh(
+        self,
+        df: pd.DataFrame,
+        columns: Sequence[str],
+        *,
+        held: bool,
+        leaving: pd.DataFrame = NOTHING,
+    ) -> bool:
+        """Take a snapshot in, and rows that keep their place without being in it.
+
+        Returns
+        -------
+        bool
+            Rows may stand elsewhere now.
+        """
+        left = leaving is not self._leaving and not leaving.index.equals(self._leaving.index)
+        if df is self._df and not (left or self._asked or (self.stale and not held)):
             return False
-        self._df = df
-        self._same_keys = self._index is df.index or self._index.equals(df.index)
+        self._df, self._leaving = df, leaving
+        self._same_keys = self._ordered is df.index or self._ordered.equals(df.index)
         plain = not self.by and not self.filter
-        if self._asked or (plain and not held):
-            moved = self._asked or not self._same_keys
+        if plain and self._same_keys and not (left or self._asked or self.stale):
+            return False
+        if self._asked or (not held and (plain or left)):
             self._compute(df, columns)
-            return moved
+            return True
         if plain or held or self._clock() < self._not_before:
             self.stale = not plain or not self._same_keys
             return False
@@ -192,9 +227,15 @@ class Order:
 
     def _compute(self, df: pd.DataFrame, columns: Sequence[str]) -> None:
         started = self._clock()
-        self._index, self._same_keys, self._asked, self.stale = df.index, True, False, False
-        if not self.by and not self.filter:
-            self._positions = None
+        plain = not self.by and not self.filter
+        if plain:
+            self._positions = self._with_places(df.index)
+        self._ordered, self._index = df.index, df.index
+        self._same_keys, self._asked, self.stale = True, False, False
+        if len(self._leaving):
+            self._index = df.index.append(self._leaving.index)
+            df = df if plain else pd.concat([df, self._leaving])
+        if plain:
             return
         terms = parse_terms(self.filter, columns)
         positions = np.flatnonzero(keep(df, terms, columns)) if terms else np.arange(len(df))
@@ -203,10 +244,43 @@ class Order:
         now = self._clock()
         self._not_before = now + (now - started) * (1 / DUTY - 1)
 
+    def _with_places(self, index: pd.Index[Any]) -> Positions | None:
+        """The order of the snapshot, but who is leaving or has come back stands where it stood.
+
+        That is behind the row that it stood behind. None: as the snapshot has it.
+        """
+        leaving = self._leaving.index.tolist()
+        back = [key for key in self._places if key in index]
+        self._places = dict.fromkeys([*leaving, *back])
+        if not self._places:
+            return None
+        numbers = np.arange(len(index) + len(leaving), dtype=np.intp)
+        returned = np.asarray(index.get_indexer(keys_as(back, index)), dtype=np.intp)
+        others = np.delete(numbers[: len(index)], returned)
+        own = np.concatenate([numbers[len(index) :], returned])
+        stood = self._find(keys_as([*leaving, *back], index))
+        stood[stood < 0] = len(self)
+        places, last, place = [], -2, 0
+        for row in np.sort(stood):
+            if row != last + 1:
+                place = self._behind(int(row), index, others)
+            places.append(place)
+            last = row
+        return np.insert(others, places, own[np.argsort(stood, kind="stable")])
+
+    def _behind(self, row: int, index: pd.Index[Any], others: Positions) -> int:
+        """How many of ``others`` stand before what stood in ``row``: up to the one above it."""
+        for above in range(row - 1, max(row - LOOKED, 0) - 1, -1):
+            (found,) = index.get_indexer(self.keys(above, above + 1)) if above < len(self) else [-1]
+            place = int(np.searchsorted(others, found))
+            if found >= 0 and place < len(others) and others[place] == found:
+                return place + 1
+        return min(row, len(others))
+
     def rows(self, first: int, last: int) -> tuple[list[Hashable], Positions]:
         """The keys of rows ``first`` to ``last`` (excluded), and where they are in the snapshot.
 
-        A row that is gone meanwhile has position -1.
+        A row that is gone meanwhile, or leaving, has position -1.
         """
         chosen = (
             np.arange(first, min(last, len(self)), dtype=np.intp)
@@ -214,9 +288,9 @@ class Order:
             else self._positions[first:last]
         )
         keys = self._index[chosen]
-        if not self._same_keys and self._df is not None:
-            chosen = np.asarray(self._df.index.get_indexer(keys), dtype=np.intp)
-        return keys.tolist(), chosen
+        if self._same_keys or self._df is None:
+            return keys.tolist(), np.where(chosen < len(self._ordered), chosen, -1)
+        return keys.tolist(), np.asarray(self._df.index.get_indexer(keys), dtype=np.intp)
 
     def keys(self, first: int, last: int) -> pd.Index[Any]:
         """The keys of rows ``first`` to ``last`` (excluded)."""
@@ -225,11 +299,23 @@ class Order:
 
     def find(self, keys: pd.Index[Any]) -> Positions:
         """In which rows ``keys`` stand, ascending; those that are not shown left out."""
-        slots = self._index.get_indexer(keys)
-        slots = slots[slots >= 0]
-        if self._positions is None:
-            return np.sort(slots).astype(np.intp)
-        where = np.full(len(self._index), -1, dtype=np.intp)
-        where[self._positions] = np.arange(len(self._positions))
-        rows = where[slots]
+        rows = self._find(keys)
         return np.sort(rows[rows >= 0])
+
+    def _find(self, keys: pd.Index[Any]) -> Positions:
+        """In which row each of ``keys`` stands; -1: in none."""
+        slots = np.asarray(self._index.get_indexer(keys), dtype=np.intp)
+        if self._positions is None:
+            return slots
+        where = np.full(len(self._index) + 1, -1, dtype=np.intp)  # one more, for those not there
+        where[self._positions] = np.arange(len(self._positions))
+        return where[slots]
+
+
+def keys_as(keys: Sequence[Hashable], index: pd.Index[Any]) -> pd.Index[Any]:
+    """``keys`` as an index that compares with ``index``."""
+    if not keys:
+        return index[:0]
+    if isinstance(index, pd.MultiIndex):
+        return pd.MultiIndex.from_tuples(cast("list[tuple[Any, ...]]", list(keys)))
+    return pd.Index(list(keys), dtype=index.dtype)

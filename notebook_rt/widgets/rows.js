@@ -6,6 +6,7 @@ export class Rows {
   at = new Map(); // the row's number in the table to the row
   named = new Map(); // rid to the row
   sample = null; // a row of wide values, for the widths of the columns
+  draft = null; // a row that is being typed, behind the last one
 
   // The whole window anew.
   fill(content, buffer, formats) {
@@ -32,6 +33,17 @@ export class Rows {
     this.mark(content);
   }
 
+  // Keeps a draft at a place, in these rows too; null: none any more.
+  keep(draft, at) {
+    if (this.draft && this.at.get(this.draft.at) === this.draft) this.at.delete(this.draft.at);
+    this.named.delete(0);
+    this.draft = draft;
+    if (!draft) return;
+    draft.at = at;
+    this.at.set(at, draft);
+    this.named.set(0, draft);
+  }
+
   // Marks and gone rows are small lists of the whole window; returns the places they touch.
   mark(content) {
     const touched = new Set();
@@ -48,7 +60,10 @@ export class Rows {
       }
     }
     if (content.gone) {
-      for (const row of this.at.values()) row.gone = false;
+      for (const row of this.at.values()) if (row.gone) {
+        touched.add(row.at);
+        row.gone = false;
+      }
       for (const i of content.gone) {
         const row = this.at.get(this.first + i);
         if (row) row.gone = true;

@@ -1,5 +1,7 @@
 // What is selected: by pointer and keyboard, told to the kernel, copied as tab separated text.
 
+const MANY = 1000;
+
 export function selecting(view) {
   let told = null;
 
@@ -7,10 +9,28 @@ export function selecting(view) {
     view.selection = runs.length ? { runs, left, right, from, to } : null;
     view.paint();
     clearTimeout(told);
-    told = setTimeout(() => {
-      const [first, last] = runs.length ? [runs[0][0], runs[runs.length - 1][1]] : [0, -1];
-      view.say({ t: "select", rows: [first, last] });
-    }, 60);
+    told = setTimeout(tell, 60);
+  }
+
+  function tell() {
+    clearTimeout(told);
+    const runs = view.selection?.runs ?? [];
+    view.say({ t: "select", rows: runs.length ? [runs[0][0], runs[runs.length - 1][1]] : [0, -1] });
+  }
+
+  // Deletes the selected rows: those that are here by name, so that it is these though rows move meanwhile.
+  function remove() {
+    const { head, rows, selection } = view;
+    if (!selection || !head.rows) return;
+    const rids = [];
+    for (const [first, last] of selection.runs) {
+      for (let row = first; row <= last && rids.length < MANY; row++) rids.push(rows.at.get(row)?.rid);
+    }
+    if (rids.length < MANY && !rids.includes(undefined)) view.say({ t: "delete", rids });
+    else {
+      tell();
+      view.say({ t: "delete" });
+    }
   }
 
   // From where the selection began to here.
@@ -47,7 +67,7 @@ export function selecting(view) {
       ? navigator.clipboard.write([new ClipboardItem({ "text/plain": text.then(({ text }) => new Blob([text], { type: "text/plain" })) })])
       : text.then(({ text }) => navigator.clipboard.writeText(text));
     Promise.all([text, written]).then(
-      ([{ rows }]) => view.hear(`Copied ${rows} row${rows === 1 ? "" : "s"}`),
+      ([{ rows }]) => view.bar.hear(`Copied ${rows} row${rows === 1 ? "" : "s"}`),
       () => view.tell("The browser did not allow copying."),
     );
   }
@@ -87,5 +107,5 @@ export function selecting(view) {
     return runs.length > 1 || runs[0][0] !== runs[0][1] || left !== right;
   }
 
-  return { select, extend, copy, covers, many };
+  return { select, extend, copy, remove, covers, many };
 }

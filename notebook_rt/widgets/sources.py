@@ -148,6 +148,18 @@ class FrameSource(Protocol):
 
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> object: ...
 
+    def insert(self, values: Mapping[str, Any]) -> Hashable:
+        """Insert a row, and give its key."""
+
+    def delete(self, key: Hashable, after: float) -> object:
+        """Delete a row; it is sent after so many seconds."""
+
+    def leaving(self) -> pd.DataFrame:
+        """The rows deleted here that are not deleted there yet, as ``df`` had them."""
+
+    def doubt(self) -> object:
+        """What ``fields`` say has refused something: it may be old."""
+
     def batch(self) -> AbstractContextManager[None]:
         """What is edited in the block is kept, shown and sent as one; nothing of it if it raises."""
 

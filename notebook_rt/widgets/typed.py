@@ -1,8 +1,7 @@
 """What somebody typed into a cell, as the value of its column; or a sentence that says why not.
 
 In: a text (None for null) and the column's PostgreSQL type. Out: a Python value as ``LiveFrame.edit``
-takes it. What only the server knows (a constraint, a policy) is the server's to refuse; this is
-what can be said before anything is queued.
+takes it. What the value may be in its column is the frame's to refuse, and then the server's.
 """
 
 from __future__ import annotations
@@ -34,9 +33,6 @@ def parse_typed(column: Column, text: str | None) -> Any:
     kind = column.pg_type
     if text == "" and kind not in ("text", "varchar", "bpchar", "citext"):
         text = None
-    refusal = column.refusal(text)
-    if refusal is not None:
-        raise ValueError(refusal)
     parser = _PARSERS.get(kind)
     return text if text is None or parser is None else parser(text, kind)
 

@@ -56,6 +56,12 @@ PICTURES = [
         "grid(8, state='marked', columns=HERO)",
         click=(".slick-cell:has(.nrt-is-conflict)",),
     ),
+    Picture("grid-new-row", "grid(6)", click=('[data-act="add"]',)),
+    Picture(
+        "grid-deleted-row",
+        "grid(8, columns=HERO)",
+        click=('[data-row="3"] .l2', '[data-act="remove"]'),
+    ),
     Picture("grid-editor", "grid()", double=(".slick-row:nth-child(3) .l4",)),
     Picture("grid-long-editor", "grid()", double=(".slick-row:nth-child(3) .l8",)),
 ]

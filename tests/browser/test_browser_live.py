@@ -13,6 +13,7 @@ from tests.browser.axe import findings
 from tests.browser.lab import Browser
 from tests.proxy import Proxy
 from tests.waiting import until
+from tests.widgets.memory import HOSTILE
 
 pytestmark = pytest.mark.browser
 
@@ -175,5 +176,214 @@ def test_what_is_typed_without_a_network_or_refused_is_kept_and_shown(
         page.locator('li[data-state="failed"] [data-act="discard"]').click()
         page.locator(f'[data-row="2"] .l{QUANTITY} .nrt-v:not(.nrt-mark):text-is("30")').wait_for()
         saved.filter(has_text="All saved").wait_for()
+
+        # Or it is sent again, once the server would take it.
+        type_into(3, "-4")
+        page.locator('li[data-state="failed"] .nrt-why', has_text="check").wait_for()
+        stack.sql(f"alter table {table} drop constraint {table}_quantity_check")
+        page.locator('li[data-state="failed"] [data-act="retry"]').click()
+        saved.filter(has_text="All saved").wait_for()
+        page.locator(f'[data-row="3"] .l{QUANTITY} .nrt-v:not(.nrt-mark):text-is("-4")').wait_for()
+        assert stored("quantity", 4) == "-4"
+        assert notebook.console == []
+        notebook.run("rt.close()")
+
+
+def test_a_row_is_typed_in_place_and_inserted_as_one(
+    browser: Browser, stack: LocalStack, table: str, tmp_path: Path
+) -> None:
+    with browser.notebook() as notebook:
+        page = notebook.page
+        path = str(tmp_path / "queue.sqlite3")
+        notebook.run(SETUP.format(url=stack.url, key=stack.anon_key, path=path, table=table))
+        grid = notebook.show("frame")
+        draft, said = grid.locator(".nrt-draft"), page.locator(".nrt-why-not")
+        grid.locator('[data-row="11"] .l0 .nrt-v').wait_for()
+
+        # A row that is not saved: what it must have, what it has by itself.
+        add = grid.get_by_role("button", name="Add a row")
+        assert add.get_attribute("title") == "Add a row (Ctrl+I)"
+        add.click()
+        page.keyboard.press("Escape")  # leaves the editor
+        assert draft.locator(".nrt-v").all_inner_texts() == [
+            *("required", "required", "required"),
+            *("default", "null", "null"),
+        ]
+        assert findings(page) == []
+        page.keyboard.press("Escape")  # and the row
+        draft.first.wait_for(state="detached")
+        assert grid.locator(".nrt-grid").get_attribute("aria-rowcount") == "13"
+
+        # By keyboard: Enter goes to what is missing and then saves; Tab to the next cell.
+        grid.locator('[data-row="4"] .l1').click()
+        page.keyboard.press("Insert")
+        editor = draft.locator(".nrt-editor")
+        editor.wait_for()
+        page.keyboard.type("3")
+        page.keyboard.press("Enter")
+        grid.locator(f".nrt-draft .l{SYMBOL} .nrt-editor").wait_for()
+        page.keyboard.type(HOSTILE)
+        page.keyboard.press("Tab")
+        grid.locator(f".nrt-draft .l{QUANTITY} .nrt-editor").wait_for()
+        page.keyboard.type("many")
+        page.keyboard.press("Enter")
+        said.filter(has_text="“many” is not a whole number").wait_for()
+        editor.fill("7")
+
+        # What others do meanwhile moves it, and takes nothing from it.
+        stack.sql(f"insert into {table} values (13, 'TSM', 130, 'held', 19.5)")
+        page.keyboard.press("Tab")
+        grid.locator(f".nrt-draft .l{STATE} .nrt-editor").wait_for()
+        page.keyboard.press("Escape")
+        grid.locator('.nrt-draft[data-row="13"]').first.wait_for()
+        page.keyboard.press("Enter")
+
+        # A key that is there is refused at its cell, and nothing that was typed is lost.
+        said.filter(has_text="there is a row with the key 3").wait_for()
+        assert draft.locator(f".l{SYMBOL}").inner_text() == HOSTILE
+        grid.locator(".nrt-draft .l0 .nrt-editor").fill("20")
+        page.keyboard.press("Enter")
+        draft.first.wait_for(state="detached")
+        row = f"select symbol, quantity, state::text, price from {table} where id = 20"
+        until(lambda: stack.sql(row) == [(HOSTILE, 7, "open", None)])
+        grid.locator(f'[data-row="13"] .l{STATE} .nrt-v', has_text="open").wait_for()
+        grid.locator('[data-row="13"] .l0.active').wait_for()
+        assert page.evaluate("window.__ran") is None
+        kinds = "frame.log.query('key == 20').groupby('cause').kind.first().to_dict()"
+        assert "'edit': 'insert'" in notebook.ask(f"print({kinds})")
+
+        # What the server refuses is kept where it is, with its words; mended there, it is sent.
+        page.keyboard.press("Control+i")
+        for text in ("21", "GOOGL", "-1"):
+            page.keyboard.type(text)
+            page.keyboard.press("Enter")
+        said.filter(has_text="violates check constraint").wait_for()
+        assert findings(page) == []
+        page.keyboard.type("1")
+        page.keyboard.press("Enter")
+        until(lambda: stack.sql(f"select quantity from {table} where id = 21") == [(1,)])
+        grid.locator(f'[data-row="14"] .l{QUANTITY} .nrt-v:not(.nrt-mark):text-is("1")').wait_for()
+
+        # Somebody who goes on to another row has finished this one, if it lacks nothing.
+        grid.get_by_role("button", name="Add a row").click()
+        page.keyboard.type("22")
+        page.keyboard.press("Enter")
+        editor.wait_for()
+        page.keyboard.type("AMZN")
+        grid.locator('[data-row="12"] .l1').click()
+        assert draft.locator(".l1").inner_text() == "AMZN"
+        stack.sql(f"alter table {table} add column extra text")
+        stack.sql(f"update {table} set extra = 'fresh' where id = 1")
+        grid.locator('[data-row="0"] .l6', has_text="fresh").wait_for()
+        draft.locator(f".l{SYMBOL}", has_text="AMZN").wait_for()  # though the grid is another now
+        draft.locator(f".l{QUANTITY}").click()
+        editor.wait_for()
+        page.keyboard.type("9")
+        grid.locator('[data-row="12"] .l1').click()
+        until(lambda: stack.sql(f"select symbol from {table} where id = 22") == [("AMZN",)])
+        draft.first.wait_for(state="detached")
+        assert grid.locator('[data-row="12"] .l1.active').count() == 1, "who went on stays there"
+        assert notebook.console == []
+        notebook.run("rt.close()")
+
+
+def test_rows_are_deleted_and_taken_back(
+    browser: Browser, stack: LocalStack, table: str, tmp_path: Path
+) -> None:
+    with browser.notebook() as notebook:
+        page = notebook.page
+        path = str(tmp_path / "queue.sqlite3")
+        setup = SETUP.format(url=stack.url, key=stack.anon_key, path=path, table=table)
+        notebook.run(setup.replace(", order='id'", ""))
+        grid = notebook.show("frame")
+        grid.locator('[data-row="11"] .l0 .nrt-v').wait_for()
+        remove = grid.get_by_role("button", name="Delete the selected rows")
+        gone = grid.locator(".nrt-gone .l0")
+        assert remove.is_disabled()
+        there = f"select count(*) from {table}"
+
+        def keys() -> list[str]:
+            return grid.locator(".slick-row .l0").all_inner_texts()
+
+        # Struck through where they are, and not sent yet: so they can be taken back.
+        shown = keys()
+        grid.locator('[data-row="4"] .l1').click()
+        page.keyboard.press("Shift+ArrowDown")
+        remove.click()
+        gone.nth(1).wait_for()
+        assert [text.split()[0] for text in gone.all_inner_texts()] == ["5", "6"]
+        grid.get_by_text("10 rows").wait_for()
+        assert notebook.ask("print(len(frame.df))") == "10"
+        assert findings(page) == []
+        grid.get_by_role("button", name="Undo").click()
+        gone.first.wait_for(state="detached")
+        assert keys() == shown, "though in the table they are the last ones now"
+        assert notebook.ask("print(len(rt.queue), len(frame.df))") == "0 12"
+        assert stack.sql(there) == [(12,)]
+
+        # By keyboard, and Python's, and then written.
+        notebook.run("frame.delete(9, after=60)")
+        gone.filter(has_text="9").wait_for()
+        grid.locator('[data-row="3"] .l1').click()
+        page.keyboard.press("Control+Delete")
+        gone.filter(has_text="4").wait_for()
+        page.keyboard.press("Control+z")
+        gone.filter(has_text="4").wait_for(state="detached")
+        page.keyboard.press("Control+Delete")
+        gone.filter(has_text="4").wait_for()
+        grid.locator('[data-row="3"] .l1').dblclick()
+        assert grid.locator(".nrt-pop, .nrt-editor").count() == 0, "it cannot be edited"
+        assert notebook.ask("print(rt.queue.flush(10))") == "0"
+        gone.first.wait_for(state="detached")
+        assert stack.sql(there) == [(10,)]
+        grid.get_by_text("10 rows").wait_for()
+        grid.locator('[data-row="3"] .l1.active').wait_for()  # the focus stays in the grid
+
+        # What cannot be written offers neither.
+        for source in ("frame.grid(editable=False)", "frame.map(lambda df: df)"):
+            other = notebook.show(source)
+            other.locator('[data-row="1"]').first.wait_for()
+            assert other.locator("button[data-act]:visible").count() == 0
+        assert notebook.console == []
+        notebook.run("rt.close()")
+
+
+def test_what_a_column_may_hold_is_learnt_again_when_it_has_refused(
+    browser: Browser,
+    stack: LocalStack,
+    table: str,
+    stored: Callable[[str, int], object],
+    tmp_path: Path,
+) -> None:
+    with browser.notebook() as notebook:
+        page = notebook.page
+        path = str(tmp_path / "queue.sqlite3")
+        notebook.run(SETUP.format(url=stack.url, key=stack.anon_key, path=path, table=table))
+        grid = notebook.show("frame")
+        said = page.locator(".nrt-why-not")
+        grid.locator('[data-row="11"] .l0 .nrt-v').wait_for()
+
+        # An editor refuses what has become possible: it stays open until that is known.
+        stack.sql(f"alter table {table} alter column quantity drop not null")
+        grid.locator(f'[data-row="1"] .l{QUANTITY}').dblclick()
+        editor = page.locator("input.nrt-editor")
+        editor.fill("")
+        page.keyboard.press("Enter")
+        said.filter(has_text="quantity cannot be empty: it is NOT NULL").wait_for()
+        notebook.until("frame.schema.column('quantity').nullable")
+        assert editor.is_visible()
+        until(lambda: not editor.is_visible() or page.keyboard.press("Enter"))  # once it is told
+        until(lambda: stored("quantity", 2) is None)
+
+        # The server refuses what is not possible any more: from then on the grid does.
+        stack.sql(f"alter table {table} alter column price set not null")
+        grid.locator(f'[data-row="2"] .l{PRICE}').click()
+        page.keyboard.press("Delete")
+        said.filter(has_text="null value in column").wait_for()
+        notebook.until("not frame.schema.column('price').nullable", seconds=30)
+        grid.locator(f'[data-row="4"] .l{PRICE}').click()
+        page.keyboard.press("Delete")
+        said.filter(has_text="price cannot be empty: it is NOT NULL").wait_for()
+        assert notebook.ask("print(len(rt.queue))") == "1"
         assert notebook.console == []
         notebook.run("rt.close()")

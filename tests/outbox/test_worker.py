@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from notebook_rt.editing import InvalidEditError
-from notebook_rt.errors import ConflictError
+from notebook_rt.errors import ConflictError, InvalidEditError
 from notebook_rt.local import LocalStack
 from notebook_rt.outbox.decide import Answer as Reply
 from notebook_rt.outbox.decide import Request

@@ -18,7 +18,7 @@ DESCRIPTION = {
             "properties": {
                 "id": {"format": "bigint", "type": "integer", "description": "Note:\nKey.<pk/>"},
                 "small": {"format": "int32", "type": "integer"},
-                "large": {"format": "int64", "type": "integer"},
+                "large": {"format": "int64", "type": "integer", "default": 0},
                 "state": {"format": "public.state", "type": "string", "enum": ["open", "held"]},
                 "states": {"format": "public.state[]", "type": "array"},
             },
@@ -33,7 +33,7 @@ def test_types_key_not_null_and_labels_are_learnt() -> None:
     assert columns == (
         Column("id", "int8", nullable=False),
         Column("small", "int4"),
-        Column("large", "int8"),
+        Column("large", "int8", filled=True),
         Column("state", "state", nullable=False, choices=("open", "held")),
         Column("states", "_state"),
     )

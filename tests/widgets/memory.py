@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
+from notebook_rt.errors import InvalidEditError
 from notebook_rt.store.types import Column
 from notebook_rt.widgets.sources import (
     Conflict,
@@ -124,6 +125,8 @@ class MemoryFrame(Told):
         self.note = ""
         self.editable = True
         self.edits: list[tuple[Hashable, dict[str, Any]]] = []
+        self.left = df.iloc[:0]
+        self.doubts = 0
         self.before: list[pd.DataFrame] = []
         self.marked: dict[tuple[Hashable, str], tuple[str, str]] = {}
         self.disputed: list[Conflict] = []
@@ -133,7 +136,15 @@ class MemoryFrame(Told):
         self.df = df
         self.tell()
 
+    def _check(self, values: Mapping[str, Any]) -> None:
+        for column in self.fields:
+            refusal = column.refusal(values[column.name]) if column.name in values else None
+            if refusal is not None:
+                self.doubt()
+                raise InvalidEditError(f'table "{self.name}": {refusal}', refusal, column.name)
+
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
+        self._check(values)
         self.edits.append((key, dict(values)))
         self.before.append(self.df)
         df = self.df.copy()
@@ -144,13 +155,46 @@ class MemoryFrame(Told):
             self.marked[key, column] = ("pending", "waits to be sent")
         self.set(df)
 
+    def insert(self, values: Mapping[str, Any]) -> Hashable:
+        """The row goes to the end, as in a table without an order."""
+        self._check(values)
+        (name,) = self.df.index.names
+        row = {column: [values.get(column)] for column in self.df.columns}
+        fresh = pd.DataFrame(row, index=pd.Index([values[name]], name=name))
+        self.edits.append((values[name], dict(values)))
+        self.before.append(self.df)
+        self.marked |= {(values[name], column): ("pending", "") for column in values}
+        self.set(pd.concat([self.df, fresh.astype(self.df.dtypes.to_dict(), errors="ignore")]))
+        return cast("Hashable", values[name])
+
+    def delete(self, key: Hashable, after: float) -> None:
+        """The row is leaving until ``written``."""
+        self.edits.append((key, {}))
+        self.before.append(self.df)
+        self.left = pd.concat([self.left, self.df.loc[[key]]])
+        self.marked |= {(key, column.name): ("pending", "") for column in self.fields}
+        self.set(self.df.drop(index=[key]))
+
+    def leaving(self) -> pd.DataFrame:
+        return self.left
+
+    def written(self) -> None:
+        """All that is pending is the server's."""
+        self.marked, self.left = {}, self.left.iloc[:0]
+        self.tell()
+
+    def doubt(self) -> None:
+        self.doubts += 1
+
     def batch(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def undo(self) -> bool:
         if not self.edits:
             return False
-        self.edits.pop()
+        key, _ = self.edits.pop()
+        self.left = self.left.drop(index=[key], errors="ignore")
+        self.marked = {cell: mark for cell, mark in self.marked.items() if cell[0] != key}
         self.set(self.before.pop())
         return True
 

@@ -1,0 +1,87 @@
+// The bar above the grid: its name, how many rows, how the table is; rows added and deleted; the filter.
+import { h, setText } from "./common.js";
+
+const ICONS = {
+  add: "M6 2 V10 M2 6 H10",
+  remove: "M2 3.5 H10 M4.5 3.5 V2 H7.5 V3.5 M3.2 3.5 L3.7 10.2 H8.3 L8.8 3.5 M5.1 5.4 V8.4 M6.9 5.4 V8.4",
+};
+const command = /Mac|iP(hone|ad)/.test(navigator.platform) ? "⌘" : "Ctrl+";
+
+function iconButton(icon, label, key, onclick) {
+  return h(
+    "button", { type: "button", class: "nrt-icon", "aria-label": label, title: `${label} (${key})`, "data-act": icon, onclick },
+    h("svg", { viewBox: "0 0 12 12", width: "14", height: "14", "aria-hidden": "true" },
+      h("path", { d: ICONS[icon], fill: "none", stroke: "currentColor", "stroke-width": "1.3", "stroke-linecap": "round", "stroke-linejoin": "round" })),
+  );
+}
+
+// `acts` are `add`, `remove`, `save` and `discard`, of rows, and `undo`.
+export function barOf(view, acts) {
+  const title = h("span", { class: "nrt-word" });
+  const count = h("span", { class: "nrt-soft", role: "status" });
+  const status = h("span", { class: "nrt-status" });
+  const live = h("span", { class: "nrt-soft nrt-live", "aria-live": "polite" });
+  const add = iconButton("add", "Add a row", `${command}I`, acts.add);
+  const remove = iconButton("remove", "Delete the selected rows", command === "⌘" ? "⌘⌫" : "Ctrl+Delete", acts.remove);
+  const undo = h("button", { type: "button", class: "nrt-button", text: "Undo", title: `Take the last change back (${command}Z)`, onclick: acts.undo });
+  const save = h("button", { type: "button", class: "nrt-button nrt-main", text: "Save row", title: "Save the new row (Enter)", onclick: acts.save });
+  const discard = h("button", { type: "button", class: "nrt-button", text: "Discard", title: "Discard the new row (Escape)", onclick: acts.discard });
+  const filter = h("input", {
+    class: "nrt-filter", type: "search", placeholder: "Filter:  acme  price>10", "aria-label": "Filter rows",
+    autocomplete: "off", spellcheck: "false",
+  });
+  const note = h("p", { class: "nrt-note", role: "status" });
+  const rows = h("span", { class: "nrt-rows", role: "group", "aria-label": "Rows" }, undo, save, discard, add, remove);
+  note.hidden = rows.hidden = undo.hidden = true;
+  view.body.append(h("div", { class: "nrt-tools" }, title, count, status, live, rows, filter), note);
+
+  let typing = null;
+  filter.addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(() => view.say({ t: "filter", text: filter.value }), 180);
+  });
+  filter.addEventListener("keydown", (event) => event.stopPropagation());
+
+  let hearing = null;
+  let leaving = 0;
+  return {
+    // Something that was done, for a moment, or for the seconds in which it can be undone.
+    hear(text, seconds = 0) {
+      setText(live, text);
+      undo.hidden = !seconds;
+      clearTimeout(hearing);
+      hearing = setTimeout(() => this.hear(""), (seconds || 4) * 1000);
+    },
+    // What can be done to rows now.
+    offer() {
+      const { head, selection, draft } = view;
+      rows.hidden = !head?.rows;
+      add.hidden = !head?.add || Boolean(draft);
+      save.hidden = discard.hidden = !draft;
+      save.disabled = Boolean(draft?.saving);
+      remove.hidden = Boolean(draft);
+      remove.disabled = !selection;
+    },
+    // A new state of all: the name, and the filter unless somebody types one.
+    whole(head) {
+      setText(title, head.name);
+      if (filter.getRootNode().activeElement !== filter) filter.value = head.filter;
+    },
+    // The small rest of the state: how many rows, how the table is.
+    around(content) {
+      leaving = content.leaving ?? leaving;
+      if (content.total !== undefined || content.leaving !== undefined) {
+        const there = view.total - leaving;
+        setText(count, `${there.toLocaleString()} row${there === 1 ? "" : "s"}${filter.value ? " found" : ""}`);
+      }
+      if (content.status !== undefined) {
+        setText(status, content.status === "live" ? "" : content.status);
+        status.dataset.status = content.status;
+      }
+      if (content.note !== undefined) {
+        setText(note, content.note);
+        note.hidden = !content.note;
+      }
+    },
+  };
+}
