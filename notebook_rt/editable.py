@@ -156,7 +156,7 @@ class Editable:
         column: str | None = None,
         choice: Literal["mine", "theirs"] = "mine",
         *,
-        value: Any = None,
+        value: Any = ...,
     ) -> None:
         """Decide an open conflict.
 
@@ -169,12 +169,14 @@ class Editable:
         choice : {"mine", "theirs"}
             What stands.
         value
-            A third value instead, for one column.
+            A third value instead, for one column; None is null.
 
         Raises
         ------
         ConflictError
             If nothing is open there.
+        ValueError
+            If a value is given without the column.
         """
         self._editor().resolve(key, column, choice, value=value)
 

@@ -174,7 +174,7 @@ class Editor(Laid):
         column: str | None = None,
         choice: Literal["mine", "theirs"] = "mine",
         *,
-        value: Any = None,
+        value: Any = ...,
     ) -> None:
         """Decide a conflict that is open.
 
@@ -185,13 +185,19 @@ class Editor(Laid):
         choice : {"mine", "theirs"}
             What stands.
         value
-            A third value instead, for one column.
+            A third value instead, for one column; None is null.
 
         Raises
         ------
         ConflictError
             If nothing is open there.
+        ValueError
+            If a value is given without the column.
         """
+        if value is not ... and column is None:
+            raise ValueError(
+                "a value decides one column: say which, resolve(key, column, value=...)"
+            )
         with self._editing.lock:
             overlay, composer = self._need()
             key = composer.key(key)
@@ -204,11 +210,12 @@ class Editor(Laid):
             if not records:
                 where = f"{key!r}" + (f", column {column!r}" if column else "")
                 raise ConflictError(f'table "{self.table}": no conflict is open at {where}')
-            if value is not None and column is not None:
-                value = composer.json(composer.typed({column: value}))[column]
+            third: tuple[Json, ...] = ()
+            if value is not ... and column is not None:
+                third = (composer.json(composer.typed({column: value}))[column],)
             for op_id in dict.fromkeys(r.op for r in records):
                 theirs = [r for r in records if r.op == op_id]
-                self._resolve_one(op_id, theirs, choice == "mine", value, overlay.last(key))
+                self._resolve_one(op_id, theirs, choice == "mine", third, overlay.last(key))
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -382,7 +389,7 @@ class Editor(Laid):
         op_id: str,
         records: list[Record],
         mine: bool,
-        value: Json,
+        third: tuple[Json, ...],
         last: Mapping[str, Any] | None,
     ) -> None:
         composer = self._need()[1]
@@ -391,14 +398,14 @@ class Editor(Laid):
             raise ConflictError(f'table "{self.table}": the conflict was decided meanwhile')
         numbers = {record.number for record in records}
         asks = any(r.op == op_id and r.number not in numbers for r in self.open_conflicts())
-        rule = "resolved" if value is not None else f"resolved: {'mine' if mine else 'theirs'}"
+        rule = "resolved" if third else f"resolved: {'mine' if mine else 'theirs'}"
         left: Op | None = op
         decided = []
         for record in records:
             result = None
             if left is not None:
                 left, result = composer.decided(
-                    left, record.record, mine=mine, value=value, last=last
+                    left, record.record, mine=mine, third=third, last=last
                 )
             now = self._editing.clock()
             decided.append(

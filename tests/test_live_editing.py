@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -87,8 +87,9 @@ def seen(frame: nrt.LiveFrame, column: str, key: Hashable = A) -> Any:
     return frame.df[column].to_dict()[key]
 
 
-def _reads(frame: nrt.LiveFrame, notes: str) -> bool:
-    return bool(seen(frame, "notes") == notes)
+def _reads(frame: nrt.LiveFrame, notes: str | None) -> bool:
+    found = seen(frame, "notes")
+    return bool(pd.isna(found) if notes is None else found == notes)
 
 
 def test_an_edit_is_seen_at_once_and_written(
@@ -490,9 +491,13 @@ def test_a_conflict_asks_and_is_resolved(
 ) -> None:
     rt = open_session()
     frame = rt.table(table, merge={"notes": "ask"}).wait(10)
-    choices: tuple[Literal["mine", "theirs"], ...] = ("mine", "theirs")
-    for choice in choices:
-        expected = choice[0]
+    ways: list[tuple[dict[str, Any], str | None]] = [
+        ({"choice": "mine"}, "m"),
+        ({"choice": "theirs"}, "t"),
+        ({"value": "both"}, "both"),
+        ({"value": None}, None),
+    ]
+    for how, expected in ways:
         rt.queue.pause()
         frame.edit(A, notes="m")
         stack.sql(f"update {table} set notes = 't' where id = %s", A)
@@ -500,7 +505,9 @@ def test_a_conflict_asks_and_is_resolved(
         until(lambda: frame.conflicts["open"].any(), 10, lambda: rt.queue.df.to_string())
         assert seen(frame, "notes") == "m"
         assert rt.queue.df["state"].tolist() == ["asking"]
-        frame.resolve(A, "notes", choice)
+        with pytest.raises(ValueError, match="say which"):
+            frame.resolve(A, value="all")
+        frame.resolve(A, "notes", **how)
         rt.queue.flush(10)
         assert stored(stack, table, "notes") == expected
         until(partial(_reads, frame, expected))

@@ -160,7 +160,7 @@ class Composer:
         record: Mapping[str, Json],
         *,
         mine: bool,
-        value: Json = None,
+        third: tuple[Json, ...] = (),
         last: Row | None = None,
     ) -> tuple[Op | None, Json]:
         """What is left of an operation after somebody decided a conflict, and what stands.
@@ -169,8 +169,8 @@ class Composer:
         ----------
         mine
             Mine stands, or theirs.
-        value
-            A third value instead.
+        third
+            A third value instead, if any.
         last
             The last row known, which an edit of a deleted row brings back.
 
@@ -193,7 +193,7 @@ class Composer:
             row = {**self.json(last), **op.values}
             types = dict(self.schema.types)
             return replace(op, kind="insert", values=row, base={}, types=types), row
-        result = value if value is not None else record["mine" if mine else "theirs"]
+        result = third[0] if third else record["mine" if mine else "theirs"]
         values = {c: v for c, v in op.values.items() if c != column}
         base = {c: v for c, v in op.base.items() if c != column}
         if not equal(result, record["theirs"]):
