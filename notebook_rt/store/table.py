@@ -402,16 +402,17 @@ class Table:
         changed = np.fromiter(self._changed, "int64", len(self._changed))
         order = np.argsort(changed)  # what is near in memory is quicker written one after the other
         rows = list(self._changed.values())
+        rows, fresh = [rows[at] for at in order.tolist()], list(self._fresh.values())
         places = self._places(changed[order])
-        given = _by_column([rows[at] for at in order.tolist()], places, self._columns)
-        added = _by_column(list(self._fresh.values()), _NONE, self._columns)
         self._changed, self._fresh, self._gone = {}, {}, []
 
         def advance(names: Iterable[str]) -> None:
             for name in names:
-                where, values = given[name] if name not in self.schema.key else (_NONE, ())
+                known = name in self.schema.key
+                where, values = (_NONE, []) if known else _given(rows, places, name)
                 if step.moves or values:
-                    column, other = self._columns[name].advance(step, where, values, added[name][1])
+                    added = [row[name] for row in fresh]
+                    column, other = self._columns[name].advance(step, where, values, added)
                     self._columns[name] = column
                     if other:
                         self._snapshot = None
@@ -453,18 +454,13 @@ class Table:
         return index
 
 
-def _by_column(
-    rows: Sequence[Row], places: Positions, names: Collection[str]
-) -> dict[str, tuple[Positions, Sequence[Any]]]:
-    """The values of each column in the rows that have one, and those rows' places."""
-    found: dict[str, tuple[Positions, Sequence[Any]]] = {}
-    for name in names:
-        try:
-            found[name] = places, list(map(itemgetter(name), rows))
-        except KeyError:
-            given = [at for at, row in enumerate(rows) if name in row]
-            found[name] = places[given], [rows[at][name] for at in given]
-    return found
+def _given(rows: Sequence[Row], places: Positions, name: str) -> tuple[Positions, list[Any]]:
+    """The values of a column in those of ``rows`` that have one, and those rows' places."""
+    try:
+        return places, list(map(itemgetter(name), rows))
+    except KeyError:
+        given = [at for at, row in enumerate(rows) if name in row]
+        return places[given], [rows[at][name] for at in given]
 
 
 def changes_between(
