@@ -159,7 +159,9 @@ class GridModel:
             self._names = [f.name for f in self._shown()]
         held = any(view.held for view in self._views.values())
         leaving = self._source.leaving()
-        self._leaving = leaving[~leaving.index.isin(df.index)] if len(leaving) else leaving
+        if len(leaving):  # a deletion that the snapshot does not show yet
+            leaving = leaving[df.index.get_indexer(keys_as(leaving.index.tolist(), df.index)) < 0]
+        self._leaving = leaving
         if self._order.refresh(df, self._names, held=held, leaving=self._leaving):
             for view in self._views.values():
                 view.moved = True

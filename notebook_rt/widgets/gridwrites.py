@@ -19,7 +19,7 @@ from notebook_rt.widgets.typed import parse_typed
 
 PASTE_ROWS: Final = 2_000
 DELETE_ROWS: Final = 2_000
-"""Rows deleted at once: each is a request."""
+"""Rows deleted at once: they are sent a few at a time."""
 REGRET: Final = 5.0
 """Seconds that a deletion waits before it is sent: nobody is asked, so it can be taken back."""
 

@@ -216,10 +216,11 @@ class Order:
         plain = not self.by and not self.filter
         if plain and self._same_keys and not (left or self._asked or self.stale):
             return False
-        if self._asked or (not held and (plain or left)):
+        cheap = plain and not (self._places or len(leaving))
+        if self._asked or (not held and (cheap or left)):
             self._compute(df, columns)
             return True
-        if plain or held or self._clock() < self._not_before:
+        if cheap or held or self._clock() < self._not_before:
             self.stale = not plain or not self._same_keys
             return False
         self._compute(df, columns)
@@ -235,12 +236,11 @@ class Order:
         if len(self._leaving):
             self._index = df.index.append(self._leaving.index)
             df = df if plain else pd.concat([df, self._leaving])
-        if plain:
-            return
-        terms = parse_terms(self.filter, columns)
-        positions = np.flatnonzero(keep(df, terms, columns)) if terms else np.arange(len(df))
-        known = [(name, ascending) for name, ascending in self.by if name in columns]
-        self._positions = sort(df, positions.astype(np.intp), known)
+        if not plain:
+            terms = parse_terms(self.filter, columns)
+            positions = np.flatnonzero(keep(df, terms, columns)) if terms else np.arange(len(df))
+            known = [(name, ascending) for name, ascending in self.by if name in columns]
+            self._positions = sort(df, positions.astype(np.intp), known)
         now = self._clock()
         self._not_before = now + (now - started) * (1 / DUTY - 1)
 

@@ -676,7 +676,7 @@ def ordered(order: Order, df: pd.DataFrame, leaving: pd.DataFrame) -> list[Any]:
 
 
 def test_a_row_that_comes_back_stands_where_it_stood_though_the_table_has_it_last():
-    full, order, none = table(8), Order(), table(0)
+    full, order, none = table(8), Order(lambda: 0.0), table(0)
     assert ordered(order, full, none) == [1, 2, 3, 4, 5, 6, 7, 8]
     less = full.drop(index=[1, 4, 5])
     assert ordered(order, less, full.loc[[5, 1, 4]]) == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -690,9 +690,27 @@ def test_a_row_that_comes_back_stands_where_it_stood_though_the_table_has_it_las
     assert order.find(pd.Index([200, 4])).tolist() == [3, 7]
 
 
+def test_keeping_places_in_a_changing_table_costs_a_bounded_share_of_a_core():
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.01  # each look at the clock is 10 ms of work
+        return now[0]
+
+    full, order = table(50), Order(clock)
+    df, leaving = full.drop(index=[9]), full.loc[[9]]
+    computed, start = 0, now[0]
+    for n in range(200):
+        df = pd.concat([df, table(1, first=100 + n)])
+        computed += order.refresh(df, ["price"], held=False, leaving=leaving)
+        now[0] += 0.03
+    assert 2 <= computed <= (now[0] - start) * DUTY / 0.01 + 2
+    assert order.stale
+
+
 @given(st.data())
 def test_whatever_is_deleted_and_taken_back_the_order_is_that_of_before(data):
-    full, order = table(data.draw(st.integers(1, 30))), Order()
+    full, order = table(data.draw(st.integers(1, 30))), Order(lambda: 0.0)
     before = ordered(order, full, full.iloc[:0])
     df, leaving = full, full.iloc[:0]
     for _ in range(data.draw(st.integers(1, 4))):
