@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from notebook_rt.editing import At, Editor
+from notebook_rt.editor import At, Editor
 from notebook_rt.errors import ReadOnlyError
 from notebook_rt.net.callbacks import Mailbox
 from notebook_rt.net.feed import Feed

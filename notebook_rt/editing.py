@@ -20,14 +20,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from notebook_rt.editor import At, Editor
+from notebook_rt.editor import Editor
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.outbox.ops import Json, Op
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.rows import RowChange
 
-__all__ = ["At", "Editing", "Editor", "SendResult"]
+__all__ = ["Editing", "SendResult"]
 
 NoteKind = Literal["merged", "queued", "failed", "info"]
 

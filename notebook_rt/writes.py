@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from notebook_rt.editing import Editing, Editor, SendResult
+from notebook_rt.editing import Editing, SendResult
+from notebook_rt.editor import Editor
 from notebook_rt.errors import ClosedError, QueueError
 from notebook_rt.net.credentials import claims
 from notebook_rt.net.driver import TableDriver

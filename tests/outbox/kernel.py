@@ -20,7 +20,8 @@ from typing import Any
 
 import httpx
 
-from notebook_rt.editing import Editing, Editor
+from notebook_rt.editing import Editing
+from notebook_rt.editor import Editor
 from notebook_rt.outbox.ops import Json
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
