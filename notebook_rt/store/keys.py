@@ -10,7 +10,7 @@ other key stays in the dict. Where a key is cannot be told from outside: 1, 1.0 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -87,6 +87,12 @@ class Keys:
             known.update((key, recent[key]) for key in others if key in recent)
         return known
 
+    def isdisjoint(self, keys: Collection[Key]) -> bool:
+        """Whether none of ``keys`` is here."""
+        if len(self._sorted):
+            return not self.numbers(keys)
+        return self._recent.keys().isdisjoint(keys)
+
     def in_order(self) -> list[Key]:
         """Every key, in the order of the numbers."""
         return [*self._by_number()[0].tolist(), *self._recent]
@@ -98,7 +104,7 @@ class Keys:
         keys, numbers = self._by_number()
         return {**dict(zip(keys.tolist(), numbers.tolist(), strict=True)), **self._recent}
 
-    def update(self, new: Mapping[Key, int]) -> None:
+    def update(self, new: Iterable[tuple[Key, int]]) -> None:
         """Take new keys; their numbers rise and are higher than any before."""
         self._recent.update(new)
 

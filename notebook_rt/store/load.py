@@ -51,11 +51,10 @@ class TableLoad:
         """Add a page of undecoded rows; a key seen before is overwritten."""
         schema = self._schema
         keys = schema.keys_of(page)
-        if len(set(keys)) < len(keys) or self._keys.numbers(keys):
+        if len(set(keys)) < len(keys) or not self._keys.isdisjoint(keys):
             page, keys = self._first_seen(page, keys)
         start = len(self._keys)
-        self._keys.update(dict(zip(keys, range(start, start + len(keys)), strict=True)))
-        self._keys.settle()
+        self._keys.update(zip(keys, range(start, start + len(keys)), strict=True))
         for column in schema.columns:
             values = [row.get(column.name) for row in page]
             self._parts[column.name].append(
@@ -69,6 +68,7 @@ class TableLoad:
         new._columns = {
             name: joined(parts) or new._columns[name] for name, parts in self._parts.items()
         }
+        self._keys.settle()  # once: page by page it takes longer
         new._keys = self._keys
         new._born = new._next = len(self._keys)
         new.apply(self._again)

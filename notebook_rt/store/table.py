@@ -314,7 +314,7 @@ class Table:
         if left:
             self._keys.remove(left)
         if came:
-            self._keys.update(came)
+            self._keys.update(came.items())
 
     def _whole(self, key: Key, row: Row) -> dict[str, Any]:
         """A new row: what is not given is null, but for the key, which the operation knows."""

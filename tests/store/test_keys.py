@@ -45,7 +45,7 @@ def test_keys_are_found_counted_and_ordered_as_in_a_dict(
             new = [key for key in dict.fromkeys(data.draw(some)) if key not in model]
             numbers = dict(zip(new, range(following, following + 2 * len(new), 2), strict=True))
             following += 2 * len(new)
-            keys.update(numbers)
+            keys.update(numbers.items())
             model.update(numbers)
         elif word == "leave":
             gone = [key for key in dict.fromkeys(data.draw(some)) if key in model]
@@ -65,6 +65,7 @@ def test_keys_are_found_counted_and_ordered_as_in_a_dict(
             following = len(model)
         wanted = data.draw(asked)
         assert keys.numbers(wanted) == {key: model[key] for key in wanted if key in model}
+        assert keys.isdisjoint(wanted) == model.keys().isdisjoint(wanted)
         for key in wanted:
             assert keys.get(key) == model.get(key)
             assert (key in keys) == (key in model)
@@ -78,8 +79,8 @@ def test_many_integers_take_a_fifth_of_a_dict_and_text_what_it_takes() -> None:
     for made, most in (lambda number: 3 * number, 0.2), (str, 1.0):
         numbers = {made(number): number for number in range(count)}
         keys, dictionary = Keys(), Keys()
-        dictionary.update(numbers)
-        keys.update(numbers)
+        dictionary.update(numbers.items())
+        keys.update(numbers.items())
         keys.settle()
         assert keys.nbytes <= most * dictionary.nbytes
         assert keys.get(made(777)) == 777
@@ -87,7 +88,7 @@ def test_many_integers_take_a_fifth_of_a_dict_and_text_what_it_takes() -> None:
 
 def test_keys_that_left_are_forgotten_when_they_are_most() -> None:
     keys = Keys()
-    keys.update({number: number for number in range(200_000)})
+    keys.update((number, number) for number in range(200_000))
     keys.settle()
     keys.remove(range(1, 200_000))
     keys.settle()
