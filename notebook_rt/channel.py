@@ -66,6 +66,8 @@ class Channel:
             If it is not after ``timeout`` seconds.
         ChannelRefusedError
             If this login may not enter it.
+        UnreachableError
+            If nobody answers at the URL; it goes on trying.
         """
         self._check()
         try:

@@ -98,6 +98,13 @@ def test_without_a_joined_channel_it_goes_over_rest_and_without_network_it_is_qu
         assert len(offline.queue) == 1
 
 
+def test_waiting_for_a_channel_ends_with_the_reason_when_nobody_answers_at_the_url() -> None:
+    with nrt.connect("http://127.0.0.1:9", "key") as offline:
+        with pytest.raises(errors.UnreachableError, match=r"http://127\.0\.0\.1:9"):
+            offline.channel("room").wait()
+        assert offline.channel("room").status == "joining"
+
+
 def test_a_broadcast_too_large_is_refused_by_name(
     session: Callable[..., nrt.Session], topic: str
 ) -> None:

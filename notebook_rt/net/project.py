@@ -89,6 +89,7 @@ class Project:
             options=options,
             metrics=self.counters,
             lock=threading.RLock(),
+            unreachable=lambda: self.connection.last_error,
             on_contact=self._on_contact,
             on_note=self.note,
         )

@@ -7,6 +7,7 @@ else over REST, else into the queue; presence is throttled, and tracked again af
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -19,9 +20,11 @@ from notebook_rt.errors import (
     NotebookRTError,
     RefusedError,
     WaitTimeoutError,
+    again,
     classify,
 )
 from notebook_rt.net.callbacks import Subscribers
+from notebook_rt.net.feed import PATIENCE
 from notebook_rt.net.registry import Place
 from notebook_rt.net.services import Services
 from notebook_rt.net.topic import SocketChannel
@@ -169,10 +172,19 @@ class Room:
     # What the user asks for
 
     async def wait_joined(self) -> None:
-        """Until the channel is joined; raises if the server refuses it."""
-        await self._joined.wait()
+        """Until the channel is joined; raises if the server refuses it or, after some patience, if
+        the server cannot be reached.
+        """
+        patience = PATIENCE
+        while not self._joined.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._joined.wait(), patience)
+            error = None if self._joined.is_set() else self.services.unreachable()
+            if error is not None:
+                raise again(error)
+            patience = 0.5
         if self.error is not None:
-            raise self.error
+            raise again(self.error)
 
     async def send(self, event: str, payload: Any, ack: bool) -> bool:
         """Send now, over the socket or REST; False: there is no way now (queue it).

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from notebook_rt.errors import NotebookRTError
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.registry import Registry
 from notebook_rt.net.rest import RestClient
@@ -24,6 +25,8 @@ class Services:
     metrics: Metrics
     lock: threading.RLock
     """Held by whoever writes a table: the mirror's feeder here, a local edit on the user's thread."""
+    unreachable: Callable[[], NotebookRTError | None]
+    """Why the socket cannot be opened, while it cannot."""
     on_contact: Callable[[bool], None]
     """Told whether a request over HTTP reached the server."""
     on_note: Callable[[str, str], None]

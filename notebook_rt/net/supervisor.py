@@ -69,6 +69,7 @@ class Connection:
         )
         self.credentials = credentials
         self.last_error: NotebookRTError | None = None
+        """Why the socket could not be opened, until it is."""
         self._thread = thread
         self._refresh = refresh
         self._on_state = on_state
@@ -180,6 +181,7 @@ class Connection:
             self.last_error = error
             self._feed(OpenFailed(number, classify(error), str(error)))
         else:
+            self.last_error = None
             self._feed(Opened(number))
 
     def _refresh_soon(self) -> None:

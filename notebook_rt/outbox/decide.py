@@ -121,15 +121,18 @@ def _forbidden(answer: Answer) -> bool:
 
 
 def words_of(answer: Answer) -> str:
-    """The server's words, in one line."""
+    """The server's words, in one line; what only a search engine reads comes last."""
     body = answer.body
     said = []
     if isinstance(body, dict):
-        names = ("code", "message", "msg", "error", "details", "hint")
+        names = ("message", "msg", "error", "details", "hint")
         said = [str(body[name]) for name in names if body.get(name)]
-    elif isinstance(body, str):
+    elif isinstance(body, str) and body:
         said = [body[:500]]
-    return f"{answer.status}: {'; '.join(said)}" if said else f"the server answered {answer.status}"
+    if not said:
+        return f"the server answered {answer.status}"
+    code = f"{_code(answer)}, " if _code(answer) else ""
+    return f"{'; '.join(said)} ({code}HTTP {answer.status})"
 
 
 # --- requests --------------------------------------------------------------------------------------

@@ -489,7 +489,7 @@ async def test_answers_that_say_later_are_obeyed(
         now[0] = op.not_before
     await k.worker.step()
     (op,) = k.outbox.ops()
-    assert (op.attempts, op.state, op.error) == (3, "failed", "503: name resolution failed")
+    assert (op.attempts, op.state, op.error) == (3, "failed", "name resolution failed (HTTP 503)")
     proxy.heal()
     k.outbox.retry()
     await k.worker.step()
