@@ -70,30 +70,27 @@ from notebook_rt.store.table import Table
 from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.rows import Upsert
 from notebook_rt.widgets import GridWidget
-from tests.widgets.memory import Told
+from tests.widgets.memory import MemoryFrame
 
 TYPES = dict(id='int8', a='float8', b='float8', c='float8', i='int4', j='int4', ok='bool',
              s='text', t='text', at='timestamptz')
 
-class TableSource(Told):
+class TableSource(MemoryFrame):
     '''The columnar table itself, as a live frame hands it out.'''
-    name, status, note, editable = 'trades', 'live', '', True
-    fields = tuple(Column(name, kind) for name, kind in TYPES.items())
 
     def __init__(self):
-        super().__init__()
-        self.table = Table(Schema(tuple(Column(k, v) for k, v in TYPES.items()), ('id',)))
+        fields = tuple(Column(name, kind) for name, kind in TYPES.items())
+        self.table = Table(Schema(fields, ('id',)))
         self.table.apply([Upsert(row['id'], row) for row in df.to_dict('records')])
+        super().__init__(self.table.snapshot(), fields, 'trades')
 
     @property
     def df(self):
         return self.table.snapshot()
 
-    def marks(self): return {}
-    def conflicts(self): return ()
-    def edit(self, *args): raise NotImplementedError
-    def resolve(self, *args): raise NotImplementedError
-    on_change = Told.listen
+    @df.setter
+    def df(self, df):
+        pass
 
 source = TableSource()
 

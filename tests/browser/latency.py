@@ -184,6 +184,10 @@ def main(seconds: float) -> None:
     ):
         print(HEAD)
         results = [m for each in CONTENDERS for m in compete(browser, each, seconds)]
+    blind = {result.name for result in results} - {result.name for result in results if result.late}
+    assert not blind, (
+        f"{', '.join(blind)} showed nothing: what it is given here is not what it takes"
+    )
     packages = ("jupyterlab", "ipykernel", "perspective-python", "ipydatagrid")
     table = "\n".join([HEAD, *(result.row() for result in results)])
     RESULTS.write_text(
