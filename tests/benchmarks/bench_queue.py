@@ -67,7 +67,7 @@ def run(quick: bool) -> list[Result]:
         plain.execute("create table writes (seq integer primary key, id text, body text)")
         outbox = Outbox(directory / "puts.sqlite3", Owner("https://x.supabase.co", "anon"))
         stack.enter_context(closing(outbox))
-        local, rt, frame = stack.enter_context(live_table(directory, count))
+        local, rt, frame = stack.enter_context(live_table(directory, count, 0.0 if quick else 6.0))
         keys = itertools.cycle(range(count))
 
         def peer(some: list[int]) -> None:
@@ -120,7 +120,7 @@ def run(quick: bool) -> list[Result]:
 
 @contextmanager
 def live_table(
-    directory: Path, count: int
+    directory: Path, count: int, rest: float
 ) -> Iterator[tuple[nrt.local.LocalStack, nrt.Session, nrt.LiveFrame]]:
     """A table of ``count`` rows on the embedded stack, live, its queue paused."""
     with (
@@ -138,7 +138,9 @@ def live_table(
         local.sql("alter publication supabase_realtime add table quotes")
         local.sql("grant all on quotes to anon")
         rt.queue.pause()
-        yield local, rt, rt.table("quotes").wait(120)
+        frame = rt.table("quotes").wait(120)
+        time.sleep(rest)  # the stack has still to read the rows out of PostgreSQL's log
+        yield local, rt, frame
 
 
 def per_second_drained(
