@@ -83,11 +83,10 @@ def connect(
             return _connect_local(schema, queue_path, options, asked=False)
     if url == "local":
         return _connect_local(schema, queue_path, options, asked=True)
-    url = project_url(url)
     return _connected(
         Session(
             url,
-            project_key(key or os.environ.get("SUPABASE_KEY"), url),
+            key or os.environ.get("SUPABASE_KEY"),
             schema=schema,
             access_token=access_token,
             queue_path=queue_path,
@@ -150,7 +149,7 @@ class Session(Opening):
     def __init__(
         self,
         url: str,
-        key: str,
+        key: str | None,
         *,
         schema: str = "public",
         access_token: str | None = None,

@@ -10,7 +10,7 @@ import pytest
 
 from notebook_rt.local import LocalStack
 from tests.browser.axe import findings
-from tests.browser.lab import Browser
+from tests.browser.lab import Browser, OpenNotebook
 from tests.proxy import Proxy
 from tests.waiting import until
 from tests.widgets.memory import HOSTILE
@@ -32,10 +32,23 @@ SETUP = """
 import notebook_rt as nrt
 rt = nrt.connect({url!r}, {key!r}, queue_path={path!r},
                  options=nrt.Options(backoff_base=0.2, backoff_max=0.5, poll_interval=0.5))
-frame = rt.table({table!r}, order='id')
+frame = rt.table({table!r}, order={order!r})
 _ = frame.wait(20)
 """
 SYMBOL, QUANTITY, STATE, PRICE, NOTES = range(1, 6)
+
+
+def connect(
+    notebook: OpenNotebook,
+    url: str,
+    key: str,
+    table: str,
+    directory: Path,
+    order: str | None = "id",
+) -> None:
+    """``rt`` and the live ``frame`` of ``table``, with a queue of their own."""
+    path = str(directory / "queue.sqlite3")
+    notebook.run(SETUP.format(url=url, key=key, path=path, table=table, order=order))
 
 
 @pytest.fixture
@@ -63,13 +76,12 @@ def test_postgres_to_pixel_and_a_typed_cell_to_postgres(
 ) -> None:
     with browser.notebook() as notebook:
         page = notebook.page
-        path = str(tmp_path / "queue.sqlite3")
-        notebook.run(SETUP.format(url=stack.url, key=stack.anon_key, path=path, table=table))
+        connect(notebook, stack.url, stack.anon_key, table, tmp_path)
         notebook.show("rt")
         notebook.show("frame")
         page.locator(".nrt-health .nrt-word", has_text="Healthy").wait_for()
         page.locator('[data-row="11"] .l0 .nrt-v').wait_for()
-        assert not Path(path).exists(), "who only looks makes no file"
+        assert not (tmp_path / "queue.sqlite3").exists(), "who only looks makes no file"
 
         # What others write arrives, a row and a cell, and while a cell sleeps too.
         stack.sql(f"update {table} set notes = 'written by sql' where id = 2")
@@ -143,8 +155,7 @@ def test_what_is_typed_without_a_network_or_refused_is_kept_and_shown(
             page.locator("input.nrt-editor").fill(text)
             page.keyboard.press("Enter")
 
-        path = str(tmp_path / "queue.sqlite3")
-        notebook.run(SETUP.format(url=proxy.url, key=stack.anon_key, path=path, table=table))
+        connect(notebook, proxy.url, stack.anon_key, table, tmp_path)
         notebook.run("display(rt.status_bar()); display(frame)")
         page.locator('[data-row="11"] .l0 .nrt-v').wait_for()
         health, saved = page.locator(".nrt-health .nrt-word"), page.locator(".nrt-queue .nrt-word")
@@ -194,8 +205,7 @@ def test_a_row_is_typed_in_place_and_inserted_as_one(
 ) -> None:
     with browser.notebook() as notebook:
         page = notebook.page
-        path = str(tmp_path / "queue.sqlite3")
-        notebook.run(SETUP.format(url=stack.url, key=stack.anon_key, path=path, table=table))
+        connect(notebook, stack.url, stack.anon_key, table, tmp_path)
         grid = notebook.show("frame")
         draft, said = grid.locator(".nrt-draft"), page.locator(".nrt-why-not")
         grid.locator('[data-row="11"] .l0 .nrt-v').wait_for()
@@ -292,9 +302,7 @@ def test_rows_are_deleted_and_taken_back(
 ) -> None:
     with browser.notebook() as notebook:
         page = notebook.page
-        path = str(tmp_path / "queue.sqlite3")
-        setup = SETUP.format(url=stack.url, key=stack.anon_key, path=path, table=table)
-        notebook.run(setup.replace(", order='id'", ""))
+        connect(notebook, stack.url, stack.anon_key, table, tmp_path, order=None)
         grid = notebook.show("frame")
         grid.locator('[data-row="11"] .l0 .nrt-v').wait_for()
         remove = grid.get_by_role("button", name="Delete the selected rows")
@@ -357,8 +365,7 @@ def test_what_a_column_may_hold_is_learnt_again_when_it_has_refused(
 ) -> None:
     with browser.notebook() as notebook:
         page = notebook.page
-        path = str(tmp_path / "queue.sqlite3")
-        notebook.run(SETUP.format(url=stack.url, key=stack.anon_key, path=path, table=table))
+        connect(notebook, stack.url, stack.anon_key, table, tmp_path)
         grid = notebook.show("frame")
         said = page.locator(".nrt-why-not")
         grid.locator('[data-row="11"] .l0 .nrt-v').wait_for()
