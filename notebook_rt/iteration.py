@@ -71,7 +71,8 @@ class Changes:
             if self._batches or self._over:
                 event.set()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), self._timeout)
+            async with asyncio.timeout(self._timeout):
+                await event.wait()
         with self._ready:
             self._wake = None
             if self._batches:

@@ -317,7 +317,8 @@ class _Open:
         away = worker.offline or worker.paused or worker.unauthorized
         if self._ours and self.project.reachable and not away:
             with contextlib.suppress(TimeoutError, QueueError):
-                await asyncio.wait_for(self._sent(), LINGER_SECONDS)
+                async with asyncio.timeout(LINGER_SECONDS):
+                    await self._sent()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -120,7 +120,8 @@ class Postgres:
             return
         process.send_signal(signal.SIGINT)
         try:
-            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
         except TimeoutError:
             process.send_signal(signal.SIGQUIT)
             await process.wait()

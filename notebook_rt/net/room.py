@@ -178,7 +178,8 @@ class Room:
         patience = PATIENCE
         while not self._joined.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._joined.wait(), patience)
+                async with asyncio.timeout(patience):
+                    await self._joined.wait()
             error = None if self._joined.is_set() else self.services.unreachable()
             if error is not None:
                 raise again(error)

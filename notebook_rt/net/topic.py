@@ -134,7 +134,8 @@ class SocketChannel(AsyncRealtimeChannel):
         push.receive(RealtimeAcknowledgementStatus.Error, answered("error"))
         try:
             await push.send()
-            return await asyncio.wait_for(answer, seconds)
+            async with asyncio.timeout(seconds):
+                return await answer
         finally:
             push.destroy()
             if push.ref is not None:

@@ -112,8 +112,8 @@ class Worker:
                     await asyncio.sleep(WATCH_SECONDS)
                 if not sent:
                     with contextlib.suppress(TimeoutError):
-                        left = watch_at - time.monotonic()
-                        await asyncio.wait_for(self._waking.wait(), max(0.0, left))
+                        async with asyncio.timeout(max(0.0, watch_at - time.monotonic())):
+                            await self._waking.wait()
         finally:
             await self._delivery.on_disk(self.outbox.release)
             self._delivery.end()

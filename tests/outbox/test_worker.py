@@ -687,3 +687,17 @@ async def test_calls_and_broadcasts_go_the_same_way(
     assert proxy.counts["POST"] - posts == 3, "ten at a time"
     assert len(k.outbox) == 0
     await k.close()
+
+
+async def test_a_worker_that_is_woken_as_it_is_cancelled_ends(kernel: MakeKernel) -> None:
+    k = kernel()
+    for turns in range(6):  # of the loop between the two
+        running = asyncio.create_task(k.worker.run())
+        await asyncio.sleep(0.1)
+        k.worker.wake()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        done, _ = await asyncio.wait([running], timeout=2)
+        assert done, f"{turns} turns of the loop"
+    await k.close()

@@ -175,7 +175,8 @@ async def _ready(descriptor: int, write: bool = False, at_most: float | None = N
     )
     add(descriptor, wake)
     try:
-        await asyncio.wait_for(future, at_most)
+        async with asyncio.timeout(at_most):
+            await future
     except TimeoutError:
         pass
     finally:
