@@ -54,7 +54,7 @@ class Channel:
 
     @property
     def status(self) -> RoomStatus:
-        """``joining``, ``joined``, ``waiting`` (for the connection), ``refused`` or ``closed``."""
+        """``waiting`` (for the connection), ``joining``, ``joined``, ``refused`` or ``closed``."""
         return "closed" if self._released else self._room.status
 
     def wait(self, timeout: float | None = None) -> Channel:

@@ -102,7 +102,7 @@ def test_waiting_for_a_channel_ends_with_the_reason_when_nobody_answers_at_the_u
     with nrt.connect("http://127.0.0.1:9", "key") as offline:
         with pytest.raises(errors.UnreachableError, match=r"http://127\.0\.0\.1:9"):
             offline.channel("room").wait()
-        assert offline.channel("room").status == "joining"
+        assert offline.channel("room").status == "waiting"
 
 
 def test_a_broadcast_too_large_is_refused_by_name(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from notebook_rt.errors import ChannelRefusedError, NotebookRTError, RateLimitedError, ServerError
 from notebook_rt.net.socket import Socket
@@ -217,8 +217,12 @@ class Registry:
         self._closed_by_server()
 
     def channels(self) -> dict[str, str]:
-        """Topic to state: ``out``, ``joining``, ``joined``, ``evicted``; from any thread."""
-        return {topic: self.joins.state_of(topic) for topic in list(self._entries)}
+        """Topic to state; from any thread."""
+        return {topic: self.state_of(topic) for topic in list(self._entries)}
+
+    def state_of(self, topic: str) -> Literal["out", "joining", "joined", "evicted"]:
+        """From any thread; a topic that nobody wants is ``out``."""
+        return self.joins.state_of(topic)
 
     def carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:

@@ -69,7 +69,7 @@ class Room:
         self.presence_key = presence_key
         self.receive_own = receive_own
         self.replay = replay
-        self.status: RoomStatus = "joining"
+        self._ended: Literal["refused", "closed"] | None = None
         self.error: NotebookRTError | None = None
         self.messages: deque[Message] = deque(maxlen=services.options.log_size)
         self.subscribers = Subscribers()
@@ -87,19 +87,29 @@ class Room:
         self._timer: asyncio.TimerHandle | None = None
         self.place = Place(services.registry, topic, self, priority)
 
+    @property
+    def status(self) -> RoomStatus:
+        """As ``Channel.status`` has it; from any thread."""
+        if self._ended is not None:
+            return self._ended
+        if self._channel is not None:
+            return "joined"
+        state = self.services.registry.state_of(self.topic)
+        return "joining" if state == "joining" else "waiting"
+
     def start(self) -> None:
         self.place.take()
 
     def ask_again(self) -> None:
         """Join, if it was refused: something may have mended that, a new token or a policy."""
-        if self.status == "refused":
-            self.status, self.error = "joining", None
+        if self._ended == "refused":
+            self._ended, self.error = None, None
             self._joined.clear()
             self.services.registry.again(self.topic)
 
     def close(self) -> None:
-        if self.status != "closed":
-            self.status = "closed"
+        if self._ended != "closed":
+            self._ended = "closed"
             self.holds = None
             self._joined.set()
             if self._timer is not None:
@@ -123,17 +133,17 @@ class Room:
 
     def joined(self, channel: SocketChannel) -> None:
         self._channel = channel
-        self.status, self.error = "joined", None
+        self._ended, self.error = None, None
         self._joined.set()
         self._throttle.rejoined()
         self._call_presence()
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
         self._channel = None
-        if self.status == "closed":
+        if self._ended == "closed":
             return
         refused = isinstance(error, ChannelRefusedError)
-        self.status, self.error = ("refused", error) if refused else ("waiting", None)
+        self._ended, self.error = ("refused", error) if refused else (None, None)
         self._joined.set() if refused else self._joined.clear()
 
     def evicted(self) -> None:
