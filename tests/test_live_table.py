@@ -278,6 +278,16 @@ def fails(make: Callable[[], Any], expected: type[BaseException], seconds: float
     return str(caught.value)
 
 
+def test_an_order_that_only_the_server_knows_is_there_at_the_first_read(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} select g, md5(g::text), g from generate_series(1, 2500) g")
+    df = rt.table(table, order="name.desc").df
+    wanted = stack.sql(f"select id from {table} order by name desc, id")
+    assert df.index.tolist() == [key for (key,) in wanted]
+
+
 def test_a_wrong_key(stack: LocalStack, make_table: Callable[..., str]) -> None:
     table = make_table()
     with nrt.connect(stack.url, "eyJhbGciOiJIUzI1NiJ9.e30.wrong") as rt:

@@ -67,7 +67,7 @@ from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.mirror import Mirror
 from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.requery import Requery
-from notebook_rt.sync.rows import Row, RowChange, Rows, at_most
+from notebook_rt.sync.rows import Key, Row, RowChange, Rows, at_most
 from notebook_rt.sync.spec import TableSpec
 
 logger = logging.getLogger("notebook_rt")
@@ -288,8 +288,8 @@ class TableDriver(Feed):
                     self._reader.fetch(effect)
                 case Cancel(request):
                     self._reader.cancel(request)
-                case Shown(rows, schema):
-                    self._show(rows, schema)
+                case Shown(rows, schema, ranked):
+                    self._show(rows, schema, ranked)
                 case Ranked(keys):
                     if self.ordered is not None:
                         self.ordered.rank(keys)
@@ -374,7 +374,7 @@ class TableDriver(Feed):
     def _matches(self, schema: Schema, row: Row) -> bool | None:
         return self.spec.filter.matches(row, schema)
 
-    def _show(self, rows: Rows, schema: Schema) -> None:
+    def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
         assert isinstance(rows, Overlay)  # _make_rows made it
         table = self._made[id(rows)]
         self._made = {id(rows): table}
@@ -386,6 +386,7 @@ class TableDriver(Feed):
         ordered = None
         if self.spec.order or self.spec.limit is not None:
             ordered = table.ordered(self.spec.order, self.spec.limit)
+            ordered.rank(ranked)
         self.ordered, self.table = ordered, table
 
     def _published(self, effect: Published) -> None:

@@ -6,7 +6,7 @@ changed.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,7 +20,7 @@ from notebook_rt.store.types import Backend, Schema
 from notebook_rt.sync.answer import POSITION
 from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.requery import Requery
-from notebook_rt.sync.rows import Rows
+from notebook_rt.sync.rows import Key, Rows
 from notebook_rt.sync.spec import QuerySpec
 
 
@@ -66,7 +66,7 @@ class QueryDriver(TableDriver):
     def _make_rows(self, schema: Schema) -> Rows:
         return Table(schema, self.dtype_backend)  # nobody edits an answer: no overlay
 
-    def _show(self, rows: Rows, schema: Schema) -> None:
+    def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
         assert isinstance(rows, Table)  # _make_rows made it; the server has put it in order
         self.schema, self.table = schema, rows
 

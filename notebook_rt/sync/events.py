@@ -201,6 +201,8 @@ class Shown:
 
     rows: Rows
     schema: Schema
+    ranked: Sequence[Key] = ()
+    """The keys in the server's order, for an order that only the server knows."""
 
 
 @dataclass(frozen=True, slots=True)

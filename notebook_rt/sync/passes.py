@@ -152,6 +152,14 @@ class Passes:
         rows = self._make_rows(replica.schema)
         took = self._stopwatch()
         read = yield from load(replica, self.reads, self._paging, rows, self._progress)
+        order: list[Key] = []
+        window = replica.window
+        if window is not None and not window.sortable:
+            # Before anything is shown: nobody sees the rows in an order that was not asked for.
+            if window.limit is None:
+                yield from ranks(replica, self.reads, self._paging, order)
+            else:
+                order = list(rows.keys())
         kept, self.kept = self.kept, None
         before = self.replica
         old = before.rows if before is not None and before.loaded else None
@@ -168,10 +176,9 @@ class Passes:
                 row = old.get(key)
                 kept_row = {n: v for n, v in (row or {}).items() if n in replica.schema.types}
                 replica.apply([Delete(key) if row is None else Upsert(key, kept_row)])
-        self._emit(Shown(rows, replica.schema))
+        self._emit(Shown(rows, replica.schema, order))
         replica.dirty = True
         self.publish("snapshot", None)
-        self._rank(list(rows.keys()))
         return Proof(read.page.server_time, took(), closes_gaps=readable)
 
     def _progress(self, done: int, total: int | None) -> None:
@@ -277,10 +284,7 @@ class Passes:
         """Tell the server's order, if these keys are in it and nobody here could know."""
         window = None if self.replica is None else self.replica.window
         if window is not None and not window.sortable:
-            if window.limit is None:
-                window.stale = True
-            else:
-                self._emit(Ranked(keys))
+            self._emit(Ranked(keys))
 
     def refetch(self, replica: Replica) -> Flow:
         """Read the rows that only a read can tell."""

@@ -457,9 +457,9 @@ class World:
                     self.connect()
             case Failed(error):
                 self.failed = error
-            case Ranked(keys):
+            case Shown(_, _, keys) | Ranked(keys):
                 self.ranked = list(keys)
-            case Published() | Shown() | StatusChanged() | Told() | _:
+            case Published() | StatusChanged() | Told() | _:
                 pass
 
     def _tick(self, number: int) -> None:

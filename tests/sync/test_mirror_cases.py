@@ -425,6 +425,18 @@ def test_a_row_that_leaves_the_first_three_is_followed_without_a_read() -> None:
 # Promise 9 --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("limit", [None, 5])
+def test_what_is_shown_first_is_in_the_order_that_only_the_server_knows(limit: int | None) -> None:
+    one = server(40)
+    for key in range(1, 41):
+        one.write(key, {"note": f"n{key * 7 % 40:02}"})
+    world = World(TableSpec("t", order=parse_order("note.desc"), limit=limit), one)
+    world.connect()
+    while world.mirror.rows is None:
+        world.run(0.001)
+    assert same(world)
+
+
 def test_a_column_added_and_one_dropped_while_live() -> None:
     world = live()
     world.run(5)
