@@ -97,13 +97,25 @@ class Editable:
         """
         self._editor().delete(key, after)
 
-    def edit_many(self, changes: pd.DataFrame) -> int:
+    def edit_many(self, changes: pd.DataFrame | pd.Series[Any]) -> int:
         """Change many rows, all or none: index = key, columns = the columns to set.
+
+        NaN, NaT and NA mean null, as in a DataFrame that was read from SQL.
+
+        Parameters
+        ----------
+        changes : DataFrame or Series
+            A Series is one column, named as it is.
 
         Returns
         -------
         int
             How many rows it changes.
+
+        Raises
+        ------
+        InvalidEditError
+            If a row or a column is not there, or is named twice, or a value does not fit.
         """
         return self._editor().edit_many(changes)
 

@@ -98,22 +98,32 @@ class Editor(Laid):
             row = self._there(key)
             self._put([composer.delete(key, row, after)], [row])
 
-    def edit_many(self, changes: pd.DataFrame) -> int:
+    def edit_many(self, changes: pd.DataFrame | pd.Series[Any]) -> int:
         """Change many rows at once, all or none: index = key, columns = the columns to set.
 
-        NaN, NaT and NA mean null, as in a DataFrame that was read from SQL.
+        NaN, NaT and NA mean null, as in a DataFrame that was read from SQL. A Series is one column.
 
         Returns
         -------
         int
             The rows that it changes.
         """
-        from pandas import isna
+        from pandas import Series, isna
         from pandas.api.types import is_scalar
 
+        if isinstance(changes, Series):
+            changes = changes.to_frame()
         with self._editing.lock:
             composer = self._need()[1]
-            wanted = {composer.key(key): cells for key, *cells in changes.itertuples(name=None)}
+            if not changes.columns.is_unique:
+                twice = changes.columns[changes.columns.duplicated()][0]
+                raise composer.invalid(f"the column {twice!r} is there twice")
+            wanted = {}
+            for key, *cells in changes.itertuples(name=None):
+                key = composer.key(key)
+                if key in wanted:
+                    raise composer.invalid(f"the row {key!r} is there twice: which is it to be?")
+                wanted[key] = cells
             there = self._all_there(wanted)
             ops, rows = [], []
             for key, cells in wanted.items():

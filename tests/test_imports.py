@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "notebook_rt"
 
-PURE = {"sync", "store", "filters", "errors", "options"}
+PURE = {"sync", "store", "filters", "errors", "options", "plain"}
 """Values in, values out: they import one another and nothing else of the package."""
 
 HANDLES = {"frame", "query", "channel", "editing", "editor", "laid"}
