@@ -97,13 +97,25 @@ class Editable:
         """
         self._editor().delete(key, after)
 
-    def edit_many(self, changes: pd.DataFrame) -> int:
+    def edit_many(self, changes: pd.DataFrame | pd.Series[Any]) -> int:
         """Change many rows, all or none: index = key, columns = the columns to set.
+
+        NaN, NaT and NA mean null, as in a DataFrame that was read from SQL.
+
+        Parameters
+        ----------
+        changes : DataFrame or Series
+            A Series is one column, named as it is.
 
         Returns
         -------
         int
             How many rows it changes.
+
+        Raises
+        ------
+        InvalidEditError
+            If a row or a column is not there, or is named twice, or a value does not fit.
         """
         return self._editor().edit_many(changes)
 
@@ -111,7 +123,8 @@ class Editable:
     def batch(self) -> Iterator[None]:
         """Keep, show and send what is edited in the block as one; nothing of it if it raises.
 
-        Only this thread's edits; everything else goes on meanwhile.
+        Only this thread's edits; everything else goes on meanwhile. A block in a block is a part
+        of it, and takes nothing but itself back if it raises.
         """
         with self._editor().batch():
             yield
@@ -122,7 +135,10 @@ class Editable:
         return At(self._editor())
 
     def undo(self) -> bool:
-        """Take back the last edit (or batch) that has not left; False: there is none."""
+        """Take back the last edit (or batch) of this table that has not left; False: there is none.
+
+        In a ``batch`` block, the last edit of it.
+        """
         editor = self._known()
         return editor is not None and editor.undo()
 

@@ -16,6 +16,7 @@ import contextlib
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,11 +25,14 @@ from notebook_rt.editor import Editor
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.outbox.ops import Json, Op
 from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.rows import Put
 from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.rows import RowChange
 
 __all__ = ["Editing", "SendResult"]
 
+UNDONE = 100
+"""The last edits of a table that can be taken back."""
 NoteKind = Literal["merged", "queued", "failed", "info"]
 
 
@@ -69,6 +73,7 @@ class Editing:
         self.make_id = make_id
         self._note = note or (lambda kind, text: None)
         self._editors: list[Editor] = []
+        self._done: dict[tuple[str, str], deque[list[Put]]] = {}
 
     def editor(
         self,
@@ -96,6 +101,10 @@ class Editing:
         """The table is no longer open; its edits stay in the queue."""
         with self.lock, contextlib.suppress(ValueError):
             self._editors.remove(editor)
+
+    def done_to(self, schema: str, table: str) -> deque[list[Put]]:
+        """The last edits of a table in this session, which can be taken back."""
+        return self._done.setdefault((schema, table), deque(maxlen=UNDONE))
 
     def strategies(self, schema: str, table: str) -> Strategies | None:
         """For the worker: how a table that is open here merges, functions included."""

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from notebook_rt.block import Block
 from notebook_rt.errors import ConflictError, InvalidEditError, QueueError
 from notebook_rt.laid import Laid
 from notebook_rt.outbox.decisions import Record
-from notebook_rt.outbox.ops import Json, Op, changes_key, coalesce
+from notebook_rt.outbox.ops import Json, Op, changes_key
 from notebook_rt.outbox.rows import Put
 from notebook_rt.outbox.view import conflicts_df, pending_df
 from notebook_rt.sync.merge import Edit
@@ -26,22 +26,9 @@ from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.rows import Key, Row, RowChange
 
 if TYPE_CHECKING:
+    from collections import deque
+
     import pandas as pd
-
-
-UNDONE = 100
-"""The last edits that can be taken back."""
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What one thread has edited in a ``batch`` block that is open."""
-
-    ops: list[Op] = field(default_factory=list)
-    edits: list[Edit] = field(default_factory=list)
-    """As the overlay lays the operations."""
-    rows: dict[Key, dict[str, Any] | None] = field(default_factory=dict)
-    """Rows as it leaves them."""
 
 
 @dataclass(eq=False, repr=False)
@@ -51,7 +38,6 @@ class Editor(Laid):
     Values are checked against the column's type first; `InvalidEditError` says what is wrong.
     """
 
-    _undo: deque[list[Put]] = field(default_factory=lambda: deque(maxlen=UNDONE), init=False)
     _local: threading.local = field(default_factory=threading.local, init=False)
 
     # --- editing ---------------------------------------------------------------------------------
@@ -98,22 +84,32 @@ class Editor(Laid):
             row = self._there(key)
             self._put([composer.delete(key, row, after)], [row])
 
-    def edit_many(self, changes: pd.DataFrame) -> int:
+    def edit_many(self, changes: pd.DataFrame | pd.Series[Any]) -> int:
         """Change many rows at once, all or none: index = key, columns = the columns to set.
 
-        NaN, NaT and NA mean null, as in a DataFrame that was read from SQL.
+        NaN, NaT and NA mean null, as in a DataFrame that was read from SQL. A Series is one column.
 
         Returns
         -------
         int
             The rows that it changes.
         """
-        from pandas import isna
+        from pandas import Series, isna
         from pandas.api.types import is_scalar
 
+        if isinstance(changes, Series):
+            changes = changes.to_frame()
         with self._editing.lock:
             composer = self._need()[1]
-            wanted = {composer.key(key): cells for key, *cells in changes.itertuples(name=None)}
+            if not changes.columns.is_unique:
+                twice = changes.columns[changes.columns.duplicated()][0]
+                raise composer.invalid(f"the column {twice!r} is there twice")
+            wanted = {}
+            for key, *cells in changes.itertuples(name=None):
+                key = composer.key(key)
+                if key in wanted:
+                    raise composer.invalid(f"the row {key!r} is there twice: which is it to be?")
+                wanted[key] = cells
             there = self._all_there(wanted)
             ops, rows = [], []
             for key, cells in wanted.items():
@@ -131,12 +127,18 @@ class Editor(Laid):
         """Commit and show what is edited in the block as one, at its end; nothing if it raises.
 
         Only what this thread edits. The lock is not held meanwhile: the block may take its time,
-        and the table goes on living.
+        and the table goes on living. A block in a block is a part of it.
         """
-        if self._batch is not None:
-            yield
+        outer = self._batch
+        if outer is not None:
+            before = len(outer)
+            try:
+                yield
+            except BaseException:
+                outer.take_back(before)
+                raise
             return
-        batch = self._local.batch = _Batch()
+        batch = self._local.batch = Block()
         try:
             yield
         finally:
@@ -145,15 +147,20 @@ class Editor(Laid):
             self._commit(batch.ops, batch.edits)
 
     def undo(self) -> bool:
-        """Take back the last edit (or batch) made here that has not left; False: there is none."""
+        """Take back the last edit (or batch) of the table made in this session that has not left;
+        in a batch, the last one of it. False: there is none.
+        """
+        batch = self._batch
+        if batch is not None:
+            there = len(batch)
+            batch.take_back(max(0, there - 1))
+            return there > 0
         with self._editing.lock:
             while self._undo:
-                puts = self._undo.pop()
-                undone = False
-                for put in reversed(puts):
-                    if self._outbox.take_back(put.op, put.before):
-                        undone = True
-                        self._replace_shown(put)
+                undone = self._outbox.take_back(self._undo[-1])
+                self._undo.pop()
+                for put in undone:
+                    self._replace_shown(put)
                 if undone:
                     return True
             return False
@@ -300,9 +307,14 @@ class Editor(Laid):
         return self._need()[0].view(key)
 
     @property
-    def _batch(self) -> _Batch | None:
+    def _undo(self) -> deque[list[Put]]:
+        """What can be taken back: frames of one table share it, since they edit the same rows."""
+        return self._editing.done_to(self.schema_name, self.table)
+
+    @property
+    def _batch(self) -> Block | None:
         """The batch that this thread has open."""
-        found: _Batch | None = getattr(self._local, "batch", None)
+        found: Block | None = getattr(self._local, "batch", None)
         return found
 
     # --- inside: laying over ---------------------------------------------------------------------
@@ -316,12 +328,12 @@ class Editor(Laid):
             seen = {edit.key: row for edit, row in zip(edits, rows, strict=True) if row}
             self._commit(ops, edits, seen)
             return
+        left: dict[Key, dict[str, Any] | None] = {}
         for edit, row in zip(edits, rows, strict=True):
-            batch.rows[edit.key] = None
+            left[edit.key] = None
             if edit.kind != "delete":
-                batch.rows[overlay.new_key(edit)] = composer.whole({**row, **edit.values})
-        batch.ops += ops
-        batch.edits += edits
+                left[overlay.new_key(edit)] = composer.whole({**row, **edit.values})
+        batch.add(ops, edits, left)
 
     def _commit(
         self,
@@ -329,7 +341,7 @@ class Editor(Laid):
         edits: Sequence[Edit],
         seen: Mapping[Key, Row] = MappingProxyType({}),
     ) -> None:
-        if not ops or (len(ops) == 1 and self._mend_failed(ops[0], edits[0])):
+        if not ops:
             return
         try:
             puts = self._outbox.put(*ops)
@@ -344,6 +356,7 @@ class Editor(Laid):
                 stored[put.op.id] = put.op
             elif put.before is not None:
                 stored[put.before.id] = None
+            stored.update((one.id, None) for one in put.parked)
         gone = [op for op, now in stored.items() if now is None]
         if gone:
             self._tell_all(lambda overlay: overlay.discard(gone, want_changes=True))
@@ -353,18 +366,6 @@ class Editor(Laid):
         for editor in self._editing.editors_of(self.schema_name, self.table):
             if editor is not self:
                 editor.lay(laid)
-
-    def _mend_failed(self, op: Op, edit: Edit) -> bool:
-        """An edit of what was refused, same row and column, mends that write: it is sent again."""
-        edits = self._need()[0].edits_of(edit.key)
-        failed = self._outbox.get(edits[0].id) if len(edits) == 1 else None
-        if failed is None or failed.state != "failed" or not op.values.keys() & failed.values:
-            return False
-        whole, merged = coalesce(failed, op)
-        if not merged or whole is None or not self._outbox.mend(whole):
-            return False
-        self._lay_everywhere([whole])
-        return True
 
     def _lay_everywhere(self, ops: Sequence[Op]) -> None:
         for editor in self._editing.editors_of(self.schema_name, self.table):
@@ -377,7 +378,7 @@ class Editor(Laid):
 
     def _replace_shown(self, put: Put) -> None:
         if put.before is not None:
-            self._lay_everywhere([put.before])
+            self._lay_everywhere([put.before, *put.parked])
         elif put.op is not None:
             gone = put.op.id
             self._tell_all(lambda o: o.discard([gone], want_changes=True))

@@ -1,7 +1,7 @@
 """What an analyst has in hand as JSON has it: numpy's and pandas' values, moments, Decimals, sets.
 
-In: arguments of a function, the payload of a broadcast, what presence shows. Out: the same, of
-nothing but JSON's own types, as PostgreSQL and other clients read them.
+In: arguments of a function, the payload of a broadcast, what presence shows, what a json column is
+to hold. Out: the same, of nothing but JSON's own types, as PostgreSQL and other clients read them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def json_text(value: Any, what: str) -> str:
     '{"n": [1], "on": "2024-01-02"}'
     """
     try:
-        return json.dumps(value, default=_plain, sort_keys=True, allow_nan=False)
+        return json.dumps(value, default=as_plain, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{what}: {error}") from None
 
@@ -37,7 +37,8 @@ def plain(value: Any, what: str) -> Any:
     return json.loads(json_text(value, what))
 
 
-def _plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
+    """One value that JSON has no form for as one that it has; raises TypeError."""
     if hasattr(value, "isoformat"):  # dates, times, moments, pandas' too
         return value.isoformat()
     if hasattr(value, "tolist"):  # numpy's scalars and arrays, pandas' Series

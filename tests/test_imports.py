@@ -10,10 +10,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "notebook_rt"
 
-PURE = {"sync", "store", "filters", "errors", "options"}
+PURE = {"sync", "store", "filters", "errors", "options", "plain"}
 """Values in, values out: they import one another and nothing else of the package."""
 
-HANDLES = {"frame", "query", "channel", "editing", "editor", "laid"}
+HANDLES = {"frame", "query", "channel", "editing", "editor", "laid", "block"}
 FORBIDDEN = {
     **{name: HANDLES | {"net", "outbox", "widgets", "local"} for name in PURE},
     "outbox": HANDLES | {"net", "widgets", "local"},

@@ -216,7 +216,8 @@ class Outbox:
             if stored is None or stored.state == "waiting":
                 return False
             decisions.close(db, decided)
-            mended = replace(op, seq=stored.seq, lane=stored.lane, blocked=stored.blocked)
+            # What may be in already is not known by its key alone any more: its values are others.
+            mended = replace(op, own_key=op.own_key and not stored.sent)
             if not asks:
                 mended = replace(
                     mended, state="waiting", attempts=0, not_before=0.0, error="", sent=False
@@ -225,22 +226,14 @@ class Outbox:
         self._tell()
         return True
 
-    def take_back(self, op: Op | None, before: Op | None) -> bool:
-        """Undo a `put` whose result was ``(op, before)``; False: it has left already."""
+    def take_back(self, puts: Iterable[Put]) -> list[Put]:
+        """Undo what `put` gave, the last first; those that had not left, nor been edited since."""
         with self._writing() as db:
-            if op is None:
-                if before is not None:
-                    rows.put(db, before.owner, [before], merge=False)
-            else:
-                stored = self._find(db, op.id)
-                if stored is None or stored.sent or stored.state != "waiting":
-                    return False
-                if before is None:
-                    rows.remove(db, stored)
-                else:
-                    rows.store(db, replace(before, seq=stored.seq, blocked=stored.blocked))
+            undone = [
+                put for put in reversed([*puts]) if rows.take_back(db, self._lease.owner, put)
+            ]
         self._tell()
-        return True
+        return undone
 
     # --- merge records ---------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Operations as rows of the queue's file; each function runs inside a transaction of the caller's.
 
-The two rules of a lane are here: only its first row is not ``blocked``, and operations of one
-row of a table that have not left become one (`ops.coalesce`). Each owner has lanes of its own.
+The rules of a lane are here: only its first row is not ``blocked``, operations of one row of a
+table that have not left become one (`ops.coalesce`), and an edit of what was refused mends that
+write, with what was parked behind it. Each owner has lanes of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from notebook_rt.outbox.decide import has_sums
 from notebook_rt.outbox.ops import WRITES, Op, body, coalesce, lane_of, unbody
 
 _INSERT = """insert into ops
@@ -36,6 +38,8 @@ class Put:
     """
     before: Op | None = None
     """The operation that it was made one with, as it was."""
+    parked: tuple[Op, ...] = ()
+    """What stood behind ``before``, which had failed, and is in ``op`` too."""
 
 
 def put(db: sqlite3.Connection, owner: str, ops: Sequence[Op], *, merge: bool) -> list[Put]:
@@ -81,7 +85,13 @@ def _merge(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
         "select * from ops where owner = ? and lane = ? order by seq desc limit 1",
         (owner, op.lane),
     ).fetchone()
-    if last is None or last["state"] != "waiting" or last["sent"]:
+    if last is None:
+        return None
+    if last["blocked"] or last["state"] == "failed":
+        mended = _mend(db, owner, op)
+        if mended is not None:
+            return mended
+    if last["state"] != "waiting" or last["sent"]:
         return None
     before = op_of(last)
     whole, merged = coalesce(before, op)
@@ -92,6 +102,53 @@ def _merge(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
     else:
         store(db, whole)
     return Put(whole, before)
+
+
+def _mend(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
+    """Make ``op`` one with the first of its lane, which was refused; None: it is not about that."""
+    found = db.execute(
+        "select * from ops where owner = ? and lane = ? order by seq", (owner, op.lane)
+    )
+    failed, *parked = map(op_of, found.fetchall())
+    about = op.kind == "delete" or op.values.keys() & failed.values
+    if failed.state != "failed" or not about or any(one.sent for one in parked):
+        return None
+    if failed.sent and (failed.kind == "insert" or has_sums(failed)):
+        return None  # it may be in: only what it was is recognised
+    whole: Op | None = failed
+    for one in (*parked, op):
+        if whole is None or one.state != "waiting":
+            return None
+        whole, merged = coalesce(whole, one)
+        if not merged:
+            return None
+    for one in (*parked, *([failed] if whole is None else [])):
+        remove(db, one)
+    if whole is not None:
+        whole = replace(whole, state="waiting", attempts=0, error="", sent=False)
+        whole = replace(whole, not_before=op.not_before)
+        store(db, whole)
+    return Put(whole, failed, tuple(parked))
+
+
+def take_back(db: sqlite3.Connection, owner: str, done: Put) -> bool:
+    """Undo a `put`; False: it has left already, or another edit is in it by now."""
+    if done.op is None:
+        if done.before is not None:
+            put(db, owner, [done.before, *done.parked], merge=False)
+        return True
+    stored = db.execute(
+        "select * from ops where owner = ? and id = ? and not sent and state = 'waiting'",
+        (owner, done.op.id),
+    ).fetchone()
+    if stored is None or stored["made_at"] != done.op.made_at:
+        return False
+    if done.before is None:
+        remove(db, op_of(stored))
+    else:
+        store(db, done.before)
+        put(db, owner, done.parked, merge=False)
+    return True
 
 
 def store(db: sqlite3.Connection, op: Op) -> None:

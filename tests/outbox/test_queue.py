@@ -138,12 +138,12 @@ def test_inserts_and_deletes_that_have_not_left_fold_together(outbox: Outbox) ->
 
 
 def test_undo_takes_back_only_what_has_not_left(outbox: Outbox) -> None:
-    (a,) = outbox.put(update("a", 1, n=1))
-    (b,) = outbox.put(update("b", 1, {"n": 1}, n=2))
-    assert outbox.take_back(b.op, b.before)
+    a = outbox.put(update("a", 1, n=1))
+    b = outbox.put(update("b", 1, {"n": 1}, n=2))
+    assert outbox.take_back(b) == b
     assert outbox.ops()[0].values == {"n": 1}
     outbox.take(1, 0.0)
-    assert not outbox.take_back(a.op, a.before)
+    assert outbox.take_back(a) == []
     assert len(outbox) == 1
 
 

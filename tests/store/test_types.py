@@ -8,6 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from notebook_rt.store.decode import decode_json
@@ -113,6 +115,72 @@ def test_what_a_user_passes_becomes_the_typed_value_or_is_refused() -> None:
     for pg_type, value in [("int8", "x"), ("int8", 1.5), ("int8", 2**63), ("date", "yesterday")]:
         with pytest.raises(ValueError, match="no value"):
             coerce(pg_type, value)
+
+
+@pytest.mark.parametrize("pg_type", ["text", "int4", "bool", "timestamptz", "interval", "jsonb"])
+@pytest.mark.parametrize("missing", [float("nan"), np.float32("nan"), pd.NA, pd.NaT])
+def test_what_pandas_knows_as_missing_is_null(pg_type: str, missing: object) -> None:
+    assert coerce(pg_type, missing) is None
+    assert equal(coerce("float8", float("nan")), float("nan"))
+    assert coerce("_text", ["a", missing]) == ["a", None]
+
+
+@pytest.mark.parametrize(
+    ("pg_type", "value", "typed"),
+    [
+        ("interval", np.timedelta64(90, "s"), "0 days 00:01:30"),
+        ("interval", np.timedelta64(90 * 10**9, "ns"), "0 days 00:01:30"),
+        ("bytea", bytearray(b"ab"), b"ab"),
+        ("bytea", memoryview(b"ab"), b"ab"),
+        ("uuid", "{0000000000000000000000000000ABCD}", "00000000-0000-0000-0000-00000000abcd"),
+        ("_int4", np.array([1, 2]), [1, 2]),
+        ("_int4", [1.0, "2", np.int64(3)], [1, 2, 3]),
+        ("_int4", [[1], (2,)], [[1], [2]]),
+        ("_text", pd.Series(["a"]), ["a"]),
+        ("_text", [1], ["1"]),
+        ("timestamptz", "20240-01-02", "20240-01-02"),
+        ("date", "0044-03-15 BC", "0044-03-15 BC"),
+        ("time", "24:00:00", "24:00:00"),
+        ("jsonb", {"n": np.int64(1), "a": np.array([1.5])}, {"n": 1, "a": [1.5]}),
+        ("jsonb", {1: (Decimal("1.5"), dt.date(2024, 1, 2))}, {"1": [1.5, "2024-01-02"]}),
+        ("jsonb", 2**70, 2**70),
+    ],
+)
+def test_a_value_is_seen_as_the_server_will_have_it(
+    pg_type: str, value: object, typed: object
+) -> None:
+    assert repr(coerce(pg_type, value)) == repr(typed)
+
+
+LOOP: list[object] = []
+LOOP.append(LOOP)
+
+
+@pytest.mark.parametrize(
+    ("pg_type", "value"),
+    [
+        ("timestamptz", "99 bottles"),
+        ("timestamptz", "31/12/2024"),
+        ("date", "2024-13-45"),
+        ("time", "25:00"),
+        ("uuid", "nope"),
+        ("text", {"a": 1}),
+        ("text", "a\0b"),
+        ("text", "a\ud800"),
+        ("_int4", [1, "x"]),
+        ("_int4", [1.5]),
+        ("_int4", "12"),
+        ("jsonb", {"a": float("nan")}),
+        ("jsonb", {"a": object()}),
+        ("jsonb", "\ud800"),
+        ("jsonb", LOOP),
+    ],
+)
+def test_what_the_server_would_refuse_or_change_is_refused_here(
+    pg_type: str, value: object
+) -> None:
+    with pytest.raises(ValueError, match=r"no value|cannot be said|a zero"):
+        coerce(pg_type, value)
 
 
 def test_long_type_names_mean_the_short_ones() -> None:
