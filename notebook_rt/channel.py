@@ -17,12 +17,14 @@ from notebook_rt.errors import ClosedError, WaitTimeoutError
 from notebook_rt.frame import LiveFrame
 from notebook_rt.net.broadcasts import BroadcastFeed
 from notebook_rt.net.callbacks import Mailbox, discard
-from notebook_rt.net.room import Message, Room, RoomStatus
+from notebook_rt.net.room import Message, Room
 from notebook_rt.plain import plain
 from notebook_rt.sync.presence import Person
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from notebook_rt.net.room import RoomStatus  # here for jedi's sake: see session.py
 
 Queue = Callable[[str, str, Any, bool, float | None], SendResult]
 """Puts a broadcast into the queue: topic, event, payload, private, ttl."""

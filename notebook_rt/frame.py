@@ -21,7 +21,6 @@ from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.net.feed import Feed
 from notebook_rt.progress import Bar
-from notebook_rt.sync.events import Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from notebook_rt.store.types import Schema
+    from notebook_rt.sync.events import Status  # here for jedi's sake: see session.py
     from notebook_rt.widgets.chart import ChartWidget, Kind
     from notebook_rt.widgets.grid import GridWidget
 

@@ -27,7 +27,6 @@ from notebook_rt.net.project import Project
 from notebook_rt.opening import Opening
 from notebook_rt.options import Options
 from notebook_rt.sync.health import Health
-from notebook_rt.sync.supervisor import State
 from notebook_rt.writes import Writes
 
 if TYPE_CHECKING:
@@ -35,6 +34,10 @@ if TYPE_CHECKING:
 
     from notebook_rt.channel import Presence
     from notebook_rt.outbox.view import QueueView
+
+    # A property's Literal must be unknown at run time: jedi, which completes names for IPython and
+    # Jupyter, fails over it and offers none (davidhalter/jedi#1990).
+    from notebook_rt.sync.supervisor import State
     from notebook_rt.widgets.notes import NotesWidget
     from notebook_rt.widgets.statusbar import StatusBar
 

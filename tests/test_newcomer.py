@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import pickle
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jedi
 import pyarrow as pa
 import pytest
 
@@ -216,6 +218,31 @@ def test_what_a_console_shows_says_what_it_is(rt: nrt.Session, people: str) -> N
     assert [name for name in dir(nrt) if not name.startswith("_")] == sorted(nrt.__all__)
     with pytest.raises(TypeError, match=r"Options\.poll_interval is a number, not '3'"):
         nrt.Options(poll_interval="3")  # type: ignore[arg-type]  # the slip that is tried here
+
+
+def test_the_tab_key_offers_every_name_and_no_other(rt: nrt.Session, people: str) -> None:
+    """As IPython and Jupyter ask: jedi offers nothing at all where one annotation is too much."""
+    table, room = rt.table(people).wait(10), rt.channel("tab")
+    query, mapped = rt.query(people, depends_on=people), table.map(len)
+    objects = (rt, table, query, room, room.presence, mapped, rt.queue, rt.health, rt.metrics)
+    for thing in (*objects, nrt.Options(), nrt, nrt.errors, nrt.local):
+        here = [{"it": thing}]
+        offered = {name.name for name in jedi.Interpreter("it.", here).complete()}
+        public = {name for name in dir(thing) if not name.startswith("_")}
+        assert public
+        assert public == {name for name in offered if not name.startswith("_")}
+        for name in public & vars(nrt.LiveFrame).keys():
+            jedi.Interpreter(f"it.{name}(", here).complete()
+    assert "UnreachableError" in dir(nrt.errors)
+    assert [name for name in dir(nrt.errors) if not name.endswith("Error")] == []
+    assert sorted(dir(nrt.local)) == ["LocalStack", "StackOptions", "start"]
+
+
+def test_an_error_of_another_process_arrives() -> None:
+    sent = errors.MissingColumnError("public", "prices", "agee", ["age"])
+    for arrived in (pickle.loads(pickle.dumps(sent)), copy.copy(sent)):
+        assert (type(arrived), str(arrived)) == (errors.MissingColumnError, str(sent))
+        assert (arrived.table, arrived.column) == ("prices", "agee")
 
 
 def test_a_closed_connection_has_no_latency(stack: LocalStack) -> None:
