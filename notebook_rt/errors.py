@@ -163,7 +163,8 @@ class RefusedError(NotebookRTError):
         hint: str = "",
     ) -> None:
         words = "; ".join(w for w in (reason, details, hint) if w)
-        super().__init__(f"{what}: refused with {status}{' ' + code if code else ''}: {words}")
+        said = f": {words}" if words else ""
+        super().__init__(f"{what}: refused with {status}{' ' + code if code else ''}{said}")
         self.status = status
         self.code = code
         self.reason = reason

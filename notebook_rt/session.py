@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt.address import project_key, project_url
 from notebook_rt.errors import ClosedError
@@ -162,6 +162,8 @@ class Session(Opening):
     ) -> None:
         self.url = project_url(url)
         self.schema = schema
+        if not isinstance(options, Options | None):
+            raise TypeError(f"options are nrt.Options(poll_interval=2.0, ...), not {options!r}")
         self.options = options or Options()
         self.stack = stack
         """The local stack, where the session uses it."""
@@ -180,6 +182,9 @@ class Session(Opening):
     def __repr__(self) -> str:
         state = "closed" if self._project.closed else self.state
         return f"<Session {self.url} {state}, {len(self._project.tables)} tables>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("'Session' lives in this process: another one connects for itself")
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         if self._project.closed:

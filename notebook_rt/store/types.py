@@ -50,6 +50,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from notebook_rt.store.coerce import coerce
 from notebook_rt.store.kinds import (
     Backend,
     Kind,
@@ -64,7 +65,6 @@ from notebook_rt.store.kinds import (
     sortable,
 )
 from notebook_rt.store.values import (
-    coerce,
     decode,
     decoder,
     equal,

@@ -1,4 +1,4 @@
-"""Values of PostgreSQL's types: from JSON, to JSON, to text, from a user, and whether two are equal.
+"""Values of PostgreSQL's types: from JSON, to JSON, to text, and whether two are equal.
 
 ``store.types`` says which and why.
 """
@@ -13,14 +13,11 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
 
-import numpy as np
-import pandas as pd
-
 from notebook_rt.store.kinds import Kind, Numeric, Source, canonical, element, kind
 from notebook_rt.sync.rows import Json
 
 _UTC: Final = dt.UTC
-_INT64: Final = range(-(2**63), 2**63)
+INT64: Final = range(-(2**63), 2**63)
 
 # --- JSON to typed ---------------------------------------------------------------------------
 
@@ -283,70 +280,6 @@ def _array_item(pg_type: str, value: Any) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-# --- values of users --------------------------------------------------------------------------
-
-_PLAIN: Final[dict[Kind, type]] = {"int": int, "float": float, "bool": bool, "text": str}
-"""The class of the typed values of a type, where a user's value of that class is one already."""
-
-
-def coerce(pg_type: str, value: Any, *, numeric: Numeric = "float") -> Any:
-    """Make a typed value of what a user passed: numpy scalars, Timestamps, dates, ISO text.
-
-    Raises
-    ------
-    ValueError
-        If ``value`` is no value of ``pg_type``.
-
-    Examples
-    --------
-    >>> coerce("int8", np.int64(7)), coerce("date", pd.Timestamp("2024-01-02 05:00"))
-    (7, datetime.date(2024, 1, 2))
-    """
-    family = kind(pg_type)
-    if value.__class__ is _PLAIN.get(family) and (family != "int" or value in _INT64):
-        return value
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    elif isinstance(value, np.generic) and not isinstance(value, np.datetime64):
-        value = value.item()
-    elif isinstance(value, np.datetime64):
-        value = pd.Timestamp(value)
-    if value is None or value is pd.NA or value is pd.NaT:
-        return None
-    if isinstance(value, pd.Timestamp):
-        value = value.to_pydatetime(warn=False)
-    if family in ("timestamptz", "timestamp", "date") and isinstance(value, dt.date):
-        return _coerce_moment(family, value)
-    if isinstance(value, tuple | set | frozenset) and family == "array":
-        value = list(value)
-    if family == "text":
-        return value if isinstance(value, str) else to_rest(pg_type, value)
-    if family == "float" or (family == "decimal" and numeric == "float"):
-        value = _float(value)
-    elif isinstance(value, (bytes, dt.time)):
-        return value
-    typed = decoder(pg_type, numeric)(value)
-    if not fits(pg_type, typed, numeric=numeric) and not _is_text_moment(family, typed):
-        raise ValueError(f"{value!r} is no value of the PostgreSQL type {canonical(pg_type)}")
-    return typed
-
-
-def _coerce_moment(family: Kind, value: dt.date) -> dt.date:
-    if family == "date":
-        return value.date() if isinstance(value, dt.datetime) else value
-    if not isinstance(value, dt.datetime):
-        value = dt.datetime.combine(value, dt.time())
-    if family == "timestamp":
-        return value.astimezone(_UTC).replace(tzinfo=None) if value.tzinfo else value
-    return value.astimezone(_UTC) if value.tzinfo else value.replace(tzinfo=_UTC)
-
-
-def _is_text_moment(family: Kind, value: Any) -> bool:
-    if family not in ("timestamptz", "timestamp", "date", "time") or not isinstance(value, str):
-        return False
-    return value in ("infinity", "-infinity", "24:00:00") or value[:1].isdigit()
-
-
 _CLASSES: Final[dict[Kind, tuple[type, ...]]] = {
     "float": (float,),
     "bool": (bool,),
@@ -365,7 +298,7 @@ def fits(pg_type: str, value: Any, *, numeric: Numeric = "float") -> bool:
     """Whether a typed, non-null value is of its type's own class, not a text or JSON kept as is."""
     family = kind(pg_type)
     if family == "int":
-        return type(value) is int and value in _INT64
+        return type(value) is int and value in INT64
     if family == "decimal":
         return isinstance(value, Decimal if numeric == "decimal" else float)
     return isinstance(value, _CLASSES[family])
