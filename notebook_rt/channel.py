@@ -9,20 +9,22 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import datetime as dt
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt.editing import SendResult
 from notebook_rt.errors import ClosedError, WaitTimeoutError
 from notebook_rt.frame import LiveFrame
 from notebook_rt.net.broadcasts import BroadcastFeed
 from notebook_rt.net.callbacks import Mailbox, discard
-from notebook_rt.net.room import Message, Room, RoomStatus
+from notebook_rt.net.room import Message, Room
 from notebook_rt.plain import plain
 from notebook_rt.sync.presence import Person
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from notebook_rt.net.room import RoomStatus  # here for jedi's sake: see session.py
 
 Queue = Callable[[str, str, Any, bool, float | None], SendResult]
 """Puts a broadcast into the queue: topic, event, payload, private, ttl."""
@@ -46,6 +48,9 @@ class Channel:
 
     def __repr__(self) -> str:
         return f"<Channel {self.name} {self.status}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("'Channel' lives in this process: another one connects for itself")
 
     @property
     def name(self) -> str:
@@ -124,7 +129,7 @@ class Channel:
                 entry[2]()
 
     def send(
-        self, event: str, payload: Any, *, ack: bool = False, ttl: float | None = None
+        self, event: str, payload: Mapping[str, Any], *, ack: bool = False, ttl: float | None = None
     ) -> SendResult:
         """Send a broadcast: over the socket, else over REST, else it is queued.
 
@@ -149,9 +154,11 @@ class Channel:
         RefusedError, ChannelRefusedError, WaitTimeoutError
             If the server refuses it, or with ``ack`` does not answer.
         TypeError, ValueError
-            If the payload has no form in JSON.
+            If the payload is no dict, or has no form in JSON.
         """
         self._check()
+        if not isinstance(payload, Mapping):
+            raise TypeError(f'the payload of "{event}" is a dict, such as {{"value": ...}}')
         payload = plain(payload, f'channel "{self.name}", the payload of "{event}"')
         if self._thread.wait(self._room.send(event, payload, ack)):
             return SendResult(queued=False)
@@ -218,7 +225,7 @@ class Channel:
         self.release()
 
     def _check(self) -> None:
-        if self._released:
+        if self.status == "closed":
             raise ClosedError(f'channel "{self.name}"')
 
 

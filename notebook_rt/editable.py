@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from notebook_rt.editor import At, Editor
 from notebook_rt.errors import ReadOnlyError
@@ -18,6 +18,11 @@ from notebook_rt.outbox.view import conflicts_df, pending_df
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+HOW_TO_EDIT = (
+    "rows are edited by .edit(key, column=value), .at[key, column] = value or .edit_many(DataFrame)"
+)
 
 
 class Edits(Protocol):
@@ -47,6 +52,14 @@ class Editable:
         def wait(self, timeout: float | None = None) -> Any: ...
 
         def _check(self) -> None: ...
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(f"{type(self).__name__!r} has no {name!r} to set; {HOW_TO_EDIT}")
+        super().__setattr__(name, value)
+
+    def __setitem__(self, item: object, value: object) -> NoReturn:
+        raise TypeError(f"{type(self).__name__!r} has no [...] to set; {HOW_TO_EDIT}")
 
     @property
     def editable(self) -> bool:

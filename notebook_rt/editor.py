@@ -94,11 +94,16 @@ class Editor(Laid):
         int
             The rows that it changes.
         """
-        from pandas import Series, isna
+        from pandas import DataFrame, Series, isna
         from pandas.api.types import is_scalar
 
         if isinstance(changes, Series):
             changes = changes.to_frame()
+        if not isinstance(changes, DataFrame):
+            raise TypeError(
+                "edit_many takes a DataFrame, its index the keys, its columns what to set; not "
+                f"{type(changes).__name__}"
+            )
         with self._editing.lock:
             composer = self._need()[1]
             if not changes.columns.is_unique:
@@ -437,7 +442,7 @@ class At:
         return f"<at of {self._editor.table}: at[key, column] reads, at[key, column] = value edits>"
 
     def __getitem__(self, cell: tuple[Hashable, str]) -> Any:
-        key, column = cell
+        key, column = self._parts(cell)
         row = self._editor.row(key)
         if row is None:
             raise KeyError(key)
@@ -445,7 +450,14 @@ class At:
         return row[column]
 
     def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
-        key, column = cell
+        key, column = self._parts(cell)
         read, self._read = self._read, None
         seen = {column: read[1]} if read is not None and read[0] == cell else None
         self._editor.edit(key, {column: value}, seen)
+
+    def _parts(self, cell: object) -> tuple[Hashable, str]:
+        if isinstance(cell, tuple) and len(cell) == 2:
+            return cell
+        raise TypeError(
+            f"a cell is at[key, column], the key of several columns a tuple; not {cell!r}"
+        )

@@ -12,7 +12,7 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 
 def identifier(name: str) -> str:
@@ -35,6 +35,10 @@ def qualified(schema: str, table: str) -> str:
 class NotebookRTError(Exception):
     """The base of every error of this package."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that one raised in another process arrives: ``args`` are not what ``__init__`` takes."""
+        return _remade, (type(self), self.args), self.__dict__
+
 
 def again(error: Exception) -> Exception:
     """``error``, to be raised where it is asked for: without the stack of the thread it came up on.
@@ -43,9 +47,13 @@ def again(error: Exception) -> Exception:
     all that this holds, such as the frame of a table whose name was mistyped.
     """
     error.__traceback__ = None
-    copy = type(error).__new__(type(error), *error.args)
+    copy = _remade(type(error), error.args)
     copy.__dict__.update(error.__dict__)
     return copy
+
+
+def _remade(kind: type[Exception], args: tuple[Any, ...]) -> Exception:
+    return kind.__new__(kind, *args)
 
 
 # The way to the server ------------------------------------------------------------------------
@@ -155,7 +163,8 @@ class RefusedError(NotebookRTError):
         hint: str = "",
     ) -> None:
         words = "; ".join(w for w in (reason, details, hint) if w)
-        super().__init__(f"{what}: refused with {status}{' ' + code if code else ''}: {words}")
+        said = f": {words}" if words else ""
+        super().__init__(f"{what}: refused with {status}{' ' + code if code else ''}{said}")
         self.status = status
         self.code = code
         self.reason = reason
@@ -440,3 +449,8 @@ def by_status(status: int, retry_after: float | None = None) -> ErrorClass:
     if status >= 400:
         return ErrorClass("refused", None)
     return ErrorClass("unknown", UNKNOWN_WAIT)
+
+
+def __dir__() -> list[str]:
+    """What may be caught; a console offers it by the Tab key."""
+    return [name for name in globals() if name.endswith("Error")]

@@ -11,7 +11,7 @@ import asyncio
 import concurrent.futures
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from notebook_rt.editable import Editable, Edits
 from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, again
@@ -21,7 +21,6 @@ from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.net.feed import Feed
 from notebook_rt.progress import Bar
-from notebook_rt.sync.events import Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from notebook_rt.store.types import Schema
+    from notebook_rt.sync.events import Status  # here for jedi's sake: see session.py
     from notebook_rt.widgets.chart import ChartWidget, Kind
     from notebook_rt.widgets.grid import GridWidget
 
@@ -73,8 +73,20 @@ class LiveFrame(Editable):
                 error += f"; its snapshot, a DataFrame, has it: .df.{name}"
         raise AttributeError(error)
 
-    def __getitem__(self, item: object) -> Any:
-        raise TypeError(f"{type(self).__name__!r} has no [...]; its snapshot has: .df[{item!r}]")
+    def __getitem__(self, item: object) -> NoReturn:
+        shown = repr(item) if isinstance(item, str | list | int) else "..."
+        raise TypeError(f"{type(self).__name__!r} has no [...]; its snapshot has: .df[{shown}]")
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__!r} is not iterated; its snapshot, a DataFrame, is: .df. What "
+            "changes is: .changes()"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__!r} lives in this process: copy or pickle its snapshot, .df"
+        )
 
     # Looking
 
@@ -87,24 +99,29 @@ class LiveFrame(Editable):
     def grid(
         self,
         *,
-        columns: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
         formats: Mapping[str, str] | None = None,
-        editable: bool | Sequence[str] = True,
+        editable: bool | str | Sequence[str] = True,
         height: int = 360,
     ) -> GridWidget:
         """The live grid, with options.
 
         Parameters
         ----------
-        columns : sequence of str, optional
+        columns : str or sequence of str, optional
             Which, in this order. Default: all, the key's first.
         formats : dict of str, optional
             Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
-        editable : bool or sequence of str
+        editable : bool, str or sequence of str
             Which columns may be edited in place. True: all but the key's, and rows can be added and
             deleted.
         height : int
             In pixels, at most: a few rows take less.
+
+        Raises
+        ------
+        ValueError
+            If a column is not there, or a format is none.
         """
         from notebook_rt.widgets import display
 
@@ -291,7 +308,7 @@ class LiveFrame(Editable):
         return self
 
     def _check(self) -> None:
-        if self._closed:
+        if self.status == "closed":
             raise ClosedError(f'table "{self.name}"')
 
     # Listening

@@ -22,6 +22,8 @@ class MappedFrame:
     """``fn`` of a live table's DataFrame; made by ``LiveFrame.map``."""
 
     def __init__(self, frame: LiveFrame, fn: Callable[[pd.DataFrame], Any]) -> None:
+        if not callable(fn):
+            raise TypeError(f"map needs a function of a DataFrame, not {fn!r}")
         self.frame = frame
         """The live table it is computed of."""
         self._fn = fn
@@ -71,7 +73,7 @@ class MappedFrame:
     def grid(
         self,
         *,
-        columns: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
         formats: Mapping[str, str] | None = None,
         height: int = 360,
     ) -> GridWidget:

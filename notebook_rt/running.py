@@ -30,9 +30,13 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
     >>> run(double(21))
     42
     """
+    if not asyncio.iscoroutine(coro):
+        raise TypeError(f"run() takes a coroutine, such as frame.ready(), not {coro!r}")
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
+        loop = None
+    if loop is None:  # not in the handler: what coro raises has nothing to do with that error
         return asyncio.run(coro)
     # It swaps asyncio's C Task for the Python one in the whole process: so only when needed.
     import nest_asyncio2  # type: ignore[import-untyped]  # it ships no types

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt.address import project_key, project_url
 from notebook_rt.errors import ClosedError
@@ -27,7 +27,6 @@ from notebook_rt.net.project import Project
 from notebook_rt.opening import Opening
 from notebook_rt.options import Options
 from notebook_rt.sync.health import Health
-from notebook_rt.sync.supervisor import State
 from notebook_rt.writes import Writes
 
 if TYPE_CHECKING:
@@ -35,6 +34,10 @@ if TYPE_CHECKING:
 
     from notebook_rt.channel import Presence
     from notebook_rt.outbox.view import QueueView
+
+    # A property's Literal must be unknown at run time: jedi, which completes names for IPython and
+    # Jupyter, fails over it and offers none (davidhalter/jedi#1990).
+    from notebook_rt.sync.supervisor import State
     from notebook_rt.widgets.notes import NotesWidget
     from notebook_rt.widgets.statusbar import StatusBar
 
@@ -159,6 +162,8 @@ class Session(Opening):
     ) -> None:
         self.url = project_url(url)
         self.schema = schema
+        if not isinstance(options, Options | None):
+            raise TypeError(f"options are nrt.Options(poll_interval=2.0, ...), not {options!r}")
         self.options = options or Options()
         self.stack = stack
         """The local stack, where the session uses it."""
@@ -177,6 +182,9 @@ class Session(Opening):
     def __repr__(self) -> str:
         state = "closed" if self._project.closed else self.state
         return f"<Session {self.url} {state}, {len(self._project.tables)} tables>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("'Session' lives in this process: another one connects for itself")
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         if self._project.closed:

@@ -21,17 +21,17 @@ from typing import Any
 from notebook_rt.editing import Editing, SendResult
 from notebook_rt.editor import Editor
 from notebook_rt.errors import ClosedError, QueueError
+from notebook_rt.host import has_front_end
 from notebook_rt.net.credentials import claims
 from notebook_rt.net.driver import TableDriver
 from notebook_rt.net.loop import Coalesced
 from notebook_rt.net.project import Project
-from notebook_rt.outbox.decisions import Record
-from notebook_rt.outbox.ops import Op
+from notebook_rt.outbox import view
+from notebook_rt.outbox.nothing import NOTHING
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import HttpRest, NoAnswerError
 from notebook_rt.outbox.schema import path_for
-from notebook_rt.outbox.view import QueueView
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.supervisor import State
@@ -79,9 +79,9 @@ class Writes:
         """The queue; an empty one without a file while nothing was written."""
         return NOTHING if self._open is None else self._open.outbox
 
-    def queue(self, display: Callable[[QueueView], Any]) -> QueueView:
+    def queue(self, display: Callable[[view.QueueView], Any]) -> view.QueueView:
         """What waits to be sent; ``display`` makes what a front end shows of it."""
-        return QueueView(
+        return view.QueueView(
             lambda: self.outbox,
             wake=self._decided,
             pause=partial(self._pausing, True),
@@ -212,6 +212,9 @@ class Writes:
         with self._lock:
             old, self._open = self._open, None
         if old is not None:
+            await old.linger()
+            if not has_front_end():  # a notebook's widgets have shown it
+                old.tell_what_is_left()
             await old.aclose()
 
 
@@ -312,13 +315,31 @@ class _Open:
             self._news.clear()
             await self._news.wait()
 
-    async def aclose(self) -> None:
+    async def linger(self) -> None:
+        """Let the last writes leave, where they can."""
         worker = self.worker
         away = worker.offline or worker.paused or worker.unauthorized
         if self._ours and self.project.reachable and not away:
             with contextlib.suppress(TimeoutError, QueueError):
                 async with asyncio.timeout(LINGER_SECONDS):
                     await self._sent()
+
+    def tell_what_is_left(self) -> None:
+        """Said once, as the session closes: a script has no other way to know."""
+        ops = self.outbox.ops()
+        if ops:
+            failed = next(
+                (f": {view.what(op)}: {op.error}" for op in ops if op.state == "failed"), ""
+            )
+            logger.warning(
+                "not written yet: %s%s. Kept in %s: what waits is sent by the next session, "
+                "`notebook-rt queue` shows all of it",
+                view.in_states(self.outbox.counts()),
+                failed,
+                self.outbox.path,
+            )
+
+    async def aclose(self) -> None:
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -350,50 +371,6 @@ class TableEdits:
     def doubted(self) -> None:
         """What is known of the columns has refused something: learn them again."""
         self.driver.doubted()
-
-
-class _NoFile(Outbox):
-    """The queue of who has written nothing: empty, and no file is made for looking at it."""
-
-    def __init__(self) -> None:
-        self.path = Path("(no file)")
-
-    def subscribe(self, fn: Callable[[], object]) -> Callable[[], None]:
-        return lambda: None
-
-    def __len__(self) -> int:
-        return 0
-
-    def get(self, op: str) -> Op | None:
-        return None
-
-    def ops(
-        self, *, schema: str | None = None, target: str | None = None, state: Any = None
-    ) -> list[Op]:
-        return []
-
-    def counts(self) -> dict[str, int]:
-        return {"waiting": 0, "failed": 0, "asking": 0}
-
-    def retry(self, op: str | None = None) -> int:
-        return 0
-
-    def hurry(self) -> None:
-        pass
-
-    def discard(self, op: str) -> list[Op]:
-        return []
-
-    def next_at(self) -> float | None:
-        return None
-
-    def conflicts(
-        self, schema: str | None = None, target: str | None = None, *, only_open: bool = False
-    ) -> list[Record]:
-        return []
-
-
-NOTHING = _NoFile()
 
 
 def _forget(listeners: list[Any], fn: Any) -> None:

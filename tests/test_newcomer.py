@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import pickle
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jedi
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -206,7 +209,72 @@ def test_what_a_dataframe_has_and_a_live_table_has_not_is_told(
         table["age"]
     with pytest.raises(ValueError, match="kind is one of line, area, bar, point, tick, hist"):
         table.plot(y="age", kind="scatter")  # type: ignore[arg-type]  # the slip that is tried here
-    assert not hasattr(copy.copy(table), "nothing")
+
+
+def test_what_is_done_to_a_live_table_and_belongs_to_its_snapshot_is_told(
+    rt: nrt.Session, people: str
+) -> None:
+    table = rt.table(people).wait(10)
+    for slip in (list, pd.DataFrame):
+        with pytest.raises(TypeError, match=r"its snapshot, a DataFrame, is: \.df"):
+            slip(table)
+    with pytest.raises(AttributeError, match=r"\.edit\(key, column=value\)"):
+        table.age = 3
+    with pytest.raises(TypeError, match=r"\.at\[key, column\] = value"):
+        table["age"] = 3
+    for slip in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"copy or pickle its snapshot, \.df"):
+            slip(table)
+        for thing in (rt, rt.channel("slips")):
+            with pytest.raises(TypeError, match="lives in this process"):
+                slip(thing)
+    for cell in (1, (1, "name", "age")):
+        with pytest.raises(TypeError, match=r"a cell is at\[key, column\]"):
+            table.at[cell]
+    with pytest.raises(TypeError, match="edit_many takes a DataFrame"):
+        table.edit_many({"age": [3]})  # type: ignore[arg-type]  # the slip that is tried here
+    with pytest.raises(TypeError, match="map needs a function"):
+        table.map("sum")  # type: ignore[arg-type]
+
+
+def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
+    rt: nrt.Session, people: str
+) -> None:
+    with pytest.raises(errors.FilterError, match=r"expected a text such as 'price\.desc'"):
+        rt.table(people, order=[("age", "desc")])  # type: ignore[list-item]  # slips, all of them
+    with pytest.raises(errors.FilterError, match="limit must be a whole number"):
+        rt.table(people, limit=True)
+    with pytest.raises(TypeError, match=r"options are nrt\.Options\("):
+        nrt.connect(rt.url, "key", options={"poll_interval": 2})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="params are a dict"):
+        rt.query(people, params=[1])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match='the payload of "said" is a dict'):
+        rt.channel("slips").send("said", "hello")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"run\(\) takes a coroutine"):
+        nrt.run(rt.table(people).wait(10))  # type: ignore[arg-type]
+
+
+def test_a_grid_is_told_at_once_what_it_cannot_do(rt: nrt.Session, people: str) -> None:
+    table = rt.table(people).wait(10)
+    for slip in ({"columns": "agee"}, {"editable": "name,agee"}, {"formats": {"agee": ",d"}}):
+        with pytest.raises(
+            ValueError, match='"newcomers" has no column "agee"; there are id, name'
+        ):
+            table.grid(**slip)  # type: ignore[arg-type]  # one of its options
+    with pytest.raises(ValueError, match="a format is such as"):
+        table.grid(formats={"age": "%.2f"})
+    assert table.grid(columns="name, age", editable="name", formats={"age": ",.2f"})
+
+
+def test_who_waits_too_short_is_told_why_nobody_answers() -> None:
+    with nrt.connect("http://127.0.0.1:9", "key") as session:
+        frame = session.table("prices")
+        end = time.monotonic() + 10
+        while frame._feed._unreachable is None:  # the first try has failed
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        with pytest.raises(errors.WaitTimeoutError, match=r"cannot reach http://127\.0\.0\.1:9"):
+            frame.wait(0.1)
 
 
 def test_what_a_console_shows_says_what_it_is(rt: nrt.Session, people: str) -> None:
@@ -216,6 +284,31 @@ def test_what_a_console_shows_says_what_it_is(rt: nrt.Session, people: str) -> N
     assert [name for name in dir(nrt) if not name.startswith("_")] == sorted(nrt.__all__)
     with pytest.raises(TypeError, match=r"Options\.poll_interval is a number, not '3'"):
         nrt.Options(poll_interval="3")  # type: ignore[arg-type]  # the slip that is tried here
+
+
+def test_the_tab_key_offers_every_name_and_no_other(rt: nrt.Session, people: str) -> None:
+    """As IPython and Jupyter ask: jedi offers nothing at all where one annotation is too much."""
+    table, room = rt.table(people).wait(10), rt.channel("tab")
+    query, mapped = rt.query(people, depends_on=people), table.map(len)
+    objects = (rt, table, query, room, room.presence, mapped, rt.queue, rt.health, rt.metrics)
+    for thing in (*objects, nrt.Options(), nrt, nrt.errors, nrt.local):
+        here = [{"it": thing}]
+        offered = {name.name for name in jedi.Interpreter("it.", here).complete()}
+        public = {name for name in dir(thing) if not name.startswith("_")}
+        assert public
+        assert public == {name for name in offered if not name.startswith("_")}
+        for name in public & vars(nrt.LiveFrame).keys():
+            jedi.Interpreter(f"it.{name}(", here).complete()
+    assert "UnreachableError" in dir(nrt.errors)
+    assert [name for name in dir(nrt.errors) if not name.endswith("Error")] == []
+    assert sorted(dir(nrt.local)) == ["LocalStack", "StackOptions", "start"]
+
+
+def test_an_error_of_another_process_arrives() -> None:
+    sent = errors.MissingColumnError("public", "prices", "agee", ["age"])
+    for arrived in (pickle.loads(pickle.dumps(sent)), copy.copy(sent)):
+        assert (type(arrived), str(arrived)) == (errors.MissingColumnError, str(sent))
+        assert (arrived.table, arrived.column) == ("prices", "agee")
 
 
 def test_a_closed_connection_has_no_latency(stack: LocalStack) -> None:
@@ -277,13 +370,51 @@ def test_a_query_without_a_key_is_exported_without_an_index(rt: nrt.Session, peo
     assert pa.table(rt.table(people).wait(10)).column_names == ["id", "name", "age"]
 
 
+def script(stack: LocalStack, people: str, queue: Path, then: str) -> tuple[int, str, str]:
+    code = (
+        "import sys, notebook_rt as nrt; rt = nrt.connect(*sys.argv[1:3], queue_path=sys.argv[3]); "
+        f"t = rt.table('{people}').wait(20); {then}"
+    )
+    asked = [sys.executable, "-c", code, stack.url, stack.anon_key, str(queue)]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
 def test_a_script_that_edits_and_ends_without_close_says_nothing(
     stack: LocalStack, people: str, tmp_path: Path
 ) -> None:
-    script = (
-        "import sys, notebook_rt as nrt; rt = nrt.connect(*sys.argv[1:3], queue_path=sys.argv[3]); "
-        f"t = rt.table('{people}').wait(20); t.on_change(lambda batch: None); t.edit(1, name='x')"
+    then = "t.on_change(lambda batch: None); t.edit(1, name='x')"
+    assert script(stack, people, tmp_path / "queue.db", then) == (0, "", "")
+
+
+@pytest.mark.parametrize("ending", ["", "; rt.close()"])
+def test_a_script_that_leaves_something_unwritten_is_told_so_once(
+    ending: str, stack: LocalStack, people: str, tmp_path: Path
+) -> None:
+    queue = tmp_path / "queue.db"
+    stack.sql(f"revoke update on {people} from anon")
+    code, out, err = script(stack, people, queue, f"t.edit(1, name='x'){ending}")
+    said = f"not written yet: 0 waiting, 1 failed, 0 asking: update {people} 1 (name): "
+    assert (code, out, err.count("\n")) == (0, "", 1)
+    assert err.startswith(f"{said}permission denied")
+    assert f"Kept in {queue}: what waits is sent by the next session" in err
+
+
+def test_a_frame_and_a_channel_of_a_closed_session_say_so(
+    stack: LocalStack, people: str, tmp_path: Path
+) -> None:
+    with nrt.connect(stack.url, stack.anon_key, queue_path=tmp_path / "queue.db") as session:
+        table, room = session.table(people).wait(10), session.channel("closed")
+        table.edit(1, name="edited")
+        read = table.df
+    assert table.df is read  # what was read stays
+    asked = (
+        lambda: table.on_change(print),
+        lambda: table.changes(60),
+        lambda: table.pending,
+        lambda: room.on("said", print),
+        lambda: room.send("said", {}),
     )
-    asked = [sys.executable, "-c", script, stack.url, stack.anon_key, str(tmp_path / "queue.db")]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for ask in asked:
+        with pytest.raises(errors.ClosedError, match="is closed"):
+            ask()

@@ -102,6 +102,15 @@ def test_an_error_comes_through_and_a_timeout_inside_works() -> None:
     )
 
 
+def test_an_error_in_a_script_is_the_only_one_that_is_shown() -> None:
+    async def fail() -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError) as caught:
+        nrt.run(fail())
+    assert caught.value.__context__ is None
+
+
 def test_nothing_is_patched_until_it_must_be() -> None:
     assert (
         in_a_process("""

@@ -13,3 +13,7 @@ from notebook_rt.local.context import StackOptions
 from notebook_rt.local.stack import LocalStack, start
 
 __all__ = ["LocalStack", "StackOptions", "start"]
+
+
+def __dir__() -> list[str]:
+    return __all__

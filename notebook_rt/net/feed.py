@@ -93,7 +93,7 @@ class Feed:
 
     def missing(self, seconds: float) -> str:
         """What to tell somebody who has waited so long for the first data."""
-        how = f"{self.status}, {self.reason}"
+        how = str(self._unreachable or f"{self.status}, {self.reason}")
         if self.progress is not None:
             of = "" if self.progress.total is None else f" of {self.progress.total:,}"
             how = f"{self.progress.done:,}{of} rows are here; it goes on"

@@ -27,6 +27,13 @@ _FAR_MOMENT: Final = re.compile(
     r"-?infinity|\d{5,}-\d\d-\d\d.*|\d{4,}-\d\d-\d\d.* BC|([\d-]+[ T])?24:00(:00(\.0+)?)?([+-].*)?"
 )
 """What PostgreSQL knows and ``datetime`` has no value for: far years, and the end of a day."""
+_AS_IN: Final[dict[Kind, str]] = {
+    "date": "2024-12-31",
+    "timestamptz": "2024-12-31T18:00:00+01:00",
+    "timestamp": "2024-12-31T18:00:00",
+    "time": "18:00:00",
+}
+"""How a text says a moment: day and month cannot be taken for each other."""
 _UUID: Final = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
@@ -88,10 +95,11 @@ def _of_python(value: Any) -> Any:
 
 
 def _no_value(pg_type: str, value: Any) -> ValueError:
-    how = ""
-    if isinstance(value, str) and kind(pg_type) in ("timestamptz", "timestamp", "date", "time"):
-        how = ": write it as 2024-12-31, 2024-12-31T23:59:00+00:00 or 23:59:00"
-    return ValueError(f"{value!r} is no value of the PostgreSQL type {canonical(pg_type)}{how}")
+    name, as_in = canonical(pg_type), _AS_IN.get(kind(pg_type))
+    if name.startswith("_"):
+        name = f"{name.lstrip('_')}[]"
+    hint = "" if as_in is None else f"; write it as in {as_in}"
+    return ValueError(f"{value!r} is no value of the PostgreSQL type {name}{hint}")
 
 
 def _coerce_text(pg_type: str, value: Any) -> str:

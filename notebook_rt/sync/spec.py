@@ -34,7 +34,9 @@ def parse_order(source: str | Sequence[str | OrderBy] | None) -> tuple[OrderBy, 
     return tuple(part if isinstance(part, OrderBy) else _order_by(part) for part in parts)
 
 
-def _order_by(text: str) -> OrderBy:
+def _order_by(text: object) -> OrderBy:
+    if not isinstance(text, str):
+        raise FilterError(f"order {text!r}: expected a text such as 'price.desc'")
     column, *words = text.strip().split(".")
     direction = [word for word in words if word in ("asc", "desc")]
     nulls = [word for word in words if word in ("nullsfirst", "nullslast")]
@@ -96,9 +98,11 @@ class TableSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.table, str) or not self.table:
             raise TypeError(f"the name of a table is a text, not {self.table!r}")
-        if self.limit is not None and not (isinstance(self.limit, Integral) and self.limit >= 1):
+        limit = self.limit
+        number = isinstance(limit, Integral) and not isinstance(limit, bool)
+        if limit is not None and not (number and limit >= 1):
             raise FilterError(
-                f'table "{self.table}": limit must be a whole number, 1 or more, not {self.limit!r}'
+                f'table "{self.table}": limit must be a whole number, 1 or more, not {limit!r}'
             )
 
 

@@ -15,6 +15,7 @@ from html import escape
 
 import pandas as pd
 
+from notebook_rt.sync.spec import parse_names
 from notebook_rt.widgets.base import HERE, LiveWidget, module, pump, static_table, styles
 from notebook_rt.widgets.columns import is_null, text_of
 from notebook_rt.widgets.gridmodel import GridModel
@@ -89,9 +90,9 @@ class GridWidget(LiveWidget):
         self,
         source: FrameSource,
         *,
-        columns: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
         formats: Mapping[str, str] | None = None,
-        editable: bool | Sequence[str] = True,
+        editable: bool | str | Sequence[str] = True,
         height: int = 360,
         eyes: Eyes | None = None,
     ) -> None:
@@ -113,7 +114,7 @@ class GridWidget(LiveWidget):
         super().__init__(
             model,
             subscribe=source.on_change,
-            static=lambda: (grid_text(source), grid_html(source, columns)),
+            static=lambda: (grid_text(source), grid_html(source, parse_names(columns))),
             eyes=eyes,
             while_seen=True,
         )

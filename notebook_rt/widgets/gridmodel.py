@@ -9,6 +9,7 @@ comm or a thread; ``grid.py`` does.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from notebook_rt.store.types import Column
+from notebook_rt.sync.spec import parse_names
 from notebook_rt.widgets import gridwindow
 from notebook_rt.widgets.columns import shape_of, text_of
 from notebook_rt.widgets.gridwindow import Rids, Window
@@ -31,6 +33,7 @@ COPY_CELLS: Final = 500_000
 FOLLOWED: Final = 10_000
 """A selection of at most so many rows is followed when rows move; a larger one is let go."""
 MAX_WINDOW: Final = 400
+FORMAT: Final = re.compile(r",?(\.\d+)?[fd%]?")  # as ``cell.js`` reads it
 LOOK: Final = 1.0
 """Seconds after which a quiet table's status is looked at again."""
 
@@ -74,16 +77,22 @@ class GridModel:
         *,
         act: Callable[[Callable[[], object]], object],
         changed: Callable[[], object],
-        columns: Sequence[str] | None = None,
-        editable: bool | Sequence[str] = True,
+        columns: str | Sequence[str] | None = None,
+        editable: bool | str | Sequence[str] = True,
         formats: Mapping[str, str] | None = None,
         height: int = 360,
     ) -> None:
+        if not isinstance(editable, bool):
+            names = parse_names(editable)
+            editable = True if names is None else names
         self._source = source
         self._writes = GridWrites(source, act, editable)
         self._changed = changed
-        self._wanted = None if columns is None else tuple(columns)
+        self._wanted = parse_names(columns)
         self._formats = dict(formats or {})
+        for name, text in self._formats.items():
+            if not FORMAT.fullmatch(text):
+                raise ValueError(f'{name}: a format is such as ",.2f", ".1%" or ",d", not {text!r}')
         self._height = height
         self._order = Order()
         self._views: defaultdict[str, _View] = defaultdict(_View)
@@ -96,7 +105,8 @@ class GridModel:
         """The keys of the rows selected last, in any view."""
         if source.fields:
             self._fields = tuple(source.fields)
-            self._shown()  # a column that is not there is told where it was asked for
+            named = () if isinstance(editable, bool) else editable
+            self._check([*(self._wanted or ()), *self._formats, *named])
 
     # -- out ---------------------------------------------------------------------------------
 
@@ -170,14 +180,17 @@ class GridModel:
     def _shown(self) -> list[Column]:
         if self._wanted is None:
             return list(self._fields)
+        self._check(self._wanted)
         by_name = {f.name: f for f in self._fields}
-        unknown = [name for name in self._wanted if name not in by_name]
-        if unknown:
-            there = ", ".join(by_name)
-            raise ValueError(
-                f'"{self._source.name}" has no column "{unknown[0]}"; there are {there}'
-            )
         return [by_name[name] for name in self._wanted]
+
+    def _check(self, names: Sequence[str]) -> None:
+        """A column that is not there is told where it was asked for."""
+        known = [f.name for f in self._fields]
+        for name in names:
+            if name not in known:
+                there = ", ".join(known)
+                raise ValueError(f'"{self._source.name}" has no column "{name}"; there are {there}')
 
     def _head(self, df: pd.DataFrame) -> list[dict[str, Any]]:
         head = []

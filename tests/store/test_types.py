@@ -7,6 +7,7 @@ import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -115,6 +116,34 @@ def test_what_a_user_passes_becomes_the_typed_value_or_is_refused() -> None:
     for pg_type, value in [("int8", "x"), ("int8", 1.5), ("int8", 2**63), ("date", "yesterday")]:
         with pytest.raises(ValueError, match="no value"):
             coerce(pg_type, value)
+    with pytest.raises(ValueError, match=r"type text\[\]"):
+        coerce("_text", "a")
+
+
+def test_a_day_and_a_month_are_never_taken_for_each_other() -> None:
+    for text in ("03.04.2024", "3/4/2024", "2024-13-01", "5 apples"):
+        for pg_type in ("date", "timestamp", "timestamptz"):
+            with pytest.raises(ValueError, match="write it as in 2024-12-31"):
+                coerce(pg_type, text)
+    for text in ("10000-01-01", "0044-03-15 BC", "0044-03-15T00:00:00+00:00 BC"):
+        assert coerce("timestamptz", text) == text  # PostgreSQL's own, which no datetime can be
+    assert coerce("time", "24:00:00") == "24:00:00"
+    with pytest.raises(ValueError, match="write it as in 18:00:00"):
+        coerce("time", "25:00")
+
+
+def test_a_uuid_is_found_however_it_is_written() -> None:
+    as_stored = "0b51fcf7-2a5a-4c5c-a1d1-0d0a6d3a5c11"
+    for given in (
+        as_stored.upper(),
+        f"{{{as_stored}}}",
+        as_stored.replace("-", ""),
+        UUID(as_stored),
+    ):
+        assert coerce("uuid", given) == as_stored
+    assert coerce("uuid", None) is None
+    with pytest.raises(ValueError, match="'xx' is no value of the PostgreSQL type uuid"):
+        coerce("uuid", "xx")
 
 
 @pytest.mark.parametrize("pg_type", ["text", "int4", "bool", "timestamptz", "interval", "jsonb"])
