@@ -1,7 +1,17 @@
 """A Supabase project live inside a notebook: tables as pandas DataFrames that stay true.
 
-Names are loaded when they are used, so that the import costs next to nothing.
+>>> import notebook_rt as nrt
+>>> rt = nrt.connect()                      # doctest: +SKIP
+>>> prices = rt.table("prices", filter="symbol=in.(AAPL,MSFT)")  # doctest: +SKIP
+>>> prices.df                               # doctest: +SKIP
+
+`connect` gives a `Session`; its ``table`` a `LiveFrame` (``df``, ``on_change``, ``edit``), its
+``query`` a `LiveQuery`, its ``channel`` a `Channel` (``on``, ``send``, ``presence``). `local` is the
+embedded stack, `errors` has every failure by name, `Options` every number, and `run` runs a
+coroutine from a cell or a script.
 """
+
+# Names are loaded when they are used, so that the import costs next to nothing.
 
 from __future__ import annotations
 

@@ -402,7 +402,7 @@ def test_closed_means_closed(stack: LocalStack, make_table: Callable[..., str]) 
 def test_waiting_has_a_limit_and_says_where_it_stands() -> None:
     with (
         nrt.connect("http://127.0.0.1:9", "key") as rt,
-        pytest.raises(errors.WaitTimeoutError, match="loading"),
+        pytest.raises(errors.WaitTimeoutError, match=r'"t" is not whole after 0\.2 s'),
     ):
         rt.table("t").wait(0.2)
 
