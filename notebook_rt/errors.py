@@ -9,6 +9,7 @@ messages, and never a key or a token is.
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -449,6 +450,24 @@ def by_status(status: int, retry_after: float | None = None) -> ErrorClass:
     if status >= 400:
         return ErrorClass("refused", None)
     return ErrorClass("unknown", UNKNOWN_WAIT)
+
+
+def retry_after(header: str | None, now: float) -> float | None:
+    """``Retry-After`` in seconds: a number, or a date seen from ``now``; None if there is none.
+
+    >>> retry_after("120", 0.0), retry_after("Thu, 01 Jan 1970 00:01:00 GMT", 50.0)
+    (120.0, 10.0)
+    """
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - now)
+    except ValueError:
+        return None
 
 
 def __dir__() -> list[str]:

@@ -100,7 +100,6 @@ class TableDriver(Feed):
         self.dtype_backend: Backend = dtype_backend
         self.drifted = False
         """The last audit found a difference."""
-        self.last_audit: float | None = None
         self.mirror = self._machine()
         self.lazy = lazy
         """Begins when it is looked at, and ends when it is not any more."""
@@ -423,7 +422,6 @@ class TableDriver(Feed):
                 self.synced_at = pd.Timestamp.now("UTC")
             case "audit":
                 metrics.audits += 1
-                self.last_audit = time.monotonic()
                 self.synced_at = pd.Timestamp.now("UTC")
                 self.drifted = bool(detail.get("differing"))
             case "drift":

@@ -28,6 +28,7 @@ from notebook_rt.errors import (
     ServerError,
     TokenExpiredError,
     UnreachableError,
+    retry_after,
 )
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.options import Options
@@ -199,7 +200,7 @@ class RestClient:
         words = _words(response)
         code, message = words.get("code", ""), words.get("message", "")
         if status == 429:
-            return RateLimitedError(what, _retry_after(response), message)
+            return RateLimitedError(what, _retry(response), message)
         if code == "42501" and table:
             return PermissionDeniedError(schema, table, self.credentials.role, right, message)
         if status == 401:
@@ -207,7 +208,7 @@ class RestClient:
                 return TokenExpiredError(self.url, message)
             return AuthError("key or token", self.url, message)
         if status in (408, 500, 502, 503, 504) or status > 504:
-            return ServerError(what, status, message, _retry_after(response))
+            return ServerError(what, status, message, _retry(response))
         if code in _NO_TABLE and table:
             return MissingTableError(schema, table, words.get("hint", ""))
         if code in ("42703", "PGRST204") and table:
@@ -267,25 +268,14 @@ def _count(content_range: str | None) -> int | None:
     return int(total) if total.isdigit() else None
 
 
+def _retry(response: httpx.Response) -> float | None:
+    headers = response.headers
+    return retry_after(headers.get("retry-after"), _date(headers.get("date")))
+
+
 def _date(header: str | None) -> float:
     """The ``Date`` header in seconds since the epoch; this machine's clock where there is none."""
     try:
         return email.utils.parsedate_to_datetime(header or "").timestamp()
     except ValueError:
         return float(int(time.time()))
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """``Retry-After`` in seconds: a number, or a date seen from the answer's own."""
-    header = response.headers.get("retry-after")
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        then = email.utils.parsedate_to_datetime(header).timestamp()
-    except ValueError:
-        return None
-    return max(0.0, then - _date(response.headers.get("date")))

@@ -6,14 +6,13 @@ was refused cannot; one that broke after the first byte left can.
 
 from __future__ import annotations
 
-import email.utils
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import httpx
 
-from notebook_rt.errors import UnreachableError
+from notebook_rt.errors import UnreachableError, retry_after
 from notebook_rt.outbox.decide import Answer, Request
 from notebook_rt.store.decode import decode_json
 
@@ -93,22 +92,12 @@ class HttpRest:
             body = decode_json(response.content, True) if response.content else None
         except ValueError:
             body = response.text
-        return Answer(response.status_code, body, _seconds(response.headers.get("retry-after")))
+        return Answer(
+            response.status_code,
+            body,
+            retry_after(response.headers.get("retry-after"), time.time()),
+        )
 
 
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _seconds(header: str | None) -> float | None:
-    """``Retry-After``: a number of seconds, or a date."""
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return None

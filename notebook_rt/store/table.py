@@ -215,12 +215,6 @@ class Table:
             self._take_step()
             return arrow_table(self.schema, self._columns)
 
-    def to_polars(self) -> Any:
-        """The table as a ``polars.DataFrame``, as `to_arrow`; polars must be installed."""
-        import polars
-
-        return polars.from_arrow(self.to_arrow())
-
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Arrow's stream interface: polars, DuckDB and pyarrow read the table through it."""
         return self.to_arrow().__arrow_c_stream__(requested_schema)

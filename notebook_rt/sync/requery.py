@@ -59,18 +59,11 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.flows import Flow, Flows, ReadRefusedError
 from notebook_rt.sync.horizon import Horizon
+from notebook_rt.sync.mirror import AUDIT_SHARE, JOIN_PATIENCE, POLL_GROWTH, POLL_SHARE
 from notebook_rt.sync.rows import Key, Row, RowChange, Rows, WireRow
 from notebook_rt.sync.spec import QuerySpec
 
 READ: Final = "read"
-JOIN_PATIENCE: Final = 5.0
-"""Seconds to wait for the first ``Confirmed`` before reading without it, as if polling."""
-
-POLL_SHARE: Final = 0.2
-AUDIT_SHARE: Final = 0.01
-"""At most these shares of the time are spent on polling, and on fetching for safety's sake."""
-
-POLL_GROWTH: Final = 1.5
 RETRY_MAX: Final = 30.0
 TORN: Final = 2
 """So many answers in a row that changed between two of their pages are read again at once."""

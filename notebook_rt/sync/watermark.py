@@ -30,11 +30,6 @@ class Watermark:
         self.column = (column or "") if usable else ""
         self.pg_type = pg_type or ""
         self.believed = usable
-        self.why_not = "" if usable else "the table has none"
-
-    def disbelieve(self, why: str) -> None:
-        self.believed = False
-        self.why_not = why
 
     def value_at(self, server_time: float) -> Any:
         """The typed value of the column for a moment of server time."""
@@ -58,16 +53,16 @@ class Watermark:
             return
         theirs = self._moment(record)
         if theirs is None:
-            self.disbelieve("it can be null")
+            self.believed = False  # it can be null
         elif change.commit_time is not None and not (
             -OVERLAP < theirs - change.commit_time < _AHEAD
         ):
-            self.disbelieve("a change did not move it to its own time")
+            self.believed = False  # a change did not move it to its own time
 
     def look_at_page(self, page: Iterable[WireRow]) -> None:
         """Lose faith if it can be null: such rows are behind every cursor."""
         if self.believed and any(row.get(self.column) is None for row in page):
-            self.disbelieve("it can be null")
+            self.believed = False  # it can be null
 
     def _moment(self, record: WireRow) -> float | None:
         return _seconds(decode(self.pg_type, record[self.column]))

@@ -282,7 +282,6 @@ def test_arrow_polars_and_duckdb_read_it_without_a_copy_of_numbers_and_text() ->
     assert exported["x"].chunk(0).buffers()[1].address == numbers.__array_interface__["data"][0]
     assert exported.schema.field("at").type == pa.timestamp("us", "UTC")
     assert pl.DataFrame(table)["t"].to_list()[:2] == ["row 0", "row 1"]
-    assert table.to_polars().height == 5000
     view = pa.RecordBatchReader.from_stream(table)
     assert duckdb.sql("select max(n), count(*) from view").fetchall() == [(4999, 5000)]
     assert view is not None
