@@ -1,9 +1,12 @@
 """A Supabase project live inside a notebook: tables as pandas DataFrames that stay true.
 
->>> import notebook_rt as nrt
->>> rt = nrt.connect()                      # doctest: +SKIP
->>> prices = rt.table("prices", filter="symbol=in.(AAPL,MSFT)")  # doctest: +SKIP
->>> prices.df                               # doctest: +SKIP
+```python
+import notebook_rt as nrt
+
+rt = nrt.connect()                      # $SUPABASE_URL and $SUPABASE_KEY, or the embedded stack
+prices = rt.table("prices", filter="symbol=in.(AAPL,MSFT)")
+prices.df                               # a pandas DataFrame; look again later, and it has moved
+```
 
 `connect` gives a `Session`; its ``table`` a `LiveFrame` (``df``, ``on_change``, ``edit``), its
 ``query`` a `LiveQuery`, its ``channel`` a `Channel` (``on``, ``send``, ``presence``). `local` is the
