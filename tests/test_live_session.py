@@ -193,6 +193,7 @@ def test_after_a_wrong_token_the_right_one_is_live_at_once(
         until(lambda: frame.status == "live")
         rt.set_auth("garbage")
         until(lambda: frame.status == "stale", what=lambda: frame)
+        until(lambda: "refuses the key or token" in rt.health.reason, what=lambda: rt.health)
         rt.set_auth(None)
         until(lambda: frame.status == "live", what=lambda: frame)
 

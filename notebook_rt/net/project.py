@@ -242,7 +242,7 @@ class Project:
                     driver.spec.table,
                     driver.status,
                     driver.drifted,
-                    driver.reason if driver.status == "error" else "",
+                    driver.reason if driver.status in ("error", "stale") else "",
                     isinstance(driver.error, AuthError),
                 )
                 for driver in list(self.tables.values())

@@ -42,7 +42,7 @@ class TableFacts:
     drifted: bool = False
     """The last audit found a difference."""
     error: str = ""
-    """In ``error``: what is wrong, and what to do."""
+    """In ``error``: what is wrong, and what to do; in ``stale``: why."""
     denied: bool = False
     """In ``error``, because the server does not accept the key or the login."""
 
@@ -118,8 +118,10 @@ def health(
     if facts.state != "connected":
         return "polling", UNAVAILABLE.format(interval=poll_interval)
     if "stale" in statuses:
-        names = ", ".join(table.name for table in facts.tables if table.status == "stale")
-        return "stale", f"being compared with the server: {names}"
+        stale = [table for table in facts.tables if table.status == "stale"]
+        names = ", ".join(table.name for table in stale)
+        why = next((f" ({table.error})" for table in stale if table.error), "")
+        return "stale", f"being compared with the server: {names}{why}"
     if "polling" in statuses:
         names = ", ".join(table.name for table in facts.tables if table.status == "polling")
         return "polling", f"{UNAVAILABLE.format(interval=poll_interval)} ({names})"
