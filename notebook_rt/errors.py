@@ -270,6 +270,18 @@ class NoPrimaryKeyError(TableError):
         )
 
 
+class InexactKeyError(TableError):
+    """Keys that a float cannot tell apart."""
+
+    def __init__(self, schema: str, table: str, column: str, value: object) -> None:
+        super().__init__(
+            schema,
+            table,
+            f'table "{table}": its key "{column}" is numeric, and {value} is more than a float holds '
+            'exactly; keep numbers as Decimal: connect(..., options=nrt.Options(numeric="decimal"))',
+        )
+
+
 class PermissionDeniedError(TableError):
     """This login may not read (or write) the table, or call the function."""
 

@@ -213,6 +213,12 @@ def lossy(pg_type: str, value: Json) -> bool:
     return value is None and kind(name) in ("float", "decimal")
 
 
+def may_be_lossy(pg_type: str) -> bool:
+    """Whether the socket may send another value than the true one for some value of ``pg_type``."""
+    name = canonical(pg_type).lstrip("_")
+    return name in ("bpchar", "bit") or kind(name) in ("float", "decimal")
+
+
 # --- typed to JSON and text -------------------------------------------------------------------
 
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from notebook_rt.store.types import Column, Schema, equal
+from notebook_rt.errors import InexactKeyError
+from notebook_rt.store.types import Column, Schema, equal, kind
 from notebook_rt.sync.change import ChangeReader, columns_differ
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.horizon import VISIBLE_WITHIN, Horizon, Read
@@ -343,6 +344,16 @@ class Replica:
             return
         if columns_differ(columns, self.known):
             self.moved_to = columns
+
+    def keys_of(self, page: Sequence[WireRow]) -> list[Key]:
+        """The keys of a page of undecoded rows; raises InexactKeyError where they are rounded."""
+        schema = self.schema
+        for name in schema.key:
+            if kind(schema.types[name]) == "decimal":
+                for row in page:
+                    if schema.rounds(row, name):
+                        raise InexactKeyError(self.spec.schema, self.spec.table, name, row[name])
+        return schema.keys_of(page)
 
     def look_at_page(self, page: Sequence[WireRow]) -> None:
         """A page of whole rows names the columns too, but not their types."""
