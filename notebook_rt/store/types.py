@@ -64,6 +64,7 @@ from notebook_rt.store.kinds import (
     sortable,
 )
 from notebook_rt.store.values import (
+    NOT_FINITE,
     coerce,
     decode,
     decoder,
@@ -71,6 +72,7 @@ from notebook_rt.store.values import (
     fits,
     lossy,
     may_be_lossy,
+    may_be_of,
     to_json,
     to_rest,
     typed_class,
@@ -81,6 +83,7 @@ _EXACT_FLOATS: Final = 2**53
 """Up to here every integer is a float."""
 
 __all__ = [
+    "NOT_FINITE",
     "Backend",
     "Column",
     "Kind",
@@ -100,6 +103,7 @@ __all__ = [
     "kind",
     "lossy",
     "may_be_lossy",
+    "may_be_of",
     "sortable",
     "to_json",
     "to_rest",

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from notebook_rt.store.kinds import Kind, Numeric, Source, canonical, element, kind
+from notebook_rt.store.kinds import Kind, Numeric, Source, built_in, canonical, element, kind
 from notebook_rt.sync.rows import Json
 
 _UTC: Final = dt.UTC
@@ -375,6 +375,28 @@ def fits(pg_type: str, value: Any, *, numeric: Numeric = "float") -> bool:
     if family == "decimal":
         return isinstance(value, Decimal if numeric == "decimal" else float)
     return isinstance(value, _CLASSES[family])
+
+
+NOT_FINITE: Final = frozenset(("NaN", "Infinity", "-Infinity"))
+"""How REST writes what JSON has no number for."""
+
+
+def may_be_of(pg_type: str, value: Json) -> bool:
+    """Whether REST may write a value of ``pg_type``, one of PostgreSQL's own, as ``value``."""
+    if value is None or not built_in(pg_type):
+        return True
+    match kind(pg_type):
+        case "json":
+            return True
+        case "array":
+            return isinstance(value, list)
+        case "bool":
+            return isinstance(value, bool)
+        case "int" | "float" | "decimal":
+            number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+            return number or (isinstance(value, str) and value in NOT_FINITE)
+        case _:
+            return isinstance(value, str)
 
 
 def equal(a: Any, b: Any) -> bool:
