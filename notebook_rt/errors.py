@@ -252,7 +252,7 @@ class NotPublishedError(TableError):
             table,
             f'table "{table}" is not in the publication supabase_realtime; run: '
             f"alter publication supabase_realtime add table {qualified(schema, table)} "
-            "(a view cannot be in one: see rt.query)",
+            "(a view cannot be in one, and of a partitioned table only its partitions are: see rt.query)",
         )
 
 
