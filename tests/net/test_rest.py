@@ -94,10 +94,10 @@ async def test_closed_while_the_description_is_read_nothing_is_left_behind() -> 
         await asked.wait()
         reading.cancel()
         await asyncio.wait([reading])
+        del reading
         await client.aclose()
         goes.set()
-    for _ in range(10):
-        await asyncio.sleep(0)
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=5)
     gc.collect()
     assert left == []
 
