@@ -262,7 +262,7 @@ class NotPublishedError(TableError):
             table,
             f'table "{table}" is not in the publication supabase_realtime; run: '
             f"alter publication supabase_realtime add table {qualified(schema, table)} "
-            "(a view cannot be in one: see rt.query)",
+            "(a view cannot be in one, and of a partitioned table only its partitions are: see rt.query)",
         )
 
 
@@ -277,6 +277,18 @@ class NoPrimaryKeyError(TableError):
             f"alter table {qualified(schema, table)} add column id bigint generated always as "
             "identity primary key (or name unique columns that are never null with key=...). "
             "A view has none: see rt.query",
+        )
+
+
+class InexactKeyError(TableError):
+    """Keys that a float cannot tell apart."""
+
+    def __init__(self, schema: str, table: str, column: str, value: object) -> None:
+        super().__init__(
+            schema,
+            table,
+            f'table "{table}": its key "{column}" is numeric, and {value} is more than a float holds '
+            'exactly; keep numbers as Decimal: connect(..., options=nrt.Options(numeric="decimal"))',
         )
 
 

@@ -367,7 +367,10 @@ class LiveFrame(Editable):
 
     @property
     def log(self) -> pd.DataFrame:
-        """The latest changes: ``at``, ``version``, ``cause``, ``kind``, ``key``, ``old``, ``new``."""
+        """The latest changes: ``at``, ``version``, ``cause``, ``kind``, ``key``, ``old``, ``new``.
+
+        ``at`` is the time of the commit; of what told none (an edit, an audit), when it was shown.
+        """
         feed = self._feed
         batches = feed.thread.call(list, feed.log)
         return changes_df(batches, feed.options.log_size)

@@ -288,6 +288,63 @@ def test_an_order_that_only_the_server_knows_is_there_at_the_first_read(
     assert df.index.tolist() == [key for (key,) in wanted]
 
 
+@pytest.mark.parametrize(
+    ("key", "first", "second"),
+    [("char(3)", "EUR", "ETB"), ("bit(4)", "1010", "1011"), ("float8", "Infinity", "-Infinity")],
+)
+def test_a_key_that_realtime_does_not_send_whole_is_followed_without_an_audit(
+    stack: LocalStack, make_table: Callable[..., str], key: str, first: str, second: str
+) -> None:
+    table = make_table(f"id {key} primary key, n int")
+    with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(audit_interval=0)) as rt:
+        stack.sql(f"insert into {table} values (%s, 1)", first)
+        frame = rt.table(table).wait(10)
+        until(lambda: frame.status == "live")
+
+        def same() -> bool:
+            return sorted(zip(frame.df.index.astype(str), frame.df["n"], strict=True)) == wanted()
+
+        def wanted() -> list[tuple[Any, ...]]:
+            rows = stack.sql(f"select id, n from {table}")
+            return sorted((str(key), n) for key, n in rows)
+
+        stack.sql(f"insert into {table} values (%s, 2)", second)
+        until(same, what=lambda: f"{frame!r} {frame.df}")
+        stack.sql(f"update {table} set n = n + 1")
+        until(same, what=lambda: f"{frame!r} {frame.df}")
+        stack.sql(f"delete from {table} where id = %s", first)
+        until(same, what=lambda: f"{frame!r} {frame.df}")
+
+
+def test_numeric_keys_that_a_float_rounds_are_refused_and_kept_as_decimals(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table("id numeric primary key, n int")
+    keys = [12345678901234567890, 12345678901234567891]
+    stack.sql(f"insert into {table} values (%s, 1), (%s, 1)", *keys)
+    with pytest.raises(errors.InexactKeyError, match=r'key "id" .*1234.*numeric="decimal"'):
+        rt.table(table).wait(10)
+    options = nrt.Options(numeric="decimal")
+    with nrt.connect(stack.url, stack.anon_key, options=options) as exact:
+        frame = exact.table(table).wait(10)
+        until(lambda: frame.status == "live")
+        stack.sql(f"update {table} set n = 2 where id = %s", keys[1])
+        until(lambda: frame.df["n"].tolist() == [1, 2], what=lambda: frame.df)
+        assert frame.df.index.tolist() == keys
+
+
+def test_a_numeric_key_that_comes_to_be_rounded_is_refused_too(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table("id numeric primary key, n int")
+    stack.sql(f"insert into {table} values (1, 1)")
+    frame = rt.table(table).wait(10)
+    until(lambda: frame.status == "live")
+    stack.sql(f"insert into {table} values (12345678901234567890, 1)")
+    until(lambda: frame.status == "error", what=lambda: repr(frame))
+    assert "Decimal" in frame.reason
+
+
 def test_a_wrong_key(stack: LocalStack, make_table: Callable[..., str]) -> None:
     table = make_table()
     with nrt.connect(stack.url, "eyJhbGciOiJIUzI1NiJ9.e30.wrong") as rt:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.store.table import changes_between
@@ -32,6 +33,8 @@ class ChangeBatch:
     """The frame's version that shows them."""
     commit_time: float | None = None
     """Seconds since the epoch of the latest commit in it, by the server's clock, where known."""
+    shown_at: float = field(default_factory=time.time, compare=False)
+    """Seconds since the epoch when it became visible, by this machine's clock."""
 
     def __repr__(self) -> str:
         kinds = Counter(change.kind for change in self.changes)
@@ -72,6 +75,7 @@ def combined(batches: Sequence[ChangeBatch]) -> ChangeBatch:
         latest.cause,
         latest.version,
         max(times, default=None),
+        latest.shown_at,
     )
 
 
@@ -96,14 +100,16 @@ class Gathering:
 
 
 def changes_df(batches: Iterable[ChangeBatch], last: int | None = None) -> pd.DataFrame:
-    """The changes of ``batches`` as a DataFrame, the ``last`` so many of them."""
+    """The changes of ``batches`` as a DataFrame, the ``last`` so many of them.
+
+    ``at`` is the time of the commit; of what told none (an edit, an audit), when it was shown.
+    """
     import pandas as pd
 
     rows: list[tuple[Any, ...]] = []
     for batch in batches:
-        at = None
-        if batch.commit_time is not None:
-            at = dt.datetime.fromtimestamp(batch.commit_time, dt.UTC)
+        seconds = batch.shown_at if batch.commit_time is None else batch.commit_time
+        at = dt.datetime.fromtimestamp(seconds, dt.UTC)
         rows.extend(
             (at, batch.version, batch.cause, change.kind, change.key, change.old, change.new)
             for change in batch.changes

@@ -12,6 +12,7 @@ import email.utils
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import httpx
@@ -73,6 +74,8 @@ class RestClient:
         )
 
     async def aclose(self) -> None:
+        for reading in self._descriptions.values():
+            reading.cancel()
         await self._http.aclose()
 
     def clock(self) -> float:
@@ -124,8 +127,13 @@ class RestClient:
         if reading is None:
             reading = asyncio.ensure_future(self._describe(schema))
             self._descriptions[schema] = reading
-            reading.add_done_callback(lambda done: self._descriptions.pop(schema, None))
+            reading.add_done_callback(partial(self._described, schema))
         return await asyncio.shield(reading)
+
+    def _described(self, schema: str, reading: asyncio.Future[Page]) -> None:
+        self._descriptions.pop(schema, None)
+        if not reading.cancelled():
+            reading.exception()  # who asked may be gone by now, and then nobody is to be told
 
     async def _describe(self, schema: str) -> Page:
         headers = {"Accept": "application/openapi+json, application/json"}

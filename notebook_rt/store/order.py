@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from notebook_rt.store.types import equal, kind, sortable
+from notebook_rt.store.columns import column_of
+from notebook_rt.store.types import dtype, equal, kind, sortable
 from notebook_rt.sync.rows import Key
 
 if TYPE_CHECKING:
@@ -63,8 +64,22 @@ class Ordered:
         with self.table.lock:
             whole = self.table.snapshot()
             if self._snapshot is None or self._snapshot[0] is not whole:
-                self._snapshot = (whole, whole.take(self._places()))
+                self._snapshot = (whole, self._shown(whole))
             return self._snapshot[1]
+
+    def _shown(self, whole: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the view; their dtypes are their own, whatever a row beyond ``limit`` holds."""
+        table, places = self.table, self._places()
+        shown = whole.take(places)
+        if len(places) == len(whole):
+            return shown
+        schema, backend = table.schema, table.dtype_backend
+        for name in shown.columns:
+            pg_type, numeric = schema.types[name], schema.numeric
+            if shown[name].dtype != dtype(pg_type, backend, numeric=numeric):
+                values = table.arrays([name])[name][places].tolist()
+                shown[name] = column_of(values, pg_type, backend, numeric).series(shown.index)
+        return shown
 
     def to_arrow(self) -> pa.Table:
         """The view as `Table.to_arrow` gives the table; its rows are copied into the order."""

@@ -48,7 +48,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from notebook_rt.store.coerce import coerce
 from notebook_rt.store.kinds import (
@@ -65,18 +65,25 @@ from notebook_rt.store.kinds import (
     sortable,
 )
 from notebook_rt.store.values import (
+    NOT_FINITE,
     decode,
     decoder,
     equal,
     fits,
     lossy,
+    may_be_lossy,
+    may_be_of,
     to_json,
     to_rest,
     typed_class,
 )
 from notebook_rt.sync.rows import Json, Key, Row, WireRow
 
+_EXACT_FLOATS: Final = 2**53
+"""Up to here every integer is a float."""
+
 __all__ = [
+    "NOT_FINITE",
     "Backend",
     "Column",
     "Kind",
@@ -95,6 +102,8 @@ __all__ = [
     "fits",
     "kind",
     "lossy",
+    "may_be_lossy",
+    "may_be_of",
     "sortable",
     "to_json",
     "to_rest",
@@ -230,6 +239,13 @@ class Schema:
             if done is not object and set(map(type, values)) <= {done}:
                 return values
         return [self.key_of(self.decode({name: row[name] for name in self.key})) for row in page]
+
+    def rounds(self, row: WireRow, name: str) -> bool:
+        """Whether the float that column ``name`` is decoded to may be another number."""
+        if self.numeric == "decimal" or kind(self.types[name]) != "decimal":
+            return False
+        value = row[name]
+        return isinstance(value, int | float) and abs(value) > _EXACT_FLOATS
 
     def lossy(self, row: WireRow) -> bool:
         """Whether a row come over the socket holds a value that may not be the true one."""

@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
 
-from notebook_rt.store.kinds import Kind, Numeric, Source, canonical, element, kind
+from notebook_rt.store.kinds import Kind, Numeric, Source, built_in, canonical, element, kind
 from notebook_rt.sync.rows import Json
 
 _UTC: Final = dt.UTC
@@ -210,6 +210,12 @@ def lossy(pg_type: str, value: Json) -> bool:
     return value is None and kind(name) in ("float", "decimal")
 
 
+def may_be_lossy(pg_type: str) -> bool:
+    """Whether the socket may send another value than the true one for some value of ``pg_type``."""
+    name = canonical(pg_type).lstrip("_")
+    return name in ("bpchar", "bit") or kind(name) in ("float", "decimal")
+
+
 # --- typed to JSON and text -------------------------------------------------------------------
 
 
@@ -304,6 +310,28 @@ def fits(pg_type: str, value: Any, *, numeric: Numeric = "float") -> bool:
     if family == "decimal":
         return isinstance(value, Decimal if numeric == "decimal" else float)
     return isinstance(value, _CLASSES[family])
+
+
+NOT_FINITE: Final = frozenset(("NaN", "Infinity", "-Infinity"))
+"""How REST writes what JSON has no number for."""
+
+
+def may_be_of(pg_type: str, value: Json) -> bool:
+    """Whether REST may write a value of ``pg_type``, one of PostgreSQL's own, as ``value``."""
+    if value is None or not built_in(pg_type):
+        return True
+    match kind(pg_type):
+        case "json":
+            return True
+        case "array":
+            return isinstance(value, list)
+        case "bool":
+            return isinstance(value, bool)
+        case "int" | "float" | "decimal":
+            number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+            return number or (isinstance(value, str) and value in NOT_FINITE)
+        case _:
+            return isinstance(value, str)
 
 
 def equal(a: Any, b: Any) -> bool:

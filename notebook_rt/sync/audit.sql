@@ -61,6 +61,9 @@ create or replace function public.nrt_digest(
 ) returns jsonb language plpgsql stable security invoker set search_path = '' as $$
 declare
     result jsonb;
+    -- An xid is no number, and its text takes a third of the time: it is counted back from the next
+    -- one, which is the same throughout a transaction.
+    next_xid constant bigint := age('3'::xid)::bigint + 3;
 begin
     execute format($q$
         select jsonb_build_object('buckets', coalesce(jsonb_agg(b), '[]'),
@@ -68,13 +71,13 @@ begin
                                   'digests', coalesce(jsonb_agg(h::text), '[]'))
         from (
             select (%1$s, 0) & ($1 - 1)) as b, count(*) as n,
-                   bit_xor(%1$s, xmin::text::bigint)) as h
+                   bit_xor(%1$s, ($3 - age(xmin)) & 4294967295)) as h
             from %3$I.%4$I where %6$s and %5$s group by 1
         ) one
     $q$, public.nrt_hash(source_schema, source, key), key, source_schema, source,
          public.nrt_predicate(conditions),
          case when cardinality(skip) > 0 then format('%I::text <> all ($2)', key) else 'true' end)
-    into result using buckets::bigint, skip;
+    into result using buckets::bigint, skip, next_xid;
     return result;
 end $$;
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
-from notebook_rt.store.types import Column, Schema, built_in, canonical, decoder, kind, lossy
+from notebook_rt.store.types import Column, Schema, built_in, decoder, kind, lossy, may_be_lossy
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.nulls import Nulls
 from notebook_rt.sync.rows import Key, WireRow
@@ -30,10 +30,11 @@ class ChangeReader:
         self._schema = schema
         self._single = schema.key[0] if len(schema.key) == 1 else None
         self._decode_key = decoder(schema.types[schema.key[0]], schema.numeric)
+        self._shaky_key = any(may_be_lossy(schema.types[name]) for name in schema.key)
         self._may_be_lossy = [
             name
             for name, pg_type in schema.types.items()
-            if kind(pg_type) == "array" or canonical(pg_type) in ("bpchar", "bit")
+            if name not in self.nulls.doubted and may_be_lossy(pg_type)
         ]
         streamed = {*schema.names, *spec.filter.columns}
         narrow = {*schema.key, *spec.filter.columns}
@@ -47,6 +48,8 @@ class ChangeReader:
         try:
             if record is None:
                 raise KeyError
+            if self._shaky_key:
+                self._look_at_key(change.kind, record)
             if self._single is not None:
                 value = self._decode_key(record[self._single])
                 if not isinstance(value, (list, dict)):
@@ -54,6 +57,11 @@ class ChangeReader:
             return self._key_in(record)
         except KeyError:
             raise UnreadableError(f"a {change.kind} without its key") from None
+
+    def _look_at_key(self, kind: str, record: WireRow) -> None:
+        for name in self._schema.key:
+            if lossy(self._schema.types[name], record[name]) or self._schema.rounds(record, name):
+                raise UnreadableError(f'a {kind} whose key "{name}" is perhaps not the true one')
 
     def _key_in(self, record: WireRow) -> Key:
         schema = self._schema

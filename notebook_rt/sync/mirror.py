@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from notebook_rt.errors import classify
+from notebook_rt.errors import MissingColumnError, MissingTableError, classify
 from notebook_rt.options import Options
 from notebook_rt.store.types import Schema
 from notebook_rt.sync import discovery
@@ -184,10 +184,14 @@ class Mirror:
             case Lost(reason):
                 self._leave_stream(reason)
             case Refused(error, final):
-                if final:
+                if not final:
+                    self._leave_stream(str(error))
+                elif self.rows is None:
                     self._fail(error)
                 else:
                     self._leave_stream(str(error))
+                    self._flows.stop_all()
+                    self._flows.start(MAIN, self._end(error), self._now)
             case Gap(reason):
                 self._open_gap(reason)
             case AuditNow():
@@ -358,11 +362,25 @@ class Mirror:
                 self._fail(error)
                 return
             self._open_gap(str(error))
-            self._retry_at = self._now + self.options.poll_interval
+            renamed = isinstance(error, MissingColumnError) and self._now >= self._learn_at
+            replica.schema_moved |= renamed
+            self._retry_at = self._now + (0.0 if renamed else self.options.poll_interval)
         except Exception as error:  # what a flow raises is the table's error, never a traceback
             self._fail(error)
         else:
             self._refusals = 0
+
+    def _end(self, error: Exception) -> Flow:
+        """Fail; but Realtime has one sentence for a table that left its publication and one that is
+        gone, and a read tells them apart.
+        """
+        reads = self._passes.reads
+        try:
+            yield [reads.page(reads.by_key(), limit=1)]
+        except ReadRefusedError as refusal:
+            found = discovery.named(refusal.error, self.spec)
+            error = found if isinstance(found, MissingTableError) else error
+        self._fail(error)
 
     def _prove(self, one: Learning | Pass) -> Flow:
         gaps = self._gaps

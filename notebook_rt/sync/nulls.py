@@ -13,13 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from notebook_rt.store.types import Schema, kind
+from notebook_rt.store.types import NOT_FINITE, Schema, kind
 from notebook_rt.sync.rows import Row, WireRow
 
 TRUE_NULLS: Final = 20
 """Reads in a row that must have brought a null before nulls of a column are believed."""
-NOT_FINITE: Final = frozenset(("NaN", "Infinity", "-Infinity"))
-"""How REST writes what JSON has no number for."""
 
 
 class Nulls:

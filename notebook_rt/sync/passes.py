@@ -143,6 +143,8 @@ class Passes:
         """Load a table whose columns have changed, beside the one that is seen."""
         self._emit(Told("schema", {"columns": replica.known.names}))
         self._reads = Reads(self.spec, replica.schema, self.options.page_size)
+        # What was refused while a column was missing says nothing of what this server can do.
+        self._paging = Paging(self.options.page_size)
         return (yield from self.load(replica))
 
     def load(self, replica: Replica) -> Pass:

@@ -138,10 +138,11 @@ def load(
         page = read.page
         before = len(loading)
         all_reads.append(read)
+        keys = replica.keys_of(page.rows)
         loading.extend(page.rows)
         if len(loading) != before + len(page.rows) and replica.window_read is None:
             raise NoPrimaryKeyError(reads.spec.schema, reads.spec.table)
-        replica.versions.note_page(reads.schema.keys_of(page.rows), page.rows)
+        replica.versions.note_page(keys, page.rows)
         replica.watermark.look_at_page(page.rows)
         replica.nulls.look(page.rows)
         total = page.count if page.count is not None else total
@@ -256,8 +257,7 @@ class Comparison:
         return self.differing
 
     def _note(self, read: Read) -> list[Key]:
-        schema = self._replica.schema
-        keys = schema.keys_of(read.page.rows)
+        keys = self._replica.keys_of(read.page.rows)
         self.order += keys
         self._all.append(read)
         self._keys.update(keys)

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from notebook_rt.store.types import Column, Schema, equal
+from notebook_rt.errors import InexactKeyError
+from notebook_rt.store.types import Column, Schema, equal, kind, may_be_of
 from notebook_rt.sync.change import ChangeReader, columns_differ
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.horizon import VISIBLE_WITHIN, Horizon, Read
@@ -72,6 +73,8 @@ class Replica:
         """The columns that a change showed, where they are not the known ones."""
         self._last_columns: tuple[Column, ...] | None = None
         self._names = set(known.types)
+        self._odd: set[str] = set()
+        """Columns that have shown values which are none of their type."""
         self._rows: Rows | None = None
         self._pending: list[Op] = []
         self._present: dict[Key, bool] = {}
@@ -344,10 +347,27 @@ class Replica:
         if columns_differ(columns, self.known):
             self.moved_to = columns
 
+    def keys_of(self, page: Sequence[WireRow]) -> list[Key]:
+        """The keys of a page of undecoded rows; raises InexactKeyError where they are rounded."""
+        schema = self.schema
+        for name in schema.key:
+            if kind(schema.types[name]) == "decimal":
+                for row in page:
+                    if schema.rounds(row, name):
+                        raise InexactKeyError(self.spec.schema, self.spec.table, name, row[name])
+        return schema.keys_of(page)
+
     def look_at_page(self, page: Sequence[WireRow]) -> None:
-        """A page of whole rows names the columns too, but not their types."""
+        """A page of whole rows names the columns too, and its values show some of their types."""
         self.nulls.look(page)
-        if self.spec.columns is None and page and page[0].keys() - {"xmin"} != self._names:
+        if not page:
+            return
+        if self.spec.columns is None and page[0].keys() - {"xmin"} != self._names:
+            self.schema_moved = True
+        types = self.known.types
+        odd = {n for n, v in page[0].items() if n in types and not may_be_of(types[n], v)}
+        if odd - self._odd:  # once: what is learnt then of their types is all there is to know
+            self._odd |= odd
             self.schema_moved = True
 
     # Reads --------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.net.changes import ChangeBatch, Gathering, combined
+from notebook_rt.net.changes import ChangeBatch, Gathering, changes_df, combined
 from notebook_rt.net.feed import Feed
 from notebook_rt.net.loop import shared
 from notebook_rt.options import Options
@@ -54,6 +55,17 @@ async def test_what_comes_within_the_time_is_handed_on_once_and_a_change_undone_
     assert told.empty()
     batch = await asyncio.wait_for(told.get(), 5)
     assert [(change.kind, change.key, change.new) for change in batch] == [("insert", 7, {"a": 2})]
+
+
+def test_what_tells_no_time_of_a_commit_is_logged_at_the_time_when_it_was_shown() -> None:
+    change = RowChange("insert", 1, None, {"a": 1, "b": None})
+    feed = Feed("quotes", shared(), Options())
+    before = pd.Timestamp.now("UTC")
+    feed.publish([change], "edit")
+    feed.publish([change], "stream", 1_700_000_000.5)
+    edited, streamed = changes_df(feed.log)["at"]
+    assert before.floor("s") <= edited <= pd.Timestamp.now("UTC")
+    assert streamed == pd.Timestamp(1_700_000_000.5, unit="s", tz="UTC")
 
 
 def test_a_local_edit_counts_as_a_change_but_does_not_make_the_table_the_servers() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -72,6 +74,32 @@ async def test_the_description_is_read_once_for_who_asks_at_once(
     )
     assert table in pages[0].value["definitions"]
     assert rest.requests == 1
+
+
+async def test_closed_while_the_description_is_read_nothing_is_left_behind() -> None:
+    left: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
+    asked, goes = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        asked.set()
+        await goes.wait()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = RestClient(url, Credentials("key"), Options())
+        reading = asyncio.ensure_future(client.describe("public"))
+        await asked.wait()
+        reading.cancel()
+        await asyncio.wait([reading])
+        del reading
+        await client.aclose()
+        goes.set()
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=5)
+    gc.collect()
+    assert left == []
 
 
 @pytest.mark.parametrize(

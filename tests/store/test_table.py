@@ -173,6 +173,25 @@ def test_moments_that_no_datetime_holds_have_their_place_in_an_order(pg_type: st
     assert table.ordered([OrderBy("at")]).keys() == [9, 8, 7, 6, 5]
 
 
+@pytest.mark.parametrize(
+    ("pg_type", "hidden", "shown", "dtype"),
+    [
+        ("int4", None, 1, "int64"),
+        ("bool", None, True, "bool"),
+        ("date", "infinity", "2024-01-02", "datetime64[us]"),
+    ],
+)
+def test_the_dtypes_of_the_first_rows_do_not_depend_on_those_behind_them(
+    pg_type: str, hidden: object, shown: object, dtype: str
+) -> None:
+    table = Table(Schema((Column("id", "int8"), Column("x", pg_type)), ("id",)))
+    load = table.load()
+    load.extend([{"id": 1, "x": shown}, {"id": 2, "x": shown}, {"id": 3, "x": hidden}])
+    load.commit()
+    assert table.ordered([OrderBy("id")], limit=2).snapshot()["x"].dtype == dtype
+    assert table.ordered([OrderBy("id", desc=True)], limit=2).snapshot()["x"].dtype != dtype
+
+
 def test_the_key_breaks_ties() -> None:
     table = Table(SCHEMA)
     table.apply([Upsert(key, {"id": key, "n": 1}) for key in (3, 1, 2)])

@@ -150,6 +150,18 @@ def test_other_keys_are_compared_too(table: LocalStack, pg_type: str, key: str) 
     assert compare(table, replica) == ({moved, unread}, {gone})
 
 
+def test_an_xid_counted_back_from_the_next_is_itself(table: LocalStack) -> None:
+    xids = ["3", "1000", str(2**31), str(2**31 + 3), str(2**32 - 1)]
+    counted = table.sql(
+        "select x, (age('3'::xid)::bigint + 3 - age(x::xid)) & 4294967295 "
+        "from unnest(%s::text[]) x",
+        xids,
+    )
+    assert counted == [(xid, int(xid)) for xid in xids]
+    table.sql("vacuum freeze digest_t")
+    assert compare(table, loaded(table, None)) == (set(), set())
+
+
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**32))
 def test_a_hash_depends_on_key_and_version(key: int, version: int) -> None:
     one, other = hash_int8(np.array([key, key]), np.array([version, version + 1]))

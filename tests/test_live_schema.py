@@ -1,0 +1,86 @@
+"""A table whose shape changes beneath those who look at it (promise 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt import errors
+from notebook_rt.local import LocalStack
+from tests.waiting import until
+
+
+@pytest.fixture
+def rt(stack: LocalStack) -> Iterator[nrt.Session]:
+    options = nrt.Options(audit_interval=0.5, poll_interval=0.5)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as session:
+        yield session
+
+
+@pytest.fixture
+def table(stack: LocalStack, make_table: Callable[..., str]) -> str:
+    name = make_table("id int primary key, n int, t text")
+    stack.sql(f"insert into {name} select g, g, 'row ' || g from generate_series(1, 5) g")
+    return name
+
+
+def live(frame: nrt.LiveFrame) -> nrt.LiveFrame:
+    frame.wait(10)
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+    return frame
+
+
+def test_a_key_that_is_renamed_is_learnt_anew(
+    stack: LocalStack, rt: nrt.Session, table: str
+) -> None:
+    frame = live(rt.table(table))
+    stack.sql(f"alter table {table} rename id to number")
+    stack.sql(f"insert into {table} values (6, 6, 'new')")
+    until(lambda: frame.df.index.name == "number" and len(frame.df) == 6, what=lambda: repr(frame))
+    stack.sql(f"update {table} set n = 60 where number = 6")
+    until(lambda: frame.df.loc[6, "n"] == 60)
+    assert frame.status == "live"
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype"),
+    [
+        ("alter n type text", "str"),
+        ("alter t type jsonb using jsonb_build_object('t', t)", "object"),
+    ],
+)
+def test_a_type_that_is_changed_without_a_write_is_found_by_the_audit(
+    stack: LocalStack, rt: nrt.Session, table: str, change: str, dtype: str
+) -> None:
+    frame = live(rt.table(table))
+    stack.sql(f"alter table {table} {change}")
+    column = change.split()[1]
+    until(lambda: frame.df[column].dtype == dtype, what=lambda: frame.df.dtypes)
+    assert frame.df[column].tolist() == [
+        value for (value,) in stack.sql(f"select {column} from {table} order by id")
+    ]
+
+
+@pytest.mark.parametrize("asked", [{"columns": "n"}, {"order": "n"}, {"filter": "n=gte.0"}])
+def test_a_column_that_was_asked_for_and_is_gone_is_named(
+    stack: LocalStack, rt: nrt.Session, table: str, asked: dict[str, str]
+) -> None:
+    frame = live(rt.table(table, **asked))
+    stack.sql(f"alter table {table} drop n")
+    until(lambda: frame.status == "error", 20, what=lambda: repr(frame))
+    with pytest.raises(errors.MissingColumnError, match='has no column "n"; there are id, t'):
+        frame.wait(1)
+
+
+@pytest.mark.parametrize("change", ["drop table {0}", "alter table {0} rename to {0}_old"])
+def test_a_table_that_is_gone_is_said_to_be_gone(
+    stack: LocalStack, rt: nrt.Session, table: str, change: str
+) -> None:
+    frame = live(rt.table(table))
+    stack.sql(change.format(table))
+    until(lambda: frame.status == "error", 20, what=lambda: repr(frame))
+    with pytest.raises(errors.MissingTableError, match=table):
+        frame.wait(1)
+    stack.sql(f"drop table if exists {table}_old")
