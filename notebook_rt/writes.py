@@ -340,12 +340,14 @@ class _Open:
             )
 
     async def aclose(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        await self._rest.aclose()
-        self.outbox.close()
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._task
+            await self._rest.aclose()
+        finally:
+            self.outbox.close()
 
 
 @dataclass(frozen=True, slots=True)
