@@ -86,6 +86,7 @@ class Writes:
             wake=self._decided,
             pause=partial(self._pausing, True),
             resume=partial(self._pausing, False),
+            paused=lambda: self.paused,
             display=display,
             listen=self._listen,
         )
