@@ -215,7 +215,8 @@ class Writes:
         if old is not None:
             await old.linger()
             if not has_front_end():  # a notebook's widgets have shown it
-                old.tell_what_is_left()
+                with contextlib.suppress(QueueError):  # the file has been damaged meanwhile
+                    old.tell_what_is_left()
             await old.aclose()
 
 
@@ -336,7 +337,7 @@ class _Open:
                 "not written yet: %s%s. Kept in %s: what waits is sent by the next session, "
                 "`notebook-rt queue` shows all of it",
                 view.in_states(self.outbox.counts()),
-                failed,
+                view.printable(failed),
                 self.outbox.path,
             )
 

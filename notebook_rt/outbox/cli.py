@@ -20,7 +20,7 @@ from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.schema import directory
-from notebook_rt.outbox.view import QueueView, as_json, dumps, in_states, state, what
+from notebook_rt.outbox.view import QueueView, as_json, dumps, in_states, printable, state, what
 
 COMMANDS = ("list", "show", "retry", "discard", "export")
 
@@ -118,5 +118,4 @@ def _one(files: list[Path], action: str, beginning: str) -> None:
 
 
 def _say(text: str) -> None:
-    """Print a line of other people's text without control characters, which a terminal would obey."""
-    print("".join(c if c.isprintable() else "�" for c in text))
+    print(printable(text))
