@@ -205,6 +205,9 @@ class Editing:
         for editor in self.editors_of(op.schema, op.target):
             editor.doubted()
 
+    def stuck(self, words: str) -> None:
+        self._note("failed", words)
+
     def elsewhere(self) -> None:
         """Show what another kernel on the file has queued, and settle what it has sent."""
         with self.lock:

@@ -86,6 +86,7 @@ class Writes:
             wake=self._decided,
             pause=partial(self._pausing, True),
             resume=partial(self._pausing, False),
+            paused=lambda: self.paused,
             display=display,
             listen=self._listen,
         )
@@ -214,7 +215,8 @@ class Writes:
         if old is not None:
             await old.linger()
             if not has_front_end():  # a notebook's widgets have shown it
-                old.tell_what_is_left()
+                with contextlib.suppress(QueueError):  # the file has been damaged meanwhile
+                    old.tell_what_is_left()
             await old.aclose()
 
 
@@ -335,17 +337,19 @@ class _Open:
                 "not written yet: %s%s. Kept in %s: what waits is sent by the next session, "
                 "`notebook-rt queue` shows all of it",
                 view.in_states(self.outbox.counts()),
-                failed,
+                view.printable(failed),
                 self.outbox.path,
             )
 
     async def aclose(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        await self._rest.aclose()
-        self.outbox.close()
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._task
+            await self._rest.aclose()
+        finally:
+            self.outbox.close()
 
 
 @dataclass(frozen=True, slots=True)

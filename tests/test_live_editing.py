@@ -555,6 +555,41 @@ def test_what_a_script_writes_last_leaves_before_the_session_closes(
         rt.table(table)
 
 
+def test_a_session_whose_queue_cannot_be_written_any_more_closes_and_loses_nothing(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(table).wait(10)
+    frame.edit(A, quantity=11)
+    assert rt.queue.flush(10) == 0  # it holds the lease
+    rt.queue.pause()
+    frame.edit(A, quantity=12)
+    rt.queue.outbox._db.execute("pragma query_only = on")  # every write fails
+    with pytest.raises(errors.QueueError, match="nothing was written"):
+        frame.edit(A, quantity=13)
+    assert seen(frame, "quantity") == 12
+    rt.close()
+    assert seen(open_session().table(table).wait(10), "quantity") == 12
+
+
+def test_a_number_of_more_digits_than_a_float_has_is_no_reason_to_refuse_an_edit(
+    stack: LocalStack, make_table: Callable[..., str], open_session: Callable[..., nrt.Session]
+) -> None:
+    name = make_table("id int primary key, doc jsonb, mean numeric")
+    doc = '{"mean": 0.12345678901234567890}'
+    stack.sql(f"insert into {name} select n, '{doc}', n / 3.0 from generate_series(1, 3) n")
+    rt = open_session()
+    frame = rt.table(name).wait(10)
+    frame.edit(1, doc={"mean": 2}, mean=5)
+    frame.delete(2)
+    assert rt.queue.flush(10) == 0
+    assert stack.sql(f"select id, doc, mean::int from {name} order by id") == [
+        (1, {"mean": 2}, 5),
+        (3, {"mean": pytest.approx(0.123456789)}, 1),
+    ]
+    assert len(frame.conflicts) == 0
+
+
 def test_another_login_has_another_queue(
     stack: LocalStack, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ its login.
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import sys
 from collections import Counter
@@ -19,7 +20,7 @@ from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.schema import directory
-from notebook_rt.outbox.view import QueueView, as_json, dumps, in_states, state, what
+from notebook_rt.outbox.view import QueueView, as_json, dumps, in_states, printable, state, what
 
 COMMANDS = ("list", "show", "retry", "discard", "export")
 
@@ -43,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise QueueError(f"there is no file {arguments.file}")
     if arguments.action in ("show", "discard") and not arguments.id:
         raise QueueError(f"which operation? notebook-rt queue {arguments.action} ID")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a letter shows less
+        sys.stdout.reconfigure(errors="replace")
     files = [arguments.file] if arguments.file is not None else list(queue_files())
     match arguments.action:
         case "list":
@@ -70,10 +73,11 @@ def _list(files: list[Path]) -> None:
         for owner, its in itertools.groupby(sorted(ops, key=_owner), key=_owner):
             empty = False
             ops = list(its)
-            print(f"{file}: {Owner.read(owner).words}\n  {in_states(Counter(map(state, ops)))}")
+            _say(f"{file}: {Owner.read(owner).words}")
+            _say(f"  {in_states(Counter(map(state, ops)))}")
             for op in ops:
-                why = f": {_plain(op.error)}" if op.error else ""
-                print(f"  {op.id}  {state(op):8} {_plain(what(op))}{why}")
+                why = f": {op.error}" if op.error else ""
+                _say(f"  {op.id}  {state(op):8} {what(op)}{why}")
     if empty:
         print("nothing waits")
 
@@ -107,12 +111,11 @@ def _one(files: list[Path], action: str, beginning: str) -> None:
         elif action == "retry":
             if not outbox.retry(op.id):
                 raise QueueError(f"{op.id} has not failed: it leaves with the next kernel")
-            print(f"{op.id} leaves with the next kernel")
+            _say(f"{op.id} leaves with the next kernel")
         else:
             for dropped in outbox.discard(op.id):
-                print(f"discarded {dropped.id}  {_plain(what(dropped))}", file=sys.stdout)
+                _say(f"discarded {dropped.id}  {what(dropped)}")
 
 
-def _plain(text: str) -> str:
-    """Other people's text without control characters, which a terminal would obey."""
-    return "".join(c if c.isprintable() else "�" for c in text)
+def _say(text: str) -> None:
+    print(printable(text))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from notebook_rt.filters import Condition, column_name
@@ -31,6 +32,8 @@ _MAX_CONDITIONS = 4_000
 """Characters of the conditions of several rows in a URL."""
 _ABOUT_COLUMNS: Final = {"23502", "22P02", "42703", "42804", "428C9", "PGRST204"}
 """NOT NULL, no such label or value of the type, no such column, another type, generated."""
+_FLOAT_DIGITS: Final = 15
+"""Of so many a float holds each."""
 _NO_EQUALITY: Final = {"json", "xml", "point", "polygon", "path", "line", "box", "lseg", "circle"}
 
 
@@ -233,9 +236,9 @@ def difference(op: Op, column: str) -> Json:
 
 def unchanged(op: Op, row: Mapping[str, Json]) -> bool:
     """Whether the server's row is what the operation was based on."""
+    there = row_of(op, row)
     return all(
-        equal(_typed(op, column, row.get(column)), _typed(op, column, value))
-        for column, value in op.base.items()
+        equal(there.get(column), _typed(op, column, value)) for column, value in op.base.items()
     )
 
 
@@ -250,13 +253,22 @@ def _conditions(op: Op) -> tuple[list[Condition], bool]:
         if column in op.key:
             continue
         condition = _equals(op, column, value)
-        comparable = value is None or canonical(op.types.get(column, "text")) not in _NO_EQUALITY
-        if comparable and length + len(condition.value) <= _MAX_CONDITION:
+        if _comparable(op, column, value) and length + len(condition.value) <= _MAX_CONDITION:
             length += len(condition.value)
             found.append(condition)
         else:
             whole = False
     return found, whole
+
+
+def _comparable(op: Op, column: str, value: Json) -> bool:
+    """Whether the server can tell if the column has this value."""
+    name = canonical(op.types.get(column, "text"))
+    if value is None:
+        return True
+    if kind(name) == "decimal" and value.__class__ is float and len(repr(value)) > _FLOAT_DIGITS:
+        return False  # a numeric that was read as a float may have more digits than it shows
+    return name.lstrip("_") not in _NO_EQUALITY
 
 
 def _row_condition(op: Op) -> str:
@@ -322,8 +334,16 @@ def row_key(op: Op, row: Mapping[str, Json]) -> tuple[Any, ...]:
 
 
 def row_of(op: Op, row: Mapping[str, Json]) -> dict[str, Any]:
-    """The server's row as the merge sees it."""
-    return {column: _typed(op, column, value) for column, value in row.items()}
+    """The server's row as the merge sees it.
+
+    A numeric that was read as the float of the base is the base: its other digits were not seen.
+    """
+    typed = {column: _typed(op, column, value) for column, value in row.items()}
+    for column, base in op.base.items():
+        value = typed.get(column)
+        if base.__class__ is float and isinstance(value, Decimal) and float(value) == base:
+            typed[column] = _typed(op, column, base)
+    return typed
 
 
 def op_of(op: Op, left: Rebased) -> Op:

@@ -14,8 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
+from notebook_rt.errors import QueueError
 from notebook_rt.outbox import decide
 from notebook_rt.outbox.decide import Answer, Request
+from notebook_rt.outbox.lease import LeaseLostError
 from notebook_rt.outbox.ops import Json, Op
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import NoAnswerError, Rest
@@ -50,6 +52,9 @@ class Listener(Protocol):
 
     def doubted(self, op: Op) -> None:
         """It was refused for what a column is or may hold: what is known of that may be old."""
+
+    def stuck(self, words: str) -> None:
+        """Nothing leaves: the queue's file cannot be written."""
 
     def elsewhere(self) -> None:
         """Another process wrote to the file."""
@@ -106,6 +111,8 @@ class Delivery:
         self._done: list[tuple[Op, Json]] = []
         """What waits to be put down as done."""
         self._settling: asyncio.Task[None] | None = None
+        """Waits to put them down, with all that are done by then."""
+        self._settlings: set[asyncio.Task[None]] = set()
         self._committing = asyncio.Lock()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="notebook_rt-outbox")
 
@@ -121,7 +128,17 @@ class Delivery:
             return await self._broadcast(group)
         if group[0].kind in ("insert", "delete") and len(group) > 1:
             return await self._write_all(group)
-        return sum(await asyncio.gather(*map(self._one, group)))
+        # To the last one, whatever happens to the others: none goes on behind the next step's back.
+        ends = await asyncio.gather(*map(self._one, group), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        return sum(end for end in ends if isinstance(end, int))
+
+    def still_ours(self) -> None:
+        """Extend the lease; raises `LeaseLostError` if it is another kernel's."""
+        if not self.outbox.lease(self._clock()):
+            raise LeaseLostError(f"another kernel sends from {self.outbox.path} now")
 
     # --- one operation ---------------------------------------------------------------------------
 
@@ -165,6 +182,7 @@ class Delivery:
             if self.stopped:
                 await self.on_disk(self.outbox.back, op)
             else:
+                await self.on_disk(self.still_ours)
                 moved += await self._one(op)
         return moved
 
@@ -173,7 +191,7 @@ class Delivery:
         denied = False
         for _ in range(_MERGES):
             by_xmin = False
-            if decide.needs_version(job.op):
+            if decide.needs_version(job.op) or (denied and self._server.xmin):
                 ready = await self._look_first(job)
                 if ready is None:
                     return
@@ -190,10 +208,11 @@ class Delivery:
                 return
             row, problem = await self._fetch(op)
             if problem is not None:
-                await self._no(op, problem)
+                await self._no(op, problem, read=True)
                 return
             if row is not None and op.kind != "insert" and decide.unchanged(op, row):
-                if denied:
+                # Once more by the row's version: the server may tell apart what is one here.
+                if denied and (not by_xmin or str(row.get("xmin")) == op.xmin):
                     await self._fail(op, _DENIED.format(op.target, op.kind))
                     return
                 denied = True
@@ -212,7 +231,7 @@ class Delivery:
         op = job.op
         row, problem = await self._fetch(op)
         if problem is not None:
-            await self._no(op, problem)
+            await self._no(op, problem, read=True)
             return None
         moved = None
         if op.xmin and row is not None and "xmin" in row:
@@ -250,7 +269,7 @@ class Delivery:
             job.op = replace(op, sent=False)
             row, problem = await self._fetch(op)
             if problem is not None:
-                await self._no(job.op, problem)
+                await self._no(job.op, problem, read=True)
                 return
             if not await self._merge(job, row, None):
                 return
@@ -303,8 +322,9 @@ class Delivery:
             raise
         if not 200 <= answer.status < 300:
             return None, answer
-        rows = answer.body if isinstance(answer.body, list) else []
-        return (rows[0] if rows else None), None
+        if not isinstance(answer.body, list):  # somebody between us and the server speaks
+            return None, Answer(502, f"no answer of the REST interface: {answer.body}")
+        return (answer.body[0] if answer.body else None), None
 
     async def _merge(self, job: _Job, row: dict[str, Json] | None, moved: bool | None) -> bool:
         """Merge with the row of now; False: nothing is left to send (now)."""
@@ -334,7 +354,9 @@ class Delivery:
         self._done.append((op, row))
         if self._settling is None:
             self._settling = asyncio.ensure_future(self._settle_done())
-        await self._settling
+            self._settlings.add(self._settling)
+            self._settling.add_done_callback(self._settlings.discard)
+        await asyncio.shield(self._settling)  # what the server has done is put down in any case
         self.tell(self._listener.settled, op, row)
 
     async def _settle_done(self) -> None:
@@ -343,10 +365,12 @@ class Delivery:
             done, self._done, self._settling = self._done, [], None
             await self.on_disk(self.outbox.settle_all, done)
 
-    async def _no(self, op: Op, answer: Answer) -> None:
-        """An answer that is none of success."""
+    async def _no(self, op: Op, answer: Answer, *, read: bool = False) -> None:
+        """An answer that is none of success; to a ``read``, which has no effect that could be lost."""
         jitter = self._random() * 0.2
         verdict = decide.judge(answer, op.attempts, self._clock(), jitter, self._max_attempts)
+        if read:
+            verdict = replace(verdict, lost=False)
         op = replace(op, attempts=op.attempts + verdict.counts, sent=op.sent or verdict.lost)
         if verdict.meaning == "refresh":
             self.unauthorized = verdict.words
@@ -395,5 +419,11 @@ class Delivery:
             return fn(*args)
         return await done
 
-    def end(self) -> None:
+    async def end(self) -> None:
+        """Put down what is done, and let another kernel send."""
+        await asyncio.gather(*self._settlings, return_exceptions=True)
+        try:
+            await self.on_disk(self.outbox.release)
+        except QueueError as error:  # it expires
+            logger.warning("the queue: %s", error)
         self._disk.shutdown(wait=False)

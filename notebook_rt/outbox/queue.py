@@ -23,6 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from notebook_rt.errors import QueueError
 from notebook_rt.outbox import decisions, rows
 from notebook_rt.outbox.decisions import Record
@@ -133,7 +135,8 @@ class Outbox:
     ) -> list[Op]:
         """What is in the queue, in order."""
         found = self._select("*", "order by seq", schema=schema, target=target, state=state)
-        return list(map(rows.op_of, found))
+        with _errors(self.path):
+            return list(map(rows.op_of, found))
 
     def versions(self, schema: str, target: str) -> dict[str, float]:
         """The ids of what is in the queue for a table, in order, and when each was last edited."""
@@ -394,6 +397,9 @@ def _errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.ProgrammingError as error:
         raise QueueError(f"the queue {path} is closed") from error
+    except msgspec.DecodeError as error:
+        hint = "connect again, and what can be read of it is saved"
+        raise QueueError(f"the queue {path} is damaged: {hint}") from error
     except sqlite3.Error as error:
         code: Any = getattr(error, "sqlite_errorcode", 0)
         hint = str(error)

@@ -32,6 +32,20 @@ def is_damage(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
 
 
+def is_strange(path: Path) -> bool:
+    """Whether a file is there that was never opened as a queue (`alone`), and is no database."""
+    if _lock(path).exists() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16) not in (b"", b"SQLite format 3\0")
+
+
+def is_torn(connection: sqlite3.Connection) -> bool:
+    """Whether what SQLite takes for whole is not: a row's JSON."""
+    rows = connection.execute("select cast(body as blob) as body from ops")
+    return not all(_is_whole("ops", row) for row in rows)
+
+
 def make_private(path: Path) -> None:
     """Make a file that others cannot read, if it is not there.
 
@@ -48,7 +62,7 @@ def alone(path: Path) -> Iterator[None]:
 
     An empty database's lock: it is everywhere SQLite is, and ends with the process.
     """
-    lock = path.with_name(path.name + ".lock")
+    lock = _lock(path)
     make_private(lock)
     connection = sqlite3.connect(lock, timeout=ALONE_SECONDS, isolation_level=None)
     with contextlib.closing(connection):
@@ -78,8 +92,8 @@ def save(path: Path, connect: Connect) -> None:
         make_private(new)
         with contextlib.closing(connect(new)) as fresh:
             fresh.execute("begin immediate")
-            for table, whole in _WHOLE.items():
-                _fill(fresh, table, _readable(copy, table), whole)
+            for table in _WHOLE:
+                _fill(fresh, table, _readable(copy, table))
             # What stood before an operation may be what was lost.
             fresh.execute(
                 "update ops set blocked = exists (select 1 from ops as earlier where "
@@ -108,6 +122,10 @@ def replace(path: Path) -> Path:
     return aside
 
 
+def _lock(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
 def _saved(path: Path) -> Path:
     return path.with_name(path.name + ".saved")
 
@@ -120,18 +138,22 @@ _WHOLE: Final[dict[str, Callable[[sqlite3.Row], object]]] = {
 """The tables that are saved, and what fails for a row that was torn."""
 
 
-def _fill(
-    fresh: sqlite3.Connection,
-    table: str,
-    rows: Iterator[sqlite3.Row],
-    whole: Callable[[sqlite3.Row], object],
-) -> None:
+def _is_whole(table: str, row: sqlite3.Row) -> bool:
+    try:
+        _WHOLE[table](row)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _fill(fresh: sqlite3.Connection, table: str, rows: Iterator[sqlite3.Row]) -> None:
     known = {row["name"] for row in fresh.execute(f"pragma table_info({table})")}
     for row in rows:
         names = [name for name in row.keys() if name in known]  # noqa: SIM118  a Row's items are its values
         marks = ", ".join("?" * len(names))
-        with contextlib.suppress(sqlite3.Error, ValueError, TypeError):
-            whole(row)
+        if not _is_whole(table, row):
+            continue
+        with contextlib.suppress(sqlite3.Error, ValueError):
             values = [row[name] for name in names]
             fresh.execute(
                 f"insert or ignore into {table} ({', '.join(names)}) values ({marks})",

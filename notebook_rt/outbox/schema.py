@@ -108,10 +108,12 @@ def open_file(path: Path) -> sqlite3.Connection:
     Raises
     ------
     QueueError
-        If the file cannot be made or opened, a damaged one cannot be set aside, or a newer version
-        of the package wrote it.
+        If the file cannot be made or opened, a damaged one cannot be set aside, a newer version of
+        the package wrote it, or it is no queue but something of the user's.
     """
     try:
+        if salvage.is_strange(path):
+            raise _no_queue(path)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with salvage.alone(path):
             return _open_alone(path)
@@ -163,11 +165,14 @@ def _connect(path: Path) -> sqlite3.Connection:
     )
     try:
         connection.row_factory = sqlite3.Row
+        tables = {name for (name,) in connection.execute("select name from sqlite_master")}
+        if tables and "ops" not in tables:
+            raise _no_queue(path)
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = normal")
         _migrate(connection, path)
         (verdict,) = connection.execute("pragma quick_check(1)").fetchone()
-        if verdict != "ok":
+        if verdict != "ok" or salvage.is_torn(connection):
             damaged = sqlite3.DatabaseError(verdict)
             damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise damaged
@@ -175,6 +180,13 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _no_queue(path: Path) -> QueueError:
+    return QueueError(
+        f"{path} is no queue's file, and is left as it is: pass another queue_path=... to "
+        "nrt.connect(...), or the right --file"
+    )
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from notebook_rt.errors import QueueError, WaitTimeoutError
+from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
 from notebook_rt.outbox.ops import WRITES, Json, Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
+from notebook_rt.plain import plain
+from notebook_rt.store.types import coerce, to_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +33,8 @@ class QueueView:
         The file; a function is asked for the present one.
     wake, pause, resume : callable
         Tell the worker; from any thread.
+    paused : callable, optional
+        Whether nothing is sent until `resume`.
     display : callable, optional
         How it is shown in a front end.
     listen : callable, optional
@@ -45,6 +49,7 @@ class QueueView:
         wake: Callable[[], object] = lambda: None,
         pause: Callable[[], object] = lambda: None,
         resume: Callable[[], object] = lambda: None,
+        paused: Callable[[], bool] = lambda: False,
         display: Callable[[QueueView], Any] | None = None,
         listen: Callable[[Callable[[], object]], Callable[[], None]] | None = None,
     ) -> None:
@@ -52,6 +57,7 @@ class QueueView:
         self._wake = wake
         self._pause = pause
         self._resume = resume
+        self._paused = paused
         self._display = display
         self._listen = listen
 
@@ -124,13 +130,16 @@ class QueueView:
 
         Raises
         ------
+        InvalidEditError
+            If a value does not fit, or the operation is about other columns.
         QueueError
             If it is not there, or has not failed.
         """
         found = self.outbox.get(op)
         if found is None or found.state != "failed":
             raise QueueError(f"operation {op} has not failed: edit the table instead")
-        self.outbox.mend(replace(found, values={**found.values, **values}))
+        mended = {name: _json_of(found, name, value) for name, value in values.items()}
+        self.outbox.mend(replace(found, values={**found.values, **mended}))
         self._wake()
 
     def pause(self) -> None:
@@ -150,6 +159,8 @@ class QueueView:
 
         Raises
         ------
+        QueueError
+            If the queue is paused, and something waits.
         WaitTimeoutError
             If something still waits after ``timeout``.
         """
@@ -157,6 +168,9 @@ class QueueView:
         self.outbox.hurry()
         self._wake()
         while self.outbox.next_at() is not None:
+            if self._paused():
+                waiting = self.outbox.counts()["waiting"]
+                raise QueueError(f"the queue is paused, {waiting} operations wait: resume() it")
             if until is not None and time.monotonic() >= until:
                 raise WaitTimeoutError(
                     f"{self.outbox.counts()['waiting']} operations still wait after {timeout:g} s"
@@ -254,5 +268,25 @@ def as_json(op: Op) -> dict[str, Json]:
     }
 
 
+def printable(text: str) -> str:
+    """Other people's text without control characters, which a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def dumps(value: Json) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """JSON for people and programs; what a terminal would obey is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def _json_of(op: Op, column: str, value: Any) -> Json:
+    """A user's value for a column of a failed operation."""
+    pg_type = op.types.get(column)
+    try:
+        if pg_type is not None:
+            return to_json(pg_type, coerce(pg_type, value, numeric="decimal"))
+        if op.kind == "update" and column not in op.values:
+            raise ValueError(f"it is about {', '.join(op.values)}; edit the table instead")
+        return plain(value, column)
+    except (TypeError, ValueError) as error:
+        raise InvalidEditError(f"{what(op)}: {column}: {error}", str(error), column) from None

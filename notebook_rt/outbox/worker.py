@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from notebook_rt.errors import QueueError
 from notebook_rt.outbox import decide
 from notebook_rt.outbox.delivery import Delivery, Listener
 from notebook_rt.outbox.lease import LeaseLostError
@@ -61,6 +62,8 @@ class Worker:
         self._waking = asyncio.Event()
         self._busy = asyncio.Lock()
         self._changed = -1
+        self._trouble = ""
+        """What was said last of why nothing leaves."""
 
     @property
     def offline(self) -> bool:
@@ -105,18 +108,18 @@ class Worker:
                         await self._watch()
                         watch_at = time.monotonic() + WATCH_SECONDS
                     sent = await self.step()
+                    self._trouble = ""
                 except LeaseLostError:
                     pass  # the kernel that has it now goes on
-                except Exception:
-                    logger.exception("the queue's worker: trying again")
+                except Exception as error:
+                    self._say(error)
                     await asyncio.sleep(WATCH_SECONDS)
                 if not sent:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(max(0.0, watch_at - time.monotonic())):
                             await self._waking.wait()
         finally:
-            await self._delivery.on_disk(self.outbox.release)
-            self._delivery.end()
+            await self._delivery.end()
 
     async def step(self) -> int:
         """Take a batch and carry it out; how many operations came to an end or moved on."""
@@ -134,15 +137,22 @@ class Worker:
                     for op in (op for rest in groups[number:] for op in rest):
                         await delivery.on_disk(self.outbox.back, op)
                     break
-                await delivery.on_disk(self._still_ours)
+                await delivery.on_disk(delivery.still_ours)
                 moved += await delivery.send(group)
             return moved
 
     # --- the file --------------------------------------------------------------------------------
 
-    def _still_ours(self) -> None:
-        if not self.outbox.lease(self._clock()):
-            raise LeaseLostError(f"another kernel sends from {self.outbox.path} now")
+    def _say(self, error: Exception) -> None:
+        """Say why nothing leaves: once, however often it is tried again."""
+        if str(error) == self._trouble:
+            return
+        self._trouble = str(error)
+        if isinstance(error, QueueError):
+            logger.warning("the queue's worker tries again and again: %s", error)
+            self._delivery.tell(self._listener.stuck, self._trouble)
+        else:
+            logger.error("the queue's worker tries again and again", exc_info=error)
 
     async def _watch(self) -> None:
         changed = await self._delivery.on_disk(self.outbox.changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -117,6 +118,35 @@ def test_what_stood_behind_a_lost_write_may_leave(path: Path) -> None:
         assert again.id in ("first", "second")
         assert not again.blocked
         assert again.id in {op.id for op in ann.take(100, 0.0)}
+
+
+@pytest.mark.parametrize("torn", [b'"\xff\xff"', b'"a"!'])
+def test_a_row_that_is_torn_where_the_file_says_it_is_whole_keeps_no_other_back(
+    path: Path, torn: bytes
+) -> None:
+    with closing(Outbox(path, ANN)) as ann:
+        ann.put(*(update(f"a{number}", number) for number in range(20)))
+    data = path.read_bytes().replace(b'{"key":{"id":7}', b'{"key":{' + torn + b":7}")
+    path.write_bytes(data)
+    with closing(Outbox(path, ANN)) as ann:
+        assert {op.id for op in ann.ops()} == {f"a{number}" for number in range(20) if number != 7}
+    assert path.with_name(path.name + ".damaged-1").read_bytes() == data
+
+
+def test_a_file_that_is_no_queue_is_left_as_it_is(tmp_path: Path) -> None:
+    csv, other = tmp_path / "prices.csv", tmp_path / "other.sqlite3"
+    csv.write_text("symbol,price\n" * 500)
+    with closing(sqlite3.connect(other)) as db:
+        db.execute("create table mine (n)")
+    for path in (csv, other):
+        data = path.read_bytes()
+        with pytest.raises(QueueError, match="is no queue's file"):
+            Outbox(path)
+        assert path.read_bytes() == data
+    assert {p.name for p in tmp_path.glob("*") if p.suffix != ".lock"} == {csv.name, other.name}
+    (tmp_path / "new.sqlite3").touch()
+    with closing(Outbox(tmp_path / "new.sqlite3")) as outbox:
+        assert len(outbox) == 0
 
 
 OPENER = """

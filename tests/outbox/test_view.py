@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from notebook_rt.cli import main
-from notebook_rt.errors import QueueError, WaitTimeoutError
+from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
 from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.view import QueueView
@@ -69,6 +71,48 @@ def test_flush_waits_until_nothing_waits_and_says_what_was_set_aside(outbox: Out
     outbox.retry()
     with pytest.raises(WaitTimeoutError):
         QueueView(outbox).flush(timeout=0.1)
+
+
+def test_flush_of_a_paused_queue_says_so_and_does_not_wait_for_ever(outbox: Outbox) -> None:
+    with pytest.raises(QueueError, match=r"paused, 2 operations wait: resume\(\)"):
+        QueueView(outbox, paused=lambda: True).flush()
+    for op in outbox.ops():
+        outbox.discard(op.id)
+    assert QueueView(outbox, paused=lambda: True).flush() == 0
+
+
+def test_what_failed_is_edited_with_values_that_fit_its_columns_only(outbox: Outbox) -> None:
+    queue = QueueView(outbox)
+    (failed,) = outbox.ops(state="failed")
+    outbox.mend(replace(failed, types={"id": "int8", "n": "int4"}))
+    (failed,) = outbox.take(1, 0.0)
+    outbox.back(replace(failed, state="failed", error="no"))
+    for values in ({"n": "many"}, {"n": 1.5}, {"colour": "red"}):
+        with pytest.raises(InvalidEditError):
+            queue.edit("aa-1", **values)
+    assert outbox.ops(state="failed")[0].values == {"n": 1}
+    queue.edit("aa-1", n=np.int64(5))
+    assert outbox.ops()[0].values == {"n": 5}
+
+
+def test_the_command_line_says_nothing_that_a_terminal_would_obey(
+    outbox: Outbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = "\x1b[2J\x9b31m\u202e\r\n\U000e0041"
+    types = {"id": "int8", "n": "text"}
+    op = Op(f"zz{evil}", "insert", "public", f"t{evil}", 0.0, {"id": 9}, {"n": evil}, {}, types)
+    outbox.put(op)
+    said = ""
+    for action in (["list"], ["show", "zz"], ["export"], ["discard", "zz"]):
+        assert main(["queue", *action, "--file", str(outbox.path)]) == 0
+        out = capsys.readouterr().out
+        said += out
+        if action[0] == "show":
+            assert json.loads(out)["values"] == {"n": evil}
+    assert [c for c in said if not c.isprintable() and c != "\n"] == []
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", ascii_only)
+    assert main(["queue", "--file", str(outbox.path)]) == 0
 
 
 def test_the_command_line_lists_shows_retries_discards_and_exports(

@@ -1,0 +1,233 @@
+"""What goes wrong while an operation is carried out: the disk, the lease, a stranger's answer, a stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from notebook_rt.errors import QueueError
+from notebook_rt.local import LocalStack
+from notebook_rt.outbox.decide import Answer as Reply
+from notebook_rt.outbox.decide import Request
+from notebook_rt.outbox.queue import Outbox
+from tests.outbox.kernel import OWNER, Kernel
+from tests.proxy import Answer, Proxy
+
+MakeKernel = Callable[..., Kernel]
+
+
+@pytest.fixture
+def keys(stack: LocalStack, table: str) -> list[str]:
+    """The keys of three rows."""
+    made = sorted(str(uuid.uuid4()) for _ in range(3))
+    for key in made:
+        stack.sql(
+            f"insert into {table} values (%s, 10, 'old', 1.0 / 3, '{{a}}', '{{\"x\": 1}}')", key
+        )
+    return made
+
+
+def notes(stack: LocalStack, table: str) -> list[Any]:
+    return [note for (note,) in stack.sql(f"select note from {table} order by id")]
+
+
+async def ends(kernel: Kernel) -> None:
+    """Wait until nothing is in the queue."""
+    for _ in range(200):
+        if not len(kernel.outbox):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(kernel.outbox.ops())
+
+
+async def test_a_full_disk_is_said_once_and_what_waits_leaves_when_there_is_room(
+    stack: LocalStack,
+    table: str,
+    keys: list[str],
+    kernel: MakeKernel,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("notebook_rt.outbox.worker.WATCH_SECONDS", 0.02)
+    k = kernel()
+    k.editor.edit(keys[0], {"note": "mine"})
+    k.outbox._db.execute("pragma query_only = on")  # every write fails
+    running = asyncio.create_task(k.worker.run())
+    await asyncio.sleep(0.5)
+    said = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert [r.exc_info for r in said] == [None], "once, and no traceback"
+    assert [kind for kind, _ in k.notes] == ["failed"]
+    k.outbox._db.execute("pragma query_only = off")
+    await ends(k)
+    k.outbox._db.execute("pragma query_only = on")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await k.close()
+    assert notes(stack, table)[0] == "mine"
+
+
+async def test_an_answer_that_is_not_the_servers_settles_nothing(
+    stack: LocalStack, table: str, keys: list[str], kernel: MakeKernel
+) -> None:
+    k = kernel()
+    k.editor.delete(keys[0])
+    k.editor.edit(keys[1], {"note": "mine"})
+    k.editor.insert({"note": "new", "tags": []})
+    send, strangers = k.rest.send, [True]
+
+    async def portal(request: Request) -> Reply:
+        return Reply(200, "<html>Sign in to our Wi-Fi</html>") if strangers else await send(request)
+
+    k.rest.send = portal  # type: ignore[method-assign]  # somebody in between answers
+    for _ in range(3):
+        await k.worker.step()
+    assert [op.state for op in k.outbox.ops()] == ["waiting"] * 3
+    strangers.clear()
+    k.clock = lambda: time.time() + 60
+    await k.drain()
+    assert sorted(notes(stack, table)) == ["mine", "new", "old"]
+    await k.close()
+
+
+async def test_a_sum_whose_row_could_not_be_read_has_not_left(
+    stack: LocalStack, table: str, keys: list[str], kernel: MakeKernel, proxy: Proxy
+) -> None:
+    k = kernel(url=proxy.url)
+    k.editor.edit(keys[0], {"n": 15})
+    proxy.rules = (Answer(status=404, path="/rpc/"), Answer(method="GET", status=503))
+    await k.worker.step()
+    (op,) = k.outbox.ops()
+    assert (op.attempts, op.sent) == (1, False)
+    proxy.heal()
+    stack.sql(f"update {table} set n = n + 100 where id = %s", keys[0])
+    k.clock = lambda: op.not_before + 1
+    await k.drain()
+    assert len(k.outbox) == 0, "nobody is asked"
+    assert stack.sql(f"select n from {table} where id = %s", keys[0]) == [(115,)]
+    await k.close()
+
+
+async def test_digits_that_a_float_does_not_show_are_no_conflict(
+    stack: LocalStack, table: str, keys: list[str], kernel: MakeKernel
+) -> None:
+    k = kernel()
+    requests: list[str] = []
+    send = k.rest.send
+
+    async def counted(request: Request) -> Reply:
+        requests.append(request.method)
+        return await send(request)
+
+    k.rest.send = counted  # type: ignore[method-assign]  # as it was, and counted
+    k.editor.edit(keys[0], {"price": 7.5})
+    await k.drain()
+    assert requests == ["GET", "PATCH"]
+    k.editor.delete(keys[1])
+    await k.drain()
+    assert len(k.editor.conflicts) == 0
+    stack.sql(f"update {table} set price = price * 2 where id = %s", keys[2])
+    k.editor.edit(keys[2], {"price": 9.0})
+    await k.drain()
+    assert list(k.editor.conflicts["theirs"].astype(float)) == [2 / 3], "another value is one"
+    assert stack.sql(f"select price::float from {table} order by id") == [(7.5,), (9.0,)]
+    await k.close()
+
+
+async def test_a_step_ends_when_all_of_it_has_ended(
+    table: str, keys: list[str], kernel: MakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    k = kernel()
+    for key in keys:
+        k.editor.edit(key, {"note": "mine"})
+    send, slow = k.rest.send, asyncio.Event()
+
+    async def waits(request: Request) -> Reply:
+        if keys[2] in str(request.params):
+            await slow.wait()
+        return await send(request)
+
+    def full(*_: Any) -> None:
+        raise QueueError("full")
+
+    k.rest.send = waits  # type: ignore[method-assign]  # one that takes its time
+    monkeypatch.setattr(k.outbox, "settle_all", full)
+    step = asyncio.create_task(k.worker.step())
+    await asyncio.sleep(0.3)
+    assert not step.done(), "one is still on its way"
+    monkeypatch.undo()
+    slow.set()
+    with pytest.raises(QueueError, match="full"):
+        await step
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await k.drain()
+    assert len(k.editor.conflicts) == 0
+    await k.close()
+
+
+async def test_what_the_server_has_done_is_put_down_though_the_worker_is_stopped(
+    table: str,
+    keys: list[str],
+    kernel: MakeKernel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    k = kernel()
+    for key in keys:
+        k.editor.edit(key, {"n": 11})
+    send, settle_all = k.rest.send, k.outbox.settle_all
+    answers: list[Reply] = []
+    answered = asyncio.Event()
+
+    async def counted(request: Request) -> Reply:
+        answer = await send(request)
+        if request.method == "PATCH":
+            answers.append(answer)
+            if len(answers) == len(keys):
+                answered.set()
+        return answer
+
+    def slow(done: Sequence[Any], records: Sequence[Any] = ()) -> None:
+        time.sleep(0.3)
+        settle_all(done, records)
+
+    k.rest.send = counted  # type: ignore[method-assign]  # as it was, and counted
+    monkeypatch.setattr(k.outbox, "settle_all", slow)
+    running = asyncio.create_task(k.worker.run())
+    await answered.wait()
+    for _ in range(10):  # turns of the loop
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert k.outbox.ops() == []
+    await k.close()
+
+
+async def test_the_lease_is_held_while_what_a_statement_refused_goes_one_by_one(
+    stack: LocalStack, table: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    now = [time.time()]
+    k.clock = lambda: now[0]
+    for n in (1, -1, 2, 3, 4):
+        k.editor.insert({"n": n, "tags": []})
+    send = k.rest.send
+    with closing(Outbox(k.outbox.path, OWNER, lease=5.0)) as other:
+
+        async def slow(request: Request) -> Reply:
+            now[0] += 4.0
+            assert not other.lease(now[0]), "nobody else sends meanwhile"
+            return await send(request)
+
+        k.rest.send = slow  # type: ignore[method-assign]  # four seconds each
+        assert await k.worker.step() == 5
+    assert [op.state for op in k.outbox.ops()] == ["failed"]
+    assert stack.sql(f"select n from {table} order by n") == [(1,), (2,), (3,), (4,)]
+    await k.close()
