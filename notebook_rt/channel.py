@@ -100,7 +100,8 @@ class Channel:
         """
         self._check()
         room = self._room
-        box = Mailbox(fn, room.services.options.buffer_size, f"{self.name}.on")
+        services = room.services
+        box = Mailbox(fn, services.options.buffer_size, f"{self.name}.on", services.metrics)
         box.holds = self
 
         def listener(message: Message) -> None:
@@ -178,7 +179,9 @@ class Channel:
         event : str
             Its name.
         key : str or sequence of str, optional
-            Fields of the payload: the last value of each key is a row. None: a log, a row a message.
+            Fields of the payload, each text, a number or a bool: the last value of each key is a row.
+            None: a log, a row a message, with its number ``n`` as the index and the time of receipt
+            ``at``; a payload's own ``n`` and ``at`` are the columns ``n_`` and ``at_``.
         limit : int
             Rows kept; the oldest go.
         """
@@ -218,7 +221,7 @@ class Channel:
         self.release()
 
     def _check(self) -> None:
-        if self._released:
+        if self.status == "closed":
             raise ClosedError(f'channel "{self.name}"')
 
 
@@ -246,6 +249,7 @@ class Presence:
 
     def track(self, **meta: Any) -> None:
         """Others see us, with these fields. Calls in quick succession are sent as one."""
+        self._channel._check()
         self._room.holds = self._channel  # whoever is seen stays, though no variable holds it
         self._thread.call(self._room.track, plain(meta, f'channel "{self._room.topic}", presence'))
 
@@ -255,6 +259,7 @@ class Presence:
 
     def untrack(self) -> None:
         """Others do not see us any more."""
+        self._channel._check()
         self._room.holds = None
         self._thread.call(self._room.track, None)
 
@@ -314,7 +319,9 @@ class Presence:
         hand_on: Callable[[Mailbox, list[Person], list[Person]], None],
     ) -> Callable[[], None]:
         room = self._room
-        box = Mailbox(fn, room.services.options.buffer_size, f"{room.topic}.presence")
+        services = room.services
+        what = f"{room.topic}.presence"
+        box = Mailbox(fn, services.options.buffer_size, what, services.metrics)
         box.holds = self._channel
 
         def listener(came: list[Person], gone: list[Person]) -> None:

@@ -93,7 +93,7 @@ class TableDriver(Feed):
         strategies: Strategies | None = None,
         lazy: bool = False,
     ) -> None:
-        super().__init__(spec.table, services.thread, services.options)
+        super().__init__(spec.table, services.thread, services.options, services.metrics)
         self.spec = spec
         self.topic = topic
         self.services = services

@@ -26,6 +26,7 @@ from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Schema
 from notebook_rt.sync.events import Progress, Status
+from notebook_rt.sync.health import Metrics
 from notebook_rt.sync.rows import RowChange, at_most
 
 if TYPE_CHECKING:
@@ -44,10 +45,11 @@ class _Waiter:
 class Feed:
     """See the module. ``name`` is the table's, the event's, the query's."""
 
-    def __init__(self, name: str, thread: LoopThread, options: Options) -> None:
+    def __init__(self, name: str, thread: LoopThread, options: Options, counters: Metrics) -> None:
         self.name = name
         self.thread = thread
         self.options = options
+        self.counters = counters
         self.table: Table | None = None
         """What is shown; None until the first data."""
         self.ordered: Ordered | None = None

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from notebook_rt.errors import (
     ChannelRefusedError,
+    ClosedError,
     NotebookRTError,
     RefusedError,
     WaitTimeoutError,
@@ -194,6 +195,8 @@ class Room:
             if error is not None:
                 raise again(error)
             patience = 0.5
+        if self._ended == "closed":
+            raise ClosedError(f'channel "{self.topic}"')
         if self.error is not None:
             raise again(self.error)
 
