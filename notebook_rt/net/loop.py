@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextlib
 import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from notebook_rt.errors import ClosedError
@@ -38,6 +38,20 @@ SLOW_SECONDS = 5.0
 """A longer turn of the loop is told of under ``python -X dev``; the first ones load libraries."""
 
 
+BESIDE = "notebook_rt-beside"
+
+
+def _into(future: Future[T], fn: Callable[[], T]) -> None:
+    """Call ``fn``; what comes of it is the future's."""
+    if future.set_running_or_notify_cancel():
+        try:
+            result = fn()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+
 class _Daemons(ThreadPoolExecutor):
     """A daemon thread for each call: what asyncio does beside the loop, such as asking for a host's
     address. Python waits at exit for the threads of an ordinary pool, and would for a name server
@@ -47,17 +61,9 @@ class _Daemons(ThreadPoolExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
 
-        def run() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    result = fn(*args, **kwargs)
-                except BaseException as error:
-                    future.set_exception(error)
-                else:
-                    future.set_result(result)
-
+        given = future, partial(fn, *args, **kwargs)
         try:
-            threading.Thread(target=run, name="notebook_rt-beside", daemon=True).start()
+            threading.Thread(target=_into, args=given, name=BESIDE, daemon=True).start()
         except RuntimeError as error:  # from Python 3.12 on, once it is ending
             raise ConnectionAbortedError("Python is ending") from error
         return future
@@ -120,12 +126,12 @@ class LoopThread:
         with contextlib.suppress(RuntimeError):  # the loop ended between the check and here
             self.loop.call_soon_threadsafe(lambda: fn(*args, **kwargs))
 
-    def submit(self, coro: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    def submit(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
         """Run ``coro`` on the loop, from any thread."""
         try:
             self._check()
             return asyncio.run_coroutine_threadsafe(coro, self.loop)
-        except (ClosedError, RuntimeError):
+        except BaseException:  # Ctrl-C comes when it likes
             coro.close()
             raise
 
@@ -136,10 +142,14 @@ class LoopThread:
         if self.here:
             return fn(*args, **kwargs)
 
-        async def run() -> T:
-            return fn(*args, **kwargs)
-
-        return self.wait(run())
+        future: Future[T] = Future()
+        self._check()
+        self.loop.call_soon_threadsafe(_into, future, partial(fn, *args, **kwargs))
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
 
     def wait(self, coro: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Run ``coro`` on the loop and wait for it; interrupted (Ctrl-C), it is cancelled.
@@ -155,6 +165,8 @@ class LoopThread:
         future = self.submit(coro)
         try:
             return future.result(timeout)
+        except CancelledError:
+            raise ClosedError("the network thread") from None  # it is ending
         except BaseException:
             future.cancel()
             raise
