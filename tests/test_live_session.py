@@ -18,7 +18,7 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.host import Run
 from notebook_rt.local import LocalStack
-from tests.proxy import Cut, Proxy
+from tests.proxy import Cut, Delay, Proxy
 from tests.waiting import until
 
 _numbers = itertools.count(time.monotonic_ns())
@@ -106,6 +106,76 @@ def test_a_failed_table_comes_to_life_with_the_right_login(
             frame.wait(10)
         rt.set_auth(stack.token("authenticated", "00000000-0000-0000-0000-000000000001", 600))
         assert len(frame.wait(10).df) == 1
+
+
+@pytest.fixture
+def only_users(stack: LocalStack, make_table: Callable[..., str]) -> str:
+    """A table that whoever has not signed in sees nothing of."""
+    table = make_table()
+    stack.sql(f"alter table {table} enable row level security")
+    stack.sql(f"create policy own on {table} for select to authenticated using (true)")
+    return table
+
+
+def deaf(stack: LocalStack, frame: nrt.LiveFrame, table: str) -> None:
+    """What is written now does not come, though it would by now."""
+    until(lambda: frame.status == "live", what=lambda: frame)
+    for number in range(3):
+        stack.sql(f"insert into {table} values ({100 + number}, 'secret', 1)")
+        time.sleep(0.5)
+        assert len(frame.df) == 0
+
+
+@pytest.mark.parametrize("key", ["anon_key", "publishable_key"])
+def test_who_signed_out_hears_no_more_of_what_the_user_may_see(
+    stack: LocalStack, only_users: str, key: str
+) -> None:
+    with nrt.connect(stack.url, getattr(stack, key), options=SWIFT) as rt:
+        rt.set_auth(stack.token("authenticated", ttl=600))
+        frame = rt.table(only_users).wait(10)
+        until(lambda: frame.status == "live")
+        stack.sql(f"insert into {only_users} values (1, 'seen', 1)")
+        until(lambda: len(frame.df) == 1)
+        rt.set_auth(None)
+        until(lambda: len(frame.df) == 0, what=lambda: frame)
+        time.sleep(2)  # the server makes the bindings of a new token within one (WIRE.md)
+        deaf(stack, frame, only_users)
+
+
+def test_who_signed_out_during_a_join_hears_nothing_of_what_the_user_may_see(
+    stack: LocalStack, proxy: Proxy, only_users: str
+) -> None:
+    with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
+        rt.set_auth(stack.token("authenticated", ttl=600))
+        rt.channel("warm").wait(10)
+        proxy.rules = (Delay(kind="reply", seconds=1.0),)
+        frame = rt.table(only_users)
+        until(lambda: "joining" in rt._project.connection.registry.channels().values())
+        rt.set_auth(None)
+        proxy.heal()
+        frame.wait(10)
+        time.sleep(3)
+        deaf(stack, frame, only_users)
+
+
+def test_a_token_that_the_server_calls_expired_is_refreshed_whatever_this_clock_says(
+    stack: LocalStack, proxy: Proxy, make_table: Callable[..., str]
+) -> None:
+    given: list[str] = []
+
+    def fresh() -> str:
+        given.append(
+            stack.token("authenticated", f"0000000{len(given)}-0000-0000-0000-000000000001")
+        )
+        return given[-1]
+
+    with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
+        rt.set_auth(fresh)
+        channel = rt.channel("room").wait(10)
+        proxy.close_channels("Token has expired 0 seconds ago")
+        until(lambda: len(given) == 2)
+        channel.wait(10)
+        assert rt._project.credentials.access_token == given[1]
 
 
 # How it goes ------------------------------------------------------------------------------------
