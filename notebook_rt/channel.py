@@ -74,6 +74,8 @@ class Channel:
             self._thread.wait(self._room.wait_joined(), timeout)
         except concurrent.futures.TimeoutError as error:
             late = f'channel "{self.name}" is not joined after {timeout:g} s: {self.status}'
+            if self._room.reason:
+                late += f", the server says: {self._room.reason}"
             if self._room.private:
                 late += "; a private channel needs a policy on realtime.messages for this login"
             raise WaitTimeoutError(late) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -18,7 +20,7 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.host import Run
 from notebook_rt.local import LocalStack
-from tests.proxy import Cut, Delay, Proxy
+from tests.proxy import Answer, Cut, Delay, Proxy
 from tests.waiting import until
 
 _numbers = itertools.count(time.monotonic_ns())
@@ -325,6 +327,91 @@ def test_presence_is_tracked_again_after_the_socket_was_lost(
             proxy.close_sockets(code)
             until(lambda gone=gone: gone)
             until(lambda: list(watching.df.get("name", [])) == ["me"], what=lambda: watching.df)
+
+
+def test_names_that_could_not_be_resolved_are_asked_for_again(
+    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, known = socket.getaddrinfo, False
+
+    def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+        if host in ("localhost", b"localhost"):
+            if not known:
+                raise socket.gaierror(-2, "Name or service not known")
+            host = "127.0.0.1"
+        return resolve(host, *args, **options)
+
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    url = stack.url.replace("127.0.0.1", "localhost")
+    with nrt.connect(url, stack.anon_key, options=SWIFT) as rt:
+        frame = rt.table(make_table())
+        with pytest.raises(errors.UnreachableError, match="Name or service not known"):
+            frame.wait()
+        assert rt.health.state == "offline"
+        known = True
+        until(lambda: frame.status == "live", what=lambda: frame)
+
+
+def test_who_waits_in_vain_is_told_what_the_server_answers(
+    stack: LocalStack, proxy: Proxy, make_table: Callable[..., str]
+) -> None:
+    with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
+        proxy.rules = (Answer(503, path="/rest"),)
+        frame = rt.table(make_table())
+        until(lambda: proxy.counts["Answer"] > 0)
+        with pytest.raises(errors.WaitTimeoutError, match=r"answered 503"):
+            frame.wait(0.5)
+        proxy.heal()
+        frame.wait(10)
+
+
+def test_a_channel_over_the_servers_limit_says_so_and_the_least_important_are_out(
+    stack: LocalStack,
+) -> None:
+    options = nrt.Options(max_channels=150, join_rate=1000.0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        high = [rt.channel(f"high {number}", priority="high") for number in range(60)]
+        for channel in high:
+            channel.wait(20)
+        low = [rt.channel(f"low {number}", priority="low") for number in range(50)]
+        until(lambda: "ChannelRateLimitReached" in str(rt.metrics["last_error"]), seconds=20)
+        until(lambda: sum(channel.status == "joined" for channel in low) == 40, seconds=20)
+        with pytest.raises(errors.WaitTimeoutError, match="says: ChannelRateLimitReached"):
+            next(channel for channel in low if channel.status != "joined").wait(0.5)
+        assert all(channel.status == "joined" for channel in high)
+        assert rt.metrics["disconnects"] == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_was_stopped_for_a_while_is_live_again_at_once(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    """As on a laptop that sleeps, but for its clock, which goes on."""
+    table = make_table()
+    code = f"""
+    import sys, notebook_rt as nrt
+    with nrt.connect({stack.url!r}, {stack.anon_key!r}) as rt:
+        frame = rt.table({table!r}).wait(10)
+        print("live", flush=True)
+        sys.stdin.readline()
+        changes = frame.changes(timeout=10)
+        print(len(frame.df) or len(next(changes)), frame.df.loc[1, "name"], rt.metrics["disconnects"])
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "live\n"
+    process.send_signal(signal.SIGSTOP)
+    stack.sql(f"insert into {table} values (1, 'meanwhile', 1)")
+    time.sleep(20)
+    process.send_signal(signal.SIGCONT)
+    out, _ = process.communicate("\n", timeout=30)
+    assert out == "1 meanwhile 0\n"
+    assert process.returncode == 0
 
 
 def test_broadcasts_go_on_after_the_socket_was_lost(stack: LocalStack, proxy: Proxy) -> None:

@@ -166,14 +166,14 @@ class Project:
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
         return shared_as, driver
 
-    def let_go(self, shared_as: object) -> None:
-        """One user less; the last ends the subscription."""
+    def let_go(self, shared_as: object, priority: Priority) -> None:
+        """One user less, who had asked with this priority; the last ends the subscription."""
         if shared_as not in self._users:
             return
         owner = self.tables.get(shared_as) or self.rooms[shared_as]
         self._users[shared_as] -= 1
         if self._users[shared_as]:
-            owner.place.unshare()
+            owner.place.unshare(priority)
             return
         del self._users[shared_as]
         self.tables.pop(shared_as, None)

@@ -83,8 +83,8 @@ class Place:
         """Give it up; the channel is left."""
         if self.taken:
             self.taken = False
-            for _ in self._priorities:
-                self._registry.unwant(self._topic)
+            for priority in self._priorities:
+                self._registry.unwant(self._topic, priority)
 
     def share(self, priority: Priority) -> None:
         """One more handle."""
@@ -92,11 +92,11 @@ class Place:
         if self.taken:
             self._registry.want(self._topic, self._owner, priority)
 
-    def unshare(self) -> None:
+    def unshare(self, priority: Priority) -> None:
         """One less, and not the last."""
-        self._priorities.pop()
+        self._priorities.remove(priority)
         if self.taken:
-            self._registry.unwant(self._topic)
+            self._registry.unwant(self._topic, priority)
 
 
 class _Entry:
@@ -181,9 +181,9 @@ class Registry:
             self._entries[topic] = _Entry(self, topic, owner)
         self.carry_out(self.joins.want(topic, priority, time.monotonic()))
 
-    def unwant(self, topic: str) -> None:
+    def unwant(self, topic: str, priority: Priority) -> None:
         """One less; with the last the channel is left."""
-        self.carry_out(self.joins.unwant(topic, time.monotonic()))
+        self.carry_out(self.joins.unwant(topic, priority, time.monotonic()))
         if topic not in self.joins.topics():
             self._entries.pop(topic, None)
 

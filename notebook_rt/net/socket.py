@@ -230,6 +230,8 @@ def _refused(url: str, error: InvalidStatus) -> NotebookRTError:
     response = error.response
     status = response.status_code
     body = (response.body or b"")[:500].decode(errors="replace")
+    if body.lstrip().startswith("<"):
+        body = response.reason_phrase  # a gateway's page is for browsers
     with contextlib.suppress(msgspec.DecodeError):
         words = msgspec.json.decode(body)
         if isinstance(words, dict):
