@@ -356,7 +356,7 @@ def test_who_waits_in_vain_is_told_what_the_server_answers(
     stack: LocalStack, proxy: Proxy, make_table: Callable[..., str]
 ) -> None:
     with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
-        proxy.rules = (Answer(503, path="/rest"),)
+        proxy.rules = (Answer(status=503, path="/rest"),)
         frame = rt.table(make_table())
         until(lambda: proxy.counts["Answer"] > 0)
         with pytest.raises(errors.WaitTimeoutError, match=r"answered 503"):
