@@ -298,7 +298,8 @@ def test_a_lazy_table_subscribes_when_looked_at_and_leaves_when_not(
 ) -> None:
     table = make_table()
     stack.sql(f"insert into {table} values (1, 'a')")
-    with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(lazy_after=1.0)) as rt:
+    options = nrt.Options(lazy_after=1.0, poll_interval=0.1, poll_max=0.2)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         frame = rt.table(table, lazy=True)
         time.sleep(0.2)
         assert rt.metrics["requests"] == 0
@@ -306,6 +307,9 @@ def test_a_lazy_table_subscribes_when_looked_at_and_leaves_when_not(
         assert len(frame.df) == 1
         assert rt.metrics["channels"] == 1
         until(lambda: rt.metrics["channels"] == 0, seconds=8)
+        asked = rt.metrics["requests"]
+        time.sleep(0.5)
+        assert rt.metrics["requests"] <= asked + 1, "nor does it poll"
         stack.sql(f"insert into {table} values (2, 'b')")
         assert len(frame.df) == 2  # whoever looks again waits for the truth
 

@@ -151,8 +151,8 @@ class TableDriver(Feed):
             return
         idle = time.monotonic() - self.looked_at
         if not self.listeners and idle >= self.options.lazy_after:
-            self._forget()
             self.place.leave()
+            self._forget()  # that it was left, too: it is no reason to poll
             self._started, self.looked_at = False, 0.0
             self.set_status("loading", "nobody looks")
             return
