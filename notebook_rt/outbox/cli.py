@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -40,6 +41,15 @@ def run(arguments: argparse.Namespace) -> int:
     QueueError
         If there is no such file or operation.
     """
+    try:
+        _carry_out(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _carry_out(arguments: argparse.Namespace) -> None:
     if arguments.file is not None and not arguments.file.is_file():
         raise QueueError(f"there is no file {arguments.file}")
     if arguments.action in ("show", "discard") and not arguments.id:
@@ -56,7 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{sum(map(_retry_all, files))} operations leave with the next kernel")
         case _:
             _one(files, arguments.action, arguments.id)
-    return 0
 
 
 def queue_files() -> Iterator[Path]:

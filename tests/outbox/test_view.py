@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -113,6 +116,20 @@ def test_the_command_line_says_nothing_that_a_terminal_would_obey(
     ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", ascii_only)
     assert main(["queue", "--file", str(outbox.path)]) == 0
+
+
+def test_the_command_line_may_be_read_from_the_beginning_only(outbox: Outbox) -> None:
+    code = "import sys; from notebook_rt.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "queue", "list", "--file", str(outbox.path)]
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head` does
+    try:
+        done = subprocess.run(
+            command, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_command_line_lists_shows_retries_discards_and_exports(
