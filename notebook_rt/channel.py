@@ -79,6 +79,8 @@ class Channel:
             self._thread.wait(self._room.wait_joined(), timeout)
         except concurrent.futures.TimeoutError as error:
             late = f'channel "{self.name}" is not joined after {timeout:g} s: {self.status}'
+            if self._room.reason:
+                late += f", the server says: {self._room.reason}"
             if self._room.private:
                 late += "; a private channel needs a policy on realtime.messages for this login"
             raise WaitTimeoutError(late) from error
@@ -105,7 +107,8 @@ class Channel:
         """
         self._check()
         room = self._room
-        box = Mailbox(fn, room.services.options.buffer_size, f"{self.name}.on")
+        services = room.services
+        box = Mailbox(fn, services.options.buffer_size, f"{self.name}.on", services.metrics)
         box.holds = self
 
         def listener(message: Message) -> None:
@@ -185,7 +188,9 @@ class Channel:
         event : str
             Its name.
         key : str or sequence of str, optional
-            Fields of the payload: the last value of each key is a row. None: a log, a row a message.
+            Fields of the payload, each text, a number or a bool: the last value of each key is a row.
+            None: a log, a row a message, with its number ``n`` as the index and the time of receipt
+            ``at``; a payload's own ``n`` and ``at`` are the columns ``n_`` and ``at_``.
         limit : int
             Rows kept; the oldest go.
         """
@@ -253,6 +258,7 @@ class Presence:
 
     def track(self, **meta: Any) -> None:
         """Others see us, with these fields. Calls in quick succession are sent as one."""
+        self._channel._check()
         self._room.holds = self._channel  # whoever is seen stays, though no variable holds it
         self._thread.call(self._room.track, plain(meta, f'channel "{self._room.topic}", presence'))
 
@@ -262,6 +268,7 @@ class Presence:
 
     def untrack(self) -> None:
         """Others do not see us any more."""
+        self._channel._check()
         self._room.holds = None
         self._thread.call(self._room.track, None)
 
@@ -321,7 +328,9 @@ class Presence:
         hand_on: Callable[[Mailbox, list[Person], list[Person]], None],
     ) -> Callable[[], None]:
         room = self._room
-        box = Mailbox(fn, room.services.options.buffer_size, f"{room.topic}.presence")
+        services = room.services
+        what = f"{room.topic}.presence"
+        box = Mailbox(fn, services.options.buffer_size, what, services.metrics)
         box.holds = self._channel
 
         def listener(came: list[Person], gone: list[Person]) -> None:

@@ -224,7 +224,7 @@ class Editable:
             Call it to unsubscribe.
         """
         edits = self._writable()
-        box = Mailbox(fn, what=f"{self._feed.name}.on_merge")
+        box = Mailbox(fn, what=f"{self._feed.name}.on_merge", counted=self._feed.counters)
         box.holds = self
         stop = edits.on_merge(box.put)
 

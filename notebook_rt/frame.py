@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
+import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
@@ -55,6 +56,7 @@ class LiveFrame(Editable):
         self._debounce = debounce
         self._session = session  # a session lives as long as one of its frames
         self._removers: list[Callable[[], None]] = []
+        self._iterations: weakref.WeakSet[Changes] = weakref.WeakSet()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -337,7 +339,7 @@ class LiveFrame(Editable):
         self._check()
         feed = self._feed
         feed.look()
-        box = Mailbox(call, feed.options.buffer_size, f"{self.name}.on_change")
+        box = Mailbox(call, feed.options.buffer_size, f"{self.name}.on_change", feed.counters)
         box.holds = self  # who listens keeps the frame, though no variable does
         thread = feed.thread
         listener = Gathering(box.put, self._debounce) if self._debounce else box.put
@@ -363,7 +365,9 @@ class LiveFrame(Editable):
         """
         self._check()
         self._feed.look()
-        return Changes(self._feed, timeout)
+        changes = Changes(self._feed, timeout)
+        self._iterations.add(changes)
+        return changes
 
     @property
     def log(self) -> pd.DataFrame:
@@ -394,6 +398,8 @@ class LiveFrame(Editable):
             self._closed = True
             for remove in self._removers:
                 remove()
+            for changes in tuple(self._iterations):
+                changes.close()
             self._release()
 
     def __enter__(self) -> LiveFrame:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
+from notebook_rt.errors import ClosedError
 from notebook_rt.net.callbacks import discard
 from notebook_rt.net.changes import ChangeBatch
 from notebook_rt.net.feed import Feed
@@ -29,8 +31,29 @@ class Changes:
         self._wake: Callable[[], object] | None = None
         self._over = False
         thread = feed.thread
-        thread.call(feed.listeners.append, self._put)
-        thread.call(feed.status_listeners.append, self._on_status)
+        # Weakly: who leaves a loop with ``break`` closes nothing, and is forgotten all the same.
+        weak = weakref.ref(self)
+
+        def put(batch: ChangeBatch | None) -> None:
+            if (changes := weak()) is not None:
+                changes._put(batch)
+
+        def on_status(status: Status, reason: str) -> None:
+            if status == "closed":
+                put(None)
+
+        def listen() -> None:
+            feed.listeners.append(put)
+            feed.status_listeners.append(on_status)
+            on_status(feed.status, feed.reason)
+
+        def leave() -> None:
+            thread.post(discard, feed.listeners, put)
+            thread.post(discard, feed.status_listeners, on_status)
+
+        thread.call(listen)
+        self._leave = weakref.finalize(self, _unless_closed, leave)
+        self._leave.atexit = False
 
     def __repr__(self) -> str:
         state = "over" if self._over else f"{len(self._batches):,} waiting"
@@ -44,11 +67,8 @@ class Changes:
                 self._batches.append(batch)
             self._ready.notify_all()
             if self._wake is not None:
-                self._wake()
-
-    def _on_status(self, status: Status, reason: str) -> None:
-        if status == "closed":
-            self._put(None)
+                with contextlib.suppress(RuntimeError):  # their loop has ended
+                    self._wake()
 
     def __iter__(self) -> Iterator[ChangeBatch]:
         return self
@@ -70,19 +90,25 @@ class Changes:
             self._wake = lambda: loop.call_soon_threadsafe(event.set)
             if self._batches or self._over:
                 event.set()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout):
-                await event.wait()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout):
+                    await event.wait()
+        finally:
+            with self._ready:
+                self._wake = None
         with self._ready:
-            self._wake = None
             if self._batches:
                 return self._batches.popleft()
         self.close()
         raise StopAsyncIteration
 
     def close(self) -> None:
-        """Stop listening."""
-        self._over = True
-        thread = self._feed.thread
-        thread.post(discard, self._feed.listeners, self._put)
-        thread.post(discard, self._feed.status_listeners, self._on_status)
+        """Stop listening; whoever waits for the next batch gets those that are here, and no more."""
+        self._leave()
+        self._put(None)
+
+
+def _unless_closed(leave: Callable[[], None]) -> None:
+    with contextlib.suppress(ClosedError):
+        leave()

@@ -119,7 +119,7 @@ class Opening:
         shared_as, driver = self._thread.call(
             self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy
         )
-        release = _Release(self._thread, self._project, shared_as)
+        release = _Release(self._thread, self._project, shared_as, priority)
         frame = LiveFrame(driver, release, self, self._writes.table(driver), debounce)
         # A handle that nobody holds any more (its cell was run again) lets go by itself, unless it
         # has a listener: the listener holds it.
@@ -250,7 +250,7 @@ class Opening:
             replay=replay,
             presence_key=presence_key,
         )
-        release = _Release(self._thread, self._project, shared_as)
+        release = _Release(self._thread, self._project, shared_as, priority)
         channel = Channel(room, release, self, self._writes.broadcast)
         weakref.finalize(channel, release).atexit = False
         return channel
@@ -259,17 +259,23 @@ class Opening:
 class _Release:
     """Lets go of a table once, from any thread, however often it is called."""
 
-    def __init__(self, thread: LoopThread, project: Project, shared_as: object) -> None:
+    def __init__(
+        self,
+        thread: LoopThread,
+        project: Project,
+        shared_as: object,
+        priority: Priority = "normal",
+    ) -> None:
         self._thread = thread
         self._project = project
-        self._shared_as = shared_as
+        self._given = shared_as, priority
         self._done = False
 
     def __call__(self) -> None:
         if not self._done:
             self._done = True
             with contextlib.suppress(ClosedError):
-                self._thread.post(self._project.let_go, self._shared_as)
+                self._thread.post(self._project.let_go, *self._given)
 
 
 def _one_of(name: str, given: object, kind: object) -> None:

@@ -118,6 +118,9 @@ def _connect_local(
     )
 
 
+CLOSE_SECONDS = 5.0
+"""The longest that ``close`` waits; what is left goes on behind it."""
+
 _cells: dict[str, tuple[object, list[weakref.ref[Session]]]] = {}
 """What a notebook's cell connected: which run of it, and the sessions."""
 
@@ -175,9 +178,13 @@ class Session(Opening):
             self.options,
             self._thread,
         )
-        self._writes = Writes(self._project, queue_path)
         self._finalizer = weakref.finalize(self, _close_soon, self._project)
         self._finalizer.atexit = False
+        try:
+            self._writes = Writes(self._project, queue_path)
+        except BaseException:
+            self._finalizer()  # an exception's traceback would hold us, and the connection with us
+            raise
 
     def __repr__(self) -> str:
         state = "closed" if self._project.closed else self.state
@@ -271,7 +278,7 @@ class Session(Opening):
         self, fn: Callable[..., Any], what: str, listeners: list[Any]
     ) -> Callable[[], None]:
         self._check()
-        box = Mailbox(fn, what=what)
+        box = Mailbox(fn, what=what, counted=self._project.counters)
         self._thread.call(listeners.append, box.put)
 
         def remove() -> None:
@@ -314,11 +321,12 @@ class Session(Opening):
     def close(self) -> None:
         """Leave every channel, close the socket, stop every timer. Frames keep their last data."""
         self._finalizer.detach()
-        project = self._project
-        if project.closed or self._thread.pid != os.getpid() or self._thread.loop.is_closed():
-            return
-        with contextlib.suppress(TimeoutError):
-            self._thread.wait(project.aclose(), 5.0)
+        thread, project = self._thread, self._project
+        if thread.here:  # the garbage collector runs a ``__del__`` on any thread
+            _close_soon(project)
+        elif thread.pid == os.getpid() and not thread.loop.is_closed():
+            with contextlib.suppress(TimeoutError, ClosedError):
+                thread.wait(project.aclose(), CLOSE_SECONDS)
 
     def __enter__(self) -> Session:
         return self

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -18,7 +20,7 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.host import Run
 from notebook_rt.local import LocalStack
-from tests.proxy import Cut, Proxy
+from tests.proxy import Answer, Cut, Delay, Proxy
 from tests.waiting import until
 
 _numbers = itertools.count(time.monotonic_ns())
@@ -106,6 +108,76 @@ def test_a_failed_table_comes_to_life_with_the_right_login(
             frame.wait(10)
         rt.set_auth(stack.token("authenticated", "00000000-0000-0000-0000-000000000001", 600))
         assert len(frame.wait(10).df) == 1
+
+
+@pytest.fixture
+def only_users(stack: LocalStack, make_table: Callable[..., str]) -> str:
+    """A table that whoever has not signed in sees nothing of."""
+    table = make_table()
+    stack.sql(f"alter table {table} enable row level security")
+    stack.sql(f"create policy own on {table} for select to authenticated using (true)")
+    return table
+
+
+def deaf(stack: LocalStack, frame: nrt.LiveFrame, table: str) -> None:
+    """What is written now does not come, though it would by now."""
+    until(lambda: frame.status == "live", what=lambda: frame)
+    for number in range(3):
+        stack.sql(f"insert into {table} values ({100 + number}, 'secret', 1)")
+        time.sleep(0.5)
+        assert len(frame.df) == 0
+
+
+@pytest.mark.parametrize("key", ["anon_key", "publishable_key"])
+def test_who_signed_out_hears_no_more_of_what_the_user_may_see(
+    stack: LocalStack, only_users: str, key: str
+) -> None:
+    with nrt.connect(stack.url, getattr(stack, key), options=SWIFT) as rt:
+        rt.set_auth(stack.token("authenticated", ttl=600))
+        frame = rt.table(only_users).wait(10)
+        until(lambda: frame.status == "live")
+        stack.sql(f"insert into {only_users} values (1, 'seen', 1)")
+        until(lambda: len(frame.df) == 1)
+        rt.set_auth(None)
+        until(lambda: len(frame.df) == 0, what=lambda: frame)
+        time.sleep(2)  # the server makes the bindings of a new token within one (WIRE.md)
+        deaf(stack, frame, only_users)
+
+
+def test_who_signed_out_during_a_join_hears_nothing_of_what_the_user_may_see(
+    stack: LocalStack, proxy: Proxy, only_users: str
+) -> None:
+    with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
+        rt.set_auth(stack.token("authenticated", ttl=600))
+        rt.channel("warm").wait(10)
+        proxy.rules = (Delay(kind="reply", seconds=1.0),)
+        frame = rt.table(only_users)
+        until(lambda: "joining" in rt._project.connection.registry.channels().values())
+        rt.set_auth(None)
+        proxy.heal()
+        frame.wait(10)
+        time.sleep(3)
+        deaf(stack, frame, only_users)
+
+
+def test_a_token_that_the_server_calls_expired_is_refreshed_whatever_this_clock_says(
+    stack: LocalStack, proxy: Proxy, make_table: Callable[..., str]
+) -> None:
+    given: list[str] = []
+
+    def fresh() -> str:
+        given.append(
+            stack.token("authenticated", f"0000000{len(given)}-0000-0000-0000-000000000001")
+        )
+        return given[-1]
+
+    with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
+        rt.set_auth(fresh)
+        channel = rt.channel("room").wait(10)
+        proxy.close_channels("Token has expired 0 seconds ago")
+        until(lambda: len(given) == 2)
+        channel.wait(10)
+        assert rt._project.credentials.access_token == given[1]
 
 
 # How it goes ------------------------------------------------------------------------------------
@@ -227,7 +299,8 @@ def test_a_lazy_table_subscribes_when_looked_at_and_leaves_when_not(
 ) -> None:
     table = make_table()
     stack.sql(f"insert into {table} values (1, 'a')")
-    with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(lazy_after=1.0)) as rt:
+    options = nrt.Options(lazy_after=1.0, poll_interval=0.1, poll_max=0.2)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         frame = rt.table(table, lazy=True)
         time.sleep(0.2)
         assert rt.metrics["requests"] == 0
@@ -235,6 +308,9 @@ def test_a_lazy_table_subscribes_when_looked_at_and_leaves_when_not(
         assert len(frame.df) == 1
         assert rt.metrics["channels"] == 1
         until(lambda: rt.metrics["channels"] == 0, seconds=8)
+        asked = rt.metrics["requests"]
+        time.sleep(0.5)
+        assert rt.metrics["requests"] <= asked + 1, "nor does it poll"
         stack.sql(f"insert into {table} values (2, 'b')")
         assert len(frame.df) == 2  # whoever looks again waits for the truth
 
@@ -256,6 +332,91 @@ def test_presence_is_tracked_again_after_the_socket_was_lost(
             proxy.close_sockets(code)
             until(lambda gone=gone: gone)
             until(lambda: list(watching.df.get("name", [])) == ["me"], what=lambda: watching.df)
+
+
+def test_names_that_could_not_be_resolved_are_asked_for_again(
+    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, known = socket.getaddrinfo, False
+
+    def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+        if host in ("localhost", b"localhost"):
+            if not known:
+                raise socket.gaierror(-2, "Name or service not known")
+            host = "127.0.0.1"
+        return resolve(host, *args, **options)
+
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    url = stack.url.replace("127.0.0.1", "localhost")
+    with nrt.connect(url, stack.anon_key, options=SWIFT) as rt:
+        frame = rt.table(make_table())
+        with pytest.raises(errors.UnreachableError, match="Name or service not known"):
+            frame.wait()
+        assert rt.health.state == "offline"
+        known = True
+        until(lambda: frame.status == "live", what=lambda: frame)
+
+
+def test_who_waits_in_vain_is_told_what_the_server_answers(
+    stack: LocalStack, proxy: Proxy, make_table: Callable[..., str]
+) -> None:
+    with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
+        proxy.rules = (Answer(status=503, path="/rest"),)
+        frame = rt.table(make_table())
+        until(lambda: proxy.counts["Answer"] > 0)
+        with pytest.raises(errors.WaitTimeoutError, match=r"answered 503"):
+            frame.wait(0.5)
+        proxy.heal()
+        frame.wait(10)
+
+
+def test_a_channel_over_the_servers_limit_says_so_and_the_least_important_are_out(
+    stack: LocalStack,
+) -> None:
+    options = nrt.Options(max_channels=150, join_rate=1000.0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        high = [rt.channel(f"high {number}", priority="high") for number in range(60)]
+        for channel in high:
+            channel.wait(20)
+        low = [rt.channel(f"low {number}", priority="low") for number in range(50)]
+        until(lambda: "ChannelRateLimitReached" in str(rt.metrics["last_error"]), seconds=20)
+        until(lambda: sum(channel.status == "joined" for channel in low) == 40, seconds=20)
+        with pytest.raises(errors.WaitTimeoutError, match="says: ChannelRateLimitReached"):
+            next(channel for channel in low if channel.status != "joined").wait(0.5)
+        assert all(channel.status == "joined" for channel in high)
+        assert rt.metrics["disconnects"] == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_was_stopped_for_a_while_is_live_again_at_once(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    """As on a laptop that sleeps, but for its clock, which goes on."""
+    table = make_table()
+    code = f"""
+    import sys, notebook_rt as nrt
+    with nrt.connect({stack.url!r}, {stack.anon_key!r}) as rt:
+        frame = rt.table({table!r}).wait(10)
+        print("live", flush=True)
+        sys.stdin.readline()
+        changes = frame.changes(timeout=10)
+        print(len(frame.df) or len(next(changes)), frame.df.loc[1, "name"], rt.metrics["disconnects"])
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "live\n"
+    process.send_signal(signal.SIGSTOP)
+    stack.sql(f"insert into {table} values (1, 'meanwhile', 1)")
+    time.sleep(20)
+    process.send_signal(signal.SIGCONT)
+    out, _ = process.communicate("\n", timeout=30)
+    assert out == "1 meanwhile 0\n"
+    assert process.returncode == 0
 
 
 def test_broadcasts_go_on_after_the_socket_was_lost(stack: LocalStack, proxy: Proxy) -> None:

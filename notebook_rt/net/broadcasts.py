@@ -20,20 +20,24 @@ from notebook_rt.sync.rows import Delete, Key, Op, Row, Upsert
 
 NUMBER = "n"
 """The log's key: a running number."""
+AT = "at"
+"""The log's time of receipt."""
 
 
 class BroadcastFeed(Feed):
     """What one event of one channel brought.
 
-    ``key`` None: a log, numbered, with the time of receipt (``at``). Else the last value per key.
+    ``key`` None: a log, numbered (``n``), with the time of receipt (``at``); a payload's fields of these
+    names are called ``n_`` and ``at_``. Else the last value per key.
     """
 
     def __init__(self, room: Room, event: str, key: tuple[str, ...] | None, limit: int) -> None:
-        super().__init__(event, room.services.thread, room.services.options)
+        services = room.services
+        super().__init__(event, services.thread, services.options, services.metrics)
         self.room = room
         self.key = key
         self.limit = limit
-        self._types: dict[str, str] = {} if key else {NUMBER: "int8", "at": "timestamptz"}
+        self._types: dict[str, str] = {} if key else {NUMBER: "int8", AT: "timestamptz"}
         self._rows: dict[Key, dict[str, Any]] = {}
         self._received = 0
         self._new: list[Message] = []
@@ -72,8 +76,8 @@ class BroadcastFeed(Feed):
                 before = self._types.get(name)
                 self._types[name] = wider(before, value)
                 widened |= self._types[name] != before
-            if self.key and any(row.get(name) is None for name in self.key):
-                continue  # a message without its key belongs to no row
+            if not all(isinstance(row.get(name), str | int | float) for name in self.key or ()):
+                continue  # a message without its key, or with a list for one, belongs to no row
             key = self._key_of(row)
             self._rows.pop(key, None)  # the latest is last, so the first is the one to go
             self._rows[key] = row
@@ -109,7 +113,9 @@ class BroadcastFeed(Feed):
         if not self.key:
             self._received += 1
             at = dt.datetime.fromtimestamp(message.at, dt.UTC)
-            row = {NUMBER: self._received, "at": at, **row}
+            # A payload's own fields of these names give way, or it would overwrite other messages.
+            row = {f"{k}_" if k in (NUMBER, AT) else k: value for k, value in row.items()}
+            row = {NUMBER: self._received, AT: at, **row}
         return row
 
     def _key_of(self, row: Row) -> Key:

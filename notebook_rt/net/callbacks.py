@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from notebook_rt.host import running
+from notebook_rt.sync.health import Metrics
 
 logger = logging.getLogger("notebook_rt")
 
@@ -27,10 +28,16 @@ class Mailbox:
     """Calls ``fn(*args)`` for each ``put(*args)``, one after the other.
 
     ``size`` bounds what waits: above it the oldest item is dropped, and that is logged once. A
-    coroutine function is run to its end on the mailbox' thread.
+    coroutine function is run to its end on the mailbox' thread. ``counted`` counts what it raises.
     """
 
-    def __init__(self, fn: Callable[..., Any], size: int = 100_000, what: str = "callback") -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        size: int = 100_000,
+        what: str = "callback",
+        counted: Metrics | None = None,
+    ) -> None:
         if not callable(fn):
             raise TypeError(f"{what} needs a function to call, not {fn!r}")
         self.fn = fn
@@ -40,6 +47,7 @@ class Mailbox:
         self.holds: object = None
         """Kept alive while there is this mailbox."""
         self._size = size
+        self._counted = counted
         self._items: deque[tuple[Any, ...]] = deque()
         self._ready = threading.Condition()
         self._running = False
@@ -56,8 +64,14 @@ class Mailbox:
                     logger.warning("%s %r is too slow: its oldest items are lost", *self._name())
             self._items.append(args)
             if not self._running:
+                thread = threading.Thread(target=self._run, name="notebook_rt-cb", daemon=True)
+                try:
+                    thread.start()
+                except (
+                    RuntimeError
+                ):  # from Python 3.12 on, once it is ending: nobody hears any more
+                    return
                 self._running = True
-                threading.Thread(target=self._run, name="notebook_rt-cb", daemon=True).start()
             self._ready.notify()
 
     def close(self) -> None:
@@ -84,8 +98,10 @@ class Mailbox:
                 result = self.fn(*args)
                 if inspect.iscoroutine(result):
                     asyncio.run(result)
-            except Exception:
+            except BaseException:  # sys.exit() in a callback, or a coroutine that was cancelled
                 self.errors += 1
+                if self._counted is not None:
+                    self._counted.callback_errors += 1
                 if self.errors == 1:
                     logger.exception("%s %r raised; it stays subscribed", *self._name())
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import Any
+import re
+from typing import Any, Final
+
+_TOKEN: Final = re.compile(r"[!-~]+")
+"""What an HTTP header can carry as one word."""
 
 
 class Credentials:
@@ -17,7 +21,7 @@ class Credentials:
 
     def __init__(self, key: str, access_token: str | None = None) -> None:
         self.key = key
-        self.access_token = access_token
+        self.access_token = None if access_token is None else checked_token(access_token)
 
     def __repr__(self) -> str:
         return f"Credentials(role={self.role!r})"
@@ -31,6 +35,13 @@ class Credentials:
         if self.access_token is not None:
             return self.access_token
         return None if self.key.startswith("sb_") else self.key
+
+    @property
+    def spoken(self) -> str:
+        """What the channels are told: whoever signs out is the key again, and a null would change
+        nothing (``WIRE.md``, "Tokens").
+        """
+        return self.access_token or self.key
 
     def headers(self) -> dict[str, str]:
         """The two headers of every request."""
@@ -50,6 +61,22 @@ class Credentials:
         """Seconds since the epoch at which the user's token ends."""
         expiry = claims(self.access_token).get("exp")
         return float(expiry) if isinstance(expiry, int | float) else None
+
+
+def checked_token(token: object) -> str:
+    """``token``, if it can be one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it cannot. Neither shows it.
+    """
+    if not isinstance(token, str):
+        what = "None (set_auth(None) is the key again)" if token is None else type(token).__name__
+        raise TypeError(f"an access token is a str, not {what}")
+    if not _TOKEN.fullmatch(token):
+        raise ValueError('an access token is one word, without "Bearer", spaces and line ends')
+    return token
 
 
 def claims(token: str | None) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class TableDriver(Feed):
         strategies: Strategies | None = None,
         lazy: bool = False,
     ) -> None:
-        super().__init__(spec.table, services.thread, services.options)
+        super().__init__(spec.table, services.thread, services.options, services.metrics)
         self.spec = spec
         self.topic = topic
         self.services = services
@@ -150,8 +150,8 @@ class TableDriver(Feed):
             return
         idle = time.monotonic() - self.looked_at
         if not self.listeners and idle >= self.options.lazy_after:
-            self._forget()
             self.place.leave()
+            self._forget()  # that it was left, too: it is no reason to poll
             self._started, self.looked_at = False, 0.0
             self.set_status("loading", "nobody looks")
             return

@@ -13,11 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from notebook_rt.errors import NotebookRTError, classify
 from notebook_rt.net.callbacks import Subscribers
 from notebook_rt.net.changes import ChangeBatch
 from notebook_rt.net.loop import LoopThread
@@ -26,10 +27,8 @@ from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Schema
 from notebook_rt.sync.events import Progress, Status
+from notebook_rt.sync.health import Metrics
 from notebook_rt.sync.rows import RowChange, at_most
-
-if TYPE_CHECKING:
-    from notebook_rt.errors import NotebookRTError
 
 PATIENCE = 4.0
 """Seconds that a waiting user is kept when nobody answers at the URL, before that is said."""
@@ -44,10 +43,11 @@ class _Waiter:
 class Feed:
     """See the module. ``name`` is the table's, the event's, the query's."""
 
-    def __init__(self, name: str, thread: LoopThread, options: Options) -> None:
+    def __init__(self, name: str, thread: LoopThread, options: Options, counters: Metrics) -> None:
         self.name = name
         self.thread = thread
         self.options = options
+        self.counters = counters
         self.table: Table | None = None
         """What is shown; None until the first data."""
         self.ordered: Ordered | None = None
@@ -66,6 +66,8 @@ class Feed:
         self.status_listeners: list[Callable[[Status, str], None]] = []
         self._logged = 0
         self._waiters: list[_Waiter] = []
+        self.failure: NotebookRTError | None = None
+        """What the last request met, until one succeeds."""
         self._unreachable: NotebookRTError | None = None
 
     # For the user's thread
@@ -93,7 +95,7 @@ class Feed:
 
     def missing(self, seconds: float) -> str:
         """What to tell somebody who has waited so long for the first data."""
-        how = str(self._unreachable or f"{self.status}, {self.reason}")
+        how = str(self.failure or f"{self.status}, {self.reason}")
         if self.progress is not None:
             of = "" if self.progress.total is None else f" of {self.progress.total:,}"
             how = f"{self.progress.done:,}{of} rows are here; it goes on"
@@ -165,10 +167,11 @@ class Feed:
                     waiter.future.set_exception(error)
 
     def contact(self, error: NotebookRTError | None) -> None:
-        """Whether the last request reached the server; the error if it did not."""
-        self._unreachable = error
-        if error is not None:
-            self._lose_patience()
+        """How the last request went."""
+        self.failure = error
+        away = error is not None and classify(error).kind == "network"
+        self._unreachable = error if away else None
+        self._lose_patience()
 
     def _lose_patience(self) -> None:
         """Nobody answers at the URL: say so to who has waited long, and go on trying."""

@@ -2,24 +2,31 @@
 
 In: credentials, or a token, or a function that gives one. Out: the token, told to the project, which
 tells its socket, its tables and its queue. Everything here runs on the loop thread.
+
+Each login is a turn; what an earlier one still waits for (a slow function, a refresh under way) comes
+too late to count.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Final
+
+import httpx
 
 from notebook_rt.errors import LoginError, UnreachableError
-from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.credentials import Credentials, checked_token
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.options import Options
 from notebook_rt.sync.health import Metrics
 
 Token = str | Callable[[], str | Awaitable[str]] | None
 """An access token, or a function that gives a fresh one (called again when it ends)."""
+
+AGAIN_SECONDS: Final = 5.0
+"""The shortest wait before a fresh token is asked for again, when there was none."""
 
 
 class Login:
@@ -31,6 +38,8 @@ class Login:
         Told the token of another login; None: there is only the key.
     refreshed : async callable
         Told a fresh token of the same login.
+    clock : callable
+        Seconds since the epoch, as the server has them.
     """
 
     def __init__(
@@ -42,6 +51,7 @@ class Login:
         taken: Callable[[str | None], Awaitable[None]],
         refreshed: Callable[[str], Awaitable[None]],
         counters: Metrics,
+        clock: Callable[[], float],
     ) -> None:
         self._url = url
         self._credentials = credentials
@@ -50,6 +60,8 @@ class Login:
         self._taken = taken
         self._refreshed = refreshed
         self._counters = counters
+        self._clock = clock
+        self._turn = 0
         self._auth: Any = None
         self._token_source: Callable[[], str | Awaitable[str]] | None = None
         self._refresh_timer: asyncio.TimerHandle | None = None
@@ -59,34 +71,60 @@ class Login:
         from supabase_auth import AsyncGoTrueClient
         from supabase_auth.errors import AuthError, AuthRetryableError
 
-        if self._auth is None:
-            self._auth = AsyncGoTrueClient(
-                url=f"{self._url}/auth/v1",
-                headers=self._credentials.headers(),
-                auto_refresh_token=False,
-                persist_session=False,
-            )
+        turn = self._next_turn()
+        auth: Any = AsyncGoTrueClient(
+            url=f"{self._url}/auth/v1",
+            headers=self._credentials.headers(),
+            auto_refresh_token=False,
+            persist_session=False,
+            http_client=httpx.AsyncClient(
+                timeout=self._options.connect_timeout,
+                follow_redirects=False,  # a password goes where the user said, nowhere else
+            ),
+        )
         try:
-            answer = await self._auth.sign_in_with_password(dict(credentials))
-        except AuthRetryableError as error:
-            raise UnreachableError(self._url, error.message) from error
+            async with asyncio.timeout(self._options.request_timeout):
+                answer = await auth.sign_in_with_password(dict(credentials))
+            if answer.session is None:
+                raise LoginError(self._url, "the server gave no session")
+            token = checked_token(answer.session.access_token)
+            if turn == self._turn:
+                await self._switch(token, auth=auth)
+        except (AuthRetryableError, TimeoutError) as error:
+            raise UnreachableError(self._url, str(error) or "no answer in time") from error
         except AuthError as error:
             raise LoginError(self._url, error.message) from error
-        if answer.session is None:
-            raise LoginError(self._url, "the server gave no session")
-        self._token_source = None
-        await self._take(answer.session.access_token)
+        except ValueError as error:  # pydantic's ValidationError is one
+            reason = "what answers there is no Supabase; is a proxy or a login page between?"
+            raise UnreachableError(self._url, reason) from error
+        finally:
+            if auth is not self._auth:
+                await auth.close()
         user: Mapping[str, Any] = answer.session.user.model_dump()
         return user
 
     async def set_auth(self, token: Token) -> None:
-        await self._sign_out()
-        self._token_source = token if callable(token) else None
-        await self._take(await _ask(token) if callable(token) else token)
+        turn = self._next_turn()
+        source = token if callable(token) else None
+        given = await _ask(source) if source is not None else token
+        if source is not None or given is not None:
+            given = checked_token(given)
+        if turn == self._turn:
+            await self._switch(given, source=source)
 
-    async def _take(self, token: str | None) -> None:
-        await self._taken(token)
-        self._plan_refresh()
+    def _next_turn(self) -> int:
+        self._turn += 1
+        return self._turn
+
+    async def _switch(self, token: str | None, *, auth: Any = None, source: Any = None) -> None:
+        """Another login: what the last one waits for is given up once there is the new token."""
+        last, self._auth, self._token_source = self._auth, auth, source
+        refreshing, self._refreshing = self._refreshing, None
+        try:
+            await self._taken(token)
+            self._plan_refresh()
+        finally:
+            await _give_up(refreshing, last)
 
     async def refresh(self, refused: str | None = None) -> bool:
         """Get a new access token in place of the one that was ``refused``; False: there is none.
@@ -99,64 +137,93 @@ class Login:
         if self._refreshing is None:
             self._refreshing = self._thread.spawn(self._refresh(), "refresh the token")
             self._refreshing.add_done_callback(self._refresh_done)
-        return await asyncio.shield(self._refreshing)
+        before, refreshing = self._credentials.access_token, self._refreshing
+        await asyncio.wait([refreshing])
+        if refreshing.cancelled():  # somebody else has signed in
+            return self._credentials.access_token != before
+        return refreshing.result()
 
     def _refresh_done(self, task: asyncio.Task[bool]) -> None:
-        self._refreshing = None
+        if task is self._refreshing:
+            self._refreshing = None
 
     async def _refresh(self) -> bool:
+        if self._auth is None and self._token_source is None:
+            return False
+        before, seconds = self._credentials.access_token, self._options.request_timeout
         try:
-            if self._auth is not None:
-                answer = await self._auth.refresh_session()
-                token = None if answer.session is None else answer.session.access_token
-            elif callable(self._token_source):
-                token = await _ask(self._token_source)
-            else:
-                return False
+            async with asyncio.timeout(seconds):
+                token = checked_token(await self._fresh())
+            if token != before:
+                await self._refreshed(token)
+        except TimeoutError:
+            self._tell_failed(f"no answer in {seconds:g} s")
         except Exception as error:  # supabase_auth and the user's function raise what they like
-            self._counters.last_error = f"the access token could not be refreshed: {error}"
-            return False
-        if token is None or token == self._credentials.access_token:
-            return False
-        await self._refreshed(token)
-        self._plan_refresh()
-        return True
+            self._tell_failed(str(error))
+        got = self._credentials.access_token != before
+        self._plan_refresh(again=not got)
+        return got
 
-    def _plan_refresh(self) -> None:
+    async def _fresh(self) -> object:
+        if self._auth is not None:
+            answer = await self._auth.refresh_session()
+            return None if answer.session is None else answer.session.access_token
+        assert self._token_source is not None  # _refresh looked
+        return await _ask(self._token_source)
+
+    def _tell_failed(self, reason: str) -> None:
+        self._counters.last_error = f"the access token could not be refreshed: {reason}"
+
+    def _plan_refresh(self, again: bool = False) -> None:
+        """Before the token ends, and when that gave none (``again``) once more and once more.
+
+        A token that has ended by this clock is left to be refused: it may be the clock that is wrong.
+        """
         if self._refresh_timer is not None:
             self._refresh_timer.cancel()
+            self._refresh_timer = None
         expires_at = self._credentials.expires_at
         if expires_at is None or (self._auth is None and self._token_source is None):
             return
-        delay = max(1.0, expires_at - time.time() - self._options.token_margin)
+        left = expires_at - self._clock()
+        if left <= 0:
+            return
+        margin = min(self._options.token_margin, left / 2)
+        delay = max(AGAIN_SECONDS, left / 2) if again else left - margin
         loop = asyncio.get_running_loop()
-        self._refresh_timer = loop.call_later(delay, self._refresh_now)
+        self._refresh_timer = loop.call_later(max(1.0, delay), self._refresh_now)
 
     def _refresh_now(self) -> None:
         self._thread.spawn(self.refresh(), "refresh the token")
 
     async def stop(self) -> None:
         """Ask for no token any more."""
-        if self._refresh_timer is not None:
-            self._refresh_timer.cancel()
-        await self._sign_out()
-
-    async def _sign_out(self) -> None:
-        """Forget who signed in, and close the connections by which they did."""
-        auth, self._auth = self._auth, None
-        if auth is not None:
-            await auth.close()
+        self._next_turn()
+        auth, self._auth, self._token_source = self._auth, None, None
+        self._plan_refresh()
+        await _give_up(self._refreshing, auth)
 
 
-async def _ask(source: Callable[[], str | Awaitable[str]]) -> str:
+async def _give_up(refreshing: asyncio.Task[bool] | None, auth: Any) -> None:
+    if refreshing is not None:
+        refreshing.cancel()
+    if auth is not None:
+        await auth.close()
+
+
+async def _ask(source: Callable[[], str | Awaitable[str]]) -> object:
     """Call the user's function, on a thread of its own: it may take long, and must delay no heartbeat."""
 
-    def ask() -> str:
+    def ask() -> object:
         try:
             token = source()
-        except StopIteration as error:  # no future can carry it
-            raise RuntimeError("there is no further token") from error
-        return asyncio.run(_awaited(token)) if inspect.isawaitable(token) else token
+            return asyncio.run(_awaited(token)) if inspect.isawaitable(token) else token
+        except Exception as error:
+            if isinstance(error, StopIteration):  # no future can carry it
+                raise RuntimeError("there is no further token") from error
+            raise
+        except BaseException as error:  # sys.exit() would end the network thread's loop
+            raise RuntimeError(f"the token function ended with {error!r}") from error
 
     return await asyncio.to_thread(ask)
 

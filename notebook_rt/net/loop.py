@@ -4,19 +4,21 @@ A cell that runs for a minute must not stop heartbeats or ingestion, so nothing 
 kernel's own loop (``NOTEBOOK.md``, "Threads and loops"). The user's thread hands work over with
 ``call`` and ``submit``; waiting there is waiting on a lock, so Ctrl-C works. The thread starts with
 the first session, is a daemon, and is wound up at exit: sessions close, tasks are cancelled and
-awaited, nothing is printed. After a fork the child starts its own; the parent's is forgotten.
+awaited, nothing is printed. Nothing that a task raises ends it. After a fork the child starts its own;
+the parent's is forgotten.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextlib
 import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from notebook_rt.errors import ClosedError
@@ -36,12 +38,44 @@ SLOW_SECONDS = 5.0
 """A longer turn of the loop is told of under ``python -X dev``; the first ones load libraries."""
 
 
+BESIDE = "notebook_rt-beside"
+
+
+def _into(future: Future[T], fn: Callable[[], T]) -> None:
+    """Call ``fn``; what comes of it is the future's."""
+    if future.set_running_or_notify_cancel():
+        try:
+            result = fn()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+
+class _Daemons(ThreadPoolExecutor):
+    """A daemon thread for each call: what asyncio does beside the loop, such as asking for a host's
+    address. Python waits at exit for the threads of an ordinary pool, and would for a name server
+    that does not answer and for a user's token function that sleeps.
+    """
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+
+        given = future, partial(fn, *args, **kwargs)
+        try:
+            threading.Thread(target=_into, args=given, name=BESIDE, daemon=True).start()
+        except RuntimeError as error:  # from Python 3.12 on, once it is ending
+            raise ConnectionAbortedError("Python is ending") from error
+        return future
+
+
 class LoopThread:
     """The thread and its loop. Use ``shared()``: there is one a process."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.loop.slow_callback_duration = SLOW_SECONDS
+        self.loop.set_default_executor(_Daemons())
         self.pid = os.getpid()
         self.at_exit: dict[int, Callable[[], Awaitable[None]]] = {}
         """What to await before the loop ends, by the ``id`` of its owner."""
@@ -53,9 +87,21 @@ class LoopThread:
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(_log_unhandled)
         try:
-            self.loop.run_forever()
+            while not self._run_until_stopped():
+                pass
         finally:
             self.loop.close()
+
+    def _run_until_stopped(self) -> bool:
+        """False: asyncio let an exception through (``SystemExit`` of a user's function), and there is
+        more to do for every other session.
+        """
+        try:
+            self.loop.run_forever()
+        except BaseException:
+            logger.exception("on the network thread, which goes on")
+            return False
+        return True
 
     @property
     def here(self) -> bool:
@@ -80,12 +126,12 @@ class LoopThread:
         with contextlib.suppress(RuntimeError):  # the loop ended between the check and here
             self.loop.call_soon_threadsafe(lambda: fn(*args, **kwargs))
 
-    def submit(self, coro: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    def submit(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
         """Run ``coro`` on the loop, from any thread."""
         try:
             self._check()
             return asyncio.run_coroutine_threadsafe(coro, self.loop)
-        except (ClosedError, RuntimeError):
+        except BaseException:  # Ctrl-C comes when it likes
             coro.close()
             raise
 
@@ -96,10 +142,14 @@ class LoopThread:
         if self.here:
             return fn(*args, **kwargs)
 
-        async def run() -> T:
-            return fn(*args, **kwargs)
-
-        return self.wait(run())
+        future: Future[T] = Future()
+        self._check()
+        self.loop.call_soon_threadsafe(_into, future, partial(fn, *args, **kwargs))
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
 
     def wait(self, coro: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Run ``coro`` on the loop and wait for it; interrupted (Ctrl-C), it is cancelled.
@@ -115,6 +165,8 @@ class LoopThread:
         future = self.submit(coro)
         try:
             return future.result(timeout)
+        except CancelledError:
+            raise ClosedError("the network thread") from None  # it is ending
         except BaseException:
             future.cancel()
             raise

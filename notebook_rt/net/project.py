@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import threading
 import time
 import uuid
@@ -35,6 +36,8 @@ from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.spec import QuerySpec, TableSpec
 from notebook_rt.sync.supervisor import State
 
+logger = logging.getLogger("notebook_rt")
+
 
 class Project:
     """See the module."""
@@ -48,7 +51,7 @@ class Project:
         self.thread = thread
         self.counters = Metrics()
         self.closed = False
-        self._ended = asyncio.Event()
+        self._closing: asyncio.Task[None] | None = None
         self.reachable = True
         self.presence_key = uuid.uuid4().hex
         """Under which others see this session; the same after every reconnect."""
@@ -70,7 +73,14 @@ class Project:
         self._unavailable_since: float | None = None
         self._users: dict[object, int] = {}
         self.login = Login(
-            url, credentials, options, thread, self._take_token, self._refreshed, self.counters
+            url,
+            credentials,
+            options,
+            thread,
+            self._take_token,
+            self._refreshed,
+            self.counters,
+            lambda: self.rest.clock(),
         )
         self.rest = RestClient(url, credentials, options, self.login.refresh)
         self.connection = Connection(
@@ -79,6 +89,7 @@ class Project:
             options,
             thread,
             self.login.refresh,
+            self.rest.clock,
             self._on_state,
             self._on_latency,
         )
@@ -155,14 +166,14 @@ class Project:
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
         return shared_as, driver
 
-    def let_go(self, shared_as: object) -> None:
-        """One user less; the last ends the subscription."""
+    def let_go(self, shared_as: object, priority: Priority) -> None:
+        """One user less, who had asked with this priority; the last ends the subscription."""
         if shared_as not in self._users:
             return
         owner = self.tables.get(shared_as) or self.rooms[shared_as]
         self._users[shared_as] -= 1
         if self._users[shared_as]:
-            owner.place.unshare()
+            owner.place.unshare(priority)
             return
         del self._users[shared_as]
         self.tables.pop(shared_as, None)
@@ -330,7 +341,7 @@ class Project:
 
     async def _refreshed(self, token: str) -> None:
         self.credentials.access_token = token
-        await self.connection.registry.push_token(token)
+        await self.connection.registry.push_token()
         self._login_changed()
 
     def _login_changed(self) -> None:
@@ -341,12 +352,29 @@ class Project:
 
     async def aclose(self) -> None:
         """Leave every channel, close the socket, stop every timer."""
-        if self.closed:
-            await self._ended.wait()
-            return
-        self.closed = True
-        for closer in self.closers:
-            await closer()
+        if self._closing is None:
+            self.closed = True
+            self._closing = self.thread.spawn(self._close(), "close a session")
+        await asyncio.wait([self._closing])  # whoever waits no longer (Ctrl-C) leaves it to go on
+
+    async def _close(self) -> None:
+        steps = (
+            *self.closers,
+            self._close_owners,
+            self.login.stop,
+            self.connection.stop,
+            self.rest.aclose,
+        )
+        for step in steps:
+            try:
+                await step()
+            except (
+                Exception
+            ):  # such as a full disk under the queue: the socket is closed all the same
+                logger.exception("closing the session of %s", self.url)
+        self.thread.at_exit.pop(id(self), None)
+
+    async def _close_owners(self) -> None:
         for driver in list(self.tables.values()):
             driver.close()
         for room in list(self.rooms.values()):
@@ -354,11 +382,6 @@ class Project:
         self.tables.clear()
         self.rooms.clear()
         self._users.clear()
-        await self.login.stop()
-        await self.connection.stop()
-        await self.rest.aclose()
-        self._ended.set()
-        self.thread.at_exit.pop(id(self), None)
 
 
 def _topic(spec: TableSpec, shared_as: object) -> str:

@@ -59,9 +59,8 @@ class Reader:
         except NotebookRTError as error:
             kind = classify(error)
             services.metrics.last_error = str(error)
-            network = kind.kind == "network"
-            services.on_contact(not network)
-            self._contact(error if network else None)
+            services.on_contact(kind.kind != "network")
+            self._contact(error)
             event = FetchFailed(effect.request, error, kind.wait)
         except Exception as problem:  # a fault of ours is an error, never a table that hangs
             logger.exception('reading table "%s"', spec.table)

@@ -7,6 +7,7 @@ table, a ``Channel``) what becomes of it. An owner hears only of the join that i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, Protocol
@@ -26,6 +27,9 @@ _RATE_LIMITED = (
     "DatabaseConnectionRateLimitReached",
 )
 RATE_LIMITED_WAIT = 30.0
+_TOKEN_REFUSED = ("InvalidJWTToken", "InvalidJWTExpiration", "MalformedJWT", "JwtSignatureError")
+_EXPIRED = "Token has expired"
+"""The server has only these words for a token that has ended, by its clock."""
 
 
 class Owner(Protocol):
@@ -79,8 +83,8 @@ class Place:
         """Give it up; the channel is left."""
         if self.taken:
             self.taken = False
-            for _ in self._priorities:
-                self._registry.unwant(self._topic)
+            for priority in self._priorities:
+                self._registry.unwant(self._topic, priority)
 
     def share(self, priority: Priority) -> None:
         """One more handle."""
@@ -88,11 +92,11 @@ class Place:
         if self.taken:
             self._registry.want(self._topic, self._owner, priority)
 
-    def unshare(self) -> None:
+    def unshare(self, priority: Priority) -> None:
         """One less, and not the last."""
-        self._priorities.pop()
+        self._priorities.remove(priority)
         if self.taken:
-            self._registry.unwant(self._topic)
+            self._registry.unwant(self._topic, priority)
 
 
 class _Entry:
@@ -103,12 +107,14 @@ class _Entry:
         self.topic = topic
         self.owner = owner
         self.channel: SocketChannel | None = None
+        self._expired = False
 
     def channel_joined(self) -> None:
         joins, unconfirmed = self.registry.joins, bool(self.owner.bindings())
         now = time.monotonic()
         self.registry.carry_out(joins.joined(self.topic, now, unconfirmed=unconfirmed))
         if self.channel is not None:
+            self.registry.push_token_if_it_changed(self.channel)
             self.owner.joined(self.channel)
 
     def channel_failed(self, reason: str) -> None:
@@ -128,7 +134,8 @@ class _Entry:
         self._gone("closed by the server", None, 0.0, False)
 
     def _gone(self, reason: str, error: NotebookRTError | None, wait: float, final: bool) -> None:
-        self.registry.channel_gone(self)
+        expired, self._expired = self._expired, False
+        self.registry.channel_gone(self, expired or reason.startswith(_TOKEN_REFUSED))
         self.owner.lost(reason, error)
         now = time.monotonic()
         self.registry.carry_out(self.registry.joins.failed(self.topic, now, wait, final))
@@ -136,6 +143,8 @@ class _Entry:
     def system(self, payload: Mapping[str, Any]) -> None:
         if payload.get("extension") == "postgres_changes" and payload.get("status") == "ok":
             self.registry.carry_out(self.registry.joins.confirmed(self.topic))
+        elif str(payload.get("message")).startswith(_EXPIRED):
+            self._expired = True  # the channel's close comes next
         self.owner.system(payload)
 
     def change(self, change: Change | None) -> None:
@@ -157,7 +166,7 @@ class Registry:
         options: Options,
         random: Callable[[], float],
         spawn: Callable[[Coroutine[Any, Any, Any], str], object],
-        closed_by_server: Callable[[], None],
+        closed_by_server: Callable[[bool], None],
     ) -> None:
         self.socket = socket
         self.joins = Joins(options, random)
@@ -172,9 +181,9 @@ class Registry:
             self._entries[topic] = _Entry(self, topic, owner)
         self.carry_out(self.joins.want(topic, priority, time.monotonic()))
 
-    def unwant(self, topic: str) -> None:
+    def unwant(self, topic: str, priority: Priority) -> None:
         """One less; with the last the channel is left."""
-        self.carry_out(self.joins.unwant(topic, time.monotonic()))
+        self.carry_out(self.joins.unwant(topic, priority, time.monotonic()))
         if topic not in self.joins.topics():
             self._entries.pop(topic, None)
 
@@ -200,21 +209,27 @@ class Registry:
         for entry in self._entries.values():
             entry.owner.gap(reason)
 
-    async def push_token(self, token: str | None) -> None:
-        """Tell every joined channel of a new access token; later joins carry it anyway."""
-        self.socket.access_token = token
+    async def push_token(self) -> None:
+        """Tell every joined channel of the access token of now; later joins carry it anyway."""
+        self.socket.access_token = self.socket.credentials.spoken
         for entry in list(self._entries.values()):
             if entry.channel is not None and entry.channel.is_joined:
-                try:
-                    await entry.channel.tell("access_token", {"access_token": token})
-                except ConnectionError:
-                    return
+                await self._push_token(entry.channel)
 
-    def channel_gone(self, entry: _Entry) -> None:
+    def push_token_if_it_changed(self, channel: SocketChannel) -> None:
+        """Between its join and the answer nobody could be told."""
+        if channel.joined_as != self.socket.access_token:
+            self._spawn(self._push_token(channel), "tell a channel of the token")
+
+    async def _push_token(self, channel: SocketChannel) -> None:
+        with contextlib.suppress(ConnectionError):
+            await channel.tell("access_token", {"access_token": self.socket.access_token})
+
+    def channel_gone(self, entry: _Entry, for_the_token: bool) -> None:
         if entry.channel is not None:
             self.socket._remove_channel(entry.channel)
             entry.channel = None
-        self._closed_by_server()
+        self._closed_by_server(for_the_token)
 
     def channels(self) -> dict[str, str]:
         """Topic to state; from any thread."""

@@ -12,13 +12,13 @@ import email.utils
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import httpx
 
 from notebook_rt.errors import (
     AuthError,
+    ClosedError,
     FilterError,
     MissingColumnError,
     MissingTableError,
@@ -29,6 +29,7 @@ from notebook_rt.errors import (
     ServerError,
     TokenExpiredError,
     UnreachableError,
+    again,
     retry_after,
 )
 from notebook_rt.net.credentials import Credentials
@@ -38,7 +39,9 @@ from notebook_rt.sync.events import Page, Query
 
 _NO_TABLE = {"PGRST205", "PGRST106", "42P01", "PGRST202", "42883"}
 _BAD_FILTER = {"PGRST100", "PGRST103", "PGRST108", "22P02", "22007", "22008", "22003", "42804"}
-_TRANSPORT_ERRORS = (httpx.TransportError, OSError)
+_TRANSPORT_ERRORS = (httpx.TransportError, OSError)  # TimeoutError is an OSError
+DRIPPING = 4
+"""How many times ``request_timeout`` a request may take whose answer has begun to come."""
 
 
 class RestClient:
@@ -65,7 +68,8 @@ class RestClient:
         self.requests = 0
         self.bytes_received = 0
         self._ahead = 0.0
-        self._descriptions: dict[str, asyncio.Future[Page]] = {}
+        self._descriptions: dict[str, asyncio.Task[Page | NotebookRTError]] = {}
+        self._timeout = options.request_timeout
         self._http = httpx.AsyncClient(
             base_url=url,
             timeout=httpx.Timeout(options.request_timeout, connect=options.connect_timeout),
@@ -127,19 +131,25 @@ class RestClient:
         if reading is None:
             reading = asyncio.ensure_future(self._describe(schema))
             self._descriptions[schema] = reading
-            reading.add_done_callback(partial(self._described, schema))
-        return await asyncio.shield(reading)
+            reading.add_done_callback(lambda done: self._descriptions.pop(schema, None))
+        await asyncio.wait([reading])
+        if reading.cancelled():
+            raise ClosedError("this session")
+        found = reading.result()
+        if isinstance(found, NotebookRTError):
+            raise again(found)
+        return found
 
-    def _described(self, schema: str, reading: asyncio.Future[Page]) -> None:
-        self._descriptions.pop(schema, None)
-        if not reading.cancelled():
-            reading.exception()  # who asked may be gone by now, and then nobody is to be told
-
-    async def _describe(self, schema: str) -> Page:
+    async def _describe(self, schema: str) -> Page | NotebookRTError:
+        """An error is given back, not raised: perhaps nobody waits for it any more."""
         headers = {"Accept": "application/openapi+json, application/json"}
-        response = await self.request("GET", "/rest/v1/", schema=schema, headers=headers)
+        try:
+            response = await self.request("GET", "/rest/v1/", schema=schema, headers=headers)
+            value = self.decode(response)
+        except NotebookRTError as error:
+            return error
         date = _date(response.headers.get("date"))
-        return Page(rows=(), count=None, server_time=date, value=self.decode(response))
+        return Page(rows=(), count=None, server_time=date, value=value)
 
     async def request(
         self,
@@ -179,15 +189,19 @@ class RestClient:
         headers: Mapping[str, str],
         body: Any,
     ) -> httpx.Response:
+        if self._http.is_closed:
+            raise ClosedError("this session")
         self.requests += 1
         try:
-            response = await self._http.request(
-                method,
-                path,
-                params=httpx.QueryParams(list(params)) if params else None,
-                headers={**self.credentials.headers(), **headers},
-                json=body,
-            )
+            # httpx' own limit is for each chunk; a server that drips would hold a request for ever.
+            async with asyncio.timeout(DRIPPING * self._timeout):
+                response = await self._http.request(
+                    method,
+                    path,
+                    params=httpx.QueryParams(list(params)) if params else None,
+                    headers={**self.credentials.headers(), **headers},
+                    json=body,
+                )
         except _TRANSPORT_ERRORS as error:
             raise UnreachableError(self.url, _reason(error)) from error
         except httpx.InvalidURL as error:
@@ -243,7 +257,7 @@ def _reason(error: Exception) -> str:
     """What to say of a transport error, some of which say nothing themselves."""
     if isinstance(error, httpx.ConnectTimeout):
         return "no answer when connecting"
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
         return "no answer in time"
     return str(error) or type(error).__name__
 

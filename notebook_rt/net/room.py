@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from notebook_rt.errors import (
     ChannelRefusedError,
+    ClosedError,
     NotebookRTError,
     RefusedError,
     WaitTimeoutError,
@@ -71,6 +72,8 @@ class Room:
         self.replay = replay
         self._ended: Literal["refused", "closed"] | None = None
         self.error: NotebookRTError | None = None
+        self.reason = ""
+        """Why it is not joined, where the server said so."""
         self.messages: deque[Message] = deque(maxlen=services.options.log_size)
         self.subscribers = Subscribers()
         self.listeners: list[tuple[str, Callable[[Message], None]]] = []
@@ -133,7 +136,7 @@ class Room:
 
     def joined(self, channel: SocketChannel) -> None:
         self._channel = channel
-        self._ended, self.error = None, None
+        self._ended, self.error, self.reason = None, None, ""
         self._joined.set()
         self._throttle.rejoined()
         self._call_presence()
@@ -142,6 +145,9 @@ class Room:
         self._channel = None
         if self._ended == "closed":
             return
+        if error is not None:
+            self.reason = reason
+            self.services.metrics.last_error = str(error)
         refused = isinstance(error, ChannelRefusedError)
         self._ended, self.error = ("refused", error) if refused else (None, None)
         self._joined.set() if refused else self._joined.clear()
@@ -194,6 +200,8 @@ class Room:
             if error is not None:
                 raise again(error)
             patience = 0.5
+        if self._ended == "closed":
+            raise ClosedError(f'channel "{self.topic}"')
         if self.error is not None:
             raise again(self.error)
 

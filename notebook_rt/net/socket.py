@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 from realtime import AsyncRealtimeClient
@@ -42,6 +42,17 @@ _quiet = logging.getLogger("notebook_rt.websockets")
 """Given to ``websockets``, whose debug log shows the URL (with the key) and every frame (with tokens)."""
 _quiet.setLevel(logging.WARNING)
 logging.getLogger("realtime").addHandler(logging.NullHandler())
+
+
+CLOSE_SECONDS: Final = 1.0
+"""The longest that the server may take to say good-bye."""
+
+
+class _Connect(connect):
+    """Goes where the user said: a redirect would take the tokens of every join to somebody else."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
 
 
 class SocketListener(Protocol):
@@ -76,7 +87,7 @@ class Socket(AsyncRealtimeClient):
         self.frames = 0
         self.bytes_received = 0
         self.last_frame_at = 0.0
-        self.access_token = credentials.bearer
+        self.access_token: str | None = credentials.spoken
 
     async def open(self) -> None:
         """Try once to open a socket.
@@ -86,12 +97,12 @@ class Socket(AsyncRealtimeClient):
         NotebookRTError
             `UnreachableError`, `AuthError`, `RateLimitedError` or `ServerError`.
         """
-        self.access_token = self.credentials.bearer
+        self.access_token = self.credentials.spoken
         try:
-            ws = await connect(
+            ws = await _Connect(
                 self.endpoint_url(),
                 open_timeout=2 * self.options.connect_timeout,
-                close_timeout=1.0,
+                close_timeout=CLOSE_SECONDS,
                 max_size=self.options.max_frame_bytes,
                 compression=None,
                 create_connection=partial(  # type: ignore[arg-type]  # a factory is all it is called as
@@ -201,11 +212,26 @@ class Socket(AsyncRealtimeClient):
         return channel
 
 
+async def hang_up(ws: ClientConnection) -> None:
+    """Close a socket, politely where the other side is there to hear it.
+
+    ``close`` first waits for room in the send buffer, for ever if nobody reads at the other end.
+    """
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await ws.close()
+    finally:
+        ws.transport.abort()
+
+
 def _refused(url: str, error: InvalidStatus) -> NotebookRTError:
     """The named error of a handshake that was answered with something else than 101."""
     response = error.response
     status = response.status_code
     body = (response.body or b"")[:500].decode(errors="replace")
+    if body.lstrip().startswith("<"):
+        body = response.reason_phrase  # a gateway's page is for browsers
     with contextlib.suppress(msgspec.DecodeError):
         words = msgspec.json.decode(body)
         if isinstance(words, dict):

@@ -15,7 +15,7 @@ from notebook_rt.errors import NotebookRTError, classify
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.registry import Registry
-from notebook_rt.net.socket import Socket
+from notebook_rt.net.socket import Socket, hang_up
 from notebook_rt.options import Options
 from notebook_rt.sync.supervisor import (
     Beat,
@@ -46,6 +46,8 @@ class Connection:
     ----------
     refresh : async callable
         Gets a new access token; True if there is one.
+    clock : callable
+        Seconds since the epoch, as the server has them.
     on_state : callable
         Told each new state and why.
     on_latency : callable
@@ -59,6 +61,7 @@ class Connection:
         options: Options,
         thread: LoopThread,
         refresh: Callable[[], Awaitable[bool]],
+        clock: Callable[[], float],
         on_state: Callable[[State, str], None],
         on_latency: Callable[[float], None],
     ) -> None:
@@ -72,6 +75,7 @@ class Connection:
         """Why the socket could not be opened, until it is."""
         self._thread = thread
         self._refresh = refresh
+        self._clock = clock
         self._on_state = on_state
         self._on_latency = on_latency
         self._opening: asyncio.Task[None] | None = None
@@ -108,7 +112,7 @@ class Connection:
     async def set_token(self, token: str | None) -> None:
         """A new access token: told to the channels, and a reason to try again."""
         self.credentials.access_token = token
-        await self.registry.push_token(self.credentials.bearer)
+        await self.registry.push_token()
         self.retry("token")
 
     # What the socket tells (SocketListener)
@@ -124,10 +128,10 @@ class Connection:
     def frame_unreadable(self, reason: str) -> None:
         self.registry.gap(reason)
 
-    def _channel_closed(self) -> None:
+    def _channel_closed(self, for_the_token: bool) -> None:
         """A token past its end closes every channel (WIRE.md); a new one must be had first."""
         expires_at = self.credentials.expires_at
-        if expires_at is not None and expires_at <= time.time() + 5:
+        if for_the_token or (expires_at is not None and expires_at <= self._clock() + 5):
             self._refresh_soon()
 
     # Carrying out
@@ -157,7 +161,7 @@ class Connection:
                     self._opening.cancel()
                 ws = self.socket.detach()
                 if ws is not None:
-                    self._thread.spawn(ws.close(), "close a socket")
+                    self._thread.spawn(hang_up(ws), "close a socket")
             case Beat(_, ref):
                 self._thread.spawn(self.socket.beat(ref), "heartbeat")
             case Latency(seconds):

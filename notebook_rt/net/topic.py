@@ -70,6 +70,8 @@ class SocketChannel(AsyncRealtimeChannel):
         params: RealtimeChannelOptions = {"config": config}  # type: ignore[typeddict-item]  # checked by the server
         super().__init__(socket, topic, params)
         self.listener = listener
+        self.joined_as: str | None = None
+        """The access token of its join."""
         self.rejoin_timer = _NoTimer(self._rejoin_if_connected, lambda tries: 0.0)
 
     async def subscribe_to(self, bindings: tuple[Binding, ...]) -> None:
@@ -86,6 +88,7 @@ class SocketChannel(AsyncRealtimeChannel):
                 filter=binding.filter,
                 select=None if binding.select is None else list(binding.select),
             )
+        self.joined_as = self.socket.access_token
         self._prepare_join(self._subscribe_answered)
         try:
             await self._rejoin()

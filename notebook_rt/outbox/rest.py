@@ -6,6 +6,7 @@ was refused cannot; one that broke after the first byte left can.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
@@ -62,6 +63,7 @@ class HttpRest:
         self.url = url
         self._headers = headers
         self._refresh = refresh
+        self._timeout = timeout
         self._http = httpx.AsyncClient(base_url=url, timeout=timeout, follow_redirects=False)
 
     async def aclose(self) -> None:
@@ -76,13 +78,15 @@ class HttpRest:
         if request.prefer:
             headers["Prefer"] = request.prefer
         try:
-            response = await self._http.request(
-                request.method,
-                request.path,
-                params=httpx.QueryParams(list(request.params)) if request.params else None,
-                headers=headers,
-                json=request.body,
-            )
+            # In all: httpx' own limit is for each chunk, and an answer may drip.
+            async with asyncio.timeout(self._timeout):
+                response = await self._http.request(
+                    request.method,
+                    request.path,
+                    params=httpx.QueryParams(list(request.params)) if request.params else None,
+                    headers=headers,
+                    json=request.body,
+                )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NoAnswerError(self.url, _reason(error), sent=False) from error
         except (httpx.TransportError, OSError) as error:
@@ -100,4 +104,6 @@ class HttpRest:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     return str(error) or type(error).__name__

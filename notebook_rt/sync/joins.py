@@ -49,9 +49,9 @@ Effect: TypeAlias = Join | Leave | Evicted
 @dataclass(slots=True)
 class _Topic:
     name: str
-    priority: Priority
     age: int
-    subscribers: int = 1
+    priorities: list[Priority]
+    """A subscriber's each."""
     state: Literal["out", "joining", "joined"] = "out"
     evicted: bool = False
     tries: int = 0
@@ -61,6 +61,11 @@ class _Topic:
     """When changes must have been confirmed; None: nothing is to be confirmed any more."""
     final: bool = False
     """The server refuses it for good: no further try until somebody asks."""
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """The least comes first: the highest priority asked for, the most subscribers, the oldest."""
+        return min(map(_RANK.__getitem__, self.priorities)), -len(self.priorities), self.age
 
 
 class Joins:
@@ -75,23 +80,22 @@ class Joins:
         self._next_join = float("-inf")
 
     def want(self, topic: str, priority: Priority, now: float) -> list[Effect]:
-        """One more subscriber of ``topic``; the highest priority asked for counts."""
+        """One more subscriber of ``topic``."""
         entry = self._topics.get(topic)
         if entry is None:
             self._ages += 1
-            self._topics[topic] = _Topic(topic, priority, self._ages)
+            self._topics[topic] = _Topic(topic, self._ages, [priority])
         else:
-            entry.subscribers += 1
-            entry.priority = min(entry.priority, priority, key=_RANK.__getitem__)
+            entry.priorities.append(priority)
         return self.tick(now)
 
-    def unwant(self, topic: str, now: float) -> list[Effect]:
-        """One subscriber less; with the last the channel goes."""
+    def unwant(self, topic: str, priority: Priority, now: float) -> list[Effect]:
+        """One subscriber less, who had wanted it with this priority; with the last the channel goes."""
         entry = self._topics.get(topic)
         if entry is None:
             return []
-        entry.subscribers -= 1
-        if entry.subscribers > 0:
+        entry.priorities.remove(priority)
+        if entry.priorities:
             return self.tick(now)
         del self._topics[topic]
         leave: list[Effect] = [Leave(topic)] if entry.state != "out" else []
@@ -166,7 +170,7 @@ class Joins:
                 effects.append(Leave(entry.name))
         ranked = sorted(
             (t for t in self._topics.values() if not t.final),
-            key=lambda t: (_RANK[t.priority], -t.subscribers, t.age),
+            key=lambda t: t.rank,
         )
         for place, entry in enumerate(ranked):
             if place >= self.options.max_channels:

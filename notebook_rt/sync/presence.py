@@ -74,15 +74,21 @@ class People:
 
     def __init__(self) -> None:
         self.present: dict[str, Person] = {}
+        self._told: dict[str, Sequence[Meta]] = {}
+        """What the package had of each: it makes a new list for whoever changes."""
 
     def update(
         self, state: Mapping[str, Sequence[Meta]], now: float
     ) -> tuple[list[Person], list[Person]]:
         """Take the whole state; gives who came and who went. ``now`` is seconds since the epoch."""
         before, self.present = self.present, {}
+        told, self._told = self._told, dict(state)
         came = []
         for key, metas in state.items():
             known = before.get(key)
+            if known is not None and told[key] is metas:
+                self.present[key] = known
+                continue
             # The package's reference changes with every update of a meta.
             seen = tuple({k: v for k, v in meta.items() if k != "presence_ref"} for meta in metas)
             if known is None:

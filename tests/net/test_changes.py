@@ -14,6 +14,7 @@ from notebook_rt.net.feed import Feed
 from notebook_rt.net.loop import shared
 from notebook_rt.options import Options
 from notebook_rt.store.table import changes_between
+from notebook_rt.sync.health import Metrics
 from notebook_rt.sync.rows import Row, RowChange
 
 rows = st.builds(lambda a, b: {"a": a, "b": b}, st.integers(0, 2), st.none() | st.just("x"))
@@ -69,7 +70,7 @@ def test_what_tells_no_time_of_a_commit_is_logged_at_the_time_when_it_was_shown(
 
 
 def test_a_local_edit_counts_as_a_change_but_does_not_make_the_table_the_servers() -> None:
-    feed = Feed("quotes", shared(), Options())
+    feed = Feed("quotes", shared(), Options(), Metrics())
     change = RowChange("insert", 1, None, {"a": 1, "b": None})
     feed.publish([change], "edit")
     assert (feed.version, len(feed.log), feed.synced_at) == (1, 1, None)

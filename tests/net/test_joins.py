@@ -53,8 +53,8 @@ class World:
     def want(self, topic: str, priority: Priority = "normal") -> None:
         self.take(self.machine.want(topic, priority, self.now))
 
-    def unwant(self, topic: str) -> None:
-        self.take(self.machine.unwant(topic, self.now))
+    def unwant(self, topic: str, priority: Priority = "normal") -> None:
+        self.take(self.machine.unwant(topic, priority, self.now))
         self.evicted -= {topic} - set(self.machine.topics())
 
     def connect(self) -> None:
@@ -124,10 +124,25 @@ def test_over_the_limit_the_lowest_priority_then_the_fewest_subscribers_give_way
     world.want("high", "high")
     world.settle()
     assert world.joined == {"high", "busy"}
-    world.unwant("high")
+    world.unwant("high", "high")
     world.settle()
     assert world.joined == {"normal", "busy"}
     assert world.evicted == {"low"}
+
+
+def test_a_high_priority_goes_with_who_asked_for_it() -> None:
+    world = World(Options(max_channels=1))
+    world.connect()
+    world.want("a", "high")
+    world.want("a")
+    world.want("busy")
+    world.want("busy")
+    world.want("busy")
+    world.settle()
+    assert world.joined == {"a"}
+    world.unwant("a", "high")
+    world.settle()
+    assert world.joined == {"busy"}
 
 
 def test_a_hundred_joins_at_once_are_paced() -> None:
@@ -206,15 +221,14 @@ def test_in_the_end_every_place_is_taken_and_no_subscription_is_lost(
     actions: list[tuple[object, ...]],
 ) -> None:
     world = World(Options(max_channels=3), tables="ace")
-    users: dict[str, int] = {}
+    users: dict[str, list[Priority]] = {}
     for action in actions:
         match action:
             case ("want", str(topic), priority):
-                users[topic] = users.get(topic, 0) + 1
-                world.want(topic, priority)  # type: ignore[arg-type]  # drawn from the three
+                users.setdefault(topic, []).append(priority)  # type: ignore[arg-type]  # one of three
+                world.want(topic, users[topic][-1])
             case ("unwant", str(topic)) if users.get(topic):
-                users[topic] -= 1
-                world.unwant(topic)
+                world.unwant(topic, users[topic].pop(0))
             case ("lose", str(topic)) if topic in world.joined | world.joining:
                 world.lose(topic)
             case ("wait", float(seconds)):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -13,14 +16,16 @@ from notebook_rt.net.login import Login, Token
 from notebook_rt.net.loop import shared
 from notebook_rt.options import Options
 from notebook_rt.sync.health import Metrics
+from tests.waiting import until
 
 
-def login(credentials: Credentials) -> Login:
+def login(credentials: Credentials, **options: float) -> Login:
     async def taken(token: str | None) -> None:
         credentials.access_token = token
 
     thread = shared()
-    return Login("http://127.0.0.1", credentials, Options(), thread, taken, taken, Metrics())
+    given = credentials, Options(**options), thread, taken, taken, Metrics(), time.time
+    return Login("http://127.0.0.1", *given)
 
 
 async def ask_at_once(one: Login, token: Token, times: int) -> list[bool]:
@@ -36,7 +41,7 @@ def test_many_refused_requests_ask_for_one_token_and_not_on_the_loop(way: str) -
     def fresh() -> str:
         asked_on.append(threading.current_thread())
         time.sleep(0.05)
-        return f"token {len(asked_on)}"
+        return f"token-{len(asked_on)}"
 
     async def fresh_later() -> str:
         await asyncio.sleep(0)
@@ -48,12 +53,12 @@ def test_many_refused_requests_ask_for_one_token_and_not_on_the_loop(way: str) -
         ask_at_once(one, fresh if way == "function" else fresh_later, 20), timeout=10
     )
     assert found == [True] * 20
-    assert credentials.access_token == "token 2"
+    assert credentials.access_token == "token-2"
     assert len(asked_on) == 2, "once to log in, once for all who were refused"
     on_loop = thread.call(threading.current_thread)
     assert on_loop not in asked_on
     # Whoever was refused with a token that is not the present one has only to try again.
-    assert thread.wait(one.refresh("token 1"), timeout=10)
+    assert thread.wait(one.refresh("token-1"), timeout=10)
     assert len(asked_on) == 2
 
 
@@ -65,3 +70,134 @@ def test_a_token_function_that_raises_is_no_token(caplog: pytest.LogCaptureFixtu
     assert credentials.access_token == "first"
     assert "could not be refreshed" in (one._counters.last_error or "")
     assert not caplog.records
+
+
+def jwt(seconds: float, name: str = "") -> str:
+    """A token that ends in so many seconds."""
+    claims = json.dumps({"exp": time.time() + seconds, "name": name}).encode()
+    return f"e.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.s"
+
+
+def ends(one: Login) -> None:
+    shared().wait(one.stop(), timeout=5)
+
+
+@pytest.mark.parametrize("ending", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_a_token_function_that_ends_python_ends_neither_the_network_thread_nor_who_waits(
+    ending: type[BaseException],
+) -> None:
+    thread, credentials = shared(), Credentials("key")
+    one = login(credentials)
+    answers = iter(["first"])
+
+    def give() -> str:
+        for answer in answers:
+            return answer
+        raise ending("no token")
+
+    assert thread.wait(ask_at_once(one, give, 3), timeout=10) == [False] * 3
+    assert thread is shared()
+    assert ending.__name__ in (one._counters.last_error or "")
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"abc", "", "Bearer abc", "a\r\nX-Evil: 1", "clé"])
+def test_what_can_be_no_token_is_refused_and_the_login_stays(wrong: Any) -> None:
+    thread, credentials = shared(), Credentials("key")
+    one = login(credentials)
+    thread.wait(one.set_auth("good"))
+    with pytest.raises((TypeError, ValueError), match="an access token is") as caught:
+        thread.wait(one.set_auth(lambda: wrong), timeout=10)
+    assert "Evil" not in str(caught.value)
+    if wrong is not None:
+        with pytest.raises((TypeError, ValueError)):
+            thread.wait(one.set_auth(wrong), timeout=10)
+        with pytest.raises((TypeError, ValueError)):
+            Credentials("key", wrong)
+    assert credentials.access_token == "good"
+
+
+def test_who_signs_out_during_a_refresh_stays_signed_out() -> None:
+    thread, credentials = shared(), Credentials("key")
+    one = login(credentials)
+    asked, answer = threading.Event(), threading.Event()
+
+    def give() -> str:
+        if credentials.access_token is None:
+            return "first"
+        asked.set()
+        answer.wait(10)
+        return "second"
+
+    thread.wait(one.set_auth(give), timeout=10)
+    refreshed = thread.submit(one.refresh("first"))
+    assert asked.wait(5)
+    thread.wait(one.set_auth(None), timeout=5)
+    assert refreshed.result(5) is True, "whoever was refused tries again, as who it is now"
+    answer.set()
+    time.sleep(0.1)
+    assert credentials.access_token is None
+
+
+def test_the_last_of_two_logins_counts_though_the_first_is_slower() -> None:
+    thread, credentials = shared(), Credentials("key")
+    one = login(credentials)
+    answer = threading.Event()
+    slow = thread.submit(one.set_auth(lambda: "slow" if answer.wait(10) else "late"))
+    thread.wait(one.set_auth("quick"), timeout=5)
+    answer.set()
+    slow.result(5)
+    assert credentials.access_token == "quick"
+
+
+def test_a_token_function_that_never_answers_holds_nobody_for_ever() -> None:
+    thread, credentials = shared(), Credentials("key")
+    one = login(credentials, request_timeout=0.2)
+    answer = threading.Event()
+    answers = iter(["first"])
+    thread.wait(one.set_auth(lambda: next(answers, None) or str(answer.wait(20))), timeout=5)
+    assert thread.wait(one.refresh("first"), timeout=5) is False
+    assert "no answer in 0.2 s" in (one._counters.last_error or "")
+    answer.set()
+
+
+def test_a_short_token_is_refreshed_at_half_its_life_and_one_that_has_ended_not_in_a_storm() -> (
+    None
+):
+    thread, credentials = shared(), Credentials("key")
+    one = login(credentials)  # token_margin is 60 s
+    given: list[float] = []
+
+    def give(seconds: float) -> str:
+        given.append(time.monotonic())
+        return jwt(seconds, str(len(given)))
+
+    thread.wait(one.set_auth(lambda: give(4)), timeout=5)
+    until(lambda: len(given) == 3, seconds=15)
+    assert given[2] - given[0] > 3
+    given.clear()
+    thread.wait(one.set_auth(lambda: give(-600)), timeout=5)  # or a clock that is wrong
+    time.sleep(2.5)
+    assert len(given) == 1
+    ends(one)
+
+
+def test_a_refresh_that_failed_is_tried_again_before_the_token_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("notebook_rt.net.login.AGAIN_SECONDS", 0.1)
+    thread, credentials = shared(), Credentials("key")
+    one = login(credentials)
+    given = [jwt(6, "first")]
+    asked: list[str] = []
+
+    def give() -> str:
+        if asked and len(asked) < 2:
+            asked.append("failed")
+            raise OSError("no network")
+        asked.append("given")
+        return given[0] if len(asked) == 1 else jwt(600, "second")
+
+    thread.wait(one.set_auth(give), timeout=5)
+    until(lambda: credentials.access_token != given[0], seconds=6)
+    assert asked == ["given", "failed", "given"]
+    ends(one)

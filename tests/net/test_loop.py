@@ -14,6 +14,7 @@ from notebook_rt.errors import ClosedError
 from notebook_rt.host import Run
 from notebook_rt.net.callbacks import Mailbox, Subscribers
 from notebook_rt.net.loop import PAUSE_SECONDS, Coalesced, LoopThread, shared
+from notebook_rt.sync.health import Metrics
 from tests.waiting import until
 
 
@@ -222,3 +223,36 @@ def test_a_logger_that_says_everything_never_says_a_token(
     assert token not in said
     assert token.split(".")[2] not in said
     assert stack.anon_key not in said
+
+
+@pytest.mark.parametrize("ending", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_a_callback_that_ends_python_is_counted_and_called_again(
+    ending: type[BaseException],
+) -> None:
+    counted, heard = Metrics(), list[int]()
+
+    async def later(number: int) -> None:
+        heard.append(number)
+        raise ending
+
+    box = Mailbox(later, counted=counted)
+    for number in range(3):
+        box.put(number)
+    until(lambda: heard == [0, 1, 2])
+    until(lambda: counted.callback_errors == 3)
+
+
+@pytest.mark.parametrize("ending", [SystemExit, KeyboardInterrupt])
+def test_nothing_that_a_task_raises_ends_the_thread_of_everybody(
+    ending: type[BaseException],
+) -> None:
+    async def end() -> None:
+        raise ending
+
+    thread = LoopThread()
+    try:
+        with pytest.raises(ending):
+            thread.wait(end(), 5)
+        assert thread.call(lambda: 1) == 1
+    finally:
+        thread.stop()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import hypothesis.strategies as st
 from hypothesis import given
 
@@ -74,3 +77,23 @@ def test_people_keep_when_they_came_and_are_told_of_once() -> None:
     came, gone = people.update({}, 40.0)
     assert came == []
     assert {p.key for p in gone} == {"a", "b"}
+
+
+def test_who_has_not_changed_costs_next_to_nothing_in_a_storm_of_others() -> None:
+    people = People()
+    state: dict[str, list[dict[str, Any]]] = {
+        str(n): [{"presence_ref": str(n), "name": "A"}] for n in range(1_000)
+    }
+    people.update(state, 10.0)
+    before = people.present["7"]
+    began = time.perf_counter()
+    for number in range(100):
+        state["1"] = [{"presence_ref": f"x{number}", "number": number}]
+        assert people.update(state, 20.0) == ([], [])
+    took = time.perf_counter() - began
+    assert people.present["7"] is before
+    assert people.present["1"].metas == ({"number": 99},)
+    began = time.perf_counter()
+    for _ in range(100):
+        People().update(state, 20.0)
+    assert took < (time.perf_counter() - began) / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,7 @@ import pytest
 
 from notebook_rt.errors import (
     AuthError,
+    ClosedError,
     FilterError,
     MissingColumnError,
     MissingTableError,
@@ -29,6 +31,8 @@ from notebook_rt.local import LocalStack
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
+from notebook_rt.outbox.decide import Request
+from notebook_rt.outbox.rest import HttpRest, NoAnswerError
 from notebook_rt.sync.events import Query
 
 
@@ -226,3 +230,37 @@ def test_credentials_never_show_themselves() -> None:
 def test_a_publishable_key_is_no_bearer_token() -> None:
     assert Credentials("sb_publishable_x").headers() == {"apikey": "sb_publishable_x"}
     assert "Authorization" in Credentials("sb_publishable_x", "a.b.c").headers()
+
+
+async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An answer that comes byte by byte and never ends."""
+    await reader.readuntil(b"\r\n\r\n")
+    with contextlib.suppress(ConnectionError):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+
+async def test_an_answer_that_drips_is_no_answer() -> None:
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    client = RestClient(url, Credentials("k"), Options(request_timeout=0.1))
+    with pytest.raises(UnreachableError, match="no answer in time"):
+        await client.fetch("public", "t", Query(()))
+    await client.aclose()
+    # The queue's: another kernel may send what this one has waited for longer than its lease.
+    queue = HttpRest(url, dict, timeout=0.2)
+    with pytest.raises(NoAnswerError, match="no answer in time") as caught:
+        await queue.send(Request("GET", "/rest/v1/t"))
+    assert caught.value.sent
+    await queue.aclose()
+    server.close()
+
+
+async def test_after_the_end_a_request_is_refused_by_name() -> None:
+    client = RestClient("http://127.0.0.1:9", Credentials("k"), Options())
+    await client.aclose()
+    with pytest.raises(ClosedError):
+        await client.fetch("public", "t", Query(()))

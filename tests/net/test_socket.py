@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
-from notebook_rt.errors import AuthError, UnreachableError
+from notebook_rt.errors import AuthError, NotebookRTError, ServerError, UnreachableError
 from notebook_rt.local import LocalStack
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.socket import Socket
@@ -258,3 +258,43 @@ async def test_nobody_there_is_unreachable(ears: Ears) -> None:
     found = Socket("http://127.0.0.1:9", Credentials("k"), Options(), ears)
     with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:9"):
         await found.open()
+
+
+async def answered_with(answer: str, ears: Ears) -> NotebookRTError:
+    """What is raised where an HTTP server answers the handshake like this."""
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer.encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve_one, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(NotebookRTError) as caught:
+            await Socket(url, Credentials("k"), Options(), ears).open()
+    return caught.value
+
+
+async def test_a_redirect_takes_our_tokens_to_nobody(ears: Ears) -> None:
+    followed: list[str] = []
+
+    async def handler(ws: ServerConnection) -> None:
+        followed.append("here")
+
+    async with serve(handler, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        location = f"Location: ws://127.0.0.1:{port}/\r\nContent-Length: 0\r\n\r\n"
+        error = await answered_with(f"HTTP/1.1 302 Found\r\n{location}", ears)
+    assert isinstance(error, UnreachableError)
+    assert "answered with 302" in str(error)
+    assert not followed
+
+
+async def test_a_gateways_page_is_no_reason_to_read(ears: Ears) -> None:
+    page = "<html><h1>502 Bad Gateway</h1></html>"
+    head = f"HTTP/1.1 502 Bad Gateway\r\nContent-Length: {len(page)}\r\n\r\n"
+    error = await answered_with(head + page, ears)
+    assert isinstance(error, ServerError)
+    assert "502: Bad Gateway. " in str(error)
