@@ -200,13 +200,21 @@ _ORPHANS: list[Buffer] = []
 _ORPHANAGE = threading.RLock()
 """Buffers of tables that are gone, in frames that users still have and may write to."""
 
+_most_orphans = 0
+"""With more of them it is looked which are still in a frame."""
+
 
 def _adopt(buffers: Iterable[Buffer]) -> None:
+    global _most_orphans
     with _ORPHANAGE:
-        kept = [
-            buffer for buffer in (*_ORPHANS, *buffers) if buffer.guard is not None and buffer.held()
-        ]
-        _ORPHANS[:] = kept
+        _ORPHANS.extend(filter(_wanted, buffers))
+        if len(_ORPHANS) > _most_orphans:  # not each time: a wide table has thousands at once
+            _ORPHANS[:] = filter(_wanted, _ORPHANS)
+            _most_orphans = 2 * len(_ORPHANS)
+
+
+def _wanted(buffer: Buffer) -> bool:
+    return buffer.guard is not None and buffer.held()
 
 
 _ALONE: tuple[int, ...] = ()
