@@ -111,11 +111,8 @@ def _coerce_text(pg_type: str, value: Any) -> str:
             return str(uuid.UUID(text))
         except ValueError:
             raise _no_value(pg_type, value) from None
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise _no_value(pg_type, value) from None
+    if not fits(pg_type, text):
+        raise _no_value(pg_type, value)
     if "\0" in text:
         raise ValueError(f"PostgreSQL has no text with a zero in it: {text!r}")
     return text

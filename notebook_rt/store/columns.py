@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from types import NoneType
 from typing import Any, Final
@@ -119,7 +120,8 @@ def column_of(
 
     found = family(pg_type, numeric)
     if found == "text" and set(map(type, values)) <= {str, NoneType}:
-        return TextColumn(pa.array(values, pa.large_string()), pg_type, backend, numeric)
+        with suppress(UnicodeEncodeError):  # half of a surrogate pair, which Arrow has not
+            return TextColumn(pa.array(values, pa.large_string()), pg_type, backend, numeric)
     encoded = encode(values, found) if found in STORED else None
     if encoded is not None:
         return FixedColumn(*encoded, pg_type, backend, numeric)

@@ -4,8 +4,9 @@ In go steps (rows that leave, values that are set, rows that come), out come rea
 whole vector in order. A step is never written into a buffer that somebody may be looking at: it
 goes to the other one, which first makes up for the step it missed; then the two change places. So
 a read costs nothing, a step costs what it changes (and the move of what lies behind a row that
-left), and a view never changes. Only if somebody still holds a view of the other buffer, the
-buffer is left to them and a copy takes its place.
+left; of what lies ahead of it, where that is little, as in a window that slides), and a view never
+changes. Only if somebody still holds a view of the other buffer, the buffer is left to them and a
+copy takes its place.
 
 Whether somebody does is told by the buffer's reference count: numpy's views hold the array that
 owns the memory. On a build without the global lock counts prove nothing, and every step copies.
@@ -124,6 +125,9 @@ class Composed:
     tail: slice | Positions
     """Where, between the two, the rows lie that the first added and the second left."""
 
+    ahead: int
+    """Holes that are closed from the front: those ahead of a run that is most of the table."""
+
 
 def _compose(first: Step, second: Step) -> Composed:
     cut = int(np.searchsorted(second.gone, first.kept))
@@ -135,7 +139,10 @@ def _compose(first: Step, second: Step) -> Composed:
     tail: slice | Positions = slice(first.kept, first.after)
     if cut < len(second.gone):
         tail = np.delete(np.arange(first.kept, first.after), second.gone[cut:] - first.kept)
-    return Composed(_runs(holes, first.before), first.before - len(holes), tail)
+    runs = _runs(holes, first.before)
+    # Rows that move to the back take longer than those that move up: it must be worth it.
+    most = [at for at, (_, of) in enumerate(runs) if 2 * (of.stop - of.start) > first.before]
+    return Composed(runs, first.before - len(holes), tail, most[0] if most else 0)
 
 
 def _runs(holes: Positions, size: int) -> Runs:
@@ -155,7 +162,7 @@ class Buffer:
     guard holds too (``chain``), so the references to all of them are counted.
     """
 
-    __slots__ = ("chain", "data", "guard", "resting")
+    __slots__ = ("chain", "data", "guard", "resting", "start")
 
     guard: object
     chain: tuple[object, ...]
@@ -163,7 +170,14 @@ class Buffer:
 
     def __init__(self, data: NDArray[Any]) -> None:
         self.data = data
+        self.start = 0
+        """Where the rows begin: those ahead of it have left."""
+
         self.release()
+
+    def rows(self, size: int) -> NDArray[Any]:
+        """A view of ``size`` rows."""
+        return self.data[self.start : self.start + size]
 
     def lend(self, guard: object, chain: tuple[object, ...], resting: tuple[int, ...]) -> None:
         """Keep ``guard`` while anybody has a view; ``resting`` are the counts when nobody has."""
@@ -186,13 +200,21 @@ _ORPHANS: list[Buffer] = []
 _ORPHANAGE = threading.RLock()
 """Buffers of tables that are gone, in frames that users still have and may write to."""
 
+_most_orphans = 0
+"""With more of them it is looked which are still in a frame."""
+
 
 def _adopt(buffers: Iterable[Buffer]) -> None:
+    global _most_orphans
     with _ORPHANAGE:
-        kept = [
-            buffer for buffer in (*_ORPHANS, *buffers) if buffer.guard is not None and buffer.held()
-        ]
-        _ORPHANS[:] = kept
+        _ORPHANS.extend(filter(_wanted, buffers))
+        if len(_ORPHANS) > _most_orphans:  # not each time: a wide table has thousands at once
+            _ORPHANS[:] = filter(_wanted, _ORPHANS)
+            _most_orphans = 2 * len(_ORPHANS)
+
+
+def _wanted(buffer: Buffer) -> bool:
+    return buffer.guard is not None and buffer.held()
 
 
 _ALONE: tuple[int, ...] = ()
@@ -224,13 +246,13 @@ class Dense:
 
     def view(self) -> NDArray[Any]:
         """The vector as it is now, for ever; read-only, not a copy."""
-        view = self._front.data[: self.size]
+        view = self.peek()
         view.flags.writeable = False
         return view
 
     def peek(self) -> NDArray[Any]:
         """The vector for a look that ends before the next step."""
-        return self._front.data[: self.size]
+        return self._front.rows(self.size)
 
     @property
     def guard(self) -> object:
@@ -250,64 +272,77 @@ class Dense:
     ) -> None:
         """Set ``values`` at ``places`` (before the step, none of them leaving), then move rows."""
         self._lent = [buffer for buffer in self._lent if buffer.held()]
-        front, back = self._front.data, self._back
+        front, back = self.peek(), self._back
         landing = step.landing(places)
-        if back is not None and not self._fits(back, step.after):
+        if back is not None and not self._fits(back, step):
             if back.held():
                 self._lent.append(back)
             back = None
         missed = self._missed
         if back is None:
-            back = Buffer(np.empty(_capacity(step.after, len(front)), front.dtype))
+            back = Buffer(np.empty(_capacity(step.after, len(self._front.data)), front.dtype))
             missed = None
-        data = back.data
         if missed is None or many_holes(len(step.gone) + len(missed[0].gone), self.size):
-            _copy_kept(data, front[: self.size], step)
+            _copy_kept(back, front, step)
         else:
-            self._catch_up(data, front, step, *missed)
+            _catch_up(back, front, step, *missed)
         back.release()
+        data = back.rows(step.after)
         data[landing] = values
-        data[step.kept : step.after] = added
+        data[step.kept :] = added
         self._back, self._front = self._front, back
         self._missed = (step, landing)
         self.size = step.after
 
-    def _fits(self, back: Buffer, size: int) -> bool:
-        capacity = len(back.data)
-        return size <= capacity <= max(4 * size, 1024) and not back.held()
-
-    def _catch_up(
-        self,
-        data: NDArray[Any],
-        front: NDArray[Any],
-        step: Step,
-        missed: Step,
-        written: Positions,
-    ) -> None:
-        both = step.following(missed)
-        for to, of in both.runs[1:]:  # what lies before the first hole is where it was
-            data[to] = data[of]
-        tail = front[both.tail]
-        data[both.kept : both.kept + len(tail)] = tail
-        if len(step.gone):
-            written = written[step.stays(written)]
-        data[step.landing(written)] = front[written]
+    def _fits(self, back: Buffer, step: Step) -> bool:
+        # Where rows leave there must be room to slide, which the memory of a load has not.
+        wanted, capacity = step.after + bool(len(step.gone)), len(back.data)
+        return wanted <= capacity <= max(4 * step.after, 1024) and not back.held()
 
 
-def _capacity(size: int, before: int) -> int:
-    """Room for ``size`` rows and some to come, unless it is as it was."""
-    return before if size <= before <= 2 * size else size + size // 32 + 16
+def _catch_up(
+    back: Buffer, front: NDArray[Any], step: Step, missed: Step, written: Positions
+) -> None:
+    """Take ``step`` in a buffer that missed the one before it, which wrote to ``written``."""
+    both = step.following(missed)
+    start = back.start + both.ahead
+    if start + step.after > len(back.data):
+        start = 0
+    _close(back.data, both.runs, back.start, start)
+    back.start = start
+    data = back.rows(step.after)
+    tail = front[both.tail]
+    data[both.kept : both.kept + len(tail)] = tail
+    if len(step.gone):
+        written = written[step.stays(written)]
+    data[step.landing(written)] = front[written]
 
 
-def many_holes(holes: int, size: int) -> bool:
-    """Whether it is quicker to copy each row that stays than to close the holes one by one."""
-    return holes * _ROWS_A_HOLE > size
+def _close(data: NDArray[Any], runs: Runs, old: int, new: int) -> None:
+    """Close the holes between ``runs`` in place; the rows began at ``old``, and begin at ``new``."""
+    moves = [(new + to.start, old + of.start, of.stop - of.start) for to, of in runs]
+    back = [move for move in moves if move[0] > move[1]]
+    up = [move for move in moves if move[0] < move[1]]
+    for to, of, length in (*reversed(back), *up):  # none is written over before it has moved
+        data[to : to + length] = data[of : of + length]
 
 
-def _copy_kept(data: NDArray[Any], old: NDArray[Any], step: Step) -> None:
+def _copy_kept(back: Buffer, old: NDArray[Any], step: Step) -> None:
     """Copy the rows of ``old`` that stay."""
+    back.start = 0
+    data = back.data
     if many_holes(len(step.gone), len(old)):
         np.take(old, step.staying, out=data[: step.kept], mode="clip")
         return
     for to, of in step.runs:
         data[to] = old[of]
+
+
+def _capacity(size: int, before: int) -> int:
+    """Room for ``size`` rows and some to come, unless it is as it was."""
+    return before if size < before <= 2 * size else size + size // 32 + 16
+
+
+def many_holes(holes: int, size: int) -> bool:
+    """Whether it is quicker to copy each row that stays than to close the holes one by one."""
+    return holes * _ROWS_A_HOLE > size

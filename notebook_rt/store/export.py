@@ -29,6 +29,8 @@ def arrow_table(schema: Schema, columns: Mapping[str, ColumnStore]) -> pa.Table:
 
 
 def _text(pg_type: str, value: Any) -> str | None:
-    if value is None or isinstance(value, str):
+    if value is None:
         return value
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()  # Arrow has no half of a surrogate pair
     return json.dumps(value) if isinstance(value, (list, dict)) else to_rest(pg_type, value)

@@ -139,8 +139,8 @@ class Table:
                 if not changes and not moved:
                     return changes
             if ops:
-                self._write(ops)
                 self.version += 1
+                self._write(ops)
             noted = len(self._changed) + len(self._fresh) + len(self._gone)
             if noted > _PENDING and noted > len(self._keys) // 8:
                 self._take_step()

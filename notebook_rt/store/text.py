@@ -9,6 +9,7 @@ makes one long chunk of all, and the next one that touches few cuts it: a chunk 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from types import NoneType
 from typing import Any, Final
@@ -88,9 +89,15 @@ class TextColumn(ColumnStore):
     def advance(
         self, step: Step, places: Positions, values: Sequence[Any], added: Sequence[Any]
     ) -> tuple[ColumnStore, bool]:
-        if not set(map(type, values)) | set(map(type, added)) <= {str, NoneType}:
-            stand_in = ObjectColumn(self.everything(), self.pg_type, self.backend, self.numeric)
-            return stand_in.advance(step, places, values, added)
+        if set(map(type, values)) | set(map(type, added)) <= {str, NoneType}:
+            with suppress(UnicodeEncodeError):  # half of a surrogate pair: nothing has changed yet
+                return self._advance(step, places, values, added)
+        stand_in = ObjectColumn(self.everything(), self.pg_type, self.backend, self.numeric)
+        return stand_in.advance(step, places, values, added)
+
+    def _advance(
+        self, step: Step, places: Positions, values: Sequence[Any], added: Sequence[Any]
+    ) -> tuple[ColumnStore, bool]:
         if self.made_anew(len(places) + len(step.gone)):
             if not self._renew_changed(step, places, values, added):
                 return self, False
@@ -99,12 +106,13 @@ class TextColumn(ColumnStore):
         places, values = differing(self, places, values)
         if not values and not step.moves:
             return self, False
+        new, more = pa.array(values, pa.large_string()), pa.array(added, pa.large_string())
         self._array = None
         if values or len(step.gone):
             self._shorten()
-            self._replace(places, pa.array(values, pa.large_string()), step.gone)
+            self._replace(places, new, step.gone)
         if added:
-            self._append(pa.array(added, pa.large_string()))
+            self._append(more)
         if len(self._chunks) > 16 + 4 * len(self) // CHUNK:
             self._renew(pa.concat_arrays(self._chunks))
         return self, True

@@ -309,7 +309,18 @@ def fits(pg_type: str, value: Any, *, numeric: Numeric = "float") -> bool:
         return type(value) is int and value in INT64
     if family == "decimal":
         return isinstance(value, Decimal if numeric == "decimal" else float)
+    if family == "text":
+        return isinstance(value, str) and _encodable(value)
     return isinstance(value, _CLASSES[family])
+
+
+def _encodable(text: str) -> bool:
+    """Whether ``text`` is Unicode: no half of a surrogate pair, which neither UTF-8 nor Arrow has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 NOT_FINITE: Final = frozenset(("NaN", "Infinity", "-Infinity"))

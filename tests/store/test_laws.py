@@ -41,7 +41,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "int8": st.integers(-(2**63), 2**63 - 1) | st.just(2**70),
     "float8": FLOATS,
     "bool": st.booleans(),
-    "text": TEXTS,
+    "text": TEXTS | st.just("half a pair: \ud800"),
     "mood": st.sampled_from(["sad", "ok", "happy"]) | st.just(5),
     "timestamptz": MOMENTS.map(lambda m: m.replace(tzinfo=dt.UTC)) | st.just("infinity"),
     "timestamp": MOMENTS | st.just("-infinity"),

@@ -17,7 +17,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from notebook_rt.store.dense import Step
+from notebook_rt.store import dense
+from notebook_rt.store.dense import Buffer, Step
 from notebook_rt.store.order import OrderBy
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Backend, Column, Schema
@@ -311,3 +312,32 @@ def test_the_buffers_are_at_most_two_and_a_half_times_the_frames_own() -> None:
     buffers = sum(column.nbytes for column in table._columns.values())
     assert buffers < 2.5 * frame.memory_usage().sum()
     assert table.nbytes > buffers  # the keys come on top; the benchmark reports the sum
+
+
+def test_a_text_that_is_no_unicode_breaks_no_batch() -> None:
+    table = loaded(1000)
+    table.snapshot()
+    table.apply([Upsert(1, {"n": 9, "t": "\ud800"}), Delete(2), Upsert(5000, {"t": "new"})])
+    frame = table.snapshot()
+    assert (frame.loc[1, "n"], frame.loc[1, "t"]) == (9, "\ud800")
+    assert (frame.loc[3, "n"], frame.loc[3, "t"], frame.loc[5000, "t"]) == (3, "row 3", "new")
+    assert table.to_arrow()["t"][1].as_py() == "?"
+    table.apply([Upsert(1, {"t": "mended"}), Upsert(6000, {"t": "a \udfff"}), Delete(6000)])
+    assert table.snapshot()["t"].dtype == loaded(1).snapshot()["t"].dtype
+
+
+def test_a_wide_table_that_is_dropped_before_its_frame_costs_what_its_columns_are() -> None:
+    looks = 0
+
+    class Counted(Buffer):
+        def held(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return True
+
+    buffers = [Counted(np.zeros(1)) for _ in range(2000)]
+    for buffer in buffers:
+        buffer.lend(object(), (), (0,))
+        dense._adopt([buffer])
+    assert looks < 10 * len(buffers)
+    dense._ORPHANS[:] = [one for one in dense._ORPHANS if not isinstance(one, Counted)]

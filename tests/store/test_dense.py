@@ -1,0 +1,84 @@
+"""A vector in two buffers equals a list, wherever rows leave, and moves the lesser part of itself."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from notebook_rt.store.dense import Dense, Positions, Step
+
+
+class Vector:
+    """A ``Dense`` and a list, side by side."""
+
+    def __init__(self, size: int, dtype: str) -> None:
+        self.dense = Dense(np.arange(size).astype(dtype))
+        self.list = list(range(size))
+        self.next = size
+
+    def step(self, gone: Positions, written: Positions, added: int) -> None:
+        step = Step(len(self.list), gone, added)
+        values = range(self.next, self.next + len(written) + added)
+        self.next += len(values)
+        for place, value in zip(written.tolist(), values, strict=False):
+            self.list[place] = value
+        leaving = set(gone.tolist())
+        kept = [value for place, value in enumerate(self.list) if place not in leaving]
+        self.list = [*kept, *values[len(written) :]]
+        of = self.dense.peek().dtype
+        new, more = np.array(values[: len(written)], of), np.array(values[len(written) :], of)
+        self.dense.advance(step, written, new, more)
+
+
+def address(view: NDArray[np.int64]) -> int:
+    found: int = view.__array_interface__["data"][0]
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64", "object"])
+@pytest.mark.parametrize("seed", range(12))
+def test_it_equals_a_list_wherever_rows_leave_and_a_view_never_changes(
+    dtype: str, seed: int
+) -> None:
+    chance = random.Random(seed)
+    vector = Vector(20_000, dtype)
+    held: list[tuple[NDArray[np.int64], list[int]]] = []
+    for _ in range(60):
+        size = len(vector.list)
+        first, last = sorted(chance.sample(range(size + 1), 2))
+        narrow = chance.choice([(0, 40), (size - 40, size), (first, last)])
+        count = min(chance.choice([0, 1, 3, 8, 20]), narrow[1] - narrow[0])
+        gone = np.array(sorted(chance.sample(range(*narrow), count)), "int64")
+        places = sorted({*chance.sample(range(size), 10)} - {*gone.tolist()})
+        vector.step(gone, np.array(places, "int64"), chance.choice([0, 1, 5, 900]))
+        assert vector.dense.peek().tolist() == vector.list
+        if chance.random() < 0.3:
+            held.append((vector.dense.view(), list(vector.list)))
+        if held and chance.random() < 0.3:
+            del held[chance.randrange(len(held))]
+    assert all(view.tolist() == before for view, before in held)
+
+
+def test_a_window_that_slides_moves_no_rows() -> None:
+    vector, none = Vector(100_000, "int64"), np.empty(0, "int64")
+    for _ in range(3):
+        vector.step(np.arange(10), none, 10)
+    was = address(vector.dense.view())
+    vector.step(np.arange(10), none, 10)
+    vector.step(np.arange(10), none, 10)
+    assert address(vector.dense.view()) == was + 20 * 8  # the same buffer, two steps on
+    assert vector.dense.peek().tolist() == vector.list
+
+
+def test_a_window_that_slides_for_ever_stays_in_its_two_buffers() -> None:
+    vector, none = Vector(5000, "int64"), np.empty(0, "int64")
+    for _ in range(3):
+        vector.step(np.arange(2), none, 2)
+    size = vector.dense.nbytes
+    for _ in range(1000):
+        vector.step(np.arange(2), none, 2)
+    assert vector.dense.nbytes == size
+    assert vector.dense.peek().tolist() == vector.list
