@@ -216,7 +216,8 @@ class ChartModel:
         if self.kind != "hist" and (self.color is not None or len(self.y) > 1):
             name = cut(self.color, 60) if self.color else None
             kind_c: Any = "nominal" if self.color is None else self._type(column_of(df, self.color))
-            encode["color"] = alt.Color("c", type=kind_c, title=name)
+            sort = list(self.y) if self.color is None else alt.Undefined
+            encode["color"] = alt.Color("c", type=kind_c, title=name, sort=sort)
         chart = alt.Chart(alt.NamedData(name="live"), mark=mark, width="container", height=260)
         return self._style(chart.encode(**encode))
 
