@@ -272,8 +272,9 @@ def test_a_row_that_one_side_deleted_asks_and_is_decided_by_keyboard(browser: Br
         grid = notebook.show("GridWidget(source, columns=HERO)")
         asks = grid.locator(".nrt-disputed .nrt-is-conflict")
         asks.nth(1).wait_for()
-        grid.locator('[data-row="0"] .l1').click()
-        page.keyboard.press("ArrowDown")  # the row that they deleted
+        grid.locator('[data-row="2"] .l1').click()
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("ArrowUp")  # the row that they deleted
         assert (
             "somebody else deleted this row"
             in grid.locator("[data-sink] > span").all_inner_texts()[0]
