@@ -205,7 +205,9 @@ class ChartModel:
                 axis = alt.Axis(format=TIMES)
             elif kind_x == "nominal" and self._flat(column_of(df, self.x)):
                 axis = alt.Axis(labelAngle=0)
-            encode["x"] = alt.X("x", type=kind_x, title=title, scale=scale, axis=axis)
+            # Names stand as the table has them: in order of the alphabet, 10 would come before 2.
+            order = None if kind_x == "nominal" else alt.Undefined
+            encode["x"] = alt.X("x", type=kind_x, title=title, scale=scale, axis=axis, sort=order)
             encode["y"] = alt.Y(
                 "y",
                 type=kind_y,
@@ -287,7 +289,9 @@ class ChartModel:
         content = {
             "cols": module,
             "label": cut(f"{self.label}, {shown:,} points"),
-            "foot": f"{shown:,} of {rows:,} points" if shown < rows else "",
+            "foot": (
+                f"{shown:,} of {rows:,} points" if shown < rows else "" if rows else "No rows yet"
+            ),
             "note": cut(self.source.note),
         }
         return content, (pack.bytes(),)

@@ -320,3 +320,9 @@ def test_what_a_grid_says_before_it_has_rows_and_after_it_has_ended(browser: Bro
             for n in re.findall(r"\d+", pill.evaluate("n => getComputedStyle(n).backgroundColor"))
         )
         assert max(red, green, blue) - min(red, green, blue) < 12  # grey
+
+        # The ring of the focus is a shadow, which the colours of a high contrast theme do not have.
+        grid.locator('[data-row="1"] .l1').click()
+        notebook.page.emulate_media(forced_colors="active")
+        ring = grid.locator(".slick-cell.active")
+        assert ring.evaluate("n => getComputedStyle(n).outlineStyle") == "solid"
