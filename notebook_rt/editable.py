@@ -175,7 +175,10 @@ class Editable:
         return {} if editor is None or editor.overlay is None else editor.marks()
 
     def leaving(self) -> dict[Hashable, Mapping[str, Any]]:
-        """The deleted rows whose deletion is not written yet: their keys to what they are, typed."""
+        """The rows that ``df`` has no more though that is not final: their keys to what they are, typed.
+
+        Deleted here and not written yet; or deleted there, with edits of yours that are not decided.
+        """
         editor = self._known()
         return {} if editor is None else dict(editor.leaving())
 

@@ -252,13 +252,25 @@ class Editor(Laid):
         return self._outbox.conflicts(self.schema_name, self.table, only_open=True)
 
     def leaving(self) -> dict[Key, Row]:
-        """The rows whose deletion is not written yet, as the server has them."""
+        """The rows that are not seen any more though that is not final.
+
+        Those deleted here whose deletion is not written yet, as the server has them; those deleted
+        there whose edits are not decided yet, as these would leave them.
+        """
         with self._editing.lock:
             overlay = self.overlay
             if overlay is None or overlay.transparent:
                 return {}
-            keys = [edit.key for edit in overlay.edits if edit.kind == "delete"]
-            return {key: row for key in keys if (row := overlay.last(key)) is not None}
+            found: dict[Key, Row] = {}
+            for edit in overlay.edits:
+                key, row = edit.key, overlay.last(edit.key)
+                if edit.kind == "delete":
+                    if row is not None:
+                        found[key] = row
+                elif edit.kind == "update" and overlay.view(overlay.new_key(edit)) is None:
+                    known = found.get(key, row) or self._need()[1].with_key(key, edit.base)
+                    found[key] = {**known, **edit.values}
+            return found
 
     def marks(self) -> dict[tuple[Key, str], tuple[str, str]]:
         """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of cells with edits.

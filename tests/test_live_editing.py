@@ -24,6 +24,7 @@ from notebook_rt.net.rest import RestClient
 from notebook_rt.outbox.decide import Answer, judge
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.merge import Strategy
+from notebook_rt.widgets.adapters import FrameOf
 from tests.proxy import Proxy
 from tests.waiting import until
 
@@ -516,6 +517,30 @@ def test_a_conflict_asks_and_is_resolved(
         until(lambda: pd.isna(seen(frame, "notes")))
     with pytest.raises(errors.ConflictError):
         frame.resolve(A)
+
+
+@pytest.mark.parametrize("choice", ["mine", "theirs"])
+def test_a_row_they_deleted_under_my_edit_stays_in_sight_until_i_decide(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session], choice: str
+) -> None:
+    rt = open_session()
+    frame = rt.table(table, merge={"notes": "ask"}).wait(10)
+    source = FrameOf(frame)
+    rt.queue.pause()
+    frame.edit(A, notes="m")
+    stack.sql(f"delete from {table} where id = %s", A)
+    until(lambda: A not in frame.df.index)
+    assert source.leaving().loc[A, "notes"] == "m"
+    rt.queue.resume()
+    until(lambda: bool(source.conflicts()), 10, lambda: rt.queue.df.to_string())
+    (conflict,) = source.conflicts()
+    assert (conflict.key, conflict.column, conflict.theirs) == (A, None, None)
+    source.resolve(A, None, choice)  # type: ignore[arg-type]
+    rt.queue.flush(10)
+    until(lambda: source.leaving().empty and not source.conflicts())
+    until(lambda: (A in frame.df.index) == (choice == "mine"))
+    there = stack.sql(f"select notes from {table} where id = %s", A)
+    assert there == ([("m",)] if choice == "mine" else [])
 
 
 def test_what_a_constraint_refuses_is_kept_with_the_servers_words(

@@ -145,6 +145,11 @@ class Composer:
         """An operation as the overlay lays it."""
         return decide.edit_of(op, self.schema.numeric)
 
+    def with_key(self, key: Key, values: Row) -> dict[str, Any]:
+        """A row of which only this is known."""
+        parts = key if len(self.schema.key) > 1 else (key,)
+        return self.whole({**values, **dict(zip(self.schema.key, parts, strict=True))})  # type: ignore[call-overload]  # a Key of several columns is a tuple (rows.py)
+
     def whole(self, values: Row) -> dict[str, Any]:
         """A row with every column."""
         return {**dict.fromkeys(self.schema.names), **values}

@@ -27,6 +27,8 @@ MergeFunction: TypeAlias = Callable[[Any, Any, Any, Row], Any]
 """``(base, mine, theirs, row)`` to the value that shall stand; ``row`` is the server's."""
 Strategy: TypeAlias = Rule | MergeFunction
 
+ANSWER_LOST: Final = "an answer was lost"
+"""How the rule of a conflict begins that is open for that, and not for another value of somebody's."""
 RULES: Final[tuple[Rule, ...]] = ("ask", "delta", "local", "lww", "server", "union")
 
 
@@ -244,7 +246,7 @@ def rebase(
             row=row,
         )
         if edit.sent and _cannot_tell(edit, merged, strategies.of(column), theirs_at, moved):
-            merged = Merged(mine, "an answer was lost: it may be in already", True, open=True)
+            merged = Merged(mine, f"{ANSWER_LOST}: it may be in already", True, open=True)
         if merged.conflict:
             conflicts.append(_record(edit, column, old, mine, theirs, merged, row, now))
         if merged.open:

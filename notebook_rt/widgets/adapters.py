@@ -23,6 +23,7 @@ from notebook_rt.errors import ClosedError, NotebookRTError, ReadOnlyError
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Column
 from notebook_rt.sync.health import UNAVAILABLE
+from notebook_rt.sync.merge import ANSWER_LOST
 from notebook_rt.sync.rows import Upsert
 from notebook_rt.widgets.sources import (
     Conflict,
@@ -306,14 +307,20 @@ class FrameOf:
         now = time.monotonic()
         if self.editable and now - self._conflicts[0] > MARKS_FOR:
             found = self._frame.conflicts
-            names = ["key", "column", "base", "mine", "theirs"]
+            names = ["key", "column", "base", "mine", "theirs", "rule"]
             rows = found.loc[found["open"], names].itertuples(index=False, name=None)
-            self._conflicts = (now, [Conflict(*cell) for cell in rows])
+            asked = [
+                Conflict(key, column, base, mine, theirs, str(rule).startswith(ANSWER_LOST))
+                for key, column, base, mine, theirs, rule in rows
+            ]
+            self._conflicts = (now, asked)
         return self._conflicts[1]
 
-    def resolve(self, key: Hashable, column: str, choice: Literal["mine", "theirs"]) -> None:
-        self._marks, self._conflicts = (-1.0, {}), (-1.0, [])
-        self._frame.resolve(key, column, choice)
+    def resolve(self, key: Hashable, column: str | None, choice: Literal["mine", "theirs"]) -> None:
+        try:
+            self._frame.resolve(key, column, choice)
+        finally:
+            self._marks, self._conflicts = (-1.0, {}), (-1.0, [])
 
 
 class MappedOf:
@@ -383,7 +390,7 @@ class MappedOf:
     def conflicts(self) -> Sequence[Conflict]:
         return ()
 
-    def resolve(self, key: Hashable, column: str, choice: Literal["mine", "theirs"]) -> None:
+    def resolve(self, key: Hashable, column: str | None, choice: Literal["mine", "theirs"]) -> None:
         raise ReadOnlyError(self.name)
 
 

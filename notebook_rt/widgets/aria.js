@@ -1,5 +1,5 @@
 // What SlickGrid does not tell a screen reader: what the grid is, how it is sorted, what its active cell says.
-import { draftText } from "./cell.js";
+import { disputeOf, draftText } from "./cell.js";
 import { h, setText } from "./common.js";
 
 export function accessible(view) {
@@ -36,9 +36,10 @@ export function accessible(view) {
     const row = cell && view.rows.at.get(cell.row);
     if (!row) return;
     const column = view.head.columns[cell.cell];
+    const dispute = disputeOf(row);
     const text = row.texts
       ? `${column.name}: ${draftText(column, row, cell.cell)[0]}, new row`
-      : `${column.name}: ${view.formats[cell.cell].text(row, cell.cell)}, row ${cell.row + 1} of ${view.total}${row.gone ? ", deleted" : ""}`;
+      : `${column.name}: ${view.formats[cell.cell].text(row, cell.cell)}, row ${cell.row + 1} of ${view.total}${dispute ? `, ${dispute}: Enter to decide` : row.gone ? ", deleted" : ""}`;
     for (const node of view.holder.querySelectorAll("[data-sink] > span")) setText(node, text);
   }
 

@@ -72,7 +72,8 @@ export function barOf(view, acts) {
       leaving = content.leaving ?? leaving;
       if (content.total !== undefined || content.leaving !== undefined) {
         const there = view.total - leaving;
-        setText(count, `${there.toLocaleString()} row${there === 1 ? "" : "s"}${filter.value ? " found" : ""}`);
+        const known = view.head?.columns.length > 0; // else nobody knows how many
+        setText(count, known ? `${there.toLocaleString()} row${there === 1 ? "" : "s"}${filter.value ? " found" : ""}` : "");
       }
       if (content.status !== undefined) {
         setText(status, content.status === "live" ? "" : content.status);

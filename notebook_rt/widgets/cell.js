@@ -1,6 +1,7 @@
 // Cells: from the message's binary columns to values, and from values to text.
 import { h } from "./common.js";
 
+export const ROW_MARK = -1; // the column of a mark that is about the whole row
 const NULL = 1;
 const CUT = 2;
 
@@ -137,18 +138,26 @@ export function draftNode(column, row, c) {
   return h("span", { class: `nrt-v nrt-as-${column.shape} ${style}`, text });
 }
 
-// The inside of a cell.
+// What a conflict about a whole row is, in words; undefined if there is none.
+export function disputeOf(row) {
+  const mark = row?.m?.get(ROW_MARK);
+  return mark && (mark.deleted === "mine" ? "you deleted this row, and somebody else changed it" : "somebody else deleted this row, and you changed it");
+}
+
+// The inside of a cell; the first of a row says what is to be decided about the whole row.
 export function cellNode(format, column, row, c) {
   const node = document.createElement("span");
-  const mark = row.m?.get(c);
+  const dispute = c === 0 && disputeOf(row);
+  const mark = row.m?.get(c) ?? (dispute ? { kind: "conflict", say: dispute } : undefined);
   node.className = `nrt-v nrt-as-${column.shape}`;
   if (isNull(row, c)) node.classList.add("nrt-null");
   node.textContent = mark?.text ?? format.text(row, c) + (isCut(row, c) ? "…" : "");
   const hint = format.hint(row, c);
   if (mark) {
     node.classList.add("nrt-mark", `nrt-is-${mark.kind}`);
-    node.title = [WORDS[mark.kind], mark.why].filter(Boolean).join(": ");
-    node.append(h("span", { class: "nrt-hear", text: `, ${WORDS[mark.kind]}` }));
+    const words = mark.say ?? WORDS[mark.kind];
+    node.title = [words, mark.why].filter(Boolean).join(": ");
+    node.append(h("span", { class: "nrt-hear", text: `, ${words}` }));
   } else if (hint) node.title = hint;
   return node;
 }

@@ -205,7 +205,9 @@ class ChartModel:
                 axis = alt.Axis(format=TIMES)
             elif kind_x == "nominal" and self._flat(column_of(df, self.x)):
                 axis = alt.Axis(labelAngle=0)
-            encode["x"] = alt.X("x", type=kind_x, title=title, scale=scale, axis=axis)
+            # Names stand as the table has them: in order of the alphabet, 10 would come before 2.
+            order = None if kind_x == "nominal" else alt.Undefined
+            encode["x"] = alt.X("x", type=kind_x, title=title, scale=scale, axis=axis, sort=order)
             encode["y"] = alt.Y(
                 "y",
                 type=kind_y,
@@ -216,7 +218,8 @@ class ChartModel:
         if self.kind != "hist" and (self.color is not None or len(self.y) > 1):
             name = cut(self.color, 60) if self.color else None
             kind_c: Any = "nominal" if self.color is None else self._type(column_of(df, self.color))
-            encode["color"] = alt.Color("c", type=kind_c, title=name)
+            sort = list(self.y) if self.color is None else alt.Undefined
+            encode["color"] = alt.Color("c", type=kind_c, title=name, sort=sort)
         chart = alt.Chart(alt.NamedData(name="live"), mark=mark, width="container", height=260)
         return self._style(chart.encode(**encode))
 
@@ -286,7 +289,9 @@ class ChartModel:
         content = {
             "cols": module,
             "label": cut(f"{self.label}, {shown:,} points"),
-            "foot": f"{shown:,} of {rows:,} points" if shown < rows else "",
+            "foot": (
+                f"{shown:,} of {rows:,} points" if shown < rows else "" if rows else "No rows yet"
+            ),
             "note": cut(self.source.note),
         }
         return content, (pack.bytes(),)

@@ -120,7 +120,7 @@ function choiceEditor(column, values) {
 function textEditor(column, values) {
   const json = column.shape === "json";
   return base((editor, args) => {
-    const input = h("textarea", { class: "nrt-editor-long", "aria-label": column.name, spellcheck: "false", rows: json ? 4 : 2 });
+    const input = h("textarea", { class: `nrt-editor-long${json ? " nrt-as-json" : ""}`, "aria-label": column.name, spellcheck: "false", rows: json ? 4 : 2 });
     const word = h("span", { class: "nrt-refused", role: "alert" });
     const save = h("button", { type: "button", class: "nrt-button", text: "Save", onclick: () => args.commitChanges() });
     const cancel = h("button", { type: "button", class: "nrt-button", text: "Cancel", onclick: () => args.cancelChanges() });

@@ -1,6 +1,7 @@
 // What is written: a cell on its way, what the kernel answers, and the panels beside a cell (the chooser of a
 // conflict, the reader of a long text, the word that says why not).
-import { isCut } from "./cell.js";
+import { ROW_MARK, isCut } from "./cell.js";
+import { chooser } from "./chooser.js";
 import { h, setText } from "./common.js";
 
 export function editing(view) {
@@ -30,11 +31,11 @@ export function editing(view) {
   function reply(content) {
     const row = view.rows.named.get(content.rid);
     if (content.kind === "refused") {
-      if (row) {
-        row.m?.delete(content.c);
+      if (row?.m?.get(content.c)?.kind === "sending") {
+        row.m.delete(content.c);
         view.grid.updateCell(row.at, content.c);
       }
-      tellAt(row?.at, content.c, content.why);
+      tellAt(row?.at, content.c ?? view.active?.cell ?? 0, content.why);
       return;
     }
     if (content.kind === "said") {
@@ -129,7 +130,13 @@ export function editing(view) {
     explained = "";
   }
 
-  const conflicting = (row, cell) => view.rows.at.get(row)?.m?.get(cell)?.kind === "conflict";
+  // What is to be decided in a cell, or about its whole row.
+  function disputed(item, cell) {
+    const mark = item?.m?.get(ROW_MARK) ?? item?.m?.get(cell);
+    return mark?.kind === "conflict" ? mark : null;
+  }
+
+  const conflicting = (row, cell) => disputed(view.rows.at.get(row), cell) !== null;
 
   // Opens the chooser of a conflict, or the reader of a long text: true if the cell has one.
   function open(row, cell) {
@@ -137,7 +144,7 @@ export function editing(view) {
     if (!item) return false;
     const find = nodeOf(item.rid, cell);
     const column = view.head.columns[cell];
-    const mark = item.m?.get(cell);
+    const mark = disputed(item, cell);
     const leave = () => {
       close();
       view.grid.focus();
@@ -160,26 +167,14 @@ export function editing(view) {
       });
       return made;
     };
-    if (mark?.kind === "conflict") {
-      const choice = (choice, label, text) => h(
-        "button",
-        {
-          type: "button", class: "nrt-choice", onclick() {
-            view.say({ t: "resolve", rid: item.rid, c: cell, choice });
-            leave();
-          },
-        },
-        h("b", { text: label }), h("span", { text }),
-      );
-      const mine = choice("mine", "Keep mine", mark.mine);
-      show(
-        dialog(
-          `Conflict in ${column.name}`,
-          h("p", { class: "nrt-soft", text: `Both of you changed ${column.name}. It was: ${mark.base}` }),
-          h("div", { class: "nrt-choices" }, mine, choice("theirs", "Take theirs", mark.theirs)),
-        ),
-      );
-      mine.focus();
+    if (mark) {
+      const [label, ...parts] = chooser(mark, column, item, (choice, c) => {
+        view.say({ t: "resolve", rid: item.rid, ...(c === undefined ? {} : { c }), choice });
+        leave();
+      });
+      const made = dialog(label, ...parts);
+      show(made);
+      made.querySelector(".nrt-choice").focus();
       return true;
     }
     if (column.editable || !["text", "json"].includes(column.shape)) return false;

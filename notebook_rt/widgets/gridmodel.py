@@ -244,7 +244,10 @@ class GridModel:
         return Window(first, keys, rids, columns, frame, unknown)
 
     def _marks(self, keys: Sequence[Hashable]) -> list[list[Any]]:
-        """Row in the window, column, kind, why; a conflict carries base, mine and theirs."""
+        """Row in the window, column, kind, why; a conflict carries base, mine and theirs.
+
+        That of a whole row has the column -1; see ``gridwindow.dispute``.
+        """
         rows = {key: i for i, key in enumerate(keys)}
         numbers = {name: i for i, name in enumerate(self._names)}
         marks: list[list[Any]] = [
@@ -255,8 +258,15 @@ class GridModel:
         marks += [
             [rows[c.key], numbers[c.column], "conflict"]
             + [cut(text_of(v)) for v in (c.base, c.mine, c.theirs)]
+            + [c.lost]
             for c in self._source.conflicts()
             if c.key in rows and c.column in numbers
+        ]
+        types = {f.name: f.pg_type for f in self._fields}
+        marks += [
+            [rows[c.key], -1, "conflict", *gridwindow.dispute(c, types)]
+            for c in self._source.conflicts()
+            if c.key in rows and c.column is None
         ]
         return marks
 
@@ -372,9 +382,14 @@ class GridModel:
         self._writes.undo(self._answer(view, content))
 
     def _on_resolve(self, view: _View, content: Mapping[str, Any]) -> None:
-        cell, choice = self._cell(content), content.get("choice")
-        if cell is not None and choice in ("mine", "theirs"):
-            self._writes.resolve(cell[0], cell[1].name, cast(Literal["mine", "theirs"], choice))
+        """Of a cell, or without ``c`` of a whole row."""
+        choice, answer = content.get("choice"), self._answer(view, content)
+        key = self._rids.key(int(content["rid"]))
+        cell = self._cell(content) if "c" in content else (key, None)
+        if cell is None or key is None or choice not in ("mine", "theirs"):
+            return
+        column = None if cell[1] is None else cell[1].name
+        self._writes.resolve(key, column, cast(Literal["mine", "theirs"], choice), answer)
 
     def _on_select(self, view: _View, content: Mapping[str, Any]) -> None:
         first, last = (int(n) for n in content["rows"])

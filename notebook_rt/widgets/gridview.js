@@ -3,7 +3,7 @@
 // layout, selection, edits, draft, keys, aria).
 import { accessible } from "./aria.js";
 import { barOf } from "./bar.js";
-import { makeFormat } from "./cell.js";
+import { ROW_MARK, makeFormat } from "./cell.js";
 import { h, setText } from "./common.js";
 import { drafting } from "./draft.js";
 import { editing } from "./edits.js";
@@ -162,6 +162,7 @@ export default function gridView(body, say, lib) {
       node.setAttribute("aria-rowindex", at + 2);
       const row = view.rows.at.get(at);
       node.classList.toggle("nrt-gone", Boolean(row?.gone));
+      node.classList.toggle("nrt-disputed", Boolean(row?.m?.has(ROW_MARK)));
       node.classList.toggle("nrt-draft", Boolean(row?.texts));
       node.classList.toggle("nrt-saving", Boolean(row?.saving));
       for (const cell of node.children) {

@@ -14,11 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from notebook_rt.store.types import Column
-from notebook_rt.widgets.columns import NULL, Cells, Pack, cells, text_of
+from notebook_rt.store.types import Column, equal
+from notebook_rt.widgets.columns import NULL, Cells, Pack, cells, is_null, text_of
 from notebook_rt.widgets.order import Positions, column_of, keys_as
+from notebook_rt.widgets.sources import Conflict
+from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.transport import Message
 
+DISPUTED: Final = 8
+"""Columns told of a row that one side deleted."""
 SAMPLED: Final = 300
 """Rows looked at for the widths of the columns."""
 
@@ -119,6 +123,31 @@ def difference(view: str, window: Window, sent: Window) -> Message | None:
     if not changed and not rest:
         return None
     return Message({"t": "cells", "cols": changed, **rest}, (pack.bytes(),), to=view)
+
+
+def dispute(conflict: Conflict, types: Mapping[str, str]) -> list[Any]:
+    """Of a row that one side deleted: who did, and what the other changed in it.
+
+    ``"mine"`` or ``"theirs"`` is who deleted it; then column, before and after, and how many more
+    columns there are.
+    """
+    who = "theirs" if conflict.theirs is None else "mine"
+    base, row = (
+        side if isinstance(side, dict) else {}
+        for side in (conflict.base, conflict.mine if who == "theirs" else conflict.theirs)
+    )
+    told = [
+        [
+            cut(name, 80),
+            *(
+                "null" if is_null(v) else cut(text_of(v, types.get(name, "")), 120)
+                for v in (base.get(name), value)
+            ),
+        ]
+        for name, value in row.items()
+        if not equal(base.get(name), value)
+    ]
+    return [who, told[:DISPUTED], max(0, len(told) - DISPUTED)]
 
 
 def widest(df: pd.DataFrame, names: Sequence[str]) -> list[Cells]:

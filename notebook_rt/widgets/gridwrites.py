@@ -162,9 +162,24 @@ class GridWrites:
 
         self._act(undo)
 
-    def resolve(self, key: Hashable, column: str, choice: Literal["mine", "theirs"]) -> None:
-        """Decide a conflict."""
-        self._act(lambda: self._source.resolve(key, column, choice))
+    def resolve(
+        self,
+        key: Hashable,
+        column: str | None,
+        choice: Literal["mine", "theirs"],
+        answer: Answer,
+    ) -> None:
+        """Decide a conflict; ``column`` None: all that are open of the row."""
+
+        def resolve() -> None:
+            try:
+                self._source.resolve(key, column, choice)
+            except Exception as error:
+                _refuse(error, answer)
+            else:
+                answer("said", text=f"Decided: {choice}")
+
+        self._act(resolve)
 
     def _parsed(self, column: Column, text: str | None) -> Any:
         if not self.may_edit(column.name):

@@ -37,7 +37,7 @@ export function health(body, _say) {
     setText(word, state.word);
     setText(latency, state.latency === null ? "" : `${Math.round(state.latency)} ms`);
     setText(live, `Connection: ${state.word}`);
-    spark.toggleAttribute("hidden", state.spark.length < 2);
+    spark.toggleAttribute("hidden", state.spark.length < 2 || state.latency === null); // else it is of yesterday
     if (state.spark.length > 1) line.setAttribute("points", sparkline(state.spark));
     setText(detail, state.detail);
     setText(error, state.error ? `Last error: ${state.error}` : "");

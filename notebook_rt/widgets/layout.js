@@ -18,7 +18,7 @@ function needs(column, values, font, mono) {
     return pen.measureText(text.slice(0, 160)).width;
   };
   const longest = Math.max(0, ...values.map((text) => breadth(text, column.key ? 600 : 400, column.shape === "json" ? mono : font)));
-  return Math.ceil(Math.max(breadth(column.name, 600, font) + 34, longest + 26, 64));
+  return Math.ceil(Math.max(breadth(column.name, 600, font) + 34, longest + 26, column.needed ? breadth("required", 400, font) + 24 : 64));
 }
 
 // How wide a scroll bar is here.

@@ -1,5 +1,11 @@
 // The rows of the window that the kernel has sent: values, flags, marks, by place and by name.
-import { decodeColumn, decodeInts } from "./cell.js";
+import { ROW_MARK, decodeColumn, decodeInts } from "./cell.js";
+
+function markOf(c, kind, more) {
+  if (kind !== "conflict") return { kind, why: more[0] };
+  if (c !== ROW_MARK) return { kind, base: more[0], mine: more[1], theirs: more[2], lost: more[3] };
+  return { kind, deleted: more[0], told: more[1], more: more[2] };
+}
 
 export class Rows {
   first = 0;
@@ -55,7 +61,7 @@ export class Rows {
       for (const [i, c, kind, ...more] of content.marks) {
         const row = this.at.get(this.first + i);
         if (!row) continue;
-        (row.m ??= new Map()).set(c, kind === "conflict" ? { kind, base: more[0], mine: more[1], theirs: more[2] } : { kind, why: more[0] });
+        (row.m ??= new Map()).set(c, markOf(c, kind, more));
         touched.add(row.at);
       }
     }

@@ -76,13 +76,19 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """One cell that two people changed: what it was, what I wrote, what they wrote."""
+    """What two people changed: what it was, what I wrote, what they wrote.
+
+    A cell, or with ``column`` None a row that one of them deleted: ``base``, ``mine`` and ``theirs`` are
+    then columns to values, and None for the side that deleted it.
+    """
 
     key: Hashable
-    column: str
+    column: str | None
     base: object
     mine: object
     theirs: object
+    lost: bool = False
+    """Nobody else needs to have changed it: the answer to my write was lost."""
 
 
 class HealthSource(Protocol):
@@ -155,7 +161,9 @@ class FrameSource(Protocol):
         """Delete a row; it is sent after so many seconds."""
 
     def leaving(self) -> pd.DataFrame:
-        """The rows deleted here that are not deleted there yet, as ``df`` had them."""
+        """The rows that ``df`` has no more though that is not final: deleted here and not there yet, as
+        ``df`` had them; deleted there and edited here, undecided, as the edits would leave them.
+        """
 
     def doubt(self) -> object:
         """What ``fields`` say has refused something: it may be old."""
@@ -171,7 +179,10 @@ class FrameSource(Protocol):
 
     def conflicts(self) -> Sequence[Conflict]: ...
 
-    def resolve(self, key: Hashable, column: str, choice: Literal["mine", "theirs"]) -> object: ...
+    def resolve(
+        self, key: Hashable, column: str | None, choice: Literal["mine", "theirs"]
+    ) -> object:
+        """Decide a conflict; ``column`` None: all that are open of the row."""
 
 
 Eyes: TypeAlias = Callable[

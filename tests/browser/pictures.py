@@ -56,6 +56,12 @@ PICTURES = [
         "grid(8, state='marked', columns=HERO)",
         click=(".slick-cell:has(.nrt-is-conflict)",),
     ),
+    Picture(
+        "grid-row-conflict",
+        "GridWidget(disputed(), columns=HERO)",
+        click=(".nrt-disputed .l0",),
+    ),
+    Picture("grid-closed", "closed()"),
     Picture("grid-new-row", "grid(6)", click=('[data-act="add"]',)),
     Picture(
         "grid-deleted-row",

@@ -172,8 +172,30 @@ def frame(n: int = 1000, state: str = "live") -> MemoryFrame:
     return source
 
 
+def disputed() -> MemoryFrame:
+    """They deleted row 2, which I edited; I deleted row 4, which they edited."""
+    full = positions(8)
+    source = MemoryFrame(full.drop(index=[2, 4]), FIELDS)
+    left = full.loc[[2, 4]].copy()
+    left.loc[2, "notes"] = "sell on Friday"
+    source.left = left
+    theirs = {"id": 4, "symbol": "AMZN", "quantity": 2500, "notes": "counterparty confirmed"}
+    base = {"id": 4, "symbol": "AMZN", "quantity": 1743, "notes": ""}
+    source.disputed = [
+        Conflict(2, None, {"notes": None}, {"notes": "sell on Friday"}, None),
+        Conflict(4, None, base, None, theirs),
+    ]
+    return source
+
+
 def grid(n: int = 1000, state: str = "live", **options: object) -> GridWidget:
     return GridWidget(frame(n, state), formats={"change": ".2%"}, **options)
+
+
+def closed() -> GridWidget:
+    source = frame(5)
+    source.status, source.editable = "closed", False
+    return GridWidget(source, columns=HERO)
 
 
 def prices(n: int = 4000) -> MemoryFrame:

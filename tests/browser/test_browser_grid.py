@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -261,3 +262,67 @@ def test_a_table_that_was_empty_is_laid_out_for_its_first_rows(browser: Browser)
         notes = grid.locator(".slick-header-column").last
         assert notes.evaluate("node => node.clientWidth") > 200
         assert grid.locator(".nrt-grid").evaluate("node => node.clientHeight") > low
+
+
+def test_a_row_that_one_side_deleted_asks_and_is_decided_by_keyboard(browser: Browser) -> None:
+    with browser.notebook() as notebook:
+        page = notebook.page
+        notebook.run(SETUP)
+        notebook.run("source = disputed(); source.disputed[0].mine['notes'] = HOSTILE")
+        grid = notebook.show("GridWidget(source, columns=HERO)")
+        asks = grid.locator(".nrt-disputed .nrt-is-conflict")
+        asks.nth(1).wait_for()
+        grid.locator('[data-row="2"] .l1').click()
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("ArrowUp")  # the row that they deleted
+        assert (
+            "somebody else deleted this row"
+            in grid.locator("[data-sink] > span").all_inner_texts()[0]
+        )
+        page.keyboard.press("Enter")
+        panel = grid.locator(".nrt-pop")
+        assert panel.locator("ins").inner_text() == notebook.ask("print(HOSTILE)")
+        assert page.evaluate("window.__ran") is None
+        assert findings(page) == []
+        page.keyboard.press("Escape")
+        panel.wait_for(state="detached")
+        page.keyboard.press("Enter")
+        page.wait_for_function("document.activeElement?.classList.contains('nrt-choice')")
+        page.keyboard.press("Enter")
+        notebook.until("source.resolved == [(2, None, 'mine')]")
+        panel.wait_for(state="detached")
+
+        # And the one that I deleted, by a click anywhere in it.
+        grid.locator(".nrt-disputed .l4").click()
+        panel.get_by_text("Keep it").click()
+        notebook.until("source.resolved[1:] == [(4, None, 'theirs')]")
+        grid.locator(".nrt-disputed").first.wait_for(state="detached")
+        assert notebook.console == []
+
+
+def test_what_a_grid_says_before_it_has_rows_and_after_it_has_ended(browser: Browser) -> None:
+    with browser.notebook() as notebook:
+        notebook.run(SETUP)
+        notebook.run(
+            "source = frame(5); full, fields = source.df, source.fields\n"
+            "source.df, source.fields, source.status = pd.DataFrame(), (), 'loading'"
+        )
+        grid = notebook.show("GridWidget(source, columns=None)")
+        pill = grid.locator(".nrt-status")
+        grid.locator('.nrt-status[data-status="loading"]').wait_for()
+        count = grid.locator(".nrt-tools > .nrt-soft").first
+        assert count.inner_text() == ""  # nobody knows how many rows there are
+        notebook.ask("source.fields, source.status = fields, 'closed'; source.set(full)")
+        grid.get_by_text("5 rows").wait_for()
+        grid.locator('.nrt-status[data-status="closed"]').wait_for()
+        red, green, blue = (
+            int(n)
+            for n in re.findall(r"\d+", pill.evaluate("n => getComputedStyle(n).backgroundColor"))
+        )
+        assert max(red, green, blue) - min(red, green, blue) < 12  # grey
+
+        # The ring of the focus is a shadow, which the colours of a high contrast theme do not have.
+        grid.locator('[data-row="1"] .l1').click()
+        notebook.page.emulate_media(forced_colors="active")
+        ring = grid.locator(".slick-cell.active")
+        assert ring.evaluate("n => getComputedStyle(n).outlineStyle") == "solid"

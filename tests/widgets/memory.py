@@ -130,7 +130,7 @@ class MemoryFrame(Told):
         self.before: list[pd.DataFrame] = []
         self.marked: dict[tuple[Hashable, str], tuple[str, str]] = {}
         self.disputed: list[Conflict] = []
-        self.resolved: list[tuple[Hashable, str, str]] = []
+        self.resolved: list[tuple[Hashable, str | None, str]] = []
 
     def set(self, df: pd.DataFrame) -> None:
         self.df = df
@@ -204,9 +204,9 @@ class MemoryFrame(Told):
     def conflicts(self) -> Sequence[Conflict]:
         return self.disputed
 
-    def resolve(self, key: Hashable, column: str, choice: str) -> None:
+    def resolve(self, key: Hashable, column: str | None, choice: str) -> None:
         self.resolved.append((key, column, choice))
-        self.disputed = [c for c in self.disputed if (c.key, c.column) != (key, column)]
+        self.disputed = [c for c in self.disputed if c.key != key or column not in (None, c.column)]
         self.tell()
 
     on_change = Told.listen

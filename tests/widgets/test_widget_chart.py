@@ -128,3 +128,22 @@ def test_a_chart_whose_table_has_no_data_yet_is_drawn_when_it_comes():
     source.set(df)
     (message,) = model.update()
     assert (message.whole, message.to) == (True, "v")
+
+
+def test_names_and_lines_stand_in_the_order_they_were_given_and_an_empty_chart_says_so():
+    names = pd.DataFrame({"name": pd.array(["n2", "n10"], dtype="str"), "b": [1, 2], "a": [3, 4]})
+    names.index.name = "id"
+    fields = [
+        Column("id", "int8"),
+        Column("name", "text"),
+        Column("b", "int8"),
+        Column("a", "int8"),
+    ]
+    source = MemoryFrame(names, fields)
+    bars = ChartModel(source, "name", "b", kind="bar")
+    lines = ChartModel(source, "id", ["b", "a"])
+    assert bars.chart().to_dict(validate=False)["encoding"]["x"]["sort"] is None
+    assert lines.chart().to_dict(validate=False)["encoding"]["color"]["sort"] == ["b", "a"]
+    assert lines.whole("v")[0].content["foot"] == ""
+    source.df = names.iloc[:0]
+    assert ChartModel(source, "id", "b").whole("v")[0].content["foot"] == "No rows yet"

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notebook_rt.errors import ConflictError
 from notebook_rt.store.types import Column
 from notebook_rt.widgets import GridWidget
 from notebook_rt.widgets.columns import CUT, LONG, NULL, Cells, Pack, cells
@@ -282,11 +283,46 @@ def test_pending_failed_and_conflicting_cells_are_marked():
     (message,) = bench.set(table(10))
     assert message.content["marks"] == [
         [2, 1, "failed", "no"],
-        [3, 2, "conflict", "a", "b", HOSTILE],
+        [3, 2, "conflict", "a", "b", HOSTILE, False],
     ]
     rid = rids(bench.whole)[3]
     bench.say(t="resolve", rid=rid, c=2, choice="theirs")
     assert bench.source.resolved == [(4, "name", "theirs")]
+
+
+def test_a_row_that_one_side_deleted_stays_in_sight_and_is_decided_as_a_whole():
+    full = table(10)
+    bench = Bench(full)
+    bench.source.left = full.loc[[4, 6]].assign(name=["mine", "name 5"])
+    theirs = {"id": 6, "price": 5.0, "name": HOSTILE}
+    bench.source.disputed = [
+        Conflict(4, None, {"name": "name 3"}, {"name": "mine"}, None),
+        Conflict(6, None, {"id": 6, "price": 5.0, "name": None}, None, theirs),
+    ]
+    (message,) = bench.set(full.drop(index=[4, 6]))
+    content = message.content
+    assert (content["gone"], content["leaving"]) == ([3, 5], 2)
+    assert content["marks"] == [
+        [3, -1, "conflict", "theirs", [["name", "name 3", "mine"]], 0],
+        [5, -1, "conflict", "mine", [["name", "null", HOSTILE]], 0],
+    ]
+    rid = rids(bench.whole)[3]
+    (*_, said) = bench.say(t="resolve", rid=rid, choice="mine")
+    assert bench.source.resolved == [(4, None, "mine")]
+    assert said.content["kind"] == "said"
+
+
+def test_a_decision_that_cannot_be_made_is_told():
+    def refuse(*_: object) -> None:
+        raise ConflictError("the row is not known here any more")
+
+    bench = Bench(table(3))
+    bench.source.resolve = refuse  # type: ignore[method-assign]
+    (reply,) = bench.say(t="resolve", rid=rids(bench.whole)[1], choice="mine")
+    assert (reply.content["kind"], reply.content["why"]) == (
+        "refused",
+        "the row is not known here any more",
+    )
 
 
 def test_a_selection_follows_its_rows_and_reaches_the_kernel():
