@@ -26,6 +26,7 @@ from notebook_rt.net.loop import LoopThread, shared
 from notebook_rt.net.project import Project
 from notebook_rt.opening import Opening
 from notebook_rt.options import Options
+from notebook_rt.plain import plain
 from notebook_rt.sync.health import Health
 from notebook_rt.writes import Writes
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from notebook_rt.channel import Presence
+    from notebook_rt.editing import SendResult
     from notebook_rt.outbox.view import QueueView
 
     # A property's Literal must be unknown at run time: jedi, which completes names for IPython and
@@ -207,6 +209,47 @@ class Session(Opening):
         """
         self._check()
         return self._writes.queue(partial(_show, "queue_bundle"))
+
+    def rpc(
+        self,
+        function: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        schema: str | None = None,
+        repeatable: bool = False,
+    ) -> SendResult:
+        """Have the server call a function, now or once it can be reached: kept in the queue first,
+        as an edit is. What it returns is dropped; ``query`` shows what a function returns.
+
+        Parameters
+        ----------
+        function : str
+            Its name.
+        params : dict, optional
+            Its arguments by name: what JSON can say, numpy's and pandas' values and moments too.
+        schema : str, optional
+            Another schema than the session's.
+        repeatable : bool
+            It may run twice, so a call whose answer was lost is sent again. If not, such a call is
+            set aside in ``queue`` as ``failed``: only you know whether it ran.
+
+        Returns
+        -------
+        SendResult
+            ``id`` is its row in ``queue.df`` until the server has answered.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``params`` is no dict, or has no form in JSON.
+        QueueError
+            If it cannot be kept.
+        """
+        self._check()
+        if not isinstance(params, Mapping | None):
+            raise TypeError(f'the params of "{function}" are a dict, such as {{"amount": 10}}')
+        args = plain(dict(params or {}), f'function "{function}", params')
+        return self._writes.rpc(function, args, schema or self.schema, repeatable)
 
     # How it goes
 

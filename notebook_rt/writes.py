@@ -102,6 +102,13 @@ class Writes:
         editing = self.opened().editing
         return editing.broadcast(topic, event, payload, private=private, ttl=ttl)
 
+    def rpc(
+        self, function: str, args: Mapping[str, Any], schema: str, repeatable: bool
+    ) -> SendResult:
+        """Queue a call of a function."""
+        editing = self.opened().editing
+        return editing.call(function, args, schema=schema, repeatable=repeatable)
+
     def opened(self) -> _Open:
         """The open file; made if it is not there."""
         with self._lock:

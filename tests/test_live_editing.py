@@ -338,6 +338,48 @@ def test_an_open_batch_holds_nothing_up(
     assert stored(stack, table, "quantity") == 5
 
 
+@pytest.fixture
+def restock(stack: LocalStack, table: str) -> Iterator[str]:
+    """A function that adds ``amount`` to the quantity of every row."""
+    name = f"{table}_restock"
+    stack.sql(
+        f"create function {name}(amount int) returns int language sql as "
+        f"$$ update {table} set quantity = quantity + amount; select amount $$; "
+        f"grant execute on function {name} to anon; notify pgrst, 'reload schema'"
+    )
+    yield name
+    stack.sql(f"drop function {name}")
+
+
+def test_a_call_waits_for_the_network_and_one_that_is_refused_is_kept_with_why(
+    stack: LocalStack,
+    table: str,
+    restock: str,
+    proxy: Proxy,
+    open_session: Callable[..., nrt.Session],
+) -> None:
+    rt = open_session(url=proxy.url)
+    frame = rt.table(table).wait(10)
+    rt.rpc(restock, {"amount": pd.Series([5])[0]})  # numpy's
+    until(lambda: seen(frame, "quantity") == 15)
+    rt.queue.flush(10)
+    proxy.down()
+    until(lambda: rt.state != "connected")
+    kept = rt.rpc(restock, {"amount": 1})
+    assert kept.queued
+    assert rt.queue.df.loc[kept.id, "what"] == f"call {restock}"
+    proxy.up()
+    until(lambda: seen(frame, "quantity") == 16, 15)
+    rt.queue.flush(10)
+    refused = rt.rpc("no_such_function")
+    until(lambda: rt.queue.df.loc[refused.id, "state"] == "failed")
+    assert "no_such_function" in rt.queue.df.loc[refused.id, "why"]
+    with pytest.raises(TypeError, match="dict"):
+        rt.rpc(restock, [1])  # type: ignore[arg-type]  # the slip that is tried here
+    with pytest.raises((TypeError, ValueError), match=f'function "{restock}"'):
+        rt.rpc(restock, {"amount": object()})
+
+
 def test_offline_edits_wait_and_drain(
     stack: LocalStack, table: str, proxy: Proxy, open_session: Callable[..., nrt.Session]
 ) -> None:
