@@ -184,7 +184,8 @@ class LiveFrame(Editable):
         """The current snapshot, index = primary key: consistent, never half-applied.
 
         Two reads with no change between them are the same object. What you do to it never reaches
-        the table. The first read waits for the first data.
+        the table. The first read waits for the first data. A column of dates or times is ``object``
+        while it holds what no datetime can be: ``infinity``, a year BC or past 9999.
 
         Raises
         ------
