@@ -1,0 +1,31 @@
+"""Work that Ctrl-C does not cut in two.
+
+A read takes the columns' step in the thread that reads, which may be the one where Python raises
+``KeyboardInterrupt``, between any two lines. In goes work that must be done whole; an interrupt that
+comes meanwhile is delivered when it is.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back SIGINT until the block has ended; in another thread than the main one do nothing."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda *came: held.append(came))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if held:
+        handler(*held[0])
