@@ -17,8 +17,9 @@ from types import FrameType
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Hold back SIGINT until the block has ended; in another thread than the main one do nothing."""
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    here = threading.get_ident() == threading.main_thread().ident
+    handler = signal.getsignal(signal.SIGINT) if here else None
+    if not callable(handler):
         yield
         return
     held: list[tuple[int, FrameType | None]] = []
