@@ -33,6 +33,7 @@ from notebook_rt.store.load import TableLoad
 from notebook_rt.store.order import OrderBy, Ordered
 from notebook_rt.store.text import TextColumn
 from notebook_rt.store.types import Backend, Column, Schema, equal, kind
+from notebook_rt.store.uninterrupted import uninterrupted
 from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, WireRow
 
 _NONE: Final[Positions] = np.empty(0, "int64")
@@ -140,7 +141,8 @@ class Table:
                     return changes
             if ops:
                 self.version += 1
-                self._write(ops)
+                with uninterrupted():
+                    self._write(ops)
             noted = len(self._changed) + len(self._fresh) + len(self._gone)
             if noted > _PENDING and noted > len(self._keys) // 8:
                 self._take_step()
@@ -387,9 +389,12 @@ class Table:
 
     def _take_step(self) -> None:
         """Bring what was noted into the columns, each row's last word once."""
-        self._before_step()
-        if not (self._changed or self._fresh or self._gone):
-            return
+        with uninterrupted():
+            self._before_step()
+            if self._changed or self._fresh or self._gone:
+                self._step()
+
+    def _step(self) -> None:
         numbers = np.sort(np.array(self._gone, "int64"))
         gone = self._places(numbers)
         step = Step(self._born - len(self._dead), gone, len(self._fresh))

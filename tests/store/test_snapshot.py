@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import signal
 import threading
 import tracemalloc
 import weakref
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pytest
 
 from notebook_rt.store import dense
-from notebook_rt.store.dense import Buffer, Step
+from notebook_rt.store.dense import Buffer, Dense, Step
 from notebook_rt.store.order import OrderBy
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Backend, Column, Schema
@@ -341,3 +342,26 @@ def test_a_wide_table_that_is_dropped_before_its_frame_costs_what_its_columns_ar
         dense._adopt([buffer])
     assert looks < 10 * len(buffers)
     dense._ORPHANS[:] = [one for one in dense._ORPHANS if not isinstance(one, Counted)]
+
+
+def test_an_interrupt_while_a_read_takes_its_step_is_raised_and_tears_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = loaded(1000)
+    table.snapshot()
+    advance = Dense.advance
+
+    def interrupted(self: Dense, *step: Any) -> None:
+        monkeypatch.undo()
+        advance(self, *step)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Dense, "advance", interrupted)
+    table.apply([Delete(2), Upsert(5, {"n": -5, "t": "five"}), Upsert(2000, {"n": 1})])
+    with pytest.raises(KeyboardInterrupt):
+        table.snapshot()
+    frame = table.snapshot()
+    assert list(frame.index) == [0, 1, *range(3, 1000), 2000]
+    assert (frame.loc[5, "n"], frame.loc[5, "t"], frame.loc[3, "t"]) == (-5, "five", "row 3")
+    assert frame["x"].iloc[2] == 1.5
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
