@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from notebook_rt.address import project_key, project_url
 from notebook_rt.errors import ClosedError
 from notebook_rt.host import at_session_end, running
-from notebook_rt.net.callbacks import Mailbox, discard
+from notebook_rt.net.callbacks import Mailbox, Subscribers, discard
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.login import Token
 from notebook_rt.net.loop import LoopThread, shared
@@ -180,6 +180,7 @@ class Session(Opening):
             self.options,
             self._thread,
         )
+        self._subscribers = Subscribers()
         self._finalizer = weakref.finalize(self, _close_soon, self._project)
         self._finalizer.atexit = False
         try:
@@ -328,7 +329,7 @@ class Session(Opening):
             box.close()
             self._thread.post(discard, listeners, box.put)
 
-        return remove
+        return self._subscribers.add(fn, remove)
 
     # Who we are
 

@@ -463,6 +463,21 @@ def test_no_task_channel_or_thread_is_left_after_many_reconnects_and_sessions(
     assert threading.active_count() <= threads + 1
 
 
+def test_a_cell_that_is_run_again_replaces_the_listeners_it_had_registered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[tuple[int, str]] = []
+    with nrt.connect("http://127.0.0.1:9", "key") as rt:
+        for number in (1, 2):
+            monkeypatch.setattr("notebook_rt.net.callbacks.running", lambda at=number: Run("a", at))
+            rt.on_note(lambda kind, text, at=number: heard.append((at, text)))  # type: ignore[misc]
+        rt._thread.call(rt._project.note, "info", "a test")
+        until(lambda: (2, "a test") in heard)
+        rt._thread.call(rt._project.note, "info", "its end")
+        until(lambda: (2, "its end") in heard)
+    assert (1, "a test") not in heard
+
+
 def test_a_cell_that_connects_again_closes_what_it_had_connected(
     stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
