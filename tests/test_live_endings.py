@@ -114,11 +114,11 @@ def test_while_nothing_answers(quiet: None) -> None:
         rt.table("t")
         rt.channel("room").presence.track(name="me")
         until(lambda: rt.metrics["requests"] > 0)
-        close_at_once(rt, 0.5)
+        close_at_once(rt, 1.5)
     rt = nrt.connect("http://127.0.0.1:9", "key")
     rt.table("t")
     until(lambda: rt.state == "reconnecting")
-    close_at_once(rt, 0.5)
+    close_at_once(rt, 1.5)
 
 
 def test_while_the_server_does_not_read(quiet: None) -> None:
@@ -139,7 +139,7 @@ def test_while_a_large_table_loads(
     rt = nrt.connect(stack.url, stack.anon_key)
     frame = rt.table(table)
     until(lambda: frame._feed.progress is not None)
-    close_at_once(rt, 0.5)
+    close_at_once(rt, 1.5)
 
 
 @pytest.mark.parametrize("path", ["/rest", ""])
@@ -179,7 +179,7 @@ def test_while_a_token_function_takes_its_time(
     rt.set_auth(token)
     rt.table(make_table()).wait(10)
     assert asked.wait(10)
-    close_at_once(rt, 0.5)
+    close_at_once(rt, 1.5)
     answer.set()
 
 
@@ -196,7 +196,9 @@ def test_though_the_queue_cannot_be_closed(
 ) -> None:
     rt = nrt.connect(stack.url, stack.anon_key, queue_path=tmp_path / "queue")
     rt.channel("room").wait(10)
-    rt._writes.opened().outbox._db.close()
+    outbox = rt._writes.opened().outbox
+    with outbox._lock:  # SQLite ends the process if another thread reads in that moment
+        outbox._db.close()
     close_at_once(rt)
     assert id(rt._project) not in shared().at_exit
 
