@@ -48,6 +48,19 @@ def user(stack: LocalStack) -> dict[str, str]:
     return credentials
 
 
+def started(code: str, word: str) -> subprocess.Popen[str]:
+    """A script with this code, from the moment on in which it has printed ``word``."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"{word}\n"
+    return process
+
+
 def test_signing_in_shows_the_rows_of_the_user_and_signing_out_hides_them(
     stack: LocalStack, make_table: Callable[..., str], user: dict[str, str]
 ) -> None:
@@ -402,14 +415,7 @@ def test_a_process_that_was_stopped_for_a_while_is_live_again_at_once(
         changes = frame.changes(timeout=10)
         print(len(frame.df) or len(next(changes)), frame.df.loc[1, "name"], rt.metrics["disconnects"])
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "live\n"
+    process = started(code, "live")
     process.send_signal(signal.SIGSTOP)
     stack.sql(f"insert into {table} values (1, 'meanwhile', 1)")
     time.sleep(20)
@@ -520,14 +526,7 @@ def test_a_cell_that_computes_keeps_the_connection_and_the_presence(
             n += sum(i * i for i in range(1000))
         print(rt.metrics["disconnects"], len(frame.df), rt.metrics["lag_p95_ms"] is not None)
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "computing\n"
+    process = started(code, "computing")
     with nrt.connect(stack.url, stack.anon_key) as rt:
         presence = rt.channel(topic).presence
         until(lambda: len(presence.df) == 1)
