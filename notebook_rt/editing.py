@@ -183,7 +183,7 @@ class Editing:
     def settled(self, op: Op, row: Mapping[str, Json] | None) -> None:
         with self.lock:
             for editor in self.editors_of(op.schema, op.target):
-                editor.settled(op.id, row)
+                editor.settled(op, row)
 
     def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
         with self.lock:

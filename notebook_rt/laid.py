@@ -16,7 +16,7 @@ from notebook_rt.errors import InvalidEditError
 from notebook_rt.outbox.compose import Composer
 from notebook_rt.outbox.ops import WRITES, Json, Op
 from notebook_rt.sync.merge import Edit, Strategies
-from notebook_rt.sync.overlay import Overlay
+from notebook_rt.sync.overlay import SHIELD_SECONDS, Overlay
 from notebook_rt.sync.rows import Key, Row, RowChange
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ class Laid:
     )
     """Called with the records of each merge (see ``conflicts``), on the loop thread."""
     _composer: Composer | None = field(default=None, init=False)
+    _early: list[tuple[Op, Mapping[str, Json] | None, float]] = field(
+        default_factory=list, init=False
+    )
+    """What was settled before the first snapshot, perhaps after the server had read it; and when."""
 
     @property
     def _outbox(self) -> Outbox:
@@ -66,7 +70,11 @@ class Laid:
                 self._editing.clock,
                 self.doubted,
             )
-            self.lay(self._outbox.ops(schema=self.schema_name, target=self.table))
+            early, self._early = self._early, []
+            self.lay([op for op, *_ in early])
+            for op, row, at in early:
+                self._settle(op.id, row, at)
+            self.lay(self._ops())
 
     def lay(
         self,
@@ -98,7 +106,7 @@ class Laid:
         for op_id in known.keys() - there.keys():
             done, row = self._outbox.fate(op_id)
             if done:
-                self.settled(op_id, row)
+                self._settle(op_id, row, time.monotonic())
             else:  # somebody discarded it
                 self._say(self.overlay.discard([op_id], want_changes=True))
         news = [op_id for op_id, edited in there.items() if known.get(op_id) != edited]
@@ -109,12 +117,19 @@ class Laid:
         self.catch_up()
         self.lay(self._ops())
 
-    def settled(self, op: str, row: Mapping[str, Json] | None) -> None:
-        if self.overlay is None:
-            return
-        typed = None if row is None else self.overlay.schema.decode(row)
+    def settled(self, op: Op, row: Mapping[str, Json] | None) -> None:
+        """The server has it, and answered ``row``."""
         now = time.monotonic()
-        self._say(self.overlay.settle(op, typed, now=now, want_changes=True))
+        if self.overlay is not None:
+            self._settle(op.id, row, now)
+            return
+        self._early = [one for one in self._early if one[2] > now - SHIELD_SECONDS]
+        self._early.append((op, row, now))
+
+    def _settle(self, op: str, row: Mapping[str, Json] | None, now: float) -> None:
+        overlay = self._need()[0]
+        typed = None if row is None else overlay.schema.decode(row)
+        self._say(overlay.settle(op, typed, now=now, want_changes=True))
 
     def _say(self, changes: Sequence[RowChange]) -> None:
         if changes and self._changed is not None:

@@ -400,7 +400,7 @@ def test_a_channel_over_the_servers_limit_says_so_and_the_least_important_are_ou
         assert rt.metrics["disconnects"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_process_that_was_stopped_for_a_while_is_live_again_at_once(
     stack: LocalStack, make_table: Callable[..., str]
 ) -> None:

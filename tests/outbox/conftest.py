@@ -40,9 +40,11 @@ def ledger(stack: LocalStack) -> Iterator[None]:
 def kernel(stack: LocalStack, table: str, tmp_path: Path) -> Callable[..., Kernel]:
     """Open a kernel; each of another name has another file."""
 
-    def make(name: str = "a", *, url: str | None = None, **options: object) -> Kernel:
+    def make(
+        name: str = "a", *, url: str | None = None, opened: bool = True, **options: object
+    ) -> Kernel:
         path = tmp_path / f"{name}.sqlite3"
         made = Kernel(url or stack.url, stack.anon_key, path, table, **options)  # type: ignore[arg-type]  # handed on
-        return made.open(stack.url)
+        return made.open(stack.url) if opened else made
 
     return make

@@ -701,3 +701,24 @@ async def test_a_worker_that_is_woken_as_it_is_cancelled_ends(kernel: MakeKernel
         done, _ = await asyncio.wait([running], timeout=2)
         assert done, f"{turns} turns of the loop"
     await k.close()
+
+
+async def test_what_is_written_while_the_table_is_read_for_the_first_time_is_in_its_first_view(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    before = kernel()
+    before.editor.edit(key, {"note": "mine"})
+    made = before.editor.insert({"note": "made"})
+    gone = str(uuid.uuid4())
+    stack.sql(f"insert into {table} (id) values (%s)", gone)
+    before.read()
+    before.editor.delete(gone)
+    anew = kernel(opened=False)
+    anew.read()
+    await anew.drain()
+    anew.editor.attach(anew.overlay)
+    assert anew.view(key)["note"] == "mine"
+    assert anew.view(made)["note"] == "made"
+    assert anew.editor.row(gone) is None
+    await before.close()
+    await anew.close()
