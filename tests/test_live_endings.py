@@ -127,7 +127,8 @@ def test_while_the_server_does_not_read(quiet: None) -> None:
         for number in range(8):
             rt.channel(f"room {number}", presence_key="x" * 2_000_000)
         until(lambda: rt.state == "connected")
-        until(lambda: sum(name.startswith("join") for name in names()) > 3, what=names)
+        # How many wait is the system's to say: its buffers take the first ones.
+        until(lambda: any(name.startswith("join") for name in names()), what=names)
         close_at_once(rt)
 
 
