@@ -67,10 +67,8 @@ class Mailbox:
                 thread = threading.Thread(target=self._run, name="notebook_rt-cb", daemon=True)
                 try:
                     thread.start()
-                except (
-                    RuntimeError
-                ):  # from Python 3.12 on, once it is ending: nobody hears any more
-                    return
+                except RuntimeError:
+                    return  # from Python 3.12 on, once it is ending: nobody hears any more
                 self._running = True
             self._ready.notify()
 

@@ -38,9 +38,6 @@ SLOW_SECONDS = 5.0
 """A longer turn of the loop is told of under ``python -X dev``; the first ones load libraries."""
 
 
-BESIDE = "notebook_rt-beside"
-
-
 def _into(future: Future[T], fn: Callable[[], T]) -> None:
     """Call ``fn``; what comes of it is the future's."""
     if future.set_running_or_notify_cancel():
@@ -60,10 +57,10 @@ class _Daemons(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
-
         given = future, partial(fn, *args, **kwargs)
+        name = "notebook_rt-beside"
         try:
-            threading.Thread(target=_into, args=given, name=BESIDE, daemon=True).start()
+            threading.Thread(target=_into, args=given, name=name, daemon=True).start()
         except RuntimeError as error:  # from Python 3.12 on, once it is ending
             raise ConnectionAbortedError("Python is ending") from error
         return future

@@ -368,9 +368,8 @@ class Project:
         for step in steps:
             try:
                 await step()
-            except (
-                Exception
-            ):  # such as a full disk under the queue: the socket is closed all the same
+            except Exception:
+                # Such as a full disk under the queue: the socket is closed all the same.
                 logger.exception("closing the session of %s", self.url)
         self.thread.at_exit.pop(id(self), None)
 
