@@ -51,6 +51,16 @@ async def subscribed(subscribe: Callable[[Any], Awaitable[Any]]) -> None:
     await asyncio.wait_for(done, 5)
 
 
+async def following(channel: Any) -> None:
+    """Subscribe a channel and wait until its changes come, which is later: what is committed between
+    the two is lost, as with the real server.
+    """
+    follows = asyncio.Event()
+    channel.on_system(lambda payload: follows.set())
+    await subscribed(channel.subscribe)
+    await asyncio.wait_for(follows.wait(), 5)
+
+
 async def received(queue: Received) -> Any:
     return await asyncio.wait_for(queue.get(), 5)
 
@@ -61,7 +71,7 @@ async def test_changes_of_a_table_arrive(
     changes: Received = asyncio.Queue()
     channel = client.channel("changes")
     channel.on_postgres_changes("*", changes.put_nowait, schema="public", table=table)
-    await subscribed(channel.subscribe)
+    await following(channel)
     stack.sql(f"insert into {table} values (9007199254740993, 'a', 1)")
     stack.sql(f"update {table} set n = 2")
     stack.sql(f"delete from {table}")
@@ -79,7 +89,7 @@ async def test_a_filter_lets_through_what_it_says(
     channel.on_postgres_changes(
         "INSERT", changes.put_nowait, schema="public", table=table, filter="name=like.b%"
     )
-    await subscribed(channel.subscribe)
+    await following(channel)
     stack.sql(f"insert into {table} values (1, 'abc', 1), (2, 'bcd', 2), (3, null, 3)")
     stack.sql(f"insert into {table} values (4, 'b', 4)")
     assert [(await received(changes))["data"]["record"]["id"] for _ in range(2)] == [2, 4]
@@ -164,7 +174,7 @@ async def test_supabase_client_follows_a_table_as_its_user(stack: LocalStack) ->
     changes: Received = asyncio.Queue()
     channel = supabase.channel("mine")
     channel.on_postgres_changes("*", changes.put_nowait, schema="public", table="rt_owned")
-    await subscribed(channel.subscribe)
+    await following(channel)
     stack.sql("insert into rt_owned values (1, %s, 'theirs')", OTHER)
     stack.sql("insert into rt_owned values (2, %s, 'mine')", USER)
     assert (await received(changes))["data"]["record"]["name"] == "mine"
