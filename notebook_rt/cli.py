@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 CHECKOUT_NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 INSTALLED_NOTEBOOKS = Path(__file__).parent / "_notebooks"
-
+ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"
+"""What asks over a newcomer's first notebook whether there shall be news of Jupyter's."""
 
 CONNECT_SECONDS = 10.0
 GRACE_SECONDS = 15.0
@@ -86,7 +89,7 @@ def _demo(*, browser: bool, port: int) -> int:
     here = Path.cwd() / "notebook_rt-demo"
     if not here.exists():
         shutil.copytree(source, here, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-    with start() as stack:
+    with start() as stack, tempfile.TemporaryDirectory() as config:
         print(
             f"A real PostgreSQL behind a local Supabase: {stack.url} (this machine only)",
             flush=True,
@@ -94,7 +97,7 @@ def _demo(*, browser: bool, port: int) -> int:
         print(f"The notebooks: {here}", flush=True)
         command = [sys.executable, "-m", "jupyterlab", str(here / "01_quickstart.ipynb")]
         command += [f"--ServerApp.root_dir={here}"]
-        command += ["--ip=127.0.0.1", f"--port={port}", "--LabApp.news_url=None"]
+        command += ["--ip=127.0.0.1", f"--port={port}"]
         command += [f"--{part}.log_level=ERROR" for part in ("LabApp", "ServerApp")]
         # Voila, where it is installed, has traitlets print its deprecations.
         command.append("--ServerApp.jpserver_extensions=voila.server_extension=False")
@@ -102,14 +105,18 @@ def _demo(*, browser: bool, port: int) -> int:
             command.append("--no-browser")
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--allow-root")
-        return _until_told(command)
+        pages = Path(config, "labconfig", "page_config.json")
+        pages.parent.mkdir()
+        pages.write_text(json.dumps({"disabledExtensions": {ANNOUNCEMENTS: True}}))
+        paths = filter(None, (config, os.environ.get("JUPYTER_CONFIG_PATH")))
+        return _until_told(command, {**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)})
 
 
-def _until_told(command: Sequence[str]) -> int:
+def _until_told(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run ``command`` until it ends, or until Ctrl-C or SIGTERM tells us to end it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A group of its own: Ctrl-C reaches us alone, and JupyterLab is asked to end, kernels first.
-    with subprocess.Popen(command, process_group=0) as process:
+    with subprocess.Popen(command, env=environment, process_group=0) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from notebook_rt.cli import ANNOUNCEMENTS
 from notebook_rt.local import LocalStack
 
 COMMAND = [sys.executable, "-m", "notebook_rt.cli"]
@@ -92,7 +93,10 @@ def test_demo_opens_the_notebooks_in_jupyterlab_and_leaves_nothing_running(tmp_p
     with started(tmp_path, "demo", "--no-browser", "--port", "8947") as process:
         url, said = read_until(process, r"(http://127\.0\.0\.1:\d+/lab\S*token=\w+)")
         assert "01_quickstart.ipynb" in fetched(url.replace("/lab", "/api/contents", 1))
-        assert '"news": {"disabled": true}' in fetched(url), "no question before the first look"
+        page = fetched(url)
+        disabled = re.search(r'"disabledExtensions": \[[^]]*\]', page)
+        assert disabled is not None, page
+        assert ANNOUNCEMENTS in disabled[0], "no question before the first look"
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 130
         assert process.stdout is not None
