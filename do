@@ -70,7 +70,8 @@ chore=${1:-help}
 
 case $chore in
 demo) users; exec "$bin/notebook-rt" demo "$@" ;;
-test) developers; browser; exec "$bin/python" -m pytest -m "not nightly" "$@" ;;
+test) # most tests wait for something: two at a time take little more than half the time (-n 0: one)
+    developers; browser; exec "$bin/python" -m pytest -m "not nightly" -n 2 --dist loadfile "$@" ;;
 nightly) developers; browser; exec "$bin/python" -m pytest -m nightly "$@" ;;
 lint) developers; "$bin/ruff" format --check . && exec "$bin/ruff" check . ;;
 types) developers; exec "$bin/mypy" ;;

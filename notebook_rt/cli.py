@@ -196,11 +196,7 @@ def _doctor_project() -> int:
 
 
 def _print_sql() -> int:
-    """Print the optional SQL: the audit's digest and the ledger of operations."""
+    """Print the optional SQL: the audit's digest, the ledger of operations, keys of sequences."""
     for name in ("sync/audit.sql", "outbox/ledger.sql"):
         print((Path(__file__).parent / name).read_text())
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,6 +15,7 @@ from notebook_rt.errors import ReadOnlyError
 from notebook_rt.net.callbacks import Mailbox
 from notebook_rt.net.feed import Feed
 from notebook_rt.outbox.view import conflicts_df, pending_df
+from notebook_rt.store.types import Column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,12 @@ class Edits(Protocol):
 
     def known(self) -> Editor | None:
         """Its editor, if there is a queue."""
+
+    def insert(self, values: Mapping[str, Any]) -> Hashable:
+        """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
+
+    def fills(self, column: Column) -> bool:
+        """Whether a new row may go without this column of the key, as far as is known."""
 
     def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], None]) -> Callable[[], None]: ...
 
@@ -92,11 +99,15 @@ class Editable:
         self._editor().edit(key, {**(values or {}), **columns})
 
     def insert(self, values: Mapping[str, Any] | None = None, /, **columns: Any) -> Hashable:
-        """Insert a row, and give its key; a key of type uuid is made here if it is missing.
+        """Insert a row, and give its key.
+
+        A key that is not given is made here if its type is uuid, and drawn from its sequence if it is an
+        integer and the project has the SQL of ``notebook-rt doctor --sql``: the first time, and now and
+        then, that is a request to the server.
 
         Parameters and errors are those of `edit`.
         """
-        return self._editor().insert({**(values or {}), **columns})
+        return self._loaded().insert({**(values or {}), **columns})
 
     def delete(self, key: Hashable, *, after: float = 0.0) -> None:
         """Delete a row.
@@ -245,11 +256,14 @@ class Editable:
             raise ReadOnlyError(self._feed.name)
         return self._edits
 
-    def _editor(self) -> Editor:
+    def _loaded(self) -> Edits:
         edits = self._writable()
         if self._feed.table is None:
             self.wait()
-        return edits.open()
+        return edits
+
+    def _editor(self) -> Editor:
+        return self._loaded().open()
 
     def _known(self) -> Editor | None:
         return self._writable().known()

@@ -63,6 +63,23 @@ class Editor(Laid):
             if op is not None:
                 self._put([op], [there])
 
+    def drawn(self, values: Mapping[str, Any]) -> list[str]:
+        """The key's columns that a new row of these values lacks, and that a sequence may give."""
+        with self._editing.lock:
+            return self._need()[1].drawn(values)
+
+    def has(self, row: Mapping[str, Any]) -> bool:
+        """Whether there is a row of its key already, as far as is known here."""
+        with self._editing.lock:
+            composer = self._need()[1]
+            parts = tuple(row.get(name) for name in composer.schema.key)
+            return self._seen(composer.key(parts if len(parts) > 1 else parts[0])) is not None
+
+    def keyless(self, column: str, why: str) -> InvalidEditError:
+        """What is raised if a sequence gives none."""
+        with self._editing.lock:
+            return self._need()[1].keyless(column, why)
+
     def insert(self, values: Mapping[str, Any]) -> Key:
         """Insert a row; a key of type uuid is made here if it is not given. Returns the key."""
         with self._editing.lock:

@@ -20,24 +20,33 @@ from typing import Any
 
 from notebook_rt.editing import Editing, SendResult
 from notebook_rt.editor import Editor
-from notebook_rt.errors import ClosedError, QueueError
+from notebook_rt.errors import ClosedError, QueueError, UnreachableError
 from notebook_rt.host import has_front_end
 from notebook_rt.net.credentials import claims
 from notebook_rt.net.driver import TableDriver
 from notebook_rt.net.loop import Coalesced
 from notebook_rt.net.project import Project
-from notebook_rt.outbox import view
+from notebook_rt.outbox import spare, view
+from notebook_rt.outbox.compose import INT_BITS
 from notebook_rt.outbox.nothing import NOTHING
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import HttpRest, NoAnswerError
 from notebook_rt.outbox.schema import path_for
+from notebook_rt.outbox.spare import ColumnName, NoKeyError, SpareKeys
 from notebook_rt.outbox.worker import Worker
+from notebook_rt.store.types import Column, canonical
+from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.overlay import Overlay
+from notebook_rt.sync.rows import Key
 from notebook_rt.sync.supervisor import State
 
 logger = logging.getLogger("notebook_rt")
 
+BEHIND = 1000
+"""Keys tried that the table has already: rows were inserted beside its sequence."""
+DRAW_SECONDS = 5.0
+"""How long somebody who inserts a row waits for its key."""
 LINGER_SECONDS = 1.0
 """How long a closing session lets the last writes leave; the rest leaves with the next session."""
 OnMerge = Callable[[Sequence[Mapping[str, Any]]], object]
@@ -51,6 +60,8 @@ class Writes:
         self.paused = False
         self.listeners: list[Callable[[], object]] = []
         """Called after every change of the queue, on any thread; quick."""
+        self.spare = SpareKeys(self._fetch)
+        self._asked: set[ColumnName] = set()
         self._path = None if path is None else Path(path)
         self._login = self.who()
         self._lock = project.services.lock
@@ -125,6 +136,25 @@ class Writes:
     def known(self) -> _Open | None:
         """The file, if there is one."""
         return self._open
+
+    def draws(self, column: ColumnName) -> bool:
+        """Whether a sequence is known to give the column's keys; asks who can tell."""
+        known = self.spare.known.get(column)
+        if known is None and column not in self._asked:
+            self._asked.add(column)
+            thread = self.project.thread
+            thread.post(lambda: thread.spawn(self.spare.look(column, self._ask), "keys"))
+        return bool(known)
+
+    async def _ask(self, query: Query) -> Page:
+        return await self.project.rest.fetch("public", spare.FUNCTION, query)
+
+    def _fetch(self, query: Query) -> Sequence[Any]:
+        """What ``query`` gives; waits for it."""
+        try:
+            return self.project.thread.wait(self._ask(query), DRAW_SECONDS).rows
+        except TimeoutError:
+            raise UnreachableError(self.project.url, "no answer in time") from None
 
     def tell_worker(self, what: Callable[[Worker], object]) -> None:
         """Have something said to the worker, on the loop, if there is one."""
@@ -374,6 +404,29 @@ class TableEdits:
         """Its editor, if there is a queue."""
         opened = self.writes.known()
         return None if opened is None else opened.editors.get(self.driver)
+
+    def insert(self, values: Mapping[str, Any]) -> Key:
+        """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
+        editor = self.open()
+        wanted = editor.drawn(values)
+        for _ in range(BEHIND):
+            row = {**values, **{column: self._draw(editor, column) for column in wanted}}
+            if not wanted or not editor.has(row):
+                break
+        return editor.insert(row)
+
+    def _draw(self, editor: Editor, column: str) -> int:
+        try:
+            return self.writes.spare.take((editor.schema_name, editor.table, column))
+        except NoKeyError as error:
+            raise editor.keyless(column, str(error)) from error
+
+    def fills(self, column: Column) -> bool:
+        """Whether a new row may go without this column of the key, as far as is known."""
+        spec, pg_type = self.driver.spec, canonical(column.pg_type)
+        if pg_type in INT_BITS:
+            return self.writes.draws((spec.schema, spec.table, column.name))
+        return pg_type == "uuid"
 
     def on_merge(self, fn: OnMerge) -> Callable[[], None]:
         """Call ``fn`` with the records of each merge; gives back how to stop it."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -19,8 +21,25 @@ hypothesis.settings.register_profile("ci", max_examples=100, deadline=None)
 hypothesis.settings.register_profile("nightly", max_examples=5_000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started here inherits it
+
 QUICK = StackOptions(realtime=RealtimeOptions(connect_error_delay=0.05, join_error_delay=0.05))
 """The real server's answers, without the waits that it adds to refusals on purpose."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Queues are not made in the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_queue_of_another_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test leaves unwritten is not told to the next."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +74,17 @@ def make_table(stack: LocalStack) -> Iterator[Callable[..., str]]:
     yield make
     for name in made:
         stack.sql(f"drop table if exists {name}")
+
+
+@pytest.fixture
+def ledger(stack: LocalStack) -> Iterator[None]:
+    """The project has the optional SQL for writes."""
+    sql = (Path(__file__).parents[1] / "notebook_rt" / "outbox" / "ledger.sql").read_text()
+    stack.sql(sql)
+    stack.sql(sql)  # it may be run again
+    yield
+    stack.sql("drop function notebook_rt_write, notebook_rt_keys; drop schema notebook_rt cascade")
+    stack.sql("notify pgrst, 'reload schema'")
 
 
 @pytest.fixture

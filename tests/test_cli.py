@@ -19,7 +19,7 @@ import pytest
 from notebook_rt.cli import ANNOUNCEMENTS
 from notebook_rt.local import LocalStack
 
-COMMAND = [sys.executable, "-m", "notebook_rt.cli"]
+COMMAND = [sys.executable, "-m", "notebook_rt"]
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from notebook_rt.errors import ConflictError, InvalidEditError
 from notebook_rt.outbox import decide
@@ -16,7 +16,7 @@ from notebook_rt.store.types import Schema, canonical, equal, to_json
 from notebook_rt.sync.merge import Edit, Strategies, Strategy
 from notebook_rt.sync.rows import Key, Row
 
-_INT_BITS = {"int2": 16, "int4": 32, "int8": 64}
+INT_BITS: Final = {"int2": 16, "int4": 32, "int8": 64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +53,33 @@ class Composer:
         return self._op("update", key, changed, {c: row[c] for c in changed})
 
     def insert(self, values: Mapping[str, Any]) -> Op:
-        """A new row; a key of type uuid is made here if it is not given."""
+        """A new row; a key of type uuid is made here if it is not given.
+
+        It must be known before the row leaves: else one whose answer was lost could not be told from
+        a second one.
+        """
         missing = [name for name in self.schema.key if values.get(name) is None]
         typed = self.typed({name: v for name, v in values.items() if name not in missing})
         made = False
         for name in missing:
             pg_type = canonical(self.schema.types[name])
             if pg_type != "uuid":
-                raise self.invalid(
-                    f'give the key column "{name}". The server makes it ({pg_type}), so a row '
-                    "whose answer is lost could not be told from a second one; a key of type uuid "
-                    "is made here by itself",
-                    name,
-                )
+                raise self.keyless(name)
             typed[name] = self.make_id()
             made = True
         return replace(self._op("insert", self.schema.key_of(typed), typed, {}), own_key=made)
+
+    def drawn(self, values: Mapping[str, Any]) -> list[str]:
+        """The key's columns that are not given, and which a sequence may give."""
+        types = self.schema.types
+        missing = [name for name in self.schema.key if values.get(name) is None]
+        return [name for name in missing if canonical(types[name]) in INT_BITS]
+
+    def keyless(self, name: str, why: str = "") -> InvalidEditError:
+        """The key's column is not given, and cannot be made here: ``why``."""
+        why = why or "only one of type uuid, or an integer of a sequence, need not be given"
+        pg_type = canonical(self.schema.types[name])
+        return self.invalid(f'give the key column "{name}" ({pg_type}): {why}', name)
 
     def delete(self, key: Key, row: Row, after: float = 0.0) -> Op:
         """The end of ``row``; it leaves after so many seconds."""
@@ -132,7 +143,7 @@ class Composer:
             if value.__class__ is not int:
                 continue
             pg_type = canonical(self.schema.types[name])
-            bits = _INT_BITS.get(pg_type)
+            bits = INT_BITS.get(pg_type)
             if bits and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
                 raise self.invalid(f"column {name!r}: {value} is too large for {pg_type}", name)
         return typed

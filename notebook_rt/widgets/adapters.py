@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
@@ -207,6 +208,8 @@ class FrameOf:
         self._frame = frame
         self._empty = pd.DataFrame()
         self._fields: tuple[object, tuple[Column, ...]] = (None, ())
+        self._made: dict[str, bool] = {}
+        """The key's columns, and whether each is made where it is not given."""
         self._leaving: tuple[object, pd.DataFrame] = ((), self._empty)
         self._marks: tuple[float, dict[tuple[Hashable, str], tuple[str, str]]] = (-1.0, {})
         self._conflicts: tuple[float, list[Conflict]] = (-1.0, [])
@@ -244,13 +247,15 @@ class FrameOf:
 
     @property
     def fields(self) -> Sequence[Column]:
-        df = self.df
-        if self._fields[0] is not df:
-            schema = self._frame.schema
-            known = {} if schema is None else {c.name: c for c in schema.columns}
-            keys = [str(name) for name in df.index.names if name is not None]
+        df, schema, edits = self.df, self._frame.schema, self._frame._edits
+        known = {} if schema is None else {c.name: c for c in schema.columns}
+        keys = [str(name) for name in df.index.names if name is not None]
+        made = {n: edits is not None and edits.fills(known[n]) for n in keys if n in known}
+        if self._fields[0] is not df or self._made != made:
+            known |= {name: replace(known[name], filled=filled) for name, filled in made.items()}
             names = [*keys, *(str(name) for name in df.columns if name not in keys)]
             self._fields = (df, tuple(known.get(name) or Column(name, "") for name in names))
+            self._made = made
         return self._fields[1]
 
     @property

@@ -5,6 +5,12 @@ export function drafting(view, edits) {
   let back = null; // who had the focus before
   const missing = () => view.head.columns.findIndex((column, c) => column.needed && !view.draft.texts.has(c));
 
+  // Where to begin: with what is needed, else with the first that nobody else fills in.
+  const first = () => {
+    const c = missing();
+    return c >= 0 ? c : Math.max(0, view.head.columns.findIndex((column) => !column.filled));
+  };
+
   function show(cell) {
     const { draft, grid } = view;
     grid.scrollRowIntoView(draft.at);
@@ -21,7 +27,7 @@ export function drafting(view, edits) {
       view.recount();
       view.paint();
     }
-    show(Math.max(0, missing()));
+    show(first());
   }
 
   // What an editor has: null for a null that was chosen, "" for nothing.

@@ -206,7 +206,7 @@ class GridModel:
                     "editable": self._writes.may_edit(shown.name),
                     "nullable": shown.nullable,
                     "needed": self._writes.needs(shown),
-                    "filled": shown.filled or (key and shown.pg_type == "uuid"),
+                    "filled": shown.filled,
                     "choices": list(shown.choices),
                     "format": self._formats.get(shown.name, ""),
                 }

@@ -70,7 +70,7 @@ class GridWrites:
     def needs(self, column: Column) -> bool:
         """Whether a new row must be given a value of the column, as far as is known."""
         if column.name in self._source.df.index.names:
-            return column.pg_type != "uuid"  # that one is made here
+            return not column.filled
         return not column.nullable and not column.filled
 
     def edit(self, key: Hashable, column: Column, text: object, answer: Answer) -> None:

@@ -145,7 +145,9 @@ class FrameSource(Protocol):
 
     @property
     def fields(self) -> Sequence[Column]:
-        """Every column that can be shown, the key's first."""
+        """Every column that can be shown, the key's first; one of the key is ``filled`` if it is made
+        where it is not given.
+        """
 
     @property
     def editable(self) -> bool: ...

@@ -12,8 +12,6 @@ import pytest
 from notebook_rt.local import LocalStack
 from tests.outbox.kernel import TABLE_SQL, Kernel
 
-LEDGER = Path(__file__).parents[2] / "notebook_rt" / "outbox" / "ledger.sql"
-
 
 @pytest.fixture
 def table(stack: LocalStack) -> Iterator[str]:
@@ -25,15 +23,6 @@ def table(stack: LocalStack) -> Iterator[str]:
             break
     yield name
     stack.sql(f"drop table {name} cascade")
-
-
-@pytest.fixture
-def ledger(stack: LocalStack) -> Iterator[None]:
-    stack.sql(LEDGER.read_text())
-    stack.sql(LEDGER.read_text())  # it may be run again
-    yield
-    stack.sql("drop function notebook_rt_write; drop schema notebook_rt cascade")
-    stack.sql("notify pgrst, 'reload schema'")
 
 
 @pytest.fixture
