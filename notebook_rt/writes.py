@@ -97,7 +97,7 @@ class Writes:
             wake=self._decided,
             pause=partial(self._pausing, True),
             resume=partial(self._pausing, False),
-            paused=lambda: self.paused,
+            held=self._held,
             display=display,
             listen=self._listen,
         )
@@ -169,15 +169,27 @@ class Writes:
 
     def _decided(self) -> None:
         """Something in the queue was retried, edited or discarded: show it, and go on."""
+        worker = None
         with self._lock:
             if self._open is not None:
                 for editor in self._open.editors.values():
                     editor.again()
-        self.tell_worker(Worker.wake)
+                worker = self._open.worker
+        if worker is not None:  # awake when this is over: `flush` then asks whether it may send
+            self.project.thread.call(worker.wake)
 
     def _pausing(self, paused: bool) -> None:
         self.paused = paused
         self.tell_worker(Worker.pause if paused else Worker.resume)
+
+    def _held(self) -> str:
+        """Why nothing is sent that waits; empty: it is."""
+        if self.paused:
+            return "the queue is paused: resume() it"
+        refused = "" if self._open is None else self._open.worker.unauthorized
+        return (
+            f"the server refuses the login ({refused}): sign_in() or set_auth()" if refused else ""
+        )
 
     def _listen(self, fn: Callable[[], object]) -> Callable[[], None]:
         self.listeners.append(fn)

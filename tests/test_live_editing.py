@@ -25,6 +25,7 @@ from notebook_rt.outbox.decide import Answer, judge
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.merge import Strategy
 from notebook_rt.widgets.adapters import FrameOf
+from tests import proxy as faults
 from tests.proxy import Proxy
 from tests.waiting import until
 
@@ -431,6 +432,21 @@ def restock(stack: LocalStack, table: str) -> Iterator[str]:
     )
     yield name
     stack.sql(f"drop function {name}")
+
+
+def test_flush_says_that_the_login_is_refused_and_goes_on_when_it_is_not(
+    table: str, proxy: Proxy, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session(url=proxy.url)
+    frame = rt.table(table).wait()
+    proxy.rules = (faults.Answer(method="PATCH", status=401),)
+    frame.edit(A, quantity=11)
+    with pytest.raises(
+        errors.QueueError, match=r"refuses the login .*sign_in\(\).*; 1 of the queue waits"
+    ):
+        rt.queue.flush()
+    proxy.heal()
+    assert rt.queue.flush(10) == 0
 
 
 def test_a_call_waits_for_the_network_and_one_that_is_refused_is_kept_with_why(

@@ -33,8 +33,8 @@ class QueueView:
         The file; a function is asked for the present one.
     wake, pause, resume : callable
         Tell the worker; from any thread.
-    paused : callable, optional
-        Whether nothing is sent until `resume`.
+    held : callable, optional
+        Why nothing of what waits is sent; empty: it is.
     display : callable, optional
         How it is shown in a front end.
     listen : callable, optional
@@ -49,7 +49,7 @@ class QueueView:
         wake: Callable[[], object] = lambda: None,
         pause: Callable[[], object] = lambda: None,
         resume: Callable[[], object] = lambda: None,
-        paused: Callable[[], bool] = lambda: False,
+        held: Callable[[], str] = lambda: "",
         display: Callable[[QueueView], Any] | None = None,
         listen: Callable[[Callable[[], object]], Callable[[], None]] | None = None,
     ) -> None:
@@ -57,7 +57,7 @@ class QueueView:
         self._wake = wake
         self._pause = pause
         self._resume = resume
-        self._paused = paused
+        self._held = held
         self._display = display
         self._listen = listen
 
@@ -160,7 +160,7 @@ class QueueView:
         Raises
         ------
         QueueError
-            If the queue is paused, and something waits.
+            If something waits that nobody sends: the queue is paused, or the login refused.
         WaitTimeoutError
             If something still waits after ``timeout``.
         """
@@ -168,9 +168,9 @@ class QueueView:
         self.outbox.hurry()
         self._wake()
         while self.outbox.next_at() is not None:
-            if self._paused():
+            if why := self._held():
                 waiting = self.outbox.counts()["waiting"]
-                raise QueueError(f"the queue is paused, {waiting} operations wait: resume() it")
+                raise QueueError(f"{why}; {waiting} of the queue wait{'s' * (waiting == 1)}")
             if until is not None and time.monotonic() >= until:
                 raise WaitTimeoutError(
                     f"{self.outbox.counts()['waiting']} operations still wait after {timeout:g} s"

@@ -76,12 +76,12 @@ def test_flush_waits_until_nothing_waits_and_says_what_was_set_aside(outbox: Out
         QueueView(outbox).flush(timeout=0.1)
 
 
-def test_flush_of_a_paused_queue_says_so_and_does_not_wait_for_ever(outbox: Outbox) -> None:
-    with pytest.raises(QueueError, match=r"paused, 2 operations wait: resume\(\)"):
-        QueueView(outbox, paused=lambda: True).flush()
+def test_flush_of_a_held_queue_says_so_and_does_not_wait_for_ever(outbox: Outbox) -> None:
+    with pytest.raises(QueueError, match=r"paused: resume\(\) it; 2 of the queue wait"):
+        QueueView(outbox, held=lambda: "the queue is paused: resume() it").flush()
     for op in outbox.ops():
         outbox.discard(op.id)
-    assert QueueView(outbox, paused=lambda: True).flush() == 0
+    assert QueueView(outbox, held=lambda: "it is paused").flush() == 0
 
 
 def test_what_failed_is_edited_with_values_that_fit_its_columns_only(outbox: Outbox) -> None:
