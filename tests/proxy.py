@@ -164,6 +164,10 @@ class Proxy:
 
     async def _down(self) -> None:
         if self._listener is not None:
+            # asyncio never closes a connection that it is just accepting when the listener closes.
+            for socket in self._listener.sockets:
+                self._loop.remove_reader(socket.fileno())
+            await asyncio.sleep(0.01)
             self._listener.close()
             self._listener = None
         for connection in list(self._server.connections):
