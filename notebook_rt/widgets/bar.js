@@ -5,6 +5,7 @@ const ICONS = {
   add: "M6 2 V10 M2 6 H10",
   remove: "M2 3.5 H10 M4.5 3.5 V2 H7.5 V3.5 M3.2 3.5 L3.7 10.2 H8.3 L8.8 3.5 M5.1 5.4 V8.4 M6.9 5.4 V8.4",
 };
+const STILL = 1000; // milliseconds
 const command = /Mac|iP(hone|ad)/.test(navigator.platform) ? "⌘" : "Ctrl+";
 
 function iconButton(icon, label, key, onclick) {
@@ -41,6 +42,25 @@ export function barOf(view, acts) {
     typing = setTimeout(() => view.say({ t: "filter", text: filter.value }), 180);
   });
   filter.addEventListener("keydown", (event) => event.stopPropagation());
+
+  // The note comes and goes, and moves the rows: never under a pointer that is on its way to one.
+  let noted = "";
+  let moved = -STILL;
+  let placing = null;
+  function place() {
+    clearTimeout(placing);
+    const wait = moved + STILL - performance.now();
+    if (wait > 0 && wait < Infinity) placing = setTimeout(place, wait);
+    if (wait <= 0) note.hidden = !noted;
+  }
+  const pointer = (event, when) => view.body.addEventListener(event, (moment) => {
+    moved = when(moment);
+    place();
+  });
+  pointer("pointermove", ({ buttons }) => (buttons ? Infinity : performance.now()));
+  pointer("pointerdown", () => Infinity);
+  pointer("pointerup", () => performance.now());
+  pointer("pointerleave", () => -STILL);
 
   let hearing = null;
   let leaving = 0;
@@ -80,8 +100,10 @@ export function barOf(view, acts) {
         status.dataset.status = content.status;
       }
       if (content.note !== undefined) {
-        setText(note, content.note);
-        note.hidden = !content.note;
+        noted = content.note;
+        if (noted) setText(note, noted);
+        note.style.visibility = noted ? "" : "hidden";
+        place();
       }
     },
   };

@@ -175,6 +175,7 @@ def test_what_is_typed_without_a_network_or_refused_is_kept_and_shown(
         proxy.up()
         health.filter(has_text="Healthy").wait_for()
         saved.filter(has_text="All saved").wait_for()
+        page.locator(".nrt-note", has_text="No connection").wait_for(state="hidden")
         assert stored("quantity", 2) == "88"
 
         # What the server refuses stays marked, with its words; the queue's list can let go of it.
