@@ -266,6 +266,7 @@ class Project:
         socket = self.connection.socket
         return {
             "state": self.state,
+            "retries": max(0, self.connection.machine.tries - 1),
             "messages": socket.frames,
             "bytes": socket.bytes_received + self.rest.bytes_received,
             "requests": self.rest.requests,

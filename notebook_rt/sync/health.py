@@ -172,7 +172,6 @@ class Metrics:
         self.connected_before = 0.0
         """Seconds connected, without the present connection."""
         self.disconnects = 0
-        self.retries = 0
         self.events = 0
         self.gaps = 0
         self.reconciliations = 0
@@ -195,7 +194,6 @@ class Metrics:
             self.connected_since = None
             self.disconnects += 1
         if state == "reconnecting":
-            self.retries += 1
             self.last_error = reason
 
     def applied(self, changes: int, now: float) -> None:
@@ -215,7 +213,6 @@ class Metrics:
         return {
             "uptime_s": up,
             "disconnects": self.disconnects,
-            "retries": self.retries,
             "events": self.events,
             "events_per_s": self.rate(now),
             "gaps": self.gaps,

@@ -152,8 +152,9 @@ class Supervisor:
         self.beat_ref: str | None = None
         """The heartbeat that waits for its answer."""
         self.beat_sent = 0.0
+        self.tries = 0
+        """Sockets opened, or tried to."""
         self._wanted = False
-        self._sockets = 0
         self._beats = 0
         self._refreshed = False
         self._ahead: float | None = None
@@ -297,8 +298,8 @@ class Supervisor:
         self._go(state, reason)
 
     def _try_now(self) -> None:
-        self._sockets += 1
-        self.socket = self._sockets
+        self.tries += 1
+        self.socket = self.tries
         self.next_try = None
         if self.state == "disconnected":
             self._go("reconnecting", self.reason)
