@@ -205,24 +205,11 @@ class Editor(Laid):
         *,
         value: Any = ...,
     ) -> None:
-        """Decide a conflict that is open.
-
-        Parameters
-        ----------
-        column : str, optional
-            One column; default: everything open of the row.
-        choice : {"mine", "theirs"}
-            What stands.
-        value
-            A third value instead, for one column; None is null.
-
-        Raises
-        ------
-        ConflictError
-            If nothing is open there.
-        ValueError
-            If a value is given without the column.
-        """
+        """Decide a conflict that is open; parameters and errors are those of `Editable.resolve`."""
+        if choice not in ("mine", "theirs"):
+            raise ValueError(
+                f'choice is "mine" or "theirs", not {choice!r}; a third value is value=...'
+            )
         if value is not ... and column is None:
             raise ValueError(
                 "a value decides one column: say which, resolve(key, column, value=...)"

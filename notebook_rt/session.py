@@ -82,37 +82,22 @@ def connect(
     NoKeyError
         If there is no key, or what is given can be none.
     """
+    stack = None
     if url is None:
         url = os.environ.get("SUPABASE_URL") or None
+    if url in (None, "local"):
+        from notebook_rt import local
+
+        stack = local.start()
         if url is None:
-            return _connect_local(schema, queue_path, options, asked=False)
-    if url == "local":
-        return _connect_local(schema, queue_path, options, asked=True)
+            print(f"notebook_rt: SUPABASE_URL is not set, using the local stack at {stack.url}")
+        url, key = stack.url, key or stack.anon_key
     return _connected(
         Session(
             url,
             key or os.environ.get("SUPABASE_KEY"),
             schema=schema,
             access_token=access_token,
-            queue_path=queue_path,
-            options=options,
-        )
-    )
-
-
-def _connect_local(
-    schema: str, queue_path: str | Path | None, options: Options | None, *, asked: bool
-) -> Session:
-    from notebook_rt import local
-
-    stack = local.start()
-    if not asked:
-        print(f"notebook_rt: SUPABASE_URL is not set, using the local stack at {stack.url}")
-    return _connected(
-        Session(
-            stack.url,
-            stack.anon_key,
-            schema=schema,
             queue_path=queue_path,
             options=options,
             stack=stack,

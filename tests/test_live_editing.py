@@ -648,6 +648,8 @@ def test_a_conflict_asks_and_is_resolved(
         assert rt.queue.df["state"].tolist() == ["asking"]
         with pytest.raises(ValueError, match="say which"):
             frame.resolve(A, value="all")
+        with pytest.raises(ValueError, match='"mine" or "theirs", not \'yours\''):
+            frame.resolve(A, "notes", "yours")  # type: ignore[arg-type]
         frame.resolve(A, "notes", **how)
         rt.queue.flush(10)
         assert stored(stack, table, "notes") == expected

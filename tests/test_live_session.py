@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt import errors
+from notebook_rt import errors, local
 from notebook_rt.host import Run
-from notebook_rt.local import LocalStack
+from notebook_rt.local import LocalStack, start
 from tests.proxy import Answer, Cut, Delay, Proxy
 from tests.waiting import until
 
@@ -130,6 +130,29 @@ def only_users(stack: LocalStack, make_table: Callable[..., str]) -> str:
     stack.sql(f"alter table {table} enable row level security")
     stack.sql(f"create policy own on {table} for select to authenticated using (true)")
     return table
+
+
+@pytest.mark.parametrize(
+    ("url", "who", "rows"),
+    [(None, {}, 0), ("local", {}, 0), (None, {"key"}, 1), ("local", {"access_token"}, 1)],
+)
+def test_the_local_stack_takes_the_key_and_the_token_it_is_given(
+    stack: LocalStack,
+    only_users: str,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str | None,
+    who: set[str],
+    rows: int,
+) -> None:
+    stack.sql(f"insert into {only_users} values (1, 'a', 1)")
+    monkeypatch.setattr(local, "start", lambda: start(stack.directory))
+    monkeypatch.delenv("SUPABASE_URL", raising=False)
+    monkeypatch.setenv("SUPABASE_KEY", "another project's")
+    every = {"key": stack.service_key, "access_token": stack.token("authenticated", ttl=600)}
+    with nrt.connect(url, options=SWIFT, **{name: every[name] for name in who}) as rt:
+        assert rt.stack is not None
+        assert len(rt.table(only_users).wait(10)) == rows
+        rt.stack.stop()
 
 
 def deaf(stack: LocalStack, frame: nrt.LiveFrame, table: str) -> None:
