@@ -31,7 +31,10 @@ Queue = Callable[[str, str, Any, bool, float | None], SendResult]
 
 
 class Channel:
-    """A topic of the project: send, listen, see who is there. Made by ``Session.channel``."""
+    """A topic of the project: send, listen, see who is there. Made by ``Session.channel``.
+
+    What is asked of a released one raises `ClosedError`.
+    """
 
     def __init__(
         self, room: Room, release: Callable[[], None], session: object, queue: Queue
@@ -65,6 +68,11 @@ class Channel:
     def wait(self, timeout: float | None = None) -> Channel:
         """Wait until the channel is joined.
 
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+
         Raises
         ------
         WaitTimeoutError
@@ -87,7 +95,7 @@ class Channel:
         return self
 
     async def ready(self) -> Channel:
-        """Wait until the channel is joined, from any loop."""
+        """Wait until the channel is joined, from any loop; raises as ``wait`` does."""
         self._check()
         await asyncio.wrap_future(self._thread.submit(self._room.wait_joined()))
         return self
@@ -125,7 +133,15 @@ class Channel:
         return unsubscribe
 
     def off(self, event: str, fn: Callable[[Any], Any] | None = None) -> None:
-        """Stop calling ``fn`` (None: everything of this handle) for ``event``."""
+        """Stop calling ``fn`` for ``event``.
+
+        Parameters
+        ----------
+        event : str
+            As it was given to `on`.
+        fn : callable, optional
+            Default: everything that listens to ``event`` through this handle.
+        """
         for entry in list(self._listening):
             if entry[0] == event and fn in (None, entry[1]):
                 self._listening.remove(entry)
@@ -143,7 +159,7 @@ class Channel:
         payload : dict
             What JSON can say; numpy's and pandas' values, moments, Decimals and sets become it.
         ack : bool
-            Wait until the server says that it has it.
+            Wait until the server says that it has it, ``Options.join_timeout`` at most.
         ttl : float, optional
             Seconds after which a queued broadcast is worth nothing any more and is dropped.
 
@@ -157,9 +173,13 @@ class Channel:
         RefusedError, ChannelRefusedError, WaitTimeoutError
             If the server refuses it, or with ``ack`` does not answer.
         TypeError, ValueError
-            If the payload is no dict, or has no form in JSON.
+            If the event is no text, the payload is no dict, or it has no form in JSON.
+        QueueError
+            If it is to wait, and cannot be put down in the queue's file.
         """
         self._check()
+        if not isinstance(event, str):
+            raise TypeError(f"the name of an event is a text, not {event!r}")
         if not isinstance(payload, Mapping):
             raise TypeError(f'the payload of "{event}" is a dict, such as {{"value": ...}}')
         payload = plain(payload, f'channel "{self.name}", the payload of "{event}"')
@@ -169,14 +189,18 @@ class Channel:
 
     @property
     def messages(self) -> pd.DataFrame:
-        """The latest broadcasts: ``at``, ``event``, ``payload``, ``replayed``."""
+        """The latest ``Options.log_size`` broadcasts, oldest first, one row each.
+
+        ``at`` (datetime64, UTC, by this machine's clock), ``event`` (str), ``payload`` (object),
+        ``replayed`` (bool: it was sent before the channel was joined).
+        """
         import pandas as pd
 
         messages: list[Message] = self._thread.call(list, self._room.messages)
         rows = [(_moment(m.at), m.event, m.payload, bool(m.meta.get("replayed"))) for m in messages]
         frame = pd.DataFrame(rows, columns=["at", "event", "payload", "replayed"])
         frame["at"] = pd.to_datetime(frame["at"], utc=True)
-        return frame
+        return frame.astype({"event": "str", "replayed": bool})
 
     def frame(
         self, event: str, *, key: str | Sequence[str] | None = None, limit: int = 10_000
@@ -192,9 +216,16 @@ class Channel:
             None: a log, a row a message, with its number ``n`` as the index and the time of receipt
             ``at``; a payload's own ``n`` and ``at`` are the columns ``n_`` and ``at_``.
         limit : int
-            Rows kept; the oldest go.
+            Rows kept, 1 or more; the oldest go.
+
+        Raises
+        ------
+        ValueError
+            If ``limit`` is less than 1.
         """
         self._check()
+        if not limit >= 1:
+            raise ValueError(f"limit is a number of rows, 1 or more, not {limit!r}")
         names = (key,) if isinstance(key, str) else None if key is None else tuple(key)
         feed = BroadcastFeed(self._room, event, names, limit)
         self._thread.call(feed.start)
@@ -204,7 +235,7 @@ class Channel:
 
     @property
     def presence(self) -> Presence:
-        """Who is there."""
+        """Who is there, and what others see of us. A channel that is joined without it joins again."""
         self._check()
         if self._presence is None:
             self._thread.call(self._room.enable_presence)
@@ -257,13 +288,25 @@ class Presence:
         return self._room.presence_key
 
     def track(self, **meta: Any) -> None:
-        """Others see us, with these fields. Calls in quick succession are sent as one."""
+        """Others see us, with these fields. Calls in quick succession are sent as one.
+
+        Parameters
+        ----------
+        **meta
+            What JSON can say, numpy's and pandas' values and moments too; the widgets show ``name``,
+            ``username`` or the like, and ``status="away"``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a field has no form in JSON.
+        """
         self._channel._check()
         self._room.holds = self._channel  # whoever is seen stays, though no variable holds it
         self._thread.call(self._room.track, plain(meta, f'channel "{self._room.topic}", presence'))
 
     def update(self, **meta: Any) -> None:
-        """Change some of the fields."""
+        """Change some of the fields of ``track``; the others stay. Raises as it does."""
         self.track(**{**(self._room.tracked or {}), **meta})
 
     def untrack(self) -> None:
@@ -279,8 +322,11 @@ class Presence:
 
     @property
     def df(self) -> pd.DataFrame:
-        """One row a person, index their key: ``joined``, ``last_seen``, ``connections``, ``you``, and
-        the fields of their latest meta.
+        """One row a person, index their key (str).
+
+        ``joined`` and ``last_seen`` (datetime64, UTC, by this machine's clock: first seen here, and the
+        last word of them), ``connections`` (int64), ``you`` (bool), and the fields that they track, those
+        of their latest connection.
         """
         import pandas as pd
 

@@ -95,6 +95,13 @@ class Editable:
             If it could not be put down in the queue's file; then it is not shown either.
         ReadOnlyError
             If this is no table.
+        NotebookRTError
+            What ``wait`` raises: the first edit waits for the first data.
+
+        Examples
+        --------
+        >>> positions.edit(7, notes="checked")  # doctest: +SKIP
+        >>> positions.edit((7, "AAPL"), {"last price": 251.0})  # doctest: +SKIP
         """
         self._editor().edit(key, {**(values or {}), **columns})
 
@@ -105,7 +112,20 @@ class Editable:
         integer and the project has the SQL of ``notebook-rt doctor --sql``: the first time, and now and
         then, that is a request to the server.
 
-        Parameters and errors are those of `edit`.
+        Parameters
+        ----------
+        values : dict, optional
+            Columns and what they hold, for columns whose names are no Python names.
+        **columns
+            Columns and what they hold; those left out get the server's defaults.
+
+        Raises
+        ------
+        InvalidEditError
+            If there is a row with this key already, the key is not given and can be neither made nor
+            drawn now, or a value does not fit.
+        QueueError, ReadOnlyError, NotebookRTError
+            As `edit`.
         """
         return self._loaded().insert({**(values or {}), **columns})
 
@@ -118,6 +138,13 @@ class Editable:
             The row's key; a tuple for a composite key.
         after : float
             Seconds that it waits in the queue before it is sent, in which `undo` takes it back.
+
+        Raises
+        ------
+        InvalidEditError
+            If there is no such row.
+        QueueError, ReadOnlyError, NotebookRTError
+            As `edit`.
         """
         self._editor().delete(key, after)
 
@@ -138,8 +165,12 @@ class Editable:
 
         Raises
         ------
+        TypeError
+            If it is neither a DataFrame nor a Series.
         InvalidEditError
             If a row or a column is not there, or is named twice, or a value does not fit.
+        QueueError, ReadOnlyError, NotebookRTError
+            As `edit`.
         """
         return self._editor().edit_many(changes)
 
@@ -155,7 +186,7 @@ class Editable:
 
     @property
     def at(self) -> At:
-        """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``."""
+        """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``; see `At`."""
         return At(self._editor())
 
     def undo(self) -> bool:
@@ -168,13 +199,24 @@ class Editable:
 
     @property
     def pending(self) -> pd.DataFrame:
-        """The edits of this table that are not written yet: one row each, index their id."""
+        """The edits of this table that are not written yet, in order: one row each, index their id.
+
+        ``kind`` (``insert``, ``update``, ``delete``), ``key``, ``values`` and the ``base`` they were made
+        from (dicts as JSON has them), ``state`` and ``attempts`` as in ``Session.queue.df``, ``error`` (the
+        server's words), and ``at`` (datetime64, UTC), when it was made.
+        """
         editor = self._known()
         return pending_df([]) if editor is None else editor.pending
 
     @property
     def conflicts(self) -> pd.DataFrame:
-        """Every merge decision, oldest first, and what asks for yours (``open``)."""
+        """Every merge decision, oldest first, and what asks for yours: one row each.
+
+        ``at`` (datetime64, UTC), ``key``, ``column`` (None: the whole row, which one of you deleted),
+        ``base``, ``mine``, ``theirs`` and ``result`` (values as JSON has them), ``rule`` (the strategy, or
+        how it was resolved), ``who`` (the other one, where the row has a column ``updated_by``), and ``open``
+        (bool): `resolve` it.
+        """
         editor = self._known()
         return conflicts_df([]) if editor is None else editor.conflicts
 
@@ -219,12 +261,25 @@ class Editable:
         ConflictError
             If nothing is open there.
         ValueError
-            If a value is given without the column.
+            If ``choice`` is neither, or a value is given without the column.
+        InvalidEditError
+            If the value does not fit the column's type.
         """
         self._editor().resolve(key, column, choice, value=value)
 
     def discard(self, key: Hashable) -> int:
-        """Drop the pending edits of a row; how many there were."""
+        """Drop the pending edits of a row, refused ones too; the server's row is seen again.
+
+        Parameters
+        ----------
+        key : hashable
+            The row's key; a tuple for a composite key.
+
+        Returns
+        -------
+        int
+            How many there were.
+        """
         editor = self._known()
         return 0 if editor is None else editor.discard(key)
 

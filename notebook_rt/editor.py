@@ -447,7 +447,9 @@ class At:
     """``frame.at[key, column]``: one cell, read from the view and edited by assignment.
 
     What is assigned after a read was made from what was read: in ``frame.at[7, "stock"] += 1`` a
-    change of somebody else's may come between the two, and is theirs.
+    change of somebody else's may come between the two, and is theirs. Reading raises KeyError where
+    there is no such row or column; assigning raises as ``edit`` does, and a cell that is no pair of key
+    and column a TypeError.
     """
 
     def __init__(self, editor: Editor) -> None:

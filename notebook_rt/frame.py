@@ -39,7 +39,8 @@ T = TypeVar("T")
 class LiveFrame(Editable):
     """A table of the project as a pandas DataFrame that keeps itself up to date.
 
-    Made by ``Session.table``. As a cell's last line it is the live grid.
+    Made by ``Session.table``. As a cell's last line it is the live grid. What is asked of a closed
+    one raises `ClosedError`; ``df`` still gives the last data.
     """
 
     def __init__(
@@ -152,14 +153,24 @@ class LiveFrame(Editable):
         y : str or sequence of str, optional
             Columns; several are several lines. Default: the first three columns of numbers.
         kind : {"line", "area", "bar", "point", "tick", "hist"}
+            How each row is drawn; ``"hist"`` counts the values of the first ``y`` instead.
         color : str, optional
-            A column.
+            A column, each of whose values has a colour.
         last : int, optional
             Only the last so many rows.
         points : int
             How many are drawn at most; a line keeps its highest and lowest.
         style : callable, optional
             Given the Altair chart, returns it changed: size, scales, titles.
+
+        Raises
+        ------
+        ValueError
+            If a column is not there, or ``kind`` is none.
+        ImportError
+            If Altair is not installed: ``pip install 'notebook_rt[plot]'``.
+        NotebookRTError
+            What ``wait`` raises.
         """
         from notebook_rt.widgets import display
 
@@ -176,7 +187,7 @@ class LiveFrame(Editable):
 
     @property
     def name(self) -> str:
-        """The table's name."""
+        """The table's, the query's or the event's name."""
         return self._feed.name
 
     @property
@@ -203,7 +214,13 @@ class LiveFrame(Editable):
         return self._read(self._feed.arrow)
 
     def to_polars(self) -> polars.DataFrame:
-        """The current snapshot as a ``polars.DataFrame``, as `to_arrow`; polars must be installed."""
+        """The current snapshot as a ``polars.DataFrame``, as `to_arrow`; polars must be installed.
+
+        Raises
+        ------
+        ImportError
+            If it is not.
+        """
         import polars
 
         return cast("polars.DataFrame", polars.from_arrow(self.to_arrow()))
@@ -251,7 +268,15 @@ class LiveFrame(Editable):
         return len(self.df)
 
     def get(self, key: Hashable) -> dict[str, Any] | None:
-        """The row of ``key`` (a tuple for a composite key), or None; cheaper than ``df.loc``."""
+        """The row of ``key``, by column, or None; cheaper than ``df.loc``.
+
+        It does not wait: before the first data there is no row.
+
+        Parameters
+        ----------
+        key : hashable
+            As the index of ``df`` has it; a tuple for a composite key.
+        """
         return self._feed.get(key)
 
     # Waiting
@@ -268,8 +293,11 @@ class LiveFrame(Editable):
         ------
         WaitTimeoutError
             If it did not come in time.
+        UnreachableError
+            If nobody answers at the URL, after some four seconds; it goes on trying.
         NotebookRTError
-            By name, if it will not come.
+            By name, if it will not come: `MissingTableError`, `NotPublishedError`,
+            `NoPrimaryKeyError`, `PermissionDeniedError`, `AuthError`, ...
         """
         self._check()
         self._feed.look()
@@ -317,10 +345,10 @@ class LiveFrame(Editable):
     # Listening
 
     def on_change(self, fn: Callable[[ChangeBatch], Any]) -> Callable[[], None]:
-        """Call ``fn(batch)`` with each batch of changes, in order, on a thread of its own.
+        """Call ``fn(batch)`` with each `ChangeBatch`, in order, on a thread of its own.
 
-        A coroutine function works too. One that raises is logged once and stays. Registering the
-        same function again from the same cell, run again, replaces it.
+        A coroutine function works too. One that raises is logged once and stays. What a cell has
+        registered is replaced when the cell is run again.
 
         Returns
         -------
@@ -362,7 +390,14 @@ class LiveFrame(Editable):
         Parameters
         ----------
         timeout : float, optional
-            Seconds without a change after which the iteration ends; None: never.
+            Seconds without a change after which the iteration ends. None: it ends with the frame or
+            its session.
+
+        Examples
+        --------
+        >>> for batch in prices.changes(timeout=60):  # doctest: +SKIP
+        ...     for change in batch:
+        ...         print(change.kind, change.key, change.old, change.new)
         """
         self._check()
         self._feed.look()
@@ -372,9 +407,12 @@ class LiveFrame(Editable):
 
     @property
     def log(self) -> pd.DataFrame:
-        """The latest changes: ``at``, ``version``, ``cause``, ``kind``, ``key``, ``old``, ``new``.
+        """The latest ``Options.log_size`` changes, oldest first, one row each.
 
-        ``at`` is the time of the commit; of what told none (an edit, an audit), when it was shown.
+        ``at`` (datetime64, UTC) is the time of the commit by the server's clock; of what told none (an
+        edit, an audit), when it was shown by this one's. ``version`` (int64), ``cause`` and ``kind``
+        (str), ``key``, ``old`` and ``new`` (object) are those of a `ChangeBatch` and its changes. What
+        the reading of the whole table brings (``snapshot``) is not in it.
         """
         feed = self._feed
         batches = feed.thread.call(list, feed.log)
@@ -388,6 +426,11 @@ class LiveFrame(Editable):
         fn : callable
             Given the snapshot, returns what is made of it: ``lambda df: df.groupby("symbol").mean()``.
             As a cell's last line a DataFrame, Series or single value is shown live.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         return MappedFrame(self, fn)
 

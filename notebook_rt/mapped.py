@@ -44,7 +44,7 @@ class MappedFrame:
 
     @property
     def latest(self) -> Any:
-        """The value computed last, without computing it anew; None before the first."""
+        """The value computed last, without computing it anew; None before there is one."""
         return None if self._latest is None else self._latest[1]
 
     def on_change(self, fn: Callable[[Any], Any], *, at_once: bool = False) -> Callable[[], None]:
@@ -53,6 +53,7 @@ class MappedFrame:
         Parameters
         ----------
         fn : callable
+            Given the new value. What it or the function of ``map`` raises is logged once.
         at_once : bool
             Call it now, too.
 

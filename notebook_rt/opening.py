@@ -75,17 +75,21 @@ class Opening:
         key : str or sequence of str, optional
             The key's columns, where the server does not say.
         order : str or sequence of str, optional
-            ``"price.desc,name"``.
+            ``"price.desc,name"``, ``"price.desc.nullslast"``; the key breaks ties. Default: the key's order
+            at first, then the order of arrival.
         limit : int, optional
-            Only the first so many rows of the order.
+            Only the first so many rows of the order, 1 or more.
         schema : str, optional
             Another schema than the session's.
         dtype_backend : {None, "numpy_nullable", "pyarrow"}
-            As in pandas' readers.
+            As in pandas' readers; `notebook_rt.store.types` has the dtype of each PostgreSQL type.
         merge : str, function or dict of them by column, optional
             What happens to a cell that both you and somebody else changed: ``"lww"`` (default: the
-            later wins), ``"server"``, ``"local"``, ``"union"``, ``"delta"``, ``"ask"``, or a function
-            of ``(base, mine, theirs, row)``.
+            later wins, by the row's ``updated_at`` and the edit's time on the server's clock; without
+            that column, yours, which reaches the server last), ``"server"`` (theirs), ``"local"``
+            (yours), ``"union"`` (of lists), ``"delta"`` (numbers: your difference is added to theirs),
+            ``"ask"`` (``resolve`` decides), or a function of ``(base, mine, theirs, row)`` that gives
+            the value.
         lazy : bool
             Subscribe when it is first looked at, and leave when nobody looks any more.
         priority : {"normal", "high", "low"}
@@ -97,9 +101,16 @@ class Opening:
         Raises
         ------
         FilterError
-            If the filter or the order cannot be read.
+            If the filter or the order cannot be read, or the limit is none.
+        TypeError
+            If the name is no text.
         ValueError
             If ``debounce`` is negative, or an option is none of those there are.
+
+        Examples
+        --------
+        >>> dear = rt.table("prices", filter="price=gte.100", order="price.desc", limit=20)  # doctest: +SKIP
+        >>> stock = rt.table("stock", merge={"pieces": "delta", "tags": "union"})  # doctest: +SKIP
         """
         self._check()
         if not debounce >= 0:
@@ -176,9 +187,15 @@ class Opening:
         Raises
         ------
         FilterError
-            If the filter or the order cannot be read.
+            If the filter or the order cannot be read, or the limit is none.
         TypeError, ValueError
-            If a parameter has no form in JSON.
+            If ``params`` is no dict or has no form in JSON, the name is no text, or ``dtype_backend`` is
+            none of those there are.
+
+        Examples
+        --------
+        >>> totals = rt.query("daily_totals", depends_on="trades", key="day")  # doctest: +SKIP
+        >>> top = rt.query("top_traders", depends_on="trades", params={"n": 5})  # doctest: +SKIP
         """
         self._check()
         _one_of("dtype_backend", dtype_backend, Backend)
@@ -235,7 +252,12 @@ class Opening:
         Raises
         ------
         ValueError
-            If the name is none, or the channel is open with other settings.
+            If the name is none, or the channel is open in this session with other settings.
+
+        Examples
+        --------
+        >>> room = rt.channel("room:floor")  # doctest: +SKIP
+        >>> room.on("price", print)  # doctest: +SKIP
         """
         self._check()
         _one_of("priority", priority, Priority)

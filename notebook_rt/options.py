@@ -1,4 +1,4 @@
-"""Every number of the package in one frozen value, with its unit. The defaults are the design's."""
+"""The numbers that a session runs by in one frozen value, each with its unit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ class Options:
 
     Raises
     ------
+    TypeError
+        If a number is none, or not a whole one where things are counted.
     ValueError
         If a number is negative, or zero where that has no meaning.
 
@@ -37,12 +39,15 @@ class Options:
     retry_anyway: float = 300.0
     """While only polling, one more try each so many seconds: a script has no eyes."""
     connect_timeout: float = 10.0
-    """For opening the socket, and for a first answer over HTTP."""
+    """For a connection over HTTP, and for each answer while signing in; opening the socket, its
+    handshake included, may take twice as long."""
     join_timeout: float = 10.0
-    """For the answer to a channel's join, a leave or a push."""
+    """For the answer to a channel's join, or to a broadcast that is to be acknowledged; of a join,
+    whole seconds."""
     join_rate: float = 20.0
     """Joins a second: a server disconnects who joins too fast."""
     heartbeat_interval: float = 25.0
+    """Between two heartbeats; the latency is how long the answer to one takes."""
     heartbeat_timeout: float = 10.0
     """A heartbeat that is not answered by then means that the socket is dead."""
     stale_after: float = 60.0
@@ -62,7 +67,7 @@ class Options:
     page_size: int = 1000
     """Rows asked for at once over REST."""
     request_timeout: float = 30.0
-    """For one REST request."""
+    """For one REST request, and for signing in or refreshing a token, from beginning to end."""
     poll_interval: float = 5.0
     """Between two polls while changes are not streamed."""
     poll_max: float = 30.0
@@ -73,17 +78,19 @@ class Options:
     next one: at 20 s nothing is 30 s after a fault, at 60 s it often was
     (``tests/benchmarks/FAULTS.md``)."""
     buffer_size: int = 100_000
-    """Changes a table keeps that could not be applied yet; above it a gap is opened."""
+    """Changes a table keeps that could not be applied yet; above it a gap is opened. And batches or
+    messages that a callback or an iteration has not taken yet; above it the oldest go."""
     batch_size: int = 2_000
     """Changes applied before the loop looks at anything else."""
     lazy_after: float = 60.0
     """A lazy table that nobody looked at or listens to for so long leaves its channel."""
     debounce: float = 0.25
-    """A ``LiveQuery`` waits so long for more changes before it fetches again."""
+    """A ``LiveQuery`` waits so long for more changes before it fetches again, where ``query`` was
+    not told otherwise."""
     log_size: int = 1_000
     """Changes kept by ``LiveFrame.log`` and messages by ``Channel.messages``."""
     progress_after: float = 0.5
-    """A first snapshot that takes longer shows a progress bar."""
+    """A ``wait`` for the first data that takes longer shows a progress bar."""
     numeric: Literal["float", "decimal"] = "float"
     """What PostgreSQL's ``numeric`` becomes: float64 as in ``pandas.read_sql``, or exact."""
 
@@ -91,6 +98,7 @@ class Options:
     presence_calls: int = 4
     """Presence calls in ``presence_window``; the server closes the channel at the sixth."""
     presence_window: float = 30.0
+    """The window of ``presence_calls``."""
 
     # The queue of unsent writes
     queue_batch: int = 10
@@ -107,6 +115,8 @@ class Options:
                     raise ValueError(f'Options.numeric must be "float" or "decimal", not {value!r}')
             elif not isinstance(value, int | float):
                 raise TypeError(f"Options.{field.name} is a number, not {value!r}")
+            elif field.type == "int" and value != int(value):
+                raise TypeError(f"Options.{field.name} is a whole number, not {value!r}")
             elif field.name in zero_is_fine:
                 if not value >= 0:
                     raise ValueError(f"Options.{field.name} must not be negative, not {value!r}")

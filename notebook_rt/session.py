@@ -64,16 +64,17 @@ def connect(
         The project's URL. Default: ``$SUPABASE_URL``; where that is not set, or for ``"local"``,
         the embedded stack of this machine is started, or attached to if it runs.
     key : str, optional
-        The anon or publishable key. Default: ``$SUPABASE_KEY``. ``.env`` files are not read.
+        The anon or publishable key. Default: ``$SUPABASE_KEY``; for the embedded stack its own anon
+        key. ``.env`` files are not read.
     schema : str
-        Where tables are looked for.
+        The PostgreSQL schema that tables and functions are looked for in.
     access_token : str, optional
-        A user's token; see also `Session.sign_in`.
+        A user's token (a JWT); see also `Session.sign_in`.
     queue_path : path, optional
         The file of unsent writes. Default: one for each project and login, in the user's state
         directory. Sessions may share one: each login sees and sends only its own.
     options : Options, optional
-        Every number of the package.
+        The numbers that the session runs by, such as ``nrt.Options(poll_interval=2.0)``.
 
     Raises
     ------
@@ -81,6 +82,18 @@ def connect(
         If ``url`` is no URL of a project.
     NoKeyError
         If there is no key, or what is given can be none.
+    QueueError
+        If ``queue_path`` is a file that is no queue, or cannot be opened.
+    StackError
+        If the embedded stack is asked for and cannot be started; `notebook_rt.local.start` names
+        the reasons.
+    TypeError, ValueError
+        If something is not of its kind: ``options`` that are no `Options`, a token that can be none.
+
+    Examples
+    --------
+    >>> with connect("https://x.supabase.co", "sb_publishable_x") as rt:  # doctest: +SKIP
+    ...     rt.table("prices").wait(timeout=10).df
     """
     stack = None
     if url is None:
@@ -136,7 +149,8 @@ class Session(Opening):
     """A project, live. Made by `connect`; use it as a context manager or ``close()`` it.
 
     It also closes when nothing holds it or one of its frames any more, and when the cell that made
-    it is run again and connects to the same project.
+    it is run again and connects to the same project. What is asked of a closed session raises
+    `ClosedError`.
     """
 
     def __init__(
@@ -190,8 +204,8 @@ class Session(Opening):
 
     @property
     def queue(self) -> QueueView:
-        """What waits to be sent: ``len``, ``.df``, ``.retry``, ``.discard``, ``.flush``; displays as
-        its widget.
+        """What waits to be sent, a `QueueView`: ``len``, ``.df``, ``.retry``, ``.edit``, ``.discard``,
+        ``.pause``, ``.resume``, ``.flush``, ``.export``; displays as its widget.
         """
         self._check()
         return self._writes.queue(partial(_show, "queue_bundle"))
@@ -216,8 +230,8 @@ class Session(Opening):
         schema : str, optional
             Another schema than the session's.
         repeatable : bool
-            It may run twice, so a call whose answer was lost is sent again. If not, such a call is
-            set aside in ``queue`` as ``failed``: only you know whether it ran.
+            True: it may run twice, so a call whose answer was lost is sent again. If not, such a
+            call is set aside in ``queue`` as ``failed``: only you know whether it ran.
 
         Returns
         -------
@@ -227,11 +241,13 @@ class Session(Opening):
         Raises
         ------
         TypeError, ValueError
-            If ``params`` is no dict, or has no form in JSON.
+            If ``function`` is no text, or ``params`` is no dict or has no form in JSON.
         QueueError
-            If it cannot be kept.
+            If it cannot be put down in the queue's file.
         """
         self._check()
+        if not isinstance(function, str):
+            raise TypeError(f"the name of a function is a text, not {function!r}")
         if not isinstance(params, Mapping | None):
             raise TypeError(f'the params of "{function}" are a dict, such as {{"amount": 10}}')
         args = plain(dict(params or {}), f'function "{function}", params')
@@ -240,7 +256,13 @@ class Session(Opening):
     # How it goes
 
     def status_bar(self, presence: Presence | None = None) -> StatusBar:
-        """Health, unsaved writes and, if given, people in one line: a widget."""
+        """Health, unsaved writes and people in one line: a widget.
+
+        Parameters
+        ----------
+        presence : Presence, optional
+            Of the channel whose people are shown: ``channel.presence``. Default: no people.
+        """
         from notebook_rt.widgets import display
 
         return display.status_bar(self, presence)
@@ -258,21 +280,27 @@ class Session(Opening):
 
     @property
     def health(self) -> Health:
-        """One word, worst first, and why; displays as its widget."""
+        """One word and why, the worst that is true; displays as its widget.
+
+        ``str(health)`` is, worst first, ``closed``, ``offline``, ``stale``, ``connecting``,
+        ``polling``, ``drifting`` (the last audit found a difference, and repaired it), ``slow`` (over
+        ``Options.slow_ms``) or ``healthy``; ``reason`` is a sentence, and ``latency_ms`` the last
+        heartbeat's way there and back in milliseconds.
+        """
         return replace(self._project.health(), display=partial(_show, "health_bundle", self))
 
     @property
     def metrics(self) -> SessionMetrics:
-        """What is counted, as ``.as_dict()`` and ``.df``."""
+        """What is counted, as ``.as_dict()``, ``.df`` and ``metrics[name]``; see `SessionMetrics`."""
         return SessionMetrics(self._project.metrics())
 
     def retry(self) -> None:
-        """Try to connect now, from zero."""
+        """Try to connect now, with all of ``Options.max_retries`` tries before it."""
         self._check()
         self._thread.post(self._project.connection.retry, "user")
 
     def on_state(self, fn: Callable[[State, str], Any]) -> Callable[[], None]:
-        """Call ``fn(state, reason)`` with each new state, on a thread of its own.
+        """Call ``fn(state, reason)`` with each new `state` and why, on a thread of its own.
 
         Returns
         -------
@@ -321,6 +349,11 @@ class Session(Opening):
     def sign_in(self, **credentials: Any) -> Mapping[str, Any]:
         """Sign in with ``email=`` (or ``phone=``) and ``password=``; the token refreshes itself.
 
+        Parameters
+        ----------
+        **credentials
+            As the ``sign_in_with_password`` of Supabase's own client takes them.
+
         Returns
         -------
         mapping
@@ -328,8 +361,10 @@ class Session(Opening):
 
         Raises
         ------
-        AuthError
+        LoginError
             If the server does not accept them.
+        UnreachableError
+            If no project answers at the URL within ``Options.request_timeout``.
         """
         self._check()
         return self._thread.wait(self._project.login.sign_in(credentials))
@@ -340,7 +375,14 @@ class Session(Opening):
         Parameters
         ----------
         token : str, callable or None
-            A function (or coroutine function) is called for a fresh token whenever one is needed.
+            A function (or coroutine function) is called for a fresh token now, and whenever one is
+            needed.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If what is given, or what the function gives, can be no token. What the function raises
+            now is raised here.
         """
         self._check()
         self._thread.wait(self._project.login.set_auth(token))
@@ -348,7 +390,10 @@ class Session(Opening):
     # The end
 
     def close(self) -> None:
-        """Leave every channel, close the socket, stop every timer. Frames keep their last data."""
+        """Leave every channel, close the socket, stop every timer. Frames keep their last data.
+
+        It takes 5 s at most; what waits in the queue stays in its file.
+        """
         self._finalizer.detach()
         thread, project = self._thread, self._project
         if thread.here:  # the garbage collector runs a ``__del__`` on any thread
@@ -369,12 +414,24 @@ class Session(Opening):
 
 
 class SessionMetrics:
-    """The numbers of a session at one moment."""
+    """The numbers of a session at one moment, by name.
+
+    ``state`` of the connection; ``messages`` that came over the socket; ``bytes`` received over the
+    socket and HTTP; ``requests`` over HTTP; the ``channels`` at the server, and the ``tables``
+    (queries, too) and ``rooms`` (`Channel`) that are open; ``uptime_s``, seconds connected in all;
+    ``disconnects``; ``retries`` to connect; ``events``, changes applied, and ``events_per_s`` over
+    the last ten seconds; ``gaps`` opened; ``reconciliations``; ``audits``, and ``drift``, the rows in
+    which they found a difference; ``callback_errors``; ``last_error``, its text. ``latency_…_ms`` is
+    the heartbeat's way there and back and ``lag_…_ms`` the time from a commit to its change being
+    applied (true only where both clocks agree), each as ``avg``, ``p50``, ``p95`` and ``p99``, in
+    milliseconds; None before the first.
+    """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = dict(values)
 
     def as_dict(self) -> dict[str, Any]:
+        """All of them; a dict of the caller's own."""
         return dict(self._values)
 
     def __getitem__(self, name: str) -> Any:

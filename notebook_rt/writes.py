@@ -33,7 +33,7 @@ from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import HttpRest, NoAnswerError
 from notebook_rt.outbox.schema import path_for
-from notebook_rt.outbox.spare import ColumnName, NoKeyError, SpareKeys
+from notebook_rt.outbox.spare import ColumnName, NoSpareKeyError, SpareKeys
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.store.types import Column, canonical
 from notebook_rt.sync.events import Page, Query
@@ -430,7 +430,7 @@ class TableEdits:
     def _draw(self, editor: Editor, column: str) -> int:
         try:
             return self.writes.spare.take((editor.schema_name, editor.table, column))
-        except NoKeyError as error:
+        except NoSpareKeyError as error:
             raise editor.keyless(column, str(error)) from error
 
     def fills(self, column: Column) -> bool:

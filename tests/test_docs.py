@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -13,7 +14,17 @@ import pdoc
 import pytest
 
 import notebook_rt
+from notebook_rt import errors, local
+from notebook_rt.editor import At
+from notebook_rt.iteration import Changes
+from notebook_rt.mapped import MappedFrame
+from notebook_rt.outbox.view import QueueView
+from notebook_rt.session import SessionMetrics
+from notebook_rt.store.types import Column, Schema
+from notebook_rt.sync.health import Health
 
+HANDED_OUT = (At, Changes, Column, Health, MappedFrame, QueueView, Schema, SessionMetrics)
+"""What a public name gives: without a name of its own in the package, and used all the same."""
 WITHOUT_EXAMPLES = ("notebook_rt.local.server",)
 
 
@@ -48,6 +59,29 @@ def test_public_name_says_what_it_is(name: str) -> None:
     if inspect.isclass(public):
         silent = [member for member, value in members(public) if not inspect.getdoc(value)]
         assert silent == [], f"{name}: no docstring for {silent}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *HANDED_OUT,
+        *(getattr(local, name) for name in dir(local) if name != "start"),
+        *(getattr(errors, name) for name in dir(errors)),
+    ],
+)
+def test_what_is_handed_out_says_what_it_is(given: type) -> None:
+    assert inspect.getdoc(given)
+    assert [name for name, value in members(given) if not inspect.getdoc(value)] == []
+
+
+def test_every_option_says_what_it_is() -> None:
+    page = pdoc.doc.Module(inspect.getmodule(notebook_rt.Options) or notebook_rt)
+    silent = []
+    for option in dataclasses.fields(notebook_rt.Options):
+        doc = page.get(f"Options.{option.name}")
+        assert doc is not None
+        silent += [] if doc.docstring else [option.name]
+    assert silent == []
 
 
 @pytest.mark.filterwarnings("error")

@@ -245,10 +245,21 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
         rt.table(people, limit=True)
     with pytest.raises(TypeError, match=r"options are nrt\.Options\("):
         nrt.connect(rt.url, "key", options={"poll_interval": 2})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Options\.page_size is a whole number, not 1\.5"):
+        nrt.Options(page_size=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the name of a function is a text"):
+        rt.rpc(print)  # type: ignore[arg-type]
+    slips = rt.channel("slips")
+    with pytest.raises(TypeError, match="the name of an event is a text"):
+        slips.send(3, {})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="limit is a number of rows, 1 or more"):
+        slips.frame("said", limit=0)
+    with pytest.raises(ValueError, match="open with other settings"):
+        rt.channel("slips", presence_key="another")
     with pytest.raises(TypeError, match="params are a dict"):
         rt.query(people, params=[1])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match='the payload of "said" is a dict'):
-        rt.channel("slips").send("said", "hello")  # type: ignore[arg-type]
+        slips.send("said", "hello")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"run\(\) takes a coroutine"):
         nrt.run(rt.table(people).wait(10))  # type: ignore[arg-type]
 

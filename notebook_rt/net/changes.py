@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 class ChangeBatch:
     """Row changes that became visible together.
 
-    Each is a ``RowChange``: ``kind`` (``"insert"``, ``"update"``, ``"delete"``), ``key``, ``old``
-    and ``new`` (whole rows, or None).
+    ``for change in batch``, ``len(batch)`` and ``batch[0]`` give them. Each is a ``RowChange``: ``kind``
+    (``"insert"``, ``"update"``, ``"delete"``), ``key``, ``old`` and ``new`` (whole rows, or None).
     """
 
     changes: Sequence[RowChange]
     cause: str
-    """Why: ``stream``, ``snapshot``, ``reconcile``, ``audit``, ``poll``, ``refetch``, ``refill``,
-    ``edit``."""
+    """Why: ``stream`` (somebody committed it, and the server told), ``edit`` (yours), ``snapshot`` (the
+    whole table was read), ``reconcile`` (what a gap had hidden), ``audit`` (what was lost without a
+    word), ``poll`` (while the socket is away), ``refetch`` (asked for again: a row too large for a
+    message, a query whose table changed), ``refill`` (a row that moved up into a ``limit``)."""
     version: int
     """The frame's version that shows them."""
     commit_time: float | None = None
@@ -117,4 +119,4 @@ def changes_df(batches: Iterable[ChangeBatch], last: int | None = None) -> pd.Da
     names = ["at", "version", "cause", "kind", "key", "old", "new"]
     frame = pd.DataFrame(rows if last is None else rows[-last:], columns=names)
     frame["at"] = pd.to_datetime(frame["at"], utc=True)
-    return frame
+    return frame.astype({"version": "int64", "cause": "str", "kind": "str"})

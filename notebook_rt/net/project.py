@@ -213,7 +213,12 @@ class Project:
             )
             self.rooms[shared_as] = room
             room.start()
-        elif (private, receive_own, replay) != (room.private, room.receive_own, room.replay):
+        elif (private, receive_own, replay, presence_key or room.presence_key) != (
+            room.private,
+            room.receive_own,
+            room.replay,
+            room.presence_key,
+        ):
             raise ValueError(f'channel "{topic}" is open with other settings; release it first')
         else:
             room.place.share(priority)

@@ -214,7 +214,7 @@ class Room:
             If the server refuses it; `WaitTimeoutError` if ``ack`` was asked for and none came.
         """
         if self.error is not None:
-            raise self.error
+            raise again(self.error)
         message = {"type": "broadcast", "event": event, "payload": payload}
         channel = self._channel
         if channel is not None:

@@ -26,7 +26,7 @@ ColumnName: TypeAlias = tuple[str, str, str]
 """Schema, table and column."""
 
 
-class NoKeyError(Exception):
+class NoSpareKeyError(Exception):
     """No key can be drawn; says why."""
 
 
@@ -49,7 +49,7 @@ class SpareKeys:
         self._lock = threading.Lock()
 
     def take(self, column: ColumnName) -> int:
-        """A key that nobody else is given; raises `NoKeyError`."""
+        """A key that nobody else is given; raises `NoSpareKeyError`."""
         with self._lock:
             keys = self._keys.setdefault(column, deque())
             if not keys:
@@ -60,14 +60,14 @@ class SpareKeys:
 
     async def look(self, column: ColumnName, fetch: Callable[[Query], Awaitable[object]]) -> None:
         """Have it ``known``, where the server can be asked; draws none."""
-        with contextlib.suppress(NoKeyError), self._learning(column):
+        with contextlib.suppress(NoSpareKeyError), self._learning(column):
             await fetch(drawing(column, 0))
 
     def _draw(self, column: ColumnName, number: int) -> Sequence[int]:
         with self._learning(column):
             keys = self._fetch(drawing(column, number))
         if not keys or not all(type(key) is int for key in keys):
-            raise NoKeyError("what answers for its sequence gives no keys")
+            raise NoSpareKeyError("what answers for its sequence gives no keys")
         return keys
 
     @contextlib.contextmanager
@@ -77,15 +77,17 @@ class SpareKeys:
             yield
         except MissingTableError:
             self.known[column] = False
-            raise NoKeyError(
+            raise NoSpareKeyError(
                 "its sequence could give it, once the SQL that `notebook-rt doctor --sql` prints was run "
                 "in the project"
             ) from None
         except RefusedError as error:
             self.known[column] = False
-            raise NoKeyError(error.reason or str(error)) from error
+            raise NoSpareKeyError(error.reason or str(error)) from error
         except NotebookRTError as error:
-            raise NoKeyError(f"none is in reserve, and its sequence gives none: {error}") from error
+            raise NoSpareKeyError(
+                f"none is in reserve, and its sequence gives none: {error}"
+            ) from error
         self.known[column] = True
 
 

@@ -89,7 +89,13 @@ class QueueView:
 
     @property
     def df(self) -> pd.DataFrame:
-        """One row an operation, in order, index its id."""
+        """One row an operation, in order, index its id.
+
+        ``what`` it is, in a few words; ``state``: ``waiting``, ``sending``, ``parked`` (behind an earlier
+        one of its row that failed or asks), ``failed`` (refused, or given up) or ``asking`` (a conflict is
+        open); ``attempts`` (int64); ``why`` it failed, in the server's words; ``at`` (datetime64, UTC), when
+        it was made; ``values``, a dict as JSON has it.
+        """
         import pandas as pd
 
         ops = self.outbox.ops()
@@ -106,13 +112,34 @@ class QueueView:
         )
 
     def retry(self, op: str | None = None) -> int:
-        """Send again what failed, all of it or one by its id; how many."""
+        """Send again what failed.
+
+        Parameters
+        ----------
+        op : str, optional
+            One operation, by its id (the index of ``df``). Default: all that failed.
+
+        Returns
+        -------
+        int
+            How many.
+        """
         done = self.outbox.retry(op)
         self._wake()
         return done
 
     def discard(self, op: str) -> int:
-        """Drop one operation, and those that stand on it; how many.
+        """Drop one operation, and those that stand on it: edits of a row that was never inserted.
+
+        Parameters
+        ----------
+        op : str
+            Its id (the index of ``df``).
+
+        Returns
+        -------
+        int
+            How many were dropped.
 
         Raises
         ------
@@ -127,6 +154,13 @@ class QueueView:
 
     def edit(self, op: str, **values: Any) -> None:
         """Change columns of an operation that failed, and send it again.
+
+        Parameters
+        ----------
+        op : str
+            Its id (the index of ``df``).
+        **values
+            Columns, and what they become.
 
         Raises
         ------
@@ -143,19 +177,25 @@ class QueueView:
         self._wake()
 
     def pause(self) -> None:
-        """Send nothing until `resume`."""
+        """Send nothing until `resume`, in this session; what is edited meanwhile waits."""
         self._pause()
 
     def resume(self) -> None:
+        """Send what waits, now and from now on."""
         self._resume()
 
     def flush(self, timeout: float | None = None) -> int:
-        """Send now, and wait until nothing waits any more; how many are left, set aside.
+        """Send now, and wait until nothing waits any more.
 
         Parameters
         ----------
         timeout : float, optional
             Seconds.
+
+        Returns
+        -------
+        int
+            How many are left, set aside: they failed, ask, or are parked behind one that does.
 
         Raises
         ------

@@ -69,14 +69,17 @@ class Health:
 
     state: HealthState
     reason: str
+    """Why, in a sentence."""
     latency_ms: float | None = None
     """Of the last heartbeat, in milliseconds; None while there is no connection."""
     metrics: dict[str, Any] = field(default_factory=dict, compare=False)
+    """What ``Session.metrics`` had at that moment."""
     display: Callable[[], Any] | None = field(default=None, compare=False)
     """How the session shows its health as it goes on, where there is a front end."""
 
     @property
     def colour(self) -> str:
+        """``green``, ``yellow``, ``red`` or ``grey``."""
         return COLOURS[self.state]
 
     def __str__(self) -> str:

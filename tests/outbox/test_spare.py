@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from notebook_rt.errors import MissingTableError, RefusedError, UnreachableError
-from notebook_rt.outbox.spare import NoKeyError, SpareKeys
+from notebook_rt.outbox.spare import NoSpareKeyError, SpareKeys
 from notebook_rt.sync.events import Query
 
 COLUMN = ("public", "notes", "id")
@@ -64,7 +64,7 @@ def test_what_gives_no_key_says_why_and_is_asked_again(
     server = Server()
     spare = SpareKeys(server)
     server.error = error
-    with pytest.raises(NoKeyError, match=words):
+    with pytest.raises(NoSpareKeyError, match=words):
         spare.take(COLUMN)
     assert spare.known.get(COLUMN) is known
     server.error = None
@@ -76,7 +76,7 @@ def test_what_gives_no_key_says_why_and_is_asked_again(
 
 @pytest.mark.parametrize("answer", [[], [{"id": 1}], ["1"], [True], [None]])
 def test_what_is_no_key_is_taken_for_none(answer: list[object]) -> None:
-    with pytest.raises(NoKeyError, match="gives no keys"):
+    with pytest.raises(NoSpareKeyError, match="gives no keys"):
         SpareKeys(lambda query: answer).take(COLUMN)  # type: ignore[arg-type, return-value]  # a server may say what it likes
 
 
