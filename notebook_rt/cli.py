@@ -38,23 +38,52 @@ GRACE_SECONDS = 15.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(prog="notebook-rt", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="notebook-rt", description="Supabase Realtime in a notebook: a demo, a stack, a check."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="open the example notebooks on the embedded stack")
+    demo = commands.add_parser(
+        "demo",
+        help="open the example notebooks on the embedded stack",
+        description="Open JupyterLab with a copy of the example notebooks, in ./notebook_rt-demo, on a "
+        "local Supabase (a real PostgreSQL, for this machine only). Ctrl-C ends both.",
+    )
     demo.add_argument("--no-browser", action="store_true", help="print the URL, open no browser")
     demo.add_argument("--port", type=int, default=8888, help="JupyterLab's port (default: 8888)")
 
-    local = commands.add_parser("local", help="run the embedded stack until Ctrl-C")
-    local.add_argument("directory", nargs="?", type=Path, help="where its data lives")
-    local.add_argument("--port", type=int, help="its port on 127.0.0.1 (default: a free one)")
+    local = commands.add_parser(
+        "local",
+        help="run the embedded stack until Ctrl-C",
+        description="Run a local Supabase (a real PostgreSQL, for this machine only), or attach to the "
+        "one that runs, and print its URL and keys.",
+    )
+    local.add_argument(
+        "directory", nargs="?", type=Path, help="where its data lives (default: one of this user)"
+    )
+    local.add_argument(
+        "--port", type=int, help="its port on 127.0.0.1 (default: its last one, or a free one)"
+    )
 
-    doctor = commands.add_parser("doctor", help="what this machine has and lacks")
-    doctor.add_argument("--sql", action="store_true", help="print the optional SQL for a project")
+    doctor = commands.add_parser(
+        "doctor",
+        help="what this machine has and lacks",
+        description="Say which packages are installed, and connect once to the project of "
+        "$SUPABASE_URL and $SUPABASE_KEY, or to the embedded stack. The exit status is 1 if that fails.",
+    )
+    doctor.add_argument(
+        "--sql",
+        action="store_true",
+        help="print the optional SQL for a project instead; it may be run more than once",
+    )
 
-    queue = commands.add_parser("queue", help="what waits to be sent, when no kernel runs")
     from notebook_rt.outbox import cli as queue_cli
 
+    queue = commands.add_parser(
+        "queue",
+        help="what waits to be sent, when no kernel runs",
+        description=queue_cli.DESCRIPTION,
+    )
     queue_cli.add_arguments(queue)
 
     parsed = parser.parse_args(arguments)

@@ -62,6 +62,16 @@ def test_doctor_prints_sql_that_postgres_takes(stack: LocalStack, tmp_path: Path
     stack.sql(done.stdout)  # again: somebody is not sure whether it was done
 
 
+@pytest.mark.parametrize("command", ["", "demo", "local", "doctor", "queue"])
+def test_help_explains_the_command(tmp_path: Path, command: str) -> None:
+    done = run(tmp_path, *command.split(), "--help", COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    usage, description, *_ = done.stdout.split("\n\n")
+    assert usage.startswith("usage: notebook-rt")
+    assert "`" not in done.stdout
+    assert len(description.split()) > 5
+
+
 def test_queue_without_a_queue_is_calm(tmp_path: Path) -> None:
     done = run(tmp_path, "queue")
     assert done.returncode == 0, done.stderr

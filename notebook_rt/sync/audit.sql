@@ -1,6 +1,6 @@
 -- Fast audits for notebook_rt (optional): one request tells whether a whole table is still the same.
 --
--- Both functions only read, run with the caller's rights and row-level security, and are told apart
+-- The functions only read, run with the caller's rights and row-level security, and are told apart
 -- from the rest of the schema by their prefix. Remove them with:
 -- drop function nrt_digest, nrt_rows, nrt_hash, nrt_predicate;
 

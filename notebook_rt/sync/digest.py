@@ -3,7 +3,7 @@
 Both sides hash each row's key with its version (``xmin``) as seed, by PostgreSQL's own hash of the
 key's type (integers, uuid, text), and combine the hashes without regard to order, bucket by bucket.
 Equal buckets are equal; of those that differ the keys and versions are compared, and of these the
-rows are read. ``audit.sql`` has the two functions, ``notebook-rt doctor --sql`` prints them; without
+rows are read. ``audit.sql`` has the functions, ``notebook-rt doctor --sql`` prints them; without
 them keys and versions come in pages.
 """
 
