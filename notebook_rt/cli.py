@@ -31,6 +31,9 @@ INSTALLED_NOTEBOOKS = Path(__file__).parent / "_notebooks"
 ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"
 """What asks over a newcomer's first notebook whether there shall be news of Jupyter's."""
 
+AUDIT_SQL = Path(__file__).parent / "sync" / "audit.sql"
+LEDGER_SQL = Path(__file__).parent / "outbox" / "ledger.sql"
+
 CONNECT_SECONDS = 10.0
 CONNECT_RETRIES = 2
 GRACE_SECONDS = 15.0
@@ -229,6 +232,6 @@ def _doctor_project() -> int:
 
 def _print_sql() -> int:
     """Print the optional SQL: the audit's digest, the ledger of operations, keys of sequences."""
-    for name in ("sync/audit.sql", "outbox/ledger.sql"):
-        print((Path(__file__).parent / name).read_text())
+    for file in (AUDIT_SQL, LEDGER_SQL):
+        print(file.read_text())
     return 0

@@ -13,6 +13,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from notebook_rt.cli import LEDGER_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.realtime.options import RealtimeOptions
 from tests.proxy import Proxy
@@ -79,7 +80,7 @@ def make_table(stack: LocalStack) -> Iterator[Callable[..., str]]:
 @pytest.fixture
 def ledger(stack: LocalStack) -> Iterator[None]:
     """The project has the optional SQL for writes."""
-    sql = (Path(__file__).parents[1] / "notebook_rt" / "outbox" / "ledger.sql").read_text()
+    sql = LEDGER_SQL.read_text()
     stack.sql(sql)
     stack.sql(sql)  # it may be run again
     yield

@@ -9,7 +9,6 @@ import pickle
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from notebook_rt.host import Run
 from notebook_rt.local import LocalStack
 from notebook_rt.net.callbacks import Subscribers
 from notebook_rt.sync.rows import RowChange
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -84,10 +84,7 @@ def test_health_names_a_slip_as_long_as_it_is_held_and_the_others_stay_live(
         assert good.status == "live"
         for slip in slips:
             slip.close()
-        end = time.monotonic() + 10
-        while str(rt.health) != "healthy":
-            assert time.monotonic() < end, rt.health.reason
-            time.sleep(0.01)
+        until(lambda: str(rt.health) == "healthy", what=lambda: rt.health.reason)
     finally:
         stack.sql("drop table newcomers_hidden")
 
@@ -102,11 +99,7 @@ def test_a_slip_that_nobody_holds_any_more_is_forgotten(rt: nrt.Session, people:
         for _ in range(2):
             with contextlib.suppress(errors.MissingTableError):
                 look()
-    end = time.monotonic() + 10
-    while str(rt.health) != "healthy":
-        gc.collect()
-        assert time.monotonic() < end, rt.health.reason
-        time.sleep(0.01)
+    until(lambda: gc.collect() >= 0 and str(rt.health) == "healthy", what=lambda: rt.health.reason)
 
 
 def test_health_is_red_and_says_so_with_a_wrong_key(stack: LocalStack) -> None:
@@ -279,10 +272,7 @@ def test_a_grid_is_told_at_once_what_it_cannot_do(rt: nrt.Session, people: str) 
 def test_who_waits_too_short_is_told_why_nobody_answers() -> None:
     with nrt.connect("http://127.0.0.1:9", "key") as session:
         frame = session.table("prices")
-        end = time.monotonic() + 10
-        while frame._feed._unreachable is None:  # the first try has failed
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        until(lambda: frame._feed._unreachable is not None)  # the first try has failed
         with pytest.raises(errors.WaitTimeoutError, match=r"cannot reach http://127\.0\.0\.1:9"):
             frame.wait(0.1)
 
@@ -336,10 +326,7 @@ def test_an_error_of_another_process_arrives() -> None:
 
 def test_a_closed_connection_has_no_latency(stack: LocalStack) -> None:
     with nrt.connect(stack.url, stack.anon_key) as session:
-        end = time.monotonic() + 10
-        while session.health.latency_ms is None:
-            assert time.monotonic() < end, session.health
-            time.sleep(0.01)
+        until(lambda: session.health.latency_ms is not None, what=lambda: session.health)
     assert session.health.latency_ms is None
 
 
@@ -372,10 +359,7 @@ def test_a_url_or_a_key_that_is_none_is_refused_at_once_and_no_key_repeated(
 def test_a_url_and_a_key_are_taken_as_they_were_copied(stack: LocalStack) -> None:
     with nrt.connect(f" {stack.url}/rest/v1/\n", f"{stack.anon_key}\n") as session:
         assert session.url == stack.url
-        end = time.monotonic() + 10
-        while session.state != "connected":
-            assert time.monotonic() < end, session.health.reason
-            time.sleep(0.01)
+        until(lambda: session.state == "connected", what=lambda: session.health.reason)
     for url, key in ((8000, "key"), ("abcd.supabase.co", 8000)):
         with pytest.raises(TypeError, match="of a project is a text, not int"):
             nrt.connect(url, key)  # type: ignore[arg-type]  # the slip that is tried here

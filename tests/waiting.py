@@ -9,9 +9,10 @@ from typing import Any
 
 def until(
     condition: Callable[[], Any], seconds: float = 10.0, what: Callable[[], object] = str
-) -> None:
-    """Wait until ``condition`` holds; fails, saying how things are instead."""
-    end = time.monotonic() + seconds
+) -> float:
+    """Wait until ``condition`` holds; the seconds it took. Fails, saying how things are instead."""
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < end, f"not after {seconds:g} s: {what()}"
+        assert time.monotonic() - began < seconds, f"not after {seconds:g} s: {what()}"
         time.sleep(0.005)
+    return time.monotonic() - began

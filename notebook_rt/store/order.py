@@ -3,8 +3,8 @@
 In goes a table, out come its keys and its snapshot in the order that the server's ``order by``
 gives: nulls last ascending and first descending unless said otherwise, the key breaking ties.
 Where the server's order cannot be known here (text has a collation, an enum its declaration) the
-server is asked: whoever asked hands the keys over in the server's order with `Ordered.rank`, and
-`Ordered.unranked` says which keys have come or moved since.
+server is asked: whoever asked hands the keys over in the server's order with `Ordered.rank`; what has
+come or moved since is in no place until it is asked again.
 """
 
 from __future__ import annotations
@@ -91,13 +91,6 @@ class Ordered:
         with self.table.lock:
             self._ranked = {key: (place, self._seen(key)) for place, key in enumerate(keys)}
             self._order = self._snapshot = None
-
-    def unranked(self) -> set[Key]:
-        """The keys whose place only the server knows: new, or moved, since the last `rank`."""
-        if self.sortable:
-            return set()
-        with self.table.lock:
-            return {key for key in list(self.table.keys()) if self._rank(key) is None}
 
     def _columns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*(term.column for term in self.by), *self.table.schema.key)))

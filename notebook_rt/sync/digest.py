@@ -10,7 +10,6 @@ them keys and versions come in pages.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
@@ -34,11 +33,6 @@ SKIP_MOST: Final = 20_000
 
 U32: Final = np.uint32
 Words = NDArray[np.uint32]
-
-
-def audit_sql() -> str:
-    """The SQL that makes audits fast, to be run once in the project."""
-    return (files("notebook_rt.sync") / "audit.sql").read_text("utf-8")
 
 
 def hash_int8(values: NDArray[np.int64], seeds: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -18,8 +18,8 @@ import orjson
 import pandas as pd
 
 import notebook_rt as nrt
+from notebook_rt.cli import AUDIT_SQL
 from notebook_rt.net.driver import TableDriver
-from notebook_rt.sync.digest import audit_sql
 from tests.benchmarks.harness import OURS, Result
 
 SUITE = "true again, and proven"
@@ -47,7 +47,7 @@ def table(rows: int, key: str, with_sql: bool) -> Iterator[nrt.local.LocalStack]
         stack.sql("alter publication supabase_realtime add table big")
         stack.sql("grant all on big to anon")
         if with_sql:
-            stack.sql(audit_sql())
+            stack.sql(AUDIT_SQL.read_text())
         yield stack
 
 

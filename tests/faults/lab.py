@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
-from tests.faults.truth import EVERYTHING, View, table_of, true_within, until
+from tests.faults.truth import EVERYTHING, View, table_of, true_within
 from tests.proxy import Proxy
+from tests.waiting import until
 
 _numbers = itertools.count(time.monotonic_ns())
 

@@ -14,8 +14,9 @@ import notebook_rt as nrt
 from notebook_rt.local import LocalStack
 from notebook_rt.sync import joins
 from tests.faults.lab import Lab, laboratory
-from tests.faults.truth import VIEWS, View, until
+from tests.faults.truth import VIEWS, View
 from tests.proxy import Answer, Cut, Drop, Rule, Stall
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,9 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
 from tests.faults.chaos import SILENT, TOLD, Chaos
-from tests.faults.truth import VIEWS, Writer, difference, table_of, true_within, until
+from tests.faults.truth import VIEWS, Writer, difference, table_of, true_within
 from tests.proxy import Proxy, Rule
+from tests.waiting import until
 
 ROWS = 3_000
 WITHIN = 10.0

@@ -17,8 +17,9 @@ from notebook_rt.local.realtime.options import RealtimeOptions
 from notebook_rt.net import supervisor
 from notebook_rt.sync import mirror
 from tests.faults.lab import AUDIT, laboratory
-from tests.faults.truth import EVERYTHING, SOME, TOP, VIEWS, Writer, true_within, until
+from tests.faults.truth import EVERYTHING, SOME, TOP, VIEWS, Writer, true_within
 from tests.proxy import Delay, Double, Drop, Proxy, Stall, Truncate
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import datetime as dt
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -282,15 +282,6 @@ class Writer:
 
 _KINDS: Final = ("update", "insert", "delete", "again", "key", "many", "back")
 _WEIGHTS: Final = (70, 8, 8, 4, 3, 4, 3)
-
-
-def until(condition: Callable[[], Any], seconds: float, say: Callable[[], object] = str) -> float:
-    """Wait until ``condition`` holds; the seconds it took. Fails, saying how things are instead."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, f"not within {seconds:g} s: {say()}"
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 def true_within(

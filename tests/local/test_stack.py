@@ -25,6 +25,7 @@ from notebook_rt.local import LocalStack, errors, postgres, start
 from notebook_rt.local import stack as stack_module
 from notebook_rt.local.context import StackOptions
 from notebook_rt.local.directory import StackDirectory
+from tests.waiting import until
 
 REPOSITORY = Path(local.__file__).parents[2]
 
@@ -187,10 +188,8 @@ def test_a_parent_killed_while_it_starts_leaves_nothing_running(
     script = f"from notebook_rt.local import start; start({str(tmp_path)!r})"
     process = subprocess.Popen([sys.executable, "-c", script], text=True)
     processes.append(process)
-    deadline = time.monotonic() + 30
-    while not (children := psutil.Process(process.pid).children(recursive=True)):
-        assert time.monotonic() < deadline, "it started no server"
-        time.sleep(0.005)
+    until(lambda: psutil.Process(process.pid).children(recursive=True), 30)
+    children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     assert gone(children, within=10)
     assert not list_running_in(tmp_path)

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
+from tests.waiting import until
 
 JS = Path(__file__).parent / "js"
 
@@ -74,10 +74,7 @@ def test_rows_written_by_supabase_js_are_in_df(stack: LocalStack, project: Path)
         assert prices.df.empty
         play("writes", stack, project)
         wanted = {1: "changed", 2: "b too"}
-        until = time.monotonic() + 10
-        while prices.df["name"].to_dict() != wanted and time.monotonic() < until:
-            time.sleep(0.01)
-        assert prices.df["name"].to_dict() == wanted
+        until(lambda: prices.df["name"].to_dict() == wanted, what=lambda: prices.df)
         assert prices.status == "live"
     stack.sql("drop table js_prices")
 

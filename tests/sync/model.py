@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from notebook_rt.store.types import Schema, equal
@@ -32,6 +32,9 @@ class DictRows:
     def get(self, key: Key) -> dict[str, Any] | None:
         row = self.data.get(key)
         return None if row is None else dict(row)
+
+    def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
+        return {key: self.get(key) for key in keys}
 
     def keys(self) -> Iterator[Key]:
         return iter(list(self.data))

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notebook_rt.cli import AUDIT_SQL
 from notebook_rt.filters import parse
 from notebook_rt.local import LocalStack
 from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.digest import Digest, audit_sql, hash_int8, hasher
+from notebook_rt.sync.digest import Digest, hash_int8, hasher
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.flows import Ahead
 from notebook_rt.sync.horizon import Horizon, Read
@@ -26,7 +27,7 @@ from tests.sync.model import DictRows
 
 @pytest.fixture(scope="module")
 def table(stack: LocalStack) -> LocalStack:
-    stack.sql(audit_sql())
+    stack.sql(AUDIT_SQL.read_text())
     stack.sql("drop table if exists digest_t; create table digest_t (id bigint primary key, n int)")
     for start in (1, 1000, -50):  # three transactions: three versions
         stack.sql(f"insert into digest_t select g, g % 7 from generate_series({start}, {start + 300}) g"

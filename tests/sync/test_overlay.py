@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,93 +14,14 @@ from notebook_rt.store.table import Table
 from notebook_rt.store.types import Column, Schema, equal
 from notebook_rt.sync.merge import Edit, Strategies, rebase
 from notebook_rt.sync.overlay import SHIELD_SECONDS, Overlay, View
-from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Upsert, WireRow
+from notebook_rt.sync.rows import Delete, Key, Op, Upsert
+from tests.sync.model import DictRows
 
 SCHEMA = Schema(
     (Column("id", "int8"), Column("a", "text"), Column("n", "int8"), Column("tags", "_text")),
     key=("id",),
 )
 STRATEGIES = Strategies(columns={"n": "delta", "tags": "union"})
-
-
-class DictRows:
-    """``Rows`` as a dict of dicts: what the word means, without the speed."""
-
-    def __init__(self, schema: Schema) -> None:
-        self.schema = schema
-        self.data: dict[Key, dict[str, Any]] = {}
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self.data
-
-    @property
-    def awaited(self) -> Collection[Key]:
-        return ()
-
-    def let_in(self, key: Key, sent_at: float) -> None:
-        pass
-
-    def get(self, key: Key) -> dict[str, Any] | None:
-        return copy.deepcopy(self.data.get(key))
-
-    def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
-        return {key: self.get(key) for key in keys}
-
-    def keys(self) -> Iterator[Key]:
-        return iter(list(self.data))
-
-    def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> list[RowChange]:
-        before = copy.deepcopy(self.data)
-        for op in ops:
-            if isinstance(op, Delete):
-                self.data.pop(op.key, None)
-            else:
-                known = self.data.get(op.key, dict.fromkeys(self.schema.names))
-                self.data[op.key] = {**known, **op.row}
-        return self.changes(before)
-
-    def changes(self, before: dict[Key, dict[str, Any]]) -> list[RowChange]:
-        found = []
-        for key in {**before, **self.data}:
-            old, new = before.get(key), self.data.get(key)
-            if not equal(old, new):
-                kind: Any = "insert" if old is None else "delete" if new is None else "update"
-                found.append(RowChange(kind, key, old, new))
-        return found
-
-    def load(self) -> DictLoad:
-        return DictLoad(self)
-
-    def differing(self, page: Sequence[WireRow]) -> list[tuple[Key, Row]]:
-        rows = [self.schema.decode(wire) for wire in page]
-        return [
-            (self.schema.key_of(row), row)
-            for row in rows
-            if not equal({**(self.get(self.schema.key_of(row)) or {}), **row}, self.get(row["id"]))
-        ]
-
-
-class DictLoad:
-    def __init__(self, rows: DictRows) -> None:
-        self.rows = rows
-        self.data: dict[Key, dict[str, Any]] = {}
-
-    def extend(self, page: Sequence[WireRow]) -> None:
-        for wire in page:
-            row = self.rows.schema.decode(wire)
-            self.data[self.rows.schema.key_of(row)] = row
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> list[RowChange]:
-        before, self.rows.data = self.rows.data, self.data
-        before = copy.deepcopy(before)
-        self.rows.apply(ops)
-        return self.rows.changes(before)
 
 
 def table(schema: Schema) -> View:
