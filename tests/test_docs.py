@@ -18,8 +18,8 @@ from notebook_rt import errors, local
 from notebook_rt.editor import At
 from notebook_rt.iteration import Changes
 from notebook_rt.mapped import MappedFrame
+from notebook_rt.metrics import SessionMetrics
 from notebook_rt.outbox.view import QueueView
-from notebook_rt.session import SessionMetrics
 from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.health import Health
 

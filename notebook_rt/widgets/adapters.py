@@ -1,204 +1,35 @@
-"""The live classes as sources: what a ``Session``, a ``LiveFrame``, a ``Presence`` show.
+"""Live tables as grids and charts read them: a ``LiveFrame``, and what ``map`` computes of one.
 
-In: the handles of DESIGN §1, by their public names only. Out: the protocols of ``sources.py``. The
-widgets read from a thread of their own, so nothing here may wait: a frame without data yet is shown
-empty, one that failed is shown with its reason.
+In: the handle; its feed, too, because ``LiveFrame.df`` waits for the first data. Out: the
+``FrameSource`` of ``sources.py``. The widgets read from a thread of their own, so nothing here may
+wait: a frame without data yet is shown empty, one that failed is shown with its reason.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import pandas as pd
 
-from notebook_rt.errors import ClosedError, NotebookRTError, ReadOnlyError
+from notebook_rt.errors import ReadOnlyError
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Column
 from notebook_rt.sync.health import UNAVAILABLE
 from notebook_rt.sync.merge import ANSWER_LOST
 from notebook_rt.sync.rows import Upsert
-from notebook_rt.widgets.sources import (
-    Conflict,
-    HealthReport,
-    Note,
-    NoteKind,
-    Person,
-    QueuedWrite,
-    Unsubscribe,
-)
+from notebook_rt.widgets.sources import Conflict, Unsubscribe, listen
 
 if TYPE_CHECKING:
-    from notebook_rt.channel import Presence
     from notebook_rt.frame import LiveFrame
     from notebook_rt.mapped import MappedFrame
-    from notebook_rt.outbox.view import QueueView
-    from notebook_rt.session import Session
 
 MARKS_FOR: Final = 0.25
 """Seconds that the marks of pending edits are kept: they are read from the queue's file."""
-NOTES_KEPT: Final = 200
-_UNITS: Final = {"ms": "{:,.0f} ms", "s": "{:,.1f} s"}
-_NAMES: Final = ("name", "username", "user_name", "display_name", "full_name", "email", "user")
-
-
-def _quiet(fn: Callable[[], object], *_: object) -> None:
-    """A listener that only says "look again", whatever it is told."""
-    fn()
-
-
-def _listen(
-    subscribe: Callable[[Callable[..., object]], Unsubscribe], fn: Callable[[], object]
-) -> Unsubscribe:
-    # A partial has no code of its own: two widgets in two cells are never taken for one run twice.
-    try:
-        return subscribe(partial(_quiet, fn))
-    except ClosedError:
-        return lambda: None
-
-
-class SessionHealth:
-    """``Session.health`` and its metrics."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def health(self) -> HealthReport:
-        health = self._session.health
-        error = health.metrics.get("last_error")
-        return HealthReport(
-            health.state,
-            "" if health.state == "healthy" else health.reason,
-            health.latency_ms,
-            None if error is None else str(error),
-            {
-                name.rpartition("_")[0].replace("_", " ")
-                if unit in _UNITS
-                else name.replace("_", " "): (
-                    _UNITS[unit].format(value) if unit in _UNITS else _plain(value)
-                )
-                for name, value in health.metrics.items()
-                if value is not None and name not in ("last_error", "state")
-                for unit in [name.rpartition("_")[2]]
-            },
-        )
-
-    def on_health(self, fn: Callable[[], object]) -> Unsubscribe:
-        return _listen(self._session.on_health, fn)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-class PeoplePresent:
-    """``Channel.presence``. A name is the first of the usual fields; idle is what they say."""
-
-    def __init__(self, presence: Presence) -> None:
-        self._presence = presence
-
-    def people(self) -> Sequence[Person]:
-        own = self._presence.key
-        return [
-            Person(
-                person.key,
-                _name(person.metas[-1] if person.metas else {}, person.key),
-                datetime.fromtimestamp(person.joined_at, UTC),
-                idle=_idle(person.metas),
-                you=person.key == own,
-            )
-            for person in self._presence.people
-        ]
-
-    def on_presence(self, fn: Callable[[], object]) -> Unsubscribe:
-        return _listen(self._presence.on_change, fn)
-
-
-def _name(meta: Mapping[str, Any], key: str) -> str:
-    return next((str(meta[name]) for name in _NAMES if meta.get(name)), key)
-
-
-def _idle(metas: Sequence[Mapping[str, Any]]) -> bool:
-    """Everywhere: somebody with one busy tab is not idle."""
-    return bool(metas) and all(m.get("idle") or m.get("status") in ("idle", "away") for m in metas)
-
-
-class SessionQueue:
-    """``Session.queue``: its DataFrame as a list."""
-
-    def __init__(self, queue: QueueView) -> None:
-        self._queue = queue
-        self._latest: list[QueuedWrite] = []
-
-    def writes(self) -> Sequence[QueuedWrite]:
-        try:
-            df = self._queue.df.reset_index()
-        except NotebookRTError:  # closed: as it was
-            return self._latest
-        df = df[["id", "what", "state", "why", "attempts", "at", "values"]]
-        self._latest = [
-            QueuedWrite(
-                id, what, state, why, attempts, at.floor("us").to_pydatetime(), _json(values)
-            )
-            for id, what, state, why, attempts, at, values in df.itertuples(index=False, name=None)
-        ]
-        return self._latest
-
-    def retry(self, id: str) -> object:
-        return self._queue.retry(id)
-
-    def discard(self, id: str) -> object:
-        return self._queue.discard(id)
-
-    def on_queue(self, fn: Callable[[], object]) -> Unsubscribe:
-        return self._queue.on_change(fn)
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, ensure_ascii=False, default=str) if values else ""
-
-
-class SessionNotes:
-    """What the session finds worth a line, kept for a while."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._notes: deque[Note] = deque(maxlen=NOTES_KEPT)
-        self._count = 0
-
-    def notes(self) -> Sequence[Note]:
-        return list(self._notes)
-
-    def on_note(self, fn: Callable[[], object]) -> Unsubscribe:
-        # The listeners' list belongs to the loop thread; what is called there must be quick.
-        project = self._session._project
-
-        def note(kind: str, text: str) -> None:
-            self._keep(kind, text)
-            fn()
-
-        project.thread.call(project.note_listeners.append, note)
-
-        def stop() -> None:
-            with contextlib.suppress(ClosedError, RuntimeError, ValueError):
-                project.thread.post(project.note_listeners.remove, note)
-
-        return stop
-
-    def _keep(self, kind: str, text: str) -> None:
-        self._count += 1
-        known = cast("Any", kind if kind in get_args(NoteKind) else "info")
-        self._notes.append(Note(self._count, known, text, datetime.now(UTC)))
 
 
 class FrameOf:
@@ -263,7 +94,7 @@ class FrameOf:
         return self._frame.editable and self.status != "closed"
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
-        return _listen(self._frame.on_change, fn)
+        return listen(self._frame.on_change, fn)
 
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
         self._marks = (-1.0, {})
@@ -366,7 +197,7 @@ class MappedOf:
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
         # At once, too: nobody listened while nobody looked.
-        return _listen(partial(self._mapped.on_change, at_once=True), fn)
+        return listen(partial(self._mapped.on_change, at_once=True), fn)
 
     def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
         raise ReadOnlyError(self.name)

@@ -10,14 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from notebook_rt.host import has_front_end
-from notebook_rt.widgets.adapters import (
-    FrameOf,
-    MappedOf,
-    PeoplePresent,
-    SessionHealth,
-    SessionNotes,
-    SessionQueue,
-)
+from notebook_rt.widgets.adapters import FrameOf, MappedOf
 from notebook_rt.widgets.base import LiveWidget
 from notebook_rt.widgets.chart import ChartWidget
 from notebook_rt.widgets.grid import GridWidget, grid_html, grid_text
@@ -25,6 +18,12 @@ from notebook_rt.widgets.health import HealthWidget, health_html, health_text
 from notebook_rt.widgets.notes import NotesWidget
 from notebook_rt.widgets.presence import PresenceWidget, presence_html, presence_text
 from notebook_rt.widgets.queue import QueueWidget, queue_html, queue_text
+from notebook_rt.widgets.sessions import (
+    PeoplePresent,
+    SessionHealth,
+    SessionNotes,
+    SessionQueue,
+)
 from notebook_rt.widgets.statusbar import StatusBar
 
 if TYPE_CHECKING:

@@ -1,9 +1,10 @@
 """What a widget needs of the thing it shows: values to draw, and a word when they changed.
 
 The widgets know nothing of sessions, sockets or queues. Each takes a *source*: a small protocol of
-this module. ``adapters.py`` makes sources of the live classes; the tests make them of a few lines
-of memory. A source's callback takes no argument and may be called from any thread, as often as it
-likes: it only says "look again", and the transport decides when (``transport.py``).
+this module. ``adapters.py`` makes sources of live tables, ``sessions.py`` of a session; the tests make
+them of a few lines of memory. A source's callback takes no argument and may be called from any
+thread, as often as it likes: it only says "look again", and the transport decides when
+(``transport.py``).
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from notebook_rt.errors import ClosedError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,3 +195,19 @@ Eyes: TypeAlias = Callable[
     [Literal["online", "offline", "visible", "hidden", "seen", "unseen"]], object
 ]
 """Told what the browser tells: its network, its tab, and whether a view of the widget is seen."""
+
+
+def _quiet(fn: Callable[[], object], *_: object) -> None:
+    """A listener that only says "look again", whatever it is told."""
+    fn()
+
+
+def listen(
+    subscribe: Callable[[Callable[..., object]], Unsubscribe], fn: Callable[[], object]
+) -> Unsubscribe:
+    """Have ``fn()`` called whatever ``subscribe`` tells; of what is closed, never."""
+    # A partial has no code of its own: two widgets in two cells are never taken for one run twice.
+    try:
+        return subscribe(partial(_quiet, fn))
+    except ClosedError:
+        return lambda: None

@@ -1,0 +1,51 @@
+"""What a session counts, as the user reads it: by name, as a dict, as a DataFrame.
+
+In: the numbers that ``net/project.py`` gathers from ``sync/health.py`` and its own parts. Out: these
+numbers as they were at one moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class SessionMetrics:
+    """The numbers of a session at one moment, by name.
+
+    ``state`` of the connection; ``messages`` that came over the socket; ``bytes`` received over the
+    socket and HTTP; ``requests`` over HTTP; the ``channels`` at the server, and the ``tables``
+    (queries, too) and ``rooms`` (`Channel`) that are open; ``uptime_s``, seconds connected in all;
+    ``disconnects``; ``retries`` to connect; ``events``, changes applied, and ``events_per_s`` over
+    the last ten seconds; ``gaps`` opened; ``reconciliations``; ``audits``, and ``drift``, the rows in
+    which they found a difference; ``callback_errors``; ``last_error``, its text. ``latency_…_ms`` is
+    the heartbeat's way there and back and ``lag_…_ms`` the time from a commit to its change being
+    applied (true only where both clocks agree), each as ``avg``, ``p50``, ``p95`` and ``p99``, in
+    milliseconds; None before the first.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of them; a dict of the caller's own."""
+        return dict(self._values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """One row a metric, index its name, column ``value``."""
+        import pandas as pd
+
+        return pd.DataFrame({"value": pd.Series(self._values, dtype=object)})
+
+    def __repr__(self) -> str:
+        return f"SessionMetrics({self._values!r})"
+
+    def _repr_html_(self) -> str:
+        return str(self.df.to_html())
