@@ -225,7 +225,10 @@ class Editor(Laid):
             ]
             if not records:
                 where = f"{key!r}" + (f", column {column!r}" if column else "")
-                raise ConflictError(f'table "{self.table}": no conflict is open at {where}')
+                raise ConflictError(
+                    f'table "{self.table}": no conflict is open at {where}; the open ones are those '
+                    "of .conflicts"
+                )
             third: tuple[Json, ...] = ()
             if value is not ... and column is not None:
                 third = (composer.json(composer.typed({column: value}))[column],)
@@ -417,7 +420,9 @@ class Editor(Laid):
         composer = self._need()[1]
         op = self._outbox.get(op_id)
         if op is None or op.state != "asking":
-            raise ConflictError(f'table "{self.table}": the conflict was decided meanwhile')
+            raise ConflictError(
+                f'table "{self.table}": the conflict was decided meanwhile, as .conflicts tells'
+            )
         numbers = {record.number for record in records}
         asks = any(r.op == op_id and r.number not in numbers for r in self.open_conflicts())
         rule = "resolved" if third else f"resolved: {'mine' if mine else 'theirs'}"
@@ -438,7 +443,9 @@ class Editor(Laid):
             self._tell_all(lambda o: o.discard([op_id], want_changes=True))
         else:
             if not self._outbox.mend(left, decided=numbers, asks=asks):
-                raise QueueError("the operation left the queue meanwhile")
+                raise QueueError(
+                    f'table "{self.table}": the edit left the queue meanwhile; .pending has what is left'
+                )
             self._lay_everywhere([left])
         self._outbox.record(op, *decided)
 

@@ -396,7 +396,7 @@ def _errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.ProgrammingError as error:
-        raise QueueError(f"the queue {path} is closed") from error
+        raise QueueError(f"the queue {path} is closed: connect again") from error
     except msgspec.DecodeError as error:
         hint = "connect again, and what can be read of it is saved"
         raise QueueError(f"the queue {path} is damaged: {hint}") from error

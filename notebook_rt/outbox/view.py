@@ -213,7 +213,8 @@ class QueueView:
                 raise QueueError(f"{why}; {waiting} of the queue wait{'s' * (waiting == 1)}")
             if until is not None and time.monotonic() >= until:
                 raise WaitTimeoutError(
-                    f"{self.outbox.counts()['waiting']} operations still wait after {timeout:g} s"
+                    f"{self.outbox.counts()['waiting']} operations still wait after {timeout:g} s; the "
+                    "session's .health says why, and they go on waiting in the queue's file"
                 )
             time.sleep(0.02)
         return len(self.outbox)
