@@ -327,10 +327,19 @@ class ChannelRefusedError(NotebookRTError):
     """The server does not let this login into the channel, or closed it."""
 
     def __init__(self, topic: str, reason: str) -> None:
-        super().__init__(
-            f'channel "{topic}": refused: {reason}. A private channel needs a policy on '
-            "realtime.messages for this login; see Supabase's Realtime Authorization"
+        what_to_do = (
+            "A private channel needs a policy on realtime.messages for this login; see Supabase's "
+            "Realtime Authorization"
         )
+        match reason.partition(":")[0]:  # the server's code
+            case "PrivateOnly":
+                what_to_do = (
+                    "The project lets nobody into public channels: rt.channel(name, private=True), or "
+                    "allow public access (Supabase dashboard: Realtime, Settings)"
+                )
+            case "RealtimeDisabledForTenant":
+                what_to_do = "Switch it on (Supabase dashboard: Realtime, Settings)"
+        super().__init__(f'channel "{topic}": refused: {reason}. {what_to_do}')
         self.topic = topic
         self.reason = reason
 

@@ -317,6 +317,19 @@ def test_the_tab_key_offers_every_name_and_no_other(stack: LocalStack, people: s
     assert sorted(dir(nrt.local)) == ["LocalStack", "StackOptions", "start"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "what_to_do"),
+    [
+        ("Unauthorized: You do not have permissions", "policy on realtime.messages"),
+        ("PrivateOnly: This project only allows private channels", "private=True"),
+        ("RealtimeDisabledForTenant: Realtime disabled", "Switch it on"),
+    ],
+)
+def test_who_is_not_let_into_a_channel_is_told_what_to_do(reason: str, what_to_do: str) -> None:
+    with pytest.raises(errors.ChannelRefusedError, match=what_to_do):
+        raise errors.ChannelRefusedError("floor", reason)
+
+
 def test_an_error_of_another_process_arrives() -> None:
     sent = errors.MissingColumnError("public", "prices", "agee", ["age"])
     for arrived in (pickle.loads(pickle.dumps(sent)), copy.copy(sent)):
