@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,75 +15,15 @@ from hypothesis import strategies as st
 from notebook_rt.errors import ConflictError
 from notebook_rt.store.types import Column
 from notebook_rt.widgets import GridWidget
-from notebook_rt.widgets.columns import CUT, LONG, NULL, Cells, Pack, cells
+from notebook_rt.widgets.columns import CUT, LONG, Cells, Pack, cells
 from notebook_rt.widgets.grid import grid_html
 from notebook_rt.widgets.gridmodel import LOOK, GridModel
 from notebook_rt.widgets.order import DUTY, Order, parse_terms
 from notebook_rt.widgets.sources import Conflict
-from notebook_rt.widgets.typed import parse_typed
+from tests.widgets.bench import FIELDS, Bench, rids, table, values
 from tests.widgets.memory import HOSTILE, MemoryFrame
 
-FIELDS = [
-    Column("id", "int8", nullable=False),
-    Column("price", "float8"),
-    Column("name", "text"),
-    Column("at", "timestamptz"),
-]
-
 NUMBERS = st.none() | st.floats(allow_nan=False)  # Float64 takes NaN for null
-
-
-def table(n: int, first: int = 1) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "price": np.arange(n, dtype=float),
-            "name": pd.array([f"name {i}" for i in range(n)], dtype="str"),
-            "at": pd.Timestamp("2026-01-01T00:00Z") + pd.to_timedelta(np.arange(n), unit="s"),
-        },
-        index=pd.Index(np.arange(first, first + n), name="id"),
-    )
-
-
-def values(column: Mapping[str, Any], buffer: bytes) -> list[Any]:
-    """A column of a message, read as the browser does."""
-    at, size = column["values"]
-    flags = np.frombuffer(buffer, np.uint8, column["flags"][1], column["flags"][0])
-    if column["kind"] != "text":
-        numbers = np.frombuffer(buffer, np.float64, size // 8, at).tolist()
-        return [None if f & NULL else v for v, f in zip(numbers, flags, strict=True)]
-    ends = np.frombuffer(buffer, np.int32, column["ends"][1] // 4, column["ends"][0])
-    starts = [0, *ends][: len(ends)]
-    texts = [buffer[at + a : at + b].decode() for a, b in zip(starts, ends, strict=True)]
-    return [None if f & NULL else t for t, f in zip(texts, flags, strict=True)]
-
-
-def rids(message: Any) -> list[int]:
-    at, size = message.content["rids"]
-    return np.frombuffer(message.buffers[0], np.int32, size // 4, at).tolist()
-
-
-class Bench:
-    """A model over a frame in memory, with one view."""
-
-    def __init__(self, df: pd.DataFrame, fields: Any = FIELDS, **options: Any) -> None:
-        self.source = MemoryFrame(df, fields)
-        self.woken = 0
-        self.model = GridModel(self.source, act=lambda fn: fn(), changed=self._wake, **options)
-        self.whole = self.model.whole("v")[0]
-
-    def _wake(self) -> None:
-        self.woken += 1
-
-    def say(self, **word: Any) -> list[Any]:
-        self.model.heard("v", word)
-        return list(self.model.update())
-
-    def set(self, df: pd.DataFrame) -> list[Any]:
-        self.source.set(df)
-        return list(self.model.update())
-
-    def shown(self, message: Any, column: int) -> list[Any]:
-        return values(message.content["cols"][column], message.buffers[0])
 
 
 def test_a_window_goes_by_column_in_binary():
@@ -390,42 +329,6 @@ def test_changed_cells_are_those_that_differ(pairs):
         assert (i in changed) == (a != b)
 
 
-@pytest.mark.parametrize(
-    ("kind", "text", "value"),
-    [
-        ("int4", "1,200", 1200),
-        ("float8", "-1.5e3", -1500.0),
-        ("bool", "Yes", True),
-        ("jsonb", '{"a": 1}', {"a": 1}),
-        ("_int4", "[1, 2]", [1, 2]),
-        ("text", "", ""),
-        ("int4", "", None),
-        ("uuid", "F47AC10B-58CC-4372-A567-0E02B2C3D479", "f47ac10b-58cc-4372-a567-0e02b2c3d479"),
-        ("timestamptz", "2026-01-02T03:04+01:00", pd.Timestamp("2026-01-02T02:04Z")),
-    ],
-)
-def test_typed(kind, text, value):
-    assert parse_typed(Column("c", kind), text) == value
-
-
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        ("int4", "1.5"),
-        ("int4", "3000000000"),
-        ("numeric", "ten"),
-        ("bool", "maybe"),
-        ("jsonb", "{"),
-        ("_int4", "3"),
-        ("date", "yesterday"),
-        ("uuid", "x"),
-    ],
-)
-def test_typed_refuses_with_a_sentence(kind, text):
-    with pytest.raises(ValueError, match=r"\w+ \w+"):
-        parse_typed(Column("c", kind), text)
-
-
 def test_what_a_column_may_not_hold_is_the_frames_to_refuse_and_is_told_at_the_cell():
     fields = [FIELDS[0], Column("price", "float8", nullable=False), *FIELDS[2:]]
     bench = Bench(table(3), fields)
@@ -570,204 +473,3 @@ def test_the_widest_value_of_rows_far_away_is_told_for_the_width():
     bench = Bench(df)
     sample = bench.whole.content["samples"][2]
     assert values(sample, bench.whole.buffers[0]) == ["a very long name indeed"]
-
-
-# --- rows added and deleted ----------------------------------------------------------------------
-
-
-def replies(messages: list[Any]) -> list[dict[str, Any]]:
-    return [m.content for m in messages if m.content["t"] == "reply"]
-
-
-def keys(bench: Bench) -> list[Any]:
-    """The keys in the order in which they are shown, from the first row on."""
-    (bench.whole,) = bench.model.whole("v")
-    return bench.shown(bench.whole, 0)
-
-
-NEEDY = [
-    FIELDS[0],
-    Column("price", "float8", nullable=False),
-    Column("name", "text"),
-    Column("at", "timestamptz", nullable=False, filled=True),
-]
-
-
-def test_a_new_row_is_typed_text_by_text_and_inserted_as_one():
-    bench = Bench(table(3), NEEDY)
-    head = bench.whole.content
-    assert (head["rows"], head["add"]) == (True, True)
-    assert [c["needed"] for c in head["columns"]] == [True, True, False, False]
-    messages = bench.say(t="insert", rid=0, cells=[[0, "7"], [1, "1,250.5"], [2, HOSTILE]])
-    assert bench.source.edits == [(7, {"id": 7, "price": 1250.5, "name": HOSTILE})]
-    (reply,) = replies(messages)
-    assert (reply["kind"], reply["row"]) == ("inserted", 3)
-    assert reply["rid"] == rids(messages[0])[3]
-
-
-@pytest.mark.parametrize(
-    ("cells", "c", "why", "doubts"),
-    [
-        ([[0, "7"]], 1, "price is needed", 1),
-        ([[1, "2"]], 0, "id is needed", 1),
-        ([[0, "7"], [1, "much"]], 1, "“much” is not a number", 0),
-        ([[0, "7"], [1, None]], 1, "price cannot be empty: it is NOT NULL", 1),
-    ],
-)
-def test_a_new_row_that_lacks_something_is_told_where(cells, c, why, doubts):
-    bench = Bench(table(3), NEEDY)
-    (reply,) = replies(bench.say(t="insert", rid=0, cells=cells))
-    assert (reply["kind"], reply["rid"], reply["c"], reply["why"]) == ("refused", 0, c, why)
-    assert bench.source.edits == []
-    assert bench.source.doubts == doubts
-
-
-def test_a_new_row_that_the_filter_hides_stands_in_no_row():
-    bench = Bench(table(3))
-    bench.say(t="filter", text="price>1")
-    (reply,) = replies(bench.say(t="insert", rid=0, cells=[[0, "7"], [1, "0.5"]]))
-    assert reply["row"] == -1
-
-
-@pytest.mark.parametrize(
-    ("options", "rows", "add"),
-    [
-        ({}, True, True),
-        ({"editable": False}, False, False),
-        ({"editable": ["price"]}, False, False),
-        ({"columns": ["id", "name"]}, True, False),
-    ],
-)
-def test_rows_are_added_where_everything_may_be_typed_and_is_shown(options, rows, add):
-    bench = Bench(table(3), NEEDY, **options)
-    assert (bench.whole.content["rows"], bench.whole.content["add"]) == (rows, add)
-    messages = bench.say(t="delete", rids=rids(bench.whole)[:1])
-    assert bool(bench.source.edits) == rows
-    assert replies(messages)[0]["kind"] == ("said" if rows else "refused")
-
-
-def test_nothing_is_added_to_what_is_read_only():
-    bench = Bench(table(3))
-    bench.source.editable = False
-    (whole,) = bench.model.whole("v")
-    assert (whole.content["rows"], whole.content["add"]) == (False, False)
-    bench.say(t="insert", rid=0, cells=[[0, "7"]])
-    bench.say(t="delete", rids=rids(whole))
-    assert bench.source.edits == []
-
-
-def test_a_deleted_row_stays_where_it_was_until_that_is_written():
-    bench = Bench(table(9))
-    (message, reply) = bench.say(t="delete", rids=[rids(bench.whole)[3]])
-    assert bench.source.df.index.tolist() == [1, 2, 3, 5, 6, 7, 8, 9]
-    assert (message.content["t"], message.content["cols"]) == ("cells", [])
-    assert (message.content["gone"], message.content["leaving"]) == ([3], 1)
-    assert [mark[:3] for mark in message.content["marks"]] == [[3, c, "pending"] for c in range(4)]
-    assert reply.content["text"] == "Deleted 1 row"
-    assert keys(bench) == list(range(1, 10))
-    assert bench.shown(bench.whole, 2)[3] == "name 3"
-    bench.say(t="delete", rids=[rids(bench.whole)[3]])
-    assert len(bench.source.edits) == 1, "it is deleted already"
-    bench.source.written()
-    (message,) = bench.model.update()
-    assert message.content["total"] == 8
-    assert bench.shown(message, 0) == [1, 2, 3, 5, 6, 7, 8, 9]
-
-
-def test_rows_that_are_leaving_are_sorted_and_filtered_with_the_others():
-    bench = Bench(table(9))
-    bench.say(t="delete", rids=[rids(bench.whole)[n] for n in (3, 4)])
-    bench.say(t="sort", by=[[1, False]])
-    assert keys(bench) == list(range(9, 0, -1))
-    assert bench.whole.content["gone"] == [4, 5]
-    bench.say(t="filter", text="price>=4")
-    assert keys(bench) == [9, 8, 7, 6, 5]
-    assert (bench.whole.content["gone"], bench.whole.content["leaving"]) == ([4], 1)
-
-
-def test_the_only_row_can_be_deleted_and_taken_back():
-    bench = Bench(table(1))
-    bench.say(t="delete", rids=rids(bench.whole))
-    assert len(bench.source.df) == 0
-    assert keys(bench) == [1]
-    bench.say(t="undo")
-    assert keys(bench) == [1]
-    assert bench.whole.content["gone"] == []
-
-
-def test_many_selected_rows_are_deleted_by_what_the_kernel_has_selected():
-    bench = Bench(table(5000))
-    bench.say(t="select", rows=[0, 2499])
-    (reply,) = replies(bench.say(t="delete"))
-    assert reply["why"] == "At most 2,000 rows are deleted at once"
-    bench.say(t="select", rows=[4990, 4999])
-    (reply,) = replies(bench.say(t="delete"))
-    assert reply["text"] == "Deleted 10 rows"
-    assert bench.source.df.index[-1] == 4990
-
-
-def ordered(order: Order, df: pd.DataFrame, leaving: pd.DataFrame) -> list[Any]:
-    order.refresh(df, ["price"], held=False, leaving=leaving)
-    return order.rows(0, len(order))[0]
-
-
-def test_a_row_that_comes_back_stands_where_it_stood_though_the_table_has_it_last():
-    full, order, none = table(8), Order(lambda: 0.0), table(0)
-    assert ordered(order, full, none) == [1, 2, 3, 4, 5, 6, 7, 8]
-    less = full.drop(index=[1, 4, 5])
-    assert ordered(order, less, full.loc[[5, 1, 4]]) == [1, 2, 3, 4, 5, 6, 7, 8]
-    # Meanwhile a row comes first, one goes, and one comes last.
-    moved = pd.concat([table(1, first=100), less.drop(index=3), table(1, first=200)])
-    assert ordered(order, moved, full.loc[[5, 1, 4]]) == [1, 100, 2, 4, 5, 6, 7, 8, 200]
-    back = pd.concat([moved, full.loc[[4, 1]]])
-    assert ordered(order, back, full.loc[[5]]) == [1, 100, 2, 4, 5, 6, 7, 8, 200]
-    assert ordered(order, back, none) == [1, 100, 2, 4, 6, 7, 8, 200]
-    assert order.rows(3, 4)[1].tolist() == [back.index.get_loc(4)]
-    assert order.find(pd.Index([200, 4])).tolist() == [3, 7]
-
-
-def test_keeping_places_in_a_changing_table_costs_a_bounded_share_of_a_core():
-    now = [0.0]
-
-    def clock() -> float:
-        now[0] += 0.01  # each look at the clock is 10 ms of work
-        return now[0]
-
-    full, order = table(50), Order(clock)
-    df, leaving = full.drop(index=[9]), full.loc[[9]]
-    computed, start = 0, now[0]
-    for n in range(200):
-        df = pd.concat([df, table(1, first=100 + n)])
-        computed += order.refresh(df, ["price"], held=False, leaving=leaving)
-        now[0] += 0.03
-    assert 2 <= computed <= (now[0] - start) * DUTY / 0.01 + 2
-    assert order.stale
-
-
-@given(st.data())
-def test_whatever_is_deleted_and_taken_back_the_order_is_that_of_before(data):
-    full, order = table(data.draw(st.integers(1, 30))), Order(lambda: 0.0)
-    before = ordered(order, full, full.iloc[:0])
-    df, leaving = full, full.iloc[:0]
-    for _ in range(data.draw(st.integers(1, 4))):
-        gone = data.draw(st.lists(st.sampled_from(before), unique=True))
-        gone = [key for key in gone if key in df.index]
-        leaving, df = pd.concat([leaving, df.loc[gone]]), df.drop(index=gone)
-        assert ordered(order, df, leaving) == before
-        back = data.draw(st.lists(st.sampled_from(before), unique=True))
-        back = [key for key in back if key in leaving.index]
-        df, leaving = pd.concat([df, leaving.loc[back]]), leaving.drop(index=back)
-        assert ordered(order, df, leaving) == before
-    chosen = order.rows(0, len(order))[1]
-    assert [before[i] for i, at in enumerate(chosen) if at < 0] == sorted(leaving.index)
-    assert all(df.index[at] == before[i] for i, at in enumerate(chosen) if at >= 0)
-
-
-def test_a_composite_key_keeps_its_place_too():
-    df = table(4).reset_index().assign(day=["mon", "tue"] * 2).set_index(["id", "day"])
-    order = Order()
-    assert ordered(order, df, df.iloc[:0]) == df.index.tolist()
-    assert ordered(order, df.drop(index=[(2, "tue")]), df.iloc[[1]]) == df.index.tolist()
-    assert ordered(order, pd.concat([df.drop(index=[(2, "tue")]), df.iloc[[1]]]), df.iloc[:0]) == (
-        df.index.tolist()
-    )
