@@ -67,8 +67,11 @@ class Opening:
         name : str
             The table.
         filter : str or dict, optional
-            Realtime's filter language, ``"user_id=eq.42,status=in.(open,held)"``, or a dict of
-            equalities.
+            Realtime's filter language: ``"user_id=eq.42,status=in.(open,held)"``, a comma for *and*,
+            ``not.`` before an operator to negate it. The operators are ``eq``, ``neq``, ``lt``, ``lte``,
+            ``gt``, ``gte``, ``in``, ``like``, ``ilike`` (``%`` is any text), ``is`` (``null``, ``true``,
+            ``false``), ``isdistinct``, ``match`` and ``imatch`` (regular expressions). Or a dict of
+            column to value, or to a list of values: ``{"user_id": 42, "status": ["open", "held"]}``.
         columns : str or sequence of str, optional
             Only these, ``"name,price"`` or ``["name", "price"]`` (the key always comes along). A name
             with a comma in it needs the sequence, here and in ``key``.

@@ -21,7 +21,12 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
     Parameters
     ----------
     coro : coroutine
-        What to run.
+        What to run. What it raises is raised here.
+
+    Raises
+    ------
+    TypeError
+        If it is no coroutine, such as ``frame.wait()``.
 
     Examples
     --------

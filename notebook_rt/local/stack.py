@@ -52,12 +52,12 @@ def start(
 
     Parameters
     ----------
-    directory
+    directory : path, optional
         Where its data lives; made if need be. Default: a directory of the user's own, the same
         one each time.
-    port
+    port : int, optional
         On 127.0.0.1. Default: the one it had last, or any free one.
-    options
+    options : StackOptions, optional
         Default: `StackOptions()`, or those it runs with already.
 
     Raises
@@ -161,9 +161,9 @@ class LocalStack:
 
         Parameters
         ----------
-        statement
+        statement : str
             With `%s` for each parameter; without parameters, also several statements.
-        params
+        *params
             Values, never pasted into the text.
 
         Returns
@@ -175,6 +175,8 @@ class LocalStack:
         ------
         psycopg.Error
             What PostgreSQL refuses.
+        StackError
+            If this object was stopped.
         """
         import psycopg
 
@@ -208,14 +210,19 @@ class LocalStack:
 
         Parameters
         ----------
-        role
+        role : str
             The role in the database.
-        sub
-            The user's id; what `auth.uid()` gives.
-        ttl
+        sub : str, optional
+            The user's id, a uuid; what `auth.uid()` gives.
+        ttl : float
             Seconds until it expires; negative, and it has expired.
-        claims
+        **claims
             Further claims.
+
+        Returns
+        -------
+        str
+            A JWT, for `access_token=` of `connect` or for `Session.set_auth`.
         """
         from notebook_rt.local.context import sign
 
@@ -225,7 +232,13 @@ class LocalStack:
         return sign(self._secrets.jwt_secret, every, ttl)
 
     def restart_postgres(self) -> None:
-        """Restart PostgreSQL beneath the running server, as an operator might."""
+        """Restart PostgreSQL beneath the running server, as an operator might; returns when it is back.
+
+        Raises
+        ------
+        StackError
+            If the stack does not answer, or has stopped.
+        """
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
