@@ -80,11 +80,14 @@ class Editor(Laid):
         with self._editing.lock:
             return self._need()[1].keyless(column, why)
 
-    def insert(self, values: Mapping[str, Any]) -> Key:
-        """Insert a row; a key of type uuid is made here if it is not given. Returns the key."""
+    def insert(self, values: Mapping[str, Any], drawn: str = "") -> Key:
+        """Insert a row; a key of type uuid is made here if it is not given. Returns the key.
+
+        ``drawn`` is the key's column that a sequence gave.
+        """
         with self._editing.lock:
             composer = self._need()[1]
-            op = composer.insert(values)
+            op = composer.insert(values, drawn)
             key = composer.edit(op).key
             if self._seen(key) is not None:
                 raise composer.invalid(

@@ -425,7 +425,7 @@ class TableEdits:
             row = {**values, **{column: self._draw(editor, column) for column in wanted}}
             if not wanted or not editor.has(row):
                 break
-        return editor.insert(row)
+        return editor.insert(row, *wanted[-1:])
 
     def _draw(self, editor: Editor, column: str) -> int:
         try:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from notebook_rt.errors import ConflictError, InvalidEditError
 from notebook_rt.outbox import decide
 from notebook_rt.outbox.ops import Json, Op, OpKind, lane_of
+from notebook_rt.store.coerce import missing
 from notebook_rt.store.types import Schema, canonical, equal, to_json
 from notebook_rt.sync.merge import Edit, Strategies, Strategy
 from notebook_rt.sync.rows import Key, Row
@@ -52,28 +53,33 @@ class Composer:
             return None
         return self._op("update", key, changed, {c: row[c] for c in changed})
 
-    def insert(self, values: Mapping[str, Any]) -> Op:
-        """A new row; a key of type uuid is made here if it is not given.
+    def insert(self, values: Mapping[str, Any], drawn: str = "") -> Op:
+        """A new row; a key of type uuid is made here if it is not given, ``drawn`` is the column that a
+        sequence gave.
 
         It must be known before the row leaves: else one whose answer was lost could not be told from
         a second one.
         """
-        missing = [name for name in self.schema.key if values.get(name) is None]
-        typed = self.typed({name: v for name, v in values.items() if name not in missing})
+        lacking = self._missing(values)
+        typed = self.typed({name: v for name, v in values.items() if name not in lacking})
         made = False
-        for name in missing:
+        for name in lacking:
             pg_type = canonical(self.schema.types[name])
             if pg_type != "uuid":
                 raise self.keyless(name)
             typed[name] = self.make_id()
             made = True
-        return replace(self._op("insert", self.schema.key_of(typed), typed, {}), own_key=made)
+        op = self._op("insert", self.schema.key_of(typed), typed, {})
+        return replace(op, own_key=made, drawn=drawn)
 
     def drawn(self, values: Mapping[str, Any]) -> list[str]:
         """The key's columns that are not given, and which a sequence may give."""
         types = self.schema.types
-        missing = [name for name in self.schema.key if values.get(name) is None]
-        return [name for name in missing if canonical(types[name]) in INT_BITS]
+        return [name for name in self._missing(values) if canonical(types[name]) in INT_BITS]
+
+    def _missing(self, values: Mapping[str, Any]) -> list[str]:
+        """The key's columns that are not given: a DataFrame's row has NaN there."""
+        return [name for name in self.schema.key if missing(values.get(name))]
 
     def keyless(self, name: str, why: str = "") -> InvalidEditError:
         """The key's column is not given, and cannot be made here: ``why``."""

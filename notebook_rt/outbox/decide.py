@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias, cast
 
+from notebook_rt.errors import identifier, qualified
 from notebook_rt.filters import Condition, column_name
 from notebook_rt.outbox.ops import Json, Op, changes_key
 from notebook_rt.store.types import Numeric, canonical, decode, equal, kind, to_json, to_rest
@@ -239,6 +240,25 @@ def unchanged(op: Op, row: Mapping[str, Json]) -> bool:
     there = row_of(op, row)
     return all(
         equal(there.get(column), _typed(op, column, value)) for column, value in op.base.items()
+    )
+
+
+def written(op: Op, row: Mapping[str, Json]) -> bool:
+    """Whether the server's row is what the operation makes of it."""
+    there = row_of(op, row)
+    values = op.values.items()
+    return all(equal(there.get(column), _typed(op, column, value)) for column, value in values)
+
+
+def taken(op: Op) -> str:
+    """What to say of a drawn key that another row has."""
+    table, column = qualified(op.schema, op.target), op.drawn
+    names = ", ".join("'" + name.replace("'", "''") + "'" for name in (table, column))
+    return (
+        f"the key {op.key[column]}, which the sequence of {column} gave, is another row's: rows were "
+        "inserted beside the sequence. Discard this and insert it again; select "
+        f"setval(pg_get_serial_sequence({names}), max({identifier(column)})) from {table} moves the "
+        "sequence on"
     )
 
 

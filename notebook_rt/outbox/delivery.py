@@ -177,6 +177,8 @@ class Delivery:
             for op, row in done:
                 self.tell(self._listener.settled, op, row)
         left = [op for op in group if op.id not in {one.id for one, _ in done}]
+        if decide.judge(answer, 0, 0.0).lost:
+            left = [replace(op, sent=True) for op in left]
         moved = len(done)
         for op in left:
             if self.stopped:
@@ -218,6 +220,9 @@ class Delivery:
                 denied = True
             elif row is None and op.kind == "insert":
                 await self._fail(op, "nothing was inserted, and the row cannot be seen")
+                return
+            elif row is not None and op.drawn and not op.sent and not decide.written(op, row):
+                await self._fail(op, decide.taken(op))
                 return
             elif not await self._merge(job, row, None):
                 return
