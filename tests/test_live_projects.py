@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 import notebook_rt as nrt
+from notebook_rt.editing import Editing
 from notebook_rt.local import LocalStack
 
 OPTIONS = nrt.Options(backoff_base=0.1, backoff_max=0.3, poll_interval=0.3)
@@ -40,7 +42,7 @@ def make(stack: LocalStack) -> Iterator[MakeTable]:
 
     yield make
     for name in reversed(made):
-        stack.sql(f"drop table {name} cascade")
+        stack.sql(f"drop table if exists {name} cascade; drop function if exists {name}_made")
 
 
 def refused(rt: nrt.Session) -> list[str]:
@@ -137,3 +139,110 @@ def test_a_key_that_is_missing_as_pandas_has_it_is_not_given(
     key = rt.table(made).wait(10).insert(id=nothing)
     assert refused(rt) == []
     assert stack.sql(f"select id::text from {made}") == [(key,)]
+
+
+# --- what this login may not see -------------------------------------------------------------------
+
+
+POLICIES = """
+alter table {0} enable row level security;
+create policy post on {0} for insert with check (true);
+create policy look on {0} for select using (who = 'me');
+"""
+
+
+def test_a_row_may_be_inserted_that_may_not_be_seen(
+    stack: LocalStack, rt: nrt.Session, make: MakeTable
+) -> None:
+    name = make("id uuid primary key default gen_random_uuid(), who text, n int unique", POLICIES)
+    frame = rt.table(name).wait(10)
+    with frame.batch():
+        for n, who in enumerate(("me", "you", "me", "you")):
+            frame.insert(who=who, n=n)
+    assert refused(rt) == []
+    rows = f"select who from {name} order by n"
+    assert [who for (who,) in stack.sql(rows)] == ["me", "you", "me", "you"]
+    assert sorted(frame.df.n) == [0, 2], "what a select shows"
+    key = frame.insert(who="you", n=3)
+    (words,) = refused(rt)
+    assert "duplicate key value violates unique constraint" in words
+    assert key not in frame.df.index
+
+
+def test_an_inserted_row_that_a_trigger_lets_me_see_is_seen(
+    stack: LocalStack, rt: nrt.Session, make: MakeTable
+) -> None:
+    # The policy is asked as the row is written, before the trigger makes its owner a member.
+    members = make("team uuid primary key")
+    name = make(
+        "id uuid primary key, title text default 'untitled'",
+        "alter table {0} enable row level security; "
+        "create policy post on {0} for insert with check (true); "
+        f"create policy look on {{0}} for select using (id in (select team from {members})); "
+        "create function {0}_made() returns trigger language plpgsql as "
+        f"$$ begin insert into {members} values (new.id); return null; end $$; "
+        "create trigger joins after insert on {0} for each row execute function {0}_made()",
+    )
+    frame = rt.table(name).wait(10)
+    key = frame.insert({})
+    assert refused(rt) == []
+    assert frame.df.title.to_dict() == {key: "untitled"}
+
+
+def test_who_may_read_and_change_some_columns_changes_those(
+    stack: LocalStack, rt: nrt.Session, make: MakeTable
+) -> None:
+    name = make(
+        "id bigint primary key, a text, b jsonb, price numeric, secret text default 's'",
+        "insert into {0} values (1, 'a', '[1]', 1.5, 's'), (2, 'b', '[2]', 2, 's')",
+        grant="select (id, a, b, price), update (a, price), insert (id, a, b), delete",
+    )
+    frame = rt.table(name, columns=["a", "b", "price"]).wait(10)
+    frame.edit(1, a="mine", price=2.5)
+    frame.insert(id=3, a="c", b={"x": 1})
+    frame.delete(2)
+    assert refused(rt) == []
+    rows = f"select id, a, b, price::float, secret from {name} order by id"
+    assert stack.sql(rows) == [(1, "mine", [1], 2.5, "s"), (3, "c", {"x": 1}, None, "s")]
+    assert frame.df.a.to_dict() == {1: "mine", 3: "c"}
+    frame.edit(1, b=[2])
+    (words,) = refused(rt)
+    assert words.startswith("permission denied for table")
+    assert f"policy to update public.{name} (b): mend them, or sign_in()" in words
+    assert frame.df.b.to_dict() == {1: [1], 3: {"x": 1}}
+
+
+# --- what the server makes of it -------------------------------------------------------------------
+
+
+MADE = """
+create function {0}_made() returns trigger language plpgsql as
+    $$ begin new.code = upper(trim(new.code)); return new; end $$;
+create trigger neat before insert or update on {0} for each row execute function {0}_made();
+insert into {0} (id, code, n) values (1, 'a', 2)
+"""
+
+
+def test_after_flush_a_table_shows_what_the_server_made_of_it(
+    rt: nrt.Session, make: MakeTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = make(
+        "id bigint primary key, code text, n int, twice int generated always as (n * 2) stored, "
+        "at timestamptz default now(), made uuid default gen_random_uuid()",
+        MADE,
+    )
+    frame = rt.table(name).wait(10)
+    settled = Editing.settled
+
+    def late(*args: Any) -> None:
+        time.sleep(0.1)
+        settled(*args)
+
+    monkeypatch.setattr(Editing, "settled", late)
+    frame.edit(1, code=" b ", n=3)
+    frame.insert(id=2, code="c", n=4)
+    assert refused(rt) == []
+    df = frame.df
+    assert df.code.to_dict() == {1: "B", 2: "C"}
+    assert df.twice.to_dict() == {1: 6, 2: 8}
+    assert df[["at", "made"]].notna().all(axis=None)

@@ -152,6 +152,8 @@ class QueueView:
     def flush(self, timeout: float | None = None) -> int:
         """Send now, and wait until nothing waits any more; how many are left, set aside.
 
+        Tables then show what the server answered: its defaults, what its triggers made of a value.
+
         Parameters
         ----------
         timeout : float, optional
@@ -176,6 +178,7 @@ class QueueView:
                     f"{self.outbox.counts()['waiting']} operations still wait after {timeout:g} s"
                 )
             time.sleep(0.02)
+        self._wake()  # what was answered this moment is in the file: have it shown, too
         return len(self.outbox)
 
     def export(self) -> list[dict[str, Json]]:
