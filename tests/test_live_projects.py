@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -246,3 +248,29 @@ def test_after_flush_a_table_shows_what_the_server_made_of_it(
     assert df.code.to_dict() == {1: "B", 2: "C"}
     assert df.twice.to_dict() == {1: 6, 2: 8}
     assert df[["at", "made"]].notna().all(axis=None)
+
+
+def test_an_exact_number_is_written_to_its_last_digit_though_a_float_shows_it(
+    stack: LocalStack, rt: nrt.Session, make: MakeTable
+) -> None:
+    name = make(
+        "id bigint primary key, price numeric(24,10), n numeric, x float8",
+        "insert into {0} select g, 1, 1, 1 from generate_series(1, 3) g",
+    )
+    frame = rt.table(name).wait(10)
+    exact, shown = Decimal("1234567890.1234567891"), 1234567890.1234567
+    frame.edit(1, price=exact, n=2**70 + 1, x=Decimal("0.1"))
+    frame.edit_many(pd.DataFrame({"price": ["0.1234567891", exact]}, index=[2, 3]))
+    frame.insert(id=4, price=exact, n=np.int64(5))
+    assert frame.df.price.to_dict() == {1: shown, 2: 0.1234567891, 3: shown, 4: shown}
+    assert refused(rt) == []
+    frame.edit(1, price=shown)  # what is shown already changes nothing
+    frame.edit(3, price=exact + Decimal("0.0000000001"))
+    assert refused(rt) == []
+    rows = f"select price, n, x from {name} order by id"
+    assert stack.sql(rows) == [
+        (exact, 2**70 + 1, 0.1),
+        (Decimal("0.1234567891"), 1, 1.0),
+        (Decimal("1234567890.1234567892"), 1, 1.0),
+        (exact, 5, None),
+    ]
