@@ -195,7 +195,10 @@ class Editor(Laid):
         with self._editing.lock:
             overlay, composer = self._need()
             key = composer.key(key)
-            dropped = [op for edit in overlay.edits_of(key) for op in self._outbox.discard(edit.id)]
+            ids = dict.fromkeys(edit.id for edit in overlay.edits_of(key))
+            # Those, too, that the view cannot show: of a column that is not there any more.
+            ids.update((op.id, None) for op in self._ops() if composer.edit(op).key == key)
+            dropped = [op for op_id in ids for op in self._outbox.discard(op_id)]
             self._undo.clear()
             self._tell_all(lambda o: o.discard([op.id for op in dropped], want_changes=True))
             return len(dropped)

@@ -16,6 +16,7 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt.editing import Editing
 from notebook_rt.local import LocalStack
+from tests.waiting import until
 
 OPTIONS = nrt.Options(backoff_base=0.1, backoff_max=0.3, poll_interval=0.3)
 MakeTable = Callable[..., str]
@@ -274,3 +275,25 @@ def test_an_exact_number_is_written_to_its_last_digit_though_a_float_shows_it(
         (Decimal("1234567890.1234567892"), 1, 1.0),
         (exact, 5, None),
     ]
+
+
+def test_edits_of_a_column_that_was_renamed_meanwhile_are_said_and_can_be_dropped(
+    stack: LocalStack, rt: nrt.Session, make: MakeTable
+) -> None:
+    name = make("id int primary key, a text, b int", "insert into {0} values (1, 'x', 1)")
+    frame = rt.table(name).wait(10)
+    rt.queue.pause()
+    frame.edit(1, a="mine", b=2)
+    frame.insert(id=2, a="new")
+    stack.sql(f"alter table {name} rename a to c; notify pgrst, 'reload schema'")
+    stack.sql(f"update {name} set b = 7")
+    rt.queue.resume()
+    assert rt.queue.flush(10) == 2
+    assert all(why.endswith("discard this and edit the row again") for why in rt.queue.df["why"])
+    until(lambda: "c" in frame.df.columns)
+    assert (frame.discard(1), frame.discard(2)) == (1, 1)
+    assert len(rt.queue) == 0
+    frame.edit(1, c="mine")
+    assert refused(rt) == []
+    assert stack.sql(f"select * from {name}") == [(1, "mine", 7)]
+    assert frame.df.to_dict("index") == {1: {"c": "mine", "b": 7}}

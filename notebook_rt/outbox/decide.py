@@ -27,6 +27,7 @@ LEDGER: Final = "notebook_rt_write"
 SERVER_WAIT: Final = 5.0
 RATE_LIMIT_WAIT: Final = 60.0
 NETWORK_WAIT: Final = 1.0
+RENAMED: Final = "it was renamed or dropped since: discard this and edit the row again"
 _INSERTING: Final = "return=representation,resolution=ignore-duplicates"
 _MAX_CONDITION = 1_500
 """Characters of base values in a URL; what is longer is compared through ``xmin``."""
@@ -123,6 +124,11 @@ def _code(answer: Answer) -> Json:
 def forbidden(answer: Answer) -> bool:
     """A policy's or a grant's no, which PostgREST gives as 401 to who is not signed in."""
     return bool(_code(answer) == "42501")
+
+
+def renamed(answer: Answer) -> bool:
+    """Whether a column of a write is not there."""
+    return _code(answer) in ("PGRST204", "42703")
 
 
 def lacking(op: Op) -> str:

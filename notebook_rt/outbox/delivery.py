@@ -359,6 +359,8 @@ class Delivery:
             verdict = replace(verdict, lost=False)
         elif op.kind in WRITES and decide.forbidden(answer):
             verdict = replace(verdict, words=verdict.words + decide.lacking(op))
+        elif op.kind in WRITES and decide.renamed(answer):
+            verdict = replace(verdict, words=f"{verdict.words}; {decide.RENAMED}")
         op = replace(op, attempts=op.attempts + verdict.counts, sent=op.sent or verdict.lost)
         if verdict.meaning == "refresh":
             self.unauthorized = verdict.words
