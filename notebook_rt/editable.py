@@ -148,7 +148,8 @@ class Editable:
         """Keep, show and send what is edited in the block as one; nothing of it if it raises.
 
         Only this thread's edits; everything else goes on meanwhile. A block in a block is a part
-        of it, and takes nothing but itself back if it raises.
+        of it, and takes nothing but itself back if it raises. So are blocks of several tables:
+        ``with orders.batch(), items.batch():`` keeps an order before the items that refer to it.
         """
         with self._editor().batch():
             yield

@@ -8,13 +8,12 @@ view shows it. Made by ``Editing.editor``; all of it holds the session's one loc
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from notebook_rt.block import Block
+from notebook_rt.block import Block, in_order
 from notebook_rt.errors import ConflictError, InvalidEditError, QueueError
 from notebook_rt.laid import Laid
 from notebook_rt.outbox.decisions import Record
@@ -37,8 +36,6 @@ class Editor(Laid):
 
     Values are checked against the column's type first; `InvalidEditError` says what is wrong.
     """
-
-    _local: threading.local = field(default_factory=threading.local, init=False)
 
     # --- editing ---------------------------------------------------------------------------------
 
@@ -152,24 +149,22 @@ class Editor(Laid):
         """Commit and show what is edited in the block as one, at its end; nothing if it raises.
 
         Only what this thread edits. The lock is not held meanwhile: the block may take its time,
-        and the table goes on living. A block in a block is a part of it.
+        and the table goes on living. A block in a block is a part of it, be it of another table.
         """
-        outer = self._batch
-        if outer is not None:
-            before = len(outer)
-            try:
-                yield
-            except BaseException:
-                outer.take_back(before)
-                raise
-            return
-        batch = self._local.batch = Block()
+        blocks = self._editing.blocks
+        outermost = not blocks.open
+        block = blocks.open.setdefault(self, Block())
+        before = len(block)
         try:
             yield
-        finally:
-            self._local.batch = None
-        with self._editing.lock:
-            self._commit(batch.ops, batch.edits)
+        except BaseException:
+            block.take_back(before)
+            if outermost:
+                blocks.open = {}
+            raise
+        if outermost:
+            done, blocks.open = blocks.open, {}
+            self._commit_blocks(done)
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) of the table made in this session that has not left;
@@ -354,8 +349,7 @@ class Editor(Laid):
     @property
     def _batch(self) -> Block | None:
         """The batch that this thread has open."""
-        found: Block | None = getattr(self._local, "batch", None)
-        return found
+        return self._editing.blocks.open.get(self)
 
     # --- inside: laying over ---------------------------------------------------------------------
 
@@ -381,14 +375,35 @@ class Editor(Laid):
         edits: Sequence[Edit],
         seen: Mapping[Key, Row] = MappingProxyType({}),
     ) -> None:
-        if not ops:
-            return
+        if ops:
+            self._show(self._keep(ops), ops, edits, seen)
+
+    def _commit_blocks(self, blocks: Mapping[Any, Block]) -> None:
+        """Commit what was edited of several tables as one."""
+        with self._editing.lock:
+            ops = in_order(blocks)
+            kept = dict(zip((op.id for op in ops), self._keep(ops), strict=True)) if ops else {}
+            for editor, block in blocks.items():
+                if block.ops:
+                    editor._show([kept[op.id] for op in block.ops], block.ops, block.edits)
+
+    def _keep(self, ops: Sequence[Op]) -> list[Put]:
+        """Put operations down in the queue's file, all or none."""
         try:
-            puts = self._outbox.put(*ops)
+            return self._outbox.put(*ops)
         except TypeError as error:
             raise InvalidEditError(
                 f'table "{self.table}": this cannot be said in JSON: {error}'
             ) from error
+
+    def _show(
+        self,
+        puts: list[Put],
+        ops: Sequence[Op],
+        edits: Sequence[Edit],
+        seen: Mapping[Key, Row] = MappingProxyType({}),
+    ) -> None:
+        """Lay over the view what the queue has now."""
         self._undo.append(puts)
         stored: dict[str, Op | None] = {}
         for put in puts:

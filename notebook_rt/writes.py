@@ -180,7 +180,11 @@ class Writes:
 
     def _pausing(self, paused: bool) -> None:
         self.paused = paused
-        self.tell_worker(Worker.pause if paused else Worker.resume)
+        opened, thread = self._open, self.project.thread
+        if opened is not None:
+            thread.call(opened.worker.pause if paused else opened.worker.resume)
+            if paused and not thread.here:  # what is edited when this returns waits
+                thread.wait(opened.worker.taken())
 
     def _held(self) -> str:
         """Why nothing is sent that waits; empty: it is."""

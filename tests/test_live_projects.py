@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -297,3 +298,67 @@ def test_edits_of_a_column_that_was_renamed_meanwhile_are_said_and_can_be_droppe
     assert refused(rt) == []
     assert stack.sql(f"select * from {name}") == [(1, "mine", 7)]
     assert frame.df.to_dict("index") == {1: {"c": "mine", "b": 7}}
+
+
+# --- rows that refer to each other -----------------------------------------------------------------
+
+
+def test_a_batch_of_two_tables_is_one_and_keeps_the_order_in_which_it_was_edited(
+    stack: LocalStack, rt: nrt.Session, make: MakeTable
+) -> None:
+    parents = make("id int primary key, name text")
+    children = make(f"id int primary key, parent int not null references {parents}")
+    orders, items = rt.table(parents).wait(10), rt.table(children).wait(10)
+    with orders.batch(), items.batch():
+        orders.insert(id=1)
+        items.insert(id=1, parent=1)
+        items.insert(id=2, parent=1)
+        orders.insert(id=2)
+        items.insert(id=3, parent=2)
+        assert orders.df.empty
+        assert items.df.empty
+        orders.edit(1, name="seen in the block")
+    assert (len(orders.df), len(items.df)) == (2, 3)
+    assert refused(rt) == []
+    with items.batch(), contextlib.suppress(ZeroDivisionError), orders.batch():
+        items.delete(3)  # of the block around
+        orders.insert(id=3)
+        raise ZeroDivisionError
+    with items.batch(), orders.batch():
+        items.delete(1)
+        items.delete(2)
+        orders.delete(1)
+    assert refused(rt) == []
+    with contextlib.suppress(ZeroDivisionError), orders.batch(), items.batch():
+        orders.insert(id=4)
+        items.insert(id=4, parent=4)
+        raise ZeroDivisionError
+    rt.queue.pause()
+    with orders.batch():
+        orders.insert(id=5)
+        with items.batch():
+            items.insert(id=5, parent=5)
+        items.insert(id=6, parent=5)
+    assert items.undo()
+    rt.queue.resume()
+    assert refused(rt) == []
+    assert stack.sql(f"select id from {parents} order by id") == [(2,), (5,)]
+    assert stack.sql(f"select id from {children} order by id") == []
+    assert list(orders.df.index) == [2, 5]
+    assert list(items.df.index) == []
+
+
+def test_what_is_edited_after_pause_waits(
+    stack: LocalStack, rt: nrt.Session, make: MakeTable
+) -> None:
+    name = make("id int primary key")
+    frame = rt.table(name).wait(10)
+    for n in range(0, 100, 2):
+        frame.insert(id=n)
+        rt.queue.pause()
+        frame.insert(id=n + 1)
+        time.sleep(0.005)  # in which it would be sent
+        assert frame.undo()
+        rt.queue.resume()
+    assert refused(rt) == []
+    assert stack.sql(f"select count(*) from {name} where id % 2 = 1") == [(0,)]
