@@ -139,7 +139,8 @@ class Editable:
         Raises
         ------
         InvalidEditError
-            If a row or a column is not there, or is named twice, or a value does not fit.
+            If a row or a column is not there, or is named twice, or a value does not fit; or if the key
+            is a column and the index has no name, as in a file that was just read: ``set_index`` it.
         """
         return self._editor().edit_many(changes)
 

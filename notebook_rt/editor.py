@@ -88,7 +88,8 @@ class Editor(Laid):
             key = composer.edit(op).key
             if self._seen(key) is not None:
                 raise composer.invalid(
-                    f"there is a row with the key {key!r}", composer.schema.key[0]
+                    f"there is a row with the key {key!r}: edit() changes it",
+                    composer.schema.key[0],
                 )
             self._put([op], [{}])
             return key
@@ -126,6 +127,13 @@ class Editor(Laid):
             if not changes.columns.is_unique:
                 twice = changes.columns[changes.columns.duplicated()][0]
                 raise composer.invalid(f"the column {twice!r} is there twice")
+            key_columns = composer.schema.key
+            if {None} == set(changes.index.names) and set(key_columns) <= set(changes.columns):
+                # As read from a file: its row numbers are no keys, nor are the keys to be changed.
+                raise composer.invalid(
+                    "the index of the DataFrame is to be the keys: set_index("
+                    f"{key_columns[0] if len(key_columns) == 1 else [*key_columns]!r})"
+                )
             wanted = {}
             for key, *cells in changes.itertuples(name=None):
                 key = composer.key(key)

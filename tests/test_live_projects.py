@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -362,3 +363,37 @@ def test_what_is_edited_after_pause_waits(
         rt.queue.resume()
     assert refused(rt) == []
     assert stack.sql(f"select count(*) from {name} where id % 2 = 1") == [(0,)]
+
+
+# --- what was read elsewhere -----------------------------------------------------------------------
+
+
+CSV = """id,at,price,ok,n,note
+0,2024-01-01 10:00:00+01:00,1.25,True,5,"a, b"
+1,,,,,
+2,2024-05-01,3,False,7,
+"""
+
+
+def test_a_csv_is_written_by_its_keys_not_by_its_row_numbers(
+    stack: LocalStack, rt: nrt.Session, make: MakeTable
+) -> None:
+    name = make(
+        "id bigint primary key, at timestamptz, price numeric(20,10), ok bool, n int, note text",
+        "insert into {0} select g, now(), g, true, g, 'x' from generate_series(0, 3) g",
+    )
+    frame = rt.table(name).wait(10)
+    read = pd.read_csv(io.StringIO(CSV))
+    shuffled = read.iloc[::-1].reset_index(drop=True)
+    with pytest.raises(nrt.InvalidEditError, match=r"set_index\('id'\)"):
+        frame.edit_many(shuffled)  # its index, 0 to 2, is keys of the table, too
+    assert frame.edit_many(shuffled.set_index("id")) == 3
+    with pytest.raises(nrt.InvalidEditError, match=r"the key 1: edit\(\) changes it"):
+        frame.insert(id=1, n=1)
+    assert refused(rt) == []
+    rows = f"select id, at::text, price::float, ok, n, note from {name} where id < 3 order by id"
+    assert stack.sql(rows) == [
+        (0, "2024-01-01 09:00:00+00", 1.25, True, 5, "a, b"),
+        (1, None, None, None, None, None),
+        (2, "2024-05-01 00:00:00+00", 3.0, False, 7, None),
+    ]
