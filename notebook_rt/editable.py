@@ -168,7 +168,8 @@ class Editable:
         TypeError
             If it is neither a DataFrame nor a Series.
         InvalidEditError
-            If a row or a column is not there, or is named twice, or a value does not fit.
+            If a row or a column is not there, or is named twice, or a value does not fit; or if the key
+            is a column and the index has no name, as in a file that was just read: ``set_index`` it.
         QueueError, ReadOnlyError, NotebookRTError
             As `edit`.
         """
@@ -179,7 +180,8 @@ class Editable:
         """Keep, show and send what is edited in the block as one; nothing of it if it raises.
 
         Only this thread's edits; everything else goes on meanwhile. A block in a block is a part
-        of it, and takes nothing but itself back if it raises.
+        of it, and takes nothing but itself back if it raises. So are blocks of several tables:
+        ``with orders.batch(), items.batch():`` keeps an order before the items that refer to it.
         """
         with self._editor().batch():
             yield

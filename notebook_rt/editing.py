@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from notebook_rt.block import Blocks
 from notebook_rt.editor import Editor
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.outbox.ops import Json, Op
@@ -72,6 +73,7 @@ class Editing:
         self.clock = clock
         self.make_id = make_id
         self._note = note or (lambda kind, text: None)
+        self.blocks = Blocks()
         self._editors: list[Editor] = []
         self._done: dict[tuple[str, str], deque[list[Put]]] = {}
 

@@ -8,13 +8,12 @@ view shows it. Made by ``Editing.editor``; all of it holds the session's one loc
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from notebook_rt.block import Block
+from notebook_rt.block import Block, in_order
 from notebook_rt.errors import ConflictError, InvalidEditError, QueueError
 from notebook_rt.laid import Laid
 from notebook_rt.outbox.decisions import Record
@@ -37,8 +36,6 @@ class Editor(Laid):
 
     Values are checked against the column's type first; `InvalidEditError` says what is wrong.
     """
-
-    _local: threading.local = field(default_factory=threading.local, init=False)
 
     # --- editing ---------------------------------------------------------------------------------
 
@@ -80,15 +77,19 @@ class Editor(Laid):
         with self._editing.lock:
             return self._need()[1].keyless(column, why)
 
-    def insert(self, values: Mapping[str, Any]) -> Key:
-        """Insert a row; a key of type uuid is made here if it is not given. Returns the key."""
+    def insert(self, values: Mapping[str, Any], drawn: str = "") -> Key:
+        """Insert a row; a key of type uuid is made here if it is not given. Returns the key.
+
+        ``drawn`` is the key's column that a sequence gave.
+        """
         with self._editing.lock:
             composer = self._need()[1]
-            op = composer.insert(values)
+            op = composer.insert(values, drawn)
             key = composer.edit(op).key
             if self._seen(key) is not None:
                 raise composer.invalid(
-                    f"there is a row with the key {key!r}", composer.schema.key[0]
+                    f"there is a row with the key {key!r}: edit() changes it",
+                    composer.schema.key[0],
                 )
             self._put([op], [{}])
             return key
@@ -126,6 +127,13 @@ class Editor(Laid):
             if not changes.columns.is_unique:
                 twice = changes.columns[changes.columns.duplicated()][0]
                 raise composer.invalid(f"the column {twice!r} is there twice")
+            key_columns = composer.schema.key
+            if {None} == set(changes.index.names) and set(key_columns) <= set(changes.columns):
+                # As read from a file: its row numbers are no keys, nor are the keys to be changed.
+                raise composer.invalid(
+                    "the index of the DataFrame is to be the keys: set_index("
+                    f"{key_columns[0] if len(key_columns) == 1 else [*key_columns]!r})"
+                )
             wanted = {}
             for key, *cells in changes.itertuples(name=None):
                 key = composer.key(key)
@@ -149,24 +157,22 @@ class Editor(Laid):
         """Commit and show what is edited in the block as one, at its end; nothing if it raises.
 
         Only what this thread edits. The lock is not held meanwhile: the block may take its time,
-        and the table goes on living. A block in a block is a part of it.
+        and the table goes on living. A block in a block is a part of it, be it of another table.
         """
-        outer = self._batch
-        if outer is not None:
-            before = len(outer)
-            try:
-                yield
-            except BaseException:
-                outer.take_back(before)
-                raise
-            return
-        batch = self._local.batch = Block()
+        blocks = self._editing.blocks
+        outermost = not blocks.open
+        block = blocks.open.setdefault(self, Block())
+        before = len(block)
         try:
             yield
-        finally:
-            self._local.batch = None
-        with self._editing.lock:
-            self._commit(batch.ops, batch.edits)
+        except BaseException:
+            block.take_back(before)
+            if outermost:
+                blocks.open = {}
+            raise
+        if outermost:
+            done, blocks.open = blocks.open, {}
+            self._commit_blocks(done)
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) of the table made in this session that has not left;
@@ -192,7 +198,10 @@ class Editor(Laid):
         with self._editing.lock:
             overlay, composer = self._need()
             key = composer.key(key)
-            dropped = [op for edit in overlay.edits_of(key) for op in self._outbox.discard(edit.id)]
+            ids = dict.fromkeys(edit.id for edit in overlay.edits_of(key))
+            # Those, too, that the view cannot show: of a column that is not there any more.
+            ids.update((op.id, None) for op in self._ops() if composer.edit(op).key == key)
+            dropped = [op for op_id in ids for op in self._outbox.discard(op_id)]
             self._undo.clear()
             self._tell_all(lambda o: o.discard([op.id for op in dropped], want_changes=True))
             return len(dropped)
@@ -338,8 +347,7 @@ class Editor(Laid):
     @property
     def _batch(self) -> Block | None:
         """The batch that this thread has open."""
-        found: Block | None = getattr(self._local, "batch", None)
-        return found
+        return self._editing.blocks.open.get(self)
 
     # --- inside: laying over ---------------------------------------------------------------------
 
@@ -365,14 +373,35 @@ class Editor(Laid):
         edits: Sequence[Edit],
         seen: Mapping[Key, Row] = MappingProxyType({}),
     ) -> None:
-        if not ops:
-            return
+        if ops:
+            self._show(self._keep(ops), ops, edits, seen)
+
+    def _commit_blocks(self, blocks: Mapping[Any, Block]) -> None:
+        """Commit what was edited of several tables as one."""
+        with self._editing.lock:
+            ops = in_order(blocks)
+            kept = dict(zip((op.id for op in ops), self._keep(ops), strict=True)) if ops else {}
+            for editor, block in blocks.items():
+                if block.ops:
+                    editor._show([kept[op.id] for op in block.ops], block.ops, block.edits)
+
+    def _keep(self, ops: Sequence[Op]) -> list[Put]:
+        """Put operations down in the queue's file, all or none."""
         try:
-            puts = self._outbox.put(*ops)
+            return self._outbox.put(*ops)
         except TypeError as error:
             raise InvalidEditError(
                 f'table "{self.table}": this cannot be said in JSON: {error}'
             ) from error
+
+    def _show(
+        self,
+        puts: list[Put],
+        ops: Sequence[Op],
+        edits: Sequence[Edit],
+        seen: Mapping[Key, Row] = MappingProxyType({}),
+    ) -> None:
+        """Lay over the view what the queue has now."""
         self._undo.append(puts)
         stored: dict[str, Op | None] = {}
         for put in puts:

@@ -180,7 +180,11 @@ class Writes:
 
     def _pausing(self, paused: bool) -> None:
         self.paused = paused
-        self.tell_worker(Worker.pause if paused else Worker.resume)
+        opened, thread = self._open, self.project.thread
+        if opened is not None:
+            thread.call(opened.worker.pause if paused else opened.worker.resume)
+            if paused and not thread.here:  # what is edited when this returns waits
+                thread.wait(opened.worker.taken())
 
     def _held(self) -> str:
         """Why nothing is sent that waits; empty: it is."""
@@ -425,7 +429,7 @@ class TableEdits:
             row = {**values, **{column: self._draw(editor, column) for column in wanted}}
             if not wanted or not editor.has(row):
                 break
-        return editor.insert(row)
+        return editor.insert(row, *wanted[-1:])
 
     def _draw(self, editor: Editor, column: str) -> int:
         try:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any, Final
 
 from notebook_rt.errors import ConflictError, InvalidEditError
 from notebook_rt.outbox import decide
 from notebook_rt.outbox.ops import Json, Op, OpKind, lane_of
-from notebook_rt.store.types import Schema, canonical, equal, to_json
+from notebook_rt.store.coerce import coerce, missing
+from notebook_rt.store.types import Schema, canonical, decode, equal, to_json
 from notebook_rt.sync.merge import Edit, Strategies, Strategy
 from notebook_rt.sync.rows import Key, Row
 
@@ -47,33 +49,43 @@ class Composer:
 
     def update(self, key: Key, row: Row, values: Mapping[str, Any]) -> Op | None:
         """An edit of ``row``; None if it changes nothing."""
-        changed = {c: v for c, v in self.typed(values).items() if not equal(v, row[c])}
+        typed = self.typed(values)
+        exact = self._exact(values, typed)
+        changed = {c: v for c, v in typed.items() if c in exact or not equal(v, row[c])}
         if not changed:
             return None
-        return self._op("update", key, changed, {c: row[c] for c in changed})
+        op = self._op("update", key, changed, {c: row[c] for c in changed})
+        return replace(op, values={**op.values, **exact}) if exact else op
 
-    def insert(self, values: Mapping[str, Any]) -> Op:
-        """A new row; a key of type uuid is made here if it is not given.
+    def insert(self, values: Mapping[str, Any], drawn: str = "") -> Op:
+        """A new row; a key of type uuid is made here if it is not given, ``drawn`` is the column that a
+        sequence gave.
 
         It must be known before the row leaves: else one whose answer was lost could not be told from
         a second one.
         """
-        missing = [name for name in self.schema.key if values.get(name) is None]
-        typed = self.typed({name: v for name, v in values.items() if name not in missing})
+        lacking = self._missing(values)
+        typed = self.typed({name: v for name, v in values.items() if name not in lacking})
         made = False
-        for name in missing:
+        for name in lacking:
             pg_type = canonical(self.schema.types[name])
             if pg_type != "uuid":
                 raise self.keyless(name)
             typed[name] = self.make_id()
             made = True
-        return replace(self._op("insert", self.schema.key_of(typed), typed, {}), own_key=made)
+        op = self._op("insert", self.schema.key_of(typed), typed, {})
+        return replace(
+            op, values={**op.values, **self._exact(values, typed)}, own_key=made, drawn=drawn
+        )
 
     def drawn(self, values: Mapping[str, Any]) -> list[str]:
         """The key's columns that are not given, and which a sequence may give."""
         types = self.schema.types
-        missing = [name for name in self.schema.key if values.get(name) is None]
-        return [name for name in missing if canonical(types[name]) in INT_BITS]
+        return [name for name in self._missing(values) if canonical(types[name]) in INT_BITS]
+
+    def _missing(self, values: Mapping[str, Any]) -> list[str]:
+        """The key's columns that are not given: a DataFrame's row has NaN there."""
+        return [name for name in self.schema.key if missing(values.get(name))]
 
     def keyless(self, name: str, why: str = "") -> InvalidEditError:
         """The key's column is not given, and cannot be made here: ``why``."""
@@ -121,6 +133,20 @@ class Composer:
         return shape
 
     # --- values ----------------------------------------------------------------------------------
+
+    def _exact(self, given: Mapping[str, Any], typed: Row) -> dict[str, Json]:
+        """The numbers of which a float, as the frame shows them, does not hold every digit."""
+        found: dict[str, Json] = {}
+        for name, value in given.items():
+            shown = typed.get(name)
+            if shown.__class__ is not float or isinstance(value, float):
+                continue
+            exact = coerce(self.schema.types[name], value, numeric="decimal")
+            if not isinstance(exact, Decimal) or not exact.is_finite():
+                continue
+            if decode("numeric", shown, numeric="decimal") != exact:
+                found[name] = to_json("numeric", exact)
+        return found
 
     def key(self, key: Hashable) -> Key:
         """A user's key, typed."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias, cast
 
+from notebook_rt.errors import identifier, qualified
 from notebook_rt.filters import Condition, column_name
 from notebook_rt.outbox.ops import Json, Op, changes_key
 from notebook_rt.store.types import Numeric, canonical, decode, equal, kind, to_json, to_rest
@@ -26,6 +27,8 @@ LEDGER: Final = "notebook_rt_write"
 SERVER_WAIT: Final = 5.0
 RATE_LIMIT_WAIT: Final = 60.0
 NETWORK_WAIT: Final = 1.0
+RENAMED: Final = "it was renamed or dropped since: discard this and edit the row again"
+_INSERTING: Final = "return=representation,resolution=ignore-duplicates"
 _MAX_CONDITION = 1_500
 """Characters of base values in a URL; what is longer is compared through ``xmin``."""
 _MAX_CONDITIONS = 4_000
@@ -101,7 +104,7 @@ def judge(
     status = answer.status
     if 200 <= status < 300:
         return Verdict("done")
-    if status == 401 and not _forbidden(answer):
+    if status == 401 and not forbidden(answer):
         return Verdict("refresh", words=words_of(answer))
     if status == 429:
         wait = RATE_LIMIT_WAIT if answer.retry_after is None else answer.retry_after
@@ -118,9 +121,33 @@ def _code(answer: Answer) -> Json:
     return answer.body.get("code") if isinstance(answer.body, dict) else None
 
 
-def _forbidden(answer: Answer) -> bool:
+def forbidden(answer: Answer) -> bool:
     """A policy's or a grant's no, which PostgREST gives as 401 to who is not signed in."""
     return bool(_code(answer) == "42501")
+
+
+def renamed(answer: Answer) -> bool:
+    """Whether a column of a write is not there."""
+    return _code(answer) in ("PGRST204", "42703")
+
+
+def lacking(op: Op) -> str:
+    """What to do where a write is forbidden, which the server does not say."""
+    columns = f" ({', '.join(op.values)})" if op.kind == "update" else ""
+    return (
+        f"; this login needs a grant and, under row-level security, a policy to {op.kind} "
+        f"{qualified(op.schema, op.target)}{columns}: mend them, or sign_in()"
+    )
+
+
+def same_key(op: Op, answer: Answer) -> bool:
+    """Whether an insert was refused because there is a row of its key; not of another unique column."""
+    if _code(answer) != "23505" or not isinstance(answer.body, dict):
+        return False
+    # Who may not read the table is not told the columns, but the constraint's name.
+    said, constraint = str(answer.body.get("details") or ""), str(answer.body.get("message"))
+    names = ", ".join(map(identifier, op.key))
+    return said.startswith(f"Key ({names})=") or constraint.rstrip('"').endswith("_pkey")
 
 
 def words_of(answer: Answer) -> str:
@@ -141,37 +168,51 @@ def words_of(answer: Answer) -> str:
 # --- requests --------------------------------------------------------------------------------------
 
 
-def fetch(op: Op, *, xmin: bool) -> Request:
+def fetch(op: Op, *, xmin: bool, narrow: bool = False) -> Request:
     """Read the operation's row."""
-    params = (*_key_filters(op), ("select", "*,xmin" if xmin else "*"))
-    return Request("GET", _table(op), params, schema=op.schema)
+    select = _back(op, narrow) + (",xmin" if xmin else "")
+    return Request("GET", _table(op), (*_key_filters(op), ("select", select)), schema=op.schema)
 
 
-def write_all(ops: Sequence[Op]) -> Request:
+def write_all(ops: Sequence[Op], *, narrow: bool = False) -> Request:
     """Several inserts into one table, or deletes from it, as one statement: all or none.
 
     Of the deletes only of those whose rows are what they were based on.
     """
     first = ops[0]
     if first.kind == "insert":
-        prefer = "return=representation,resolution=ignore-duplicates"
-        rows = [dict(op.values) for op in ops]
-        return Request("POST", _table(first), (("select", "*"),), rows, prefer, first.schema)
+        rows, select = [dict(op.values) for op in ops], ("select", _back(first, narrow))
+        return Request("POST", _table(first), (select,), rows, _INSERTING, first.schema)
     either = f"({','.join(map(_row_condition, ops))})"
     params = (("or", either), ("select", ",".join(map(column_name, first.key))))
     return Request("DELETE", _table(first), params, None, "return=representation", first.schema)
 
 
-def write(op: Op, *, by_xmin: bool = False) -> Request:
-    """The conditional write of an insert, update or delete."""
+def write(op: Op, *, by_xmin: bool = False, narrow: bool = False, unseen: bool = False) -> Request:
+    """The conditional write of an insert, update or delete.
+
+    Parameters
+    ----------
+    narrow : bool
+        Ask only for those columns back that the operation knows: not everybody may read all.
+    unseen : bool
+        An insert that reads nothing: neither asks for the row back, nor looks whether it is there.
+    """
+    if unseen:
+        return Request("POST", _table(op), (), dict(op.values), "return=minimal", op.schema)
+    select = ("select", _back(op, narrow))
     if op.kind == "insert":
-        prefer = "return=representation,resolution=ignore-duplicates"
-        return Request("POST", _table(op), (("select", "*"),), dict(op.values), prefer, op.schema)
+        return Request("POST", _table(op), (select,), dict(op.values), _INSERTING, op.schema)
     condition = [Condition("xmin", "eq", (op.xmin,))] if by_xmin else _conditions(op)[0]
-    params = (*_key_filters(op), *(one.to_rest() for one in condition), ("select", "*"))
+    params = (*_key_filters(op), *(one.to_rest() for one in condition), select)
     method: Literal["DELETE", "PATCH"] = "DELETE" if op.kind == "delete" else "PATCH"
     body = None if op.kind == "delete" else dict(op.values)
     return Request(method, _table(op), params, body, "return=representation", op.schema)
+
+
+def _back(op: Op, narrow: bool) -> str:
+    """The columns to give back."""
+    return ",".join(map(column_name, op.types)) if narrow else "*"
 
 
 def through_ledger(op: Op) -> Request:
@@ -239,6 +280,25 @@ def unchanged(op: Op, row: Mapping[str, Json]) -> bool:
     there = row_of(op, row)
     return all(
         equal(there.get(column), _typed(op, column, value)) for column, value in op.base.items()
+    )
+
+
+def written(op: Op, row: Mapping[str, Json]) -> bool:
+    """Whether the server's row is what the operation makes of it."""
+    there = row_of(op, row)
+    values = op.values.items()
+    return all(equal(there.get(column), _typed(op, column, value)) for column, value in values)
+
+
+def taken(op: Op) -> str:
+    """What to say of a drawn key that another row has."""
+    table, column = qualified(op.schema, op.target), op.drawn
+    names = ", ".join("'" + name.replace("'", "''") + "'" for name in (table, column))
+    return (
+        f"the key {op.key[column]}, which the sequence of {column} gave, is another row's: rows were "
+        "inserted beside the sequence. Discard this and insert it again; select "
+        f"setval(pg_get_serial_sequence({names}), max({identifier(column)})) from {table} moves the "
+        "sequence on"
     )
 
 

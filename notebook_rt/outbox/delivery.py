@@ -16,9 +16,10 @@ from typing import Any, Protocol, TypeVar
 
 from notebook_rt.errors import QueueError
 from notebook_rt.outbox import decide
-from notebook_rt.outbox.decide import Answer, Request
+from notebook_rt.outbox.asking import Asking
+from notebook_rt.outbox.decide import Answer
 from notebook_rt.outbox.lease import LeaseLostError
-from notebook_rt.outbox.ops import Json, Op
+from notebook_rt.outbox.ops import WRITES, Json, Op
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import NoAnswerError, Rest
 from notebook_rt.sync.merge import Strategies, rebase
@@ -64,14 +65,6 @@ class Listener(Protocol):
 
 
 @dataclass(slots=True)
-class _Server:
-    """What was learnt of the server's abilities."""
-
-    xmin: bool = True
-    ledger: bool = True
-
-
-@dataclass(slots=True)
 class _Job:
     """An operation as it stands while it is carried out: merged anew, with the row's version."""
 
@@ -101,13 +94,12 @@ class Delivery:
         """The server's words when it refused the login, until there is a new one."""
         self.retry_at = 0.0
         """Nothing leaves before."""
-        self._rest = rest
         self._listener = listener
         self._clock = clock
         self._random = random
         self._strategies = strategies
         self._max_attempts = max_attempts
-        self._server = _Server()
+        self._asking = Asking(rest)
         self._done: list[tuple[Op, Json]] = []
         """What waits to be put down as done."""
         self._settling: asyncio.Task[None] | None = None
@@ -147,7 +139,7 @@ class Delivery:
         try:
             if op.kind == "rpc":
                 await self._call(op)
-            elif decide.has_sums(op) and self._server.ledger:
+            elif decide.has_sums(op) and self._asking.ledger:
                 await self._add(job)
             else:
                 await self._write(job)
@@ -160,7 +152,7 @@ class Delivery:
     async def _write_all(self, group: Sequence[Op]) -> int:
         """Several inserts or deletes at once; whichever the server did not take goes on by itself."""
         try:
-            answer = await self._send(decide.write_all(group))
+            answer = await self._asking.write_all(group)
         except NoAnswerError as error:
             await self._no_answer(group, error)
             return 0
@@ -177,6 +169,8 @@ class Delivery:
             for op, row in done:
                 self.tell(self._listener.settled, op, row)
         left = [op for op in group if op.id not in {one.id for one, _ in done}]
+        if decide.judge(answer, 0, 0.0).lost:
+            left = [replace(op, sent=True) for op in left]
         moved = len(done)
         for op in left:
             if self.stopped:
@@ -191,7 +185,7 @@ class Delivery:
         denied = False
         for _ in range(_MERGES):
             by_xmin = False
-            if decide.needs_version(job.op) or (denied and self._server.xmin):
+            if decide.needs_version(job.op) or (denied and self._asking.gives_xmin(job.op)):
                 ready = await self._look_first(job)
                 if ready is None:
                     return
@@ -199,14 +193,17 @@ class Delivery:
                     continue
                 by_xmin = bool(job.op.xmin)
             op = job.op
-            answer = await self._send(decide.write(op, by_xmin=by_xmin))
+            answer = await self._asking.write(op, by_xmin=by_xmin)
+            if op.kind == "insert" and decide.forbidden(answer):
+                await self._insert_unseen(op)
+                return
             if decide.judge(answer, 0, 0.0).meaning != "done":
                 await self._no(op, answer)
                 return
             if isinstance(answer.body, list) and answer.body:
                 await self._settle(op, None if op.kind == "delete" else answer.body[0])
                 return
-            row, problem = await self._fetch(op)
+            row, problem = await self._asking.fetch(op)
             if problem is not None:
                 await self._no(op, problem, read=True)
                 return
@@ -219,9 +216,21 @@ class Delivery:
             elif row is None and op.kind == "insert":
                 await self._fail(op, "nothing was inserted, and the row cannot be seen")
                 return
+            elif row is not None and op.drawn and not op.sent and not decide.written(op, row):
+                await self._fail(op, decide.taken(op))
+                return
             elif not await self._merge(job, row, None):
                 return
         await self._back(job.op, until=self._clock() + decide.NETWORK_WAIT)
+
+    async def _insert_unseen(self, op: Op) -> None:
+        """Insert a row that may not be read: without it back, and without its key compared."""
+        answer, row = await self._asking.insert_unseen(op)
+        in_already = op.sent and op.own_key and decide.same_key(op, answer)
+        if in_already or decide.judge(answer, 0, 0.0).meaning == "done":
+            await self._settle(op, row)
+        else:
+            await self._no(op, answer)
 
     async def _look_first(self, job: _Job) -> bool | None:
         """Compare here what the server cannot, and note the row's version for the write.
@@ -229,7 +238,7 @@ class Delivery:
         True: write; False: it was merged, look again; None: it came to an end.
         """
         op = job.op
-        row, problem = await self._fetch(op)
+        row, problem = await self._asking.fetch(op)
         if problem is not None:
             await self._no(op, problem, read=True)
             return None
@@ -252,10 +261,10 @@ class Delivery:
         """An update with sums, exactly once through the ledger."""
         for _ in range(_MERGES):
             op = job.op
-            answer = await self._send(decide.through_ledger(op))
+            answer = await self._asking.send(decide.through_ledger(op))
             code = answer.body.get("code") if isinstance(answer.body, dict) else None
             if answer.status == 404 or code == "PGRST202":
-                self._server.ledger = False
+                self._asking.ledger = False
                 await self._write(job)
                 return
             if code != "NRT01":
@@ -267,7 +276,7 @@ class Delivery:
                 return
             # Its id is not in the ledger: it was certainly not applied.
             job.op = replace(op, sent=False)
-            row, problem = await self._fetch(op)
+            row, problem = await self._asking.fetch(op)
             if problem is not None:
                 await self._no(job.op, problem, read=True)
                 return
@@ -282,14 +291,14 @@ class Delivery:
         if op.sent and not op.repeatable:
             words = "its answer was lost, so it may have run: retry it if it may run twice"
             return await self._fail(op, words)
-        answer = await self._send(decide.call(op))
+        answer = await self._asking.send(decide.call(op))
         if decide.judge(answer, 0, 0.0).meaning != "done":
             return await self._no(op, answer)
         return await self._settle(op, None)
 
     async def _broadcast(self, group: Sequence[Op]) -> int:
         try:
-            answer = await self._send(decide.broadcast(group))
+            answer = await self._asking.send(decide.broadcast(group))
         except NoAnswerError as error:
             await self._no_answer(group, error)
             return 0
@@ -302,29 +311,6 @@ class Delivery:
         return len(group)
 
     # --- what became of it -----------------------------------------------------------------------
-
-    async def _send(self, request: Request) -> Answer:
-        answer = await self._rest.send(request)
-        refused = decide.judge(answer, 0, 0.0).meaning == "refresh"
-        if refused and await self._rest.refresh():
-            answer = await self._rest.send(request)
-        return answer
-
-    async def _fetch(self, op: Op) -> tuple[dict[str, Json] | None, Answer | None]:
-        """The server's row of now, or the answer that says why there is none to be had."""
-        try:
-            answer = await self._send(decide.fetch(op, xmin=self._server.xmin))
-            if self._server.xmin and answer.status == 400:
-                answer = await self._send(decide.fetch(op, xmin=False))
-                self._server.xmin = not 200 <= answer.status < 300
-        except NoAnswerError as error:
-            error.sent = False  # a read that is lost has no effect
-            raise
-        if not 200 <= answer.status < 300:
-            return None, answer
-        if not isinstance(answer.body, list):  # somebody between us and the server speaks
-            return None, Answer(502, f"no answer of the REST interface: {answer.body}")
-        return (answer.body[0] if answer.body else None), None
 
     async def _merge(self, job: _Job, row: dict[str, Json] | None, moved: bool | None) -> bool:
         """Merge with the row of now; False: nothing is left to send (now)."""
@@ -371,6 +357,10 @@ class Delivery:
         verdict = decide.judge(answer, op.attempts, self._clock(), jitter, self._max_attempts)
         if read:
             verdict = replace(verdict, lost=False)
+        elif op.kind in WRITES and decide.forbidden(answer):
+            verdict = replace(verdict, words=verdict.words + decide.lacking(op))
+        elif op.kind in WRITES and decide.renamed(answer):
+            verdict = replace(verdict, words=f"{verdict.words}; {decide.RENAMED}")
         op = replace(op, attempts=op.attempts + verdict.counts, sent=op.sent or verdict.lost)
         if verdict.meaning == "refresh":
             self.unauthorized = verdict.words

@@ -44,6 +44,8 @@ class Op:
     version: str = ""
     """The column with the time of a row's last change, if the table has one."""
     own_key: bool = False
+    drawn: str = ""
+    """The key's column that a sequence gave: a row that is there already is somebody else's."""
     event: str = ""
     """A broadcast's event."""
     private: bool = False
@@ -77,6 +79,7 @@ _BODY = (
     "rules",
     "version",
     "own_key",
+    "drawn",
     "event",
     "private",
     "repeatable",

@@ -14,7 +14,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
-from notebook_rt.errors import MissingTableError, NotebookRTError, RefusedError
+from notebook_rt.errors import (
+    ClosedError,
+    MissingTableError,
+    NotebookRTError,
+    PermissionDeniedError,
+    RefusedError,
+)
 from notebook_rt.sync.events import Query
 
 FUNCTION: Final = "notebook_rt_keys"
@@ -81,9 +87,11 @@ class SpareKeys:
                 "its sequence could give it, once the SQL that `notebook-rt doctor --sql` prints was run "
                 "in the project"
             ) from None
-        except RefusedError as error:
+        except (PermissionDeniedError, RefusedError) as error:
             self.known[column] = False
             raise NoSpareKeyError(error.reason or str(error)) from error
+        except ClosedError:
+            raise
         except NotebookRTError as error:
             raise NoSpareKeyError(
                 f"none is in reserve, and its sequence gives none: {error}"

@@ -187,6 +187,8 @@ class QueueView:
     def flush(self, timeout: float | None = None) -> int:
         """Send now, and wait until nothing waits any more.
 
+        Tables then show what the server answered: its defaults, what its triggers made of a value.
+
         Parameters
         ----------
         timeout : float, optional
@@ -217,6 +219,7 @@ class QueueView:
                     "session's .health says why, and they go on waiting in the queue's file"
                 )
             time.sleep(0.02)
+        self._wake()  # what was answered this moment is in the file: have it shown, too
         return len(self.outbox)
 
     def export(self) -> list[dict[str, Json]]:

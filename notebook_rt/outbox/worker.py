@@ -61,6 +61,7 @@ class Worker:
         self._batch = batch
         self._waking = asyncio.Event()
         self._busy = asyncio.Lock()
+        self._taking = asyncio.Lock()
         self._changed = -1
         self._trouble = ""
         """What was said last of why nothing leaves."""
@@ -91,6 +92,11 @@ class Worker:
     def pause(self) -> None:
         """Send nothing more until `resume`; what is on its way is still settled."""
         self.paused = True
+
+    async def taken(self) -> None:
+        """Wait until what is being taken from the queue is."""
+        async with self._taking:
+            pass
 
     def resume(self) -> None:
         self.paused = False
@@ -125,10 +131,11 @@ class Worker:
         """Take a batch and carry it out; how many operations came to an end or moved on."""
         delivery = self._delivery
         async with self._busy:
-            if self.paused or delivery.stopped:
-                return 0
-            limit = 1 if self.offline else self._batch
-            ops = await delivery.on_disk(self.outbox.take, limit, self._clock())
+            async with self._taking:
+                if self.paused or delivery.stopped:
+                    return 0
+                limit = 1 if self.offline else self._batch
+                ops = await delivery.on_disk(self.outbox.take, limit, self._clock())
             groups = decide.runs(ops)
             moved = 0
             for number, group in enumerate(groups):

@@ -94,6 +94,18 @@ def _of_python(value: Any) -> Any:
     return value
 
 
+def missing(value: Any) -> bool:
+    """Whether ``value`` is what Python or pandas has where there is nothing.
+
+    Examples
+    --------
+    >>> [missing(value) for value in (None, float("nan"), pd.NA, pd.NaT, 0, "")]
+    [True, True, True, True, False, False]
+    """
+    nothing = value is None or value is pd.NA or value is pd.NaT
+    return nothing or (isinstance(value, float) and value != value)
+
+
 def _no_value(pg_type: str, value: Any) -> ValueError:
     name, as_in = canonical(pg_type), _AS_IN.get(kind(pg_type))
     if name.startswith("_"):

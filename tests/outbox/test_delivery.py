@@ -17,6 +17,7 @@ from notebook_rt.local import LocalStack
 from notebook_rt.outbox.decide import Answer as Reply
 from notebook_rt.outbox.decide import Request
 from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.rest import NoAnswerError
 from tests.outbox.kernel import OWNER, Kernel
 from tests.proxy import Answer, Proxy
 
@@ -94,6 +95,43 @@ async def test_an_answer_that_is_not_the_servers_settles_nothing(
     k.clock = lambda: time.time() + 60
     await k.drain()
     assert sorted(notes(stack, table)) == ["mine", "new", "old"]
+    await k.close()
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_an_unseen_insert_whose_answer_was_lost_is_in_once_unless_it_was_another_that_refused(
+    stack: LocalStack, table: str, kernel: MakeKernel, refused: bool
+) -> None:
+    stack.sql(
+        f"alter table {table} enable row level security; create unique index on {table} (note); "
+        f"create policy post on {table} for insert to anon with check (true)"
+    )
+    k = kernel()
+    key = k.editor.insert({"note": "new", "tags": []})
+    send, lost = k.rest.send, [True]
+
+    async def lossy(request: Request) -> Reply:
+        if request.prefer == "return=minimal" and lost:
+            lost.clear()
+            if not refused:
+                assert (await send(request)).status == 201
+            raise NoAnswerError("http://x", "the line went dead", sent=True)
+        return await send(request)
+
+    k.rest.send = lossy  # type: ignore[method-assign]  # somebody in between
+    await k.worker.step()
+    assert [op.sent for op in k.outbox.ops()] == [True]
+    if refused:
+        stack.sql(f"insert into {table} (id, note) values (gen_random_uuid(), 'new')")
+    k.clock = lambda: time.time() + 60
+    await k.drain()
+    assert notes(stack, table) == ["new"]
+    if refused:
+        (op,) = k.outbox.ops()
+        assert "duplicate key value" in op.error
+    else:
+        assert len(k.outbox) == 0
+        assert stack.sql(f"select id::text from {table}") == [(key,)]
     await k.close()
 
 

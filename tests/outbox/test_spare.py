@@ -7,7 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from notebook_rt.errors import MissingTableError, RefusedError, UnreachableError
+from notebook_rt.errors import (
+    ClosedError,
+    MissingTableError,
+    PermissionDeniedError,
+    RefusedError,
+    UnreachableError,
+)
 from notebook_rt.outbox.spare import NoSpareKeyError, SpareKeys
 from notebook_rt.sync.events import Query
 
@@ -55,6 +61,7 @@ def test_columns_have_sequences_of_their_own() -> None:
     [
         (MissingTableError("public", "notebook_rt_keys"), "doctor --sql", False),
         (RefusedError("POST", 400, "NRT02", "no sequence makes it"), "no sequence makes it", False),
+        (PermissionDeniedError("public", "notebook_rt_keys", reason="not you"), "^not you$", False),
         (UnreachableError("http://x", "no answer"), "none is in reserve", None),
     ],
 )
@@ -72,6 +79,13 @@ def test_what_gives_no_key_says_why_and_is_asked_again(
     server.error = error
     assert spare.take(COLUMN) == 2  # from those in reserve
     assert spare.known == {COLUMN: True}
+
+
+def test_a_session_that_is_closed_meanwhile_says_so() -> None:
+    server = Server()
+    server.error = ClosedError("this session")
+    with pytest.raises(ClosedError):
+        SpareKeys(server).take(COLUMN)
 
 
 @pytest.mark.parametrize("answer", [[], [{"id": 1}], ["1"], [True], [None]])
