@@ -104,6 +104,19 @@ def test_what_is_sent_depends_on_the_window_and_not_on_the_table():
     assert large.whole.size < small.whole.size * 1.1
 
 
+def test_every_view_is_told_what_is_filtered_and_sorted_in_one():
+    bench = Bench(table(30))
+    bench.model.whole("other")
+    assert (bench.whole.content["filter"], bench.whole.content["sort"]) == ("", [])
+    bench.say(t="filter", text="price>20")
+    messages = {m.to: m.content for m in bench.say(t="sort", by=[[1, False]])}
+    assert messages["other"]["sort"] == messages["v"]["sort"] == [[1, False]]
+    assert messages["other"]["filter"] == "price>20"
+    # And one whose rows stay as they are: everything costs more than 20 already.
+    (content,) = [m.content for m in bench.say(t="filter", text="price>=21") if m.to == "other"]
+    assert (content["t"], content["filter"]) == ("cells", "price>=21")
+
+
 def test_after_the_window_only_changed_cells_are_sent():
     bench = Bench(table(1000))
     df = table(1000)
@@ -190,7 +203,8 @@ def test_while_an_editor_is_open_nothing_moves_and_values_still_change():
 )
 def test_filters(text, kept):
     bench = Bench(table(10))
-    (message,) = bench.say(t="filter", text=text) or [bench.whole]
+    bench.say(t="filter", text=text)
+    (message,) = bench.model.whole("v")
     assert [int(k) for k in bench.shown(message, 0)] == kept
 
 
