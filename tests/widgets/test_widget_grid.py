@@ -568,6 +568,17 @@ def test_a_date_is_copied_and_shown_without_a_time():
     assert "<td>2026-03-31</td>" in grid_html(source)
 
 
+def test_the_static_form_is_bounded_and_says_of_what_it_is_a_part():
+    df = pd.DataFrame({f"c{i}": range(50) for i in range(200)})
+    df.index.name = "id"
+    fields = [Column("id", "int8"), *(Column(name, "int8") for name in df)]
+    html = grid_html(MemoryFrame(df, fields))
+    assert "positions: 50 rows × 201 columns, live; the first 10 rows; the first 30 col" in html
+    assert (html.count("<th>"), html.count("<tr>")) == (30, 11)
+    few = grid_html(MemoryFrame(df.head(3), fields), ["id", "c1"])
+    assert "first" not in few
+
+
 def test_any_column_can_be_filtered_by_what_is_read_in_it():
     values = [b"\xde\xad\xbe\xef", {"k": [1, 2]}, ["a"], None]
     df = pd.DataFrame({"v": pd.Series(values, dtype=object)}, index=pd.Index(range(4), name="id"))
