@@ -39,7 +39,10 @@ export function barOf(view, acts) {
   let typing = null;
   filter.addEventListener("input", () => {
     clearTimeout(typing);
-    typing = setTimeout(() => view.say({ t: "filter", text: filter.value }), 180);
+    typing = setTimeout(() => {
+      typing = null;
+      view.say({ t: "filter", text: filter.value });
+    }, 180);
   });
   filter.addEventListener("keydown", (event) => event.stopPropagation());
 
@@ -82,15 +85,16 @@ export function barOf(view, acts) {
       remove.hidden = Boolean(draft);
       remove.disabled = !selection;
     },
-    // A new state of all: the name, and the filter unless somebody types one.
+    // A new state of all: the name.
     whole(head) {
       setText(title, head.name);
-      if (filter.getRootNode().activeElement !== filter) filter.value = head.filter;
     },
-    // The small rest of the state: how many rows, how the table is.
+    // The small rest of the state: how many rows, how the table is, and the filter (of another view too)
+    // unless somebody types one here.
     around(content) {
       leaving = content.leaving ?? leaving;
-      if (content.total !== undefined || content.leaving !== undefined) {
+      if (content.filter !== undefined && typing === null && filter.getRootNode().activeElement !== filter) filter.value = content.filter;
+      if (content.total !== undefined || content.leaving !== undefined || content.filter !== undefined) {
         const there = view.total - leaving;
         const known = view.head?.columns.length > 0; // else nobody knows how many
         setText(count, known ? `${there.toLocaleString()} row${there === 1 ? "" : "s"}${filter.value ? " found" : ""}` : "");

@@ -60,6 +60,11 @@ function decimals(value) {
   return Math.min(text.split(".")[1]?.length ?? 0, 4);
 }
 
+// Whether so many digits after the point would leave little of a value: 0.0000 for 3e-7.
+function tooSmall(value, digits) {
+  return value !== 0 && Math.abs(value) < 1 && Math.abs(Number(value.toFixed(digits)) - value) > Math.abs(value) / 20;
+}
+
 // Turns values of one column into text. Digits after the point are the same all down a column, and
 // only ever grow, so that the points stand under one another and nothing trembles.
 export function makeFormat(column) {
@@ -94,6 +99,7 @@ export function makeFormat(column) {
         if (!Number.isFinite(value)) return String(value);
         if (float || fixed) {
           if (!number) renew(Math.max(digits, 0));
+          if (!fixed && tooSmall(value, digits)) return value.toExponential(3).replace(/\.?0+e/, "e");
           return Math.abs(value) >= 1e15 ? String(value) : number.format(value);
         }
         return String(value);
@@ -121,6 +127,16 @@ export function makeFormat(column) {
   };
 }
 
+// JSON to be read; as it came where JavaScript would round a number in it.
+export function indented(text) {
+  if (/\d{16}/.test(text)) return text;
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2);
+  } catch {
+    return text;
+  }
+}
+
 const WORDS = {
   sending: "sending", pending: "not saved yet", failed: "refused", conflict: "changed by somebody else too",
 };
@@ -135,7 +151,7 @@ export function draftText(column, row, c) {
 
 export function draftNode(column, row, c) {
   const [text, style] = draftText(column, row, c);
-  return h("span", { class: `nrt-v nrt-as-${column.shape} ${style}`, text });
+  return h("span", { class: `nrt-v nrt-as-${column.shape} ${style}`, dir: column.shape === "text" ? "auto" : null, text });
 }
 
 // What a conflict about a whole row is, in words; undefined if there is none.
@@ -150,6 +166,7 @@ export function cellNode(format, column, row, c) {
   const dispute = c === 0 && disputeOf(row);
   const mark = row.m?.get(c) ?? (dispute ? { kind: "conflict", say: dispute } : undefined);
   node.className = `nrt-v nrt-as-${column.shape}`;
+  if (column.shape === "text") node.dir = "auto"; // Hebrew and Arabic run from the right
   if (isNull(row, c)) node.classList.add("nrt-null");
   node.textContent = mark?.text ?? format.text(row, c) + (isCut(row, c) ? "…" : "");
   const hint = format.hint(row, c);

@@ -8,7 +8,8 @@ function rowsOf(content, buffer) {
   const read = content.cols.map((column, c) => {
     const [values, flags] = columns[c];
     const micros = column.kind === "instant" || column.kind === "local";
-    return (i) => (isNull({ f: flags }, i) ? null : micros ? values[i] / 1000 : values[i]);
+    const meant = micros ? (value) => value / 1000 : column.kind === "bool" ? Boolean : (value) => value;
+    return (i) => (isNull({ f: flags }, i) ? null : meant(values[i]));
   });
   const length = columns[0]?.[1].length ?? 0;
   return Array.from({ length }, (_, i) => Object.fromEntries(content.names.map((name, c) => [name, read[c](i)])));
@@ -38,8 +39,8 @@ export default widget((body, say, model) => {
       font: style.fontFamily, mark: { color: mark }, line: { strokeWidth: 1.8 }, area: { fillOpacity: 0.35, line: true },
       point: { filled: true, size: 36, opacity: 0.75 }, bar: { cornerRadiusEnd: 2 },
       range: { category: root().dataset.theme === "dark"
-        ? ["#7ab7ff", "#f0c14b", "#6fd48f", "#ff9a90", "#c9a6ff", "#6fd3d9"]
-        : ["#0b62c4", "#c2410c", "#157a3b", "#9f2d55", "#7440a8", "#0b6a78"] },
+        ? ["#7ab7ff", "#ffc933", "#3ee0b5", "#e0609f", "#5d74e8", "#a3a300"]
+        : ["#0b62c4", "#8b4600", "#5da200", "#a21774", "#748bff", "#d174a2"] }, // told apart by the colour-blind too
     };
   }
 
@@ -71,12 +72,13 @@ export default widget((body, say, model) => {
   setTimeout(() => themed.observe(root(), { attributes: true, attributeFilter: ["data-theme"] }));
   return {
     receive(content, buffers) {
+      note.textContent = content.note;
+      note.hidden = !content.note;
+      if (content.t === "note") return;
       if (content.t === "chart") head = content;
       rows = rowsOf({ ...content, names: head.names }, buffers[0]);
       holder.setAttribute("aria-label", content.label);
       foot.textContent = content.foot;
-      note.textContent = content.note;
-      note.hidden = !content.note;
       if (content.t === "chart") build();
       else feed();
     },

@@ -27,7 +27,8 @@ import platformdirs
 
 from notebook_rt.errors import ClosedError
 from notebook_rt.widgets.base import LiveWidget, module, styles
-from notebook_rt.widgets.columns import Pack, cells
+from notebook_rt.widgets.chartspec import kind_of, picture
+from notebook_rt.widgets.columns import Pack, cells, is_null, text_of
 from notebook_rt.widgets.order import DUTY, column_of
 from notebook_rt.widgets.sources import Eyes, FrameSource
 from notebook_rt.widgets.state import cut
@@ -40,18 +41,6 @@ Kind: TypeAlias = Literal["line", "area", "bar", "point", "tick", "hist"]
 Positions: TypeAlias = npt.NDArray[np.intp]
 POINTS: Final = 2_000
 BINS: Final = 40
-TIMES: Final = {
-    "year": "%Y",
-    "quarter": "%b %Y",
-    "month": "%b %Y",
-    "week": "%d %b",
-    "date": "%d %b",
-    "hours": "%H:%M",
-    "minutes": "%H:%M",
-    "seconds": "%H:%M:%S",
-    "milliseconds": "%S.%L",
-}
-"""How a time is written on an axis: 24 hours, as in the grid."""
 INTERVAL: Final = 0.1
 """Seconds between two pictures at least: more is not seen, and Vega draws each anew."""
 
@@ -104,6 +93,25 @@ def thin(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], points: int) ->
         for where, part in ((np.argmin, low), (np.argmax, high))
     }
     return order[np.fromiter(sorted(chosen), dtype=np.intp, count=len(chosen))]
+
+
+def summed(part: dict[str, pd.Series[Any]]) -> dict[str, pd.Series[Any]]:
+    """One number for each place (and colour): bars that share one would hide each other."""
+    places = [letter for letter in part if letter != "y"]
+    if kind_of(part["y"]) != "quantitative":
+        return part
+    table = pd.DataFrame({letter: series.array for letter, series in part.items()})
+    for letter in places:
+        if table[letter].dtype == object:  # JSON and arrays, which have no hash
+            table[letter] = [None if is_null(v) else text_of(v) for v in table[letter]]
+    if not table.duplicated(places).any():
+        return part
+    sums = table.groupby(places, sort=False, dropna=False, observed=True)["y"].sum(min_count=1)
+    return {letter: sums.reset_index()[letter] for letter in part}
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _floats(series: pd.Series[Any]) -> npt.NDArray[np.float64] | None:
@@ -163,6 +171,8 @@ class ChartModel:
             if name not in known:
                 there = ", ".join(known)
                 raise ValueError(f'"{source.name}" has no column "{name}"; there are {there}')
+        if kind == "hist" and len(source.df.columns) and (trouble := self._trouble()):
+            raise ValueError(trouble)
         self._last = last
         self._points = points
         self._style = style
@@ -171,8 +181,9 @@ class ChartModel:
         self._not_before = 0.0
         self._status = ""
         self._waiting = False
-        self._owed: list[str] = []
-        """Views that wait for the first data."""
+        self._drawn: tuple[str, ...] = ()
+        self._owed = False
+        """A view has no picture yet, or one of columns that are there no more."""
 
     @property
     def label(self) -> str:
@@ -181,89 +192,63 @@ class ChartModel:
 
     def chart(self) -> alt.Chart:
         """The Altair chart, on a data source named ``live`` with columns ``x``, ``y``, ``c``."""
-        import altair as alt
+        return self._style(picture(self.source.df, self.kind, self.x, self.y, self.color))
 
+    def _kinds(self) -> tuple[str, ...]:
+        """What the picture depends on: another one is drawn when a column has another type."""
+        names = [self.x, *self.y, *([self.color] if self.color else [])]
+        return tuple(str(kind_of(column_of(self.source.df, name))) for name in names)
+
+    def _trouble(self) -> str:
+        """Why nothing can be drawn of the table as it is now; empty if it can."""
         df = self.source.df
-        mark: Any = {"hist": "bar"}.get(self.kind, self.kind)
-        encode: dict[str, Any] = {}
-        kind_x = self._type(column_of(df, self.x))
-        naive = pd.api.types.is_datetime64_dtype(column_of(df, self.x).dtype)
-        scale = alt.Scale(type="utc") if naive else alt.Undefined
-        title = cut(self.x, 60)
-        if self.kind == "hist":
-            encode["x"] = alt.X("x", type="quantitative", bin="binned", title=cut(self.y[0], 60))
-            encode["x2"] = alt.X2("x_end")  # Vega-Lite looks for the bin's end by this name
-            # Not stacked: bars with round corners would be drawn as groups, which lose the bins' ends.
-            encode["y"] = alt.Y("y", type="quantitative", title="rows", stack=None)
-        else:
-            kind_y = self._type(column_of(df, self.y[0]))
-            zero = alt.Scale(zero=self.kind in ("bar", "area"))
-            if kind_x == "quantitative" and self.kind != "bar":
-                scale = alt.Scale(zero=False)
-            axis: Any = alt.Undefined
-            if kind_x == "temporal":
-                axis = alt.Axis(format=TIMES)
-            elif kind_x == "nominal" and self._flat(column_of(df, self.x)):
-                axis = alt.Axis(labelAngle=0)
-            # Names stand as the table has them: in order of the alphabet, 10 would come before 2.
-            order = None if kind_x == "nominal" else alt.Undefined
-            encode["x"] = alt.X("x", type=kind_x, title=title, scale=scale, axis=axis, sort=order)
-            encode["y"] = alt.Y(
-                "y",
-                type=kind_y,
-                title=cut(", ".join(self.y), 60),
-                scale=zero if kind_y == "quantitative" else alt.Undefined,
-                stack=None,
-            )
-        if self.kind != "hist" and (self.color is not None or len(self.y) > 1):
-            name = cut(self.color, 60) if self.color else None
-            kind_c: Any = "nominal" if self.color is None else self._type(column_of(df, self.color))
-            sort = list(self.y) if self.color is None else alt.Undefined
-            encode["color"] = alt.Color("c", type=kind_c, title=name, sort=sort)
-        chart = alt.Chart(alt.NamedData(name="live"), mark=mark, width="container", height=260)
-        return self._style(chart.encode(**encode))
-
-    def _flat(self, series: pd.Series[Any]) -> bool:
-        """Whether the names on the axis have room beside one another."""
-        names = series.dropna().unique()
-        return len(names) * max((len(str(name)) + 2 for name in names), default=0) < 90
-
-    def _type(self, series: pd.Series[Any]) -> Any:
-        if pd.api.types.is_datetime64_any_dtype(series.dtype):
-            return "temporal"
-        numeric = pd.api.types.is_numeric_dtype(series.dtype)
-        return (
-            "quantitative"
-            if numeric and not pd.api.types.is_bool_dtype(series.dtype)
-            else "nominal"
-        )
+        known = [*df.index.names, *df.columns]
+        for name in [self.x, *self.y, *([self.color] if self.color else [])]:
+            if name not in known:
+                there = ", ".join(map(str, known))
+                return f'"{self.source.name}" has no column "{name}"; there are {there}'
+        if self.kind == "hist" and _floats(column_of(df, self.y[0])) is None:
+            return f'kind="hist" counts numbers, and "{self.y[0]}" has none; draw names with "bar"'
+        return ""
 
     def whole(self, view: str) -> Sequence[Message]:
-        if not {self.x, *self.y} <= {
-            *self.source.df.columns,
-            *self.source.df.index.names,
-        }:  # a lazy table that begins again
-            self._owed.append(view)
-            return []
-        spec = self.chart().to_dict(validate=False)
-        spec.pop("config", None)
-        data, buffers = self._data()
-        names = ["x", "y", "x_end" if self.kind == "hist" else "c"][: len(data["cols"])]
-        head = {"t": "chart", "spec": spec, "names": names}
-        return [Message({**head, **data}, buffers, whole=True, to=view)]
+        if self._trouble():
+            self._owed = True
+            return self._note(view)
+        return [self._head(view if self._drawn in ((), self._kinds()) else None)]
 
     def update(self) -> Sequence[Message]:
-        if self._owed:
-            owed, self._owed = self._owed, []
-            return [message for view in owed for message in self.whole(view)]
-        if self.source.df is self._df and self.source.status == self._status:
+        if self.source.df is self._df and self.source.status == self._status and not self._owed:
             self._waiting = False
             return []
+        if self._trouble():
+            fresh, self._df = self.source.df is not self._df, self.source.df
+            return self._note(None) if fresh else []
+        if self._owed:
+            return [self._head(None)]
         if self._clock() < self._not_before:
             self._waiting = True
             return []
+        if self._drawn != self._kinds():  # a column has another type
+            return [self._head(None)]
         data, buffers = self._data()
         return [Message({"t": "data", **data}, buffers)]
+
+    def _head(self, view: str | None) -> Message:
+        """The picture and its data, for one view or for all."""
+        spec = self.chart().to_dict(validate=False)
+        spec.pop("config", None)
+        self._drawn, self._owed = self._kinds(), self._owed and view is not None
+        data, buffers = self._data()
+        names = ["x", "y", "x_end" if self.kind == "hist" else "c"][: len(data["cols"])]
+        head = {"t": "chart", "spec": spec, "names": names}
+        return Message({**head, **data}, buffers, whole=True, to=view)
+
+    def _note(self, view: str | None) -> Sequence[Message]:
+        """Why there is no picture; nothing of a table that begins again."""
+        if not len(self.source.df.columns):
+            return []
+        return [Message({"t": "note", "note": cut(self._trouble())}, whole=True, to=view)]
 
     def wants(self) -> float:
         return max(0.0, self._not_before - self._clock()) if self._waiting else float("inf")
@@ -280,18 +265,22 @@ class ChartModel:
         self._status, self._waiting = self.source.status, False
         if self._last is not None:
             df = df.iloc[-self._last :]
-        columns, shown = self._histogram(df) if self.kind == "hist" else self._points_of(df)
-        pack = Pack()
-        module = [pack.add_cells(cells(c, np.arange(len(c)))) for c in columns]
         rows = len(df) * len(self.y)
+        if self.kind == "hist":
+            (columns, shown), points = self._histogram(df), rows
+        else:
+            columns, shown, points = self._points_of(df)
+        pack = Pack()
+        packed = [pack.add_cells(cells(c, np.arange(len(c)))) for c in columns]
         now = self._clock()
         self._not_before = now + max(INTERVAL, (now - started) * (1 / DUTY - 1))
+        foot = [f"{shown:,} of {points:,} points"] if shown < points else []
+        foot += [f"sums of {rows:,} values"] if points < rows else []
+        foot += [] if rows else ["no rows yet"]
         content = {
-            "cols": module,
+            "cols": packed,
             "label": cut(f"{self.label}, {shown:,} points"),
-            "foot": (
-                f"{shown:,} of {rows:,} points" if shown < rows else "" if rows else "No rows yet"
-            ),
+            "foot": _sentence(", ".join(foot)),
             "note": cut(self.source.note),
         }
         return content, (pack.bytes(),)
@@ -299,8 +288,7 @@ class ChartModel:
     def _histogram(self, df: pd.DataFrame) -> tuple[list[Any], int]:
         """Counted here, over every row; the bins' left edges, counts and right edges."""
         values = _floats(column_of(df, self.y[0]))
-        if values is None:
-            raise ValueError(f"{self.y[0]} is not a column of numbers")
+        assert values is not None  # of _trouble
         values = values[np.isfinite(values)]
         bins: Any = BINS
         if len(values) and pd.api.types.is_integer_dtype(column_of(df, self.y[0]).dtype):
@@ -310,32 +298,35 @@ class ChartModel:
         columns = [pd.array(part, dtype="float64") for part in (edges[:-1], counts, edges[1:])]
         return columns, len(df)
 
-    def _points_of(self, df: pd.DataFrame) -> tuple[list[Any], int]:
-        shown = 0
-        xs, ys, cs = [], [], []
+    def _points_of(self, df: pd.DataFrame) -> tuple[list[Any], int, int]:
+        """The columns to draw, how many points are in them, and of how many."""
+        shown = bars = 0
+        columns: dict[str, list[Any]] = {}
         share = max(self._points // len(self.y), 2)
         for name in self.y:
-            at = self._choose(df, name, share)
-            shown += len(at)
-            xs.append(column_of(df, self.x).array.take(at))
-            ys.append(column_of(df, name).array.take(at))
+            part = {"x": column_of(df, self.x), "y": column_of(df, name)}
             if self.color is not None:
-                cs.append(column_of(df, self.color).array.take(at))
-            elif len(self.y) > 1:
-                cs.append(pd.array([name] * len(at), dtype="str"))
-        return [self._joined(parts) for parts in (xs, ys, cs) if parts], shown
+                part["c"] = column_of(df, self.color)
+            if self.kind == "bar":
+                part = summed(part)
+            at = self._choose(part["x"], part["y"], share)
+            shown, bars = shown + len(at), bars + len(part["x"])
+            for letter, series in part.items():
+                columns.setdefault(letter, []).append(series.array.take(at))
+            if len(self.y) > 1:
+                columns.setdefault("c", []).append(pd.array([name] * len(at), dtype="str"))
+        return [self._joined(parts) for parts in columns.values()], shown, bars
 
     def _joined(self, parts: list[Any]) -> Any:
         return pd.concat([pd.Series(p) for p in parts], ignore_index=True).array
 
-    def _choose(self, df: pd.DataFrame, name: str, points: int) -> Positions:
-        y = _floats(column_of(df, name))
-        x = _floats(column_of(df, self.x))
+    def _choose(self, xs: pd.Series[Any], ys: pd.Series[Any], points: int) -> Positions:
+        x, y = _floats(xs), _floats(ys)
         if self.kind in ("line", "area") and x is not None and y is not None and self.color is None:
             return thin(x, y, points)
-        if len(df) <= points:
-            return np.arange(len(df), dtype=np.intp)
-        return np.linspace(0, len(df) - 1, points).astype(np.intp)
+        if len(xs) <= points:
+            return np.arange(len(xs), dtype=np.intp)
+        return np.linspace(0, len(xs) - 1, points).astype(np.intp)
 
 
 class ChartWidget(LiveWidget):

@@ -150,6 +150,13 @@ function connect({ model, root, receive, silent }) {
     }
   };
   model.on("msg:custom", custom);
+  // Lab and Notebook cut the comms when the kernel starts anew: what is shown is nobody's any more.
+  const cut = () => {
+    if (closed) return;
+    closed = true;
+    silent("The kernel has started anew. Run the cell to see this live.", true);
+  };
+  model.on("comm_live_update", cut);
   const eyes = new IntersectionObserver((entries) => {
     inside = entries[entries.length - 1].isIntersecting;
     lookAgain();
@@ -187,6 +194,7 @@ function connect({ model, root, receive, silent }) {
       removeEventListener("offline", offline);
       removeEventListener("pagehide", hide);
       model.off("msg:custom", custom);
+      model.off("comm_live_update", cut);
       say({ t: "leave" });
     },
   };

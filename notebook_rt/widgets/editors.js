@@ -1,4 +1,5 @@
 // Editors by type, each a SlickGrid editor. A patch of the row never reaches an open one.
+import { indented } from "./cell.js";
 import { h } from "./common.js";
 
 // `values` is what the grid knows: the text the cell started with, the fetch of a cut one, and what
@@ -57,7 +58,7 @@ function inputEditor(column, values, draft) {
   return base((editor, args) => {
     const input = h("input", {
       class: `nrt-editor${numeric ? " nrt-editor-number" : ""}`, type, step: type === "datetime-local" ? "any" : null,
-      inputmode: numeric ? "decimal" : null, "aria-label": column.name, autocomplete: "off", spellcheck: "false",
+      inputmode: numeric ? "decimal" : null, "aria-label": column.name, autocomplete: "off", spellcheck: "false", dir: column.shape === "text" ? "auto" : null,
       placeholder: draft ? (column.needed ? "required" : column.filled ? "default" : null) : null,
     });
     editor.node = editor.input = input;
@@ -120,7 +121,7 @@ function choiceEditor(column, values) {
 function textEditor(column, values) {
   const json = column.shape === "json";
   return base((editor, args) => {
-    const input = h("textarea", { class: `nrt-editor-long${json ? " nrt-as-json" : ""}`, "aria-label": column.name, spellcheck: "false", rows: json ? 4 : 2 });
+    const input = h("textarea", { class: `nrt-editor-long${json ? " nrt-as-json" : ""}`, "aria-label": column.name, spellcheck: "false", dir: json ? null : "auto", rows: json ? 4 : 2 });
     const word = h("span", { class: "nrt-refused", role: "alert" });
     const save = h("button", { type: "button", class: "nrt-button", text: "Save", onclick: () => args.commitChanges() });
     const cancel = h("button", { type: "button", class: "nrt-button", text: "Cancel", onclick: () => args.cancelChanges() });
@@ -147,13 +148,7 @@ function textEditor(column, values) {
       event.stopPropagation();
     });
     input.addEventListener("input", () => (editor.isNothing = false));
-    const pretty = (text) => {
-      try {
-        return json && text !== null ? JSON.stringify(JSON.parse(text), null, 2) : text;
-      } catch {
-        return text;
-      }
-    };
+    const pretty = (text) => (json && text !== null ? indented(text) : text);
     editor.initial = (row) => values.typed(row);
     editor.set = (text) => {
       input.value = editor.shown = pretty(text) ?? "";

@@ -1,6 +1,6 @@
 // What is written: a cell on its way, what the kernel answers, and the panels beside a cell (the chooser of a
 // conflict, the reader of a long text, the word that says why not).
-import { ROW_MARK, isCut } from "./cell.js";
+import { ROW_MARK, indented, isCut } from "./cell.js";
 import { chooser } from "./chooser.js";
 import { h, setText } from "./common.js";
 
@@ -182,13 +182,7 @@ export function editing(view) {
     const pre = h("pre", { class: "nrt-full", text: format.text(item, cell), tabindex: "0" });
     show(dialog(column.name, pre, h("div", { class: "nrt-acts" }, h("button", { type: "button", class: "nrt-button", text: "Close", onclick: leave }))));
     pre.focus();
-    const fill = (text) => {
-      try {
-        setText(pre, column.shape === "json" ? JSON.stringify(JSON.parse(text), null, 2) : text);
-      } catch {
-        setText(pre, text);
-      }
-    };
+    const fill = (text) => setText(pre, column.shape === "json" ? indented(text) : text);
     if (isCut(item, cell)) fetchText(item.rid, cell).then(fill);
     else fill(format.text(item, cell));
     return true;

@@ -22,8 +22,8 @@ from notebook_rt.widgets.gridmodel import GridModel
 from notebook_rt.widgets.sources import Eyes, FrameSource
 from notebook_rt.widgets.state import cut
 
-PREVIEW = 10
-"""Rows of the static form."""
+PREVIEW, ACROSS = 10, 30
+"""Rows and columns of the static form."""
 
 
 @cache
@@ -52,7 +52,8 @@ def grid_html(source: FrameSource, columns: Sequence[str] | None = None) -> str:
     """The first rows as a plain table, every text escaped and cut."""
     df = source.df.head(PREVIEW).reset_index()
     types = {column.name: column.pg_type for column in source.fields}
-    names = [name for name in (types if columns is None else columns) if name in df.columns]
+    wanted = [name for name in (types if columns is None else columns) if name in df.columns]
+    names = wanted[:ACROSS]
     rows = [
         [
             "" if is_null(value) else cut(text_of(value, types[name]), 80)
@@ -61,7 +62,15 @@ def grid_html(source: FrameSource, columns: Sequence[str] | None = None) -> str:
         for row in df[names].itertuples(index=False, name=None)
     ]
     note = f"<p>{escape(source.note)}</p>" if source.note else ""
-    return note + static_table(names, rows, caption=grid_text(source))
+    parts = [
+        f"the first {part} {word}"
+        for part, there, word in (
+            (PREVIEW, len(source.df), "rows"),
+            (ACROSS, len(wanted), "columns"),
+        )
+        if there > part
+    ]
+    return note + static_table(names, rows, caption="; ".join([grid_text(source), *parts]))
 
 
 class GridWidget(LiveWidget):

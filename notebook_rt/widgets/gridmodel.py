@@ -126,8 +126,6 @@ class GridModel:
             "height": self._height,
             "rows": self._writes.rows,
             "add": self._writes.rows and self._all_needed_shown(),
-            "sort": [[self._names.index(n), up] for n, up in self._order.by if n in self._names],
-            "filter": self._order.filter,
         }
         return [gridwindow.whole(view, window, head, gridwindow.widest(df, self._names))]
 
@@ -233,6 +231,9 @@ class GridModel:
         rids = [self._rids.of(key) for key in keys]
         frame = {
             "total": total,
+            # Of all views: one that shows a part, or an order, says so.
+            "sort": [[self._names.index(n), up] for n, up in self._order.by if n in self._names],
+            "filter": self._order.filter,
             "leaving": self._order.leaving,
             "status": self._source.status,
             "note": cut(self._source.note),

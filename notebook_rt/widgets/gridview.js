@@ -249,6 +249,16 @@ export default function gridView(body, say, lib) {
     view.total = content.total ?? view.total;
     if (view.draft) view.rows.keep(view.draft, view.total);
     view.bar.around(content);
+    if (content.sort) ordered(content.sort);
+  }
+
+  // The order, whichever view asked for it.
+  function ordered(by) {
+    view.head.sort = by;
+    const shown = view.grid?.getSortColumns().map(({ columnId, sortAsc }) => [Number(columnId.slice(1)), sortAsc]);
+    if (!shown || JSON.stringify(shown) === JSON.stringify(by)) return;
+    view.grid.setSortColumns(by.map(([c, up]) => ({ columnId: `c${c}`, sortAsc: up })));
+    aria.sorted(by);
   }
 
   // SlickGrid would close an open editor.

@@ -8,17 +8,19 @@ export const ROW = 28;
 const FRAME = 2;
 const HEAD = 31 + FRAME; // the heading, and the frame
 const WIDE = 320; // a column is no wider unasked, but where there is room
-const NARROW = 180; // a text gives up what is more, where that makes all columns fit
+const NARROW = 180; // a text gives up what is more, where that makes all columns fit; a name always
 const pen = document.createElement("canvas").getContext("2d");
 
-// As wide as the name and the first values need.
+// As wide as the name and the first values need; and the least of it, where a long name is cut.
 function needs(column, values, font, mono) {
   const breadth = (text, weight, font) => {
     pen.font = `${weight} ${font}`;
     return pen.measureText(text.slice(0, 160)).width;
   };
   const longest = Math.max(0, ...values.map((text) => breadth(text, column.key ? 600 : 400, column.shape === "json" ? mono : font)));
-  return Math.ceil(Math.max(breadth(column.name, 600, font) + 34, longest + 26, column.needed ? breadth("required", 400, font) + 24 : 64));
+  const name = breadth(column.name, 600, font) + 34;
+  const inside = Math.max(longest + 26, column.needed ? breadth("required", 400, font) + 24 : 64);
+  return [Math.ceil(Math.max(name, inside)), Math.ceil(Math.min(Math.max(Math.min(name, NARROW), inside), WIDE))];
 }
 
 // How wide a scroll bar is here.
@@ -49,11 +51,12 @@ export function columnsOf(view, edits) {
       place: edits.place,
     };
     const width = page().widths[keyOf(view, column)];
-    wishes.push(width ?? needs(column, samples, font, mono));
+    const [wish, least] = width ? [width, width] : needs(column, samples, font, mono);
+    wishes.push(wish);
     const node = h("button", { type: "button", class: "nrt-sort", tabindex: "0", text: column.name });
     return {
       id: `c${c}`, field: c, name: node, toolTip: `${column.name} (${column.type}${column.key ? ", key" : ""})`,
-      width: width ?? Math.min(wishes[c], WIDE), minWidth: 48, sortable: true,
+      width: least, minWidth: 48, sortable: true,
       cssClass: numeric ? "nrt-right" : "", headerCssClass: numeric ? "nrt-right" : "",
       headerCellAttrs: { "aria-colindex": c + 1 }, cellAttrs: { "aria-colindex": c + 1 },
       formatter: (_row, cell, _value, _column, row) => (row.texts ? draftNode(column, row, cell) : cellNode(formats[cell], column, row, cell)),

@@ -29,9 +29,14 @@ def initials(name: str) -> str:
     return letters.upper()
 
 
+def in_order(people: Sequence[Person]) -> list[Person]:
+    """You, then those awake, then the idle; each by name."""
+    return sorted(people, key=lambda p: (not p.you, p.idle, p.name.casefold(), p.id))
+
+
 def presence_state(people: Sequence[Person]) -> dict[str, Any]:
-    """What ``presence.js`` draws: you, then those awake, then the idle; each by name."""
-    order = sorted(people, key=lambda p: (not p.you, p.idle, p.name.casefold(), p.id))
+    """What ``presence.js`` draws."""
+    order = in_order(people)
     return {
         "total": len(order),
         "faces": FACES,
@@ -52,14 +57,16 @@ def presence_state(people: Sequence[Person]) -> dict[str, Any]:
 
 def presence_text(people: Sequence[Person]) -> str:
     """One line: how many, and the first names."""
-    order = sorted(people, key=lambda p: (not p.you, p.idle, p.name.casefold(), p.id))
+    order = in_order(people)
     names = ", ".join(cut(p.name, 40) + (" (you)" if p.you else "") for p in order[:FACES])
     return f"{len(people)} here: {names}" if people else "Nobody here"
 
 
 def presence_html(people: Sequence[Person]) -> str:
     """The static form."""
-    rows = [(p.name + (" (you)" if p.you else ""), "idle" if p.idle else "") for p in people]
+    rows = [
+        (p.name + (" (you)" if p.you else ""), "idle" if p.idle else "") for p in in_order(people)
+    ]
     return static_table(("who", ""), rows[:LISTED], caption=f"{len(people)} here")
 
 

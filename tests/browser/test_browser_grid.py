@@ -272,7 +272,7 @@ def test_a_table_that_was_empty_is_laid_out_for_its_first_rows(browser: Browser)
     with browser.notebook() as notebook:
         notebook.run(SETUP)
         notebook.run("source = frame(40); full = source.df; source.df = full.iloc[:0]")
-        grid = notebook.show("GridWidget(source, columns=['id', 'notes'])")
+        grid = notebook.show("g = GridWidget(source, columns=['id', 'notes']); g")
         empty = grid.locator('.nrt-grid[data-total="0"]')
         empty.wait_for()
         low = empty.evaluate("node => node.clientHeight")
@@ -281,6 +281,15 @@ def test_a_table_that_was_empty_is_laid_out_for_its_first_rows(browser: Browser)
         notes = grid.locator(".slick-header-column").last
         assert notes.evaluate("node => node.clientWidth") > 200
         assert grid.locator(".nrt-grid").evaluate("node => node.clientHeight") > low
+
+        # What is filtered and sorted in another view of it, this one says too.
+        other = notebook.show("g")
+        other.locator(".nrt-filter").fill("hedge")
+        other.get_by_text("8 rows found").wait_for()
+        other.locator(".nrt-sort", has_text="id").click()
+        grid.locator('[aria-sort="ascending"]').wait_for()
+        grid.get_by_text("8 rows found").wait_for()
+        assert grid.locator(".nrt-filter").input_value() == "hedge"
 
 
 def test_a_row_that_one_side_deleted_asks_and_is_decided_by_keyboard(browser: Browser) -> None:
@@ -316,6 +325,27 @@ def test_a_row_that_one_side_deleted_asks_and_is_decided_by_keyboard(browser: Br
         panel.get_by_text("Keep it").click()
         notebook.until("source.resolved[1:] == [(4, None, 'theirs')]")
         grid.locator(".nrt-disputed").first.wait_for(state="detached")
+
+        # Several cells of a row at once; the other row's stays.
+        notebook.ask(
+            "source.disputed = [Conflict(6, c, 1, 2, 3) for c in ('quantity', 'price', 'notes')]\n"
+            "source.disputed += [Conflict(7, 'price', 1, 2, 3)]; source.tell()"
+        )
+        cells = grid.locator(".slick-cell:has(.nrt-is-conflict)")
+        cells.nth(3).wait_for()
+        cells.first.click()
+        panel.get_by_text("All 3 of this row:").wait_for()
+        assert findings(page) == []
+        for _ in range(3):  # mine and theirs of this cell, then of all
+            page.keyboard.press("Tab")
+        assert panel.locator(":focus").inner_text() == "Theirs"
+        page.keyboard.press("Enter")
+        notebook.until("source.resolved[2:] == [(6, None, 'theirs')]")
+        panel.wait_for(state="detached")
+        cells.nth(1).wait_for(state="detached")
+        cells.click()
+        panel.get_by_text("Keep mine").wait_for()
+        assert panel.get_by_text("of this row").count() == 0
         assert notebook.console == []
 
 
@@ -331,8 +361,25 @@ def test_what_a_grid_says_before_it_has_rows_and_after_it_has_ended(browser: Bro
         grid.locator('.nrt-status[data-status="loading"]').wait_for()
         count = grid.locator(".nrt-tools > .nrt-soft").first
         assert count.inner_text() == ""  # nobody knows how many rows there are
-        notebook.ask("source.fields, source.status = fields, 'closed'; source.set(full)")
+        notebook.ask(
+            "full['change'] = [0.25, 3e-7, -2.5e-12, 0, 12.5]\n"
+            "full['notes'] = pd.array(['שלום (abc)', 'b', 'c', 'd', 'e'], dtype='str')\n"
+            "full['tags'] = [{'n': 12345678901234567891}] * 5\n"
+            "source.fields, source.status = fields, 'closed'; source.set(full)"
+        )
         grid.get_by_text("5 rows").wait_for()
+
+        # A small number is not nothing; Hebrew runs from the right, at the left of its cell.
+        changes = [grid.locator(f'[data-row="{n}"] .l5 .nrt-v').inner_text() for n in range(5)]
+        assert changes == ["0.25", "3e-7", "-2.5e-12", "0.00", "12.50"]
+        hebrew = grid.locator('[data-row="0"] .l8 .nrt-v')
+        style = "n => [getComputedStyle(n).direction, getComputedStyle(n).textAlign]"
+        assert hebrew.evaluate(style) == ["rtl", "left"]
+
+        # A number in JSON keeps its digits in the editor.
+        grid.locator('[data-row="0"] .l9').dblclick()
+        assert "12345678901234567891" in grid.locator(".nrt-pop textarea").input_value()
+        notebook.page.keyboard.press("Escape")
         grid.locator('.nrt-status[data-status="closed"]').wait_for()
         red, green, blue = (
             int(n)

@@ -142,3 +142,11 @@ def test_a_saved_notebook_keeps_no_names_and_stays_small(browser: Browser) -> No
         text = json.dumps(notebook.save())
         assert secret not in text
         assert len(text) < 50_000
+
+        # A kernel that has started anew knows nothing of it.
+        notebook.page.evaluate(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()"
+        )
+        notebook.page.get_by_text("The kernel has started anew").wait_for()
+        faded = "node => getComputedStyle(node).opacity"
+        assert float(notebook.page.locator(".nrt-body").evaluate(faded)) < 0.6

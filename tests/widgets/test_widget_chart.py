@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,9 @@ from hypothesis.extra import numpy as npst
 
 from notebook_rt.store.types import Column
 from notebook_rt.widgets import ChartWidget
+from notebook_rt.widgets.base import HERE
 from notebook_rt.widgets.chart import INTERVAL, POINTS, ChartModel, thin
+from notebook_rt.widgets.chartspec import COLOURS
 from tests.browser.scenes import prices
 from tests.widgets.memory import HOSTILE, MemoryFrame
 
@@ -127,7 +131,7 @@ def test_a_chart_whose_table_has_no_data_yet_is_drawn_when_it_comes():
     assert model.update() == []
     source.set(df)
     (message,) = model.update()
-    assert (message.whole, message.to) == (True, "v")
+    assert (message.content["t"], message.whole, message.to) == ("chart", True, None)
 
 
 def test_names_and_lines_stand_in_the_order_they_were_given_and_an_empty_chart_says_so():
@@ -143,7 +147,132 @@ def test_names_and_lines_stand_in_the_order_they_were_given_and_an_empty_chart_s
     bars = ChartModel(source, "name", "b", kind="bar")
     lines = ChartModel(source, "id", ["b", "a"])
     assert bars.chart().to_dict(validate=False)["encoding"]["x"]["sort"] is None
-    assert lines.chart().to_dict(validate=False)["encoding"]["color"]["sort"] == ["b", "a"]
+    color = lines.chart().to_dict(validate=False)["encoding"]["color"]
+    assert color["scale"]["domain"] == ["b", "a"]
     assert lines.whole("v")[0].content["foot"] == ""
     source.df = names.iloc[:0]
     assert ChartModel(source, "id", "b").whole("v")[0].content["foot"] == "No rows yet"
+
+
+def drawn(model: ChartModel, **config: object) -> str:
+    """What Vega makes of it, as the browser would."""
+    spec = model.chart().to_dict(validate=False) | {"width": 600, "config": config}
+    columns, _, _ = model._points_of(model.source.df)
+    rows = pd.DataFrame(dict(zip("xyc", columns, strict=False)))
+    values = json.loads(rows.to_json(orient="records", date_format="iso"))
+    spec["data"] = {"name": "live", "values": values}
+    return vl_convert.vegalite_to_svg(spec)
+
+
+def bars(model: ChartModel) -> list[tuple[float, float]]:
+    """Left and right of each bar."""
+    paths = re.findall(r'aria-roledescription="bar"[^>]* d="M([^"]*)"', drawn(model))
+    return sorted((float(m[1]), float(m[1]) + float(m[2])) for m in map(RECTANGLE.match, paths))
+
+
+RECTANGLE = re.compile(r"([-\d.]+),[-\d.]+h([-\d.]+)v")
+
+
+def test_bars_of_one_place_are_summed_over_every_row():
+    source = prices(50_000)
+    model = ChartModel(source, "venue", "volume", kind="bar")
+    (names, sums), shown, _ = model._points_of(source.df)
+    expected = source.df.groupby("venue")["volume"].sum()
+    assert dict(zip(names, sums, strict=True)) == expected.to_dict()
+    assert shown == 3
+    assert model.whole("v")[0].content["foot"] == "Sums of 50,000 values"
+    each = ChartModel(source, "venue", "volume", kind="bar", color="bid")
+    assert each._points_of(source.df)[1] <= POINTS
+
+
+@pytest.mark.parametrize("x", ["venue", "id", "at"])
+@pytest.mark.parametrize("n", [3, 40])
+def test_no_bar_hides_another_or_leaves_the_picture(x, n):
+    places = bars(ChartModel(prices(n), x, "volume", kind="bar"))
+    assert len(places) == (3 if x == "venue" else n)
+    assert places[0][0] >= 0
+    assert places[-1][1] <= 600
+    assert all(after[0] >= before[1] for before, after in pairwise(places))
+    assert all(right - left > 8 for left, right in places), "wide enough to be seen as a bar"
+
+
+def test_several_columns_are_bars_beside_one_another_or_on_one_another():
+    beside = bars(ChartModel(prices(3), "venue", ["bid", "ask"], kind="bar"))
+    assert len(beside) == 6
+    assert all(after[0] >= before[1] for before, after in pairwise(beside))
+    on = ChartModel(prices(3), "at", ["bid", "ask"], kind="bar")
+    assert on.chart().to_dict(validate=False)["encoding"]["y"]["stack"] == "zero"
+
+
+def palettes() -> list[list[str]]:
+    script = (HERE / "chart.js").read_text()
+    return [re.findall(r"#\w{6}", line) for line in re.findall(r"[?:] \[(\"#.*)\]", script)]
+
+
+# Linear RGB as it is seen without green or red cones: Machado, Oliveira and Fernandes (2009).
+EYES = {
+    "all cones": np.eye(3),
+    "no green": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "no red": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+}
+# Björn Ottosson's Oklab, in which distances are about as they are seen.
+CONES = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
+LAB = [[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]
+
+
+@pytest.mark.parametrize("eyes", EYES)
+@pytest.mark.parametrize("palette", palettes(), ids=["dark", "light"])
+def test_colours_are_told_apart_by_the_colour_blind(palette, eyes):
+    srgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in palette])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(EYES[eyes]).T, 0, 1)
+    lab = np.cbrt(seen @ np.array(CONES).T) @ np.array(LAB).T
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)
+    assert apart[np.triu_indices(len(palette), 1)].min() > 0.1
+    assert len(palette) == COLOURS
+
+
+def test_lines_past_the_last_colour_have_another_dash_and_one_legend():
+    df = pd.DataFrame({f"s{i}": [i, i + 1.5] for i in range(10)}, index=pd.Index([1, 2], name="id"))
+    fields = [Column("id", "int8"), *(Column(name, "float8") for name in df)]
+    svg = drawn(ChartModel(MemoryFrame(df, fields), "id", list(df)))
+    lines = re.findall(r'aria-roledescription="line mark"[^>]*', svg)
+    assert len(lines) == 10
+    assert sum('stroke-dasharray="6,3"' in line for line in lines) == 10 - COLOURS
+    assert svg.count('aria-roledescription="legend"') == 1
+
+
+def test_a_small_number_on_an_axis_is_short():
+    df = pd.DataFrame({"v": [1e-9, 4e-9]}, index=pd.Index([1, 2], name="id"))
+    fields = [Column("id", "int8"), Column("v", "float8")]
+    svg = drawn(ChartModel(MemoryFrame(df, fields), "id", "v"))
+    assert ">4e-9<" in svg
+    assert ">0.0000" not in svg
+
+
+def test_a_histogram_of_names_is_refused_with_what_to_do():
+    with pytest.raises(ValueError, match='"venue" has none; draw names with "bar"'):
+        ChartModel(prices(10), None, "venue", kind="hist")
+
+
+def test_a_column_that_changes_its_type_is_drawn_anew_and_one_that_goes_is_named():
+    source = prices(10)
+    now = [0.0]
+    model = ChartModel(source, "at", "volume", clock=lambda: now[0])
+    model.whole("v")
+    now[0] += 1
+    before = source.df
+    source.set(before.assign(volume=pd.array([f"n{i}" for i in range(10)], dtype="str")))
+    (message,) = model.update()
+    assert (message.content["t"], message.to, message.whole) == ("chart", None, True)
+    assert message.content["spec"]["encoding"]["y"]["type"] == "nominal"
+    now[0] += 1
+    source.set(before.drop(columns="volume"))
+    (message,) = model.update()
+    assert 'no column "volume"; there are id, at' in message.content["note"]
+    assert model.update() == []
+    (late,) = model.whole("late")
+    assert (late.content["t"], late.to) == ("note", "late")
+    source.set(before)
+    messages = list(model.update())  # for the late one, and for the other, which has names still
+    assert [(m.content["t"], m.to) for m in messages] == [("chart", None)]

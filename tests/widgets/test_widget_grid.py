@@ -43,6 +43,19 @@ def test_what_is_sent_depends_on_the_window_and_not_on_the_table():
     assert large.whole.size < small.whole.size * 1.1
 
 
+def test_every_view_is_told_what_is_filtered_and_sorted_in_one():
+    bench = Bench(table(30))
+    bench.model.whole("other")
+    assert (bench.whole.content["filter"], bench.whole.content["sort"]) == ("", [])
+    bench.say(t="filter", text="price>20")
+    messages = {m.to: m.content for m in bench.say(t="sort", by=[[1, False]])}
+    assert messages["other"]["sort"] == messages["v"]["sort"] == [[1, False]]
+    assert messages["other"]["filter"] == "price>20"
+    # And one whose rows stay as they are: everything costs more than 20 already.
+    (content,) = [m.content for m in bench.say(t="filter", text="price>=21") if m.to == "other"]
+    assert (content["t"], content["filter"]) == ("cells", "price>=21")
+
+
 def test_after_the_window_only_changed_cells_are_sent():
     bench = Bench(table(1000))
     df = table(1000)
@@ -129,7 +142,8 @@ def test_while_an_editor_is_open_nothing_moves_and_values_still_change():
 )
 def test_filters(text, kept):
     bench = Bench(table(10))
-    (message,) = bench.say(t="filter", text=text) or [bench.whole]
+    bench.say(t="filter", text=text)
+    (message,) = bench.model.whole("v")
     assert [int(k) for k in bench.shown(message, 0)] == kept
 
 
@@ -455,6 +469,17 @@ def test_a_date_is_copied_and_shown_without_a_time():
     model.heard("v", {"t": "copy", "range": [0, 0, 0, 1]})
     assert model.update()[-1].content["text"] == "1\t2026-03-31"
     assert "<td>2026-03-31</td>" in grid_html(source)
+
+
+def test_the_static_form_is_bounded_and_says_of_what_it_is_a_part():
+    df = pd.DataFrame({f"c{i}": range(50) for i in range(200)})
+    df.index.name = "id"
+    fields = [Column("id", "int8"), *(Column(name, "int8") for name in df)]
+    html = grid_html(MemoryFrame(df, fields))
+    assert "positions: 50 rows × 201 columns, live; the first 10 rows; the first 30 col" in html
+    assert (html.count("<th>"), html.count("<tr>")) == (30, 11)
+    few = grid_html(MemoryFrame(df.head(3), fields), ["id", "c1"])
+    assert "first" not in few
 
 
 def test_any_column_can_be_filtered_by_what_is_read_in_it():

@@ -23,7 +23,7 @@ from notebook_rt.widgets import (
 from notebook_rt.widgets.base import module, pump, styles
 from notebook_rt.widgets.health import COLOURS, DETAILS, HISTORY, HealthState
 from notebook_rt.widgets.notes import SHOWN, NotesState
-from notebook_rt.widgets.presence import initials, presence_state
+from notebook_rt.widgets.presence import initials, presence_html, presence_state
 from notebook_rt.widgets.queue import queue_state
 from notebook_rt.widgets.sources import HealthReport, Note, Person, QueuedWrite
 from notebook_rt.widgets.state import StateModel
@@ -202,3 +202,10 @@ def test_a_closed_widget_keeps_nothing_of_what_it_showed():
     until(lambda: gc.collect() is not None and [ref() for ref in sources] == [None, None])
     assert "closed" in repr(widgets[0])
     assert len(widgets[0].selected) == 0
+
+
+def test_the_static_list_of_people_is_in_the_order_of_the_live_one():
+    here = [Person("1", "Zoe", idle=True), Person("2", "Bob"), Person("3", "Ada", you=True)]
+    names = ["Ada (you)", "Bob", "Zoe"]
+    html = presence_html(here)
+    assert sorted(names, key=html.index) == names
