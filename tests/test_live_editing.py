@@ -696,7 +696,7 @@ def test_what_a_constraint_refuses_is_kept_with_the_servers_words(
     frame.edit(B, notes="flows on")
     until(lambda: "failed" in set(rt.queue.df["state"]))
     until(lambda: stored(stack, table, "notes", B) == "flows on")
-    (why,) = frame.pending.loc[frame.pending["state"] == "failed", "error"]
+    (why,) = frame.pending.query("state == 'failed'")["error"]
     assert "check" in why
     until(lambda: "failed" in [kind for kind, _ in notes])
     assert seen(frame, "quantity") == -1, "kept, until somebody decides"

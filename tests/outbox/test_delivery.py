@@ -218,7 +218,7 @@ async def test_what_the_server_has_done_is_put_down_though_the_worker_is_stopped
 ) -> None:
     k = kernel()
     for key in keys:
-        k.editor.edit(key, {"n": 11})
+        k.editor.edit(key, {"note": "done"})
     send, settle_all = k.rest.send, k.outbox.settle_all
     answers: list[Reply] = []
     answered = asyncio.Event()
