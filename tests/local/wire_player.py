@@ -29,7 +29,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.local.wire_compare import Comparison, DifferentError, cut_like, found, parsed, topic_of
 
 TRANSCRIPTS = Path(__file__).parent.parent / "wire"
-PATIENCE = 6.0
+PATIENCE = 15.0
 """Seconds to wait for a frame."""
 
 Step = dict[str, Any]
