@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
-from notebook_rt.editor import At, Editor
+from notebook_rt.at import At
+from notebook_rt.editor import Editor
 from notebook_rt.errors import ReadOnlyError
 from notebook_rt.net.callbacks import Mailbox
 from notebook_rt.net.feed import Feed

@@ -1,4 +1,4 @@
-"""The edits of one live table: what ``LiveFrame.edit``, ``insert``, ``delete``, ``at``, ``batch``,
+"""The edits of one live table: what ``LiveFrame.edit``, ``insert``, ``delete``, ``batch``,
 ``undo``, ``pending``, ``conflicts``, ``resolve`` and ``discard`` do.
 
 Values are checked first, then the operation is committed to the queue's file, and only then the
@@ -477,41 +477,3 @@ class Editor(Laid):
                 )
             self._lay_everywhere([left])
         self._outbox.record(op, *decided)
-
-
-class At:
-    """``frame.at[key, column]``: one cell, read from the view and edited by assignment.
-
-    What is assigned after a read was made from what was read: in ``frame.at[7, "stock"] += 1`` a
-    change of somebody else's may come between the two, and is theirs. Reading raises KeyError where
-    there is no such row or column; assigning raises as ``edit`` does, and a cell that is no pair of key
-    and column a TypeError.
-    """
-
-    def __init__(self, editor: Editor) -> None:
-        self._editor = editor
-        self._read: tuple[tuple[Hashable, str], Any] | None = None
-
-    def __repr__(self) -> str:
-        return f"<at of {self._editor.table}: at[key, column] reads, at[key, column] = value edits>"
-
-    def __getitem__(self, cell: tuple[Hashable, str]) -> Any:
-        key, column = self._parts(cell)
-        row = self._editor.row(key)
-        if row is None:
-            raise KeyError(key)
-        self._read = (cell, row[column])
-        return row[column]
-
-    def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
-        key, column = self._parts(cell)
-        read, self._read = self._read, None
-        seen = {column: read[1]} if read is not None and read[0] == cell else None
-        self._editor.edit(key, {column: value}, seen)
-
-    def _parts(self, cell: object) -> tuple[Hashable, str]:
-        if isinstance(cell, tuple) and len(cell) == 2:
-            return cell
-        raise TypeError(
-            f"a cell is at[key, column], the key of several columns a tuple; not {cell!r}"
-        )

@@ -15,7 +15,7 @@ import pytest
 
 import notebook_rt
 from notebook_rt import errors, local
-from notebook_rt.editor import At
+from notebook_rt.at import At
 from notebook_rt.iteration import Changes
 from notebook_rt.mapped import MappedFrame
 from notebook_rt.metrics import SessionMetrics

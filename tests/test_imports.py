@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "notebook_rt"
 PURE = {"sync", "store", "filters", "errors", "options", "plain"}
 """Values in, values out: they import one another and nothing else of the package."""
 
-HANDLES = {"frame", "query", "channel", "editing", "editor", "laid", "block"}
+HANDLES = {"frame", "query", "channel", "editing", "editor", "at", "laid", "block"}
 FORBIDDEN = {
     **{name: HANDLES | {"net", "outbox", "widgets", "local"} for name in PURE},
     "outbox": HANDLES | {"net", "widgets", "local"},
