@@ -26,9 +26,10 @@ import pandas as pd
 import platformdirs
 
 from notebook_rt.errors import ClosedError
+from notebook_rt.store.coerce import missing
 from notebook_rt.widgets.base import LiveWidget, module, styles
 from notebook_rt.widgets.chartspec import kind_of, picture
-from notebook_rt.widgets.columns import Pack, cells, is_null, text_of
+from notebook_rt.widgets.columns import Pack, cells, text_of
 from notebook_rt.widgets.order import DUTY, column_of
 from notebook_rt.widgets.sources import Eyes, FrameSource
 from notebook_rt.widgets.state import cut
@@ -103,7 +104,7 @@ def summed(part: dict[str, pd.Series[Any]]) -> dict[str, pd.Series[Any]]:
     table = pd.DataFrame({letter: series.array for letter, series in part.items()})
     for letter in places:
         if table[letter].dtype == object:  # JSON and arrays, which have no hash
-            table[letter] = [None if is_null(v) else text_of(v) for v in table[letter]]
+            table[letter] = [None if missing(v) else text_of(v) for v in table[letter]]
     if not table.duplicated(places).any():
         return part
     sums = table.groupby(places, sort=False, dropna=False, observed=True)["y"].sum(min_count=1)

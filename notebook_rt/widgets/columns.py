@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from notebook_rt.store.coerce import missing
+
 Kind: TypeAlias = Literal["number", "bool", "instant", "local", "text"]
 LONG = 160
 """Characters of a text that go to the browser unasked."""
@@ -103,13 +105,6 @@ def text_of(value: Any, pg_type: str = "") -> str:
     return str(value)
 
 
-def is_null(value: Any) -> bool:
-    """None, NaN, NaT and pd.NA; a container is never null."""
-    if value is None or value is pd.NA or value is pd.NaT:
-        return True
-    return isinstance(value, float) and bool(np.isnan(value))
-
-
 def cells(array: Any, positions: npt.NDArray[np.intp]) -> Cells:
     """The cells of a column's ``array`` at ``positions``."""
     dtype = array.dtype
@@ -158,7 +153,7 @@ def _texts(few: Sequence[Any]) -> Cells:
     flags = np.zeros(len(few), dtype=np.uint8)
     texts: list[str] = []
     for i, value in enumerate(few):
-        if is_null(value):
+        if missing(value):
             flags[i] = NULL
             texts.append("")
             continue

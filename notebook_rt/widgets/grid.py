@@ -15,9 +15,10 @@ from html import escape
 
 import pandas as pd
 
+from notebook_rt.store.coerce import missing
 from notebook_rt.sync.spec import parse_names
 from notebook_rt.widgets.base import HERE, LiveWidget, module, pump, static_table, styles
-from notebook_rt.widgets.columns import is_null, text_of
+from notebook_rt.widgets.columns import text_of
 from notebook_rt.widgets.gridmodel import GridModel
 from notebook_rt.widgets.sources import Eyes, FrameSource
 from notebook_rt.widgets.state import cut
@@ -56,7 +57,7 @@ def grid_html(source: FrameSource, columns: Sequence[str] | None = None) -> str:
     names = wanted[:ACROSS]
     rows = [
         [
-            "" if is_null(value) else cut(text_of(value, types[name]), 80)
+            "" if missing(value) else cut(text_of(value, types[name]), 80)
             for name, value in zip(names, row, strict=True)
         ]
         for row in df[names].itertuples(index=False, name=None)

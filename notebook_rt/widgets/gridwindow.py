@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from notebook_rt.store.coerce import missing
 from notebook_rt.store.types import Column, equal
-from notebook_rt.widgets.columns import NULL, Cells, Pack, cells, is_null, text_of
+from notebook_rt.widgets.columns import NULL, Cells, Pack, cells, text_of
 from notebook_rt.widgets.order import Positions, column_of, keys_as
 from notebook_rt.widgets.sources import Conflict
 from notebook_rt.widgets.state import cut
@@ -140,7 +141,7 @@ def dispute(conflict: Conflict, types: Mapping[str, str]) -> list[Any]:
         [
             cut(name, 80),
             *(
-                "null" if is_null(v) else cut(text_of(v, types.get(name, "")), 120)
+                "null" if missing(v) else cut(text_of(v, types.get(name, "")), 120)
                 for v in (base.get(name), value)
             ),
         ]

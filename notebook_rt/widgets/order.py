@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from notebook_rt.widgets.columns import is_null, text_of
+from notebook_rt.store.coerce import missing
+from notebook_rt.widgets.columns import text_of
 
 DUTY: Final = 0.08
 LOOKED: Final = 100
@@ -75,7 +76,7 @@ def _texts(series: pd.Series[Any]) -> pd.Series[Any]:
     if isinstance(series.dtype, pd.StringDtype):
         return series
     if series.dtype == object:  # JSON, arrays, bytes, which need not be UTF-8
-        texts = [None if is_null(value) else text_of(value) for value in series]
+        texts = [None if missing(value) else text_of(value) for value in series]
         return pd.Series(texts, dtype="str", index=series.index)
     return series.astype("str")
 
