@@ -1,32 +1,95 @@
 """What somebody gives as a project's URL and key, read before anything is sent.
 
-In: a text as it was copied, from a dashboard or an environment variable. Out: the URL without what
-does not belong to it, the key, or an error that says what was given instead. A key that was given as
-the URL is never repeated.
+In: a text as it was copied, from a dashboard, another library or an environment variable. Out: the
+URL without what does not belong to it, the key, or an error that says what was given instead. A key
+that was given as the URL is never repeated, and neither is a database's password.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-from notebook_rt.errors import NoKeyError, UnreachableError
+from notebook_rt.errors import NoKeyError, NoProjectError, UnreachableError
 
-_INTERFACE: Final = re.compile(r"/(rest|realtime|auth|storage|functions)/v1\Z")
-_DASHBOARD: Final = re.compile(r"https://supabase\.com/dashboard/project/([a-z0-9]+)")
+_INTERFACE: Final = re.compile(
+    r"/((rest|realtime|auth|storage|functions|graphql)/v1|realtime/v1/websocket)\Z"
+)
+_REF: Final = re.compile(r"[a-z]{20}")
+"""A project's reference, the first word of its host; twenty letters."""
+_DASHBOARD: Final = re.compile(
+    r"(?:https?://)?(?:supabase\.com/dashboard|app\.supabase\.(?:com|io))(?:/project/([a-z0-9]+))?"
+)
+_DATABASE: Final = re.compile(r"postgres(?:ql)?://")
+_DATABASE_REF: Final = re.compile(r"\b(?:db\.|postgres\.)([a-z]{20})\b")
+"""Of a direct connection (``db.REF.supabase.co``) or of a pooler's user (``postgres.REF``)."""
 _KEY: Final = re.compile(r"(https?://)?(eyJ|sb_)", re.ASCII)
+_NAMES_PROJECT: Final = re.compile(r"SUPABASE_(.*_)?(URL|KEY|REF|PROJECT_ID)\Z")
+"""Variables of other tools: ``NEXT_PUBLIC_SUPABASE_URL``, ``VITE_SUPABASE_ANON_KEY``, …"""
+_HOSTED: Final = re.compile(r"(https://|@(db\.)?)[a-z]{20}\.supabase\.(co|in)\b")
 
 
-def project_url(url: str) -> str:
+class SupabaseClient(Protocol):
+    """What is used of a client that ``supabase.create_client`` or ``acreate_client`` made."""
+
+    supabase_url: Any
+    supabase_key: str
+    options: Any
+    auth: Any
+
+
+def is_client(given: object) -> bool:
+    """Whether ``given`` is a client of the ``supabase`` package, sync or async."""
+    return all(hasattr(given, name) for name in SupabaseClient.__annotations__)
+
+
+def environment_url(environment: Mapping[str, str]) -> str | None:
+    """``$SUPABASE_URL``, or None where nothing in the environment names a project.
+
+    Raises
+    ------
+    NoProjectError
+        If it is not set, but another variable looks like a project's: whoever set that means that
+        project, and must not write into another database.
+    """
+    if url := environment.get("SUPABASE_URL", "").strip():
+        return url
+    seen = sorted(
+        name
+        for name, value in environment.items()
+        if value.strip() and (_NAMES_PROJECT.search(name) or _HOSTED.search(value))
+    )
+    if seen:
+        raise NoProjectError(seen)
+    return None
+
+
+def is_secret(key: str, role: str) -> bool:
+    """Whether ``key``, whose token names ``role``, passes every policy."""
+    return key.startswith("sb_secret_") or (not key.startswith("sb_") and role == "service_role")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether ``url`` is one of this machine's own addresses."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def project_url(url: object) -> str:
     """``url`` with a scheme, and without a slash or one of the interfaces' paths at its end.
 
-    >>> project_url("abc.supabase.co/"), project_url("https://abc.supabase.co/rest/v1/")
+    ``url`` is a text or a URL object of another library; a project's reference alone is completed.
+
+    >>> project_url("abc.supabase.co/"), project_url("wss://abc.supabase.co/realtime/v1/websocket")
     ('https://abc.supabase.co', 'https://abc.supabase.co')
+    >>> project_url("abcdefghijklmnopqrst")
+    'https://abcdefghijklmnopqrst.supabase.co'
     """
-    if not isinstance(url, str):
+    if not isinstance(url, str) and not hasattr(url, "scheme"):  # yarl, httpx and pydantic have it
         raise TypeError(f"the URL of a project is a text, not {type(url).__name__}")
-    text = url.strip().rstrip("/")
+    text = str(url).strip().rstrip("/")
     if not text:
         raise UnreachableError("the project", "the URL is empty")
     if _KEY.match(text):
@@ -34,26 +97,35 @@ def project_url(url: str) -> str:
             "the project", "what was given as its URL is a key: it is nrt.connect(url, key)"
         )
     if found := _DASHBOARD.match(text):
+        there = f"https://{found[1]}.supabase.co" if found[1] else "what its API settings say"
+        raise UnreachableError(found[0], f"this is the dashboard; the project is at {there}")
+    if _DATABASE.match(text):
+        found = _DATABASE_REF.search(text)
+        there = f"https://{found[1]}.supabase.co" if found else "its https:// address"
         raise UnreachableError(
-            text, f"this is the dashboard; the project is at https://{found[1]}.supabase.co"
+            "the project",
+            f"what was given is the address of its database; nrt.connect() takes {there} and a key",
         )
+    if _REF.fullmatch(text):
+        text = f"{text}.supabase.co"
     if "://" not in text:
         text = f"https://{text}"
+    text = re.sub(r"\Aws(s?)://", r"http\1://", text, flags=re.IGNORECASE)
     text = _INTERFACE.sub("", text)
     try:
         parts = urlsplit(text)
         (parts.hostname or "").encode("idna")
     except ValueError:
-        raise UnreachableError(url, "this is no URL of a Supabase project") from None
+        raise UnreachableError(text, "this is no URL of a Supabase project") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or len(text.split()) != 1:
-        raise UnreachableError(url, "this is no URL of a Supabase project")
+        raise UnreachableError(text, "this is no URL of a Supabase project")
     if "@" in parts.netloc:  # it would be in errors, and in the queue's file
         host = parts.netloc.rpartition("@")[2]
         raise UnreachableError(host, "a user and a password have no place in the URL: give the key")
     return text
 
 
-def project_key(key: str | None, url: str) -> str:
+def project_key(key: object, url: str) -> str:
     """``key`` as a header takes it."""
     if not isinstance(key, str | None):
         raise TypeError(f"the key of a project is a text, not {type(key).__name__}")

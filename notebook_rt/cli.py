@@ -214,10 +214,12 @@ def _doctor() -> int:
 def _doctor_project() -> int:
     """Connect as a notebook would, and say how that went."""
     import notebook_rt as nrt
+    from notebook_rt.address import environment_url
 
-    print(f"Connecting to {os.environ.get('SUPABASE_URL') or 'the embedded stack'} …")
     try:
-        with nrt.connect() as session:
+        url = environment_url(os.environ)
+        print(f"Connecting to {url or 'the embedded stack'} …")
+        with nrt.connect(url or "local") as session:
             until = time.monotonic() + CONNECT_SECONDS
             while session.state != "connected" and time.monotonic() < until:
                 if session.metrics["retries"] >= CONNECT_RETRIES:

@@ -99,6 +99,32 @@ class NoKeyError(AuthError):
         self.reason = reason
 
 
+class NoProjectError(NotebookRTError):
+    """``connect()`` is not told which project is meant.
+
+    Attributes
+    ----------
+    seen : list of str
+        Names of environment variables that look like a project's.
+    """
+
+    def __init__(self, seen: Sequence[str]) -> None:
+        if seen:
+            url = next((name for name in seen if name.endswith("_URL")), None)
+            key = next((name for name in seen if name.endswith("_KEY")), None)
+            pass_it = (
+                ", ".join(f'os.environ["{name}"]' for name in (url, key) if name) or "url, key"
+            )
+            why = f"SUPABASE_URL is not set, but {', '.join(seen)} is: pass nrt.connect({pass_it})"
+        else:
+            why = "SUPABASE_URL is not set, and nobody sits in front of a script: pass nrt.connect(url, key)"
+        super().__init__(
+            f"no project is named: {why}, set SUPABASE_URL and SUPABASE_KEY, or ask for the embedded "
+            'stack of this machine with nrt.connect("local")'
+        )
+        self.seen = list(seen)
+
+
 class LoginError(AuthError):
     """Nobody is signed in with these credentials."""
 

@@ -47,6 +47,13 @@ def has_front_end() -> bool:
     return _marimo() is not None or kernel_shell() is not None
 
 
+def is_interactive() -> bool:
+    """Whether somebody sits in front of this process: a notebook, IPython, or Python's own prompt."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None or _marimo() is not None or hasattr(sys, "ps1")
+
+
 def cell_runs() -> Callable[[], bool]:
     """What tells, from any thread, whether marimo runs a cell of this session now.
 

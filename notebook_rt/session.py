@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,12 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from notebook_rt.address import project_key, project_url
-from notebook_rt.errors import ClosedError
-from notebook_rt.host import at_session_end, running
+from notebook_rt.address import (
+    environment_url,
+    is_client,
+    is_loopback,
+    is_secret,
+    project_key,
+    project_url,
+)
+from notebook_rt.errors import ClosedError, NoProjectError
+from notebook_rt.host import at_session_end, has_front_end, is_interactive, running
 from notebook_rt.metrics import SessionMetrics
 from notebook_rt.net.callbacks import Mailbox, Subscribers, discard
 from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.followed import FollowedClient
 from notebook_rt.net.login import Token
 from notebook_rt.net.loop import LoopThread, shared
 from notebook_rt.net.project import Project
@@ -32,8 +41,10 @@ from notebook_rt.sync.health import Health
 from notebook_rt.writes import Writes
 
 if TYPE_CHECKING:
+    from notebook_rt.address import SupabaseClient
     from notebook_rt.channel import Presence
     from notebook_rt.editing import SendResult
+    from notebook_rt.local import LocalStack
     from notebook_rt.outbox.view import QueueView
 
     # A property's Literal must be unknown at run time: jedi, which completes names for IPython and
@@ -44,7 +55,7 @@ if TYPE_CHECKING:
 
 
 def connect(
-    url: str | None = None,
+    url: str | SupabaseClient | None = None,
     key: str | None = None,
     *,
     schema: str = "public",
@@ -59,12 +70,19 @@ def connect(
 
     Parameters
     ----------
-    url : str, optional
-        The project's URL. Default: ``$SUPABASE_URL``; where that is not set, or for ``"local"``,
-        the embedded stack of this machine is started, or attached to if it runs.
+    url : str or supabase client, optional
+        The project's URL, as the dashboard or any of Supabase's libraries has it, or its reference.
+        Or a client that ``supabase.create_client`` or ``acreate_client`` made: its URL, key, schema
+        and login are taken over, and its sign-ins, refreshes and sign-outs followed until
+        `Session.sign_in` or `Session.set_auth` is called here.
+
+        ``"local"`` starts the embedded stack of this machine, or attaches to it if it runs.
+        Default: ``$SUPABASE_URL``; where no variable names a project, a notebook or a prompt gets
+        the embedded stack, and says so, and a script gets `NoProjectError`.
     key : str, optional
-        The anon or publishable key. Default: ``$SUPABASE_KEY``; for the embedded stack its own anon
-        key. ``.env`` files are not read.
+        The publishable (or anon) key. Default: ``$SUPABASE_KEY``; for the embedded stack its own
+        anon key. ``.env`` files are not read. A secret key passes every policy: in a notebook it is
+        warned about once.
     schema : str
         The PostgreSQL schema that tables and functions are looked for in.
     access_token : str, optional
@@ -80,7 +98,10 @@ def connect(
     UnreachableError
         If ``url`` is no URL of a project.
     NoKeyError
-        If there is no key, or what is given can be none.
+        If there is no key, or what is given is not a valid key.
+    NoProjectError
+        If no project is named: in a script, and wherever another variable, such as
+        ``NEXT_PUBLIC_SUPABASE_URL``, looks like a project's.
     QueueError
         If ``queue_path`` is a file that is no queue, or cannot be opened.
     StackError
@@ -94,15 +115,27 @@ def connect(
     >>> with connect("https://x.supabase.co", "sb_publishable_x") as rt:  # doctest: +SKIP
     ...     rt.table("prices").wait(timeout=10).df
     """
+    if url is not None and is_client(url):
+        client: Any = url
+        session = Session(
+            client.supabase_url,
+            key or client.supabase_key,
+            schema=client.options.schema if schema == "public" else schema,
+            access_token=access_token,
+            queue_path=queue_path,
+            options=options,
+            client=None if access_token else client,
+        )
+        return _connected(session)
     stack = None
-    if url is None:
-        url = os.environ.get("SUPABASE_URL") or None
-    if url in (None, "local"):
-        from notebook_rt import local
-
-        stack = local.start()
-        if url is None:
-            print(f"notebook_rt: SUPABASE_URL is not set, using the local stack at {stack.url}")
+    if url is None and (url := environment_url(os.environ)) is None:
+        if not is_interactive():
+            raise NoProjectError([])
+        stack = _embedded()
+        print(f"notebook_rt: SUPABASE_URL is not set, using the embedded stack at {stack.url}")
+    elif url == "local":
+        stack = _embedded()
+    if stack is not None:
         url, key = stack.url, key or stack.anon_key
     return _connected(
         Session(
@@ -115,6 +148,31 @@ def connect(
             stack=stack,
         )
     )
+
+
+def _embedded() -> LocalStack:
+    from notebook_rt import local
+
+    return local.start()
+
+
+_warned_of_secret = False
+
+
+def _warn_of_secret(credentials: Credentials, url: str) -> None:
+    """Once a process, and not for a stack of this machine, whose keys open nothing else."""
+    global _warned_of_secret
+    if _warned_of_secret or not has_front_end() or is_loopback(url):
+        return
+    if is_secret(credentials.key, credentials.key_role):
+        _warned_of_secret = True
+        text = (
+            "notebook_rt: this is a secret key. It passes every policy of the project, and whoever "
+            "gets the notebook with the key in it can read and change everything. Use the "
+            "publishable (or anon) key and sign in, rt.sign_in(email=..., password=...); where it "
+            "has to be this one, keep it out of the notebook: SUPABASE_KEY in the environment."
+        )
+        warnings.warn(text, stacklevel=4)
 
 
 CLOSE_SECONDS = 5.0
@@ -154,14 +212,15 @@ class Session(Opening):
 
     def __init__(
         self,
-        url: str,
+        url: object,
         key: str | None,
         *,
         schema: str = "public",
         access_token: str | None = None,
         queue_path: str | Path | None = None,
         options: Options | None = None,
-        stack: Any = None,
+        stack: LocalStack | None = None,
+        client: SupabaseClient | None = None,
     ) -> None:
         self.url = project_url(url)
         self.schema = schema
@@ -171,12 +230,14 @@ class Session(Opening):
         self.stack = stack
         """The local stack, where the session uses it."""
         self._thread: LoopThread = shared()
+        followed = None
+        if client is not None:
+            followed = FollowedClient(client, self.options.request_timeout)
+            access_token = followed.token
+        credentials = Credentials(project_key(key, self.url), access_token)
+        _warn_of_secret(credentials, self.url)
         self._project = self._thread.call(
-            Project,
-            self.url,
-            Credentials(project_key(key, self.url), access_token),
-            self.options,
-            self._thread,
+            Project, self.url, credentials, self.options, self._thread
         )
         self._subscribers = Subscribers()
         self._finalizer = weakref.finalize(self, _close_soon, self._project)
@@ -186,6 +247,8 @@ class Session(Opening):
         except BaseException:
             self._finalizer()  # an exception's traceback would hold us, and the connection with us
             raise
+        if followed is not None:
+            self._thread.call(self._project.login.follow, followed)
 
     def __repr__(self) -> str:
         state = "closed" if self._project.closed else self.state

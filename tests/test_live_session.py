@@ -134,19 +134,18 @@ def only_users(stack: LocalStack, make_table: Callable[..., str]) -> str:
 
 @pytest.mark.parametrize(
     ("url", "who", "rows"),
-    [(None, {}, 0), ("local", {}, 0), (None, {"key"}, 1), ("local", {"access_token"}, 1)],
+    [("local", set(), 0), ("local", {"key"}, 1), ("local", {"access_token"}, 1)],
 )
 def test_the_local_stack_takes_the_key_and_the_token_it_is_given(
     stack: LocalStack,
     only_users: str,
     monkeypatch: pytest.MonkeyPatch,
-    url: str | None,
+    url: str,
     who: set[str],
     rows: int,
 ) -> None:
     stack.sql(f"insert into {only_users} values (1, 'a', 1)")
     monkeypatch.setattr(local, "start", lambda: start(stack.directory))
-    monkeypatch.delenv("SUPABASE_URL", raising=False)
     monkeypatch.setenv("SUPABASE_KEY", "another project's")
     every = {"key": stack.service_key, "access_token": stack.token("authenticated", ttl=600)}
     with nrt.connect(url, options=SWIFT, **{name: every[name] for name in who}) as rt:

@@ -57,6 +57,11 @@ class Credentials:
         return role if isinstance(role, str) else "anon"
 
     @property
+    def key_role(self) -> str:
+        """The role that a key of the old (JWT) kind names; of a key of the new kind, nothing."""
+        return str(claims(self.key).get("role", ""))
+
+    @property
     def expires_at(self) -> float | None:
         """Seconds since the epoch at which the user's token ends."""
         expiry = claims(self.access_token).get("exp")

@@ -10,14 +10,16 @@ too late to count.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import httpx
 
-from notebook_rt.errors import LoginError, UnreachableError
-from notebook_rt.net.credentials import Credentials, checked_token
+from notebook_rt.errors import ClosedError, LoginError, UnreachableError
+from notebook_rt.net.credentials import Credentials, checked_token, claims
+from notebook_rt.net.followed import FollowedClient
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.options import Options
 from notebook_rt.sync.health import Metrics
@@ -66,6 +68,37 @@ class Login:
         self._token_source: Callable[[], str | Awaitable[str]] | None = None
         self._refresh_timer: asyncio.TimerHandle | None = None
         self._refreshing: asyncio.Task[bool] | None = None
+        self._followed: FollowedClient | None = None
+        self._follow_lock = asyncio.Lock()
+
+    def follow(self, client: FollowedClient) -> None:
+        """Use whatever login ``client`` has, until `sign_in` or `set_auth` says another one."""
+        self._next_turn()
+        self._followed = client
+        client.listen(self._client_changed)
+        self._client_changed()  # somebody may have signed in since its token was read
+
+    def _client_changed(self) -> None:
+        """Called on the thread of the client."""
+        with contextlib.suppress(ClosedError):
+            self._thread.post(self._take_over_soon)
+
+    def _take_over_soon(self) -> None:
+        self._thread.spawn(self._take_over(), "take over a client's login")
+
+    async def _take_over(self) -> None:
+        async with self._follow_lock:  # one after the other: the last one reads what is true now
+            if (client := self._followed) is None:
+                return
+            token, before = client.token, self._credentials.access_token
+            self._token_source = None if token is None else client.fresh
+            if token != before:
+                checked = None if token is None else checked_token(token)
+                if checked is not None and _subject(checked) == _subject(before):
+                    await self._refreshed(checked)
+                else:
+                    await self._taken(checked)
+            self._plan_refresh()
 
     async def sign_in(self, credentials: Mapping[str, Any]) -> Mapping[str, Any]:
         from supabase_auth import AsyncGoTrueClient
@@ -114,6 +147,7 @@ class Login:
 
     def _next_turn(self) -> int:
         self._turn += 1
+        self._followed = None
         return self._turn
 
     async def _switch(self, token: str | None, *, auth: Any = None, source: Any = None) -> None:
@@ -202,6 +236,11 @@ class Login:
         auth, self._auth, self._token_source = self._auth, None, None
         self._plan_refresh()
         await _give_up(self._refreshing, auth)
+
+
+def _subject(token: str | None) -> object:
+    """Whose token it is; None where there is none or it does not say."""
+    return claims(token).get("sub")
 
 
 async def _give_up(refreshing: asyncio.Task[bool] | None, auth: Any) -> None:
