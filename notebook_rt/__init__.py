@@ -3,7 +3,7 @@
 ```python
 import notebook_rt as nrt
 
-rt = nrt.connect()                      # $SUPABASE_URL and $SUPABASE_KEY; in a notebook else the embedded stack
+rt = nrt.connect()                      # $SUPABASE_URL and $SUPABASE_KEY; a notebook needs neither
 prices = rt.table("prices", filter="symbol=in.(AAPL,MSFT)")
 prices.df                               # a pandas DataFrame; look again later, and it has moved
 ```

@@ -25,8 +25,14 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a script
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started here inherits it
 
-QUICK = StackOptions(realtime=RealtimeOptions(connect_error_delay=0.05, join_error_delay=0.05))
-"""The real server's answers, without the waits that it adds to refusals on purpose."""
+QUICK = StackOptions(
+    realtime=RealtimeOptions(
+        connect_error_delay=0.05, join_error_delay=0.05, events_per_second=None
+    )
+)
+"""A hosted project's answers, without the waits that it adds to refusals on purpose, and without the
+limit on events a second, which tests of many rows would meet.
+"""
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.signing import SigningKey
 
 if TYPE_CHECKING:
     import psycopg
@@ -26,8 +27,17 @@ TEN_YEARS = 10 * 365 * 24 * 3600
 class StackOptions:
     """What a test or a demo may change about the local stack.
 
+    The defaults are what a hosted project on the free plan does.
+
     Parameters
     ----------
+    jwt_algorithm
+        What access tokens are signed with: ``"ES256"``, with the public key at
+        ``/auth/v1/.well-known/jwks.json``, or the older ``"HS256"``. Keys of the old kind
+        (``anon_key``, ``service_key``) are always HS256.
+    anon_timeout, authenticated_timeout
+        The ``statement_timeout`` of the role in seconds; ``service_role`` has the second, too.
+        Over it a request answers 500 with code 57014. 0: no limit.
     row_limit
         Rows that one REST request returns at most; the real server's default, too.
     schemas
@@ -46,6 +56,9 @@ class StackOptions:
     50
     """
 
+    jwt_algorithm: Literal["ES256", "HS256"] = "ES256"
+    anon_timeout: float = 3.0
+    authenticated_timeout: float = 8.0
     row_limit: int = 1000
     schemas: tuple[str, ...] = ("public",)
     jwt_ttl: int = 3600
@@ -77,6 +90,8 @@ class Secrets:
     """The secrets of one directory; made once, kept in a file that only its owner reads."""
 
     jwt_secret: str = field(repr=False)
+    signing_key: str = field(repr=False)
+    """A private P-256 key in PEM, which signs ES256."""
     anon_key: str = field(repr=False)
     service_key: str = field(repr=False)
     publishable_key: str = field(repr=False)
@@ -90,6 +105,7 @@ class Secrets:
         jwt_secret = secrets.token_urlsafe(48)
         return cls(
             jwt_secret=jwt_secret,
+            signing_key=SigningKey.make().pem,
             anon_key=sign(jwt_secret, {"iss": "supabase", "role": "anon"}, TEN_YEARS),
             service_key=sign(jwt_secret, {"iss": "supabase", "role": "service_role"}, TEN_YEARS),
             publishable_key="sb_publishable_" + secrets.token_urlsafe(24),
@@ -97,6 +113,18 @@ class Secrets:
             postgres_password=secrets.token_urlsafe(32),
             lease_key=secrets.token_urlsafe(32),
         )
+
+    def sign(
+        self, claims: Mapping[str, Any], ttl: float, algorithm: Literal["ES256", "HS256"]
+    ) -> str:
+        """A token with these claims that expires in `ttl` seconds (the past, if negative)."""
+        if algorithm == "HS256":
+            return sign(self.jwt_secret, claims, ttl)
+        return SigningKey.of(self.signing_key).sign(_timed(claims, ttl))
+
+    def verify(self, token: str) -> dict[str, Any]:
+        """The claims of `token`; see `Context.verify`."""
+        return verify(self.jwt_secret, SigningKey.of(self.signing_key), token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +136,9 @@ class Context:
     dsn: str = field(repr=False)
     pool: AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]] = field(repr=False)
 
-    @property
-    def jwt_secret(self) -> str:
-        """What the tokens of this stack are signed with (HS256)."""
-        return self.secrets.jwt_secret
+    def sign(self, claims: Mapping[str, Any], ttl: float) -> str:
+        """An access token with these claims that expires in `ttl` seconds."""
+        return self.secrets.sign(claims, ttl, self.options.jwt_algorithm)
 
     @property
     def anon_key(self) -> str:
@@ -135,27 +162,34 @@ class Context:
             self.secrets.publishable_key: self.anon_key,
             self.secrets.secret_key: self.service_key,
         }
-        return verify(self.jwt_secret, by_new_key.get(token, token))
+        return self.secrets.verify(by_new_key.get(token, token))
 
 
 def sign(jwt_secret: str, claims: Mapping[str, Any], ttl: float) -> str:
-    """A token with these claims that expires in `ttl` seconds (the past, if negative)."""
+    """A token of the older kind (HS256); see `Secrets.sign`."""
     import jwt
 
+    return jwt.encode(_timed(claims, ttl), jwt_secret, algorithm="HS256")
+
+
+def _timed(claims: Mapping[str, Any], ttl: float) -> dict[str, Any]:
     now = int(time.time())
-    return jwt.encode({"iat": now, "exp": now + int(ttl), **claims}, jwt_secret, algorithm="HS256")
+    return {"iat": now, "exp": now + int(ttl), **claims}
 
 
-def verify(jwt_secret: str, token: str) -> dict[str, Any]:
+def verify(jwt_secret: str, signing_key: SigningKey, token: str) -> dict[str, Any]:
     """The claims of `token`; see `Context.verify`."""
     import jwt
 
     try:
+        # Each algorithm has a key of its own: a public key must never verify as a shared secret.
+        algorithm = jwt.get_unverified_header(token).get("alg")
+        by_signature = algorithm == "ES256"
         # The times are checked below, so that the claims of an expired token can be told.
         claims: dict[str, Any] = jwt.decode(
             token,
-            jwt_secret,
-            algorithms=["HS256"],
+            signing_key.public if by_signature else jwt_secret,
+            algorithms=["ES256" if by_signature else "HS256"],
             options={"verify_exp": False, "verify_aud": False, "verify_iat": False},
         )
     except jwt.InvalidSignatureError as error:

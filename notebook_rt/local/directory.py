@@ -17,6 +17,7 @@ import msgspec
 
 from notebook_rt.local.context import Secrets, StackOptions
 from notebook_rt.local.errors import DirectoryError
+from notebook_rt.local.signing import SigningKey
 
 FORMAT = 1
 """Of what lies in a directory; another number is refused, never guessed at."""
@@ -85,6 +86,9 @@ class StackDirectory:
             raise DirectoryError(
                 self.path, "another version of notebook_rt made it. Use another directory"
             )
+        if "signing_key" not in found:  # made when tokens were signed with the shared secret only
+            found["signing_key"] = SigningKey.make().pem
+            write_private(file, msgspec.json.encode({"format": FORMAT, **found}))
         return msgspec.convert(found, Secrets)
 
     def running(self) -> Running | None:

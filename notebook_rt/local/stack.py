@@ -224,12 +224,10 @@ class LocalStack:
         str
             A JWT, for `access_token=` of `connect` or for `Session.set_auth`.
         """
-        from notebook_rt.local.context import sign
-
         every = {"iss": f"{self.url}/auth/v1", "aud": "authenticated", "role": role, **claims}
         if sub is not None:
             every["sub"] = sub
-        return sign(self._secrets.jwt_secret, every, ttl)
+        return self._secrets.sign(every, ttl, self.options.jwt_algorithm)
 
     def restart_postgres(self) -> None:
         """Restart PostgreSQL beneath the running server, as an operator might; returns when it is back.

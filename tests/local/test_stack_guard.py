@@ -127,14 +127,17 @@ def test_secrets_are_shown_nowhere(stack: LocalStack) -> None:
     said = [repr(stack), repr(secrets), repr(files.running())]
     said += [" ".join(process.cmdline()) for process in processes]
     said += [log.read_text() for log in stack.directory.glob("*.log")]
-    assert len(hidden) == 7
+    assert len(hidden) == 8
     assert not [secret for secret in hidden for text in said if secret in text]
 
 
 def test_every_directory_has_secrets_of_its_own(stack: LocalStack) -> None:
     others = Secrets.make()
     with pytest.raises(TokenError) as caught:
-        verify(others.jwt_secret, stack.anon_key)
+        others.verify(stack.anon_key)
+    assert caught.value.kind == "signature"
+    with pytest.raises(TokenError) as caught:
+        others.verify(stack.token())
     assert caught.value.kind == "signature"
     answer = httpx.get(stack.url + "/rest/v1/x", headers={"apikey": others.anon_key})
     assert answer.status_code == 401

@@ -55,15 +55,25 @@ BEFORE: dict[str, list[str]] = {
     "17-lifecycle": ["insert into wire_t select g, 'x' from generate_series(1000, 1003) g"],
 }
 
+RECORDED: dict[str, Any] = {
+    "confirm_again_delay": None,
+    "events_per_second": None,
+    "max_broadcast_bytes": 3_000_000,
+}
+"""A server of one's own, as recorded, where a hosted project on the free plan differs."""
 QUICK = RealtimeOptions(
     connect_error_delay=0.02,
     join_error_delay=0.02,
     rebind_delay=0.1,
     publication_delay=0.1,
     restart_delay=0.1,
+    **RECORDED,
 )
 LIMITS = RealtimeOptions(
-    connect_error_delay=0.02, join_error_delay=0.02, idle_timeout=2.0, events_per_second=100
+    connect_error_delay=0.02,
+    join_error_delay=0.02,
+    idle_timeout=2.0,
+    **(RECORDED | {"events_per_second": 100.0}),
 )
 
 

@@ -32,8 +32,9 @@ from notebook_rt.local.auth.attributes import (
     read_json,
 )
 from notebook_rt.local.auth.passwords import hashed, matches
-from notebook_rt.local.context import Context, TokenError, sign
+from notebook_rt.local.context import Context, TokenError
 from notebook_rt.local.rest.request import GatewayError, gateway
+from notebook_rt.local.signing import SigningKey
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -221,7 +222,7 @@ class _Auth:
         }
         return web.json_response(
             {
-                "access_token": sign(self.context.jwt_secret, claims, ttl),
+                "access_token": self.context.sign(claims, ttl),
                 "token_type": "bearer",
                 "expires_in": ttl,
                 "expires_at": now + ttl,
@@ -416,8 +417,11 @@ class _Auth:
         )
 
     async def jwks(self, request: web.Request) -> web.Response:
-        # Tokens are signed with a shared secret, which is nobody else's to know.
-        return web.json_response({"keys": []})
+        if (
+            self.context.options.jwt_algorithm == "HS256"
+        ):  # a shared secret is nobody else's to know
+            return web.json_response({"keys": []})
+        return web.json_response({"keys": [SigningKey.of(self.context.secrets.signing_key).jwk]})
 
     async def elsewhere(self, request: web.Request) -> web.Response:
         gateway(request, self.context)

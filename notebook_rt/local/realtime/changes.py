@@ -7,7 +7,9 @@ odd types, row-level security per role and claims), then the frames, each made o
 subscribers that see the same of it.
 """
 
+import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -127,6 +129,8 @@ class Changes:
     on_schema_change: Callable[[], None]
     on_message_row: Callable[[dict[str, str | None]], None]
     """Called with rows inserted into `realtime.messages`."""
+    poll_interval: float = 0.0
+    """See `RealtimeOptions`."""
     faults: Faults = field(default_factory=Faults)
 
     def __post_init__(self) -> None:
@@ -135,6 +139,7 @@ class Changes:
         self._subscriptions: dict[Subscription, None] = {}
         self._routes: dict[int, dict[str, list[_Route]]] = {}
         self._layouts: dict[tuple[int, str, Select], Layout] = {}
+        self._last_poll = 0.0
 
     def subscribe(self, subscription: Subscription) -> None:
         self._subscriptions[subscription] = None
@@ -157,6 +162,8 @@ class Changes:
             match message:
                 case pgoutput.Begin(committed=microseconds):
                     committed = commit_timestamp(microseconds)
+                    if self.poll_interval:
+                        await self._polled(pgoutput.EPOCH + microseconds / 1e6)
                 case pgoutput.Relation():
                     await self._flush(chunk)
                     relations[message.oid] = message
@@ -175,6 +182,16 @@ class Changes:
                     await self._flush(chunk)
             if len(chunk) >= CHUNK:
                 await self._flush(chunk)
+
+    async def _polled(self, committed: float) -> None:
+        """Wait for the poll that finds what was committed at that time (seconds since 1970).
+
+        A poll that found something is followed by the next at once, and that one by an interval.
+        """
+        if committed > self._last_poll:
+            since = time.time() - self._last_poll
+            await asyncio.sleep(self.poll_interval - since % self.poll_interval)
+            self._last_poll = time.time()
 
     def _forget(self) -> None:
         self.catalog.forget()

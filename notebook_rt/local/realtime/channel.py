@@ -113,6 +113,8 @@ class Channel:
                 self._later("bind", self._bind_after(options.confirm_delay))
             else:
                 self._bind(outcome)
+                if options.confirm_again_delay is not None:
+                    self._later("bind", self._bind_after(options.confirm_again_delay))
         self._later("expiry", self._expire())
 
     def close(self) -> None:

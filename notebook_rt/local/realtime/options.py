@@ -1,8 +1,8 @@
 """What a test or a demo may change about the local Realtime server, with the real one's values.
 
 The delays that the real server adds on purpose are options, because a test suite cannot wait for
-them; its limits are options, because the limits of the free plan would only hinder a notebook on
-one machine. Losing changes on purpose is switched at run time (`faults.py`).
+them; its limits are those of a hosted project on the free plan. Losing changes on purpose is switched
+at run time (`routes.faults`).
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,13 @@ class RealtimeOptions:
     confirm_delay
         Time between a join's reply and its `Subscribed to PostgreSQL`. Changes committed before
         that message are not sent. The real server needs 1 to 2 s on a cold tenant, 4 ms warm.
+    confirm_again_delay
+        Time after which `Subscribed to PostgreSQL` comes a second time. None: it does not.
+    poll_interval
+        How often the log is looked at while nothing changes: 0.5 on the real server, which looks
+        again at once after it found something. 0: a change is sent as soon as it is committed.
+    login_timeout
+        How long a connection may live that nobody signed in on; 24 h on a hosted project.
     rebind_delay
         Time between a new access token and the bindings made again with it.
     publication_delay
@@ -36,7 +43,7 @@ class RealtimeOptions:
         Joined channels a connection.
     events_per_second
         Broadcasts and changes a second, averaged over at most 60 s; broadcasts over it close the
-        channel, changes over it are dropped without a word. None: no limit. Free plan: 100.
+        channel, changes over it are dropped without a word. None: no limit.
     presence_calls, presence_window
         Presence calls a client may make in that window.
     """
@@ -44,15 +51,18 @@ class RealtimeOptions:
     connect_error_delay: float = 2.0
     join_error_delay: float = 5.0
     confirm_delay: float = 0.0
+    confirm_again_delay: float | None = 0.3
+    poll_interval: float = 0.0
+    login_timeout: float = 24 * 3600.0
     rebind_delay: float = 1.0
     publication_delay: float = 1.0
     idle_timeout: float = 60.0
     slow_reader_timeout: float = 30.0
     restart_delay: float = 0.5
     max_frame_bytes: int = 5_000_000
-    max_broadcast_bytes: int = 3_000_000
+    max_broadcast_bytes: int = 256 * 1024
     max_record_bytes: int = 1024 * 1024
     max_channels: int = 100
-    events_per_second: float | None = None
+    events_per_second: float | None = 100.0
     presence_calls: int = 5
     presence_window: float = 30.0

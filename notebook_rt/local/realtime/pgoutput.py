@@ -23,6 +23,9 @@ UNCHANGED: Final = Unchanged()
 Value = str | None | Unchanged
 Row = list[Value]
 
+EPOCH = 946_684_800.0
+"""2000-01-01 UTC, from which PostgreSQL counts, in seconds since 1970."""
+
 
 @dataclass(frozen=True, slots=True)
 class Begin:

@@ -62,6 +62,7 @@ class Socket:
         """Serve until the connection is over."""
         writer = asyncio.create_task(self._write())
         watch = asyncio.create_task(self._close_when_idle())
+        limit = asyncio.create_task(self._close_without_login())
         self.tenant.sockets.add(self)
         try:
             async for received in self._websocket:
@@ -77,7 +78,7 @@ class Socket:
             self.tenant.sockets.discard(self)
             for channel in list(self._channels.values()):
                 channel.abandon()
-            for task in (writer, watch, *self._tasks):
+            for task in (writer, watch, limit, *self._tasks):
                 task.cancel()
 
     # --- frames out
@@ -135,6 +136,12 @@ class Socket:
             await asyncio.sleep(timeout - idle)
             idle = time.monotonic() - self._heard
         await self._websocket.close(code=WSCloseCode.OK)
+
+    async def _close_without_login(self) -> None:
+        """A hosted project cuts, after a day, who has not signed in on any channel by then."""
+        await asyncio.sleep(self.tenant.options.login_timeout)
+        if not any(channel.claims.role == "authenticated" for channel in self._channels.values()):
+            await self._websocket.close(code=WSCloseCode.OK)
 
     # --- messages in
 

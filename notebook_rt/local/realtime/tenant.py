@@ -49,6 +49,7 @@ class Tenant:
             max_record_bytes=self.options.max_record_bytes,
             on_schema_change=self._schema_changed,
             on_message_row=self._database_broadcast,
+            poll_interval=self.options.poll_interval,
         )
         self.wal = WalStream(
             context.dsn,

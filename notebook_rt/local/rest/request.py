@@ -38,6 +38,12 @@ def gateway(request: web.Request, context: Context) -> str:
         Neither was sent, or the key is not of this stack.
     """
     key = request.headers.get("apikey") or request.query.get("apikey")
+    if key == context.secrets.secret_key and "Mozilla/" in request.headers.get("User-Agent", ""):
+        raise GatewayError(
+            "Forbidden use of secret API key in browser",
+            "Secret API keys can only be used in a protected environment and should never be used in "
+            "a browser. Delete this secret API key immediately.",
+        )
     scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
     token = bearer.strip() if scheme.lower() == "bearer" else ""
     if not key and not token:

@@ -107,6 +107,13 @@ class _Rest:
         self.context = context
         self.exposed = context.options.schemas
         self.row_limit = context.options.row_limit
+        options = context.options
+        self.timeouts = {
+            "anon": _milliseconds(options.anon_timeout),
+            "authenticated": _milliseconds(options.authenticated_timeout),
+            "service_role": _milliseconds(options.authenticated_timeout),
+        }
+        """Of statements, by role."""
 
     def read(self, request: web.Request, *, call: bool = False) -> _Asked:
         who = caller(request, self.context)
@@ -137,6 +144,9 @@ class _Rest:
         }
         if read_only:
             values["transaction_read_only"] = "on"
+        # `set role` does not bring a role's own settings along; PostgREST applies them itself.
+        if timeout := self.timeouts.get(asked.caller.role):
+            values["statement_timeout"] = timeout
         return settings(values)
 
     async def execute(
@@ -329,6 +339,10 @@ class _Rest:
             body=openapi.document(tables, functions, request.host),
             headers={"Content-Type": "application/openapi+json; charset=utf-8"},
         )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.0f}ms"
 
 
 def _number(text: bytes | None) -> int | None:
