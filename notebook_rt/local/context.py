@@ -31,6 +31,9 @@ class StackOptions:
 
     Parameters
     ----------
+    default_grants
+        Whether ``anon``, ``authenticated`` and ``service_role`` may do everything with what is made
+        in ``public``, as on projects made before 2026. If not, a table needs a ``grant``.
     jwt_algorithm
         What access tokens are signed with: ``"ES256"``, with the public key at
         ``/auth/v1/.well-known/jwks.json``, or the older ``"HS256"``. Keys of the old kind
@@ -56,6 +59,7 @@ class StackOptions:
     50
     """
 
+    default_grants: bool = True
     jwt_algorithm: Literal["ES256", "HS256"] = "ES256"
     anon_timeout: float = 3.0
     authenticated_timeout: float = 8.0

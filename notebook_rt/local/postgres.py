@@ -76,11 +76,14 @@ class Postgres:
         Of the superuser `postgres`.
     progress
         Told what takes long, in a few words.
+    default_grants
+        See `StackOptions`.
     """
 
     directory: Path
     password: str = field(repr=False)
     progress: Callable[[str], None] = lambda words: None
+    default_grants: bool = False
     port: int = 0
     _process: asyncio.subprocess.Process | None = None
 
@@ -234,6 +237,10 @@ class Postgres:
         files = resources.files("notebook_rt.local") / "sql"
         async with await psycopg.AsyncConnection.connect(self.dsn) as connection:
             await connection.execute("set client_min_messages = warning")
+            await connection.execute(
+                "select set_config('notebook_rt.default_grants', %s, false)",
+                ["on" if self.default_grants else "off"],
+            )
             for script in sorted(files.iterdir(), key=lambda file: file.name):
                 await connection.execute(script.read_bytes())
 

@@ -144,7 +144,10 @@ async def serve(
     secrets = directory.secrets()
     listener = _listen(port, directory.last_port())
     postgres = Postgres(
-        directory.path, secrets.postgres_password, lambda words: say({"progress": words})
+        directory.path,
+        secrets.postgres_password,
+        lambda words: say({"progress": words}),
+        options.default_grants,
     )
     restarting = asyncio.Lock()
 

@@ -127,6 +127,23 @@ def test_a_url_over_8_kb_is_refused(stack: LocalStack, make_table: MakeTable) ->
         assert answer.status_code < 500
 
 
+@pytest.mark.parametrize("granted", [False, True])
+def test_what_is_made_needs_a_grant_unless_told_otherwise(tmp_path: Path, granted: bool) -> None:
+    for _ in range(2):  # a second start on the same data says it again
+        with start(tmp_path, options=StackOptions(default_grants=granted)) as stack:
+            stack.sql("drop table if exists bare; create table bare (id serial primary key)")
+            stack.sql("create or replace function one() returns int language sql as 'select 1'")
+            for key, role in ((stack.anon_key, "anon"), (stack.service_key, "service_role")):
+                headers = {"apikey": key}
+                table = httpx.get(f"{stack.url}/rest/v1/bare", headers=headers)
+                call = httpx.post(f"{stack.url}/rest/v1/rpc/one", headers=headers)
+                if granted:
+                    assert (table.status_code, call.status_code) == (200, 200)
+                else:
+                    assert as_json(table)["code"] == as_json(call)["code"] == "42501"
+                    assert table.status_code == (401 if role == "anon" else 403)
+
+
 # Realtime ------------------------------------------------------------------------------------------
 
 

@@ -32,3 +32,5 @@ begin
 exception when others then
   raise warning 'WarnSendingBroadcastMessage: %', sqlerrm;
 end $$;
+
+grant execute on all functions in schema realtime to public;

@@ -22,13 +22,21 @@ create schema if not exists realtime;
 create schema if not exists extensions;
 
 grant usage on schema public, auth, realtime, extensions to anon, authenticated, service_role;
--- As on Supabase, the API roles may do everything with what is in `public`: policies decide.
-alter default privileges in schema public
-  grant all on tables to anon, authenticated, service_role;
-alter default privileges in schema public
-  grant all on sequences to anon, authenticated, service_role;
-alter default privileges in schema public
-  grant all on routines to anon, authenticated, service_role;
+-- Since 2026 a hosted project grants nothing on what is made in `public`; before, everything.
+do $$
+declare
+  everything boolean := current_setting('notebook_rt.default_grants')::boolean;
+  verb text := case when everything then 'grant all on %s to' else 'revoke all on %s from' end;
+  kind text;
+begin
+  foreach kind in array array['tables', 'sequences', 'routines'] loop
+    execute format('alter default privileges in schema public ' || verb, kind)
+      || ' anon, authenticated, service_role';
+  end loop;
+  -- To run a function is everybody's right unless it is taken away for all schemas.
+  execute format('alter default privileges ' || replace(verb, 'all', 'execute'), 'routines')
+    || ' public';
+end $$;
 
 do $$
 begin

@@ -59,3 +59,4 @@ create table if not exists auth.refresh_tokens (
 );
 
 grant all on all tables in schema auth to service_role;
+grant execute on all functions in schema auth to public;
