@@ -227,7 +227,8 @@ def test_nobody_else_does(auth: Auth) -> None:
 def test_what_is_there_and_what_is_not(auth: Auth) -> None:
     assert auth("/health", method="GET").json()["name"] == "GoTrue"
     assert auth("/settings", method="GET").json()["mailer_autoconfirm"] is True
-    assert auth("/.well-known/jwks.json", method="GET").json() == {"keys": []}
+    (key,) = auth("/.well-known/jwks.json", method="GET").json()["keys"]
+    assert (key["alg"], key["use"]) == ("ES256", "sig")
     answer = auth("/otp", {"email": "a@b.c"})
     assert refusal(answer) == (501, "not_implemented")
     assert "/otp" in answer.json()["msg"]

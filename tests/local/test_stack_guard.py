@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from notebook_rt.local import LocalStack, errors, start
-from notebook_rt.local.context import Secrets, TokenError, sign, verify
+from notebook_rt.local.context import Secrets, TokenError, sign
 from notebook_rt.local.directory import StackDirectory
 from notebook_rt.local.leases import Lease
 
@@ -154,8 +154,10 @@ def test_tokens_say_who_and_until_when(stack: LocalStack) -> None:
 
 
 def test_a_token_is_refused_by_what_is_wrong_with_it() -> None:
-    secret = Secrets.make().jwt_secret
-    assert verify(secret, sign(secret, {"role": "anon"}, 60))["role"] == "anon"
+    made = Secrets.make()
+    secret = made.jwt_secret
+    for algorithm in ("HS256", "ES256"):
+        assert made.verify(made.sign({"role": "anon"}, 60, algorithm))["role"] == "anon"
     unsigned = jwt.encode({"role": "service_role"}, "", algorithm="none")
     cases = {
         sign(secret, {"role": "anon"}, -1): "expired",
@@ -167,10 +169,10 @@ def test_a_token_is_refused_by_what_is_wrong_with_it() -> None:
     }
     for token, kind in cases.items():
         with pytest.raises(TokenError) as caught:
-            verify(secret, token)
+            made.verify(token)
         assert caught.value.kind == kind
     with pytest.raises(TokenError) as caught:
-        verify(secret, sign(secret, {"role": "anon", "sub": "me"}, -1))
+        made.verify(sign(secret, {"role": "anon", "sub": "me"}, -1))
     assert caught.value.claims is not None
     assert caught.value.claims["sub"] == "me"
 
