@@ -167,6 +167,13 @@ class ServerError(NotebookRTError):
         self.retry_after = retry_after
 
 
+class StatementTimeoutError(ServerError):
+    """The database ended a statement that took longer than the role's ``statement_timeout``.
+
+    On a hosted project that is 3 s for ``anon`` and 8 s for who signed in.
+    """
+
+
 class RefusedError(NotebookRTError):
     """The server understood and said no (a 4xx): a constraint, a policy, a bad value.
 

@@ -66,6 +66,9 @@ class Options:
     # Tables
     page_size: int = 1000
     """Rows asked for at once over REST."""
+    reads_at_once: int = 8
+    """Requests for rows that a session has under way at a time: a project's API has some ten
+    connections to its database for everybody. A server that is slow or says 429 gets fewer."""
     request_timeout: float = 30.0
     """For one REST request, and for signing in or refreshing a token, from beginning to end."""
     poll_interval: float = 5.0

@@ -27,6 +27,7 @@ from notebook_rt.errors import (
     RateLimitedError,
     RefusedError,
     ServerError,
+    StatementTimeoutError,
     TokenExpiredError,
     UnreachableError,
     again,
@@ -68,6 +69,7 @@ class RestClient:
         self.requests = 0
         self.bytes_received = 0
         self._ahead = 0.0
+        self._reads = asyncio.Semaphore(options.reads_at_once)
         self._descriptions: dict[str, asyncio.Task[Page | NotebookRTError]] = {}
         self._timeout = options.request_timeout
         self._http = httpx.AsyncClient(
@@ -98,21 +100,22 @@ class RestClient:
         """
         if query.describe:
             return await self.describe(schema)
-        headers = {"Prefer": "count=exact"} if query.count else {}
+        headers = {"Prefer": f"count={query.count}"} if query.count else {}
         if query.rpc is None:
             method = "HEAD" if query.head else "GET"
             path, body = f"/rest/v1/{_segment(table)}", None
         else:
             method, path, body = "POST", f"/rest/v1/rpc/{_segment(query.rpc)}", query.args or {}
-        response = await self.request(
-            method,
-            path,
-            schema=schema,
-            table=table,
-            params=query.params,
-            headers=headers,
-            body=body,
-        )
+        async with self._reads:
+            response = await self.request(
+                method,
+                path,
+                schema=schema,
+                table=table,
+                params=query.params,
+                headers=headers,
+                body=body,
+            )
         answer: Any = []
         if not query.head:
             answer = self.decode(response, exact_numbers)
@@ -229,6 +232,8 @@ class RestClient:
             if code == "PGRST303" or message == "JWT expired":  # the code is newer than the words
                 return TokenExpiredError(self.url, message)
             return AuthError("key or token", self.url, message)
+        if code == "57014":
+            return StatementTimeoutError(what, status, message)
         if status in (408, 500, 502, 503, 504) or status > 504:
             return ServerError(what, status, message, _retry(response))
         if code in _NO_TABLE and table:

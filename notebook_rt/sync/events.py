@@ -47,8 +47,9 @@ class Query:
     """A read over REST. ``params`` are PostgREST's query parameters, in order, unencoded."""
 
     params: tuple[tuple[str, str], ...]
-    count: bool = False
-    """Ask for the exact count (``Prefer: count=exact``)."""
+    count: Literal["exact", "estimated"] | None = None
+    """Ask for the count. An estimated one is exact up to the rows of a page, and beyond them what
+    PostgreSQL's planner expects: to count a large table exactly may take longer than is allowed."""
     head: bool = False
     """No body: only the count."""
     rpc: str | None = None

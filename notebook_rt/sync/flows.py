@@ -2,6 +2,7 @@
 
 A flow is a generator: ``reads = yield [query, ...]`` gives one ``Read`` per query, in order. A flow that
 has work to do which the next query does not need yields both (``Ahead``): while the server answers, it works.
+One whose queries depend on few of the answers yields a ``Pool``, which keeps several under way.
 ``Flows`` carries them: it numbers the requests, tries again what may be tried again, and throws
 ``ReadRefusedError`` into a flow whose request the server has refused for good. So each procedure (a snapshot,
 a reconciliation, an audit) is written from top to bottom, and still does nothing by itself.
@@ -9,15 +10,20 @@ a reconciliation, an audit) is written from top to bottom, and still does nothin
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from inspect import GEN_RUNNING, getgeneratorstate
 from typing import Final, TypeAlias
 
+from notebook_rt.errors import RateLimitedError, StatementTimeoutError
 from notebook_rt.sync.events import Cancel, Effect, Fetch, Fetched, FetchFailed, Query
 from notebook_rt.sync.horizon import Horizon, Read
 
 BACKOFF_MAX: Final = 5.0
+SLOW: Final = 1.5
+"""Seconds after which an answer counts as slow: half of the statement timeout that anon has on a
+hosted project."""
 SENDING: Final = 0.001
 """Seconds in which a request leaves; then there is time for other work."""
 
@@ -30,7 +36,40 @@ class Ahead:
     work: Callable[[], None]
 
 
-Ask: TypeAlias = Sequence[Query] | Ahead
+@dataclass(slots=True, eq=False)
+class Pool:
+    """Queries of which several are under way at a time; the flow goes on when none is left.
+
+    A server that answers slowly, says 429 or ends a statement is asked for fewer at a time, and for
+    one more with each answer that comes quickly.
+    """
+
+    take: Callable[[object, Read], None]
+    """Called with the tag of a query and what it brought; may add to ``waiting``."""
+    refused: Callable[[object, Exception], bool]
+    """Called with the tag of a query that the server refused; True: it was put back otherwise."""
+    most: int
+    """How many may be under way."""
+    waiting: deque[tuple[object, Query]] = field(default_factory=deque)
+    """What is to be sent, in this order, each with its tag."""
+    at_once: int = 0
+    """How many are under way at a time just now."""
+    one_by_one: bool = False
+    """Whether nothing is sent while anything is under way."""
+
+    def __post_init__(self) -> None:
+        self.at_once = self.most
+
+    def fewer(self) -> None:
+        """The server has had enough."""
+        self.at_once = max(1, self.at_once // 2)
+
+    def more(self) -> None:
+        """The server answers quickly."""
+        self.at_once = min(self.most, self.at_once + 1)
+
+
+Ask: TypeAlias = Sequence[Query] | Ahead | Pool
 Flow: TypeAlias = Generator[Ask, Sequence[Read], None]
 
 
@@ -52,12 +91,17 @@ class _Running:
     started: float = 0.0
     work: Callable[[], None] | None = None
     work_at: float = 0.0
+    pool: Pool | None = None
+    under_way: int = 0
+    """Requests of ``pool``."""
 
 
 @dataclass(slots=True)
 class _Request:
     running: _Running
-    place: int
+    place: object
+    """Of its answer among those of its step; or its tag in a pool."""
+    query: Query
     sent: int
     sent_at: float
     retry_at: float | None = None
@@ -114,7 +158,12 @@ class Flows:
         if not self._worked(running):
             return
         running.failures = 0
-        running.reads[request.place] = Read(event.page, request.sent, request.sent_at)
+        read = Read(event.page, request.sent, request.sent_at)
+        if running.pool is not None:
+            self._pooled(running, running.pool, request, read)
+            return
+        assert isinstance(request.place, int)
+        running.reads[request.place] = read
         reads = [read for read in running.reads if read is not None]
         if len(reads) == len(running.queries):
             self._step(running, reads)
@@ -125,8 +174,11 @@ class Flows:
         if request is None:
             return
         self.failing = event.error
-        running = request.running
-        if event.retry_after is not None:
+        running, pool = request.running, request.running.pool
+        too_large = isinstance(event.error, StatementTimeoutError)
+        if pool is not None and (too_large or isinstance(event.error, RateLimitedError)):
+            pool.fewer()
+        if event.retry_after is not None and not too_large:
             doubled = min(event.retry_after * 2 ** min(running.failures, 10), BACKOFF_MAX)
             running.failures += 1
             pause = max(event.retry_after, doubled)
@@ -134,16 +186,42 @@ class Flows:
             self.waited += pause
             return
         del self._requests[event.request]
-        if self._worked(running):
+        if pool is not None and pool.refused(request.place, event.error):
+            running.under_way -= 1
+            self._fill(running, pool)
+        elif self._worked(running):
             self._cancel(running)
             self._step(running, ReadRefusedError(event.error))
+
+    def _pooled(self, running: _Running, pool: Pool, request: _Request, read: Read) -> None:
+        running.under_way -= 1
+        if self._horizon.now - request.sent_at > SLOW:
+            pool.fewer()
+        else:
+            pool.more()
+        try:
+            pool.take(request.place, read)
+        except Exception as error:
+            self._cancel(running)
+            self._step(running, error)
+            return
+        self._fill(running, pool)
+
+    def _fill(self, running: _Running, pool: Pool) -> None:
+        """Send what may be sent; the flow goes on where nothing is left."""
+        while pool.waiting and running.under_way < (1 if pool.one_by_one else pool.at_once):
+            tag, query = pool.waiting.popleft()
+            running.under_way += 1
+            self._send(running, tag, query)
+        if not running.under_way:
+            self._step(running, [])
 
     def tick(self, now: float) -> None:
         """Send again what is due, and do what there is time for."""
         due = [n for n, r in self._requests.items() if r.retry_at is not None and r.retry_at <= now]
         for number in due:
             request = self._requests.pop(number)
-            self._send(request.running, request.place)
+            self._send(request.running, request.place, request.query)
         for running in tuple(self._running.values()):
             if running.work_at <= now:
                 self._worked(running)
@@ -178,6 +256,7 @@ class Flows:
                 self._emit(Cancel(number))
 
     def _step(self, running: _Running, outcome: Sequence[Read] | Exception | None) -> None:
+        running.pool, running.under_way = None, 0
         try:
             while True:
                 if isinstance(outcome, Exception):
@@ -186,6 +265,11 @@ class Flows:
                     asked = next(running.flow)
                 else:
                     asked = running.flow.send(outcome)
+                if isinstance(asked, Pool):
+                    if asked.waiting:
+                        break
+                    outcome = []
+                    continue
                 if isinstance(asked, Ahead):
                     running.queries = [asked.query]
                     running.work, running.work_at = asked.work, self._horizon.now + SENDING
@@ -198,13 +282,17 @@ class Flows:
             if self._running.get(running.name) is running:
                 del self._running[running.name]
             return
+        if isinstance(asked, Pool):
+            running.pool = asked
+            self._fill(running, asked)
+            return
         running.reads = [None] * len(running.queries)
-        for place in range(len(running.queries)):
-            self._send(running, place)
+        for place, query in enumerate(running.queries):
+            self._send(running, place, query)
 
-    def _send(self, running: _Running, place: int) -> None:
+    def _send(self, running: _Running, place: object, query: Query) -> None:
         self._number += 1
         self._requests[self._number] = _Request(
-            running, place, self._horizon.moment(), self._horizon.now
+            running, place, query, self._horizon.moment(), self._horizon.now
         )
-        self._emit(Fetch(self._number, running.queries[place]))
+        self._emit(Fetch(self._number, query))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from notebook_rt.filters import Condition, column_name
 from notebook_rt.store.order import OrderBy
@@ -20,6 +20,7 @@ from notebook_rt.sync.spec import TableSpec, nulls_first, order_text
 KEYS_PER_QUERY: Final = 100
 """Rows asked for by key in one request; with ``_URL_ROOM``, so that the URL stays short."""
 _URL_ROOM: Final = 4000
+Count: TypeAlias = Literal["exact", "estimated"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,15 @@ class Reads:
         columns: Sequence[str] | None = None,
         extra: Sequence[tuple[str, str]] = (),
         limit: int | None = None,
-        count: bool = False,
+        offset: int = 0,
+        count: Count = None,
     ) -> Query:
         """The page after the row ``after`` in ``order``; ``columns`` None: the whole rows."""
         params = [("select", self._select(columns)), *self.spec.filter.to_rest(), *extra]
         if after is not None:
-            params.append(self._after(order, after))
+            params += self._after(order, after)
+        if offset:
+            params.append(("offset", str(offset)))
         params.append(("order", ",".join(order_text(term) for term in order)))
         params.append(("limit", str(self.page_size if limit is None else limit)))
         return Query(tuple(params), count=count)
@@ -60,7 +64,7 @@ class Reads:
         return (*order, *(term for term in self.by_key() if term.column not in named))
 
     def rows(
-        self, keys: Sequence[Key], *, at_most: int, count: bool = False
+        self, keys: Sequence[Key], *, at_most: int, count: Count = None
     ) -> Iterator[tuple[Query, list[Key]]]:
         """Reads of whole rows by key, with the filter; each with the keys that it asks for."""
         most = min(at_most, KEYS_PER_QUERY)
@@ -80,7 +84,7 @@ class Reads:
         """How many rows there are, and nothing else."""
         select = ",".join(column_name(name) for name in self.schema.key)
         params = [("select", select), *self.spec.filter.to_rest(), *extra]
-        return Query(tuple(params), count=True, head=True)
+        return Query(tuple(params), count="exact", head=True)
 
     def at_least(self, column: str, value: Any) -> tuple[str, str]:
         """The parameter that asks for rows whose ``column`` is ``value`` or more."""
@@ -101,7 +105,7 @@ class Reads:
             names = [column_name(name) for name in dict.fromkeys((*self.schema.key, *columns))]
         return ",".join([*names, "xmin"] if self.xmin else names)
 
-    def _rows(self, keys: Sequence[Key], count: bool) -> Query:
+    def _rows(self, keys: Sequence[Key], count: Count) -> Query:
         params = [("select", self._select(None)), *self.spec.filter.to_rest()]
         if len(self.schema.key) == 1:
             name = self.schema.key[0]
@@ -128,12 +132,32 @@ class Reads:
             return f"{column_name(column)}.is.null"
         return Condition(column, "eq", (self._text(column, value),)).to_logic()
 
-    def _after(self, order: Sequence[OrderBy], row: Row) -> tuple[str, str]:
-        """``(a, b) > (x, y)`` for mixed directions: ``a > x or (a = x and b > y)``."""
-        if len(order) == 1 and order[0].column in self.schema.key:
-            term = order[0]
-            text = self._text(term.column, row[term.column])
-            return Condition(term.column, "lt" if term.desc else "gt", (text,)).to_rest()
+    def up_to(self, order: Sequence[OrderBy], row: Row) -> list[tuple[str, str]]:
+        """The parameters that ask for rows that do not come after ``row``, in an order by the key."""
+        if len(order) == 1:
+            return [Condition(order[0].column, "lte", (self._bound(order[0], row),)).to_rest()]
+        cases = []
+        for place, term in enumerate(order):
+            operator = "lte" if place == len(order) - 1 else "lt"
+            within = Condition(term.column, operator, (self._bound(term, row),)).to_logic()
+            same = [self._is(t.column, row[t.column]) for t in order[:place]]
+            cases.append(f"and({','.join([*same, within])})" if same else within)
+        first = Condition(order[0].column, "lte", (self._bound(order[0], row),)).to_rest()
+        return [first, ("or", f"({','.join(cases)})")]
+
+    def _bound(self, term: OrderBy, row: Row) -> str:
+        return self._text(term.column, row[term.column])
+
+    def _after(self, order: Sequence[OrderBy], row: Row) -> list[tuple[str, str]]:
+        """``(a, b) > (x, y)`` for mixed directions: ``a > x or (a = x and b > y)``.
+
+        Beside it ``a >= x``, where no null comes after ``x``: an index is then read from there, and
+        not from its beginning for each page (promise 15).
+        """
+        first = order[0]
+        if len(order) == 1 and first.column in self.schema.key:
+            text = self._bound(first, row)
+            return [Condition(first.column, "lt" if first.desc else "gt", (text,)).to_rest()]
         cases = []
         for place, term in enumerate(order):
             beyond = self._beyond(term, row[term.column])
@@ -141,7 +165,16 @@ class Reads:
                 continue
             same = [self._is(t.column, row[t.column]) for t in order[:place]]
             cases.append(f"and({','.join([*same, beyond])})" if same else beyond)
-        return "or", f"({','.join(cases)})"
+        after = [("or", f"({','.join(cases)})")]
+        value = row[first.column]
+        if value is None and not nulls_first(first):
+            return [Condition(first.column, "is", ("null",)).to_rest(), *after]
+        if value is not None and (nulls_first(first) or first.column in self.schema.key):
+            text = self._bound(first, row)
+            after.insert(
+                0, Condition(first.column, "lte" if first.desc else "gte", (text,)).to_rest()
+            )
+        return after
 
     def _beyond(self, term: OrderBy, value: Any) -> str | None:
         """What comes after ``value`` in one column's order; None: nothing does."""

@@ -13,12 +13,13 @@ from functools import partial
 from itertools import islice
 from typing import Final, TypeAlias
 
-from notebook_rt.errors import NoPrimaryKeyError
+from notebook_rt.errors import NoPrimaryKeyError, StatementTimeoutError
 from notebook_rt.sync.digest import Digest
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.flows import Ahead, Ask, ReadRefusedError
 from notebook_rt.sync.horizon import Read
-from notebook_rt.sync.queries import Reads
+from notebook_rt.sync.queries import Count, Reads
+from notebook_rt.sync.ranges import SMALLEST, Ranges
 from notebook_rt.sync.replica import Replica
 from notebook_rt.sync.rows import Key, Op, Row, Rows
 from notebook_rt.sync.window import Window
@@ -35,6 +36,8 @@ class Paging:
     """How this server cuts pages: it may give fewer rows than asked, and says so to nobody."""
 
     size: int
+    at_once: int = 1
+    """The most pages to ask for at a time."""
     cap: int | None = None
     """The most it gives, once known."""
     xmin: bool = True
@@ -48,6 +51,10 @@ class Paging:
     def rows(self) -> int:
         """How many rows a full page has."""
         return self.size if self.cap is None else min(self.size, self.cap)
+
+    def smaller(self, rows: int) -> None:
+        """``rows`` took the server too long: ask for half as many from now on."""
+        self.size = max(SMALLEST, rows // 2)
 
     def is_last(self, page: Page, before: int, asked: int | None = None) -> bool:
         """Whether nothing comes after ``page``, which had ``before`` rows before it.
@@ -78,10 +85,12 @@ def each_page(
     columns: Sequence[str] | None = None,
     window: Window | None = None,
     xmin: bool = True,
+    estimate: int | None = None,
 ) -> Steps:
-    """Read all pages, one after the other, and hand each to ``take``, while the next is on its way.
+    """Read all pages and hand each to ``take``, in order, while others are on their way.
 
-    By key; or in the order of ``window``, and no more rows than it keeps.
+    By key, several at a time (``ranges.py``); or in the order of ``window``, one after the other, and
+    no more rows than it keeps.
     """
     order = reads.by_key() if window is None else window.order
     most = None if window is None else window.size
@@ -92,13 +101,18 @@ def each_page(
         asks = reads.with_xmin(paging.xmin and xmin)
         count = after is None and paging.count and paging.cap is None
         limit = paging.size if most is None else min(paging.size, most - got)
-        query = asks.page(order, after, columns=columns, count=count, limit=limit)
+        counted: Count = "estimated" if count else None
+        query = asks.page(order, after, columns=columns, count=counted, limit=limit)
         ask = [query] if came is None else Ahead(query, partial(take, came))
         came = None
         try:
             (read,) = yield ask
-        except ReadRefusedError:
-            if paging.xmin and columns is None:
+        except ReadRefusedError as refused:
+            if isinstance(refused.error, StatementTimeoutError):
+                if limit <= SMALLEST:
+                    raise
+                paging.smaller(limit)
+            elif paging.xmin and columns is None:
                 paging.xmin = False
             elif count:
                 paging.count = False
@@ -114,6 +128,22 @@ def each_page(
             take(read)
             if window is not None and window.limit is not None:
                 window.next_edge = None if last else after
+            return
+        if window is None and paging.cap is not None and paging.at_once > 1:
+            take(read)
+            total = read.page.count if read.page.count is not None else estimate
+            left = None if total is None else max(1, -(-(total - got) // paging.rows))
+            ranges = Ranges(
+                asks,
+                order,
+                read,
+                columns=columns,
+                limit=paging.rows,
+                most=paging.at_once,
+                pages_left=left,
+                take=take,
+            )
+            yield ranges.pool
             return
         came = read
 
@@ -270,7 +300,7 @@ def by_keys(reads: Reads, paging: Paging, keys: Sequence[Key], into: Comparison)
     left = list(dict.fromkeys(keys))
     while left:
         asks = reads.with_xmin(paging.xmin)
-        count = paging.cap is None
+        count: Count = "exact" if paging.cap is None else None
         some = list(islice(asks.rows(left, at_most=paging.rows, count=count), READS_AT_ONCE))
         answers = yield [query for query, _ in some]
         for (_, asked), read in zip(some, answers, strict=True):
@@ -313,10 +343,9 @@ def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> St
         return
     if window is not None:
         yield from each_page(reads, paging, into.whole, window=window)
-    elif by_version:
-        yield from each_page(reads, paging, into.versions, columns=())
     else:
-        yield from each_page(reads, paging, into.whole)
+        take, columns = (into.versions, ()) if by_version else (into.whole, None)
+        yield from each_page(reads, paging, take, columns=columns, estimate=len(replica.rows))
     into.absent()
     yield from by_keys(reads, paging, into.unknown, into)
 

@@ -16,7 +16,7 @@ from notebook_rt.store.order import OrderBy
 from notebook_rt.store.types import sortable
 from notebook_rt.sync.flows import Ask, ReadRefusedError
 from notebook_rt.sync.horizon import Read
-from notebook_rt.sync.queries import Reads
+from notebook_rt.sync.queries import Count, Reads
 from notebook_rt.sync.reading import READS_AT_ONCE, Comparison, Paging, Steps, by_digest, scan
 from notebook_rt.sync.replica import Replica
 from notebook_rt.sync.rows import Key, Row
@@ -157,7 +157,8 @@ class Reconciliation:
         got = 0
         while True:
             count = after is None and self.paging.count and self.paging.cap is None
-            (read,) = yield [asks.page(order, after, extra=[edge], count=count)]
+            counted: Count = "estimated" if count else None
+            (read,) = yield [asks.page(order, after, extra=[edge], count=counted)]
             began = read.page.server_time if began is None else began
             comparison.whole(read)
             last = self.paging.is_last(read.page, got)

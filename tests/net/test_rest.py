@@ -56,7 +56,7 @@ async def test_a_page_comes_with_its_count_and_the_servers_time(
     rest: RestClient, table: str
 ) -> None:
     page = await rest.fetch(
-        "public", table, Query((("select", "*"), ("order", "id"), ("limit", "2")), count=True)
+        "public", table, Query((("select", "*"), ("order", "id"), ("limit", "2")), count="exact")
     )
     assert page.rows == [{"id": 1, "name": "n1"}, {"id": 2, "name": "n2"}]
     assert page.count == 1500
@@ -64,7 +64,7 @@ async def test_a_page_comes_with_its_count_and_the_servers_time(
 
 
 async def test_only_the_count(rest: RestClient, table: str) -> None:
-    page = await rest.fetch("public", table, Query((("id", "gt.1000"),), count=True, head=True))
+    page = await rest.fetch("public", table, Query((("id", "gt.1000"),), count="exact", head=True))
     assert (list(page.rows), page.count) == ([], 500)
 
 

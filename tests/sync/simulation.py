@@ -92,6 +92,8 @@ class Server:
     max_rows: int = 1000
     passes_xmin: bool = True
     describes: bool = True
+    planner: float = 1.0
+    """How many times the rows that there are the planner expects."""
     moves_watermark: bool = True
     allowed: Callable[[dict[str, Any]], bool] = lambda row: True
     rows: dict[Key, dict[str, Any]] = field(default_factory=dict)
@@ -215,11 +217,14 @@ class Server:
             raise RefusedError("GET /t", 400, "42703", "column t.xmin does not exist")
         found = [row for row in self.rows.values() if self.allowed(row)]
         for name, text in query.params:
-            if name not in ("select", "order", "limit"):
+            if name not in ("select", "order", "limit", "offset"):
                 found = [row for row in found if self._test(name, text, row)]
         for term in reversed(params.get("order", "").split(",") if "order" in params else []):
             found = _sorted(found, term)
         count = len(found) if query.count else None
+        if query.count == "estimated" and len(found) > self.max_rows:
+            count = max(self.max_rows + 1, int(len(found) * self.planner))
+        found = found[int(params.get("offset", 0)) :]
         limit = min(int(params.get("limit", self.max_rows)), self.max_rows)
         page = [] if query.head else [self._project(row, names) for row in found[:limit]]
         return Page(page, count, 0.0)

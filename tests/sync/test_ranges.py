@@ -1,0 +1,233 @@
+"""Pages asked for several at a time are the pages of the table: each row once, in the key's order."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notebook_rt.errors import RateLimitedError, StatementTimeoutError
+from notebook_rt.sync.events import Effect, Fetch, Fetched, FetchFailed, Page
+from notebook_rt.sync.flows import Flows, ReadRefusedError
+from notebook_rt.sync.horizon import Horizon, Read
+from notebook_rt.sync.queries import Reads
+from notebook_rt.sync.ranges import AHEAD_PAGES, SMALLEST, from_number, number
+from notebook_rt.sync.reading import Paging, each_page
+from notebook_rt.sync.spec import TableSpec
+from tests.sync.simulation import Server
+
+
+@dataclass
+class Reading:
+    """One read of a whole table from a server that answers in any order."""
+
+    server: Server
+    size: int
+    at_once: int = 8
+    chance: random.Random = field(default_factory=random.Random)
+    fails: Callable[[Fetch], Exception | None] = lambda fetch: None
+    rows: list[Any] = field(default_factory=list)
+    requests: int = 0
+    most_at_once: int = 0
+    most_waiting: int = 0
+    error: Exception | None = None
+
+    def run(self) -> Reading:
+        """Read it all; each request is answered at a moment of its own."""
+        out: list[Fetch] = []
+
+        def emit(effect: Effect) -> None:
+            if isinstance(effect, Fetch):
+                out.append(effect)
+
+        horizon = Horizon()
+        flows = Flows(horizon, emit)
+        known = self.server.known
+        reads = Reads(TableSpec("t"), known, self.size)
+        self.received = 0
+
+        def take(read: Read) -> None:
+            self.rows += known.keys_of(read.page.rows)
+
+        def flow() -> Any:
+            try:
+                yield from each_page(reads, Paging(self.size, self.at_once), take)
+            except ReadRefusedError as refused:
+                self.error = refused.error
+
+        flows.start("load", flow(), 0.0)
+        while out or flows:
+            if not out:  # all wait to be tried again
+                assert flows.wake_at is not None, "it waits for nothing"
+                horizon.now = flows.wake_at
+                flows.tick(horizon.now)
+                continue
+            self.most_at_once = max(self.most_at_once, len(out))
+            fetch = out.pop(self.chance.randrange(len(out)))
+            self.requests += 1
+            horizon.now += 0.01
+            failure = self.fails(fetch)
+            if failure is not None:
+                wait = getattr(failure, "retry_after", None) or 1.0
+                flows.failed(FetchFailed(fetch.request, failure, wait), horizon.now)
+                continue
+            page: Page = self.server.select(fetch.query)
+            self.received += len(page.rows) if len(page.rows) > 1 or self.size == 1 else 0
+            self.most_waiting = max(self.most_waiting, self.received - len(self.rows))
+            flows.fetched(Fetched(fetch.request, page))
+        return self
+
+
+def table(types: dict[str, str], keys: Iterable[Any], max_rows: int = 1000, **more: Any) -> Server:
+    one = Server(types, tuple(types), max_rows=max_rows, **more)
+    for key in keys:
+        one.write(key, {})
+    return one
+
+
+INT8 = st.integers(-(2**63), 2**63 - 1)
+NEAR = st.integers(-300, 300)
+UUIDS = st.uuids().map(str)
+WORDS = st.text(st.characters(min_codepoint=97, max_codepoint=122), max_size=4)
+TABLES = {
+    "dense": ({"id": "int8"}, NEAR),
+    "anywhere": ({"id": "int8"}, INT8),
+    "in two places": ({"id": "int8"}, NEAR | INT8.filter(lambda n: n > 2**62)),
+    "uuid": ({"id": "uuid"}, UUIDS),
+    "text": ({"id": "text"}, WORDS),
+    "few of the first": ({"a": "int4", "b": "int8"}, st.tuples(st.integers(0, 2), NEAR)),
+    "many of the first": ({"a": "int8", "b": "text"}, st.tuples(NEAR, WORDS)),
+    "text first": ({"a": "text", "b": "int8"}, st.tuples(WORDS, NEAR)),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@given(data=st.data())
+def test_each_row_comes_once_and_in_order_whatever_the_keys(name: str, data: st.DataObject) -> None:
+    types, keys = TABLES[name]
+    some = data.draw(st.sets(keys, max_size=70))
+    size, at_once = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 9))
+    planner = data.draw(st.sampled_from([0.0, 0.3, 1.0, 5.0]))
+    one = table(types, some, max_rows=data.draw(st.integers(1, 12)), planner=planner)
+    read = Reading(one, size, at_once, random.Random(data.draw(st.integers(0, 99)))).run()
+    assert read.rows == sorted(some)  # type: ignore[type-var]  # of one kind in each table
+    assert read.most_at_once <= at_once
+
+
+@given(
+    keys=st.sets(NEAR, max_size=200),
+    seed=st.integers(0, 999),
+    share=st.sampled_from([0.1, 0.5]),
+    kind=st.sampled_from([StatementTimeoutError, RateLimitedError]),
+)
+def test_a_server_that_has_had_enough_is_asked_for_less_and_gives_all(
+    keys: set[int], seed: int, share: float, kind: type[Exception]
+) -> None:
+    """A statement over the time limit succeeds when it asks for fewer rows."""
+    chance = random.Random(seed)
+
+    def fails(fetch: Fetch) -> Exception | None:
+        limit = int(dict(fetch.query.params)["limit"])
+        if limit > SMALLEST and chance.random() < share:
+            return kind("GET t", 500) if kind is StatementTimeoutError else kind("GET t")
+        return None
+
+    read = Reading(table({"id": "int8"}, keys), 40, chance=chance, fails=fails).run()
+    assert read.error is None
+    assert read.rows == sorted(keys)
+
+
+def test_a_statement_that_takes_too_long_for_the_fewest_rows_is_an_error_not_an_endless_read() -> (
+    None
+):
+    def fails(fetch: Fetch) -> Exception | None:
+        return StatementTimeoutError("GET t", 500)
+
+    read = Reading(table({"id": "int8"}, range(100)), 40, fails=fails).run()
+    assert isinstance(read.error, StatementTimeoutError)
+    assert read.requests < 10
+
+
+def spread(kind: str, count: int) -> Sequence[Any]:
+    chance = random.Random(count)
+    match kind:
+        case "serial":
+            return range(1, count + 1)
+        case "a third deleted":
+            return chance.sample(range(count * 3 // 2), count)
+        case "uuid":
+            return [str(uuid.UUID(int=chance.getrandbits(128))) for _ in range(count)]
+        case "far apart":
+            return [n * n * n for n in range(count)]
+        case "text":
+            return [f"item-{n:06}" for n in range(count)]
+        case "one of the first":
+            return [(7, n) for n in range(count)]
+        case _:
+            return [(n % 60, n // 60) for n in range(count)]
+
+
+SHAPES: dict[str, tuple[dict[str, str], float]] = {
+    "serial": ({"id": "int8"}, 1.25),
+    "a third deleted": ({"id": "int8"}, 1.5),
+    "uuid": ({"id": "uuid"}, 1.5),
+    "far apart": ({"id": "int8"}, 2.0),
+    "text": ({"id": "text"}, 1.5),
+    "sixty of the first": ({"a": "int4", "b": "int8"}, 2.0),
+    "one of the first": ({"a": "int4", "b": "int8"}, 2.0),
+}
+"""Shapes of tables, and how many times the pages that there are may be asked for."""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_few_requests_are_wasted_and_most_are_under_way_together(shape: str) -> None:
+    types, factor = SHAPES[shape]
+    keys = spread(shape, 800)
+    one = table(types, keys, max_rows=10)
+    read = Reading(one, 10, 8, random.Random(1)).run()
+    assert read.rows == sorted(keys)
+    assert read.requests <= factor * 80 + 16
+    assert read.most_at_once == 8
+
+
+def test_one_page_that_does_not_come_holds_back_the_others() -> None:
+    """Its rows wait for it in memory; so the rest is not asked for meanwhile."""
+    first: list[int] = []
+
+    def fails(fetch: Fetch) -> Exception | None:
+        if dict(fetch.query.params).get("id", "").startswith("gt.25"):
+            first.append(fetch.request)
+            if len(first) < 3:
+                return ConnectionError("lost")
+        return None
+
+    one = table({"id": "int8"}, range(1, 5_001), max_rows=25)
+    read = Reading(one, 25, 8, random.Random(1), fails=fails).run()
+    assert read.rows == list(range(1, 5_001))
+    assert len(first) == 3
+    assert read.most_waiting <= (AHEAD_PAGES + 8) * 25
+
+
+@given(st.sampled_from(["int8", "uuid", "timestamptz", "timestamp", "date"]), st.data())
+def test_numbers_and_values_are_each_others_inverse_and_sort_alike(
+    pg_type: str, data: st.DataObject
+) -> None:
+    values: dict[str, st.SearchStrategy[Any]] = {
+        "int8": INT8,
+        "uuid": UUIDS,
+        "timestamptz": st.datetimes(timezones=st.timezones()),
+        "timestamp": st.datetimes(),
+        "date": st.dates(),
+    }
+    one, two = data.draw(values[pg_type]), data.draw(values[pg_type])
+    first, second = number(one), number(two)
+    assert first is not None
+    assert second is not None
+    assert from_number(pg_type, first) == one
+    assert (first < second) == (one < two)
