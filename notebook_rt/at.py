@@ -8,20 +8,21 @@ from collections.abc import Hashable
 from typing import Any
 
 from notebook_rt.editor import Editor
+from notebook_rt.shown import Shown
 
 
 class At:
     """``frame.at[key, column]``: one cell, read from the view and edited by assignment.
 
-    What is assigned after a read was made from what was read: in ``frame.at[7, "stock"] += 1`` a
-    change of somebody else's may come between the two, and is theirs. Reading raises KeyError where
-    there is no such row or column; assigning raises as ``edit`` does, and a cell that is no pair of key
-    and column a TypeError.
+    What is assigned is based on what the handle showed of the cell last, as in ``edit``: in
+    ``frame.at[7, "stock"] += 1`` a change of somebody else's may come between the two, and is theirs. A
+    function of the old value may be assigned. Reading raises KeyError where there is no such row or
+    column; assigning raises as ``edit`` does, and a cell that is no pair of key and column a TypeError.
     """
 
-    def __init__(self, editor: Editor) -> None:
+    def __init__(self, editor: Editor, shown: Shown) -> None:
         self._editor = editor
-        self._read: tuple[tuple[Hashable, str], Any] | None = None
+        self._shown = shown
 
     def __repr__(self) -> str:
         return f"<at of {self._editor.table}: at[key, column] reads, at[key, column] = value edits>"
@@ -31,14 +32,13 @@ class At:
         row = self._editor.row(key)
         if row is None:
             raise KeyError(key)
-        self._read = (cell, row[column])
-        return row[column]
+        value = row[column]
+        self._shown.cells(self._editor.key(key), {column: value})
+        return value
 
     def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
         key, column = self._parts(cell)
-        read, self._read = self._read, None
-        seen = {column: read[1]} if read is not None and read[0] == cell else None
-        self._editor.edit(key, {column: value}, seen)
+        self._editor.edit(key, {column: value}, self._shown)
 
     def _parts(self, cell: object) -> tuple[Hashable, str]:
         if isinstance(cell, tuple) and len(cell) == 2:
