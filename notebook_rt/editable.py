@@ -16,6 +16,7 @@ from notebook_rt.errors import ReadOnlyError
 from notebook_rt.net.callbacks import Mailbox
 from notebook_rt.net.feed import Feed
 from notebook_rt.outbox.view import conflicts_df, pending_df
+from notebook_rt.shown import Shown
 from notebook_rt.store.types import Column
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Editable:
 
     _feed: Feed
     _edits: Edits | None
+    _shown: Shown
     _removers: list[Callable[[], None]]
 
     if TYPE_CHECKING:  # LiveFrame's
@@ -75,23 +77,40 @@ class Editable:
         return self._edits is not None
 
     def edit(
-        self, key: Hashable, values: Mapping[str, Any] | None = None, /, **columns: Any
+        self,
+        key: Hashable,
+        values: Mapping[str, Any] | None = None,
+        /,
+        *,
+        base: Mapping[str, Any] | pd.Series[Any] | pd.DataFrame | None = None,
+        **columns: Any,
     ) -> None:
         """Change columns of a row: shown now, queued, written, merged.
+
+        What others changed meanwhile is told from what the values were made from: the row ``base``, else
+        what this handle last showed of each cell (by ``df``, ``get``, ``at``, ``to_arrow``, ``changes``, or
+        an edit of its own; each thread has its own last), else what is there now. A value equal to
+        that changes nothing. A value may also be a function of the old one, such as
+        ``lambda n: n - 1``: it is called once, in this thread, with the value of now.
 
         Parameters
         ----------
         key : hashable
             The row's key; a tuple for a composite key.
         values : dict, optional
-            Columns and what they become, for columns whose names are no Python names.
+            Columns and what they become, for columns whose names are no Python names, or are ``base``.
+        base : dict, Series or DataFrame, optional
+            The row that the values were made from, where it is not what was last shown: what ``get``
+            gave, ``df.loc[key]``, or a DataFrame of one row. It must have the columns that are edited.
         **columns
-            Columns and what they become.
+            Columns and what they become: values, or functions of the old value.
 
         Raises
         ------
         InvalidEditError
-            If there is no such row or column, or a value does not fit the column's type.
+            If there is no such row or column, a value does not fit the column's type, or ``base`` is
+            not the row; or if what was shown is not known any more, since more than 100,000 rows
+            have changed or were shown one by one: read the row again, or say ``base``.
         QueueError
             If it could not be put down in the queue's file; then it is not shown either.
         ReadOnlyError
@@ -103,8 +122,17 @@ class Editable:
         --------
         >>> positions.edit(7, notes="checked")  # doctest: +SKIP
         >>> positions.edit((7, "AAPL"), {"last price": 251.0})  # doctest: +SKIP
+        >>> positions.edit(7, stock=lambda n: n - 1)  # doctest: +SKIP
+        >>> row = positions.get(7)  # doctest: +SKIP
+        >>> positions.edit(7, tags=[*row["tags"], "mine"], base=row)  # doctest: +SKIP
         """
-        self._editor().edit(key, {**(values or {}), **columns})
+        self._editor().edit(key, {**(values or {}), **columns}, self._shown, base)
+
+    def _edit_shown(
+        self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]
+    ) -> None:
+        """Change columns of a row, from what a grid has ``shown`` of them; else from what is there."""
+        self._editor().edit(key, values, base=shown or None)
 
     def insert(self, values: Mapping[str, Any] | None = None, /, **columns: Any) -> Hashable:
         """Insert a row, and give its key.
@@ -149,7 +177,12 @@ class Editable:
         """
         self._editor().delete(key, after)
 
-    def edit_many(self, changes: pd.DataFrame | pd.Series[Any]) -> int:
+    def edit_many(
+        self,
+        changes: pd.DataFrame | pd.Series[Any],
+        *,
+        base: pd.DataFrame | pd.Series[Any] | None = None,
+    ) -> int:
         """Change many rows, all or none: index = key, columns = the columns to set.
 
         NaN, NaT and NA mean null, as in a DataFrame that was read from SQL.
@@ -158,6 +191,9 @@ class Editable:
         ----------
         changes : DataFrame or Series
             A Series is one column, named as it is.
+        base : DataFrame or Series, optional
+            What the changes were made from, where it is not what this handle last showed (see `edit`):
+            an earlier ``df``, say. It must have the rows and columns that are changed.
 
         Returns
         -------
@@ -170,11 +206,12 @@ class Editable:
             If it is neither a DataFrame nor a Series.
         InvalidEditError
             If a row or a column is not there, or is named twice, or a value does not fit; or if the key
-            is a column and the index has no name, as in a file that was just read: ``set_index`` it.
+            is a column and the index has no name, as in a file that was just read: ``set_index`` it; or
+            if ``base`` lacks what is changed, or what was shown is not known any more.
         QueueError, ReadOnlyError, NotebookRTError
             As `edit`.
         """
-        return self._editor().edit_many(changes)
+        return self._editor().edit_many(changes, self._shown, base)
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -184,13 +221,13 @@ class Editable:
         of it, and takes nothing but itself back if it raises. So are blocks of several tables:
         ``with orders.batch(), items.batch():`` keeps an order before the items that refer to it.
         """
-        with self._editor().batch():
+        with self._editor().batch(self._shown):
             yield
 
     @property
     def at(self) -> At:
         """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``; see `At`."""
-        return At(self._editor())
+        return At(self._editor(), self._shown)
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) of this table that has not left; False: there is none.
@@ -198,7 +235,7 @@ class Editable:
         In a ``batch`` block, the last edit of it.
         """
         editor = self._known()
-        return editor is not None and editor.undo()
+        return editor is not None and editor.undo(self._shown)
 
     @property
     def pending(self) -> pd.DataFrame:
@@ -268,7 +305,12 @@ class Editable:
         InvalidEditError
             If the value does not fit the column's type.
         """
-        self._editor().resolve(key, column, choice, value=value)
+        editor = self._editor()
+        editor.resolve(key, column, choice, value=value)
+        row = editor.row(key)
+        if row is not None:  # who decides knows what stands
+            shown = row if column is None else {column: row[column]}
+            self._shown.cells(editor.key(key), shown)
 
     def discard(self, key: Hashable) -> int:
         """Drop the pending edits of a row, refused ones too; the server's row is seen again.
@@ -284,7 +326,7 @@ class Editable:
             How many there were.
         """
         editor = self._known()
-        return 0 if editor is None else editor.discard(key)
+        return 0 if editor is None else editor.discard(key, self._shown)
 
     def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], Any]) -> Callable[[], None]:
         """Call ``fn(records)`` after each merge, with rows as ``conflicts`` has them, on a thread of

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from notebook_rt.based import NOW, Known, called, known_of, row_said, rows_said
 from notebook_rt.block import Block, in_order
 from notebook_rt.errors import ConflictError, InvalidEditError, QueueError
 from notebook_rt.laid import Laid
@@ -20,6 +21,7 @@ from notebook_rt.outbox.decisions import Record
 from notebook_rt.outbox.ops import Json, Op, changes_key
 from notebook_rt.outbox.rows import Put
 from notebook_rt.outbox.view import conflicts_df, pending_df
+from notebook_rt.store.types import equal
 from notebook_rt.sync.merge import Edit
 from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.rows import Key, Row, RowChange
@@ -40,25 +42,43 @@ class Editor(Laid):
     # --- editing ---------------------------------------------------------------------------------
 
     def edit(
-        self, key: Hashable, values: Mapping[str, Any], seen: Mapping[str, Any] | None = None
+        self,
+        key: Hashable,
+        values: Mapping[str, Any],
+        known: Known = NOW,
+        base: object = None,
     ) -> None:
         """Change columns of a row. What does not change anything is not queued.
 
-        ``seen`` are the values that the new ones were made from, where they are not those of now.
+        A value may be a function of the old one: it is called here, without the lock, and the value
+        that it was given is its base. The other values are based on the row ``base``, else on what is
+        ``known``, else on what is there now.
 
         Raises
         ------
         InvalidEditError
-            If there is no such row or column, or a value is none of the column's type.
+            If there is no such row or column, a value is none of the column's type, or ``base`` is
+            not the row.
         QueueError
             If it could not be committed; the view then does not show it.
         """
         with self._editing.lock:
-            key = self._need()[1].key(key)
+            composer = self._need()[1]
+            key = composer.key(key)
             there = self._there(key)
-            op = self._edit(key, {**there, **seen} if seen else there, values)
+        plain = [column for column, value in values.items() if not callable(value)]
+        values, old = called(composer, there, values)
+        with self._editing.lock:
+            composer = self._need()[1]
+            there = self._there(key)
+            if base is not None:
+                cells = row_said(composer, key, base, plain)
+            else:
+                cells = known_of(composer, known, [key], plain)[key]
+            op = self._edit(key, there, values, {**cells, **old})
             if op is not None:
                 self._put([op], [there])
+                self._tell_written([op], known)
 
     def drawn(self, values: Mapping[str, Any]) -> list[str]:
         """The key's columns that a new row of these values lacks, and that a sequence may give."""
@@ -102,10 +122,16 @@ class Editor(Laid):
             row = self._there(key)
             self._put([composer.delete(key, row, after)], [row])
 
-    def edit_many(self, changes: pd.DataFrame | pd.Series[Any]) -> int:
+    def edit_many(
+        self,
+        changes: pd.DataFrame | pd.Series[Any],
+        known: Known = NOW,
+        base: pd.DataFrame | pd.Series[Any] | None = None,
+    ) -> int:
         """Change many rows at once, all or none: index = key, columns = the columns to set.
 
         NaN, NaT and NA mean null, as in a DataFrame that was read from SQL. A Series is one column.
+        They are based on the rows of ``base``, as in `edit`.
 
         Returns
         -------
@@ -141,19 +167,25 @@ class Editor(Laid):
                     raise composer.invalid(f"the row {key!r} is there twice: which is it to be?")
                 wanted[key] = cells
             there = self._all_there(wanted)
+            names = list(changes.columns)
+            if base is not None:
+                cells_of = rows_said(composer, wanted, base, names)
+            else:
+                cells_of = known_of(composer, known, wanted, names)
             ops, rows = [], []
             for key, cells in wanted.items():
                 values = [None if is_scalar(cell) and isna(cell) else cell for cell in cells]
                 named = dict(zip(changes.columns, values, strict=True))
-                op = self._edit(key, there[key], named)
+                op = self._edit(key, there[key], named, cells_of[key])
                 if op is not None:
                     ops.append(op)
                     rows.append(there[key])
             self._put(ops, rows)
+            self._tell_written(ops, known)
             return len(ops)
 
     @contextlib.contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self, known: Known = NOW) -> Iterator[None]:
         """Commit and show what is edited in the block as one, at its end; nothing if it raises.
 
         Only what this thread edits. The lock is not held meanwhile: the block may take its time,
@@ -166,7 +198,7 @@ class Editor(Laid):
         try:
             yield
         except BaseException:
-            block.take_back(before)
+            self._take_back(block, before, known)
             if outermost:
                 blocks.open = {}
             raise
@@ -174,14 +206,14 @@ class Editor(Laid):
             done, blocks.open = blocks.open, {}
             self._commit_blocks(done)
 
-    def undo(self) -> bool:
+    def undo(self, known: Known = NOW) -> bool:
         """Take back the last edit (or batch) of the table made in this session that has not left;
         in a batch, the last one of it. False: there is none.
         """
         batch = self._batch
         if batch is not None:
             there = len(batch)
-            batch.take_back(max(0, there - 1))
+            self._take_back(batch, max(0, there - 1), known)
             return there > 0
         with self._editing.lock:
             while self._undo:
@@ -189,11 +221,15 @@ class Editor(Laid):
                 self._undo.pop()
                 for put in undone:
                     self._replace_shown(put)
+                    if put.op is not None and put.op.kind == "update":
+                        before = {} if put.before is None else put.before.values
+                        op = replace(put.op, base={**put.op.base, **before})
+                        self._tell_taken_back([self._need()[1].edit(op)], known)
                 if undone:
                     return True
             return False
 
-    def discard(self, key: Hashable) -> int:
+    def discard(self, key: Hashable, known: Known = NOW) -> int:
         """Drop the pending edits of a row, whatever their state; how many operations it were."""
         with self._editing.lock:
             overlay, composer = self._need()
@@ -204,6 +240,7 @@ class Editor(Laid):
             dropped = [op for op_id in ids for op in self._outbox.discard(op_id)]
             self._undo.clear()
             self._tell_all(lambda o: o.discard([op.id for op in dropped], want_changes=True))
+            self._tell_taken_back(list(map(composer.edit, dropped)), known)
             return len(dropped)
 
     def resolve(
@@ -263,6 +300,11 @@ class Editor(Laid):
         with self._editing.lock:
             return self._seen(self._need()[1].key(key))
 
+    def key(self, key: Hashable) -> Key:
+        """A user's key, typed."""
+        with self._editing.lock:
+            return self._need()[1].key(key)
+
     def open_conflicts(self) -> list[Record]:
         """The conflicts that ask."""
         return self._outbox.conflicts(self.schema_name, self.table, only_open=True)
@@ -304,9 +346,9 @@ class Editor(Laid):
 
     # --- inside: making operations ---------------------------------------------------------------
 
-    def _edit(self, key: Key, row: Row, values: Mapping[str, Any]) -> Op | None:
+    def _edit(self, key: Key, there: Row, values: Mapping[str, Any], known: Row) -> Op | None:
         overlay, composer = self._need()
-        op = composer.update(key, row, values)
+        op = composer.update(key, {**there, **self._based(key, there, known)}, values)
         if op is None:
             return None
         if changes_key(op):
@@ -318,6 +360,44 @@ class Editor(Laid):
             # The row had another key when the queue got its first edit.
             op = replace(op, lane=earlier[-1].lane)
         return op
+
+    def _based(self, key: Key, there: Row, known: Row) -> Row:
+        """What an edit is based on of what is ``known``.
+
+        What a cell holds now may be an edit of this queue that whoever edits has not seen (made in a
+        grid, or through another handle). The later of two edits stands, and neither is a conflict;
+        but sums and unions count each from what it was made from.
+        """
+        other = {c for c, value in known.items() if not equal(value, there.get(c))}
+        other -= {c for c in other if self.strategies.of(c) in ("delta", "union")}
+        if not other:
+            return known
+        mine: dict[str, Any] = {}
+        batch = self._batch
+        edits = [*self._need()[0].edits_of(key), *([] if batch is None else batch.edits)]
+        for edit in edits:
+            if edit.kind != "delete" and self._need()[0].new_key(edit) == key:
+                mine.update(edit.values)
+        return {
+            c: there[c] if c in other and c in mine and equal(mine[c], there.get(c)) else value
+            for c, value in known.items()
+        }
+
+    def _tell_written(self, ops: Sequence[Op], known: Known) -> None:
+        overlay, composer = self._need()
+        for edit in map(composer.edit, ops):
+            known.wrote(edit.key, overlay.new_key(edit), edit.values)
+
+    def _tell_taken_back(self, edits: Sequence[Edit], known: Known) -> None:
+        for edit in reversed(edits):
+            if edit.kind == "update":
+                known.took_back(self._need()[0].new_key(edit), edit.values, edit.base)
+
+    def _take_back(self, block: Block, to: int, known: Known) -> None:
+        """Undo the steps of a block after the first ``to``."""
+        before = list(block.edits)
+        block.take_back(to)
+        self._tell_taken_back(before[len(block.edits) :], known)
 
     def _there(self, key: Key) -> Row:
         return self._all_there([key])[key]

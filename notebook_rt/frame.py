@@ -12,6 +12,7 @@ import concurrent.futures
 import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from notebook_rt.editable import Editable, Edits
@@ -22,12 +23,15 @@ from notebook_rt.net.callbacks import Mailbox, discard
 from notebook_rt.net.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.net.feed import Feed
 from notebook_rt.progress import Bar
+from notebook_rt.shown import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars
     import pyarrow as pa
 
+    from notebook_rt.store.order import Ordered
+    from notebook_rt.store.table import Table
     from notebook_rt.store.types import Schema
     from notebook_rt.sync.events import Status  # here for jedi's sake: see session.py
     from notebook_rt.widgets.chart import ChartWidget, Kind
@@ -56,6 +60,8 @@ class LiveFrame(Editable):
         self._release = release
         self._debounce = debounce
         self._session = session  # a session lives as long as one of its frames
+        self._shown = Shown()
+        """What this handle has shown: what edits through it are made from."""
         self._removers: list[Callable[[], None]] = []
         self._iterations: weakref.WeakSet[Changes] = weakref.WeakSet()
         self._closed = False
@@ -203,7 +209,7 @@ class LiveFrame(Editable):
         NotebookRTError
             By name, if the table cannot be had (not published, no key, wrong key, ...).
         """
-        return self._read(self._feed.snapshot)
+        return self._show(lambda shown: shown.snapshot())
 
     def to_arrow(self) -> pa.Table:
         """The current snapshot as a ``pyarrow.Table``, key columns included; raises as `df` does.
@@ -211,7 +217,7 @@ class LiveFrame(Editable):
         Numbers, moments and text share the table's memory, unless it is in an ``order``. json becomes
         its text, and so do arrays that Arrow has no list type for.
         """
-        return self._read(self._feed.arrow)
+        return self._show(lambda shown: shown.to_arrow())
 
     def to_polars(self) -> polars.DataFrame:
         """The current snapshot as a ``polars.DataFrame``, as `to_arrow`; polars must be installed.
@@ -228,6 +234,13 @@ class LiveFrame(Editable):
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Arrow's stream interface, as `to_arrow`: polars, DuckDB and pyarrow read a live frame."""
         return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def _show(self, read: Callable[[Table | Ordered], T]) -> T:
+        """What ``read`` makes of the table; from now on edits are made from it."""
+        value, mark = self._read(lambda: self._feed.shown(read))
+        if self.editable:
+            self._shown.whole(mark)
+        return value
 
     def _read(self, snapshot: Callable[[], T | None]) -> T:
         """What ``snapshot`` gives, once there is something; an error of the table is raised."""
@@ -265,7 +278,7 @@ class LiveFrame(Editable):
         return self._feed.synced_at
 
     def __len__(self) -> int:
-        return len(self.df)
+        return len(self._read(self._feed.snapshot))
 
     def get(self, key: Hashable) -> dict[str, Any] | None:
         """The row of ``key``, by column, or None; cheaper than ``df.loc``.
@@ -277,7 +290,10 @@ class LiveFrame(Editable):
         key : hashable
             As the index of ``df`` has it; a tuple for a composite key.
         """
-        return self._feed.get(key)
+        row = self._feed.get(key)
+        if row is not None and self.editable:
+            self._shown.row(key, row)
+        return row
 
     # Waiting
 
@@ -355,7 +371,15 @@ class LiveFrame(Editable):
         callable
             Call it to unsubscribe.
         """
-        return self._listen(fn, fn)
+        if not self.editable or not callable(fn):
+            return self._listen(fn, fn)
+
+        def show(batch: ChangeBatch) -> Any:
+            self._shown.changes(batch)
+            return fn(batch)
+
+        # Logged under its own name if it raises.
+        return self._listen(update_wrapper(show, fn, ("__qualname__",), ()), fn)
 
     def _listen(
         self,
@@ -401,7 +425,7 @@ class LiveFrame(Editable):
         """
         self._check()
         self._feed.look()
-        changes = Changes(self._feed, timeout)
+        changes = Changes(self._feed, timeout, self._shown.changes if self.editable else None)
         self._iterations.add(changes)
         return changes
 

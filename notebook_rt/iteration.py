@@ -23,8 +23,15 @@ from notebook_rt.sync.events import Status
 class Changes:
     """Batches of changes as an iterator, sync and async; made by ``LiveFrame.changes``."""
 
-    def __init__(self, feed: Feed, timeout: float | None) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        timeout: float | None,
+        taken: Callable[[ChangeBatch], object] | None = None,
+    ) -> None:
         self._feed = feed
+        self._taken = taken
+        """Told of each batch that is given out, in the thread that takes it."""
         self._timeout = timeout
         self._batches: deque[ChangeBatch] = deque(maxlen=feed.options.buffer_size)
         self._ready = threading.Condition()
@@ -76,8 +83,9 @@ class Changes:
     def __next__(self) -> ChangeBatch:
         with self._ready:
             self._ready.wait_for(lambda: self._batches or self._over, self._timeout)
-            if self._batches:
-                return self._batches.popleft()
+            batch = self._batches.popleft() if self._batches else None
+        if batch is not None:
+            return self._give(batch)
         self.close()
         raise StopIteration
 
@@ -98,10 +106,16 @@ class Changes:
             with self._ready:
                 self._wake = None
         with self._ready:
-            if self._batches:
-                return self._batches.popleft()
+            batch = self._batches.popleft() if self._batches else None
+        if batch is not None:
+            return self._give(batch)
         self.close()
         raise StopAsyncIteration
+
+    def _give(self, batch: ChangeBatch) -> ChangeBatch:
+        if self._taken is not None:
+            self._taken(batch)
+        return batch
 
     def close(self) -> None:
         """Stop listening; whoever waits for the next batch gets those that are here, and no more."""

@@ -600,6 +600,36 @@ def test_a_change_that_comes_between_reading_a_cell_and_setting_it_is_kept(
     until(lambda: stored(stack, table, "quantity", A) == start + 101)
 
 
+def test_three_who_get_and_edit_in_a_tight_loop_lose_no_item_of_one_another(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    merge: dict[str, Strategy] = {"quantity": "delta", "tags": "union"}
+    sessions = {name: open_session(name) for name in ("ann", "bob", "cyd")}
+    frames = {n: rt.table(table, merge=merge).wait(10) for n, rt in sessions.items()}
+    rounds = 60
+
+    def write(name: str, frame: nrt.LiveFrame) -> None:
+        for number in range(rounds):
+            row = frame.get(A)
+            assert row is not None
+            tags, item = row["tags"], f"{name} {number}"
+            frame.edit(A, tags=[*tags, item], quantity=row["quantity"] + 1)
+
+    writers = [threading.Thread(target=write, args=one) for one in frames.items()]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    for rt in sessions.values():
+        rt.queue.flush(60)
+    wanted = {"fruit", *(f"{name} {number}" for name in frames for number in range(rounds))}
+    tags = stored(stack, table, "tags")
+    assert len(tags) == len(wanted)
+    assert set(tags) == wanted
+    assert stored(stack, table, "quantity") == 10 + 3 * rounds
+    assert not any(frame.conflicts["open"].any() for frame in frames.values())
+
+
 def test_no_update_is_lost_between_edits_sql_and_a_breaking_socket(
     stack: LocalStack, table: str, proxy: Proxy, open_session: Callable[..., nrt.Session]
 ) -> None:

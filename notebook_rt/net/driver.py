@@ -28,13 +28,16 @@ from notebook_rt.errors import (
     ServerError,
 )
 from notebook_rt.net.buffer import Buffer
-from notebook_rt.net.feed import Feed
+from notebook_rt.net.feed import Feed, T
 from notebook_rt.net.loop import Coalesced
 from notebook_rt.net.reader import Reader
 from notebook_rt.net.registry import Place
 from notebook_rt.net.services import Services
 from notebook_rt.net.topic import SocketChannel
 from notebook_rt.store.journal import JournalledTable
+from notebook_rt.store.marks import Mark
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
 from notebook_rt.store.types import Backend, Schema
 from notebook_rt.sync.events import (
     AuditNow,
@@ -353,6 +356,10 @@ class TableDriver(Feed):
     def arrow(self) -> pa.Table | None:
         with self._read_lock():
             return super().arrow()
+
+    def shown(self, read: Callable[[Table | Ordered], T]) -> tuple[T, Mark] | None:
+        with self._read_lock():
+            return super().shown(read)
 
     def _read_lock(self) -> AbstractContextManager[object]:
         """What a reader holds: with nothing laid over and no order, the table's own lock is enough."""

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -23,12 +23,15 @@ from notebook_rt.net.callbacks import Subscribers
 from notebook_rt.net.changes import ChangeBatch
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.options import Options
+from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Schema
 from notebook_rt.sync.events import Progress, Status
 from notebook_rt.sync.health import Metrics
 from notebook_rt.sync.rows import RowChange, at_most
+
+T = TypeVar("T")
 
 PATIENCE = 4.0
 """Seconds that a waiting user is kept when nobody answers at the URL, before that is said."""
@@ -92,6 +95,16 @@ class Feed:
         """What ``snapshot`` shows as Arrow's table, key columns included; None before the first data."""
         shown: Table | Ordered | None = self.ordered or self.table
         return None if shown is None else shown.to_arrow()
+
+    def shown(self, read: Callable[[Table | Ordered], T]) -> tuple[T, Mark] | None:
+        """What ``read`` makes of what is shown now, and what stands for those rows; None before the
+        first data.
+        """
+        table, shown = self.table, self.ordered or self.table
+        if table is None or shown is None:
+            return None
+        with table.lock:
+            return read(shown), table.mark()
 
     def missing(self, seconds: float) -> str:
         """What to tell somebody who has waited so long for the first data."""

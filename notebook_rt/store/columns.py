@@ -89,6 +89,10 @@ class ColumnStore(ABC):
     def nbytes(self) -> int:
         """Bytes of memory in use."""
 
+    def pick(self, places: Positions) -> ColumnStore:
+        """A column of its own of the values at ``places``."""
+        return column_of(self.values(places), self.pg_type, self.backend, self.numeric)
+
     def everything(self) -> list[Any]:
         """Every typed value."""
         return self.values(np.arange(len(self)))
@@ -175,6 +179,11 @@ class FixedColumn(ColumnStore):
         if self._mask is not None and self._mask.peek().item(place):
             return None
         return self._data.peek().item(place)
+
+    def pick(self, places: Positions) -> ColumnStore:
+        mask = None if self._mask is None else self._mask.peek()[places]
+        data = self._data.peek()[places]
+        return FixedColumn(data, mask, self.pg_type, self.backend, self.numeric)
 
     def differs(self, places: Positions, values: Sequence[Any]) -> NDArray[np.bool_]:
         encoded = encode(values, self.kind)

@@ -13,6 +13,7 @@ any thread reads; the lock is held for a batch or for a step, never for a whole 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
@@ -30,6 +31,7 @@ from notebook_rt.store.export import arrow_table
 from notebook_rt.store.frozen import freeze
 from notebook_rt.store.keys import Keys
 from notebook_rt.store.load import TableLoad
+from notebook_rt.store.marks import Kept, Mark
 from notebook_rt.store.order import OrderBy, Ordered
 from notebook_rt.store.text import TextColumn
 from notebook_rt.store.types import Backend, Column, Schema, equal, kind
@@ -93,6 +95,12 @@ class Table:
 
         self._index: pd.Index | None = None
         self._snapshot: pd.DataFrame | None = None
+        self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
+        """Who wants to know what rows were before a step."""
+
+        self._mark: weakref.ref[Mark] | None = None
+        """The mark of the columns as they are, if there is one."""
+
         self._know(schema)
         for column in schema.columns:
             self._columns[column.name] = self._store([], column)
@@ -130,6 +138,38 @@ class Table:
         """The whole rows of many keys at once, typed; None where there is none."""
         with self.lock:
             return self._rows(keys)
+
+    def mark(self) -> Mark:
+        """What stands for the rows as they are now; hold the lock to read the same rows."""
+        with self.lock:
+            self._take_step()
+            mark = None if self._mark is None else self._mark()
+            if mark is None:
+                mark = Mark(self)
+                self._mark = weakref.ref(mark)
+                self._marks.add(mark)
+            return mark
+
+    def stored(self, keys: Collection[Key]) -> dict[Key, dict[str, Any]]:
+        """The rows of ``keys`` as the columns have them, where there are: a mark asks for those that
+        no step has changed.
+        """
+        with self.lock:
+            numbers = self._keys.numbers(keys)
+            if any(numbers.get(key, self._born) >= self._born for key in keys):
+                # It may be one that was deleted, or take the place of one: a step tells the marks.
+                self._take_step()
+                numbers = self._keys.numbers(keys)
+            places = self._places(list(numbers.values()))
+            if len(places) == 1:  # no arrays for one row
+                [key], place = numbers, int(places[0])
+                return {key: {name: one.value(place) for name, one in self._columns.items()}}
+            columns = [column.values(places) for column in self._columns.values()]
+            rows = zip(*columns, strict=True)
+            return {
+                key: dict(zip(self._columns, row, strict=True))
+                for key, row in zip(numbers, rows, strict=True)
+            }
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
         """Apply ``ops`` in order, as one change; return what changed if asked."""
@@ -262,6 +302,7 @@ class Table:
     def _adopt(self, other: Table) -> None:
         """Become ``other``, which nobody has seen yet."""
         self._before_step()
+        self._leave_to_marks()
         self._columns, self._keys, self._dead = other._columns, other._keys, other._dead
         self._born, self._next = other._born, other._next
         self._changed, self._fresh, self._gone = other._changed, other._fresh, other._gone
@@ -392,7 +433,38 @@ class Table:
         with uninterrupted():
             self._before_step()
             if self._changed or self._fresh or self._gone:
+                self._tell_marks()
                 self._step()
+
+    def _tell_marks(self) -> None:
+        """Hand the marks the rows that the step will change, as they are."""
+        self._mark = None
+        marks = list(self._marks)
+        if not marks:
+            return
+        places = self._places(np.sort(np.array([*self._changed, *self._gone], "int64")))
+        columns = {name: column.pick(places) for name, column in self._columns.items()}
+        came = [self.schema.key_of(row) for row in self._fresh.values()]
+        kept = Kept(self.schema, columns, came)
+        for mark in marks:
+            mark.add(kept)
+            if mark.lost:
+                self._marks.discard(mark)
+
+    def _leave_to_marks(self) -> None:
+        """Leave the rows to the marks: others take their place."""
+        self._mark = None
+        marks, self._marks = list(self._marks), weakref.WeakSet()
+        if not marks:
+            return
+        old = Table(self.schema, self.dtype_backend)
+        old._columns, old._keys, old._dead = self._columns, self._keys, self._dead
+        old._born, old._next = self._born, self._next
+        old._changed, old._fresh, old._gone = self._changed, self._fresh, self._gone
+        old._stillborn = self._stillborn
+        for mark in marks:
+            mark.table = old
+            old._marks.add(mark)
 
     def _step(self) -> None:
         numbers = np.sort(np.array(self._gone, "int64"))

@@ -94,11 +94,12 @@ class FrameOf:
         return self._frame.editable and self.status != "closed"
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
-        return listen(self._frame.on_change, fn)
+        # To look again is not to be shown a batch: what code edits is not made from it.
+        return listen(lambda call: self._frame._listen(call, call), fn)
 
-    def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
+    def edit(self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
         self._marks = (-1.0, {})
-        self._frame.edit(key, values)
+        self._frame._edit_shown(key, values, shown)
 
     def insert(self, values: Mapping[str, Any]) -> Hashable:
         self._marks = (-1.0, {})
@@ -199,7 +200,7 @@ class MappedOf:
         # At once, too: nobody listened while nobody looked.
         return listen(partial(self._mapped.on_change, at_once=True), fn)
 
-    def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
+    def edit(self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
         raise ReadOnlyError(self.name)
 
     def insert(self, values: Mapping[str, Any]) -> Hashable:

@@ -8,11 +8,12 @@ export function editing(view) {
   let panel = null;
   let word = null;
 
-  function send(row, c, value) {
+  // `was` is the text that the editor began with: what the edit is based on.
+  function send(row, c, value, was) {
     const mark = { kind: "sending", text: value === null ? "null" : value };
     (row.m ??= new Map()).set(c, mark);
     view.grid.updateCell(row.at, c);
-    view.say({ t: "edit", rid: row.rid, c, value });
+    view.say({ t: "edit", rid: row.rid, c, value, was });
     setTimeout(() => {
       const now = view.rows.named.get(row.rid);
       if (now?.m?.get(c) !== mark) return;

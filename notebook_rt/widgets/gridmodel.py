@@ -346,7 +346,8 @@ class GridModel:
     def _on_edit(self, view: _View, content: Mapping[str, Any]) -> None:
         cell = self._cell(content)
         if cell is not None:
-            self._writes.edit(*cell, content.get("value"), self._answer(view, content))
+            answer, was = self._answer(view, content), content.get("was", ...)
+            self._writes.edit(*cell, content.get("value"), answer, was)
 
     def _on_insert(self, view: _View, content: Mapping[str, Any]) -> None:
         shown = self._shown()

@@ -69,7 +69,7 @@ export default function gridView(body, say, lib) {
       {
         rowHeight: ROW, enableColumnReorder: false, editable: true, autoEdit: false, enableCellNavigation: true,
         multiColumnSort: true, tristateMultiColumnSort: true, editorLock: new lib.SlickEditorLock(), frozenColumn: keys > 0 && keys < 3 ? keys - 1 : -1,
-        editCommandHandler: (item, { field }, { serializedValue }) => (item.texts ? draft.set(field, serializedValue) : edits.send(item, field, serializedValue)),
+        editCommandHandler: (item, { field }, { serializedValue, editor }) => (item.texts ? draft.set(field, serializedValue) : edits.send(item, field, serializedValue, editor.start)),
         enableHtmlRendering: false, enableTextSelectionOnCells: false, emulatePagingWhenScrolling: false,
         shadowRoot: shadow instanceof ShadowRoot ? shadow : undefined, minRowBuffer: 6,
       },

@@ -8,7 +8,9 @@ its type, or that a new row lacks one, is said here; the rest is the source's to
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
 
 from notebook_rt.errors import InvalidEditError
@@ -73,14 +75,24 @@ class GridWrites:
             return not column.filled
         return not column.nullable and not column.filled
 
-    def edit(self, key: Hashable, column: Column, text: object, answer: Answer) -> None:
-        """Write what was typed into one cell; None for null."""
+    def edit(
+        self, key: Hashable, column: Column, text: object, answer: Answer, was: object = ...
+    ) -> None:
+        """Write what was typed into one cell; None for null.
+
+        ``was`` is the text that the editor began with, which is what the cell showed then: the edit is
+        based on that, whatever has come since. Without it, on what is there now.
+        """
         try:
             values = {column.name: self._parsed(column, None if text is None else str(text))}
         except ValueError as error:
             answer("refused", why=cut(error))
             return
-        self._write({key: values}, answer)
+        shown = {}
+        if was is not ...:
+            with contextlib.suppress(ValueError):  # a text that is no value says nothing
+                shown = {column.name: parse_typed(column, None if was is None else str(was))}
+        self._write({key: values}, answer, shown={key: shown})
 
     def insert(
         self, columns: Sequence[Column], texts: Mapping[str, object], answer: Answer
@@ -186,12 +198,18 @@ class GridWrites:
             raise ValueError(f"{column.name} cannot be edited")
         return parse_typed(column, text)
 
-    def _write(self, edits: dict[Hashable, dict[str, Any]], answer: Answer, said: str = "") -> None:
+    def _write(
+        self,
+        edits: dict[Hashable, dict[str, Any]],
+        answer: Answer,
+        said: str = "",
+        shown: Mapping[Hashable, Mapping[str, Any]] = MappingProxyType({}),
+    ) -> None:
         def write() -> None:
             try:
                 with self._source.batch():
                     for key, values in edits.items():
-                        self._source.edit(key, values)
+                        self._source.edit(key, values, shown.get(key, {}))
             except Exception as error:
                 _refuse(error, answer)
             else:

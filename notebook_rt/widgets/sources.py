@@ -158,7 +158,8 @@ class FrameSource(Protocol):
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe: ...
 
-    def edit(self, key: Hashable, values: Mapping[str, Any]) -> object: ...
+    def edit(self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]) -> object:
+        """Change cells of a row; ``shown`` is what those showed that were typed into, where it is known."""
 
     def insert(self, values: Mapping[str, Any]) -> Hashable:
         """Insert a row, and give its key."""

@@ -125,6 +125,8 @@ class MemoryFrame(Told):
         self.note = ""
         self.editable = True
         self.edits: list[tuple[Hashable, dict[str, Any]]] = []
+        self.bases: list[dict[str, Any]] = []
+        """What the cells showed, of each edit."""
         self.left = df.iloc[:0]
         self.doubts = 0
         self.before: list[pd.DataFrame] = []
@@ -143,8 +145,9 @@ class MemoryFrame(Told):
                 self.doubt()
                 raise InvalidEditError(f'table "{self.name}": {refusal}', refusal, column.name)
 
-    def edit(self, key: Hashable, values: Mapping[str, Any]) -> None:
+    def edit(self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
         self._check(values)
+        self.bases.append(dict(shown))
         self.edits.append((key, dict(values)))
         self.before.append(self.df)
         df = self.df.copy()

@@ -202,7 +202,16 @@ def test_an_edit_is_parsed_and_given_to_the_frame():
     bench.source.edit = lambda *args: seen.append(args)  # type: ignore[method-assign]
     rid = rids(bench.whole)[4]
     bench.say(t="edit", rid=rid, c=1, value="12.5")
-    assert seen == [(5, {"price": 12.5})]
+    assert seen == [(5, {"price": 12.5}, {})]
+
+
+def test_an_edit_is_based_on_what_the_editor_began_with_and_not_on_what_came_since():
+    bench = Bench(table(10))
+    rid = rids(bench.whole)[4]
+    bench.say(t="edit", rid=rid, c=1, value="12.5", was="4.0")
+    bench.say(t="edit", rid=rid, c=1, value="13", was=None)
+    bench.say(t="edit", rid=rid, c=1, value="14", was="cut off by an old browser")
+    assert bench.source.bases == [{"price": 4.0}, {"price": None}, {}]
 
 
 def test_what_cannot_be_is_refused_before_it_is_queued():
@@ -380,7 +389,7 @@ def test_a_composite_key():
     edits: list[Any] = []
     source.edit = lambda *args: edits.append(args)  # type: ignore[method-assign]
     model.heard("v", {"t": "edit", "rid": rid, "c": 2, "value": "5"})
-    assert edits == [((2, "tue"), {"price": 5.0})]
+    assert edits == [((2, "tue"), {"price": 5.0}, {})]
     model.heard("v", {"t": "window", "first": 0, "last": 4, "anchor": [rid, 1]})
     source.set(df.iloc[1:])
     (message,) = model.update()
