@@ -112,6 +112,7 @@ def each_page(
                 if limit <= SMALLEST:
                     raise
                 paging.smaller(limit)
+                paging.count = False  # to count reads rows, too
             elif paging.xmin and columns is None:
                 paging.xmin = False
             elif count:

@@ -1,0 +1,123 @@
+"""A first load keeps several requests under way, whatever the key, and bears with the server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pandas as pd
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt.local import LocalStack, StackOptions, start
+from tests.link import Link
+
+ROWS = 12_000
+KEYS = {
+    "id": ("id bigint primary key, body text", "select n, 'row ' || n"),
+    "sku": ("sku text primary key, body text", "select md5(n::text), 'row ' || n"),
+    "sensor, at": (
+        "sensor int, at timestamptz, body text, primary key (sensor, at)",
+        "select n % 60, timestamptz '2026-01-01Z' + n * interval '1 s', 'row ' || n",
+    ),
+    "tenant, id": (
+        "tenant uuid, id bigint, body text, primary key (tenant, id)",
+        "select '00000000-0000-4000-8000-000000000007', n, 'row ' || n",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=KEYS)
+def key(request: pytest.FixtureRequest, stack: LocalStack) -> Iterator[str]:
+    """A table of that key, named ``loaded``."""
+    columns, rows = KEYS[request.param]
+    stack.sql(f"create table loaded ({columns})")
+    stack.sql(f"insert into loaded {rows} from generate_series(1, {ROWS}) n")
+    stack.sql("grant select on loaded to anon; analyze loaded")
+    stack.sql("alter publication supabase_realtime add table loaded")
+    yield request.param
+    stack.sql("drop table loaded")
+
+
+def test_a_far_table_is_whole_in_the_keys_order_and_soon(stack: LocalStack, key: str) -> None:
+    """One page after the other would take 12 round trips; eight at a time, some 3 or 4."""
+    round_trip = 0.25
+    with Link(stack.url, round_trip) as link, nrt.connect(link.url, stack.anon_key) as rt:
+        rt.channel("warm").wait(20)  # what a connection costs is not what is looked at
+        began = time.perf_counter()
+        frame = rt.table("loaded").wait(60)
+        trips = (time.perf_counter() - began) / round_trip
+        df = frame.df.reset_index()
+    order = ", ".join(
+        f'"{name}" collate "C"' if name == "sku" else name for name in key.split(", ")
+    )
+    there = stack.sql(f"select * from loaded order by {order}")
+    names = [*key.split(", "), "body"]
+    expected = pd.DataFrame(there, columns=names)
+    for name in names:
+        assert df[name].astype(str).tolist() == [
+            str(pd.Timestamp(v)) if name == "at" else str(v) for v in expected[name]
+        ]
+    assert trips < 12, "fewer round trips than pages, the join and the columns among them"
+
+
+def test_a_table_that_cannot_be_read_in_a_page_within_the_timeout_is_read_in_smaller_ones(
+    tmp_path: Path,
+) -> None:
+    """A policy that is slow for each row: 1,000 rows take longer than a statement may."""
+    with start(tmp_path, options=StackOptions(anon_timeout=0.25)) as stack:
+        stack.sql("create table slow (id bigint primary key)")
+        stack.sql("insert into slow select n from generate_series(1, 1500) n")
+        stack.sql(
+            "create function patience(id bigint) returns boolean language plpgsql as "
+            "$$ begin perform pg_sleep(0.0005); return true; end $$"
+        )
+        stack.sql("grant execute on function patience to anon")
+        stack.sql("alter table slow enable row level security")
+        stack.sql("create policy p on slow using (patience(id))")
+        stack.sql(
+            "grant select on slow to anon; alter publication supabase_realtime add table slow"
+        )
+        refused = httpx.get(f"{stack.url}/rest/v1/slow", headers={"apikey": stack.anon_key})
+        assert refused.json()["code"] == "57014"
+        notes: list[tuple[str, str]] = []
+        with nrt.connect(stack.url, stack.anon_key) as rt:
+            rt.on_note(lambda *note: notes.append(note))
+            frame = rt.table("slow").wait(60)
+            assert frame.df.index.tolist() == list(range(1, 1501))
+            assert not [text for _, text in notes if "timeout" in text]
+
+
+def test_a_session_has_no_more_reads_under_way_than_it_is_told(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    """Several tables at once included."""
+    tables = [make_table("id bigint primary key") for _ in range(3)]
+    for table in tables:
+        stack.sql(f"insert into {table} select n from generate_series(1, 6000) n")
+    most, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        asked = (
+            "select count(*) from pg_stat_activity where state = 'active' "
+            "and query like 'with%' and pid <> pg_backend_pid()"
+        )
+        while not done.is_set():
+            most = max(most, int(stack.sql(asked)[0][0]))
+
+    options = nrt.Options(reads_at_once=3, page_size=500)
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+            frames = [rt.table(table) for table in tables]
+            for frame in frames:
+                assert len(frame.wait(60)) == 6_000
+    finally:
+        done.set()
+        watching.join()
+    assert most <= 3
