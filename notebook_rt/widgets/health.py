@@ -85,11 +85,12 @@ def health_text(report: HealthReport) -> str:
 
 
 def health_html(report: HealthReport) -> str:
-    """The static form: the line, then the metrics."""
+    """The static form: the line, what it means, then the metrics."""
+    detail = escape(cut(report.detail or DETAILS.get(report.state, "")))
     rows = [(name, value) for name, value in report.metrics.items()]
     error = f"<p>Last error: {escape(report.last_error)}</p>" if report.last_error else ""
     table = static_table(("metric", "value"), rows) if rows else ""
-    return f"<p><b>{escape(health_text(report))}</b></p>{error}{table}"
+    return f"<p><b>{escape(health_text(report))}</b></p><p>{detail}</p>{error}{table}"
 
 
 class HealthWidget(LiveWidget):
