@@ -235,12 +235,18 @@ class TableDriver(Feed):
         self._freshness.applied(lag, now)
         late, was_late = lag > self.options.behind_after, self._late
         self._late = late
-        if late:
-            asyncio.get_running_loop().call_later(lag, self.services.on_facts)
         if late and not was_late:
             self._buffer.event(Hint(f"changes come {lag:.0f} s late"))
-        if late != was_late:
+            self._tell_while_late()
+        elif late != was_late:
             self.services.on_facts()
+
+    def _tell_while_late(self) -> None:
+        """Tell by how much, once a second: by when it is over, nothing else may happen."""
+        self._late = self.behind > self.options.behind_after and self.status != "closed"
+        self.services.on_facts()
+        if self._late:
+            asyncio.get_running_loop().call_later(1.0, self._tell_while_late)
 
     def audit(self) -> None:
         self._feed(AuditNow())
@@ -484,7 +490,6 @@ class TableDriver(Feed):
                 self.drifted = bool(detail.get("differing"))
                 self.audited_at = time.monotonic()
                 self._freshness.proven()
-                self._late = False
                 self.services.on_facts()
             case "explained":
                 self.drifted = False

@@ -33,10 +33,8 @@ class ServerClock:
         self._at = received
 
     def now(self, monotonic: float, wall: float) -> float:
-        """The best guess: this machine's ``wall`` clock, as long as nothing speaks against it."""
-        if monotonic + self._low <= wall <= monotonic + self._high:
-            return wall
-        return monotonic + (self._low + self._high) / 2
+        """The best guess: this machine's ``wall`` clock, put right as far as it must be wrong."""
+        return min(max(wall, monotonic + self._low), monotonic + self._high)
 
     def lag(self, commit_time: float, monotonic: float) -> float:
         """Seconds that have passed since a commit, at the least; 0.0 while nothing is known."""

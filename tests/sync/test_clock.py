@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import floor
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.sync.clock import DRIFT, Freshness, ServerClock
+from notebook_rt.sync.health import Facts, TableFacts, health
 
 EPOCH = 1_700_000_000.0
 skews = st.floats(-1e5, 1e5)
@@ -50,14 +52,17 @@ def test_a_lag_of_seconds_is_seen_after_a_few_answers(
 
 
 @given(skews, answers, st.floats(-50.0, 50.0))
-def test_the_clock_of_this_machine_counts_where_nothing_speaks_against_it(
+def test_the_clock_of_this_machine_is_put_right_and_never_made_worse(
     skew: float, found: list[tuple[float, float, float]], wrong: float
 ) -> None:
     clock, now = heard(skew, found, 0.0)
     true = EPOCH + skew + now
-    assert clock.now(now, true) == true
+    assert abs(clock.now(now, true) - true) < 1e-3
     slowest = max(there + back for _, there, back in found)
-    assert abs(clock.now(now, true + wrong) - true) <= min(abs(wrong), 1.0 + slowest) + 1.0
+    assert (
+        abs(clock.now(now, true + wrong) - true)
+        <= min(abs(wrong), 1.0 + slowest + DRIFT * now) + 1e-3
+    )
 
 
 def test_before_the_first_answer_nothing_is_claimed() -> None:
@@ -88,3 +93,40 @@ def test_without_audits_silence_for_as_long_as_the_lag_proves_it() -> None:
     fresh.applied(17.0, 100.0)
     assert fresh.behind(116.9, audited=False) == 17.0
     assert fresh.behind(117.1, audited=False) == 0.0
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("applied"), st.floats(0.0, 60.0)),
+            st.tuples(st.just("wait"), st.floats(0.0, 60.0)),
+            st.tuples(st.just("proven"), st.just(0.0)),
+        ),
+        max_size=20,
+    ),
+    st.floats(0.1, 20.0),
+    st.booleans(),
+)
+def test_never_healthy_while_what_was_applied_last_is_older_than_the_bound(
+    story: list[tuple[str, float]], bound: float, audited: bool
+) -> None:
+    """Nor before a clean audit; until a younger change, a proof, or silence where none will come."""
+    fresh, now, late, at = Freshness(), 0.0, 0.0, 0.0
+    for what, seconds in story:
+        match what:
+            case "applied":
+                fresh.applied(seconds, now)
+                late, at = seconds, now
+            case "proven":
+                fresh.proven()
+                late = 0.0
+            case _:
+                now += seconds
+        facts = TableFacts("t", "live", behind=fresh.behind(now, audited=audited))
+        limits = {"slow_ms": 500.0, "stale_after": 60.0, "poll_interval": 5.0}
+        word, _ = health(Facts("connected", tables=[facts]), behind_after=bound, **limits)
+        silent = not audited and now >= at + late
+        assert (word == "healthy") == (late <= bound or silent)
+        unaudited = replace(facts, unaudited=True)
+        word, _ = health(Facts("connected", tables=[unaudited]), behind_after=bound, **limits)
+        assert word != "healthy"
