@@ -6,24 +6,26 @@ numbers as they were at one moment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class SessionMetrics:
-    """The numbers of a session at one moment, by name.
+class SessionMetrics(Mapping[str, Any]):
+    """The numbers of a session at one moment, by name: a mapping, as a dict is.
 
     ``state`` of the connection; ``messages`` that came over the socket; ``bytes`` received over the
-    socket and HTTP; ``requests`` over HTTP; the ``channels`` at the server, and the ``tables``
+    socket and HTTP; ``requests`` over HTTP; the ``channels`` that are joined, and the ``tables``
     (queries, too) and ``rooms`` (`Channel`) that are open; ``uptime_s``, seconds connected in all;
     ``disconnects``; ``retries`` to connect; ``events``, changes applied, and ``events_per_s`` over
     the last ten seconds; ``gaps`` opened; ``reconciliations``; ``audits``, and ``drift``, the rows in
-    which they found a difference; ``callback_errors``; ``last_error``, its text. ``latency_…_ms`` is
+    which they found a difference that no change explained; ``next_audit_s``, seconds until the next
+    audit of a table, and ``audited_s``, since the audit that lies furthest back (None where there is
+    none); ``callback_errors``; ``last_error``, its text. ``latency_…_ms`` is
     the heartbeat's way there and back and ``lag_…_ms`` the time from a commit to its change being
-    applied (true only where both clocks agree), each as ``avg``, ``p50``, ``p95`` and ``p99``, in
+    applied, by the server's clock as its answers tell it, each as ``avg``, ``p50``, ``p95`` and ``p99``, in
     milliseconds; None before the first.
     """
 
@@ -36,6 +38,12 @@ class SessionMetrics:
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     @property
     def df(self) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -15,7 +16,8 @@ class Options:
     TypeError
         If a number is none, or not a whole one where things are counted.
     ValueError
-        If a number is negative, or zero where that has no meaning.
+        If a number is negative or not finite, or zero where that has no meaning; or if two of them
+        contradict each other, such as a ``poll_interval`` above ``poll_max``.
 
     Examples
     --------
@@ -51,7 +53,9 @@ class Options:
     heartbeat_timeout: float = 10.0
     """A heartbeat that is not answered by then means that the socket is dead."""
     stale_after: float = 60.0
-    """No frame for so long while connected is stale, and connects again."""
+    """No frame for so long while connected is stale; a heartbeat that is not answered for so long
+    ends the connection though other frames come. At least ``heartbeat_interval +
+    heartbeat_timeout``: where nothing changes, only heartbeats are answered."""
     stale_check: float = 15.0
     """How often silence, and a machine that slept, is looked for."""
     slow_ms: float = 500.0
@@ -76,10 +80,16 @@ class Options:
     poll_max: float = 30.0
     """The longest a poll's interval grows to while nothing changes."""
     audit_interval: float = 20.0
-    """Between two checks of a table against the server, stretched where they would take more than
-    1 % of the time; 0 switches them off. What the server loses without a word is wrong until the
-    next one: at 20 s nothing is 30 s after a fault, at 60 s it often was
-    (``tests/benchmarks/FAULTS.md``)."""
+    """Between two checks of a table against the server; 0 switches them off. What the server loses
+    without a word is wrong until the next one: at 20 s nothing is 30 s after a fault, at 60 s it
+    often was (``tests/benchmarks/FAULTS.md``). At 20 s and above, checks of a table that take more
+    than 1 % of the time are made less often, up to ``audit_max``; a shorter interval is obeyed as
+    long as a check takes less than a quarter of it. What hints at a loss brings the next one forward."""
+    audit_max: float = 60.0
+    """The longest between the ends of two checks of a table, unless one takes more than a third of it."""
+    behind_after: float = 3.0
+    """A change that is applied so long after its commit, or that waits so long to be applied, means
+    that the session is ``behind``."""
     buffer_size: int = 100_000
     """Changes a table keeps that could not be applied yet; above it a gap is opened. And batches or
     messages that a callback or an iteration has not taken yet; above it the oldest go."""
@@ -118,6 +128,8 @@ class Options:
                     raise ValueError(f'Options.numeric must be "float" or "decimal", not {value!r}')
             elif not isinstance(value, int | float):
                 raise TypeError(f"Options.{field.name} is a number, not {value!r}")
+            elif not math.isfinite(value):
+                raise ValueError(f"Options.{field.name} must be a finite number, not {value!r}")
             elif field.type == "int" and value != int(value):
                 raise TypeError(f"Options.{field.name} is a whole number, not {value!r}")
             elif field.name in zero_is_fine:
@@ -125,3 +137,27 @@ class Options:
                     raise ValueError(f"Options.{field.name} must not be negative, not {value!r}")
             elif not value > 0:
                 raise ValueError(f"Options.{field.name} must be greater than 0, not {value!r}")
+        self._agree()
+
+    def _agree(self) -> None:
+        """Refuse numbers that contradict each other, each of which is valid alone."""
+        at_most = (
+            ("backoff_base", "backoff_max"),
+            ("poll_interval", "poll_max"),
+            ("audit_interval", "audit_max"),
+        )
+        for name, limit in at_most:
+            value, most = getattr(self, name), getattr(self, limit)
+            if value > most:
+                raise ValueError(
+                    f"Options.{name} ({value:g}) must not be above {limit} ({most:g}); "
+                    f"give {limit}={value:g} too"
+                )
+        least = self.heartbeat_interval + self.heartbeat_timeout
+        if self.stale_after < least:
+            raise ValueError(
+                f"Options.stale_after ({self.stale_after:g}) must be at least heartbeat_interval + "
+                f"heartbeat_timeout ({self.heartbeat_interval:g} + {self.heartbeat_timeout:g}): a "
+                "connection on which nothing changes is silent for so long; "
+                f"give stale_after={least:g} or more"
+            )

@@ -38,4 +38,8 @@ class Bar:
 
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
+            table = self._feed.table
+            if table is not None:  # a bar that is closed before its end is drawn as a failure
+                self._bar.total = len(table)
+                self._bar.update(len(table) - self._bar.n)
             self._bar.close()

@@ -345,9 +345,11 @@ class Session(Opening):
         """One word and why, the worst that is true; displays as its widget.
 
         ``str(health)`` is, worst first, ``closed``, ``offline``, ``stale``, ``connecting``,
-        ``polling``, ``drifting`` (the last audit found a difference, and repaired it), ``slow`` (over
-        ``Options.slow_ms``) or ``healthy``; ``reason`` is a sentence, and ``latency_ms`` the last
-        heartbeat's way there and back in milliseconds.
+        ``polling``, ``behind`` (what was applied last is older than ``Options.behind_after``, or
+        changes wait to be applied), ``drifting`` (the last audit found a difference, and repaired
+        it), ``slow`` (over ``Options.slow_ms``) or ``healthy``; ``reason`` is a sentence,
+        ``latency_ms`` the last heartbeat's way there and back in milliseconds, ``next_audit_s`` the
+        seconds until the next audit and ``audited_s`` those since the last.
         """
         return replace(self._project.health(), display=partial(_show, "health_bundle", self))
 

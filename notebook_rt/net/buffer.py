@@ -25,6 +25,18 @@ class Buffer:
         self._draining = False
         self._overflowed = False
 
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def oldest(self) -> float | None:
+        """Commit time of the change that is next, if one waits; from any thread."""
+        try:
+            item = self._items[0]
+        except IndexError:
+            return None
+        return item.commit_time if isinstance(item, Change) else None
+
     def change(self, change: Change | None) -> None:
         """A change; None where it could not be understood."""
         if len(self._items) >= self._size:

@@ -39,6 +39,7 @@ from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Backend, Schema
+from notebook_rt.sync.clock import Freshness
 from notebook_rt.sync.events import (
     AuditNow,
     Binding,
@@ -51,11 +52,13 @@ from notebook_rt.sync.events import (
     Failed,
     Fetch,
     Gap,
+    Hint,
     Joined,
     Lost,
     Progress,
     Published,
     Ranked,
+    Received,
     ReceivedMany,
     Refused,
     Rejoin,
@@ -103,6 +106,11 @@ class TableDriver(Feed):
         self.dtype_backend: Backend = dtype_backend
         self.drifted = False
         """The last audit found a difference."""
+        self.audited_at: float | None = None
+        """Monotonic time of the last audit; None before the first."""
+        self._freshness = Freshness()
+        self._late = False
+        """Whether the change that was applied last was late."""
         self.mirror = self._machine()
         self.lazy = lazy
         """Begins when it is looked at, and ends when it is not any more."""
@@ -124,6 +132,7 @@ class TableDriver(Feed):
         # Through the buffer: what the socket brought before an answer comes before it.
         self._reader = Reader(spec, services, self.contact, self._buffer.event)
         self._timer: asyncio.TimerHandle | None = None
+        self._waiting_since: float | None = None
         self._refused: Refused | None = None
         self.place = Place(services.registry, topic, self, priority)
         self._started = False
@@ -188,6 +197,59 @@ class TableDriver(Feed):
         self._stop_work()
         self.mirror, self._refused = self._machine(), None
         self.table = self.ordered = self.overlay = self.error = self._shown = None
+        self.drifted, self.audited_at = False, None
+        self._freshness = Freshness()
+
+    # How fresh it is; from any thread
+
+    @property
+    def unaudited(self) -> bool:
+        """Whether the first audit of what is shown is still to come."""
+        return self.audited_at is None and self.options.audit_interval > 0
+
+    @property
+    def next_audit(self) -> float | None:
+        """Monotonic time of the next audit; None while none is to come."""
+        return self.mirror.next_audit
+
+    @property
+    def waiting(self) -> int:
+        """Changes, and other events, that were received and wait to be applied."""
+        return len(self._buffer)
+
+    @property
+    def behind(self) -> float:
+        """Seconds by which the table is behind the server, as far as is known."""
+        now = time.monotonic()
+        behind = self._freshness.behind(now, audited=self.options.audit_interval > 0)
+        oldest, since = self._buffer.oldest, self._waiting_since
+        if oldest is not None:
+            behind = max(behind, self.services.rest.server_clock.lag(oldest, now))
+        return behind if since is None else max(behind, now - since)
+
+    def _measure(self, event: Received | ReceivedMany) -> None:
+        """Note how late what was applied just now is."""
+        latest = event.change if isinstance(event, Received) else event.changes[-1]
+        if latest.commit_time is None or self.mirror.status != "live":
+            return
+        rest, now = self.services.rest, time.monotonic()
+        self.services.metrics.lag.add(max(0.0, rest.clock() - latest.commit_time))
+        lag = rest.server_clock.lag(latest.commit_time, now)
+        self._freshness.applied(lag, now)
+        late, was_late = lag > self.options.behind_after, self._late
+        self._late = late
+        if late and not was_late:
+            self._buffer.event(Hint(f"changes come {lag:.0f} s late"))
+            self._tell_while_late()
+        elif late != was_late:
+            self.services.on_facts()
+
+    def _tell_while_late(self) -> None:
+        """Tell by how much, once a second: by when it is over, nothing else may happen."""
+        self._late = self.behind > self.options.behind_after and self.status != "closed"
+        self.services.on_facts()
+        if self._late:
+            asyncio.get_running_loop().call_later(1.0, self._tell_while_late)
 
     def audit(self) -> None:
         self._feed(AuditNow())
@@ -229,6 +291,7 @@ class TableDriver(Feed):
         message = str(payload.get("message", ""))
         if payload.get("extension") != "postgres_changes":
             self.services.metrics.last_error = message
+            self._buffer.event(Hint(message))
         elif payload.get("status") == "ok":
             self._buffer.event(Confirmed())
         else:
@@ -307,6 +370,9 @@ class TableDriver(Feed):
                     self.progress = effect
                 case Told(what, detail):
                     self._told(what, detail)
+        self._waiting_since = self.mirror.waiting_since
+        if isinstance(event, Received | ReceivedMany):
+            self._measure(event)
         if self._refused is not None:
             self._tell_refused()
 
@@ -396,10 +462,7 @@ class TableDriver(Feed):
         self.ordered, self.table = ordered, table
 
     def _published(self, effect: Published) -> None:
-        metrics = self.services.metrics
-        metrics.applied(at_most(effect.changes), time.monotonic())
-        if effect.cause == "stream" and effect.commit_time is not None:
-            metrics.lag.add(max(0.0, time.time() - effect.commit_time))
+        self.services.metrics.applied(at_most(effect.changes), time.monotonic())
         self.publish(effect.changes, effect.cause, effect.commit_time)
 
     def fail(self, error: Exception) -> None:
@@ -427,13 +490,19 @@ class TableDriver(Feed):
             case "reconciled":
                 metrics.reconciliations += 1
                 self.synced_at = pd.Timestamp.now("UTC")
+                self._freshness.proven()
             case "audit":
                 metrics.audits += 1
                 self.synced_at = pd.Timestamp.now("UTC")
                 self.drifted = bool(detail.get("differing"))
+                self.audited_at = time.monotonic()
+                self._freshness.proven()
+                self.services.on_facts()
+            case "explained":
+                self.drifted = False
+                self.services.on_facts()
             case "drift":
                 metrics.drift += int(detail.get("rows", 1))
-                self.drifted = True
                 self.services.on_note("info", f'table "{self.spec.table}": drift repaired')
             case _:
                 pass

@@ -103,6 +103,7 @@ class Project:
             unreachable=lambda: self.connection.last_error,
             on_contact=self._on_contact,
             on_note=self.note,
+            on_facts=self.look_at_health,
         )
         thread.at_exit[id(self)] = self.aclose
         self.connection.start()
@@ -233,7 +234,15 @@ class Project:
         facts = self._facts()
         verdict, reason = self._verdict(facts)
         latency_ms = None if facts.latency is None else 1000 * facts.latency
-        return Health(verdict, reason, latency_ms, self.metrics())
+        metrics = self.metrics()
+        return Health(
+            verdict,
+            reason,
+            latency_ms,
+            metrics,
+            next_audit_s=metrics["next_audit_s"],
+            audited_s=metrics["audited_s"],
+        )
 
     def _verdict(self, facts: Facts) -> tuple[HealthState, str]:
         options = self.options
@@ -242,6 +251,7 @@ class Project:
             slow_ms=options.slow_ms,
             stale_after=options.stale_after,
             poll_interval=options.poll_interval,
+            behind_after=options.behind_after,
         )
 
     def _facts(self) -> Facts:
@@ -260,6 +270,9 @@ class Project:
                     driver.drifted,
                     driver.reason if driver.status in ("error", "stale") else "",
                     isinstance(driver.error, AuthError),
+                    driver.status == "live" and driver.unaudited,
+                    driver.behind if driver.status == "live" else 0.0,
+                    driver.waiting,
                 )
                 for driver in list(self.tables.values())
             ],
@@ -268,17 +281,23 @@ class Project:
 
     def metrics(self) -> dict[str, Any]:
         """From any thread."""
-        socket = self.connection.socket
+        socket, now = self.connection.socket, time.monotonic()
+        states = self.connection.registry.channels().values()
+        live = [driver for driver in list(self.tables.values()) if driver.status == "live"]
+        coming = [at for driver in live if (at := driver.next_audit) is not None]
+        audited = [at for driver in live if (at := driver.audited_at) is not None]
         return {
             "state": self.state,
             "retries": max(0, self.connection.machine.tries - 1),
             "messages": socket.frames,
             "bytes": socket.bytes_received + self.rest.bytes_received,
             "requests": self.rest.requests,
-            "channels": len(self.connection.registry.channels()),
+            "channels": sum(state == "joined" for state in states),
             "tables": len(self.tables),
             "rooms": len(self.rooms),
-            **self.counters.as_dict(time.monotonic()),
+            "next_audit_s": max(0.0, min(coming) - now) if coming else None,
+            "audited_s": now - min(audited) if audited and len(audited) == len(live) else None,
+            **self.counters.as_dict(now),
         }
 
     def note(self, kind: str, text: str) -> None:

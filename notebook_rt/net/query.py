@@ -43,6 +43,11 @@ class QueryDriver(TableDriver):
     def _machine(self) -> Requery:
         return Requery(self.query, self._make_rows, self.services.options)
 
+    @property
+    def unaudited(self) -> bool:
+        """Never: each answer is read whole."""
+        return False
+
     def snapshot(self) -> pd.DataFrame | None:
         """The answer as it is shown; without a key its index is a ``RangeIndex``."""
         found = super().snapshot()

@@ -36,6 +36,7 @@ from notebook_rt.errors import (
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.options import Options
 from notebook_rt.store.decode import decode_json
+from notebook_rt.sync.clock import ServerClock
 from notebook_rt.sync.events import Page, Query
 
 _NO_TABLE = {"PGRST205", "PGRST106", "42P01", "PGRST202", "42883"}
@@ -68,8 +69,8 @@ class RestClient:
         self.refresh = refresh
         self.requests = 0
         self.bytes_received = 0
-        self._ahead = 0.0
         self._reads = asyncio.Semaphore(options.reads_at_once)
+        self.server_clock = ServerClock()
         self._descriptions: dict[str, asyncio.Task[Page | NotebookRTError]] = {}
         self._timeout = options.request_timeout
         self._http = httpx.AsyncClient(
@@ -85,8 +86,8 @@ class RestClient:
         await self._http.aclose()
 
     def clock(self) -> float:
-        """Seconds since the epoch, in server time as far as its ``Date`` headers tell (1 s)."""
-        return time.time() + self._ahead
+        """Seconds since the epoch, in server time as far as its ``Date`` headers tell."""
+        return self.server_clock.now(time.monotonic(), time.time())
 
     async def fetch(
         self, schema: str, table: str, query: Query, *, exact_numbers: bool = False
@@ -195,6 +196,7 @@ class RestClient:
         if self._http.is_closed:
             raise ClosedError("this session")
         self.requests += 1
+        sent = time.monotonic()
         try:
             # httpx' own limit is for each chunk; a server that drips would hold a request for ever.
             async with asyncio.timeout(DRIPPING * self._timeout):
@@ -211,9 +213,7 @@ class RestClient:
             raise UnreachableError(self.url, str(error)) from error
         self.bytes_received += response.num_bytes_downloaded
         if "date" in response.headers:
-            ahead = _date(response.headers["date"]) + 0.5 - time.time()
-            # Whole seconds tell nothing about a clock that is right to a second and a half.
-            self._ahead = ahead if abs(ahead) > 1.5 else 0.0
+            self.server_clock.observe(_date(response.headers["date"]), sent, time.monotonic())
         return response
 
     def error(

@@ -31,3 +31,5 @@ class Services:
     """Told whether a request over HTTP reached the server."""
     on_note: Callable[[str, str], None]
     """Told of what is worth a line: kind and text."""
+    on_facts: Callable[[], None]
+    """Told when a table's lag or its last audit may make for another health."""

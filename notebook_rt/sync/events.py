@@ -150,6 +150,13 @@ class AuditNow:
 
 
 @dataclass(frozen=True, slots=True)
+class Hint:
+    """Changes may have been lost without a word, though nothing says so: audit soon."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Doubted:
     """What is known of the columns has refused an edit, or the server one for them: it may be old."""
 
@@ -171,6 +178,7 @@ Event: TypeAlias = (
     | FetchFailed
     | Tick
     | AuditNow
+    | Hint
     | Doubted
     | Closed
 )
@@ -263,9 +271,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """For metrics and the log: a gap opened, a reconciliation finished, an audit's verdict, drift."""
+    """For metrics and the log: a gap opened, a reconciliation finished, an audit's verdict, drift.
 
-    what: Literal["gap", "reconciled", "audit", "drift", "schema", "refetch"]
+    An audit's verdict comes with its repair. Then ``explained`` takes back that rows differed, because
+    changes that were late have come for all of them; or else ``drift`` counts those that were lost.
+    """
+
+    what: Literal["gap", "reconciled", "audit", "explained", "drift", "schema", "refetch"]
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -1,8 +1,8 @@
 """How the connection is doing: one word, worst first, and the numbers behind it.
 
-Pure. ``health`` looks at ``Facts`` that the session gathers; green needs four things at once: the
-socket, every channel joined, changes confirmed, and the last audit clean. ``Metrics`` counts, in
-constant memory: percentiles come from a t-digest.
+Pure. ``health`` looks at ``Facts`` that the session gathers; green needs five things at once: the
+socket, every channel joined, changes confirmed, a last audit that was clean, and nothing late.
+``Metrics`` counts, in constant memory: percentiles come from a t-digest.
 """
 
 from __future__ import annotations
@@ -18,19 +18,30 @@ from notebook_rt.sync.events import Status
 from notebook_rt.sync.supervisor import State
 
 HealthState: TypeAlias = Literal[
-    "offline", "connecting", "stale", "polling", "drifting", "slow", "healthy", "closed"
+    "offline",
+    "connecting",
+    "stale",
+    "polling",
+    "behind",
+    "drifting",
+    "slow",
+    "healthy",
+    "closed",
 ]
 COLOURS: Final[dict[HealthState, str]] = {
     "offline": "red",
     "connecting": "grey",
     "stale": "yellow",
     "polling": "yellow",
+    "behind": "yellow",
     "drifting": "yellow",
     "slow": "yellow",
     "healthy": "green",
     "closed": "grey",
 }
 UNAVAILABLE: Final = "Live updates temporarily unavailable, data refreshes every {interval:g} s"
+NAMED: Final = 5
+"""Tables that a reason names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,12 @@ class TableFacts:
     """In ``error``: what is wrong, and what to do; in ``stale``: why."""
     denied: bool = False
     """In ``error``, because the server does not accept the key or the login."""
+    unaudited: bool = False
+    """Its first audit is still to come."""
+    behind: float = 0.0
+    """Seconds from its commit to now, or to when it was applied, of the change that is latest."""
+    waiting: int = 0
+    """Changes that were received and wait to be applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +91,11 @@ class Health:
     """Of the last heartbeat, in milliseconds; None while there is no connection."""
     metrics: dict[str, Any] = field(default_factory=dict, compare=False)
     """What ``Session.metrics`` had at that moment."""
+    next_audit_s: float | None = None
+    """Seconds until the next audit of a table; None while none is to come."""
+    audited_s: float | None = None
+    """Seconds since the audit that lies furthest back, of all live tables; None before each has had
+    one."""
     display: Callable[[], Any] | None = field(default=None, compare=False)
     """How the session shows its health as it goes on, where there is a front end."""
 
@@ -93,11 +115,12 @@ class Health:
 
 
 def health(
-    facts: Facts, *, slow_ms: float, stale_after: float, poll_interval: float
+    facts: Facts, *, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
 ) -> tuple[HealthState, str]:
     """The worst that is true, and why.
 
-    >>> health(Facts("connected", latency=0.02), slow_ms=500, stale_after=60, poll_interval=5)
+    >>> limits = {"slow_ms": 500, "stale_after": 60, "poll_interval": 5, "behind_after": 3}
+    >>> health(Facts("connected", latency=0.02), **limits)
     ('healthy', 'live')
     """
     statuses = [table.status for table in facts.tables]
@@ -114,7 +137,7 @@ def health(
     if facts.state == "connected" and facts.silent_for > stale_after:
         return "stale", f"silent for {facts.silent_for:.0f} s"
     if failed:
-        others = ", ".join(dict.fromkeys(table.name for table in failed[1:]))
+        others = _names(failed[1:])
         return "stale", failed[0].error + (f" (in error, too: {others})" if others else "")
     if facts.state == "connecting":
         return "connecting", facts.reason
@@ -122,20 +145,36 @@ def health(
         return "polling", UNAVAILABLE.format(interval=poll_interval)
     if "stale" in statuses:
         stale = [table for table in facts.tables if table.status == "stale"]
-        names = ", ".join(table.name for table in stale)
+        names = _names(stale)
         why = next((f" ({table.error})" for table in stale if table.error), "")
         return "stale", f"being compared with the server: {names}{why}"
     if "polling" in statuses:
-        names = ", ".join(table.name for table in facts.tables if table.status == "polling")
+        names = _names([table for table in facts.tables if table.status == "polling"])
         return "polling", f"{UNAVAILABLE.format(interval=poll_interval)} ({names})"
-    drifted = ", ".join(table.name for table in facts.tables if table.drifted)
+    late = [table for table in facts.tables if table.behind > behind_after]
+    if late:
+        seconds, waiting = max(t.behind for t in late), sum(t.waiting for t in late)
+        more = f"; {waiting:,} changes wait to be applied" if waiting else ""
+        return "behind", f"{seconds:.0f} s behind the server: {_names(late)}{more}"
+    drifted = [table for table in facts.tables if table.drifted]
     if drifted:
-        return "drifting", f"the last audit found a difference, and repaired it: {drifted}"
+        return "drifting", f"the last audit found a difference, and repaired it: {_names(drifted)}"
     if "loading" in statuses or facts.unjoined:
         return "connecting", "waiting for the first data"
+    unaudited = [table for table in facts.tables if table.unaudited]
+    if unaudited:
+        return "connecting", f"waiting for the first audit: {_names(unaudited)}"
     if facts.latency is not None and facts.latency * 1000 > slow_ms:
         return "slow", f"latency {facts.latency * 1000:.0f} ms"
     return "healthy", "live"
+
+
+def _names(tables: Sequence[TableFacts]) -> str:
+    """The tables by name, each once, and not more than fit a sentence."""
+    names = list(dict.fromkeys(table.name for table in tables))
+    if len(names) <= NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
 
 
 class Series:
@@ -185,7 +224,7 @@ class Metrics:
         self.latency = Series()
         """Heartbeat there and back."""
         self.lag = Series()
-        """Commit on the server to applied here; needs clocks that agree."""
+        """Commit on the server to applied here, by the server's clock (``sync/clock.py``)."""
         self._recent: deque[tuple[float, int]] = deque(maxlen=256)
 
     def state(self, state: State, reason: str, now: float) -> None:

@@ -19,6 +19,7 @@ from notebook_rt.errors import MissingColumnError, MissingTableError, classify
 from notebook_rt.options import Options
 from notebook_rt.store.types import Schema
 from notebook_rt.sync import discovery
+from notebook_rt.sync.auditing import NEVER, AuditTimer, Traffic
 from notebook_rt.sync.change import UnreadableError
 from notebook_rt.sync.events import (
     AuditNow,
@@ -33,6 +34,7 @@ from notebook_rt.sync.events import (
     Fetched,
     FetchFailed,
     Gap,
+    Hint,
     Joined,
     Lost,
     Received,
@@ -57,8 +59,6 @@ JOIN_PATIENCE: Final = 5.0
 """Seconds to wait for the first ``Confirmed`` before reading without it, as if polling."""
 POLL_SHARE: Final = 0.2
 """At most this share of the time is spent polling a table."""
-AUDIT_SHARE: Final = 0.01
-"""At most this share of the time is spent auditing a table that is true."""
 POLL_GROWTH: Final = 1.5
 LEARN_PAUSE: Final = 10.0
 """Seconds between two questions for columns that a page has shown to be others."""
@@ -101,7 +101,9 @@ class Mirror:
         self._failed: Exception | None = None
         self._closed = False
         self._begun_at: float | None = None
-        self._poll_at = self._audit_at = float("inf")
+        self._poll_at = float("inf")
+        self._audits = AuditTimer(options)
+        self._traffic = Traffic()
         self._learn_at = self._retry_at = float("-inf")
         self._poll_every = options.poll_interval
         self._refusals = 0
@@ -119,6 +121,17 @@ class Mirror:
         """What is shown; None until the first load (``Shown``)."""
         replica = self._passes.replica
         return replica.rows if replica is not None and replica.loaded else None
+
+    @property
+    def next_audit(self) -> float | None:
+        """Monotonic time of the next audit; None while none is to come."""
+        return self._audits.at if self._confirmed and self._audits.at != NEVER else None
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Monotonic time since when a change has waited to be applied; None: none waits."""
+        replica = self._passes.replica
+        return None if replica is None else replica.waiting_since
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
@@ -169,6 +182,8 @@ class Mirror:
             case Fetched():
                 self._flows.fetched(event)
             case FetchFailed():
+                if classify(event.error).kind == "server":
+                    self._audits.hint(self._now)
                 self._flows.failed(self._patiently(event), self._now)
             case Tick():
                 self._flows.tick(self._now)
@@ -177,6 +192,8 @@ class Mirror:
                 self._horizon.joined()
                 self._open_gap("a new join")
             case Confirmed():
+                if not self._confirmed:
+                    self._audits.resumed(self._now)
                 self._joined = self._confirmed = True
                 self._flows.hurry()
                 self._flows.tick(self._now)
@@ -195,7 +212,9 @@ class Mirror:
             case Gap(reason):
                 self._open_gap(reason)
             case AuditNow():
-                self._audit_at = self._now
+                self._audits.ask(self._now)
+            case Hint():
+                self._audits.hint(self._now)
             case Doubted():
                 if self._passes.replica is not None:
                     self._passes.replica.schema_moved = True
@@ -223,6 +242,8 @@ class Mirror:
         if replica is None or not replica.loaded:
             self._passes.keep_early(changes)
             return
+        if self._traffic.came(len(changes), self._now):
+            self._audits.hint(self._now)
         try:
             replica.receive(changes, self._now)
         except UnreadableError as error:
@@ -235,6 +256,7 @@ class Mirror:
         self._gap_reason = reason
         if self._passes.replica is not None and self._passes.replica.loaded:
             self._emit(Told("gap", {"reason": reason}))
+            self._audits.hint(self._now)
 
     def _leave_stream(self, reason: str) -> None:
         self._joined = self._confirmed = False
@@ -264,7 +286,8 @@ class Mirror:
         if replica is None:
             return
         replica.want_changes = self.want_changes
-        self._passes.judge_audit(replica)
+        if self._passes.judge_audit(replica) or self._traffic.fell_quiet(self._now):
+            self._audits.hint(self._now)
         if MAIN not in self._flows and self._now >= self._retry_at:
             flow = self._next_flow(replica)
             if flow is not None:
@@ -285,6 +308,8 @@ class Mirror:
             due = self._confirmed or self._has_lost or self._now >= self._patience_ends
             return self._prove(self._passes.load(replica)) if due else None
         if self._confirmed and self._gaps > self._closed_gaps:
+            if self._now >= self._audits.by:  # it compares everything, so it closes gaps as well
+                return self._audit(replica)
             return self._prove(self._passes.reconcile(replica, "reconcile", self._since))
         if (
             replica.window is not None
@@ -293,8 +318,8 @@ class Mirror:
         ):
             return self._passes.order(replica, replica.window)
         if self._confirmed:
-            if self._now >= self._audit_at or replica.nulls.betrayed:
-                return self._prove(self._passes.audit(replica))
+            if self._now >= self._audits.at or replica.nulls.betrayed:
+                return self._audit(replica)
         elif self._now >= self._poll_at:
             return self._poll(replica)
         return None
@@ -333,7 +358,7 @@ class Mirror:
             if not replica.loaded:
                 times.append(self._patience_ends)
             else:
-                times.append(self._audit_at if self._confirmed else self._poll_at)
+                times.append(self._audits.at if self._confirmed else self._poll_at)
             if replica.window is not None and replica.window.stale:
                 times.append(self._passes.order_at)
             if replica.schema_moved:
@@ -343,7 +368,9 @@ class Mirror:
         if replica is not None and replica.wanted and REFETCH not in self._flows:
             times.append(min(replica.wanted.values()))
         if self._passes.verdicts:
-            times.append(self._passes.verdicts[0][0])
+            times.append(self._passes.verdicts[0])
+        if self._audits.at != NEVER:
+            times.append(self._traffic.quiet_at)
         due = [time for time in times if time is not None and abs(time) != float("inf")]
         if due:
             self._emit(Wake(max(min(due), self._now)))
@@ -388,6 +415,13 @@ class Mirror:
         if proof is not None:
             self._proven(proof, gaps)
 
+    def _audit(self, replica: Replica) -> Flow:
+        gaps = self._gaps
+        self._audits.began()
+        proof = yield from self._passes.audit(replica)
+        self._audits.ended(self._now, proof.took, clean=not proof.differing)
+        self._proven(proof, gaps)
+
     def _poll(self, replica: Replica) -> Flow:
         gaps = self._gaps
         proof = yield from self._passes.reconcile(replica, "poll", self._since)
@@ -401,8 +435,7 @@ class Mirror:
         if proof.closes_gaps:
             self._closed_gaps = gaps
         self.synced_at = self._now
-        every, cost = self.options.audit_interval, self._passes.audit_cost
-        self._audit_at = self._now + max(every, cost / AUDIT_SHARE) if every else float("inf")
+        self._audits.loaded(self._now, proof.took)
         self._poll_at = self._now + max(self._poll_every, proof.took / POLL_SHARE)
 
     def _emit(self, effect: Effect) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from notebook_rt.options import Options
 from notebook_rt.store.types import Column, Schema, built_in
@@ -89,10 +89,8 @@ class Passes:
         """The changes that came just before the load: it may not see them yet."""
         self.order_at = float("-inf")
         """When the server may be asked for its order again."""
-        self.verdicts: deque[tuple[float, dict[str, Any]]] = deque()
-        """What audits mended, and when it can be told of each whether that was drift."""
-        self.audit_cost = 0.0
-        """Seconds of work that the last audit of a true table took."""
+        self.verdicts: deque[float] = deque()
+        """When it is known of what an audit mended whether that was drift."""
         self._make_rows = make_rows
         self._horizon = horizon
         self._emit = emit
@@ -221,33 +219,31 @@ class Passes:
         differing = comparison.apply(self.now)
         self.publish("audit", None)
         watched(comparison.order)
-        if not differing:
-            self.audit_cost = took()
         replica.nulls.betrayed = False  # what was believed has been read
-        detail: dict[str, Any] = {
-            "rows": comparison.seen,
-            "differing": differing,
-            "seconds": took(),
-        }
-        if differing:
+        lost = len(comparison.lost)
+        self._emit(Told("audit", {"rows": comparison.seen, "differing": lost, "seconds": took()}))
+        if lost:
             due = self.now + LATENESS
             for key in comparison.lost:
                 replica.suspects.setdefault(key, due)
-            self.verdicts.append((due, detail))
-        else:
-            self._emit(Told("audit", detail))
+            self.verdicts.append(due)
         return Proof(comparison.began, took(), differing)
 
-    def judge_audit(self, replica: Replica) -> None:
-        """What an audit mended and no change has explained since was drift."""
-        while self.verdicts and self.now >= self.verdicts[0][0]:
-            due, detail = self.verdicts.popleft()
-            drifted = [key for key, at in replica.suspects.items() if at <= due]
-            for key in drifted:
+    def judge_audit(self, replica: Replica) -> bool:
+        """What an audit mended and no change has explained in time was drift; True: there is some."""
+        if self.verdicts and not replica.suspects:
+            self.verdicts.clear()
+            self._emit(Told("explained"))
+        drifted = 0
+        while self.verdicts and self.now >= self.verdicts[0]:
+            due = self.verdicts.popleft()
+            keys = [key for key, at in replica.suspects.items() if at <= due]
+            for key in keys:
                 del replica.suspects[key]
-            self._emit(Told("audit", {**detail, "differing": len(drifted)}))
-            if drifted:
-                self._emit(Told("drift", {"rows": len(drifted)}))
+            drifted += len(keys)
+        if drifted:
+            self._emit(Told("drift", {"rows": drifted}))
+        return drifted > 0
 
     def order(self, replica: Replica, window: Window) -> Flow:
         """Fill the window again, or ask for the order that only the server knows."""

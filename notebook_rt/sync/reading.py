@@ -271,15 +271,19 @@ class Comparison:
         """Settle what differs, and return in how many rows it did."""
         replica = self._replica
         ops: list[Op] = []
+        reserve: set[Key] = set()
         if replica.window is not None and self._all:
             replica.window.turn()
+            reserve.update(self.order[replica.window.limit :] if replica.window.limit else ())
         for key, (row, read, xmin) in self._rows.items():
             explained = replica.is_open(key)
             op = replica.settle(key, row, read, now, xmin)
             if op is not None:
                 ops.append(op)
                 window = replica.window_read
-                explained |= window is not None and window.turned(replica.rows.get(key), row)
+                mine = replica.rows.get(key)
+                explained |= window is not None and window.turned(mine, row)
+                explained |= mine is None and key in reserve  # nobody has seen that it was missing
                 if not explained:
                     self.lost.append(key)
         self.differing = len(ops)

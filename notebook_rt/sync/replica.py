@@ -129,6 +129,12 @@ class Replica:
                 window.stale = True
 
     @property
+    def waiting_since(self) -> float | None:
+        """When the change came that has waited longest to be understood; None: none waits."""
+        oldest = next(iter(self._held.values()), None)
+        return None if not oldest else oldest[0].unseen_until - VISIBLE_WITHIN
+
+    @property
     def window_read(self) -> Window | None:
         """The window, if only a part of the table is kept."""
         window = self.window

@@ -29,6 +29,7 @@ from notebook_rt.errors import (
 from notebook_rt.options import Options
 from notebook_rt.store.types import Schema
 from notebook_rt.sync.answer import POSITION, Answers
+from notebook_rt.sync.auditing import NEVER, AuditTimer
 from notebook_rt.sync.discovery import from_description
 from notebook_rt.sync.events import (
     AuditNow,
@@ -42,6 +43,7 @@ from notebook_rt.sync.events import (
     Fetched,
     FetchFailed,
     Gap,
+    Hint,
     Joined,
     Lost,
     Published,
@@ -59,7 +61,7 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.flows import Flow, Flows, ReadRefusedError
 from notebook_rt.sync.horizon import Horizon
-from notebook_rt.sync.mirror import AUDIT_SHARE, JOIN_PATIENCE, POLL_GROWTH, POLL_SHARE
+from notebook_rt.sync.mirror import JOIN_PATIENCE, POLL_GROWTH, POLL_SHARE
 from notebook_rt.sync.rows import Key, Row, RowChange, Rows, WireRow
 from notebook_rt.sync.spec import QuerySpec
 
@@ -101,7 +103,8 @@ class Requery:
         """The marks that there were when the answer that is shown was asked for."""
         self._due = float("-inf")
         self._rest_until = float("-inf")
-        self._audit_at = self._poll_at = float("inf")
+        self._poll_at = float("inf")
+        self._audits = AuditTimer(options)
         self._poll_every = options.poll_interval
         self._refusal: Exception | None = None
         self._refusals = 0
@@ -110,6 +113,14 @@ class Requery:
     def bindings(self) -> tuple[Binding, ...]:
         """One binding a table, with its key only where that is known; empty until learnt."""
         return self._bindings
+
+    @property
+    def next_audit(self) -> float | None:
+        """Monotonic time of the next reading on a timer; None while none is to come."""
+        return self._audits.at if self._confirmed and self._audits.at != NEVER else None
+
+    waiting_since = None
+    """A change is never applied: it makes the query be read."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened at monotonic ``now`` (seconds); return what to do."""
@@ -159,7 +170,9 @@ class Requery:
             case Gap(reason):
                 self._open_gap(reason)
             case AuditNow():
-                self._audit_at = self._now
+                self._audits.ask(self._now)
+            case Hint():
+                self._audits.hint(self._now)
             case Closed():
                 self._flows.stop_all()
                 self._set_status("closed", "closed")
@@ -211,7 +224,7 @@ class Requery:
             return self._patience_ends
         if self._shown_mark < self._marks:
             return max(self._due, self._rest_until)
-        return self._audit_at if self._confirmed else self._poll_at
+        return self._audits.at if self._confirmed else self._poll_at
 
     def _judge(self) -> None:
         failing = self._flows.failing or self._refusal
@@ -298,6 +311,7 @@ class Requery:
         answers = self._answers
         for _ in range(1 + TORN):
             mark, began = self._marks, self._now
+            self._audits.began()
             self._due = float("inf")
             try:
                 rows = yield from answers.read(self.schema)
@@ -315,9 +329,7 @@ class Requery:
         self._refusal, self._refusals = None, 0
         self._shown_mark = mark
         self._rest_until = self._now + took
-        self._audit_at = float("inf")
-        if self.options.audit_interval:
-            self._audit_at = self._now + max(self.options.audit_interval, took / AUDIT_SHARE)
+        self._audits.ended(self._now, took, clean=True)
         slower = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
         self._poll_every = self.options.poll_interval if changed else slower
         self._poll_at = self._now + max(self._poll_every, took / POLL_SHARE)

@@ -25,6 +25,11 @@ SHORT_LIVED: Final = 10.0
 """A socket that lived less than so many seconds does not start the backoff from zero: a server
 that accepts and hangs up at once must not be hammered."""
 
+LAST_LOOK: Final = 0.5
+"""Seconds, or half of ``stale_check``, between finding a socket overdue and giving it up. A process
+that was held up (a cell that never released the GIL) finds it overdue before it has read the answer
+that lies in the kernel's buffer."""
+
 SLEPT: Final = 30.0
 """A wall clock that ran so many seconds further than the monotonic one means a machine that slept."""
 
@@ -152,6 +157,8 @@ class Supervisor:
         self.beat_ref: str | None = None
         """The heartbeat that waits for its answer."""
         self.beat_sent = 0.0
+        self.give_up_at: float | None = None
+        """When a socket that is overdue is given up, unless a frame comes until then."""
         self.tries = 0
         """Sockets opened, or tried to."""
         self._wanted = False
@@ -159,7 +166,6 @@ class Supervisor:
         self._refreshed = False
         self._ahead: float | None = None
         """Wall clock minus monotonic clock: jumps when the machine slept."""
-        self._looked_at: float | None = None
         self._effects: list[Effect] = []
 
     @property
@@ -217,29 +223,43 @@ class Supervisor:
 
     def _beat_or_bury(self, now: float) -> None:
         """Send the heartbeat that is due; give up a socket that does not answer."""
-        options = self.options
-        late = self._looked_at is not None and now - self._looked_at > options.stale_check
-        self._looked_at = now
-        if late and self.beat_ref is not None:
-            # This process was held up (a cell that never let go of the GIL): the answer may lie
-            # unread in the kernel's buffer. The clock starts again.
-            self.beat_sent = max(self.beat_sent, now - options.heartbeat_timeout / 2)
-            self.heard_at = max(self.heard_at, now - options.stale_after / 2)
-        if self.beat_ref is not None and now - self.beat_sent >= options.heartbeat_timeout:
-            self._lost(now, f"no answer to a heartbeat for {options.heartbeat_timeout:g} s")
-        elif now - self.heard_at >= options.stale_after:
-            self._lost(now, f"silent for {options.stale_after:g} s")
-        elif self.beat_ref is None and now >= self.beat_due and self.socket is not None:
+        why = self._overdue(now)
+        if why is not None:
+            if self.give_up_at is None:
+                self.give_up_at = now + min(LAST_LOOK, self.options.stale_check / 2)
+            elif now >= self.give_up_at:
+                self._lost(now, why)
+            return
+        self.give_up_at = None
+        if self.beat_ref is None and now >= self.beat_due and self.socket is not None:
             self._beats += 1
             self.beat_ref = f"hb{self._beats}"
             self.beat_sent = now
-            self.beat_due = now + options.heartbeat_interval
+            self.beat_due = now + self.options.heartbeat_interval
             self._effects.append(Beat(self.socket, self.beat_ref))
+
+    def _overdue(self, now: float) -> str | None:
+        """Why the socket seems dead; None: it is alive.
+
+        Any frame is a sign of life: in a flood, a heartbeat's answer comes behind it. Frames alone
+        are not enough for ever, since they do not show that anything leaves here. Silence needs no
+        rule of its own: a heartbeat breaks it in less than ``stale_after``.
+        """
+        if self.beat_ref is None or now < self._answer_due:
+            return None
+        return f"no answer to a heartbeat for {now - self.beat_sent:.0f} s"
+
+    @property
+    def _answer_due(self) -> float:
+        answered_by = max(self.beat_sent, self.heard_at) + self.options.heartbeat_timeout
+        return min(answered_by, self.beat_sent + self.options.stale_after)
 
     def _wake(self, now: float) -> None:
         options = self.options
         if self.open:
-            due = self.beat_sent + options.heartbeat_timeout if self.beat_ref else self.beat_due
+            due = self.beat_due if self.beat_ref is None else self._answer_due
+            if self.give_up_at is not None:
+                due = self.give_up_at
             self._effects.append(WakeAt(min(due, now + options.stale_check)))
         elif self.next_try is not None:
             # Looked at in between as well: a slept machine is found by the clocks only.
@@ -254,7 +274,7 @@ class Supervisor:
         self._forget()
 
     def _forget(self) -> None:
-        self.opened_at = self.beat_ref = self._looked_at = None
+        self.opened_at = self.beat_ref = self.give_up_at = None
 
     def _lost(self, now: float, reason: str) -> None:
         if self.opened_at is not None and now - self.opened_at >= SHORT_LIVED:

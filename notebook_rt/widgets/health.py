@@ -17,6 +17,7 @@ COLOURS: Final = {
     "healthy": "green",
     "slow": "yellow",
     "drifting": "yellow",
+    "behind": "yellow",
     "polling": "yellow",
     "stale": "yellow",
     "offline": "red",
@@ -24,9 +25,10 @@ COLOURS: Final = {
     "closed": "grey",
 }
 DETAILS: Final = {
-    "healthy": "Changes arrive as they happen, and the last check found every row right.",
+    "healthy": "Changes arrive as they happen.",
     "slow": "Connected, but answers take longer than they should.",
     "drifting": "The last check found differences from the server and repaired them.",
+    "behind": "Changes arrive, but late: the data is seconds behind the server.",
     "polling": "Live updates temporarily unavailable; data refreshes every few seconds.",
     "stale": "Connected, but nothing has been heard for a while.",
     "offline": "No connection. Your edits are kept and will be sent.",
@@ -83,11 +85,12 @@ def health_text(report: HealthReport) -> str:
 
 
 def health_html(report: HealthReport) -> str:
-    """The static form: the line, then the metrics."""
+    """The static form: the line, what it means, then the metrics."""
+    detail = escape(cut(report.detail or DETAILS.get(report.state, "")))
     rows = [(name, value) for name, value in report.metrics.items()]
     error = f"<p>Last error: {escape(report.last_error)}</p>" if report.last_error else ""
     table = static_table(("metric", "value"), rows) if rows else ""
-    return f"<p><b>{escape(health_text(report))}</b></p>{error}{table}"
+    return f"<p><b>{escape(health_text(report))}</b></p><p>{detail}</p>{error}{table}"
 
 
 class HealthWidget(LiveWidget):

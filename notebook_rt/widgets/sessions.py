@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from notebook_rt.errors import ClosedError, NotebookRTError
+from notebook_rt.sync.health import Health
+from notebook_rt.widgets.health import DETAILS
 from notebook_rt.widgets.sources import (
     HealthReport,
     Note,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 NOTES_KEPT: Final = 200
 _UNITS: Final = {"ms": "{:,.0f} ms", "s": "{:,.1f} s"}
+_AUDITS: Final = ("next_audit_s", "audited_s")
+"""Metrics that the detail says in words."""
 _NAMES: Final = ("name", "username", "user_name", "display_name", "full_name", "email", "user")
 
 
@@ -45,23 +49,44 @@ class SessionHealth:
         error = health.metrics.get("last_error")
         return HealthReport(
             health.state,
-            "" if health.state == "healthy" else health.reason,
+            _detail(health),
             health.latency_ms,
             None if error is None else str(error),
-            {
-                name.rpartition("_")[0].replace("_", " ")
-                if unit in _UNITS
-                else name.replace("_", " "): (
-                    _UNITS[unit].format(value) if unit in _UNITS else _plain(value)
-                )
+            dict(
+                _metric(name, value)
                 for name, value in health.metrics.items()
-                if value is not None and name not in ("last_error", "state")
-                for unit in [name.rpartition("_")[2]]
-            },
+                if value is not None and name not in ("last_error", "state", *_AUDITS)
+            ),
         )
 
     def on_health(self, fn: Callable[[], object]) -> Unsubscribe:
         return listen(self._session.on_health, fn)
+
+
+def _metric(name: str, value: Any) -> tuple[str, str]:
+    """A metric as it is read: its name without the unit, the value with it.
+
+    >>> _metric("lag_p50_ms", 44.2), _metric("events_per_s", 0.44)
+    (('lag p50', '44 ms'), ('events a second', '0.4'))
+    """
+    rest, _, unit = name.rpartition("_")
+    if name.endswith("_per_s"):
+        return f"{name.removesuffix('_per_s').replace('_', ' ')} a second", _plain(value)
+    if unit in _UNITS:
+        return rest.replace("_", " "), _UNITS[unit].format(value)
+    return name.replace("_", " "), _plain(value)
+
+
+def _detail(health: Health) -> str:
+    """A sentence on the state, and one on the audits: when, and what the last of them found."""
+    sentence = health.reason[:1].upper() + health.reason[1:] if health.reason else ""
+    ends = sentence if sentence.endswith((".", "!", "?", "…")) else f"{sentence}."
+    said = [DETAILS["healthy"] if health.state == "healthy" else ends]
+    if health.state == "healthy" and health.audited_s is not None:
+        said.append(f"The last audit, {health.audited_s:.0f} s ago, found every row right.")
+    if health.next_audit_s is not None:
+        said.append(f"Next audit in {health.next_audit_s:.0f} s.")
+    return " ".join(said)
 
 
 def _plain(value: object) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Unsubscribe: TypeAlias = Callable[[], None]
 Health: TypeAlias = Literal[
-    "healthy", "slow", "drifting", "polling", "stale", "offline", "connecting", "closed"
+    "healthy", "slow", "drifting", "behind", "polling", "stale", "offline", "connecting", "closed"
 ]
 """The states of DESIGN §5, plus the two a session is in before and after it lives."""
 

@@ -32,6 +32,8 @@ class Picture:
 PICTURES = [
     Picture("health-healthy", "health('healthy')"),
     Picture("health-open", "health('slow')", click=(".nrt-pill",)),
+    Picture("health-healthy-open", "health('healthy')", click=(".nrt-pill",)),
+    Picture("health-behind-open", "health('behind')", click=(".nrt-pill",)),
     *[Picture(f"health-{s}", f"health('{s}')") for s in ("polling", "stale", "offline", "closed")],
     Picture("queue-empty", "queue(0)"),
     Picture("queue-waiting", "queue(2)"),
@@ -39,6 +41,7 @@ PICTURES = [
     Picture("presence-few", "presence(3)"),
     Picture("presence-many-open", "presence(14)", click=(".nrt-pill",)),
     Picture("statusbar", "status_bar()"),
+    Picture("statusbar-behind", "status_bar('behind')"),
     Picture("statusbar-open", "status_bar()", click=('[data-part="queue"] .nrt-pill',)),
     Picture("notes", "notes()"),
     Picture("chart-line", "chart()"),

@@ -56,14 +56,24 @@ WRITES = [
 ]
 
 
+SAID = {
+    "healthy": "Changes arrive as they happen. The last audit, 12 s ago, found every row right."
+    " Next audit in 8 s.",
+    "behind": "17 s behind the server: positions; 1,240 changes wait to be applied."
+    " Next audit in 2 s.",
+}
+"""What a session says of some states (``widgets/sessions.py``)."""
+
+
 def health_source(state: str) -> MemoryHealth:
     source = MemoryHealth()
     for latency in LATENCIES:
         source.report = HealthReport("healthy", latency=float(latency))
         source.tell()
-    latency = {"healthy": 12.0, "slow": 640.0}.get(state)
-    error = None if state == "healthy" else "1006: the socket closed without a close frame"
-    source.report = HealthReport(state, latency=latency, metrics=METRICS, last_error=error)
+    latency = {"healthy": 12.0, "slow": 640.0, "behind": 14.0}.get(state)
+    error = "1006: the socket closed without a close frame" if state not in SAID else None
+    detail = SAID.get(state, "")
+    source.report = HealthReport(state, detail, latency=latency, metrics=METRICS, last_error=error)
     return source
 
 
@@ -91,11 +101,12 @@ def presence(n: int) -> PresenceWidget:
     return PresenceWidget(MemoryPresence(*people(n)))
 
 
-def status_bar() -> StatusBar:
+def status_bar(state: str = "healthy") -> StatusBar:
     source = health_source("healthy")
     bar = StatusBar(source, MemoryQueue(*WRITES), MemoryPresence(*people(5)))
     for latency in LATENCIES:
         source.set(HealthReport("healthy", latency=float(latency), metrics=METRICS))
+    source.set(health_source(state).report)
     return bar
 
 

@@ -84,6 +84,24 @@ def test_heartbeats_are_unanswered_while_tcp_lives(stack: LocalStack, rule: Rule
         lab.heals_within(8)
 
 
+def test_half_open_socket_is_noticed_where_silence_is_looked_for_more_often_than_answers_are_due(
+    stack: LocalStack,
+) -> None:
+    options = nrt.Options(
+        audit_interval=0,
+        heartbeat_interval=0.5,
+        heartbeat_timeout=1.0,
+        stale_check=0.1,
+        backoff_base=0.2,
+    )
+    with laboratory(stack, options=options) as lab:
+        disconnects = lab.session.metrics["disconnects"]
+        lab.proxy.rules = (Stall(path="/websocket"),)
+        until(lambda: lab.session.metrics["disconnects"] > disconnects, 3)
+        lab.proxy.heal()
+        lab.heals_within(8)
+
+
 def test_channels_closed_by_the_server_are_joined_again(stack: LocalStack) -> None:
     with laboratory(stack, *VIEWS) as lab:
         lab.proxy.close_channels()

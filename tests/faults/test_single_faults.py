@@ -15,19 +15,12 @@ import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.realtime.options import RealtimeOptions
 from notebook_rt.net import supervisor
-from notebook_rt.sync import mirror
 from tests.faults.lab import AUDIT, laboratory
 from tests.faults.truth import EVERYTHING, SOME, TOP, VIEWS, Writer, true_within
 from tests.proxy import Delay, Double, Drop, Proxy, Stall, Truncate
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def audits_may_cost_what_they_like(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An audit may take a hundredth of the time; on an interval of a second that is too little."""
-    monkeypatch.setattr(mirror, "AUDIT_SHARE", 1.0)
 
 
 AUDITED = AUDIT.audit_interval + 2.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -11,12 +12,16 @@ from hypothesis import given
 
 from notebook_rt.sync.health import COLOURS, Facts, Metrics, Series, TableFacts, health
 
-NUMBERS = {"slow_ms": 500.0, "stale_after": 60.0, "poll_interval": 5.0}
+NUMBERS = {"slow_ms": 500.0, "stale_after": 60.0, "poll_interval": 5.0, "behind_after": 3.0}
 STATUSES = ["loading", "live", "polling", "stale", "closed", "error"]
 
 
 def word(facts: Facts) -> str:
     return health(facts, **NUMBERS)[0]
+
+
+def late(seconds: float, waiting: int = 0, name: str = "t") -> TableFacts:
+    return TableFacts(name, "live", behind=seconds, waiting=waiting)
 
 
 def table(status: str, drifted: bool = False, denied: bool = False) -> TableFacts:
@@ -31,6 +36,10 @@ def table(status: str, drifted: bool = False, denied: bool = False) -> TableFact
         (Facts("connected", latency=0.01, tables=[table("live")]), "healthy"),
         (Facts("connected", latency=0.6, tables=[table("live")]), "slow"),
         (Facts("connected", latency=0.6, tables=[table("live", True)]), "drifting"),
+        (Facts("connected", tables=[late(17.0), table("live", True)]), "behind"),
+        (Facts("connected", tables=[late(17.0), table("polling")]), "polling"),
+        (Facts("connected", tables=[late(2.9)]), "healthy"),
+        (Facts("connected", tables=[TableFacts("t", "live", unaudited=True)]), "connecting"),
         (Facts("connected", tables=[table("live", True), table("polling")]), "polling"),
         (Facts("connected", tables=[table("polling"), table("stale")]), "stale"),
         (Facts("connected", silent_for=61, tables=[table("live")]), "stale"),
@@ -64,6 +73,24 @@ def test_a_table_that_cannot_be_had_is_named_with_what_to_do() -> None:
     )
 
 
+def test_behind_says_by_how_much_which_tables_and_what_waits() -> None:
+    facts = Facts("connected", tables=[late(17.2, 1240, "positions"), late(4.0, 0, "trades")])
+    assert health(facts, **NUMBERS) == (
+        "behind",
+        "17 s behind the server: positions, trades; 1,240 changes wait to be applied",
+    )
+
+
+@pytest.mark.parametrize("status", ["stale", "polling", "live", "error"])
+def test_a_reason_names_each_table_once_and_only_a_few(status: str) -> None:
+    views = [TableFacts("positions", status, drifted=True, error="why") for _ in range(50)]  # type: ignore[arg-type]  # one of STATUSES
+    others = [TableFacts(f"t{n}", status, drifted=True, error="why") for n in range(20)]  # type: ignore[arg-type]  # one of STATUSES
+    reason = health(Facts("connected", tables=[*views, *others]), **NUMBERS)[1]
+    assert reason.count("positions") == 1
+    assert "and 16 more" in reason
+    assert len(reason) < 200
+
+
 @given(
     st.sampled_from(["connected", "disconnected", "connecting", "reconnecting"]),
     st.sampled_from([0.0, 59.0, 61.0]),
@@ -71,6 +98,8 @@ def test_a_table_that_cannot_be_had_is_named_with_what_to_do() -> None:
     st.booleans(),
     st.integers(0, 1),
     st.lists(st.tuples(st.sampled_from(STATUSES), st.booleans(), st.booleans()), max_size=2),
+    st.sampled_from([0.0, 2.9, 3.1, 30.0]),
+    st.booleans(),
 )
 def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     state: str,
@@ -79,6 +108,8 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     reachable: bool,
     unjoined: int,
     tables: list[tuple[str, bool, bool]],
+    behind: float,
+    unaudited: bool,
 ) -> None:
     facts = Facts(
         state,  # type: ignore[arg-type]  # drawn from the four
@@ -87,7 +118,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         latency,
         reachable,
         unjoined,
-        [table(*one) for one in tables],
+        [replace(table(*one), behind=behind, unaudited=unaudited) for one in tables],
     )
     verdict, reason = health(facts, **NUMBERS)
     assert isinstance(reason, str)
@@ -97,6 +128,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         assert silent <= 60
         assert all(status in ("live", "closed") for status, _, _ in tables)
         assert not any(drifted for _, drifted, _ in tables)
+        assert not tables or (behind <= 3 and not unaudited)
     if any(status == "error" for status, _, _ in tables):
         assert COLOURS[verdict] in ("yellow", "red")
 

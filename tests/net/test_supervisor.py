@@ -1,11 +1,17 @@
-"""The connection's machine: any order of events ends connected, and never with two sockets."""
+"""The connection's machine: any order of events ends connected, and never with two sockets.
+
+The laws draw the options, too: every number that `Options` accepts, odd ones among them.
+"""
 
 from __future__ import annotations
 
+import itertools
 import pickle
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from notebook_rt.errors import ErrorClass
@@ -35,12 +41,33 @@ from notebook_rt.sync.supervisor import (
 NETWORK = ErrorClass("network", 1.0)
 OPTIONS = Options()
 
+seconds = st.one_of(st.sampled_from((0.01, 0.2, 1.0, 15.0, 60.0)), st.floats(0.01, 300.0))
+
+
+@st.composite
+def any_options(draw: Callable[..., float]) -> Options:
+    """What a user may set of the connection's numbers."""
+    base, interval, timeout = draw(seconds), draw(seconds), draw(seconds)
+    return Options(
+        backoff_base=base,
+        backoff_max=base + draw(st.one_of(st.just(0.0), seconds)),
+        jitter=draw(st.sampled_from((0.0, 0.2, 3.0))),
+        max_retries=int(draw(st.integers(0, 12))),
+        retry_anyway=draw(seconds),
+        heartbeat_interval=interval,
+        heartbeat_timeout=timeout,
+        stale_after=interval + timeout + draw(st.one_of(st.just(0.0), seconds)),
+        stale_check=draw(seconds),
+    )
+
 
 @dataclass
 class World:
     """A network that is up or down, a server that answers or is silent, and a clock."""
 
-    machine: Supervisor = field(default_factory=lambda: Supervisor(OPTIONS, lambda: 0.5))
+    options: Options = OPTIONS
+    late: Iterable[float] = (0.0,)
+    """How much later than asked for each tick comes, again and again: a busy loop."""
     now: float = 1000.0
     wall: float = 1_700_000_000.0
     online: bool = True
@@ -52,6 +79,10 @@ class World:
     tried_at: list[float] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
     refreshes: int = 0
+
+    def __post_init__(self) -> None:
+        self.machine = Supervisor(self.options, lambda: 0.5)
+        self.lateness = itertools.cycle(self.late)
 
     def feed(self, event: Event) -> None:
         self.wake = None
@@ -93,16 +124,22 @@ class World:
                 self.beats.discard(ref)
                 assert self.machine.socket is not None
                 self.feed(Heard(self.machine.socket, ref))
-        self.pass_time(min(self.wake, self.now + 5) - self.now if self.wake else 5)
+        self.wait()
+
+    def wait(self) -> None:
+        """Until the tick that was asked for, or 5 s."""
+        due = self.now + 5 if self.wake is None else min(self.wake, self.now + 5)
+        self.pass_time(due - self.now + next(self.lateness))
 
     def pass_time(self, seconds: float, asleep: float = 0.0) -> None:
         self.now += max(0.0, seconds)
         self.wall += max(0.0, seconds) + asleep
         self.feed(Tick())
 
-    def run(self, seconds: float) -> None:
+    def run(self, seconds: float, then: Callable[[], bool] = lambda: False) -> None:
+        """Let time pass, until ``then`` holds."""
         until = self.now + seconds
-        while self.now < until:
+        while self.now < until and not then():
             before = self.now
             self.step()
             if self.now == before:
@@ -118,7 +155,10 @@ def started(**world: object) -> World:
 ACTIONS = st.lists(
     st.one_of(
         st.sampled_from(
-            ["step", "offline", "online", "mute", "answer", "user", "visible", "network", "token"]
+            [
+                *("step", "offline", "online", "mute", "answer", "frame"),
+                *("user", "visible", "network", "token"),
+            ]
         ),
         st.tuples(st.just("wait"), st.floats(0, 700)),
         st.tuples(st.just("sleep"), st.floats(0, 100_000)),
@@ -146,6 +186,9 @@ def play(world: World, actions: list[object]) -> None:
                 world.answers = False
             case "answer":
                 world.answers = True
+            case "frame":
+                for socket in world.open:
+                    world.feed(Heard(socket))
             case "user" | "visible" | "network" | "token":
                 world.feed(Retry(action))  # type: ignore[arg-type]  # one of the four
             case ("wait", seconds):
@@ -171,20 +214,28 @@ def play(world: World, actions: list[object]) -> None:
                     world.feed(OpenFailed(socket, ErrorClass(kind, 5.0), "no"))
 
 
-@given(ACTIONS)
-def test_any_order_of_events_ends_connected_when_the_network_is_back(actions: list[object]) -> None:
-    world = started()
+@given(any_options(), ACTIONS)
+def test_any_order_of_events_ends_connected_when_the_network_is_back(
+    options: Options, actions: list[object]
+) -> None:
+    world = started(options=options)
     play(world, actions)
     world.online = world.answers = True
-    world.run(OPTIONS.retry_anyway + 60)
-    assert world.machine.state == "connected"
+    world.step()
+    longest = max(options.retry_anyway, options.backoff_max * (1 + options.jitter), 5.0)
+    world.run(2 * longest, then=lambda: bool(world.open))
+    for _ in range(20):
+        world.step()
+        assert world.machine.state == "connected"
     assert world.open == {world.machine.socket}
     assert not world.opening
 
 
-@given(ACTIONS)
-def test_after_stop_nothing_is_open_and_nothing_is_tried(actions: list[object]) -> None:
-    world = started()
+@given(any_options(), ACTIONS)
+def test_after_stop_nothing_is_open_and_nothing_is_tried(
+    options: Options, actions: list[object]
+) -> None:
+    world = started(options=options)
     play(world, actions)
     world.feed(Stop())
     tried = len(world.tried_at)
@@ -195,12 +246,93 @@ def test_after_stop_nothing_is_open_and_nothing_is_tried(actions: list[object]) 
     assert len(world.tried_at) == tried
 
 
-@given(ACTIONS)
-def test_open_and_state_agree(actions: list[object]) -> None:
-    world = started()
+@given(any_options(), ACTIONS)
+def test_open_and_state_agree(options: Options, actions: list[object]) -> None:
+    world = started(options=options)
     for action in actions:
         play(world, [action])
         assert (world.machine.state == "connected") == bool(world.open)
+
+
+lateness = st.lists(st.floats(0.0, 0.1), min_size=1, max_size=5)
+"""Of the ticks, as a share of ``stale_check``: the bound of the law below allows for three of them."""
+
+
+@given(any_options(), ACTIONS, lateness)
+def test_half_open_socket_is_noticed_within_interval_timeout_and_stale_check(
+    options: Options, actions: list[object], late: list[float]
+) -> None:
+    """Whatever the options, whatever was before, and however late the ticks come."""
+    late = [share * options.stale_check for share in late]
+    world = started(options=options, late=late)
+    play(world, actions)
+    world.online = world.answers = True
+    world.run(10_000, then=lambda: bool(world.open))
+    (socket,) = world.open
+    since = world.now  # nothing is heard any more; what is sent leads nowhere
+    bound = options.heartbeat_interval + options.heartbeat_timeout + options.stale_check
+    while socket in world.open:
+        world.wait()
+        assert world.now - since <= bound + 1e-6
+
+
+@given(
+    any_options(),
+    st.lists(st.floats(0.0, 400.0), min_size=1, max_size=5),
+    st.floats(0.0, 0.99),
+)
+def test_socket_that_answers_is_never_given_up(
+    options: Options, late: list[float], share: float
+) -> None:
+    """However long this process is held up: the answer then lies unread in the buffer."""
+    world = started(options=options, late=late)
+    world.step()
+    for _ in range(100):
+        asked = world.now
+        while world.beats and world.now < asked + share * options.heartbeat_timeout:
+            world.now += share * options.heartbeat_timeout
+            world.wall += share * options.heartbeat_timeout
+        world.step()
+        assert world.machine.state == "connected"
+    assert world.states == ["connecting", "connected"]
+
+
+@given(any_options(), st.floats(0.0, 0.99))
+def test_frames_are_a_sign_of_life_while_a_heartbeat_waits_for_its_answer(
+    options: Options, share: float
+) -> None:
+    """In a flood the answer comes behind the changes; without one for ever, the socket is lost."""
+    world = started(options=options, answers=False)
+    since = world.now
+    world.step()
+    (socket,) = world.open
+    while socket in world.open:
+        pause = max(share * options.heartbeat_timeout, 0.001)
+        world.now += pause
+        world.wall += pause
+        world.feed(Heard(socket))
+        assert world.now - since <= options.stale_after + 2 * pause + options.stale_check + 1e-6, (
+            "nothing leaves here"
+        )
+    assert world.now - since >= options.stale_after - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"stale_after": 20.0}, r"stale_after \(20\) must be at least heartbeat_interval \+"),
+        ({"heartbeat_interval": 120.0}, r"heartbeat_timeout \(120 \+ 10\).*stale_after=130"),
+        ({"backoff_base": 40.0}, r"backoff_base \(40\) must not be above backoff_max \(30\)"),
+        ({"poll_interval": 60.0}, r"poll_interval \(60\) .* give poll_max=60 too"),
+        ({"audit_interval": 300.0}, r"audit_interval \(300\) .* give audit_max=300 too"),
+        ({"audit_max": float("inf")}, r"audit_max must be a finite number, not inf"),
+        ({"stale_check": float("nan")}, r"stale_check must be a finite number, not nan"),
+        ({"max_retries": float("inf")}, r"max_retries must be a finite number, not inf"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(wrong: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=rf"Options\.{said}|Options\..*{said}"):
+        Options(**wrong)  # type: ignore[arg-type]  # numbers
 
 
 def test_waits_double_from_one_second_to_thirty_with_jitter_then_every_five_minutes() -> None:

@@ -99,7 +99,10 @@ def test_a_server_that_gives_fewer_rows_than_asked_hides_none() -> None:
 
 
 def test_a_small_table_is_one_read() -> None:
-    world = live(one=server(5))
+    world = World(TableSpec("t"), server(5), faults=Faults(read_time=(0.001, 0.01)))
+    world.connect()
+    while world.mirror.status != "live":
+        world.run(0.1)
     assert len(fetches(world)) == 2  # the description, and the rows with their count
 
 

@@ -264,13 +264,20 @@ def test_polling_is_the_same_table(story: list[Any], seed: int, filtered: bool) 
     st.integers(0, 2**32),
     st.sampled_from((0.3, 1.0)),
     st.booleans(),
+    st.floats(2.5, 19.0),
 )
 def test_the_audit_finds_what_was_lost_without_a_word(
-    story: list[Any], seed: int, loss: float, passes_xmin: bool
+    story: list[Any], seed: int, loss: float, passes_xmin: bool, interval: float
 ) -> None:
     """Promise 4: with every light green, the audit alone keeps the table true."""
-    quick = Faults(read_time=(0.005, 0.1))  # an audit may take a hundredth of the time, no more
-    world = World(TableSpec("t"), server(passes_xmin=passes_xmin), seed=seed, faults=quick)
+    quick = Faults(read_time=(0.005, 0.1))  # an audit takes less than a quarter of the interval
+    world = World(
+        TableSpec("t"),
+        server(passes_xmin=passes_xmin),
+        seed=seed,
+        faults=quick,
+        options=Options(page_size=7, audit_interval=interval),
+    )
     world.connect()
     world.run(5)
     world.faults = replace(world.faults, loss=loss)

@@ -73,6 +73,22 @@ def test_every_state_of_health_has_a_word_a_colour_and_a_sentence(state):
     assert drawn["detail"] == DETAILS[state]
 
 
+def test_how_far_behind_and_when_the_next_audit_is_are_said_in_words():
+    """In the widget and without a browser: never by the colour alone."""
+    source = scenes.health_source("behind")
+    drawn = HealthState(source)()
+    assert (drawn["word"], drawn["colour"]) == ("Behind", "yellow")
+    widget = StatusBar(source)
+    for text in (drawn["detail"], widget._repr_mimebundle_()[0]["text/html"]):
+        assert "17 s behind the server: positions; 1,240 changes wait" in text
+        assert "Next audit in 2 s" in text
+    widget.close()
+
+
+def test_the_sentence_on_a_healthy_session_claims_no_check():
+    assert "row" not in DETAILS["healthy"]
+
+
 def test_the_sparkline_keeps_the_latest_latencies():
     source = MemoryHealth(HealthReport("healthy", latency=0.0))
     state = HealthState(source)

@@ -1,0 +1,132 @@
+"""The server's clock from whole seconds, and a lag that no skew makes up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import floor
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notebook_rt.sync.clock import DRIFT, Freshness, ServerClock
+from notebook_rt.sync.health import Facts, TableFacts, health
+
+EPOCH = 1_700_000_000.0
+skews = st.floats(-1e5, 1e5)
+answers = st.lists(
+    st.tuples(st.floats(0.0, 100.0), st.floats(0.0, 20.0), st.floats(0.0, 20.0)),
+    min_size=1,
+    max_size=30,
+)
+"""For each: the pause before it, the way there and the way back."""
+
+
+def heard(
+    skew: float, found: list[tuple[float, float, float]], drift: float
+) -> tuple[ServerClock, float]:
+    """A clock that has seen these answers, and the monotonic time then."""
+    clock, now = ServerClock(), 0.0
+    for pause, there, back in found:
+        sent = now + pause
+        now = sent + there + back
+        clock.observe(float(floor(EPOCH + skew + (sent + there) * (1 + drift))), sent, now)
+    return clock, now
+
+
+@given(skews, answers, st.floats(0.0, 100.0), st.floats(-DRIFT / 2, DRIFT / 2))
+def test_a_skewed_clock_is_never_taken_for_a_lag(
+    skew: float, found: list[tuple[float, float, float]], lag: float, drift: float
+) -> None:
+    """Whatever the clocks say and however slow the answers: never more than the true lag."""
+    clock, now = heard(skew, found, drift)
+    committed = EPOCH + skew + now * (1 + drift) - lag
+    assert clock.lag(committed, now) <= lag + 1e-3
+
+
+@given(skews, st.lists(st.floats(0.0, 1.0), min_size=20, max_size=20), st.floats(2.0, 100.0))
+def test_a_lag_of_seconds_is_seen_after_a_few_answers(
+    skew: float, pauses: list[float], lag: float
+) -> None:
+    clock, now = heard(skew, [(pause, 0.02, 0.02) for pause in pauses], 0.0)
+    assert clock.lag(EPOCH + skew + now - lag, now) > lag - 1.1
+
+
+@given(skews, answers, st.floats(-50.0, 50.0))
+def test_the_clock_of_this_machine_is_put_right_and_never_made_worse(
+    skew: float, found: list[tuple[float, float, float]], wrong: float
+) -> None:
+    clock, now = heard(skew, found, 0.0)
+    true = EPOCH + skew + now
+    assert abs(clock.now(now, true) - true) < 1e-3
+    slowest = max(there + back for _, there, back in found)
+    assert (
+        abs(clock.now(now, true + wrong) - true)
+        <= min(abs(wrong), 1.0 + slowest + DRIFT * now) + 1e-3
+    )
+
+
+def test_before_the_first_answer_nothing_is_claimed() -> None:
+    assert ServerClock().lag(0.0, 1e9) == 0.0
+    assert ServerClock().now(5.0, EPOCH) == EPOCH
+
+
+def test_a_clock_that_was_set_counts_anew() -> None:
+    clock = ServerClock()
+    clock.observe(EPOCH, 0.0, 0.1)
+    clock.observe(EPOCH + 3600, 1.0, 1.1)
+    assert clock.lag(EPOCH + 3600 - 10, 1.1) >= 9
+
+
+def test_what_was_applied_late_is_behind_until_something_proves_otherwise() -> None:
+    fresh = Freshness()
+    fresh.applied(17.0, 100.0)
+    assert fresh.behind(150.0, audited=True) == 17.0
+    fresh.applied(0.1, 151.0)
+    assert fresh.behind(151.0, audited=True) == 0.1
+    fresh.applied(17.0, 160.0)
+    fresh.proven()
+    assert fresh.behind(160.0, audited=True) == 0.0
+
+
+def test_without_audits_silence_for_as_long_as_the_lag_proves_it() -> None:
+    fresh = Freshness()
+    fresh.applied(17.0, 100.0)
+    assert fresh.behind(116.9, audited=False) == 17.0
+    assert fresh.behind(117.1, audited=False) == 0.0
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("applied"), st.floats(0.0, 60.0)),
+            st.tuples(st.just("wait"), st.floats(0.0, 60.0)),
+            st.tuples(st.just("proven"), st.just(0.0)),
+        ),
+        max_size=20,
+    ),
+    st.floats(0.1, 20.0),
+    st.booleans(),
+)
+def test_never_healthy_while_what_was_applied_last_is_older_than_the_bound(
+    story: list[tuple[str, float]], bound: float, audited: bool
+) -> None:
+    """Nor before a clean audit; until a younger change, a proof, or silence where none will come."""
+    fresh, now, late, at = Freshness(), 0.0, 0.0, 0.0
+    for what, seconds in story:
+        match what:
+            case "applied":
+                fresh.applied(seconds, now)
+                late, at = seconds, now
+            case "proven":
+                fresh.proven()
+                late = 0.0
+            case _:
+                now += seconds
+        facts = TableFacts("t", "live", behind=fresh.behind(now, audited=audited))
+        limits = {"slow_ms": 500.0, "stale_after": 60.0, "poll_interval": 5.0}
+        word, _ = health(Facts("connected", tables=[facts]), behind_after=bound, **limits)
+        silent = not audited and now >= at + late
+        assert (word == "healthy") == (late <= bound or silent)
+        unaudited = replace(facts, unaudited=True)
+        word, _ = health(Facts("connected", tables=[unaudited]), behind_after=bound, **limits)
+        assert word != "healthy"

@@ -1,0 +1,135 @@
+"""What a session says of itself is true: lag, audits, verdicts (DESIGN 5)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt.local import LocalStack
+from notebook_rt.widgets.sessions import SessionHealth
+from tests.faults.lab import AUDIT, laboratory
+from tests.proxy import Delay, Drop
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
+
+
+def test_what_comes_seconds_late_is_behind_until_it_is_proven(stack: LocalStack) -> None:
+    options = nrt.Options(behind_after=0.5, audit_interval=4.0)
+    with laboratory(stack, options=options) as lab:
+        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        told: list[str] = []
+        lab.session.on_health(lambda health: told.append(health.state))
+        lab.proxy.rules = (Delay(seconds=6.0),)
+        for key in range(1, 41):
+            lab.sql(f"update {{t}} set name = 'late' where id = {key}")
+        until(lambda: lab.session.health.state == "behind", 10, lambda: lab.session.health)
+        health = lab.session.health
+        assert health.colour == "yellow"
+        assert f"s behind the server: {lab.table}" in health.reason
+        until(lambda: "behind" in told, what=lambda: told)
+        lab.proxy.heal()
+        until(lambda: lab.session.health.state == "healthy", 15, lambda: lab.session.health)
+        lab.true_within(5)
+
+
+def test_a_verdict_comes_with_its_repair_and_stays_until_a_clean_audit(stack: LocalStack) -> None:
+    with laboratory(stack, options=AUDIT) as lab:
+        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        feed: Any = lab.frame._feed
+        audits = lab.session.metrics["audits"]
+        seen: list[tuple[bool, bool]] = []
+        # On the loop, in the same turn as the repair: what the health would say then.
+        lab.session._project.health_listeners.append(
+            lambda health: seen.append((len(feed.table) == 0, health.state == "healthy"))
+        )
+        lab.sql("truncate {t}")
+        until(lambda: len(lab.frame.df) == 0, 10)
+        until(lambda: lab.session.metrics["audits"] > audits, 1)
+        until(lambda: lab.session.health.state == "healthy", 10, lambda: lab.session.health)
+        repaired = [healthy for empty, healthy in seen if empty]
+        assert repaired[0] is False
+
+
+def test_before_the_first_audit_nothing_is_claimed(stack: LocalStack) -> None:
+    with laboratory(stack, options=nrt.Options()) as lab:
+        if not lab.session.metrics["audits"]:
+            assert lab.session.health.state != "healthy"
+            assert "every row" not in SessionHealth(lab.session).health().detail
+        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        assert lab.session.metrics["audits"] > 0
+        assert "found every row right" in SessionHealth(lab.session).health().detail
+
+
+def test_health_says_when_the_next_audit_is(stack: LocalStack) -> None:
+    with laboratory(stack, options=nrt.Options(audit_interval=15.0)) as lab:
+        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        health = lab.session.health
+        assert health.next_audit_s is not None
+        assert 0 <= health.next_audit_s <= 15
+        assert health.metrics["next_audit_s"] == health.next_audit_s
+        assert health.audited_s is not None
+        assert "Next audit in" in SessionHealth(lab.session).health().detail
+
+
+def test_without_audits_none_is_promised_and_none_claimed(stack: LocalStack) -> None:
+    with laboratory(stack) as lab:
+        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        assert lab.session.health.next_audit_s is None
+        detail = SessionHealth(lab.session).health().detail
+        assert "audit" not in detail
+        assert "every row" not in detail
+
+
+def test_a_loss_in_a_busy_stream_is_found_seconds_after_it_stops(stack: LocalStack) -> None:
+    """As after a restart of PostgreSQL, of which no client is told: the next audit was 20 s away."""
+    with laboratory(stack, options=nrt.Options()) as lab:
+        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        for key in range(1, 31):
+            lab.sql(f"update {{t}} set name = 'heard' where id = {key}")
+        lab.true_within(5)
+        lab.proxy.rules = (Drop(),)
+        lab.sql("update {t} set name = 'lost'")
+        assert lab.true_within(14) < 14
+
+
+def test_metrics_are_a_mapping_and_count_joined_channels(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    options = nrt.Options(max_channels=1, audit_interval=0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        frames = [rt.table(make_table()) for _ in range(3)]
+        for frame in frames:
+            frame.wait(20)
+        until(lambda: rt.metrics["channels"] == 1, what=lambda: rt.metrics)
+        metrics = rt.metrics
+        assert dict(metrics) == metrics.as_dict()
+        assert list(metrics) == list(metrics.as_dict())
+        assert "channels" in metrics
+
+
+def test_a_progress_bar_over_a_whole_table_ends_full(
+    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bar that is closed before its end is red in a notebook."""
+    import tqdm.auto
+
+    bars: list[Any] = []
+
+    class Seen(tqdm.tqdm):  # type: ignore[type-arg]  # generic only in its stub
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **{**more, "disable": False, "file": sys.stderr})
+            bars.append(self)
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Seen)
+    name = make_table()
+    stack.sql(f"insert into {name} (id) select * from generate_series(1, 3000)")
+    options = nrt.Options(progress_after=0.0, page_size=50, audit_interval=0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        rt.table(name).wait(30)
+    assert len(bars) == 1
+    assert bars[0].n == bars[0].total == 3000
