@@ -290,6 +290,20 @@ def written(op: Op, row: Mapping[str, Json]) -> bool:
     return all(equal(there.get(column), _typed(op, column, value)) for column, value in values)
 
 
+def may_have_moved(op: Op, row: Mapping[str, Json]) -> bool:
+    """Whether the row under an update's new key, while there is none under the old one, is its own.
+
+    The write is one statement, so the whole of it was applied then, whatever others made of the
+    columns since. A column that still is what the write was based on says that it is another row.
+    """
+    there = row_of(op, row)
+    return not any(
+        equal(there.get(column), _typed(op, column, base))
+        for column, base in op.base.items()
+        if column not in op.key
+    )
+
+
 def taken(op: Op) -> str:
     """What to say of a drawn key that another row has."""
     table, column = qualified(op.schema, op.target), op.drawn

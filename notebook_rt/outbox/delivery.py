@@ -19,7 +19,7 @@ from notebook_rt.outbox import decide
 from notebook_rt.outbox.asking import Asking
 from notebook_rt.outbox.decide import Answer
 from notebook_rt.outbox.lease import LeaseLostError
-from notebook_rt.outbox.ops import WRITES, Json, Op
+from notebook_rt.outbox.ops import WRITES, Json, Op, changes_key, key_after
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import NoAnswerError, Rest
 from notebook_rt.sync.merge import Strategies, rebase
@@ -204,6 +204,10 @@ class Delivery:
                 await self._settle(op, None if op.kind == "delete" else answer.body[0])
                 return
             row, problem = await self._asking.fetch(op)
+            if row is None and problem is None and op.sent and changes_key(op):
+                problem, settled = await self._settle_moved(op)
+                if settled:
+                    return
             if problem is not None:
                 await self._no(op, problem, read=True)
                 return
@@ -232,6 +236,17 @@ class Delivery:
         else:
             await self._no(op, answer)
 
+    async def _settle_moved(self, op: Op) -> tuple[Answer | None, bool]:
+        """Settle a write that gave its row another key, and whose answer was lost, if the row is there.
+
+        The first is the answer that says why that could not be told.
+        """
+        row, problem = await self._asking.fetch(replace(op, key=key_after(op)))
+        if row is None or not decide.may_have_moved(op, row):
+            return problem, False
+        await self._settle(op, row)
+        return None, True
+
     async def _look_first(self, job: _Job) -> bool | None:
         """Compare here what the server cannot, and note the row's version for the write.
 
@@ -242,6 +257,12 @@ class Delivery:
         if problem is not None:
             await self._no(op, problem, read=True)
             return None
+        if row is None and op.sent and changes_key(op):
+            problem, settled = await self._settle_moved(op)
+            if problem is not None:
+                await self._no(op, problem, read=True)
+            if settled or problem is not None:
+                return None
         moved = None
         if op.xmin and row is not None and "xmin" in row:
             moved = str(row["xmin"]) != op.xmin

@@ -112,6 +112,13 @@ def changes_key(op: Op) -> bool:
     return op.kind == "update" and any(name in op.values for name in op.key)
 
 
+def key_after(op: Op) -> dict[str, Json]:
+    """The row's key columns after the write."""
+    if op.kind != "update":
+        return dict(op.key)
+    return {name: op.values.get(name, value) for name, value in op.key.items()}
+
+
 def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
     """Make one write of two of the same row, of which ``last`` has not left.
 
@@ -124,7 +131,7 @@ def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
     if not _follows(last, new):
         return last, False
     match last.kind, new.kind:
-        case "insert" | "update", "update" if not (last.kind == "insert" and changes_key(new)):
+        case "insert" | "update", "update" if not changes_key(new):
             return replace(
                 last,
                 values={**last.values, **new.values},
@@ -151,7 +158,11 @@ def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
 
 
 def _follows(last: Op, new: Op) -> bool:
-    """Whether ``new`` was made on top of ``last``: another kernel may not have seen it yet."""
-    return all(
+    """Whether ``new`` was made on top of ``last``, and of its row.
+
+    Another kernel may not have seen it yet; and a lane goes on with another row where that was given
+    the key which the first one left.
+    """
+    return new.key == key_after(last) and all(
         new.base[column] == value for column, value in last.values.items() if column in new.base
     )
