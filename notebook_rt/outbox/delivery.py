@@ -94,6 +94,8 @@ class Delivery:
         """The server's words when it refused the login, until there is a new one."""
         self.retry_at = 0.0
         """Nothing leaves before."""
+        self.waiting: list[Op] = []
+        """What was taken with this batch and waits again: what depends on it must not leave."""
         self._listener = listener
         self._clock = clock
         self._random = random
@@ -173,8 +175,8 @@ class Delivery:
             left = [replace(op, sent=True) for op in left]
         moved = len(done)
         for op in left:
-            if self.stopped:
-                await self.on_disk(self.outbox.back, op)
+            if self.stopped or self.waiting:
+                await self.put_back([op])
             else:
                 await self.on_disk(self.still_ours)
                 moved += await self._one(op)
@@ -403,7 +405,14 @@ class Delivery:
         for op in ops:
             await self._back(replace(op, sent=op.sent or error.sent), until=0.0)
 
+    async def put_back(self, ops: Sequence[Op]) -> None:
+        """Return what was marked as left when it was taken, and has not."""
+        for op in ops:
+            await self.on_disk(self.outbox.back, op)
+        self.waiting += ops
+
     async def _back(self, op: Op, *, until: float, words: str = "") -> None:
+        self.waiting.append(op)
         await self.on_disk(
             self.outbox.back, replace(op, state="waiting", not_before=until, error=words)
         )

@@ -112,6 +112,19 @@ def changes_key(op: Op) -> bool:
     return op.kind == "update" and any(name in op.values for name in op.key)
 
 
+def may_pass(op: Op, earlier: Op) -> bool:
+    """Whether an operation may leave before an earlier one of another lane that still waits.
+
+    A row may refer to what was inserted before it, take the key or the unique value that an update or
+    a delete gives up, or be what a call is about: no insert, delete, call or change of a key overtakes
+    a write or a call, nor is it overtaken. Updates of different rows that keep their keys may, and so
+    may broadcasts of another topic.
+    """
+    if "broadcast" in (op.kind, earlier.kind):
+        return op.lane != earlier.lane
+    return all(one.kind == "update" and not changes_key(one) for one in (op, earlier))
+
+
 def key_after(op: Op) -> dict[str, Json]:
     """The row's key columns after the write."""
     if op.kind != "update":

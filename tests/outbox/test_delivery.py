@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -268,4 +269,37 @@ async def test_the_lease_is_held_while_what_a_statement_refused_goes_one_by_one(
         assert await k.worker.step() == 5
     assert [op.state for op in k.outbox.ops()] == ["failed"]
     assert stack.sql(f"select n from {table} order by n") == [(1,), (2,), (3,), (4,)]
+    await k.close()
+
+
+async def test_a_child_waits_for_its_parent_and_a_call_for_the_edit_before_it(
+    stack: LocalStack, table: str, keys: list[str], kernel: MakeKernel, proxy: Proxy
+) -> None:
+    stack.sql(f"alter table {table} add column up uuid references {table}")
+    stack.sql(
+        f"create function {table}_note() returns text language sql as "
+        f"$$ update {table} set note = note || ', called' where id = '{keys[0]}' returning note $$"
+    )
+    k = kernel(url=proxy.url)
+    parent, child = str(uuid.uuid4()), str(uuid.uuid4())
+    k.editor.insert({"id": parent, "note": "parent", "tags": []})
+    k.editor.insert({"id": child, "note": "child", "tags": []})
+    # The table was read before it had the column: what another kernel left may have it.
+    (_, second) = k.outbox.ops()
+    with closing(Outbox(k.outbox.path, OWNER)) as other:
+        other.discard(second.id)
+        other.put(replace(second, values={**second.values, "up": parent}))
+    k.editor.edit(keys[0], {"note": "edited"})
+    k.editing.call(f"{table}_note", {}, repeatable=True)
+    proxy.rules = (Answer(status=503, chance=0.5),)
+    for _ in range(12):
+        await k.worker.step()
+        k.clock = lambda moment=k.clock() + 60: moment  # type: ignore[misc]  # bound where it is made
+        if any(op.attempts == 2 for op in k.outbox.ops()):
+            proxy.heal()
+    proxy.heal()
+    await k.drain()
+    assert k.outbox.ops() == []
+    assert stack.sql(f"select up::text from {table} where id = %s", child) == [(parent,)]
+    assert stack.sql(f"select note from {table} where id = %s", keys[0]) == [("edited, called",)]
     await k.close()

@@ -195,3 +195,61 @@ def test_the_view_is_the_servers_rows_with_the_edits_over_it_whatever_becomes_of
             asyncio.run(play(kernel, steps, mine))
         finally:
             kernel.outbox.close()
+
+
+few = st.sampled_from([1, 2, 3])
+fails = st.lists(st.sampled_from(("503", *FAULTS)), min_size=1, max_size=4)
+orders = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["insert", "refer", "key", "release", "delete"]), few, few),
+        st.tuples(st.just("send"), fails, st.just(0)),
+    ),
+    min_size=3,
+    max_size=14,
+)
+
+
+async def play_in_order(kernel: Kernel, steps: list[tuple[str, Any, int]], batched: bool) -> None:
+    """Edit what refers to what was edited before; the server could take it in this order."""
+    editor = kernel.editor
+
+    def referred(key: int) -> bool:
+        return any(row["up"] == key for k, row in kernel.rows.data.items() if k != key)
+
+    for what, key, other in steps:
+        there = what != "send" and editor.row(key) is not None
+        match what:
+            case "insert":
+                kernel.insert(key, up=other if editor.row(other) else None)
+            case "refer" if there and editor.row(other):
+                editor.edit(key, {"up": other})
+            case "release" if there:
+                editor.edit(key, {"up": None})
+            case "key" if not referred(key):
+                kernel.edit(key, id=other)
+            case "delete" if not referred(key):
+                kernel.delete(key)
+            case "send" if not batched:
+                await kernel.step(*key)
+    for what, faults, _ in steps:
+        if what == "send":
+            await kernel.step(*faults)
+    for _ in range(30):
+        await kernel.step()
+    assert kernel.server.refused == []
+    assert kernel.outbox.ops() == []
+    assert kernel.rows.data == kernel.server.rows
+
+
+@settings(max_examples=100, deadline=None)
+@given(orders, st.booleans())
+def test_whatever_the_server_fails_nothing_leaves_before_what_it_depends_on(
+    steps: list[tuple[str, Any, int]], batched: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        kernel = Kernel(Table([1]), Path(directory) / "queue.sqlite3")
+        kernel.worker._delivery._max_attempts = 1000  # nothing is given up
+        try:
+            asyncio.run(play_in_order(kernel, steps, batched))
+        finally:
+            kernel.outbox.close()
