@@ -293,9 +293,10 @@ class Editor(Laid):
 
         Of a deleted row that is every cell.
         """
-        marks = {}
+        marks: dict[tuple[Key, str], tuple[str, str]] = {}
         composer = self._need()[1]
-        for op in self._ops():
+        # What is set aside last: an edit that is parked behind it is about the same cells.
+        for op in sorted(self._ops(), key=lambda op: op.state != "waiting"):
             edit = composer.edit(op)
             state = {"waiting": "pending", "asking": "conflict"}.get(op.state, op.state)
             for column in composer.schema.names if edit.kind == "delete" else edit.values:

@@ -230,6 +230,19 @@ def through_ledger(op: Op) -> Request:
     return Request("POST", f"/rest/v1/rpc/{LEDGER}", (), args, schema="public")
 
 
+def ledger_probe(op: Op) -> Request:
+    """Whether there is a ledger, asked so that an answer which is lost has had no effect.
+
+    Under a null key nothing matches, so that the function raises and nothing of it stays.
+    """
+    return through_ledger(replace(op, id="", key=dict.fromkeys(op.key)))
+
+
+def no_ledger(answer: Answer) -> bool:
+    """Whether the ledger's function is not there."""
+    return answer.status == 404 or _code(answer) == "PGRST202"
+
+
 def call(op: Op) -> Request:
     """A queued call of a function."""
     path = f"/rest/v1/rpc/{urllib.parse.quote(op.target, safe='')}"

@@ -122,12 +122,44 @@ class Delivery:
             return await self._broadcast(group)
         if group[0].kind in ("insert", "delete") and len(group) > 1:
             return await self._write_all(group)
+        group = await self._choose_way(group)
         # To the last one, whatever happens to the others: none goes on behind the next step's back.
         ends = await asyncio.gather(*map(self._one, group), return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
         return sum(end for end in ends if isinstance(end, int))
+
+    async def _choose_way(self, group: Sequence[Op]) -> Sequence[Op]:
+        """Note of sums whether they leave through the ledger, before they do; what still may leave.
+
+        A sum that was taken, and of which neither this nor a row's version was noted, never left: by
+        whatever way, the note is durable first. So nobody need be asked about it, even if the ledger is
+        not there (any more).
+        """
+        sums = [op for op in group if decide.has_sums(op)]
+        if not sums:
+            return group
+        if self._asking.ledger is None:
+            try:
+                problem = await self._asking.look_for_ledger(sums[0])
+            except NoAnswerError as error:
+                await self._no_answer(sums, error)
+                return [op for op in group if op not in sums]
+            if problem is not None:
+                for op in sums:
+                    await self._no(op, problem, read=True)
+                return [op for op in group if op not in sums]
+        ready = []
+        for op in group:
+            if op in sums and not (op.untold or op.xmin):
+                op = replace(op, sent=False)
+                if self._asking.ledger:
+                    noted = replace(op, sent=True, untold=True)
+                    await self.on_disk(self.outbox.back, noted)
+                    op = replace(op, untold=True)
+            ready.append(op)
+        return ready
 
     def still_ours(self) -> None:
         """Extend the lease; raises `LeaseLostError` if it is another kernel's."""
@@ -275,7 +307,10 @@ class Delivery:
             # Durable before it leaves: after a lost answer it tells whether the row moved.
             job.op = replace(op, xmin=str(row["xmin"]))
             await self.on_disk(self.outbox.back, replace(job.op, sent=True))
-        elif not decide.has_sums(op):
+        elif decide.has_sums(op):
+            job.op = replace(op, untold=True)
+            await self.on_disk(self.outbox.back, replace(job.op, sent=True))
+        else:
             await self._fail(op, "the server can neither compare a changed column nor give xmin")
             return None
         return True
@@ -286,7 +321,7 @@ class Delivery:
             op = job.op
             answer = await self._asking.send(decide.through_ledger(op))
             code = answer.body.get("code") if isinstance(answer.body, dict) else None
-            if answer.status == 404 or code == "PGRST202":
+            if decide.no_ledger(answer):  # dropped since: what left before is in doubt
                 self._asking.ledger = False
                 await self._write(job)
                 return

@@ -54,6 +54,8 @@ class Op:
     """A call that may be made twice."""
     xmin: str = ""
     """The row's version when the write left, where its answer could be lost beyond telling."""
+    untold: bool = False
+    """A sum that left by a way of which nothing tells afterwards: the ledger, or without a version."""
     expires_at: float | None = None
     lane: str = ""
     """What shares an order: the row, the topic."""
@@ -84,6 +86,7 @@ _BODY = (
     "private",
     "repeatable",
     "xmin",
+    "untold",
 )
 _as_lane = json.JSONEncoder(ensure_ascii=False).encode
 encode = msgspec.json.Encoder(decimal_format="number").encode

@@ -20,7 +20,7 @@ from notebook_rt.outbox.decide import Request
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import NoAnswerError
 from tests.outbox.kernel import OWNER, Kernel
-from tests.proxy import Answer, Proxy
+from tests.proxy import Answer, Cut, Proxy, lost_answers
 
 MakeKernel = Callable[..., Kernel]
 
@@ -291,10 +291,12 @@ async def test_a_child_waits_for_its_parent_and_a_call_for_the_edit_before_it(
         other.put(replace(second, values={**second.values, "up": parent}))
     k.editor.edit(keys[0], {"note": "edited"})
     k.editing.call(f"{table}_note", {}, repeatable=True)
+    now = [time.time()]
+    k.clock = lambda: now[0]
     proxy.rules = (Answer(status=503, chance=0.5),)
     for _ in range(12):
         await k.worker.step()
-        k.clock = lambda moment=k.clock() + 60: moment  # type: ignore[misc]  # bound where it is made
+        now[0] += 60
         if any(op.attempts == 2 for op in k.outbox.ops()):
             proxy.heal()
     proxy.heal()
@@ -302,4 +304,44 @@ async def test_a_child_waits_for_its_parent_and_a_call_for_the_edit_before_it(
     assert k.outbox.ops() == []
     assert stack.sql(f"select up::text from {table} where id = %s", child) == [(parent,)]
     assert stack.sql(f"select note from {table} where id = %s", keys[0]) == [("edited, called",)]
+    await k.close()
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_sum_whose_ledger_is_not_there_is_in_no_doubt(
+    stack: LocalStack, table: str, keys: list[str], kernel: MakeKernel, proxy: Proxy, taken: bool
+) -> None:
+    k = kernel(url=proxy.url)
+    k.editor.edit(keys[0], {"n": 15})
+    if taken:  # by a kernel that was killed before it sent anything
+        k.outbox.take(1, time.time())
+    else:
+        proxy.rules = (Cut(path="/rpc/", when="after"),)
+        await k.worker.step()
+        proxy.heal()
+    stack.sql(f"update {table} set n = n + 100 where id = %s", keys[0])
+    k.worker.wake()
+    await k.drain()
+    assert len(k.outbox) == 0, "nobody is asked"
+    assert stack.sql(f"select n from {table} where id = %s", keys[0]) == [(115,)]
+    await k.close()
+
+
+@pytest.mark.usefixtures("ledger")
+async def test_a_sum_that_left_through_a_ledger_which_was_dropped_since_is_asked_about(
+    stack: LocalStack, table: str, keys: list[str], kernel: MakeKernel, proxy: Proxy
+) -> None:
+    k = kernel(url=proxy.url)
+    k.editor.edit(keys[0], {"n": 11})
+    await k.drain()
+    k.editor.edit(keys[0], {"n": 15})
+    proxy.rules = lost_answers()
+    await k.worker.step()
+    proxy.rules = (Answer(status=404, path="/rpc/"),)
+    k.editor.edit(keys[0], {"n": 16})  # parked behind it
+    k.worker.wake()
+    await k.drain()
+    assert [op.state for op in k.outbox.ops()] == ["asking", "waiting"]
+    assert k.editor.marks()[keys[0], "n"][0] == "conflict"
+    assert stack.sql(f"select n from {table} where id = %s", keys[0]) == [(15,)]
     await k.close()
