@@ -31,6 +31,8 @@ class Block:
     """Of the operations: their order among those of all tables."""
     rows: dict[Key, dict[str, Any] | None] = field(default_factory=dict)
     """Rows as the block leaves them; None: deleted."""
+    lanes: dict[Key, str] = field(default_factory=dict)
+    """The keys that the block gives to rows, to the lane of the row."""
     _steps: list[tuple[int, dict[Key, Any]]] = field(default_factory=list)
     """How many operations there were before each step, and the rows it changed; ``...``: not here."""
 

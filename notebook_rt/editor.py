@@ -111,7 +111,7 @@ class Editor(Laid):
                     f"there is a row with the key {key!r}: edit() changes it",
                     composer.schema.key[0],
                 )
-            self._put([op], [{}])
+            self._put([self._in_lane(key, op)], [{}])
             return key
 
     def delete(self, key: Hashable, after: float = 0.0) -> None:
@@ -120,7 +120,7 @@ class Editor(Laid):
             composer = self._need()[1]
             key = composer.key(key)
             row = self._there(key)
-            self._put([composer.delete(key, row, after)], [row])
+            self._put([self._in_lane(key, composer.delete(key, row, after))], [row])
 
     def edit_many(
         self,
@@ -335,9 +335,10 @@ class Editor(Laid):
 
         Of a deleted row that is every cell.
         """
-        marks = {}
+        marks: dict[tuple[Key, str], tuple[str, str]] = {}
         composer = self._need()[1]
-        for op in self._ops():
+        # What is set aside last: an edit that is parked behind it is about the same cells.
+        for op in sorted(self._ops(), key=lambda op: op.state != "waiting"):
             edit = composer.edit(op)
             state = {"waiting": "pending", "asking": "conflict"}.get(op.state, op.state)
             for column in composer.schema.names if edit.kind == "delete" else edit.values:
@@ -355,11 +356,15 @@ class Editor(Laid):
             moved = overlay.new_key(composer.edit(op))
             if moved != key and self._seen(moved) is not None:
                 raise composer.invalid(f"there is a row with the key {moved!r}")
-        earlier = overlay.edits_of(key)
-        if earlier and earlier[-1].lane != op.lane:
-            # The row had another key when the queue got its first edit.
-            op = replace(op, lane=earlier[-1].lane)
-        return op
+        return self._in_lane(key, op)
+
+    def _in_lane(self, key: Key, op: Op) -> Op:
+        """The operation behind the earlier ones of its row, which may have had another key then."""
+        earlier = self._need()[0].edits_of(key)
+        lane = earlier[-1].lane if earlier else op.lane
+        if self._batch is not None:
+            lane = self._batch.lanes.get(key, lane)
+        return op if lane == op.lane else replace(op, lane=lane)
 
     def _based(self, key: Key, there: Row, known: Row) -> Row:
         """What an edit is based on of what is ``known``.
@@ -444,7 +449,10 @@ class Editor(Laid):
         for edit, row in zip(edits, rows, strict=True):
             left[edit.key] = None
             if edit.kind != "delete":
-                left[overlay.new_key(edit)] = composer.whole({**row, **edit.values})
+                new = overlay.new_key(edit)
+                left[new] = composer.whole({**row, **edit.values})
+                if new != edit.key:
+                    batch.lanes[new] = edit.lane
         batch.add(ops, edits, left)
 
     def _commit(
@@ -548,8 +556,8 @@ class Editor(Laid):
                 {**record.record, "at": now, "open": False, "result": result, "rule": rule}
             )
         if left is None:
-            self._outbox.discard(op_id)
-            self._tell_all(lambda o: o.discard([op_id], want_changes=True))
+            dropped = [one.id for one in self._outbox.discard(op_id)]
+            self._tell_all(lambda o: o.discard(dropped, want_changes=True))
         else:
             if not self._outbox.mend(left, decided=numbers, asks=asks):
                 raise QueueError(

@@ -22,8 +22,8 @@ class Asking:
     """The requests of operations, and what was learnt of the server by them."""
 
     def __init__(self, rest: Rest) -> None:
-        self.ledger = True
-        """It may have the function for sums."""
+        self.ledger: bool | None = None
+        """It has the function for sums; None: that was not asked yet (`look_for_ledger`)."""
         self._rest = rest
         self._no_xmin: set[TableName] = set()
         self._narrow: set[TableName] = set()
@@ -32,6 +32,21 @@ class Asking:
     def gives_xmin(self, op: Op) -> bool:
         """Whether the operation's table may have a version of each row."""
         return not {_table(op)} & (self._no_xmin | self._narrow)
+
+    async def look_for_ledger(self, op: Op) -> Answer | None:
+        """Ask whether there is a ledger; the answer that does not tell, if it is one."""
+        try:
+            answer = await self.send(decide.ledger_probe(op))
+        except NoAnswerError as error:
+            error.sent = False  # nothing matched
+            raise
+        if decide.no_ledger(answer):
+            self.ledger = False
+        elif decide.judge(answer, 0, 0.0).meaning in ("refresh", "wait"):
+            return answer
+        else:
+            self.ledger = True
+        return None
 
     async def send(self, request: Request) -> Answer:
         """Send a request, with a new token if the server refuses ours."""

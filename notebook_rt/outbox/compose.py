@@ -234,7 +234,8 @@ class Composer:
                 )
             row = {**self.json(last), **op.values}
             types = dict(self.schema.types)
-            return replace(op, kind="insert", values=row, base={}, types=types), row
+            key = {name: row[name] for name in op.key}  # the one that the edit gives to the row
+            return replace(op, kind="insert", key=key, values=row, base={}, types=types), row
         result = third[0] if third else record["mine" if mine else "theirs"]
         values = {c: v for c, v in op.values.items() if c != column}
         base = {c: v for c, v in op.base.items() if c != column}

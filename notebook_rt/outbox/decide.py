@@ -230,6 +230,19 @@ def through_ledger(op: Op) -> Request:
     return Request("POST", f"/rest/v1/rpc/{LEDGER}", (), args, schema="public")
 
 
+def ledger_probe(op: Op) -> Request:
+    """Whether there is a ledger, asked so that an answer which is lost has had no effect.
+
+    Under a null key nothing matches, so that the function raises and nothing of it stays.
+    """
+    return through_ledger(replace(op, id="", key=dict.fromkeys(op.key)))
+
+
+def no_ledger(answer: Answer) -> bool:
+    """Whether the ledger's function is not there."""
+    return answer.status == 404 or _code(answer) == "PGRST202"
+
+
 def call(op: Op) -> Request:
     """A queued call of a function."""
     path = f"/rest/v1/rpc/{urllib.parse.quote(op.target, safe='')}"
@@ -288,6 +301,20 @@ def written(op: Op, row: Mapping[str, Json]) -> bool:
     there = row_of(op, row)
     values = op.values.items()
     return all(equal(there.get(column), _typed(op, column, value)) for column, value in values)
+
+
+def may_have_moved(op: Op, row: Mapping[str, Json]) -> bool:
+    """Whether the row under an update's new key, while there is none under the old one, is its own.
+
+    The write is one statement, so the whole of it was applied then, whatever others made of the
+    columns since. A column that still is what the write was based on says that it is another row.
+    """
+    there = row_of(op, row)
+    return not any(
+        equal(there.get(column), _typed(op, column, base))
+        for column, base in op.base.items()
+        if column not in op.key
+    )
 
 
 def taken(op: Op) -> str:

@@ -19,7 +19,7 @@ from notebook_rt.outbox import decide
 from notebook_rt.outbox.asking import Asking
 from notebook_rt.outbox.decide import Answer
 from notebook_rt.outbox.lease import LeaseLostError
-from notebook_rt.outbox.ops import WRITES, Json, Op
+from notebook_rt.outbox.ops import WRITES, Json, Op, changes_key, key_after
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import NoAnswerError, Rest
 from notebook_rt.sync.merge import Strategies, rebase
@@ -94,6 +94,8 @@ class Delivery:
         """The server's words when it refused the login, until there is a new one."""
         self.retry_at = 0.0
         """Nothing leaves before."""
+        self.waiting: list[Op] = []
+        """What was taken with this batch and waits again: what depends on it must not leave."""
         self._listener = listener
         self._clock = clock
         self._random = random
@@ -120,12 +122,44 @@ class Delivery:
             return await self._broadcast(group)
         if group[0].kind in ("insert", "delete") and len(group) > 1:
             return await self._write_all(group)
+        group = await self._choose_way(group)
         # To the last one, whatever happens to the others: none goes on behind the next step's back.
         ends = await asyncio.gather(*map(self._one, group), return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
         return sum(end for end in ends if isinstance(end, int))
+
+    async def _choose_way(self, group: Sequence[Op]) -> Sequence[Op]:
+        """Note of sums whether they leave through the ledger, before they do; what still may leave.
+
+        A sum that was taken, and of which neither this nor a row's version was noted, never left: by
+        whatever way, the note is durable first. So nobody need be asked about it, even if the ledger is
+        not there (any more).
+        """
+        sums = [op for op in group if decide.has_sums(op)]
+        if not sums:
+            return group
+        if self._asking.ledger is None:
+            try:
+                problem = await self._asking.look_for_ledger(sums[0])
+            except NoAnswerError as error:
+                await self._no_answer(sums, error)
+                return [op for op in group if op not in sums]
+            if problem is not None:
+                for op in sums:
+                    await self._no(op, problem, read=True)
+                return [op for op in group if op not in sums]
+        ready = []
+        for op in group:
+            if op in sums and not (op.untold or op.xmin):
+                op = replace(op, sent=False)
+                if self._asking.ledger:
+                    noted = replace(op, sent=True, untold=True)
+                    await self.on_disk(self.outbox.back, noted)
+                    op = replace(op, untold=True)
+            ready.append(op)
+        return ready
 
     def still_ours(self) -> None:
         """Extend the lease; raises `LeaseLostError` if it is another kernel's."""
@@ -173,8 +207,8 @@ class Delivery:
             left = [replace(op, sent=True) for op in left]
         moved = len(done)
         for op in left:
-            if self.stopped:
-                await self.on_disk(self.outbox.back, op)
+            if self.stopped or self.waiting:
+                await self.put_back([op])
             else:
                 await self.on_disk(self.still_ours)
                 moved += await self._one(op)
@@ -204,6 +238,10 @@ class Delivery:
                 await self._settle(op, None if op.kind == "delete" else answer.body[0])
                 return
             row, problem = await self._asking.fetch(op)
+            if row is None and problem is None and op.sent and changes_key(op):
+                problem, settled = await self._settle_moved(op)
+                if settled:
+                    return
             if problem is not None:
                 await self._no(op, problem, read=True)
                 return
@@ -232,6 +270,17 @@ class Delivery:
         else:
             await self._no(op, answer)
 
+    async def _settle_moved(self, op: Op) -> tuple[Answer | None, bool]:
+        """Settle a write that gave its row another key, and whose answer was lost, if the row is there.
+
+        The first is the answer that says why that could not be told.
+        """
+        row, problem = await self._asking.fetch(replace(op, key=key_after(op)))
+        if row is None or not decide.may_have_moved(op, row):
+            return problem, False
+        await self._settle(op, row)
+        return None, True
+
     async def _look_first(self, job: _Job) -> bool | None:
         """Compare here what the server cannot, and note the row's version for the write.
 
@@ -242,6 +291,12 @@ class Delivery:
         if problem is not None:
             await self._no(op, problem, read=True)
             return None
+        if row is None and op.sent and changes_key(op):
+            problem, settled = await self._settle_moved(op)
+            if problem is not None:
+                await self._no(op, problem, read=True)
+            if settled or problem is not None:
+                return None
         moved = None
         if op.xmin and row is not None and "xmin" in row:
             moved = str(row["xmin"]) != op.xmin
@@ -252,7 +307,10 @@ class Delivery:
             # Durable before it leaves: after a lost answer it tells whether the row moved.
             job.op = replace(op, xmin=str(row["xmin"]))
             await self.on_disk(self.outbox.back, replace(job.op, sent=True))
-        elif not decide.has_sums(op):
+        elif decide.has_sums(op):
+            job.op = replace(op, untold=True)
+            await self.on_disk(self.outbox.back, replace(job.op, sent=True))
+        else:
             await self._fail(op, "the server can neither compare a changed column nor give xmin")
             return None
         return True
@@ -263,7 +321,7 @@ class Delivery:
             op = job.op
             answer = await self._asking.send(decide.through_ledger(op))
             code = answer.body.get("code") if isinstance(answer.body, dict) else None
-            if answer.status == 404 or code == "PGRST202":
+            if decide.no_ledger(answer):  # dropped since: what left before is in doubt
                 self._asking.ledger = False
                 await self._write(job)
                 return
@@ -382,7 +440,14 @@ class Delivery:
         for op in ops:
             await self._back(replace(op, sent=op.sent or error.sent), until=0.0)
 
+    async def put_back(self, ops: Sequence[Op]) -> None:
+        """Return what was marked as left when it was taken, and has not."""
+        for op in ops:
+            await self.on_disk(self.outbox.back, op)
+        self.waiting += ops
+
     async def _back(self, op: Op, *, until: float, words: str = "") -> None:
+        self.waiting.append(op)
         await self.on_disk(
             self.outbox.back, replace(op, state="waiting", not_before=until, error=words)
         )

@@ -54,6 +54,8 @@ class Op:
     """A call that may be made twice."""
     xmin: str = ""
     """The row's version when the write left, where its answer could be lost beyond telling."""
+    untold: bool = False
+    """A sum that left by a way of which nothing tells afterwards: the ledger, or without a version."""
     expires_at: float | None = None
     lane: str = ""
     """What shares an order: the row, the topic."""
@@ -84,6 +86,7 @@ _BODY = (
     "private",
     "repeatable",
     "xmin",
+    "untold",
 )
 _as_lane = json.JSONEncoder(ensure_ascii=False).encode
 encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -112,6 +115,26 @@ def changes_key(op: Op) -> bool:
     return op.kind == "update" and any(name in op.values for name in op.key)
 
 
+def may_pass(op: Op, earlier: Op) -> bool:
+    """Whether an operation may leave before an earlier one of another lane that still waits.
+
+    A row may refer to what was inserted before it, take the key or the unique value that an update or
+    a delete gives up, or be what a call is about: no insert, delete, call or change of a key overtakes
+    a write or a call, nor is it overtaken. Updates of different rows that keep their keys may, and so
+    may broadcasts of another topic.
+    """
+    if "broadcast" in (op.kind, earlier.kind):
+        return op.lane != earlier.lane
+    return all(one.kind == "update" and not changes_key(one) for one in (op, earlier))
+
+
+def key_after(op: Op) -> dict[str, Json]:
+    """The row's key columns after the write."""
+    if op.kind != "update":
+        return dict(op.key)
+    return {name: op.values.get(name, value) for name, value in op.key.items()}
+
+
 def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
     """Make one write of two of the same row, of which ``last`` has not left.
 
@@ -124,7 +147,7 @@ def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
     if not _follows(last, new):
         return last, False
     match last.kind, new.kind:
-        case "insert" | "update", "update" if not (last.kind == "insert" and changes_key(new)):
+        case "insert" | "update", "update" if not changes_key(new):
             return replace(
                 last,
                 values={**last.values, **new.values},
@@ -151,7 +174,11 @@ def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
 
 
 def _follows(last: Op, new: Op) -> bool:
-    """Whether ``new`` was made on top of ``last``: another kernel may not have seen it yet."""
-    return all(
+    """Whether ``new`` was made on top of ``last``, and of its row.
+
+    Another kernel may not have seen it yet; and a lane goes on with another row where that was given
+    the key which the first one left.
+    """
+    return new.key == key_after(last) and all(
         new.base[column] == value for column, value in last.values.items() if column in new.base
     )

@@ -225,6 +225,7 @@ class Outbox:
                 mended = replace(
                     mended, state="waiting", attempts=0, not_before=0.0, error="", sent=False
                 )
+                mended = replace(mended, untold=False)
             rows.store(db, mended)
         self._tell()
         return True

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from notebook_rt.outbox.decide import has_sums
-from notebook_rt.outbox.ops import WRITES, Op, body, coalesce, lane_of, unbody
+from notebook_rt.outbox.ops import WRITES, Op, body, coalesce, lane_of, may_pass, unbody
 
 _INSERT = """insert into ops
     (id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, attempts,
@@ -175,13 +175,38 @@ def later(db: sqlite3.Connection, op: Op) -> Iterator[Op]:
 
 
 def ready(db: sqlite3.Connection, owner: str, limit: int, now: float) -> list[Op]:
-    """What may leave now, in order: the first of each lane, and broadcasts behind one another."""
+    """What may leave now, in order: the first of each lane that depends on nothing which waits before
+    it, and broadcasts behind one another.
+
+    What is set aside, or not sent yet because it may be taken back, holds up its own lane alone.
+    """
+    # By the primary key, lazily: mostly the first few rows are what is looked for.
     found = db.execute(
-        "select * from ops where owner = ? and state = 'waiting' and blocked = 0 "
-        "and not_before <= ? order by seq limit ?",
-        (owner, now, limit),
+        "select * from ops not indexed where owner = ? and state = 'waiting' and lane not in "
+        "(select lane from ops where owner = ? and state in ('failed', 'asking')) order by seq",
+        (owner, owner),
     )
-    ops = list(map(op_of, found))
+    ops: list[Op] = []
+    held: list[Op] = []
+    quiet: set[str] = set()
+    for row in found:
+        if len(ops) == limit:
+            break
+        if len(held) > 1 and row["kind"] != "broadcast":
+            continue  # nothing of it passes the second one, which did not pass the first
+        op = op_of(row)
+        if op.lane in quiet:
+            continue
+        waits = op.not_before > now
+        if waits and not (op.attempts or op.sent):
+            quiet.add(op.lane)
+        elif not all(may_pass(op, one) for one in held):
+            held.append(op)
+        elif not waits and not op.blocked:
+            ops.append(op)
+        elif op.kind != "broadcast" and not held:
+            held.append(op)
+    found.close()
     for op in list(ops):
         if op.kind == "broadcast" and len(ops) < limit:
             more = db.execute(

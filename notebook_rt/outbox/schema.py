@@ -81,6 +81,11 @@ MIGRATIONS: list[str] = [
         syncs integer not null default 0
     ) without rowid;
     """,
+    # What an older version sent may have left through the ledger: it did not say so.
+    """
+    update ops set body = json_set(body, '$.untold', json('true'))
+    where sent = 1 and kind = 'update' and json_valid(body);
+    """,
 ]
 """Each takes the file one version further; never changed, only added to."""
 

@@ -16,6 +16,7 @@ from notebook_rt.errors import QueueError
 from notebook_rt.outbox import decide
 from notebook_rt.outbox.delivery import Delivery, Listener
 from notebook_rt.outbox.lease import LeaseLostError
+from notebook_rt.outbox.ops import may_pass
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import Rest
 from notebook_rt.sync.merge import Strategies
@@ -138,12 +139,11 @@ class Worker:
                 ops = await delivery.on_disk(self.outbox.take, limit, self._clock())
             groups = decide.runs(ops)
             moved = 0
-            for number, group in enumerate(groups):
-                if delivery.stopped:
-                    # Marked as left when they were taken, but they have not.
-                    for op in (op for rest in groups[number:] for op in rest):
-                        await delivery.on_disk(self.outbox.back, op)
-                    break
+            delivery.waiting.clear()
+            for group in groups:
+                if delivery.stopped or not all(may_pass(group[0], one) for one in delivery.waiting):
+                    await delivery.put_back(group)
+                    continue
                 await delivery.on_disk(delivery.still_ours)
                 moved += await delivery.send(group)
             return moved

@@ -89,10 +89,10 @@ class Overlay:
         self._matches = matches
         self._aside: dict[Key, _Aside] = {}
         self._stacks = Stacks(schema)
-        self._seen: set[str] = set()
-        """Edits whose effect has come as an event before their answer."""
-        self._shown: dict[Key, tuple[Key, Row]] = {}
-        """The server's key of a row kept aside to what the view shows of it, if it does."""
+        self._seen: dict[str, set[Key]] = {}
+        """Edits whose effect has come as an event before their answer, and under which keys."""
+        self._shown: dict[Key, Row] = {}
+        """What the view shows under the keys that are kept aside, where it shows a row."""
         self._shielded: dict[Key, None] = {}
 
     # --- the server's rows: what the mirror sees -------------------------------------------------
@@ -213,10 +213,17 @@ class Overlay:
         """
         laid = list(edits)
         # One that goes again, on another base, has no effect yet.
-        self._seen.difference_update(edit.id for edit in laid if not edit.sent)
-        about = [self._stacks.add(edit) for edit in laid]
-        self._keep_aside(dict.fromkeys(key for keys in about for key in keys), seen)
-        return self._refresh([root for root, *_ in about], [], want_changes)
+        touched: dict[Key, None] = {}
+        for edit in laid:
+            if not edit.sent:
+                self._seen.pop(edit.id, None)
+            known = self._stacks.get(edit.id)
+            if known is not None:
+                touched.update(dict.fromkeys(self._stacks.linked(known.key).keys))
+            self._stacks.add(edit)
+            touched.update(dict.fromkeys(self._stacks.keys_of(edit)))
+        self._keep_aside(touched, seen)
+        return self._refresh(touched, [], want_changes)
 
     def sent(self, ids: Iterable[str]) -> None:
         """Say that edits are on their way: a sum of theirs is no longer added to what comes in."""
@@ -226,10 +233,11 @@ class Overlay:
         """Take edits away; the rows are the server's again."""
         touched: dict[Key, None] = {}
         for op in ids:
-            root = self._stacks.root_of(op)
-            if root is not None:
-                touched.update(dict.fromkeys(self._stacks.keys_of(root)))
+            edit = self._stacks.get(op)
+            if edit is not None:
+                touched.update(dict.fromkeys(self._stacks.linked(edit.key).keys))
                 self._stacks.take(op)
+                self._seen.pop(op, None)
         return self._refresh(touched, [], want_changes)
 
     def settle(
@@ -246,23 +254,18 @@ class Overlay:
         now : float
             Monotonic seconds.
         """
-        root = self._stacks.root_of(op)
-        if root is None:
+        known = self._stacks.get(op)
+        if known is None:
             return []
-        keys = self._stacks.keys_of(root)
+        touched = dict.fromkeys(self._stacks.linked(known.key).keys)
         edit = self._stacks.take(op)
+        seen = self._seen.pop(op, set())
         new = self.new_key(edit)
-        if op in self._seen:
-            self._seen.discard(op)
-        elif edit.kind == "delete" and row is None:
+        if row is not None and new not in seen:
+            touched[self._answered(edit, row, now)] = None
+        if edit.key not in seen and (new != edit.key or (edit.kind == "delete" and row is None)):
             self._gone(edit.key, now)
-        elif row is not None:
-            keys.append(self._answered(edit, root, row, now))
-        if new != edit.key:
-            self._stacks.move(root, new)
-            self._gone(root, now)
-            keys.append(new)
-        return self._refresh(keys, [], want_changes)
+        return self._refresh(touched, [], want_changes)
 
     def lower_shields(self, now: float) -> None:
         """Stop to hold back events for writes that were answered long ago.
@@ -292,7 +295,7 @@ class Overlay:
             row = dict(seen[key]) if key in seen else rows[key]
             self._aside[key] = _Aside(row)
             if row is not None:
-                self._shown[key] = (key, row)
+                self._shown[key] = row
 
     def _gone(self, key: Key, now: float) -> None:
         aside = self._aside.get(key)
@@ -305,11 +308,11 @@ class Overlay:
         self._aside[key].shield = shield
         self._shielded[key] = None
 
-    def _answered(self, edit: Edit, root: Key, row: Row, now: float) -> Key:
+    def _answered(self, edit: Edit, row: Row, now: float) -> Key:
         key = self.schema.key_of(row)
         self._keep_aside([key])
         aside = self._aside[key]
-        before = aside.row if aside.row is not None else self._aside[root].row
+        before = aside.row if aside.row is not None else self._aside[edit.key].row
         full = {**dict.fromkeys(self.schema.names), **(before or {})}
         full.update({name: value for name, value in row.items() if name in full})
         written = {name: full[name] for name in edit.values if name in full}
@@ -343,9 +346,9 @@ class Overlay:
         aside.row = row
         aside.shield = None
         self._shielded.pop(key, None)
-        for edit in self._stacks.of(key):
+        for edit in self._stacks.naming(key):
             if edit.sent and self._is_effect(edit, key, row):
-                self._seen.add(edit.id)
+                self._seen.setdefault(edit.id, set()).add(key)
 
     def _is_effect(self, edit: Edit, key: Key, row: Row | None) -> bool:
         """Whether what comes in is the effect of a write that is on its way, or later than it.
@@ -353,8 +356,8 @@ class Overlay:
         A write is made only on what it was based on (``outbox.decide``): what is not that any more
         came after it, if it is answered with a row at all.
         """
-        if row is None:
-            return key in (edit.key, self.new_key(edit))
+        if row is None:  # under the new key, it was another row that has left
+            return key == edit.key
         if edit.kind == "delete" or self.new_key(edit) != key:
             return False
         if edit.kind == "insert" or all(equal(v, row.get(n)) for n, v in edit.values.items()):
@@ -375,24 +378,28 @@ class Overlay:
         named = [name for name in shield.seen or () if name in row]
         return not named or not all(equal(row[n], (shield.seen or {})[n]) for n in named)
 
-    def _compute(self, root: Key) -> tuple[Key, Row] | None:
-        """The row that the view shows for the server's row under ``root``, and its key."""
-        key: Key = root
-        row: Row | None = self._aside[root].row
-        for edit in self._stacks.of(root):
+    def _compute(self, keys: Iterable[Key], edits: Sequence[Edit]) -> dict[Key, Row]:
+        """What the view shows under linked keys: the server's rows with the edits laid over, in order."""
+        rows: dict[Key, Row] = {
+            key: aside.row
+            for key in keys
+            if (aside := self._aside.get(key)) is not None and aside.row is not None
+        }
+        for edit in edits:
+            row = rows.get(edit.key)
             new = self.new_key(edit)
             if edit.kind == "delete":
-                row = None
+                rows.pop(edit.key, None)
             elif edit.kind == "insert":
                 whole = {**dict.fromkeys(self.schema.names), **edit.values}
-                row = whole if row is None else self._merged(edit, row)
+                rows[new] = whole if row is None else self._merged(edit, row)
             else:
-                if row is None and new != key:
-                    row = self._aside[new].row  # the event of the new key came before the answer
+                if row is None and edit.sent:
+                    row = rows.get(new)  # the event of the new key came before the answer
                 if row is not None:
-                    row = self._merged(edit, row)
-            key = new
-        return None if row is None else (key, row)
+                    rows.pop(edit.key, None)
+                    rows[new] = self._merged(edit, row)
+        return rows
 
     def _merged(self, edit: Edit, row: Row) -> Row:
         if edit.own_key:
@@ -416,23 +423,21 @@ class Overlay:
         self, touched: Iterable[Key], through: list[Op], want_changes: bool
     ) -> Sequence[RowChange]:
         """Bring the view of the touched rows up to date, with ``through``, as one change."""
-        root_of, keys_of = self._stacks.root, self._stacks.keys_of
-        keys = {key: None for root in dict.fromkeys(map(root_of, touched)) for key in keys_of(root)}
-        keys.update(dict.fromkeys(touched))
-        old = dict(shown for key in keys if (shown := self._shown.pop(key, None)) is not None)
-        new: dict[Key, Row | None] = dict.fromkeys(old)
-        for root in dict.fromkeys(map(root_of, keys)):
-            view = self._compute(root)
-            if view is not None:
-                self._shown[root] = view
-                new[view[0]] = view[1]
+        new: dict[Key, Row | None] = {}
+        for key in touched:
+            if key not in new:
+                linked = self._stacks.linked(key)
+                new.update(dict.fromkeys(linked.keys))
+                new.update(self._compute(linked.keys, linked.edits))
+        old = {key: shown for key in new if (shown := self._shown.pop(key, None)) is not None}
+        self._shown.update({key: row for key, row in new.items() if row is not None})
         changes = between(old, new)
         ops: list[Op] = [operation(change) for change in changes]
         if through:
             changes = list(self.rows.apply([*ops, *through], want_changes=want_changes))
         elif ops:
             self.rows.apply(ops)
-        self._let_go(keys)
+        self._let_go(new)
         return changes if want_changes else []
 
     def _let_go(self, keys: Iterable[Key]) -> None:
@@ -451,7 +456,7 @@ class Overlay:
         for key, row in self.rows.gather(self._aside).items():
             aside = self._aside[key]
             if row is not None:
-                self._shown[key] = (key, row)
+                self._shown[key] = row
             if aside.shield is None or any(aside.shield is one for one in older):
                 self._set_server(key, aside, row)
         laid = self._refresh(list(self._aside), [], want_changes)

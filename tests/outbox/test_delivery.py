@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from notebook_rt.outbox.decide import Request
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import NoAnswerError
 from tests.outbox.kernel import OWNER, Kernel
-from tests.proxy import Answer, Proxy
+from tests.proxy import Answer, Cut, Proxy, lost_answers
 
 MakeKernel = Callable[..., Kernel]
 
@@ -268,4 +269,84 @@ async def test_the_lease_is_held_while_what_a_statement_refused_goes_one_by_one(
         assert await k.worker.step() == 5
     assert [op.state for op in k.outbox.ops()] == ["failed"]
     assert stack.sql(f"select n from {table} order by n") == [(1,), (2,), (3,), (4,)]
+    await k.close()
+
+
+async def test_a_child_waits_for_its_parent_and_a_call_for_the_edit_before_it(
+    stack: LocalStack, table: str, keys: list[str], kernel: MakeKernel
+) -> None:
+    stack.sql(f"alter table {table} add column up uuid references {table}")
+    stack.sql(
+        f"create function {table}_note() returns text language sql as "
+        f"$$ update {table} set note = note || ', called' where id = '{keys[0]}' returning note $$"
+    )
+    k = kernel()
+    parent, child = str(uuid.uuid4()), str(uuid.uuid4())
+    k.editor.insert({"id": parent, "note": "parent", "tags": []})
+    k.editor.insert({"id": child, "note": "child", "tags": []})
+    # The table was read before it had the column: what another kernel left may have it.
+    (_, second) = k.outbox.ops()
+    with closing(Outbox(k.outbox.path, OWNER)) as other:
+        other.discard(second.id)
+        other.put(replace(second, values={**second.values, "up": parent}))
+    k.editor.edit(keys[0], {"note": "edited"})
+    k.editing.call(f"{table}_note", {}, repeatable=True)
+    send, failed = k.rest.send, {"POST", "PATCH"}
+
+    async def failing(request: Request) -> Reply:
+        if request.method in failed:
+            failed.discard(request.method)
+            return Reply(503)
+        return await send(request)
+
+    k.rest.send = failing  # type: ignore[method-assign]  # one 503 for the parent, one for the edit
+    now = [time.time()]
+    k.clock = lambda: now[0]
+    for _ in range(4):
+        await k.worker.step()
+        now[0] += 60
+    await k.drain()
+    assert k.outbox.ops() == []
+    assert stack.sql(f"select up::text from {table} where id = %s", child) == [(parent,)]
+    assert stack.sql(f"select note from {table} where id = %s", keys[0]) == [("edited, called",)]
+    await k.close()
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_sum_whose_ledger_is_not_there_is_in_no_doubt(
+    stack: LocalStack, table: str, keys: list[str], kernel: MakeKernel, proxy: Proxy, taken: bool
+) -> None:
+    k = kernel(url=proxy.url)
+    k.editor.edit(keys[0], {"n": 15})
+    if taken:  # by a kernel that was killed before it sent anything
+        k.outbox.take(1, time.time())
+    else:
+        proxy.rules = (Cut(path="/rpc/", when="after"),)
+        await k.worker.step()
+        proxy.heal()
+    stack.sql(f"update {table} set n = n + 100 where id = %s", keys[0])
+    k.worker.wake()
+    await k.drain()
+    assert len(k.outbox) == 0, "nobody is asked"
+    assert stack.sql(f"select n from {table} where id = %s", keys[0]) == [(115,)]
+    await k.close()
+
+
+@pytest.mark.usefixtures("ledger")
+async def test_a_sum_that_left_through_a_ledger_which_was_dropped_since_is_asked_about(
+    stack: LocalStack, table: str, keys: list[str], kernel: MakeKernel, proxy: Proxy
+) -> None:
+    k = kernel(url=proxy.url)
+    k.editor.edit(keys[0], {"n": 11})
+    await k.drain()
+    k.editor.edit(keys[0], {"n": 15})
+    proxy.rules = lost_answers()
+    await k.worker.step()
+    proxy.rules = (Answer(status=404, path="/rpc/"),)
+    k.editor.edit(keys[0], {"n": 16})  # parked behind it
+    k.worker.wake()
+    await k.drain()
+    assert [op.state for op in k.outbox.ops()] == ["asking", "waiting"]
+    assert k.editor.marks()[keys[0], "n"][0] == "conflict"
+    assert stack.sql(f"select n from {table} where id = %s", keys[0]) == [(15,)]
     await k.close()

@@ -223,6 +223,69 @@ async def test_a_changed_key_moves_the_row(
     await k.close()
 
 
+@pytest.mark.parametrize("mine", [True, False])
+async def test_a_changed_key_of_a_row_they_deleted_is_decided_once(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel, mine: bool
+) -> None:
+    k = kernel()
+    new = str(uuid.uuid4())
+    k.editor.edit(key, {"id": new})
+    k.editor.edit(new, {"note": "mine"})
+    stack.sql(f"delete from {table} where id = %s", key)
+    await k.drain()
+    assert states(k) == ["asking"]
+    k.read()  # the view hears of the deletion
+    k.editor.resolve(new, choice="mine" if mine else "theirs")
+    await k.drain()
+    after = row(stack, table, new)
+    assert (after or {}).get("note") == ("mine" if mine else None)
+    assert (k.editor.row(new) is not None) == mine
+    k.read()
+    assert k.overlay.edits == []
+    assert list(k.table.keys()) == ([new] if mine else [])
+    await k.close()
+
+
+async def test_a_changed_key_whose_answer_was_lost_is_recognised_under_the_new_key(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel, proxy: Proxy
+) -> None:
+    k = kernel(url=proxy.url)
+    new = str(uuid.uuid4())
+    k.editor.edit(key, {"id": new, "note": "mine", "n": 12})
+    proxy.rules = (Answer(status=404, path="/rpc/"), *lost_answers())
+    await k.worker.step()
+    proxy.heal()
+    stack.sql(f"update {table} set n = n + 100 where id = %s", new)
+    k.worker.wake()
+    await k.drain()
+    assert len(k.outbox) == 0, "nobody is asked"
+    after = row(stack, table, new)
+    assert after is not None
+    assert (after["note"], after["n"]) == ("mine", 112)
+    assert k.view(new)["n"] == 112
+    await k.close()
+
+
+async def test_an_old_key_is_given_to_another_row_while_offline(
+    stack: LocalStack, table: str, key: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    other, moved = k.editor.insert({"note": "other", "tags": []}), str(uuid.uuid4())
+    await k.drain()
+    k.editor.edit(key, {"id": moved})
+    k.editor.edit(other, {"id": key})
+    k.editor.edit(key, {"note": "other, there"})
+    k.editor.insert({"id": other, "note": "third", "tags": []})
+    seen = {moved: "old", key: "other, there", other: "third"}
+    assert {one: k.view(one)["note"] for one in k.table.keys()} == seen  # type: ignore[index]  # noqa: SIM118  a Table is no dict
+    await k.drain()
+    found = {str(one): note for one, note in stack.sql(f"select id, note from {table}")}
+    assert found == seen
+    k.read()
+    assert {one: k.view(one)["note"] for one in k.table.keys()} == seen  # type: ignore[index]  # noqa: SIM118  a Table is no dict
+    await k.close()
+
+
 async def test_a_poison_write_is_kept_with_the_servers_words_and_the_others_drain(
     stack: LocalStack, table: str, kernel: MakeKernel
 ) -> None:

@@ -1,0 +1,143 @@
+"""A table behind PostgREST as a dict, for laws: a request is a call, and whatever can go wrong does.
+
+It takes what ``outbox.decide`` makes of operations on one table ``t (id int8 primary key, a text,
+n int8, up int8 references t)``. A *fault* says what happens to a request.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable
+from typing import Any, Literal, TypeAlias
+
+from notebook_rt.outbox.decide import Answer, Request
+from notebook_rt.outbox.ops import Json
+from notebook_rt.outbox.rest import NoAnswerError
+from notebook_rt.store.types import Column, Schema
+from notebook_rt.sync.rows import Delete, Op, Upsert
+
+Fault: TypeAlias = Literal["", "lost", "away", "silent", "503", "503 after"]
+"""The answer is lost; nothing arrives; something may have arrived, and has not; the server or a gateway
+fails, before or after the write."""
+FAULTS: tuple[Fault, ...] = ("", "lost", "away", "silent", "503", "503 after")
+
+SCHEMA = Schema(
+    (Column("id", "int8"), Column("a", "text"), Column("n", "int8"), Column("up", "int8")), ("id",)
+)
+
+
+class Table:
+    """The rows, the events of their changes in order, and the faults that are still to come."""
+
+    def __init__(self, keys: Iterable[int]) -> None:
+        self.rows: dict[int, dict[str, Any]] = {
+            key: {"id": key, "a": "a", "n": 0, "up": None} for key in keys
+        }
+        self.events: list[Op] = []
+        self.faults: list[Fault] = []
+        self.refused: list[str] = []
+        """The codes of what was refused."""
+        self._version = 100
+        self._versions = dict.fromkeys(self.rows, 100)
+
+    async def refresh(self) -> bool:
+        return False
+
+    async def send(self, request: Request) -> Answer:
+        fault = self.faults.pop(0) if self.faults else ""
+        if fault in ("away", "silent"):
+            raise NoAnswerError("http://x", fault, sent=fault == "silent")
+        if fault == "503":
+            return Answer(503)
+        answer = self._answer(request)
+        if fault == "lost":
+            raise NoAnswerError("http://x", fault, sent=True)
+        return Answer(503) if fault else answer
+
+    def put(self, old: int | None, row: dict[str, Any]) -> Answer | None:
+        """Write a row, that of the key ``old`` or a new one; the answer that refuses it, if one does."""
+        new = row["id"]
+        if new != old and new in self.rows:
+            return self._refuse("23505")
+        if row["up"] is not None and row["up"] not in {*self.rows, new} - {old} | {new}:
+            return self._refuse("23503")
+        if old is not None and new != old:
+            if self._referred(old):
+                return self._refuse("23503")
+            self.remove(old)
+        self.rows[new] = row
+        self._version += 1
+        self._versions[new] = self._version
+        self.events.append(Upsert(new, copy.deepcopy(row)))
+        return None
+
+    def remove(self, key: int) -> None:
+        del self.rows[key]
+        self.events.append(Delete(key))
+
+    def _referred(self, key: int) -> bool:
+        return any(row["up"] == key for k, row in self.rows.items() if k != key)
+
+    def _refuse(self, code: str) -> Answer:
+        self.refused.append(code)
+        return Answer(409, {"code": code, "message": code})
+
+    def _answer(self, request: Request) -> Answer:
+        if "/rpc/" in request.path:
+            return Answer(404, {"code": "PGRST202"})
+        if request.method == "POST":
+            return self._insert(request.body)
+        matching = self._matching(dict(request.params))
+        if request.method == "GET":
+            return Answer(200, [self._given(key) for key in matching])
+        if request.method == "DELETE":
+            if any(self._referred(key) for key in matching):
+                return self._refuse("23503")
+            rows = [self._given(key) for key in matching]
+            for key in matching:
+                self.remove(key)
+            return Answer(200, rows)
+        for key in matching:
+            refusal = self.put(key, {**self.rows[key], **request.body})
+            if refusal is not None:
+                return refusal
+            return Answer(200, [self._given(request.body.get("id", key))])
+        return Answer(200, [])
+
+    def _insert(self, body: Json) -> Answer:
+        before = copy.deepcopy((self.rows, self.events, self._versions))
+        made = []
+        for row in body if isinstance(body, list) else [body]:
+            if row["id"] in self.rows:
+                continue  # resolution=ignore-duplicates
+            refusal = self.put(None, {**dict.fromkeys(SCHEMA.names), **row})
+            if refusal is not None:
+                self.rows, self.events, self._versions = before
+                return refusal
+            made.append(row["id"])
+        return Answer(201, [self._given(key) for key in made])
+
+    def _given(self, key: int) -> dict[str, Any]:
+        return {**self.rows[key], "xmin": str(self._versions[key])}
+
+    def _matching(self, params: dict[str, str]) -> list[int]:
+        either = re.findall(r"and\(([^()]*)\)", params.pop("or", "")) or [None]
+        conditions = [f"{n}.{v}" for n, v in params.items() if n != "select"]
+        found = []
+        for key in self.rows:
+            given = self._given(key)
+            for one in either:
+                terms = [*conditions, *(one.split(",") if one else ())]
+                if all(_holds(given, term) for term in terms):
+                    found.append(key)
+                    break
+        return found
+
+
+def _holds(row: dict[str, Any], term: str) -> bool:
+    column, operator, value = term.split(".", 2)
+    there = row[column]
+    if operator == "is":
+        return there is None
+    return there is not None and str(there) == value.strip('"')
