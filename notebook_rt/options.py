@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Final, Literal
+
+MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
+"""256 KiB a row of a page of 1,000 rows: far past what a notebook reads, far below what ends a kernel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,11 @@ class Options:
     # Tables
     page_size: int = 1000
     """Rows asked for at once over REST."""
+    max_answer_bytes: int = MAX_ANSWER_BYTES
+    """An answer over HTTP that has more bytes, decompressed, is an error and is not read to its end."""
+    max_rows: int = 10_000_000
+    """A table or a query with more rows is an error: a server whose pages do not end would fill the
+    memory."""
     request_timeout: float = 30.0
     """For one REST request, and for signing in or refreshing a token, from beginning to end."""
     poll_interval: float = 5.0
