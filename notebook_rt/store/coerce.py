@@ -18,7 +18,15 @@ import pandas as pd
 
 from notebook_rt.plain import as_plain
 from notebook_rt.store.kinds import Kind, Numeric, canonical, element, kind
-from notebook_rt.store.values import INT64, decode, decoder, fits, to_rest
+from notebook_rt.store.values import (
+    INT64,
+    JSON_DEPTH,
+    UndecodedJson,
+    decode,
+    decoder,
+    fits,
+    to_rest,
+)
 from notebook_rt.sync.rows import Json
 
 _PLAIN: Final[dict[Kind, type]] = {"int": int, "float": float, "bool": bool}
@@ -146,11 +154,16 @@ def _coerce_array(pg_type: str, value: Any, numeric: Numeric) -> list[Any]:
 
 def _coerce_json(value: Any) -> Json:
     """As the server will have it, so that what is seen does not change when it is answered."""
+    if isinstance(value, UndecodedJson):
+        raise ValueError("this is the text of JSON that a cell cannot hold; write it with SQL")
     try:
         text = json.dumps(value, default=_json_item, allow_nan=False, ensure_ascii=False)
-        return json.loads(text.encode())
+        typed = decode("jsonb", json.loads(text.encode()))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"this cannot be said in JSON: {error}") from None
+    if isinstance(typed, UndecodedJson):
+        raise ValueError(f"JSON in a cell is nested at most {JSON_DEPTH} deep")
+    return typed
 
 
 def _json_item(value: Any) -> Json:

@@ -173,7 +173,6 @@ class Schema:
         decoders = {name: decoder(pg_type, self.numeric) for name, pg_type in types.items()}
         object.__setattr__(self, "_decoders", decoders)
         conversions = [(name, typed_class(decode), decode) for name, decode in decoders.items()]
-        conversions = [one for one in conversions if one[1] is not object]
         object.__setattr__(self, "_conversions", conversions)
 
     @property
@@ -236,7 +235,7 @@ class Schema:
             name = self.key[0]
             values = [row[name] for row in page]
             done = typed_class(self._decoders[name])
-            if done is not object and set(map(type, values)) <= {done}:
+            if set(map(type, values)) <= {done}:
                 return values
         return [self.key_of(self.decode({name: row[name] for name in self.key})) for row in page]
 
