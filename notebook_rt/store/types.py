@@ -82,6 +82,10 @@ from notebook_rt.sync.rows import Json, Key, Row, WireRow
 _EXACT_FLOATS: Final = 2**53
 """Up to here every integer is a float."""
 
+NAN_KEY: Final = float("nan")
+"""The key of the row whose key is NaN, which PostgreSQL takes for equal to itself and Python does not: one
+object, since dicts, sets and tuples ask for identity first."""
+
 __all__ = [
     "NOT_FINITE",
     "Backend",
@@ -263,4 +267,6 @@ class Schema:
 def _hashable(value: Any) -> Key:
     if isinstance(value, (list, dict)):
         return json.dumps(value, sort_keys=True, default=str)
+    if value != value:
+        return NAN_KEY
     return cast(Key, value)

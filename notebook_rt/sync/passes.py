@@ -97,7 +97,7 @@ class Passes:
         self._horizon = horizon
         self._emit = emit
         self._waited = waited
-        self._paging = Paging(options.page_size)
+        self._paging = Paging(options.page_size, most=options.max_rows)
         self._reads: Reads | None = None
 
     @property
@@ -144,7 +144,7 @@ class Passes:
         self._emit(Told("schema", {"columns": replica.known.names}))
         self._reads = Reads(self.spec, replica.schema, self.options.page_size)
         # What was refused while a column was missing says nothing of what this server can do.
-        self._paging = Paging(self.options.page_size)
+        self._paging = Paging(self.options.page_size, most=self.options.max_rows)
         return (yield from self.load(replica))
 
     def load(self, replica: Replica) -> Pass:
