@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from notebook_rt.plain import as_plain
-from notebook_rt.store.kinds import Kind, Numeric, canonical, element, kind
+from notebook_rt.store.kinds import Kind, Numeric, built_in, canonical, element, kind
 from notebook_rt.store.values import (
     INT64,
     JSON_DEPTH,
@@ -25,6 +25,7 @@ from notebook_rt.store.values import (
     decode,
     decoder,
     fits,
+    hstore_text,
     to_rest,
 )
 from notebook_rt.sync.rows import Json
@@ -122,7 +123,11 @@ def _no_value(pg_type: str, value: Any) -> ValueError:
     return ValueError(f"{value!r} is no value of the PostgreSQL type {name}{hint}")
 
 
-def _coerce_text(pg_type: str, value: Any) -> str:
+def _coerce_text(pg_type: str, value: Any) -> Any:
+    if isinstance(value, dict) and canonical(pg_type) == "hstore":
+        return hstore_text(value)
+    if isinstance(value, dict) and not built_in(pg_type):
+        return _coerce_json(value)  # a row of a composite type, as its cell shows it
     if isinstance(value, (dict, pd.Series, pd.Index, pd.DataFrame)):
         raise _no_value(pg_type, value)
     text = value if isinstance(value, str) else to_rest(pg_type, value)

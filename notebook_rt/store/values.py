@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
@@ -220,6 +220,28 @@ def _text(value: Json) -> Any:
     return value if value.__class__ is str else _odd(value)
 
 
+def _hstore(value: Json) -> Any:
+    """PostgreSQL's text of an hstore, which REST sends as an object and the socket as this text."""
+    if not isinstance(value, dict):
+        return _text(value)
+    return hstore_text(value)
+
+
+def hstore_text(pairs: Mapping[str, Any]) -> str:
+    """An hstore as PostgreSQL writes it.
+
+    >>> hstore_text({"a": "1", "b": None})
+    '"a"=>"1", "b"=>NULL'
+    """
+
+    def quoted(value: Any) -> str:
+        if value is None:
+            return "NULL"
+        return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    return ", ".join(f"{quoted(name)}=>{quoted(value)}" for name, value in pairs.items())
+
+
 _DECODERS: Final[dict[Kind, Callable[[Json], Any]]] = {
     "int": _int,
     "float": _float,
@@ -239,6 +261,7 @@ _DONE: Final[dict[Callable[[Json], Any], type]] = {
     _float: float,
     _bool: bool,
     _text: str,
+    _hstore: str,
 }
 
 
@@ -253,6 +276,8 @@ def decoder(pg_type: str, numeric: Numeric = "float") -> Callable[[Json], Any]:
     family = kind(pg_type)
     if family == "decimal":
         return _decimal if numeric == "decimal" else _float
+    if canonical(pg_type) == "hstore":
+        return _hstore
     if family != "array":
         return _DECODERS[family]
     item = decoder(element(pg_type), numeric)
