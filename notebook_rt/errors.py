@@ -72,6 +72,19 @@ class UnreachableError(NotebookRTError):
         self.reason = reason
 
 
+class AnswerTooLargeError(NotebookRTError):
+    """An answer of the server has more bytes than ``Options.max_answer_bytes``, decompressed."""
+
+    def __init__(self, what: str, most: int) -> None:
+        super().__init__(
+            f"{what}: the answer has more than {most:,} bytes, decompressed, and was not read to its "
+            "end. Ask for less (columns=, filter=, a smaller Options.page_size), or raise "
+            "Options.max_answer_bytes"
+        )
+        self.what = what
+        self.most = most
+
+
 class AuthError(NotebookRTError):
     """The server does not accept the key or the token."""
 
@@ -313,6 +326,14 @@ class NoPrimaryKeyError(TableError):
         )
 
 
+class EndlessTableError(TableError):
+    """Reading the table does not come to an end."""
+
+    def __init__(self, schema: str, table: str, reason: str) -> None:
+        super().__init__(schema, table, f'table "{table}" cannot be read to its end: {reason}')
+        self.reason = reason
+
+
 class InexactKeyError(TableError):
     """Keys that a float cannot tell apart."""
 
@@ -440,6 +461,9 @@ class ErrorClass:
 
 
 RATE_LIMIT_WAIT = 60.0
+RETRY_AFTER_MAX = 3600.0
+"""The longest that a ``Retry-After`` is obeyed: no gateway's own window is longer, and a clock that is
+wrong, or somebody who wants it so, would else stop a table or the queue for years."""
 SERVER_WAIT = 5.0
 UNKNOWN_WAIT = 2.0
 
@@ -476,7 +500,9 @@ def _classify_ours(error: NotebookRTError) -> ErrorClass:
             return ErrorClass("rate_limit", wait)
         case ServerError():
             return ErrorClass("server", error.retry_after or SERVER_WAIT)
-        case RefusedError() | TableError() | FilterError() | ChannelRefusedError() | ClosedError():
+        case AnswerTooLargeError() | RefusedError() | TableError() | FilterError():
+            return ErrorClass("refused", None)
+        case ChannelRefusedError() | ClosedError():
             return ErrorClass("refused", None)
         case _:
             return ErrorClass("unknown", UNKNOWN_WAIT)
@@ -512,19 +538,23 @@ def by_status(status: int, retry_after: float | None = None) -> ErrorClass:
 def retry_after(header: str | None, now: float) -> float | None:
     """``Retry-After`` in seconds: a number, or a date seen from ``now``; None if there is none.
 
+    At most `RETRY_AFTER_MAX`.
+
     >>> retry_after("120", 0.0), retry_after("Thu, 01 Jan 1970 00:01:00 GMT", 50.0)
     (120.0, 10.0)
+    >>> retry_after("31536000000", 0.0), retry_after("nan", 0.0)
+    (3600.0, None)
     """
     if header is None:
         return None
     try:
-        return max(0.0, float(header))
+        wait = float(header)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - now)
-    except ValueError:
-        return None
+        try:
+            wait = email.utils.parsedate_to_datetime(header).timestamp() - now
+        except (ValueError, OverflowError):
+            return None
+    return None if wait != wait else min(max(0.0, wait), RETRY_AFTER_MAX)
 
 
 def __dir__() -> list[str]:

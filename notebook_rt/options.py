@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Final, Literal
+
+MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
+"""256 KiB a row of a page of 1,000 rows: far past what a notebook reads, far below what ends a kernel."""
+
+MAX_ROWS: Final = 10_000_000
+"""Ten times the largest table that is measured (``tests/benchmarks``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +79,11 @@ class Options:
     reads_at_once: int = 8
     """Requests for rows that a session has under way at a time: a project's API has some ten
     connections to its database for everybody. A server that is slow or says 429 gets fewer."""
+    max_answer_bytes: int = MAX_ANSWER_BYTES
+    """An answer over HTTP that has more bytes, decompressed, is an error and is not read to its end."""
+    max_rows: int = MAX_ROWS
+    """A table with more rows is an error: a server whose pages do not end would fill the
+    memory."""
     request_timeout: float = 30.0
     """For one REST request, and for signing in or refreshing a token, from beginning to end."""
     poll_interval: float = 5.0

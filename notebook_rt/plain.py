@@ -28,6 +28,8 @@ def json_text(value: Any, what: str) -> str:
     """
     try:
         return json.dumps(value, default=as_plain, sort_keys=True, allow_nan=False)
+    except RecursionError:
+        raise ValueError(f"{what}: it is nested too deep for JSON") from None
     except (TypeError, ValueError) as error:
         raise type(error)(f"{what}: {error}") from None
 

@@ -285,7 +285,12 @@ class _Open:
         self.editing = Editing(self.outbox, clock=project.rest.clock, note=project.note)
         self.editing.lock = project.services.lock
         self.editors: dict[TableDriver, Editor] = {}
-        self._rest = HttpRest(project.url, self._headers, project.login.refresh)
+        self._rest = HttpRest(
+            project.url,
+            self._headers,
+            project.login.refresh,
+            max_answer_bytes=project.options.max_answer_bytes,
+        )
         self.worker = Worker(
             self.outbox,
             self._rest,

@@ -72,7 +72,7 @@ def decode_frame(frame: bytes, exact_numbers: bool = False) -> Frame | ChangeFra
     if _MARK in frame:
         try:
             envelope = (_EXACT if exact_numbers else _FAST).decode(frame)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, ArithmeticError, RecursionError):
             pass
         else:
             if envelope.event == "postgres_changes":

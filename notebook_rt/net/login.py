@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import httpx
 
+from notebook_rt.answers import ENCODINGS, bounded
 from notebook_rt.errors import ClosedError, LoginError, UnreachableError
 from notebook_rt.net.credentials import Credentials, checked_token, claims
 from notebook_rt.net.followed import FollowedClient
@@ -113,11 +114,16 @@ class Login:
             http_client=httpx.AsyncClient(
                 timeout=self._options.connect_timeout,
                 follow_redirects=False,  # a password goes where the user said, nowhere else
+                headers=ENCODINGS,
+                event_hooks=bounded(self._options.max_answer_bytes),
             ),
         )
         try:
             async with asyncio.timeout(self._options.request_timeout):
-                answer = await auth.sign_in_with_password(dict(credentials))
+                try:
+                    answer = await auth.sign_in_with_password(dict(credentials))
+                except (AttributeError, KeyError, TypeError) as error:
+                    raise ValueError("JSON that is no session") from error
             if answer.session is None:
                 raise LoginError(self._url, "the server gave no session")
             token = checked_token(answer.session.access_token)

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from notebook_rt.answers import ENCODINGS, BoundedStream, bounded, not_rows, row_range
 from notebook_rt.errors import (
     AuthError,
     ClosedError,
@@ -41,7 +42,11 @@ from notebook_rt.sync.events import Page, Query
 
 _NO_TABLE = {"PGRST205", "PGRST106", "42P01", "PGRST202", "42883"}
 _BAD_FILTER = {"PGRST100", "PGRST103", "PGRST108", "22P02", "22007", "22008", "22003", "42804"}
-_TRANSPORT_ERRORS = (httpx.TransportError, OSError)  # TimeoutError is an OSError
+_TRANSPORT_ERRORS = (
+    httpx.TransportError,
+    httpx.DecodingError,
+    OSError,
+)  # TimeoutError is an OSError
 DRIPPING = 4
 """How many times ``request_timeout`` a request may take whose answer has begun to come."""
 
@@ -78,6 +83,8 @@ class RestClient:
             timeout=httpx.Timeout(options.request_timeout, connect=options.connect_timeout),
             limits=httpx.Limits(max_connections=20, max_keepalive_connections=10),
             follow_redirects=False,
+            headers=ENCODINGS,
+            event_hooks=bounded(options.max_answer_bytes),
         )
 
     async def aclose(self) -> None:
@@ -117,17 +124,32 @@ class RestClient:
                 headers=headers,
                 body=body,
             )
+        said = row_range(response)
+        count = None if said is None else said[1]
         answer: Any = []
-        if not query.head:
+        if query.head:
+            if count is None:
+                raise self._stranger(f'it does not count the rows of table "{table}"')
+        else:
             answer = self.decode(response, exact_numbers)
+            if query.rpc is None:
+                problem = not_rows(response, answer, counted=query.count is not None)
+                if problem is not None:
+                    raise self._stranger(f'table "{table}": {problem}')
+            elif said is None:
+                raise self._stranger(f'it does not answer for the function "{query.rpc}"')
         rows: Sequence[Any] = answer if isinstance(answer, list) else ()
         return Page(
             rows=rows,
-            count=_count(response.headers.get("content-range")),
+            count=count,
             server_time=_date(response.headers.get("date")),
             value=None if isinstance(answer, list) else answer,
             scalar=not isinstance(answer, list),
         )
+
+    def _stranger(self, reason: str) -> UnreachableError:
+        """The error of an answer of success that is none of the REST interface (promise 13)."""
+        return UnreachableError(self.url, f"{reason}; is a proxy or a login page between?")
 
     async def describe(self, schema: str) -> Page:
         """The API's OpenAPI description. Read once for all tables that ask in the same moment."""
@@ -150,6 +172,8 @@ class RestClient:
         try:
             response = await self.request("GET", "/rest/v1/", schema=schema, headers=headers)
             value = self.decode(response)
+            if not isinstance(value, dict) or not isinstance(value.get("definitions"), dict):
+                raise self._stranger("it does not describe its tables")
         except NotebookRTError as error:
             return error
         date = _date(response.headers.get("date"))
@@ -178,12 +202,15 @@ class RestClient:
         return response
 
     def decode(self, response: httpx.Response, exact_numbers: bool = False) -> Any:
-        """The body as JSON. A page of HTML with status 200 is somebody else's server."""
+        """The body as JSON. A page of HTML with status 200 is somebody else's server, and so is
+        nothing at all, but for the 204 of a function that returns nothing.
+        """
+        if response.status_code == 204:
+            return None
         try:
-            return decode_json(response.content, exact_numbers) if response.content else None
+            return decode_json(response.content, exact_numbers)
         except ValueError as error:
-            reason = "what answers there does not speak JSON; is a proxy or a login page between?"
-            raise UnreachableError(self.url, reason) from error
+            raise self._stranger("what answers there does not speak JSON") from error
 
     async def _send(
         self,
@@ -211,7 +238,8 @@ class RestClient:
             raise UnreachableError(self.url, _reason(error)) from error
         except httpx.InvalidURL as error:
             raise UnreachableError(self.url, str(error)) from error
-        self.bytes_received += response.num_bytes_downloaded
+        if isinstance(response.stream, BoundedStream):
+            self.bytes_received += response.stream.received
         if "date" in response.headers:
             self.server_clock.observe(_date(response.headers["date"]), sent, time.monotonic())
         return response
@@ -288,11 +316,6 @@ def _quoted(message: str) -> str:
             return message.split(quote)[1]
     words = message.split()
     return words[1].rpartition(".")[2] if len(words) > 1 else message
-
-
-def _count(content_range: str | None) -> int | None:
-    total = (content_range or "").rpartition("/")[2]
-    return int(total) if total.isdigit() else None
 
 
 def _retry(response: httpx.Response) -> float | None:

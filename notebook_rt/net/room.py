@@ -246,14 +246,14 @@ class Room:
             "private": self.private,
         }
         try:
-            await self.services.rest.request(
+            answer = await self.services.rest.request(
                 "POST", "/realtime/v1/api/broadcast", body={"messages": [message]}
             )
         except NotebookRTError as error:
             if classify(error).kind in ("network", "server", "rate_limit"):
                 return False
             raise
-        return True
+        return not answer.content  # a page with words in it is a proxy's: nothing was sent
 
     def enable_presence(self) -> None:
         """Ask for presence; a channel joined without it joins again."""

@@ -31,6 +31,7 @@ from notebook_rt.errors import (
     RateLimitedError,
     ServerError,
     UnreachableError,
+    retry_after,
 )
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.frames import ChangeFrame, decode_frame
@@ -38,6 +39,7 @@ from notebook_rt.net.intake import Intake
 from notebook_rt.net.topic import ChannelListener, SocketChannel
 from notebook_rt.options import Options
 
+logger = logging.getLogger("notebook_rt")
 _quiet = logging.getLogger("notebook_rt.websockets")
 """Given to ``websockets``, whose debug log shows the URL (with the key) and every frame (with tokens)."""
 _quiet.setLevel(logging.WARNING)
@@ -166,6 +168,13 @@ class Socket(AsyncRealtimeClient):
         self.bytes_received += len(raw)
         self.last_frame_at = time.monotonic()
         try:
+            self._take(raw)
+        except Exception as error:  # nothing that is read may be lost without a gap (promise 3)
+            logger.exception("a frame of %d bytes", len(raw))
+            self.listener.frame_unreadable(f"a frame that could not be taken: {error!r:.200}")
+
+    def _take(self, raw: bytes) -> None:
+        try:
             frame = decode_frame(raw, self.exact_numbers)
         except ValueError:
             # A binary broadcast of a 2.0.0 client reaches us as broken JSON (WIRE.md): no gap.
@@ -239,8 +248,8 @@ def _refused(url: str, error: InvalidStatus) -> NotebookRTError:
     if status in (401, 403):
         return AuthError("key", url, body)
     if status == 429:
-        after = response.headers.get("Retry-After", "")
-        return RateLimitedError("connecting", float(after) if after.isdigit() else None, body)
+        after = retry_after(response.headers.get("Retry-After"), time.time())
+        return RateLimitedError("connecting", after, body)
     if status >= 500:
         return ServerError("connecting", status, body)
     return UnreachableError(url, f"the websocket was answered with {status}: {body}")

@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from notebook_rt.store.decode import decode_json
+
 Json: TypeAlias = Any
 OpKind: TypeAlias = Literal["insert", "update", "delete", "rpc", "broadcast"]
 OpState: TypeAlias = Literal["waiting", "failed", "asking"]
@@ -90,7 +92,15 @@ _BODY = (
 )
 _as_lane = json.JSONEncoder(ensure_ascii=False).encode
 encode = msgspec.json.Encoder(decimal_format="number").encode
-decode = msgspec.json.Decoder().decode
+_decode = msgspec.json.Decoder().decode
+
+
+def decode(text: str | bytes) -> Json:
+    """JSON of the file, at any depth; raises msgspec.DecodeError where the file is damaged."""
+    try:
+        return _decode(text)
+    except RecursionError:
+        return decode_json(text)
 
 
 def body(op: Op) -> str:

@@ -13,7 +13,9 @@ from typing import Protocol
 
 import httpx
 
-from notebook_rt.errors import UnreachableError, retry_after
+from notebook_rt.answers import ENCODINGS, bounded, row_range
+from notebook_rt.errors import AnswerTooLargeError, UnreachableError, retry_after
+from notebook_rt.options import MAX_ANSWER_BYTES
 from notebook_rt.outbox.decide import Answer, Request
 from notebook_rt.store.decode import decode_json
 
@@ -59,12 +61,19 @@ class HttpRest:
         refresh: Callable[[], Awaitable[bool]] | None = None,
         *,
         timeout: float = REQUEST_SECONDS,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self.url = url
         self._headers = headers
         self._refresh = refresh
         self._timeout = timeout
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, follow_redirects=False)
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            timeout=timeout,
+            follow_redirects=False,
+            headers=ENCODINGS,
+            event_hooks=bounded(max_answer_bytes),
+        )
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -89,18 +98,41 @@ class HttpRest:
                 )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NoAnswerError(self.url, _reason(error), sent=False) from error
-        except (httpx.TransportError, OSError) as error:
+        except (httpx.TransportError, httpx.DecodingError, OSError, AnswerTooLargeError) as error:
             raise NoAnswerError(self.url, _reason(error), sent=True) from error
         try:
             # Exact: a base value that went through a float would match no numeric.
             body = decode_json(response.content, True) if response.content else None
         except ValueError:
             body = response.text
+        stranger = _stranger(request, response, body)
+        if stranger is not None:
+            raise NoAnswerError(self.url, stranger, sent=True)
         return Answer(
             response.status_code,
             body,
             retry_after(response.headers.get("retry-after"), time.time()),
         )
+
+
+def _stranger(request: Request, response: httpx.Response, body: object) -> str | None:
+    """Why an answer of success is none of the server's (promise 13); None: it is one.
+
+    What a proxy or a login page answers must not make a write done.
+    """
+    if not response.is_success:
+        return None
+    wants_rows = request.method == "GET" or "return=representation" in request.prefer
+    if wants_rows:
+        is_answer = isinstance(body, list) and all(isinstance(row, dict) for row in body)
+    elif request.path.startswith("/rest/v1/rpc/"):
+        is_answer = row_range(response) is not None
+    else:  # "return=minimal" and broadcasts
+        is_answer = body is None
+    if is_answer:
+        return None
+    what = f"{request.method} {request.path} was answered {response.status_code} by somebody else"
+    return f"{what}; is a proxy or a login page between?"
 
 
 def _reason(error: Exception) -> str:

@@ -22,7 +22,7 @@ def exact_arrow(values: Sequence[Decimal | None]) -> pa.Array | None:
     """Decimals as Arrow's; None where Arrow has no such decimal: NaN, infinities, over 76 digits."""
     try:
         found = pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
+    except (pa.ArrowInvalid, TypeError):  # TypeError: an infinity
         return None
     if pa.types.is_null(found.type):
         return found.cast(pa.decimal128(38, 0))

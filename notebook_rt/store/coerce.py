@@ -17,8 +17,17 @@ import numpy as np
 import pandas as pd
 
 from notebook_rt.plain import as_plain
-from notebook_rt.store.kinds import Kind, Numeric, canonical, element, kind
-from notebook_rt.store.values import INT64, decode, decoder, fits, to_rest
+from notebook_rt.store.kinds import Kind, Numeric, built_in, canonical, element, kind
+from notebook_rt.store.values import (
+    INT64,
+    JSON_DEPTH,
+    UndecodedJson,
+    decode,
+    decoder,
+    fits,
+    hstore_text,
+    to_rest,
+)
 from notebook_rt.sync.rows import Json
 
 _PLAIN: Final[dict[Kind, type]] = {"int": int, "float": float, "bool": bool}
@@ -114,7 +123,11 @@ def _no_value(pg_type: str, value: Any) -> ValueError:
     return ValueError(f"{value!r} is no value of the PostgreSQL type {name}{hint}")
 
 
-def _coerce_text(pg_type: str, value: Any) -> str:
+def _coerce_text(pg_type: str, value: Any) -> Any:
+    if isinstance(value, dict) and canonical(pg_type) == "hstore":
+        return hstore_text(value)
+    if isinstance(value, dict) and not built_in(pg_type):
+        return _coerce_json(value)  # a row of a composite type, as its cell shows it
     if isinstance(value, (dict, pd.Series, pd.Index, pd.DataFrame)):
         raise _no_value(pg_type, value)
     text = value if isinstance(value, str) else to_rest(pg_type, value)
@@ -146,11 +159,16 @@ def _coerce_array(pg_type: str, value: Any, numeric: Numeric) -> list[Any]:
 
 def _coerce_json(value: Any) -> Json:
     """As the server will have it, so that what is seen does not change when it is answered."""
+    if isinstance(value, UndecodedJson):
+        raise ValueError("this is the text of JSON that a cell cannot hold; write it with SQL")
     try:
         text = json.dumps(value, default=_json_item, allow_nan=False, ensure_ascii=False)
-        return json.loads(text.encode())
+        typed = decode("jsonb", json.loads(text.encode()))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"this cannot be said in JSON: {error}") from None
+    if isinstance(typed, UndecodedJson):
+        raise ValueError(f"JSON in a cell is nested at most {JSON_DEPTH} deep")
+    return typed
 
 
 def _json_item(value: Any) -> Json:

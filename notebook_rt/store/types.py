@@ -82,6 +82,10 @@ from notebook_rt.sync.rows import Json, Key, Row, WireRow
 _EXACT_FLOATS: Final = 2**53
 """Up to here every integer is a float."""
 
+NAN_KEY: Final = float("nan")
+"""The key of the row whose key is NaN, which PostgreSQL takes for equal to itself and Python does not: one
+object, since dicts, sets and tuples ask for identity first."""
+
 __all__ = [
     "NOT_FINITE",
     "Backend",
@@ -173,7 +177,6 @@ class Schema:
         decoders = {name: decoder(pg_type, self.numeric) for name, pg_type in types.items()}
         object.__setattr__(self, "_decoders", decoders)
         conversions = [(name, typed_class(decode), decode) for name, decode in decoders.items()]
-        conversions = [one for one in conversions if one[1] is not object]
         object.__setattr__(self, "_conversions", conversions)
 
     @property
@@ -236,7 +239,7 @@ class Schema:
             name = self.key[0]
             values = [row[name] for row in page]
             done = typed_class(self._decoders[name])
-            if done is not object and set(map(type, values)) <= {done}:
+            if set(map(type, values)) <= {done}:
                 return values
         return [self.key_of(self.decode({name: row[name] for name in self.key})) for row in page]
 
@@ -264,4 +267,6 @@ class Schema:
 def _hashable(value: Any) -> Key:
     if isinstance(value, (list, dict)):
         return json.dumps(value, sort_keys=True, default=str)
+    if value != value:
+        return NAN_KEY
     return cast(Key, value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
@@ -19,18 +19,43 @@ from notebook_rt.sync.rows import Json
 _UTC: Final = dt.UTC
 INT64: Final = range(-(2**63), 2**63)
 
+JSON_DEPTH: Final = 100
+"""Lists and objects of a json cell within one another. What reads a cell recurses, some two Python frames
+a level, in a stack that has 1,000 and a notebook's own in it; documents have ten levels."""
+
+NUMERIC_DIGITS: Final = 150_000
+"""More than PostgreSQL's numeric has on either side of the point (131,072 and 16,383)."""
+
+
+_DIMENSIONS: Final = 6
+"""Of a PostgreSQL array at most."""
+
+_INT_DIGITS: Final = 600
+"""Python may be told to print no int of more than 640 digits; PostgreSQL's have 19."""
+
+
+class UndecodedJson(str):
+    """The text of a json value that a cell cannot hold (promise 14): nested deeper than `JSON_DEPTH`, with
+    a number past float's range or of thousands of digits, or with half of a surrogate pair.
+    """
+
+    __slots__ = ()
+
+
 # --- JSON to typed ---------------------------------------------------------------------------
 
 
 def _int(value: Json) -> Any:
     if type(value) is int:
         return value
+    if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) > _INT_DIGITS:
+        return _digits(value)
     try:
         number = int(value)
     except (ValueError, TypeError, OverflowError):
-        return value
+        return _odd(value)
     if isinstance(value, (float, Decimal)) and number != value:
-        return value
+        return _odd(value)
     return number
 
 
@@ -38,32 +63,43 @@ def _float(value: Json) -> Any:
     if type(value) is float:
         return value
     try:
-        return float(value)
-    except (ValueError, TypeError, OverflowError):
-        return value
+        number = float(value)
+    except OverflowError:  # an int
+        return _digits(Decimal(value))
+    except (ValueError, TypeError):
+        return _odd(value)
+    if isinstance(value, Decimal) and math.isinf(number) and value.is_finite():
+        return _digits(value)
+    return number
+
+
+def _digits(value: Decimal) -> str:
+    """A number as PostgreSQL writes a numeric; with its exponent where no numeric has so many digits."""
+    return format(value, "f") if abs(value.adjusted()) < NUMERIC_DIGITS else str(value)
 
 
 def _decimal(value: Json) -> Any:
-    if type(value) is Decimal:
-        return value
     try:
         # A float's shortest text is what the JSON said, its binary value is not.
-        return Decimal(repr(value) if isinstance(value, float) else value)
+        number = Decimal(repr(value) if isinstance(value, float) else value)
     except (InvalidOperation, ValueError, TypeError):
-        return value
+        return _odd(value)
+    if number.is_snan() or (number.is_finite() and abs(number.adjusted()) >= NUMERIC_DIGITS):
+        return str(value)  # none of PostgreSQL's, and arithmetic with it raises or never ends
+    return number
 
 
 def _bool(value: Json) -> Any:
     if isinstance(value, str):
         return {"true": True, "t": True, "false": False, "f": False}.get(value, value)
-    return value
+    return _odd(value)
 
 
 def _timestamptz(value: Json) -> Any:
     try:
         moment = dt.datetime.fromisoformat(value)
     except (ValueError, TypeError):
-        return value
+        return _odd(value)
     if moment.tzinfo is _UTC:
         return moment
     try:
@@ -76,14 +112,14 @@ def _timestamp(value: Json) -> Any:
     try:
         return dt.datetime.fromisoformat(value).replace(tzinfo=None)
     except (ValueError, TypeError):
-        return value
+        return _odd(value)
 
 
 def _date(value: Json) -> Any:
     try:
         return dt.date.fromisoformat(value)
     except (ValueError, TypeError):
-        return value
+        return _odd(value)
 
 
 def _time(value: Json) -> Any:
@@ -91,7 +127,7 @@ def _time(value: Json) -> Any:
         # "24:00:00" is a time to PostgreSQL and none to Python: it stays text.
         return dt.time.fromisoformat(value)
     except (ValueError, TypeError):
-        return value
+        return _odd(value)
 
 
 def _bytes(value: Json) -> Any:
@@ -99,22 +135,111 @@ def _bytes(value: Json) -> Any:
     try:
         return bytes.fromhex(value[2:] if value.startswith("\\x") else value)
     except (ValueError, AttributeError):
-        return value
+        return _odd(value)
 
 
 def _json(value: Json) -> Any:
-    """Undo ``exact_numbers`` inside json: its numbers are floats whichever way they came."""
+    """Undo ``exact_numbers`` inside json: its numbers are floats whichever way they came. What a cell
+    cannot hold is its text.
+    """
+    try:
+        return _held_json(value, JSON_DEPTH)
+    except _UnheldError:
+        return UndecodedJson(_json_text(value))
+
+
+class _UnheldError(Exception):
+    """A cell cannot hold this JSON."""
+
+
+def _held_json(value: Json, depth: int) -> Any:
+    if isinstance(value, str):
+        if not value.isascii() and not _encodable(value):
+            raise _UnheldError
+        return value
     if isinstance(value, Decimal):
-        return float(value)
+        value = float(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _UnheldError
+        return value
     if isinstance(value, list):
-        return [_json(item) for item in value]
+        if not depth:
+            raise _UnheldError
+        return [_held_json(item, depth - 1) for item in value]
     if isinstance(value, dict):
-        return {name: _json(item) for name, item in value.items()}
+        if not depth:
+            raise _UnheldError
+        return {_held_json(k, 0): _held_json(item, depth - 1) for k, item in value.items()}
     return value
 
 
-def _same(value: Json) -> Any:
-    return value
+def _json_text(value: Json) -> str:
+    """``value`` as JSON, ASCII alone, at any depth: the same whichever way it came."""
+    parts: list[str] = []
+    left: list[Any] = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, _Mark):
+            parts.append(one)
+        elif isinstance(one, list):
+            marks = [_Mark("["), *_between(one), _Mark("]")]
+            left.extend(reversed(marks))
+        elif isinstance(one, dict):
+            pairs = [(_Mark(json.dumps(name) + ": "), item) for name, item in one.items()]
+            inner = [part for at, pair in enumerate(pairs) for part in (*_comma(at), *pair)]
+            left.extend(reversed([_Mark("{"), *inner, _Mark("}")]))
+        elif isinstance(one, Decimal):
+            number = float(one)
+            parts.append(repr(number) if math.isfinite(number) else _digits(one))
+        else:
+            parts.append(json.dumps(one))
+    return "".join(parts)
+
+
+class _Mark(str):
+    """A piece of JSON's own syntax, not a text in it."""
+
+    __slots__ = ()
+
+
+def _comma(at: int) -> list[Any]:
+    return [_Mark(", ")] if at else []
+
+
+def _between(items: list[Any]) -> list[Any]:
+    return [part for at, item in enumerate(items) for part in (*_comma(at), item)]
+
+
+def _odd(value: Json) -> Any:
+    """What JSON has for a type of which it is no value: as it is, if a cell can hold that."""
+    return _json(value)
+
+
+def _text(value: Json) -> Any:
+    return value if value.__class__ is str else _odd(value)
+
+
+def _hstore(value: Json) -> Any:
+    """PostgreSQL's text of an hstore, which REST sends as an object and the socket as this text."""
+    if not isinstance(value, dict):
+        return _text(value)
+    return hstore_text(value)
+
+
+def hstore_text(pairs: Mapping[str, Any]) -> str:
+    """An hstore as PostgreSQL writes it.
+
+    >>> hstore_text({"a": "1", "b": None})
+    '"a"=>"1", "b"=>NULL'
+    """
+
+    def quoted(value: Any) -> str:
+        if value is None:
+            return "NULL"
+        return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    return ", ".join(f"{quoted(name)}=>{quoted(value)}" for name, value in pairs.items())
 
 
 _DECODERS: Final[dict[Kind, Callable[[Json], Any]]] = {
@@ -127,23 +252,21 @@ _DECODERS: Final[dict[Kind, Callable[[Json], Any]]] = {
     "time": _time,
     "bytes": _bytes,
     "json": _json,
-    "text": _same,
+    "text": _text,
 }
 
 
 _DONE: Final[dict[Callable[[Json], Any], type]] = {
     _int: int,
     _float: float,
-    _decimal: Decimal,
     _bool: bool,
-    _same: object,
+    _text: str,
+    _hstore: str,
 }
 
 
 def typed_class(decode: Callable[[Json], Any]) -> type:
-    """The class whose instances ``decode`` leaves as they are: object if it is all, else one, or
-    NoneType if it is none.
-    """
+    """The class whose instances ``decode`` leaves as they are; NoneType if there is none."""
     return _DONE.get(decode, type(None))
 
 
@@ -153,13 +276,17 @@ def decoder(pg_type: str, numeric: Numeric = "float") -> Callable[[Json], Any]:
     family = kind(pg_type)
     if family == "decimal":
         return _decimal if numeric == "decimal" else _float
+    if canonical(pg_type) == "hstore":
+        return _hstore
     if family != "array":
         return _DECODERS[family]
     item = decoder(element(pg_type), numeric)
+    if item is _json:
+        return _json
 
-    def nested(value: Json) -> Any:
-        if isinstance(value, list):
-            return [nested(one) for one in value]
+    def nested(value: Json, left: int = _DIMENSIONS) -> Any:
+        if isinstance(value, list) and left:
+            return [nested(one, left - 1) for one in value]
         return None if value is None else item(value)
 
     return nested
@@ -261,7 +388,7 @@ def to_rest(pg_type: str, value: Any) -> str:
     if value is None:
         return "null"
     if family == "json":
-        return json.dumps(value, ensure_ascii=False)
+        return value if isinstance(value, UndecodedJson) else json.dumps(value, ensure_ascii=False)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (float, Decimal)):

@@ -95,7 +95,7 @@ class Passes:
         self._horizon = horizon
         self._emit = emit
         self._waited = waited
-        self._paging = Paging(options.page_size, options.reads_at_once)
+        self._paging = Paging(options.page_size, options.reads_at_once, most=options.max_rows)
         self._reads: Reads | None = None
 
     @property
@@ -142,7 +142,9 @@ class Passes:
         self._emit(Told("schema", {"columns": replica.known.names}))
         self._reads = Reads(self.spec, replica.schema, self.options.page_size)
         # What was refused while a column was missing says nothing of what this server can do.
-        self._paging = Paging(self.options.page_size, self.options.reads_at_once)
+        self._paging = Paging(
+            self.options.page_size, self.options.reads_at_once, most=self.options.max_rows
+        )
         return (yield from self.load(replica))
 
     def load(self, replica: Replica) -> Pass:

@@ -139,6 +139,9 @@ class Ranges:
         About how many pages are left, as far as the server has said.
     take
         Called with each page, in the order of the key.
+    check
+        Called with the rows so far, and the last row of a range before and after a page; raises
+        where pages do not come to an end.
     """
 
     def __init__(
@@ -152,6 +155,7 @@ class Ranges:
         most: int,
         pages_left: int | None,
         take: Callable[[Read], None],
+        check: Callable[[int, Row | None, Row], None],
     ) -> None:
         self._reads = reads
         self._order = order
@@ -159,6 +163,8 @@ class Ranges:
         self._limit = limit
         self._pages_left = pages_left
         self._take = take
+        self._check = check
+        self._got = len(first.page.rows)
         self._first_type = reads.schema.types.get(order[0].column, "text")
         self._looks = True
         self._head: Range | None = Range(self._last(first.page.rows))
@@ -183,7 +189,9 @@ class Ranges:
         if rows:
             span.came.append(read)
             self._waiting_pages += 1
-            span.after = self._last(rows)
+            self._got += len(rows)
+            before, span.after = span.after, self._last(rows)
+            self._check(self._got, before, span.after)
         if len(rows) < asked.limit or self._is_at_end(span):
             span.done = True
         else:

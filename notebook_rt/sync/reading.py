@@ -7,13 +7,21 @@ what is here, and at its end knows what differs and what is gone (promises 3, 4,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Final, TypeAlias
 
-from notebook_rt.errors import NoPrimaryKeyError, StatementTimeoutError
+from notebook_rt.errors import (
+    EndlessTableError,
+    InexactKeyError,
+    NoPrimaryKeyError,
+    StatementTimeoutError,
+)
+from notebook_rt.options import MAX_ROWS
+from notebook_rt.store.types import equal, kind
 from notebook_rt.sync.digest import Digest
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.flows import Ahead, Ask, ReadRefusedError
@@ -21,7 +29,7 @@ from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.queries import Count, Reads
 from notebook_rt.sync.ranges import SMALLEST, Ranges
 from notebook_rt.sync.replica import Replica
-from notebook_rt.sync.rows import Key, Op, Row, Rows
+from notebook_rt.sync.rows import Key, Op, Row, Rows, WireRow
 from notebook_rt.sync.window import Window
 
 Steps: TypeAlias = Generator[Ask, Sequence[Read], None]
@@ -46,6 +54,8 @@ class Paging:
     """Whether it has our SQL functions, as far as is known."""
     count: bool = True
     """Whether the first page of a pass may ask for the count."""
+    most: int = MAX_ROWS
+    """Rows that a pass reads before it is given up (``Options.max_rows``)."""
 
     @property
     def rows(self) -> int:
@@ -75,6 +85,18 @@ class Paging:
         if page.count is not None and before + got < page.count:
             self.cap = got
         return page.count is not None and before + got >= page.count
+
+    def check(self, reads: Reads, got: int, before: Row | None, after: Row) -> None:
+        """Raise if pages do not come to an end: ``got`` rows, the last of them ``after``."""
+        spec = reads.spec
+        if got > self.most:
+            reason = (
+                f"it has more than {self.most:,} rows (Options.max_rows); use filter= or limit="
+            )
+            raise EndlessTableError(spec.schema, spec.table, reason)
+        if before is not None and all(equal(before[name], after[name]) for name in after):
+            reason = "the server gives the same page again, whatever it is asked for"
+            raise EndlessTableError(spec.schema, spec.table, reason)
 
 
 def each_page(
@@ -123,8 +145,9 @@ def each_page(
         last = paging.is_last(read.page, got, limit)
         got += len(read.page.rows)
         if read.page.rows:
-            row = read.page.rows[-1]
+            row, before = read.page.rows[-1], after
             after = reads.schema.decode({term.column: row[term.column] for term in order})
+            paging.check(reads, got, before, after)
         if last or got == most:
             take(read)
             if window is not None and window.limit is not None:
@@ -143,6 +166,7 @@ def each_page(
                 most=paging.at_once,
                 pages_left=left,
                 take=take,
+                check=partial(paging.check, reads),
             )
             yield ranges.pool
             return
@@ -172,7 +196,7 @@ def load(
         keys = replica.keys_of(page.rows)
         loading.extend(page.rows)
         if len(loading) != before + len(page.rows) and replica.window_read is None:
-            raise NoPrimaryKeyError(reads.spec.schema, reads.spec.table)
+            raise _same_keys(reads, page.rows)
         replica.versions.note_page(keys, page.rows)
         replica.watermark.look_at_page(page.rows)
         replica.nulls.look(page.rows)
@@ -185,6 +209,17 @@ def load(
         replica.window.turn()
     loading.commit()
     return spanning(all_reads)
+
+
+def _same_keys(reads: Reads, page: Sequence[WireRow]) -> Exception:
+    """Why two rows have one key here: a float cannot tell their numbers apart, or it is no key."""
+    spec, schema = reads.spec, reads.schema
+    for name in schema.key:
+        if kind(schema.types[name]) == "decimal" and schema.numeric == "float":
+            keys = Counter(schema.decode({name: row[name]})[name] for row in page)
+            ((value, _),) = keys.most_common(1)
+            return InexactKeyError(spec.schema, spec.table, name, value)
+    return NoPrimaryKeyError(spec.schema, spec.table)
 
 
 def spanning(reads: Sequence[Read]) -> Read:

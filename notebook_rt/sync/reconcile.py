@@ -13,7 +13,7 @@ from math import log2
 from typing import Any, Final, cast
 
 from notebook_rt.store.order import OrderBy
-from notebook_rt.store.types import sortable
+from notebook_rt.store.types import kind, sortable
 from notebook_rt.sync.flows import Ask, ReadRefusedError
 from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.queries import Count, Reads
@@ -22,6 +22,7 @@ from notebook_rt.sync.replica import Replica
 from notebook_rt.sync.rows import Key, Row
 from notebook_rt.sync.watermark import OVERLAP
 
+_WITH_NAN: Final = ("float", "decimal")
 COUNT_TRIES: Final = 3
 """How often counting is tried while rows come and go, before keys are compared."""
 
@@ -83,7 +84,9 @@ class Reconciliation:
         """Whether halving finds ``missing`` keys with fewer reads than comparing all of them."""
         schema = self.replica.schema
         pages = len(self.replica.rows) / self.paging.rows
-        one = len(schema.key) == 1 and sortable(schema.types[schema.key[0]])
+        pg_type = schema.types[schema.key[0]]
+        # A NaN has no place in an order of Python's.
+        one = len(schema.key) == 1 and sortable(pg_type) and kind(pg_type) not in _WITH_NAN
         return one and pages > 1 and missing * (log2(pages) + 2) < pages
 
     def _find_gone(self, missing: int, now: Callable[[], float]) -> Steps:
@@ -166,6 +169,8 @@ class Reconciliation:
             if last:
                 break
             row = read.page.rows[-1]
+            before = after
             after = self.reads.schema.decode({term.column: row[term.column] for term in order})
+            self.paging.check(self.reads, got, before, after)
         self.differing += comparison.apply(now())
         return began

@@ -106,7 +106,8 @@ class Blaster:
                 first = int(text) + (operator == "gt")
         limit = int(query.get("limit", "1000"))
         rows = [{**row(n), "xmin": "7"} for n in range(first, min(self.rows, first + limit))]
-        total = {"Content-Range": f"0-{max(0, len(rows) - 1)}/{self.rows}"}
+        span = f"0-{len(rows) - 1}" if rows else "*"
+        total = {"Content-Range": f"{span}/{self.rows}"}
         return web.json_response(rows, headers=total)
 
     async def socket(self, request: web.Request) -> web.WebSocketResponse:

@@ -19,13 +19,13 @@ from notebook_rt.sync.health import Metrics
 from tests.waiting import until
 
 
-def login(credentials: Credentials, **options: float) -> Login:
+def login(credentials: Credentials, url: str = "http://127.0.0.1", **options: Any) -> Login:
     async def taken(token: str | None) -> None:
         credentials.access_token = token
 
     thread = shared()
     given = credentials, Options(**options), thread, taken, taken, Metrics(), time.time
-    return Login("http://127.0.0.1", *given)
+    return Login(url, *given)
 
 
 async def ask_at_once(one: Login, token: Token, times: int) -> list[bool]:

@@ -226,3 +226,16 @@ def test_no_number_loses_a_digit_when_decoded() -> None:
     assert decode_json(text)["a"] == 9007199254740993
     with pytest.raises(ValueError, match="NaN"):
         decode_json("[NaN]")
+
+
+def test_what_the_cell_of_a_composite_or_an_hstore_shows_can_be_written_back() -> None:
+    shown = decode("hstore", {"a": "1", 'b"': None, "c\\": "x"})
+    assert shown == r'"a"=>"1", "b\""=>NULL, "c\\"=>"x"'
+    assert decode("hstore", shown, "socket") == shown
+    assert coerce("hstore", shown) == shown
+    assert coerce("hstore", {"a": "1"}) == '"a"=>"1"'
+    address = decode("address", {"street": "x", "no": 7})
+    assert coerce("address", address) == address
+    assert to_json("address", coerce("address", address)) == {"street": "x", "no": 7}
+    with pytest.raises(ValueError, match="no value"):
+        coerce("uuid", {"a": 1})

@@ -1,0 +1,59 @@
+"""A key of floats or numerics may be NaN, an infinity or a zero: one row each, as in PostgreSQL."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notebook_rt.store.table import Table
+from notebook_rt.store.types import Column, Numeric, Schema
+from notebook_rt.sync.rows import Delete, Upsert
+
+KEYS = ["NaN", "Infinity", "-Infinity", 0.0, 1.5]
+
+
+@given(
+    st.lists(st.sampled_from(KEYS), min_size=1, unique=True),
+    st.sampled_from(["float8", "numeric"]),
+    st.sampled_from(["float", "decimal"]),
+    st.booleans(),
+)
+def test_a_row_is_found_again_by_any_key(
+    keys: list[Any], pg_type: str, numeric: Numeric, composite: bool
+) -> None:
+    columns = Column("k", pg_type), Column("m", pg_type), Column("n", "text")
+    schema = Schema(columns, ("k", "m") if composite else ("k",), numeric)
+    page = [{"k": key, "m": key, "n": "a"} for key in keys]
+    table = Table(schema)
+    loading = table.load()
+    loading.extend(page)
+    loading.extend(page)
+    assert len(loading) == len(keys)
+    loading.commit()
+    assert len(table) == len(keys)
+    assert not list(table.differing(page))
+    here = set(table.keys())
+    assert here == set(schema.keys_of(page))
+    for row in page:
+        typed = schema.decode(row)
+        key = schema.key_of(typed)
+        assert table.get(key) is not None
+        again = (typed["k"], typed["m"]) if composite else typed["k"]
+        assert schema.coerce_key(again) in here
+        table.apply([Upsert(key, {**typed, "n": "b"})])
+    assert len(table) == len(keys)
+    table.apply([Delete(key) for key in schema.keys_of(page)])
+    assert len(table) == 0
+
+
+@pytest.mark.parametrize("backend", [None, "numpy_nullable", "pyarrow"])
+def test_an_exact_infinity_is_shown_and_exported(backend: Any) -> None:
+    schema = Schema((Column("id", "int8"), Column("v", "numeric")), ("id",), "decimal")
+    table = Table(schema, backend)
+    table.apply([Upsert(1, {"id": 1, "v": Decimal("Infinity")}), Upsert(2, {"id": 2, "v": None})])
+    assert table.snapshot()["v"][1] == Decimal("Infinity")
+    assert table.to_arrow()["v"].to_pylist() == ["Infinity", None]
