@@ -77,6 +77,18 @@ class Options:
     1 % of the time; 0 switches them off. What the server loses without a word is wrong until the
     next one: at 20 s nothing is 30 s after a fault, at 60 s it often was
     (``tests/benchmarks/FAULTS.md``)."""
+    visible_within: float = 1.5
+    """A commit that was told is visible to every read after so long. PostgreSQL tells its log first
+    and other sessions then, and may be kept waiting between the two (0.15 s were seen)."""
+    clock_margin: float = 1.0
+    """The clock of the REST server may be so far behind the database's."""
+    reread_pause: float = 0.01
+    """A row whose read does not show yet what was told of it is read again after so long; doubled
+    with each read."""
+    reread_max: float = 2.0
+    """The longest pause between two reads of one row."""
+    companion_delay: float = 0.05
+    """How long to wait for the full frame of a change whose narrow one cannot be judged."""
     buffer_size: int = 100_000
     """Changes a table keeps that could not be applied yet; above it a gap is opened. And batches or
     messages that a callback or an iteration has not taken yet; above it the oldest go."""

@@ -88,7 +88,7 @@ class Mirror:
         """Monotonic time of the last proof: a load, a reconciliation or an audit that finished."""
         self._now = 0.0
         self._out: list[Effect] = []
-        self._horizon = Horizon()
+        self._horizon = Horizon(options)
         self._flows = Flows(self._horizon, self._emit)
         self._passes = Passes(
             spec, make_rows, options, self._horizon, self._emit, lambda: self._flows.waited
