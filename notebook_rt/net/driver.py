@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from notebook_rt.errors import (
+    AuthError,
     ClosedError,
     FilterError,
     MissingColumnError,
@@ -218,6 +219,9 @@ class TableDriver(Feed):
 
     def evicted(self) -> None:
         self._buffer.event(Lost("every channel is taken by something more important"))
+
+    def token_refused(self, error: AuthError) -> None:
+        """Reads are refused, too, and say so."""
 
     def change(self, change: Change | None) -> None:
         self._buffer.change(change)

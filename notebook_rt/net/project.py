@@ -348,6 +348,9 @@ class Project:
     async def _refreshed(self, token: str) -> None:
         self.credentials.access_token = token
         await self.connection.registry.push_token()
+        for room in list(self.rooms.values()):
+            if isinstance(room.error, AuthError):
+                room.ask_again()
         self._login_changed()
 
     def _login_changed(self) -> None:
