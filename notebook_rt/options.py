@@ -72,6 +72,8 @@ class Options:
     """Between two polls while changes are not streamed."""
     poll_max: float = 30.0
     """The longest a poll's interval grows to while nothing changes."""
+    polls_at_once: int = 4
+    """So many tables of a session poll at a time; who has waited longest comes first."""
     audit_interval: float = 20.0
     """Between two checks of a table against the server, stretched where they would take more than
     1 % of the time; 0 switches them off. What the server loses without a word is wrong until the

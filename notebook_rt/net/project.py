@@ -35,6 +35,7 @@ from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.spec import QuerySpec, TableSpec
 from notebook_rt.sync.supervisor import State
+from notebook_rt.sync.turns import Turns
 
 logger = logging.getLogger("notebook_rt")
 
@@ -99,6 +100,7 @@ class Project:
             registry=self.connection.registry,
             options=options,
             metrics=self.counters,
+            turns=Turns(options.polls_at_once),
             lock=threading.RLock(),
             unreachable=lambda: self.connection.last_error,
             on_contact=self._on_contact,
@@ -260,6 +262,7 @@ class Project:
                     driver.drifted,
                     driver.reason if driver.status in ("error", "stale") else "",
                     isinstance(driver.error, AuthError),
+                    driver.age,
                 )
                 for driver in list(self.tables.values())
             ],

@@ -45,6 +45,8 @@ class TableFacts:
     """In ``error``: what is wrong, and what to do; in ``stale``: why."""
     denied: bool = False
     """In ``error``, because the server does not accept the key or the login."""
+    age: float | None = None
+    """Seconds since it was last known to be the server's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,9 @@ def health(
         return "stale", f"being compared with the server: {names}{why}"
     if "polling" in statuses:
         names = ", ".join(table.name for table in facts.tables if table.status == "polling")
-        return "polling", f"{UNAVAILABLE.format(interval=poll_interval)} ({names})"
+        ages = [t.age for t in facts.tables if t.status == "polling" and t.age is not None]
+        oldest = f"; the oldest is {max(ages):.0f} s old" if ages else ""
+        return "polling", f"{UNAVAILABLE.format(interval=poll_interval)} ({names}){oldest}"
     drifted = ", ".join(table.name for table in facts.tables if table.drifted)
     if drifted:
         return "drifting", f"the last audit found a difference, and repaired it: {drifted}"
