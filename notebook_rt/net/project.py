@@ -263,6 +263,7 @@ class Project:
                     driver.reason if driver.status in ("error", "stale") else "",
                     isinstance(driver.error, AuthError),
                     driver.age,
+                    driver.filled,
                 )
                 for driver in list(self.tables.values())
             ],

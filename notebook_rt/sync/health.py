@@ -47,6 +47,8 @@ class TableFacts:
     """In ``error``, because the server does not accept the key or the login."""
     age: float | None = None
     """Seconds since it was last known to be the server's."""
+    shown: bool = True
+    """Whether it has had data: an error before that is the frame's alone (a mistyped name)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +105,14 @@ def health(
     ('healthy', 'live')
     """
     statuses = [table.status for table in facts.tables]
-    failed = [table for table in facts.tables if table.status == "error"]
+    denied = [table for table in facts.tables if table.status == "error" and table.denied]
+    failed = [table for table in facts.tables if table.status == "error" and table.shown]
     # Without the socket, polling is all there is; without HTTP not even that.
     polled = "polling" in statuses and facts.reachable
     if facts.closed:
         return "closed", "closed"
-    for table in failed:
-        if table.denied:
-            return "offline", table.error
+    if denied:
+        return "offline", denied[0].error
     if facts.state not in ("connected", "connecting") and not polled:
         return "offline", facts.reason
     if facts.state == "connected" and facts.silent_for > stale_after:
