@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from notebook_rt.editing import SendResult
     from notebook_rt.errors import InvalidEditError, NotebookRTError
     from notebook_rt.frame import LiveFrame
+    from notebook_rt.mapped import map
     from notebook_rt.net.changes import ChangeBatch
     from notebook_rt.options import Options
     from notebook_rt.query import LiveQuery
@@ -51,6 +52,7 @@ _HOMES = {
     "SendResult": "notebook_rt.editing",
     "Session": "notebook_rt.session",
     "connect": "notebook_rt.session",
+    "map": "notebook_rt.mapped",
     "run": "notebook_rt.running",
 }
 _MODULES = ("errors", "local")
@@ -72,6 +74,7 @@ __all__ = [
     "connect",
     "errors",
     "local",
+    "map",
     "run",
 ]
 

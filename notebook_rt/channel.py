@@ -79,6 +79,9 @@ class Channel:
             If it is not after ``timeout`` seconds.
         ChannelRefusedError
             If this login may not enter it.
+        AuthError
+            If the server does not take the access token, and no other one can be had
+            (`TokenExpiredError`: its time is over); after `Session.set_auth` it joins.
         UnreachableError
             If nobody answers at the URL; it goes on trying.
         """

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
 
 from notebook_rt.at import At
 from notebook_rt.editor import Editor
 from notebook_rt.errors import ReadOnlyError
+from notebook_rt.following import note
 from notebook_rt.net.callbacks import Mailbox
 from notebook_rt.net.feed import Feed
 from notebook_rt.outbox.view import conflicts_df, pending_df
@@ -21,6 +22,8 @@ from notebook_rt.store.types import Column
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from notebook_rt.frame import LiveFrame
 
 
 HOW_TO_EDIT = (
@@ -227,6 +230,7 @@ class Editable:
     @property
     def at(self) -> At:
         """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``; see `At`."""
+        note(cast("LiveFrame", self))
         return At(self._editor(), self._shown)
 
     def undo(self) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from notebook_rt.editable import Editable, Edits
 from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, again
+from notebook_rt.following import note
 from notebook_rt.iteration import Changes
 from notebook_rt.mapped import MappedFrame
 from notebook_rt.net.callbacks import Mailbox, discard
@@ -69,7 +70,7 @@ class LiveFrame(Editable):
     def __repr__(self) -> str:
         feed = self._feed
         rows = "" if feed.table is None else f", {len(feed.table):,} rows"
-        why = f": {feed.reason}" if self.status in ("error", "polling", "stale") else ""
+        why = f": {self.reason}" if self.status in ("error", "polling", "stale") else ""
         return f"<{type(self).__name__} {feed.name} {self.status}{rows}{why}>"
 
     def __getattr__(self, name: str) -> Any:
@@ -244,6 +245,7 @@ class LiveFrame(Editable):
 
     def _read(self, snapshot: Callable[[], T | None]) -> T:
         """What ``snapshot`` gives, once there is something; an error of the table is raised."""
+        note(self)
         self._feed.look()
         error = self._feed.error
         if error is not None:
@@ -263,8 +265,10 @@ class LiveFrame(Editable):
 
     @property
     def reason(self) -> str:
-        """Why the status is what it is."""
-        return self._feed.reason
+        """Why the status is what it is; of what is polled also how old it is."""
+        feed, at = self._feed, self.synced_at
+        as_of = f"; as of {at:%H:%M:%S} UTC" if self.status == "polling" and at is not None else ""
+        return feed.reason + as_of
 
     @property
     def version(self) -> int:
@@ -290,6 +294,7 @@ class LiveFrame(Editable):
         key : hashable
             As the index of ``df`` has it; a tuple for a composite key.
         """
+        note(self)
         row = self._feed.get(key)
         if row is not None and self.editable:
             self._shown.row(key, row)
@@ -385,28 +390,29 @@ class LiveFrame(Editable):
         self,
         call: Callable[[ChangeBatch], Any],
         fn: Callable[..., Any],
-        *,
-        at_once: bool = False,
     ) -> Callable[[], None]:
-        """Call ``call(batch)``, which is the user's ``fn`` or ends in it; ``at_once``: now, too."""
+        """Call ``call(batch)``, which is the user's ``fn`` or ends in it."""
         self._check()
         feed = self._feed
-        feed.look()
         box = Mailbox(call, feed.options.buffer_size, f"{self.name}.on_change", feed.counters)
         box.holds = self  # who listens keeps the frame, though no variable does
-        thread = feed.thread
-        listener = Gathering(box.put, self._debounce) if self._debounce else box.put
-        thread.call(feed.listeners.append, listener)
-        if at_once:
-            box.put(ChangeBatch((), "snapshot", feed.version))
+        detach = self._attach(box.put)
 
         def remove() -> None:
             box.close()
-            thread.post(discard, feed.listeners, listener)
+            detach()
 
         unsubscribe = feed.subscribers.add(fn, remove)
         self._removers.append(unsubscribe)
         return unsubscribe
+
+    def _attach(self, put: Callable[[ChangeBatch], None]) -> Callable[[], None]:
+        """Have the loop call ``put`` with each batch; returns how to end that."""
+        feed = self._feed
+        feed.look()
+        listener = Gathering(put, self._debounce) if self._debounce else put
+        feed.thread.call(feed.listeners.append, listener)
+        return lambda: feed.thread.post(discard, feed.listeners, listener)
 
     def changes(self, timeout: float | None = None) -> Changes:
         """Iterate over batches of changes as they come, with ``for`` or ``async for``.
@@ -443,7 +449,8 @@ class LiveFrame(Editable):
         return changes_df(batches, feed.options.log_size)
 
     def map(self, fn: Callable[[pd.DataFrame], Any]) -> MappedFrame:
-        """A live view: ``fn(df)``, computed when it is read and the table has changed.
+        """A live view: ``fn(df)``, computed when it is read and the table has changed, or another
+        live frame that ``fn`` reads (its ``df``, ``get``, ``at``). Of several frames: `notebook_rt.map`.
 
         Parameters
         ----------
@@ -456,7 +463,7 @@ class LiveFrame(Editable):
         TypeError
             If ``fn`` is no function.
         """
-        return MappedFrame(self, fn)
+        return MappedFrame((self,), fn)
 
     # The end
 

@@ -1,7 +1,8 @@
-"""What ``LiveFrame.map`` makes: something computed of a live table, as live as the table.
+"""What ``LiveFrame.map`` and ``map`` make: something computed of live frames, as live as they are.
 
-In: a live frame and the user's function. Out: its value for the present snapshot, computed once for
-each; the same grid and charts as a table's. Listeners and widgets have it computed on a callback's
+In: live frames and the user's function. Out: its value for the present snapshots, computed once for
+each; the same grid and charts as a table's. What the function reads of other live frames while it
+runs is followed, too (``following.py``). Listeners and widgets have it computed on a callback's
 thread, so that a slow function delays nothing else.
 """
 
@@ -10,42 +11,72 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from notebook_rt.following import Reads, is_running, note_all, recording
+from notebook_rt.net.callbacks import Mailbox
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from notebook_rt.frame import LiveFrame
+    from notebook_rt.net.feed import Feed
     from notebook_rt.widgets.chart import ChartWidget
     from notebook_rt.widgets.grid import GridWidget
 
 
 class MappedFrame:
-    """``fn`` of a live table's DataFrame; made by ``LiveFrame.map``."""
+    """``fn`` of live frames' DataFrames; made by ``LiveFrame.map`` and ``map``."""
 
-    def __init__(self, frame: LiveFrame, fn: Callable[[pd.DataFrame], Any]) -> None:
+    def __init__(self, frames: Sequence[LiveFrame], fn: Callable[..., Any]) -> None:
         if not callable(fn):
             raise TypeError(f"map needs a function of a DataFrame, not {fn!r}")
-        self.frame = frame
-        """The live table it is computed of."""
+        self.frames = tuple(frames)
+        """The live frames it is given."""
         self._fn = fn
-        self._latest: tuple[pd.DataFrame, Any] | None = None
+        self._latest: tuple[tuple[pd.DataFrame, ...], Any] | None = None
+        self._followed: Reads = {}
+        """What the function has read besides, when it ran last."""
 
     def __repr__(self) -> str:
         name = getattr(self._fn, "__name__", type(self._fn).__name__)
-        return f"<MappedFrame {name} of {self.frame!r}>"
+        return f"<MappedFrame {name} of {', '.join(repr(frame) for frame in self.frames)}>"
 
     @property
     def df(self) -> Any:
-        """``fn(frame.df)``; the same object until the table has changed. Raises what ``fn`` raises."""
-        df = self.frame.df
+        """``fn`` of the frames' ``df``; the same object until one of them has changed, or another live
+        frame that ``fn`` has read. Raises what ``fn`` raises. Within ``fn``, the latest value.
+        """
+        if is_running(self):
+            return self.latest
+        dfs = tuple(frame.df for frame in self.frames)
         latest = self._latest
-        if latest is None or latest[0] is not df:
-            latest = self._latest = (df, self._fn(df))
+        if latest is None or not self._is_fresh(latest[0], dfs):
+            reads: Reads = {}
+            try:
+                with recording(self) as reads:
+                    value = self._fn(*dfs)
+            finally:
+                self._followed = reads
+                note_all(reads)
+            latest = self._latest = (dfs, value)
+        else:
+            note_all(self._followed)
         return latest[1]
+
+    def _is_fresh(self, before: Sequence[pd.DataFrame], now: Sequence[pd.DataFrame]) -> bool:
+        return all(one is other for one, other in zip(before, now, strict=True)) and all(
+            frame.version == version for frame, version in self._followed.values()
+        )
 
     @property
     def latest(self) -> Any:
         """The value computed last, without computing it anew; None before there is one."""
         return None if self._latest is None else self._latest[1]
+
+    @property
+    def sources(self) -> list[LiveFrame]:
+        """The live frames it is computed of: those it is given, and those its function has read."""
+        read = {frame._feed: frame for frame, _ in tuple(self._followed.values())}
+        return list({**read, **{frame._feed: frame for frame in self.frames}}.values())
 
     def on_change(self, fn: Callable[[Any], Any], *, at_once: bool = False) -> Callable[[], None]:
         """Call ``fn(value)`` with the new value after each batch of changes, on a thread of its own.
@@ -62,7 +93,9 @@ class MappedFrame:
         callable
             Call it to unsubscribe.
         """
-        return self.frame._listen(lambda batch: fn(self.df), fn, at_once=at_once)
+        for frame in self.frames:
+            frame._check()
+        return _Listening(self, fn, at_once=at_once).unsubscribe
 
     # Looking
 
@@ -90,3 +123,82 @@ class MappedFrame:
         from notebook_rt.widgets import display
 
         return display.mapped_plot(self, x, y, **options)
+
+
+class _Listening:
+    """One listener of a ``MappedFrame``: called for every frame that is read, and those only."""
+
+    def __init__(self, mapped: MappedFrame, fn: Callable[[Any], Any], *, at_once: bool) -> None:
+        first = mapped.frames[0]
+        feed = first._feed
+        self._mapped = mapped
+        self._fn = fn
+        self._attached: dict[Feed, Callable[[], None]] = {}
+        size, what = feed.options.buffer_size, f"{first.name}.on_change"
+        self._box = Mailbox(self._tell, size, what, feed.counters)
+        self._box.holds = mapped  # who listens keeps the frames, though no variable does
+        self._closed = False
+        self.unsubscribe = feed.subscribers.add(fn, self._remove)
+        for frame in mapped.frames:
+            frame._removers.append(self.unsubscribe)
+            self._attached[frame._feed] = frame._attach(self._changed)
+        self._box.put(at_once)  # even if not: what the function reads is known when it has run
+
+    def _changed(self, batch: object) -> None:
+        self._box.put(True)
+
+    def _tell(self, tell: bool) -> Any:
+        try:
+            value = self._mapped.df
+        finally:
+            self._follow()
+        return self._fn(value) if tell else None
+
+    def _follow(self) -> None:
+        sources = {frame._feed: frame for frame in self._mapped.sources}
+        for feed in self._attached.keys() - sources.keys():
+            self._attached.pop(feed)()
+        for feed, frame in sources.items():
+            if feed not in self._attached and not self._closed:
+                self._attached[feed] = frame._attach(self._changed)
+                if frame.version != self._mapped._followed[feed][1]:
+                    self._box.put(True)  # it changed between the reading and now
+        if self._closed:
+            self._detach()
+
+    def _detach(self) -> None:
+        while self._attached:
+            self._attached.popitem()[1]()
+
+    def _remove(self) -> None:
+        self._closed = True
+        self._box.close()
+        self._detach()
+
+
+def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> MappedFrame:
+    """A live view of several frames: ``fn(a.df, b.df)``, computed when it is read and one has changed.
+
+    Parameters
+    ----------
+    frames : sequence of LiveFrame
+        Whose snapshots ``fn`` is given, in this order. They are read one after the other.
+    fn : callable
+        Returns what is made of them. Other live frames that it reads are followed, too.
+
+    Raises
+    ------
+    TypeError
+        If ``fn`` is no function, or ``frames`` are no live frames.
+
+    Examples
+    --------
+    >>> value = map([trades, prices], lambda t, p: t.join(p, on="symbol"))  # doctest: +SKIP
+    >>> value.df  # doctest: +SKIP
+    """
+    from notebook_rt.frame import LiveFrame
+
+    several = (frames,) if isinstance(frames, LiveFrame) else tuple(frames)
+    if not several or not all(isinstance(frame, LiveFrame) for frame in several):
+        raise TypeError(f"map takes live frames, such as [trades, prices], not {frames!r}")
+    return MappedFrame(several, fn)

@@ -90,6 +90,8 @@ class Options:
     """Between two polls while changes are not streamed."""
     poll_max: float = 30.0
     """The longest a poll's interval grows to while nothing changes."""
+    polls_at_once: int = 4
+    """So many tables of a session poll at a time; who has waited longest comes first."""
     audit_interval: float = 20.0
     """Between two checks of a table against the server; 0 switches them off. What the server loses
     without a word is wrong until the next one: at 20 s nothing is 30 s after a fault, at 60 s it
@@ -101,6 +103,18 @@ class Options:
     behind_after: float = 3.0
     """A change that is applied so long after its commit, or that waits so long to be applied, means
     that the session is ``behind``."""
+    visible_within: float = 1.5
+    """A commit that was told is visible to every read after so long. PostgreSQL tells its log first
+    and other sessions then, and may be kept waiting between the two (0.15 s were seen)."""
+    clock_margin: float = 1.0
+    """The clock of the REST server may be so far behind the database's."""
+    reread_pause: float = 0.01
+    """A row whose read does not show yet what was told of it is read again after so long; doubled
+    with each read."""
+    reread_max: float = 2.0
+    """The longest pause between two reads of one row."""
+    companion_delay: float = 0.05
+    """How long to wait for the full frame of a change whose narrow one cannot be judged."""
     buffer_size: int = 100_000
     """Changes a table keeps that could not be applied yet; above it a gap is opened. And batches or
     messages that a callback or an iteration has not taken yet; above it the oldest go."""

@@ -284,3 +284,44 @@ def test_a_listener_that_raises_or_sleeps_hurts_nobody(
     until(lambda: len(heard) == 10, seconds=3)
     assert sum("raised" in record.message for record in caplog.records) == 1
     assert rt.health.state == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("token", "error"), [("expired", errors.TokenExpiredError), ("garbage", errors.AuthError)]
+)
+def test_a_channel_whose_token_is_refused_says_so_and_is_joined_with_the_right_one(
+    session: Callable[..., nrt.Session], stack: LocalStack, topic: str, token: str, error: Any
+) -> None:
+    # Only a try from zero comes so soon.
+    rt = session(options=nrt.Options(backoff_base=60.0, backoff_max=60.0, jitter=0))
+    rt.set_auth(stack.token("authenticated", ttl=-5) if token == "expired" else token)
+    channel = rt.channel(topic)
+    with pytest.raises(error, match="refuses the access token"):
+        channel.wait(10)
+    assert channel.status == "refused"
+    with pytest.raises(error):
+        channel.send("price", {"n": 1})
+    rt.set_auth(stack.token("authenticated", ttl=600))
+    channel.wait(10)
+    assert channel.status == "joined"
+
+
+def test_a_channel_whose_token_ends_says_so_unless_a_fresh_one_is_had(
+    session: Callable[..., nrt.Session], stack: LocalStack, topic: str
+) -> None:
+    rt = session()
+    rt.set_auth(stack.token("authenticated", ttl=2))
+    channel = rt.channel(topic).wait(10)
+    until(lambda: channel.status == "refused", what=lambda: channel.status)
+    with pytest.raises(errors.TokenExpiredError):
+        channel.wait(10)
+    given: list[str] = []
+
+    def fresh() -> str:
+        given.append(stack.token("authenticated", ttl=2 if not given else 600))
+        return given[-1]
+
+    rt.set_auth(fresh)
+    channel.wait(10)
+    until(lambda: len(given) >= 2)
+    until(lambda: channel.status == "joined", what=lambda: channel.status)

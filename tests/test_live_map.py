@@ -92,3 +92,93 @@ def test_whatever_is_computed_is_a_table_whose_rows_can_be_told_apart(
     shown = [name for name in (*df.index.names, *df.columns) if name is not None]
     assert shown[: len(columns)] == columns
     assert all(isinstance(name, str) for name in shown)
+
+
+@pytest.fixture
+def other(stack: LocalStack, frame: nrt.LiveFrame, make_table: Callable[..., str]) -> nrt.LiveFrame:
+    table = make_table()
+    stack.sql(f"insert into {table} values (1, 'factor', 10)")
+    return frame._session.table(table).wait(10)  # type: ignore[attr-defined, no-any-return]
+
+
+READERS: dict[str, Callable[[nrt.LiveFrame], float]] = {
+    "df": lambda other: float(other.df.price.iloc[0]),
+    "get": lambda other: float((other.get(1) or {})["price"]),
+    "at": lambda other: float(other.at[1, "price"]),
+    "arrow": lambda other: float(other.to_arrow().column("price")[0].as_py()),
+    "map": lambda other: float(other.map(lambda df: df.price.sum()).df),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_another_live_frame_that_the_function_reads_is_followed(
+    stack: LocalStack, frame: nrt.LiveFrame, other: nrt.LiveFrame, reader: str
+) -> None:
+    runs: list[int] = []
+    read = READERS[reader]
+    mapped = frame.map(lambda df: runs.append(1) or float(df.price.sum()) * read(other))
+    told: list[float] = []
+    mapped.on_change(told.append)
+    assert mapped.df == 70.0
+    before = len(runs)
+    assert (mapped.df, len(runs)) == (70.0, before)
+    stack.sql(f"update {other.name} set price = 100")
+    until(lambda: told[-1:] == [700.0], what=lambda: told)
+    assert mapped.df == 700.0
+    other.edit(1, price=1)
+    assert mapped.df == 7.0
+
+
+def test_a_frame_that_is_read_now_and_then_is_followed_while_it_is(
+    stack: LocalStack, frame: nrt.LiveFrame, other: nrt.LiveFrame
+) -> None:
+    mapped = frame.map(lambda df: other.df.price.sum() if len(df) == 3 else 0)
+    told: list[float] = []
+    stop = mapped.on_change(told.append, at_once=True)
+    until(lambda: told == [10.0], what=lambda: told)
+    stack.sql(f"update {other.name} set price = 11")
+    until(lambda: told[-1:] == [11.0], what=lambda: told)
+    stack.sql(f"insert into {frame.name} values (4, 'd', 1)")
+    until(lambda: told[-1:] == [0], what=lambda: told)
+    count = len(told)
+    stack.sql(f"update {other.name} set price = 12")
+    until(lambda: other.df.price.iloc[0] == 12)
+    stack.sql(f"delete from {frame.name} where id = 4")
+    until(lambda: told[-1:] == [12.0], what=lambda: told)
+    assert len(told) == count + 1
+    stop()
+    until(lambda: other._feed.listeners == [], what=lambda: other._feed.listeners)
+
+
+def test_a_function_that_reads_its_own_result_ends(
+    stack: LocalStack, frame: nrt.LiveFrame, other: nrt.LiveFrame
+) -> None:
+    made: list[Any] = []
+    made.append(frame.map(lambda df: (made[0].df or 0) + len(df)))
+    assert made[0].df == 3
+    first = frame.map(lambda df: (made[2].df or 0) + 1)
+    made += [first, other.map(lambda df: (first.df or 0) + 1)]
+    told: list[float] = []
+    first.on_change(told.append, at_once=True)
+    until(lambda: told == [2], what=lambda: told)
+    stack.sql(f"insert into {frame.name} values (4, 'd', 1)")
+    until(lambda: len(told) == 2, what=lambda: told)
+
+
+def test_a_function_of_several_frames_is_as_live_as_each(
+    stack: LocalStack, frame: nrt.LiveFrame, other: nrt.LiveFrame
+) -> None:
+    mapped = nrt.map([frame, other], lambda a, b: float(a.price.sum() * b.price.sum()))
+    told: list[float] = []
+    mapped.on_change(told.append, at_once=True)
+    until(lambda: told == [70.0], what=lambda: told)
+    stack.sql(f"update {other.name} set price = 2")
+    until(lambda: told[-1:] == [14.0], what=lambda: told)
+    stack.sql(f"delete from {frame.name} where id = 3")
+    until(lambda: told[-1:] == [6.0], what=lambda: told)
+    assert MappedOf(mapped).name == f"computed of {frame.name}, {other.name}"
+    assert nrt.map(frame, len).df == 2
+    with pytest.raises(TypeError, match="map takes live frames"):
+        nrt.map([frame.df], len)  # type: ignore[list-item]  # the slip that is tried here
+    other.close()
+    assert MappedOf(mapped).status == "closed"

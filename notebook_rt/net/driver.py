@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from notebook_rt.errors import (
+    AuthError,
     ClosedError,
     FilterError,
     MissingColumnError,
@@ -66,6 +67,9 @@ from notebook_rt.sync.events import (
     StatusChanged,
     Tick,
     Told,
+    Turn,
+    TurnOver,
+    TurnWanted,
     Wake,
 )
 from notebook_rt.sync.joins import Priority
@@ -254,7 +258,15 @@ class TableDriver(Feed):
     def audit(self) -> None:
         self._feed(AuditNow())
 
+    def _my_turn(self) -> None:
+        self._buffer.event(Turn())
+
+    def _begin_polls(self, granted: Sequence[Callable[[], None]]) -> None:
+        for begin in granted:
+            begin()
+
     def _stop_work(self) -> None:
+        self._begin_polls(self.services.turns.done(self._my_turn))
         self._reader.clear()
         self._buffer.clear()
         if self._timer is not None:
@@ -283,6 +295,9 @@ class TableDriver(Feed):
 
     def evicted(self) -> None:
         self._buffer.event(Lost("every channel is taken by something more important"))
+
+    def token_refused(self, error: AuthError) -> None:
+        """Reads are refused, too, and say so."""
 
     def change(self, change: Change | None) -> None:
         self._buffer.change(change)
@@ -364,6 +379,10 @@ class TableDriver(Feed):
                     self.fail(effect.error)
                 case Wake(at):
                     self._wake(at)
+                case TurnWanted():
+                    self._begin_polls(self.services.turns.ask(self._my_turn))
+                case TurnOver():
+                    self._begin_polls(self.services.turns.done(self._my_turn))
                 case Rejoin(_):
                     self._rejoin()
                 case Progress():
@@ -468,6 +487,7 @@ class TableDriver(Feed):
     def fail(self, error: Exception) -> None:
         self.services.metrics.last_error = str(error)
         self.place.leave()  # it is another's
+        self._begin_polls(self.services.turns.done(self._my_turn))
         super().fail(error)
 
     def _wake(self, at: float) -> None:

@@ -73,6 +73,12 @@ class Feed:
         """What the last request met, until one succeeds."""
         self._unreachable: NotebookRTError | None = None
 
+    @property
+    def age(self) -> float | None:
+        """Seconds since it was last known to be the server's; None before the first data."""
+        at = self.synced_at
+        return None if at is None else (pd.Timestamp.now("UTC") - at).total_seconds()
+
     # For the user's thread
 
     def look(self) -> None:

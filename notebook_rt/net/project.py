@@ -35,6 +35,7 @@ from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.spec import QuerySpec, TableSpec
 from notebook_rt.sync.supervisor import State
+from notebook_rt.sync.turns import Turns
 
 logger = logging.getLogger("notebook_rt")
 
@@ -99,6 +100,7 @@ class Project:
             registry=self.connection.registry,
             options=options,
             metrics=self.counters,
+            turns=Turns(options.polls_at_once),
             lock=threading.RLock(),
             unreachable=lambda: self.connection.last_error,
             on_contact=self._on_contact,
@@ -273,6 +275,8 @@ class Project:
                     driver.status == "live" and driver.unaudited,
                     driver.behind if driver.status == "live" else 0.0,
                     driver.waiting,
+                    driver.age,
+                    driver.filled,
                 )
                 for driver in list(self.tables.values())
             ],
@@ -367,6 +371,9 @@ class Project:
     async def _refreshed(self, token: str) -> None:
         self.credentials.access_token = token
         await self.connection.registry.push_token()
+        for room in list(self.rooms.values()):
+            if isinstance(room.error, AuthError):
+                room.ask_again()
         self._login_changed()
 
     def _login_changed(self) -> None:

@@ -12,7 +12,14 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, Protocol
 
-from notebook_rt.errors import ChannelRefusedError, NotebookRTError, RateLimitedError, ServerError
+from notebook_rt.errors import (
+    AuthError,
+    ChannelRefusedError,
+    NotebookRTError,
+    RateLimitedError,
+    ServerError,
+    TokenExpiredError,
+)
 from notebook_rt.net.socket import Socket
 from notebook_rt.net.topic import SocketChannel
 from notebook_rt.options import Options
@@ -47,6 +54,9 @@ class Owner(Protocol):
 
     def evicted(self) -> None:
         """There is no place for this channel now."""
+
+    def token_refused(self, error: AuthError) -> None:
+        """The server does not take the access token for a join, and no other one can be had."""
 
     def change(self, change: Change | None) -> None: ...
 
@@ -107,9 +117,12 @@ class _Entry:
         self.topic = topic
         self.owner = owner
         self.channel: SocketChannel | None = None
+        self.token_error: AuthError | None = None
+        """Why the token was refused at the last join, until one succeeds."""
         self._expired = False
 
     def channel_joined(self) -> None:
+        self.token_error = None
         joins, unconfirmed = self.registry.joins, bool(self.owner.bindings())
         now = time.monotonic()
         self.registry.carry_out(joins.joined(self.topic, now, unconfirmed=unconfirmed))
@@ -122,7 +135,9 @@ class _Entry:
         final = code in _FINAL
         wait = RATE_LIMITED_WAIT if code in _RATE_LIMITED else 0.0
         error: NotebookRTError
-        if final:
+        if reason.startswith(_TOKEN_REFUSED):
+            error = self._token_refused(reason)
+        elif final:
             error = ChannelRefusedError(self.topic, reason)
         elif wait:
             error = RateLimitedError(f'channel "{self.topic}"', wait, reason)
@@ -135,10 +150,19 @@ class _Entry:
 
     def _gone(self, reason: str, error: NotebookRTError | None, wait: float, final: bool) -> None:
         expired, self._expired = self._expired, False
-        self.registry.channel_gone(self, expired or reason.startswith(_TOKEN_REFUSED))
+        if expired:
+            error = self._token_refused(_EXPIRED)
+        self.registry.channel_gone(self, isinstance(error, AuthError))
         self.owner.lost(reason, error)
         now = time.monotonic()
         self.registry.carry_out(self.registry.joins.failed(self.topic, now, wait, final))
+
+    def _token_refused(self, reason: str) -> AuthError:
+        url = self.registry.socket.project_url
+        ended = _EXPIRED in reason
+        error = TokenExpiredError(url, reason) if ended else AuthError("access token", url, reason)
+        self.token_error = error
+        return error
 
     def system(self, payload: Mapping[str, Any]) -> None:
         if payload.get("extension") == "postgres_changes" and payload.get("status") == "ok":
@@ -224,6 +248,12 @@ class Registry:
     async def _push_token(self, channel: SocketChannel) -> None:
         with contextlib.suppress(ConnectionError):
             await channel.tell("access_token", {"access_token": self.socket.access_token})
+
+    def token_refused(self) -> None:
+        """No other token can be had: tell whose join was refused for it."""
+        for entry in list(self._entries.values()):
+            if entry.token_error is not None:
+                entry.owner.token_refused(entry.token_error)
 
     def channel_gone(self, entry: _Entry, for_the_token: bool) -> None:
         if entry.channel is not None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from notebook_rt.errors import (
+    AuthError,
     ChannelRefusedError,
     ClosedError,
     NotebookRTError,
@@ -108,7 +109,8 @@ class Room:
         if self._ended == "refused":
             self._ended, self.error = None, None
             self._joined.clear()
-            self.services.registry.again(self.topic)
+            if self.services.registry.state_of(self.topic) != "joining":  # with the token of now
+                self.services.registry.again(self.topic)
 
     def close(self) -> None:
         if self._ended != "closed":
@@ -148,9 +150,20 @@ class Room:
         if error is not None:
             self.reason = reason
             self.services.metrics.last_error = str(error)
-        refused = isinstance(error, ChannelRefusedError)
-        self._ended, self.error = ("refused", error) if refused else (None, None)
-        self._joined.set() if refused else self._joined.clear()
+        if isinstance(error, ChannelRefusedError):
+            self._refuse(error)
+        elif not (isinstance(error, AuthError) and self._ended == "refused"):
+            self._ended, self.error = None, None
+            self._joined.clear()
+
+    def token_refused(self, error: AuthError) -> None:
+        if self._channel is None and self._ended != "closed":
+            self._refuse(error)
+
+    def _refuse(self, error: NotebookRTError) -> None:
+        """Have ``wait`` and ``send`` raise it, until the channel is joined all the same."""
+        self._ended, self.error = "refused", error
+        self._joined.set()
 
     def evicted(self) -> None:
         self.lost("every channel is taken by something more important")

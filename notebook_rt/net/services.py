@@ -12,6 +12,7 @@ from notebook_rt.net.registry import Registry
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
 from notebook_rt.sync.health import Metrics
+from notebook_rt.sync.turns import Turns
 
 
 @dataclass(slots=True)
@@ -23,6 +24,8 @@ class Services:
     registry: Registry
     options: Options
     metrics: Metrics
+    turns: Turns[Callable[[], None]]
+    """Who polls when; each is called when its turn has come."""
     lock: threading.RLock
     """Held by whoever writes a table: the mirror's feeder here, a local edit on the user's thread."""
     unreachable: Callable[[], NotebookRTError | None]

@@ -195,3 +195,5 @@ class Connection:
     async def _try_refresh(self) -> None:
         if await self._refresh():
             self.retry("token")
+        else:
+            self.registry.token_refused()

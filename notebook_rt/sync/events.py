@@ -157,6 +157,11 @@ class Hint:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """The poll that was asked for (``TurnWanted``) may begin; it ends with ``TurnOver``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Doubted:
     """What is known of the columns has refused an edit, or the server one for them: it may be old."""
 
@@ -179,6 +184,7 @@ Event: TypeAlias = (
     | Tick
     | AuditNow
     | Hint
+    | Turn
     | Doubted
     | Closed
 )
@@ -255,6 +261,16 @@ class Wake:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnWanted:
+    """A poll is due: send a ``Turn`` when it may begin (``sync/turns.py``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOver:
+    """The turn is another table's."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rejoin:
     """Leave (if joined) and join again, with the mirror's current ``bindings``."""
 
@@ -290,6 +306,8 @@ Effect: TypeAlias = (
     | StatusChanged
     | Failed
     | Wake
+    | TurnWanted
+    | TurnOver
     | Rejoin
     | Progress
     | Told

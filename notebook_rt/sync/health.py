@@ -62,6 +62,10 @@ class TableFacts:
     """Seconds from its commit to now, or to when it was applied, of the change that is latest."""
     waiting: int = 0
     """Changes that were received and wait to be applied."""
+    age: float | None = None
+    """Seconds since it was last known to be the server's."""
+    shown: bool = True
+    """Whether it has had data: an error before that is the frame's alone (a mistyped name)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +128,14 @@ def health(
     ('healthy', 'live')
     """
     statuses = [table.status for table in facts.tables]
-    failed = [table for table in facts.tables if table.status == "error"]
+    denied = [table for table in facts.tables if table.status == "error" and table.denied]
+    failed = [table for table in facts.tables if table.status == "error" and table.shown]
     # Without the socket, polling is all there is; without HTTP not even that.
     polled = "polling" in statuses and facts.reachable
     if facts.closed:
         return "closed", "closed"
-    for table in failed:
-        if table.denied:
-            return "offline", table.error
+    if denied:
+        return "offline", denied[0].error
     if facts.state not in ("connected", "connecting") and not polled:
         return "offline", facts.reason
     if facts.state == "connected" and facts.silent_for > stale_after:
@@ -149,8 +153,11 @@ def health(
         why = next((f" ({table.error})" for table in stale if table.error), "")
         return "stale", f"being compared with the server: {names}{why}"
     if "polling" in statuses:
-        names = _names([table for table in facts.tables if table.status == "polling"])
-        return "polling", f"{UNAVAILABLE.format(interval=poll_interval)} ({names})"
+        polling = [table for table in facts.tables if table.status == "polling"]
+        ages = [table.age for table in polling if table.age is not None]
+        oldest = f"; the oldest is {max(ages):.0f} s old" if ages else ""
+        note = UNAVAILABLE.format(interval=poll_interval)
+        return "polling", f"{note} ({_names(polling)}){oldest}"
     late = [table for table in facts.tables if table.behind > behind_after]
     if late:
         seconds, waiting = max(t.behind for t in late), sum(t.waiting for t in late)

@@ -4,10 +4,11 @@ A read happens at an unknown moment between its sending and its answer; a change
 time known to the millisecond, and is told some time later, or never. Three facts order them:
 
 * What was received well before a read was sent is in the read. Well before: a commit is told out of
-  the server's log a moment before other sessions see it (``VISIBLE_WITHIN``).
+  the server's log a moment before other sessions see it (``Options.visible_within``).
 * The read's answer carries the server's ``Date``; the read happened before that second ended. A
   change committed later than that, and a margin for two clocks of one server, is newer.
-* Within one join, arrival order wins: behind a change that is newer than the last read, all are.
+* Within one join, arrival order wins: behind a change that is newer than the last read, all are; and
+  so are all behind a change whose whole row is what the last read showed.
 
 What lies between is *unclear*: the caller compares values, and reads the row again where they differ.
 """
@@ -17,14 +18,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from notebook_rt.options import Options
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.rows import Key
 
-CLOCK_MARGIN: Final = 1.0
-"""Seconds by which the clock of the REST server may be behind the database's."""
-VISIBLE_WITHIN: Final = 1.5
-"""Seconds within which a commit that was told is visible to every read. Its process tells the log
-first and the other sessions then, and may be kept waiting between the two (0.15 s were seen)."""
 KEEP_COVERS: Final = 120.0
 """Seconds after which a single row's read is forgotten; no change is told so late."""
 
@@ -42,20 +39,23 @@ class Read:
     """When it was sent, monotonic seconds."""
 
     @property
-    def horizon(self) -> float:
-        """Server time before which the read certainly happened."""
-        return self.page.server_time + 1.0 + CLOCK_MARGIN
+    def happened_before(self) -> float:
+        """The time by the REST server's clock before which the read certainly happened."""
+        return self.page.server_time + 1.0
 
 
 class Horizon:
     """Remembers what reads and changes said about which key, as long as it can matter."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
         self.now = 0.0
         """Monotonic seconds, set with each event."""
         self._moment = 0
         self._floor = float("-inf")
         self._covers: dict[Key, tuple[float, float]] = {}
+        self._followed: set[Key] = set()
+        """Keys whose row is as a change of this join says, so that the next change is newer."""
         self._touched: dict[Key, tuple[int, float | None, float]] = {}
         """When a change (with its commit time) or another read was last taken: its moment, and until
         when what is sent may not see it."""
@@ -74,23 +74,37 @@ class Horizon:
         """Server time: a change committed later is newer than every read of the whole table."""
         return self._floor
 
-    def whole(self, horizon: float) -> None:
-        """The whole table was read, before ``horizon``."""
-        self._floor = max(self._floor, horizon)
+    def whole(self, read: Read) -> None:
+        """The whole table was read."""
+        self._floor = max(self._floor, self._before(read))
+        self._followed.clear()
 
-    def one(self, key: Key, horizon: float, now: float) -> None:
+    def one(self, key: Key, read: Read, now: float) -> None:
         """What a read said of ``key`` was taken, as the last word until now."""
         if self.watching:
             self._touched[key] = (self.moment(), None, float("-inf"))
+        self._followed.discard(key)
+        horizon = self._before(read)
         if horizon > self._floor:
             self._covers[key] = (horizon, now)
+
+    def follow(self, key: Key) -> None:
+        """The row of ``key`` that was read is the one that the latest change of this join tells."""
+        self._followed.add(key)
+
+    def follows(self, key: Key) -> bool:
+        """Whether the next change of ``key`` is newer than its row by the order of arrival."""
+        return key in self._followed
 
     def joined(self) -> None:
         """A new join may repeat what the last one has told already."""
         self._floor = max(self._floor, self._latest)
+        self._followed.clear()
 
     def is_news(self, key: Key, commit_time: float | None) -> bool:
         """Whether a change told now is certainly newer than every read of ``key``."""
+        if key in self._followed:
+            return True
         if commit_time is None or commit_time <= self._floor:
             return False
         cover = self._covers.get(key)
@@ -103,7 +117,10 @@ class Horizon:
 
     def told(self, key: Key, commit_time: float | None) -> None:
         """A change of ``key``, newer than its last read, was applied."""
-        self._touched[key] = (self.moment(), commit_time, self.now + VISIBLE_WITHIN)
+        unseen_until = self.now + self.options.visible_within
+        self._touched[key] = (self.moment(), commit_time, unseen_until)
+        if commit_time is None or commit_time <= self._floor:
+            self._followed.add(key)
         if self._covers:
             self._covers.pop(key, None)
 
@@ -112,14 +129,19 @@ class Horizon:
         moment, commit_time, unseen_until = self._touched.get(key, (0, None, float("-inf")))
         if moment < read.sent and unseen_until <= read.sent_at:
             return "read"
-        if commit_time is not None and commit_time > read.horizon:
+        if commit_time is not None and commit_time > self._before(read):
             return "told"
         return "unclear"
+
+    def _before(self, read: Read) -> float:
+        """The database's time before which ``read`` certainly happened."""
+        return read.happened_before + self.options.clock_margin
 
     def forget(self, now: float, *, reads_out: bool) -> None:
         """Drop what can no longer matter."""
         self.watching = reads_out
-        if not reads_out and self._touched and now - self._tidied_at > VISIBLE_WITHIN:
+        pause = self.options.visible_within
+        if not reads_out and self._touched and now - self._tidied_at > pause:
             self._tidied_at = now
             self._touched = {key: one for key, one in self._touched.items() if one[2] > now}
         if self._covers:

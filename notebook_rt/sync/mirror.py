@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
 from notebook_rt.errors import MissingColumnError, MissingTableError, classify
 from notebook_rt.options import Options
@@ -44,6 +44,9 @@ from notebook_rt.sync.events import (
     StatusChanged,
     Tick,
     Told,
+    Turn,
+    TurnOver,
+    TurnWanted,
     Wake,
 )
 from notebook_rt.sync.flows import Flow, Flows, ReadRefusedError
@@ -88,7 +91,7 @@ class Mirror:
         """Monotonic time of the last proof: a load, a reconciliation or an audit that finished."""
         self._now = 0.0
         self._out: list[Effect] = []
-        self._horizon = Horizon()
+        self._horizon = Horizon(options)
         self._flows = Flows(self._horizon, self._emit)
         self._passes = Passes(
             spec, make_rows, options, self._horizon, self._emit, lambda: self._flows.waited
@@ -106,6 +109,9 @@ class Mirror:
         self._traffic = Traffic()
         self._learn_at = self._retry_at = float("-inf")
         self._poll_every = options.poll_interval
+        self._turn: Literal["", "asked", "had"] = ""
+        """Whether this table has asked to poll, and may."""
+        self._asked_at = float("-inf")
         self._refusals = 0
         self._reason = self._told_reason = "starting"
 
@@ -182,6 +188,7 @@ class Mirror:
             case Fetched():
                 self._flows.fetched(event)
             case FetchFailed():
+                self._end_turn()  # what waits to try again keeps no other table waiting
                 if classify(event.error).kind == "server":
                     self._audits.hint(self._now)
                 self._flows.failed(self._patiently(event), self._now)
@@ -215,6 +222,8 @@ class Mirror:
                 self._audits.ask(self._now)
             case Hint():
                 self._audits.hint(self._now)
+            case Turn():
+                self._turn = "had"
             case Doubted():
                 if self._passes.replica is not None:
                     self._passes.replica.schema_moved = True
@@ -292,6 +301,8 @@ class Mirror:
             flow = self._next_flow(replica)
             if flow is not None:
                 self._flows.start(MAIN, self._guard(flow), self._now)
+        if self._turn == "had" and MAIN not in self._flows:
+            self._end_turn()  # what was asked for is not due any more
         due = [key for key, at in replica.wanted.items() if at <= self._now]
         if due and replica.loaded and REFETCH not in self._flows:
             self._flows.start(REFETCH, self._guard(self._passes.refetch(replica)), self._now)
@@ -321,8 +332,17 @@ class Mirror:
             if self._now >= self._audits.at or replica.nulls.betrayed:
                 return self._audit(replica)
         elif self._now >= self._poll_at:
-            return self._poll(replica)
+            if self._turn == "had":
+                return self._poll(replica)
+            if not self._turn:
+                self._turn, self._asked_at = "asked", self._now
+                self._emit(TurnWanted())
         return None
+
+    def _end_turn(self) -> None:
+        if self._turn == "had":
+            self._turn = ""
+            self._emit(TurnOver())
 
     @property
     def _patience_ends(self) -> float:
@@ -358,7 +378,10 @@ class Mirror:
             if not replica.loaded:
                 times.append(self._patience_ends)
             else:
-                times.append(self._audits.at if self._confirmed else self._poll_at)
+                if self._confirmed:
+                    times.append(self._audits.at)
+                elif not self._turn:
+                    times.append(self._poll_at)
             if replica.window is not None and replica.window.stale:
                 times.append(self._passes.order_at)
             if replica.schema_moved:
@@ -424,10 +447,15 @@ class Mirror:
 
     def _poll(self, replica: Replica) -> Flow:
         gaps = self._gaps
-        proof = yield from self._passes.reconcile(replica, "poll", self._since)
+        try:
+            proof = yield from self._passes.reconcile(replica, "poll", self._since)
+        finally:
+            self._end_turn()
         grown = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
         self._poll_every = self.options.poll_interval if proof.differing else grown
         self._proven(proof, gaps)
+        # The interval counts from when the poll was due, not from when others let it begin.
+        self._poll_at = max(self._asked_at + self._poll_every, self._now + proof.took / POLL_SHARE)
 
     def _proven(self, proof: Proof, gaps: int) -> None:
         """Nothing that was committed before the proof is missing."""

@@ -28,7 +28,7 @@ from notebook_rt.sync.events import (
     Told,
 )
 from notebook_rt.sync.flows import Ask, Flow
-from notebook_rt.sync.horizon import VISIBLE_WITHIN, Horizon, Read
+from notebook_rt.sync.horizon import Horizon, Read
 from notebook_rt.sync.queries import Reads
 from notebook_rt.sync.reading import Comparison, Paging, by_keys, glance, load, ranks, scan
 from notebook_rt.sync.reconcile import Reconciliation
@@ -106,7 +106,7 @@ class Passes:
     def keep_early(self, changes: Sequence[Change]) -> None:
         """Changes came before the load, which reads what they did, but for the latest of them."""
         self._early.extend((self.now, change) for change in changes)
-        while self._early and self._early[0][0] <= self.now - VISIBLE_WITHIN:
+        while self._early and self._early[0][0] <= self.now - self.options.visible_within:
             self._early.popleft()
 
     # The columns, and the load ------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Passes:
 
     def load(self, replica: Replica) -> Pass:
         """Read the whole table and show it as one."""
-        self.kept = [one for at, one in self._early if at > self.now - VISIBLE_WITHIN]
+        self.kept = [one for at, one in self._early if at > self.now - self.options.visible_within]
         self._early.clear()
         rows = self._make_rows(replica.schema)
         took = self._stopwatch()
@@ -165,7 +165,7 @@ class Passes:
         kept, self.kept = self.kept, None
         before = self.replica
         old = before.rows if before is not None and before.loaded else None
-        self._horizon.whole(read.horizon)
+        self._horizon.whole(read)
         replica.rows = rows
         self.replica = replica
         readable = True

@@ -6,30 +6,26 @@ time) and 7 (a filtered table is the filtered table).
 
 A change that cannot be applied with certainty is *held*: it may be older than the row that was read
 last, its values may be lossy, or whether it matches the filter only the server knows. The key is
-then wanted: read once, at once; if it goes on changing, what is held is let go as soon as a change
-comes that is certainly newer than the read, and at the latest with the next read.
+then wanted: read at once, and again after pauses that double, as long as reads do not show it; if it
+goes on changing, what is held is let go as soon as a change comes that is certainly newer than the
+read. Once a read shows a row as a change of this join tells it, the next change is shown as it comes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from notebook_rt.errors import InexactKeyError
 from notebook_rt.store.types import Column, Schema, equal, kind, may_be_of
 from notebook_rt.sync.change import ChangeReader, columns_differ
 from notebook_rt.sync.events import Change
-from notebook_rt.sync.horizon import VISIBLE_WITHIN, Horizon, Read
+from notebook_rt.sync.horizon import Horizon, Read
 from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert, WireRow
 from notebook_rt.sync.spec import TableSpec
 from notebook_rt.sync.versions import Versions
 from notebook_rt.sync.watermark import Watermark
 from notebook_rt.sync.window import Window
-
-REFETCH_PAUSE: Final = 2.0
-"""Seconds between two reads of one key: by then its changes are newer than the first read."""
-COMPANION_DELAY: Final = 0.05
-"""Seconds to wait for the full frame of a change whose narrow one cannot be judged."""
 
 
 class Held(NamedTuple):
@@ -80,7 +76,8 @@ class Replica:
         self._present: dict[Key, bool] = {}
         self._indexed = 0
         self._held: dict[Key, list[Held]] = {}
-        self._fetched: dict[Key, float] = {}
+        self._fetched: dict[Key, tuple[float, float]] = {}
+        """When a key was last read by itself, and the pause until it may be read again."""
         self._reader = ChangeReader(spec, schema)
         self._unbounded = not spec.filter and self.window_read is None
         """Whether every row of the server's table is one of this."""
@@ -132,7 +129,7 @@ class Replica:
     def waiting_since(self) -> float | None:
         """When the change came that has waited longest to be understood; None: none waits."""
         oldest = next(iter(self._held.values()), None)
-        return None if not oldest else oldest[0].unseen_until - VISIBLE_WITHIN
+        return None if not oldest else oldest[0].unseen_until - self.horizon.options.visible_within
 
     @property
     def window_read(self) -> Window | None:
@@ -175,15 +172,19 @@ class Replica:
         finally:
             self._flush()
 
-    def _receive(self, change: Change, key: Key, now: float) -> None:
+    def _receive(
+        self, change: Change, key: Key, now: float, unseen_until: float | None = None
+    ) -> None:
         if self.suspects:
             self.suspects.pop(key, None)
+        if unseen_until is None:
+            unseen_until = now + self.horizon.options.visible_within
         if key in self._held or not self.horizon.is_news(key, change.commit_time):
-            self._unclear(change, key, now)
+            self._unclear(change, key, now, unseen_until)
             return
         ops = self._ops(change, key)
         if ops is None:
-            self._hold(change, key, now)
+            self._hold(change, key, now, unseen_until)
             return
         self._pending += ops
         self._applied(key, change.commit_time)
@@ -220,30 +221,36 @@ class Replica:
         if self.wanted:
             self.wanted.pop(key, None)
 
-    def _unclear(self, change: Change, key: Key, now: float) -> None:
+    def _unclear(self, change: Change, key: Key, now: float, unseen_until: float) -> None:
         news = self.horizon.is_news(key, change.commit_time)
         news = news or self.watermark.moves_on(change.record, self._row(key))
         held = self._held.get(key, [])
-        if not held and not news and self._agrees(change, key):
-            if key in self.rows.awaited:
-                self._pending += self._ops(change, key) or []
-            return
+        if not news and self._agrees(change, key):
+            tells_all = change.kind == "DELETE" or self._reader.says_all(change)
+            if tells_all:  # what is held came before it
+                self._held.pop(key, None)
+                self.horizon.follow(key)
+            if tells_all or not held:
+                if key in self.rows.awaited:
+                    self._pending += self._ops(change, key) or []
+                return
         ops = self._replay([*(one.change for one in held), change], key) if news else None
         if ops is None:
-            self._hold(change, key, now)
+            self._hold(change, key, now, unseen_until)
             return
         self._held.pop(key, None)
         self._pending += ops
         self._applied(key, change.commit_time)
 
-    def _hold(self, change: Change, key: Key, now: float) -> None:
-        unseen_until = now + VISIBLE_WITHIN
+    def _hold(self, change: Change, key: Key, now: float, unseen_until: float) -> None:
         self._held.setdefault(key, []).append(Held(self.horizon.moment(), change, unseen_until))
-        self.want(key, now + (COMPANION_DELAY if self._reader.is_narrow(change) else 0.0))
+        narrow = self._reader.is_narrow(change)
+        self.want(key, now + (self.horizon.options.companion_delay if narrow else 0.0))
 
     def want(self, key: Key, at: float) -> None:
         """Ask for ``key``'s row, not before ``at``."""
-        due = max(at, self._fetched.get(key, float("-inf")) + REFETCH_PAUSE)
+        read_at, pause = self._fetched.get(key, (float("-inf"), 0.0))
+        due = max(at, read_at + pause)
         self.wanted[key] = min(due, self.wanted.get(key, float("inf")))
 
     def _replay(self, changes: Sequence[Change], key: Key) -> list[Op] | None:
@@ -397,8 +404,10 @@ class Replica:
             return None
         if newer == "told":
             return None
-        self.horizon.one(key, read.horizon, now)
-        self._let_go(key, row, read)
+        if not (agrees and self.horizon.follows(key)):
+            self.horizon.one(key, read, now)
+        if self._let_go(key, row, read):
+            self.horizon.follow(key)
         self.versions.note(key, xmin)
         op = Delete(key) if row is None else Upsert(key, row)
         awaited = key in self.rows.awaited
@@ -412,35 +421,45 @@ class Replica:
 
     def fetched(self, key: Key, now: float) -> None:
         """``key`` has just been read by itself."""
-        self._fetched[key] = now
+        options = self.horizon.options
+        read_at, pause = self._fetched.get(key, (float("-inf"), 0.0))
+        quiet = now - read_at > 2 * options.reread_max
+        pause = options.reread_pause if quiet else min(2 * pause, options.reread_max)
+        self._fetched[key] = (now, pause)
         if len(self._fetched) > 10_000:
-            late = now - REFETCH_PAUSE
-            self._fetched = {k: at for k, at in self._fetched.items() if at > late}
+            late = now - 2 * options.reread_max
+            self._fetched = {k: one for k, one in self._fetched.items() if one[0] > late}
 
     def again(self, keys: Iterable[Key], now: float) -> None:
         """Look once more at what is still held of ``keys``, now that they were read."""
         for key in keys:
             for one in self._held.pop(key, ()):
-                self.receive([one.change], now)
+                self._receive(one.change, key, now, one.unseen_until)
+        self._flush()
 
-    def _let_go(self, key: Key, row: Row | None, read: Read) -> None:
+    def _let_go(self, key: Key, row: Row | None, read: Read) -> bool:
         """What was held well before the read was sent is in it, or what it shows to be in it; and so
-        is all that came before what says the whole row.
+        is all that came before what says the whole row. True: the row is as the last one says.
         """
         held = self._held.get(key)
         if held is None:
-            return
+            return False
         seen = 0
+        follows = False
         for count, one in enumerate(held, 1):
             sure = one.unseen_until <= read.sent_at
-            if not sure and self._shows(row, one.change, key):
-                sure = row is None or seen == count - 1 or self._reader.says_all(one.change)
+            shown = self._shows(row, one.change, key)
+            says_all = one.change.kind == "DELETE" or self._reader.says_all(one.change)
+            follows = shown and says_all
+            if not sure and shown:
+                sure = row is None or seen == count - 1 or says_all
             if sure and one.moment <= read.sent:
                 seen = count
         if held[seen:]:
             self._held[key] = held[seen:]
-        else:
-            del self._held[key]
+            return False
+        del self._held[key]
+        return follows
 
     def _shows(self, row: Row | None, change: Change, key: Key) -> bool:
         """Whether a row that was read is as ``change`` says."""

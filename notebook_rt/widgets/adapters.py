@@ -167,13 +167,12 @@ class MappedOf:
 
     def __init__(self, mapped: MappedFrame) -> None:
         self._mapped = mapped
-        self._table = FrameOf(mapped.frame)
         self._shown: tuple[object, pd.DataFrame] = (None, pd.DataFrame())
         _ = mapped.df  # computed here once, where the user sees what it raises
 
     @property
     def name(self) -> str:
-        return f"computed of {self._table.name}"
+        return "computed of " + ", ".join(frame.name for frame in self._mapped.frames)
 
     @property
     def df(self) -> pd.DataFrame:
@@ -184,11 +183,17 @@ class MappedOf:
 
     @property
     def status(self) -> str:
-        return self._table.status
+        return self._worst.status
 
     @property
     def note(self) -> str:
-        return self._table.note
+        return self._worst.note
+
+    @property
+    def _worst(self) -> FrameOf:
+        """The frame whose status says most against what is shown."""
+        order = ("error", "closed", "stale", "loading", "polling", "live")
+        return min(map(FrameOf, self._mapped.sources), key=lambda one: order.index(one.status))
 
     @property
     def fields(self) -> Sequence[Column]:

@@ -24,10 +24,12 @@ def late(seconds: float, waiting: int = 0, name: str = "t") -> TableFacts:
     return TableFacts(name, "live", behind=seconds, waiting=waiting)
 
 
-def table(status: str, drifted: bool = False, denied: bool = False) -> TableFacts:
+def table(
+    status: str, drifted: bool = False, denied: bool = False, shown: bool = True
+) -> TableFacts:
     denied = denied and status == "error"
     error = "t: what to do" if status == "error" else ""
-    return TableFacts("t", status, drifted, error, denied)  # type: ignore[arg-type]  # one of STATUSES
+    return TableFacts("t", status, drifted, error, denied, shown=shown)  # type: ignore[arg-type]  # one of STATUSES
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,9 @@ def table(status: str, drifted: bool = False, denied: bool = False) -> TableFact
         (Facts("reconnecting", tables=[table("polling")]), "polling"),
         (Facts("reconnecting", reachable=False, tables=[table("polling")]), "offline"),
         (Facts("connected", latency=0.01, tables=[table("live"), table("error")]), "stale"),
+        (Facts("connected", tables=[table("live"), table("error", shown=False)]), "healthy"),
+        (Facts("connected", tables=[table("error", shown=False)]), "healthy"),
+        (Facts("connected", tables=[table("error", denied=True, shown=False)]), "offline"),
         (Facts("connecting", tables=[table("error")]), "stale"),
         (Facts("reconnecting", tables=[table("polling"), table("error")]), "stale"),
         (Facts("reconnecting", tables=[table("error")]), "offline"),
@@ -61,7 +66,7 @@ def test_worst_first(facts: Facts, expected: str) -> None:
     assert word(facts) == expected
 
 
-def test_a_table_that_cannot_be_had_is_named_with_what_to_do() -> None:
+def test_a_table_that_cannot_be_had_any_more_is_named_with_what_to_do() -> None:
     wrong = [
         TableFacts("positions", "error", error='table "positions" is not published; run: alter …'),
         TableFacts("trades", "error", error='table "trades" is not there'),
@@ -97,7 +102,10 @@ def test_a_reason_names_each_table_once_and_only_a_few(status: str) -> None:
     st.sampled_from([None, 0.01, 0.7]),
     st.booleans(),
     st.integers(0, 1),
-    st.lists(st.tuples(st.sampled_from(STATUSES), st.booleans(), st.booleans()), max_size=2),
+    st.lists(
+        st.tuples(st.sampled_from(STATUSES), st.booleans(), st.booleans(), st.booleans()),
+        max_size=2,
+    ),
     st.sampled_from([0.0, 2.9, 3.1, 30.0]),
     st.booleans(),
 )
@@ -107,7 +115,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     latency: float | None,
     reachable: bool,
     unjoined: int,
-    tables: list[tuple[str, bool, bool]],
+    tables: list[tuple[str, bool, bool, bool]],
     behind: float,
     unaudited: bool,
 ) -> None:
@@ -126,11 +134,16 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         assert state == "connected"
         assert not unjoined
         assert silent <= 60
-        assert all(status in ("live", "closed") for status, _, _ in tables)
-        assert not any(drifted for _, drifted, _ in tables)
-        assert not tables or (behind <= 3 and not unaudited)
-    if any(status == "error" for status, _, _ in tables):
+        mine = [one for one in tables if one[3] or one[0] != "error"]
+        assert all(status in ("live", "closed") for status, *_ in mine)
+        assert not any(drifted for _, drifted, *_ in mine)
+        assert not mine or (behind <= 3 and not unaudited)
+    if any(status == "error" and (shown or denied) for status, _, denied, shown in tables):
         assert COLOURS[verdict] in ("yellow", "red")
+    never = [one for one in tables if one[0] == "error" and not (one[2] or one[3])]
+    rest = [one for one in tables if one not in never]
+    without = replace(facts, tables=[table(*one) for one in rest])
+    assert health(without, **NUMBERS) == (verdict, reason)  # what never lived changes nothing
 
 
 def test_percentiles_are_right_and_take_no_more_room_with_more_values() -> None:

@@ -47,6 +47,8 @@ from notebook_rt.sync.events import (
     StatusChanged,
     Tick,
     Told,
+    Turn,
+    TurnWanted,
     Wake,
 )
 from notebook_rt.sync.mirror import Mirror
@@ -79,6 +81,8 @@ class Faults:
     """An UPDATE lacks the text columns that it did not change."""
     latency: tuple[float, float] = (0.01, 0.4)
     read_time: tuple[float, float] = (0.005, 0.3)
+    turns: tuple[float, float] = (0.0, 0.5)
+    """How long a poll waits for those of other tables."""
     date_skew: float = 0.0
     """The REST server's clock, compared with the database's."""
 
@@ -457,6 +461,9 @@ class World:
                 self._wakes += 1
                 number = self._wakes
                 self.at(at, lambda: self._tick(number))
+            case TurnWanted():
+                wait = self.random.uniform(*self.faults.turns)
+                self.at(self.now + wait, lambda: self.handle(Turn()))
             case Rejoin():
                 if self._active is not None:
                     self.connect()

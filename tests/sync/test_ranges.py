@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.errors import RateLimitedError, StatementTimeoutError
+from notebook_rt.options import Options
 from notebook_rt.sync.events import Effect, Fetch, Fetched, FetchFailed, Page
 from notebook_rt.sync.flows import Flows, ReadRefusedError
 from notebook_rt.sync.horizon import Horizon, Read
@@ -46,7 +47,7 @@ class Reading:
             if isinstance(effect, Fetch):
                 out.append(effect)
 
-        horizon = Horizon()
+        horizon = Horizon(Options())
         flows = Flows(horizon, emit)
         known = self.server.known
         reads = Reads(TableSpec("t"), known, self.size)
