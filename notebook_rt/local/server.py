@@ -141,10 +141,14 @@ async def serve(
 ) -> None:
     """Run until the last lease is gone, a signal comes, or PostgreSQL ends."""
     loop = asyncio.get_running_loop()
-    secrets = directory.secrets()
+    crashed = directory.crashed
+    secrets = directory.renew_secrets() if crashed else directory.secrets()
     listener = _listen(port, directory.last_port())
     postgres = Postgres(
-        directory.path, secrets.postgres_password, lambda words: say({"progress": words})
+        directory.path,
+        secrets.postgres_password,
+        crashed,
+        progress=lambda words: say({"progress": words}),
     )
     restarting = asyncio.Lock()
 
