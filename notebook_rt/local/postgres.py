@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -85,6 +86,7 @@ class Postgres:
     is_new: bool = False
     progress: Callable[[str], None] = lambda words: None
     port: int = 0
+    _callers_password: str = field(default_factory=secrets.token_urlsafe, repr=False)
     _process: asyncio.subprocess.Process | None = None
 
     @property
@@ -96,6 +98,12 @@ class Postgres:
         """
         where = f"127.0.0.1:{self.port}/postgres"
         return f"postgresql://postgres:{self.password}@{where}?require_auth=scram-sha-256"
+
+    @property
+    def callers_dsn(self) -> str:
+        """The connection string of `authenticator`, whose password is another at every start."""
+        where = f"127.0.0.1:{self.port}/postgres"
+        return f"postgresql://authenticator:{self._callers_password}@{where}?require_auth=scram-sha-256"
 
     async def start(self) -> None:
         """Make the database if there is none, start it, and bring its schemas up to date."""
@@ -268,6 +276,11 @@ class Postgres:
             await connection.execute("set client_min_messages = warning")
             for script in sorted(files.iterdir(), key=lambda file: file.name):
                 await connection.execute(script.read_bytes())
+            await connection.execute(
+                psycopg.sql.SQL("alter role authenticator password {}").format(
+                    self._callers_password
+                )
+            )
 
 
 def _installation() -> tuple[Path, str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -324,3 +327,116 @@ def test_another_users_secrets_are_not_taken(tmp_path: Path) -> None:
     with pytest.raises(errors.DirectoryError, match="cannot be read"):
         StackDirectory.prepare(directory).secrets()
     assert stat.S_IMODE(directory.stat().st_mode) & 0o022 == 0
+
+
+@pytest.fixture
+def run_text(stack: LocalStack) -> Iterator[None]:
+    """What careless projects have: a function that executes its caller's text, as the caller."""
+    stack.sql(
+        "create function run_text(words text) returns text language plpgsql as"
+        " $$ begin execute words; return current_user; end $$;"
+        "grant execute on function run_text(text) to anon, authenticated, service_role"
+    )
+    yield
+    stack.sql("drop function run_text(text)")
+
+
+def call(stack: LocalStack, words: str) -> httpx.Response:
+    return httpx.post(
+        stack.url + "/rest/v1/rpc/run_text",
+        headers={"apikey": stack.anon_key},
+        json={"words": words},
+    )
+
+
+ESCAPES = (
+    "",
+    "reset role;",
+    "reset session authorization;",
+    "set session authorization default;",
+    "set session authorization postgres;",
+    "set role postgres;",
+    "reset all; reset session authorization; set role none;",
+    "set local role none; set local session authorization default;",
+)
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+@pytest.mark.usefixtures("run_text")
+def test_a_callers_text_starts_no_program(stack: LocalStack, escape: str) -> None:
+    proof = Path(tempfile.gettempdir()) / f"escaped_{secrets.token_hex(8)}"
+    try:
+        answer = call(stack, f"{escape} copy (select 1) to program 'touch {proof}'")
+        assert answer.status_code in (401, 403), answer.text
+        assert not proof.exists()
+        for other in ("select pg_read_file('PG_VERSION')", "create role mine superuser"):
+            assert call(stack, f"{escape} {other}").status_code in (401, 403)
+    finally:
+        proof.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        "set session characteristics as transaction read only",
+        "set statement_timeout = 1",
+        "select set_config('request.jwt.claims', '{\"sub\": \"somebody\"}', false)",
+        "create temporary table poisoned_t (id int)",
+        "select pg_advisory_lock(4711)",
+        "set role service_role",
+    ],
+)
+@pytest.mark.usefixtures("run_text")
+def test_nothing_of_a_callers_session_is_left_to_the_next(stack: LocalStack, poison: str) -> None:
+    stack.sql(
+        "create table poisoned_t (id int primary key generated always as identity, who text"
+        " default coalesce(nullif(current_setting('request.jwt.claims', true), ''), 'nobody'));"
+        "grant select, insert on poisoned_t to anon;"
+        "create function poisoned_insert() returns text language plpgsql as $$ begin"
+        " insert into poisoned_t default values;"
+        " return current_user || pg_try_advisory_lock(4711); end $$;"
+        "grant execute on function poisoned_insert to anon"
+    )
+    try:
+        for _ in range(6):  # whichever connections there are
+            call(stack, poison)
+        for _ in range(6):
+            answer = httpx.post(
+                stack.url + "/rest/v1/rpc/poisoned_insert", headers={"apikey": stack.anon_key}
+            )
+            assert answer.json() == "anontrue", answer.text
+        found = stack.sql(
+            "select count(*), count(*) filter (where who ~ 'somebody') from poisoned_t"
+        )
+        assert found == [(6, 0)]
+    finally:
+        stack.sql("drop table poisoned_t; drop function poisoned_insert")
+
+
+@pytest.mark.usefixtures("run_text")
+def test_a_policy_that_executes_a_topic_is_no_way_to_the_superuser(stack: LocalStack) -> None:
+    """A private channel's name is its caller's text; a policy on it may hand it to a function."""
+    proof = Path(tempfile.gettempdir()) / f"escaped_{secrets.token_hex(8)}"
+    topic = f"reset role; copy (select 1) to program 'touch {proof}'"
+    stack.sql(
+        "create policy careless on realtime.messages for select to authenticated"
+        " using (public.run_text(realtime.topic()) is not null)"
+    )
+    try:
+        answer = httpx.post(
+            stack.url + "/realtime/v1/api/broadcast",
+            headers={"apikey": stack.token()},
+            json={"messages": [{"topic": topic, "event": "e", "payload": {}, "private": True}]},
+        )
+        assert answer.status_code == 202
+        assert not proof.exists()
+    finally:
+        stack.sql("drop policy careless on realtime.messages")
+        proof.unlink(missing_ok=True)
+
+
+def test_the_service_role_sets_no_trap_for_the_login_server(stack: LocalStack) -> None:
+    """A trigger on `auth.users` would run as whoever signs somebody up: the superuser."""
+    assert stack.sql("select has_table_privilege('service_role', 'auth.users', 'trigger')") == [
+        (False,)
+    ]

@@ -122,6 +122,8 @@ class Changes:
 
     catalog: Catalog
     pool: AsyncConnectionPool[Any]
+    callers: AsyncConnectionPool[Any]
+    """Where policies run."""
     rate: EventRate
     max_record_bytes: int
     on_schema_change: Callable[[], None]
@@ -300,7 +302,7 @@ class Changes:
         if not groups:
             return hits
         seen = {
-            group: await rls.visible(self.pool, tables[group[0]], group[1], group[2], list(keys))
+            group: await rls.visible(self.callers, tables[group[0]], group[1], group[2], list(keys))
             for group, keys in groups.items()
         }
         return [

@@ -276,7 +276,7 @@ class Channel:
         if not self._config.private:
             return True
         if self.policies is None:
-            self.policies = await private.policies(self._tenant.pool, self.name, self.claims)
+            self.policies = await private.policies(self._tenant.callers, self.name, self.claims)
         return extension in self.policies.write
 
     def _access_token(self, payload: Any) -> None:

@@ -134,7 +134,7 @@ async def _may_write(tenant: Tenant, key: tuple[str, bool], claims: Claims) -> b
     name, is_private = key
     if not is_private:
         return True
-    return "broadcast" in (await private.policies(tenant.pool, name, claims)).write
+    return "broadcast" in (await private.policies(tenant.callers, name, claims)).write
 
 
 async def faults(request: web.Request) -> web.Response:

@@ -177,7 +177,7 @@ class Socket:
             raise tokens.expired(claims.expires)
         channel = Channel(self, name, message.ref, config, claims)
         if config.private:
-            channel.policies = await private.policies(self.tenant.pool, name, claims)
+            channel.policies = await private.policies(self.tenant.callers, name, claims)
             if "broadcast" not in channel.policies.read:
                 raise JoinRefusedError(
                     "Unauthorized: You do not have permissions to read from this Channel "

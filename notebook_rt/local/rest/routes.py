@@ -128,7 +128,6 @@ class _Rest:
         """The caller's place in the database, for one transaction."""
         values = {
             "search_path": f"{compose.identifier(asked.schema)}, public, extensions",
-            "session_authorization": "authenticator",
             "role": asked.caller.role,
             "request.jwt.claims": asked.caller.claims,
             "request.method": request.method,
@@ -180,7 +179,7 @@ class _Rest:
         raise RestError(405, "PGRST117", f"Unsupported HTTP method: {request.method}")
 
     async def get(self, request: web.Request, asked: _Asked, name: str) -> web.Response:
-        async with self.context.pool.connection() as connection:
+        async with self.context.callers.connection() as connection:
             types = None
             if compose.needs_types(asked.query):
                 types = (await self.table_of(connection, asked, name)).types
@@ -240,7 +239,7 @@ class _Rest:
             locate=wanted == "headers-only" and method == "POST",
         )
         form = asked.form.body if write.representation else compose.without_body
-        async with self.context.pool.connection() as connection:
+        async with self.context.callers.connection() as connection:
             table = await self.table_of(connection, asked, name)
             for column in (*keys, *asked.query.on_conflict):
                 if column not in table.types:
@@ -278,7 +277,7 @@ class _Rest:
             names = tuple(dict.fromkeys(key for key, _ in asked.query.arguments))
         else:
             names = argument_names(argument) if raw == "application/json" else ()
-        async with self.context.pool.connection() as connection:
+        async with self.context.callers.connection() as connection:
             text = await self.look_up(connection, catalog.FUNCTIONS, asked.schema, name)
             candidates = catalog.Function.read_all(name, text or b"[]")
             function = catalog.choose(asked.schema, name, candidates, names, raw)
@@ -319,7 +318,7 @@ class _Rest:
         schema, _ = schema_of(request, self.exposed)
         values = (schema, who.role)
         statements = [compose.Statement(sql, values) for sql in (openapi.TABLES, openapi.FUNCTIONS)]
-        async with self.context.pool.connection() as connection:
+        async with self.context.callers.connection() as connection:
             try:
                 rows = await run(connection, [_BARE, *statements])
             except PostgresError as error:
