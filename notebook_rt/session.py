@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from notebook_rt.address import project_key, project_url
+from notebook_rt.address import project_key, project_url, warn_if_readable
 from notebook_rt.errors import ClosedError
 from notebook_rt.host import at_session_end, running
 from notebook_rt.metrics import SessionMetrics
@@ -164,6 +164,7 @@ class Session(Opening):
         stack: Any = None,
     ) -> None:
         self.url = project_url(url)
+        warn_if_readable(self.url, stacklevel=3)  # who called connect()
         self.schema = schema
         if not isinstance(options, Options | None):
             raise TypeError(f"options are nrt.Options(poll_interval=2.0, ...), not {options!r}")

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import httpx
 
+from notebook_rt.address import proxies
 from notebook_rt.errors import LoginError, UnreachableError
 from notebook_rt.net.credentials import Credentials, checked_token
 from notebook_rt.net.loop import LoopThread
@@ -80,6 +81,7 @@ class Login:
             http_client=httpx.AsyncClient(
                 timeout=self._options.connect_timeout,
                 follow_redirects=False,  # a password goes where the user said, nowhere else
+                mounts=proxies(self._url),
             ),
         )
         try:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from notebook_rt.address import proxies
 from notebook_rt.errors import (
     AuthError,
     ClosedError,
@@ -75,6 +76,7 @@ class RestClient:
             timeout=httpx.Timeout(options.request_timeout, connect=options.connect_timeout),
             limits=httpx.Limits(max_connections=20, max_keepalive_connections=10),
             follow_redirects=False,
+            mounts=proxies(url),
         )
 
     async def aclose(self) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import httpx
 
+from notebook_rt.address import proxies
 from notebook_rt.errors import UnreachableError, retry_after
 from notebook_rt.outbox.decide import Answer, Request
 from notebook_rt.store.decode import decode_json
@@ -64,7 +65,9 @@ class HttpRest:
         self._headers = headers
         self._refresh = refresh
         self._timeout = timeout
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, follow_redirects=False)
+        self._http = httpx.AsyncClient(
+            base_url=url, timeout=timeout, follow_redirects=False, mounts=proxies(url)
+        )
 
     async def aclose(self) -> None:
         await self._http.aclose()
