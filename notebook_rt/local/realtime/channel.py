@@ -253,6 +253,10 @@ class Channel:
             self.fail("Client presence rate limit exceeded")
             return
         request = message.json()
+        if request is None and message.payload != "null":
+            reason = {"reason": "Presence track payload must be a map"}
+            self.reply(message.ref, reason, "error")
+            return
         request = request if isinstance(request, dict) else {}
         event = str(request.get("event", "")).lower()
         if not await self._may("presence"):
