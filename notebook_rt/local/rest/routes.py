@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote
 import psycopg
 from aiohttp import web
 
-from notebook_rt.local.context import Context
+from notebook_rt.local.context import Context, TokenError
 from notebook_rt.local.rest import catalog, compose, openapi
 from notebook_rt.local.rest.body import argument_names, arguments, read_body, read_text
 from notebook_rt.local.rest.errors import (
@@ -113,7 +113,7 @@ class _Rest:
         schema, by_profile = schema_of(request, self.exposed)
         form = form_of(request)
         pairs = parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True)
-        query = parse([pair for pair in pairs if pair[0] != "apikey"], call=call)
+        query = parse([pair for pair in pairs if not self.is_key(*pair)], call=call)
         page = page_of(request, query.limit, query.offset, self.row_limit)
         preferences = preferences_of(request)
         headers = {"Content-Type": form.content_type}
@@ -123,6 +123,20 @@ class _Rest:
             headers["Preference-Applied"] = preferences.applied
         head = request.method == "HEAD"
         return _Asked(who, schema, form, preferences, query, page, head, headers)
+
+    def is_key(self, name: str, value: str) -> bool:
+        """Whether a parameter is for the gateway: `apikey` with a key, and no filter on a column.
+
+        The gateway of a project drops every one of that name; a filter that is lost makes a DELETE
+        one of other rows, so here it is kept.
+        """
+        if name != "apikey":
+            return False
+        try:
+            self.context.verify(value)
+        except TokenError as error:
+            return error.kind == "expired"
+        return True
 
     def settings(self, request: web.Request, asked: _Asked, read_only: bool) -> compose.Statement:
         """The caller's place in the database, for one transaction."""
