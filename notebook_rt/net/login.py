@@ -95,7 +95,8 @@ class Login:
         except (AuthRetryableError, TimeoutError) as error:
             raise UnreachableError(self._url, str(error) or "no answer in time") from error
         except AuthError as error:
-            raise LoginError(self._url, error.message) from error
+            # Not as its cause: a traceback prints that with the server's words as they came.
+            raise LoginError(self._url, error.message) from None
         except ValueError as error:  # pydantic's ValidationError is one
             reason = "what answers there is no Supabase; is a proxy or a login page between?"
             raise UnreachableError(self._url, reason) from error

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from fastdigest import TDigest
 
+from notebook_rt.errors import printable
 from notebook_rt.sync.events import Status
 from notebook_rt.sync.supervisor import State
 
@@ -95,11 +96,18 @@ class Health:
 def health(
     facts: Facts, *, slow_ms: float, stale_after: float, poll_interval: float
 ) -> tuple[HealthState, str]:
-    """The worst that is true, and why.
+    """The worst that is true, and why; the reason is fit for a terminal.
 
     >>> health(Facts("connected", latency=0.02), slow_ms=500, stale_after=60, poll_interval=5)
     ('healthy', 'live')
     """
+    state, reason = _worst(facts, slow_ms, stale_after, poll_interval)
+    return state, printable(reason)
+
+
+def _worst(
+    facts: Facts, slow_ms: float, stale_after: float, poll_interval: float
+) -> tuple[HealthState, str]:
     statuses = [table.status for table in facts.tables]
     failed = [table for table in facts.tables if table.status == "error"]
     # Without the socket, polling is all there is; without HTTP not even that.
@@ -197,7 +205,7 @@ class Metrics:
             self.connected_since = None
             self.disconnects += 1
         if state == "reconnecting":
-            self.last_error = reason
+            self.last_error = printable(reason)
 
     def applied(self, changes: int, now: float) -> None:
         self.events += changes
