@@ -752,3 +752,21 @@ def test_this_packages_filters_do_not_look_like_a_key_to_any_gateway(stack: Loca
         rows = rt.table("svc", filter="apikey=eq.k1")
         rows.wait(10)
         assert list(rows.df.index) == ["k1"]
+
+
+@pytest.mark.parametrize("depth", [900, 5_000, 200_000])
+def test_a_deep_body_is_the_callers_fault(stack: LocalStack, depth: int) -> None:
+    """A 4xx. With `columns=` PostgreSQL alone reads it, and says 54001: a 500 of PostgREST's, too."""
+    deep = "[" * depth + "]" * depth
+    for path, body in (
+        ("rest_items?select=id", f'{{"data": {deep}, "id": "x"}}'),
+        ("rpc/rest_no_such", f'{{"value": {deep}}}'),
+        ("rest_items", deep),
+    ):
+        answer = httpx.post(
+            f"{stack.url}/rest/v1/{path}",
+            headers={"apikey": stack.anon_key, "Content-Type": "application/json"},
+            content=body,
+        )
+        assert 400 <= answer.status_code < 500, (path, answer.text[:200])
+        assert answer.json()["message"]
