@@ -7,7 +7,9 @@ that was given as the URL is never repeated, and neither is a database's passwor
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -71,12 +73,6 @@ def is_secret(key: str, role: str) -> bool:
     return key.startswith("sb_secret_") or (not key.startswith("sb_") and role == "service_role")
 
 
-def is_loopback(url: str) -> bool:
-    """Whether ``url`` is one of this machine's own addresses."""
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
 def project_url(url: object) -> str:
     """``url`` with a scheme, and without a slash or one of the interfaces' paths at its end.
 
@@ -111,6 +107,10 @@ def project_url(url: object) -> str:
     if "://" not in text:
         text = f"https://{text}"
     text = re.sub(r"\Aws(s?)://", r"http\1://", text, flags=re.IGNORECASE)
+    if "?" in text or "#" in text:  # every path would be put behind it, and it may hold a key
+        raise UnreachableError(
+            re.split("[?#]", text)[0], "a query or a fragment has no place in the URL of a project"
+        )
     text = _INTERFACE.sub("", text)
     try:
         parts = urlsplit(text)
@@ -123,6 +123,39 @@ def project_url(url: object) -> str:
         host = parts.netloc.rpartition("@")[2]
         raise UnreachableError(host, "a user and a password have no place in the URL: give the key")
     return text
+
+
+def is_loopback(url: str) -> bool:
+    """Whether ``url`` is on this machine: no proxy has a business with what goes there.
+
+    >>> is_loopback("http://localhost:54321"), is_loopback("http://127.0.0.1.example.com")
+    (True, False)
+    """
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def proxies(url: str) -> dict[str, None] | None:
+    """What ``httpx`` takes as ``mounts`` for a client of ``url``; None: what the environment says.
+
+    A proxy of the environment would read the key and the passwords of a stack on this machine.
+    """
+    return {"http://": None, "https://": None, "all://": None} if is_loopback(url) else None
+
+
+def warn_if_readable(url: str, stacklevel: int) -> None:
+    """Warn of a project whose key and passwords everybody on the way can read."""
+    if urlsplit(url).scheme == "http" and not is_loopback(url):
+        warnings.warn(
+            f"the key, the passwords and the rows of {url} go over the network in clear, to a proxy "
+            "of $HTTP_PROXY too: use https",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def project_key(key: object, url: str) -> str:

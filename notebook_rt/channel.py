@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt.editing import SendResult
-from notebook_rt.errors import ClosedError, WaitTimeoutError
+from notebook_rt.errors import ClosedError, WaitTimeoutError, printable
 from notebook_rt.frame import LiveFrame
 from notebook_rt.net.broadcasts import BroadcastFeed
 from notebook_rt.net.callbacks import Mailbox, discard
@@ -50,7 +50,7 @@ class Channel:
         self._released = False
 
     def __repr__(self) -> str:
-        return f"<Channel {self.name} {self.status}>"
+        return printable(f"<Channel {self.name} {self.status}>")
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("'Channel' lives in this process: another one connects for itself")
@@ -278,7 +278,7 @@ class Presence:
         self._removers: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
-        return f"<Presence {self._room.topic}: {len(self._room.people.present)} people>"
+        return printable(f"<Presence {self._room.topic}: {len(self._room.people.present)} people>")
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         from notebook_rt.widgets import display

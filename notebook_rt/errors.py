@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import ssl
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -33,8 +34,35 @@ def qualified(schema: str, table: str) -> str:
     return f"{identifier(schema)}.{identifier(table)}"
 
 
+def printable(text: str, *, lines: bool = False) -> str:
+    """``text`` of somebody else's without what a terminal would obey.
+
+    Control characters, the beginnings of escape sequences, marks that turn the direction of writing
+    and halves of surrogate pairs become U+FFFD; line breaks, too, unless ``lines``.
+
+    >>> printable("a\\x1b[2Jb\\u202ec")
+    'a�[2Jb�c'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if _is_harmless(c, lines) else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _is_harmless(c: str, lines: bool) -> bool:
+    # Spaces of every width, and the joiners that emoji and some scripts are written with.
+    return (
+        c.isprintable()
+        or unicodedata.category(c) == "Zs"
+        or c in "\u200c\u200d"
+        or (lines and c in "\n\t")
+    )
+
+
 class NotebookRTError(Exception):
     """The base of every error of this package."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), lines=True)  # it quotes names, values, servers' words
 
     def __reduce__(self) -> tuple[Any, ...]:
         """So that one raised in another process arrives: ``args`` are not what ``__init__`` takes."""

@@ -34,6 +34,7 @@ _IS_VALUES: Final = ("null", "true", "false", "unknown")
 _RESERVED_PARAMS: Final = frozenset(
     {"select", "order", "limit", "offset", "and", "or", "not.and", "not.or", "columns"}
     | {"on_conflict"}
+    | {"apikey"}  # a project's gateway takes it for the key, and may drop it: all rows would match
 )
 _PLAIN_COLUMN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$ ]*(?<! )\Z")
 _NEEDS_QUOTES: Final = re.compile(r'[,()"\\]|^\s|\s\Z')

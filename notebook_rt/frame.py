@@ -16,7 +16,7 @@ from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from notebook_rt.editable import Editable, Edits
-from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, again
+from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, again, printable
 from notebook_rt.following import note
 from notebook_rt.iteration import Changes
 from notebook_rt.mapped import MappedFrame
@@ -71,7 +71,7 @@ class LiveFrame(Editable):
         feed = self._feed
         rows = "" if feed.table is None else f", {len(feed.table):,} rows"
         why = f": {self.reason}" if self.status in ("error", "polling", "stale") else ""
-        return f"<{type(self).__name__} {feed.name} {self.status}{rows}{why}>"
+        return printable(f"<{type(self).__name__} {feed.name} {self.status}{rows}{why}>")
 
     def __getattr__(self, name: str) -> Any:
         error = f"{type(self).__name__!r} has no attribute {name!r}"

@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from notebook_rt.errors import ClosedError
+from notebook_rt.errors import ClosedError, printable
 from notebook_rt.net.callbacks import discard
 from notebook_rt.net.changes import ChangeBatch
 from notebook_rt.net.feed import Feed
@@ -64,7 +64,7 @@ class Changes:
 
     def __repr__(self) -> str:
         state = "over" if self._over else f"{len(self._batches):,} waiting"
-        return f"<Changes of {self._feed.name}, {state}: iterate with for or async for>"
+        return printable(f"<Changes of {self._feed.name}, {state}: iterate with for or async for>")
 
     def _put(self, batch: ChangeBatch | None) -> None:
         with self._ready:

@@ -24,6 +24,7 @@ from notebook_rt.address import (
     is_secret,
     project_key,
     project_url,
+    warn_if_readable,
 )
 from notebook_rt.errors import ClosedError, NoProjectError
 from notebook_rt.host import at_session_end, has_front_end, is_interactive, running
@@ -223,6 +224,7 @@ class Session(Opening):
         client: SupabaseClient | None = None,
     ) -> None:
         self.url = project_url(url)
+        warn_if_readable(self.url, stacklevel=3)  # who called connect()
         self.schema = schema
         if not isinstance(options, Options | None):
             raise TypeError(f"options are nrt.Options(poll_interval=2.0, ...), not {options!r}")

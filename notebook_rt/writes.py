@@ -20,7 +20,7 @@ from typing import Any
 
 from notebook_rt.editing import Editing, SendResult
 from notebook_rt.editor import Editor
-from notebook_rt.errors import ClosedError, QueueError, UnreachableError
+from notebook_rt.errors import ClosedError, QueueError, UnreachableError, printable
 from notebook_rt.host import has_front_end
 from notebook_rt.net.credentials import claims
 from notebook_rt.net.driver import TableDriver
@@ -209,7 +209,7 @@ class Writes:
         others = outbox.others()
         for owner in others.keys() - self._told:
             number = others[owner]
-            text = (
+            text = printable(
                 f"{number} unsent {'write' if number == 1 else 'writes'} in {outbox.path} "
                 f"{'is' if number == 1 else 'are'} of {owner.words}: kept until that login comes"
             )
@@ -395,7 +395,7 @@ class _Open:
                 "not written yet: %s%s. Kept in %s: what waits is sent by the next session, "
                 "`notebook-rt queue` shows all of it",
                 view.in_states(self.outbox.counts()),
-                view.printable(failed),
+                printable(failed),
                 self.outbox.path,
             )
 

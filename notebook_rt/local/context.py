@@ -133,12 +133,19 @@ class Secrets:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the parts of the server share. `dsn` and `pool` are the superuser's (autocommit)."""
+    """What the parts of the server share.
+
+    `dsn` and `pool` (autocommit) are the superuser's, for statements of the stack's own. Where a
+    caller's statements, functions or policies run it is in `callers`, whose sessions are
+    `authenticator`'s: whatever they do to get out of the role they were put in, there is no more to
+    be had than the roles of the API. Each is as new when it comes back.
+    """
 
     options: StackOptions
     secrets: Secrets = field(repr=False)
     dsn: str = field(repr=False)
     pool: AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]] = field(repr=False)
+    callers: AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]] = field(repr=False)
 
     def sign(self, claims: Mapping[str, Any], ttl: float) -> str:
         """An access token with these claims that expires in `ttl` seconds."""

@@ -1,12 +1,14 @@
 """What a stack keeps in its directory, beside the database: its secrets, its lock, where it runs.
 
-Every file belongs to one user and is readable by nobody else. `secrets.json` is made once;
-`running.json` is there while a server runs (and after a crash: the lock tells the difference).
+Every file belongs to one user and is readable by nobody else. `secrets.json` is made once, and anew
+after a crash; `running.json` is there while a server runs, and after a crash: the lock tells the
+difference, and is asked first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -55,13 +57,14 @@ class StackDirectory:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = path.resolve()
-            owner = path.stat().st_uid
+            status = path.stat()
             names = {entry.name for entry in path.iterdir()}
         except OSError as error:
             raise DirectoryError(path, f"{error.strerror}. Pass a directory of your own") from error
-        if owner != os.geteuid():
+        if status.st_uid != os.geteuid():
             raise DirectoryError(
-                path, f"it belongs to user {owner}, not to you. Pass a directory of your own"
+                path,
+                f"it belongs to user {status.st_uid}, not to you. Pass a directory of your own",
             )
         if not os.access(path, os.W_OK | os.X_OK):
             raise DirectoryError(path, "it is not writable. Pass a directory of your own")
@@ -69,17 +72,16 @@ class StackDirectory:
             raise DirectoryError(
                 path, "it holds other files. Pass an empty or a new one: a stack fills its own"
             )
+        if status.st_mode & 0o022:  # whoever may write in it may exchange the secrets
+            path.chmod(0o700)
         return cls(path)
 
     def secrets(self) -> Secrets:
         """This directory's secrets; made now if there are none."""
-        file = self.path / "secrets.json"
         try:
-            found = msgspec.json.decode(file.read_bytes())
+            found = msgspec.json.decode(read_private(self.path / "secrets.json"))
         except FileNotFoundError:
-            made = Secrets.make()
-            write_private(file, msgspec.json.encode({"format": FORMAT, **asdict(made)}))
-            return made
+            return self.renew_secrets()
         except (OSError, msgspec.DecodeError) as error:
             raise DirectoryError(self.path, f"its secrets.json cannot be read: {error}") from error
         if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
@@ -88,13 +90,32 @@ class StackDirectory:
             )
         if "signing_key" not in found:  # made when tokens were signed with the shared secret only
             found["signing_key"] = SigningKey.make().pem
-            write_private(file, msgspec.json.encode({"format": FORMAT, **found}))
+            self._write_secrets(found)
         return msgspec.convert(found, Secrets)
 
+    def _write_secrets(self, secrets: dict[str, str]) -> None:
+        content = msgspec.json.encode({"format": FORMAT, **secrets})
+        write_private(self.path / "secrets.json", content)
+
+    def renew_secrets(self) -> Secrets:
+        """New secrets in place of the old ones, if there are any."""
+        made = Secrets.make()
+        self._write_secrets(asdict(made))
+        return made
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the last server ended without saying so; for whoever holds `server.lock`.
+
+        Its ports were free for other users of the machine from then on, and whoever used the stack
+        may have gone on sending its keys there.
+        """
+        return (self.path / "running.json").exists()
+
     def running(self) -> Running | None:
-        """Where the server was last started; whether it still runs, a lease tells."""
+        """Where the server was last started; whether it still runs, the lock and a lease tell."""
         try:
-            return msgspec.json.decode((self.path / "running.json").read_bytes(), type=Running)
+            return msgspec.json.decode(read_private(self.path / "running.json"), type=Running)
         except (OSError, msgspec.DecodeError):
             return None
 
@@ -129,10 +150,19 @@ class StackDirectory:
             os.close(descriptor)
 
 
+def read_private(file: Path) -> bytes:
+    """What is in a file of this user's own."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "rb") as found:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "it belongs to another user", str(file))
+        return found.read()
+
+
 def write_private(file: Path, content: bytes) -> None:
     """Write as one, readable by the owner only."""
     aside = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as out:
         out.write(content)
     aside.replace(file)

@@ -1,9 +1,14 @@
 """Who uses a running stack: one open connection each, and with the last one the stack ends.
 
-A lease is a TCP connection to 127.0.0.1 that began with the directory's lease key. The operating
-system closes it when its holder ends, however it ends, so nothing is left running. Over it go
-JSON lines: `{"do": "restart_postgres"}` is answered when done; `{"do": "release"}` by whether it was
-the last, and then by the end of the connection, which for the last one comes when all has stopped.
+A lease is a TCP connection to 127.0.0.1 whose two ends know the directory's lease key. Each shows it
+by an HMAC of the other's nonce, so that nothing is learned by whoever else listens on the port (the
+server of a crashed stack is gone, and its port anybody's). The server shows it first, and the port
+is part of it, so that an answer cannot be fetched from a stack elsewhere.
+
+The operating system closes the connection when its holder ends, however it ends, so nothing is left
+running. Over it go JSON lines: `{"do": "restart_postgres"}` is answered when done; `{"do": "release"}`
+by whether it was the last, and then by the end of the connection, which for the last one comes when
+all has stopped.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -20,6 +26,21 @@ from notebook_rt.local.errors import StackError
 
 Command = Callable[[], Awaitable[None]]
 
+_LONGEST = 4096
+"""Bytes of a line that somebody sends who has not yet shown that they know the key."""
+_UNREADABLE = (ValueError, TypeError, KeyError, RecursionError)
+"""What reading such a line may raise."""
+
+
+def _proof(key: str, side: str, port: int, holders: object, servers: object) -> str:
+    """What one side of a lease shows of the key, for the nonces of both."""
+    said = json.dumps([side, port, holders, servers]).encode()
+    return hmac.new(key.encode(), said, "sha256").hexdigest()
+
+
+def _equal(shown: object, proof: str) -> bool:
+    return isinstance(shown, str) and hmac.compare_digest(shown.encode(), proof.encode())
+
 
 class Leases:
     """The server's side.
@@ -27,7 +48,7 @@ class Leases:
     Parameters
     ----------
     key
-        What a connection must begin with.
+        What a connection must show that it knows.
     commands
         What a holder may ask for.
     """
@@ -63,12 +84,10 @@ class Leases:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(5):
-                greeting = json.loads(await reader.readline())
-            right = hmac.compare_digest(str(greeting.get("key")).encode(), self._key.encode())
-            if not right or self.ended.is_set():
-                writer.close()
-                return
-        except (ValueError, AttributeError, TimeoutError, OSError):
+                known = await self._challenge(reader, writer)
+        except (*_UNREADABLE, TimeoutError, OSError):
+            known = False
+        if not known or self.ended.is_set():
             writer.close()
             return
         self._holders.add(writer)
@@ -83,6 +102,15 @@ class Leases:
         else:
             self._holders.discard(writer)
             writer.close()
+
+    async def _challenge(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Show that this end knows the key; True if the other one does, too."""
+        theirs, ours = json.loads(await reader.readline())["nonce"], secrets.token_hex(16)
+        port = writer.get_extra_info("sockname")[1]
+        proof = _proof(self._key, "server", port, theirs, ours)
+        writer.write(json.dumps({"nonce": ours, "proof": proof}).encode() + b"\n")
+        shown = json.loads(await reader.readline())["proof"]
+        return _equal(shown, _proof(self._key, "holder", port, theirs, ours))
 
     async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'{"ok": true}\n')
@@ -112,12 +140,26 @@ class Lease:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=5)
         try:
             self._lines = self._socket.makefile("rb")
-            self._socket.sendall(json.dumps({"key": key}).encode() + b"\n")
-            if not self._lines.readline():
-                raise ConnectionRefusedError("the stack takes no more leases")
+            self._challenge(port, key)
         except OSError:
             self._socket.close()
             raise
+
+    def _challenge(self, port: int, key: str) -> None:
+        """Have the other end show that it knows the key, and then show it."""
+        ours = secrets.token_hex(16)
+        self._socket.sendall(json.dumps({"nonce": ours}).encode() + b"\n")
+        try:
+            answer = json.loads(self._lines.readline(_LONGEST))
+            theirs, shown = answer["nonce"], answer["proof"]
+        except _UNREADABLE as error:
+            raise ConnectionRefusedError("what listens there is no stack") from error
+        if not _equal(shown, _proof(key, "server", port, ours, theirs)):
+            raise ConnectionRefusedError("what listens there is not this stack")
+        proof = _proof(key, "holder", port, ours, theirs)
+        self._socket.sendall(json.dumps({"proof": proof}).encode() + b"\n")
+        if not self._lines.readline(_LONGEST):
+            raise ConnectionRefusedError("the stack takes no more leases")
 
     def ask(self, command: str, timeout: float = 60.0) -> None:
         """Have `command` done.

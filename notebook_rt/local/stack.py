@@ -105,6 +105,8 @@ class LocalStack:
     """A running local stack; made by `start`. A context manager that stops at its end.
 
     The stack runs until the last `LocalStack` of all processes is stopped, or its process ends.
+    Its keys and passwords stay the same from one start to the next; after a crash they are new, for
+    another user of the machine may have listened on its ports.
     """
 
     def __init__(
@@ -293,13 +295,13 @@ def _attach(files: StackDirectory) -> tuple[Lease, Running] | None:
 
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
+        with files.locked("server.lock", wait=False) as nobody:
+            if nobody:  # what `running.json` says is of a server that crashed
+                return None
         running = files.running()
         if running is not None:
             with contextlib.suppress(OSError):
                 return Lease(running.lease_port, files.secrets().lease_key), running
-        with files.locked("server.lock", wait=False) as nobody:
-            if nobody:
-                return None
         time.sleep(0.02)
     raise StackError(f"the local stack in {files.path} runs but does not answer: end its process")
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import httpx
 
+from notebook_rt.address import proxies
 from notebook_rt.answers import ENCODINGS, bounded
 from notebook_rt.errors import ClosedError, LoginError, UnreachableError
 from notebook_rt.net.credentials import Credentials, checked_token, claims
@@ -116,6 +117,7 @@ class Login:
                 follow_redirects=False,  # a password goes where the user said, nowhere else
                 headers=ENCODINGS,
                 event_hooks=bounded(self._options.max_answer_bytes),
+                mounts=proxies(self._url),
             ),
         )
         try:
@@ -132,7 +134,8 @@ class Login:
         except (AuthRetryableError, TimeoutError) as error:
             raise UnreachableError(self._url, str(error) or "no answer in time") from error
         except AuthError as error:
-            raise LoginError(self._url, error.message) from error
+            # Not as its cause: a traceback prints that with the server's words as they came.
+            raise LoginError(self._url, error.message) from None
         except ValueError as error:  # pydantic's ValidationError is one
             reason = "what answers there is no Supabase; is a proxy or a login page between?"
             raise UnreachableError(self._url, reason) from error

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from notebook_rt.address import proxies
 from notebook_rt.answers import ENCODINGS, BoundedStream, bounded, not_rows, row_range
 from notebook_rt.errors import (
     AuthError,
@@ -85,6 +86,7 @@ class RestClient:
             follow_redirects=False,
             headers=ENCODINGS,
             event_hooks=bounded(options.max_answer_bytes),
+            mounts=proxies(url),
         )
 
     async def aclose(self) -> None:

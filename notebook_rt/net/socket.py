@@ -25,6 +25,7 @@ from realtime.types import ChannelStates
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 
+from notebook_rt.address import is_loopback
 from notebook_rt.errors import (
     AuthError,
     NotebookRTError,
@@ -114,6 +115,7 @@ class Socket(AsyncRealtimeClient):
                 ),
                 ping_interval=None,  # the protocol's own heartbeat sees more: the server, not TCP
                 logger=_quiet,
+                proxy=None if is_loopback(self.project_url) else True,
             )
         except InvalidStatus as error:
             raise _refused(self.project_url, error) from error

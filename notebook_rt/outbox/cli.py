@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from notebook_rt.errors import QueueError
+from notebook_rt.errors import QueueError, printable
 from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.schema import directory
-from notebook_rt.outbox.view import QueueView, as_json, dumps, in_states, printable, state, what
+from notebook_rt.outbox.view import QueueView, as_json, dumps, in_states, state, what
 
 COMMANDS = ("list", "show", "retry", "discard", "export")
 DESCRIPTION = (

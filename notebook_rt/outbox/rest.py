@@ -13,6 +13,7 @@ from typing import Protocol
 
 import httpx
 
+from notebook_rt.address import proxies
 from notebook_rt.answers import ENCODINGS, bounded, row_range
 from notebook_rt.errors import AnswerTooLargeError, UnreachableError, retry_after
 from notebook_rt.options import MAX_ANSWER_BYTES
@@ -73,6 +74,7 @@ class HttpRest:
             follow_redirects=False,
             headers=ENCODINGS,
             event_hooks=bounded(max_answer_bytes),
+            mounts=proxies(url),
         )
 
     async def aclose(self) -> None:

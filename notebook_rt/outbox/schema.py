@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import sqlite3
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -117,6 +118,7 @@ def open_file(path: Path) -> sqlite3.Connection:
         the package wrote it, or it is no queue but something of the user's.
     """
     try:
+        _check_owner(path)
         if salvage.is_strange(path):
             raise _no_queue(path)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -138,6 +140,7 @@ def _open_alone(path: Path) -> sqlite3.Connection:
     if not salvage.is_unfinished(path):
         # Made here, with its mode, before SQLite does: there is no moment in which others can read.
         salvage.make_private(path)
+        _check_owner(path)
         try:
             return _connect(path)
         except sqlite3.DatabaseError as error:
@@ -185,6 +188,38 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _check_owner(path: Path) -> None:
+    """Refuse a file that somebody else has, or may have, written: what is in it would be sent.
+
+    The lock and SQLite's own files beside it, too. Only looked at, not opened (see `make_private`).
+    """
+    if not hasattr(os, "geteuid"):
+        return
+    for suffix in ("", ".lock", "-wal", "-shm", "-journal"):
+        file = path.with_name(path.name + suffix)
+        if file.is_symlink() and (suffix or not file.exists()):
+            raise _not_ours(file, "is a link" if suffix else "is a link to nothing")
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            continue
+        if status.st_uid != os.geteuid():
+            raise _not_ours(file, f"belongs to user {status.st_uid}, not to you")
+        if status.st_mode & 0o022:
+            raise _not_ours(
+                file, f"may be written by others; if you trust what is in it: chmod 600 {file}"
+            )
+        if status.st_mode & 0o044:
+            file.chmod(0o600)
+
+
+def _not_ours(file: Path, why: str) -> QueueError:
+    return QueueError(
+        f"the queue's file {file} {why}. It is left as it is; pass another queue_path=... to "
+        "nrt.connect(...)"
+    )
 
 
 def _no_queue(path: Path) -> QueueError:

@@ -312,11 +312,6 @@ def as_json(op: Op) -> dict[str, Json]:
     }
 
 
-def printable(text: str) -> str:
-    """Other people's text without control characters, which a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def dumps(value: Json) -> str:
     """JSON for people and programs; what a terminal would obey is escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)

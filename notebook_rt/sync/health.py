@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from fastdigest import TDigest
 
+from notebook_rt.errors import printable
 from notebook_rt.sync.events import Status
 from notebook_rt.sync.supervisor import State
 
@@ -121,12 +122,19 @@ class Health:
 def health(
     facts: Facts, *, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
 ) -> tuple[HealthState, str]:
-    """The worst that is true, and why.
+    """The worst that is true, and why; the reason is fit for a terminal.
 
     >>> limits = {"slow_ms": 500, "stale_after": 60, "poll_interval": 5, "behind_after": 3}
     >>> health(Facts("connected", latency=0.02), **limits)
     ('healthy', 'live')
     """
+    state, reason = _worst(facts, slow_ms, stale_after, poll_interval, behind_after)
+    return state, printable(reason)
+
+
+def _worst(
+    facts: Facts, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
+) -> tuple[HealthState, str]:
     statuses = [table.status for table in facts.tables]
     denied = [table for table in facts.tables if table.status == "error" and table.denied]
     failed = [table for table in facts.tables if table.status == "error" and table.shown]
@@ -243,7 +251,7 @@ class Metrics:
             self.connected_since = None
             self.disconnects += 1
         if state == "reconnecting":
-            self.last_error = reason
+            self.last_error = printable(reason)
 
     def applied(self, changes: int, now: float) -> None:
         self.events += changes

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 
 from notebook_rt import host
+from notebook_rt.errors import printable
 from notebook_rt.widgets.lifetime import Cells
 from notebook_rt.widgets.pump import Pump
 from notebook_rt.widgets.sources import Eyes, Unsubscribe
@@ -277,14 +278,14 @@ class LiveWidget(anywidget.AnyWidget):
             yield
 
     def __repr__(self) -> str:
-        return self._static()[0]
+        return printable(self._static()[0], lines=True)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)
         if bundle is None:
             return None
         text, html = self._static()
-        bundle[0]["text/plain"] = text
+        bundle[0]["text/plain"] = printable(text, lines=True)
         bundle[0]["text/html"] = html
         return bundle
 

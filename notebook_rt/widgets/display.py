@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from notebook_rt.errors import printable
 from notebook_rt.host import has_front_end
 from notebook_rt.widgets.adapters import FrameOf, MappedOf
 from notebook_rt.widgets.base import LiveWidget
@@ -41,7 +42,7 @@ def _bundle(make: Callable[[], LiveWidget], static: Callable[[], tuple[str, str]
     if has_front_end():
         return make()._repr_mimebundle_()
     text, html = static()
-    return {"text/plain": text, "text/html": html}
+    return {"text/plain": printable(text, lines=True), "text/html": html}
 
 
 def frame_bundle(frame: LiveFrame) -> Bundle:

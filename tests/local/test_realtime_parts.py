@@ -6,7 +6,7 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg_pool import AsyncConnectionPool
 
@@ -73,12 +73,16 @@ TEXTS: dict[str, list[str]] = {
     "jsonb[]": ['{"{\\"a\\": 1.50}",NULL}'],
     "bytea[]": ['{"\\\\xdead"}'],
     "int4range": ["[1,10)", "empty"],
+    "int2vector": ["1 2 3", ""],
+    "oidvector": ["25"],
 }
 
 
 def pg_type(name: str) -> PgType:
     if name.endswith("[]"):
         return PgType(0, "_" + name[:-2], "b", name, element=pg_type(name[:-2]))
+    if name.endswith("vector"):
+        return PgType(0, name, "b", name, element=pg_type(name.removesuffix("vector")))
     return PgType(0, name, "b", name)
 
 
@@ -179,9 +183,61 @@ def test_a_frame_is_read_as_it_was_written(ref: Any, payload: Any) -> None:
         assert message.json() == payload
 
 
-@given(st.binary(max_size=60))
-def test_no_binary_frame_breaks_the_reader(data: bytes) -> None:
+json_texts = st.recursive(
+    st.sampled_from(["1", '"\\ud800"', '"\\ud83d\\ude00"', '"\\u0000"', "1e99999999", "null"])
+    | st.text(max_size=5).map(json.dumps),
+    lambda s: (
+        st.lists(s, max_size=3).map(lambda items: "[" + ",".join(items) + "]")
+        | st.tuples(st.sampled_from(["a", "\\udc00", "\\n"]), s).map(
+            lambda p: f'{{"{p[0]}":{p[1]}}}'
+        )
+    ),
+) | st.integers(1, 2000).map(lambda depth: "[" * depth + "]" * depth)
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+@example(b"\0")
+@example(b"\3")
+def test_no_frame_breaks_the_reader(data: bytes) -> None:
     assert isinstance(protocol.decode_binary(data), Message | None)
+    for vsn in protocol.VERSIONS:
+        assert isinstance(protocol.decode_text(vsn, data.decode(errors="replace")), Message | None)
+    with contextlib.suppress(ValueError):
+        protocol.loads(data)
+
+
+@given(json_texts, json_texts)
+def test_what_is_read_of_a_frame_can_be_written_again(payload: str, ref: str) -> None:
+    for vsn, text in (
+        ("1.0.0", f'{{"topic":"t","event":"e","payload":{payload},"ref":{ref}}}'),
+        ("2.0.0", f'[null,{ref},"t","e",{payload}]'),
+    ):
+        message = protocol.decode_text(vsn, text)
+        if message is not None:
+            again = protocol.dumps(message.json())
+            protocol.frame(vsn, message.topic, message.event, again, None, message.ref).encode()
+            if isinstance(message.payload, str):
+                message.payload.encode()
+
+
+@given(
+    st.binary(max_size=60)
+    | st.tuples(st.sampled_from(b"IUDBCRTMYO"), st.binary(max_size=60)).map(
+        lambda parts: bytes(parts[:1]) + parts[1]
+    )
+)
+@example(b"")
+def test_no_bytes_break_the_reader_of_the_log(data: bytes) -> None:
+    with contextlib.suppress(pgoutput.MalformedError):
+        pgoutput.parse(data)
+
+
+@given(json_texts)
+@example("1e999999999")
+def test_json_of_any_shape_can_be_sent(text: str) -> None:
+    encode = encoder(pg_type("json"))
+    assert encode is not None
+    encode(text).encode()
 
 
 def test_a_payload_is_relayed_digit_for_digit() -> None:

@@ -13,6 +13,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+import notebook_rt as nrt
+from notebook_rt.filters import parse as parse_filter
 from notebook_rt.local import LocalStack, start
 
 ALICE = "00000000-0000-4000-8000-00000000000a"
@@ -706,3 +708,65 @@ def test_a_large_body_goes_through(anon: Rest) -> None:
     answer = anon("/rest_small?id=lt.0", "DELETE", Prefer="count=exact")
     assert answer.headers["Content-Range"] == "*/3000"
     assert len(json.dumps(rows)) > 5_000_000
+
+
+@pytest.fixture
+def keyed(stack: LocalStack) -> Iterator[None]:
+    """A table with a column that has the name of the gateway's parameter."""
+    stack.sql(
+        "create table svc (apikey text primary key, n int);"
+        "grant select, insert, update, delete on svc to anon, authenticated, service_role;"
+        "alter publication supabase_realtime add table svc;"
+        "insert into svc select 'k' || i, i from generate_series(1, 5) i"
+    )
+    yield
+    stack.sql("drop table svc")
+
+
+@pytest.mark.usefixtures("keyed")
+def test_a_filter_on_a_column_named_apikey_is_no_key(stack: LocalStack) -> None:
+    url = stack.url + "/rest/v1/svc"
+    headers = {"apikey": stack.anon_key}
+    deleted = httpx.delete(f"{url}?apikey=eq.k1&n=gte.0", headers=headers)
+    assert deleted.status_code == 204
+    assert stack.sql("select count(*) from svc") == [(4,)]
+    changed = httpx.patch(f"{url}?apikey=eq.k2&n=gte.0", headers=headers, json={"n": 20})
+    assert changed.status_code == 204
+    assert stack.sql("select count(*) from svc where n = 20") == [(1,)]
+    assert httpx.get(f"{url}?apikey=eq.k2", headers=headers).json() == [{"apikey": "k2", "n": 20}]
+    # The key in the URL, as a gateway takes it, alone and beside such a filter.
+    both = f"apikey={stack.anon_key}&apikey=eq.k3&n=gte.0"
+    for query in (both, "apikey=eq.k3&" + both):
+        assert httpx.get(f"{url}?{query}").json() == [{"apikey": "k3", "n": 3}]
+    assert len(httpx.get(f"{url}?apikey={stack.anon_key}").json()) == 4
+    assert httpx.delete(f"{url}?apikey=eq.k3&n=gte.0").status_code == 401
+    assert httpx.delete(f"{url}?apikey=guessed&n=gte.0", headers=headers).status_code == 400
+    assert stack.sql("select count(*) from svc") == [(4,)]
+
+
+@pytest.mark.usefixtures("keyed")
+def test_this_packages_filters_do_not_look_like_a_key_to_any_gateway(stack: LocalStack) -> None:
+    """The real one drops the parameter, whatever is in it: a filter on such a column is another's."""
+    assert parse_filter("apikey=eq.k1").to_rest() == [("and", '("apikey".eq.k1)')]
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        rows = rt.table("svc", filter="apikey=eq.k1")
+        rows.wait(10)
+        assert list(rows.df.index) == ["k1"]
+
+
+@pytest.mark.parametrize("depth", [900, 5_000, 200_000])
+def test_a_deep_body_is_the_callers_fault(stack: LocalStack, depth: int) -> None:
+    """A 4xx. With `columns=` PostgreSQL alone reads it, and says 54001: a 500 of PostgREST's, too."""
+    deep = "[" * depth + "]" * depth
+    for path, body in (
+        ("rest_items?select=id", f'{{"data": {deep}, "id": "x"}}'),
+        ("rpc/rest_no_such", f'{{"value": {deep}}}'),
+        ("rest_items", deep),
+    ):
+        answer = httpx.post(
+            f"{stack.url}/rest/v1/{path}",
+            headers={"apikey": stack.anon_key, "Content-Type": "application/json"},
+            content=body,
+        )
+        assert 400 <= answer.status_code < 500, (path, answer.text[:200])
+        assert answer.json()["message"]

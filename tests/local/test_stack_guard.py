@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import secrets
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,7 +24,7 @@ import pytest
 
 from notebook_rt.local import LocalStack, errors, start
 from notebook_rt.local.context import Secrets, TokenError, sign
-from notebook_rt.local.directory import StackDirectory
+from notebook_rt.local.directory import Running, StackDirectory
 from notebook_rt.local.leases import Lease
 
 
@@ -203,3 +209,239 @@ def test_every_error_is_one_of_the_packages(tmp_path: Path) -> None:
 
     assert issubclass(errors.StackError, NotebookRTError)
     assert issubclass(errors.MissingExtraError, ImportError)
+
+
+class Impostor:
+    """Another user's program on a port that a crashed stack had: takes all, asks for passwords.
+
+    It records what it is sent, and answers each kind of client so that it goes on: the lease with its
+    old "ok", HTTP with a 200, PostgreSQL with a request for the password in clear.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.heard = bytearray()
+        self.port = port
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(
+                    target=self._answer, args=self._listener.accept()[:1], daemon=True
+                ).start()
+
+    def _answer(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            while said := client.recv(65536):
+                self.heard += said
+                if said[:1] == b"{":
+                    client.sendall(b'{"ok": true, "nonce": "", "proof": ""}\n')
+                elif b"HTTP/1.1" in said:
+                    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+                elif said[4:8] == b"\x04\xd2\x16\x2f":  # SSLRequest: no
+                    client.sendall(b"N")
+                elif b"user\0" in said:
+                    client.sendall(b"R\0\0\0\x08\0\0\0\x03")  # AuthenticationCleartextPassword
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def crash(stack: LocalStack) -> tuple[Running, Secrets]:
+    """End a stack with nothing tidied up; what its directory said of it."""
+    files = StackDirectory(stack.directory)
+    running, secrets = files.running(), files.secrets()
+    assert running is not None
+    server = psutil.Process(stack.pid)
+    everything = [server, *server.children(recursive=True)]
+    for process in everything:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(everything, timeout=5)
+    return running, secrets
+
+
+def test_who_takes_the_ports_of_a_crashed_stack_learns_no_secret(tmp_path: Path) -> None:
+    first = start(tmp_path / "stack")
+    first.sql("create table kept (id int primary key)")
+    running, secrets = crash(first)
+    postgres_port = psycopg.conninfo.conninfo_to_dict(running.dsn)["port"]
+    ports = (running.port, running.lease_port, int(str(postgres_port)))
+    impostors = [Impostor(port) for port in ports]
+    try:
+        with pytest.raises(psycopg.OperationalError):
+            first.sql("select 1")
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(first.dsn, connect_timeout=5)
+        with start(tmp_path / "stack") as second:
+            assert second.sql("select * from kept") == []
+            assert second.url != first.url
+    finally:
+        for impostor in impostors:
+            impostor.close()
+    heard = b"".join(impostor.heard for impostor in impostors)
+    assert b"user\0" in heard, "libpq came"
+    hidden = [getattr(secrets, name) for name in Secrets.__slots__]
+    assert not [secret for secret in hidden if secret.encode() in heard]
+
+
+def test_the_secrets_are_new_after_a_crash_and_only_then(tmp_path: Path) -> None:
+    first = start(tmp_path / "stack")
+    first.sql("create table kept (id int primary key)")
+    _, secrets = crash(first)
+    with start(tmp_path / "stack") as second:
+        renewed = StackDirectory(second.directory).secrets()
+        assert not {getattr(secrets, n) for n in Secrets.__slots__} & {
+            getattr(renewed, n) for n in Secrets.__slots__
+        }
+        for key in (secrets.anon_key, secrets.service_key, secrets.secret_key):
+            answer = httpx.get(second.url + "/rest/v1/kept", headers={"apikey": key})
+            assert answer.status_code == 401
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(second.dsn, password=secrets.postgres_password)
+        assert second.sql("select * from kept") == []
+    with start(tmp_path / "stack") as third:
+        assert StackDirectory(third.directory).secrets() == renewed
+
+
+def test_a_lease_is_given_to_nobody_who_repeats_what_was_sent(stack: LocalStack) -> None:
+    """Neither end's proof serves for another connection, another port or the other side."""
+    running = StackDirectory(stack.directory).running()
+    assert running is not None
+    said = []
+    for _ in range(2):
+        with socket.create_connection(("127.0.0.1", running.lease_port), timeout=5) as other:
+            other.sendall(b'{"nonce": "same"}\n')
+            answer = json.loads(other.recv(4096))
+            said.append(answer)
+            other.sendall(json.dumps({"proof": answer["proof"]}).encode() + b"\n")
+            assert other.recv(4096) == b""
+    assert said[0]["proof"] != said[1]["proof"]
+
+
+def test_another_users_secrets_are_not_taken(tmp_path: Path) -> None:
+    """A directory that everybody may write in, with secrets that somebody put there."""
+    directory = tmp_path / "open"
+    directory.mkdir()
+    directory.chmod(0o777)
+    planted = tmp_path / "planted.json"
+    planted.write_text("{}")
+    (directory / "secrets.json").symlink_to(planted)
+    with pytest.raises(errors.DirectoryError, match="cannot be read"):
+        StackDirectory.prepare(directory).secrets()
+    assert stat.S_IMODE(directory.stat().st_mode) & 0o022 == 0
+
+
+@pytest.fixture
+def run_text(stack: LocalStack) -> Iterator[None]:
+    """What careless projects have: a function that executes its caller's text, as the caller."""
+    stack.sql(
+        "create function run_text(words text) returns text language plpgsql as"
+        " $$ begin execute words; return current_user; end $$;"
+        "grant execute on function run_text(text) to anon, authenticated, service_role"
+    )
+    yield
+    stack.sql("drop function run_text(text)")
+
+
+def call(stack: LocalStack, words: str) -> httpx.Response:
+    return httpx.post(
+        stack.url + "/rest/v1/rpc/run_text",
+        headers={"apikey": stack.anon_key},
+        json={"words": words},
+    )
+
+
+ESCAPES = (
+    "",
+    "reset role;",
+    "reset session authorization;",
+    "set session authorization default;",
+    "set session authorization postgres;",
+    "set role postgres;",
+    "reset all; reset session authorization; set role none;",
+    "set local role none; set local session authorization default;",
+)
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+@pytest.mark.usefixtures("run_text")
+def test_a_callers_text_starts_no_program(stack: LocalStack, escape: str) -> None:
+    proof = Path(tempfile.gettempdir()) / f"escaped_{secrets.token_hex(8)}"
+    try:
+        answer = call(stack, f"{escape} copy (select 1) to program 'touch {proof}'")
+        assert answer.status_code in (401, 403), answer.text
+        assert not proof.exists()
+        for other in ("select pg_read_file('PG_VERSION')", "create role mine superuser"):
+            assert call(stack, f"{escape} {other}").status_code in (401, 403)
+    finally:
+        proof.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        "set session characteristics as transaction read only",
+        "set statement_timeout = 1",
+        "select set_config('request.jwt.claims', '{\"sub\": \"somebody\"}', false)",
+        "create temporary table poisoned_t (id int)",
+        "select pg_advisory_lock(4711)",
+        "set role service_role",
+    ],
+)
+@pytest.mark.usefixtures("run_text")
+def test_nothing_of_a_callers_session_is_left_to_the_next(stack: LocalStack, poison: str) -> None:
+    stack.sql(
+        "create table poisoned_t (id int primary key generated always as identity, who text"
+        " default coalesce(nullif(current_setting('request.jwt.claims', true), ''), 'nobody'));"
+        "grant select, insert on poisoned_t to anon;"
+        "create function poisoned_insert() returns text language plpgsql as $$ begin"
+        " insert into poisoned_t default values;"
+        " return current_user || pg_try_advisory_lock(4711); end $$;"
+        "grant execute on function poisoned_insert to anon"
+    )
+    try:
+        for _ in range(6):  # whichever connections there are
+            call(stack, poison)
+        for _ in range(6):
+            answer = httpx.post(
+                stack.url + "/rest/v1/rpc/poisoned_insert", headers={"apikey": stack.anon_key}
+            )
+            assert answer.json() == "anontrue", answer.text
+        found = stack.sql(
+            "select count(*), count(*) filter (where who ~ 'somebody') from poisoned_t"
+        )
+        assert found == [(6, 0)]
+    finally:
+        stack.sql("drop table poisoned_t; drop function poisoned_insert")
+
+
+@pytest.mark.usefixtures("run_text")
+def test_a_policy_that_executes_a_topic_is_no_way_to_the_superuser(stack: LocalStack) -> None:
+    """A private channel's name is its caller's text; a policy on it may hand it to a function."""
+    proof = Path(tempfile.gettempdir()) / f"escaped_{secrets.token_hex(8)}"
+    topic = f"reset role; copy (select 1) to program 'touch {proof}'"
+    stack.sql(
+        "create policy careless on realtime.messages for select to authenticated"
+        " using (public.run_text(realtime.topic()) is not null)"
+    )
+    try:
+        answer = httpx.post(
+            stack.url + "/realtime/v1/api/broadcast",
+            headers={"apikey": stack.token()},
+            json={"messages": [{"topic": topic, "event": "e", "payload": {}, "private": True}]},
+        )
+        assert answer.status_code == 202
+        assert not proof.exists()
+    finally:
+        stack.sql("drop policy careless on realtime.messages")
+        proof.unlink(missing_ok=True)
+
+
+def test_the_service_role_sets_no_trap_for_the_login_server(stack: LocalStack) -> None:
+    """A trigger on `auth.users` would run as whoever signs somebody up: the superuser."""
+    assert stack.sql("select has_table_privilege('service_role', 'auth.users', 'trigger')") == [
+        (False,)
+    ]

@@ -50,7 +50,7 @@ def test_the_roles_are_those_of_a_project(sql: Sql) -> None:
     assert rows == [
         ("anon", False, False, False),
         ("authenticated", False, False, False),
-        ("authenticator", False, False, False),
+        ("authenticator", False, False, True),
         ("service_role", True, False, False),
     ]
 

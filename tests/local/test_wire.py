@@ -232,6 +232,7 @@ async def test_disconnects_and_restarts_are_the_real_ones(tmp_path: Path) -> Non
         await asyncio.to_thread(stack.stop)
         stack = await asyncio.to_thread(start, tmp_path, options=StackOptions(realtime=QUICK))
         player.url, player.dsn = stack.url, stack.dsn
+        player.token = tokens(stack._secrets.jwt_secret)  # new after a crash
 
     async def restart_postgres(player: Player) -> None:
         await player.forget_database()

@@ -129,7 +129,7 @@ class Player:
         self.clients: dict[str, Client] = {}
         self.differences: list[Difference] = []
         self.note = ""
-        self._token = token
+        self.token = token
         self._comparison = Comparison()
         self._database: psycopg.AsyncConnection[Any] | None = None
         self._played: list[tuple[float, float]] = []
@@ -320,7 +320,7 @@ class Player:
 
     def _with_tokens(self, text: str) -> str:
         def token(match: re.Match[str]) -> str:
-            return self._token(match.group(1), match.group(3) or "", self.note)
+            return self.token(match.group(1), match.group(3) or "", self.note)
 
         return re.sub(r"<jwt:([^:>]*)(:([^>]*))?>", token, text)
 
@@ -398,7 +398,7 @@ class Player:
         ):
             return
         address = self.url.replace("http", "ws") + "/realtime/v1/websocket?vsn=2.0.0&apikey="
-        key = self._token("service_role", "", "")
+        key = self.token("service_role", "", "")
         async with connect(address + key, compression=None) as connection:
             await connection.send('["1","1","realtime:wire-barrier","phx_join",{"config":{}}]')
             await connection.recv()

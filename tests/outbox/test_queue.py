@@ -381,3 +381,30 @@ def test_four_processes_killed_again_and_again_lose_no_acknowledged_write(path: 
     outbox.close()
     assert len(acknowledged) > 100
     assert acknowledged <= found
+
+
+def test_a_queues_file_that_others_may_have_written_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "queue.sqlite3"
+    Outbox(path).close()
+    path.chmod(0o666)
+    with pytest.raises(QueueError, match="may be written by others"):
+        Outbox(path)
+    path.chmod(0o644)
+    Outbox(path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    if os.geteuid() == 0:
+        os.chown(path, 12345, -1)
+        with pytest.raises(QueueError, match="belongs to user 12345"):
+            Outbox(path)
+
+
+def test_a_queues_file_that_is_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    path, target = tmp_path / "queue.sqlite3", tmp_path / "elsewhere"
+    path.symlink_to(target)
+    with pytest.raises(QueueError, match="a link to nothing"):
+        Outbox(path)
+    assert not target.exists()
+    beside = tmp_path / "other.sqlite3"
+    beside.with_name("other.sqlite3-wal").symlink_to(target)
+    with pytest.raises(QueueError, match="is a link"):
+        Outbox(beside)

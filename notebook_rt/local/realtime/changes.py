@@ -8,15 +8,16 @@ subscribers that see the same of it.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from psycopg import DataError, sql
 from psycopg import Error as PgError
-from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
 from notebook_rt.local.realtime import pgoutput, rls
@@ -25,6 +26,7 @@ from notebook_rt.local.realtime.catalog import Catalog, Table
 from notebook_rt.local.realtime.filters import Condition, Judge, Question
 from notebook_rt.local.realtime.limits import EventRate
 from notebook_rt.local.realtime.pgoutput import Relation, Row, Unchanged
+from notebook_rt.local.realtime.protocol import dumps
 from notebook_rt.local.realtime.rows import (
     NO_KEY,
     UNAUTHORIZED,
@@ -106,8 +108,12 @@ class Encodings:
             for kind, text in missing:
                 # The type's name comes from format_type(), which quotes what needs quoting.
                 statement = sql.SQL("select to_jsonb(%s::{})::text").format(sql.SQL(kind))
-                row = await (await connection.execute(statement, [text])).fetchone()
-                self._known[(kind, text)] = row[0] if row and row[0] is not None else "null"
+                try:
+                    row = await (await connection.execute(statement, [text])).fetchone()
+                except DataError:  # a cast to json that refuses this value
+                    self._known[(kind, text)] = dumps(text)
+                else:
+                    self._known[(kind, text)] = row[0] if row and row[0] is not None else "null"
 
 
 @dataclass(slots=True)
@@ -124,6 +130,8 @@ class Changes:
 
     catalog: Catalog
     pool: AsyncConnectionPool[Any]
+    callers: AsyncConnectionPool[Any]
+    """Where policies run."""
     rate: EventRate
     max_record_bytes: int
     on_schema_change: Callable[[], None]
@@ -216,7 +224,9 @@ class Changes:
             if relation.schema == "realtime" and relation.table.startswith("messages"):
                 if change.kind == "INSERT" and change.new is not None:
                     values = (None if isinstance(v, Unchanged) else v for v in change.new)
-                    self.on_message_row(dict(zip(relation.columns, values, strict=True)))
+                    row = dict(zip(relation.columns, values, strict=True))
+                    with _alone("a message of the database"):
+                        self.on_message_row(row)
                 continue
             table = self.catalog.get(relation.oid) or await self.catalog.table(relation.oid)
             if table is not None and self._route(relation, table):
@@ -317,7 +327,7 @@ class Changes:
         if not groups:
             return hits
         seen = {
-            group: await rls.visible(self.pool, tables[group[0]], group[1], group[2], list(keys))
+            group: await rls.visible(self.callers, tables[group[0]], group[1], group[2], list(keys))
             for group, keys in groups.items()
         }
         return [
@@ -339,7 +349,10 @@ class Changes:
                         data = error_data(hit.table, change.kind, hit.error)
                     else:
                         layout = self._layout(change.relation, hit.table, role, select)
-                        data = layout.data(change, change.size() > self.max_record_bytes)
+                        with _alone("a change"):
+                            data = layout.data(change, change.size() > self.max_record_bytes)
+                    if data is None:
+                        continue
                     made[key] = data
                 hit.subscription.deliver(change.kind, data, ids)
 
@@ -350,6 +363,15 @@ class Changes:
             layout = Layout(relation, table, role, select, self._encodings.encoder)
             self._layouts[key] = layout
         return layout
+
+
+@contextlib.contextmanager
+def _alone(what: str) -> Iterator[None]:
+    """What cannot be sent harms nothing but itself."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s was dropped", what)
 
 
 def _compiled(

@@ -255,6 +255,10 @@ class Channel:
             self.fail("Client presence rate limit exceeded")
             return
         request = message.json()
+        if request is None and message.payload != "null":
+            reason = {"reason": "Presence track payload must be a map"}
+            self.reply(message.ref, reason, "error")
+            return
         request = request if isinstance(request, dict) else {}
         event = str(request.get("event", "")).lower()
         if not await self._may("presence"):
@@ -278,7 +282,7 @@ class Channel:
         if not self._config.private:
             return True
         if self.policies is None:
-            self.policies = await private.policies(self._tenant.pool, self.name, self.claims)
+            self.policies = await private.policies(self._tenant.callers, self.name, self.claims)
         return extension in self.policies.write
 
     def _access_token(self, payload: Any) -> None:

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 
+class MalformedError(ValueError):
+    """Bytes that are no message of pgoutput's."""
+
+
 class Unchanged:
     """A large value that an UPDATE did not touch: it is not in the log (TOAST)."""
 
@@ -101,7 +105,19 @@ def parse(data: bytes) -> PgMessage | None:
 
     >>> parse(b"B" + bytes(7) + b"\\x01" + bytes(7) + b"\\x02" + bytes(3) + b"\\x03")
     Begin(final_lsn=1, committed=2, xid=3)
+
+    Raises
+    ------
+    MalformedError
+        It is cut short, or has what no message has.
     """
+    try:
+        return _parse(data)
+    except (IndexError, ValueError, struct.error) as error:
+        raise MalformedError(f"no message of pgoutput's: {error}") from error
+
+
+def _parse(data: bytes) -> PgMessage | None:
     kind = data[0]
     if kind == 0x49:  # I
         return Insert(_OID(data, 1)[0], _row(data, 6)[0])

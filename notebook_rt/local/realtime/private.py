@@ -2,7 +2,9 @@
 
 In: a topic and claims. Out: whether it may read and write broadcasts and presence. Asked the way
 the real server asks: rows are inserted and selected as that role in a transaction that is rolled
-back, with `realtime.topic()` answering the topic. Also the replay of a private topic's messages.
+back, with `realtime.topic()` answering the topic. Policies are somebody's code that is given a
+caller's text, so it all happens in a session of `authenticator`, never in the superuser's. Also the
+replay of a private topic's messages.
 """
 
 import logging
@@ -52,11 +54,12 @@ class Replayed:
     binary: bytes | None
 
 
-async def policies(pool: AsyncConnectionPool[Any], topic: str, claims: Claims) -> Policies:
+async def policies(callers: AsyncConnectionPool[Any], topic: str, claims: Claims) -> Policies:
     """Ask the policies; a role that does not exist may nothing."""
     settings = [claims.role, topic, claims.json, claims.subject, claims.role]
     try:
-        async with pool.connection() as connection, connection.transaction(force_rollback=True):
+        async with callers.connection() as connection, connection.transaction(force_rollback=True):
+            await connection.execute("set local role service_role")  # no policy holds for it
             ids = {}
             for extension in EXTENSIONS:
                 cursor = await connection.execute(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from notebook_rt.local.realtime import private
-from notebook_rt.local.realtime.protocol import VERSIONS, UserBroadcast, dumps
+from notebook_rt.local.realtime.protocol import VERSIONS, UserBroadcast, dumps, loads
 from notebook_rt.local.realtime.socket import Socket
 from notebook_rt.local.realtime.tenant import Tenant
 from notebook_rt.local.realtime.tokens import Claims, TokenRefusedError
@@ -78,10 +78,8 @@ async def _broadcast(request: web.Request) -> web.Response:
     """Send several messages; a private one that is not allowed is dropped without a word."""
     tenant = request.app[_TENANT]
     claims = _claims(request)
-    try:
-        messages = (await request.json()).get("messages")
-    except (ValueError, AttributeError):
-        messages = None
+    body = await _read_json(request)
+    messages: Any = body.get("messages") if isinstance(body, dict) else None
     problems = _problems(messages)
     if problems:
         return _json({"errors": {"messages": problems}}, 422)
@@ -99,10 +97,8 @@ async def _broadcast_one(request: web.Request) -> web.Response:
     claims = _claims(request)
     key = (request.match_info["topic"], request.query.get("private") == "true")
     if await _may_write(tenant, key, claims):
-        payload = await request.read()
         is_json = request.content_type == "application/json"
-        if is_json:
-            payload = dumps(json.loads(payload)).encode()
+        payload = dumps(await _read_json(request)).encode() if is_json else await request.read()
         message = UserBroadcast(request.match_info["event"], payload, is_json)
         tenant.hub.user_broadcast(key, message)
     return web.Response(status=202)
@@ -134,7 +130,7 @@ async def _may_write(tenant: Tenant, key: tuple[str, bool], claims: Claims) -> b
     name, is_private = key
     if not is_private:
         return True
-    return "broadcast" in (await private.policies(tenant.pool, name, claims)).write
+    return "broadcast" in (await private.policies(tenant.callers, name, claims)).write
 
 
 async def faults(request: web.Request) -> web.Response:
@@ -152,7 +148,7 @@ async def faults(request: web.Request) -> web.Response:
     tenant = request.app[_TENANT]
     if _claims(request).role != "service_role":
         raise _unauthorized()
-    wanted = await request.json() if request.can_read_body else {}
+    wanted = await _read_json(request) if request.can_read_body else {}
     state = tenant.changes.faults
     if isinstance(wanted.get("drop_changes"), bool):
         state.drop_changes = wanted["drop_changes"]
@@ -190,6 +186,17 @@ def _claims(request: web.Request) -> Claims:
         return request.app[_TENANT].verify(token)
     except TokenRefusedError:
         raise _unauthorized() from None
+
+
+async def _read_json(request: web.Request) -> Any:
+    """The body, which somebody will be sent again."""
+    try:
+        return loads(await request.read())
+    except ValueError:
+        raise web.HTTPBadRequest(
+            text=dumps({"message": "the body is no JSON that can be read"}),
+            content_type="application/json",
+        ) from None
 
 
 def _unauthorized() -> web.HTTPUnauthorized:

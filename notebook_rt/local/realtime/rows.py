@@ -136,7 +136,10 @@ def _object(fields: list[Field], row: Row, too_large: bool) -> str:
         if value is None:
             items.append(name + "null")
         elif isinstance(value, str):
-            text = encode(value)
+            try:
+                text = encode(value)
+            except (ValueError, LookupError, ArithmeticError, RecursionError):
+                text = dumps(value)  # the value as its text, rather than no row
             if not too_large or len(text.encode()) <= LARGE_VALUE:
                 items.append(name + text)
     return "{" + ", ".join(items) + "}"

@@ -8,6 +8,7 @@ not read delays nobody else.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Coroutine
@@ -31,6 +32,8 @@ from notebook_rt.local.realtime.tokens import Claims, TokenRefusedError
 if TYPE_CHECKING:
     from notebook_rt.local.realtime.hub import Frame
     from notebook_rt.local.realtime.tenant import Tenant
+
+log = logging.getLogger(__name__)
 
 PREFIX = "realtime:"
 
@@ -111,10 +114,13 @@ class Socket:
                     while self._queue:
                         deadline.reschedule(loop.time() + patience)
                         made = self._queue[0]
-                        if isinstance(made, str):
-                            await self._websocket.send_str(made)
-                        else:
-                            await self._websocket.send_bytes(made)
+                        try:
+                            if isinstance(made, str):
+                                await self._websocket.send_str(made)
+                            else:
+                                await self._websocket.send_bytes(made)
+                        except UnicodeEncodeError:
+                            log.exception("a frame was dropped")
                         self._queue.popleft()
                 if self._closing_code is not None:
                     await self._websocket.close(code=self._closing_code)
@@ -184,7 +190,7 @@ class Socket:
             raise tokens.expired(claims.expires)
         channel = Channel(self, name, message.ref, config, claims)
         if config.private:
-            channel.policies = await private.policies(self.tenant.pool, name, claims)
+            channel.policies = await private.policies(self.tenant.callers, name, claims)
             if "broadcast" not in channel.policies.read:
                 raise JoinRefusedError(
                     "Unauthorized: You do not have permissions to read from this Channel "

@@ -39,12 +39,14 @@ class Tenant:
     def __init__(self, context: Context) -> None:
         self.options = context.options.realtime
         self.pool = context.pool
+        self.callers = context.callers
         self.hub = Hub()
         self.sockets: set[Socket] = set()
         self.broadcasts = EventRate(self.options.events_per_second, time.monotonic)
         self.changes = Changes(
             catalog=Catalog(context.pool),
             pool=context.pool,
+            callers=context.callers,
             rate=EventRate(self.options.events_per_second, time.monotonic),
             max_record_bytes=self.options.max_record_bytes,
             on_schema_change=self._schema_changed,
@@ -57,7 +59,7 @@ class Tenant:
             self.options.restart_delay,
             # PostgreSQL was away: the pool would find its dead connections one by one, each
             # with a longer wait than the last.
-            on_restart=context.pool.check,
+            on_restart=self._check_pools,
         )
         self._context = context
         self._published: frozenset[tuple[str, str]] = frozenset()
@@ -71,6 +73,9 @@ class Tenant:
         self._published = await self.changes.catalog.published()
         self._spawn(self._follow())
         await self.wal.streaming.wait()
+
+    async def _check_pools(self) -> None:
+        await asyncio.gather(self.pool.check(), self.callers.check())
 
     async def stop(self) -> None:
         """Close every socket with 1012 (service restart), as the real server does."""

@@ -15,6 +15,11 @@ from typing import Any
 
 Encoder = Callable[[str], str]
 
+_VECTORS = ("int2vector", "oidvector")
+"""Arrays to the catalog, but not in their text."""
+MAX_DIGITS = 131_072 + 16_383
+"""Of a numeric; a json may say `1e999999999`, which nobody wants to see written out."""
+
 _quote = json.encoder.encode_basestring
 
 
@@ -37,6 +42,8 @@ def encoder(kind: PgType) -> Encoder | None:
         return encoder(kind.base)
     if kind.element is not None:
         item = _element_encoder(kind.element)
+        if item is not None and kind.name in _VECTORS:
+            return lambda text: "[" + ", ".join(map(item, text.split())) + "]"
         return None if item is None else _array_encoder(item)
     if kind.name in _ENCODERS:
         return _ENCODERS[kind.name]
@@ -54,7 +61,10 @@ def _number(text: str) -> str:
     if text[-1] in "Nny":  # NaN, Infinity, -Infinity
         return "null"
     if "e" in text:
-        text = format(Decimal(text), "f")
+        number = Decimal(text)
+        if abs(number.adjusted()) > MAX_DIGITS:
+            raise ValueError("more digits than a numeric has")
+        text = format(number, "f")
     return "0" if text == "-0" else text
 
 
@@ -77,8 +87,18 @@ def _timestamptz(text: str) -> str:
 
 
 def _json(text: str) -> str:
-    """As jsonb prints it: the last of doubled keys, keys by length, numbers without exponent."""
-    return jsonb(json.loads(text, parse_float=_Number, parse_int=_Number))
+    """As jsonb prints it: the last of doubled keys, keys by length, numbers without exponent.
+
+    As it was written, which is JSON too, where jsonb could not hold it (half a surrogate pair, a
+    number of too many digits) or it is nested too deep to be read here.
+    """
+    try:
+        made = jsonb(json.loads(text, parse_float=_Number, parse_int=_Number))
+        if "\\u" in text:
+            made.encode()
+    except (RecursionError, ValueError):
+        return text
+    return made
 
 
 class _Number(str):

@@ -119,7 +119,11 @@ class WalStream:
                 message = bytes(data)
                 if message[0] == 0x77:  # w: start, end of log, clock, then the message
                     position = max(position, struct.unpack_from("!Q", message, 1)[0])
-                    parsed = pgoutput.parse(message[25:])
+                    try:
+                        parsed = pgoutput.parse(message[25:])
+                    except pgoutput.MalformedError:
+                        log.exception("a message of the stream of changes was dropped")
+                        parsed = None
                     if parsed is not None:
                         yield parsed
                     seen += 1

@@ -42,7 +42,7 @@ def _rows(body: str) -> list[dict[str, msgspec.Raw]]:
         if body.lstrip()[:1] == "[":
             return msgspec.json.decode(body, type=list[dict[str, msgspec.Raw]])
         return [msgspec.json.decode(body, type=dict[str, msgspec.Raw])]
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise RestError(400, "PGRST102", "Empty or invalid json") from error
 
 

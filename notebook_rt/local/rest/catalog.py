@@ -24,7 +24,11 @@ select json_build_object(
             format_type(a.atttypid, -1),
             case
                 when a.attidentity <> '' then
-                    format('nextval(%L)', pg_get_serial_sequence(c.oid::regclass::text, a.attname))
+                    format('nextval(%L)', (
+                        select s.objid::regclass from pg_depend s
+                        where s.classid = 'pg_class'::regclass and s.refclassid = s.classid
+                            and s.refobjid = c.oid and s.refobjsubid = a.attnum
+                            and s.deptype = 'i'))
                 when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid)
             end) order by a.attnum)
         from pg_attribute a

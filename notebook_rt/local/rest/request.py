@@ -6,6 +6,7 @@ In: aiohttp's request and the `Context`. Out: frozen values, or a `RestError`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,7 +38,12 @@ def gateway(request: web.Request, context: Context) -> str:
     GatewayError
         Neither was sent, or the key is not of this stack.
     """
-    key = request.headers.get("apikey") or request.query.get("apikey")
+    key = request.headers.get("apikey")
+    if not key:  # in the URL, where a column may have that name, too
+        sent = request.query.getall("apikey", [])
+        key = next(
+            (value for value in sent if not _OPERATION.match(value)), sent[0] if sent else ""
+        )
     if key == context.secrets.secret_key and "Mozilla/" in request.headers.get("User-Agent", ""):
         raise GatewayError(
             "Forbidden use of secret API key in browser",
@@ -73,6 +79,10 @@ def caller(request: web.Request, context: Context) -> Caller:
     if not isinstance(role, str) or "\0" in role:
         raise RestError(401, "PGRST303", "Parsing claims failed")
     return Caller(role, json.dumps(claims, separators=(",", ":")))
+
+
+_OPERATION = re.compile(r"(not\.)?[a-z]+(\([a-z]+\))?\.")
+"""What a filter begins with, and no key: `eq.`, `not.in.`, `fts(english).`."""
 
 
 class GatewayError(Exception):

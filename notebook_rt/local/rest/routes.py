@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote
 import psycopg
 from aiohttp import web
 
-from notebook_rt.local.context import Context
+from notebook_rt.local.context import Context, TokenError
 from notebook_rt.local.rest import catalog, compose, openapi
 from notebook_rt.local.rest.body import argument_names, arguments, read_body, read_text
 from notebook_rt.local.rest.errors import (
@@ -120,7 +120,7 @@ class _Rest:
         schema, by_profile = schema_of(request, self.exposed)
         form = form_of(request)
         pairs = parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True)
-        query = parse([pair for pair in pairs if pair[0] != "apikey"], call=call)
+        query = parse([pair for pair in pairs if not self.is_key(*pair)], call=call)
         page = page_of(request, query.limit, query.offset, self.row_limit)
         preferences = preferences_of(request)
         headers = {"Content-Type": form.content_type}
@@ -131,11 +131,24 @@ class _Rest:
         head = request.method == "HEAD"
         return _Asked(who, schema, form, preferences, query, page, head, headers)
 
+    def is_key(self, name: str, value: str) -> bool:
+        """Whether a parameter is for the gateway: `apikey` with a key, and no filter on a column.
+
+        The gateway of a project drops every one of that name; a filter that is lost makes a DELETE
+        one of other rows, so here it is kept.
+        """
+        if name != "apikey":
+            return False
+        try:
+            self.context.verify(value)
+        except TokenError as error:
+            return error.kind == "expired"
+        return True
+
     def settings(self, request: web.Request, asked: _Asked, read_only: bool) -> compose.Statement:
         """The caller's place in the database, for one transaction."""
         values = {
             "search_path": f"{compose.identifier(asked.schema)}, public, extensions",
-            "session_authorization": "authenticator",
             "role": asked.caller.role,
             "request.jwt.claims": asked.caller.claims,
             "request.method": request.method,
@@ -190,7 +203,7 @@ class _Rest:
         raise RestError(405, "PGRST117", f"Unsupported HTTP method: {request.method}")
 
     async def get(self, request: web.Request, asked: _Asked, name: str) -> web.Response:
-        async with self.context.pool.connection() as connection:
+        async with self.context.callers.connection() as connection:
             types = None
             if compose.needs_types(asked.query):
                 types = (await self.table_of(connection, asked, name)).types
@@ -250,7 +263,7 @@ class _Rest:
             locate=wanted == "headers-only" and method == "POST",
         )
         form = asked.form.body if write.representation else compose.without_body
-        async with self.context.pool.connection() as connection:
+        async with self.context.callers.connection() as connection:
             table = await self.table_of(connection, asked, name)
             for column in (*keys, *asked.query.on_conflict):
                 if column not in table.types:
@@ -288,7 +301,7 @@ class _Rest:
             names = tuple(dict.fromkeys(key for key, _ in asked.query.arguments))
         else:
             names = argument_names(argument) if raw == "application/json" else ()
-        async with self.context.pool.connection() as connection:
+        async with self.context.callers.connection() as connection:
             text = await self.look_up(connection, catalog.FUNCTIONS, asked.schema, name)
             candidates = catalog.Function.read_all(name, text or b"[]")
             function = catalog.choose(asked.schema, name, candidates, names, raw)
@@ -329,7 +342,7 @@ class _Rest:
         schema, _ = schema_of(request, self.exposed)
         values = (schema, who.role)
         statements = [compose.Statement(sql, values) for sql in (openapi.TABLES, openapi.FUNCTIONS)]
-        async with self.context.pool.connection() as connection:
+        async with self.context.callers.connection() as connection:
             try:
                 rows = await run(connection, [_BARE, *statements])
             except PostgresError as error:

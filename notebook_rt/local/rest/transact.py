@@ -1,8 +1,8 @@
 """One request, one transaction, one trip to PostgreSQL.
 
 The caller's role and claims are set for the transaction only, so that every policy and grant is
-judged as that caller; the session is `authenticator`'s meanwhile, who may become no other role
-than those granted to it. Statements sent without a sync between them are one implicit
+judged as that caller; the session is `authenticator`'s, who may become no other role than those
+granted to it. Statements sent without a sync between them are one implicit
 transaction (PostgreSQL manual, "Pipeline Mode"): settings and statement travel together, and an
 error leaves nothing to clean up. Only where the result decides whether it may stay does a second
 trip commit or roll back.

@@ -10,10 +10,12 @@ begin
     end if;
   end loop;
   alter role service_role bypassrls;
-  -- The role that REST connects as before it takes the caller's; here it needs no login.
+  -- The role that REST and Realtime connect as before they take a caller's. It owns nothing and may
+  -- do nothing of its own; the server gives it a password at every start.
   if not exists (select from pg_roles where rolname = 'authenticator') then
-    create role authenticator nologin noinherit;
+    create role authenticator;
   end if;
+  alter role authenticator login noinherit;
   grant anon, authenticated, service_role to authenticator;
 end $$;
 

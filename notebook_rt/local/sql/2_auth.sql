@@ -58,5 +58,7 @@ create table if not exists auth.refresh_tokens (
   updated_at timestamptz not null default now()
 );
 
-grant all on all tables in schema auth to service_role;
+-- No triggers: a function in one would run as whoever writes here next, and that is the superuser.
+revoke all on all tables in schema auth from service_role;
+grant select, insert, update, delete on all tables in schema auth to service_role;
 grant execute on all functions in schema auth to public;
