@@ -18,14 +18,16 @@ from playwright.sync_api import ConsoleMessage, Page
 
 from notebook_rt.local import LocalStack
 from tests.browser.lab import free_port, server_process, surroundings
+from tests.waiting import scaled
 
 SETUP = """
 import itertools, json, time
 import notebook_rt as nrt
+from tests.waiting import scaled
 
 rt = nrt.connect(queue_path={path!r}, options=nrt.Options(backoff_base=0.2, backoff_max=0.5))
 frame = rt.table({table!r}, order="id")
-_ = frame.wait(20)
+_ = frame.wait(scaled(20))
 """
 THEIRS = ("@jupyterlab/docregistry", "https://cdn.")
 """Errors of Voila's own page, with nothing of ours on it: parts of its Lab, sheets from elsewhere."""
@@ -56,6 +58,7 @@ class App:
     def open(self) -> AppPage:
         """A new visitor."""
         page = self._chromium.new_page(viewport={"width": 1100, "height": 1100})
+        page.set_default_timeout(scaled(30_000))
         opened = AppPage(page)
         page.goto(self._url)
         return opened

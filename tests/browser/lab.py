@@ -26,6 +26,8 @@ from typing import Any, Literal
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import ConsoleMessage, Locator, Page, sync_playwright
 
+from tests.waiting import scaled
+
 REPOSITORY = Path(__file__).parents[2]
 FLAGS = [
     "--no-sandbox",
@@ -119,7 +121,7 @@ def server_process(
     with (root / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + scaled(60)
         while True:
             try:
                 urllib.request.urlopen(probe, timeout=2).close()
@@ -135,7 +137,7 @@ def server_process(
     finally:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(scaled(15))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -202,7 +204,7 @@ class OpenNotebook:
     def until(self, condition: str, seconds: float = 10) -> None:
         """Wait in the kernel until an expression is true there."""
         self.ask(
-            f"import time\n_end = time.monotonic() + {seconds}\n"
+            f"import time\n_end = time.monotonic() + {scaled(seconds)}\n"
             f"while not ({condition}):\n"
             f"    assert time.monotonic() < _end, {condition!r}\n    time.sleep(0.02)"
         )
@@ -285,18 +287,19 @@ class Browser:
         try:
             if script:
                 context.add_init_script(script)
+            context.set_default_timeout(scaled(30_000))
             page = context.new_page()
             notebook = OpenNotebook(page, path)
             way = "doc/tree" if self.server.app == "lab" else "notebooks"
             page.goto(f"{self.server.url}/{way}/{name}?token={self.server.token}")
             page.wait_for_function(
                 "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel",
-                timeout=60_000,
+                timeout=scaled(60_000),
             )
             page.wait_for_function(
                 "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
                 ".status === 'idle'",
-                timeout=60_000,
+                timeout=scaled(60_000),
             )
             yield notebook
             notebook.command("notebook:shutdown-kernel")

@@ -14,7 +14,7 @@ from playwright.sync_api import Page
 from notebook_rt.local import LocalStack
 from tests.browser.apps import SETUP, App, showing
 from tests.browser.lab import headless
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.browser
 
@@ -60,18 +60,18 @@ def table(stack: LocalStack) -> Iterator[str]:
 
 def live_both_ways(page: Page, stack: LocalStack, table: str) -> None:
     """What every host must do: words, rows, a change that arrives, an edit that arrives."""
-    page.locator(".nrt-health .nrt-word", has_text="Healthy").wait_for(timeout=40_000)
-    page.locator('[data-row="9"] .l1 .nrt-v', has_text="S10").wait_for(timeout=20_000)
+    page.locator(".nrt-health .nrt-word", has_text="Healthy").wait_for(timeout=scaled(40_000))
+    page.locator('[data-row="9"] .l1 .nrt-v', has_text="S10").wait_for(timeout=scaled(20_000))
 
     value = stack.sql(f"update {table} set quantity = quantity + 1 where id = 2 returning quantity")
-    page.locator('[data-row="1"] .l2', has_text=str(value[0][0])).wait_for(timeout=5000)
+    page.locator('[data-row="1"] .l2', has_text=str(value[0][0])).wait_for(timeout=scaled(5000))
 
     typed = stack.sql(f"select quantity + 7 from {table} where id = 1")[0][0]
     page.locator('[data-row="0"] .l2').dblclick()
     page.locator("input.nrt-editor").fill(str(typed))
     page.keyboard.press("Enter")
     until(lambda: stack.sql(f"select quantity from {table} where id = 1") == [(typed,)])
-    page.locator(".nrt-queue .nrt-word", has_text="All saved").wait_for(timeout=5000)
+    page.locator(".nrt-queue .nrt-word", has_text="All saved").wait_for(timeout=scaled(5000))
     page.locator('[data-row="0"] .l2 .nrt-v:not(.nrt-mark)', has_text=str(typed)).wait_for()
 
     assert page.locator('[data-row="2"] .l3 .nrt-v').inner_text() == HOSTILE
@@ -164,7 +164,7 @@ def test_the_status_bar_and_the_grid_in_marimo(editor: App, stack: LocalStack, t
     page.locator('[data-status="running"]').first.wait_for()
     for n in range(6):
         stack.sql(f"update {table} set notes = 'nap {n}' where id = 4")
-        page.locator('[data-row="3"] .l3', has_text=f"nap {n}").wait_for(timeout=2000)
+        page.locator('[data-row="3"] .l3', has_text=f"nap {n}").wait_for(timeout=scaled(2000))
     assert page.locator('[data-status="running"]').count() > 0
     page.locator('[data-status="running"]').first.wait_for(state="detached")
 

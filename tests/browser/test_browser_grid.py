@@ -9,7 +9,7 @@ import pytest
 
 from tests.browser.axe import findings
 from tests.browser.lab import Browser, OpenNotebook
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.browser
 
@@ -61,10 +61,12 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
 
         # Patches arrive, and nothing moves under a scrolled view.
         first = cell(notebook, 0, 4)
-        page.locator(f'[data-row="0"] .l4 .nrt-v:not(:text-is("{first}"))').wait_for(timeout=3000)
+        page.locator(f'[data-row="0"] .l4 .nrt-v:not(:text-is("{first}"))').wait_for(
+            timeout=scaled(3000)
+        )
         viewport = grid.locator(".slick-viewport-right.slick-viewport-top")
         viewport.evaluate("node => { node.scrollTop = 79_990 * 28; }")
-        page.locator('[data-row="79999"] .l4 .nrt-v').wait_for(timeout=3000)
+        page.locator('[data-row="79999"] .l4 .nrt-v').wait_for(timeout=scaled(3000))
         batch = notebook.ask("print(storm.batches)")
         notebook.until(f"storm.batches > {batch} + 8")  # patches of the new window have come
         at = viewport.evaluate("node => node.scrollTop")
@@ -76,9 +78,11 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
         editor.wait_for()
         editor.fill("")
         viewport.evaluate("node => { node.scrollTop -= 600 * 28; }")
-        page.locator('[data-row="79395"] .l4 .nrt-v').wait_for(timeout=3000)  # another window
+        page.locator('[data-row="79395"] .l4 .nrt-v').wait_for(
+            timeout=scaled(3000)
+        )  # another window
         viewport.evaluate(f"node => {{ node.scrollTop = {at}; }}")
-        page.locator('[data-row="79995"] .l4 .nrt-v').wait_for(timeout=3000)
+        page.locator('[data-row="79995"] .l4 .nrt-v').wait_for(timeout=scaled(3000))
         page.keyboard.type("4321.5", delay=120)
         assert editor.input_value() == "4321.5"
         assert viewport.evaluate("node => node.scrollTop") == at
@@ -92,7 +96,7 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
         # Sorted in the kernel, and the first rows of the new order are seen at once.
         page.locator(".nrt-sort", has_text="quantity").click()
         top = notebook.ask("print(source.df['quantity'].min())")
-        page.locator(f'[data-row="0"] .l3 .nrt-v:text-is("{top}")').wait_for(timeout=3000)
+        page.locator(f'[data-row="0"] .l3 .nrt-v:text-is("{top}")').wait_for(timeout=scaled(3000))
         assert grid.get_attribute("aria-rowcount") == "100001"
         assert page.locator('[data-row="0"]').first.get_attribute("aria-rowindex") == "2"
 
@@ -101,9 +105,11 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
         expected = notebook.ask(
             "print(((source.df.symbol == 'SAP') & (source.df.quantity > 1990)).sum())"
         )
-        page.locator(".nrt-tools .nrt-soft", has_text=f"{expected} rows").wait_for(timeout=3000)
+        page.locator(".nrt-tools .nrt-soft", has_text=f"{expected} rows").wait_for(
+            timeout=scaled(3000)
+        )
         page.locator(".nrt-filter").fill("")
-        page.locator(".nrt-tools .nrt-soft", has_text="100,000 rows").wait_for(timeout=3000)
+        page.locator(".nrt-tools .nrt-soft", has_text="100,000 rows").wait_for(timeout=scaled(3000))
 
         # Selected and copied by keyboard.
         page.locator('[data-row="1"] .l1').click()

@@ -8,6 +8,7 @@ import pytest
 
 from tests.browser.axe import findings
 from tests.browser.lab import Browser
+from tests.waiting import scaled
 
 pytestmark = pytest.mark.browser
 
@@ -26,7 +27,7 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
             "threading.Timer(0.5, lambda: source.set(HealthReport('offline'))).start()\n"
             "time.sleep(4)"
         )
-        page.locator(".nrt-word", has_text="Offline").wait_for(timeout=2500)
+        page.locator(".nrt-word", has_text="Offline").wait_for(timeout=scaled(2500))
 
         # The keyboard opens, Escape closes and gives the focus back.
         pill = page.locator(".nrt-health .nrt-pill")
@@ -42,7 +43,7 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
         page.locator(".nrt-queue .nrt-pill").click()
         notebook.start("time.sleep(3)")
         page.locator('li[data-state="failed"] [data-act="discard"]').click()
-        page.locator(".nrt-queue .nrt-word", has_text="4 unsaved").wait_for(timeout=2500)
+        page.locator(".nrt-queue .nrt-word", has_text="4 unsaved").wait_for(timeout=scaled(2500))
         assert notebook.ask("print(writes.asked)") == "[('discard', '3')]"
 
         # Nothing to a hidden one; one whole state on return.
@@ -60,7 +61,7 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
         )
         assert notebook.ask("print(len(sent), w.seen)") == "0 False"
         page.locator(".nrt-health").evaluate("node => node.closest('.nrt').style.display = ''")
-        page.locator(".nrt-word", has_text="Slow").wait_for(timeout=2000)
+        page.locator(".nrt-word", has_text="Slow").wait_for(timeout=scaled(2000))
         assert notebook.ask("print(len(sent), sent[0]['whole'])") == "1 True"
 
         # The browser's network is told.
