@@ -21,7 +21,7 @@ from tests.browser.lab import free_port, server_process, surroundings
 from tests.waiting import scaled
 
 SETUP = """
-import itertools, json, time
+import json, pathlib, time
 import notebook_rt as nrt
 from tests.waiting import scaled
 

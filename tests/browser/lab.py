@@ -26,7 +26,7 @@ from typing import Any, Literal
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import ConsoleMessage, Locator, Page, sync_playwright
 
-from tests.waiting import scaled
+from tests.waiting import scaled, until
 
 REPOSITORY = Path(__file__).parents[2]
 FLAGS = [
@@ -213,6 +213,22 @@ class OpenNotebook:
         """Run a new cell without waiting for it; its index."""
         index: int = self.page.evaluate(RUN, [source, False])[0]
         return index
+
+    @contextmanager
+    def busy(self, first: str = "") -> Iterator[None]:
+        """A cell runs all the while, after ``first``: the kernel's main thread hears nobody."""
+        begun, done = self.path.with_suffix(".begun"), self.path.with_suffix(".done")
+        begun.unlink(missing_ok=True)
+        done.unlink(missing_ok=True)
+        self.start(
+            f"import pathlib, time\n{first}\npathlib.Path({str(begun)!r}).touch()\n"
+            f"while not pathlib.Path({str(done)!r}).exists(): time.sleep(0.02)"
+        )
+        try:
+            until(begun.exists)
+            yield
+        finally:
+            done.touch()
 
     def show(self, source: str) -> Locator:
         """Run a new cell that displays a widget, and bring the widget on the screen."""

@@ -89,11 +89,9 @@ def test_postgres_to_pixel_and_a_typed_cell_to_postgres(
         page.locator(f'[data-row="1"] .l{NOTES}', has_text="written by sql").wait_for()
         stack.sql(f"insert into {table} values (13, 'TSM', 130, 'held', 19.5)")
         page.locator(f'[data-row="12"] .l{SYMBOL}', has_text="TSM").wait_for()
-        notebook.start("import time; time.sleep(3)")
-        stack.sql(f"update {table} set notes = 'while it sleeps' where id = 3")
-        page.locator(f'[data-row="2"] .l{NOTES}', has_text="while it sleeps").wait_for(
-            timeout=scaled(2500)
-        )
+        with notebook.busy():
+            stack.sql(f"update {table} set notes = 'while it sleeps' where id = 3")
+            page.locator(f'[data-row="2"] .l{NOTES}', has_text="while it sleeps").wait_for()
 
         # What is typed arrives in PostgreSQL, and is then no longer marked.
         page.locator(f'[data-row="0"] .l{PRICE}').dblclick()
