@@ -32,6 +32,15 @@ _ = frame.wait(scaled(20))
 THEIRS = ("@jupyterlab/docregistry", "https://cdn.")
 """Errors of Voila's own page, with nothing of ours on it: parts of its Lab, sheets from elsewhere."""
 
+POLICY = """
+addEventListener("DOMContentLoaded", () => {
+  const meta = document.createElement("meta");
+  meta.httpEquiv = "Content-Security-Policy";
+  meta.content = %s;
+  document.head.prepend(meta);
+});
+"""
+
 
 class AppPage:
     """One page of an app, and what its console said."""
@@ -55,11 +64,13 @@ class App:
         self._url = url
         self._chromium = chromium
 
-    def open(self) -> AppPage:
-        """A new visitor."""
+    def open(self, policy: str = "") -> AppPage:
+        """A new visitor, of a page with this Content-Security-Policy."""
         page = self._chromium.new_page(viewport={"width": 1100, "height": 1100})
         page.set_default_timeout(scaled(30_000))
         opened = AppPage(page)
+        if policy:
+            page.add_init_script(POLICY % json.dumps(policy))
         page.goto(self._url)
         return opened
 

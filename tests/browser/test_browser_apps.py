@@ -233,3 +233,34 @@ def test_a_visitor_of_a_marimo_app_who_has_left_is_forgotten(
         live_both_ways(second.page, stack, table)
         assert first.console == second.console == []
         second.page.close()
+
+
+def test_a_page_that_forbids_blobs_shows_the_grid_or_says_why_not(
+    stack: LocalStack, table: str, chromium: Chromium, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("marimo-policy")
+    cells = [
+        SETUP.format(path=str(root / "queue"), table=table),
+        "frame",
+        "frame.plot(y='quantity')",
+    ]
+    own = "worker-src * blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'"
+    with showing("marimo run", cells, stack, chromium, root) as app:
+        # Where another way is open, it is taken.
+        page = app.open(f"{own} data:").page
+        page.locator('[data-row="9"] .l1 .nrt-v', has_text="S10").wait_for(timeout=scaled(60_000))
+        page.locator(".nrt-chart canvas").wait_for()
+        page.close()
+
+        # Where none is, what is refused is said, and the table is there as it is now.
+        page = app.open(own).page
+        said = page.locator(".nrt-unloaded")
+        said.first.wait_for(timeout=scaled(60_000))
+        until(lambda: said.count() == 2)
+        assert "Content-Security-Policy" in said.first.inner_text()
+        assert page.locator(".nrt-loading").count() == 0
+        page.locator(".nrt-static td", has_text="S10").wait_for()
+        page.locator(".nrt-static td", has_text=HOSTILE).wait_for()
+        assert page.locator(".nrt img, .nrt b").count() == 0
+        assert page.evaluate("window.__ran") is None
+        page.close()
