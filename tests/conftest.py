@@ -17,6 +17,7 @@ from notebook_rt.cli import LEDGER_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.realtime.options import RealtimeOptions
 from tests.proxy import Proxy
+from tests.waiting import TIME_FACTOR, scaled
 
 hypothesis.settings.register_profile("ci", max_examples=100, deadline=None)
 hypothesis.settings.register_profile("nightly", max_examples=5_000, deadline=None)
@@ -33,6 +34,16 @@ QUICK = StackOptions(
 """A hosted project's answers, without the waits that it adds to refusals on purpose, and without the
 limit on events a second, which tests of many rows would meet.
 """
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A slow machine has more time for each test, unless ``--timeout`` says how much."""
+    if TIME_FACTOR == 1 or config.getoption("timeout") is not None:
+        return
+    for item in items:
+        own = item.get_closest_marker("timeout")
+        limit = own.args[0] if own else float(config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(scaled(limit)), append=False)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -48,6 +48,7 @@ from tests.faults.rules import (
     lost_answers,
     truncated,
 )
+from tests.waiting import scaled
 
 __all__ = [
     "Answer",
@@ -132,11 +133,11 @@ class Proxy:
     ) -> None:
         self._wait(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(scaled(10))
         self._loop.close()
 
     def _wait(self, coro: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(coro, self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(coro, self._loop).result(scaled(30))
 
     async def _start(self) -> None:
         self._client = aiohttp.ClientSession(

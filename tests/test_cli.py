@@ -18,6 +18,7 @@ import pytest
 
 from notebook_rt.cli import ANNOUNCEMENTS
 from notebook_rt.local import LocalStack
+from tests.waiting import scaled
 
 COMMAND = [sys.executable, "-m", "notebook_rt"]
 
@@ -33,7 +34,7 @@ def run(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess
         env=environment(home, **more),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scaled(60),
         check=False,
     )
 
@@ -91,11 +92,11 @@ def test_local_prints_where_it_is_and_ctrl_c_ends_it(tmp_path: Path) -> None:
         url, _ = read_until(process, r"SUPABASE_URL=(\S+)")
         read_until(process, "Ctrl-C")
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(scaled(20)) == 130
         assert process.stdout is not None
         assert "Traceback" not in process.stdout.read()
     with pytest.raises(OSError, match="refused"):
-        urlopen(f"{url}/health", timeout=5)
+        urlopen(f"{url}/health", timeout=scaled(5))
 
 
 @pytest.mark.slow
@@ -108,12 +109,12 @@ def test_demo_opens_the_notebooks_in_jupyterlab_and_leaves_nothing_running(tmp_p
         assert disabled is not None, page
         assert ANNOUNCEMENTS in disabled[0], "no question before the first look"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 130
+        assert process.wait(scaled(30)) == 130
         assert process.stdout is not None
         said += process.stdout.read()
         assert not re.search(r"warning|deprecat|traceback", said, re.IGNORECASE), said
     with pytest.raises(OSError, match="refused"):
-        urlopen(url, timeout=5)
+        urlopen(url, timeout=scaled(5))
 
 
 @contextmanager
@@ -147,7 +148,7 @@ def fetched(url: str) -> str:
     """JupyterLab prints its URL a moment before it listens."""
     for _ in range(100):
         try:
-            return str(urlopen(url, timeout=10).read().decode())
+            return str(urlopen(url, timeout=scaled(10)).read().decode())
         except URLError:
             time.sleep(0.1)
     raise AssertionError(f"nobody listens at {url}")

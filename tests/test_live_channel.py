@@ -15,7 +15,7 @@ from realtime import AsyncRealtimeClient
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 _numbers = itertools.count(time.monotonic_ns())
 
@@ -43,10 +43,10 @@ def test_what_one_sends_the_other_hears_in_order(
 ) -> None:
     heard: list[Any] = []
     everything: list[nrt.Message] = []
-    listener = session().channel(topic).wait(10)
+    listener = session().channel(topic).wait(scaled(10))
     listener.on("price", heard.append)
     listener.on("*", everything.append)
-    sender = session().channel(topic).wait(10)
+    sender = session().channel(topic).wait(scaled(10))
     for number in range(50):
         assert sender.send("price", {"n": number}) == nrt.SendResult(queued=False)
     sender.send("other", {"text": "<script>"})
@@ -64,7 +64,7 @@ def test_the_unmodified_client_hears_us_and_we_hear_it(
     session: Callable[..., nrt.Session], topic: str, stack: LocalStack
 ) -> None:
     heard: list[Any] = []
-    ours = session().channel(topic).wait(10)
+    ours = session().channel(topic).wait(scaled(10))
     ours.on("hello", heard.append)
 
     async def theirs() -> Any:
@@ -88,7 +88,7 @@ def test_without_a_joined_channel_it_goes_over_rest_and_without_network_it_is_qu
     session: Callable[..., nrt.Session], topic: str, tmp_path: Any
 ) -> None:
     heard: list[Any] = []
-    session().channel(topic).wait(10).on("late", heard.append)
+    session().channel(topic).wait(scaled(10)).on("late", heard.append)
     sender = session(queue_path=tmp_path / "queue")
     assert sender.channel(topic).send("late", {"n": 1}) == nrt.SendResult(queued=False)
     until(lambda: heard == [{"n": 1}])
@@ -108,7 +108,7 @@ def test_waiting_for_a_channel_ends_with_the_reason_when_nobody_answers_at_the_u
 def test_a_broadcast_too_large_is_refused_by_name(
     session: Callable[..., nrt.Session], topic: str
 ) -> None:
-    channel = session().channel(topic).wait(10)
+    channel = session().channel(topic).wait(scaled(10))
     with pytest.raises(errors.RefusedError, match="payload_size_exceeded"):
         channel.send("big", {"text": "x" * 3_100_000}, ack=True)
 
@@ -118,8 +118,10 @@ def test_a_large_broadcast_arrives_and_closes_no_socket(
 ) -> None:
     heard: list[Any] = []
     listening = session()
-    listening.channel(topic).wait(10).on("big", lambda payload: heard.append(len(payload["text"])))
-    session().channel(topic).wait(10).send("big", {"text": "x" * 2_500_000})
+    listening.channel(topic).wait(scaled(10)).on(
+        "big", lambda payload: heard.append(len(payload["text"]))
+    )
+    session().channel(topic).wait(scaled(10)).send("big", {"text": "x" * 2_500_000})
     until(lambda: heard == [2_500_000])
     assert listening.metrics["disconnects"] == 0
 
@@ -131,7 +133,7 @@ def test_a_private_channel_without_a_policy_is_refused_by_name(
     with pytest.raises(errors.WaitTimeoutError, match=r"needs a policy on realtime\.messages"):
         channel.wait(0.01)
     with pytest.raises(errors.ChannelRefusedError, match="Unauthorized"):
-        channel.wait(15)
+        channel.wait(scaled(15))
     assert channel.status == "refused"
 
 
@@ -141,11 +143,11 @@ def test_a_channel_that_was_refused_is_joined_once_a_policy_lets_us_in_and_it_is
     rt = session()
     refused = rt.channel(topic, private=True)
     with pytest.raises(errors.ChannelRefusedError):
-        refused.wait(15)
+        refused.wait(scaled(15))
     where = f"on realtime.messages for select to anon using (realtime.topic() = '{topic}')"
     stack.sql(f'create policy "{topic}" {where}')
     try:
-        assert rt.channel(topic, private=True).wait(15).status == "joined"
+        assert rt.channel(topic, private=True).wait(scaled(15)).status == "joined"
         assert refused.status == "joined"
     finally:
         stack.sql(f'drop policy "{topic}" on realtime.messages')
@@ -154,7 +156,7 @@ def test_a_channel_that_was_refused_is_joined_once_a_policy_lets_us_in_and_it_is
 def test_broadcasts_as_a_frame_by_last_value(
     session: Callable[..., nrt.Session], topic: str
 ) -> None:
-    prices = session().channel(topic).wait(10).frame("price", key="symbol", limit=3)
+    prices = session().channel(topic).wait(scaled(10)).frame("price", key="symbol", limit=3)
     assert prices.df.empty
     assert prices.df.index.name == "symbol"
     assert list(prices.changes(timeout=0.1)) == []
@@ -162,9 +164,9 @@ def test_broadcasts_as_a_frame_by_last_value(
         with pytest.raises(errors.WaitTimeoutError, match='nobody has sent "price"'):
             prices.wait(0.02)
     assert len(prices._feed._waiters) == 1  # who has gone is forgotten
-    sender = session().channel(topic).wait(10)
+    sender = session().channel(topic).wait(scaled(10))
     sender.send("price", {"symbol": "AAPL", "price": 150})
-    assert prices.wait(5).df.loc["AAPL", "price"] == 150
+    assert prices.wait(scaled(5)).df.loc["AAPL", "price"] == 150
     assert str(prices.df["price"].dtype) == "int64"
     sender.send("price", {"symbol": "MSFT", "price": 300.5, "note": "up"})
     sender.send("price", {"symbol": "AAPL", "price": 151.25})
@@ -182,12 +184,12 @@ def test_broadcasts_as_a_frame_by_last_value(
 
 
 def test_broadcasts_as_a_log(session: Callable[..., nrt.Session], topic: str) -> None:
-    log = session().channel(topic).wait(10).frame("tick", limit=5)
+    log = session().channel(topic).wait(scaled(10)).frame("tick", limit=5)
     assert list(log.df.columns) == ["at"]
     assert log.df.empty
     changes: list[int] = []
     log.on_change(lambda batch: changes.extend(c.key for c in batch if c.kind == "insert"))
-    sender = session().channel(topic).wait(10)
+    sender = session().channel(topic).wait(scaled(10))
     for number in range(8):
         sender.send("tick", {"number": number, "tags": ["a", number]})
     until(lambda: log.version and list(log.df["number"]) == [3, 4, 5, 6, 7])
@@ -253,7 +255,7 @@ def test_one_channel_a_topic_counted_and_gone_with_the_last(
     session: Callable[..., nrt.Session], topic: str
 ) -> None:
     rt = session()
-    first, second = rt.channel(topic).wait(10), rt.channel(topic)
+    first, second = rt.channel(topic).wait(scaled(10)), rt.channel(topic)
     assert rt.metrics["channels"] == 1
     first.release()
     assert second.status == "joined"
@@ -269,7 +271,7 @@ def test_a_listener_that_raises_or_sleeps_hurts_nobody(
     session: Callable[..., nrt.Session], topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     rt = session()
-    channel = rt.channel(topic).wait(10)
+    channel = rt.channel(topic).wait(scaled(10))
     heard: list[Any] = []
 
     def raises(payload: Any) -> None:
@@ -278,7 +280,7 @@ def test_a_listener_that_raises_or_sleeps_hurts_nobody(
     channel.on("e", raises)
     channel.on("e", lambda payload: time.sleep(1))
     channel.on("e", lambda payload: heard.append(threading.current_thread().name))
-    sender = session().channel(topic).wait(10)
+    sender = session().channel(topic).wait(scaled(10))
     for _ in range(10):
         sender.send("e", {})
     until(lambda: len(heard) == 10, seconds=3)

@@ -28,7 +28,7 @@ from notebook_rt.iteration import Changes
 from notebook_rt.local import LocalStack
 from notebook_rt.net.loop import shared
 from tests.proxy import Proxy, Stall
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 _numbers = itertools.count(time.monotonic_ns())
 AT_ONCE = 4.0
@@ -100,7 +100,7 @@ def close_at_once(rt: nrt.Session, seconds: float = AT_ONCE) -> None:
     began = time.monotonic()
     rt.close()
     took = time.monotonic() - began
-    assert took < seconds
+    assert took < scaled(seconds)
     assert rt.health.state == "closed"
     until(lambda: not names(), seconds=3, what=names)
 
@@ -155,7 +155,7 @@ def test_while_the_queue_waits_for_an_answer_that_never_comes(
     table = make_table()
     stack.sql(f"insert into {table} select g, 'x', 1 from generate_series(1, 20) g")
     rt = nrt.connect(proxy.url, stack.anon_key, queue_path=tmp_path / "queue")
-    frame = rt.table(table).wait(10)
+    frame = rt.table(table).wait(scaled(10))
     proxy.rules = (Stall(path=path),)
     for number in range(1, 21):
         frame.edit(number, name="y")
@@ -173,20 +173,20 @@ def test_while_a_token_function_takes_its_time(
         for given in first:
             return given
         asked.set()
-        answer.wait(20)
+        answer.wait(scaled(20))
         return stack.token("authenticated", ttl=100)
 
     rt = nrt.connect(stack.url, stack.anon_key, options=nrt.Options(token_margin=1.0))
     rt.set_auth(token)
-    rt.table(make_table()).wait(10)
-    assert asked.wait(10)
+    rt.table(make_table()).wait(scaled(10))
+    assert asked.wait(scaled(10))
     close_at_once(rt, 1.5)
     answer.set()
 
 
 def test_from_the_network_thread_as_a_garbage_collector_may(stack: LocalStack) -> None:
     rt = nrt.connect(stack.url, stack.anon_key)
-    rt.channel("room").wait(10)
+    rt.channel("room").wait(scaled(10))
     shared().call(rt.close)
     until(lambda: not names(), seconds=3, what=names)
     assert rt.health.state == "closed"
@@ -196,7 +196,7 @@ def test_though_the_queue_cannot_be_closed(
     stack: LocalStack, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rt = nrt.connect(stack.url, stack.anon_key, queue_path=tmp_path / "queue")
-    rt.channel("room").wait(10)
+    rt.channel("room").wait(scaled(10))
     outbox = rt._writes.opened().outbox
     with outbox._lock:  # SQLite ends the process if another thread reads in that moment
         outbox._db.close()
@@ -209,7 +209,7 @@ def test_though_nobody_waits_for_the_end_of_it(
 ) -> None:
     monkeypatch.setattr("notebook_rt.session.CLOSE_SECONDS", 0.05)  # or Ctrl-C
     rt = nrt.connect(stack.url, stack.anon_key)
-    rt.channel("room").wait(10)
+    rt.channel("room").wait(scaled(10))
     waits = threading.Event()
 
     async def slow() -> None:
@@ -229,17 +229,17 @@ def test_twenty_at_once_and_a_cell_run_thirty_times(
     table = make_table()
     sessions = [nrt.connect(stack.url, stack.anon_key) for _ in range(20)]
     for rt in sessions:
-        rt.table(table).wait(30)
+        rt.table(table).wait(scaled(30))
     threads = [threading.Thread(target=rt.close) for rt in sessions]
     began = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert time.monotonic() - began < 2 * AT_ONCE
+    assert time.monotonic() - began < scaled(2 * AT_ONCE)
     for _ in range(30):
         rt = nrt.connect(stack.url, stack.anon_key)
-        frame = rt.table(table).wait(10)
+        frame = rt.table(table).wait(scaled(10))
     del sessions, rt, frame
     gc.collect()
     until(lambda: not names(), seconds=10, what=names)
@@ -259,7 +259,7 @@ def test_a_session_whose_queue_cannot_be_opened_is_no_connection(
 
 def test_what_is_asked_of_a_channel_afterwards_is_refused_by_name(stack: LocalStack) -> None:
     rt = nrt.connect(stack.url, stack.anon_key)
-    channel = rt.channel("room").wait(10)
+    channel = rt.channel("room").wait(scaled(10))
     presence = channel.presence
     rt.close()
     asked: list[Callable[[], Any]] = [
@@ -282,7 +282,7 @@ def test_who_waits_for_a_channel_is_told_that_it_is_closed() -> None:
         channel = rt.channel("room")
         threading.Timer(0.3, rt.close).start()
         with pytest.raises(errors.ClosedError):
-            channel.wait(10)
+            channel.wait(scaled(10))
 
 
 @pytest.mark.timeout(30)
@@ -291,7 +291,7 @@ def test_who_iterates_over_changes_comes_to_their_end(
 ) -> None:
     rt = nrt.connect(stack.url, stack.anon_key)
     table = make_table()
-    frame, same = rt.table(table).wait(10), rt.table(table).wait(10)
+    frame, same = rt.table(table).wait(scaled(10)), rt.table(table).wait(scaled(10))
     one = same.changes()
     for end in (frame.close, one.close, rt.close):
         changes = {frame.close: frame.changes, one.close: lambda: one}.get(end, same.changes)
@@ -307,7 +307,7 @@ def test_an_iteration_that_is_left_leaves_no_listener(
 ) -> None:
     table = make_table()
     with nrt.connect(stack.url, stack.anon_key) as rt:
-        frame = rt.table(table).wait(10)
+        frame = rt.table(table).wait(scaled(10))
         until(lambda: frame.status == "live")
         abandoned = frame.changes()
 
@@ -324,7 +324,7 @@ def test_an_iteration_that_is_left_leaves_no_listener(
         until(lambda: heard)
         for number in (2, 3):
             stack.sql(f"insert into {table} values ({number}, 'a', 1)")
-            for batch in frame.changes(timeout=10):
+            for batch in frame.changes(timeout=scaled(10)):
                 assert batch
                 break
         del abandoned
@@ -364,9 +364,9 @@ def ends_at_once(code: str, seconds: float = AT_ONCE, *, stop: int | None = None
         raise AssertionError(first + process.communicate()[1])
     if stop is not None:
         process.send_signal(stop)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=scaled(60))
     assert err == ""
-    assert float(out) < seconds
+    assert float(out) < scaled(seconds)
 
 
 def test_while_a_name_server_does_not_answer() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 OPTIONS = nrt.Options(backoff_base=0.1, backoff_max=0.3, poll_interval=0.3)
 ANN, BEN = str(uuid.UUID(int=7)), str(uuid.UUID(int=8))
@@ -59,7 +59,7 @@ def test_a_file_that_two_logins_share_keeps_their_edits_apart(
     with nrt.connect(stack.url, stack.anon_key, queue_path=path, options=OPTIONS) as rt:
         notes: list[tuple[str, str]] = []
         rt.on_note(lambda kind, text: notes.append((kind, text)))
-        frame = rt.table(table).wait(10)
+        frame = rt.table(table).wait(scaled(10))
         sign_in(rt, ANN)
         rt.queue.pause()
         frame.edit(1, notes="ann's")
@@ -114,7 +114,7 @@ def test_what_was_shared_and_left_is_its_owners_in_another_session(
 
     with connect(ANN) as rt:
         rt.queue.pause()
-        rt.table(table).wait(10).edit(1, notes="ann's")
+        rt.table(table).wait(scaled(10)).edit(1, notes="ann's")
     with caplog.at_level(logging.WARNING, "notebook_rt"), connect(BEN) as rt:
         frame = rt.table(table)
         assert pd.isna(frame.df.loc[1, "notes"]), "not laid over another's table"
@@ -140,7 +140,7 @@ def test_what_is_on_its_way_when_somebody_else_signs_in_is_never_sent_as_theirs(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     path = tmp_path / "shared.sqlite3" if shared else None
     with nrt.connect(stack.url, stack.anon_key, queue_path=path, options=OPTIONS) as rt:
-        frame = rt.table(table, merge="local").wait(10)
+        frame = rt.table(table, merge="local").wait(scaled(10))
         for number in range(12):
             who = (ANN, BEN)[number % 2]
             sign_in(rt, who)

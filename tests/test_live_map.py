@@ -12,7 +12,7 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
 from notebook_rt.widgets.adapters import MappedOf, tabular
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def frame(stack: LocalStack, make_table: Callable[..., str]) -> Iterator[nrt.Liv
     table = make_table()
     stack.sql(f"insert into {table} values (1, 'a', 1), (2, 'a', 2), (3, '<b>c</b>', 4)")
     with nrt.connect(stack.url, stack.anon_key) as session:
-        yield session.table(table).wait(10)
+        yield session.table(table).wait(scaled(10))
 
 
 def by_name(df: pd.DataFrame) -> pd.Series[Any]:

@@ -15,6 +15,7 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 from notebook_rt.local import LocalStack
+from tests.waiting import scaled
 
 QUARRELSOME = ("-W", "always::ResourceWarning", "-W", "always::RuntimeWarning")
 """A socket left open or a coroutine never awaited would be told."""
@@ -44,7 +45,7 @@ def python(code: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         [sys.executable, *QUARRELSOME, "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=scaled(timeout),
         check=False,
     )
 
@@ -69,7 +70,7 @@ def test_a_script_that_ends_at_once_ends_at_once(connect: str) -> None:
     began = time.monotonic()
     done = python(connect)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < scaled(30)
 
 
 def test_failures_make_no_noise_beside_their_exception() -> None:
@@ -90,7 +91,7 @@ def test_in_a_repl(connect: str) -> None:
         input=connect + "len(frame.df)\nframe.close()\nframe.status\n",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scaled(60),
         check=False,
     )
     assert done.stdout == "2\n'closed'\n"
@@ -115,7 +116,7 @@ def test_ctrl_c_works_while_waiting(connect: str) -> None:
     assert process.stdout.readline() == "waiting\n"
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=15)
+    out, err = process.communicate(timeout=scaled(15))
     assert (out, err) == ("interrupted\n", "")
 
 
@@ -136,7 +137,7 @@ if child == 0:
             print("child", len(mine.table("process_table").df), flush=True)
     os._exit(0)
 os.waitpid(child, 0)
-print("parent", len(frame.wait(5).df))
+print("parent", len(frame.wait().df))
 """
     )
     assert (done.stdout, done.stderr) == ("child 2\nparent 2\n", "")
@@ -154,7 +155,7 @@ def test_env_variables_name_the_project(stack: LocalStack, connect: str) -> None
         capture_output=True,
         text=True,
         env=env,
-        timeout=60,
+        timeout=scaled(60),
         check=False,
     )
     assert (done.stdout, done.stderr) == ("2\n", "")
@@ -187,7 +188,7 @@ class Kernel:
         self.manager.start_kernel()
         self.client = self.manager.client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=60)
+        self.client.wait_for_ready(timeout=scaled(60))
 
     def run(self, code: str, timeout: float = 60) -> str:
         """The cell's output; an error's traceback fails the test."""
@@ -202,13 +203,13 @@ class Kernel:
             elif kind == "error":
                 outputs.append("\n".join(content["traceback"]))
 
-        reply = self.client.execute_interactive(code, timeout=timeout, output_hook=hook)
+        reply = self.client.execute_interactive(code, timeout=scaled(timeout), output_hook=hook)
         assert reply["content"]["status"] == "ok", "".join(outputs)
         return "".join(outputs).strip()
 
     def restart(self) -> None:
         self.manager.restart_kernel(now=True)
-        self.client.wait_for_ready(timeout=60)
+        self.client.wait_for_ready(timeout=scaled(60))
 
     def close(self) -> None:
         self.client.stop_channels()
@@ -253,7 +254,7 @@ def test_events_arrive_while_a_cell_computes(
     stack.sql("insert into process_table values (4, 'four')")
     written_at = time.time()
     assert message
-    reply = kernel.client.get_shell_msg(timeout=20)
+    reply = kernel.client.get_shell_msg(timeout=scaled(20))
     assert reply["content"]["status"] == "ok"
     assert float(kernel.run("print(heard_at[0])")) - written_at < 1.5
 

@@ -14,7 +14,7 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.errors import identifier
 from notebook_rt.local import LocalStack
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 _numbers = itertools.count(time.monotonic_ns())
 HOSTILE = """Robert'); drop table "students";-- <b>&/?#%,.()"""
@@ -58,7 +58,7 @@ def test_a_view_with_a_join_follows_both_of_its_tables(
     stack: LocalStack, rt: nrt.Session, trades: str, totals: str
 ) -> None:
     query = rt.query(totals, depends_on=[trades, f"public.{trades}_symbols"], key="sector")
-    df = query.wait(10).df
+    df = query.wait(scaled(10)).df
     assert df.index.name == "sector"
     assert df["total"].to_dict() == {"bank": 10.0, "tech": 4.0}
     assert list(df.index) == ["bank", "tech"]  # the view's own order
@@ -89,7 +89,7 @@ def test_a_set_returning_function_with_params(
         f"language sql stable as 'select * from {trades} where price >= lowest order by price desc'"
     )
     query = rt.query(f"{trades}_above", depends_on=trades, params={"lowest": 2}, key="id")
-    assert list(query.wait(10).df.index) == [3, 2]
+    assert list(query.wait(scaled(10)).df.index) == [3, 2]
     assert str(query.df["at"].dtype) == "datetime64[us, UTC]"  # inferred
     batches: list[nrt.ChangeBatch] = []
     query.on_change(batches.append)
@@ -108,7 +108,7 @@ def test_a_set_returning_function_with_params(
         order="price",
         limit=1,
     )
-    assert narrow.wait(10).df.to_dict("list") == {"id": [2], "price": [2.5]}
+    assert narrow.wait(scaled(10)).df.to_dict("list") == {"id": [2], "price": [2.5]}
 
 
 def test_a_scalar_function_is_one_row(stack: LocalStack, rt: nrt.Session, trades: str) -> None:
@@ -116,7 +116,7 @@ def test_a_scalar_function_is_one_row(stack: LocalStack, rt: nrt.Session, trades
     body = f"select sum(price) from {trades}"
     stack.sql(f"create function {name}() returns numeric language sql stable as '{body}'")
     query = rt.query(name, depends_on=[trades])
-    assert query.wait(10).df[name].tolist() == [14]
+    assert query.wait(scaled(10)).df[name].tolist() == [14]
     assert query.map(lambda df: df[name].iloc[0]).df == 14
     stack.sql(f"delete from {trades}")
     until(lambda: query.df[name].isna().all())
@@ -128,11 +128,11 @@ def test_rows_without_a_key_are_compared_whole_and_counted(
 ) -> None:
     stack.sql(f"create view {trades}_plain as select symbol from {trades} order by 1")
     query = rt.query(f"{trades}_plain", depends_on=[trades])
-    df = query.wait(10).df
+    df = query.wait(scaled(10)).df
     assert isinstance(df.index, pd.RangeIndex)
     assert df["symbol"].tolist() == ["A", "A", "B"]
     assert query.df is df
-    seen = query.changes(timeout=10)
+    seen = query.changes(timeout=scaled(10))
     stack.sql(f"delete from {trades} where id = 1")
     batch = next(iter(seen))
     assert [(c.kind, c.old, c.new) for c in batch] == [("delete", {"symbol": "A"}, None)]
@@ -143,7 +143,7 @@ def test_rows_without_a_key_are_compared_whole_and_counted(
 def test_a_thousand_quick_changes_cost_few_requests_and_the_last_is_shown(
     stack: LocalStack, rt: nrt.Session, trades: str, totals: str
 ) -> None:
-    query = rt.query(totals, depends_on=[trades], key="sector").wait(10)
+    query = rt.query(totals, depends_on=[trades], key="sector").wait(scaled(10))
     until(lambda: query.status == "live")
     before, began = rt.metrics["requests"], time.monotonic()
     for number in range(1_000):
@@ -161,8 +161,8 @@ def test_more_rows_than_a_page_are_all_there_with_and_without_a_key(
     stack.sql(f"insert into {trades} select g, 'A', g % 7 from generate_series(10, 3509) g")
     keyed = rt.query(f"{trades}_all", depends_on=[trades], key="id")
     plain = rt.query(f"{trades}_all", depends_on=[trades], columns=["symbol", "price"])
-    assert list(keyed.wait(10).df.index) == [1, 2, 3, *range(10, 3510)]
-    assert len(plain.wait(10).df) == 3503
+    assert list(keyed.wait(scaled(10)).df.index) == [1, 2, 3, *range(10, 3510)]
+    assert len(plain.wait(scaled(10)).df) == 3503
     stack.sql(f"delete from {trades} where id % 2 = 0")
     until(lambda: len(keyed.df) == 1752 and len(plain.df) == 1752)
     assert plain.df["price"].sum() == keyed.df["price"].sum()
@@ -183,9 +183,9 @@ def test_names_of_others_are_names_and_nothing_else(stack: LocalStack, rt: nrt.S
         )
         listed = rt.query(view, depends_on=[table], key=[HOSTILE], order="id")
         with pytest.raises(errors.MissingQueryError):
-            rt.query(f"{view}!", depends_on=[table]).wait(10)
+            rt.query(f"{view}!", depends_on=[table]).wait(scaled(10))
         found = rt.query(function, depends_on=[table], params={HOSTILE: HOSTILE}, key="id")
-        assert len(listed.wait(10).df) == len(found.wait(10).df) == 0
+        assert len(listed.wait(scaled(10)).df) == len(found.wait(scaled(10)).df) == 0
         stack.sql(f"insert into {quoted[0].replace('%', '%%')} values (1, %s)", HOSTILE)
         until(lambda: len(listed.df) == len(found.df) == 1, what=lambda: (listed, found))
         assert listed.df.index[0] == found.df[HOSTILE].iloc[0] == HOSTILE
@@ -199,26 +199,26 @@ def test_what_cannot_be_had_is_said_by_name(
 ) -> None:
     stack.sql(f"create table {trades}_secret (id int primary key)")
     with pytest.raises(errors.NotPublishedError, match=f"add table public.{trades}_secret"):
-        rt.query(totals, depends_on=[trades, f"{trades}_secret"]).wait(10)
+        rt.query(totals, depends_on=[trades, f"{trades}_secret"]).wait(scaled(10))
     stack.sql(f"alter publication supabase_realtime add table {trades}_secret")
-    assert len(rt.query(totals, depends_on=[trades, f"{trades}_secret"]).wait(10).df)
+    assert len(rt.query(totals, depends_on=[trades, f"{trades}_secret"]).wait(scaled(10)).df)
     stack.sql(f"drop table {trades}_secret")
     with pytest.raises(errors.MissingQueryError, match="nothing_such"):
-        rt.query("nothing_such", depends_on=[trades]).wait(10)
+        rt.query("nothing_such", depends_on=[trades]).wait(scaled(10))
     with pytest.raises(errors.MissingQueryError):
-        rt.query("nothing_such", depends_on=[trades], params={"a": 1}).wait(10)
+        rt.query("nothing_such", depends_on=[trades], params={"a": 1}).wait(scaled(10))
     stack.sql(f"update {trades} set symbol = 'B' where id = 2")
     stack.sql(f"insert into {trades} values (9, 'A', 1)")
     with pytest.raises(errors.QueryKeyError, match="same trades"):
-        rt.query(totals, depends_on=[trades], key="trades").wait(10)
+        rt.query(totals, depends_on=[trades], key="trades").wait(scaled(10))
     with pytest.raises(errors.MissingColumnError, match="colour"):
-        rt.query(totals, depends_on=[trades], key="colour").wait(10)
+        rt.query(totals, depends_on=[trades], key="colour").wait(scaled(10))
     with pytest.raises(errors.FilterError):
         rt.query(totals, depends_on=[trades], filter="total=about.4")
     stack.sql(f"revoke select on {trades} from anon")
     stack.sql(f"alter view {totals} set (security_invoker = true)")
     with pytest.raises(errors.PermissionDeniedError, match=f"permission denied for table {trades}"):
-        rt.query(totals, depends_on=[trades], key="sector").wait(10)
+        rt.query(totals, depends_on=[trades], key="sector").wait(scaled(10))
 
 
 def test_a_function_that_starts_to_fail_keeps_its_rows_and_recovers(
@@ -230,7 +230,7 @@ def test_a_function_that_starts_to_fail_keeps_its_rows_and_recovers(
         f"if exists (select from {trades} where price < 0) then raise 'below zero'; end if; "
         f"return query select * from {trades} order by id; end $$"
     )
-    query = rt.query(name, depends_on=[trades], key="id").wait(10)
+    query = rt.query(name, depends_on=[trades], key="id").wait(scaled(10))
     stack.sql(f"update {trades} set price = -1 where id = 1")
     until(lambda: query.status == "stale", what=lambda: query)
     assert query.df["price"].tolist() == [1.5, 2.5, 10]
@@ -243,7 +243,7 @@ def test_a_function_that_starts_to_fail_keeps_its_rows_and_recovers(
 def test_with_no_dependency_it_is_polled(
     stack: LocalStack, rt: nrt.Session, trades: str, totals: str
 ) -> None:
-    query = rt.query(totals, key="sector").wait(10)
+    query = rt.query(totals, key="sector").wait(scaled(10))
     assert query.status == "polling"
     stack.sql(f"delete from {trades} where id = 3")
     until(lambda: list(query.df.index) == ["tech"])

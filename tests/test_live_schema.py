@@ -9,7 +9,7 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def table(stack: LocalStack, make_table: Callable[..., str]) -> str:
 
 
 def live(frame: nrt.LiveFrame) -> nrt.LiveFrame:
-    frame.wait(10)
+    frame.wait(scaled(10))
     until(lambda: frame.status == "live", what=lambda: repr(frame))
     return frame
 
@@ -71,7 +71,7 @@ def test_a_column_that_was_asked_for_and_is_gone_is_named(
     stack.sql(f"alter table {table} drop n")
     until(lambda: frame.status == "error", 20, what=lambda: repr(frame))
     with pytest.raises(errors.MissingColumnError, match='has no column "n"; there are id, t'):
-        frame.wait(1)
+        frame.wait(scaled(1))
 
 
 @pytest.mark.parametrize("change", ["drop table {0}", "alter table {0} rename to {0}_old"])
@@ -82,5 +82,5 @@ def test_a_table_that_is_gone_is_said_to_be_gone(
     stack.sql(change.format(table))
     until(lambda: frame.status == "error", 20, what=lambda: repr(frame))
     with pytest.raises(errors.MissingTableError, match=table):
-        frame.wait(1)
+        frame.wait(scaled(1))
     stack.sql(f"drop table if exists {table}_old")

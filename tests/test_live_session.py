@@ -21,7 +21,7 @@ from notebook_rt import errors, local
 from notebook_rt.host import Run
 from notebook_rt.local import LocalStack, start
 from tests.proxy import Answer, Cut, Delay, Proxy
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 _numbers = itertools.count(time.monotonic_ns())
 SWIFT = nrt.Options(
@@ -101,7 +101,7 @@ def test_a_token_is_refreshed_before_it_ends(
     options = nrt.Options(token_margin=1.5, audit_interval=0)
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         rt.set_auth(fresh)
-        frame = rt.table(table).wait(10)
+        frame = rt.table(table).wait(scaled(10))
         until(lambda: len(given) >= 4, seconds=15)
         assert frame.status in ("live", "stale")  # a new token makes the server bind again
         assert rt.metrics["disconnects"] == 0
@@ -118,9 +118,9 @@ def test_a_failed_table_comes_to_life_with_the_right_login(
     with nrt.connect(stack.url, stack.anon_key, options=SWIFT) as rt:
         frame = rt.table(table)
         with pytest.raises(errors.PermissionDeniedError):
-            frame.wait(10)
+            frame.wait(scaled(10))
         rt.set_auth(stack.token("authenticated", "00000000-0000-0000-0000-000000000001", 600))
-        assert len(frame.wait(10).df) == 1
+        assert len(frame.wait(scaled(10)).df) == 1
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_the_local_stack_takes_the_key_and_the_token_it_is_given(
     every = {"key": stack.service_key, "access_token": stack.token("authenticated", ttl=600)}
     with nrt.connect(url, options=SWIFT, **{name: every[name] for name in who}) as rt:
         assert rt.stack is not None
-        assert len(rt.table(only_users).wait(10)) == rows
+        assert len(rt.table(only_users).wait(scaled(10))) == rows
         rt.stack.stop()
 
 
@@ -169,7 +169,7 @@ def test_who_signed_out_hears_no_more_of_what_the_user_may_see(
 ) -> None:
     with nrt.connect(stack.url, getattr(stack, key), options=SWIFT) as rt:
         rt.set_auth(stack.token("authenticated", ttl=600))
-        frame = rt.table(only_users).wait(10)
+        frame = rt.table(only_users).wait(scaled(10))
         until(lambda: frame.status == "live")
         stack.sql(f"insert into {only_users} values (1, 'seen', 1)")
         until(lambda: len(frame.df) == 1)
@@ -184,13 +184,13 @@ def test_who_signed_out_during_a_join_hears_nothing_of_what_the_user_may_see(
 ) -> None:
     with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
         rt.set_auth(stack.token("authenticated", ttl=600))
-        rt.channel("warm").wait(10)
+        rt.channel("warm").wait(scaled(10))
         proxy.rules = (Delay(kind="reply", seconds=1.0),)
         frame = rt.table(only_users)
         until(lambda: "joining" in rt._project.connection.registry.channels().values())
         rt.set_auth(None)
         proxy.heal()
-        frame.wait(10)
+        frame.wait(scaled(10))
         time.sleep(3)
         deaf(stack, frame, only_users)
 
@@ -208,10 +208,10 @@ def test_a_token_that_the_server_calls_expired_is_refreshed_whatever_this_clock_
 
     with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
         rt.set_auth(fresh)
-        channel = rt.channel("room").wait(10)
+        channel = rt.channel("room").wait(scaled(10))
         proxy.close_channels("Token has expired 0 seconds ago")
         until(lambda: len(given) == 2)
-        channel.wait(10)
+        channel.wait(scaled(10))
         assert rt._project.credentials.access_token == given[1]
 
 
@@ -223,7 +223,7 @@ def test_health_says_the_worst_that_is_true_and_green_when_all_is_well(
 ) -> None:
     frame_table = make_table()
     with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
-        frame = rt.table(frame_table).wait(10)
+        frame = rt.table(frame_table).wait(scaled(10))
         until(lambda: rt.health.state == "healthy", what=lambda: rt.health)
         assert rt.health.colour == "green"
         proxy.rules = (Cut(path="/websocket"),)
@@ -250,9 +250,9 @@ def test_over_the_limit_the_least_important_table_polls_and_comes_back(
     options = nrt.Options(max_channels=2, poll_interval=0.2, poll_max=0.3, audit_interval=0)
     tables = [make_table() for _ in range(3)]
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
-        low = rt.table(tables[0], priority="low").wait(10)
+        low = rt.table(tables[0], priority="low").wait(scaled(10))
         until(lambda: low.status == "live")
-        others = [rt.table(name).wait(10) for name in tables[1:]]
+        others = [rt.table(name).wait(scaled(10)) for name in tables[1:]]
         until(lambda: all(frame.status == "live" for frame in others))
         until(lambda: low.status == "polling", what=lambda: low)
         stack.sql(f"insert into {tables[0]} values (1, 'a')")
@@ -267,7 +267,7 @@ def test_a_table_that_more_look_at_keeps_its_channel_and_so_does_a_higher_priori
     options = nrt.Options(max_channels=1, poll_interval=0.2, poll_max=0.3, audit_interval=0)
     first, second = make_table(), make_table()
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
-        a, b = rt.table(first).wait(10), rt.table(second).wait(10)
+        a, b = rt.table(first).wait(scaled(10)), rt.table(second).wait(scaled(10))
         until(lambda: (a.status, b.status) == ("live", "polling"), what=lambda: (a, b))
         another = rt.table(second)
         until(lambda: (a.status, b.status) == ("polling", "live"), what=lambda: (a, b))
@@ -281,12 +281,14 @@ def test_one_table_with_two_ways_to_merge_is_two_live_tables(
     stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
 ) -> None:
     table = make_table()
-    frames = [rt.table(table, merge=way).wait(10) for way in (None, "server", {"price": "delta"})]
+    frames = [
+        rt.table(table, merge=way).wait(scaled(10)) for way in (None, "server", {"price": "delta"})
+    ]
     until(lambda: [frame.status for frame in frames] == ["live"] * 3, seconds=4)
     stack.sql(f"insert into {table} values (1, 'a', 1)")
     until(lambda: [len(frame.df) for frame in frames] == [1] * 3)
     with pytest.raises(errors.MissingColumnError, match="prise"):
-        rt.table(table, merge={"prise": "delta"}).wait(10)
+        rt.table(table, merge={"prise": "delta"}).wait(scaled(10))
 
 
 def test_after_a_wrong_token_the_right_one_is_live_at_once(
@@ -296,7 +298,7 @@ def test_after_a_wrong_token_the_right_one_is_live_at_once(
     # Only a try from zero comes so soon.
     options = nrt.Options(backoff_base=60.0, backoff_max=60.0, jitter=0)
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
-        frame = rt.table(table).wait(10)
+        frame = rt.table(table).wait(scaled(10))
         until(lambda: frame.status == "live")
         rt.set_auth("garbage")
         until(lambda: frame.status == "stale", what=lambda: frame)
@@ -402,7 +404,7 @@ def test_who_waits_in_vain_is_told_what_the_server_answers(
         with pytest.raises(errors.WaitTimeoutError, match=r"answered 503"):
             frame.wait(0.5)
         proxy.heal()
-        frame.wait(10)
+        frame.wait(scaled(10))
 
 
 def test_a_channel_over_the_servers_limit_says_so_and_the_least_important_are_out(
@@ -412,7 +414,7 @@ def test_a_channel_over_the_servers_limit_says_so_and_the_least_important_are_ou
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         high = [rt.channel(f"high {number}", priority="high") for number in range(60)]
         for channel in high:
-            channel.wait(20)
+            channel.wait(scaled(20))
         low = [rt.channel(f"low {number}", priority="low") for number in range(50)]
         until(lambda: "ChannelRateLimitReached" in str(rt.metrics["last_error"]), seconds=20)
         until(lambda: sum(channel.status == "joined" for channel in low) == 40, seconds=20)
@@ -431,10 +433,10 @@ def test_a_process_that_was_stopped_for_a_while_is_live_again_at_once(
     code = f"""
     import sys, notebook_rt as nrt
     with nrt.connect({stack.url!r}, {stack.anon_key!r}) as rt:
-        frame = rt.table({table!r}).wait(10)
+        frame = rt.table({table!r}).wait({scaled(10)})
         print("live", flush=True)
         sys.stdin.readline()
-        changes = frame.changes(timeout=10)
+        changes = frame.changes(timeout={scaled(10)})
         print(len(frame.df) or len(next(changes)), frame.df.loc[1, "name"], rt.metrics["disconnects"])
     """
     process = started(code, "live")
@@ -442,7 +444,7 @@ def test_a_process_that_was_stopped_for_a_while_is_live_again_at_once(
     stack.sql(f"insert into {table} values (1, 'meanwhile', 1)")
     time.sleep(20)
     process.send_signal(signal.SIGCONT)
-    out, _ = process.communicate("\n", timeout=30)
+    out, _ = process.communicate("\n", timeout=scaled(30))
     assert out == "1 meanwhile 0\n"
     assert process.returncode == 0
 
@@ -451,15 +453,15 @@ def test_broadcasts_go_on_after_the_socket_was_lost(stack: LocalStack, proxy: Pr
     topic = f"lost_{next(_numbers)}"
     heard: list[int] = []
     with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
-        channel = rt.channel(topic).wait(10)
+        channel = rt.channel(topic).wait(scaled(10))
         channel.on("e", lambda payload: heard.append(payload["n"]))
         with nrt.connect(stack.url, stack.anon_key) as other:
-            sender = other.channel(topic).wait(10)
+            sender = other.channel(topic).wait(scaled(10))
             sender.send("e", {"n": 1})
             until(lambda: heard == [1])
             proxy.close_sockets()
             until(lambda: channel.status == "waiting")
-            channel.wait(10)
+            channel.wait(scaled(10))
             sender.send("e", {"n": 2})
             until(lambda: heard == [1, 2])
 
@@ -479,7 +481,7 @@ def test_no_task_channel_or_thread_is_left_after_many_reconnects_and_sessions(
     before, threads = tasks(), threading.active_count()
     for _ in range(3):
         with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
-            frame = rt.table(table).wait(10)
+            frame = rt.table(table).wait(scaled(10))
             for _ in range(5):
                 until(lambda frame=frame: frame.status == "live")
                 proxy.close_sockets()
@@ -516,12 +518,12 @@ def test_a_cell_that_connects_again_closes_what_it_had_connected(
     table = make_table()
     first, second = run("connect", 1), run("connect", 1)  # one run may connect twice
     other = run("another", 2)
-    frames = [each.table(table).wait(10) for each in (first, second, other)]
+    frames = [each.table(table).wait(scaled(10)) for each in (first, second, other)]
     for frame in frames:
         frame.on_change(print)
     with run("connect", 3) as anew:
         until(lambda: [frame.status for frame in frames[:2]] == ["closed", "closed"])
-        now = anew.table(table).wait(10)
+        now = anew.table(table).wait(scaled(10))
         until(lambda: [now.status, frames[2].status] == ["live", "live"])
     other.close()
 
@@ -541,7 +543,7 @@ def test_a_cell_that_computes_keeps_the_connection_and_the_presence(
     options = nrt.Options(heartbeat_interval=2.0, heartbeat_timeout=2.0, audit_interval=0)
     with nrt.connect({stack.url!r}, {stack.anon_key!r}, options=options) as rt:
         rt.channel({topic!r}).presence.track(name="busy")
-        frame = rt.table({table!r}).wait(10)
+        frame = rt.table({table!r}).wait({scaled(10)})
         print("computing", flush=True)
         n = 0
         while not told.is_set():
@@ -558,5 +560,5 @@ def test_a_cell_that_computes_keeps_the_connection_and_the_presence(
             stack.sql(f"insert into {table} values ({number}, 'x', 1.5)")
             time.sleep(1)
             assert not left
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=scaled(60))
     assert out == f"0 {seconds} True\n"

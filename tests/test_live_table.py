@@ -16,7 +16,7 @@ import supabase
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_rows_written_by_supabase_py_and_by_sql_are_in_df(
     table = make_table()
     stack.sql(f"insert into {table} values (1, 'before', 0.5)")
     frame = rt.table(table)
-    frame.wait(10)
+    frame.wait(scaled(10))
     assert same(frame, [(1, "before", 0.5)])
     client = supabase.create_client(stack.url, stack.anon_key)
     client.table(table).insert({"id": 2, "name": "by client", "price": 2.5}).execute()
@@ -94,7 +94,7 @@ def test_rows_written_while_the_snapshot_is_read_are_neither_lost_nor_doubled(
     writer.start()
     try:
         frame = rt.table(table)
-        frame.wait(20)
+        frame.wait(scaled(20))
         time.sleep(1)
     finally:
         stop.set()
@@ -142,7 +142,7 @@ def test_asking_twice_shares_one_subscription_and_one_store(
     table = make_table()
     stack.sql(f"insert into {table} values (1, 'a', 1)")
     first, second = rt.table(table), rt.table(table)
-    assert first.wait(10).df is second.wait(10).df
+    assert first.wait(scaled(10)).df is second.wait(scaled(10)).df
     assert rt.metrics["tables"] == 1
     first.close()
     assert first.status == "closed"
@@ -158,7 +158,7 @@ def test_a_handle_nobody_holds_lets_go_as_when_a_cell_is_run_again(
     table = make_table()
     for _ in range(3):
         frame = rt.table(table)
-        frame.wait(10)
+        frame.wait(scaled(10))
     assert rt.metrics["tables"] == 1
     del frame
     until(lambda: rt.metrics["tables"] == 0)
@@ -178,7 +178,7 @@ def test_on_change_tells_old_and_new_on_a_thread_of_its_own(
             old, new = change.old, change.new
             heard.append((change.kind, change.key, old and old["name"], new and new["name"]))
 
-    frame = rt.table(table).wait(10)
+    frame = rt.table(table).wait(scaled(10))
     until(lambda: frame.status == "live")
     unsubscribe = frame.on_change(listen)
     wanted = [("insert", 2, None, "b"), ("update", 1, "a", "c"), ("delete", 2, "b", None)]
@@ -207,7 +207,7 @@ def test_a_callback_that_raises_or_sleeps_hurts_nobody(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     table = make_table()
-    frame = rt.table(table).wait(10)
+    frame = rt.table(table).wait(scaled(10))
     until(lambda: frame.status == "live")
     heard: list[int] = []
 
@@ -227,9 +227,9 @@ def test_changes_iterates_and_ends_when_the_frame_closes(
     stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
 ) -> None:
     table = make_table()
-    frame = rt.table(table).wait(10)
+    frame = rt.table(table).wait(scaled(10))
     until(lambda: frame.status == "live")
-    batches = frame.changes(timeout=5)
+    batches = frame.changes(timeout=scaled(5))
     stack.sql(f"insert into {table} values (1, 'a', 1)")
     assert [change.key for change in next(batches)] == [1]
     frame.close()
@@ -247,7 +247,7 @@ async def test_in_a_running_loop_with_and_without_await(
         assert len(rt.table(table, filter="id=gt.0").df) == 1  # blocks, and works all the same
         await asyncio.to_thread(until, lambda: frame.status == "live")
         stack.sql(f"insert into {table} values (2, 'b', 2)")
-        async for batch in frame.changes(timeout=5):
+        async for batch in frame.changes(timeout=scaled(5)):
             assert [change.key for change in batch] == [2]
             break
 
@@ -257,7 +257,7 @@ def test_a_filtered_table_is_the_filtered_table(
 ) -> None:
     table = make_table()
     stack.sql(f"insert into {table} select g, 'a', g from generate_series(1, 10) g")
-    frame = rt.table(table, filter="price=gt.5").wait(10)
+    frame = rt.table(table, filter="price=gt.5").wait(scaled(10))
     assert list(frame.df.index) == [6, 7, 8, 9, 10]
     until(lambda: frame.status == "live")
     stack.sql(f"update {table} set price = 0 where id = 6")
@@ -274,7 +274,7 @@ def fails(make: Callable[[], Any], expected: type[BaseException], seconds: float
     began = time.monotonic()
     with pytest.raises(expected) as caught:
         assert make().df is not None
-    assert time.monotonic() - began < seconds
+    assert time.monotonic() - began < scaled(seconds)
     return str(caught.value)
 
 
@@ -298,7 +298,7 @@ def test_a_key_that_realtime_does_not_send_whole_is_followed_without_an_audit(
     table = make_table(f"id {key} primary key, n int")
     with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(audit_interval=0)) as rt:
         stack.sql(f"insert into {table} values (%s, 1)", first)
-        frame = rt.table(table).wait(10)
+        frame = rt.table(table).wait(scaled(10))
         until(lambda: frame.status == "live")
 
         def same() -> bool:
@@ -323,10 +323,10 @@ def test_numeric_keys_that_a_float_rounds_are_refused_and_kept_as_decimals(
     keys = [12345678901234567890, 12345678901234567891]
     stack.sql(f"insert into {table} values (%s, 1), (%s, 1)", *keys)
     with pytest.raises(errors.InexactKeyError, match=r'key "id" .*1234.*numeric="decimal"'):
-        rt.table(table).wait(10)
+        rt.table(table).wait(scaled(10))
     options = nrt.Options(numeric="decimal")
     with nrt.connect(stack.url, stack.anon_key, options=options) as exact:
-        frame = exact.table(table).wait(10)
+        frame = exact.table(table).wait(scaled(10))
         until(lambda: frame.status == "live")
         stack.sql(f"update {table} set n = 2 where id = %s", keys[1])
         until(lambda: frame.df["n"].tolist() == [1, 2], what=lambda: frame.df)
@@ -338,7 +338,7 @@ def test_a_numeric_key_that_comes_to_be_rounded_is_refused_too(
 ) -> None:
     table = make_table("id numeric primary key, n int")
     stack.sql(f"insert into {table} values (1, 1)")
-    frame = rt.table(table).wait(10)
+    frame = rt.table(table).wait(scaled(10))
     until(lambda: frame.status == "live")
     stack.sql(f"insert into {table} values (12345678901234567890, 1)")
     until(lambda: frame.status == "error", what=lambda: repr(frame))
@@ -415,9 +415,9 @@ def test_what_was_refused_is_there_once_it_is_mended_and_asked_for_again(
         stack.sql(broken.format(table))
     first = rt.table(table)
     with pytest.raises(errors.NotebookRTError):
-        first.wait(10)
+        first.wait(scaled(10))
     stack.sql(mended.format(table))
-    again = rt.table(table).wait(10)
+    again = rt.table(table).wait(scaled(10))
     stack.sql(f"insert into {table} values (7)")
     until(lambda: list(again.df.index) == [7], what=lambda: again)
     assert first.df is again.df
@@ -447,7 +447,7 @@ def test_closed_means_closed(stack: LocalStack, make_table: Callable[..., str]) 
     table = make_table()
     stack.sql(f"insert into {table} values (1, 'a', 1)")
     rt = nrt.connect(stack.url, stack.anon_key)
-    frame = rt.table(table).wait(10)
+    frame = rt.table(table).wait(scaled(10))
     rt.close()
     rt.close()
     assert frame.status == "closed"
@@ -497,7 +497,7 @@ def test_debounced_changes_are_told_once_and_df_never_waits(
     table = make_table()
     told: list[nrt.ChangeBatch] = []
     frame = rt.table(table, debounce=1.0)
-    frame.wait(10)
+    frame.wait(scaled(10))
     frame.on_change(told.append)
     for number in range(20):
         stack.sql(

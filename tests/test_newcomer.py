@@ -22,7 +22,7 @@ from notebook_rt.host import Run
 from notebook_rt.local import LocalStack
 from notebook_rt.net.callbacks import Subscribers
 from notebook_rt.sync.rows import RowChange
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 
 @pytest.fixture
@@ -64,19 +64,19 @@ def test_a_column_that_is_none_is_answered_with_those_that_are(
     )
     for slip in slips:
         with pytest.raises(errors.MissingColumnError, match='"agee"; there are id, name, age'):
-            rt.table(people, **slip).wait(10)
+            rt.table(people, **slip).wait(scaled(10))
 
 
 def test_a_slip_is_told_where_it_was_made_and_the_session_stays_healthy(
     rt: nrt.Session, people: str, stack: LocalStack
 ) -> None:
-    good = rt.table(people).wait(10)
+    good = rt.table(people).wait(scaled(10))
     stack.sql("create table if not exists newcomers_hidden (id int primary key)")
     try:
         slips = [rt.table("newcomers_hidden"), rt.table(people, filter="age=eq.old")]
         for slip in slips:
             with pytest.raises(errors.NotebookRTError):
-                slip.wait(10)
+                slip.wait(scaled(10))
             assert slip.status == "error"
             assert slip.reason
         # IPython keeps a failed cell's traceback, and with it the frame: for as long as it likes.
@@ -103,9 +103,9 @@ def test_a_table_that_was_shown_and_is_gone_is_named_in_health(stack: LocalStack
 
 
 def test_a_slip_that_nobody_holds_any_more_is_forgotten(rt: nrt.Session, people: str) -> None:
-    rt.table(people).wait(10)
+    rt.table(people).wait(scaled(10))
     for look in (
-        lambda: rt.table("newcomers_wait").wait(10),
+        lambda: rt.table("newcomers_wait").wait(scaled(10)),
         lambda: rt.table("newcomers_df").df,
         lambda: nrt.run(rt.table("newcomers_ready").ready()),
     ):
@@ -119,7 +119,7 @@ def test_health_is_red_and_says_so_with_a_wrong_key(stack: LocalStack) -> None:
     with nrt.connect(stack.url, "wrong") as session:
         held = session.table("newcomers")
         with pytest.raises(errors.AuthError):
-            held.wait(10)
+            held.wait(scaled(10))
         assert (session.health.state, session.health.colour) == ("offline", "red")
         assert "Pass the project's anon or publishable key" in session.health.reason
 
@@ -191,12 +191,12 @@ def test_a_table_that_is_named_otherwise_or_a_view_says_where_to_go(
 ) -> None:
     assert rt.table(people, columns="*").df.columns.tolist() == ["name", "age"]
     with pytest.raises(errors.MissingTableError, match=r'table\("newcomers", schema="public"\)'):
-        rt.table("public.newcomers").wait(10)
+        rt.table("public.newcomers").wait(scaled(10))
     stack.sql("create view newcomers_view as select * from newcomers")
     try:
         for key in (None, "id"):
             with pytest.raises(errors.TableError, match=r"A view|a view"):
-                rt.table("newcomers_view", key=key).wait(10)
+                rt.table("newcomers_view", key=key).wait(scaled(10))
     finally:
         stack.sql("drop view newcomers_view")
 
@@ -204,7 +204,7 @@ def test_a_table_that_is_named_otherwise_or_a_view_says_where_to_go(
 def test_what_a_dataframe_has_and_a_live_table_has_not_is_told(
     rt: nrt.Session, people: str
 ) -> None:
-    table = rt.table(people).wait(10)
+    table = rt.table(people).wait(scaled(10))
     for name in ("head", "age"):
         with pytest.raises(AttributeError, match=rf"a DataFrame, has it: \.df\.{name}"):
             getattr(table, name)
@@ -219,7 +219,7 @@ def test_what_a_dataframe_has_and_a_live_table_has_not_is_told(
 def test_what_is_done_to_a_live_table_and_belongs_to_its_snapshot_is_told(
     rt: nrt.Session, people: str
 ) -> None:
-    table = rt.table(people).wait(10)
+    table = rt.table(people).wait(scaled(10))
     for slip in (list, pd.DataFrame):
         with pytest.raises(TypeError, match=r"its snapshot, a DataFrame, is: \.df"):
             slip(table)
@@ -267,11 +267,11 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
     with pytest.raises(TypeError, match='the payload of "said" is a dict'):
         slips.send("said", "hello")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"run\(\) takes a coroutine"):
-        nrt.run(rt.table(people).wait(10))  # type: ignore[arg-type]
+        nrt.run(rt.table(people).wait(scaled(10)))  # type: ignore[arg-type]
 
 
 def test_a_grid_is_told_at_once_what_it_cannot_do(rt: nrt.Session, people: str) -> None:
-    table = rt.table(people).wait(10)
+    table = rt.table(people).wait(scaled(10))
     for slip in ({"columns": "agee"}, {"editable": "name,agee"}, {"formats": {"agee": ",d"}}):
         with pytest.raises(
             ValueError, match='"newcomers" has no column "agee"; there are id, name'
@@ -291,7 +291,7 @@ def test_who_waits_too_short_is_told_why_nobody_answers() -> None:
 
 
 def test_what_a_console_shows_says_what_it_is(rt: nrt.Session, people: str) -> None:
-    table = rt.table(people).wait(10)
+    table = rt.table(people).wait(scaled(10))
     assert repr(table.changes(0)).startswith("<Changes of newcomers, 0 waiting")
     assert repr(table.at).startswith("<at of newcomers: at[key, column]")
     assert [name for name in dir(nrt) if not name.startswith("_")] == sorted(nrt.__all__)
@@ -303,7 +303,7 @@ TAB = """
 import sys, jedi, notebook_rt as nrt
 url, key, people = sys.argv[1:]
 with nrt.connect(url, key) as rt:
-    table, room = rt.table(people).wait(10), rt.channel("tab")
+    table, room = rt.table(people).wait(), rt.channel("tab")
     query, mapped = rt.query(people, depends_on=people), table.map(len)
     objects = (rt, table, query, room, room.presence, mapped, rt.queue, rt.health, rt.metrics)
     for thing in (*objects, nrt.Options(), nrt, nrt.errors, nrt.local):
@@ -323,7 +323,7 @@ def test_the_tab_key_offers_every_name_and_no_other(stack: LocalStack, people: s
     In a process of its own: pdoc, which other tests run, gives our modules more names than they have.
     """
     asked = [sys.executable, "-c", TAB, stack.url, stack.anon_key, people]
-    process = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+    process = subprocess.run(asked, capture_output=True, text=True, timeout=scaled(60))
     assert process.returncode == 0, process.stderr
     assert "UnreachableError" in dir(nrt.errors)
     assert [name for name in dir(nrt.errors) if not name.endswith("Error")] == []
@@ -398,18 +398,18 @@ def test_a_login_that_fails_says_what_it_takes(rt: nrt.Session) -> None:
 
 
 def test_a_query_without_a_key_is_exported_without_an_index(rt: nrt.Session, people: str) -> None:
-    query = rt.query(people, depends_on=people).wait(10)
+    query = rt.query(people, depends_on=people).wait(scaled(10))
     assert pa.table(query).column_names == ["id", "name", "age"]
-    assert pa.table(rt.table(people).wait(10)).column_names == ["id", "name", "age"]
+    assert pa.table(rt.table(people).wait(scaled(10))).column_names == ["id", "name", "age"]
 
 
 def script(stack: LocalStack, people: str, queue: Path, then: str) -> tuple[int, str, str]:
     code = (
         "import sys, notebook_rt as nrt; rt = nrt.connect(*sys.argv[1:3], queue_path=sys.argv[3]); "
-        f"t = rt.table('{people}').wait(20); {then}"
+        f"t = rt.table('{people}').wait({scaled(20)}); {then}"
     )
     asked = [sys.executable, "-c", code, stack.url, stack.anon_key, str(queue)]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=scaled(60), check=False)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -437,7 +437,7 @@ def test_a_frame_and_a_channel_of_a_closed_session_say_so(
     stack: LocalStack, people: str, tmp_path: Path
 ) -> None:
     with nrt.connect(stack.url, stack.anon_key, queue_path=tmp_path / "queue.db") as session:
-        table, room = session.table(people).wait(10), session.channel("closed")
+        table, room = session.table(people).wait(scaled(10)), session.channel("closed")
         table.edit(1, name="edited")
         read = table.df
     assert table.df is read  # what was read stays

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from notebook_rt.local import LocalStack
+from tests.waiting import scaled
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
@@ -40,7 +41,7 @@ def test_readme_block_runs_without_noise(block: str, project: LocalStack, tmp_pa
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scaled(60),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -18,6 +18,7 @@ import anyio
 import pytest
 
 import notebook_rt as nrt
+from tests.waiting import scaled
 
 
 async def double(number: int) -> int:
@@ -26,7 +27,7 @@ async def double(number: int) -> int:
 
 
 async def with_a_timeout() -> int:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(scaled(5)):
         return await double(21)
 
 

@@ -1,18 +1,34 @@
-"""Waiting in a test for what happens elsewhere: never a fixed sleep."""
+"""Waiting in a test for what happens elsewhere: never a fixed sleep, and every limit in one place.
+
+``NRT_TIME_FACTOR`` (default 1) makes every limit so many times as long, for a slow machine. A limit
+says when a test gives up; it is no claim about speed. Each number of a test that limits a wait goes
+through ``scaled``; ``until`` does so itself.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
+
+TIME_FACTOR = float(os.environ.get("NRT_TIME_FACTOR", "1"))
+
+
+def scaled(limit: float) -> float:
+    """``limit`` on this machine: seconds, or Playwright's milliseconds."""
+    return limit * TIME_FACTOR
 
 
 def until(
     condition: Callable[[], Any], seconds: float = 10.0, what: Callable[[], object] = str
 ) -> float:
-    """Wait until ``condition`` holds; the seconds it took. Fails, saying how things are instead."""
-    began = time.monotonic()
+    """Wait until ``condition`` holds; the seconds it took. Fails, saying how things are instead.
+
+    ``seconds`` are those of a machine of normal speed.
+    """
+    limit, began = scaled(seconds), time.monotonic()
     while not condition():
-        assert time.monotonic() - began < seconds, f"not after {seconds:g} s: {what()}"
+        assert time.monotonic() - began < limit, f"not after {limit:g} s: {what()}"
         time.sleep(0.005)
     return time.monotonic() - began

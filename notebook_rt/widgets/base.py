@@ -253,6 +253,8 @@ class LiveWidget(anywidget.AnyWidget):
             name = str(content.get("name"))
             if name in self.libraries:  # may have to be built: not on the thread that draws
                 pump.act(lambda: self._send_library(name))
+        elif content.get("t") == "static":  # the page refuses the library: what a viewer would see
+            pump.act(lambda: self._send_now({"t": "static", "html": self._static()[1]}, ()))
         else:
             self._link.hear(content, pump.now())
 

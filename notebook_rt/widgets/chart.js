@@ -1,7 +1,7 @@
 // The live chart: a Vega-Lite picture whose data comes by column in binary, as often as it is useful.
 import { h, widget } from "./common.js";
 import { decodeColumn, isNull } from "./cell.js";
-import { library } from "./library.js";
+import { library, unloaded } from "./library.js";
 
 function rowsOf(content, buffer) {
   const columns = content.cols.map((column) => decodeColumn(column, buffer));
@@ -26,7 +26,7 @@ export default widget((body, say, model) => {
   let view = null;
   let building = null;
   let again = false;
-  const loading = library("vega", model, say);
+  const loading = library("vega", model, say).catch((error) => void unloaded(body, model, say, error));
   const root = () => body.parentElement;
 
   function config() {
@@ -51,6 +51,7 @@ export default widget((body, say, model) => {
     }
     building = (async () => {
       const vega = await loading;
+      if (!vega) return;
       const made = await vega.vegaEmbed(holder, { ...head.spec, config: { ...config(), ...head.spec.config } }, { actions: false, tooltip: true, renderer: "canvas" });
       view?.finalize();
       view = made.view;

@@ -18,17 +18,28 @@ from playwright.sync_api import ConsoleMessage, Page
 
 from notebook_rt.local import LocalStack
 from tests.browser.lab import free_port, server_process, surroundings
+from tests.waiting import scaled
 
 SETUP = """
-import itertools, json, time
+import json, pathlib, time
 import notebook_rt as nrt
+from tests.waiting import scaled
 
 rt = nrt.connect(queue_path={path!r}, options=nrt.Options(backoff_base=0.2, backoff_max=0.5))
 frame = rt.table({table!r}, order="id")
-_ = frame.wait(20)
+_ = frame.wait(scaled(20))
 """
 THEIRS = ("@jupyterlab/docregistry", "https://cdn.")
 """Errors of Voila's own page, with nothing of ours on it: parts of its Lab, sheets from elsewhere."""
+
+POLICY = """
+addEventListener("DOMContentLoaded", () => {
+  const meta = document.createElement("meta");
+  meta.httpEquiv = "Content-Security-Policy";
+  meta.content = %s;
+  document.head.prepend(meta);
+});
+"""
 
 
 class AppPage:
@@ -53,10 +64,13 @@ class App:
         self._url = url
         self._chromium = chromium
 
-    def open(self) -> AppPage:
-        """A new visitor."""
+    def open(self, policy: str = "") -> AppPage:
+        """A new visitor, of a page with this Content-Security-Policy."""
         page = self._chromium.new_page(viewport={"width": 1100, "height": 1100})
+        page.set_default_timeout(scaled(30_000))
         opened = AppPage(page)
+        if policy:
+            page.add_init_script(POLICY % json.dumps(policy))
         page.goto(self._url)
         return opened
 

@@ -26,6 +26,8 @@ from typing import Any, Literal
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import ConsoleMessage, Locator, Page, sync_playwright
 
+from tests.waiting import scaled, until
+
 REPOSITORY = Path(__file__).parents[2]
 FLAGS = [
     "--no-sandbox",
@@ -119,7 +121,7 @@ def server_process(
     with (root / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + scaled(60)
         while True:
             try:
                 urllib.request.urlopen(probe, timeout=2).close()
@@ -135,7 +137,7 @@ def server_process(
     finally:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(scaled(15))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -202,7 +204,7 @@ class OpenNotebook:
     def until(self, condition: str, seconds: float = 10) -> None:
         """Wait in the kernel until an expression is true there."""
         self.ask(
-            f"import time\n_end = time.monotonic() + {seconds}\n"
+            f"import time\n_end = time.monotonic() + {scaled(seconds)}\n"
             f"while not ({condition}):\n"
             f"    assert time.monotonic() < _end, {condition!r}\n    time.sleep(0.02)"
         )
@@ -211,6 +213,22 @@ class OpenNotebook:
         """Run a new cell without waiting for it; its index."""
         index: int = self.page.evaluate(RUN, [source, False])[0]
         return index
+
+    @contextmanager
+    def busy(self, first: str = "") -> Iterator[None]:
+        """A cell runs all the while, after ``first``: the kernel's main thread hears nobody."""
+        begun, done = self.path.with_suffix(".begun"), self.path.with_suffix(".done")
+        begun.unlink(missing_ok=True)
+        done.unlink(missing_ok=True)
+        self.start(
+            f"import pathlib, time\n{first}\npathlib.Path({str(begun)!r}).touch()\n"
+            f"while not pathlib.Path({str(done)!r}).exists(): time.sleep(0.02)"
+        )
+        try:
+            until(begun.exists)
+            yield
+        finally:
+            done.touch()
 
     def show(self, source: str) -> Locator:
         """Run a new cell that displays a widget, and bring the widget on the screen."""
@@ -285,18 +303,19 @@ class Browser:
         try:
             if script:
                 context.add_init_script(script)
+            context.set_default_timeout(scaled(30_000))
             page = context.new_page()
             notebook = OpenNotebook(page, path)
             way = "doc/tree" if self.server.app == "lab" else "notebooks"
             page.goto(f"{self.server.url}/{way}/{name}?token={self.server.token}")
             page.wait_for_function(
                 "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel",
-                timeout=60_000,
+                timeout=scaled(60_000),
             )
             page.wait_for_function(
                 "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
                 ".status === 'idle'",
-                timeout=60_000,
+                timeout=scaled(60_000),
             )
             yield notebook
             notebook.command("notebook:shutdown-kernel")

@@ -23,6 +23,7 @@ import numpy as np
 
 from tests.browser.contenders import CONTENDERS, START, Contender
 from tests.browser.lab import Browser, OpenNotebook, browsing, serving
+from tests.waiting import scaled
 
 UNSEEN = 5.0
 """Seconds of a run with nothing to see."""
@@ -156,7 +157,7 @@ def compete(browser: Browser, contender: Contender, seconds: float) -> list[Meas
         before = float(notebook.run("print(outcome['cpu'])"))
         notebook.run(contender.show)
         grid = page.locator(contender.root).first
-        grid.scroll_into_view_if_needed(timeout=60_000)
+        grid.scroll_into_view_if_needed(timeout=scaled(60_000))
         notebook.run("start(2)")  # what is made once is made now
         page.wait_for_timeout(3000)
 

@@ -6,6 +6,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser as Chromium
@@ -14,7 +15,7 @@ from playwright.sync_api import Page
 from notebook_rt.local import LocalStack
 from tests.browser.apps import SETUP, App, showing
 from tests.browser.lab import headless
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.browser
 
@@ -60,18 +61,18 @@ def table(stack: LocalStack) -> Iterator[str]:
 
 def live_both_ways(page: Page, stack: LocalStack, table: str) -> None:
     """What every host must do: words, rows, a change that arrives, an edit that arrives."""
-    page.locator(".nrt-health .nrt-word", has_text="Healthy").wait_for(timeout=40_000)
-    page.locator('[data-row="9"] .l1 .nrt-v', has_text="S10").wait_for(timeout=20_000)
+    page.locator(".nrt-health .nrt-word", has_text="Healthy").wait_for(timeout=scaled(40_000))
+    page.locator('[data-row="9"] .l1 .nrt-v', has_text="S10").wait_for(timeout=scaled(20_000))
 
     value = stack.sql(f"update {table} set quantity = quantity + 1 where id = 2 returning quantity")
-    page.locator('[data-row="1"] .l2', has_text=str(value[0][0])).wait_for(timeout=5000)
+    page.locator('[data-row="1"] .l2', has_text=str(value[0][0])).wait_for()
 
     typed = stack.sql(f"select quantity + 7 from {table} where id = 1")[0][0]
     page.locator('[data-row="0"] .l2').dblclick()
     page.locator("input.nrt-editor").fill(str(typed))
     page.keyboard.press("Enter")
     until(lambda: stack.sql(f"select quantity from {table} where id = 1") == [(typed,)])
-    page.locator(".nrt-queue .nrt-word", has_text="All saved").wait_for(timeout=5000)
+    page.locator(".nrt-queue .nrt-word", has_text="All saved").wait_for()
     page.locator('[data-row="0"] .l2 .nrt-v:not(.nrt-mark)', has_text=str(typed)).wait_for()
 
     assert page.locator('[data-row="2"] .l3 .nrt-v').inner_text() == HOSTILE
@@ -103,16 +104,26 @@ def test_the_status_bar_and_the_grid_in_voila(voila: App, stack: LocalStack, tab
 
 
 @pytest.fixture(scope="module")
+def nap(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cell sleeps while this file is there."""
+    return tmp_path_factory.mktemp("nap") / "nap"
+
+
+@pytest.fixture(scope="module")
 def editor(
-    stack: LocalStack, table: str, chromium: Chromium, tmp_path_factory: pytest.TempPathFactory
+    stack: LocalStack,
+    table: str,
+    nap: Path,
+    chromium: Chromium,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[App]:
     root = tmp_path_factory.mktemp("marimo-edit")
     cells = [
-        SETUP.format(path=str(root / "queue"), table=table) + "naps = itertools.count()",
+        SETUP.format(path=str(root / "queue"), table=table),
         "rt.status_bar()",
         "frame",
         COUNT,
-        "time.sleep(4 if next(naps) else 0)",
+        f"while pathlib.Path({str(nap)!r}).exists(): time.sleep(0.02)",
     ]
     with showing("marimo edit", cells, stack, chromium, root) as app:
         yield app
@@ -151,7 +162,9 @@ def counted(page: Page) -> tuple[dict[str, int], str]:
     return {}, ""
 
 
-def test_the_status_bar_and_the_grid_in_marimo(editor: App, stack: LocalStack, table: str) -> None:
+def test_the_status_bar_and_the_grid_in_marimo(
+    editor: App, stack: LocalStack, table: str, nap: Path
+) -> None:
     opened = editor.open()
     page = opened.page
     cells = Cells(page)
@@ -160,12 +173,14 @@ def test_the_status_bar_and_the_grid_in_marimo(editor: App, stack: LocalStack, t
 
     # A cell that sleeps stops nothing, though marimo hands on no word of the browser meanwhile.
     page.wait_for_timeout(300)
+    nap.touch()
     cells.run(4)
     page.locator('[data-status="running"]').first.wait_for()
     for n in range(6):
         stack.sql(f"update {table} set notes = 'nap {n}' where id = 4")
-        page.locator('[data-row="3"] .l3', has_text=f"nap {n}").wait_for(timeout=2000)
+        page.locator('[data-row="3"] .l3', has_text=f"nap {n}").wait_for()
     assert page.locator('[data-status="running"]').count() > 0
+    nap.unlink()
     page.locator('[data-status="running"]').first.wait_for(state="detached")
 
     # A cell that is run again leaves nothing behind.
@@ -174,13 +189,14 @@ def test_the_status_bar_and_the_grid_in_marimo(editor: App, stack: LocalStack, t
     for _ in range(10):
         cells.run(1)
         cells.run(2)
-    until(lambda: cells.counted() == before, 5, lambda: counted(page))
+    until(lambda: cells.counted() == before, 20, lambda: counted(page))
     live_both_ways(page, stack, table)
     # … not even the cell that everything stands on.
+    run_before = counted(page)
     cells.run(0)
-    page.wait_for_timeout(1000)
+    until(lambda: counted(page) not in (run_before, ({}, "")), 30)
     live_both_ways(page, stack, table)
-    until(lambda: cells.counted() == before, 5, lambda: counted(page))
+    until(lambda: cells.counted() == before, 20, lambda: counted(page))
     assert opened.console == []
     page.close()
 
@@ -193,21 +209,58 @@ def test_a_visitor_of_a_marimo_app_who_has_left_is_forgotten(
         SETUP.format(path=str(root / "queue"), table=table),
         "rt.status_bar()",
         "frame",
-        "import marimo as mo\ntick = mo.ui.refresh(default_interval='1s')\ntick",
-        f"tick.value\n{COUNT}\nmo.md(f'counted {{json.dumps(counts)}} at {{time.monotonic_ns()}}')",
+        "import marimo as mo\n"
+        "again = mo.ui.button(value=0, on_click=lambda n: n + 1, label='Count')\nagain",
+        f"again.value\n{COUNT}\nmo.md(f'counted {{json.dumps(counts)}} at {{time.monotonic_ns()}}')",
     ]
     with showing("marimo run", cells, stack, chromium, root) as app:
         first, second = app.open(), app.open()
         live_both_ways(first.page, stack, table)
         live_both_ways(second.page, stack, table)
 
-        def count() -> dict[str, int]:
-            text = second.page.locator("body").inner_text()
-            return dict(json.loads(re.findall(r"counted (\{.*?\}) at", text)[-1]))
+        def shown() -> list[str]:
+            return re.findall(r"counted \{.*?\} at \d+", second.page.locator("body").inner_text())
 
-        until(lambda: (count()["widgets"], count()["sessions"]) == (4, 2), 5, count)
+        def count() -> dict[str, int]:
+            before = shown()
+            second.page.get_by_role("button", name="Count").click()
+            until(lambda: shown() not in (before, []), 30)
+            return dict(json.loads(shown()[-1].removeprefix("counted ").split(" at ")[0]))
+
+        until(lambda: (count()["widgets"], count()["sessions"]) == (4, 2), 30, count)
         first.page.close()
-        until(lambda: (count()["widgets"], count()["sessions"]) == (2, 1), 15, count)
+        until(lambda: (count()["widgets"], count()["sessions"]) == (2, 1), 30, count)
         live_both_ways(second.page, stack, table)
         assert first.console == second.console == []
         second.page.close()
+
+
+def test_a_page_that_forbids_blobs_shows_the_grid_or_says_why_not(
+    stack: LocalStack, table: str, chromium: Chromium, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("marimo-policy")
+    cells = [
+        SETUP.format(path=str(root / "queue"), table=table),
+        "frame",
+        "frame.plot(y='quantity')",
+    ]
+    own = "worker-src * blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'"
+    with showing("marimo run", cells, stack, chromium, root) as app:
+        # Where another way is open, it is taken.
+        page = app.open(f"{own} data:").page
+        page.locator('[data-row="9"] .l1 .nrt-v', has_text="S10").wait_for(timeout=scaled(60_000))
+        page.locator(".nrt-chart canvas").wait_for()
+        page.close()
+
+        # Where none is, what is refused is said, and the table is there as it is now.
+        page = app.open(own).page
+        said = page.locator(".nrt-unloaded")
+        said.first.wait_for(timeout=scaled(60_000))
+        until(lambda: said.count() == 2)
+        assert "Content-Security-Policy" in said.first.inner_text()
+        assert page.locator(".nrt-loading").count() == 0
+        page.locator(".nrt-static td", has_text="S10").wait_for()
+        page.locator(".nrt-static td", has_text=HOSTILE).wait_for()
+        assert page.locator(".nrt img, .nrt b").count() == 0
+        assert page.evaluate("window.__ran") is None
+        page.close()

@@ -12,16 +12,17 @@ import pytest
 from notebook_rt.local import LocalStack
 from tests.browser.lab import Browser, OpenNotebook
 from tests.proxy import Proxy
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.browser
 
 CONNECT = """
 import json, notebook_rt as nrt
+from tests.waiting import scaled
 rt = nrt.connect(**json.loads({given!r}))
 frame = rt.table({table!r}, order="id")
 room = rt.channel("room:leaks")
-_ = frame.wait(20), room.wait(20), room.presence.track(username="Ada")
+_ = frame.wait(scaled(20)), room.wait(scaled(20)), room.presence.track(username="Ada")
 """
 SHOW = """
 unsubscribe = frame.on_change(lambda batch: None)
@@ -112,8 +113,8 @@ def test_runs_of_the_cells_leave_no_more_than_one_run_leaves(
 
 def shown(notebook: OpenNotebook) -> None:
     page = notebook.page
-    page.locator(".nrt-health .nrt-word", has_text="Healthy").first.wait_for(timeout=30_000)
-    page.locator('[data-row="0"] .l1 .nrt-v').first.wait_for(timeout=30_000)
+    page.locator(".nrt-health .nrt-word", has_text="Healthy").first.wait_for(timeout=scaled(30_000))
+    page.locator('[data-row="0"] .l1 .nrt-v').first.wait_for(timeout=scaled(30_000))
 
 
 def test_a_saved_notebook_holds_no_key_no_token_and_no_row_beyond_the_preview(

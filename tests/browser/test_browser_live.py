@@ -12,7 +12,7 @@ from notebook_rt.local import LocalStack
 from tests.browser.axe import findings
 from tests.browser.lab import Browser, OpenNotebook
 from tests.proxy import Proxy
-from tests.waiting import until
+from tests.waiting import scaled, until
 from tests.widgets.memory import HOSTILE
 
 pytestmark = pytest.mark.browser
@@ -30,10 +30,11 @@ from generate_series(1, 12) n
 """
 SETUP = """
 import notebook_rt as nrt
+from tests.waiting import scaled
 rt = nrt.connect({url!r}, {key!r}, queue_path={path!r},
                  options=nrt.Options(backoff_base=0.2, backoff_max=0.5, poll_interval=0.5))
 frame = rt.table({table!r}, order={order!r})
-_ = frame.wait(20)
+_ = frame.wait(scaled(20))
 """
 SYMBOL, QUANTITY, STATE, PRICE, NOTES = range(1, 6)
 
@@ -88,9 +89,9 @@ def test_postgres_to_pixel_and_a_typed_cell_to_postgres(
         page.locator(f'[data-row="1"] .l{NOTES}', has_text="written by sql").wait_for()
         stack.sql(f"insert into {table} values (13, 'TSM', 130, 'held', 19.5)")
         page.locator(f'[data-row="12"] .l{SYMBOL}', has_text="TSM").wait_for()
-        notebook.start("import time; time.sleep(3)")
-        stack.sql(f"update {table} set notes = 'while it sleeps' where id = 3")
-        page.locator(f'[data-row="2"] .l{NOTES}', has_text="while it sleeps").wait_for(timeout=2500)
+        with notebook.busy():
+            stack.sql(f"update {table} set notes = 'while it sleeps' where id = 3")
+            page.locator(f'[data-row="2"] .l{NOTES}', has_text="while it sleeps").wait_for()
 
         # What is typed arrives in PostgreSQL, and is then no longer marked.
         page.locator(f'[data-row="0"] .l{PRICE}').dblclick()
@@ -126,11 +127,13 @@ def test_postgres_to_pixel_and_a_typed_cell_to_postgres(
 
         # Who is there, with a name from elsewhere; a chart of the table.
         notebook.run(
-            "room = rt.channel('room:browser'); room.wait(10)\n"
+            "room = rt.channel('room:browser'); room.wait(scaled(10))\n"
             "room.presence.track(username='<b>Ada</b> Lovelace')"
         )
         notebook.show("room.presence").get_by_text("Only you").wait_for()
-        notebook.show("frame.plot(x='id', y='price')").locator("canvas").wait_for(timeout=60000)
+        notebook.show("frame.plot(x='id', y='price')").locator("canvas").wait_for(
+            timeout=scaled(60000)
+        )
 
         assert findings(page) == []
         assert stack.anon_key not in str([cell["outputs"] for cell in notebook.save()["cells"]])
@@ -163,7 +166,9 @@ def test_what_is_typed_without_a_network_or_refused_is_kept_and_shown(
 
         # Cut off: said at once, the edit is kept and shown, and counted.
         proxy.down()
-        page.locator(".nrt-health .nrt-word:not(:text-is('Healthy'))").wait_for(timeout=5000)
+        page.locator(".nrt-health .nrt-word:not(:text-is('Healthy'))").wait_for(
+            timeout=scaled(5000)
+        )
         type_into(1, "88")
         page.locator(f'[data-row="1"] .l{QUANTITY} .nrt-is-pending', has_text="88").wait_for()
         saved.filter(has_text="1 unsaved").wait_for()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.browser.lab import browsing, serving
+from tests.waiting import scaled
 
 pytestmark = pytest.mark.browser
 
@@ -21,7 +22,7 @@ def test_status_bar_and_grid_in_notebook_7(tmp_path_factory: pytest.TempPathFact
         notebook.run("source = frame(2000); g = GridWidget(source); display(g)")
         page.locator('[data-row="0"] .l4 .nrt-v').wait_for()
         notebook.run("df = source.df.copy(); df.loc[1, 'price'] = 123.25; source.set(df)")
-        page.locator('[data-row="0"] .l4 .nrt-v', has_text="123.25").wait_for(timeout=3000)
+        page.locator('[data-row="0"] .l4 .nrt-v', has_text="123.25").wait_for(timeout=scaled(3000))
         page.locator('[data-row="1"] .l3').dblclick()
         page.keyboard.type("17")
         page.keyboard.press("Enter")

@@ -21,12 +21,11 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
         page.locator(".nrt-health .nrt-word", has_text="Healthy").wait_for()
 
         # Told from a thread while a cell sleeps.
-        notebook.start(
-            "import threading, time\n"
-            "threading.Timer(0.5, lambda: source.set(HealthReport('offline'))).start()\n"
-            "time.sleep(4)"
+        tell = (
+            "import threading\nthreading.Timer(0.5, source.set, [HealthReport('offline')]).start()"
         )
-        page.locator(".nrt-word", has_text="Offline").wait_for(timeout=2500)
+        with notebook.busy(tell):
+            page.locator(".nrt-word", has_text="Offline").wait_for()
 
         # The keyboard opens, Escape closes and gives the focus back.
         pill = page.locator(".nrt-health .nrt-pill")
@@ -40,9 +39,9 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
         # A click is handled while a cell sleeps, on the queue's own thread.
         notebook.run("writes = MemoryQueue(*WRITES); q = QueueWidget(writes); display(q)")
         page.locator(".nrt-queue .nrt-pill").click()
-        notebook.start("time.sleep(3)")
-        page.locator('li[data-state="failed"] [data-act="discard"]').click()
-        page.locator(".nrt-queue .nrt-word", has_text="4 unsaved").wait_for(timeout=2500)
+        with notebook.busy():
+            page.locator('li[data-state="failed"] [data-act="discard"]').click()
+            page.locator(".nrt-queue .nrt-word", has_text="4 unsaved").wait_for()
         assert notebook.ask("print(writes.asked)") == "[('discard', '3')]"
 
         # Nothing to a hidden one; one whole state on return.
@@ -60,7 +59,7 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
         )
         assert notebook.ask("print(len(sent), w.seen)") == "0 False"
         page.locator(".nrt-health").evaluate("node => node.closest('.nrt').style.display = ''")
-        page.locator(".nrt-word", has_text="Slow").wait_for(timeout=2000)
+        page.locator(".nrt-word", has_text="Slow").wait_for()
         assert notebook.ask("print(len(sent), sent[0]['whole'])") == "1 True"
 
         # The browser's network is told.

@@ -7,6 +7,7 @@ import threading
 from typing import Final
 
 from tests.proxy import Answer, Cut, Delay, Double, Drop, HangUp, Proxy, Rule, Stall, Truncate
+from tests.waiting import scaled
 
 TOLD: Final[tuple[Rule, ...]] = (
     Double(chance=0.2),
@@ -57,7 +58,7 @@ class Chaos:
 
     def __exit__(self, *error: object) -> None:
         self._healed.set()
-        self._thread.join(30)
+        self._thread.join(scaled(30))
         self.proxy.up()
         self.proxy.heal()
         if self.error is not None and not any(error):

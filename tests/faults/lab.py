@@ -13,7 +13,7 @@ import notebook_rt as nrt
 from notebook_rt.local import LocalStack
 from tests.faults.truth import EVERYTHING, View, table_of, true_within
 from tests.proxy import Proxy
-from tests.waiting import until
+from tests.waiting import TIME_FACTOR, scaled, until
 
 _numbers = itertools.count(time.monotonic_ns())
 
@@ -50,7 +50,7 @@ class Lab:
         for view in views:
             self.views[view] = view.open(self.session, self.table)
         for frame in self.views.values():
-            frame.wait(20)
+            frame.wait(scaled(20))
         self.live_within(20)
 
     def live_within(self, seconds: float) -> float:
@@ -69,7 +69,7 @@ class Lab:
         """Live and true again; and what is written then arrives, too."""
         began = time.monotonic()
         self.live_within(seconds)
-        self.true_within(max(1.0, seconds - (time.monotonic() - began)))
+        self.true_within(max(1.0, seconds - (time.monotonic() - began) / TIME_FACTOR))
         self.sql("update {t} set name = 'after' where id between 5 and 9")
         self.true_within(5)
 

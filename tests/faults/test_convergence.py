@@ -16,7 +16,7 @@ from notebook_rt.local import LocalStack
 from tests.faults.chaos import SILENT, TOLD, Chaos
 from tests.faults.truth import VIEWS, Writer, difference, table_of, true_within
 from tests.proxy import Proxy, Rule
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 ROWS = 3_000
 WITHIN = 10.0
@@ -54,7 +54,7 @@ def converges(
     ):
         frames = {view: view.open(session, table) for view in VIEWS}
         for frame in frames.values():
-            frame.wait(20)
+            frame.wait(scaled(20))
         with Writer(stack, table, ROWS, seed) as writer:
             with Chaos(proxy, seed, rules) as chaos:
                 time.sleep(seconds)

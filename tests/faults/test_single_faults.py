@@ -18,7 +18,7 @@ from notebook_rt.net import supervisor
 from tests.faults.lab import AUDIT, laboratory
 from tests.faults.truth import EVERYTHING, SOME, TOP, VIEWS, Writer, true_within
 from tests.proxy import Delay, Double, Drop, Proxy, Stall, Truncate
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.slow
 
@@ -184,7 +184,7 @@ def test_the_first_snapshot_with_writes_going_on_and_slow_pages(stack: LocalStac
         with Writer(stack, lab.table, 3_000, 6):
             views = {view: view.open(session, lab.table) for view in VIEWS}
             for frame in views.values():
-                frame.wait(20)
+                frame.wait(scaled(20))
             time.sleep(1)
         slow.heal()
         true_within(5, stack, lab.table, views)

@@ -22,6 +22,7 @@ import psycopg
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
+from tests.waiting import scaled
 
 COLUMNS: Final = {
     "name": "text",
@@ -189,7 +190,7 @@ class Writer:
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(scaled(30))
         if self.error is not None and not any(error):
             raise self.error
 
@@ -288,16 +289,16 @@ def true_within(
     seconds: float, stack: LocalStack, table: str, views: dict[View, nrt.LiveFrame]
 ) -> float:
     """Wait until every frame equals its ``SELECT`` at once; the seconds it took."""
-    began = time.monotonic()
+    limit, began = scaled(seconds), time.monotonic()
     while True:
         found = [difference(view, frame, stack, table) for view, frame in views.items()]
         took = time.monotonic() - began
         if not any(found):
             return took
-        if took > seconds:
+        if took > limit:
             lines = [
                 f"{said or view.name + ': true'} ({frame.status}: {frame.reason})"
                 for said, (view, frame) in zip(found, views.items(), strict=True)
             ]
-            raise AssertionError(f"not true after {seconds:g} s:\n" + "\n".join(lines))
+            raise AssertionError(f"not true after {limit:g} s:\n" + "\n".join(lines))
         time.sleep(0.1)

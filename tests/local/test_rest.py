@@ -16,6 +16,7 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt.filters import parse as parse_filter
 from notebook_rt.local import LocalStack, start
+from tests.waiting import scaled
 
 ALICE = "00000000-0000-4000-8000-00000000000a"
 BOB = "00000000-0000-4000-8000-00000000000b"
@@ -475,7 +476,7 @@ def test_a_lost_connection_is_503_and_the_next_request_works(stack: LocalStack, 
                     "where query like '%%rest_sleep%%' and state = 'active' and pid <> pg_backend_pid()"
                 )
             )
-        answer = asleep.result(10)
+        answer = asleep.result(scaled(10))
     assert answer.status_code == 503
     assert answer.json()["code"] == "57P01"
     for _ in range(20):
@@ -491,9 +492,9 @@ def test_a_stack_that_stops_does_not_wait_for_a_running_call(tmp_path: Path) -> 
             assert not asleep.done()
         began = time.monotonic()
         stack.stop()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < scaled(3)
         with pytest.raises(httpx.TransportError):
-            asleep.result(5)
+            asleep.result(scaled(5))
 
 
 def test_many_at_once_each_as_itself(stack: LocalStack) -> None:

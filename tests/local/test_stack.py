@@ -25,7 +25,7 @@ from notebook_rt.local import LocalStack, errors, postgres, start
 from notebook_rt.local import stack as stack_module
 from notebook_rt.local.context import StackOptions
 from notebook_rt.local.directory import StackDirectory
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 REPOSITORY = Path(local.__file__).parents[2]
 
@@ -73,7 +73,7 @@ def postmaster(stack: LocalStack) -> psutil.Process:
 
 def gone(processes: list[psutil.Process], within: float = 5.0) -> bool:
     """Whether all of them end in time; whoever is dead and not yet reaped has ended."""
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + scaled(within)
     while time.monotonic() < deadline:
         if not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
             return True
@@ -145,7 +145,7 @@ def test_a_script_that_stops_nothing_ends_without_a_warning(directory: Path) -> 
         capture_output=True,
         text=True,
         check=True,
-        timeout=90,
+        timeout=scaled(90),
     )
     rows, pid = done.stdout.split()
     said = [line for line in done.stderr.splitlines() if not line.startswith("local stack: ")]
@@ -380,7 +380,7 @@ def test_it_runs_as_an_ordinary_user() -> None:
             env={"HOME": str(home), "PATH": os.defpath, **environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=scaled(60),
             **identity,  # type: ignore[call-overload]  # mypy cannot see into the dictionary
         )
     finally:

@@ -26,6 +26,7 @@ from notebook_rt.local import LocalStack, errors, start
 from notebook_rt.local.context import Secrets, TokenError, sign
 from notebook_rt.local.directory import Running, StackDirectory
 from notebook_rt.local.leases import Lease
+from tests.waiting import scaled
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,9 @@ def test_a_lease_wants_the_key(stack: LocalStack) -> None:
     running = StackDirectory(stack.directory).running()
     assert running is not None
     for greeting in (b'{"key": "guessed"}\n', b"GET / HTTP/1.1\r\n\r\n", b'["key"]\n', b"\0\n"):
-        with socket.create_connection(("127.0.0.1", running.lease_port), timeout=5) as other:
+        with socket.create_connection(
+            ("127.0.0.1", running.lease_port), timeout=scaled(5)
+        ) as other:
             other.sendall(greeting)
             assert other.recv(100) == b""
     with pytest.raises(ConnectionError):

@@ -19,7 +19,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 JS = Path(__file__).parent / "js"
 
@@ -36,7 +36,9 @@ def project() -> Path:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(JS / name, fresh)
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        installed = subprocess.run(command, cwd=fresh, capture_output=True, text=True, timeout=100)
+        installed = subprocess.run(
+            command, cwd=fresh, capture_output=True, text=True, timeout=scaled(100)
+        )
         assert installed.returncode == 0, installed.stderr
         try:
             fresh.rename(folder)
@@ -70,7 +72,7 @@ def test_rows_written_by_supabase_js_are_in_df(stack: LocalStack, project: Path)
     stack.sql("create table js_prices (id bigint primary key, name text)")
     stack.sql("alter publication supabase_realtime add table js_prices")
     with nrt.connect(stack.url, stack.anon_key) as session:
-        prices = session.table("js_prices").wait(10)
+        prices = session.table("js_prices").wait(scaled(10))
         assert prices.df.empty
         play("writes", stack, project)
         wanted = {1: "changed", 2: "b too"}
@@ -92,6 +94,6 @@ def play(scenario: str, stack: LocalStack, project: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scaled(60),
     )
     assert ran.returncode == 0, ran.stderr + ran.stdout

@@ -27,9 +27,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.local.wire_compare import Comparison, DifferentError, cut_like, found, parsed, topic_of
+from tests.waiting import scaled
 
 TRANSCRIPTS = Path(__file__).parent.parent / "wire"
-PATIENCE = 15.0
+PATIENCE = scaled(15.0)
 """Seconds to wait for a frame."""
 
 Step = dict[str, Any]
@@ -143,7 +144,7 @@ class Player:
                 for old, new in self._edits:
                     step[part] = step[part].replace(old, new)
         begins = _transactions(steps)
-        async with asyncio.timeout(110):
+        async with asyncio.timeout(scaled(110)):
             try:
                 for index, step in enumerate(steps):
                     self._line = index + 1

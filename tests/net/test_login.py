@@ -16,7 +16,7 @@ from notebook_rt.net.login import Login, Token
 from notebook_rt.net.loop import shared
 from notebook_rt.options import Options
 from notebook_rt.sync.health import Metrics
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 
 def login(credentials: Credentials, url: str = "http://127.0.0.1", **options: Any) -> Login:
@@ -50,7 +50,7 @@ def test_many_refused_requests_ask_for_one_token_and_not_on_the_loop(way: str) -
     credentials = Credentials("key")
     one = login(credentials)
     found = thread.wait(
-        ask_at_once(one, fresh if way == "function" else fresh_later, 20), timeout=10
+        ask_at_once(one, fresh if way == "function" else fresh_later, 20), timeout=scaled(10)
     )
     assert found == [True] * 20
     assert credentials.access_token == "token-2"
@@ -58,7 +58,7 @@ def test_many_refused_requests_ask_for_one_token_and_not_on_the_loop(way: str) -
     on_loop = thread.call(threading.current_thread)
     assert on_loop not in asked_on
     # Whoever was refused with a token that is not the present one has only to try again.
-    assert thread.wait(one.refresh("token-1"), timeout=10)
+    assert thread.wait(one.refresh("token-1"), timeout=scaled(10))
     assert len(asked_on) == 2
 
 
@@ -66,7 +66,9 @@ def test_a_token_function_that_raises_is_no_token(caplog: pytest.LogCaptureFixtu
     thread, credentials = shared(), Credentials("key")
     one = login(credentials)
     answers = iter(["first"])
-    assert thread.wait(ask_at_once(one, lambda: next(answers), 3), timeout=10) == [False] * 3
+    assert (
+        thread.wait(ask_at_once(one, lambda: next(answers), 3), timeout=scaled(10)) == [False] * 3
+    )
     assert credentials.access_token == "first"
     assert "could not be refreshed" in (one._counters.last_error or "")
     assert not caplog.records
@@ -79,7 +81,7 @@ def jwt(seconds: float, name: str = "") -> str:
 
 
 def ends(one: Login) -> None:
-    shared().wait(one.stop(), timeout=5)
+    shared().wait(one.stop(), timeout=scaled(5))
 
 
 @pytest.mark.parametrize("ending", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
@@ -95,7 +97,7 @@ def test_a_token_function_that_ends_python_ends_neither_the_network_thread_nor_w
             return answer
         raise ending("no token")
 
-    assert thread.wait(ask_at_once(one, give, 3), timeout=10) == [False] * 3
+    assert thread.wait(ask_at_once(one, give, 3), timeout=scaled(10)) == [False] * 3
     assert thread is shared()
     assert ending.__name__ in (one._counters.last_error or "")
 
@@ -106,11 +108,11 @@ def test_what_can_be_no_token_is_refused_and_the_login_stays(wrong: Any) -> None
     one = login(credentials)
     thread.wait(one.set_auth("good"))
     with pytest.raises((TypeError, ValueError), match="an access token is") as caught:
-        thread.wait(one.set_auth(lambda: wrong), timeout=10)
+        thread.wait(one.set_auth(lambda: wrong), timeout=scaled(10))
     assert "Evil" not in str(caught.value)
     if wrong is not None:
         with pytest.raises((TypeError, ValueError)):
-            thread.wait(one.set_auth(wrong), timeout=10)
+            thread.wait(one.set_auth(wrong), timeout=scaled(10))
         with pytest.raises((TypeError, ValueError)):
             Credentials("key", wrong)
     assert credentials.access_token == "good"
@@ -125,14 +127,14 @@ def test_who_signs_out_during_a_refresh_stays_signed_out() -> None:
         if credentials.access_token is None:
             return "first"
         asked.set()
-        answer.wait(10)
+        answer.wait(scaled(10))
         return "second"
 
-    thread.wait(one.set_auth(give), timeout=10)
+    thread.wait(one.set_auth(give), timeout=scaled(10))
     refreshed = thread.submit(one.refresh("first"))
-    assert asked.wait(5)
-    thread.wait(one.set_auth(None), timeout=5)
-    assert refreshed.result(5) is True, "whoever was refused tries again, as who it is now"
+    assert asked.wait(scaled(5))
+    thread.wait(one.set_auth(None), timeout=scaled(5))
+    assert refreshed.result(scaled(5)) is True, "whoever was refused tries again, as who it is now"
     answer.set()
     time.sleep(0.1)
     assert credentials.access_token is None
@@ -142,10 +144,10 @@ def test_the_last_of_two_logins_counts_though_the_first_is_slower() -> None:
     thread, credentials = shared(), Credentials("key")
     one = login(credentials)
     answer = threading.Event()
-    slow = thread.submit(one.set_auth(lambda: "slow" if answer.wait(10) else "late"))
-    thread.wait(one.set_auth("quick"), timeout=5)
+    slow = thread.submit(one.set_auth(lambda: "slow" if answer.wait(scaled(10)) else "late"))
+    thread.wait(one.set_auth("quick"), timeout=scaled(5))
     answer.set()
-    slow.result(5)
+    slow.result(scaled(5))
     assert credentials.access_token == "quick"
 
 
@@ -154,8 +156,10 @@ def test_a_token_function_that_never_answers_holds_nobody_for_ever() -> None:
     one = login(credentials, request_timeout=0.2)
     answer = threading.Event()
     answers = iter(["first"])
-    thread.wait(one.set_auth(lambda: next(answers, None) or str(answer.wait(20))), timeout=5)
-    assert thread.wait(one.refresh("first"), timeout=5) is False
+    thread.wait(
+        one.set_auth(lambda: next(answers, None) or str(answer.wait(scaled(20)))), timeout=scaled(5)
+    )
+    assert thread.wait(one.refresh("first"), timeout=scaled(5)) is False
     assert "no answer in 0.2 s" in (one._counters.last_error or "")
     answer.set()
 
@@ -171,11 +175,11 @@ def test_a_short_token_is_refreshed_at_half_its_life_and_one_that_has_ended_not_
         given.append(time.monotonic())
         return jwt(seconds, str(len(given)))
 
-    thread.wait(one.set_auth(lambda: give(4)), timeout=5)
+    thread.wait(one.set_auth(lambda: give(4)), timeout=scaled(5))
     until(lambda: len(given) == 3, seconds=15)
     assert given[2] - given[0] > 3
     given.clear()
-    thread.wait(one.set_auth(lambda: give(-600)), timeout=5)  # or a clock that is wrong
+    thread.wait(one.set_auth(lambda: give(-600)), timeout=scaled(5))  # or a clock that is wrong
     time.sleep(2.5)
     assert len(given) == 1
     ends(one)
@@ -197,7 +201,7 @@ def test_a_refresh_that_failed_is_tried_again_before_the_token_ends(
         asked.append("given")
         return given[0] if len(asked) == 1 else jwt(600, "second")
 
-    thread.wait(one.set_auth(give), timeout=5)
+    thread.wait(one.set_auth(give), timeout=scaled(5))
     until(lambda: credentials.access_token != given[0], seconds=6)
     assert asked == ["given", "failed", "given"]
     ends(one)

@@ -15,7 +15,7 @@ from notebook_rt.host import Run
 from notebook_rt.net.callbacks import Mailbox, Subscribers
 from notebook_rt.net.loop import PAUSE_SECONDS, Coalesced, LoopThread, shared
 from notebook_rt.sync.health import Metrics
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 
 def test_one_loop_serves_the_process() -> None:
@@ -41,7 +41,7 @@ def test_a_wait_that_times_out_cancels_what_it_waited_for() -> None:
 
     with pytest.raises(TimeoutError):
         shared().wait(forever(), 0.05)
-    assert cancelled.wait(1)
+    assert cancelled.wait(scaled(1))
 
 
 def test_a_task_that_fails_is_logged_and_nothing_more(caplog: pytest.LogCaptureFixture) -> None:
@@ -65,7 +65,7 @@ def test_stopped_it_says_so_and_leaves_no_thread() -> None:
     thread.call(thread.spawn, asyncio.sleep(60), "a long sleep")
     began = time.monotonic()
     thread.stop()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < scaled(2)
     assert closed == [True]
     assert not thread._thread.is_alive()
     with pytest.raises(ClosedError):
@@ -116,7 +116,7 @@ def test_a_mailbox_is_bounded_and_drops_the_oldest(caplog: pytest.LogCaptureFixt
     go, heard = threading.Event(), []
 
     def slow(number: int) -> None:
-        go.wait(5)
+        go.wait(scaled(5))
         heard.append(number)
 
     box = Mailbox(slow, size=10)
@@ -215,9 +215,9 @@ def test_a_logger_that_says_everything_never_says_a_token(
     caplog.set_level(logging.DEBUG)
     token = stack.token("authenticated", "00000000-0000-0000-0000-000000000001", 600)
     with nrt.connect(stack.url, stack.anon_key, access_token=token) as rt:
-        rt.channel("logged").wait(10)
+        rt.channel("logged").wait(scaled(10))
         with pytest.raises(nrt.NotebookRTError):
-            rt.table("no_such_table").wait(10)
+            rt.table("no_such_table").wait(scaled(10))
         said = repr([rt, rt.metrics, rt.health, rt.channel("logged")])
     said += caplog.text
     assert token not in said

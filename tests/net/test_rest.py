@@ -34,6 +34,7 @@ from notebook_rt.options import Options
 from notebook_rt.outbox.decide import Request
 from notebook_rt.outbox.rest import HttpRest, NoAnswerError
 from notebook_rt.sync.events import Query
+from tests.waiting import scaled
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ async def test_closed_while_the_description_is_read_nothing_is_left_behind() -> 
         del reading
         await client.aclose()
         goes.set()
-        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=5)
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=scaled(5))
     gc.collect()
     assert left == []
 

@@ -32,6 +32,7 @@ from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.overlay import Overlay
 from notebook_rt.sync.rows import Key, RowChange
+from tests.waiting import scaled
 
 SCHEMA = Schema(
     (
@@ -137,7 +138,7 @@ class Kernel:
 
     async def drain(self, seconds: float = 15.0) -> None:
         """Send until nothing waits any more but what is set aside."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + scaled(seconds)
         while self.outbox.next_at() is not None:
             assert time.monotonic() < until, self.outbox.ops()[:3]
             if not await self.worker.step():

@@ -166,6 +166,7 @@ outbox.close()
 """
 
 
+@pytest.mark.timeout(240)  # twelve interpreters start
 def test_processes_that_open_a_damaged_file_at_once_set_it_aside_once(path: Path) -> None:
     for round_ in range(4):
         fill(path)

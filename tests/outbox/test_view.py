@@ -20,6 +20,7 @@ from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
 from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.view import QueueView
+from tests.waiting import scaled
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J"
 
@@ -70,7 +71,7 @@ def test_flush_waits_until_nothing_waits_and_says_what_was_set_aside(outbox: Out
             outbox.settle(op)
 
     queue = QueueView(outbox, wake=lambda: threading.Timer(0.1, send).start())
-    assert queue.flush(timeout=5) == 2
+    assert queue.flush(timeout=scaled(5)) == 2
     outbox.retry()
     with pytest.raises(WaitTimeoutError):
         QueueView(outbox).flush(timeout=0.1)
@@ -125,7 +126,7 @@ def test_the_command_line_may_be_read_from_the_beginning_only(outbox: Outbox) ->
     os.close(reading)  # as `| head` does
     try:
         done = subprocess.run(
-            command, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
+            command, stdout=writing, stderr=subprocess.PIPE, timeout=scaled(60), check=False
         )
     finally:
         os.close(writing)

@@ -18,6 +18,7 @@ from notebook_rt.outbox.worker import Worker
 from notebook_rt.sync.merge import Strategies
 from tests.outbox.kernel import Kernel
 from tests.proxy import Answer, Proxy, lost_answers
+from tests.waiting import scaled
 
 MakeKernel = Callable[..., Kernel]
 
@@ -761,7 +762,7 @@ async def test_a_worker_that_is_woken_as_it_is_cancelled_ends(kernel: MakeKernel
         for _ in range(turns):
             await asyncio.sleep(0)
         running.cancel()
-        done, _ = await asyncio.wait([running], timeout=2)
+        done, _ = await asyncio.wait([running], timeout=scaled(2))
         assert done, f"{turns} turns of the loop"
     await k.close()
 

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from notebook_rt.store.beside import beside
+from tests.waiting import scaled
 
 
 def test_all_work_is_done_each_elsewhere_on_a_thread_of_its_own() -> None:
@@ -14,7 +15,7 @@ def test_all_work_is_done_each_elsewhere_on_a_thread_of_its_own() -> None:
     seen = set()
 
     def work() -> None:
-        together.wait(timeout=60)
+        together.wait(timeout=scaled(60))
         seen.add(threading.current_thread())
 
     beside([work, work], work)
