@@ -16,7 +16,7 @@ import notebook_rt as nrt
 from notebook_rt.address import is_loopback, project_url
 from notebook_rt.errors import NotebookRTError, UnreachableError
 from notebook_rt.local import LocalStack
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 
 class Listener:
@@ -69,7 +69,7 @@ def test_a_proxy_of_the_environment_hears_nothing_of_this_machine(
             user = rt.sign_in(email="proxied@example.com", password="a long password")
         rows = rt.table(name)
         with contextlib.suppress(NotebookRTError):
-            rows.wait(2)
+            rows.wait(scaled(2))
             rows.insert(id=1, name="a")
         until(lambda: len(rt.queue) == 0 or listener.heard)
         assert not listener.heard, bytes(listener.heard[:60])

@@ -24,7 +24,7 @@ import notebook_rt as nrt
 from notebook_rt import errors, local
 from notebook_rt.address import environment_url, is_secret, project_url
 from notebook_rt.local import LocalStack, start
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 REF = "abcdefghijklmnopqrst"
 PROJECT = f"https://{REF}.supabase.co"
@@ -122,7 +122,7 @@ def test_a_script_without_a_project_starts_nothing(variable: str | None) -> None
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scaled(60),
         check=False,
     )
     last = done.stderr.splitlines()[-1]
@@ -164,7 +164,7 @@ def test_a_secret_key_in_a_notebook_is_warned_about_once() -> None:
         connect,
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbclient.NotebookClient(notebook, timeout=60).execute()
+    nbclient.NotebookClient(notebook, timeout=scaled(60)).execute()
     said = ["".join(o.get("text", "") for o in cell.outputs) for cell in notebook.cells]
     assert ["It passes every policy" in text for text in said] == [False, True, False, False]
     assert "sign_in" in said[1]
@@ -214,7 +214,7 @@ def test_the_login_of_a_sync_client_is_taken_over_and_followed(
     client = create_client(stack.url, stack.anon_key)
     client.auth.sign_in_with_password(users[0])
     with nrt.connect(client, options=SWIFT) as rt:
-        frame = rt.table(owned).wait(10)
+        frame = rt.table(owned).wait(scaled(10))
         sees(frame, 0)
         assert rt.url == stack.url
         before = rt._project.credentials.access_token
@@ -228,7 +228,9 @@ def test_the_login_of_a_sync_client_is_taken_over_and_followed(
         rt.sign_in(**users[0])
         sees(frame, 0)
         client.auth.sign_in_with_password(users[1])
-        assert rt.table(owned, columns=["id"]).wait(10).df.index.tolist() == [0], "its own login"
+        assert rt.table(owned, columns=["id"]).wait(scaled(10)).df.index.tolist() == [0], (
+            "its own login"
+        )
     client.auth.sign_out()  # a listener of a closed session says nothing
 
 
@@ -257,4 +259,4 @@ def test_a_client_with_a_header_of_its_own_keeps_it(stack: LocalStack, make_tabl
     client = create_client(stack.url, stack.anon_key, options)
     with nrt.connect(client) as rt:
         assert rt._project.credentials.access_token == token
-        assert len(rt.table(make_table()).wait(10)) == 0
+        assert len(rt.table(make_table()).wait(scaled(10))) == 0

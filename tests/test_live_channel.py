@@ -299,12 +299,12 @@ def test_a_channel_whose_token_is_refused_says_so_and_is_joined_with_the_right_o
     rt.set_auth(stack.token("authenticated", ttl=-5) if token == "expired" else token)
     channel = rt.channel(topic)
     with pytest.raises(error, match="refuses the access token"):
-        channel.wait(10)
+        channel.wait(scaled(10))
     assert channel.status == "refused"
     with pytest.raises(error):
         channel.send("price", {"n": 1})
     rt.set_auth(stack.token("authenticated", ttl=600))
-    channel.wait(10)
+    channel.wait(scaled(10))
     assert channel.status == "joined"
 
 
@@ -313,10 +313,10 @@ def test_a_channel_whose_token_ends_says_so_unless_a_fresh_one_is_had(
 ) -> None:
     rt = session()
     rt.set_auth(stack.token("authenticated", ttl=2))
-    channel = rt.channel(topic).wait(10)
+    channel = rt.channel(topic).wait(scaled(10))
     until(lambda: channel.status == "refused", what=lambda: channel.status)
     with pytest.raises(errors.TokenExpiredError):
-        channel.wait(10)
+        channel.wait(scaled(10))
     given: list[str] = []
 
     def fresh() -> str:
@@ -324,6 +324,6 @@ def test_a_channel_whose_token_ends_says_so_unless_a_fresh_one_is_had(
         return given[-1]
 
     rt.set_auth(fresh)
-    channel.wait(10)
+    channel.wait(scaled(10))
     until(lambda: len(given) >= 2)
     until(lambda: channel.status == "joined", what=lambda: channel.status)

@@ -608,7 +608,7 @@ def test_three_who_get_and_edit_in_a_tight_loop_lose_no_item_of_one_another(
 ) -> None:
     merge: dict[str, Strategy] = {"quantity": "delta", "tags": "union"}
     sessions = {name: open_session(name) for name in ("ann", "bob", "cyd")}
-    frames = {n: rt.table(table, merge=merge).wait(10) for n, rt in sessions.items()}
+    frames = {n: rt.table(table, merge=merge).wait(scaled(10)) for n, rt in sessions.items()}
     rounds = 60
 
     def write(name: str, frame: nrt.LiveFrame) -> None:

@@ -14,6 +14,7 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions, start
 from tests.link import Link
+from tests.waiting import scaled
 
 ROWS = 12_000
 KEYS = {
@@ -46,9 +47,9 @@ def test_a_far_table_is_whole_in_the_keys_order_and_soon(stack: LocalStack, key:
     """One page after the other would take 12 round trips; eight at a time, some 3 or 4."""
     round_trip = 0.25
     with Link(stack.url, round_trip) as link, nrt.connect(link.url, stack.anon_key) as rt:
-        rt.channel("warm").wait(20)  # what a connection costs is not what is looked at
+        rt.channel("warm").wait(scaled(20))  # what a connection costs is not what is looked at
         began = time.perf_counter()
-        frame = rt.table("loaded").wait(60)
+        frame = rt.table("loaded").wait(scaled(60))
         trips = (time.perf_counter() - began) / round_trip
         df = frame.df.reset_index()
     order = ", ".join(
@@ -86,7 +87,7 @@ def test_a_table_that_cannot_be_read_in_a_page_within_the_timeout_is_read_in_sma
         notes: list[tuple[str, str]] = []
         with nrt.connect(stack.url, stack.anon_key) as rt:
             rt.on_note(lambda *note: notes.append(note))
-            frame = rt.table("slow").wait(60)
+            frame = rt.table("slow").wait(scaled(60))
             assert frame.df.index.tolist() == list(range(1, 1501))
             assert not [text for _, text in notes if "timeout" in text]
 
@@ -116,7 +117,7 @@ def test_a_session_has_no_more_reads_under_way_than_it_is_told(
         with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
             frames = [rt.table(table) for table in tables]
             for frame in frames:
-                assert len(frame.wait(60)) == 6_000
+                assert len(frame.wait(scaled(60))) == 6_000
     finally:
         done.set()
         watching.join()

@@ -12,7 +12,7 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
 from notebook_rt.net.rest import RestClient
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 TABLES = 60
 
@@ -41,7 +41,7 @@ def test_a_change_in_each_of_many_tables_is_soon_in_all_and_few_poll_at_once(
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         frames = [rt.table(name) for name in tables]
         for frame in frames:
-            frame.wait(60)
+            frame.wait(scaled(60))
 
         def statuses() -> Counter[str]:
             return Counter(frame.status for frame in frames)

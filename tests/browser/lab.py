@@ -124,7 +124,7 @@ def server_process(
         deadline = time.monotonic() + scaled(60)
         while True:
             try:
-                urllib.request.urlopen(probe, timeout=2).close()
+                urllib.request.urlopen(probe, timeout=scaled(2)).close()
                 break
             except urllib.error.HTTPError:
                 break  # it answers

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.realtime.options import RealtimeOptions
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 MakeTable = Callable[..., str]
 
@@ -159,7 +159,7 @@ async def frames(stack: LocalStack, token: str, config: dict[str, Any]) -> list[
         await socket.send(json.dumps(text))
         try:
             while True:
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(scaled(2)):
                     heard.append(json.loads(await socket.recv()))
         except TimeoutError:
             return heard
@@ -192,9 +192,9 @@ def test_a_table_that_is_cut_after_a_day_is_live_again_without_alarm(hasty: Loca
     with nrt.connect(hasty.url, hasty.anon_key, options=options) as rt:
         notes: list[tuple[str, str]] = []
         rt.on_note(lambda *note: notes.append(note))
-        room = rt.channel("room").wait(10)
+        room = rt.channel("room").wait(scaled(10))
         room.presence.track(name="me")
-        frame = rt.table("days").wait(10)
+        frame = rt.table("days").wait(scaled(10))
         until(lambda: rt.metrics["disconnects"] >= 2, what=lambda: rt.metrics.as_dict())
         hasty.sql("insert into days values (1)")
         until(lambda: list(frame.df.index) == [1])
@@ -210,7 +210,7 @@ def test_a_server_that_polls_is_late_by_up_to_its_interval(tmp_path: Path) -> No
         stack.sql("grant select on late to anon")
         stack.sql("alter publication supabase_realtime add table late")
         with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(audit_interval=0)) as rt:
-            frame = rt.table("late").wait(10)
+            frame = rt.table("late").wait(scaled(10))
             until(lambda: frame.status == "live")
             late = []
             for number in range(6):

@@ -13,6 +13,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from notebook_rt.local import LocalStack
+from tests.waiting import scaled
 
 HALF = json.dumps({"name": "\ud800"})
 DEEP = "[" * 900 + "]" * 900
@@ -31,7 +32,7 @@ class Member:
 
     async def hears(self, event: str, holding: str = "") -> dict[str, Any]:
         """The next frame of that event with that in its text."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(scaled(10)):
             while True:
                 text = await self.ws.recv()
                 assert isinstance(text, str)
@@ -138,7 +139,7 @@ async def test_what_is_said_to_be_json_and_is_not_becomes_no_other_frame(stack: 
             head = bytes([3, 1, 1, len(topic), 1, 0, 1]) + b"12" + topic.encode() + b"e"
             await ws.send(head + payload.encode())
         await ws.send(json.dumps(["1", "3", topic, "broadcast", {"event": "after", "payload": {}}]))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(scaled(10)):
             frame = json.loads(await listener.ws.recv())
             while frame["event"] != "broadcast":
                 assert frame["event"] != "system", "forged"

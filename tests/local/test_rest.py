@@ -751,7 +751,7 @@ def test_this_packages_filters_do_not_look_like_a_key_to_any_gateway(stack: Loca
     assert parse_filter("apikey=eq.k1").to_rest() == [("and", '("apikey".eq.k1)')]
     with nrt.connect(stack.url, stack.anon_key) as rt:
         rows = rt.table("svc", filter="apikey=eq.k1")
-        rows.wait(10)
+        rows.wait(scaled(10))
         assert list(rows.df.index) == ["k1"]
 
 

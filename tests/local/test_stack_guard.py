@@ -315,7 +315,9 @@ def test_a_lease_is_given_to_nobody_who_repeats_what_was_sent(stack: LocalStack)
     assert running is not None
     said = []
     for _ in range(2):
-        with socket.create_connection(("127.0.0.1", running.lease_port), timeout=5) as other:
+        with socket.create_connection(
+            ("127.0.0.1", running.lease_port), timeout=scaled(5)
+        ) as other:
             other.sendall(b'{"nonce": "same"}\n')
             answer = json.loads(other.recv(4096))
             said.append(answer)
