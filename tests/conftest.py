@@ -25,7 +25,10 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a script
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started here inherits it
 
-QUICK = StackOptions(realtime=RealtimeOptions(connect_error_delay=0.05, join_error_delay=0.05))
+QUICK = StackOptions(
+    description="open",
+    realtime=RealtimeOptions(connect_error_delay=0.05, join_error_delay=0.05),
+)
 """The real server's answers, without the waits that it adds to refusals on purpose."""
 
 
