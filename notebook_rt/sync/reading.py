@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Final, TypeAlias
 
-from notebook_rt.errors import NoPrimaryKeyError
+from notebook_rt.errors import DuplicateKeyError
 from notebook_rt.sync.digest import Digest
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.flows import Ahead, Ask, ReadRefusedError
@@ -140,8 +140,9 @@ def load(
         all_reads.append(read)
         keys = replica.keys_of(page.rows)
         loading.extend(page.rows)
-        if len(loading) != before + len(page.rows) and replica.window_read is None:
-            raise NoPrimaryKeyError(reads.spec.schema, reads.spec.table)
+        apart = len(loading) == before + len(page.rows) or replica.window_read is not None
+        if not apart or (reads.spec.key and not _whole_keys(keys)):
+            raise DuplicateKeyError(reads.spec.schema, reads.spec.table, reads.schema.key)
         replica.versions.note_page(keys, page.rows)
         replica.watermark.look_at_page(page.rows)
         replica.nulls.look(page.rows)
@@ -154,6 +155,11 @@ def load(
         replica.window.turn()
     loading.commit()
     return spanning(all_reads)
+
+
+def _whole_keys(keys: Sequence[Key]) -> bool:
+    """Whether no key, and no part of one, is null."""
+    return not any(key is None or (isinstance(key, tuple) and None in key) for key in keys)
 
 
 def spanning(reads: Sequence[Read]) -> Read:

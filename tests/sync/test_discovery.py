@@ -8,7 +8,7 @@ import pytest
 
 from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.change import columns_differ
-from notebook_rt.sync.discovery import from_description
+from notebook_rt.sync.discovery import Described, from_description
 
 DESCRIPTION = {
     "definitions": {
@@ -28,9 +28,9 @@ DESCRIPTION = {
 
 
 def test_types_key_not_null_and_labels_are_learnt() -> None:
-    columns, key = from_description(DESCRIPTION, "t")
-    assert key == ("id",)
-    assert columns == (
+    found = from_description(DESCRIPTION, "t")
+    assert found.key == ("id",)
+    assert found.columns == (
         Column("id", "int8", nullable=False),
         Column("small", "int4"),
         Column("large", "int8", filled=True),
@@ -41,19 +41,19 @@ def test_types_key_not_null_and_labels_are_learnt() -> None:
 
 def test_a_description_that_does_not_say_what_is_required_refuses_nothing() -> None:
     described: dict[str, Any] = {"definitions": {"t": {"properties": {"id": {"format": "uuid"}}}}}
-    ((column,), _) = from_description(described, "t")
+    (column,) = from_description(described, "t").columns
     assert column.refusal(None) is None
     assert column.refusal("x") is None
 
 
 @pytest.mark.parametrize("description", [None, [], {}, {"definitions": []}, {"definitions": {}}])
 def test_what_is_no_description_teaches_nothing(description: Any) -> None:
-    assert from_description(description, "t") == ((), ())
+    assert from_description(description, "t") == Described()
 
 
 def test_a_projection_keeps_what_the_columns_may_hold() -> None:
-    columns, key = from_description(DESCRIPTION, "t")
-    kept = Schema(columns, key).project(["state"])
+    found = from_description(DESCRIPTION, "t")
+    kept = Schema(found.columns, found.key).project(["state"])
     assert kept.column("state").choices == ("open", "held")
     assert not kept.column("id").nullable
 
