@@ -76,7 +76,8 @@ class Opening:
             Only these, ``"name,price"`` or ``["name", "price"]`` (the key always comes along). A name
             with a comma in it needs the sequence, here and in ``key``.
         key : str or sequence of str, optional
-            The key's columns, where the server does not say.
+            The columns that tell rows apart: unique and never null. Default: the primary key, as the
+            optional SQL or the API's description tells it, or as it is found out by asking.
         order : str or sequence of str, optional
             ``"price.desc,name"``, ``"price.desc.nullslast"``; the key breaks ties. Default: the key's order
             at first, then the order of arrival.
