@@ -181,10 +181,9 @@ class Opening:
         debounce : float, optional
             Seconds; default ``Options.debounce``.
         dtype_backend : {None, "numpy_nullable", "pyarrow"}
-            As in pandas' readers. A view's types are the API's description's. A function's (and a
-            view's that is described to nobody) are inferred: bool, int8, float8, timestamptz,
-            timestamp, date or text by the JSON values' form, json for anything mixed; a type only
-            ever widens.
+            As in pandas' readers. A view's types are the server's own. A function's are inferred:
+            bool, int8, float8, timestamptz, timestamp, date or text by the JSON values' form, json
+            for anything mixed; a type only ever widens.
         schema : str, optional
             Another schema than the session's.
 

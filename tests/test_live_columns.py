@@ -482,3 +482,23 @@ def test_columns_that_come_while_an_empty_table_is_read_are_shown(
     cast(TableDriver, frame._feed).thread.call(released.set)
     until(lambda: list(frame.df.columns) == ["name"] and len(frame.df) == 1, what=lambda: frame)
     assert not [one for one in caplog.records if one.levelname == "ERROR"]
+
+
+def test_a_views_types_are_the_servers_whoever_describes_it(
+    stack: LocalStack, make: Callable[[Shape], str], described: bool, anon: nrt.Session
+) -> None:
+    types = {"n": "int8", "price": "numeric", "x": "float8", "day": "text", "at": "timestamptz"}
+    columns = ", ".join(f"{name} {pg_type}" for name, pg_type in types.items())
+    table = make(Shape({}, ("n",), f"{columns}, primary key (n)", "(1, 2, 3, '2024-01-02', now())"))
+    stack.sql(
+        f"create view {table}_seen as select * from {table}; grant select on {table}_seen to anon"
+    )
+    try:
+        query = anon.query(f"{table}_seen", depends_on=table, key="n").wait(10)
+        wanted = {name: dtype(pg_type) for name, pg_type in types.items()}
+        assert dtypes_of(query.df) == wanted
+        stack.sql(f"insert into {table} values (2, 2.5, 3.5, 'x', now())")
+        until(lambda: len(query.df) == 2)
+        assert dtypes_of(query.df) == wanted
+    finally:
+        stack.sql(f"drop view {table}_seen")

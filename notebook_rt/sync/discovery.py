@@ -169,7 +169,7 @@ def _probed(spec: TableSpec) -> Steps:
     if spec.columns is not None and names:
         # Of the others no type is needed: they are not kept.
         wanted = [name for name in wanted if name in named or name == spec.watermark]
-    columns = yield from _typed(wanted, rows)
+    columns = yield from typed(wanted, rows)
     return Described(columns, key)
 
 
@@ -287,7 +287,7 @@ _TYPE_IN_ERROR: Final = re.compile(r"for (?:type|enum) (.+?)(?::|(?<=type json)(
 _TYPE_WITHOUT_EQUALITY: Final = re.compile(r"operator does not exist: (.+?) = ")
 
 
-def _typed(
+def typed(
     names: Sequence[str], rows: Sequence[WireRow]
 ) -> Generator[Ask, Sequence[Read], tuple[Column, ...]]:
     """The columns of these names that there are, each with its type."""

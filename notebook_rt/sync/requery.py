@@ -29,7 +29,7 @@ from notebook_rt.errors import (
 from notebook_rt.options import Options
 from notebook_rt.store.types import Schema
 from notebook_rt.sync.answer import POSITION, Answers
-from notebook_rt.sync.discovery import Described, described
+from notebook_rt.sync.discovery import Described, described, typed
 from notebook_rt.sync.events import (
     AuditNow,
     Binding,
@@ -310,6 +310,9 @@ class Requery:
             if answers.pages == 1 or mark == self._marks:
                 break
         took = self._now - began
+        if rows and not (answers.described or answers.is_function):
+            # A view that nobody describes: its columns can be compared, a function's result cannot.
+            answers.described = yield from typed(tuple(rows[0]), rows)
         changed = self._show(rows, cause)
         self._refusal, self._refusals = None, 0
         self._shown_mark = mark
