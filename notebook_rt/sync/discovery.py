@@ -161,7 +161,7 @@ def _probed(spec: TableSpec) -> Steps:
     key = spec.key or ()
     if not key:
         key = yield from _proven(spec, names, rows)
-    elif not told_apart(rows, key):
+    elif set(key) <= set(names) and not told_apart(rows, key):
         raise DuplicateKeyError(spec.schema, spec.table, key)
     terms = tuple(term.column for term in spec.order)
     named = dict.fromkeys((*(spec.columns or ()), *key, *spec.filter.columns, *terms))

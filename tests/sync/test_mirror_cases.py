@@ -504,10 +504,15 @@ def test_a_table_without_a_key_is_refused_and_never_altered() -> None:
     assert world.mirror.status == "error"
 
 
-def test_a_column_that_is_not_there_is_named() -> None:
-    world = World(TableSpec("t", columns=("zzz",)), server())
-    world.run(2)
+@pytest.mark.parametrize("describes", ["by the API", "by SQL", "not"])
+@pytest.mark.parametrize(
+    "slip", [{"columns": ("zzz",)}, {"key": ("zzz",)}, {"filter": parse("zzz=eq.1")}]
+)
+def test_a_column_that_is_not_there_is_named(slip: dict[str, Any], describes: Any) -> None:
+    world = World(TableSpec("t", **slip), server(describes=describes))
+    world.run(5)
     assert isinstance(world.failed, MissingColumnError)
+    assert '"zzz"; there are' in str(world.failed)
 
 
 def test_a_table_that_is_not_published_is_refused() -> None:
