@@ -223,6 +223,20 @@ def _proven(
 
 
 _USUAL: Final = ("id", "uuid", "guid", "slug", "key", "code", "sku", "name")
+_NATURAL: Final = ("symbol", "ticker", "isin", "user_id", "username", "email", "uid", "pk", "ref")
+_NATURAL += (
+    "number",
+    "no",
+    "label",
+    "title",
+    "date",
+    "day",
+    "at",
+    "time",
+    "ts",
+    "timestamp",
+    "url",
+)
 _ENDINGS: Final = ("_id", "_uuid", "_key", "_code", "_no", "_slug")
 
 
@@ -239,8 +253,8 @@ def candidates(
     """
     if not rows:
         singular = table[:-1] if table.endswith("s") else table
-        own = [f"{singular}_id", f"{singular}id", f"{singular}_code", f"{singular}_key"]
-        yield from ((name,) for name in dict.fromkeys((*_USUAL, *own)))
+        own = [f"{singular}_id", f"{singular}id", f"{singular}_code", f"{singular}_key", singular]
+        yield from ((name,) for name in dict.fromkeys((*_USUAL, *own, *_NATURAL)))
         return
     places = {name: place for place, name in enumerate(names)}
     able = [name for name in names if all(_may_be_key(row.get(name)) for row in rows)]

@@ -179,4 +179,10 @@ def test_the_likeliest_key_is_tried_first() -> None:
         ("shop_id",),
         ("price",),
     ]
-    assert ("position_id",) in candidates("positions", (), ())
+
+
+def test_without_a_row_the_usual_names_are_tried() -> None:
+    found = list(candidates("positions", (), ()))
+    assert found[0] == ("id",)
+    assert {("position_id",), ("symbol",), ("email",)} <= set(found)
+    assert len(set(found)) == len(found) <= 40
