@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pandas as pd
@@ -24,6 +24,8 @@ from notebook_rt.options import Options
 from notebook_rt.store.types import dtype
 from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.mirror import Mirror
+from tests.faults.rules import Answer
+from tests.proxy import Proxy
 from tests.waiting import until
 
 ALICE = "00000000-0000-4000-8000-00000000000a"
@@ -439,6 +441,19 @@ def test_proving_a_key_writes_nothing(
     assert stack.sql(f"select to_jsonb(t), xmin::text from {quoted} t order by 1") == before
     assert stack.sql("select count(*) from columns_log") == [(0,)]
     assert stack.sql("select is_called from columns_touched") == [(False,)]
+
+
+@pytest.mark.parametrize("status", [403, 404, 405])
+def test_where_a_gateway_lets_no_proof_through_only_id_is_believed(
+    make: Callable[[Shape], str], undescribed: None, stack: LocalStack, proxy: Proxy, status: int
+) -> None:
+    proxy.rules = (Answer(method="PUT", status=status),)
+    with nrt.connect(proxy.url, stack.anon_key) as rt:
+        assert opened(rt, make(SHAPES["arrays"])).df.index.name == "id"
+        other = make(replace(SHAPES["a text key"], name="columns_other"))
+        with pytest.raises(errors.UnknownKeyError, match="the server does not say"):
+            rt.table(other).wait(10)
+    assert proxy.counts["PUT"] == 2
 
 
 def test_finding_a_key_costs_a_bounded_number_of_requests(

@@ -176,10 +176,9 @@ class RestClient:
             return True
         if code == "PGRST105":
             return False
-        error = self.error(response, schema, table)
-        if classify(error).wait is not None:
-            raise error
-        return None
+        if response.status_code in (401, 408, 429) or response.status_code >= 500:
+            raise self.error(response, schema, table)
+        return None  # a gateway that lets no PUT through, in whatever words
 
     async def _describe(self, schema: str) -> Page:
         """The API's OpenAPI description. Read once for all tables that ask in the same moment."""

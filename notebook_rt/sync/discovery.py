@@ -223,19 +223,9 @@ def _proven(
 
 
 _USUAL: Final = ("id", "uuid", "guid", "slug", "key", "code", "sku", "name")
-_NATURAL: Final = ("symbol", "ticker", "isin", "user_id", "username", "email", "uid", "pk", "ref")
-_NATURAL += (
-    "number",
-    "no",
-    "label",
-    "title",
-    "date",
-    "day",
-    "at",
-    "time",
-    "ts",
-    "timestamp",
-    "url",
+_NATURAL: Final = (
+    *("symbol", "ticker", "isin", "user_id", "username", "email", "uid", "pk", "ref", "number"),
+    *("no", "label", "title", "date", "day", "at", "time", "ts", "timestamp", "url"),
 )
 _ENDINGS: Final = ("_id", "_uuid", "_key", "_code", "_no", "_slug")
 
