@@ -327,7 +327,7 @@ class Mirror:
             self._emit(StatusChanged(status, reason))
 
     def _wake(self) -> None:
-        times = [self._flows.wake_at]
+        times: list[float] = []
         replica = self._passes.replica
         if replica is not None and MAIN not in self._flows:
             if not replica.loaded:
@@ -340,11 +340,15 @@ class Mirror:
                 times.append(self._learn_at)
             if self._gaps > self._closed_gaps:
                 times.append(self._retry_at)
+            # Nothing of these is begun before a refused read may be tried again.
+            times = [max(time, self._retry_at) for time in times]
+        if self._flows.wake_at is not None:
+            times.append(self._flows.wake_at)
         if replica is not None and replica.wanted and REFETCH not in self._flows:
             times.append(min(replica.wanted.values()))
         if self._passes.verdicts:
             times.append(self._passes.verdicts[0][0])
-        due = [time for time in times if time is not None and abs(time) != float("inf")]
+        due = [time for time in times if abs(time) != float("inf")]
         if due:
             self._emit(Wake(max(min(due), self._now)))
 

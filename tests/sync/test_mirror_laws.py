@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from notebook_rt.filters import parse
@@ -79,6 +79,17 @@ beginnings = st.fixed_dictionaries(
 
 @many
 @given(steps, st.integers(0, 2**32), st.booleans(), st.sampled_from((3, 1000)), beginnings)
+@example(  # a refused read, then a lost stream: the poll is due, and waits for the read's next try
+    story=[
+        (1.0, ("write", 1, 0, "a")),
+        (0.0, ("write", 1, None, "a")),
+        (1.0, ("disconnect",)),
+    ],
+    seed=1,
+    passes_xmin=False,
+    max_rows=3,
+    begins={"describes": "not", "rows": 0},
+)
 def test_it_converges_and_never_goes_back(
     story: list[Any], seed: int, passes_xmin: bool, max_rows: int, begins: dict[str, Any]
 ) -> None:
