@@ -31,6 +31,7 @@ INSTALLED_NOTEBOOKS = Path(__file__).parent / "_notebooks"
 ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"
 """What asks over a newcomer's first notebook whether there shall be news of Jupyter's."""
 
+DESCRIBE_SQL = Path(__file__).parent / "sync" / "describe.sql"
 AUDIT_SQL = Path(__file__).parent / "sync" / "audit.sql"
 LEDGER_SQL = Path(__file__).parent / "outbox" / "ledger.sql"
 
@@ -233,7 +234,7 @@ def _doctor_project() -> int:
 
 
 def _print_sql() -> int:
-    """Print the optional SQL: the audit's digest, the ledger of operations, keys of sequences."""
-    for file in (AUDIT_SQL, LEDGER_SQL):
+    """Print the optional SQL: tables' descriptions, the audit's digest, operations, sequences' keys."""
+    for file in (DESCRIBE_SQL, AUDIT_SQL, LEDGER_SQL):
         print(file.read_text())
     return 0

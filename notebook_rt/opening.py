@@ -76,7 +76,8 @@ class Opening:
             Only these, ``"name,price"`` or ``["name", "price"]`` (the key always comes along). A name
             with a comma in it needs the sequence, here and in ``key``.
         key : str or sequence of str, optional
-            The key's columns, where the server does not say.
+            The columns that tell rows apart: unique and never null. Default: the primary key, as the
+            optional SQL or the API's description tells it, or as it is found out by asking.
         order : str or sequence of str, optional
             ``"price.desc,name"``, ``"price.desc.nullslast"``; the key breaks ties. Default: the key's order
             at first, then the order of arrival.
@@ -180,10 +181,9 @@ class Opening:
         debounce : float, optional
             Seconds; default ``Options.debounce``.
         dtype_backend : {None, "numpy_nullable", "pyarrow"}
-            As in pandas' readers. A view's types are the API's description's. A function's (and a
-            view's that is described to nobody) are inferred: bool, int8, float8, timestamptz,
-            timestamp, date or text by the JSON values' form, json for anything mixed; a type only
-            ever widens.
+            As in pandas' readers. A view's types are the server's own. A function's are inferred:
+            bool, int8, float8, timestamptz, timestamp, date or text by the JSON values' form, json
+            for anything mixed; a type only ever widens.
         schema : str, optional
             Another schema than the session's.
 

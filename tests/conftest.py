@@ -13,7 +13,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from notebook_rt.cli import LEDGER_SQL
+from notebook_rt.cli import DESCRIBE_SQL, LEDGER_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.realtime.options import RealtimeOptions
 from tests.proxy import Proxy
@@ -62,8 +62,12 @@ def _no_queue_of_another_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """One local stack for the whole run. Whoever makes a table drops it, or gives it a new name."""
+    """One local stack for the whole run. Whoever makes a table drops it, or gives it a new name.
+
+    Its tables describe themselves, by the optional SQL; ``test_live_columns.py`` does without.
+    """
     with start(tmp_path_factory.mktemp("stack"), options=QUICK) as running:
+        running.sql(DESCRIBE_SQL.read_text())
         yield running
 
 
@@ -92,6 +96,14 @@ def make_table(stack: LocalStack) -> Iterator[Callable[..., str]]:
     yield make
     for name in made:
         stack.sql(f"drop table if exists {name}")
+
+
+@pytest.fixture
+def undescribed(stack: LocalStack) -> Iterator[None]:
+    """The project lacks the SQL by which tables describe themselves; its description is closed."""
+    stack.sql("drop function nrt_describe")
+    yield
+    stack.sql(DESCRIBE_SQL.read_text())
 
 
 @pytest.fixture

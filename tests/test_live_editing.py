@@ -20,9 +20,7 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
-from notebook_rt.net.rest import RestClient
 from notebook_rt.outbox.decide import Answer, judge
-from notebook_rt.sync.events import Page
 from notebook_rt.sync.merge import Strategy
 from notebook_rt.widgets.adapters import FrameOf
 from tests import proxy as faults
@@ -240,12 +238,8 @@ def test_a_check_that_fails_says_nothing_of_the_columns() -> None:
 
 
 def test_who_may_not_read_the_description_is_refused_by_the_server(
-    tasks: str, open_session: Callable[..., nrt.Session], monkeypatch: pytest.MonkeyPatch
+    tasks: str, open_session: Callable[..., nrt.Session], undescribed: None
 ) -> None:
-    async def forbidden(self: RestClient, schema: str) -> Page:
-        raise errors.RefusedError("GET /", 403, "42501", "no")
-
-    monkeypatch.setattr(RestClient, "describe", forbidden)
     rt = open_session()
     frame = rt.table(tasks, key="id").wait(scaled(10))
     frame.edit(1, size=None)

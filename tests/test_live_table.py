@@ -381,7 +381,8 @@ def test_an_unpublished_table(stack: LocalStack, rt: nrt.Session) -> None:
 def test_a_table_without_a_key(stack: LocalStack, rt: nrt.Session, make_table: Any) -> None:
     table = make_table("a int, b text")
     words = fails(lambda: rt.table(table), errors.NoPrimaryKeyError)
-    assert f"alter table public.{table} add" in words
+    assert f'rt.table("{table}", key=...)' in words
+    assert "alter table" not in words
 
 
 PUBLISH = "alter publication supabase_realtime add table {0}"

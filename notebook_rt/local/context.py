@@ -45,6 +45,9 @@ class StackOptions:
         Rows that one REST request returns at most; the real server's default, too.
     schemas
         Schemas that REST shows; the first is the default one.
+    description
+        Who may read the API's description, `GET /rest/v1/`: `"closed"`, secret keys only, as on a
+        hosted project since March 2026; `"open"`, everybody.
     jwt_ttl
         Seconds that an access token of `/auth/v1` is good for.
     allowed_origins
@@ -65,6 +68,7 @@ class StackOptions:
     authenticated_timeout: float = 8.0
     row_limit: int = 1000
     schemas: tuple[str, ...] = ("public",)
+    description: Literal["closed", "open"] = "closed"
     jwt_ttl: int = 3600
     allowed_origins: tuple[str, ...] = ()
     realtime: RealtimeOptions = field(default_factory=RealtimeOptions)

@@ -468,7 +468,9 @@ class TableDriver(Feed):
     def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
         assert isinstance(rows, Overlay)  # _make_rows made it
         table = self._made[id(rows)]
-        self._made = {id(rows): table}
+        # What was made after it is being loaded: columns may move again before this is shown.
+        made = list(self._made)
+        self._made = {one: self._made[one] for one in made[made.index(id(rows)) :]}
         self._shown = table
         self.schema = schema
         self.overlay = rows

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from notebook_rt.errors import NotebookRTError, ProtocolError, classify
 from notebook_rt.net.services import Services
-from notebook_rt.sync.events import Event, Fetch, Fetched, FetchFailed
+from notebook_rt.sync.events import Event, Fetch, Fetched, FetchFailed, Page
 from notebook_rt.sync.spec import TableSpec
 
 logger = logging.getLogger("notebook_rt")
@@ -58,6 +58,11 @@ class Reader:
             )
         except NotebookRTError as error:
             kind = classify(error)
+            if effect.query.refusable and kind.kind == "refused":
+                self._contact(None)
+                services.on_contact(True)
+                self._finish(effect.request, Fetched(effect.request, _refused(error)))
+                return
             services.metrics.last_error = str(error)
             services.on_contact(kind.kind != "network")
             self._contact(error)
@@ -70,5 +75,12 @@ class Reader:
             self._contact(None)
             services.on_contact(True)
             event = Fetched(effect.request, page)
-        if self._requests.pop(effect.request, None) is not None:
+        self._finish(effect.request, event)
+
+    def _finish(self, request: int, event: Event) -> None:
+        if self._requests.pop(request, None) is not None:
             self._answer(event)
+
+
+def _refused(error: NotebookRTError) -> Page:
+    return Page((), None, 0.0, refusal=error)

@@ -33,12 +33,15 @@ from notebook_rt.errors import (
     TokenExpiredError,
     UnreachableError,
     again,
+    classify,
     retry_after,
 )
+from notebook_rt.filters import column_name
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.options import Options
 from notebook_rt.store.decode import decode_json
 from notebook_rt.sync.clock import ServerClock
+from notebook_rt.sync.discovery import DESCRIBE
 from notebook_rt.sync.events import Page, Query
 
 _NO_TABLE = {"PGRST205", "PGRST106", "42P01", "PGRST202", "42883"}
@@ -48,6 +51,10 @@ _TRANSPORT_ERRORS = (
     httpx.DecodingError,
     OSError,
 )  # TimeoutError is an OSError
+_PLANNED = {"PGRST204", "PGRST115", "42501", "42703", "42601"}
+"""What is answered to a PUT whose filters are the primary key, and whose body has no key."""
+_NO_COLUMN = ""
+"""A column that no table can have: PostgreSQL knows no empty name."""
 DRIPPING = 4
 """How many times ``request_timeout`` a request may take whose answer has begun to come."""
 
@@ -78,6 +85,8 @@ class RestClient:
         self._reads = asyncio.Semaphore(options.reads_at_once)
         self.server_clock = ServerClock()
         self._descriptions: dict[str, asyncio.Task[Page | NotebookRTError]] = {}
+        self._closed: set[str] = set()
+        """Schemas whose description this key may not read."""
         self._timeout = options.request_timeout
         self._http = httpx.AsyncClient(
             base_url=url,
@@ -109,7 +118,10 @@ class RestClient:
             By name; ``errors.classify`` says whether trying again can help.
         """
         if query.describe:
-            return await self.describe(schema)
+            return await self.describe(schema, query.describe)
+        if query.proves:
+            proven = await self.proves_key(schema, table, query.proves)
+            return Page((), None, 0.0, value=proven)
         headers = {"Prefer": f"count={query.count}"} if query.count else {}
         if query.rpc is None:
             method = "HEAD" if query.head else "GET"
@@ -153,11 +165,56 @@ class RestClient:
         """The error of an answer of success that is none of the REST interface (promise 13)."""
         return UnreachableError(self.url, f"{reason}; is a proxy or a login page between?")
 
-    async def describe(self, schema: str) -> Page:
+    async def describe(self, schema: str, tables: Sequence[str]) -> Page:
+        """What the server says of ``tables``: by the optional SQL, else by the API's description.
+
+        ``value`` is None where a project has no such SQL and shows its description to secret keys
+        only, as a hosted one does.
+        """
+        asked = {"source_schema": schema, "sources": list(tables)}
+        query = Query((), rpc=DESCRIBE, args=asked)
+        try:
+            page = await self.fetch("public", DESCRIBE, query)
+        except NotebookRTError as error:
+            if classify(error).kind != "refused":
+                raise
+        else:
+            if isinstance(page.value, dict) and "tables" in page.value:
+                return page
+        return await self._describe(schema)
+
+    async def proves_key(self, schema: str, table: str, columns: Sequence[str]) -> bool | None:
+        """Whether ``columns`` are the primary key of ``table``; None: the server does not say.
+
+        PostgREST plans a PUT only if its filters are exactly the primary key (else PGRST105), before
+        it looks at a right or sends a statement. This one could write nothing if it were carried out:
+        its body has a column that no table can have, so that its plan fails too (PGRST204), and lacks
+        the key, so that no row of it is the one that the URL names.
+        """
+        response = await self._exchange(
+            "PUT",
+            f"/rest/v1/{_segment(table)}",
+            schema=schema,
+            params=[(column_name(name), "eq.") for name in columns],
+            headers={"Prefer": "return=minimal, tx=rollback"},
+            body={_NO_COLUMN: None},
+        )
+        code = _words(response).get("code", "")
+        if code in _PLANNED:
+            return True
+        if code == "PGRST105":
+            return False
+        if response.status_code in (401, 408, 429) or response.status_code >= 500:
+            raise self.error(response, schema, table)
+        return None  # a gateway that lets no PUT through, in whatever words
+
+    async def _describe(self, schema: str) -> Page:
         """The API's OpenAPI description. Read once for all tables that ask in the same moment."""
+        if schema in self._closed:
+            return _UNDESCRIBED
         reading = self._descriptions.get(schema)
         if reading is None:
-            reading = asyncio.ensure_future(self._describe(schema))
+            reading = asyncio.ensure_future(self._read_description(schema))
             self._descriptions[schema] = reading
             reading.add_done_callback(lambda done: self._descriptions.pop(schema, None))
         await asyncio.wait([reading])
@@ -168,16 +225,23 @@ class RestClient:
             raise again(found)
         return found
 
-    async def _describe(self, schema: str) -> Page | NotebookRTError:
+    async def _read_description(self, schema: str) -> Page | NotebookRTError:
         """An error is given back, not raised: perhaps nobody waits for it any more."""
         headers = {"Accept": "application/openapi+json, application/json"}
         try:
-            response = await self.request("GET", "/rest/v1/", schema=schema, headers=headers)
+            # A key that may not read it is no token that has expired: nothing is refreshed for it.
+            response = await self.request(
+                "GET", "/rest/v1/", schema=schema, headers=headers, renew=False
+            )
             value = self.decode(response)
             if not isinstance(value, dict) or not isinstance(value.get("definitions"), dict):
                 raise self._stranger("it does not describe its tables")
         except NotebookRTError as error:
-            return error
+            if classify(error).kind not in ("refused", "auth"):
+                return error
+            if not isinstance(error, TokenExpiredError):
+                self._closed.add(schema)
+            return _UNDESCRIBED
         date = _date(response.headers.get("date"))
         return Page(rows=(), count=None, server_time=date, value=value)
 
@@ -191,16 +255,35 @@ class RestClient:
         params: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
         body: Any = None,
+        renew: bool = True,
     ) -> httpx.Response:
         """Send one request; an answer of 400 and above becomes its named error."""
+        response = await self._exchange(
+            method, path, schema=schema, params=params, headers=headers, body=body, renew=renew
+        )
+        if response.status_code >= 300:
+            raise self.error(response, schema, table, right=_RIGHTS.get(method, "select"))
+        return response
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        schema: str,
+        params: Sequence[tuple[str, str]],
+        headers: Mapping[str, str] | None,
+        body: Any,
+        renew: bool = True,
+    ) -> httpx.Response:
+        """Send one request; ``renew``: after a 401 with a new token once more, if there is one."""
         reading = method in ("GET", "HEAD")
         sent = {("Accept-Profile" if reading else "Content-Profile"): schema, **(headers or {})}
         token = self.credentials.access_token
         response = await self._send(method, path, params, sent, body)
-        if response.status_code == 401 and self.refresh is not None and await self.refresh(token):
+        refresh = self.refresh if renew and response.status_code == 401 else None
+        if refresh is not None and await refresh(token):
             response = await self._send(method, path, params, sent, body)
-        if response.status_code >= 300:
-            raise self.error(response, schema, table, right=_RIGHTS.get(method, "select"))
         return response
 
     def decode(self, response: httpx.Response, exact_numbers: bool = False) -> Any:
@@ -266,7 +349,9 @@ class RestClient:
             return StatementTimeoutError(what, status, message)
         if status in (408, 500, 502, 503, 504) or status > 504:
             return ServerError(what, status, message, _retry(response))
-        if code in _NO_TABLE and table:
+        # 42883 stands for an operator, too: a type without equality, which is no table that is missing.
+        absent = code in _NO_TABLE and not message.startswith("operator")
+        if absent and table:
             return MissingTableError(schema, table, words.get("hint", ""))
         if code in ("42703", "PGRST204") and table:
             return MissingColumnError(schema, table, _quoted(message))
@@ -280,6 +365,7 @@ class RestClient:
         )
 
 
+_UNDESCRIBED = Page((), None, 0.0)
 _RIGHTS = {"POST": "insert", "PATCH": "update", "DELETE": "delete"}
 
 

@@ -132,9 +132,13 @@ class Column:
     """An enum's labels, in their order; empty: not known, or no enum."""
     filled: bool = False
     """The server is known to fill it in where nothing is given: it has a default."""
+    generated: bool = False
+    """The server is known to compute it from other columns: nothing can be written."""
 
     def refusal(self, value: Any) -> str | None:
         """Why the server would not take a typed ``value`` here; None: it may."""
+        if self.generated:
+            return f"{self.name} cannot be written: the server computes it"
         if value is None:
             return None if self.nullable else f"{self.name} cannot be empty: it is NOT NULL"
         if self.choices and value not in self.choices:

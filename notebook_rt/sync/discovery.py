@@ -1,35 +1,69 @@
-"""Learning a table's columns and key (promise 9).
+"""Learning a table's columns and key (promise 9), from whoever tells.
 
-The API's own description says all of it, NOT NULL and an enum's labels included, where this login
-may read it. Where it may not: a probe of one row gives the names, a comparison that cannot succeed
-gives each type (PostgreSQL names it in the error), and the key is the one that was asked for, or
-``id``; what a column may hold is then the server's to say.
+1. The server describes the table: by the optional SQL (``describe.sql``), which says all of it to the
+   login that has a grant on the table; or by the API's description, which a hosted project shows to
+   secret keys only.
+2. Else it is asked in other ways. A page of rows gives the names. A comparison that cannot succeed
+   gives each type, for PostgreSQL names it in the error. The key is proven, candidate by candidate, by
+   a request that writes nothing (``RestClient.proves_key``). NOT NULL, defaults and an enum's labels
+   stay unknown: what a column may hold is then the server's to say, when it refuses a write. A table
+   of which no row can be read has the columns that were named and those of its key, until an event or
+   a row names the others.
+3. Else an error says that the key is not known, and what to do.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+from typing import Any, Final, TypeAlias
 
 from notebook_rt.errors import (
-    AuthError,
+    DuplicateKeyError,
     MissingColumnError,
     MissingTableError,
     NoPrimaryKeyError,
     PermissionDeniedError,
-    RefusedError,
-    ServerError,
+    UnknownKeyError,
 )
 from notebook_rt.filters import Condition, column_name
+from notebook_rt.store.inferred import inferred
 from notebook_rt.store.types import Column, Schema, canonical
 from notebook_rt.sync.events import Query
 from notebook_rt.sync.flows import Ask, Flow, ReadRefusedError
 from notebook_rt.sync.horizon import Read
+from notebook_rt.sync.rows import Json, WireRow
 from notebook_rt.sync.spec import TableSpec
 
-_PROBE: Final = "notebook_rt probes the type"
-_TYPE_IN_ERROR: Final = re.compile(r"for (?:type|enum) ([^:]+?):|malformed (array) literal")
+DESCRIBE: Final = "nrt_describe"
+"""The function of ``describe.sql``."""
+AT_ONCE: Final = 8
+"""Requests that are under way at a time while a table is learnt."""
+SAMPLE: Final = 32
+"""Rows that are read to see which columns there are, and which of them tell rows apart."""
+SINGLES: Final = 1 + AT_ONCE
+COMPOSITES: Final = 3 * AT_ONCE
+"""So many single columns, and so many sets of several, are tried as the key."""
+WIDEST: Final = 5
+"""Columns of the widest key that is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the server says of a table; without columns, it says nothing."""
+
+    columns: tuple[Column, ...] = ()
+    key: tuple[str, ...] = ()
+    """In the order of the columns; empty: the table has no primary key."""
+    unique: tuple[tuple[str, ...], ...] = ()
+    """The columns of its unique constraints, where they are known."""
+    is_function: bool = False
+    """There is no such table, but a function of that name."""
+
+
+Steps: TypeAlias = Generator[Ask, Sequence[Read], "Described"]
 
 
 def learn(spec: TableSpec, done: Callable[[Schema, Schema], None]) -> Flow:
@@ -40,36 +74,61 @@ def learn(spec: TableSpec, done: Callable[[Schema, Schema], None]) -> Flow:
     TableError
         Out of the flow, where the table cannot be mirrored.
     """
-    columns, key = yield from _described(spec)
-    if not columns:
-        columns, key = yield from _probed(spec)
-    known = _known(spec, columns, key)
+    (read,) = yield [Query((), describe=(spec.table,))]
+    found = described(read.page.value, spec.table)
+    if not found.columns:
+        found = yield from _probed(spec)
+    elif not (found.key or spec.key):
+        raise NoPrimaryKeyError(spec.schema, spec.table, found.unique)
+    known = _known(spec, found)
     done(_kept(spec, known), known)
 
 
-def _described(spec: TableSpec) -> Generator[Ask, Sequence[Read], _Found]:
-    try:
-        (read,) = yield [Query((), describe=True)]
-    except ReadRefusedError as refusal:
-        if isinstance(refusal.error, AuthError) or _is_refusal(refusal.error):
-            return (), ()  # many projects show the description to nobody
-        raise refusal.error from None
-    return from_description(read.page.value, spec.table)
+# What the server says ---------------------------------------------------------------------------
 
 
-_Found = tuple[tuple[Column, ...], tuple[str, ...]]
+def described(value: Any, table: str) -> Described:
+    """What ``table`` is in the answer to ``Query.describe``."""
+    if isinstance(value, Mapping) and "tables" in value:
+        return from_catalog(value, table)
+    return from_description(value, table)
+
+
+def from_catalog(value: Mapping[str, Any], table: str) -> Described:
+    """What the function of ``describe.sql`` says of ``table``."""
+    tables = value.get("tables")
+    found = tables.get(table) if isinstance(tables, Mapping) else None
+    if not isinstance(found, Mapping):
+        return Described()
+    columns = [
+        Column(
+            str(one["name"]),
+            type_name(str(one["type"])),
+            nullable=not one.get("not_null"),
+            choices=tuple(map(str, one.get("labels") or ())),
+            filled=one.get("default") is not None or bool(one.get("identity")),
+            generated=bool(one.get("generated")),
+        )
+        for one in found.get("columns") or ()
+    ]
+    names = found.get("key") or ()
+    key = tuple(column.name for column in columns if column.name in names)
+    return Described(tuple(columns), key, tuple(map(tuple, found.get("unique") or ())))
+
+
 _OPENAPI_INTEGERS: Final = {"int32": "int4", "int64": "int8"}
 """OpenAPI's own words, which newer PostgRESTs use; a smallint is said to be ``int32`` too."""
 
 
-def from_description(description: Any, table: str) -> _Found:
-    """The columns and the key of ``table`` from an OpenAPI description; empty if not in it."""
+def from_description(description: Any, table: str) -> Described:
+    """What an OpenAPI description says of ``table``."""
     definitions = description.get("definitions") if isinstance(description, Mapping) else None
     found = definitions.get(table) if isinstance(definitions, Mapping) else None
     found = found if isinstance(found, Mapping) else {}
     properties, required = found.get("properties"), found.get("required") or ()
     if not isinstance(properties, Mapping):
-        return (), ()
+        paths = description.get("paths") if isinstance(description, Mapping) else None
+        return Described(is_function=f"/rpc/{table}" in (paths or ()))
     columns, key = [], []
     for name, one in properties.items():
         pg_type = str(one.get("format") or one.get("type") or "text")
@@ -80,7 +139,7 @@ def from_description(description: Any, table: str) -> _Found:
         columns.append(Column(name, type_name(pg_type), name not in required, choices, filled))
         if "<pk/>" in str(one.get("description", "")):
             key.append(name)
-    return tuple(columns), tuple(key)
+    return Described(tuple(columns), tuple(key))
 
 
 def type_name(text: str) -> str:
@@ -93,53 +152,216 @@ def type_name(text: str) -> str:
     return canonical(tail.strip('"') if dot and "(" not in head else text)
 
 
-def _probed(spec: TableSpec) -> Generator[Ask, Sequence[Read], _Found]:
-    wanted = spec.columns or ()
-    select = ",".join(map(column_name, wanted)) if wanted else "*"
-    try:
-        (read,) = yield [Query((("select", select), ("limit", "1")))]
-    except ReadRefusedError as refusal:
-        raise named(refusal.error, spec) from None
-    names = tuple(read.page.rows[0]) if read.page.rows else ()
-    extra = (*wanted, *(spec.key or ()), *(term.column for term in spec.order))
-    names = tuple(dict.fromkeys((*names, *extra, *spec.filter.columns)))
-    if not names:
-        names = ("id",)
+# What is found out otherwise ----------------------------------------------------------------------
+
+
+def _probed(spec: TableSpec) -> Steps:
+    rows = yield from _sample(spec)
+    names = tuple(rows[0]) if rows else ()
+    key = spec.key or ()
+    if not key:
+        key = yield from _proven(spec, names, rows)
+    elif set(key) <= set(names) and not told_apart(rows, key):
+        raise DuplicateKeyError(spec.schema, spec.table, key)
+    terms = tuple(term.column for term in spec.order)
+    named = dict.fromkeys((*(spec.columns or ()), *key, *spec.filter.columns, *terms))
+    wanted = list(dict.fromkeys((*names, *named)))
+    if spec.columns is not None and names:
+        # Of the others no type is needed: they are not kept.
+        wanted = [name for name in wanted if name in named or name == spec.watermark]
+    columns = yield from typed(wanted, rows)
+    return Described(columns, key)
+
+
+def _sample(spec: TableSpec) -> Generator[Ask, Sequence[Read], Sequence[WireRow]]:
+    """Some rows, with all columns; with those asked for where a login may not read the others."""
+    selects = ["*"]
+    if spec.columns is not None:
+        selects.append(",".join(map(column_name, (*spec.columns, *(spec.key or ())))))
+    for at, select in enumerate(selects, 1):
+        try:
+            (read,) = yield [Query((("select", select), ("limit", str(SAMPLE))))]
+        except ReadRefusedError as refusal:
+            error = named(refusal.error, spec)
+            if at < len(selects) and isinstance(error, PermissionDeniedError):
+                continue
+            raise error from None
+        return read.page.rows
+    return ()
+
+
+def told_apart(rows: Iterable[WireRow], key: Sequence[str]) -> bool:
+    """Whether no two rows have the same ``key``, and no part of it is null."""
+    seen = set()
+    for row in rows:
+        values = [row.get(name) for name in key]
+        if None in values or repr(values) in seen:
+            return False
+        seen.add(repr(values))
+    return True
+
+
+def _proven(
+    spec: TableSpec, names: Sequence[str], rows: Sequence[WireRow]
+) -> Generator[Ask, Sequence[Read], tuple[str, ...]]:
+    """The primary key, of the candidates."""
+    rest = candidates(spec.table, names, rows)
+    tried: list[tuple[str, ...]] = []
+    at_once = 1  # nearly always the first one is it
+    while some := list(islice(rest, at_once)):
+        reads = yield [Query((), proves=key) for key in some]
+        for key, read in zip(some, reads, strict=True):
+            if read.page.value is True:
+                return tuple(name for name in names if name in key) or key
+        if reads[0].page.value is None and not tried:
+            break  # something between does not let the question through
+        tried += some
+        at_once = AT_ONCE
+    if not tried and "id" in names and told_apart(rows, ("id",)):
+        return ("id",)
+    raise UnknownKeyError(spec.schema, spec.table, tried, empty=not rows)
+
+
+_USUAL: Final = ("id", "uuid", "guid", "slug", "key", "code", "sku", "name")
+_NATURAL: Final = (
+    *("symbol", "ticker", "isin", "user_id", "username", "email", "uid", "pk", "ref", "number"),
+    *("no", "label", "title", "date", "day", "at", "time", "ts", "timestamp", "url"),
+)
+_ENDINGS: Final = ("_id", "_uuid", "_key", "_code", "_no", "_slug")
+
+
+def candidates(
+    table: str, names: Sequence[str], rows: Sequence[WireRow]
+) -> Iterator[tuple[str, ...]]:
+    """The likely primary keys, likeliest first, of columns that tell ``rows`` apart.
+
+    Without rows the names are not known either: the usual ones.
+
+    >>> row = {"sku": "a", "shop": 1, "price": 1.5}
+    >>> list(candidates("goods", list(row), [row]))
+    [('sku',), ('shop',), ('sku', 'shop')]
+    """
+    if not rows:
+        singular = table[:-1] if table.endswith("s") else table
+        own = [f"{singular}_id", f"{singular}id", f"{singular}_code", f"{singular}_key", singular]
+        yield from ((name,) for name in dict.fromkeys((*_USUAL, *own, *_NATURAL)))
+        return
+    places = {name: place for place, name in enumerate(names)}
+    able = [name for name in names if all(_may_be_key(row.get(name)) for row in rows)]
+    able.sort(key=lambda name: (_rank(name, places[name]), places[name]))
+    singles = ((name,) for name in able if told_apart(rows, (name,)))
+    yield from islice(singles, SINGLES)
+    yield from islice(_composites(able, places, rows), COMPOSITES)
+
+
+def _rank(name: str, place: int) -> int:
+    word = name.lower()
+    if word == "id":
+        return 0
+    if place == 0 or word in _USUAL or word.endswith(_ENDINGS):
+        return 1
+    return 2
+
+
+def _may_be_key(value: Json) -> bool:
+    return value is not None and not isinstance(value, bool | float | list | dict)
+
+
+def _composites(
+    able: Sequence[str], places: Mapping[str, int], rows: Sequence[WireRow]
+) -> Iterator[tuple[str, ...]]:
+    """Sets of several columns: the leading ones first, as keys are written, then likely pairs."""
+    in_order = sorted(able, key=places.__getitem__)
+    sets = [tuple(in_order[:size]) for size in range(2, min(WIDEST, len(in_order)) + 1)]
+    likely = able[: 2 * AT_ONCE]
+    for size in (2, 3):
+        found = combinations(likely, size)
+        sets += sorted(found, key=lambda one: sum(map(likely.index, one)))
+    seen = set()
+    for one in sets:
+        if frozenset(one) not in seen and told_apart(rows, one):
+            seen.add(frozenset(one))
+            yield one
+
+
+_NO_VALUE: Final = "\\xnotebook_rt asks for the type"
+"""A literal of no type but text, and not of bytea either, which reads most texts as they are."""
+_NO_ARRAY: Final = '{"\\\\xnotebook_rt asks for the type"}'
+_TYPE_IN_ERROR: Final = re.compile(r"for (?:type|enum) (.+?)(?::|(?<=type json)(?: |$))")
+_TYPE_WITHOUT_EQUALITY: Final = re.compile(r"operator does not exist: (.+?) = ")
+
+
+def typed(
+    names: Sequence[str], rows: Sequence[WireRow]
+) -> Generator[Ask, Sequence[Read], tuple[Column, ...]]:
+    """The columns of these names that there are, each with its type."""
+    types = yield from _types(names, _NO_VALUE)
+    arrays = [name for name, pg_type in types.items() if pg_type == "[]"]
+    elements = yield from _types(arrays, _NO_ARRAY)
+    types |= {name: f"_{element or 'text'}" for name, element in elements.items()}
     columns = []
     for name in names:
-        pg_type = yield from _type_of(name)
+        pg_type = types[name]
+        if pg_type == "?":
+            pg_type = inferred(row.get(name) for row in rows) or "text"
         if pg_type is not None:
             columns.append(Column(name, pg_type))
-    return tuple(columns), ("id",) if "id" in names and spec.key is None else ()
+    return tuple(columns)
 
 
-def _type_of(name: str) -> Generator[Ask, Sequence[Read], str | None]:
-    params = (("select", column_name(name)), Condition(name, "eq", (_PROBE,)).to_rest())
-    try:
-        yield [Query((*params, ("limit", "1")))]
-    except ReadRefusedError as refusal:
-        code = getattr(refusal.error, "code", "")
-        if code == "42703":
-            return None
-        reason = str(getattr(refusal.error, "reason", refusal.error))
-        if code == "42883" or "operator does not exist" in reason:
-            return "json"
-        found = _TYPE_IN_ERROR.search(reason)
-        if found:
-            return "_text" if found[2] else type_name(found[1].strip('"'))
-    return "text"
+def _types(
+    names: Sequence[str], value: str
+) -> Generator[Ask, Sequence[Read], dict[str, str | None]]:
+    """The type of each column, as a comparison with ``value`` is refused."""
+    found: dict[str, str | None] = {}
+    for start in range(0, len(names), AT_ONCE):
+        some = names[start : start + AT_ONCE]
+        reads = yield [_comparison(name, value) for name in some]
+        for name, read in zip(some, reads, strict=True):
+            found[name] = type_in(read.page.refusal)
+    return found
 
 
-def _known(spec: TableSpec, columns: Sequence[Column], key: Sequence[str]) -> Schema:
-    names = [column.name for column in columns]
-    chosen = spec.key or tuple(key)
+def _comparison(name: str, value: str) -> Query:
+    condition = Condition(name, "eq", (value,)).to_rest()
+    return Query((("select", column_name(name)), condition, ("limit", "1")), refusable=True)
+
+
+def type_in(refusal: Exception | None) -> str | None:
+    """The type that a refused comparison names; None: there is no such column; ``"[]"``: an array;
+    ``"?"``: it names none. Not refused: a text.
+    """
+    if refusal is None:
+        return "text"
+    code = getattr(refusal, "code", "")
+    reason = str(getattr(refusal, "reason", "") or refusal)
+    if isinstance(refusal, MissingColumnError) or code == "42703":
+        return None
+    if found := _TYPE_WITHOUT_EQUALITY.search(reason):
+        return type_name(found[1].strip('"'))
+    if "malformed array literal" in reason:
+        return "[]"
+    if "malformed" in reason:  # a range or a composite: PostgreSQL's text of it is what is kept
+        return "text"
+    if found := _TYPE_IN_ERROR.search(reason):
+        name = type_name(found[1].strip('"'))
+        return "jsonb" if name == "json" else name  # json has no equality at all
+    if "invalid hexadecimal d" in reason:
+        return "bytea"
+    return "?"
+
+
+# The schema -----------------------------------------------------------------------------------------
+
+
+def _known(spec: TableSpec, found: Described) -> Schema:
+    names = [column.name for column in found.columns]
+    chosen = spec.key or found.key
     asked = (*(spec.columns or ()), *spec.filter.columns, *(term.column for term in spec.order))
     for name in (*chosen, *asked):
         if name not in names:
             raise MissingColumnError(spec.schema, spec.table, name, names)
-    if not chosen:
-        raise NoPrimaryKeyError(spec.schema, spec.table)
-    return Schema(tuple(columns), chosen, spec.numeric)
+    return Schema(found.columns, chosen, spec.numeric)
 
 
 def _kept(spec: TableSpec, known: Schema) -> Schema:
@@ -159,7 +381,3 @@ def named(error: Exception, spec: TableSpec) -> Exception:
     if code == "42501":
         return PermissionDeniedError(spec.schema, spec.table)
     return error
-
-
-def _is_refusal(error: Exception) -> bool:
-    return isinstance(error, (RefusedError, PermissionDeniedError, ServerError, MissingTableError))

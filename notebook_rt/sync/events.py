@@ -55,9 +55,14 @@ class Query:
     rpc: str | None = None
     """Call this function instead of reading the table; ``args`` is its body."""
     args: Mapping[str, Any] | None = None
-    describe: bool = False
-    """Read the API's OpenAPI description (the root) instead of the table, into ``Page.value``; the
-    driver may answer several tables from one read."""
+    describe: tuple[str, ...] = ()
+    """Read what the server says of these tables instead of rows, into ``Page.value``: the answer of
+    ``nrt_describe`` (``describe.sql``), else the API's OpenAPI description; None: neither is there."""
+    proves: tuple[str, ...] = ()
+    """Ask whether these columns are the table's primary key, into ``Page.value``: True, False, or
+    None where the server does not say. Writes nothing."""
+    refusable: bool = False
+    """A refusal is an answer too: ``Page.refusal``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +74,11 @@ class Page:
     server_time: float
     """The answer's ``Date`` header: whole seconds, so the read happened before ``server_time + 1``."""
     value: Any = None
-    """The body of an ``rpc`` that is not a list of rows, or of ``describe``."""
+    """The body of an ``rpc`` that is not a list of rows, or of ``describe``, or of ``proves``."""
     scalar: bool = False
     """Whether the body was ``value``, which may be null, and not ``rows``, which may be none."""
+    refusal: Exception | None = None
+    """What the server answered instead, where the query is ``refusable``."""
 
 
 # Events: what happened ------------------------------------------------------------------------

@@ -372,7 +372,7 @@ class Mirror:
             self._emit(StatusChanged(status, reason))
 
     def _wake(self) -> None:
-        times = [self._flows.wake_at]
+        times: list[float] = []
         replica = self._passes.replica
         if replica is not None and MAIN not in self._flows:
             if not replica.loaded:
@@ -388,6 +388,10 @@ class Mirror:
                 times.append(self._learn_at)
             if self._gaps > self._closed_gaps:
                 times.append(self._retry_at)
+            # Nothing of these is begun before a refused read may be tried again.
+            times = [max(time, self._retry_at) for time in times]
+        if self._flows.wake_at is not None:
+            times.append(self._flows.wake_at)
         if replica is not None and replica.wanted and REFETCH not in self._flows:
             times.append(min(replica.wanted.values()))
         if self._passes.verdicts:

@@ -15,9 +15,9 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from notebook_rt.errors import (
+    DuplicateKeyError,
     EndlessTableError,
     InexactKeyError,
-    NoPrimaryKeyError,
     StatementTimeoutError,
 )
 from notebook_rt.options import MAX_ROWS
@@ -195,7 +195,8 @@ def load(
         all_reads.append(read)
         keys = replica.keys_of(page.rows)
         loading.extend(page.rows)
-        if len(loading) != before + len(page.rows) and replica.window_read is None:
+        apart = len(loading) == before + len(page.rows) or replica.window_read is not None
+        if not apart or (reads.spec.key and not _whole_keys(keys)):
             raise _same_keys(reads, page.rows)
         replica.versions.note_page(keys, page.rows)
         replica.watermark.look_at_page(page.rows)
@@ -219,7 +220,12 @@ def _same_keys(reads: Reads, page: Sequence[WireRow]) -> Exception:
             keys = Counter(schema.decode({name: row[name]})[name] for row in page)
             ((value, _),) = keys.most_common(1)
             return InexactKeyError(spec.schema, spec.table, name, value)
-    return NoPrimaryKeyError(spec.schema, spec.table)
+    return DuplicateKeyError(spec.schema, spec.table, schema.key)
+
+
+def _whole_keys(keys: Sequence[Key]) -> bool:
+    """Whether no key, and no part of one, is null."""
+    return not any(key is None or (isinstance(key, tuple) and None in key) for key in keys)
 
 
 def spanning(reads: Sequence[Read]) -> Read:

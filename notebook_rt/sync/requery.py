@@ -30,7 +30,7 @@ from notebook_rt.options import Options
 from notebook_rt.store.types import Schema
 from notebook_rt.sync.answer import POSITION, Answers
 from notebook_rt.sync.auditing import NEVER, AuditTimer
-from notebook_rt.sync.discovery import from_description
+from notebook_rt.sync.discovery import Described, described, typed
 from notebook_rt.sync.events import (
     AuditNow,
     Binding,
@@ -284,24 +284,23 @@ class Requery:
         return error
 
     def _learn(self) -> Flow:
-        """What the API's description says of the columns, and of the dependencies' keys."""
+        """What the server says of the columns, and of the dependencies' keys."""
         spec = self.spec
-        description: Any = None
+        beside = [table for schema, table in spec.depends_on if schema == spec.schema]
+        said: Any = None
         try:
-            (read,) = yield [Query((), describe=True)]
-            description = read.page.value
+            (read,) = yield [Query((), describe=(spec.table, *beside))]
+            said = read.page.value
         except ReadRefusedError:
-            pass  # many projects show it to nobody; what else is wrong, the first read will say
+            pass  # what is wrong, the first read will say
         if not self._answers.is_function:
-            self._answers.described, _ = from_description(description, spec.table)
-            paths = description.get("paths") if isinstance(description, dict) else None
-            self._answers.is_function = not self._answers.described and f"/rpc/{spec.table}" in (
-                paths or ()
-            )
+            found = described(said, spec.table)
+            self._answers.described = found.columns
+            self._answers.is_function = found.is_function
         bindings = []
         for schema, table in spec.depends_on:
-            key = from_description(description, table)[1] if schema == spec.schema else ()
-            bindings.append(Binding("*", schema, table, None, key or None))
+            known = described(said, table) if schema == spec.schema else Described()
+            bindings.append(Binding("*", schema, table, None, known.key or None))
         self._bindings = tuple(bindings)
         self._learnt = True
         if bindings:
@@ -325,6 +324,9 @@ class Requery:
             if answers.pages == 1 or mark == self._marks:
                 break
         took = self._now - began
+        if rows and not (answers.described or answers.is_function):
+            # A view that nobody describes: its columns can be compared, a function's result cannot.
+            answers.described = yield from typed(tuple(rows[0]), rows)
         changed = self._show(rows, cause)
         self._refusal, self._refusals = None, 0
         self._shown_mark = mark

@@ -201,7 +201,7 @@ class GridModel:
                     "type": shown.pg_type,
                     "shape": shape,
                     "key": key,
-                    "editable": self._writes.may_edit(shown.name),
+                    "editable": self._writes.may_edit(shown.name) and not shown.generated,
                     "nullable": shown.nullable,
                     "needed": self._writes.needs(shown),
                     "filled": shown.filled,

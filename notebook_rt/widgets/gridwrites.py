@@ -73,7 +73,7 @@ class GridWrites:
         """Whether a new row must be given a value of the column, as far as is known."""
         if column.name in self._source.df.index.names:
             return not column.filled
-        return not column.nullable and not column.filled
+        return not (column.nullable or column.filled or column.generated)
 
     def edit(
         self, key: Hashable, column: Column, text: object, answer: Answer, was: object = ...

@@ -116,6 +116,12 @@ def anon(stack: LocalStack) -> Iterator[Rest]:
     rest.http.close()
 
 
+def document(stack: LocalStack, role: str) -> Any:
+    """The API's description for ``role``, asked with the secret key, which it is open to."""
+    headers = {"apikey": stack.service_key, "Authorization": f"Bearer {stack.token(role)}"}
+    return httpx.get(f"{stack.url}/rest/v1/", headers=headers).json()
+
+
 def person(stack: LocalStack, sub: str) -> Rest:
     return Rest(stack, stack.token("authenticated", sub, 600))
 
@@ -549,7 +555,24 @@ def test_errors_of_reading(anon: Rest, path: str, status: int, code: str) -> Non
         ("/no_such_table", "POST", {"id": 1}, 404, "PGRST205"),
         ("/rest_small", "POST", "text", 400, "PGRST102"),
         ("/rest_small", "POST", [1], 400, "PGRST102"),
-        ("/rest_small?id=eq.1", "PUT", {"id": 1}, 501, "NRT501"),
+        ("/rest_small?v=eq.v1", "PUT", {"id": 1}, 405, "PGRST105"),
+        ("/rest_small?id=eq.1&v=eq.v1", "PUT", {"id": 1}, 405, "PGRST105"),
+        ("/rest_small?id=gte.1", "PUT", {"id": 1}, 405, "PGRST105"),
+        ("/rest_small?id=not.eq.1", "PUT", {"id": 1}, 405, "PGRST105"),
+        ("/rest_small?and=(id.eq.1)", "PUT", {"id": 1}, 405, "PGRST105"),
+        ("/rest_small", "PUT", {"id": 1}, 405, "PGRST105"),
+        ("/rest_small?v=eq.1", "PUT", {"nope": 1}, 405, "PGRST105"),
+        ("/rest_small?id=eq.1", "PUT", {"nope": 1}, 400, "PGRST204"),
+        ("/rest_small?id=eq.1", "PUT", {"": None}, 400, "PGRST204"),
+        ("/rest_hidden?id=eq.1", "PUT", {"": None}, 400, "PGRST204"),
+        ("/rest_hidden?id=eq.1", "PUT", {"id": 2}, 401, "42501"),
+        ("/rest_small?id=eq.1", "PUT", {"id": 2}, 400, "PGRST115"),
+        ("/rest_small?id=eq.1", "PUT", {"v": "x"}, 400, "42703"),
+        ("/rest_small?id=eq.1", "PUT", {}, 400, "42703"),
+        ("/rest_small?id=eq.1", "PUT", [], 400, "42703"),
+        ("/rest_small?id=eq.1&limit=1", "PUT", {"id": 1}, 400, "PGRST114"),
+        ("/no_such_table?id=eq.1", "PUT", {"id": 1}, 404, "PGRST205"),
+        ("/rest_small?id=eq.1", "PUT", "text", 400, "PGRST102"),
         ("/rest_small?id=gt.1&limit=1", "DELETE", None, 501, "NRT501"),
         ("/rest_small", "TRACE", None, 405, "PGRST117"),
         ("/rpc/rest_add", "POST", {"a": "x"}, 400, "22P02"),
@@ -663,7 +686,7 @@ def test_the_description_tells_types_keys_and_what_is_required(
         "feels rest_feels); "
         "comment on column rest_items.name is 'what it is called'"
     )
-    description = anon("/").json()
+    description = document(stack, "anon")
     assert description["swagger"] == "2.0"
     items = description["definitions"]["rest_items"]
     assert items["required"] == ["id"]
@@ -696,6 +719,42 @@ def test_the_description_tells_types_keys_and_what_is_required(
     assert arguments["required"] == ["a"]
     assert "get" not in description["paths"]["/rpc/rest_write"]
     stack.sql("drop table rest_child; drop domain rest_size, rest_feels")
+
+
+@pytest.mark.parametrize("value", ["first", "second"])
+def test_put_writes_the_one_row_that_the_url_names(
+    stack: LocalStack, anon: Rest, value: str
+) -> None:
+    status = 201 if value == "first" else 200
+    body = [{"id": -7, "v": value}, {"id": -8, "v": value}]
+    answer = anon("/rest_small?id=eq.-7", "PUT", body, Prefer="return=representation")
+    assert (answer.status_code, answer.json()) == (status, body[:1])
+    assert anon("/rest_small?id=eq.-7", "PUT", body[0]).status_code == 204
+    assert stack.sql("select id, v from rest_small where id < 0") == [(-7, value)]
+    if value == "second":
+        stack.sql("delete from rest_small where id < 0")
+
+
+def test_the_description_is_closed_to_all_but_secret_keys(
+    tmp_path: Path,
+) -> None:
+    with start(tmp_path) as stack:
+        assert stack.options.description == "closed"
+        token = stack.token("authenticated", ALICE)
+        for key, bearer, message, hint in (
+            (stack.anon_key, None, "Invalid API key", "Only the `service_role` API key can"),
+            (stack.anon_key, token, "Invalid API key", "Only the `service_role` API key can"),
+            (stack.publishable_key, None, "Secret API key required", "Only secret API keys can"),
+            (stack.publishable_key, token, "Secret API key required", "Only secret API keys can"),
+        ):
+            headers = {"apikey": key, **({"Authorization": f"Bearer {bearer}"} if bearer else {})}
+            answer = httpx.get(f"{stack.url}/rest/v1/", headers=headers)
+            assert answer.status_code == 401
+            assert answer.json()["message"] == message
+            assert answer.json()["hint"] == f"{hint} be used for this endpoint."
+        for key in (stack.service_key, stack.secret_key):
+            answer = httpx.get(f"{stack.url}/rest/v1/", headers={"apikey": key})
+            assert answer.json()["swagger"] == "2.0"
 
 
 def test_every_answer_has_a_date(anon: Rest) -> None:

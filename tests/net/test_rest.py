@@ -70,15 +70,50 @@ async def test_only_the_count(rest: RestClient, table: str) -> None:
 
 
 async def test_the_description_is_read_once_for_who_asks_at_once(
+    stack: LocalStack, table: str, undescribed: None
+) -> None:
+    client = RestClient(stack.url, Credentials(stack.service_key), Options())
+    query = Query((), describe=(table,))
+    pages = await asyncio.gather(*(client.fetch("public", table, query) for _ in range(5)))
+    assert table in pages[0].value["definitions"]
+    assert client.requests == 6  # each asks the optional SQL first
+    await client.aclose()
+
+
+async def test_a_closed_description_is_asked_for_once_and_renews_no_token(
+    stack: LocalStack, table: str, undescribed: None
+) -> None:
+    renewed: list[str | None] = []
+
+    async def renew(token: str | None) -> bool:
+        renewed.append(token)
+        return True
+
+    credentials = Credentials(stack.publishable_key, stack.token())
+    client = RestClient(stack.url, credentials, Options(), refresh=renew)
+    for _ in range(3):
+        page = await client.fetch("public", table, Query((), describe=(table,)))
+        assert page.value is None
+    assert client.requests == 4  # the SQL three times: it may be there the next time
+    assert renewed == []
+    await client.aclose()
+
+
+async def test_the_optional_sql_is_asked_before_the_description(
     rest: RestClient, table: str
 ) -> None:
-    import asyncio
-
-    pages = await asyncio.gather(
-        *(rest.fetch("public", table, Query((), describe=True)) for _ in range(5))
-    )
-    assert table in pages[0].value["definitions"]
+    page = await rest.fetch("public", table, Query((), describe=(table,)))
+    assert page.value["tables"][table]["key"] == ["id"]
     assert rest.requests == 1
+
+
+async def test_what_answers_a_put_in_other_words_proves_nothing(
+    stack: LocalStack, table: str
+) -> None:
+    client = RestClient(stack.url, Credentials(stack.anon_key), Options())
+    assert await client.proves_key("public", "no_such_table", ["id"]) is None
+    assert await client.proves_key("public", table, ["id"]) is True
+    await client.aclose()
 
 
 async def test_closed_while_the_description_is_read_nothing_is_left_behind() -> None:
@@ -95,7 +130,7 @@ async def test_closed_while_the_description_is_read_nothing_is_left_behind() -> 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         client = RestClient(url, Credentials("key"), Options())
-        reading = asyncio.ensure_future(client.describe("public"))
+        reading = asyncio.ensure_future(client.describe("public", ["t"]))
         await asked.wait()
         reading.cancel()
         await asyncio.wait([reading])

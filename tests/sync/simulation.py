@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -66,6 +66,14 @@ OPENAPI = {
 }
 
 
+_FORMS = {
+    "int4": r"-?\d+",
+    "int8": r"-?\d+",
+    "float8": r"-?[\d.]+(e-?\d+)?|NaN|-?Infinity",
+    "timestamptz": r"\d{4}-.*",
+}
+
+
 @dataclass
 class Faults:
     """What goes wrong, each a probability or seconds."""
@@ -95,9 +103,10 @@ class Server:
     key: tuple[str, ...] = ("id",)
     max_rows: int = 1000
     passes_xmin: bool = True
-    describes: bool = True
     planner: float = 1.0
     """How many times the rows that there are the planner expects."""
+    describes: Literal["by the API", "by SQL", "not"] = "by the API"
+    """How it says which columns and which key a table has."""
     moves_watermark: bool = True
     allowed: Callable[[dict[str, Any]], bool] = lambda row: True
     rows: dict[Key, dict[str, Any]] = field(default_factory=dict)
@@ -203,16 +212,9 @@ class Server:
 
     def _select(self, query: Query) -> Page:
         if query.describe:
-            if not self.describes:
-                raise RefusedError("GET /", 403, "42501", "no")
-            properties = {
-                name: {
-                    "format": OPENAPI.get(pg_type, pg_type),
-                    "description": "Note:\nThis is a Primary Key.<pk/>" if name in self.key else "",
-                }
-                for name, pg_type in self.columns.items()
-            }
-            return Page((), None, 0.0, {"definitions": {"t": {"properties": properties}}})
+            return Page((), None, 0.0, self._description())
+        if query.proves:
+            return Page((), None, 0.0, bool(self.key) and set(query.proves) == set(self.key))
         if query.rpc is not None:
             raise RefusedError(f"POST /rpc/{query.rpc}", 404, "PGRST202", "no such function")
         params = dict(query.params)
@@ -222,6 +224,7 @@ class Server:
         found = [row for row in self.rows.values() if self.allowed(row)]
         for name, text in query.params:
             if name not in ("select", "order", "limit", "offset"):
+                self._may_compare(name, text)
                 found = [row for row in found if self._test(name, text, row)]
         for term in reversed(params.get("order", "").split(",") if "order" in params else []):
             found = _sorted(found, term)
@@ -232,6 +235,33 @@ class Server:
         limit = min(int(params.get("limit", self.max_rows)), self.max_rows)
         page = [] if query.head else [self._project(row, names) for row in found[:limit]]
         return Page(page, count, 0.0)
+
+    def _description(self) -> Any:
+        """What it says of its table."""
+        if self.describes == "not":
+            return None
+        if self.describes == "by SQL":
+            columns = [
+                {"name": name, "type": OPENAPI.get(pg_type, pg_type), "not_null": name in self.key}
+                for name, pg_type in self.columns.items()
+            ]
+            return {"tables": {"t": {"columns": columns, "key": list(self.key)}}}
+        properties = {
+            name: {
+                "format": OPENAPI.get(pg_type, pg_type),
+                "description": "Note:\nThis is a Primary Key.<pk/>" if name in self.key else "",
+            }
+            for name, pg_type in self.columns.items()
+        }
+        return {"definitions": {"t": {"properties": properties}}}
+
+    def _may_compare(self, name: str, text: str) -> None:
+        """PostgreSQL reads a literal before it looks for a row to compare it with."""
+        operator, _, value = text.partition(".")
+        if operator == "eq" and name in self.columns:
+            self._literal(name, value)
+        elif operator == "eq":
+            raise RefusedError("GET /t", 400, "42703", f"column t.{name} does not exist")
 
     def _project(self, row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
         wanted = {**row, "xmin": str(self.xmin[self.key_of(row)])}
@@ -285,12 +315,12 @@ class Server:
     def _literal(self, name: str, text: str) -> Any:
         if text.startswith('"'):
             text = re.sub(r"\\(.)", r"\1", text[1:-1])
-        if not self.columns[name].startswith("int"):
-            return text
-        if not re.fullmatch(r"-?\d+", text):
-            said = f'invalid input syntax for type {OPENAPI[self.columns[name]]}: "{text}"'
+        pg_type = self.columns[name]
+        form = _FORMS.get(pg_type)
+        if form is not None and not re.fullmatch(form, text):
+            said = f'invalid input syntax for type {OPENAPI[pg_type]}: "{text}"'
             raise RefusedError("GET /t", 400, "22P02", said)
-        return int(text)
+        return int(text) if pg_type.startswith("int") else text
 
 
 def _split(text: str) -> list[str]:
@@ -492,6 +522,10 @@ class World:
                 page = self.server.select(query)
             except RefusedError as refused:
                 refusal = refused
+                if query.refusable:
+                    page = Page((), None, 0.0, refusal=refusal)
+                    self.at(self.now, lambda: self._answer(Fetched(request, self._dated(page))))
+                    return
                 self.at(self.now, lambda: self._answer(FetchFailed(request, refusal, None)))
                 return
             self.at(happens + takes, lambda: self._answer(Fetched(request, self._dated(page))))

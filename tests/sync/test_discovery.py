@@ -1,14 +1,27 @@
-"""What is learnt of a table from the API's own description."""
+"""What is learnt of a table: from who describes it, and from refusals where nobody does."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from notebook_rt.errors import FilterError, MissingColumnError, RefusedError
 from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.change import columns_differ
-from notebook_rt.sync.discovery import from_description
+from notebook_rt.sync.discovery import (
+    COMPOSITES,
+    SINGLES,
+    WIDEST,
+    Described,
+    candidates,
+    described,
+    from_description,
+    told_apart,
+    type_in,
+)
 
 DESCRIPTION = {
     "definitions": {
@@ -28,9 +41,9 @@ DESCRIPTION = {
 
 
 def test_types_key_not_null_and_labels_are_learnt() -> None:
-    columns, key = from_description(DESCRIPTION, "t")
-    assert key == ("id",)
-    assert columns == (
+    found = from_description(DESCRIPTION, "t")
+    assert found.key == ("id",)
+    assert found.columns == (
         Column("id", "int8", nullable=False),
         Column("small", "int4"),
         Column("large", "int8", filled=True),
@@ -41,19 +54,19 @@ def test_types_key_not_null_and_labels_are_learnt() -> None:
 
 def test_a_description_that_does_not_say_what_is_required_refuses_nothing() -> None:
     described: dict[str, Any] = {"definitions": {"t": {"properties": {"id": {"format": "uuid"}}}}}
-    ((column,), _) = from_description(described, "t")
+    (column,) = from_description(described, "t").columns
     assert column.refusal(None) is None
     assert column.refusal("x") is None
 
 
 @pytest.mark.parametrize("description", [None, [], {}, {"definitions": []}, {"definitions": {}}])
 def test_what_is_no_description_teaches_nothing(description: Any) -> None:
-    assert from_description(description, "t") == ((), ())
+    assert from_description(description, "t") == Described()
 
 
 def test_a_projection_keeps_what_the_columns_may_hold() -> None:
-    columns, key = from_description(DESCRIPTION, "t")
-    kept = Schema(columns, key).project(["state"])
+    found = from_description(DESCRIPTION, "t")
+    kept = Schema(found.columns, found.key).project(["state"])
     assert kept.column("state").choices == ("open", "held")
     assert not kept.column("id").nullable
 
@@ -69,3 +82,107 @@ def test_a_projection_keeps_what_the_columns_may_hold() -> None:
 def test_a_domain_named_in_a_change_is_the_type_below_it(told: list[Column], differ: bool) -> None:
     known = Schema((Column("id", "int8"), Column("size", "int4"), Column("mood", "mood")), ("id",))
     assert columns_differ(tuple(told), known) is differ
+
+
+CATALOG = {
+    "tables": {
+        "t": {
+            "kind": "r",
+            "columns": [
+                {"name": "day", "type": "date", "not_null": True},
+                {"name": "id", "type": "bigint", "not_null": True, "identity": True},
+                {"name": "state", "type": "public.state", "labels": ["open", "held"]},
+                {"name": "at", "type": "timestamp with time zone", "default": "now()"},
+                {"name": "twice", "type": "numeric", "generated": True},
+            ],
+            "key": ["id", "day"],
+            "unique": [["state", "at"]],
+        }
+    }
+}
+
+
+def test_the_optional_sql_tells_all_of_a_table() -> None:
+    found = described(CATALOG, "t")
+    assert found.columns == (
+        Column("day", "date", nullable=False),
+        Column("id", "int8", nullable=False, filled=True),
+        Column("state", "state", choices=("open", "held")),
+        Column("at", "timestamptz", filled=True),
+        Column("twice", "numeric", generated=True),
+    )
+    assert found.key == ("day", "id")  # in the columns' order, as the description gives it
+    assert found.unique == (("state", "at"),)
+    assert described(CATALOG, "another") == Described()
+
+
+@pytest.mark.parametrize("answer", [{"tables": None}, {"tables": {"t": None}}, {"tables": {}}])
+def test_an_answer_that_says_nothing_of_the_table_teaches_nothing(answer: Any) -> None:
+    assert described(answer, "t") == Described()
+
+
+@pytest.mark.parametrize(
+    ("said", "pg_type"),
+    [
+        ('invalid input syntax for type integer: "x"', "int4"),
+        ('invalid input syntax for type timestamp with time zone: "x"', "timestamptz"),
+        ('invalid input value for enum mood: "x"', "mood"),
+        ('invalid input value for enum app."Mood": "x"', "Mood"),
+        ("invalid input syntax for type json", "jsonb"),
+        ("invalid input syntax for type json Token is invalid.", "jsonb"),
+        ("operator does not exist: json = unknown", "json"),
+        ("operator does not exist: xml = unknown", "xml"),
+        ('invalid hexadecimal digit: "n"', "bytea"),
+        ('malformed array literal: "x"', "[]"),
+        ('malformed range literal: "x"', "text"),
+        ('ung\u00fcltige Eingabesyntax f\u00fcr Typ integer: "x"', "?"),
+    ],
+)
+def test_a_refused_comparison_names_the_type(said: str, pg_type: str) -> None:
+    assert type_in(RefusedError("GET /t", 400, "22P02", said)) == pg_type
+    assert type_in(FilterError(f'table "t": {said}')) == pg_type
+
+
+def test_a_comparison_that_is_not_refused_is_of_a_text() -> None:
+    assert type_in(None) == "text"
+    assert type_in(RefusedError("GET /t", 400, "42703", "column t.x does not exist")) is None
+    assert type_in(MissingColumnError("public", "t", "x")) is None
+
+
+cells = st.one_of(st.none(), st.booleans(), st.integers(0, 3), st.sampled_from("abc"), st.just(1.5))
+
+
+@given(st.integers(1, 12), st.data())
+def test_candidates_are_few_tell_the_rows_apart_and_name_the_key_if_it_is_short(
+    width: int, data: st.DataObject
+) -> None:
+    """Law: whatever rows there are, each candidate could be the key, none comes twice, there is a
+    bound, and a key of the leading columns is among them.
+    """
+    names = [f"c{n}" for n in range(width)]
+    rows = data.draw(st.lists(st.fixed_dictionaries(dict.fromkeys(names, cells)), min_size=1))
+    size = data.draw(st.integers(1, min(width, WIDEST)))
+    key = tuple(names[:size])
+    for number, row in enumerate(rows):
+        row |= dict.fromkeys(key[:-1], 0) | {key[-1]: number}
+    found = list(candidates("t", names, rows))
+    assert all(told_apart(rows, one) for one in found)
+    assert len({frozenset(one) for one in found}) == len(found) <= SINGLES + COMPOSITES
+    assert key in found
+
+
+def test_the_likeliest_key_is_tried_first() -> None:
+    rows = [{"name": f"n{n}", "price": n, "shop_id": n, "id": n, "on": True} for n in range(3)]
+    assert list(candidates("t", list(rows[0]), rows))[:4] == [
+        ("id",),
+        ("name",),
+        ("shop_id",),
+        ("price",),
+    ]
+
+
+def test_without_a_row_the_usual_names_are_tried() -> None:
+    found = list(candidates("positions", (), ()))
+    assert found[0] == ("id",)
+    assert {("position_id",), ("symbol",), ("email",)} <= set(found)
+    assert len(set(found)) == len(found) <= 40

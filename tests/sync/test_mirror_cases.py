@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from notebook_rt.errors import (
+    DuplicateKeyError,
     MissingColumnError,
     NoPrimaryKeyError,
     NotPublishedError,
     RefusedError,
+    UnknownKeyError,
 )
 from notebook_rt.filters import parse
 from notebook_rt.options import Options
@@ -496,18 +498,24 @@ def test_a_projection_carries_key_order_and_version() -> None:
     assert same(world)
 
 
-def test_a_table_without_a_key_is_refused_with_the_sql_that_mends_it() -> None:
+def test_a_table_without_a_key_is_refused_and_never_altered() -> None:
     world = World(TableSpec("t"), server(0, key=()))
     world.run(2)
     assert isinstance(world.failed, NoPrimaryKeyError)
-    assert "add column id" in str(world.failed)
+    assert "key=..." in str(world.failed)
+    assert "alter table" not in str(world.failed)
     assert world.mirror.status == "error"
 
 
-def test_a_column_that_is_not_there_is_named() -> None:
-    world = World(TableSpec("t", columns=("zzz",)), server())
-    world.run(2)
+@pytest.mark.parametrize("describes", ["by the API", "by SQL", "not"])
+@pytest.mark.parametrize(
+    "slip", [{"columns": ("zzz",)}, {"key": ("zzz",)}, {"filter": parse("zzz=eq.1")}]
+)
+def test_a_column_that_is_not_there_is_named(slip: dict[str, Any], describes: Any) -> None:
+    world = World(TableSpec("t", **slip), server(describes=describes))
+    world.run(5)
     assert isinstance(world.failed, MissingColumnError)
+    assert '"zzz"; there are' in str(world.failed)
 
 
 def test_a_table_that_is_not_published_is_refused() -> None:
@@ -540,10 +548,62 @@ def test_reads_that_are_refused_again_and_again_are_an_error() -> None:
 
 
 def test_without_a_description_the_columns_are_found_by_asking() -> None:
-    world = live(one=server(describes=False))
+    world = live(one=server(describes="not"))
     assert world.mirror.schema is not None
     assert world.mirror.schema.key == ("id",)
     assert same(world)
+
+
+@pytest.mark.parametrize("key", [("note",), ("grp", "note"), ("grp", "note", "part")])
+def test_without_a_description_the_key_is_proven(key: tuple[str, ...]) -> None:
+    one = Server({"grp": "int4", "note": "text", "part": "int8"}, key=key, describes="not")
+    for number in range(6):
+        parts = {"grp": number % 2, "note": f"n{number}", "part": number}
+        values = tuple(parts[name] for name in key)
+        one.write(values if len(key) > 1 else values[0], parts)
+    world = live(one=one)
+    assert world.mirror.schema is not None
+    assert world.mirror.schema.key == key
+    assert world.mirror.schema.types == one.columns
+    assert same(world)
+
+
+def test_a_table_whose_key_nobody_tells_asks_for_it_and_never_alters_it() -> None:
+    one = Server({"a": "int4", "b": "text"}, key=(), describes="not")
+    one.rows = {(): {"a": 1, "b": "x"}}
+    one.xmin = {(): 1}
+    world = World(TableSpec("t"), one)
+    world.run(5)
+    assert isinstance(world.failed, UnknownKeyError)
+    words = str(world.failed)
+    assert "it is not 'a', 'b', ('a', 'b')" in words
+    assert "key=..." in words
+    assert "notebook-rt doctor --sql" in words
+    assert "alter table" not in words
+    assert world.requests < 12
+
+
+def test_an_empty_table_nobody_describes_opens_and_learns_its_columns_from_an_event() -> None:
+    one = Server(dict(COLUMNS), describes="not")
+    world = live(one=one)
+    assert world.mirror.schema is not None
+    assert world.mirror.schema.names == ("id",)
+    one.write(1, {"note": "x"})
+    world.run(5)
+    assert world.mirror.schema.names == tuple(COLUMNS)
+    assert same(world)
+
+
+@pytest.mark.parametrize("describes", ["by the API", "by SQL", "not"])
+def test_a_named_key_that_does_not_tell_rows_apart_is_refused(describes: Any) -> None:
+    one = server(describes=describes)
+    for number in range(6):
+        one.write(number, {"grp": number % 2})
+    world = World(TableSpec("t", key=("grp",)), one)
+    world.connect()
+    world.run(5)
+    assert isinstance(world.failed, DuplicateKeyError)
+    assert "grp" in str(world.failed)
 
 
 # Promise 11: a null over the socket may be NaN or an infinity --------------------------------------

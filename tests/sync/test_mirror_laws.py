@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from notebook_rt.filters import parse
@@ -61,20 +61,41 @@ def converged(world: World) -> None:
     assert world.mirror.status == "live"
 
 
-def server(**more: Any) -> Server:
+def server(rows: int = 8, **more: Any) -> Server:
     made = Server(dict(COLUMNS), **more)
-    for key in range(1, 9):
+    for key in range(1, rows + 1):
         made.write(key, {"grp": key % 3, "note": "start"})
     return made
 
 
+beginnings = st.fixed_dictionaries(
+    {
+        "describes": st.sampled_from(("by the API", "by SQL", "not")),
+        "rows": st.sampled_from((8, 8, 1, 0)),
+    }
+)
+"""Who says which columns and key the table has, and how many rows there are to see them by."""
+
+
 @many
-@given(steps, st.integers(0, 2**32), st.booleans(), st.sampled_from((3, 1000)))
+@given(steps, st.integers(0, 2**32), st.booleans(), st.sampled_from((3, 1000)), beginnings)
+@example(  # a refused read, then a lost stream: the poll is due, and waits for the read's next try
+    story=[
+        (1.0, ("write", 1, 0, "a")),
+        (0.0, ("write", 1, None, "a")),
+        (1.0, ("disconnect",)),
+    ],
+    seed=1,
+    passes_xmin=False,
+    max_rows=3,
+    begins={"describes": "not", "rows": 0},
+)
 def test_it_converges_and_never_goes_back(
-    story: list[Any], seed: int, passes_xmin: bool, max_rows: int
+    story: list[Any], seed: int, passes_xmin: bool, max_rows: int, begins: dict[str, Any]
 ) -> None:
-    """Promises 1, 2, 3, 5, 6: whatever happens, ten quiet seconds later the view is the table."""
-    world = World(TableSpec("t"), server(passes_xmin=passes_xmin, max_rows=max_rows), seed=seed)
+    """Promises 1, 2, 3, 5, 6, 9: whatever happens, ten quiet seconds later the view is the table."""
+    one = server(passes_xmin=passes_xmin, max_rows=max_rows, **begins)
+    world = World(TableSpec("t"), one, seed=seed)
     world.connect()
     play(world, story)
     world.settle(10)
@@ -195,10 +216,17 @@ def test_it_converges_with_a_watermark(story: list[Any], seed: int) -> None:
 
 
 @many
-@given(steps, st.integers(0, 2**32), st.sampled_from(("grp=eq.1", "grp=in.(0,2),note=neq.a")))
-def test_a_filtered_table_is_the_filtered_table(story: list[Any], seed: int, text: str) -> None:
+@given(
+    steps,
+    st.integers(0, 2**32),
+    st.sampled_from(("grp=eq.1", "grp=in.(0,2),note=neq.a")),
+    beginnings,
+)
+def test_a_filtered_table_is_the_filtered_table(
+    story: list[Any], seed: int, text: str, begins: dict[str, Any]
+) -> None:
     """Promise 7: rows come and go by the filter, over the socket and by reconciliation."""
-    world = World(TableSpec("t", filter=parse(text)), server(), seed=seed)
+    world = World(TableSpec("t", filter=parse(text)), server(**begins), seed=seed)
     world.connect()
     play(world, story)
     world.settle(10)
@@ -243,11 +271,14 @@ def test_the_order_of_text_is_the_servers(story: list[Any], seed: int) -> None:
 
 
 @many
-@given(steps, st.integers(0, 2**32), st.booleans())
-def test_polling_is_the_same_table(story: list[Any], seed: int, filtered: bool) -> None:
+@given(steps, st.integers(0, 2**32), st.booleans(), beginnings)
+def test_polling_is_the_same_table(
+    story: list[Any], seed: int, filtered: bool, begins: dict[str, Any]
+) -> None:
     """Promise 10: without a socket, true to the table within the longest poll."""
     spec = TableSpec("t", filter=parse("grp=eq.1" if filtered else None))
-    world = World(spec, server(), seed=seed, options=Options(page_size=7, poll_max=8))
+    one = server(**begins)
+    world = World(spec, one, seed=seed, options=Options(page_size=7, poll_max=8))
     play(world, [(pause, step) for pause, step in story if step[0] in ("write", "network")])
     world.network = True
     world.run(20)

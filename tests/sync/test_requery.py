@@ -89,7 +89,7 @@ class World:
             match effect:
                 case Fetch(request, query):
                     self.waiting[request] = query
-                    self.requests += not query.describe
+                    self.requests += not (query.describe or query.refusable)
                 case Cancel(request):
                     self.waiting.pop(request, None)
                 case Wake(at):
@@ -101,7 +101,8 @@ class World:
                     self.error = error
                 case _:
                     pass
-        assert len(self.waiting) <= 1, "never more than one request is under way"
+        reads = [query for query in self.waiting.values() if not query.refusable]
+        assert len(reads) <= 1, "never more than one read is under way"
 
     def answer(self) -> None:
         for request, query in list(self.waiting.items()):
@@ -110,9 +111,21 @@ class World:
                 error = MissingTableError("public", "totals", "")
                 self.feed(FetchFailed(request, error, None))
                 continue
+            if query.refusable:
+                self.feed(Fetched(request, Page((), None, 0.0, refusal=self.type_of(query))))
+                continue
             scalar = self.value is not None
             rows = () if scalar or query.describe else self.select(query)
             self.feed(Fetched(request, Page(rows, None, 0.0, self.value, scalar)))
+
+    def type_of(self, query: Query) -> Exception | None:
+        """How a comparison that asks for a column's type is refused."""
+        name = query.params[0][1]
+        pg_type = inferred(row.get(name) for row in self.rows)
+        if pg_type in (None, "text"):
+            return None
+        said = f'invalid input syntax for type {pg_type}: "x"'
+        return RefusedError("GET /totals", 400, "22P02", said)
 
     def select(self, query: Query) -> list[dict[str, Any]]:
         asked = dict(query.params)

@@ -211,3 +211,10 @@ def test_a_composite_key_keeps_its_place_too():
     assert ordered(order, pd.concat([df.drop(index=[(2, "tue")]), df.iloc[[1]]]), df.iloc[:0]) == (
         df.index.tolist()
     )
+
+
+def test_a_generated_column_is_neither_edited_nor_needed():
+    twice = Column("price", "float8", nullable=False, generated=True)
+    bench = Bench(table(3), [FIELDS[0], twice, *FIELDS[2:]])
+    (column,) = (one for one in bench.whole.content["columns"] if one["name"] == "price")
+    assert (column["editable"], column["needed"]) == (False, False)

@@ -13,9 +13,10 @@ the JSON that PostgreSQL built of them, and for a write `inserted` and `location
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from notebook_rt.local.rest.catalog import Function, Table
+from notebook_rt.local.rest.errors import RestError
 from notebook_rt.local.rest.query import Condition, Field, Filter, Item, Logic, Order, Query
 
 _OPERATORS = {
@@ -278,18 +279,22 @@ class Write:
     locate: bool = False
 
 
-def insert(schema: str, table: Table, query: Query, write: Write, body: Body) -> Statement:
+def insert(
+    schema: str, table: Table, query: Query, write: Write, body: Body, filtered: bool = False
+) -> Statement:
+    """The body's rows, inserted or merged; `filtered`: only those that the filters let through."""
     target = qualified(schema, table.name)
     composer = Composer("_w", table.types)
     names = ", ".join(map(identifier, write.columns))
     text = f"insert into {target}" + (f" ({names})" if write.columns else "")
     if write.columns:
         text += f" select {names} from {_payload(composer, table, write)}"
+        text += _where_of(composer, "_p", query) if filtered else ""
     elif write.many:
         text += f" select from json_array_elements({composer.value(write.body)}::json)"
     else:
         text += " default values"
-    conflict = query.on_conflict or table.key
+    conflict = table.key if filtered else query.on_conflict or table.key
     merges = write.resolution == "merge-duplicates"
     if write.resolution is not None and conflict:
         text += f" on conflict ({', '.join(map(identifier, conflict))}) do "
@@ -302,6 +307,27 @@ def insert(schema: str, table: Table, query: Query, write: Write, body: Body) ->
     new = f"{target}.xmax = 0" if merges and table.is_table else "true"
     text += f" returning {_given_back(target, table, query, write, new)}"
     return _answer(composer, text, table, query, write, body)
+
+
+def is_key(conditions: Sequence[Condition], table: Table) -> bool:
+    """Whether they are `eq` on all columns of the primary key and on no other."""
+    named = set()
+    for condition in conditions:
+        if isinstance(condition, Logic) or condition.field.path or condition.negated:
+            return False
+        if condition.operator != "eq" or condition.modifier is not None:
+            return False
+        named.add(condition.field.name)
+    return bool(named) and named == set(table.key)
+
+
+def put(schema: str, table: Table, query: Query, write: Write, body: Body) -> Statement:
+    """The body's row that has the key of the URL, inserted or merged."""
+    for name in table.key:
+        if name not in write.columns:
+            raise RestError(400, "42703", f"column pgrst_body.{name} does not exist")
+    write = replace(write, resolution="merge-duplicates", defaults=False)
+    return insert(schema, table, query, write, body, filtered=True)
 
 
 def update(schema: str, table: Table, query: Query, write: Write, body: Body) -> Statement:

@@ -75,6 +75,11 @@ def column_not_found(table: str, column: str) -> RestError:
     return RestError(400, "PGRST204", message)
 
 
+def put_filters() -> RestError:
+    message = "Filters must include all and only primary key columns with 'eq' operators"
+    return RestError(405, "PGRST105", message)
+
+
 # SQLSTATE, or the class of it, to HTTP status; the longest match wins, anything else is 400.
 _STATUS = {
     "08": 503,

@@ -85,6 +85,26 @@ _OPERATION = re.compile(r"(not\.)?[a-z]+(\([a-z]+\))?\.")
 """What a filter begins with, and no key: `eq.`, `not.in.`, `fts(english).`."""
 
 
+def require_secret_key(request: web.Request, context: Context) -> None:
+    """Refuse the `apikey` of a notebook or a browser, whoever is signed in with it.
+
+    The two refusals are those that a hosted project was measured to give (HOSTED.md).
+
+    Raises
+    ------
+    GatewayError
+        It is neither the secret key nor the legacy `service_role` key.
+    """
+    key = request.headers.get("apikey") or request.query.get("apikey") or gateway(request, context)
+    if key in (context.service_key, context.secrets.secret_key):
+        return
+    if key.startswith("sb_"):
+        hint = "Only secret API keys can be used for this endpoint."
+        raise GatewayError("Secret API key required", hint)
+    hint = "Only the `service_role` API key can be used for this endpoint."
+    raise GatewayError("Invalid API key", hint)
+
+
 class GatewayError(Exception):
     """401 in the words of the gateway that stands before a project's services."""
 

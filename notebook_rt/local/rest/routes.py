@@ -24,6 +24,7 @@ from notebook_rt.local.rest.errors import (
     column_not_found,
     from_postgres,
     not_supported,
+    put_filters,
     table_not_found,
 )
 from notebook_rt.local.rest.parse import parse
@@ -39,6 +40,7 @@ from notebook_rt.local.rest.request import (
     form_of,
     page_of,
     preferences_of,
+    require_secret_key,
     schema_of,
 )
 from notebook_rt.local.rest.transact import Row, Verdict, run, settings
@@ -196,10 +198,8 @@ class _Rest:
         match request.method:
             case "GET" | "HEAD":
                 return await self.get(request, asked, name)
-            case "POST" | "PATCH" | "DELETE":
+            case "POST" | "PATCH" | "DELETE" | "PUT":
                 return await self.write(request, asked, name)
-            case "PUT":
-                raise not_supported("PUT, the upsert of a single row")
         raise RestError(405, "PGRST117", f"Unsupported HTTP method: {request.method}")
 
     async def get(self, request: web.Request, asked: _Asked, name: str) -> web.Response:
@@ -248,10 +248,13 @@ class _Rest:
     async def write(self, request: web.Request, asked: _Asked, name: str) -> web.Response:
         wanted = asked.preferences.values.get("return", "minimal")
         method = request.method
-        if method != "POST":
+        if method == "PUT":
+            _guard_put(asked)
+        elif method != "POST":
             _guard(method, asked)
+        columns = None if method == "PUT" else asked.query.columns
         body, many, keys = (
-            ("", False, ()) if method == "DELETE" else await read_body(request, asked.query.columns)
+            ("", False, ()) if method == "DELETE" else await read_body(request, columns)
         )
         write = compose.Write(
             columns=keys,
@@ -265,10 +268,17 @@ class _Rest:
         form = asked.form.body if write.representation else compose.without_body
         async with self.context.callers.connection() as connection:
             table = await self.table_of(connection, asked, name)
+            if method == "PUT" and not compose.is_key(asked.query.where, table):
+                raise put_filters()
             for column in (*keys, *asked.query.on_conflict):
                 if column not in table.types:
                     raise column_not_found(name, column)
-            composer = {"POST": compose.insert, "PATCH": compose.update, "DELETE": compose.delete}
+            composer = {
+                "POST": compose.insert,
+                "PUT": compose.put,
+                "PATCH": compose.update,
+                "DELETE": compose.delete,
+            }
             statement = composer[method](asked.schema, table, asked.query, write, form)
             rows = await self.execute(
                 request,
@@ -277,7 +287,7 @@ class _Rest:
                 [statement],
                 read_only=False,
                 table=name,
-                verdict=_verdict(asked, write.representation),
+                verdict=_put_one if method == "PUT" else _verdict(asked, write.representation),
             )
         row = rows[0]
         assert row is not None
@@ -339,6 +349,8 @@ class _Rest:
 
     async def root(self, request: web.Request) -> web.Response:
         who = caller(request, self.context)
+        if self.context.options.description == "closed":
+            require_secret_key(request, self.context)
         schema, _ = schema_of(request, self.exposed)
         values = (schema, who.role)
         statements = [compose.Statement(sql, values) for sql in (openapi.TABLES, openapi.FUNCTIONS)]
@@ -377,6 +389,13 @@ def _one_row(row: Row) -> None:
             "Cannot coerce the result to a single JSON object",
             f"The result contains {found} rows",
         )
+
+
+def _put_one(row: Row) -> None:
+    """A body whose key is not the URL's writes nothing, and what its triggers did is undone."""
+    if _number(row["page"]) != 1:
+        message = "Payload values do not match URL in primary key column(s)"
+        raise RestError(400, "PGRST115", message)
 
 
 def _verdict(asked: _Asked, representation: bool) -> Verdict | None:
@@ -426,12 +445,20 @@ def _written(
         )
     if not write.representation:
         del headers["Content-Type"]
-    if method == "POST":
+    if method == "PUT" and write.representation:
+        status = 201 if _number(row["inserted"]) else 200
+    elif method == "POST":
         merged = write.resolution == "merge-duplicates" and not _number(row["inserted"])
         status = 200 if merged else 201
     else:
         status = 200 if write.representation else 204
     return web.Response(status=status, body=row["body"] or None, headers=headers)
+
+
+def _guard_put(asked: _Asked) -> None:
+    if asked.query.limit is not None or asked.query.offset:
+        message = "limit/offset querystring parameters are not allowed for PUT"
+        raise RestError(400, "PGRST114", message)
 
 
 def _guard(method: str, asked: _Asked) -> None:
