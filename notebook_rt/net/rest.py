@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from notebook_rt.address import proxies
+from notebook_rt.address import is_secret, proxies
 from notebook_rt.answers import ENCODINGS, BoundedStream, bounded, not_rows, row_range
 from notebook_rt.errors import (
     AuthError,
@@ -173,6 +173,8 @@ class RestClient:
         """
         asked = {"source_schema": schema, "sources": list(tables)}
         query = Query((), rpc=DESCRIBE, args=asked)
+        if not is_secret(self.credentials.key, self.credentials.key_role):
+            self._reading(schema)  # a word of refusal, as a rule, which costs no round trip beside
         try:
             page = await self.fetch("public", DESCRIBE, query)
         except NotebookRTError as error:
@@ -210,13 +212,9 @@ class RestClient:
 
     async def _describe(self, schema: str) -> Page:
         """The API's OpenAPI description. Read once for all tables that ask in the same moment."""
-        if schema in self._closed:
-            return _UNDESCRIBED
-        reading = self._descriptions.get(schema)
+        reading = self._reading(schema)
         if reading is None:
-            reading = asyncio.ensure_future(self._read_description(schema))
-            self._descriptions[schema] = reading
-            reading.add_done_callback(lambda done: self._descriptions.pop(schema, None))
+            return _UNDESCRIBED
         await asyncio.wait([reading])
         if reading.cancelled():
             raise ClosedError("this session")
@@ -224,6 +222,17 @@ class RestClient:
         if isinstance(found, NotebookRTError):
             raise again(found)
         return found
+
+    def _reading(self, schema: str) -> asyncio.Task[Page | NotebookRTError] | None:
+        """The description as it is being read; None where it is known to be closed."""
+        if schema in self._closed:
+            return None
+        reading = self._descriptions.get(schema)
+        if reading is None:
+            reading = asyncio.ensure_future(self._read_description(schema))
+            self._descriptions[schema] = reading
+            reading.add_done_callback(lambda done: self._descriptions.pop(schema, None))
+        return reading
 
     async def _read_description(self, schema: str) -> Page | NotebookRTError:
         """An error is given back, not raised: perhaps nobody waits for it any more."""

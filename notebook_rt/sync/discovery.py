@@ -32,7 +32,7 @@ from notebook_rt.filters import Condition, column_name
 from notebook_rt.store.inferred import inferred
 from notebook_rt.store.types import Column, Schema, canonical
 from notebook_rt.sync.events import Query
-from notebook_rt.sync.flows import Ask, Flow, ReadRefusedError
+from notebook_rt.sync.flows import Ask, Flow, ReadRefusedError, together
 from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.rows import Json, WireRow
 from notebook_rt.sync.spec import TableSpec
@@ -159,18 +159,26 @@ def _probed(spec: TableSpec) -> Steps:
     rows = yield from _sample(spec)
     names = tuple(rows[0]) if rows else ()
     key = spec.key or ()
+    if not key and names and spec.columns is None:
+        found = yield from together(_proven(spec, names, rows), typed(_wanted(spec, names), rows))
+        return Described(found[1], found[0])
     if not key:
         key = yield from _proven(spec, names, rows)
     elif set(key) <= set(names) and not told_apart(rows, key):
         raise DuplicateKeyError(spec.schema, spec.table, key)
+    columns = yield from typed(_wanted(spec, names, key), rows)
+    return Described(columns, key)
+
+
+def _wanted(spec: TableSpec, names: Sequence[str], key: Sequence[str] = ()) -> list[str]:
+    """The columns whose type is to be asked for."""
     terms = tuple(term.column for term in spec.order)
     named = dict.fromkeys((*(spec.columns or ()), *key, *spec.filter.columns, *terms))
     wanted = list(dict.fromkeys((*names, *named)))
     if spec.columns is not None and names:
         # Of the others no type is needed: they are not kept.
         wanted = [name for name in wanted if name in named or name == spec.watermark]
-    columns = yield from typed(wanted, rows)
-    return Described(columns, key)
+    return wanted
 
 
 def _sample(spec: TableSpec) -> Generator[Ask, Sequence[Read], Sequence[WireRow]]:

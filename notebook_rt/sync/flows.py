@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from inspect import GEN_RUNNING, getgeneratorstate
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from notebook_rt.errors import RateLimitedError, StatementTimeoutError
 from notebook_rt.sync.events import Cancel, Effect, Fetch, Fetched, FetchFailed, Query
@@ -105,6 +105,37 @@ class _Request:
     sent: int
     sent_at: float
     retry_at: float | None = None
+
+
+def together(
+    *flows: Generator[Ask, Sequence[Read], Any],
+) -> Generator[Ask, Sequence[Read], list[Any]]:
+    """Carry several flows that yield lists of queries, one round trip for a step of all of them.
+
+    Returns what each has returned.
+    """
+    results: list[Any] = [None] * len(flows)
+    asked: dict[int, Sequence[Query]] = {}
+
+    def step(place: int, reads: Sequence[Read] | None) -> None:
+        flow = flows[place]
+        try:
+            queries = next(flow) if reads is None else flow.send(reads)
+        except StopIteration as stop:
+            asked.pop(place, None)
+            results[place] = stop.value
+        else:
+            assert not isinstance(queries, Ahead | Pool)
+            asked[place] = queries
+
+    for place in range(len(flows)):
+        step(place, None)
+    while asked:
+        reads = list((yield [query for queries in asked.values() for query in queries]))
+        for place, queries in list(asked.items()):
+            mine, reads = reads[: len(queries)], reads[len(queries) :]
+            step(place, mine)
+    return results
 
 
 class Flows:

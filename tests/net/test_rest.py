@@ -99,12 +99,12 @@ async def test_a_closed_description_is_asked_for_once_and_renews_no_token(
     await client.aclose()
 
 
-async def test_the_optional_sql_is_asked_before_the_description(
+async def test_the_optional_sql_counts_more_than_the_description(
     rest: RestClient, table: str
 ) -> None:
     page = await rest.fetch("public", table, Query((), describe=(table,)))
     assert page.value["tables"][table]["key"] == ["id"]
-    assert rest.requests == 1
+    assert rest.requests == 2, "both are asked at once, for they take a round trip each"
 
 
 async def test_what_answers_a_put_in_other_words_proves_nothing(
