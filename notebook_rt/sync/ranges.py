@@ -31,6 +31,9 @@ DENSE: Final = 0.98
 """From this share of the numbers of a range on, ranges are cut for full pages."""
 LOOK_PAGES: Final = 20
 """The most pages between two looks at the index."""
+LOOK_ROWS: Final = 50_000
+"""Rows of the index that one look may pass over: then all bounds of a small table are asked for
+together, and those of a large one one after the other."""
 AHEAD_PAGES: Final = 64
 """Pages that may wait for one before them; then only that one is asked for."""
 SMALLEST: Final = 16
@@ -116,6 +119,10 @@ class Range:
     """Its pages that wait for those of ranges before it."""
     full: int = 0
     """Full pages that it gave in a row."""
+    looks: dict[int, Row | None] = field(default_factory=dict)
+    """What the looks for its bounds have shown so far; None: it ends before."""
+    looking: int = 0
+    """How many looks are under way or waiting."""
     done: bool = False
 
 
@@ -125,7 +132,8 @@ class _Asked:
 
     span: Range
     limit: int
-    look: bool = False
+    look: int = 0
+    """Which look for a bound of the range it is; 0: it is a page."""
 
 
 class Ranges:
@@ -166,7 +174,7 @@ class Ranges:
         self._check = check
         self._got = len(first.page.rows)
         self._first_type = reads.schema.types.get(order[0].column, "text")
-        self._looks = True
+        self._can_look = True
         self._head: Range | None = Range(self._last(first.page.rows))
         self._waiting_pages = 0
         self.pool = Pool(self._took, self._refused, most)
@@ -213,11 +221,12 @@ class Ranges:
         if not isinstance(error, StatementTimeoutError):
             return False
         if tag.look:
-            self._looks = False
-        elif self._limit > SMALLEST:
-            self._limit = max(SMALLEST, min(self._limit, tag.limit // 2))
-        elif tag.limit <= SMALLEST:
+            self._can_look = False
+            self._looked(tag, ())
+            return True
+        if tag.limit <= SMALLEST:
             return False
+        self._limit = max(SMALLEST, min(self._limit, tag.limit // 2))
         self._ask(tag.span, soon=True)
         return True
 
@@ -264,9 +273,11 @@ class Ranges:
         return room if self._pages_left is None else min(room, self._pages_left)
 
     def _density(self, rows: Sequence[WireRow]) -> float | None:
-        """Rows for each number of the first column, in a page; None: it has no numbers."""
+        """Rows for each number of the first column, in a page; None: it has no numbers, or one only."""
         first, last = (self._number(self._decoded(row)) for row in (rows[0], rows[-1]))
         if first is None or last is None or not is_numbered(self._first_type):
+            return None
+        if first == last and len(self._order) > 1:
             return None
         return len(rows) / (last - first + 1)
 
@@ -309,32 +320,46 @@ class Ranges:
         """Whether enough may be left of ``span`` to look for a bound in it."""
         left = LOOK_PAGES if self._pages_left is None else self._pages_left
         open_end = span.up_to is None and (span.high is None or span.full >= 2)
-        return self._looks and open_end and left > 2
+        return self._can_look and open_end and left > 2
 
     def _look(self, span: Range) -> None:
-        """Ask for the key some pages further on."""
+        """Ask for the keys some pages further on."""
         left = LOOK_PAGES if self._pages_left is None else self._pages_left
-        pages = min(max(2, left // self.pool.most), LOOK_PAGES)
-        query = self._reads.with_xmin(False).page(
-            self._order,
-            span.after,
-            columns=(),
-            extra=self._bounds(span),
-            limit=1,
-            offset=pages * self._limit - 1,
-        )
-        self.pool.waiting.appendleft((_Asked(span, 1, look=True), query))
+        pages = min(max(1, -(-left // self.pool.most)), LOOK_PAGES)
+        step = pages * self._limit
+        span.looking = max(1, min(self.pool.most - 1, -(-left // pages) - 1, LOOK_ROWS // step))
+        span.looks.clear()
+        reads, bounds = self._reads.with_xmin(False), self._bounds(span)
+        for place in range(span.looking, 0, -1):
+            query = reads.page(
+                self._order,
+                span.after,
+                columns=(),
+                extra=bounds,
+                limit=1,
+                offset=place * step - 1,
+            )
+            self.pool.waiting.appendleft((_Asked(span, 1, look=place), query))
 
     def _looked(self, asked: _Asked, rows: Sequence[WireRow]) -> None:
+        """A look has shown where a range may be cut; it is cut when all of them have."""
         span = asked.span
-        if not rows:
-            self._ask(span, soon=True)
+        span.looks[asked.look] = self._last(rows) if rows else None
+        if len(span.looks) < span.looking:
             return
-        bound = self._last(rows)
-        rest = Range(bound, None, span.high, span.up_to, span.next, full=span.full)
-        span.up_to, span.next = bound, rest
-        self._ask(span)
-        if self._is_worth_a_look(rest):
+        bounds = [span.looks[place] for place in sorted(span.looks)]
+        pieces = [span]
+        for bound in bounds:
+            if bound is None:
+                break
+            last = pieces[-1]
+            rest = Range(bound, None, last.high, last.up_to, last.next, full=last.full)
+            last.up_to, last.next = bound, rest
+            pieces.append(rest)
+        *whole, rest = pieces
+        for piece in whole:
+            self._ask(piece)
+        if whole and bounds[-1] is not None and self._is_worth_a_look(rest):
             self._look(rest)
         else:
             self._ask(rest)

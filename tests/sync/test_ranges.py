@@ -177,7 +177,7 @@ def spread(kind: str, count: int) -> Sequence[Any]:
 SHAPES: dict[str, tuple[dict[str, str], float]] = {
     "serial": ({"id": "int8"}, 1.25),
     "a third deleted": ({"id": "int8"}, 1.5),
-    "uuid": ({"id": "uuid"}, 1.5),
+    "uuid": ({"id": "uuid"}, 1.75),
     "far apart": ({"id": "int8"}, 2.0),
     "text": ({"id": "text"}, 1.5),
     "sixty of the first": ({"a": "int4", "b": "int8"}, 2.0),
