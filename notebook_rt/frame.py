@@ -210,7 +210,7 @@ class LiveFrame(Editable):
         NotebookRTError
             By name, if the table cannot be had (not published, no key, wrong key, ...).
         """
-        return self._show(lambda shown: shown.snapshot())
+        return self._show(lambda shown: shown.snapshot(), self._feed.snapshot)
 
     def to_arrow(self) -> pa.Table:
         """The current snapshot as a ``pyarrow.Table``, key columns included; raises as `df` does.
@@ -218,7 +218,7 @@ class LiveFrame(Editable):
         Numbers, moments and text share the table's memory, unless it is in an ``order``. json becomes
         its text, and so do arrays that Arrow has no list type for.
         """
-        return self._show(lambda shown: shown.to_arrow())
+        return self._show(lambda shown: shown.to_arrow(), self._feed.arrow)
 
     def to_polars(self) -> polars.DataFrame:
         """The current snapshot as a ``polars.DataFrame``, as `to_arrow`; polars must be installed.
@@ -236,11 +236,15 @@ class LiveFrame(Editable):
         """Arrow's stream interface, as `to_arrow`: polars, DuckDB and pyarrow read a live frame."""
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
-    def _show(self, read: Callable[[Table | Ordered], T]) -> T:
-        """What ``read`` makes of the table; from now on edits are made from it."""
+    def _show(self, read: Callable[[Table | Ordered], T], unmarked: Callable[[], T | None]) -> T:
+        """What ``read`` makes of the table; from now on edits are made from it.
+
+        Where nothing can be edited, what ``unmarked`` gives.
+        """
+        if not self.editable:
+            return self._read(unmarked)
         value, mark = self._read(lambda: self._feed.shown(read))
-        if self.editable:
-            self._shown.whole(mark)
+        self._shown.whole(mark)
         return value
 
     def _read(self, snapshot: Callable[[], T | None]) -> T:

@@ -28,11 +28,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 
 QUICK = StackOptions(
     realtime=RealtimeOptions(
-        connect_error_delay=0.05, join_error_delay=0.05, events_per_second=None
+        connect_error_delay=0.05,
+        join_error_delay=0.05,
+        events_per_second=None,
+        max_broadcast_bytes=3_000_000,
     )
 )
 """A hosted project's answers, without the waits that it adds to refusals on purpose, and without the
-limit on events a second, which tests of many rows would meet.
+free plan's limits on events a second and on a broadcast's size, which tests of many rows would meet.
 """
 
 

@@ -378,7 +378,7 @@ def test_while_a_name_server_does_not_answer() -> None:
             time.sleep(30)
         socket.getaddrinfo = getaddrinfo
         import notebook_rt as nrt
-        rt = nrt.connect("http://project.example", "key")
+        rt = nrt.connect("https://project.example", "key")
         rt.table("t")
         while len(asked) < 2:
             time.sleep(0.01)

@@ -65,7 +65,7 @@ def test_it_shows_itself_as_a_table_that_follows_and_cannot_be_edited(
     assert looks
     stop()
     with pytest.raises(errors.ReadOnlyError):
-        source.edit("a", {"price": 1})
+        source.edit("a", {"price": 1}, {})
     with pytest.raises(ZeroDivisionError):
         frame.map(lambda df: 1 / 0)._repr_mimebundle_()
 

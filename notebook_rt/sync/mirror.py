@@ -426,7 +426,8 @@ class Mirror:
 
     def _end(self, error: Exception) -> Flow:
         """Fail; but Realtime has one sentence for a table that left its publication and one that is
-        gone, and a read tells them apart.
+        gone, and one for a column that it cannot filter by and one that is gone: a read tells them
+        apart.
         """
         reads = self._passes.reads
         try:
@@ -434,6 +435,11 @@ class Mirror:
         except ReadRefusedError as refusal:
             found = discovery.named(refusal.error, self.spec)
             error = found if isinstance(found, MissingTableError) else error
+            if isinstance(found, MissingColumnError):
+                try:
+                    yield from discovery.learn(self.spec, lambda kept, known: None)
+                except MissingColumnError as missing:  # this one says which columns there are
+                    error = missing
         self._fail(error)
 
     def _prove(self, one: Learning | Pass) -> Flow:

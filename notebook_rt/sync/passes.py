@@ -178,6 +178,8 @@ class Passes:
                 row = old.get(key)
                 kept_row = {n: v for n, v in (row or {}).items() if n in replica.schema.types}
                 replica.apply([Delete(key) if row is None else Upsert(key, kept_row)])
+        if window is not None and not window.sortable and window.limit is None:
+            window.ranked(order, rows.keys())
         self._emit(Shown(rows, replica.schema, order))
         replica.dirty = True
         self.publish("snapshot", None)
@@ -254,6 +256,7 @@ class Passes:
         if window.limit is None:
             keys: list[Key] = []
             yield from ranks(replica, self.reads, self._paging, keys)
+            window.ranked(keys, replica.rows.keys())
             self._emit(Ranked(keys))
         else:
             watched = self._watch_window()

@@ -8,6 +8,7 @@ asks for the window to be read again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from notebook_rt.store.order import OrderBy
@@ -39,6 +40,8 @@ class Window:
         """The edge of the window that is being read."""
         self.stale = False
         """Whether the window, or the order that only the server knows, must be read again."""
+        self._unranked: set[Key] = set()
+        """The rows that had no place in the order that was read last."""
         self.missed: set[Key] | None = None
         """While the window is being read: keys whose change was judged by the old edge."""
 
@@ -75,6 +78,16 @@ class Window:
             return True
         names = [term.column for term in self.order if term.column in row]
         return any(not equal(old.get(name), row[name]) for name in names)
+
+    def ranked(self, keys: Iterable[Key], shown: Iterable[Key]) -> None:
+        """The server's order was read: of ``keys``, while ``shown`` are here.
+
+        A row without a place has come, or come back as it was, since the order was read: it is read
+        again. Once for the same rows, for what a policy has hidden meanwhile has no place either.
+        """
+        unranked = set(shown).difference(keys)
+        self.stale |= not unranked <= self._unranked
+        self._unranked = unranked
 
     def passed_over(self, key: Key) -> None:
         """A change of ``key`` was ignored, for it lies behind the edge."""

@@ -85,6 +85,6 @@ def test_a_column_that_no_change_shows_is_found_by_the_audit_of_a_long_table() -
     world.run(5)
     assert len(world.view) > world.options.page_size
     world.server.alter({**COLUMNS, "more": "text"})
-    world.run(world.options.audit_interval + 5)
+    world.run(world.options.audit_max + 5)
     assert world.mirror.schema is not None
     assert "more" in world.mirror.schema.names

@@ -77,7 +77,7 @@ def test_rows_written_by_supabase_js_are_in_df(stack: LocalStack, project: Path)
         play("writes", stack, project)
         wanted = {1: "changed", 2: "b too"}
         until(lambda: prices.df["name"].to_dict() == wanted, what=lambda: prices.df)
-        assert prices.status == "live"
+        until(lambda: prices.status == "live", what=lambda: prices)
     stack.sql("drop table js_prices")
 
 

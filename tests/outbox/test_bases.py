@@ -112,7 +112,9 @@ class Server:
 
     def add(self, args: dict[str, Any]) -> Answer:
         key = args["p_key"]["id"]
-        row = self.rows[key]
+        row = self.rows.get(key)
+        if row is None:  # a null key asks whether there is a ledger
+            return Answer(400, {"code": "NRT01"})
         if args["p_op"] not in self.ledger:
             if any(row[name] != value for name, value in args["p_base"].items()):
                 return Answer(400, {"code": "NRT01"})
