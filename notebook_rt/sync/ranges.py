@@ -288,12 +288,12 @@ class Ranges:
         start = last + 1 if len(self._order) == 1 else last
         fill = 1.0 if density >= DENSE and len(self._order) == 1 else FILL
         width = max(1, int(fill * self._limit / density))
+        ends = [span.high, None if span.up_to is None else self._number(span.up_to)]
+        end = min((one for one in ends if one is not None), default=None)
         bounds = []
         for place in range(1, most):
             bound = start + place * width
-            if from_number(self._first_type, bound) is None or (
-                span.high is not None and bound >= span.high
-            ):
+            if from_number(self._first_type, bound) is None or (end is not None and bound >= end):
                 break
             bounds.append(bound)
         if not bounds:
@@ -306,7 +306,6 @@ class Ranges:
             pieces[-1].next = piece
             pieces.append(piece)
         pieces[-1].next = behind
-        span.up_to = None
         # The last piece first: what it shows is where the next ranges begin.
         self._ask(span, soon=True)
         if high is None:

@@ -102,6 +102,10 @@ TABLES = {
     "in two places": ({"id": "int8"}, NEAR | INT8.filter(lambda n: n > 2**62)),
     "uuid": ({"id": "uuid"}, UUIDS),
     "text": ({"id": "text"}, WORDS),
+    "runs of the first": (
+        {"a": "int4", "b": "int8"},
+        st.builds(lambda n: (n // 9, n), st.integers(0, 150)),
+    ),
     "few of the first": ({"a": "int4", "b": "int8"}, st.tuples(st.integers(0, 2), NEAR)),
     "many of the first": ({"a": "int8", "b": "text"}, st.tuples(NEAR, WORDS)),
     "text first": ({"a": "text", "b": "int8"}, st.tuples(WORDS, NEAR)),
@@ -168,6 +172,8 @@ def spread(kind: str, count: int) -> Sequence[Any]:
             return [n * n * n for n in range(count)]
         case "text":
             return [f"item-{n:06}" for n in range(count)]
+        case "runs of the first":
+            return [(n // 37, n) for n in range(count)]
         case "one of the first":
             return [(7, n) for n in range(count)]
         case _:
@@ -181,6 +187,7 @@ SHAPES: dict[str, tuple[dict[str, str], float]] = {
     "far apart": ({"id": "int8"}, 2.0),
     "text": ({"id": "text"}, 1.5),
     "sixty of the first": ({"a": "int4", "b": "int8"}, 2.0),
+    "runs of the first": ({"a": "int4", "b": "int8"}, 2.0),
     "one of the first": ({"a": "int4", "b": "int8"}, 2.0),
 }
 """Shapes of tables, and how many times the pages that there are may be asked for."""
