@@ -92,8 +92,9 @@ class UnreachableError(NotebookRTError):
     """Nobody answers at the URL, or what answers is no Supabase project."""
 
     def __init__(self, url: str, reason: str) -> None:
+        stop = "" if reason.endswith("?") else "."
         super().__init__(
-            f"cannot reach {url}: {reason}. Check the URL (Supabase dashboard: Project Settings, "
+            f"cannot reach {url}: {reason}{stop} Check the URL (Supabase dashboard: Project Settings, "
             'API) and the network, or use nrt.connect("local") for the embedded stack'
         )
         self.url = url
