@@ -142,6 +142,7 @@ class Room:
         self._joined.set()
         self._throttle.rejoined()
         self._call_presence()
+        self.services.on_facts()
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
         self._channel = None
@@ -284,6 +285,10 @@ class Room:
     def tracked(self) -> Meta | None:
         return self._throttle.wanted
 
+    def presence_calls(self, now: float) -> int:
+        """How many the server has counted in its window; from any thread."""
+        return self._throttle.used(now)
+
     def _call_presence(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -297,6 +302,7 @@ class Room:
             self._timer = loop.call_later(due - now, self._call_presence)
             return
         meta = self._throttle.take(now)
+        self.services.on_facts()
         payload = {"type": "presence", "event": "untrack" if meta is None else "track"}
         self.services.thread.spawn(
             self._tell_presence(self._channel, {**payload, "payload": dict(meta or {})}), "presence"
