@@ -60,6 +60,15 @@ def test_what_one_sends_the_other_hears_in_order(
     assert len(heard) == 50
 
 
+def test_a_channel_says_when_the_databases_broadcasts_reach_it(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    channel = session().channel(topic).wait(scaled(10))
+    until(lambda: channel.replicating)
+    channel.release()
+    assert not channel.replicating
+
+
 def test_the_unmodified_client_hears_us_and_we_hear_it(
     session: Callable[..., nrt.Session], topic: str, stack: LocalStack
 ) -> None:

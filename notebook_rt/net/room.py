@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from notebook_rt.errors import (
     AuthError,
@@ -35,6 +35,9 @@ from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.presence import Meta, People, Person, Throttle
 
 logger = logging.getLogger("notebook_rt")
+
+REPLICATING: Final = "Replication connection established"
+"""What the server says to a join that asked for ``replication_ready``."""
 
 RoomStatus: TypeAlias = Literal["joining", "joined", "waiting", "refused", "closed"]
 
@@ -81,6 +84,8 @@ class Room:
         """Event (or ``*``) and who is called with its messages; quick, on the loop."""
         self.presence_listeners: list[Callable[[list[Person], list[Person]], None]] = []
         """Called with who came and who went."""
+        self.replicating = False
+        """Whether the server says, for this join, that broadcasts from the database reach it."""
         self.people = People()
         self.holds: object = None
         """Kept alive while others see us: the handle that tracks."""
@@ -124,7 +129,12 @@ class Room:
     # What the registry tells (registry.Owner)
 
     def config(self) -> Mapping[str, Any]:
-        broadcast: dict[str, Any] = {"ack": True, "self": self.receive_own}
+        # A server that does not know replication_ready ignores it.
+        broadcast: dict[str, Any] = {
+            "ack": True,
+            "self": self.receive_own,
+            "replication_ready": True,
+        }
         if self.replay is not None:
             broadcast["replay"] = dict(self.replay)
         return {
@@ -137,7 +147,7 @@ class Room:
         return ()
 
     def joined(self, channel: SocketChannel) -> None:
-        self._channel = channel
+        self._channel, self.replicating = channel, False
         self._ended, self.error, self.reason = None, None, ""
         self._joined.set()
         self._throttle.rejoined()
@@ -145,7 +155,7 @@ class Room:
         self.services.on_facts()
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
-        self._channel = None
+        self._channel, self.replicating = None, False
         if self._ended == "closed":
             return
         if error is not None:
@@ -173,7 +183,9 @@ class Room:
         pass
 
     def system(self, payload: Mapping[str, Any]) -> None:
-        if payload.get("status") == "error":
+        if payload.get("status") == "ok" and payload.get("message") == REPLICATING:
+            self.replicating = True
+        elif payload.get("status") == "error":
             self.services.metrics.last_error = f'channel "{self.topic}": {payload.get("message")}'
 
     def gap(self, reason: str) -> None:
