@@ -68,8 +68,8 @@ class Channel:
     @property
     def replicating(self) -> bool:
         """Whether broadcasts from the database (``realtime.send``) reach the channel, as far as the
-        server says. False before it has said so, and with a server that never does: a channel can be
-        joined a moment before the database's messages come.
+        server says. Only asked for private channels. False before the server has said so, and with a
+        server that never does: a channel can be joined a moment before the database's messages come.
         """
         return not self._released and self._room.replicating
 

@@ -60,13 +60,27 @@ def test_what_one_sends_the_other_hears_in_order(
     assert len(heard) == 50
 
 
-def test_a_channel_says_when_the_databases_broadcasts_reach_it(
-    session: Callable[..., nrt.Session], topic: str
+def test_a_private_channel_says_when_the_databases_broadcasts_reach_it(
+    session: Callable[..., nrt.Session], stack: LocalStack, topic: str
 ) -> None:
-    channel = session().channel(topic).wait(scaled(10))
-    until(lambda: channel.replicating)
-    channel.release()
-    assert not channel.replicating
+    rt = session()
+    where = f"on realtime.messages for select to anon using (realtime.topic() = '{topic}')"
+    stack.sql(f'create policy "{topic}" {where}')
+    try:
+        channel = rt.channel(topic, private=True).wait(scaled(15))
+        until(lambda: channel.replicating)
+        # Where the database cannot replicate, the server closes who asked: the next join does not.
+        room = channel._room
+        words = "Replication connection was not established in time"
+        rt._project.thread.call(room.system, {"status": "error", "message": words})
+        assert "replication_ready" not in room.config()["broadcast"]
+        rt._project.thread.call(rt._project.connection.registry.again, topic)
+        until(lambda: channel.status != "joined" or not channel.replicating)
+        channel.wait(scaled(15))
+        assert not channel.replicating
+        assert not rt.channel(f"{topic}:public").replicating
+    finally:
+        stack.sql(f'drop policy "{topic}" on realtime.messages')
 
 
 def test_the_unmodified_client_hears_us_and_we_hear_it(

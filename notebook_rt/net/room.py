@@ -37,6 +37,7 @@ from notebook_rt.sync.presence import Meta, People, Person, Throttle
 logger = logging.getLogger("notebook_rt")
 
 REPLICATING: Final = "Replication connection established"
+NOT_REPLICATING: Final = "Replication connection was not established in time"
 """What the server says to a join that asked for ``replication_ready``."""
 
 RoomStatus: TypeAlias = Literal["joining", "joined", "waiting", "refused", "closed"]
@@ -84,6 +85,9 @@ class Room:
         """Event (or ``*``) and who is called with its messages; quick, on the loop."""
         self.presence_listeners: list[Callable[[list[Person], list[Person]], None]] = []
         """Called with who came and who went."""
+        self._asks_for_replication = private
+        """The database sends to private channels, unless told otherwise. The server closes a channel
+        that asks where it cannot replicate; such a channel is joined again without asking."""
         self.replicating = False
         """Whether the server says, for this join, that broadcasts from the database reach it."""
         self.people = People()
@@ -129,12 +133,9 @@ class Room:
     # What the registry tells (registry.Owner)
 
     def config(self) -> Mapping[str, Any]:
-        # A server that does not know replication_ready ignores it.
-        broadcast: dict[str, Any] = {
-            "ack": True,
-            "self": self.receive_own,
-            "replication_ready": True,
-        }
+        broadcast: dict[str, Any] = {"ack": True, "self": self.receive_own}
+        if self._asks_for_replication:  # a server that does not know it ignores it
+            broadcast["replication_ready"] = True
         if self.replay is not None:
             broadcast["replay"] = dict(self.replay)
         return {
@@ -186,6 +187,8 @@ class Room:
         if payload.get("status") == "ok" and payload.get("message") == REPLICATING:
             self.replicating = True
         elif payload.get("status") == "error":
+            if payload.get("message") == NOT_REPLICATING:
+                self._asks_for_replication = False
             self.services.metrics.last_error = f'channel "{self.topic}": {payload.get("message")}'
 
     def gap(self, reason: str) -> None:

@@ -142,7 +142,8 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         assert COLOURS[verdict] in ("yellow", "red")
     never = [one for one in tables if one[0] == "error" and not (one[2] or one[3])]
     rest = [one for one in tables if one not in never]
-    without = replace(facts, tables=[table(*one) for one in rest])
+    lived = [replace(table(*one), behind=behind, unaudited=unaudited) for one in rest]
+    without = replace(facts, tables=lived)
     assert health(without, **NUMBERS) == (verdict, reason)  # what never lived changes nothing
 
 
