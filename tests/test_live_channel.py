@@ -257,6 +257,59 @@ def test_presence_shows_who_comes_and_goes(session: Callable[..., nrt.Session], 
     until(lambda: (joined, left) == (["<b>me</b>", "them"], ["them"]), what=lambda: (joined, left))
 
 
+def test_who_untracks_is_gone_for_others_and_stays_in_the_channel(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    here, there = session().channel(topic), session().channel(topic)
+    here.presence.track(name="me")
+    there.presence.track(name="them")
+    until(lambda: len(here.presence.df) == 2, what=lambda: here.presence.df)
+    there.presence.untrack()
+    until(lambda: list(here.presence.df.index) == [here.presence.key])
+    assert there.status == "joined"
+
+
+def test_two_sessions_with_one_presence_key_are_one_person(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    rooms = [session().channel(topic, presence_key="ada") for _ in range(2)]
+    for number, room in enumerate(rooms):
+        room.presence.track(tab=number)
+    until(lambda: [len(p.metas) for p in rooms[0].presence.people] == [2])
+    assert rooms[0].presence.people[0].key == "ada"
+
+
+def test_what_a_session_sends_comes_back_only_where_it_is_asked_for(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    heard: dict[bool, list[Any]] = {True: [], False: []}
+    for own in (True, False):
+        room = session().channel(f"{topic}:{own}", receive_own=own).wait(scaled(10))
+        room.on("note", heard[own].append)
+        room.send("note", {"n": 1}, ack=True)
+        other = session().channel(f"{topic}:{own}").wait(scaled(10))
+        other.send("note", {"n": 2}, ack=True)
+        until(lambda own=own: {"n": 2} in heard[own])
+    assert heard == {True: [{"n": 1}, {"n": 2}], False: [{"n": 2}]}
+
+
+def test_a_private_channel_replays_what_the_database_has_kept(
+    session: Callable[..., nrt.Session], stack: LocalStack, topic: str
+) -> None:
+    where = f"on realtime.messages for select to anon using (realtime.topic() = '{topic}')"
+    stack.sql(f'create policy "{topic}" {where}')
+    try:
+        since = int(1000 * (time.time() - 60))
+        for number in range(3):
+            stack.sql(f"""select realtime.send('{{"n": {number}}}', 'news', '{topic}')""")
+        settings: dict[str, Any] = {"private": True, "replay": {"since": since, "limit": 2}}
+        room = session().channel(topic, **settings).wait(scaled(15))
+        until(lambda: len(room.messages) == 2, what=lambda: room.messages)
+        assert [message["n"] for message in room.messages["payload"]] == [1, 2]
+    finally:
+        stack.sql(f'drop policy "{topic}" on realtime.messages')
+
+
 def test_presence_never_makes_the_server_close_the_channel(
     session: Callable[..., nrt.Session], topic: str
 ) -> None:
