@@ -191,21 +191,20 @@ class Socket(AsyncRealtimeClient):
 
     def _take(self, raw: bytes) -> None:
         frame = decode_frame(raw, self.exact_numbers)
-        message = isinstance(frame, ChangeFrame) or (
-            not isinstance(frame, UnknownFrame) and frame.event in MESSAGES
-        )
-        if self.usage.received(len(raw), message, self.last_frame_at):
-            self.listener.limit_near()
+        if isinstance(frame, ChangeFrame):
+            self._count(raw, True)
+            channel = self.channels.get(frame.topic)
+            if isinstance(channel, SocketChannel):
+                channel.listener.change(frame.change)
+            return
         if isinstance(frame, UnknownFrame):
+            self._count(raw, False)
             self.unknown += 1
             if frame.perhaps_a_change:
                 self.listener.frame_unreadable("a frame that cannot be read")
             return
+        self._count(raw, frame.event in MESSAGES)
         channel = self.channels.get(frame.topic)
-        if isinstance(frame, ChangeFrame):
-            if isinstance(channel, SocketChannel):
-                channel.listener.change(frame.change)
-            return
         self.unknown += frame.unknown_keys
         if isinstance(channel, SocketChannel):
             self.unknown += channel.receive(frame.event, frame.payload, frame.ref)
@@ -214,6 +213,10 @@ class Socket(AsyncRealtimeClient):
                 self.listener.heartbeat_answered(frame.ref)
             else:
                 self.unknown += 1
+
+    def _count(self, raw: bytes, message: bool) -> None:
+        if self.usage.received(len(raw), message, self.last_frame_at):
+            self.listener.limit_near()
 
     async def send(self, message: Message | dict[str, Any]) -> None:
         """Send now; with no socket, nothing is kept for later: that is the queue's work.

@@ -105,6 +105,8 @@ class Usage:
         self.plan = None if plan is None else PLANS[plan]
         self._ticks: deque[_Tick] = deque(maxlen=TICKS)
         self._tick = _Tick(-1)
+        self._ends = float("-inf")
+        """When the present tick is over."""
         rate = float("inf") if self.plan is None else self.plan.messages_per_second
         self._near_rate = NEAR * rate * TICK
         """Messages in a tick above which the rate is near its limit."""
@@ -116,7 +118,7 @@ class Usage:
 
         True with the message that brings the rate near its limit: look at ``due`` now.
         """
-        tick = self._now(now)
+        tick = self._tick if now < self._ends else self._begin(now)
         tick.bytes_in += size
         if not message:
             return False
@@ -125,7 +127,7 @@ class Usage:
 
     def sent(self, size: int, message: bool, now: float) -> bool:
         """Count a frame that was sent, as ``received`` does."""
-        tick = self._now(now)
+        tick = self._tick if now < self._ends else self._begin(now)
         tick.bytes_out += size
         if not message:
             return False
@@ -134,7 +136,7 @@ class Usage:
 
     def requested(self, purpose: Purpose, bytes_in: int, bytes_out: int, now: float) -> None:
         """Count a request over HTTP and its answer."""
-        tick = self._now(now)
+        tick = self._tick if now < self._ends else self._begin(now)
         tick.http[purpose] += bytes_in
         tick.bytes_in += bytes_in
         tick.bytes_out += bytes_out
@@ -208,11 +210,10 @@ class Usage:
             f"{messages}: {month} of the {amount(plan.messages_per_month)} of the {plan.name} plan."
         )
 
-    def _now(self, now: float) -> _Tick:
+    def _begin(self, now: float) -> _Tick:
         number = int(now // TICK)
-        if number != self._tick.number:
-            self._tick = _Tick(number)
-            self._ticks.append(self._tick)
+        self._tick, self._ends = _Tick(number), (number + 1) * TICK
+        self._ticks.append(self._tick)
         return self._tick
 
     def _came_near(self, tick: _Tick) -> bool:
