@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from realtime import AsyncRealtimeClient
 
 import notebook_rt as nrt
 from notebook_rt import errors
-from notebook_rt.local import LocalStack
+from notebook_rt.local import LocalStack, StackOptions, start
+from notebook_rt.local.realtime.options import RealtimeOptions
 from tests.waiting import scaled, until
 
 _numbers = itertools.count(time.monotonic_ns())
@@ -136,17 +138,21 @@ def test_a_broadcast_too_large_is_refused_by_name(
         channel.send("big", {"text": "x" * 3_100_000}, ack=True)
 
 
-def test_a_large_broadcast_arrives_and_closes_no_socket(
-    session: Callable[..., nrt.Session], topic: str
-) -> None:
+def test_a_large_broadcast_arrives_and_closes_no_socket(tmp_path: Path, topic: str) -> None:
+    """As large as the pro plan allows; the free plan ends at 256 KB."""
+    options = StackOptions(realtime=RealtimeOptions(max_broadcast_bytes=3_000_000))
     heard: list[Any] = []
-    listening = session()
-    listening.channel(topic).wait(scaled(10)).on(
-        "big", lambda payload: heard.append(len(payload["text"]))
-    )
-    session().channel(topic).wait(scaled(10)).send("big", {"text": "x" * 2_500_000})
-    until(lambda: heard == [2_500_000])
-    assert listening.metrics["disconnects"] == 0
+    with (
+        start(tmp_path, options=options) as pro,
+        nrt.connect(pro.url, pro.anon_key) as listening,
+        nrt.connect(pro.url, pro.anon_key) as sending,
+    ):
+        listening.channel(topic).wait(scaled(10)).on(
+            "big", lambda payload: heard.append(len(payload["text"]))
+        )
+        sending.channel(topic).wait(scaled(10)).send("big", {"text": "x" * 2_500_000})
+        until(lambda: heard == [2_500_000])
+        assert listening.metrics["disconnects"] == 0
 
 
 def test_a_private_channel_without_a_policy_is_refused_by_name(
