@@ -65,6 +65,14 @@ class Channel:
         """``waiting`` (for the connection), ``joining``, ``joined``, ``refused`` or ``closed``."""
         return "closed" if self._released else self._room.status
 
+    @property
+    def replicating(self) -> bool:
+        """Whether broadcasts from the database (``realtime.send``) reach the channel, as far as the
+        server says. Only asked for private channels. False before the server has said so, and with a
+        server that never does: a channel can be joined a moment before the database's messages come.
+        """
+        return not self._released and self._room.replicating
+
     def wait(self, timeout: float | None = None) -> Channel:
         """Wait until the channel is joined.
 

@@ -17,16 +17,22 @@ class SessionMetrics(Mapping[str, Any]):
     """The numbers of a session at one moment, by name: a mapping, as a dict is.
 
     ``state`` of the connection; ``messages`` that came over the socket; ``bytes`` received over the
-    socket and HTTP; ``requests`` over HTTP; the ``channels`` that are joined, and the ``tables``
-    (queries, too) and ``rooms`` (`Channel`) that are open; ``uptime_s``, seconds connected in all;
-    ``disconnects``; ``retries`` to connect; ``events``, changes applied, and ``events_per_s`` over
-    the last ten seconds; ``gaps`` opened; ``reconciliations``; ``audits``, and ``drift``, the rows in
-    which they found a difference that no change explained; ``next_audit_s``, seconds until the next
-    audit of a table, and ``audited_s``, since the audit that lies furthest back (None where there is
-    none); ``callback_errors``; ``last_error``, its text. ``latency_…_ms`` is
-    the heartbeat's way there and back and ``lag_…_ms`` the time from a commit to its change being
-    applied, by the server's clock as its answers tell it, each as ``avg``, ``p50``, ``p95`` and ``p99``, in
-    milliseconds; None before the first.
+    socket and HTTP; ``requests`` over HTTP; ``unknown``, frames, events, statuses and keys of a
+    newer server that were ignored; ``messages_this_hour`` delivered to the session (changes,
+    broadcasts, presence: what counts toward a plan) and ``messages_a_month`` in hours like this
+    one; ``sent_this_hour``, broadcasts and presence calls; ``bytes_in_this_hour`` and
+    ``bytes_out_this_hour``, over the socket and HTTP; ``audit_share`` and ``poll_share`` of the
+    bytes that came over HTTP this hour, from 0 to 1 (None where nothing came); the ``channels``
+    that are joined, and the ``tables`` (queries, too) and ``rooms`` (`Channel`) that are open;
+    ``uptime_s``, seconds connected in all; ``disconnects``; ``retries`` to connect; ``events``,
+    changes applied, and ``events_per_s`` over the last ten seconds; ``gaps`` opened;
+    ``reconciliations``; ``audits``, and ``drift``, the rows in which they found a difference that
+    no change explained; ``next_audit_s``, seconds until the next audit of a table, and
+    ``audited_s``, since the audit that lies furthest back (None where there is none);
+    ``callback_errors``; ``last_error``, its text. ``latency_…_ms`` is the heartbeat's way there and
+    back and ``lag_…_ms`` the time from a commit to its change being applied, by the server's clock
+    as its answers tell it, each as ``avg``, ``p50``, ``p95`` and ``p99``, in milliseconds; None
+    before the first.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:

@@ -68,6 +68,9 @@ class Options:
     """Milliseconds of heartbeat latency above which the connection is called slow."""
     max_channels: int = 10
     """Channels at once; above it the least important ones poll."""
+    plan: Literal["free", "pro"] | None = None
+    """The project's plan, whose limits the session measures its traffic against: it warns above 80 %
+    of one. None: not known, or a server of one's own; only what holds on every plan is measured."""
     max_frame_bytes: int = 8 * 1024 * 1024
     """A larger frame closes the socket. A broadcast may have 3,000 KB."""
     token_margin: float = 60.0
@@ -151,6 +154,9 @@ class Options:
             if field.name == "numeric":
                 if value not in ("float", "decimal"):
                     raise ValueError(f'Options.numeric must be "float" or "decimal", not {value!r}')
+            elif field.name == "plan":
+                if value not in ("free", "pro", None):
+                    raise ValueError(f'Options.plan must be "free", "pro" or None, not {value!r}')
             elif not isinstance(value, int | float):
                 raise TypeError(f"Options.{field.name} is a number, not {value!r}")
             elif not math.isfinite(value):

@@ -7,7 +7,9 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pdoc
@@ -23,6 +25,7 @@ from notebook_rt.outbox.view import QueueView
 from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.health import Health
 
+ROOT = Path(__file__).parent.parent
 HANDED_OUT = (At, Changes, Column, Health, MappedFrame, QueueView, Schema, SessionMetrics)
 """What a public name gives: without a name of its own in the package, and used all the same."""
 WITHOUT_EXAMPLES = ("notebook_rt.local.server",)
@@ -72,6 +75,16 @@ def test_public_name_says_what_it_is(name: str) -> None:
 def test_what_is_handed_out_says_what_it_is(given: type) -> None:
     assert inspect.getdoc(given)
     assert [name for name, value in members(given) if not inspect.getdoc(value)] == []
+
+
+def test_every_test_that_the_design_names_exists() -> None:
+    missing = [
+        f"{page.name}: {path}::{name}"
+        for page in (ROOT / "docs" / "design").glob("*.md")
+        for path, name in re.findall(r"(tests/[\w/]+\.py)::(\w+)", page.read_text())
+        if not (ROOT / path).exists() or f"def {name}(" not in (ROOT / path).read_text()
+    ]
+    assert missing == []
 
 
 def test_every_option_says_what_it_is() -> None:

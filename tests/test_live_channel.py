@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from realtime import AsyncRealtimeClient
 
 import notebook_rt as nrt
 from notebook_rt import errors
-from notebook_rt.local import LocalStack
+from notebook_rt.local import LocalStack, StackOptions, start
+from notebook_rt.local.realtime.options import RealtimeOptions
 from tests.waiting import scaled, until
 
 _numbers = itertools.count(time.monotonic_ns())
@@ -58,6 +60,29 @@ def test_what_one_sends_the_other_hears_in_order(
     sender.send("price", {"n": 99}, ack=True)
     until(lambda: len(everything) == 52)
     assert len(heard) == 50
+
+
+def test_a_private_channel_says_when_the_databases_broadcasts_reach_it(
+    session: Callable[..., nrt.Session], stack: LocalStack, topic: str
+) -> None:
+    rt = session()
+    where = f"on realtime.messages for select to anon using (realtime.topic() = '{topic}')"
+    stack.sql(f'create policy "{topic}" {where}')
+    try:
+        channel = rt.channel(topic, private=True).wait(scaled(15))
+        until(lambda: channel.replicating)
+        # Where the database cannot replicate, the server closes who asked: the next join does not.
+        room = channel._room
+        words = "Replication connection was not established in time"
+        rt._project.thread.call(room.system, {"status": "error", "message": words})
+        assert "replication_ready" not in room.config()["broadcast"]
+        rt._project.thread.call(rt._project.connection.registry.again, topic)
+        until(lambda: channel.status != "joined" or not channel.replicating)
+        channel.wait(scaled(15))
+        assert not channel.replicating
+        assert not rt.channel(f"{topic}:public").replicating
+    finally:
+        stack.sql(f'drop policy "{topic}" on realtime.messages')
 
 
 def test_the_unmodified_client_hears_us_and_we_hear_it(
@@ -113,17 +138,21 @@ def test_a_broadcast_too_large_is_refused_by_name(
         channel.send("big", {"text": "x" * 3_100_000}, ack=True)
 
 
-def test_a_large_broadcast_arrives_and_closes_no_socket(
-    session: Callable[..., nrt.Session], topic: str
-) -> None:
+def test_a_large_broadcast_arrives_and_closes_no_socket(tmp_path: Path, topic: str) -> None:
+    """As large as the pro plan allows; the free plan ends at 256 KB."""
+    options = StackOptions(realtime=RealtimeOptions(max_broadcast_bytes=3_000_000))
     heard: list[Any] = []
-    listening = session()
-    listening.channel(topic).wait(scaled(10)).on(
-        "big", lambda payload: heard.append(len(payload["text"]))
-    )
-    session().channel(topic).wait(scaled(10)).send("big", {"text": "x" * 2_500_000})
-    until(lambda: heard == [2_500_000])
-    assert listening.metrics["disconnects"] == 0
+    with (
+        start(tmp_path, options=options) as pro,
+        nrt.connect(pro.url, pro.anon_key) as listening,
+        nrt.connect(pro.url, pro.anon_key) as sending,
+    ):
+        listening.channel(topic).wait(scaled(10)).on(
+            "big", lambda payload: heard.append(len(payload["text"]))
+        )
+        sending.channel(topic).wait(scaled(10)).send("big", {"text": "x" * 2_500_000})
+        until(lambda: heard == [2_500_000])
+        assert listening.metrics["disconnects"] == 0
 
 
 def test_a_private_channel_without_a_policy_is_refused_by_name(
@@ -232,6 +261,59 @@ def test_presence_shows_who_comes_and_goes(session: Callable[..., nrt.Session], 
     other.close()
     until(lambda: len(here.presence.df) == 1)
     until(lambda: (joined, left) == (["<b>me</b>", "them"], ["them"]), what=lambda: (joined, left))
+
+
+def test_who_untracks_is_gone_for_others_and_stays_in_the_channel(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    here, there = session().channel(topic), session().channel(topic)
+    here.presence.track(name="me")
+    there.presence.track(name="them")
+    until(lambda: len(here.presence.df) == 2, what=lambda: here.presence.df)
+    there.presence.untrack()
+    until(lambda: list(here.presence.df.index) == [here.presence.key])
+    assert there.status == "joined"
+
+
+def test_two_sessions_with_one_presence_key_are_one_person(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    rooms = [session().channel(topic, presence_key="ada") for _ in range(2)]
+    for number, room in enumerate(rooms):
+        room.presence.track(tab=number)
+    until(lambda: [len(p.metas) for p in rooms[0].presence.people] == [2])
+    assert rooms[0].presence.people[0].key == "ada"
+
+
+def test_what_a_session_sends_comes_back_only_where_it_is_asked_for(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    heard: dict[bool, list[Any]] = {True: [], False: []}
+    for own in (True, False):
+        room = session().channel(f"{topic}:{own}", receive_own=own).wait(scaled(10))
+        room.on("note", heard[own].append)
+        room.send("note", {"n": 1}, ack=True)
+        other = session().channel(f"{topic}:{own}").wait(scaled(10))
+        other.send("note", {"n": 2}, ack=True)
+        until(lambda own=own: {"n": 2} in heard[own])
+    assert heard == {True: [{"n": 1}, {"n": 2}], False: [{"n": 2}]}
+
+
+def test_a_private_channel_replays_what_the_database_has_kept(
+    session: Callable[..., nrt.Session], stack: LocalStack, topic: str
+) -> None:
+    where = f"on realtime.messages for select to anon using (realtime.topic() = '{topic}')"
+    stack.sql(f'create policy "{topic}" {where}')
+    try:
+        since = int(1000 * (time.time() - 60))
+        for number in range(3):
+            stack.sql(f"""select realtime.send('{{"n": {number}}}', 'news', '{topic}')""")
+        settings: dict[str, Any] = {"private": True, "replay": {"since": since, "limit": 2}}
+        room = session().channel(topic, **settings).wait(scaled(15))
+        until(lambda: len(room.messages) == 2, what=lambda: room.messages)
+        assert [message["n"] for message in room.messages["payload"]] == [1, 2]
+    finally:
+        stack.sql(f'drop policy "{topic}" on realtime.messages')
 
 
 def test_presence_never_makes_the_server_close_the_channel(

@@ -112,6 +112,57 @@ def test_metrics_are_a_mapping_and_count_joined_channels(
         assert "channels" in metrics
 
 
+def test_the_traffic_of_the_hour_is_said_with_what_it_is_in_a_month_of_the_plan(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    options = nrt.Options(plan="free", audit_interval=1.0, poll_interval=0.5, max_channels=1)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        frames = [rt.table(make_table()) for _ in range(2)]
+        for frame in frames:
+            frame.wait(20)
+        until(lambda: rt.metrics["audit_share"], 15, lambda: rt.metrics)
+        until(lambda: rt.metrics["poll_share"], 15, lambda: rt.metrics)
+        metrics = rt.metrics
+        assert metrics["audit_share"] + metrics["poll_share"] < 1
+        assert 0 < metrics["bytes_in_this_hour"] <= rt.metrics["bytes"]
+        assert metrics["bytes_out_this_hour"] > 0
+        assert metrics["unknown"] == 0
+        assert not rt.health.near_limits
+        assert SessionHealth(rt).health().usage == rt.health.usage == "No messages this hour."
+
+
+def test_a_limit_that_comes_near_is_told_once_and_stands_in_the_panel(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    name = make_table()
+    with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(plan="free")) as rt:
+        frame = rt.table(name).wait(20)
+        until(lambda: frame.status == "live")
+        told: list[tuple[str, str]] = []
+        rt._project.note_listeners.append(lambda kind, text: told.append((kind, text)))
+        stack.sql(f"insert into {name} (id) select * from generate_series(1, 2400)")
+        until(lambda: rt.metrics["messages_this_hour"] >= 2400, 15, lambda: rt.metrics)
+        until(lambda: len(rt.health.near_limits) == 2, what=lambda: rt.health.near_limits)
+        rate, month = rt.health.near_limits
+        assert rate.endswith("messages a second; the free plan allows 100 a second.")
+        assert month == "2,400 messages this hour are 1.7 M a month; the free plan includes 2 M."
+        report = SessionHealth(rt).health()
+        said = "2,400 messages this hour: about 1.7 M a month of the 2 M of the free plan."
+        assert report.usage == said
+        assert tuple(report.near_limits) == rt.health.near_limits
+        project, looks = rt._project, list[str]()
+        project.health_listeners.append(lambda health: looks.append(health.state))
+        for _ in range(3):
+            seen = len(looks)
+            project.thread.call(project.look_at_health)
+            until(lambda seen=seen: len(looks) > seen)
+        until(lambda: sum(kind == "limit" for kind, _ in told) >= 2, 10, lambda: told)
+        assert sorted(text for kind, text in told if kind == "limit") == [
+            f"Near a limit: {month}",
+            next(text for kind, text in told if "a second" in text),
+        ]
+
+
 def test_a_progress_bar_over_a_whole_table_ends_full(
     stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

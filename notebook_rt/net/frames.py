@@ -21,6 +21,13 @@ from notebook_rt.sync.events import Change
 
 _MARK: Final = b'"postgres_changes"'
 _KINDS: Final = frozenset({"INSERT", "UPDATE", "DELETE"})
+_CHANGE_EVENTS: Final = _KINDS | {"postgres_changes", "TRUNCATE"}
+"""Events that tell of changes; by the kinds themselves a join of the old style is told."""
+_KEYS: Final = frozenset({"topic", "event", "payload", "ref", "join_ref"})
+
+
+_UNREADABLE: Final = (ValueError, TypeError, KeyError, ArithmeticError, RecursionError)
+"""What decoding may raise; ``msgspec.DecodeError`` is a ValueError."""
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -30,12 +37,20 @@ class Frame(msgspec.Struct, frozen=True):
     event: str
     payload: Any
     ref: str | None
+    unknown_keys: int = 0
+    """Keys of the envelope that this version does not know."""
 
 
 class ChangeFrame(msgspec.Struct, frozen=True):
     topic: str
     change: Change | None
     """None: the change is of a kind that we do not know, so something may be lost."""
+
+
+class UnknownFrame(msgspec.Struct, frozen=True):
+    """A frame of another protocol, or no JSON."""
+
+    perhaps_a_change: bool
 
 
 class _Data(msgspec.Struct):
@@ -61,20 +76,11 @@ _FAST: Final = msgspec.json.Decoder(_Envelope)
 _EXACT: Final = msgspec.json.Decoder(_Envelope, float_hook=Decimal)
 
 
-def decode_frame(frame: bytes, exact_numbers: bool = False) -> Frame | ChangeFrame:
-    """Decode one frame.
-
-    Raises
-    ------
-    ValueError
-        If it is no JSON object of the protocol.
-    """
+def decode_frame(frame: bytes, exact_numbers: bool = False) -> Frame | ChangeFrame | UnknownFrame:
+    """Decode one frame; never raises, whatever the bytes are."""
     if _MARK in frame:
         try:
             envelope = (_EXACT if exact_numbers else _FAST).decode(frame)
-        except (msgspec.DecodeError, ArithmeticError, RecursionError):
-            pass
-        else:
             if envelope.event == "postgres_changes":
                 data = envelope.payload.data
                 columns, commit = _columns(bytes(data.columns)), data.commit_timestamp
@@ -82,19 +88,30 @@ def decode_frame(frame: bytes, exact_numbers: bool = False) -> Frame | ChangeFra
                     envelope.topic,
                     _change(data.type, data.record, data.old_record, columns, commit, data.errors),
                 )
+        except _UNREADABLE:
+            pass
     return _leniently(frame, exact_numbers)
 
 
-def _leniently(frame: bytes, exact_numbers: bool) -> Frame | ChangeFrame:
-    message = decode_json(frame, exact_numbers and _MARK in frame)
-    if not isinstance(message, dict) or not isinstance(message.get("topic"), str):
-        raise ValueError("a frame that is no message of the protocol")
-    topic, event, payload = message["topic"], message.get("event"), message.get("payload")
-    ref = message.get("ref")
-    if event != "postgres_changes":
-        return Frame(topic, str(event), payload, None if ref is None else str(ref))
+def _leniently(frame: bytes, exact_numbers: bool) -> Frame | ChangeFrame | UnknownFrame:
+    try:
+        message = decode_json(frame, exact_numbers and _MARK in frame)
+    except _UNREADABLE:
+        # A binary broadcast of a 2.0.0 client reaches us as broken JSON (WIRE.md): no change.
+        return UnknownFrame(b"postgres_changes" in frame)
+    if not isinstance(message, dict):  # protocol 2.0.0 has its event in an array
+        events = message if isinstance(message, list) else ()
+        return UnknownFrame(any(_tells_of_changes(event) for event in events))
+    topic, event, payload = message.get("topic"), message.get("event"), message.get("payload")
+    if not isinstance(topic, str) or not isinstance(event, str):
+        return UnknownFrame(_tells_of_changes(event))
+    if event not in _CHANGE_EVENTS:
+        ref, unknown_keys = message.get("ref"), len(message.keys() - _KEYS)
+        return Frame(topic, event, payload, None if ref is None else str(ref), unknown_keys)
     data = payload.get("data") if isinstance(payload, dict) else None
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or not all(
+        isinstance(data.get(record), dict | None) for record in ("record", "old_record")
+    ):
         return ChangeFrame(topic, None)
     try:
         change = _change(
@@ -105,9 +122,13 @@ def _leniently(frame: bytes, exact_numbers: bool) -> Frame | ChangeFrame:
             data.get("commit_timestamp"),
             data.get("errors"),
         )
-    except (TypeError, ValueError):
+    except _UNREADABLE:
         return ChangeFrame(topic, None)
     return ChangeFrame(topic, change)
+
+
+def _tells_of_changes(event: object) -> bool:
+    return isinstance(event, str) and event in _CHANGE_EVENTS
 
 
 def _change(
@@ -133,7 +154,10 @@ def _change(
 @lru_cache(maxsize=1024)
 def _columns(raw: bytes) -> tuple[Column, ...]:
     """The same table sends the same columns with every change."""
-    return tuple(Column(c["name"], c["type"]) for c in msgspec.json.decode(raw))
+    columns = tuple(Column(c["name"], c["type"]) for c in msgspec.json.decode(raw))
+    if not all(isinstance(c.name, str) and isinstance(c.pg_type, str) for c in columns):
+        raise TypeError("a column whose name or type is no text")
+    return columns
 
 
 @lru_cache(maxsize=64)

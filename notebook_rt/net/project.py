@@ -36,6 +36,7 @@ from notebook_rt.sync.merge import Strategies
 from notebook_rt.sync.spec import QuerySpec, TableSpec
 from notebook_rt.sync.supervisor import State
 from notebook_rt.sync.turns import Turns
+from notebook_rt.sync.usage import Hour, Near, Usage
 
 logger = logging.getLogger("notebook_rt")
 
@@ -83,7 +84,8 @@ class Project:
             self.counters,
             lambda: self.rest.clock(),
         )
-        self.rest = RestClient(url, credentials, options, self.login.refresh)
+        self.usage = Usage(options.plan)
+        self.rest = RestClient(url, credentials, options, self.login.refresh, self.usage)
         self.connection = Connection(
             url,
             credentials,
@@ -93,6 +95,8 @@ class Project:
             self.rest.clock,
             self._on_state,
             self._on_latency,
+            self.usage,
+            self.look_at_health,
         )
         self.services = Services(
             thread=thread,
@@ -244,6 +248,8 @@ class Project:
             metrics,
             next_audit_s=metrics["next_audit_s"],
             audited_s=metrics["audited_s"],
+            usage=self.usage.sentence(hour := self.usage.hour(time.monotonic())),
+            near_limits=tuple(near.text for near in self._near(hour)),
         )
 
     def _verdict(self, facts: Facts) -> tuple[HealthState, str]:
@@ -288,6 +294,7 @@ class Project:
         socket, now = self.connection.socket, time.monotonic()
         states = self.connection.registry.channels().values()
         live = [driver for driver in list(self.tables.values()) if driver.status == "live"]
+        hour = self.usage.hour(now)
         coming = [at for driver in live if (at := driver.next_audit) is not None]
         audited = [at for driver in live if (at := driver.audited_at) is not None]
         return {
@@ -296,6 +303,14 @@ class Project:
             "messages": socket.frames,
             "bytes": socket.bytes_received + self.rest.bytes_received,
             "requests": self.rest.requests,
+            "unknown": socket.unknown,
+            "messages_this_hour": hour.messages,
+            "sent_this_hour": hour.sent,
+            "bytes_in_this_hour": hour.bytes_in,
+            "bytes_out_this_hour": hour.bytes_out,
+            "messages_a_month": hour.month,
+            "audit_share": hour.share("audit"),
+            "poll_share": hour.share("poll"),
             "channels": sum(state == "joined" for state in states),
             "tables": len(self.tables),
             "rooms": len(self.rooms),
@@ -303,6 +318,13 @@ class Project:
             "audited_s": now - min(audited) if audited and len(audited) == len(live) else None,
             **self.counters.as_dict(now),
         }
+
+    def _near(self, hour: Hour) -> list[Near]:
+        states = list(self.connection.registry.channels().values())
+        channels = sum(state in ("joined", "joining") for state in states)
+        now, rooms = time.monotonic(), list(self.rooms.values())
+        calls = max((room.presence_calls(now) for room in rooms), default=0)
+        return self.usage.near(hour, channels, calls)
 
     def note(self, kind: str, text: str) -> None:
         for listener in tuple(self.note_listeners):
@@ -332,6 +354,8 @@ class Project:
         found, now = self.health(), time.monotonic()
         for listener in tuple(self.health_listeners):
             listener(found)
+        for near in self.usage.due(self._near(self.usage.hour(now)), now):
+            self.note("limit", f"Near a limit: {near.text}")
         # A table that cannot be had says so itself: the lines tell of what is lost and comes back.
         facts = self._facts()
         tables = [table for table in facts.tables if table.status != "error"]

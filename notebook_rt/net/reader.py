@@ -54,7 +54,7 @@ class Reader:
         try:
             exact = self._spec.numeric == "decimal"
             page = await services.rest.fetch(
-                spec.schema, spec.table, effect.query, exact_numbers=exact
+                spec.schema, spec.table, effect.query, exact_numbers=exact, purpose=effect.purpose
             )
         except NotebookRTError as error:
             kind = classify(error)

@@ -43,6 +43,7 @@ from notebook_rt.store.decode import decode_json
 from notebook_rt.sync.clock import ServerClock
 from notebook_rt.sync.discovery import DESCRIBE
 from notebook_rt.sync.events import Page, Query
+from notebook_rt.sync.usage import Purpose, Usage
 
 _NO_TABLE = {"PGRST205", "PGRST106", "42P01", "PGRST202", "42883"}
 _BAD_FILTER = {"PGRST100", "PGRST103", "PGRST108", "22P02", "22007", "22008", "22003", "42804"}
@@ -68,6 +69,8 @@ class RestClient:
         The project's, without ``/rest/v1``.
     refresh : async callable, optional
         Given the access token that the server refused, gets a new one; True: there is one, try again.
+    usage : Usage, optional
+        Told of the bytes of each request.
     """
 
     def __init__(
@@ -76,10 +79,12 @@ class RestClient:
         credentials: Credentials,
         options: Options,
         refresh: Callable[[str | None], Awaitable[bool]] | None = None,
+        usage: Usage | None = None,
     ) -> None:
         self.url = url
         self.credentials = credentials
         self.refresh = refresh
+        self.usage = Usage(options.plan) if usage is None else usage
         self.requests = 0
         self.bytes_received = 0
         self._reads = asyncio.Semaphore(options.reads_at_once)
@@ -108,9 +113,17 @@ class RestClient:
         return self.server_clock.now(time.monotonic(), time.time())
 
     async def fetch(
-        self, schema: str, table: str, query: Query, *, exact_numbers: bool = False
+        self,
+        schema: str,
+        table: str,
+        query: Query,
+        *,
+        exact_numbers: bool = False,
+        purpose: Purpose = "read",
     ) -> Page:
         """Read a page of ``table``, or call the function ``query.rpc``.
+
+        ``purpose`` is what its bytes are counted as.
 
         Raises
         ------
@@ -137,6 +150,7 @@ class RestClient:
                 params=query.params,
                 headers=headers,
                 body=body,
+                purpose=purpose,
             )
         said = row_range(response)
         count = None if said is None else said[1]
@@ -265,10 +279,18 @@ class RestClient:
         headers: Mapping[str, str] | None = None,
         body: Any = None,
         renew: bool = True,
+        purpose: Purpose = "read",
     ) -> httpx.Response:
         """Send one request; an answer of 400 and above becomes its named error."""
         response = await self._exchange(
-            method, path, schema=schema, params=params, headers=headers, body=body, renew=renew
+            method,
+            path,
+            schema=schema,
+            params=params,
+            headers=headers,
+            body=body,
+            renew=renew,
+            purpose=purpose,
         )
         if response.status_code >= 300:
             raise self.error(response, schema, table, right=_RIGHTS.get(method, "select"))
@@ -284,15 +306,16 @@ class RestClient:
         headers: Mapping[str, str] | None,
         body: Any,
         renew: bool = True,
+        purpose: Purpose = "read",
     ) -> httpx.Response:
         """Send one request; ``renew``: after a 401 with a new token once more, if there is one."""
         reading = method in ("GET", "HEAD")
         sent = {("Accept-Profile" if reading else "Content-Profile"): schema, **(headers or {})}
         token = self.credentials.access_token
-        response = await self._send(method, path, params, sent, body)
+        response = await self._send(method, path, params, sent, body, purpose)
         refresh = self.refresh if renew and response.status_code == 401 else None
         if refresh is not None and await refresh(token):
-            response = await self._send(method, path, params, sent, body)
+            response = await self._send(method, path, params, sent, body, purpose)
         return response
 
     def decode(self, response: httpx.Response, exact_numbers: bool = False) -> Any:
@@ -313,6 +336,7 @@ class RestClient:
         params: Sequence[tuple[str, str]],
         headers: Mapping[str, str],
         body: Any,
+        purpose: Purpose,
     ) -> httpx.Response:
         if self._http.is_closed:
             raise ClosedError("this session")
@@ -334,6 +358,8 @@ class RestClient:
             raise UnreachableError(self.url, str(error)) from error
         if isinstance(response.stream, BoundedStream):
             self.bytes_received += response.stream.received
+            size = len(response.request.content)
+            self.usage.requested(purpose, response.stream.received, size, time.monotonic())
         if "date" in response.headers:
             self.server_clock.observe(_date(response.headers["date"]), sent, time.monotonic())
         return response

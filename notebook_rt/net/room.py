@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from notebook_rt.errors import (
     AuthError,
@@ -35,6 +35,10 @@ from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.presence import Meta, People, Person, Throttle
 
 logger = logging.getLogger("notebook_rt")
+
+REPLICATING: Final = "Replication connection established"
+NOT_REPLICATING: Final = "Replication connection was not established in time"
+"""What the server says to a join that asked for ``replication_ready``."""
 
 RoomStatus: TypeAlias = Literal["joining", "joined", "waiting", "refused", "closed"]
 
@@ -81,6 +85,11 @@ class Room:
         """Event (or ``*``) and who is called with its messages; quick, on the loop."""
         self.presence_listeners: list[Callable[[list[Person], list[Person]], None]] = []
         """Called with who came and who went."""
+        self._asks_for_replication = private
+        """The database sends to private channels, unless told otherwise. The server closes a channel
+        that asks where it cannot replicate; such a channel is joined again without asking."""
+        self.replicating = False
+        """Whether the server says, for this join, that broadcasts from the database reach it."""
         self.people = People()
         self.holds: object = None
         """Kept alive while others see us: the handle that tracks."""
@@ -125,6 +134,8 @@ class Room:
 
     def config(self) -> Mapping[str, Any]:
         broadcast: dict[str, Any] = {"ack": True, "self": self.receive_own}
+        if self._asks_for_replication:  # a server that does not know it ignores it
+            broadcast["replication_ready"] = True
         if self.replay is not None:
             broadcast["replay"] = dict(self.replay)
         return {
@@ -137,14 +148,15 @@ class Room:
         return ()
 
     def joined(self, channel: SocketChannel) -> None:
-        self._channel = channel
+        self._channel, self.replicating = channel, False
         self._ended, self.error, self.reason = None, None, ""
         self._joined.set()
         self._throttle.rejoined()
         self._call_presence()
+        self.services.on_facts()
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
-        self._channel = None
+        self._channel, self.replicating = None, False
         if self._ended == "closed":
             return
         if error is not None:
@@ -172,7 +184,11 @@ class Room:
         pass
 
     def system(self, payload: Mapping[str, Any]) -> None:
-        if payload.get("status") == "error":
+        if payload.get("status") == "ok" and payload.get("message") == REPLICATING:
+            self.replicating = True
+        elif payload.get("status") == "error":
+            if payload.get("message") == NOT_REPLICATING:
+                self._asks_for_replication = False
             self.services.metrics.last_error = f'channel "{self.topic}": {payload.get("message")}'
 
     def gap(self, reason: str) -> None:
@@ -284,6 +300,10 @@ class Room:
     def tracked(self) -> Meta | None:
         return self._throttle.wanted
 
+    def presence_calls(self, now: float) -> int:
+        """How many the server has counted in its window; from any thread."""
+        return self._throttle.used(now)
+
     def _call_presence(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -297,6 +317,7 @@ class Room:
             self._timer = loop.call_later(due - now, self._call_presence)
             return
         meta = self._throttle.take(now)
+        self.services.on_facts()
         payload = {"type": "presence", "event": "untrack" if meta is None else "track"}
         self.services.thread.spawn(
             self._tell_presence(self._channel, {**payload, "payload": dict(meta or {})}), "presence"

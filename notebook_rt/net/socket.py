@@ -35,10 +35,11 @@ from notebook_rt.errors import (
     retry_after,
 )
 from notebook_rt.net.credentials import Credentials
-from notebook_rt.net.frames import ChangeFrame, decode_frame
+from notebook_rt.net.frames import ChangeFrame, UnknownFrame, decode_frame
 from notebook_rt.net.intake import Intake
 from notebook_rt.net.topic import ChannelListener, SocketChannel
 from notebook_rt.options import Options
+from notebook_rt.sync.usage import Usage
 
 logger = logging.getLogger("notebook_rt")
 _quiet = logging.getLogger("notebook_rt.websockets")
@@ -47,6 +48,8 @@ _quiet.setLevel(logging.WARNING)
 logging.getLogger("realtime").addHandler(logging.NullHandler())
 
 
+MESSAGES: Final = frozenset({"broadcast", "presence_diff", "presence_state"})
+"""The events that count toward a plan's messages, beside changes."""
 CLOSE_SECONDS: Final = 1.0
 """The longest that the server may take to say good-bye."""
 
@@ -68,12 +71,20 @@ class SocketListener(Protocol):
     def frame_unreadable(self, reason: str) -> None:
         """A frame nobody can read might have been a change of any table."""
 
+    def limit_near(self) -> None:
+        """The rate of messages has come near the limit of the plan."""
+
 
 class Socket(AsyncRealtimeClient):
     """A client of one project. ``open`` makes one try; the listener hears when it ends."""
 
     def __init__(
-        self, url: str, credentials: Credentials, options: Options, listener: SocketListener
+        self,
+        url: str,
+        credentials: Credentials,
+        options: Options,
+        listener: SocketListener,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(
             f"{url}/realtime/v1",
@@ -87,6 +98,9 @@ class Socket(AsyncRealtimeClient):
         self.listener = listener
         self.exact_numbers = False
         """Set when a table keeps ``numeric`` as Decimal."""
+        self.usage = Usage(options.plan) if usage is None else usage
+        self.unknown = 0
+        """Frames, events, statuses and keys that this version does not know; they are ignored."""
         self.frames = 0
         self.bytes_received = 0
         self.last_frame_at = 0.0
@@ -176,21 +190,33 @@ class Socket(AsyncRealtimeClient):
             self.listener.frame_unreadable(f"a frame that could not be taken: {error!r:.200}")
 
     def _take(self, raw: bytes) -> None:
-        try:
-            frame = decode_frame(raw, self.exact_numbers)
-        except ValueError:
-            # A binary broadcast of a 2.0.0 client reaches us as broken JSON (WIRE.md): no gap.
-            if b"postgres_changes" in raw:
-                self.listener.frame_unreadable("a frame that is no JSON")
-            return
-        channel = self.channels.get(frame.topic)
-        if isinstance(channel, SocketChannel):
-            if isinstance(frame, ChangeFrame):
+        frame = decode_frame(raw, self.exact_numbers)
+        if isinstance(frame, ChangeFrame):
+            self._count(raw, True)
+            channel = self.channels.get(frame.topic)
+            if isinstance(channel, SocketChannel):
                 channel.listener.change(frame.change)
+            return
+        if isinstance(frame, UnknownFrame):
+            self._count(raw, False)
+            self.unknown += 1
+            if frame.perhaps_a_change:
+                self.listener.frame_unreadable("a frame that cannot be read")
+            return
+        self._count(raw, frame.event in MESSAGES)
+        channel = self.channels.get(frame.topic)
+        self.unknown += frame.unknown_keys
+        if isinstance(channel, SocketChannel):
+            self.unknown += channel.receive(frame.event, frame.payload, frame.ref)
+        elif frame.topic == "phoenix":
+            if frame.event == "phx_reply" and frame.ref:
+                self.listener.heartbeat_answered(frame.ref)
             else:
-                channel.receive(frame.event, frame.payload, frame.ref)
-        elif frame.topic == "phoenix" and not isinstance(frame, ChangeFrame) and frame.ref:
-            self.listener.heartbeat_answered(frame.ref)
+                self.unknown += 1
+
+    def _count(self, raw: bytes, message: bool) -> None:
+        if self.usage.received(len(raw), message, self.last_frame_at):
+            self.listener.limit_near()
 
     async def send(self, message: Message | dict[str, Any]) -> None:
         """Send now; with no socket, nothing is kept for later: that is the queue's work.
@@ -204,10 +230,14 @@ class Socket(AsyncRealtimeClient):
         if ws is None:
             raise ConnectionError("not connected")
         fields = message if isinstance(message, dict) else dict(message)
+        encoded = msgspec.json.encode(fields)
         try:
-            await ws.send(msgspec.json.encode(fields), text=True)
+            await ws.send(encoded, text=True)
         except ConnectionClosed as error:
             raise ConnectionError("the connection was lost") from error
+        counted = fields["event"] in ("broadcast", "presence")
+        if self.usage.sent(len(encoded), counted, time.monotonic()):
+            self.listener.limit_near()
 
     async def beat(self, ref: str) -> None:
         with contextlib.suppress(ConnectionError):  # the receive loop hears of that too

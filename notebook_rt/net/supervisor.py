@@ -37,6 +37,7 @@ from notebook_rt.sync.supervisor import (
     Tick,
     WakeAt,
 )
+from notebook_rt.sync.usage import Usage
 
 
 class Connection:
@@ -52,6 +53,10 @@ class Connection:
         Told each new state and why.
     on_latency : callable
         Told each heartbeat's round trip, in seconds.
+    usage : Usage
+        Counts the frames.
+    on_limit : callable
+        Told when the rate of messages comes near its limit.
     """
 
     def __init__(
@@ -64,9 +69,11 @@ class Connection:
         clock: Callable[[], float],
         on_state: Callable[[State, str], None],
         on_latency: Callable[[float], None],
+        usage: Usage,
+        on_limit: Callable[[], None],
     ) -> None:
         self.machine = Supervisor(options, random.random)
-        self.socket = Socket(url, credentials, options, self)
+        self.socket = Socket(url, credentials, options, self, usage)
         self.registry = Registry(
             self.socket, options, random.random, thread.spawn, self._channel_closed
         )
@@ -78,6 +85,7 @@ class Connection:
         self._clock = clock
         self._on_state = on_state
         self._on_latency = on_latency
+        self._on_limit = on_limit
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._refreshing: asyncio.Task[None] | None = None
@@ -124,6 +132,9 @@ class Connection:
     def heartbeat_answered(self, ref: str) -> None:
         if self.machine.socket is not None:
             self._feed(Heard(self.machine.socket, ref))
+
+    def limit_near(self) -> None:
+        self._on_limit()
 
     def frame_unreadable(self, reason: str) -> None:
         self.registry.gap(reason)

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from notebook_rt.net.socket import Socket
 
 
+_EVENTS = ("broadcast", "phx_reply", "presence_state", "presence_diff", "system")
+"""Events whose payload is an object."""
+_SYSTEM_KEYS = frozenset({"message", "status", "extension", "channel"})
+
+
 class ChannelListener(Protocol):
     """Who owns a channel. Called on the loop, must not raise."""
 
@@ -156,19 +161,27 @@ class SocketChannel(AsyncRealtimeChannel):
             }
         )
 
-    def receive(self, event: str, payload: Any, ref: str | None) -> None:
-        """Take any frame of this topic but a change."""
+    def receive(self, event: str, payload: Any, ref: str | None) -> int:
+        """Take any frame of this topic but a change; gives how much of it is not known.
+
+        What a newer server says besides is ignored: a frame that tells nothing known tells nothing.
+        """
+        if event in _EVENTS and not isinstance(payload, dict):
+            return 1
         fields: Mapping[str, Any] = payload if isinstance(payload, dict) else {}
         match event:
             case "broadcast":
                 self.listener.broadcast(fields)
             case "phx_reply":
-                self._answered(ref, fields)
+                return self._answered(ref, fields)
             case "presence_state" | "presence_diff":
-                if self._keep_presence(event, fields):
-                    self.listener.presence(event, fields)
+                if not self._keep_presence(event, fields):
+                    return 1
+                self.listener.presence(event, fields)
             case "system":
                 self.listener.system(fields)
+                known = fields.get("status") in ("ok", "error")
+                return len(fields.keys() - _SYSTEM_KEYS) + (not known)
             case "phx_close":
                 # Joining a topic twice: the old join's close comes after the new join's ok.
                 if ref is None or ref == self.join_push.ref:
@@ -179,21 +192,27 @@ class SocketChannel(AsyncRealtimeChannel):
                 self.state = ChannelStates.ERRORED
                 self.listener.channel_failed(str(fields.get("reason", "the channel crashed")))
             case _:
-                pass
+                return 1
+        return 0
 
-    def _answered(self, ref: str | None, payload: Mapping[str, Any]) -> None:
+    def _answered(self, ref: str | None, payload: Mapping[str, Any]) -> int:
+        status = payload.get("status")
+        if status not in ("ok", "error"):
+            return 1  # such as one that says that the answer is still to come
         push = self.messages_waiting_for_ack.pop(ref, None) if ref is not None else None
         if push is None:
-            return
+            return 0
         response = payload.get("response")
-        if payload.get("status") == "ok":
-            push.trigger(
-                RealtimeAcknowledgementStatus.Ok,
-                ReplyPostgresChanges.model_validate(response if isinstance(response, dict) else {}),
-            )
+        if status == "ok":
+            try:
+                reply = ReplyPostgresChanges.model_validate(response)
+            except ValueError:  # an answer of another shape is an answer
+                reply = ReplyPostgresChanges.model_validate({})
+            push.trigger(RealtimeAcknowledgementStatus.Ok, reply)
         else:
             refusal = response if isinstance(response, dict) else {"reason": str(response)}
             push.trigger(RealtimeAcknowledgementStatus.Error, refusal)
+        return 0
 
     def _keep_presence(self, event: str, payload: Mapping[str, Any]) -> bool:
         try:

@@ -15,6 +15,7 @@ import msgspec
 
 from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.rows import Key, RowChange, Rows, WireRow
+from notebook_rt.sync.usage import Purpose
 
 Status: TypeAlias = Literal["loading", "live", "polling", "stale", "closed", "error"]
 Cause: TypeAlias = Literal["snapshot", "stream", "reconcile", "audit", "poll", "refetch", "refill"]
@@ -205,6 +206,8 @@ class Fetch:
 
     request: int
     query: Query
+    purpose: Purpose = "read"
+    """Counted in the session's metrics."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias
 from notebook_rt.errors import RateLimitedError, StatementTimeoutError
 from notebook_rt.sync.events import Cancel, Effect, Fetch, Fetched, FetchFailed, Query
 from notebook_rt.sync.horizon import Horizon, Read
+from notebook_rt.sync.usage import Purpose
 
 BACKOFF_MAX: Final = 5.0
 SLOW: Final = 1.5
@@ -85,6 +86,7 @@ class ReadRefusedError(Exception):
 class _Running:
     name: str
     flow: Flow
+    purpose: Purpose = "read"
     queries: Sequence[Query] = ()
     reads: list[Read | None] = field(default_factory=list)
     failures: int = 0
@@ -157,6 +159,10 @@ class Flows:
 
     def __bool__(self) -> bool:
         return bool(self._running)
+
+    def serve(self, name: str, purpose: Purpose) -> None:
+        """The flow of that name, which calls this, reads for ``purpose`` from now on."""
+        self._running[name].purpose = purpose
 
     def start(self, name: str, flow: Flow, now: float) -> None:
         """Begin ``flow``; nothing else of that name may be under way."""
@@ -326,4 +332,4 @@ class Flows:
         self._requests[self._number] = _Request(
             running, place, query, self._horizon.moment(), self._horizon.now
         )
-        self._emit(Fetch(self._number, query))
+        self._emit(Fetch(self._number, query, running.purpose))

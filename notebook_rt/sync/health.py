@@ -101,6 +101,10 @@ class Health:
     audited_s: float | None = None
     """Seconds since the audit that lies furthest back, of all live tables; None before each has had
     one."""
+    usage: str = field(default="", compare=False)
+    """The messages of the last hour, and what they are in a month, in a sentence."""
+    near_limits: tuple[str, ...] = ()
+    """A sentence for each limit of the plan of which more than 80 % is used."""
     display: Callable[[], Any] | None = field(default=None, compare=False)
     """How the session shows its health as it goes on, where there is a front end."""
 

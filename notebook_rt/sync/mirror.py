@@ -450,6 +450,7 @@ class Mirror:
 
     def _audit(self, replica: Replica) -> Flow:
         gaps = self._gaps
+        self._flows.serve(MAIN, "audit")
         self._audits.began()
         proof = yield from self._passes.audit(replica)
         self._audits.ended(self._now, proof.took, clean=not proof.differing)
@@ -457,6 +458,7 @@ class Mirror:
 
     def _poll(self, replica: Replica) -> Flow:
         gaps = self._gaps
+        self._flows.serve(MAIN, "poll")
         try:
             proof = yield from self._passes.reconcile(replica, "poll", self._since)
         finally:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from notebook_rt.sync.usage import PRESENCE_CALLS, PRESENCE_WINDOW
+
 Meta: TypeAlias = Mapping[str, Any]
 
 
@@ -22,6 +24,7 @@ class Throttle:
         self.calls = calls
         self.window = window
         self._sent_at: deque[float] = deque()
+        self._calls_at: deque[float] = deque(maxlen=2 * PRESENCE_CALLS)
         self._wanted: Meta | None = None
         self._pending = False
 
@@ -44,16 +47,21 @@ class Throttle:
         """When the next call may go out; None: there is nothing to say."""
         if not self._pending:
             return None
-        while self._sent_at and now - self._sent_at[0] >= self.window:
+        while self._sent_at and self._sent_at[0] + self.window <= now:
             self._sent_at.popleft()
         if len(self._sent_at) < self.calls:
             return now
         return self._sent_at[0] + self.window
 
+    def used(self, now: float) -> int:
+        """Calls within the server's own window, whatever the one of this throttle; from any thread."""
+        return sum(now - at < PRESENCE_WINDOW for at in tuple(self._calls_at))
+
     def take(self, now: float) -> Meta | None:
         """The call that goes out now: what to track, or None to untrack. Only when it is due."""
         self._pending = False
         self._sent_at.append(now)
+        self._calls_at.append(now)
         return self._wanted
 
 

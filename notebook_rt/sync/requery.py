@@ -308,6 +308,8 @@ class Requery:
 
     def _read(self, cause: Cause) -> Flow:
         answers = self._answers
+        if cause in ("audit", "poll"):
+            self._flows.serve(READ, cause)
         for _ in range(1 + TORN):
             mark, began = self._marks, self._now
             self._audits.began()

@@ -23,9 +23,11 @@ export function health(body, _say) {
   const spark = h("svg", { class: "nrt-spark", viewBox: "0 0 64 16", width: "64", height: "16", "aria-hidden": "true" }, line);
   const face = h("span", { class: "nrt-face" }, dot, word, latency, spark);
   const detail = h("p", { class: "nrt-detail" });
+  const usage = h("p", { class: "nrt-detail" });
+  const limits = h("div", { class: "nrt-limits" });
   const metrics = h("dl", { class: "nrt-metrics" });
   const error = h("p", { class: "nrt-error" });
-  const panel = h("div", { class: "nrt-panel" }, detail, metrics, error);
+  const panel = h("div", { class: "nrt-panel" }, detail, usage, limits, metrics, error);
   const button = disclosure(face, panel, "Connection details");
   // Only the state is announced: the latency changes all the time.
   const live = h("span", { class: "nrt-hear", "aria-live": "polite" });
@@ -40,6 +42,11 @@ export function health(body, _say) {
     spark.toggleAttribute("hidden", state.spark.length < 2 || state.latency === null); // else it is of yesterday
     if (state.spark.length > 1) line.setAttribute("points", sparkline(state.spark));
     setText(detail, state.detail);
+    setText(usage, state.usage);
+    usage.hidden = !state.usage;
+    keyed(limits, state.limits.map((text, i) => [i, text]), (item) => item[0],
+      () => h("p", { class: "nrt-limit" }),
+      (node, item) => setText(node, `Near a limit: ${item[1]}`));
     setText(error, state.error ? `Last error: ${state.error}` : "");
     error.hidden = !state.error;
     keyed(

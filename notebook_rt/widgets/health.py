@@ -64,6 +64,8 @@ class HealthState:
             "latency": report.latency,
             "spark": [round(latency, 1) for latency in self._latencies],
             "metrics": [[cut(k, 60), cut(v, 120)] for k, v in report.metrics.items()],
+            "usage": cut(report.usage),
+            "limits": [cut(text) for text in report.near_limits],
             "error": cut(report.last_error) if report.last_error else None,
         }
 
@@ -88,9 +90,13 @@ def health_html(report: HealthReport) -> str:
     """The static form: the line, what it means, then the metrics."""
     detail = escape(cut(report.detail or DETAILS.get(report.state, "")))
     rows = [(name, value) for name, value in report.metrics.items()]
+    usage = f"<p>{escape(cut(report.usage))}</p>" if report.usage else ""
+    limits = "".join(f"<p><b>Near a limit:</b> {escape(cut(t))}</p>" for t in report.near_limits)
     error = f"<p>Last error: {escape(report.last_error)}</p>" if report.last_error else ""
     table = static_table(("metric", "value"), rows) if rows else ""
-    return f"<p><b>{escape(health_text(report))}</b></p><p>{detail}</p>{error}{table}"
+    return (
+        f"<p><b>{escape(health_text(report))}</b></p><p>{detail}</p>{usage}{limits}{error}{table}"
+    )
 
 
 class HealthWidget(LiveWidget):

@@ -1,7 +1,7 @@
 // What happened lately: a few calm lines, read out politely, never a stack of a hundred.
 import { h, keyed, setText, ago, widget } from "./common.js";
 
-const GLYPHS = { merged: "⇄", queued: "…", failed: "!", live: "✓", unavailable: "!", info: "i" };
+const GLYPHS = { merged: "⇄", queued: "…", failed: "!", live: "✓", unavailable: "!", limit: "!", info: "i" };
 
 export default widget((body, say) => {
   const list = h("ol", { class: "nrt-notes" });

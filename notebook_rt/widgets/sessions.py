@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 NOTES_KEPT: Final = 200
 _UNITS: Final = {"ms": "{:,.0f} ms", "s": "{:,.1f} s"}
-_AUDITS: Final = ("next_audit_s", "audited_s")
-"""Metrics that the detail says in words."""
+_SAID: Final = ("next_audit_s", "audited_s", "messages_this_hour", "messages_a_month")
+"""Metrics that the panel says in sentences."""
 _NAMES: Final = ("name", "username", "user_name", "display_name", "full_name", "email", "user")
 
 
@@ -55,8 +55,10 @@ class SessionHealth:
             dict(
                 _metric(name, value)
                 for name, value in health.metrics.items()
-                if value is not None and name not in ("last_error", "state", *_AUDITS)
+                if value is not None and name not in ("last_error", "state", *_SAID)
             ),
+            health.usage,
+            health.near_limits,
         )
 
     def on_health(self, fn: Callable[[], object]) -> Unsubscribe:
@@ -68,8 +70,12 @@ def _metric(name: str, value: Any) -> tuple[str, str]:
 
     >>> _metric("lag_p50_ms", 44.2), _metric("events_per_s", 0.44)
     (('lag p50', '44 ms'), ('events a second', '0.4'))
+    >>> _metric("audit_share", 0.125)
+    ('HTTP bytes for audits', '12%')
     """
     rest, _, unit = name.rpartition("_")
+    if unit == "share":
+        return f"HTTP bytes for {rest}s", f"{value:.0%}"
     if name.endswith("_per_s"):
         return f"{name.removesuffix('_per_s').replace('_', ' ')} a second", _plain(value)
     if unit in _UNITS:

@@ -39,6 +39,10 @@ class HealthReport:
     latency: float | None = None
     last_error: str | None = None
     metrics: Mapping[str, object] = field(default_factory=dict)
+    usage: str = ""
+    """The traffic of the last hour, in a sentence."""
+    near_limits: Sequence[str] = ()
+    """A sentence for each limit that is near."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Person:
     you: bool = False
 
 
-NoteKind: TypeAlias = Literal["merged", "queued", "failed", "live", "unavailable", "info"]
+NoteKind: TypeAlias = Literal["merged", "queued", "failed", "live", "unavailable", "limit", "info"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,13 @@ SAID = {
     " Next audit in 2 s.",
 }
 """What a session says of some states (``widgets/sessions.py``)."""
+USAGE = "1,240 messages this hour: about 0.9 M a month of the 2 M of the free plan."
+MUCH_USAGE = "2,400 messages this hour: about 1.7 M a month of the 2 M of the free plan."
+NEAR_LIMITS = (
+    "96 messages a second; the free plan allows 100 a second.",
+    "2,400 messages this hour are 1.7 M a month; the free plan includes 2 M.",
+)
+"""What a session says of its traffic (``sync/usage.py``)."""
 
 
 def health_source(state: str) -> MemoryHealth:
@@ -73,7 +80,15 @@ def health_source(state: str) -> MemoryHealth:
     latency = {"healthy": 12.0, "slow": 640.0, "behind": 14.0}.get(state)
     error = "1006: the socket closed without a close frame" if state not in SAID else None
     detail = SAID.get(state, "")
-    source.report = HealthReport(state, detail, latency=latency, metrics=METRICS, last_error=error)
+    source.report = HealthReport(
+        state,
+        detail,
+        latency=latency,
+        metrics=METRICS,
+        last_error=error,
+        usage=MUCH_USAGE if state == "behind" else USAGE,
+        near_limits=NEAR_LIMITS if state == "behind" else (),
+    )
     return source
 
 

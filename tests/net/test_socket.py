@@ -48,6 +48,9 @@ class Ears:
     def frame_unreadable(self, reason: str) -> None:
         self.heard.put_nowait(("unreadable", reason))
 
+    def limit_near(self) -> None:
+        self.heard.put_nowait(("limit",))
+
     def channel_joined(self) -> None:
         self.heard.put_nowait(("joined",))
 

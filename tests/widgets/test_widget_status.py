@@ -21,7 +21,7 @@ from notebook_rt.widgets import (
     StatusBar,
 )
 from notebook_rt.widgets.base import module, pump, styles
-from notebook_rt.widgets.health import COLOURS, DETAILS, HISTORY, HealthState
+from notebook_rt.widgets.health import COLOURS, DETAILS, HISTORY, HealthState, health_html
 from notebook_rt.widgets.notes import SHOWN, NotesState
 from notebook_rt.widgets.presence import initials, presence_html, presence_state
 from notebook_rt.widgets.queue import queue_state
@@ -225,3 +225,18 @@ def test_the_static_list_of_people_is_in_the_order_of_the_live_one():
     names = ["Ada (you)", "Bob", "Zoe"]
     html = presence_html(here)
     assert sorted(names, key=html.index) == names
+
+
+def test_the_panel_says_the_traffic_and_each_limit_that_is_near():
+    report = HealthReport(
+        "healthy", usage="5 messages this hour.", near_limits=("85 channels.", HOSTILE)
+    )
+    drawn = HealthState(MemoryHealth(report))()
+    assert drawn["usage"] == "5 messages this hour."
+    assert drawn["limits"] == ["85 channels.", HOSTILE]
+    static = health_html(report)
+    assert "<p>5 messages this hour.</p>" in static
+    assert "<b>Near a limit:</b> 85 channels." in static
+    assert HOSTILE not in static
+    assert escape(HOSTILE) in static
+    assert "Near a limit" not in health_html(HealthReport("healthy"))
