@@ -59,7 +59,7 @@ class StackOptions:
     50
     """
 
-    default_grants: bool = True
+    default_grants: bool = False
     jwt_algorithm: Literal["ES256", "HS256"] = "ES256"
     anon_timeout: float = 3.0
     authenticated_timeout: float = 8.0

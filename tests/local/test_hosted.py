@@ -127,10 +127,14 @@ def test_a_url_over_8_kb_is_refused(stack: LocalStack, make_table: MakeTable) ->
         assert answer.status_code < 500
 
 
-@pytest.mark.parametrize("granted", [False, True])
-def test_what_is_made_needs_a_grant_unless_told_otherwise(tmp_path: Path, granted: bool) -> None:
+@pytest.mark.parametrize(
+    ("options", "granted"), [(StackOptions(), False), (StackOptions(default_grants=True), True)]
+)
+def test_what_is_made_needs_a_grant_unless_told_otherwise(
+    tmp_path: Path, options: StackOptions, granted: bool
+) -> None:
     for _ in range(2):  # a second start on the same data says it again
-        with start(tmp_path, options=StackOptions(default_grants=granted)) as stack:
+        with start(tmp_path, options=options) as stack:
             stack.sql("drop table if exists bare; create table bare (id serial primary key)")
             stack.sql("create or replace function one() returns int language sql as 'select 1'")
             for key, role in ((stack.anon_key, "anon"), (stack.service_key, "service_role")):
