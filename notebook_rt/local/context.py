@@ -47,6 +47,9 @@ class StackOptions:
         Schemas that REST shows; the first is the default one.
     jwt_ttl
         Seconds that an access token of `/auth/v1` is good for.
+    password_attempts
+        Sign-ins with a password in five minutes, right or wrong; then 429 with
+        ``over_request_rate_limit`` and ``Retry-After``. None: no limit.
     allowed_origins
         Web origins let in beside those of this machine, such as `"vscode-webview://abc"` or
         `"null"` (a page opened from a file; but also any web page's sandboxed frame).
@@ -66,6 +69,7 @@ class StackOptions:
     row_limit: int = 1000
     schemas: tuple[str, ...] = ("public",)
     jwt_ttl: int = 3600
+    password_attempts: int | None = 30
     allowed_origins: tuple[str, ...] = ()
     realtime: RealtimeOptions = field(default_factory=RealtimeOptions)
 

@@ -148,6 +148,22 @@ def test_what_is_made_needs_a_grant_unless_told_otherwise(
                     assert table.status_code == (401 if role == "anon" else 403)
 
 
+def test_the_functions_of_an_extension_are_everybodys_unless_it_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    with start(tmp_path) as stack:
+        stack.sql("create extension citext; create extension dblink")
+        stack.sql("create table names (id int primary key, v citext)")
+        stack.sql("create function mine() returns int language sql as 'select 1'")
+        stack.sql("grant select on names to anon; insert into names values (1, 'Ann')")
+        headers = {"apikey": stack.anon_key}
+        answer = httpx.get(f"{stack.url}/rest/v1/names?v=eq.ann&select=id", headers=headers)
+        assert answer.json() == [{"id": 1}]
+        for function in ("mine()", "dblink_connect_u(text)"):
+            allowed = "select has_function_privilege('anon', %s, 'execute')"
+            assert stack.sql(allowed, function) == [(False,)]
+
+
 # Realtime ------------------------------------------------------------------------------------------
 
 
