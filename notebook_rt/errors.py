@@ -429,13 +429,15 @@ class PermissionDeniedError(TableError):
         if right == "execute":
             what = f'execute function "{table}"'
             run = f"grant execute on function {name} to {to}"
+        todo = f"run: {run}"
+        if "row-level security policy" in reason:
+            todo = "add a policy that lets this role do it"
         super().__init__(
             schema,
             table,
             f'role "{role}" may not {what}'
             + (f" (the server says: {reason})" if reason else "")
-            + f"; run: {run} (and a row-level security policy that lets the rows through), "
-            "or sign in",
+            + f"; {todo}, or sign in",
         )
         self.role = role
         self.right = right

@@ -27,15 +27,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started here inherits it
 
 QUICK = StackOptions(
+    password_attempts=None,
     realtime=RealtimeOptions(
         connect_error_delay=0.05,
         join_error_delay=0.05,
         events_per_second=None,
         max_broadcast_bytes=3_000_000,
-    )
+    ),
 )
 """A hosted project's answers, without the waits that it adds to refusals on purpose, and without the
-free plan's limits on events a second and on a broadcast's size, which tests of many rows would meet.
+limits on events a second, a broadcast's size and sign-ins, which tests of many would meet.
 """
 
 

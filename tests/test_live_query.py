@@ -31,6 +31,7 @@ def trades(stack: LocalStack) -> Iterator[str]:
         "price numeric, at timestamptz not null default now())"
     )
     stack.sql(f"alter publication supabase_realtime add table {name}, {name}_symbols")
+    stack.sql(f"grant select, insert, update, delete on {name}, {name}_symbols to anon")
     stack.sql(f"insert into {name} values (1, 'A', 1.5), (2, 'A', 2.5), (3, 'B', 10)")
     yield name
     stack.sql(f"drop table {name}, {name}_symbols cascade")
@@ -44,6 +45,7 @@ def totals(stack: LocalStack, trades: str) -> str:
         f"sum(t.price) as total, max(t.at) as latest from {trades} t "
         f"join {trades}_symbols s using (symbol) group by s.sector order by 3 desc"
     )
+    stack.sql(f"grant select on {trades}_totals to anon")
     return f"{trades}_totals"
 
 
@@ -88,6 +90,7 @@ def test_a_set_returning_function_with_params(
         f"create function {trades}_above(lowest numeric) returns setof {trades} "
         f"language sql stable as 'select * from {trades} where price >= lowest order by price desc'"
     )
+    stack.sql(f"grant execute on function {trades}_above to anon")
     query = rt.query(f"{trades}_above", depends_on=trades, params={"lowest": 2}, key="id")
     assert list(query.wait(scaled(10)).df.index) == [3, 2]
     assert str(query.df["at"].dtype) == "datetime64[us, UTC]"  # inferred
@@ -115,6 +118,7 @@ def test_a_scalar_function_is_one_row(stack: LocalStack, rt: nrt.Session, trades
     name = f"{trades}_sum"
     body = f"select sum(price) from {trades}"
     stack.sql(f"create function {name}() returns numeric language sql stable as '{body}'")
+    stack.sql(f"grant execute on function {name} to anon")
     query = rt.query(name, depends_on=[trades])
     assert query.wait(scaled(10)).df[name].tolist() == [14]
     assert query.map(lambda df: df[name].iloc[0]).df == 14
@@ -127,6 +131,7 @@ def test_rows_without_a_key_are_compared_whole_and_counted(
     stack: LocalStack, rt: nrt.Session, trades: str
 ) -> None:
     stack.sql(f"create view {trades}_plain as select symbol from {trades} order by 1")
+    stack.sql(f"grant select on {trades}_plain to anon")
     query = rt.query(f"{trades}_plain", depends_on=[trades])
     df = query.wait(scaled(10)).df
     assert isinstance(df.index, pd.RangeIndex)
@@ -158,6 +163,7 @@ def test_more_rows_than_a_page_are_all_there_with_and_without_a_key(
     stack: LocalStack, rt: nrt.Session, trades: str
 ) -> None:
     stack.sql(f"create view {trades}_all as select id, symbol, price from {trades}")
+    stack.sql(f"grant select on {trades}_all to anon")
     stack.sql(f"insert into {trades} select g, 'A', g % 7 from generate_series(10, 3509) g")
     keyed = rt.query(f"{trades}_all", depends_on=[trades], key="id")
     plain = rt.query(f"{trades}_all", depends_on=[trades], columns=["symbol", "price"])
@@ -181,6 +187,8 @@ def test_names_of_others_are_names_and_nothing_else(stack: LocalStack, rt: nrt.S
             f"create function {quoted[2]}({column} text) returns setof {quoted[0]} language sql "
             f"stable as $$ select * from {quoted[0]} where {column} = $1 $$"
         )
+        stack.sql(f"grant select on {quoted[0]}, {quoted[1]} to anon")
+        stack.sql(f"grant execute on function {quoted[2]} to anon")
         listed = rt.query(view, depends_on=[table], key=[HOSTILE], order="id")
         with pytest.raises(errors.MissingQueryError):
             rt.query(f"{view}!", depends_on=[table]).wait(scaled(10))
@@ -198,6 +206,7 @@ def test_what_cannot_be_had_is_said_by_name(
     stack: LocalStack, rt: nrt.Session, trades: str, totals: str
 ) -> None:
     stack.sql(f"create table {trades}_secret (id int primary key)")
+    stack.sql(f"grant select on {trades}_secret to anon")
     with pytest.raises(errors.NotPublishedError, match=f"add table public.{trades}_secret"):
         rt.query(totals, depends_on=[trades, f"{trades}_secret"]).wait(scaled(10))
     stack.sql(f"alter publication supabase_realtime add table {trades}_secret")
@@ -230,6 +239,7 @@ def test_a_function_that_starts_to_fail_keeps_its_rows_and_recovers(
         f"if exists (select from {trades} where price < 0) then raise 'below zero'; end if; "
         f"return query select * from {trades} order by id; end $$"
     )
+    stack.sql(f"grant execute on function {name} to anon")
     query = rt.query(name, depends_on=[trades], key="id").wait(scaled(10))
     stack.sql(f"update {trades} set price = -1 where id = 1")
     until(lambda: query.status == "stale", what=lambda: query)

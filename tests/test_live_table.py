@@ -434,6 +434,7 @@ def test_no_select_grant(stack: LocalStack, rt: nrt.Session, make_table: Any) ->
     stack.sql(f"revoke all on {table} from anon")
     words = fails(lambda: rt.table(table), errors.PermissionDeniedError)
     assert f"grant select on public.{table} to anon" in words
+    assert "policy" not in words
 
 
 def test_a_filter_that_cannot_be(rt: nrt.Session, make_table: Callable[..., str]) -> None:

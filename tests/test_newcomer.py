@@ -29,6 +29,7 @@ from tests.waiting import scaled, until
 def people(stack: LocalStack) -> Iterator[str]:
     stack.sql("create table newcomers (id bigint primary key, name text, age int)")
     stack.sql("alter publication supabase_realtime add table newcomers")
+    stack.sql("grant select, insert, update, delete on newcomers to anon, authenticated")
     stack.sql("insert into newcomers select g, 'name ' || g, g from generate_series(1, 5) g")
     yield "newcomers"
     stack.sql("drop table newcomers")
@@ -72,6 +73,7 @@ def test_a_slip_is_told_where_it_was_made_and_the_session_stays_healthy(
 ) -> None:
     good = rt.table(people).wait(scaled(10))
     stack.sql("create table if not exists newcomers_hidden (id int primary key)")
+    stack.sql("grant select on newcomers_hidden to anon")
     try:
         slips = [rt.table("newcomers_hidden"), rt.table(people, filter="age=eq.old")]
         for slip in slips:
@@ -193,6 +195,7 @@ def test_a_table_that_is_named_otherwise_or_a_view_says_where_to_go(
     with pytest.raises(errors.MissingTableError, match=r'table\("newcomers", schema="public"\)'):
         rt.table("public.newcomers").wait(scaled(10))
     stack.sql("create view newcomers_view as select * from newcomers")
+    stack.sql("grant select on newcomers_view to anon")
     try:
         for key in (None, "id"):
             with pytest.raises(errors.TableError, match=r"A view|a view"):

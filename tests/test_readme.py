@@ -26,6 +26,7 @@ def project(stack: LocalStack) -> LocalStack:
     )
     stack.sql("insert into prices values ('AAPL', '2010-03-01', 223.02)")
     stack.sql("alter publication supabase_realtime add table prices")
+    stack.sql("grant select, insert, update, delete on prices to anon, authenticated")
     return stack
 
 

@@ -50,6 +50,9 @@ class StackOptions:
         hosted project since March 2026; `"open"`, everybody.
     jwt_ttl
         Seconds that an access token of `/auth/v1` is good for.
+    password_attempts
+        Sign-ins with a password in five minutes, right or wrong; then 429 with
+        ``over_request_rate_limit`` and ``Retry-After``. None: no limit.
     allowed_origins
         Web origins let in beside those of this machine, such as `"vscode-webview://abc"` or
         `"null"` (a page opened from a file; but also any web page's sandboxed frame).
@@ -62,7 +65,7 @@ class StackOptions:
     50
     """
 
-    default_grants: bool = True
+    default_grants: bool = False
     jwt_algorithm: Literal["ES256", "HS256"] = "ES256"
     anon_timeout: float = 3.0
     authenticated_timeout: float = 8.0
@@ -70,6 +73,7 @@ class StackOptions:
     schemas: tuple[str, ...] = ("public",)
     description: Literal["closed", "open"] = "closed"
     jwt_ttl: int = 3600
+    password_attempts: int | None = 30
     allowed_origins: tuple[str, ...] = ()
     realtime: RealtimeOptions = field(default_factory=RealtimeOptions)
 

@@ -207,7 +207,8 @@ def _pool(dsn: str, reset: Reset | None = None) -> Pool:
 
     return AsyncConnectionPool(
         dsn,
-        kwargs={"autocommit": True},
+        # What is reset loses its prepared statements, and psycopg would go on using their names.
+        kwargs={"autocommit": True} | ({"prepare_threshold": None} if reset else {}),
         min_size=2,
         max_size=16,
         open=False,

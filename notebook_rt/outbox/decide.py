@@ -133,7 +133,7 @@ def _code(answer: Answer) -> Json:
 
 
 def forbidden(answer: Answer) -> bool:
-    """A policy's or a grant's no, which PostgREST gives as 401 to who is not signed in."""
+    """The no of a grant or a policy, which PostgREST gives as 401 to who is not signed in."""
     return bool(_code(answer) == "42501")
 
 
@@ -142,13 +142,19 @@ def renamed(answer: Answer) -> bool:
     return _code(answer) in ("PGRST204", "42703")
 
 
-def lacking(op: Op) -> str:
-    """What to do where a write is forbidden, which the server does not say."""
-    columns = f" ({', '.join(op.values)})" if op.kind == "update" else ""
-    return (
-        f"; this login needs a grant and, under row-level security, a policy to {op.kind} "
-        f"{qualified(op.schema, op.target)}{columns}: mend them, or sign_in()"
-    )
+def lacking(op: Op, answer: Answer, role: str) -> str:
+    """What to do where ``role`` may not write, which the server does not say.
+
+    The server's words tell a missing grant from a policy's no.
+    """
+    table = qualified(op.schema, op.target)
+    message = str(answer.body.get("message")) if isinstance(answer.body, dict) else ""
+    if "row-level security policy" in message:
+        return f"; this login needs a policy to {op.kind} {table}: add one, or sign_in()"
+    if not message.startswith("permission denied for table"):
+        return "; grant what it names to this login's role, or sign_in()"
+    columns = f" ({', '.join(map(identifier, op.values))})" if op.kind == "update" else ""
+    return f"; run: grant {op.kind}{columns} on {table} to {identifier(role)}, or sign_in()"
 
 
 def same_key(op: Op, answer: Answer) -> bool:

@@ -416,7 +416,9 @@ class Delivery:
         if read:
             verdict = replace(verdict, lost=False)
         elif op.kind in WRITES and decide.forbidden(answer):
-            verdict = replace(verdict, words=verdict.words + decide.lacking(op))
+            verdict = replace(
+                verdict, words=verdict.words + decide.lacking(op, answer, self.outbox.role)
+            )
         elif op.kind in WRITES and decide.renamed(answer):
             verdict = replace(verdict, words=f"{verdict.words}; {decide.RENAMED}")
         op = replace(op, attempts=op.attempts + verdict.counts, sent=op.sent or verdict.lost)

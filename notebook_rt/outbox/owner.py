@@ -31,6 +31,15 @@ class Owner:
         return cls(*text.partition(" ")[::2])
 
     @property
+    def role(self) -> str:
+        """The PostgreSQL role of the login's requests, unless its token names one of its own.
+
+        >>> Owner("https://x.supabase.co", "6f1c").role
+        'authenticated'
+        """
+        return self.login if self.login in ("anon", "service_role") else "authenticated"
+
+    @property
     def words(self) -> str:
         """For people. A login's name is its own choice: quoted, so that it says nothing else."""
         if not self.login:

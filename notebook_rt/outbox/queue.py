@@ -79,6 +79,11 @@ class Outbox:
         self._unsynced = False
         self._open()
 
+    @property
+    def role(self) -> str:
+        """The PostgreSQL role under which the owner's writes are sent; see `Owner.role`."""
+        return "anon" if self._owner is None else Owner.read(self._owner).role
+
     def _open(self) -> None:
         self._db = open_file(self.path)
         self._synced = False

@@ -99,4 +99,9 @@ begin
     return result;
 end $$;
 
+revoke all on function public.nrt_digest, public.nrt_rows, public.nrt_hash, public.nrt_predicate
+    from public;
+grant execute on function public.nrt_digest, public.nrt_rows, public.nrt_hash, public.nrt_predicate
+    to anon, authenticated, service_role;
+
 notify pgrst, 'reload schema';

@@ -15,7 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
-from notebook_rt.errors import MissingColumnError, MissingTableError, classify
+from notebook_rt.errors import (
+    MissingColumnError,
+    MissingTableError,
+    PermissionDeniedError,
+    classify,
+)
 from notebook_rt.options import Options
 from notebook_rt.store.types import Schema
 from notebook_rt.sync import discovery
@@ -425,16 +430,17 @@ class Mirror:
             self._refusals = 0
 
     def _end(self, error: Exception) -> Flow:
-        """Fail; but Realtime has one sentence for a table that left its publication and one that is
-        gone, and one for a column that it cannot filter by and one that is gone: a read tells them
-        apart.
+        """Fail; but Realtime has one sentence for a table that left its publication, one that is
+        gone and one without a grant, and one for a column that it cannot filter by and one that is
+        gone: a read tells them apart.
         """
         reads = self._passes.reads
         try:
             yield [reads.page(reads.by_key(), limit=1)]
         except ReadRefusedError as refusal:
             found = discovery.named(refusal.error, self.spec)
-            error = found if isinstance(found, MissingTableError) else error
+            plainer = (MissingTableError, PermissionDeniedError)
+            error = found if isinstance(found, plainer) else error
             if isinstance(found, MissingColumnError):
                 try:
                     yield from discovery.learn(self.spec, lambda kept, known: None)

@@ -127,10 +127,14 @@ def test_a_url_over_8_kb_is_refused(stack: LocalStack, make_table: MakeTable) ->
         assert answer.status_code < 500
 
 
-@pytest.mark.parametrize("granted", [False, True])
-def test_what_is_made_needs_a_grant_unless_told_otherwise(tmp_path: Path, granted: bool) -> None:
+@pytest.mark.parametrize(
+    ("options", "granted"), [(StackOptions(), False), (StackOptions(default_grants=True), True)]
+)
+def test_what_is_made_needs_a_grant_unless_told_otherwise(
+    tmp_path: Path, options: StackOptions, granted: bool
+) -> None:
     for _ in range(2):  # a second start on the same data says it again
-        with start(tmp_path, options=StackOptions(default_grants=granted)) as stack:
+        with start(tmp_path, options=options) as stack:
             stack.sql("drop table if exists bare; create table bare (id serial primary key)")
             stack.sql("create or replace function one() returns int language sql as 'select 1'")
             for key, role in ((stack.anon_key, "anon"), (stack.service_key, "service_role")):
@@ -142,6 +146,22 @@ def test_what_is_made_needs_a_grant_unless_told_otherwise(tmp_path: Path, grante
                 else:
                     assert as_json(table)["code"] == as_json(call)["code"] == "42501"
                     assert table.status_code == (401 if role == "anon" else 403)
+
+
+def test_the_functions_of_an_extension_are_everybodys_unless_it_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    with start(tmp_path) as stack:
+        stack.sql("create extension citext; create extension dblink")
+        stack.sql("create table names (id int primary key, v citext)")
+        stack.sql("create function mine() returns int language sql as 'select 1'")
+        stack.sql("grant select on names to anon; insert into names values (1, 'Ann')")
+        headers = {"apikey": stack.anon_key}
+        answer = httpx.get(f"{stack.url}/rest/v1/names?v=eq.ann&select=id", headers=headers)
+        assert answer.json() == [{"id": 1}]
+        for function in ("mine()", "dblink_connect_u(text)"):
+            allowed = "select has_function_privilege('anon', %s, 'execute')"
+            assert stack.sql(allowed, function) == [(False,)]
 
 
 # Realtime ------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ def table(stack: LocalStack) -> str:
     stack.sql(
         "drop table if exists rt_clients;"
         "create table rt_clients (id bigint primary key, name text, n int);"
+        "grant select on rt_clients to anon, authenticated;"
         "alter publication supabase_realtime add table rt_clients"
     )
     return "rt_clients"
@@ -167,6 +168,7 @@ async def test_supabase_client_follows_a_table_as_its_user(stack: LocalStack) ->
         "create table rt_owned (id bigint primary key, owner uuid, name text);"
         "alter table rt_owned enable row level security;"
         "create policy own on rt_owned to authenticated using (owner = auth.uid());"
+        "grant select on rt_owned to anon, authenticated;"
         "alter publication supabase_realtime add table rt_owned"
     )
     supabase: AsyncClient = await acreate_client(stack.url, stack.anon_key)

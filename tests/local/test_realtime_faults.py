@@ -57,6 +57,7 @@ async def heartbeat(socket: ClientConnection) -> None:
 def table(stack: LocalStack) -> str:
     stack.sql(
         "drop table if exists rt_faults; create table rt_faults (id int primary key, v text);"
+        "grant select on rt_faults to anon;"
         "alter publication supabase_realtime add table rt_faults"
     )
     return "rt_faults"
@@ -99,6 +100,7 @@ async def test_a_restarted_postgres_is_followed_again(tmp_path: Any) -> None:
     with start(tmp_path) as stack:
         stack.sql(
             "create table rt_faults (id int primary key, v text);"
+            "grant select on rt_faults to anon;"
             "alter publication supabase_realtime add table rt_faults"
         )
         async with joined(stack, "rt_faults") as socket:
@@ -118,6 +120,7 @@ async def test_a_client_that_does_not_read_is_cut_and_delays_nobody(tmp_path: An
     with start(tmp_path, options=options) as stack:
         stack.sql(
             "create table rt_faults (id int primary key, v text);"
+            "grant select on rt_faults to anon;"
             "alter publication supabase_realtime add table rt_faults"
         )
         async with joined(stack, "rt_faults") as lazy, joined(stack, "rt_faults") as busy:

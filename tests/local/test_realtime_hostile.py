@@ -77,6 +77,26 @@ async def test_a_frame_that_nobody_can_be_sent_mutes_nobody(
             assert (await newcomer.hears("broadcast"))["payload"]["event"] == "last"
 
 
+async def test_what_casts_the_values_of_changes_and_filters_is_no_superuser(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    stack.sql("create type who_casts as range (subtype = int4)")
+    stack.sql(
+        "create function cast_by(who_casts) returns json language plpgsql as "
+        "$$ begin return to_json(session_user::text); end $$;"
+        "create cast (who_casts as json) with function cast_by(who_casts)"
+    )
+    try:
+        table = make_table("id int primary key, v who_casts")
+        async with member(stack, "casts", (table,)) as listener:
+            stack.sql(f"insert into {table} values (1, '[1,2)')")
+            change = await listener.hears("postgres_changes")
+        assert change["payload"]["data"]["record"] == {"id": 1, "v": "authenticator"}
+        stack.sql(f"drop table {table}")
+    finally:
+        stack.sql("drop type who_casts cascade")
+
+
 @pytest.mark.parametrize("payload", [HALF, f'{{"deep":{DEEP}}}', "{", "\udcff"])
 async def test_a_broadcast_over_http_that_is_no_text_is_refused(
     stack: LocalStack, payload: str

@@ -296,6 +296,7 @@ def test_a_half_made_database_is_made_anew(tmp_path: Path) -> None:
 def test_postgres_restarts_beneath_the_server(directory: Path) -> None:
     with start(directory) as stack:
         stack.sql("create table t (id int primary key); insert into t values (1)")
+        stack.sql("grant select on t to anon")
         before = postmaster(stack)
         stack.restart_postgres()
         assert not before.is_running()

@@ -188,6 +188,7 @@ def test_a_token_is_refused_by_what_is_wrong_with_it() -> None:
 
 def test_the_new_form_of_keys_serves_too(stack: LocalStack) -> None:
     stack.sql("create table if not exists guarded (id int primary key)")
+    stack.sql("grant select on guarded to anon, service_role")
     stack.sql("alter table guarded enable row level security")
     stack.sql("insert into guarded values (1) on conflict do nothing")
     try:

@@ -38,6 +38,8 @@ class Caller:
 @pytest.fixture
 def table(sql: Sql) -> Iterator[str]:
     sql("drop table if exists stack_t; create table stack_t (id bigserial primary key, v text)")
+    sql("grant select, insert, update, delete on stack_t to anon, authenticated, service_role")
+    sql("grant usage on sequence stack_t_id_seq to anon, authenticated, service_role")
     yield "stack_t"
     sql("drop table stack_t")
 
@@ -103,7 +105,8 @@ def test_row_level_security_holds_for_the_caller(stack: LocalStack, sql: Sql) ->
     sql(
         "create table stack_owned (id int primary key, owner uuid default auth.uid());"
         "alter table stack_owned enable row level security;"
-        "create policy own on stack_owned for all using (owner = auth.uid())"
+        "create policy own on stack_owned for all using (owner = auth.uid());"
+        "grant select, insert, update, delete on stack_owned to authenticated, service_role"
     )
     try:
         sql("insert into stack_owned values (1, %s), (2, gen_random_uuid())", USER)

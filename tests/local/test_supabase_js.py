@@ -58,6 +58,8 @@ def schema(stack: LocalStack) -> Iterator[None]:
         create policy own on js_notes to authenticated
             using (owner = auth.uid()) with check (owner = auth.uid());
         create function js_add(a int, b int) returns int stable language sql as 'select a + b';
+        grant select, insert, update, delete on js_notes to anon, authenticated, service_role;
+        grant execute on function js_add to anon, authenticated;
         alter publication supabase_realtime add table js_notes""")
     yield
     stack.sql("drop function js_add; drop table js_notes")
@@ -71,6 +73,7 @@ def test_supabase_js(stack: LocalStack, project: Path, scenario: str) -> None:
 def test_rows_written_by_supabase_js_are_in_df(stack: LocalStack, project: Path) -> None:
     stack.sql("create table js_prices (id bigint primary key, name text)")
     stack.sql("alter publication supabase_realtime add table js_prices")
+    stack.sql("grant select, insert, update, delete on js_prices to anon, authenticated")
     with nrt.connect(stack.url, stack.anon_key) as session:
         prices = session.table("js_prices").wait(scaled(10))
         assert prices.df.empty

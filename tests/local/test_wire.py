@@ -78,7 +78,7 @@ LIMITS = RealtimeOptions(
 
 
 def _start(directory: Path, realtime: RealtimeOptions) -> LocalStack:
-    stack = start(directory, options=StackOptions(realtime=realtime))
+    stack = start(directory, options=StackOptions(default_grants=True, realtime=realtime))
     stack.sql((TRANSCRIPTS / "schema.sql").read_text(encoding="utf-8"))
     return stack
 

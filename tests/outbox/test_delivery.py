@@ -280,6 +280,7 @@ async def test_a_child_waits_for_its_parent_and_a_call_for_the_edit_before_it(
         f"create function {table}_note() returns text language sql as "
         f"$$ update {table} set note = note || ', called' where id = '{keys[0]}' returning note $$"
     )
+    stack.sql(f"grant execute on function {table}_note to anon")
     k = kernel()
     parent, child = str(uuid.uuid4()), str(uuid.uuid4())
     k.editor.insert({"id": parent, "note": "parent", "tags": []})

@@ -6,6 +6,7 @@ import json
 import random
 import uuid
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,6 +30,7 @@ from tests.sync.model import DictRows
 def table(stack: LocalStack) -> LocalStack:
     stack.sql(AUDIT_SQL.read_text())
     stack.sql("drop table if exists digest_t; create table digest_t (id bigint primary key, n int)")
+    stack.sql("grant select on digest_t to anon, authenticated")
     for start in (1, 1000, -50):  # three transactions: three versions
         stack.sql(f"insert into digest_t select g, g % 7 from generate_series({start}, {start + 300}) g"
                   " on conflict do nothing")  # fmt: skip
@@ -132,6 +134,19 @@ def test_rows_of_unknown_version_are_left_out_and_read(table: LocalStack) -> Non
     assert compare(table, replica) == ({5}, set())
 
 
+@pytest.mark.parametrize("key", ["anon_key", "service_key"])
+def test_the_optional_sql_grants_its_own_functions(table: LocalStack, key: str) -> None:
+    asked = {"source_schema": "public", "source": "digest_t", "key": "id", "conditions": []}
+    table.sql("grant select on digest_t to service_role")
+    for name, more in (("nrt_digest", {"skip": []}), ("nrt_rows", {"wanted": [0]})):
+        answer = httpx.post(
+            f"{table.url}/rest/v1/rpc/{name}",
+            headers={"apikey": getattr(table, key)},
+            json=asked | {"buckets": 1} | more,
+        )
+        assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize(
     ("pg_type", "key"),
     [("uuid", "md5(g::text)::uuid"), ("text", "repeat('ä' || g, g % 5 + 1)"), ("smallint", "g")],
@@ -140,6 +155,7 @@ def test_other_keys_are_compared_too(table: LocalStack, pg_type: str, key: str) 
     table.sql(
         f"drop table if exists digest_k; create table digest_k (id {pg_type} primary key, n int)"
     )
+    table.sql("grant select on digest_k to anon, authenticated")
     table.sql(f"insert into digest_k select {key}, g from generate_series(1, 300) g")
     replica = loaded(table, None, "digest_k")
     assert Digest(replica).possible

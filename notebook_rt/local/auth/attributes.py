@@ -10,19 +10,30 @@ from uuid import UUID
 
 from aiohttp import web
 
+from notebook_rt.local.bodies import BodyTooLargeError, BodyUnreadableError, read_up_to
+
 Json = dict[str, Any]
 
 _SHORTEST_PASSWORD = 6
+MAX_BODY_BYTES = 1_000_000
 
 
 class AuthError(Exception):
-    """A refusal: HTTP status, GoTrue's error code, and words for people."""
+    """A refusal: HTTP status, GoTrue's error code, words for people, headers of the answer."""
 
-    def __init__(self, status: int, code: str, message: str, **more: Any) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: dict[str, str] | None = None,
+        **more: Any,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
+        self.headers = headers or {}
         self.more = more
 
 
@@ -43,9 +54,11 @@ class Attributes:
 
 async def read_json(request: web.Request) -> Json:
     try:
-        body = json.loads(await request.read() or b"{}")
+        body = json.loads(await read_up_to(request, MAX_BODY_BYTES) or b"{}")
         json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
+    except BodyTooLargeError as error:
+        raise AuthError(413, "bad_json", "http: request body too large") from error
+    except (BodyUnreadableError, ValueError, RecursionError) as error:
         message = "Could not parse request body as JSON"
         raise AuthError(400, "bad_json", message) from error
     if not isinstance(body, dict):

@@ -12,6 +12,7 @@ tables that `sql/2_auth.sql` makes.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -31,6 +32,7 @@ from notebook_rt.local.auth.attributes import (
     positive,
     read_json,
 )
+from notebook_rt.local.auth.limits import Attempts
 from notebook_rt.local.auth.passwords import hashed, matches
 from notebook_rt.local.context import Context, TokenError
 from notebook_rt.local.rest.request import GatewayError, gateway
@@ -38,6 +40,8 @@ from notebook_rt.local.signing import SigningKey
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
+ATTEMPTS_WINDOW = 300.0
+"""Seconds of `StackOptions.password_attempts`."""
 _API_VERSION = "X-Supabase-Api-Version"
 # A user as GoTrue tells it.
 _USER = """json_build_object(
@@ -90,11 +94,11 @@ def _answering(handler: Handler) -> Handler:
             error = refused
         if request.headers.get(_API_VERSION, "") >= "2024-01-01":
             body: Json = {"code": error.code, "message": error.message, **error.more}
-            headers = {_API_VERSION: "2024-01-01"}
+            headers = {_API_VERSION: "2024-01-01", **error.headers}
         else:
             body = {"code": error.status, "error_code": error.code, "msg": error.message}
             body |= error.more
-            headers = {}
+            headers = error.headers
         return web.json_response(body, status=error.status, headers=headers)
 
     return answer
@@ -103,6 +107,8 @@ def _answering(handler: Handler) -> Handler:
 class _Auth:
     def __init__(self, context: Context) -> None:
         self.context = context
+        limit = context.options.password_attempts
+        self.attempts = Attempts(limit, ATTEMPTS_WINDOW, time.monotonic)
 
     async def fetch(self, sql: str, *values: object) -> Json | None:
         """The JSON object in the first column of the first row."""
@@ -158,6 +164,13 @@ class _Auth:
         gateway(request, self.context)
         grant = request.query.get("grant_type", "")
         if grant == "password":
+            if wait := self.attempts.wait():
+                raise AuthError(
+                    429,
+                    "over_request_rate_limit",
+                    "Request rate limit reached",
+                    {"Retry-After": str(math.ceil(wait))},
+                )
             return await self.by_password(request)
         if grant == "refresh_token":
             return await self.by_refresh_token(request)

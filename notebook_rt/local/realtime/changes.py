@@ -18,6 +18,7 @@ from typing import Any
 
 from psycopg import DataError, sql
 from psycopg import Error as PgError
+from psycopg.errors import InsufficientPrivilege
 from psycopg_pool import AsyncConnectionPool
 
 from notebook_rt.local.realtime import pgoutput, rls
@@ -110,7 +111,8 @@ class Encodings:
                 statement = sql.SQL("select to_jsonb(%s::{})::text").format(sql.SQL(kind))
                 try:
                     row = await (await connection.execute(statement, [text])).fetchone()
-                except DataError:  # a cast to json that refuses this value
+                except (DataError, InsufficientPrivilege):
+                    # A cast to json that refuses this value, or a schema not for the API's roles.
                     self._known[(kind, text)] = dumps(text)
                 else:
                     self._known[(kind, text)] = row[0] if row and row[0] is not None else "null"
@@ -129,9 +131,8 @@ class Changes:
     """The switchboard between the log and the channels."""
 
     catalog: Catalog
-    pool: AsyncConnectionPool[Any]
     callers: AsyncConnectionPool[Any]
-    """Where policies run."""
+    """Where policies run, and the casts of values: a type's functions may be a user's."""
     rate: EventRate
     max_record_bytes: int
     on_schema_change: Callable[[], None]
@@ -142,8 +143,8 @@ class Changes:
     faults: Faults = field(default_factory=Faults)
 
     def __post_init__(self) -> None:
-        self.judge = Judge(self.pool)
-        self._encodings = Encodings(self.pool)
+        self.judge = Judge(self.callers)
+        self._encodings = Encodings(self.callers)
         self._subscriptions: dict[Subscription, None] = {}
         self._routes: dict[int, dict[str, list[_Route]]] = {}
         self._layouts: dict[tuple[int, str, Select], Layout] = {}

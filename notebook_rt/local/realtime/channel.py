@@ -158,7 +158,7 @@ class Channel:
             read = tuple(binding_params.read(params) for params in self._config.bindings)
             for binding in read:
                 await binding_params.check(
-                    binding, self.claims.role, tenant.changes.catalog, tenant.pool
+                    binding, self.claims.role, tenant.changes.catalog, tenant.callers
                 )
         except BindingError as error:
             return error

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from notebook_rt.local.bodies import BodyTooLargeError, BodyUnreadableError, read_up_to
 from notebook_rt.local.realtime import private
 from notebook_rt.local.realtime.protocol import VERSIONS, UserBroadcast, dumps, loads
 from notebook_rt.local.realtime.socket import Socket
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _TENANT = web.AppKey("realtime", Tenant)
 _BASE = "/realtime/v1"
+MAX_BODY_BYTES = 8_000_000
 
 
 def add_routes(app: web.Application, context: Context) -> None:
@@ -98,7 +100,7 @@ async def _broadcast_one(request: web.Request) -> web.Response:
     key = (request.match_info["topic"], request.query.get("private") == "true")
     if await _may_write(tenant, key, claims):
         is_json = request.content_type == "application/json"
-        payload = dumps(await _read_json(request)).encode() if is_json else await request.read()
+        payload = dumps(await _read_json(request)).encode() if is_json else await _body(request)
         message = UserBroadcast(request.match_info["event"], payload, is_json)
         tenant.hub.user_broadcast(key, message)
     return web.Response(status=202)
@@ -149,6 +151,8 @@ async def faults(request: web.Request) -> web.Response:
     if _claims(request).role != "service_role":
         raise _unauthorized()
     wanted = await _read_json(request) if request.can_read_body else {}
+    if not isinstance(wanted, dict):
+        raise _bad_request("the body is no JSON object")
     state = tenant.changes.faults
     if isinstance(wanted.get("drop_changes"), bool):
         state.drop_changes = wanted["drop_changes"]
@@ -191,12 +195,26 @@ def _claims(request: web.Request) -> Claims:
 async def _read_json(request: web.Request) -> Any:
     """The body, which somebody will be sent again."""
     try:
-        return loads(await request.read())
+        return loads(await _body(request))
     except ValueError:
-        raise web.HTTPBadRequest(
-            text=dumps({"message": "the body is no JSON that can be read"}),
+        raise _bad_request("the body is no JSON that can be read") from None
+
+
+def _bad_request(message: str) -> web.HTTPBadRequest:
+    return web.HTTPBadRequest(text=dumps({"message": message}), content_type="application/json")
+
+
+async def _body(request: web.Request) -> bytes:
+    try:
+        return await read_up_to(request, MAX_BODY_BYTES)
+    except BodyTooLargeError:
+        raise web.HTTPRequestEntityTooLarge(
+            MAX_BODY_BYTES,
+            text=dumps({"message": "Request Entity Too Large"}),
             content_type="application/json",
         ) from None
+    except BodyUnreadableError:
+        raise _bad_request("the body cannot be decompressed") from None
 
 
 def _unauthorized() -> web.HTTPUnauthorized:

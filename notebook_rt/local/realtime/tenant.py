@@ -45,7 +45,6 @@ class Tenant:
         self.broadcasts = EventRate(self.options.events_per_second, time.monotonic)
         self.changes = Changes(
             catalog=Catalog(context.pool),
-            pool=context.pool,
             callers=context.callers,
             rate=EventRate(self.options.events_per_second, time.monotonic),
             max_record_bytes=self.options.max_record_bytes,

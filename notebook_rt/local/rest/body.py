@@ -17,8 +17,10 @@ async def read_body(
     request: web.Request, columns: tuple[str, ...] | None
 ) -> tuple[str, bool, tuple[str, ...]]:
     """The body of a write, whether it is an array, and the columns it writes."""
-    if request.content_type not in ("application/json", "application/octet-stream"):
+    if request.content_type in ("text/csv", "application/x-www-form-urlencoded"):
         raise not_supported(f"a body of type {request.content_type}")
+    if request.content_type not in ("application/json", "application/octet-stream"):
+        raise RestError(400, "PGRST102", f"Content-Type not acceptable: {request.content_type}")
     body = await read_text(request)
     many = body.lstrip()[:1] == "["
     if columns is not None:
@@ -33,7 +35,7 @@ async def read_body(
 async def read_text(request: web.Request) -> str:
     try:
         return (await request.read()).decode()
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, web.RequestPayloadError) as error:
         raise RestError(400, "PGRST102", "Empty or invalid json") from error
 
 

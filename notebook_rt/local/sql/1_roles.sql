@@ -40,6 +40,31 @@ begin
     || ' public';
 end $$;
 
+-- An extension's functions are as its script leaves them: on a hosted project another role makes
+-- them, and what is not for everybody (`dblink_connect_u`) its script takes away itself.
+create or replace function extensions.notebook_rt_defaults() returns event_trigger
+language plpgsql set search_path = '' as $$
+begin
+  if tg_event = 'ddl_command_start' then
+    alter default privileges grant execute on routines to public;
+  else
+    alter default privileges revoke execute on routines from public;
+  end if;
+end $$;
+drop event trigger if exists notebook_rt_extension_starts;
+drop event trigger if exists notebook_rt_extension_ends;
+do $$
+begin
+  if not current_setting('notebook_rt.default_grants')::boolean then
+    create event trigger notebook_rt_extension_starts on ddl_command_start
+      when tag in ('CREATE EXTENSION', 'ALTER EXTENSION')
+      execute function extensions.notebook_rt_defaults();
+    create event trigger notebook_rt_extension_ends on ddl_command_end
+      when tag in ('CREATE EXTENSION', 'ALTER EXTENSION')
+      execute function extensions.notebook_rt_defaults();
+  end if;
+end $$;
+
 do $$
 begin
   execute format('alter database %I set search_path = "$user", public, extensions', current_database());
