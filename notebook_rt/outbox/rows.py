@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from notebook_rt.outbox.decide import has_sums
+from notebook_rt.outbox.decide import only_once
 from notebook_rt.outbox.ops import WRITES, Op, body, coalesce, lane_of, may_pass, unbody
 
 _INSERT = """insert into ops
@@ -113,7 +113,7 @@ def _mend(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
     about = op.kind == "delete" or op.values.keys() & failed.values
     if failed.state != "failed" or not about or any(one.sent for one in parked):
         return None
-    if failed.sent and (failed.kind == "insert" or has_sums(failed)):
+    if failed.sent and (failed.kind == "insert" or only_once(failed)):
         return None  # it may be in: only what it was is recognised
     whole: Op | None = failed
     for one in (*parked, op):
