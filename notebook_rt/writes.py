@@ -28,6 +28,7 @@ from notebook_rt.net.loop import Coalesced
 from notebook_rt.net.project import Project
 from notebook_rt.outbox import spare, view
 from notebook_rt.outbox.compose import INT_BITS
+from notebook_rt.outbox.lease import kernel_name
 from notebook_rt.outbox.nothing import NOTHING
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
@@ -65,6 +66,7 @@ class Writes:
         self._asked: set[ColumnName] = set()
         self._path = None if path is None else Path(path)
         self._login = self.who()
+        self._session = kernel_name() if project.options.queue_scope == "session" else ""
         self._lock = project.services.lock
         self._open: _Open | None = None
         self._told: set[Owner] = set()
@@ -79,7 +81,7 @@ class Writes:
     @property
     def owner(self) -> Owner:
         """Whose writes are made now."""
-        return Owner(self.project.url, self._login)
+        return Owner(self.project.url, self._login, self._session)
 
     @property
     def path(self) -> Path:
@@ -208,7 +210,11 @@ class Writes:
 
     def _tell_of_others(self, outbox: Outbox) -> None:
         """Say, once of each, whose writes the file holds besides."""
-        others = outbox.others()
+        others = {
+            owner: number
+            for owner, number in outbox.others().items()
+            if (owner.project, owner.login) != (self.owner.project.rstrip("/"), self._login)
+        }
         for owner in others.keys() - self._told:
             number = others[owner]
             text = printable(

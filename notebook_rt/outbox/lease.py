@@ -22,7 +22,8 @@ class LeaseLostError(QueueError):
     """Another kernel sends from this file now."""
 
 
-def _name() -> str:
+def kernel_name() -> str:
+    """A new name: ``host:process:random``."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
@@ -32,7 +33,7 @@ class Lease:
 
     owner: str
     """Whose operations are sent (``str`` of an `Owner`)."""
-    kernel: str = field(default_factory=_name)
+    kernel: str = field(default_factory=kernel_name)
     """``host:process:random``."""
     seconds: float = LEASE_SECONDS
     fence: int = 0

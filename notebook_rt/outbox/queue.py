@@ -72,6 +72,7 @@ class Outbox:
     ) -> None:
         self.path = Path(path)
         self._owner = None if owner is None else str(owner)
+        kernel = kernel or (owner.session if owner is not None else "") or None
         self._lease = Lease(self._owner or "", seconds=lease)
         if kernel is not None:
             self._lease.kernel = kernel
@@ -377,15 +378,20 @@ class Outbox:
         return None if row is None else rows.op_of(row)
 
     def _claim(self, owner: str) -> None:
-        """Take what an older version left without an owner."""
+        """Take what an older version left without an owner, or a session of our login that is over."""
         with self._lock, _errors(self.path):
-            unknown = self._db.execute(
-                "select 1 from ops where owner = '' union all "
-                "select 1 from conflicts where owner = '' limit 1"
-            ).fetchone()
-        if unknown is not None:
+            found = self._db.execute("select owner from ops union select owner from conflicts")
+            left = [row["owner"] for row in found if self._is_left(owner, row["owner"])]
+        if left:
             with self._writing() as db:
-                rows.claim(db, owner)
+                for one in left:
+                    rows.claim(db, owner, one)
+
+    def _is_left(self, owner: str, other: str) -> bool:
+        if not other:
+            return True
+        whose, session = replace(Owner.read(other), session=""), Owner.read(other).session
+        return bool(session) and str(whose) == owner and sessions.is_over(self._db, session)
 
     @contextlib.contextmanager
     def _fenced(self) -> Iterator[sqlite3.Connection]:

@@ -259,10 +259,11 @@ def expire(db: sqlite3.Connection, owner: str, now: float) -> None:
         remove(db, op_of(row))
 
 
-def claim(db: sqlite3.Connection, owner: str) -> None:
-    """Make what is of unknown owner (an older file's) this one's."""
-    db.execute("update conflicts set owner = ? where owner = ''", (owner,))
-    db.execute("update ops set owner = ? where owner = ''", (owner,))
+def claim(db: sqlite3.Connection, owner: str, left: str) -> None:
+    """Make this owner's what another one left; ``""`` is the unknown one of an older file."""
+    db.execute("update conflicts set owner = ? where owner = ?", (owner, left))
+    db.execute("update ops set owner = ? where owner = ?", (owner, left))
+    db.execute("delete from leases where owner = ?", (left,))
     db.execute(
         "update ops set blocked = exists (select 1 from ops as earlier where "
         "earlier.owner = ops.owner and earlier.lane = ops.lane and earlier.seq < ops.seq) "

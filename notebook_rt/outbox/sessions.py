@@ -64,6 +64,14 @@ def held(db: sqlite3.Connection, but: str) -> list[str]:
     return [row["id"] for row in rows.fetchall() if is_alive(row["id"])]
 
 
+def is_over(db: sqlite3.Connection, session: str) -> bool:
+    """Whether a session has ended, or was killed."""
+    ended = db.execute(
+        "select 1 from sessions where id = ? and ended is not null", (session,)
+    ).fetchone()
+    return ended is not None or not is_alive(session)
+
+
 def find(db: sqlite3.Connection) -> dict[str, Session]:
     """All that are known, by their id."""
     return {

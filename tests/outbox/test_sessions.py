@@ -6,10 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from notebook_rt.outbox.lease import kernel_name
 from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
@@ -19,6 +21,7 @@ OWNER = Owner("http://x", "me")
 SCRIPT = """
 import sys
 from pathlib import Path
+from notebook_rt.outbox.lease import kernel_name
 from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
@@ -123,3 +126,23 @@ def test_an_edit_of_a_row_that_a_paused_process_edited_stays_one_of_its_own_behi
         "theirs-2": True,
         "mine-1": True,
     }, "where nobody is paused, two edits are one, of who edited last"
+
+
+def test_a_session_of_its_own_scope_shares_nothing_until_it_is_over(tmp_path: Path) -> None:
+    path = tmp_path / "queue.sqlite3"
+    with closing(Outbox(path, OWNER)) as shared:
+        alone = Outbox(path, replace(OWNER, session=kernel_name()))
+        alone.put(mine(1))
+        shared.put(mine(2))
+        assert [op.id for op in alone.ops()] == taken(alone) == ["mine-1"]
+        assert [op.id for op in shared.ops()] == taken(shared) == ["mine-2"]
+        with closing(Outbox(path, OWNER)) as later:
+            assert len(later) == 1, "it lives"
+        alone.close()
+        with closing(Outbox(path, replace(OWNER, login="somebody"))) as stranger:
+            assert len(stranger) == 0
+        with closing(Outbox(path, replace(OWNER, session=kernel_name()))) as other:
+            assert len(other) == 0
+    with closing(Outbox(path, OWNER)) as later:
+        assert {op.id for op in later.ops()} == {"mine-1", "mine-2"}
+        assert set(taken(later)) == {"mine-1", "mine-2"}
