@@ -172,7 +172,7 @@ async def test_without_the_ledger_every_increment_is_on_the_server_or_in_the_que
         # What asks is in already or not; that is what it asks.
         asks = sum(amount for op, amount in waiting if op.state == "asking")
         over = n + sum(amount for _, amount in waiting) - sum(acknowledged)
-        assert over in {one - in_already for one in sums_of(doubtful) for in_already in (0, asks)}
+        assert over in {one + in_already for one in sums_of(doubtful) for in_already in (0, asks)}
     await last.close()
 
 
