@@ -146,6 +146,10 @@ class Options:
     """Writes or broadcasts sent at once."""
     queue_max_attempts: int = 3
     """Tries of a write that the server fails (5xx) before it is set aside."""
+    queue_scope: Literal["project", "session"] = "project"
+    """Whose edits a session sends, lists and shows: all of the same project and login, or only its own.
+    What a session of its own scope leaves is taken over by the next session with ``"project"``.
+    """
 
     def __post_init__(self) -> None:
         zero_is_fine = {"audit_interval", "jitter", "max_retries", "progress_after", "debounce"}
@@ -157,6 +161,11 @@ class Options:
             elif field.name == "plan":
                 if value not in ("free", "pro", None):
                     raise ValueError(f'Options.plan must be "free", "pro" or None, not {value!r}')
+            elif field.name == "queue_scope":
+                if value not in ("project", "session"):
+                    raise ValueError(
+                        f'Options.queue_scope must be "project" or "session", not {value!r}'
+                    )
             elif not isinstance(value, int | float):
                 raise TypeError(f"Options.{field.name} is a number, not {value!r}")
             elif not math.isfinite(value):

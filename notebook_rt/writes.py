@@ -28,6 +28,7 @@ from notebook_rt.net.loop import Coalesced
 from notebook_rt.net.project import Project
 from notebook_rt.outbox import spare, view
 from notebook_rt.outbox.compose import INT_BITS
+from notebook_rt.outbox.lease import kernel_name
 from notebook_rt.outbox.nothing import NOTHING
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
@@ -49,6 +50,7 @@ DRAW_SECONDS = 5.0
 """How long somebody who inserts a row waits for its key."""
 LINGER_SECONDS = 1.0
 """How long a closing session lets the last writes leave; the rest leaves with the next session."""
+STATES = ("waiting", "failed", "asking")
 OnMerge = Callable[[Sequence[Mapping[str, Any]]], object]
 
 
@@ -64,6 +66,7 @@ class Writes:
         self._asked: set[ColumnName] = set()
         self._path = None if path is None else Path(path)
         self._login = self.who()
+        self._session = kernel_name() if project.options.queue_scope == "session" else ""
         self._lock = project.services.lock
         self._open: _Open | None = None
         self._told: set[Owner] = set()
@@ -78,7 +81,7 @@ class Writes:
     @property
     def owner(self) -> Owner:
         """Whose writes are made now."""
-        return Owner(self.project.url, self._login)
+        return Owner(self.project.url, self._login, self._session)
 
     @property
     def path(self) -> Path:
@@ -182,6 +185,7 @@ class Writes:
         self.paused = paused
         opened, thread = self._open, self.project.thread
         if opened is not None:
+            opened.outbox.pause(paused)
             thread.call(opened.worker.pause if paused else opened.worker.resume)
             if paused and not thread.here:  # what is edited when this returns waits
                 thread.wait(opened.worker.taken())
@@ -206,7 +210,11 @@ class Writes:
 
     def _tell_of_others(self, outbox: Outbox) -> None:
         """Say, once of each, whose writes the file holds besides."""
-        others = outbox.others()
+        others = {
+            owner: number
+            for owner, number in outbox.others().items()
+            if (owner.project, owner.login) != (self.owner.project.rstrip("/"), self._login)
+        }
         for owner in others.keys() - self._told:
             number = others[owner]
             text = printable(
@@ -302,6 +310,8 @@ class _Open:
             max_attempts=project.options.queue_max_attempts,
         )
         self.worker.paused = writes.paused
+        if writes.paused:
+            self.outbox.pause(True)
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self._look_soon = Coalesced(project.thread, self._look)
@@ -386,7 +396,10 @@ class _Open:
 
     def tell_what_is_left(self) -> None:
         """Said once, as the session closes: a script has no other way to know."""
-        ops = self.outbox.ops()
+        if not self.outbox.edited:
+            return
+        mine, everything = self.outbox.session.id, self.outbox.ops()
+        ops = [op for op in everything if op.session == mine]
         if ops:
             failed = next(
                 (f": {view.what(op)}: {op.error}" for op in ops if op.state == "failed"), ""
@@ -394,9 +407,20 @@ class _Open:
             logger.warning(
                 "not written yet: %s%s. Kept in %s: what waits is sent by the next session, "
                 "`notebook-rt queue` shows all of it",
-                view.in_states(self.outbox.counts()),
+                view.in_states({s: sum(op.state == s for op in ops) for s in STATES}),
                 printable(failed),
                 self.outbox.path,
+            )
+        refused = [op for op in everything if op.session != mine and op.state == "failed"]
+        if refused:
+            by = view.whose(refused[-1], self.outbox.sessions())
+            logger.warning(
+                "%d failed %s of other sessions %s in %s, too; the last by %s",
+                len(refused),
+                "write" if len(refused) == 1 else "writes",
+                "is" if len(refused) == 1 else "are",
+                self.outbox.path,
+                printable(by or "an unknown session"),
             )
 
     async def aclose(self) -> None:

@@ -436,6 +436,22 @@ def test_a_script_that_leaves_something_unwritten_is_told_so_once(
     assert f"Kept in {queue}: what waits is sent by the next session" in err
 
 
+def test_a_script_is_told_of_others_failed_edits_in_one_line_if_it_edited_and_else_not_at_all(
+    stack: LocalStack, people: str, tmp_path: Path
+) -> None:
+    queue = tmp_path / "queue.db"
+    stack.sql(f"revoke update on {people} from anon")
+    assert "1 failed" in script(stack, people, queue, "t.edit(1, name='x')")[2]
+    assert script(stack, people, queue, "t.get(1)") == (0, "", "")
+    stack.sql(f"grant update on {people} to anon")
+    code, out, err = script(stack, people, queue, "t.edit(2, name='y')")
+    assert (code, out, err.count("\n")) == (0, "", 1)
+    assert err.startswith(
+        f"1 failed write of other sessions is in {queue}, too; the last by python ("
+    )
+    assert err.endswith(" UTC, ended)\n")
+
+
 def test_a_frame_and_a_channel_of_a_closed_session_say_so(
     stack: LocalStack, people: str, tmp_path: Path
 ) -> None:

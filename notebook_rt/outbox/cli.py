@@ -21,7 +21,7 @@ from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.schema import directory
-from notebook_rt.outbox.view import QueueView, as_json, dumps, in_states, state, what
+from notebook_rt.outbox.view import QueueView, as_json, dumps, in_states, state, what, whose
 
 COMMANDS = ("list", "show", "retry", "discard", "export")
 DESCRIPTION = (
@@ -86,7 +86,7 @@ def _list(files: list[Path]) -> None:
     empty = True
     for file in files:
         with closing(Outbox(file)) as outbox:
-            ops = outbox.ops()
+            ops, sessions = outbox.ops(), outbox.sessions()
         for owner, its in itertools.groupby(sorted(ops, key=_owner), key=_owner):
             empty = False
             ops = list(its)
@@ -94,7 +94,8 @@ def _list(files: list[Path]) -> None:
             _say(f"  {in_states(Counter(map(state, ops)))}")
             for op in ops:
                 why = f": {op.error}" if op.error else ""
-                _say(f"  {op.id}  {state(op):8} {what(op)}{why}")
+                by = whose(op, sessions)
+                _say(f"  {op.id}  {state(op):8} {what(op)}{why}{f'  by {by}' if by else ''}")
     if empty:
         print("nothing waits")
 

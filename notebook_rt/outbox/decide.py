@@ -5,8 +5,8 @@ an answer's status; out comes a ``Verdict``. Time and randomness are arguments.
 
 A write is sent on the condition of what it was based on: the changed columns' base values where the
 server can compare them, else the row's ``xmin``, read just before (``FACTS.md``, "A version for
-every table?"). A sum goes by ``xmin`` too, so that after a lost answer an unmoved row says that it
-was not applied; or through the ledger function, which knows each operation's id.
+every table?"). A sum or a union goes by ``xmin`` too, so that after a lost answer an unmoved row says
+that it was not applied; or through the ledger function, which knows each operation's id.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def _back(op: Op, narrow: bool) -> str:
 
 
 def through_ledger(op: Op) -> Request:
-    """An update with sums, exactly once: the function keeps the operation's id."""
+    """An update with sums or unions, exactly once: the function keeps the operation's id."""
     sums = {column for column in op.values if adds(op, column)}
     args = {
         "p_op": op.id,
@@ -279,7 +279,7 @@ def needs_version(op: Op) -> bool:
     """Whether the condition cannot be put into the write itself, or not tell enough."""
     if op.kind not in ("update", "delete"):
         return False
-    if op.kind == "update" and has_sums(op):
+    if only_once(op):
         return True
     return not _conditions(op)[1]
 
@@ -295,8 +295,21 @@ def adds(op: Op, column: str) -> bool:
     )
 
 
-def has_sums(op: Op) -> bool:
-    return any(adds(op, column) for column in op.values)
+def unites(op: Op, column: str) -> bool:
+    """Whether a column's change adds items to a collection, or removes some."""
+    return (
+        op.kind == "update"
+        and op.rules.get(column, op.rules.get("", "lww")) == "union"
+        and all(isinstance(one.get(column), list | None) for one in (op.values, op.base))
+    )
+
+
+def only_once(op: Op) -> bool:
+    """Whether an update that is written twice does more than one that is written once.
+
+    A sum is added again; a union puts back an item that somebody removed in between.
+    """
+    return any(adds(op, column) or unites(op, column) for column in op.values)
 
 
 def difference(op: Op, column: str) -> Json:

@@ -137,7 +137,7 @@ class Delivery:
         whatever way, the note is durable first. So nobody need be asked about it, even if the ledger is
         not there (any more).
         """
-        sums = [op for op in group if decide.has_sums(op)]
+        sums = [op for op in group if decide.only_once(op)]
         if not sums:
             return group
         if self._asking.ledger is None:
@@ -173,7 +173,7 @@ class Delivery:
         try:
             if op.kind == "rpc":
                 await self._call(op)
-            elif decide.has_sums(op) and self._asking.ledger:
+            elif decide.only_once(op) and self._asking.ledger:
                 await self._add(job)
             else:
                 await self._write(job)
@@ -307,7 +307,7 @@ class Delivery:
             # Durable before it leaves: after a lost answer it tells whether the row moved.
             job.op = replace(op, xmin=str(row["xmin"]))
             await self.on_disk(self.outbox.back, replace(job.op, sent=True))
-        elif decide.has_sums(op):
+        elif decide.only_once(op):
             job.op = replace(op, untold=True)
             await self.on_disk(self.outbox.back, replace(job.op, sent=True))
         else:
@@ -316,7 +316,7 @@ class Delivery:
         return True
 
     async def _add(self, job: _Job) -> None:
-        """An update with sums, exactly once through the ledger."""
+        """An update with sums or unions, exactly once through the ledger."""
         for _ in range(_MERGES):
             op = job.op
             answer = await self._asking.send(decide.through_ledger(op))
@@ -340,7 +340,7 @@ class Delivery:
                 return
             if not await self._merge(job, row, None):
                 return
-            if not decide.has_sums(job.op):
+            if not decide.only_once(job.op):
                 await self._write(job)
                 return
         await self._back(job.op, until=self._clock() + decide.NETWORK_WAIT)

@@ -22,7 +22,8 @@ class LeaseLostError(QueueError):
     """Another kernel sends from this file now."""
 
 
-def _name() -> str:
+def kernel_name() -> str:
+    """A new name: ``host:process:random``."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
@@ -32,7 +33,7 @@ class Lease:
 
     owner: str
     """Whose operations are sent (``str`` of an `Owner`)."""
-    kernel: str = field(default_factory=_name)
+    kernel: str = field(default_factory=kernel_name)
     """``host:process:random``."""
     seconds: float = LEASE_SECONDS
     fence: int = 0
@@ -44,7 +45,7 @@ class Lease:
         if (kernel, fence) == (self.kernel, self.fence):
             if until > now + self.seconds * 2 / 3:
                 return True
-        elif kernel and until > now and _alive(kernel):
+        elif kernel and until > now and is_alive(kernel):
             self.fence = 0
             return False
         else:
@@ -85,7 +86,7 @@ class Lease:
         return ("", 0, 0.0) if held is None else (held[0], held[1], held[2])
 
 
-def _alive(kernel: str) -> bool:
+def is_alive(kernel: str) -> bool:
     """Whether the process that a lease names lives; of another machine, yes until it expires."""
     host, _, rest = kernel.rpartition(":")[0].partition(":")
     if os.name == "nt" or host != socket.gethostname() or not rest.isdigit():

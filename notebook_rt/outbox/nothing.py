@@ -9,6 +9,7 @@ from typing import Any
 from notebook_rt.outbox.decisions import Record
 from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.sessions import Session
 
 
 class _NoFile(Outbox):
@@ -30,6 +31,9 @@ class _NoFile(Outbox):
         self, *, schema: str | None = None, target: str | None = None, state: Any = None
     ) -> list[Op]:
         return []
+
+    def sessions(self) -> dict[str, Session]:
+        return {}
 
     def counts(self) -> dict[str, int]:
         return {"waiting": 0, "failed": 0, "asking": 0}

@@ -70,6 +70,8 @@ class Op:
     """The server's words when it refused."""
     owner: str = ""
     """Whose it is (``str`` of an `Owner`); the queue puts it in."""
+    session: str = ""
+    """The session that edited it last; the queue puts it in."""
     seq: int = 0
     blocked: bool = False
     """An earlier operation of its lane has not been settled."""

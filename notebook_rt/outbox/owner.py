@@ -17,18 +17,24 @@ class Owner:
     """The project's URL."""
     login: str
     """A user's id, or the role of the key. Never a key or a token."""
+    session: str = ""
+    """The one session whose it is (``queue_scope="session"``); empty: all of the login's."""
 
     def __str__(self) -> str:
-        return f"{self.project.rstrip('/')} {self.login}"
+        # As the URL's fragment, of which a project's has none; a login may have any letter in it.
+        session = f"#{self.session}" if self.session else ""
+        return f"{self.project.rstrip('/')}{session} {self.login}"
 
     @classmethod
     def read(cls, text: str) -> Owner:
         """The owner that a file names; of an older file's row, an empty one.
 
         >>> Owner.read(str(Owner("https://x.supabase.co", "6f1c")))
-        Owner(project='https://x.supabase.co', login='6f1c')
+        Owner(project='https://x.supabase.co', login='6f1c', session='')
         """
-        return cls(*text.partition(" ")[::2])
+        place, _, login = text.partition(" ")
+        project, _, session = place.partition("#")
+        return cls(project, login, session)
 
     @property
     def role(self) -> str:
@@ -44,4 +50,5 @@ class Owner:
         """For people. A login's name is its own choice: quoted, so that it says nothing else."""
         if not self.login:
             return "an unknown login"
-        return f"login {self.login[:80]!r} of {urlsplit(self.project).hostname}"
+        session = f", session {self.session[:80]!r}" if self.session else ""
+        return f"login {self.login[:80]!r} of {urlsplit(self.project).hostname}{session}"

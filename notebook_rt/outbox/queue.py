@@ -18,6 +18,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 import msgspec
 
 from notebook_rt.errors import QueueError
-from notebook_rt.outbox import decisions, rows
+from notebook_rt.outbox import decisions, rows, sessions
 from notebook_rt.outbox.decisions import Record
 from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
 from notebook_rt.outbox.ops import Json, Op, OpState, changes_key, decode, encode
@@ -34,6 +35,7 @@ from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.rows import Put
 from notebook_rt.outbox.salvage import is_damage
 from notebook_rt.outbox.schema import open_file
+from notebook_rt.outbox.sessions import Session
 
 KEPT_DONE = 10_000
 """Settled operations that other kernels on the file can still ask about."""
@@ -70,9 +72,14 @@ class Outbox:
     ) -> None:
         self.path = Path(path)
         self._owner = None if owner is None else str(owner)
+        kernel = kernel or (owner.session if owner is not None else "") or None
         self._lease = Lease(self._owner or "", seconds=lease)
         if kernel is not None:
             self._lease.kernel = kernel
+        self.session = Session(self._lease.kernel, sessions.program(), time.time())
+        """Who puts operations in here."""
+        self._noted = False
+        self._edited = False
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._listeners: list[Callable[[], object]] = []
@@ -97,6 +104,9 @@ class Outbox:
         with self._lock:
             with contextlib.suppress(QueueError):
                 self.release()
+                if self._noted:
+                    with self._writing() as db:
+                        sessions.end(db, self.session, time.time())
             self._closed = True
             self._db.close()
 
@@ -121,10 +131,30 @@ class Outbox:
             If they could not be committed: none of them is in the queue.
         """
         with self._writing() as db:
-            results = rows.put(db, self._lease.owner, ops, merge=merge)
+            if not self._noted:
+                sessions.note(db, self.session)
+            apart = sessions.held(db, self.session.id)
+            if self.session.paused:
+                apart.append(self.session.id)
+            ops = tuple(replace(op, session=self.session.id) for op in ops)
+            results = rows.put(db, self._lease.owner, ops, merge=merge, apart=apart)
             self._unsynced = True
+        self._noted = self._edited = True
         self._tell()
         return results
+
+    @property
+    def edited(self) -> bool:
+        """Whether anything was put in here."""
+        return self._edited
+
+    def pause(self, paused: bool) -> None:
+        """Have nobody send what is put in here, as long as this session lives; or have it sent."""
+        self.session = replace(self.session, paused=paused)
+        with self._writing(synced=True) as db:
+            sessions.note(db, self.session)
+        self._noted = True
+        self._tell()
 
     # --- looking in ------------------------------------------------------------------------------
 
@@ -152,6 +182,11 @@ class Outbox:
         """How many wait, failed, and ask."""
         found = self._select("state, count(*)", "group by state")
         return {"waiting": 0, "failed": 0, "asking": 0, **dict(map(tuple, found))}
+
+    def sessions(self) -> dict[str, Session]:
+        """The sessions that put in what is here, by their id."""
+        with self._lock, _errors(self.path):
+            return sessions.find(self._db)
 
     def others(self) -> dict[Owner, int]:
         """How many operations of others the file holds, which nobody sees or sends here."""
@@ -291,13 +326,17 @@ class Outbox:
             if not self._lease.take(db, now):
                 return []
             rows.expire(db, self._lease.owner, now)
-            ops = rows.ready(db, self._lease.owner, limit, now)
+            paused = sessions.held(db, self.session.id)
+            ops = rows.ready(db, self._lease.owner, limit, now, paused)
             db.executemany("update ops set sent = 1 where seq = ?", [(op.seq,) for op in ops])
         return ops
 
     def next_at(self) -> float | None:
         """When the next operation may leave; None: nothing waits."""
-        moment = self._select("min(not_before)", state="waiting", blocked=0)[0][0]
+        where, given = self._where(state="waiting", blocked=0)
+        with self._lock, _errors(self.path):
+            paused = sessions.held(self._db, self.session.id)
+            moment = rows.next_at(self._db, where, given, paused)
         return None if moment is None else float(moment)
 
     def settle(self, op: Op, row: Json = None, records: Sequence[dict[str, Json]] = ()) -> None:
@@ -344,15 +383,20 @@ class Outbox:
         return None if row is None else rows.op_of(row)
 
     def _claim(self, owner: str) -> None:
-        """Take what an older version left without an owner."""
+        """Take what an older version left without an owner, or a session of our login that is over."""
         with self._lock, _errors(self.path):
-            unknown = self._db.execute(
-                "select 1 from ops where owner = '' union all "
-                "select 1 from conflicts where owner = '' limit 1"
-            ).fetchone()
-        if unknown is not None:
+            found = self._db.execute("select owner from ops union select owner from conflicts")
+            left = [row["owner"] for row in found if self._is_left(owner, row["owner"])]
+        if left:
             with self._writing() as db:
-                rows.claim(db, owner)
+                for one in left:
+                    rows.claim(db, owner, one)
+
+    def _is_left(self, owner: str, other: str) -> bool:
+        if not other:
+            return True
+        whose, session = replace(Owner.read(other), session=""), Owner.read(other).session
+        return bool(session) and str(whose) == owner and sessions.is_over(self._db, session)
 
     @contextlib.contextmanager
     def _fenced(self) -> Iterator[sqlite3.Connection]:
@@ -369,6 +413,7 @@ class Outbox:
             if not self._closed and _identity(self.path) != self._file:
                 # Another kernel found it damaged, and put what it could read into a new file.
                 self._db.close()
+                self._noted = False
                 self._open()
             db = self._db
             if synced != self._synced:

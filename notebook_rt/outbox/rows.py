@@ -8,21 +8,22 @@ write, with what was parked behind it. Each owner has lanes of its own.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from notebook_rt.outbox.decide import has_sums
+from notebook_rt.outbox.decide import only_once
 from notebook_rt.outbox.ops import WRITES, Op, body, coalesce, lane_of, may_pass, unbody
 
 _INSERT = """insert into ops
     (id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, attempts,
-     not_before, error, owner)
+     not_before, error, owner, session)
     values (:id, :kind, :schema, :target, :lane, :body, :made_at, :expires_at, :state,
      exists (select 1 from ops where owner = :owner and lane = :lane), :sent, :attempts,
-     :not_before, :error, :owner)"""
+     :not_before, :error, :owner, :session)"""
 _UPDATE = """update ops set kind = :kind, body = :body, made_at = :made_at,
     expires_at = :expires_at, state = :state, sent = :sent, attempts = :attempts,
-    not_before = :not_before, error = :error where id = :id"""
+    not_before = :not_before, error = :error, session = :session where id = :id"""
 _LANES = 500
 """Lanes that are asked for in one statement."""
 
@@ -42,8 +43,21 @@ class Put:
     """What stood behind ``before``, which had failed, and is in ``op`` too."""
 
 
-def put(db: sqlite3.Connection, owner: str, ops: Sequence[Op], *, merge: bool) -> list[Put]:
-    """Add an owner's operations at the end, in order, or make one of those that can be."""
+def put(
+    db: sqlite3.Connection,
+    owner: str,
+    ops: Sequence[Op],
+    *,
+    merge: bool,
+    apart: Container[str] = (),
+) -> list[Put]:
+    """Add an owner's operations at the end, in order, or make one of those that can be.
+
+    Parameters
+    ----------
+    apart
+        Sessions that are paused: no operation of theirs becomes one with another session's.
+    """
     ops = [op if op.lane else replace(op, lane=lane_of(op.schema, op.target, op.key)) for op in ops]
     # Where one is put in, `_merge` asks about its lane itself.
     lanes = [op.lane for op in ops if op.kind in WRITES] if merge else []
@@ -55,7 +69,7 @@ def put(db: sqlite3.Connection, owner: str, ops: Sequence[Op], *, merge: bool) -
             if fresh:
                 db.executemany(_INSERT, fresh)
                 fresh.clear()
-            made_one = _merge(db, owner, op)
+            made_one = _merge(db, owner, op, apart)
             if made_one is not None:
                 results.append(made_one)
                 continue
@@ -79,13 +93,15 @@ def _taken(db: sqlite3.Connection, owner: str, lanes: Sequence[str]) -> set[str]
     return found
 
 
-def _merge(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
+def _merge(db: sqlite3.Connection, owner: str, op: Op, apart: Container[str]) -> Put | None:
     """Make ``op`` one with the last of its lane; None: they stay two."""
     last = db.execute(
         "select * from ops where owner = ? and lane = ? order by seq desc limit 1",
         (owner, op.lane),
     ).fetchone()
     if last is None:
+        return None
+    if last["session"] != op.session and (last["session"] in apart or op.session in apart):
         return None
     if last["blocked"] or last["state"] == "failed":
         mended = _mend(db, owner, op)
@@ -100,6 +116,7 @@ def _merge(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
     if whole is None:
         remove(db, before)
     else:
+        whole = replace(whole, session=op.session)
         store(db, whole)
     return Put(whole, before)
 
@@ -113,7 +130,7 @@ def _mend(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
     about = op.kind == "delete" or op.values.keys() & failed.values
     if failed.state != "failed" or not about or any(one.sent for one in parked):
         return None
-    if failed.sent and (failed.kind == "insert" or has_sums(failed)):
+    if failed.sent and (failed.kind == "insert" or only_once(failed)):
         return None  # it may be in: only what it was is recognised
     whole: Op | None = failed
     for one in (*parked, op):
@@ -126,7 +143,7 @@ def _mend(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
         remove(db, one)
     if whole is not None:
         whole = replace(whole, state="waiting", attempts=0, error="", sent=False)
-        whole = replace(whole, not_before=op.not_before)
+        whole = replace(whole, not_before=op.not_before, session=op.session)
         store(db, whole)
     return Put(whole, failed, tuple(parked))
 
@@ -174,17 +191,21 @@ def later(db: sqlite3.Connection, op: Op) -> Iterator[Op]:
     return map(op_of, rows.fetchall())
 
 
-def ready(db: sqlite3.Connection, owner: str, limit: int, now: float) -> list[Op]:
+def ready(
+    db: sqlite3.Connection, owner: str, limit: int, now: float, paused: Sequence[str] = ()
+) -> list[Op]:
     """What may leave now, in order: the first of each lane that depends on nothing which waits before
     it, and broadcasts behind one another.
 
-    What is set aside, or not sent yet because it may be taken back, holds up its own lane alone.
+    What is set aside, of a session that is ``paused``, or not sent yet because it may be taken back,
+    holds up its own lane alone.
     """
     # By the primary key, lazily: mostly the first few rows are what is looked for.
     found = db.execute(
         "select * from ops not indexed where owner = ? and state = 'waiting' and lane not in "
-        "(select lane from ops where owner = ? and state in ('failed', 'asking')) order by seq",
-        (owner, owner),
+        "(select lane from ops where owner = ? and state in ('failed', 'asking')) "
+        f"{_not_of(paused)} order by seq",
+        (owner, owner, *paused),
     )
     ops: list[Op] = []
     held: list[Op] = []
@@ -211,11 +232,22 @@ def ready(db: sqlite3.Connection, owner: str, limit: int, now: float) -> list[Op
         if op.kind == "broadcast" and len(ops) < limit:
             more = db.execute(
                 "select * from ops where owner = ? and lane = ? and seq > ? and state = 'waiting' "
-                "order by seq limit ?",
-                (owner, op.lane, op.seq, limit - len(ops)),
+                f"{_not_of(paused)} order by seq limit ?",
+                (owner, op.lane, op.seq, *paused, limit - len(ops)),
             )
             ops += map(op_of, more)
     return sorted(ops, key=lambda op: op.seq)
+
+
+def next_at(db: sqlite3.Connection, where: str, given: list[object], paused: Sequence[str]) -> Any:
+    """When the next of what waits and is not blocked may leave."""
+    return db.execute(
+        f"select min(not_before) from ops where {where} {_not_of(paused)}", [*given, *paused]
+    ).fetchone()[0]
+
+
+def _not_of(paused: Sequence[str]) -> str:
+    return f"and session not in ({', '.join('?' * len(paused))})" if paused else ""
 
 
 def expire(db: sqlite3.Connection, owner: str, now: float) -> None:
@@ -227,10 +259,11 @@ def expire(db: sqlite3.Connection, owner: str, now: float) -> None:
         remove(db, op_of(row))
 
 
-def claim(db: sqlite3.Connection, owner: str) -> None:
-    """Make what is of unknown owner (an older file's) this one's."""
-    db.execute("update conflicts set owner = ? where owner = ''", (owner,))
-    db.execute("update ops set owner = ? where owner = ''", (owner,))
+def claim(db: sqlite3.Connection, owner: str, left: str) -> None:
+    """Make this owner's what another one left; ``""`` is the unknown one of an older file."""
+    db.execute("update conflicts set owner = ? where owner = ?", (owner, left))
+    db.execute("update ops set owner = ? where owner = ?", (owner, left))
+    db.execute("delete from leases where owner = ?", (left,))
     db.execute(
         "update ops set blocked = exists (select 1 from ops as earlier where "
         "earlier.owner = ops.owner and earlier.lane = ops.lane and earlier.seq < ops.seq) "
@@ -255,6 +288,7 @@ def op_of(row: sqlite3.Row) -> Op:
         not_before=row["not_before"],
         error=row["error"],
         owner=row["owner"],
+        session=row["session"],
         seq=row["seq"],
         blocked=bool(row["blocked"]),
         **unbody(row["body"]),
@@ -276,4 +310,5 @@ def _values(op: Op) -> dict[str, object]:
         "attempts": op.attempts,
         "not_before": op.not_before,
         "error": op.error,
+        "session": op.session,
     }

@@ -134,6 +134,7 @@ _WHOLE: Final[dict[str, Callable[[sqlite3.Row], object]]] = {
     "ops": lambda row: unbody(row["body"]),
     "conflicts": lambda row: decode(row["record"]),
     "done": lambda row: row["row"] is None or decode(row["row"]),
+    "sessions": lambda row: row["started"] + row["paused"],
 }
 """The tables that are saved, and what fails for a row that was torn."""
 
@@ -163,9 +164,9 @@ def _fill(fresh: sqlite3.Connection, table: str, rows: Iterator[sqlite3.Row]) ->
 
 def _readable(copy: Path, table: str) -> Iterator[sqlite3.Row]:
     """The rows of a table of a damaged file, from both ends until a page cannot be read."""
-    by = {"ops": "seq", "conflicts": "number", "done": "id"}[table]
+    by = {"ops": "seq", "conflicts": "number", "done": "id", "sessions": "id"}[table]
     # The table itself, by its key: an index may be what is damaged.
-    index = "" if table == "done" else "not indexed"
+    index = "" if by == "id" else "not indexed"
     for order in ("asc", "desc"):
         with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(copy)) as db:
             db.row_factory = sqlite3.Row

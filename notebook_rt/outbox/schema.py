@@ -87,6 +87,17 @@ MIGRATIONS: list[str] = [
     update ops set body = json_set(body, '$.untold', json('true'))
     where sent = 1 and kind = 'update' and json_valid(body);
     """,
+    # Which session put an operation in (sessions.py); '' is unknown.
+    """
+    create table sessions (
+        id text primary key,
+        name text not null,
+        started real not null,
+        paused integer not null,
+        ended real
+    ) without rowid;
+    alter table ops add column session text not null default '';
+    """,
 ]
 """Each takes the file one version further; never changed, only added to."""
 

@@ -14,9 +14,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
+from notebook_rt.outbox.lease import is_alive
 from notebook_rt.outbox.ops import WRITES, Json, Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.sessions import Session
 from notebook_rt.plain import plain
 from notebook_rt.store.types import coerce, to_json
 
@@ -94,11 +96,12 @@ class QueueView:
         ``what`` it is, in a few words; ``state``: ``waiting``, ``sending``, ``parked`` (behind an earlier
         one of its row that failed or asks), ``failed`` (refused, or given up) or ``asking`` (a conflict is
         open); ``attempts`` (int64); ``why`` it failed, in the server's words; ``at`` (datetime64, UTC), when
-        it was made; ``values``, a dict as JSON has it.
+        it was made; ``values``, a dict as JSON has it; ``session``, the notebook or script that edited it
+        last, its process, and since when that runs.
         """
         import pandas as pd
 
-        ops = self.outbox.ops()
+        ops, sessions = self.outbox.ops(), self.outbox.sessions()
         return pd.DataFrame(
             {
                 "what": [what(op) for op in ops],
@@ -107,6 +110,7 @@ class QueueView:
                 "why": [op.error for op in ops],
                 "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
                 "values": [dict(op.values) for op in ops],
+                "session": [whose(op, sessions) for op in ops],
             },
             index=pd.Index([op.id for op in ops], name="id", dtype=object),
         )
@@ -283,6 +287,20 @@ def state(op: Op) -> str:
     if op.state == "waiting":
         return "parked" if op.blocked else "sending" if op.sent else "waiting"
     return op.state
+
+
+def whose(op: Op, sessions: Mapping[str, Session]) -> str:
+    """The session that edited an operation last, in a few words; empty: it is not known."""
+    session = sessions.get(op.session)
+    if session is None:
+        return ""
+    host, _, rest = session.id.rpartition(":")[0].partition(":")
+    since = dt.datetime.fromtimestamp(session.started, dt.UTC)
+    state = ", paused" if session.paused else ""
+    if session.ended is not None or not is_alive(session.id):
+        state = ", ended"
+    name = session.name or "python"
+    return f"{name} (process {rest} on {host}, since {since:%Y-%m-%d %H:%M} UTC{state})"
 
 
 def in_states(counts: Mapping[str, int]) -> str:

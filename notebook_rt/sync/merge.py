@@ -245,7 +245,9 @@ def rebase(
             theirs_at=theirs_at,
             row=row,
         )
-        if edit.sent and _cannot_tell(edit, merged, strategies.of(column), theirs_at, moved):
+        if edit.sent and _cannot_tell(
+            edit, merged, theirs, strategies.of(column), theirs_at, moved
+        ):
             merged = Merged(mine, f"{ANSWER_LOST}: it may be in already", True, open=True)
         if merged.conflict:
             conflicts.append(_record(edit, column, old, mine, theirs, merged, row, now))
@@ -261,17 +263,25 @@ def rebase(
 
 
 def _cannot_tell(
-    edit: Edit, merged: Merged, strategy: Strategy, theirs_at: float | None, moved: bool | None
+    edit: Edit,
+    merged: Merged,
+    theirs: Any,
+    strategy: Strategy,
+    theirs_at: float | None,
+    moved: bool | None,
 ) -> bool:
     """Whether writing ``merged`` after a lost answer could apply the edit a second time.
 
-    Setting the same value twice does no harm and a union holds what it already has. A sum does
-    harm, unless the row has not moved at all; so does a value that somebody replaced meanwhile.
+    Setting the same value twice does no harm. A sum does harm, unless the row has not moved at all,
+    and a union puts back what somebody removed meanwhile, unless the row holds all of it; so does a
+    value that somebody replaced meanwhile.
     """
     if merged.rule in ("same", "theirs"):
         return False
     if strategy == "delta" and edit.kind == "update":
         return moved is not False
+    if strategy == "union" and edit.kind == "update":
+        return moved is not False and not equal(merged.value, theirs)
     if not merged.conflict or strategy in ("server", "local", "union", "ask"):
         return False
     return callable(strategy) or theirs_at is None

@@ -63,9 +63,12 @@ ROW: dict[str, Any] = {
 
 
 class Server:
-    """One table behind REST with the ledger, as far as an update uses it; answers may be lost."""
+    """One table behind REST, as far as an update uses it, with the ledger or without; answers may be
+    lost.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_ledger: bool = True) -> None:
+        self.with_ledger = with_ledger
         self.rows = {key: {**ROW, "id": key} for key in (1, 2)}
         self.xmin = itertools.count(2)
         self.versions = dict.fromkeys(self.rows, 1)
@@ -75,6 +78,8 @@ class Server:
         self.replaced: list[tuple[Any, Any]] = []
         """Notes that writes of the kernel's replaced, and by what."""
         self.lose = ""
+        self.lose_write = False
+        """The answer to the next request that changes a row is lost."""
 
     def change(self, key: int, **values: Any) -> None:
         self.rows[key] = {**self.rows[key], **values}
@@ -88,8 +93,10 @@ class Server:
         lose, self.lose = self.lose, ""
         if lose == "request":
             raise NoAnswerError("http://server", "lost", sent=True)
+        written = len(self.events)
         answer = self.answer(request)
-        if lose == "answer":
+        if lose == "answer" or (self.lose_write and len(self.events) > written):
+            self.lose_write = False
             raise NoAnswerError("http://server", "lost", sent=True)
         return answer
 
@@ -111,6 +118,8 @@ class Server:
         return Answer(200, [self.rows[key]])
 
     def add(self, args: dict[str, Any]) -> Answer:
+        if not self.with_ledger:
+            return Answer(404, {"code": "PGRST202"})
         key = args["p_key"]["id"]
         row = self.rows.get(key)
         if row is None:  # a null key asks whether there is a ledger
@@ -223,6 +232,11 @@ steps = st.lists(
             who,
             st.sampled_from(["n", "add", "drop", "note"]),
         ),
+        st.tuples(
+            st.just("theirs, after a lost answer"),
+            who,
+            st.sampled_from(["drop", "n", "add", "note"]),
+        ),
         st.tuples(st.sampled_from(["told", "told", "other df"]), who, st.none()),
         st.tuples(st.just("send"), who, st.sampled_from(["", "", "request", "answer"])),
     ),
@@ -299,13 +313,15 @@ class Person:
 class Run:
     """One history, and what must come of it."""
 
-    def __init__(self, path: Path) -> None:
-        self.server = Server()
+    def __init__(self, path: Path, *, with_ledger: bool) -> None:
+        self.server = Server(with_ledger=with_ledger)
         self.kernel = Kernel(path, self.server)
         self.numbers = itertools.count(100)
         self.made: list[tuple[str, int, Any, Any]] = []
         """What was edited here, its number, from what, to what."""
         self.theirs: list[tuple[str, Any]] = []
+        self.asked: set[str] = set()
+        """The columns of which somebody had to decide."""
         self.people = [Person(self), Person(self)]
 
     def change(self, what: str) -> None:
@@ -317,13 +333,10 @@ class Run:
         elif what == "add":
             self.server.change(1, tags=[*row["tags"], f"theirs {number}"])
         else:
-            # While an answer is lost, an item of mine that they drop could not be told from one that
-            # has never arrived: theirs alone.
-            sure = not self.kernel.outbox.ops()
-            items = [item for item in row["tags"] if sure or not item.startswith("mine")]
+            items = row["tags"]
             if items:
                 self.theirs.append(("dropped", items[-1]))
-                self.server.change(1, tags=[item for item in row["tags"] if item != items[-1]])
+                self.server.change(1, tags=items[:-1])
         self.theirs.append((what, number))
 
     async def do(self, steps: list[tuple[str, Any, Any]]) -> None:
@@ -333,6 +346,10 @@ class Run:
             elif step == "other df":
                 _ = self.kernel.handle().df  # steps of the table are not this handle's readings
             elif step.startswith("theirs"):
+                if step == "theirs, after a lost answer":
+                    self.server.lose_write = True
+                    await self.kernel.step()
+                    self.server.lose_write = False
                 self.change(what)
                 if step == "theirs":
                     self.kernel.deliver()
@@ -354,8 +371,10 @@ class Run:
             if not asking:
                 break
             # A value whose answer was lost while they wrote another: to be decided, not guessed.
-            assert {record.record["column"] for record in asking} == {"note"}
-            kernel.editor.resolve(1, None, "mine")
+            columns = {record.record["column"] for record in asking}
+            assert columns <= ({"note"} if self.server.with_ledger else {"note", "n", "tags"})
+            self.asked |= columns
+            kernel.editor.resolve(1, None, "mine" if columns == {"note"} else "theirs")
         assert not kernel.outbox.ops()
         await kernel.worker._delivery.end()
 
@@ -363,15 +382,21 @@ class Run:
         server = self.server.rows[1]
         mine = sum(number for what, number, *_ in self.made if what == "n")
         theirs = sum(number for what, number in self.theirs if what == "n")
-        assert server["n"] == 10 + mine + theirs
+        assert "n" in self.asked or server["n"] == 10 + mine + theirs
         dropped = {item for what, item in self.theirs if what == "dropped"}
+        assert not dropped & set(server["tags"]), "what others removed does not come back"
         for what, _, old, new in self.made:
             if what == "drop tag":
                 dropped |= set(old or []) - set(new)
         added = {"a", "b"}
         added |= {f"mine {number}" for what, number, *_ in self.made if what == "add tag"}
         added |= {f"theirs {number}" for what, number in self.theirs if what == "add"}
-        assert sorted(server["tags"]) == sorted(added - dropped)
+        if "tags" in self.asked:
+            assert {
+                f"theirs {number}" for what, number in self.theirs if what == "add"
+            } - dropped <= {*server["tags"]}
+        else:
+            assert sorted(server["tags"]) == sorted(added - dropped)
         known = {old for what, _, old, _ in self.made if what == "note"}
         told = set(self.kernel.editor.conflicts["theirs"].dropna().map(str))
         for before, _ in self.server.replaced:
@@ -380,15 +405,36 @@ class Run:
 
 
 @settings(max_examples=150)
-@given(steps)
+@given(steps, st.booleans())
 def test_nothing_of_anybody_is_lost_whatever_an_edit_was_made_from(
-    steps: list[tuple[str, Any, Any]],
+    steps: list[tuple[str, Any, Any]], with_ledger: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        run = Run(Path(directory) / "queue.sqlite3")
+        run = Run(Path(directory) / "queue.sqlite3", with_ledger=with_ledger)
         asyncio.run(run.do(steps))
         run.check()
         run.kernel.outbox.close()
+
+
+@pytest.mark.parametrize("with_ledger", [True, False])
+def test_an_item_that_somebody_removed_is_not_put_back_after_a_lost_answer(
+    tmp_path: Path, with_ledger: bool
+) -> None:
+    server = Server(with_ledger=with_ledger)
+    kernel = Kernel(tmp_path / "queue.sqlite3", server)
+    kernel.handle().edit(1, tags=["a", "b", "mine"])
+    asyncio.run(kernel.step())
+    kernel.deliver()
+    kernel.handle().edit(1, tags=["a", "b", "mine", "mine, too"])
+    server.lose_write = True
+    asyncio.run(kernel.step())
+    assert server.rows[1]["tags"] == ["a", "b", "mine", "mine, too"]
+    server.change(1, tags=["a", "b", "mine"])
+    kernel.deliver()
+    assert values(kernel, "tags") == ["a", "b", "mine"]
+    asked = [record.record["column"] for record in kernel.editor.open_conflicts()]
+    assert asked == ([] if with_ledger else ["tags"])
+    kernel.outbox.close()
 
 
 def values(kernel: Kernel, column: str) -> Any:

@@ -166,6 +166,16 @@ def test_a_lost_answer_to_a_sum_is_sent_again_only_if_the_row_has_not_moved(
         assert left.open is open_
 
 
+@pytest.mark.parametrize(("moved", "open_"), [(False, False), (True, True), (None, True)])
+def test_a_lost_answer_to_a_union_is_sent_again_only_if_the_row_holds_it_or_has_not_moved(
+    moved: bool | None, open_: bool
+) -> None:
+    sent = Edit("e", "update", 7, {"t": ["a", "m"]}, {"t": ["a", "b"]}, 0, sent=True)
+    for tags in (["a", "b"], ["a"], ["a", "b", "m"], ["a", "x"]):
+        assert rebase(sent, {"t": tags}, Strategies("union"), 0, moved=moved).open is open_
+    assert rebase(sent, {"t": ["m", "x"]}, Strategies("union"), 0, moved=moved).edit is None
+
+
 def test_a_lost_answer_to_a_value_that_was_replaced_meanwhile_is_asked_not_repeated() -> None:
     sent = Edit("e", "update", 7, {"a": 1}, {"a": 0}, 0, sent=True)
     assert rebase(sent, {"a": 1}, Strategies(), 0).edit is None

@@ -1,0 +1,82 @@
+"""Which session of which notebook or script put an operation into the queue, and who is paused.
+
+A session has a row from its first operation, or its first pause, until nothing of it is left. Each
+function runs inside a transaction of the caller's.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from notebook_rt.outbox.lease import is_alive
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One session; ``id`` is its kernel's name (`Lease`)."""
+
+    id: str
+    name: str
+    """The notebook's or script's file name."""
+    started: float
+    """Seconds since the epoch."""
+    paused: bool = False
+    ended: float | None = None
+
+
+def program() -> str:
+    """The file name of this process' notebook or script; empty: it has none.
+
+    Jupyter puts a notebook's path into ``JPY_SESSION_NAME``.
+    """
+    notebook = os.environ.get("JPY_SESSION_NAME", "")
+    script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
+    return Path(notebook or script).name
+
+
+def note(db: sqlite3.Connection, session: Session) -> None:
+    """Put a session down, and forget those of which nothing is left."""
+    known = db.execute("select paused from sessions where id = ?", (session.id,)).fetchone()
+    if known is not None and bool(known["paused"]) == session.paused:
+        return
+    db.execute(
+        "insert into sessions values (?, ?, ?, ?, null) "
+        "on conflict (id) do update set paused = excluded.paused",
+        (session.id, session.name, session.started, session.paused),
+    )
+    db.execute(
+        "delete from sessions where ended is not null and id not in (select session from ops)"
+    )
+
+
+def end(db: sqlite3.Connection, session: Session, now: float) -> None:
+    """A session is over: it holds nothing back any more."""
+    db.execute("update sessions set ended = ?, paused = 0 where id = ?", (now, session.id))
+
+
+def held(db: sqlite3.Connection, but: str) -> list[str]:
+    """The other sessions that are paused, and live."""
+    rows = db.execute("select id from sessions where paused and ended is null and id != ?", (but,))
+    return [row["id"] for row in rows.fetchall() if is_alive(row["id"])]
+
+
+def is_over(db: sqlite3.Connection, session: str) -> bool:
+    """Whether a session has ended, or was killed."""
+    ended = db.execute(
+        "select 1 from sessions where id = ? and ended is not null", (session,)
+    ).fetchone()
+    return ended is not None or not is_alive(session)
+
+
+def find(db: sqlite3.Connection) -> dict[str, Session]:
+    """All that are known, by their id."""
+    return {
+        row["id"]: Session(
+            row["id"], row["name"], row["started"], bool(row["paused"]), row["ended"]
+        )
+        for row in db.execute("select * from sessions")
+    }
