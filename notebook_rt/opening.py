@@ -130,6 +130,7 @@ class Opening:
             order=parse_order(order),
             limit=limit,
             numeric=self.options.numeric,
+            named=tuple(map(str, merge)) if isinstance(merge, Mapping) else (),
         )
         shared_as, driver = self._thread.call(
             self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy

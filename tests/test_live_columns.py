@@ -26,7 +26,7 @@ from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.mirror import Mirror
 from tests.faults.rules import Answer
 from tests.proxy import Proxy
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 ALICE = "00000000-0000-4000-8000-00000000000a"
 
@@ -454,6 +454,19 @@ def test_where_a_gateway_lets_no_proof_through_only_id_is_believed(
         with pytest.raises(errors.UnknownKeyError, match="the server does not say"):
             rt.table(other).wait(10)
     assert proxy.counts["PUT"] == 2
+
+
+def test_an_empty_table_has_the_columns_that_merge_names(
+    stack: LocalStack, make: Callable[[Shape], str], undescribed: None
+) -> None:
+    table = make(Shape({}, (), "sku text primary key, stock int, tags jsonb", ""))
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        merge: Any = {"stock": "delta", "tags": "union"}
+        frame = rt.table(table, key="sku", merge=merge).wait(scaled(10))
+        assert frame.df.dtypes.to_dict() == {"stock": "int64", "tags": object}
+        slip = rt.table(table, key="sku", merge={"stok": "delta"})
+        with pytest.raises(errors.MissingColumnError, match='no column "stok"'):
+            slip.wait(scaled(10))
 
 
 def test_finding_a_key_costs_a_bounded_number_of_requests(

@@ -173,7 +173,8 @@ def _probed(spec: TableSpec) -> Steps:
 def _wanted(spec: TableSpec, names: Sequence[str], key: Sequence[str] = ()) -> list[str]:
     """The columns whose type is to be asked for."""
     terms = tuple(term.column for term in spec.order)
-    named = dict.fromkeys((*(spec.columns or ()), *key, *spec.filter.columns, *terms))
+    asked = (*(spec.columns or ()), *key, *spec.filter.columns, *terms, *spec.named)
+    named = dict.fromkeys(asked)
     wanted = list(dict.fromkeys((*names, *named)))
     if spec.columns is not None and names:
         # Of the others no type is needed: they are not kept.

@@ -94,6 +94,8 @@ class TableSpec:
     numeric: Numeric = "float"
     watermark: str | None = "updated_at"
     """A column that every change moves to the server's now; ignored where the table has none."""
+    named: tuple[str, ...] = ()
+    """Columns that are spoken of elsewhere (``merge=``): there though no row shows them."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.table, str) or not self.table:
