@@ -96,14 +96,14 @@ def measured(rows: int, repeats: int) -> Iterator[Result]:
     """Every side, in turns."""
     with stack_with(rows) as stack, Link(stack.url, ROUND_TRIP) as link:
         sides: dict[str, Callable[[], float]] = {
-            "httpx, eight at a time": lambda: asyncio.run(bare(link, stack, rows, AT_ONCE)),
+            "httpx eight at a time": lambda: asyncio.run(bare(link, stack, rows, AT_ONCE)),
             **{
-                f"{OURS}, keyed by ({key})": partial(ours, link, stack, place, rows)
+                f"{OURS} keyed by ({key})": partial(ours, link, stack, place, rows)
                 for place, key in enumerate(TABLES)
             },
         }
         if rows <= ONE_BY_ONE_MOST:
-            sides["httpx, page after page"] = lambda: asyncio.run(bare(link, stack, rows, 1))
+            sides["httpx page after page"] = lambda: asyncio.run(bare(link, stack, rows, 1))
         times: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(repeats):
             for side, run_once in sides.items():

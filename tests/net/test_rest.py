@@ -49,7 +49,7 @@ def table(sql: Callable[..., Any]) -> str:
     name = f"rest_{time.monotonic_ns()}"
     sql(f"create table {name} (id bigint primary key, name text)")
     sql(f"insert into {name} select g, 'n' || g from generate_series(1, 1500) g")
-    sql(f"grant select on {name} to anon")
+    sql(f"grant select on {name} to anon, service_role")
     return name
 
 

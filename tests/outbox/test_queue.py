@@ -23,6 +23,7 @@ from notebook_rt.outbox.lease import LeaseLostError
 from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.rows import Put
 
 
 @pytest.fixture
@@ -59,6 +60,12 @@ def ids(ops: list[Op]) -> list[str]:
     return [op.id for op in ops]
 
 
+def _anybodys(put: Put) -> Put:
+    """``put``, whichever session it is of."""
+    op, before = (None if one is None else replace(one, session="") for one in (put.op, put.before))
+    return replace(put, op=op, before=before)
+
+
 def test_many_put_at_once_are_as_if_put_one_by_one(outbox: Outbox, tmp_path: Path) -> None:
     outbox.put(update("old", 3, n=1))
     ops = [
@@ -75,10 +82,11 @@ def test_many_put_at_once_are_as_if_put_one_by_one(outbox: Outbox, tmp_path: Pat
     puts = outbox.put(*ops)
     single = Outbox(tmp_path / "single.sqlite3")
     single.put(update("old", 3, n=1))
-    assert puts == [put for op in ops for put in single.put(op)]
+    theirs = [put for op in ops for put in single.put(op)]
+    assert [_anybodys(put) for put in puts] == [_anybodys(put) for put in theirs]
     assert ids(outbox.ops())[:5] == ["old", "a", "say", "e", "u10"]
-    assert [replace(op, seq=0) for op in outbox.ops()] == [
-        replace(op, seq=0) for op in single.ops()
+    assert [replace(op, seq=0, session="") for op in outbox.ops()] == [
+        replace(op, seq=0, session="") for op in single.ops()
     ]
     assert {op.id for op in outbox.ops() if op.blocked} == {"e", "again"}
     single.close()
@@ -89,7 +97,8 @@ def test_what_was_put_is_there_for_another_kernel_as_it_was(outbox: Outbox, path
     outbox.put(op)
     other = Outbox(path)
     (found,) = other.ops(schema="public", target="t")
-    assert found == replace(op, seq=1, lane=found.lane)
+    assert found == replace(op, seq=1, lane=found.lane, session=found.session)
+    assert found.session
     other.close()
 
 

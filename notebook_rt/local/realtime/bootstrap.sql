@@ -34,3 +34,5 @@ exception when others then
 end $$;
 
 grant execute on all functions in schema realtime to public;
+-- Values are cast, and patterns checked, by the role that callers log in as.
+grant usage on schema realtime, extensions to authenticator;
