@@ -426,9 +426,10 @@ class ObjectColumn(ColumnStore):
         if self._odd or (wanted is None and self.kind != "array"):
             return None
         try:
-            return pa.array(self.everything(), wanted)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            made = pa.array(self.everything(), wanted)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
             return None
+        return None if _has_empty_struct(made.type) else made
 
     def _kept(self, values: Sequence[Any]) -> Sequence[Any]:
         return [freeze(value) for value in values] if self.kind in ("json", "array") else values
@@ -441,3 +442,10 @@ class ObjectColumn(ColumnStore):
             value is not None and not fits(self.pg_type, value, numeric=self.numeric)
             for value in values
         )
+
+
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    """Whether a struct without fields is in it, which an empty object is and no Parquet file takes."""
+    if pa.types.is_struct(kind) and not kind.num_fields:
+        return True
+    return any(_has_empty_struct(kind.field(n).type) for n in range(kind.num_fields))

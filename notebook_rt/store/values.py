@@ -222,7 +222,7 @@ def _text(value: Json) -> Any:
 
 def _hstore(value: Json) -> Any:
     """PostgreSQL's text of an hstore, which REST sends as an object and the socket as this text."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not all(isinstance(v, str | None) for v in value.values()):
         return _text(value)
     return hstore_text(value)
 

@@ -221,7 +221,7 @@ async def play_in_order(kernel: Kernel, steps: list[tuple[str, Any, int]], batch
         match what:
             case "insert":
                 kernel.insert(key, up=other if editor.row(other) else None)
-            case "refer" if there and editor.row(other):
+            case "refer" if there and other != key and editor.row(other):
                 editor.edit(key, {"up": other})
             case "release" if there:
                 editor.edit(key, {"up": None})
