@@ -119,6 +119,8 @@ class Range:
     """Its pages that wait for those of ranges before it."""
     full: int = 0
     """Full pages that it gave in a row."""
+    pages: int | None = None
+    """About how many pages it has, where that is known better than of the table."""
     looks: dict[int, Row | None] = field(default_factory=dict)
     """What the looks for its bounds have shown so far; None: it ends before."""
     looking: int = 0
@@ -259,6 +261,8 @@ class Ranges:
         """A full page of ``span`` came, and there may be more: cut the rest, or go on with it."""
         if self._pages_left == 0:
             self._pages_left = None  # there is more than the server has said
+        if span.pages is not None:
+            span.pages = span.pages - 1 if span.pages else None
         density, room = self._density(rows), self._room()
         if room > 1 and density is not None and self._cut(span, density, room):
             return
@@ -317,17 +321,22 @@ class Ranges:
 
     def _is_worth_a_look(self, span: Range) -> bool:
         """Whether enough may be left of ``span`` to look for a bound in it."""
-        left = LOOK_PAGES if self._pages_left is None else self._pages_left
         open_end = span.up_to is None and (span.high is None or span.full >= 2)
-        return self._can_look and open_end and left > 2
+        return self._can_look and open_end and self._left(span) > 2
+
+    def _left(self, span: Range) -> int:
+        """About how many pages are left of ``span``, which has no end but perhaps the table's."""
+        known = span.pages if span.pages is not None else self._pages_left
+        return LOOK_PAGES if known is None else known
 
     def _look(self, span: Range) -> None:
         """Ask for the keys some pages further on."""
-        left = LOOK_PAGES if self._pages_left is None else self._pages_left
+        left = self._left(span)
         pages = min(max(1, -(-left // self.pool.most)), LOOK_PAGES)
         step = pages * self._limit
         span.looking = max(1, min(self.pool.most - 1, -(-left // pages) - 1, LOOK_ROWS // step))
         span.looks.clear()
+        span.pages = None if self._pages_left is None else max(0, left - pages * span.looking)
         reads, bounds = self._reads.with_xmin(False), self._bounds(span)
         for place in range(span.looking, 0, -1):
             query = reads.page(
@@ -353,6 +362,7 @@ class Ranges:
                 break
             last = pieces[-1]
             rest = Range(bound, None, last.high, last.up_to, last.next, full=last.full)
+            rest.pages, last.pages = last.pages, None
             last.up_to, last.next = bound, rest
             pieces.append(rest)
         *whole, rest = pieces

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from notebook_rt.errors import RateLimitedError, StatementTimeoutError
 from notebook_rt.options import Options
-from notebook_rt.sync.events import Effect, Fetch, Fetched, FetchFailed, Page
+from notebook_rt.sync.events import Effect, Fetch, Fetched, FetchFailed, Page, Query
 from notebook_rt.sync.flows import Flows, ReadRefusedError
 from notebook_rt.sync.horizon import Horizon, Read
 from notebook_rt.sync.queries import Reads
 from notebook_rt.sync.ranges import AHEAD_PAGES, SMALLEST, from_number, number
 from notebook_rt.sync.reading import Paging, each_page
 from notebook_rt.sync.spec import TableSpec
-from tests.sync.simulation import Server
+from tests.sync.simulation import Server, World
 
 
 @dataclass
@@ -239,3 +239,29 @@ def test_numbers_and_values_are_each_others_inverse_and_sort_alike(
     assert second is not None
     assert from_number(pg_type, first) == one
     assert (first < second) == (one < two)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_that_come_between_two_looks_do_not_put_the_key_in_doubt(seed: int) -> None:
+    """Looks are statements of their own: what is inserted between them puts their bounds out of order."""
+    one = Server({"id": "text", "note": "text"}, max_rows=10)
+    for n in range(300):
+        one.write(f"m{n:04}", {})
+    select, looks = one.select, []
+
+    def select_and_insert(query: Query) -> Page:
+        page = select(query)
+        if "offset" in dict(query.params) and not looks:
+            looks.append(query)
+            for n in range(200):
+                one.write(f"m0010{n:04}", {})
+        return page
+
+    one.select = select_and_insert  # type: ignore[method-assign]  # a server with a busy writer
+    options = Options(page_size=10, audit_interval=0)
+    world = World(TableSpec("t"), one, seed=seed, options=options)
+    world.connect()
+    world.settle(30)
+    assert looks, "the way that is tried here"
+    assert world.failed is None
+    assert world.differences == {}
