@@ -248,7 +248,7 @@ class Login:
 
 
 def _subject(token: str | None) -> object:
-    """Whose token it is; None where there is none or it does not say."""
+    """Whose token it is; None without a token, or where it does not say."""
     return claims(token).get("sub")
 
 

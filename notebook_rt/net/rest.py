@@ -176,7 +176,7 @@ class RestClient:
         )
 
     def _stranger(self, reason: str) -> UnreachableError:
-        """The error of an answer of success that is none of the REST interface (promise 13)."""
+        """The error of a success (2xx) that did not come from the REST interface (promise 13)."""
         return UnreachableError(self.url, f"{reason}; is a proxy or a login page between?")
 
     async def describe(self, schema: str, tables: Sequence[str]) -> Page:

@@ -26,7 +26,7 @@ class Attempts:
         self._at = clock()
 
     def wait(self) -> float:
-        """Take one attempt; the seconds until there is one, if there is none now.
+        """Take one attempt; the seconds until the next one, if no attempt is left now.
 
         >>> now = iter([0.0, 0.0, 0.0, 5.0]).__next__
         >>> attempts = Attempts(1, 10.0, now)
