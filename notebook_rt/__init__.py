@@ -24,21 +24,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from notebook_rt import local
     from notebook_rt.channel import Channel, Message, Person, Presence
-    from notebook_rt.editing import SendResult
+    from notebook_rt.edits.editing import SendResult
     from notebook_rt.errors import InvalidEditError, NotebookRTError
     from notebook_rt.frame import LiveFrame
     from notebook_rt.mapped import map
-    from notebook_rt.net.changes import ChangeBatch
+    from notebook_rt.model.rows import RowChange
     from notebook_rt.options import Options
     from notebook_rt.query import LiveQuery
-    from notebook_rt.running import run
+    from notebook_rt.run import run
+    from notebook_rt.runtime.changes import ChangeBatch
     from notebook_rt.session import Session, connect
-    from notebook_rt.sync.rows import RowChange
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ChangeBatch": "notebook_rt.net.changes",
+    "ChangeBatch": "notebook_rt.runtime.changes",
     "Channel": "notebook_rt.channel",
     "InvalidEditError": "notebook_rt.errors",
     "LiveFrame": "notebook_rt.frame",
@@ -48,12 +48,12 @@ _HOMES = {
     "Options": "notebook_rt.options",
     "Person": "notebook_rt.channel",
     "Presence": "notebook_rt.channel",
-    "RowChange": "notebook_rt.sync.rows",
-    "SendResult": "notebook_rt.editing",
+    "RowChange": "notebook_rt.model.rows",
+    "SendResult": "notebook_rt.edits.editing",
     "Session": "notebook_rt.session",
     "connect": "notebook_rt.session",
     "map": "notebook_rt.mapped",
-    "run": "notebook_rt.running",
+    "run": "notebook_rt.run",
 }
 _MODULES = ("errors", "local")
 

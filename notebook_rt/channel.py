@@ -12,19 +12,19 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from notebook_rt.editing import SendResult
+from notebook_rt.edits.editing import SendResult
 from notebook_rt.errors import ClosedError, WaitTimeoutError, printable
 from notebook_rt.frame import LiveFrame
-from notebook_rt.net.broadcasts import BroadcastFeed
-from notebook_rt.net.callbacks import Mailbox, discard
-from notebook_rt.net.room import Message, Room
-from notebook_rt.plain import plain
-from notebook_rt.sync.presence import Person
+from notebook_rt.model.plain import plain
+from notebook_rt.runtime.broadcasts import BroadcastFeed
+from notebook_rt.runtime.callbacks import Mailbox, discard
+from notebook_rt.runtime.room import Message, Room
+from notebook_rt.sync.connection.presence import Person
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from notebook_rt.net.room import RoomStatus  # here for jedi's sake: see session.py
+    from notebook_rt.runtime.room import RoomStatus  # here for jedi's sake: see session.py
 
 Queue = Callable[[str, str, Any, bool, float | None], SendResult]
 """Puts a broadcast into the queue: topic, event, payload, private, ttl."""

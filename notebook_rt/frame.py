@@ -15,25 +15,25 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from notebook_rt.editable import Editable, Edits
+from notebook_rt.edits.shown import Shown
 from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, again, printable
-from notebook_rt.following import note
-from notebook_rt.iteration import Changes
 from notebook_rt.mapped import MappedFrame
-from notebook_rt.net.callbacks import Mailbox, discard
-from notebook_rt.net.changes import ChangeBatch, Gathering, changes_df
-from notebook_rt.net.feed import Feed
-from notebook_rt.progress import Bar
-from notebook_rt.shown import Shown
+from notebook_rt.runtime.callbacks import Mailbox, discard
+from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
+from notebook_rt.runtime.feed import Feed
+from notebook_rt.runtime.following import note
+from notebook_rt.runtime.iteration import Changes
+from notebook_rt.runtime.progress import Bar
+from notebook_rt.table import Editable, Edits
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars
     import pyarrow as pa
 
+    from notebook_rt.model.types import Schema
     from notebook_rt.store.order import Ordered
     from notebook_rt.store.table import Table
-    from notebook_rt.store.types import Schema
     from notebook_rt.sync.events import Status  # here for jedi's sake: see session.py
     from notebook_rt.widgets.chart import ChartWidget, Kind
     from notebook_rt.widgets.grid import GridWidget

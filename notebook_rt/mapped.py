@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from notebook_rt.following import Reads, is_running, note_all, recording
-from notebook_rt.net.callbacks import Mailbox
+from notebook_rt.runtime.callbacks import Mailbox
+from notebook_rt.runtime.following import Reads, is_running, note_all, recording
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from notebook_rt.frame import LiveFrame
-    from notebook_rt.net.feed import Feed
+    from notebook_rt.runtime.feed import Feed
     from notebook_rt.widgets.chart import ChartWidget
     from notebook_rt.widgets.grid import GridWidget
 

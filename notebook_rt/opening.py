@@ -11,18 +11,18 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.edits.merge import Strategy as Merge
 from notebook_rt.errors import ClosedError
-from notebook_rt.filters import parse
 from notebook_rt.frame import LiveFrame
+from notebook_rt.model.filters import parse
+from notebook_rt.model.spec import TableSpec, parse_names, parse_order
+from notebook_rt.model.types import Backend
 from notebook_rt.net.loop import LoopThread
-from notebook_rt.net.project import Project
 from notebook_rt.options import Options
-from notebook_rt.store.types import Backend
-from notebook_rt.sync.joins import Priority
-from notebook_rt.sync.merge import Strategies
-from notebook_rt.sync.merge import Strategy as Merge
-from notebook_rt.sync.spec import TableSpec, parse_names, parse_order
-from notebook_rt.writes import Writes
+from notebook_rt.runtime.project import Project
+from notebook_rt.runtime.writes import Writes
+from notebook_rt.sync.connection.joins import Priority
 
 if TYPE_CHECKING:
     from notebook_rt.channel import Channel
@@ -86,7 +86,7 @@ class Opening:
         schema : str, optional
             Another schema than the session's.
         dtype_backend : {None, "numpy_nullable", "pyarrow"}
-            As in pandas' readers; `notebook_rt.store.types` has the dtype of each PostgreSQL type.
+            As in pandas' readers; `notebook_rt.model.types` has the dtype of each PostgreSQL type.
         merge : str, function or dict of them by column, optional
             What happens to a cell that both you and somebody else changed: ``"lww"`` (default: the
             later wins, by the row's ``updated_at`` and the edit's time on the server's clock; without

@@ -17,7 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from notebook_rt.address import (
+from notebook_rt.errors import ClosedError, NoProjectError
+from notebook_rt.model.plain import plain
+from notebook_rt.net.address import (
     environment_url,
     is_client,
     is_loopback,
@@ -26,31 +28,29 @@ from notebook_rt.address import (
     project_url,
     warn_if_readable,
 )
-from notebook_rt.errors import ClosedError, NoProjectError
-from notebook_rt.host import at_session_end, has_front_end, is_interactive, running
-from notebook_rt.metrics import SessionMetrics
-from notebook_rt.net.callbacks import Mailbox, Subscribers, discard
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.followed import FollowedClient
 from notebook_rt.net.login import Token
 from notebook_rt.net.loop import LoopThread, shared
-from notebook_rt.net.project import Project
 from notebook_rt.opening import Opening
 from notebook_rt.options import Options
-from notebook_rt.plain import plain
-from notebook_rt.sync.health import Health
-from notebook_rt.writes import Writes
+from notebook_rt.runtime.callbacks import Mailbox, Subscribers, discard
+from notebook_rt.runtime.host import at_session_end, has_front_end, is_interactive, running
+from notebook_rt.runtime.metrics import SessionMetrics
+from notebook_rt.runtime.project import Project
+from notebook_rt.runtime.writes import Writes
+from notebook_rt.sync.connection.health import Health
 
 if TYPE_CHECKING:
-    from notebook_rt.address import SupabaseClient
     from notebook_rt.channel import Presence
-    from notebook_rt.editing import SendResult
+    from notebook_rt.edits.editing import SendResult
     from notebook_rt.local import LocalStack
-    from notebook_rt.outbox.view import QueueView
+    from notebook_rt.net.address import SupabaseClient
+    from notebook_rt.queue import QueueView
 
     # A property's Literal must be unknown at run time: jedi, which completes names for IPython and
     # Jupyter, fails over it and offers none (davidhalter/jedi#1990).
-    from notebook_rt.sync.supervisor import State
+    from notebook_rt.sync.connection.supervisor import State
     from notebook_rt.widgets.notes import NotesWidget
     from notebook_rt.widgets.statusbar import StatusBar
 

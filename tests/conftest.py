@@ -13,7 +13,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from notebook_rt.cli import DESCRIBE_SQL, LEDGER_SQL
+from notebook_rt.cli.main import DESCRIBE_SQL, LEDGER_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.realtime.options import RealtimeOptions
 from tests.proxy import Proxy

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from notebook_rt.cli import ANNOUNCEMENTS
+from notebook_rt.cli.main import ANNOUNCEMENTS
 from notebook_rt.local import LocalStack
 from tests.waiting import scaled
 

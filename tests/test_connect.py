@@ -22,8 +22,8 @@ from supabase import acreate_client, create_client
 
 import notebook_rt as nrt
 from notebook_rt import errors, local
-from notebook_rt.address import environment_url, is_secret, project_url
 from notebook_rt.local import LocalStack, start
+from notebook_rt.net.address import environment_url, is_secret, project_url
 from tests.waiting import scaled, until
 
 REF = "abcdefghijklmnopqrst"

@@ -17,13 +17,13 @@ import pytest
 
 import notebook_rt
 from notebook_rt import errors, local
-from notebook_rt.at import At
-from notebook_rt.iteration import Changes
+from notebook_rt.edits.at import At
 from notebook_rt.mapped import MappedFrame
-from notebook_rt.metrics import SessionMetrics
-from notebook_rt.outbox.view import QueueView
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.health import Health
+from notebook_rt.model.types import Column, Schema
+from notebook_rt.queue import QueueView
+from notebook_rt.runtime.iteration import Changes
+from notebook_rt.runtime.metrics import SessionMetrics
+from notebook_rt.sync.connection.health import Health
 
 ROOT = Path(__file__).parent.parent
 HANDED_OUT = (At, Changes, Column, Health, MappedFrame, QueueView, Schema, SessionMetrics)

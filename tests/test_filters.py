@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.errors import FilterError
-from notebook_rt.filters import OPERATORS, Condition, Filter, parse
-from notebook_rt.store.types import Column, Schema
+from notebook_rt.model.filters import OPERATORS, Condition, Filter, parse
+from notebook_rt.model.types import Column, Schema
 
 SCHEMA = Schema(
     (

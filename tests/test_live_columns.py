@@ -17,13 +17,13 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
+from notebook_rt.model.types import dtype
 from notebook_rt.net.credentials import Credentials
-from notebook_rt.net.driver import TableDriver
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
-from notebook_rt.store.types import dtype
+from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.sync.events import Page, Query
-from notebook_rt.sync.mirror import Mirror
+from notebook_rt.sync.table.mirror import Mirror
 from tests.faults.rules import Answer
 from tests.proxy import Proxy
 from tests.waiting import scaled, until

@@ -19,9 +19,9 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
+from notebook_rt.edits.decide import Answer, judge
+from notebook_rt.edits.merge import Strategy
 from notebook_rt.local import LocalStack
-from notebook_rt.outbox.decide import Answer, judge
-from notebook_rt.sync.merge import Strategy
 from notebook_rt.widgets.adapters import FrameOf
 from tests import proxy as faults
 from tests.proxy import Proxy

@@ -24,9 +24,9 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
-from notebook_rt.iteration import Changes
 from notebook_rt.local import LocalStack
 from notebook_rt.net.loop import shared
+from notebook_rt.runtime.iteration import Changes
 from tests.proxy import Proxy, Stall
 from tests.waiting import scaled, until
 

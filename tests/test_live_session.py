@@ -18,8 +18,8 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors, local
-from notebook_rt.host import Run
 from notebook_rt.local import LocalStack, start
+from notebook_rt.runtime.host import Run
 from tests.proxy import Answer, Cut, Delay, Proxy
 from tests.waiting import scaled, until
 
@@ -499,7 +499,9 @@ def test_a_cell_that_is_run_again_replaces_the_listeners_it_had_registered(
     heard: list[tuple[int, str]] = []
     with nrt.connect("http://127.0.0.1:9", "key") as rt:
         for number in (1, 2):
-            monkeypatch.setattr("notebook_rt.net.callbacks.running", lambda at=number: Run("a", at))
+            monkeypatch.setattr(
+                "notebook_rt.runtime.callbacks.running", lambda at=number: Run("a", at)
+            )
             rt.on_note(lambda kind, text, at=number: heard.append((at, text)))  # type: ignore[misc]
         rt._thread.call(rt._project.note, "info", "a test")
         until(lambda: (2, "a test") in heard)

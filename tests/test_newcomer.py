@@ -18,10 +18,10 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
-from notebook_rt.host import Run
 from notebook_rt.local import LocalStack
-from notebook_rt.net.callbacks import Subscribers
-from notebook_rt.sync.rows import RowChange
+from notebook_rt.model.rows import RowChange
+from notebook_rt.runtime.callbacks import Subscribers
+from notebook_rt.runtime.host import Run
 from tests.waiting import scaled, until
 
 
@@ -155,7 +155,7 @@ def test_print_registered_by_a_cell_that_is_run_again_prints_once(
 ) -> None:
     subscribers, removed = Subscribers(), []
     for cell in (1, 2):
-        monkeypatch.setattr("notebook_rt.net.callbacks.running", lambda at=cell: Run(None, at))
+        monkeypatch.setattr("notebook_rt.runtime.callbacks.running", lambda at=cell: Run(None, at))
         subscribers.add(print, lambda at=cell: removed.append(at))  # type: ignore[misc]  # bound now
     assert removed == [1]
 

@@ -16,8 +16,6 @@ from typing import Any
 
 import httpx
 
-from notebook_rt.address import is_secret, proxies
-from notebook_rt.answers import ENCODINGS, BoundedStream, bounded, not_rows, row_range
 from notebook_rt.errors import (
     AuthError,
     ClosedError,
@@ -36,13 +34,15 @@ from notebook_rt.errors import (
     classify,
     retry_after,
 )
-from notebook_rt.filters import column_name
+from notebook_rt.model.decode import decode_json
+from notebook_rt.model.filters import column_name
+from notebook_rt.net.address import is_secret, proxies
+from notebook_rt.net.answers import ENCODINGS, BoundedStream, bounded, not_rows, row_range
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.options import Options
-from notebook_rt.store.decode import decode_json
 from notebook_rt.sync.clock import ServerClock
-from notebook_rt.sync.discovery import DESCRIBE
 from notebook_rt.sync.events import Page, Query
+from notebook_rt.sync.table.discovery import DESCRIBE
 from notebook_rt.sync.usage import Purpose, Usage
 
 _NO_TABLE = {"PGRST205", "PGRST106", "42P01", "PGRST202", "42883"}

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from notebook_rt.outbox import decide
-from notebook_rt.outbox.decide import Answer, Request
-from notebook_rt.outbox.ops import Json, Op
+from notebook_rt.edits import decide
+from notebook_rt.edits.decide import Answer, Request
+from notebook_rt.edits.ops import Json, Op
 from notebook_rt.outbox.rest import NoAnswerError, Rest
 
 TableName: TypeAlias = tuple[str, str]

@@ -14,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
+from notebook_rt.edits import decide
+from notebook_rt.edits.decide import Answer
+from notebook_rt.edits.merge import Strategies, rebase
+from notebook_rt.edits.ops import WRITES, Json, Op, changes_key, key_after
 from notebook_rt.errors import QueueError
-from notebook_rt.outbox import decide
 from notebook_rt.outbox.asking import Asking
-from notebook_rt.outbox.decide import Answer
 from notebook_rt.outbox.lease import LeaseLostError
-from notebook_rt.outbox.ops import WRITES, Json, Op, changes_key, key_after
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import NoAnswerError, Rest
-from notebook_rt.sync.merge import Strategies, rebase
 
 logger = logging.getLogger("notebook_rt")
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from notebook_rt.outbox.decisions import Record
-from notebook_rt.outbox.ops import Op
+from notebook_rt.edits.decisions import Record
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.sessions import Session
 

@@ -26,13 +26,14 @@ from typing import Any
 
 import msgspec
 
+from notebook_rt.edits import decisions, rows
+from notebook_rt.edits.decisions import Record
+from notebook_rt.edits.ops import Json, Op, OpState, changes_key, decode, encode
+from notebook_rt.edits.rows import Put
 from notebook_rt.errors import QueueError
-from notebook_rt.outbox import decisions, rows, sessions
-from notebook_rt.outbox.decisions import Record
+from notebook_rt.outbox import sessions
 from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
-from notebook_rt.outbox.ops import Json, Op, OpState, changes_key, decode, encode
 from notebook_rt.outbox.owner import Owner
-from notebook_rt.outbox.rows import Put
 from notebook_rt.outbox.salvage import is_damage
 from notebook_rt.outbox.schema import open_file
 from notebook_rt.outbox.sessions import Session

@@ -13,12 +13,12 @@ from typing import Protocol
 
 import httpx
 
-from notebook_rt.address import proxies
-from notebook_rt.answers import ENCODINGS, bounded, row_range
+from notebook_rt.edits.decide import Answer, Request
 from notebook_rt.errors import AnswerTooLargeError, UnreachableError, retry_after
+from notebook_rt.model.decode import decode_json
+from notebook_rt.net.address import proxies
+from notebook_rt.net.answers import ENCODINGS, bounded, row_range
 from notebook_rt.options import MAX_ANSWER_BYTES
-from notebook_rt.outbox.decide import Answer, Request
-from notebook_rt.store.decode import decode_json
 
 REQUEST_SECONDS = 10.0
 """Less than the lease: while a request is out, no other kernel begins to send."""

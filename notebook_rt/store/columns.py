@@ -25,11 +25,11 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from notebook_rt.model.types import Backend, Kind, Numeric, arrow_type, fits, kind
 from notebook_rt.store.arrays import exact_arrow, objects
 from notebook_rt.store.dense import Buffer, Dense, Positions, Step
 from notebook_rt.store.encode import CLASSES, NULL_MOMENT, STORED, encode, moments, unequal
 from notebook_rt.store.frozen import freeze
-from notebook_rt.store.types import Backend, Kind, Numeric, arrow_type, fits, kind
 
 _UTC_DTYPE: Final = pd.DatetimeTZDtype("us", "UTC")
 _NOTHING: Final = np.empty(0, "int64")

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow as pa
 
+from notebook_rt.model.rows import Json, Key, Op, RowChange, Upsert, WireRow
+from notebook_rt.model.types import Backend, Kind, Numeric, arrow_type, decoder
 from notebook_rt.store.columns import (
     ColumnStore,
     FixedColumn,
@@ -24,8 +26,6 @@ from notebook_rt.store.columns import (
 from notebook_rt.store.encode import stamps
 from notebook_rt.store.keys import Keys
 from notebook_rt.store.text import TextColumn
-from notebook_rt.store.types import Backend, Kind, Numeric, arrow_type, decoder
-from notebook_rt.sync.rows import Json, Key, Op, RowChange, Upsert, WireRow
 
 if TYPE_CHECKING:
     from notebook_rt.store.table import Table

@@ -14,12 +14,12 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from notebook_rt.sync.rows import Key
+from notebook_rt.model.rows import Key
 
 if TYPE_CHECKING:
+    from notebook_rt.model.types import Schema
     from notebook_rt.store.columns import ColumnStore
     from notebook_rt.store.table import Table
-    from notebook_rt.store.types import Schema
 
 MOST: Final = 100_000
 """Rows that have changed since a mark, of which it still knows what they were."""

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from notebook_rt.model.rows import Key
+from notebook_rt.model.types import dtype, equal, kind, sortable
 from notebook_rt.store.columns import column_of
-from notebook_rt.store.types import dtype, equal, kind, sortable
-from notebook_rt.sync.rows import Key
 
 if TYPE_CHECKING:
     from notebook_rt.store.table import Table

@@ -24,6 +24,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, WireRow
+from notebook_rt.model.types import Backend, Column, Schema, equal, kind
 from notebook_rt.store.beside import beside
 from notebook_rt.store.columns import ColumnStore, column_of
 from notebook_rt.store.dense import Positions, Step
@@ -34,9 +36,7 @@ from notebook_rt.store.load import TableLoad
 from notebook_rt.store.marks import Kept, Mark
 from notebook_rt.store.order import OrderBy, Ordered
 from notebook_rt.store.text import TextColumn
-from notebook_rt.store.types import Backend, Column, Schema, equal, kind
 from notebook_rt.store.uninterrupted import uninterrupted
-from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, WireRow
 
 _NONE: Final[Positions] = np.empty(0, "int64")
 _PENDING: Final = 8192
@@ -62,7 +62,7 @@ class Table:
 
     Examples
     --------
-    >>> from notebook_rt.sync.rows import Upsert
+    >>> from notebook_rt.model.rows import Upsert
     >>> table = Table(Schema((Column("id", "int8"), Column("name", "text")), key=("id",)))
     >>> _ = table.apply([Upsert(7, {"id": 7, "name": "seven"})])
     >>> table.snapshot().loc[7, "name"]

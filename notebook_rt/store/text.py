@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from notebook_rt.model.types import Backend, Numeric, dtype
 from notebook_rt.store.arrays import objects
 from notebook_rt.store.columns import ColumnStore, ObjectColumn, differing
 from notebook_rt.store.dense import Positions, Step
-from notebook_rt.store.types import Backend, Numeric, dtype
 
 CHUNK: Final = 512
 _POOL: Final = pa.system_memory_pool()

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.rows import Key, RowChange, Rows, WireRow
+from notebook_rt.model.rows import Key, RowChange, Rows, WireRow
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.sync.usage import Purpose
 
 Status: TypeAlias = Literal["loading", "live", "polling", "stale", "closed", "error"]
@@ -272,7 +272,7 @@ class Wake:
 
 @dataclass(frozen=True, slots=True)
 class TurnWanted:
-    """A poll is due: send a ``Turn`` when it may begin (``sync/turns.py``)."""
+    """A poll is due: send a ``Turn`` when it may begin (``sync/connection/turns.py``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import pandas as pd
 
+from notebook_rt.edits.merge import ANSWER_LOST
 from notebook_rt.errors import ReadOnlyError
+from notebook_rt.model.rows import Upsert
+from notebook_rt.model.types import Column
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column
-from notebook_rt.sync.health import UNAVAILABLE
-from notebook_rt.sync.merge import ANSWER_LOST
-from notebook_rt.sync.rows import Upsert
+from notebook_rt.sync.connection.health import UNAVAILABLE
 from notebook_rt.widgets.sources import Conflict, Unsubscribe, listen
 
 if TYPE_CHECKING:

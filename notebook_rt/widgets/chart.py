@@ -26,7 +26,7 @@ import pandas as pd
 import platformdirs
 
 from notebook_rt.errors import ClosedError
-from notebook_rt.store.coerce import missing
+from notebook_rt.model.coerce import missing
 from notebook_rt.widgets.base import LiveWidget, module, styles
 from notebook_rt.widgets.chartspec import kind_of, picture
 from notebook_rt.widgets.columns import Pack, cells, text_of

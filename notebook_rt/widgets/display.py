@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from notebook_rt.errors import printable
-from notebook_rt.host import has_front_end
+from notebook_rt.runtime.host import has_front_end
 from notebook_rt.widgets.adapters import FrameOf, MappedOf
 from notebook_rt.widgets.base import LiveWidget
 from notebook_rt.widgets.chart import ChartWidget
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from notebook_rt.channel import Presence
     from notebook_rt.frame import LiveFrame
     from notebook_rt.mapped import MappedFrame
-    from notebook_rt.outbox.view import QueueView
+    from notebook_rt.queue import QueueView
     from notebook_rt.session import Session
 
 Bundle: TypeAlias = Any

@@ -15,8 +15,8 @@ from html import escape
 
 import pandas as pd
 
-from notebook_rt.store.coerce import missing
-from notebook_rt.sync.spec import parse_names
+from notebook_rt.model.coerce import missing
+from notebook_rt.model.spec import parse_names
 from notebook_rt.widgets.base import HERE, LiveWidget, module, pump, static_table, styles
 from notebook_rt.widgets.columns import text_of
 from notebook_rt.widgets.gridmodel import GridModel

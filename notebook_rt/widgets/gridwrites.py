@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
 
 from notebook_rt.errors import InvalidEditError
-from notebook_rt.store.types import Column
+from notebook_rt.model.types import Column
 from notebook_rt.widgets.sources import FrameSource
 from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.typed import parse_typed

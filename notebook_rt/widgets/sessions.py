@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from notebook_rt.errors import ClosedError, NotebookRTError
-from notebook_rt.sync.health import Health
+from notebook_rt.sync.connection.health import Health
 from notebook_rt.widgets.health import DETAILS
 from notebook_rt.widgets.sources import (
     HealthReport,
@@ -28,7 +28,7 @@ from notebook_rt.widgets.sources import (
 
 if TYPE_CHECKING:
     from notebook_rt.channel import Presence
-    from notebook_rt.outbox.view import QueueView
+    from notebook_rt.queue import QueueView
     from notebook_rt.session import Session
 
 NOTES_KEPT: Final = 200

@@ -21,7 +21,7 @@ from notebook_rt.errors import ClosedError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from notebook_rt.store.types import Column
+    from notebook_rt.model.types import Column
 
 Unsubscribe: TypeAlias = Callable[[], None]
 Health: TypeAlias = Literal[

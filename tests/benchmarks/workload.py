@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from notebook_rt.model.rows import Delete, Op, Upsert
+from notebook_rt.model.types import Backend, Column, Schema
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Backend, Column, Schema
-from notebook_rt.sync.rows import Delete, Op, Upsert
 
 SCHEMA = Schema(
     (

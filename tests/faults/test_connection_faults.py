@@ -12,7 +12,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
-from notebook_rt.sync import joins
+from notebook_rt.sync.connection import joins
 from tests.faults.lab import Lab, laboratory
 from tests.faults.truth import VIEWS, View
 from tests.proxy import Answer, Cut, Drop, Rule, Stall

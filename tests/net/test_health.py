@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from notebook_rt.sync.health import COLOURS, Facts, Metrics, Series, TableFacts, health
+from notebook_rt.sync.connection.health import COLOURS, Facts, Metrics, Series, TableFacts, health
 
 NUMBERS = {"slow_ms": 500.0, "stale_after": 60.0, "poll_interval": 5.0, "behind_after": 3.0}
 STATUSES = ["loading", "live", "polling", "stale", "closed", "error"]

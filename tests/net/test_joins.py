@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from notebook_rt.options import Options
-from notebook_rt.sync.joins import (
+from notebook_rt.sync.connection.joins import (
     BURST,
     CONFIRM_WITHIN,
     Effect,

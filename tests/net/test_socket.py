@@ -22,7 +22,7 @@ from websockets.uri import parse_uri
 from notebook_rt.errors import AuthError, NotebookRTError, ServerError, UnreachableError
 from notebook_rt.local import LocalStack
 from notebook_rt.net.credentials import Credentials
-from notebook_rt.net.socket import Socket
+from notebook_rt.net.websocket.socket import Socket
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Binding, Change
 

@@ -16,9 +16,9 @@ from hypothesis import given
 
 from notebook_rt.errors import ErrorClass
 from notebook_rt.options import Options
-from notebook_rt.sync.joins import Effect as Joining
-from notebook_rt.sync.joins import Join, Joins
-from notebook_rt.sync.supervisor import (
+from notebook_rt.sync.connection.joins import Effect as Joining
+from notebook_rt.sync.connection.joins import Join, Joins
+from notebook_rt.sync.connection.supervisor import (
     Beat,
     Close,
     Event,

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from notebook_rt.edits.decide import Answer as Reply
+from notebook_rt.edits.decide import Request
 from notebook_rt.errors import QueueError
 from notebook_rt.local import LocalStack
-from notebook_rt.outbox.decide import Answer as Reply
-from notebook_rt.outbox.decide import Request
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import NoAnswerError
 from tests.outbox.kernel import OWNER, Kernel

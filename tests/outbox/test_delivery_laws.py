@@ -12,13 +12,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notebook_rt.editing import Editing
-from notebook_rt.editor import Editor
+from notebook_rt.edits.editing import Editing
+from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.merge import Edit, Strategies, merge_value
+from notebook_rt.edits.overlay import Overlay
+from notebook_rt.model.rows import Key, Upsert
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.worker import Worker
-from notebook_rt.sync.merge import Edit, Strategies, merge_value
-from notebook_rt.sync.overlay import Overlay
-from notebook_rt.sync.rows import Key, Upsert
 from tests.outbox.postgrest import FAULTS, SCHEMA, Fault, Table
 from tests.sync.model import DictRows
 

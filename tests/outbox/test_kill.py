@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from notebook_rt.edits.decide import difference
 from notebook_rt.local import LocalStack
-from notebook_rt.outbox.decide import difference
 from tests.outbox.kernel import Kernel, planned, row_of
 from tests.proxy import Cut, Proxy, lost_answers
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from notebook_rt.cli import main
-from notebook_rt.outbox.ops import Op
+from notebook_rt.cli.main import main
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.view import QueueView
+from notebook_rt.queue import QueueView
 
 ANN = Owner("https://x.supabase.co", "ann")
 BEN = Owner("https://x.supabase.co", "ben")

@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
+from notebook_rt.edits.ops import Op
+from notebook_rt.edits.rows import Put
 from notebook_rt.errors import QueueError
 from notebook_rt.outbox import schema
 from notebook_rt.outbox.lease import LeaseLostError
-from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.rows import Put
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_a_forked_child_does_not_touch_its_parents_file(outbox: Outbox) -> None:
 
 WRITER = """
 import sys
-from notebook_rt.outbox.ops import Op
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.queue import Outbox
 outbox, name = Outbox(sys.argv[1]), sys.argv[2]
 number = 0
@@ -330,7 +330,7 @@ while True:
 PATIENT = """
 import sys
 from pathlib import Path
-from notebook_rt.outbox.ops import Op
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.queue import Outbox
 outbox = Outbox(Path(sys.argv[1]))
 print("open", flush=True)

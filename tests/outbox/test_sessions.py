@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.lease import kernel_name
-from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.view import QueueView
+from notebook_rt.queue import QueueView
 
 OWNER = Owner("http://x", "me")
 SCRIPT = """
 import sys
 from pathlib import Path
 from notebook_rt.outbox.lease import kernel_name
-from notebook_rt.outbox.ops import Op
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 

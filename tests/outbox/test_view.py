@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from notebook_rt.cli import main
+from notebook_rt.cli.main import main
+from notebook_rt.edits.ops import Op
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
-from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.view import QueueView
+from notebook_rt.queue import QueueView
 from tests.waiting import scaled
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J"
@@ -120,7 +120,7 @@ def test_the_command_line_says_nothing_that_a_terminal_would_obey(
 
 
 def test_the_command_line_may_be_read_from_the_beginning_only(outbox: Outbox) -> None:
-    code = "import sys; from notebook_rt.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from notebook_rt.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "queue", "list", "--file", str(outbox.path)]
     reading, writing = os.pipe()
     os.close(reading)  # as `| head` does

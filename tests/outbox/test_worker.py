@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from notebook_rt.edits.decide import Answer as Reply
+from notebook_rt.edits.decide import Request
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.edits.ops import Op
 from notebook_rt.errors import ConflictError, InvalidEditError
 from notebook_rt.local import LocalStack
-from notebook_rt.outbox.decide import Answer as Reply
-from notebook_rt.outbox.decide import Request
-from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.worker import Worker
-from notebook_rt.sync.merge import Strategies
 from tests.outbox.kernel import Kernel
 from tests.proxy import Answer, Proxy, lost_answers
 from tests.waiting import scaled

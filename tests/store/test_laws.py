@@ -21,12 +21,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from notebook_rt.model.rows import Delete, Key, Op, Upsert, WireRow
+from notebook_rt.model.types import Column, Schema, equal, to_json
 from notebook_rt.store import dense, keys, text
 from notebook_rt.store import table as table_module
 from notebook_rt.store.order import OrderBy
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column, Schema, equal, to_json
-from notebook_rt.sync.rows import Delete, Key, Op, Upsert, WireRow
 from tests.store.model import Model
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)

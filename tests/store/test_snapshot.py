@@ -18,12 +18,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from notebook_rt.model.rows import Delete, Op, Upsert
+from notebook_rt.model.types import Backend, Column, Schema
 from notebook_rt.store import dense
 from notebook_rt.store.dense import Buffer, Dense, Step
 from notebook_rt.store.order import OrderBy
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Backend, Column, Schema
-from notebook_rt.sync.rows import Delete, Op, Upsert
 
 ROWS = 40_000
 COLUMNS = {

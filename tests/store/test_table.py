@@ -7,10 +7,10 @@ import math
 import pandas as pd
 import pytest
 
+from notebook_rt.model.rows import Delete, RowChange, Upsert
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.store.order import OrderBy
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.rows import Delete, RowChange, Upsert
 
 SCHEMA = Schema((Column("id", "int8"), Column("n", "int4"), Column("t", "text")), ("id",))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from notebook_rt.store.types import Schema, equal
-from notebook_rt.sync.rows import Key, Op, Row, RowChange, Upsert, WireRow
+from notebook_rt.model.rows import Key, Op, Row, RowChange, Upsert, WireRow
+from notebook_rt.model.types import Schema, equal
 
 
 class DictRows:

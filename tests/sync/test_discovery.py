@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.errors import FilterError, MissingColumnError, RefusedError
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.change import columns_differ
-from notebook_rt.sync.discovery import (
+from notebook_rt.model.types import Column, Schema
+from notebook_rt.sync.table.change import columns_differ
+from notebook_rt.sync.table.discovery import (
     COMPOSITES,
     SINGLES,
     WIDEST,

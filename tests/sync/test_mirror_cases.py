@@ -17,11 +17,11 @@ from notebook_rt.errors import (
     RefusedError,
     UnknownKeyError,
 )
-from notebook_rt.filters import parse
+from notebook_rt.model.filters import parse
+from notebook_rt.model.spec import TableSpec, parse_order
+from notebook_rt.model.types import Column
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column
-from notebook_rt.sync import nulls
 from notebook_rt.sync.events import (
     AuditNow,
     Change,
@@ -37,7 +37,7 @@ from notebook_rt.sync.events import (
     StatusChanged,
     Told,
 )
-from notebook_rt.sync.spec import TableSpec, parse_order
+from notebook_rt.sync.table import nulls
 from tests.sync.simulation import Faults, Server, World
 
 COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}

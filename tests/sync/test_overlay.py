@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from notebook_rt.edits.merge import Edit, Strategies, rebase
+from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay, View
+from notebook_rt.model.rows import Delete, Key, Op, Upsert
+from notebook_rt.model.types import Column, Schema, equal
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column, Schema, equal
-from notebook_rt.sync.merge import Edit, Strategies, rebase
-from notebook_rt.sync.overlay import SHIELD_SECONDS, Overlay, View
-from notebook_rt.sync.rows import Delete, Key, Op, Upsert
 from tests.sync.model import DictRows
 
 SCHEMA = Schema(

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.errors import RateLimitedError, StatementTimeoutError
+from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Effect, Fetch, Fetched, FetchFailed, Page, Query
-from notebook_rt.sync.flows import Flows, ReadRefusedError
-from notebook_rt.sync.horizon import Horizon, Read
-from notebook_rt.sync.queries import Reads
-from notebook_rt.sync.ranges import AHEAD_PAGES, SMALLEST, from_number, number
-from notebook_rt.sync.reading import Paging, each_page
-from notebook_rt.sync.spec import TableSpec
+from notebook_rt.sync.table.flows import Flows, ReadRefusedError
+from notebook_rt.sync.table.horizon import Horizon, Read
+from notebook_rt.sync.table.queries import Reads
+from notebook_rt.sync.table.ranges import AHEAD_PAGES, SMALLEST, from_number, number
+from notebook_rt.sync.table.reading import Paging, each_page
 from tests.sync.simulation import Server, World
 
 

@@ -20,9 +20,10 @@ from notebook_rt.errors import (
     RefusedError,
     ServerError,
 )
+from notebook_rt.model.inferred import inferred
+from notebook_rt.model.rows import RowChange
+from notebook_rt.model.spec import QuerySpec
 from notebook_rt.options import Options
-from notebook_rt.store.inferred import inferred
-from notebook_rt.sync.answer import POSITION
 from notebook_rt.sync.events import (
     Cancel,
     Change,
@@ -45,9 +46,8 @@ from notebook_rt.sync.events import (
     Tick,
     Wake,
 )
-from notebook_rt.sync.requery import Requery
-from notebook_rt.sync.rows import RowChange
-from notebook_rt.sync.spec import QuerySpec
+from notebook_rt.sync.query.answer import POSITION
+from notebook_rt.sync.query.requery import Requery
 from tests.sync.model import DictRows
 
 CHANGE = Change("UPDATE", {}, {}, (), None)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from notebook_rt.store.types import Column
+from notebook_rt.model.types import Column
 from notebook_rt.widgets import ChartWidget
 from notebook_rt.widgets.base import HERE
 from notebook_rt.widgets.chart import INTERVAL, POINTS, ChartModel, thin

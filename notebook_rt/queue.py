@@ -1,0 +1,349 @@
+"""The queue as the user sees it: what waits, what failed and why, and what can be done about it.
+
+Behind ``Session.queue`` and behind ``notebook-rt queue``, so a queue can be looked at, mended and
+exported when no kernel runs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from notebook_rt.edits.ops import WRITES, Json, Op
+from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
+from notebook_rt.model.plain import plain
+from notebook_rt.model.types import coerce, to_json
+from notebook_rt.outbox.lease import is_alive
+from notebook_rt.outbox.owner import Owner
+from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.sessions import Session
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class QueueView:
+    """What waits to be sent. ``len(queue)`` counts it all.
+
+    Parameters
+    ----------
+    outbox : Outbox or callable
+        The file; a function is asked for the present one.
+    wake, pause, resume : callable
+        Tell the worker; from any thread.
+    held : callable, optional
+        Why nothing of what waits is sent; empty: it is.
+    display : callable, optional
+        How it is shown in a front end.
+    listen : callable, optional
+        Calls what it is given after every change, and gives back how to stop. Default: the file's
+        own, as long as it is the same.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox | Callable[[], Outbox],
+        *,
+        wake: Callable[[], object] = lambda: None,
+        pause: Callable[[], object] = lambda: None,
+        resume: Callable[[], object] = lambda: None,
+        held: Callable[[], str] = lambda: "",
+        display: Callable[[QueueView], Any] | None = None,
+        listen: Callable[[Callable[[], object]], Callable[[], None]] | None = None,
+    ) -> None:
+        self._outbox = outbox
+        self._wake = wake
+        self._pause = pause
+        self._resume = resume
+        self._held = held
+        self._display = display
+        self._listen = listen
+
+    @property
+    def outbox(self) -> Outbox:
+        """The file."""
+        return self._outbox if isinstance(self._outbox, Outbox) else self._outbox()
+
+    def on_change(self, fn: Callable[[], object]) -> Callable[[], None]:
+        """Call ``fn()`` after every change, on any thread: it must be quick, and look again later.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
+        return (self._listen or self.outbox.subscribe)(fn)
+
+    def __len__(self) -> int:
+        return len(self.outbox)
+
+    def __repr__(self) -> str:
+        return f"<queue: {in_states(self.outbox.counts())}>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
+        if self._display is not None:
+            return self._display(self)
+        return {"text/plain": repr(self), "text/html": str(self.df.to_html(escape=True))}
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """One row an operation, in order, index its id.
+
+        ``what`` it is, in a few words; ``state``: ``waiting``, ``sending``, ``parked`` (behind an earlier
+        one of its row that failed or asks), ``failed`` (refused, or given up) or ``asking`` (a conflict is
+        open); ``attempts`` (int64); ``why`` it failed, in the server's words; ``at`` (datetime64, UTC), when
+        it was made; ``values``, a dict as JSON has it; ``session``, the notebook or script that edited it
+        last, its process, and since when that runs.
+        """
+        import pandas as pd
+
+        ops, sessions = self.outbox.ops(), self.outbox.sessions()
+        return pd.DataFrame(
+            {
+                "what": [what(op) for op in ops],
+                "state": [state(op) for op in ops],
+                "attempts": pd.Series([op.attempts for op in ops], dtype="int64").to_numpy(),
+                "why": [op.error for op in ops],
+                "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
+                "values": [dict(op.values) for op in ops],
+                "session": [whose(op, sessions) for op in ops],
+            },
+            index=pd.Index([op.id for op in ops], name="id", dtype=object),
+        )
+
+    def retry(self, op: str | None = None) -> int:
+        """Send again what failed.
+
+        Parameters
+        ----------
+        op : str, optional
+            One operation, by its id (the index of ``df``). Default: all that failed.
+
+        Returns
+        -------
+        int
+            How many.
+        """
+        done = self.outbox.retry(op)
+        self._wake()
+        return done
+
+    def discard(self, op: str) -> int:
+        """Drop one operation, and those that stand on it: edits of a row that was never inserted.
+
+        Parameters
+        ----------
+        op : str
+            Its id (the index of ``df``).
+
+        Returns
+        -------
+        int
+            How many were dropped.
+
+        Raises
+        ------
+        QueueError
+            If it is not in the queue.
+        """
+        dropped = self.outbox.discard(op)
+        if not dropped:
+            raise QueueError(f"operation {op} is not in the queue: it was sent, or discarded")
+        self._wake()
+        return len(dropped)
+
+    def edit(self, op: str, **values: Any) -> None:
+        """Change columns of an operation that failed, and send it again.
+
+        Parameters
+        ----------
+        op : str
+            Its id (the index of ``df``).
+        **values
+            Columns, and what they become.
+
+        Raises
+        ------
+        InvalidEditError
+            If a value does not fit, or the operation is about other columns.
+        QueueError
+            If it is not there, or has not failed.
+        """
+        found = self.outbox.get(op)
+        if found is None or found.state != "failed":
+            raise QueueError(f"operation {op} has not failed: edit the table instead")
+        mended = {name: _json_of(found, name, value) for name, value in values.items()}
+        self.outbox.mend(replace(found, values={**found.values, **mended}))
+        self._wake()
+
+    def pause(self) -> None:
+        """Send nothing until `resume`, in this session; what is edited meanwhile waits."""
+        self._pause()
+
+    def resume(self) -> None:
+        """Send what waits, now and from now on."""
+        self._resume()
+
+    def flush(self, timeout: float | None = None) -> int:
+        """Send now, and wait until nothing waits any more.
+
+        Tables then show what the server answered: its defaults, what its triggers made of a value.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+
+        Returns
+        -------
+        int
+            How many are left, set aside: they failed, ask, or are parked behind one that does.
+
+        Raises
+        ------
+        QueueError
+            If something waits that nobody sends: the queue is paused, or the login refused.
+        WaitTimeoutError
+            If something still waits after ``timeout``.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        self.outbox.hurry()
+        self._wake()
+        while self.outbox.next_at() is not None:
+            if why := self._held():
+                waiting = self.outbox.counts()["waiting"]
+                raise QueueError(f"{why}; {waiting} of the queue wait{'s' * (waiting == 1)}")
+            if until is not None and time.monotonic() >= until:
+                raise WaitTimeoutError(
+                    f"{self.outbox.counts()['waiting']} operations still wait after {timeout:g} s; the "
+                    "session's .health says why, and they go on waiting in the queue's file"
+                )
+            time.sleep(0.02)
+        self._wake()  # what was answered this moment is in the file: have it shown, too
+        return len(self.outbox)
+
+    def export(self) -> list[dict[str, Json]]:
+        """Everything in the queue as JSON, for a file or another program."""
+        return [as_json(op) for op in self.outbox.ops()]
+
+
+def pending_df(ops: Sequence[Op]) -> pd.DataFrame:
+    """A table's writes in the queue, one row each, index their id."""
+    import pandas as pd
+
+    ops = [op for op in ops if op.kind in WRITES]
+    return pd.DataFrame(
+        {
+            "kind": [op.kind for op in ops],
+            "key": pd.Series([plain_key(op.key) for op in ops], dtype=object).tolist(),
+            "values": [dict(op.values) for op in ops],
+            "base": [dict(op.base) for op in ops],
+            "state": [state(op) for op in ops],
+            "attempts": pd.Series([op.attempts for op in ops], dtype="int64").to_numpy(),
+            "error": [op.error for op in ops],
+            "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
+        },
+        index=pd.Index([op.id for op in ops], name="id", dtype=object),
+    )
+
+
+def conflicts_df(records: Sequence[dict[str, Json]]) -> pd.DataFrame:
+    """Merge decisions, one row each, oldest first; ``open`` ones ask."""
+    import pandas as pd
+
+    names = ("column", "base", "mine", "theirs", "result", "rule", "who")
+    columns: dict[str, Any] = {
+        name: pd.Series([record[name] for record in records], dtype=object) for name in names
+    }
+    key = pd.Series([plain_key(record["key"]) for record in records], dtype=object)
+    at = pd.to_datetime([record["at"] for record in records], unit="s", utc=True)
+    opened = pd.Series([record["open"] for record in records], dtype=bool)
+    return pd.DataFrame({"at": at, "key": key, **columns, "open": opened})
+
+
+def plain_key(key: Mapping[str, Json]) -> Any:
+    """A key as the user knows it: a value, or a tuple."""
+    values = tuple(key.values())
+    return values[0] if len(values) == 1 else values
+
+
+def what(op: Op) -> str:
+    """An operation in a few words; names of others, so never put it into HTML unescaped."""
+    if op.kind == "broadcast":
+        return f"broadcast {op.event} to {op.target}"
+    if op.kind == "rpc":
+        return f"call {op.target}"
+    key = ", ".join(map(str, op.key.values()))
+    columns = f" ({', '.join(op.values)})" if op.kind == "update" else ""
+    return f"{op.kind} {op.target} {key}{columns}"
+
+
+def state(op: Op) -> str:
+    """``waiting``, ``sending``, ``parked`` (behind one that failed or asks), ``failed``, ``asking``."""
+    if op.state == "waiting":
+        return "parked" if op.blocked else "sending" if op.sent else "waiting"
+    return op.state
+
+
+def whose(op: Op, sessions: Mapping[str, Session]) -> str:
+    """The session that edited an operation last, in a few words; empty: it is not known."""
+    session = sessions.get(op.session)
+    if session is None:
+        return ""
+    host, _, rest = session.id.rpartition(":")[0].partition(":")
+    since = dt.datetime.fromtimestamp(session.started, dt.UTC)
+    state = ", paused" if session.paused else ""
+    if session.ended is not None or not is_alive(session.id):
+        state = ", ended"
+    name = session.name or "python"
+    return f"{name} (process {rest} on {host}, since {since:%Y-%m-%d %H:%M} UTC{state})"
+
+
+def in_states(counts: Mapping[str, int]) -> str:
+    """How many operations are in each state, in a few words."""
+    return ", ".join(f"{number} {name}" for name, number in counts.items())
+
+
+def as_json(op: Op) -> dict[str, Json]:
+    """An operation, whole."""
+    owner = Owner.read(op.owner)
+    return {
+        "id": op.id,
+        "project": owner.project,
+        "login": owner.login,
+        "what": what(op),
+        "state": state(op),
+        "why": op.error,
+        "attempts": op.attempts,
+        "at": dt.datetime.fromtimestamp(op.made_at, dt.UTC).isoformat(),
+        "kind": op.kind,
+        "schema": op.schema,
+        "target": op.target,
+        "key": dict(op.key),
+        "values": dict(op.values),
+        "base": dict(op.base),
+        "event": op.event,
+    }
+
+
+def dumps(value: Json) -> str:
+    """JSON for people and programs; what a terminal would obey is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def _json_of(op: Op, column: str, value: Any) -> Json:
+    """A user's value for a column of a failed operation."""
+    pg_type = op.types.get(column)
+    try:
+        if pg_type is not None:
+            return to_json(pg_type, coerce(pg_type, value, numeric="decimal"))
+        if op.kind == "update" and column not in op.values:
+            raise ValueError(f"it is about {', '.join(op.values)}; edit the table instead")
+        return plain(value, column)
+    except (TypeError, ValueError) as error:
+        raise InvalidEditError(f"{what(op)}: {column}: {error}", str(error), column) from None
