@@ -1,8 +1,8 @@
-"""``LiveFrame``: the thin handle on one live table, as the user holds it.
+"""``LiveFrame``: the thin handle on what is kept up to date, as the user holds it.
 
-It owns nothing: what it shows is in ``store/``, what keeps it true in ``sync/`` and ``net/``, what
-writes in ``outbox/``. Every call is synchronous and thread-safe; ``await frame.ready()`` works from
-any loop.
+A query and a channel's frame are one; a table is one that can be written (``table.py``). It owns
+nothing: what it shows is in ``store/``, what keeps it true in ``sync/`` and ``net/``. Every call is
+synchronous and thread-safe; ``await frame.ready()`` works from any loop.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
 
-from notebook_rt.edits.shown import Shown
 from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, again, printable
 from notebook_rt.mapped import MappedFrame
 from notebook_rt.runtime.callbacks import Mailbox, discard
@@ -24,7 +23,6 @@ from notebook_rt.runtime.feed import Feed
 from notebook_rt.runtime.following import note
 from notebook_rt.runtime.iteration import Changes
 from notebook_rt.runtime.progress import Bar
-from notebook_rt.table import Editable, Edits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,28 +39,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class LiveFrame(Editable):
-    """A table of the project as a pandas DataFrame that keeps itself up to date.
+class LiveFrame:
+    """A pandas DataFrame that keeps itself up to date: a table, a query or a channel's messages.
 
-    Made by ``Session.table``. As a cell's last line it is the live grid. What is asked of a closed
-    one raises `ClosedError`; ``df`` still gives the last data.
+    Made by ``Session.table``, ``Session.query`` and ``Channel.frame``. As a cell's last line it is the
+    live grid. What is asked of a closed one raises `ClosedError`; ``df`` still gives the last data.
     """
+
+    editable = False
+    """Whether its rows can be written: a `LiveTable`'s can."""
 
     def __init__(
         self,
         feed: Feed,
         release: Callable[[], None],
         session: object,
-        edits: Edits | None = None,
         debounce: float = 0.0,
     ) -> None:
         self._feed = feed
-        self._edits = edits
         self._release = release
         self._debounce = debounce
         self._session = session  # a session lives as long as one of its frames
-        self._shown = Shown()
-        """What this handle has shown: what edits through it are made from."""
         self._removers: list[Callable[[], None]] = []
         self._iterations: weakref.WeakSet[Changes] = weakref.WeakSet()
         self._closed = False
@@ -82,6 +79,18 @@ class LiveFrame(Editable):
             if hasattr(pd.DataFrame, name) or (schema is not None and name in schema.types):
                 error += f"; its snapshot, a DataFrame, has it: .df.{name}"
         raise AttributeError(error)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(
+                f"{type(self).__name__!r} has no {name!r} to set; {self._how_to_edit}"
+            )
+        super().__setattr__(name, value)
+
+    def __setitem__(self, item: object, value: object) -> NoReturn:
+        raise TypeError(f"{type(self).__name__!r} has no [...] to set; {self._how_to_edit}")
+
+    _how_to_edit = "it is read only"
 
     def __getitem__(self, item: object) -> NoReturn:
         shown = repr(item) if isinstance(item, str | list | int) else "..."
@@ -111,7 +120,6 @@ class LiveFrame(Editable):
         *,
         columns: str | Sequence[str] | None = None,
         formats: Mapping[str, str] | None = None,
-        editable: bool | str | Sequence[str] = True,
         height: int = 360,
     ) -> GridWidget:
         """The live grid, with options.
@@ -122,9 +130,6 @@ class LiveFrame(Editable):
             Which, in this order. Default: all, the key's first.
         formats : dict of str, optional
             Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
-        editable : bool, str or sequence of str
-            Which columns may be edited in place. True: all but the key's, and rows can be added and
-            deleted.
         height : int
             In pixels, at most: a few rows take less.
 
@@ -136,9 +141,7 @@ class LiveFrame(Editable):
         from notebook_rt.widgets import display
 
         self._feed.look()
-        return display.grid(
-            self, columns=columns, formats=formats, editable=editable, height=height
-        )
+        return display.grid(self, columns=columns, formats=formats, height=height)
 
     def plot(
         self,
@@ -237,15 +240,9 @@ class LiveFrame(Editable):
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def _show(self, read: Callable[[Table | Ordered], T], unmarked: Callable[[], T | None]) -> T:
-        """What ``read`` makes of the table; from now on edits are made from it.
-
-        Where nothing can be edited, what ``unmarked`` gives.
-        """
-        if not self.editable:
-            return self._read(unmarked)
-        value, mark = self._read(lambda: self._feed.shown(read))
-        self._shown.whole(mark)
-        return value
+        """What ``unmarked`` gives. `LiveTable` notes what ``read`` makes of the table: edits are made
+        from it."""
+        return self._read(unmarked)
 
     def _read(self, snapshot: Callable[[], T | None]) -> T:
         """What ``snapshot`` gives, once there is something; an error of the table is raised."""
@@ -299,14 +296,11 @@ class LiveFrame(Editable):
             As the index of ``df`` has it; a tuple for a composite key.
         """
         note(self)
-        row = self._feed.get(key)
-        if row is not None and self.editable:
-            self._shown.row(key, row)
-        return row
+        return self._feed.get(key)
 
     # Waiting
 
-    def wait(self, timeout: float | None = None) -> LiveFrame:
+    def wait(self, timeout: float | None = None) -> Self:
         """Wait for the first data; shows a progress bar where that takes long. Ctrl-C works.
 
         Parameters
@@ -347,7 +341,7 @@ class LiveFrame(Editable):
         finally:
             future.cancel()  # nobody waits for it any more
 
-    async def ready(self) -> LiveFrame:
+    async def ready(self) -> Self:
         """Wait for the first data without blocking the caller's loop; raises as ``wait`` does."""
         self._check()
         self._feed.look()
@@ -380,15 +374,21 @@ class LiveFrame(Editable):
         callable
             Call it to unsubscribe.
         """
-        if not self.editable or not callable(fn):
+        told = self._told
+        if told is None or not callable(fn):
             return self._listen(fn, fn)
 
         def show(batch: ChangeBatch) -> Any:
-            self._shown.changes(batch)
+            told(batch)
             return fn(batch)
 
         # Logged under its own name if it raises.
         return self._listen(update_wrapper(show, fn, ("__qualname__",), ()), fn)
+
+    @property
+    def _told(self) -> Callable[[ChangeBatch], object] | None:
+        """What hears of each batch before the user does."""
+        return None
 
     def _listen(
         self,
@@ -435,7 +435,7 @@ class LiveFrame(Editable):
         """
         self._check()
         self._feed.look()
-        changes = Changes(self._feed, timeout, self._shown.changes if self.editable else None)
+        changes = Changes(self._feed, timeout, self._told)
         self._iterations.add(changes)
         return changes
 
@@ -481,8 +481,40 @@ class LiveFrame(Editable):
                 changes.close()
             self._release()
 
-    def __enter__(self) -> LiveFrame:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.ready()
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
+
+
+def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> MappedFrame:
+    """A live view of several frames: ``fn(a.df, b.df)``, computed when it is read and one has changed.
+
+    Parameters
+    ----------
+    frames : sequence of LiveFrame
+        Whose snapshots ``fn`` is given, in this order. They are read one after the other.
+    fn : callable
+        Returns what is made of them. Other live frames that it reads are followed, too.
+
+    Raises
+    ------
+    TypeError
+        If ``fn`` is no function, or ``frames`` are no live frames.
+
+    Examples
+    --------
+    >>> value = map([trades, prices], lambda t, p: t.join(p, on="symbol"))  # doctest: +SKIP
+    >>> value.df  # doctest: +SKIP
+    """
+    several = (frames,) if isinstance(frames, LiveFrame) else tuple(frames)
+    if not several or not all(isinstance(frame, LiveFrame) for frame in several):
+        raise TypeError(f"map takes live frames, such as [trades, prices], not {frames!r}")
+    return MappedFrame(several, fn)

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, get_args
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.merge import Strategy as Merge
 from notebook_rt.errors import ClosedError
-from notebook_rt.frame import LiveFrame
 from notebook_rt.model.filters import parse
-from notebook_rt.model.spec import TableSpec, parse_names, parse_order
+from notebook_rt.model.order import parse_order
+from notebook_rt.model.spec import TableSpec, parse_names
 from notebook_rt.model.types import Backend
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.options import Options
 from notebook_rt.runtime.project import Project
 from notebook_rt.runtime.writes import Writes
 from notebook_rt.sync.connection.joins import Priority
+from notebook_rt.table import LiveTable
 
 if TYPE_CHECKING:
     from notebook_rt.channel import Channel
@@ -59,7 +60,7 @@ class Opening:
         lazy: bool = False,
         priority: Priority = "normal",
         debounce: float = 0.0,
-    ) -> LiveFrame:
+    ) -> LiveTable:
         """A table as a live DataFrame.
 
         Parameters
@@ -136,7 +137,7 @@ class Opening:
             self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy
         )
         release = _Release(self._thread, self._project, shared_as, priority)
-        frame = LiveFrame(driver, release, self, self._writes.table(driver), debounce)
+        frame = LiveTable(driver, release, self, self._writes.table(driver), debounce)
         # A handle that nobody holds any more (its cell was run again) lets go by itself, unless it
         # has a listener: the listener holds it.
         weakref.finalize(frame, release).atexit = False

@@ -12,8 +12,9 @@ from typing import Any
 
 from notebook_rt.frame import LiveFrame
 from notebook_rt.model.filters import parse
+from notebook_rt.model.order import parse_order
 from notebook_rt.model.plain import json_text
-from notebook_rt.model.spec import QuerySpec, parse_names, parse_order
+from notebook_rt.model.spec import QuerySpec, parse_names
 from notebook_rt.options import Options
 
 

@@ -9,24 +9,24 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from notebook_rt.edits.ops import WRITES, Json, Op
+from notebook_rt.edits.listing import in_states, state, what
+from notebook_rt.edits.ops import Json, Op
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
 from notebook_rt.model.plain import plain
 from notebook_rt.model.types import coerce, to_json
-from notebook_rt.outbox.lease import is_alive
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.sessions import Session
+from notebook_rt.outbox.sessions import whose
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class QueueView:
+class Queue:
     """What waits to be sent. ``len(queue)`` counts it all.
 
     Parameters
@@ -52,7 +52,7 @@ class QueueView:
         pause: Callable[[], object] = lambda: None,
         resume: Callable[[], object] = lambda: None,
         held: Callable[[], str] = lambda: "",
-        display: Callable[[QueueView], Any] | None = None,
+        display: Callable[[Queue], Any] | None = None,
         listen: Callable[[Callable[[], object]], Callable[[], None]] | None = None,
     ) -> None:
         self._outbox = outbox
@@ -229,83 +229,6 @@ class QueueView:
     def export(self) -> list[dict[str, Json]]:
         """Everything in the queue as JSON, for a file or another program."""
         return [as_json(op) for op in self.outbox.ops()]
-
-
-def pending_df(ops: Sequence[Op]) -> pd.DataFrame:
-    """A table's writes in the queue, one row each, index their id."""
-    import pandas as pd
-
-    ops = [op for op in ops if op.kind in WRITES]
-    return pd.DataFrame(
-        {
-            "kind": [op.kind for op in ops],
-            "key": pd.Series([plain_key(op.key) for op in ops], dtype=object).tolist(),
-            "values": [dict(op.values) for op in ops],
-            "base": [dict(op.base) for op in ops],
-            "state": [state(op) for op in ops],
-            "attempts": pd.Series([op.attempts for op in ops], dtype="int64").to_numpy(),
-            "error": [op.error for op in ops],
-            "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
-        },
-        index=pd.Index([op.id for op in ops], name="id", dtype=object),
-    )
-
-
-def conflicts_df(records: Sequence[dict[str, Json]]) -> pd.DataFrame:
-    """Merge decisions, one row each, oldest first; ``open`` ones ask."""
-    import pandas as pd
-
-    names = ("column", "base", "mine", "theirs", "result", "rule", "who")
-    columns: dict[str, Any] = {
-        name: pd.Series([record[name] for record in records], dtype=object) for name in names
-    }
-    key = pd.Series([plain_key(record["key"]) for record in records], dtype=object)
-    at = pd.to_datetime([record["at"] for record in records], unit="s", utc=True)
-    opened = pd.Series([record["open"] for record in records], dtype=bool)
-    return pd.DataFrame({"at": at, "key": key, **columns, "open": opened})
-
-
-def plain_key(key: Mapping[str, Json]) -> Any:
-    """A key as the user knows it: a value, or a tuple."""
-    values = tuple(key.values())
-    return values[0] if len(values) == 1 else values
-
-
-def what(op: Op) -> str:
-    """An operation in a few words; names of others, so never put it into HTML unescaped."""
-    if op.kind == "broadcast":
-        return f"broadcast {op.event} to {op.target}"
-    if op.kind == "rpc":
-        return f"call {op.target}"
-    key = ", ".join(map(str, op.key.values()))
-    columns = f" ({', '.join(op.values)})" if op.kind == "update" else ""
-    return f"{op.kind} {op.target} {key}{columns}"
-
-
-def state(op: Op) -> str:
-    """``waiting``, ``sending``, ``parked`` (behind one that failed or asks), ``failed``, ``asking``."""
-    if op.state == "waiting":
-        return "parked" if op.blocked else "sending" if op.sent else "waiting"
-    return op.state
-
-
-def whose(op: Op, sessions: Mapping[str, Session]) -> str:
-    """The session that edited an operation last, in a few words; empty: it is not known."""
-    session = sessions.get(op.session)
-    if session is None:
-        return ""
-    host, _, rest = session.id.rpartition(":")[0].partition(":")
-    since = dt.datetime.fromtimestamp(session.started, dt.UTC)
-    state = ", paused" if session.paused else ""
-    if session.ended is not None or not is_alive(session.id):
-        state = ", ended"
-    name = session.name or "python"
-    return f"{name} (process {rest} on {host}, since {since:%Y-%m-%d %H:%M} UTC{state})"
-
-
-def in_states(counts: Mapping[str, int]) -> str:
-    """How many operations are in each state, in a few words."""
-    return ", ".join(f"{number} {name}" for name, number in counts.items())
 
 
 def as_json(op: Op) -> dict[str, Json]:

@@ -34,6 +34,7 @@ from notebook_rt.net.login import Token
 from notebook_rt.net.loop import LoopThread, shared
 from notebook_rt.opening import Opening
 from notebook_rt.options import Options
+from notebook_rt.queue import Queue
 from notebook_rt.runtime.callbacks import Mailbox, Subscribers, discard
 from notebook_rt.runtime.host import at_session_end, has_front_end, is_interactive, running
 from notebook_rt.runtime.metrics import SessionMetrics
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from notebook_rt.edits.editing import SendResult
     from notebook_rt.local import LocalStack
     from notebook_rt.net.address import SupabaseClient
-    from notebook_rt.queue import QueueView
 
     # A property's Literal must be unknown at run time: jedi, which completes names for IPython and
     # Jupyter, fails over it and offers none (davidhalter/jedi#1990).
@@ -267,12 +267,21 @@ class Session(Opening):
     # What waits to be sent
 
     @property
-    def queue(self) -> QueueView:
-        """What waits to be sent, a `QueueView`: ``len``, ``.df``, ``.retry``, ``.edit``, ``.discard``,
+    def queue(self) -> Queue:
+        """What waits to be sent, a `Queue`: ``len``, ``.df``, ``.retry``, ``.edit``, ``.discard``,
         ``.pause``, ``.resume``, ``.flush``, ``.export``; displays as its widget.
         """
         self._check()
-        return self._writes.queue(partial(_show, "queue_bundle"))
+        writes = self._writes
+        return Queue(
+            lambda: writes.outbox,
+            wake=writes.decided,
+            pause=writes.pause,
+            resume=partial(writes.pause, False),
+            held=writes.held,
+            display=partial(_show, "queue_bundle"),
+            listen=writes.listen,
+        )
 
     def rpc(
         self,

@@ -1,4 +1,4 @@
-"""What can be edited of a live frame: the part of ``LiveFrame`` that writes (DESIGN 4).
+"""``LiveTable``: a live frame whose rows can be written (DESIGN 4).
 
 Thin: an edit goes to the table's `Editor`, which checks it, puts it down in the queue's file and
 shows it. Looking at what is pending opens no file where none is.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from notebook_rt.edits.at import At
 from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.listing import conflicts_df, pending_df
 from notebook_rt.edits.shown import Shown
-from notebook_rt.errors import ReadOnlyError
+from notebook_rt.frame import LiveFrame
 from notebook_rt.model.types import Column
-from notebook_rt.queue import conflicts_df, pending_df
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.runtime.following import note
@@ -23,8 +23,13 @@ from notebook_rt.runtime.following import note
 if TYPE_CHECKING:
     import pandas as pd
 
-    from notebook_rt.frame import LiveFrame
+    from notebook_rt.runtime.changes import ChangeBatch
+    from notebook_rt.store.order import Ordered
+    from notebook_rt.store.table import Table
+    from notebook_rt.widgets.grid import GridWidget
 
+
+T = TypeVar("T")
 
 HOW_TO_EDIT = (
     "rows are edited by .edit(key, column=value), .at[key, column] = value or .edit_many(DataFrame)"
@@ -52,32 +57,77 @@ class Edits(Protocol):
         """What is known of the columns has refused something: learn them again."""
 
 
-class Editable:
-    """The local edits of a ``LiveFrame``."""
+class LiveTable(LiveFrame):
+    """A table of the project as a pandas DataFrame that keeps itself up to date, and can be written.
 
-    _feed: Feed
-    _edits: Edits | None
-    _shown: Shown
-    _removers: list[Callable[[], None]]
+    Made by ``Session.table``. What is edited is shown at once, kept in the queue's file, written and
+    merged with what others changed.
+    """
 
-    if TYPE_CHECKING:  # LiveFrame's
+    editable = True
+    _how_to_edit = HOW_TO_EDIT
 
-        def wait(self, timeout: float | None = None) -> Any: ...
+    def __init__(
+        self,
+        feed: Feed,
+        release: Callable[[], None],
+        session: object,
+        edits: Edits,
+        debounce: float = 0.0,
+    ) -> None:
+        super().__init__(feed, release, session, debounce)
+        self._edits = edits
+        self._shown = Shown()
+        """What this handle has shown: what edits through it are made from."""
 
-        def _check(self) -> None: ...
+    # Reading
 
-    def __setattr__(self, name: str, value: object) -> None:
-        if not name.startswith("_") and not hasattr(type(self), name):
-            raise AttributeError(f"{type(self).__name__!r} has no {name!r} to set; {HOW_TO_EDIT}")
-        super().__setattr__(name, value)
+    def _show(self, read: Callable[[Table | Ordered], T], unmarked: Callable[[], T | None]) -> T:
+        value, mark = self._read(lambda: self._feed.shown(read))
+        self._shown.whole(mark)
+        return value
 
-    def __setitem__(self, item: object, value: object) -> NoReturn:
-        raise TypeError(f"{type(self).__name__!r} has no [...] to set; {HOW_TO_EDIT}")
+    def get(self, key: Hashable) -> dict[str, Any] | None:
+        row = super().get(key)
+        if row is not None:
+            self._shown.row(key, row)
+        return row
 
     @property
-    def editable(self) -> bool:
-        """Whether it is a table; broadcasts and queries are not edited."""
-        return self._edits is not None
+    def _told(self) -> Callable[[ChangeBatch], object]:
+        return self._shown.changes
+
+    def grid(
+        self,
+        *,
+        columns: str | Sequence[str] | None = None,
+        formats: Mapping[str, str] | None = None,
+        height: int = 360,
+        editable: bool | str | Sequence[str] = True,
+    ) -> GridWidget:
+        """The live grid, with options.
+
+        Parameters
+        ----------
+        columns, formats, height
+            As in `LiveFrame.grid`.
+        editable : bool, str or sequence of str
+            Which columns may be edited in place. True: all but the key's, and rows can be added and
+            deleted.
+
+        Raises
+        ------
+        ValueError
+            If a column is not there, or a format is invalid.
+        """
+        from notebook_rt.widgets import display
+
+        self._feed.look()
+        return display.grid(
+            self, columns=columns, formats=formats, height=height, editable=editable
+        )
+
+    # Editing
 
     def edit(
         self,
@@ -116,8 +166,6 @@ class Editable:
             have changed or were shown one by one: read the row again, or say ``base``.
         QueueError
             If it could not be put down in the queue's file; then it is not shown either.
-        ReadOnlyError
-            If this is no table.
         NotebookRTError
             What ``wait`` raises: the first edit waits for the first data.
 
@@ -156,7 +204,7 @@ class Editable:
         InvalidEditError
             If there is a row with this key already, the key is not given and can be neither made nor
             drawn now, or a value does not fit.
-        QueueError, ReadOnlyError, NotebookRTError
+        QueueError, NotebookRTError
             As `edit`.
         """
         return self._loaded().insert({**(values or {}), **columns})
@@ -175,7 +223,7 @@ class Editable:
         ------
         InvalidEditError
             If there is no such row.
-        QueueError, ReadOnlyError, NotebookRTError
+        QueueError, NotebookRTError
             As `edit`.
         """
         self._editor().delete(key, after)
@@ -211,7 +259,7 @@ class Editable:
             If a row or a column is not there, or is named twice, or a value does not fit; or if the key
             is a column and the index has no name, as in a file that was just read: ``set_index`` it; or
             if ``base`` lacks what is changed, or what was shown is not known any more.
-        QueueError, ReadOnlyError, NotebookRTError
+        QueueError, NotebookRTError
             As `edit`.
         """
         return self._editor().edit_many(changes, self._shown, base)
@@ -230,7 +278,7 @@ class Editable:
     @property
     def at(self) -> At:
         """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``; see `At`."""
-        note(cast("LiveFrame", self))
+        note(self)
         return At(self._editor(), self._shown)
 
     def undo(self) -> bool:
@@ -356,8 +404,6 @@ class Editable:
 
     def _writable(self) -> Edits:
         self._check()
-        if self._edits is None:
-            raise ReadOnlyError(self._feed.name)
         return self._edits
 
     def _loaded(self) -> Edits:

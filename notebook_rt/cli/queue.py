@@ -16,12 +16,14 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from notebook_rt.edits.listing import in_states, state, what
 from notebook_rt.edits.ops import Op
 from notebook_rt.errors import QueueError, printable
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.schema import directory
-from notebook_rt.queue import QueueView, as_json, dumps, in_states, state, what, whose
+from notebook_rt.outbox.sessions import whose
+from notebook_rt.queue import Queue, as_json, dumps
 
 COMMANDS = ("list", "show", "retry", "discard", "export")
 DESCRIPTION = (
@@ -106,7 +108,7 @@ def _owner(op: Op) -> str:
 
 def _export(file: Path) -> list[object]:
     with closing(Outbox(file)) as outbox:
-        return list(QueueView(outbox).export())
+        return list(Queue(outbox).export())
 
 
 def _retry_all(file: Path) -> int:

@@ -16,24 +16,20 @@ import contextlib
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from notebook_rt.edits.block import Blocks
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.ops import Json, Op
-from notebook_rt.edits.rows import Put
+from notebook_rt.edits.pending import Operations, Shared
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.rows import RowChange
-from notebook_rt.outbox.queue import Outbox
 
 __all__ = ["Editing", "SendResult"]
 
-UNDONE = 100
-"""The last edits of a table that can be taken back."""
 NoteKind = Literal["merged", "queued", "failed", "info"]
 
 
@@ -50,7 +46,7 @@ class Editing:
 
     Parameters
     ----------
-    outbox : Outbox
+    outbox : Operations
         The queue's file.
     clock : callable
         Seconds since the epoch, in server time.
@@ -58,24 +54,21 @@ class Editing:
         New random ids, for operations and for keys of type uuid.
     note : callable, optional
         Told ``(kind, text)`` when something was merged, queued or failed.
+    lock : context manager, optional
+        Guards every overlay of the session, in the hand of who feeds the tables, too.
     """
 
     def __init__(
         self,
-        outbox: Outbox,
+        outbox: Operations,
         *,
         clock: Callable[[], float],
         make_id: Callable[[], str] = lambda: str(uuid.uuid4()),
         note: Callable[[NoteKind, str], object] | None = None,
+        lock: AbstractContextManager[Any] | None = None,
     ) -> None:
-        self.outbox = outbox
-        self.lock = threading.RLock()
-        self.clock = clock
-        self.make_id = make_id
+        self._shared = Shared(outbox, clock, make_id, lock or threading.RLock())
         self._note = note or (lambda kind, text: None)
-        self.blocks = Blocks()
-        self._editors: list[Editor] = []
-        self._done: dict[tuple[str, str], deque[list[Put]]] = {}
 
     def editor(
         self,
@@ -94,23 +87,19 @@ class Editing:
         doubted : callable, optional
             Told when what is known of its columns has refused an edit, or the server one for it.
         """
-        editor = Editor(self, schema, table, strategies or Strategies(), changed, doubted)
+        editor = Editor(self._shared, schema, table, strategies or Strategies(), changed, doubted)
         with self.lock:
-            self._editors.append(editor)
+            self._shared.editors.append(editor)
         return editor
 
     def forget(self, editor: Editor) -> None:
         """The table is no longer open; its edits stay in the queue."""
         with self.lock, contextlib.suppress(ValueError):
-            self._editors.remove(editor)
-
-    def done_to(self, schema: str, table: str) -> deque[list[Put]]:
-        """The last edits of a table in this session, which can be taken back."""
-        return self._done.setdefault((schema, table), deque(maxlen=UNDONE))
+            self._shared.editors.remove(editor)
 
     def strategies(self, schema: str, table: str) -> Strategies | None:
         """For the worker: how a table that is open here merges, functions included."""
-        return next((e.strategies for e in self.editors_of(schema, table)), None)
+        return next((e.strategies for e in self._shared.editors_of(schema, table)), None)
 
     # --- broadcasts and calls --------------------------------------------------------------------
 
@@ -130,10 +119,10 @@ class Editing:
         QueueError
             If it could not be committed.
         """
-        now = self.clock()
+        now = self._shared.clock()
         return self._queue(
             Op(
-                self.make_id(),
+                self._shared.make_id(),
                 "broadcast",
                 "realtime",
                 topic,
@@ -157,11 +146,11 @@ class Editing:
         """
         return self._queue(
             Op(
-                self.make_id(),
+                self._shared.make_id(),
                 "rpc",
                 schema,
                 function,
-                self.clock(),
+                self._shared.clock(),
                 values=args,
                 repeatable=repeatable,
             )
@@ -169,7 +158,7 @@ class Editing:
 
     def _queue(self, op: Op) -> SendResult:
         try:
-            self.outbox.put(op)
+            self._shared.outbox.put(op)
         except TypeError as error:
             raise InvalidEditError(f"{op.target}: this cannot be said in JSON: {error}") from error
         return SendResult(queued=True, id=op.id)
@@ -178,19 +167,19 @@ class Editing:
 
     def leaving(self, ops: Sequence[Op]) -> None:
         with self.lock:
-            for editor in self._editors:
+            for editor in self._shared.editors:
                 if editor.overlay is not None:
                     editor.overlay.sent(op.id for op in ops)
 
     def settled(self, op: Op, row: Mapping[str, Json] | None) -> None:
         with self.lock:
-            for editor in self.editors_of(op.schema, op.target):
+            for editor in self._shared.editors_of(op.schema, op.target):
                 editor.settled(op, row)
 
     def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
         with self.lock:
-            kept = self.outbox.get(op.id)  # somebody may have decided before this is told
-            for editor in self.editors_of(op.schema, op.target):
+            kept = self._shared.outbox.get(op.id)  # somebody may have decided before this is told
+            for editor in self._shared.editors_of(op.schema, op.target):
                 if kept is not None:
                     editor.lay([kept])
                 for fn in editor.on_merge if records else ():
@@ -204,7 +193,7 @@ class Editing:
         self._note("failed", f"{op.target}: {op.error}")
 
     def doubted(self, op: Op) -> None:
-        for editor in self.editors_of(op.schema, op.target):
+        for editor in self._shared.editors_of(op.schema, op.target):
             editor.doubted()
 
     def stuck(self, words: str) -> None:
@@ -213,15 +202,17 @@ class Editing:
     def elsewhere(self) -> None:
         """Show what another kernel on the file has queued, and settle what it has sent."""
         with self.lock:
-            for editor in self._editors:
+            for editor in self._shared.editors:
                 editor.catch_up()
 
     def tick(self) -> None:
         now = time.monotonic()
         with self.lock:
-            for editor in self._editors:
+            for editor in self._shared.editors:
                 if editor.overlay is not None:
                     editor.overlay.lower_shields(now)
 
-    def editors_of(self, schema: str, table: str) -> list[Editor]:
-        return [e for e in self._editors if (e.schema_name, e.table) == (schema, table)]
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Guards every overlay of the session."""
+        return self._shared.lock

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from notebook_rt.edits.based import NOW, Known, called, known_of, row_said, rows_said
 from notebook_rt.edits.block import Block, in_order
 from notebook_rt.edits.decisions import Record
-from notebook_rt.edits.laid import Laid
+from notebook_rt.edits.listing import conflicts_df, pending_df
 from notebook_rt.edits.merge import Edit
 from notebook_rt.edits.ops import Json, Op, changes_key
 from notebook_rt.edits.overlay import Overlay
+from notebook_rt.edits.pending import PendingEdits
 from notebook_rt.edits.rows import Put
 from notebook_rt.errors import ConflictError, InvalidEditError, QueueError
 from notebook_rt.model.rows import Key, Row, RowChange
 from notebook_rt.model.types import equal
-from notebook_rt.queue import conflicts_df, pending_df
 
 if TYPE_CHECKING:
     from collections import deque
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
-class Editor(Laid):
+class Editor(PendingEdits):
     """Edits of one live table. Every method may be called from any thread.
 
     Values are checked against the column's type first; `InvalidEditError` says what is wrong.
@@ -62,13 +62,13 @@ class Editor(Laid):
         QueueError
             If it could not be committed; the view then does not show it.
         """
-        with self._editing.lock:
+        with self._shared.lock:
             composer = self._need()[1]
             key = composer.key(key)
             there = self._there(key)
         plain = [column for column, value in values.items() if not callable(value)]
         values, old = called(composer, there, values)
-        with self._editing.lock:
+        with self._shared.lock:
             composer = self._need()[1]
             there = self._there(key)
             if base is not None:
@@ -82,19 +82,19 @@ class Editor(Laid):
 
     def drawn(self, values: Mapping[str, Any]) -> list[str]:
         """The key's columns that a new row of these values lacks, and that a sequence may give."""
-        with self._editing.lock:
+        with self._shared.lock:
             return self._need()[1].drawn(values)
 
     def has(self, row: Mapping[str, Any]) -> bool:
         """Whether there is a row of its key already, as far as is known here."""
-        with self._editing.lock:
+        with self._shared.lock:
             composer = self._need()[1]
             parts = tuple(row.get(name) for name in composer.schema.key)
             return self._seen(composer.key(parts if len(parts) > 1 else parts[0])) is not None
 
     def keyless(self, column: str, why: str) -> InvalidEditError:
         """What is raised if a sequence gives none."""
-        with self._editing.lock:
+        with self._shared.lock:
             return self._need()[1].keyless(column, why)
 
     def insert(self, values: Mapping[str, Any], drawn: str = "") -> Key:
@@ -102,7 +102,7 @@ class Editor(Laid):
 
         ``drawn`` is the key's column that a sequence gave.
         """
-        with self._editing.lock:
+        with self._shared.lock:
             composer = self._need()[1]
             op = composer.insert(values, drawn)
             key = composer.edit(op).key
@@ -116,7 +116,7 @@ class Editor(Laid):
 
     def delete(self, key: Hashable, after: float = 0.0) -> None:
         """Delete a row; it leaves after so many seconds."""
-        with self._editing.lock:
+        with self._shared.lock:
             composer = self._need()[1]
             key = composer.key(key)
             row = self._there(key)
@@ -148,7 +148,7 @@ class Editor(Laid):
                 "edit_many takes a DataFrame, its index the keys, its columns what to set; not "
                 f"{type(changes).__name__}"
             )
-        with self._editing.lock:
+        with self._shared.lock:
             composer = self._need()[1]
             if not changes.columns.is_unique:
                 twice = changes.columns[changes.columns.duplicated()][0]
@@ -191,7 +191,7 @@ class Editor(Laid):
         Only what this thread edits. The lock is not held meanwhile: the block may take its time,
         and the table goes on living. A block in a block is a part of it, be it of another table.
         """
-        blocks = self._editing.blocks
+        blocks = self._shared.blocks
         outermost = not blocks.open
         block = blocks.open.setdefault(self, Block())
         before = len(block)
@@ -215,7 +215,7 @@ class Editor(Laid):
             there = len(batch)
             self._take_back(batch, max(0, there - 1), known)
             return there > 0
-        with self._editing.lock:
+        with self._shared.lock:
             while self._undo:
                 undone = self._outbox.take_back(self._undo[-1])
                 self._undo.pop()
@@ -231,7 +231,7 @@ class Editor(Laid):
 
     def discard(self, key: Hashable, known: Known = NOW) -> int:
         """Drop the pending edits of a row, whatever their state; how many operations it were."""
-        with self._editing.lock:
+        with self._shared.lock:
             overlay, composer = self._need()
             key = composer.key(key)
             ids = dict.fromkeys(edit.id for edit in overlay.edits_of(key))
@@ -251,7 +251,7 @@ class Editor(Laid):
         *,
         value: Any = ...,
     ) -> None:
-        """Decide a conflict that is open; parameters and errors are those of `Editable.resolve`."""
+        """Decide a conflict that is open; parameters and errors are those of `LiveTable.resolve`."""
         if choice not in ("mine", "theirs"):
             raise ValueError(
                 f'choice is "mine" or "theirs", not {choice!r}; a third value is value=...'
@@ -260,7 +260,7 @@ class Editor(Laid):
             raise ValueError(
                 "a value decides one column: say which, resolve(key, column, value=...)"
             )
-        with self._editing.lock:
+        with self._shared.lock:
             overlay, composer = self._need()
             key = composer.key(key)
             ids = {edit.id for edit in overlay.edits_of(key)}
@@ -297,12 +297,12 @@ class Editor(Laid):
 
     def row(self, key: Hashable) -> dict[str, Any] | None:
         """One row as the user sees it."""
-        with self._editing.lock:
+        with self._shared.lock:
             return self._seen(self._need()[1].key(key))
 
     def key(self, key: Hashable) -> Key:
         """A user's key, typed."""
-        with self._editing.lock:
+        with self._shared.lock:
             return self._need()[1].key(key)
 
     def open_conflicts(self) -> list[Record]:
@@ -315,7 +315,7 @@ class Editor(Laid):
         Those deleted here whose deletion is not written yet, as the server has them; those deleted
         there whose edits are not decided yet, as these would leave them.
         """
-        with self._editing.lock:
+        with self._shared.lock:
             overlay = self.overlay
             if overlay is None or overlay.transparent:
                 return {}
@@ -427,12 +427,12 @@ class Editor(Laid):
     @property
     def _undo(self) -> deque[list[Put]]:
         """What can be taken back: frames of one table share it, since they edit the same rows."""
-        return self._editing.done_to(self.schema_name, self.table)
+        return self._shared.done_to(self.schema_name, self.table)
 
     @property
     def _batch(self) -> Block | None:
         """The batch that this thread has open."""
-        return self._editing.blocks.open.get(self)
+        return self._shared.blocks.open.get(self)
 
     # --- inside: laying over ---------------------------------------------------------------------
 
@@ -466,7 +466,7 @@ class Editor(Laid):
 
     def _commit_blocks(self, blocks: Mapping[Any, Block]) -> None:
         """Commit what was edited of several tables as one."""
-        with self._editing.lock:
+        with self._shared.lock:
             ops = in_order(blocks)
             kept = dict(zip((op.id for op in ops), self._keep(ops), strict=True)) if ops else {}
             for editor, block in blocks.items():
@@ -504,16 +504,16 @@ class Editor(Laid):
         laid = [op for op in stored.values() if op is not None]
         made = zip(ops, edits, strict=True)
         self.lay(laid, {edit.id: edit for op, edit in made if stored.get(op.id) is op}, seen)
-        for editor in self._editing.editors_of(self.schema_name, self.table):
+        for editor in self._shared.editors_of(self.schema_name, self.table):
             if editor is not self:
                 editor.lay(laid)
 
     def _lay_everywhere(self, ops: Sequence[Op]) -> None:
-        for editor in self._editing.editors_of(self.schema_name, self.table):
+        for editor in self._shared.editors_of(self.schema_name, self.table):
             editor.lay(ops)
 
     def _tell_all(self, fn: Callable[[Overlay], Sequence[RowChange]]) -> None:
-        for editor in self._editing.editors_of(self.schema_name, self.table):
+        for editor in self._shared.editors_of(self.schema_name, self.table):
             if editor.overlay is not None:
                 editor._say(fn(editor.overlay))
 
@@ -551,7 +551,7 @@ class Editor(Laid):
                 left, result = composer.decided(
                     left, record.record, mine=mine, third=third, last=last
                 )
-            now = self._editing.clock()
+            now = self._shared.clock()
             decided.append(
                 {**record.record, "at": now, "open": False, "result": result, "rule": rule}
             )

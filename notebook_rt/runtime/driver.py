@@ -478,7 +478,7 @@ class TableDriver(Feed):
             listener(rows)
         ordered = None
         if self.spec.order or self.spec.limit is not None:
-            ordered = table.ordered(self.spec.order, self.spec.limit)
+            ordered = Ordered(table, self.spec.order, self.spec.limit)
             ordered.rank(ranked)
         self.ordered, self.table = ordered, table
 

@@ -6,16 +6,41 @@ in another thread is not seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from notebook_rt.frame import LiveFrame
+    import pandas as pd
+
+    from notebook_rt.runtime.changes import ChangeBatch
     from notebook_rt.runtime.feed import Feed
 
-Reads: TypeAlias = "dict[Feed, tuple[LiveFrame, int]]"
+
+class Followed(Protocol):
+    """A live frame, as far as what is computed of it needs it."""
+
+    _feed: Feed
+    _removers: list[Callable[[], None]]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def df(self) -> pd.DataFrame: ...
+
+    @property
+    def version(self) -> int: ...
+
+    def _check(self) -> None:
+        """Raise if it is closed."""
+
+    def _attach(self, put: Callable[[ChangeBatch], None]) -> Callable[[], None]:
+        """Have the loop call ``put`` with each batch; returns how to end that."""
+
+
+Reads: TypeAlias = "dict[Feed, tuple[Followed, int]]"
 """What was read: a handle on each feed, and its version before the first read."""
 
 _reads: ContextVar[Reads | None] = ContextVar("_reads", default=None)
@@ -39,7 +64,7 @@ def is_running(reader: object) -> bool:
     return any(one is reader for one in _readers.get())
 
 
-def note(frame: LiveFrame) -> None:
+def note(frame: Followed) -> None:
     """``frame`` is about to be read."""
     reads = _reads.get()
     if reads is not None and frame._feed not in reads:

@@ -1,7 +1,7 @@
 """What a session counts, as the user reads it: by name, as a dict, as a DataFrame.
 
-In: the numbers that ``runtime/project.py`` gathers from ``sync/connection/health.py`` and its own parts. Out: these
-numbers as they were at one moment.
+In: the numbers that ``project.py`` gathers from ``sync/connection/health.py`` and its own parts. Out:
+these numbers as they were at one moment.
 """
 
 from __future__ import annotations

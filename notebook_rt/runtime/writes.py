@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from notebook_rt import queue as view
 from notebook_rt.edits.compose import INT_BITS
 from notebook_rt.edits.editing import Editing, SendResult
 from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.listing import in_states, what
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import ClosedError, QueueError, UnreachableError, printable
 from notebook_rt.model.rows import Key
@@ -35,6 +35,7 @@ from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import HttpRest, NoAnswerError
 from notebook_rt.outbox.schema import path_for
+from notebook_rt.outbox.sessions import whose
 from notebook_rt.outbox.spare import ColumnName, NoSpareKeyError, SpareKeys
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.runtime.driver import TableDriver
@@ -93,18 +94,6 @@ class Writes:
     def outbox(self) -> Outbox:
         """The queue; an empty one without a file while nothing was written."""
         return NOTHING if self._open is None else self._open.outbox
-
-    def queue(self, display: Callable[[view.QueueView], Any]) -> view.QueueView:
-        """What waits to be sent; ``display`` makes what a front end shows of it."""
-        return view.QueueView(
-            lambda: self.outbox,
-            wake=self._decided,
-            pause=partial(self._pausing, True),
-            resume=partial(self._pausing, False),
-            held=self._held,
-            display=display,
-            listen=self._listen,
-        )
 
     def table(self, driver: TableDriver) -> TableEdits:
         """The writing side of one live table."""
@@ -171,7 +160,7 @@ class Writes:
         listeners.append(fn)
         return partial(_forget, listeners, fn)
 
-    def _decided(self) -> None:
+    def decided(self) -> None:
         """Something in the queue was retried, edited or discarded: show it, and go on."""
         worker = None
         with self._lock:
@@ -182,7 +171,7 @@ class Writes:
         if worker is not None:  # awake when this is over: `flush` then asks whether it may send
             self.project.thread.call(worker.wake)
 
-    def _pausing(self, paused: bool) -> None:
+    def pause(self, paused: bool = True) -> None:
         self.paused = paused
         opened, thread = self._open, self.project.thread
         if opened is not None:
@@ -191,7 +180,7 @@ class Writes:
             if paused and not thread.here:  # what is edited when this returns waits
                 thread.wait(opened.worker.taken())
 
-    def _held(self) -> str:
+    def held(self) -> str:
         """Why nothing is sent that waits; empty: it is."""
         if self.paused:
             return "the queue is paused: resume() it"
@@ -200,7 +189,7 @@ class Writes:
             f"the server refuses the login ({refused}): sign_in() or set_auth()" if refused else ""
         )
 
-    def _listen(self, fn: Callable[[], object]) -> Callable[[], None]:
+    def listen(self, fn: Callable[[], object]) -> Callable[[], None]:
         self.listeners.append(fn)
         return partial(_forget, self.listeners, fn)
 
@@ -291,8 +280,12 @@ class _Open:
         self.owner = owner
         self.project = project
         self.outbox = Outbox(path, owner)
-        self.editing = Editing(self.outbox, clock=project.rest.clock, note=project.note)
-        self.editing.lock = project.services.lock
+        self.editing = Editing(
+            self.outbox,
+            clock=project.rest.clock,
+            note=project.note,
+            lock=project.services.lock,
+        )
         self.editors: dict[TableDriver, Editor] = {}
         self._rest = HttpRest(
             project.url,
@@ -402,19 +395,17 @@ class _Open:
         mine, everything = self.outbox.session.id, self.outbox.ops()
         ops = [op for op in everything if op.session == mine]
         if ops:
-            failed = next(
-                (f": {view.what(op)}: {op.error}" for op in ops if op.state == "failed"), ""
-            )
+            failed = next((f": {what(op)}: {op.error}" for op in ops if op.state == "failed"), "")
             logger.warning(
                 "not written yet: %s%s. Kept in %s: what waits is sent by the next session, "
                 "`notebook-rt queue` shows all of it",
-                view.in_states({s: sum(op.state == s for op in ops) for s in STATES}),
+                in_states({s: sum(op.state == s for op in ops) for s in STATES}),
                 printable(failed),
                 self.outbox.path,
             )
         refused = [op for op in everything if op.session != mine and op.state == "failed"]
         if refused:
-            by = view.whose(refused[-1], self.outbox.sessions())
+            by = whose(refused[-1], self.outbox.sessions())
             logger.warning(
                 "%d failed %s of other sessions %s in %s, too; the last by %s",
                 len(refused),

@@ -11,10 +11,11 @@ import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, cast, get_args
+from typing import Any, Final, cast, get_args
 
 from notebook_rt.errors import ClosedError, NotebookRTError
 from notebook_rt.sync.connection.health import Health
+from notebook_rt.widgets.handles import Presence, Queue, Session
 from notebook_rt.widgets.health import DETAILS
 from notebook_rt.widgets.sources import (
     HealthReport,
@@ -25,11 +26,6 @@ from notebook_rt.widgets.sources import (
     Unsubscribe,
     listen,
 )
-
-if TYPE_CHECKING:
-    from notebook_rt.channel import Presence
-    from notebook_rt.queue import QueueView
-    from notebook_rt.session import Session
 
 NOTES_KEPT: Final = 200
 _UNITS: Final = {"ms": "{:,.0f} ms", "s": "{:,.1f} s"}
@@ -136,7 +132,7 @@ def _idle(metas: Sequence[Mapping[str, Any]]) -> bool:
 class SessionQueue:
     """``Session.queue``: its DataFrame as a list."""
 
-    def __init__(self, queue: QueueView) -> None:
+    def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._latest: list[QueuedWrite] = []
 

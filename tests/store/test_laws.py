@@ -21,11 +21,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Delete, Key, Op, Upsert, WireRow
 from notebook_rt.model.types import Column, Schema, equal, to_json
 from notebook_rt.store import dense, keys, text
 from notebook_rt.store import table as table_module
-from notebook_rt.store.order import OrderBy
+from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from tests.store.model import Model
 
@@ -233,7 +234,7 @@ class TableLaws(RuleBasedStateMachine):
     @rule(desc=st.booleans(), limit=st.none() | st.integers(0, 4))
     def order(self, desc: bool, limit: int | None) -> None:
         schema = self.model.schema
-        view = self.table.ordered([OrderBy(schema.key[0], desc)], limit)
+        view = Ordered(self.table, [OrderBy(schema.key[0], desc)], limit)
         if view.sortable:
             keys = sorted(self.model.rows, reverse=desc)  # type: ignore[type-var]  # sortable keys
             assert view.keys() == keys[:limit]

@@ -21,8 +21,9 @@ import msgspec
 
 from notebook_rt.errors import RefusedError, ServerError
 from notebook_rt.model.filters import Filter
+from notebook_rt.model.order import order_text
 from notebook_rt.model.rows import Key
-from notebook_rt.model.spec import TableSpec, order_text
+from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.options import Options
 from notebook_rt.sync.events import (

@@ -18,7 +18,8 @@ from notebook_rt.errors import (
     UnknownKeyError,
 )
 from notebook_rt.model.filters import parse
-from notebook_rt.model.spec import TableSpec, parse_order
+from notebook_rt.model.order import parse_order
+from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table

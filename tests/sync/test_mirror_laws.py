@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from notebook_rt.edits.merge import Edit
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.model.filters import parse
-from notebook_rt.model.spec import TableSpec, parse_order
+from notebook_rt.model.order import parse_order
+from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table

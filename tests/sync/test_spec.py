@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from notebook_rt.errors import FilterError
-from notebook_rt.model.spec import TableSpec, parse_order
+from notebook_rt.model.order import OrderBy, parse_order
+from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
-from notebook_rt.store.order import OrderBy
 from notebook_rt.sync.table.queries import Reads
 
 

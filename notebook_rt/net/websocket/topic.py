@@ -1,7 +1,7 @@
 """One topic on the socket: the ``realtime`` package's channel, joined when it is told to.
 
-In: the frames of its topic, handed on by ``net/websocket/socket.py``. Out: what its ``ChannelListener`` is
-told, and answers to what was asked. It never joins again by itself (``sync/connection/joins.py`` decides), and
+In: the frames of its topic, handed on by ``socket.py``. Out: what its ``ChannelListener`` is told, and
+answers to what was asked. It never joins again by itself (``sync/connection/joins.py`` decides), and
 changes pass by the package's callbacks.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
-from realtime import AsyncRealtimeChannel, RealtimePostgresChangesListenEvent
+from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimePostgresChangesListenEvent
 from realtime._async.push import AsyncPush
 from realtime._async.timer import AsyncTimer
 from realtime.message import ReplyPostgresChanges
@@ -25,10 +25,6 @@ from realtime.types import (
 )
 
 from notebook_rt.sync.events import Binding, Change
-
-if TYPE_CHECKING:
-    from notebook_rt.net.websocket.socket import Socket
-
 
 _EVENTS = ("broadcast", "phx_reply", "presence_state", "presence_diff", "system")
 """Events whose payload is an object."""
@@ -67,10 +63,12 @@ class _NoTimer(AsyncTimer):
 class SocketChannel(AsyncRealtimeChannel):
     """One topic. ``join`` again as often as needed; nothing happens by itself."""
 
-    socket: Socket
-
     def __init__(
-        self, socket: Socket, topic: str, config: dict[str, Any], listener: ChannelListener
+        self,
+        socket: AsyncRealtimeClient,
+        topic: str,
+        config: dict[str, Any],
+        listener: ChannelListener,
     ) -> None:
         params: RealtimeChannelOptions = {"config": config}  # type: ignore[typeddict-item]  # checked by the server
         super().__init__(socket, topic, params)

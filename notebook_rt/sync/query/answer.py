@@ -16,10 +16,10 @@ from typing import Final, TypeAlias
 from notebook_rt.errors import MissingColumnError, QueryKeyError
 from notebook_rt.model.filters import column_name
 from notebook_rt.model.inferred import inferred
+from notebook_rt.model.order import OrderBy, order_text
 from notebook_rt.model.rows import WireRow
-from notebook_rt.model.spec import QuerySpec, order_text
+from notebook_rt.model.spec import QuerySpec
 from notebook_rt.model.types import Column, Schema, canonical
-from notebook_rt.store.order import OrderBy
 from notebook_rt.sync.events import Effect, Page, Progress, Query
 from notebook_rt.sync.table.flows import Ask
 from notebook_rt.sync.table.horizon import Read

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from notebook_rt.model.filters import Condition, column_name
+from notebook_rt.model.order import OrderBy, nulls_first, order_text
 from notebook_rt.model.rows import Key, Row
-from notebook_rt.model.spec import TableSpec, nulls_first, order_text
+from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Schema, to_rest
-from notebook_rt.store.order import OrderBy
 from notebook_rt.sync.events import Query
 
 KEYS_PER_QUERY: Final = 100

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from notebook_rt.errors import StatementTimeoutError
+from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Row, WireRow
 from notebook_rt.model.types import canonical, kind
-from notebook_rt.store.order import OrderBy
 from notebook_rt.sync.events import Query
 from notebook_rt.sync.table.flows import Pool
 from notebook_rt.sync.table.horizon import Read

@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from math import log2
 from typing import Any, Final, cast
 
+from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import kind, sortable
-from notebook_rt.store.order import OrderBy
 from notebook_rt.sync.table.flows import Ask, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Count, Reads

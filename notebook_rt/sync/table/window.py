@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from notebook_rt.model.order import OrderBy, nulls_first
 from notebook_rt.model.rows import Key, Row
-from notebook_rt.model.spec import TableSpec, nulls_first
+from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Schema, equal, sortable
-from notebook_rt.store.order import OrderBy
 
 SPARE_SHARE: Final = 0.25
 SPARE_LEAST: Final = 10

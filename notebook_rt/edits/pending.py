@@ -6,32 +6,92 @@ another kernel wrote there; the view shows it. ``Editor`` adds what a user does.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Any, Literal, Protocol
 
+from notebook_rt.edits.block import Blocks
 from notebook_rt.edits.compose import Composer
+from notebook_rt.edits.decisions import Record
 from notebook_rt.edits.merge import Edit, Strategies
 from notebook_rt.edits.ops import WRITES, Json, Op
 from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay
+from notebook_rt.edits.rows import Put
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.rows import Key, Row, RowChange
 
-if TYPE_CHECKING:
-    from notebook_rt.edits.editing import Editing
-    from notebook_rt.outbox.queue import Outbox
+UNDONE = 100
+"""The last edits of a table that can be taken back."""
+
+
+class Operations(Protocol):
+    """The durable operations as an editor needs them (``outbox.queue.Outbox``)."""
+
+    def put(self, *ops: Op, merge: bool = True) -> list[Put]: ...
+
+    def get(self, op: str) -> Op | None: ...
+
+    def ops(
+        self,
+        *,
+        schema: str | None = None,
+        target: str | None = None,
+        state: Literal["waiting", "failed", "asking"] | None = None,
+    ) -> list[Op]: ...
+
+    def versions(self, schema: str, target: str) -> dict[str, float]: ...
+
+    def fate(self, op: str) -> tuple[bool, dict[str, Json] | None]: ...
+
+    def discard(self, op: str) -> list[Op]: ...
+
+    def mend(self, op: Op, *, decided: Iterable[int] = (), asks: bool = False) -> bool: ...
+
+    def take_back(self, puts: Iterable[Put]) -> list[Put]: ...
+
+    def conflicts(
+        self, schema: str | None = None, target: str | None = None, *, only_open: bool = False
+    ) -> list[Record]: ...
+
+    def record(self, op: Op, *records: dict[str, Json]) -> None: ...
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the editors of one session share."""
+
+    outbox: Operations
+    clock: Callable[[], float]
+    """Seconds since the epoch, in server time."""
+    make_id: Callable[[], str]
+    lock: AbstractContextManager[Any] = field(default_factory=threading.RLock)
+    """Guards every overlay of the session."""
+    blocks: Blocks = field(default_factory=Blocks)
+    editors: list[PendingEdits] = field(default_factory=list)
+    """Of the open tables."""
+    _done: dict[tuple[str, str], deque[list[Put]]] = field(default_factory=dict)
+
+    def editors_of(self, schema: str, table: str) -> list[PendingEdits]:
+        return [e for e in self.editors if (e.schema_name, e.table) == (schema, table)]
+
+    def done_to(self, schema: str, table: str) -> deque[list[Put]]:
+        """The last edits of a table in this session, which can be taken back."""
+        return self._done.setdefault((schema, table), deque(maxlen=UNDONE))
 
 
 @dataclass(eq=False, repr=False)
-class Laid:
+class PendingEdits:
     """The pending operations of one table, as its view shows them.
 
     Whoever calls it holds the session's one lock, but for ``attach``.
     """
 
-    _editing: Editing
+    _shared: Shared
     schema_name: str
     table: str
     strategies: Strategies
@@ -51,23 +111,23 @@ class Laid:
     """What was settled before the first snapshot, perhaps after the server had read it; and when."""
 
     @property
-    def _outbox(self) -> Outbox:
-        return self._editing.outbox
+    def _outbox(self) -> Operations:
+        return self._shared.outbox
 
     def attach(self, overlay: Overlay) -> None:
         """Use this overlay from now on, and lay over it what the queue holds for the table.
 
         Called before its first snapshot is shown, and again whenever the table is made anew.
         """
-        with self._editing.lock:
+        with self._shared.lock:
             self.overlay = overlay
             self._composer = Composer(
                 overlay.schema,
                 self.schema_name,
                 self.table,
                 self.strategies,
-                self._editing.make_id,
-                self._editing.clock,
+                self._shared.make_id,
+                self._shared.clock,
                 self.doubted,
             )
             early, self._early = self._early, []
