@@ -73,7 +73,7 @@ demo) users; exec "$bin/notebook-rt" demo "$@" ;;
 test) # most tests wait for something: two at a time take little more than half the time (-n 0: one)
     developers; browser; exec "$bin/python" -m pytest -m "not nightly" -n 2 --dist loadfile "$@" ;;
 nightly) developers; browser; exec "$bin/python" -m pytest -m nightly "$@" ;;
-lint) developers; "$bin/ruff" format --check . && exec "$bin/ruff" check . ;;
+lint) developers; "$bin/ruff" format --check . && "$bin/ruff" check . && exec "$bin/lint-imports" --no-cache ;;
 types) developers; exec "$bin/mypy" ;;
 bench) install -e ".[all]" --group dev --group bench; exec "$bin/python" -m tests.benchmarks "$@" ;;
 latency) developers; browser; exec "$bin/python" -m tests.browser.latency "$@" ;;

@@ -15,7 +15,7 @@ import pytest
 
 from notebook_rt.cli.main import DESCRIBE_SQL, LEDGER_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 from tests.proxy import Proxy
 from tests.waiting import TIME_FACTOR, scaled
 

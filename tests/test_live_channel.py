@@ -16,7 +16,7 @@ from realtime import AsyncRealtimeClient
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack, StackOptions, start
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 from tests.waiting import scaled, until
 
 _numbers = itertools.count(time.monotonic_ns())

@@ -15,7 +15,7 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt.cli.main import AUDIT_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.net.rest import RestClient
 from tests.link import Link
 from tests.waiting import scaled, until

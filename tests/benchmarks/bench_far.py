@@ -21,7 +21,7 @@ import pandas as pd
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 from tests.benchmarks.harness import OURS, Result
 from tests.link import Link
 

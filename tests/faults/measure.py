@@ -30,7 +30,7 @@ from realtime import AsyncRealtimeClient
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions, start
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 from tests.faults.truth import EVERYTHING, SOME, View, plain, table_of
 from tests.proxy import Cut, Drop, Proxy
 from tests.waiting import until

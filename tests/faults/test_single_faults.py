@@ -13,7 +13,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions, start
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.net import supervisor
 from tests.faults.lab import AUDIT, laboratory
 from tests.faults.truth import EVERYTHING, SOME, TOP, VIEWS, Writer, true_within
