@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+_EDITS = ("at", "batch", "delete", "discard", "edit", "edit_many", "insert", "pending", "undo")
+
+
 class LiveFrame:
     """A pandas DataFrame that keeps itself up to date: a table, a query or a channel's messages.
 
@@ -72,7 +75,9 @@ class LiveFrame:
 
     def __getattr__(self, name: str) -> Any:
         error = f"{type(self).__name__!r} has no attribute {name!r}"
-        if not name.startswith("_"):
+        if name in _EDITS:
+            error += "; it is read only: only a table can be edited"
+        elif not name.startswith("_"):
             import pandas as pd
 
             schema = self.schema

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from notebook_rt.edits.at import At
 from notebook_rt.edits.editor import Editor
@@ -34,12 +34,6 @@ T = TypeVar("T")
 HOW_TO_EDIT = (
     "rows are edited by .edit(key, column=value), .at[key, column] = value or .edit_many(DataFrame)"
 )
-
-
-BaseRow: TypeAlias = "Mapping[str, Any] | pd.Series[Any] | pd.DataFrame"
-"""A row, in any form in which rows are read."""
-ManyRows: TypeAlias = "pd.DataFrame | pd.Series[Any]"
-"""Rows by their keys: a DataFrame, or one column of it."""
 
 
 class Edits(Protocol):
@@ -141,7 +135,7 @@ class LiveTable(LiveFrame):
         values: Mapping[str, Any] | None = None,
         /,
         *,
-        base: BaseRow | None = None,
+        base: Mapping[str, Any] | pd.Series[Any] | pd.DataFrame | None = None,
         **columns: Any,
     ) -> None:
         """Change columns of a row: shown now, queued, written, merged.
@@ -236,9 +230,9 @@ class LiveTable(LiveFrame):
 
     def edit_many(
         self,
-        changes: ManyRows,
+        changes: pd.DataFrame | pd.Series[Any],
         *,
-        base: ManyRows | None = None,
+        base: pd.DataFrame | pd.Series[Any] | None = None,
     ) -> int:
         """Change many rows, all or none: index = key, columns = the columns to set.
 

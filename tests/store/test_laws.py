@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Delete, Key, Op, Upsert, WireRow
 from notebook_rt.model.types import Column, Schema, equal, to_json
-from notebook_rt.store import dense, keys, text
+from notebook_rt.store import columns, dense, keys
 from notebook_rt.store import table as table_module
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
@@ -64,8 +64,8 @@ KEYS: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
 
 
 SMALL = [
-    (text, "CHUNK", 3),
-    (text, "_MANY", 0.4),
+    (columns, "CHUNK", 3),
+    (columns, "_MANY", 0.4),
     (dense, "_ROWS_A_HOLE", 4),
     (keys, "_RECENT", 3),
     (keys, "_FEW", 1),
