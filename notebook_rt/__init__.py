@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from notebook_rt.model.rows import RowChange
     from notebook_rt.options import Options
     from notebook_rt.query import LiveQuery
-    from notebook_rt.run import run
+    from notebook_rt.running import run
     from notebook_rt.runtime.changes import ChangeBatch
+    from notebook_rt.runtime.feed import Verdict
     from notebook_rt.session import Session, connect
     from notebook_rt.table import LiveTable
 
@@ -54,7 +55,8 @@ _HOMES = {
     "Session": "notebook_rt.session",
     "connect": "notebook_rt.session",
     "map": "notebook_rt.frame",
-    "run": "notebook_rt.run",
+    "Verdict": "notebook_rt.runtime.feed",
+    "run": "notebook_rt.running",
 }
 _MODULES = ("errors", "local")
 
@@ -73,6 +75,7 @@ __all__ = [
     "RowChange",
     "SendResult",
     "Session",
+    "Verdict",
     "connect",
     "errors",
     "local",

@@ -253,7 +253,7 @@ class Channel:
             self._presence = Presence(self._room, self)
         return self._presence
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let go. The last handle on a channel leaves it."""
         if not self._released:
             for _, _, unsubscribe in self._listening:
@@ -269,7 +269,13 @@ class Channel:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.release()
+        self.close()
+
+    async def __aenter__(self) -> Channel:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
 
     def _check(self) -> None:
         if self.status == "closed":

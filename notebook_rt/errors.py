@@ -341,6 +341,19 @@ class NotPublishedError(TableError):
         )
 
 
+class NoTablesError(TableError):
+    """The project does not tell this login which tables there are."""
+
+    def __init__(self, schema: str) -> None:
+        super().__init__(
+            schema,
+            "*",
+            "the project tells its tables to secret keys only. Paste what `notebook-rt doctor --sql` "
+            "prints into the SQL editor once, and every login sees those that it may read; a table "
+            "that you know by name opens without it: rt.table(name)",
+        )
+
+
 class NoPrimaryKeyError(TableError):
     """Rows cannot be told apart, so changes cannot be applied.
 

@@ -19,7 +19,7 @@ from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, a
 from notebook_rt.mapped import MappedFrame
 from notebook_rt.runtime.callbacks import Mailbox, discard
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
-from notebook_rt.runtime.feed import Feed
+from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
 from notebook_rt.runtime.iteration import Changes
 from notebook_rt.runtime.progress import Bar
@@ -361,6 +361,50 @@ class LiveFrame:
         except NotebookRTError as error:
             raise again(error) from None
         return self
+
+    def verify(self, timeout: float | None = None) -> Verdict:
+        """Compare with the server now, row by row, and repair what differs.
+
+        An audit does the same on a timer (``Options.audit_interval``). Waits for the first data. A
+        difference that a change on its way explains is none: to know that takes some seconds.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+
+        Returns
+        -------
+        Verdict
+            Rows that were compared (of a query: read again), that differed, and the seconds it took.
+
+        Raises
+        ------
+        WaitTimeoutError
+            If the server could not be compared with in time; it goes on trying.
+        TypeError
+            If this is a channel's frame: the server does not keep messages.
+        NotebookRTError
+            What ``wait`` raises.
+        """
+        if not self._feed.comparable:
+            raise TypeError(
+                f'"{self.name}": the server does not keep messages, so there is nothing to compare with'
+            )
+        until = None if timeout is None else time.monotonic() + timeout
+        self.wait(timeout)
+        future = self._feed.thread.call(self._feed.verify)
+        try:
+            return future.result(None if until is None else max(0.0, until - time.monotonic()))
+        except concurrent.futures.TimeoutError:
+            why = self.reason or self.status
+            raise WaitTimeoutError(
+                f'table "{self.name}" could not be compared within {timeout:g} s: {why}'
+            ) from None
+        except NotebookRTError as error:
+            raise again(error) from None
+        finally:
+            future.cancel()
 
     def _check(self) -> None:
         if self.status == "closed":

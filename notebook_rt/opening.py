@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.merge import Strategy as Merge
-from notebook_rt.errors import ClosedError
+from notebook_rt.errors import ClosedError, NoTablesError
 from notebook_rt.model.filters import parse
 from notebook_rt.model.order import parse_order
 from notebook_rt.model.spec import TableSpec, parse_names
@@ -23,9 +23,12 @@ from notebook_rt.options import Options
 from notebook_rt.runtime.project import Project
 from notebook_rt.runtime.writes import Writes
 from notebook_rt.sync.connection.joins import Priority
+from notebook_rt.sync.table.discovery import Watchable, listed
 from notebook_rt.table import LiveTable
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from notebook_rt.channel import Channel
     from notebook_rt.query import LiveQuery
 
@@ -44,6 +47,29 @@ class Opening:
         def _check(self) -> None: ...
 
     # Tables
+
+    @property
+    def tables(self) -> pd.DataFrame:
+        """What may be watched: one row a table or view that this login may read.
+
+        Index the name (str). ``key`` and ``columns`` (tuples of str), ``published`` (bool: whether its
+        changes are streamed; else it is polled), ``row_security`` (bool) and ``grants`` (tuple of str):
+        the last three are None where only the API's description is there. Asked for with each look.
+
+        Raises
+        ------
+        NoTablesError
+            If the project tells its tables to secret keys only, as a hosted one does, and the SQL of
+            ``notebook-rt doctor --sql`` is not there.
+        UnreachableError, AuthError
+            If no project answers, or it refuses the login.
+        """
+        self._check()
+        page = self._thread.wait(self._project.rest.describe(self.schema, None))
+        found = listed(page.value)
+        if found is None:
+            raise NoTablesError(self.schema)
+        return _tables_df(found)
 
     def table(
         self,
@@ -316,3 +342,21 @@ def _strategies(merge: Merge | Mapping[str, Merge] | None) -> Strategies | None:
     if merge is None:
         return None
     return Strategies(columns=merge) if isinstance(merge, Mapping) else Strategies(merge)
+
+
+def _tables_df(tables: Sequence[Watchable]) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = [
+        {
+            "key": one.described.key,
+            "columns": tuple(column.name for column in one.described.columns),
+            "published": one.published,
+            "row_security": one.row_security,
+            "grants": one.grants,
+        }
+        for one in tables
+    ]
+    index = pd.Index([one.name for one in tables], name="table", dtype="str")
+    columns = ["key", "columns", "published", "row_security", "grants"]
+    return pd.DataFrame(rows, index=index, columns=columns)

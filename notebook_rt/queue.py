@@ -9,10 +9,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from notebook_rt.edits.editing import SendResult
 from notebook_rt.edits.listing import in_states, state, what
 from notebook_rt.edits.ops import Json, Op
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
@@ -42,6 +43,10 @@ class Queue:
     listen : callable, optional
         Calls what it is given after every change, and gives back how to stop. Default: the file's
         own, as long as it is the same.
+    call : callable, optional
+        Puts down the call of a function: its name, arguments, schema, and whether it may run twice.
+    schema : str
+        Where functions are looked for.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class Queue:
         held: Callable[[], str] = lambda: "",
         display: Callable[[Queue], Any] | None = None,
         listen: Callable[[Callable[[], object]], Callable[[], None]] | None = None,
+        call: Callable[[str, Mapping[str, Any], str, bool], SendResult] | None = None,
+        schema: str = "public",
     ) -> None:
         self._outbox = outbox
         self._wake = wake
@@ -62,6 +69,8 @@ class Queue:
         self._held = held
         self._display = display
         self._listen = listen
+        self._call = call
+        self._schema = schema
 
     @property
     def outbox(self) -> Outbox:
@@ -114,6 +123,46 @@ class Queue:
             },
             index=pd.Index([op.id for op in ops], name="id", dtype=object),
         )
+
+    def rpc(
+        self,
+        function: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        schema: str | None = None,
+        repeatable: bool = False,
+    ) -> SendResult:
+        """Have the server call a function, now or once it can be reached: kept in the file first, as an
+        edit is. What it returns is dropped; `Session.rpc` gives it.
+
+        Parameters
+        ----------
+        function : str
+            Its name.
+        params : dict, optional
+            Its arguments by name: what JSON can say, numpy's and pandas' values and moments too.
+        schema : str, optional
+            Another schema than the session's.
+        repeatable : bool
+            True: it may run twice, so a call whose answer was lost is sent again. If not, such a
+            call is set aside as ``failed``: only you know whether it ran.
+
+        Returns
+        -------
+        SendResult
+            ``id`` is its row in ``df`` until the server has answered.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``function`` is no text, or ``params`` is no dict or has no form in JSON.
+        QueueError
+            If it cannot be put down in the queue's file, or this is a file without a session.
+        """
+        args = arguments(function, params)
+        if self._call is None:
+            raise QueueError("calls are put down by a session: rt.queue.rpc(...)")
+        return self._call(function, args, schema or self._schema, repeatable)
 
     def retry(self, op: str | None = None) -> int:
         """Send again what failed.
@@ -270,3 +319,19 @@ def _json_of(op: Op, column: str, value: Any) -> Json:
         return plain(value, column)
     except (TypeError, ValueError) as error:
         raise InvalidEditError(f"{what(op)}: {column}: {error}", str(error), column) from None
+
+
+def arguments(function: object, params: object) -> dict[str, Any]:
+    """The arguments of a call as JSON has them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``function`` is no text, or ``params`` is no dict or has no form in JSON.
+    """
+    if not isinstance(function, str):
+        raise TypeError(f"the name of a function is a text, not {function!r}")
+    if not isinstance(params, Mapping | None):
+        raise TypeError(f'the params of "{function}" are a dict, such as {{"amount": 10}}')
+    found: dict[str, Any] = plain(dict(params or {}), f'function "{function}", params')
+    return found

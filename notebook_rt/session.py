@@ -7,6 +7,7 @@ synchronous and thread-safe.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import warnings
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt.errors import ClosedError, NoProjectError
-from notebook_rt.model.plain import plain
 from notebook_rt.net.address import (
     environment_url,
     is_client,
@@ -34,17 +34,17 @@ from notebook_rt.net.login import Token
 from notebook_rt.net.loop import LoopThread, shared
 from notebook_rt.opening import Opening
 from notebook_rt.options import Options
-from notebook_rt.queue import Queue
+from notebook_rt.queue import Queue, arguments
 from notebook_rt.runtime.callbacks import Mailbox, Subscribers, discard
 from notebook_rt.runtime.host import at_session_end, has_front_end, is_interactive, running
 from notebook_rt.runtime.metrics import SessionMetrics
 from notebook_rt.runtime.project import Project
 from notebook_rt.runtime.writes import Writes
 from notebook_rt.sync.connection.health import Health
+from notebook_rt.sync.events import Query
 
 if TYPE_CHECKING:
     from notebook_rt.channel import Presence
-    from notebook_rt.edits.editing import SendResult
     from notebook_rt.local import LocalStack
     from notebook_rt.net.address import SupabaseClient
 
@@ -253,8 +253,8 @@ class Session(Opening):
             self._thread.call(self._project.login.follow, followed)
 
     def __repr__(self) -> str:
-        state = "closed" if self._project.closed else self.state
-        return f"<Session {self.url} {state}, {len(self._project.tables)} tables>"
+        status = "closed" if self._project.closed else self.status
+        return f"<Session {self.url} {status}, {len(self._project.tables)} tables>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("'Session' lives in this process: another one connects for itself")
@@ -269,7 +269,7 @@ class Session(Opening):
     @property
     def queue(self) -> Queue:
         """What waits to be sent, a `Queue`: ``len``, ``.df``, ``.retry``, ``.edit``, ``.discard``,
-        ``.pause``, ``.resume``, ``.flush``, ``.export``; displays as its widget.
+        ``.rpc``, ``.pause``, ``.resume``, ``.flush``, ``.export``; displays as its widget.
         """
         self._check()
         writes = self._writes
@@ -281,6 +281,8 @@ class Session(Opening):
             held=writes.held,
             display=partial(_show, "queue_bundle"),
             listen=writes.listen,
+            call=writes.rpc,
+            schema=self.schema,
         )
 
     def rpc(
@@ -289,10 +291,9 @@ class Session(Opening):
         params: Mapping[str, Any] | None = None,
         *,
         schema: str | None = None,
-        repeatable: bool = False,
-    ) -> SendResult:
-        """Have the server call a function, now or once it can be reached: kept in the queue first,
-        as an edit is. What it returns is dropped; ``query`` shows what a function returns.
+    ) -> Any:
+        """Call a function now, and give its result. `Queue.rpc` waits for the network instead;
+        `query` keeps what a function returns up to date.
 
         Parameters
         ----------
@@ -302,29 +303,32 @@ class Session(Opening):
             Its arguments by name: what JSON can say, numpy's and pandas' values and moments too.
         schema : str, optional
             Another schema than the session's.
-        repeatable : bool
-            True: it may run twice, so a call whose answer was lost is sent again. If not, such a
-            call is set aside in ``queue`` as ``failed``: only you know whether it ran.
 
         Returns
         -------
-        SendResult
-            ``id`` is its row in ``queue.df`` until the server has answered.
+        object
+            As JSON has it: a value, a dict, a list of rows (``pd.DataFrame(...)`` takes it), or None.
 
         Raises
         ------
         TypeError, ValueError
             If ``function`` is no text, or ``params`` is no dict or has no form in JSON.
-        QueueError
-            If it cannot be put down in the queue's file.
+        UnreachableError
+            If no project answers within ``Options.request_timeout``.
+        NotebookRTError
+            By name, what the server says: `RefusedError`, `AuthError`, ...
+
+        Examples
+        --------
+        >>> rt.rpc("add", {"a": 2, "b": 40})  # doctest: +SKIP
+        42
         """
         self._check()
-        if not isinstance(function, str):
-            raise TypeError(f"the name of a function is a text, not {function!r}")
-        if not isinstance(params, Mapping | None):
-            raise TypeError(f'the params of "{function}" are a dict, such as {{"amount": 10}}')
-        args = plain(dict(params or {}), f'function "{function}", params')
-        return self._writes.rpc(function, args, schema or self.schema, repeatable)
+        args = arguments(function, params)
+        query = Query((), rpc=function, args=args)
+        project = self._project
+        page = self._thread.wait(project.rest.fetch(schema or self.schema, "", query))
+        return page.value if page.scalar else list(page.rows)
 
     # How it goes
 
@@ -347,7 +351,7 @@ class Session(Opening):
         return display.notes(self)
 
     @property
-    def state(self) -> State:
+    def status(self) -> State:
         """``disconnected``, ``connecting``, ``connected`` or ``reconnecting``."""
         return self._project.state
 
@@ -374,15 +378,15 @@ class Session(Opening):
         self._check()
         self._thread.post(self._project.connection.retry, "user")
 
-    def on_state(self, fn: Callable[[State, str], Any]) -> Callable[[], None]:
-        """Call ``fn(state, reason)`` with each new `state` and why, on a thread of its own.
+    def on_status(self, fn: Callable[[State, str], Any]) -> Callable[[], None]:
+        """Call ``fn(status, reason)`` with each new `status` and why, on a thread of its own.
 
         Returns
         -------
         callable
             Call it to unsubscribe.
         """
-        return self._listen(fn, "Session.on_state", self._project.state_listeners)
+        return self._listen(fn, "Session.on_status", self._project.state_listeners)
 
     def on_health(self, fn: Callable[[Health], Any]) -> Callable[[], None]:
         """Call ``fn(health)`` when the verdict or the latency may be another one, on a thread of its
@@ -482,6 +486,12 @@ class Session(Opening):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await asyncio.to_thread(self.close)
 
     def _check(self) -> None:
         if self._project.closed:

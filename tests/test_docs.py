@@ -97,8 +97,8 @@ def test_every_option_says_what_it_is() -> None:
     assert silent == []
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.filterwarnings("ignore:.*type 'Series' is not subscriptable")  # to mypy it is
+@pytest.mark.filterwarnings("error")
 def test_every_public_name_has_a_page() -> None:
     pages: dict[str, str] = {}
     for name in notebook_rt.__all__:

@@ -339,13 +339,13 @@ def test_one_channel_a_topic_counted_and_gone_with_the_last(
     rt = session()
     first, second = rt.channel(topic).wait(scaled(10)), rt.channel(topic)
     assert rt.metrics["channels"] == 1
-    first.release()
+    first.close()
     assert second.status == "joined"
     with pytest.raises(errors.ClosedError):
         first.send("e", {})
     with pytest.raises(ValueError, match="other settings"):
         rt.channel(topic, private=True)
-    second.release()
+    second.close()
     until(lambda: rt.metrics["channels"] == 0)
 
 
@@ -367,7 +367,7 @@ def test_a_listener_that_raises_or_sleeps_hurts_nobody(
         sender.send("e", {})
     until(lambda: len(heard) == 10, seconds=3)
     assert sum("raised" in record.message for record in caplog.records) == 1
-    assert rt.health.state == "healthy"
+    assert rt.health.status == "healthy"
 
 
 @pytest.mark.parametrize(

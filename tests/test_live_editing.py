@@ -466,24 +466,24 @@ def test_a_call_waits_for_the_network_and_one_that_is_refused_is_kept_with_why(
 ) -> None:
     rt = open_session(url=proxy.url)
     frame = rt.table(table).wait(scaled(10))
-    rt.rpc(restock, {"amount": pd.Series([5])[0]})  # numpy's
+    rt.queue.rpc(restock, {"amount": pd.Series([5])[0]})  # numpy's
     until(lambda: seen(frame, "quantity") == 15)
     rt.queue.flush(10)
     proxy.down()
-    until(lambda: rt.state != "connected")
-    kept = rt.rpc(restock, {"amount": 1})
+    until(lambda: rt.status != "connected")
+    kept = rt.queue.rpc(restock, {"amount": 1})
     assert kept.queued
     assert rt.queue.df.loc[kept.id, "what"] == f"call {restock}"
     proxy.up()
     until(lambda: seen(frame, "quantity") == 16, 15)
     rt.queue.flush(10)
-    refused = rt.rpc("no_such_function")
+    refused = rt.queue.rpc("no_such_function")
     until(lambda: rt.queue.df.loc[refused.id, "state"] == "failed")
     assert "no_such_function" in rt.queue.df.loc[refused.id, "why"]
     with pytest.raises(TypeError, match="dict"):
-        rt.rpc(restock, [1])  # type: ignore[arg-type]  # the slip that is tried here
+        rt.queue.rpc(restock, [1])  # type: ignore[arg-type]  # the slip that is tried here
     with pytest.raises((TypeError, ValueError), match=f'function "{restock}"'):
-        rt.rpc(restock, {"amount": object()})
+        rt.queue.rpc(restock, {"amount": object()})
 
 
 def test_offline_edits_wait_and_drain(
@@ -494,7 +494,7 @@ def test_offline_edits_wait_and_drain(
     rt.on_note(lambda kind, text: notes.append((kind, text)))
     frame = rt.table(table).wait(scaled(10))
     proxy.down()
-    until(lambda: rt.state != "connected")
+    until(lambda: rt.status != "connected")
     frame.edit(A, quantity=7)
     new = frame.insert(name="dates", quantity=1)
     assert rt.channel("room").send("hello", {"n": 1}).queued

@@ -162,6 +162,6 @@ def test_a_million_rows_are_loaded_audited_and_reconciled_within_the_timeout(
             until(lambda: (frame.df["bid"] == -1).sum() == 100, 60)
             audits = rt.metrics["audits"]
             until(lambda: rt.metrics["audits"] > audits, 120)
-            assert rt.health.state == "healthy"
+            assert rt.health.status == "healthy"
     assert not [status for _, status in asked if status >= 500]
     assert max(seconds for seconds, _ in asked) < scaled(1.0)

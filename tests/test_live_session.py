@@ -224,24 +224,24 @@ def test_health_says_the_worst_that_is_true_and_green_when_all_is_well(
     frame_table = make_table()
     with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
         frame = rt.table(frame_table).wait(scaled(10))
-        until(lambda: rt.health.state == "healthy", what=lambda: rt.health)
-        assert rt.health.colour == "green"
+        until(lambda: rt.health.status == "healthy", what=lambda: rt.health)
+        assert rt.health.color == "green"
         proxy.rules = (Cut(path="/websocket"),)
         proxy.close_sockets()
-        until(lambda: rt.health.state == "polling", what=lambda: (rt.health, frame))
+        until(lambda: rt.health.status == "polling", what=lambda: (rt.health, frame))
         assert "data refreshes every 0.3 s" in rt.health.reason
         proxy.down()
-        until(lambda: rt.health.state == "offline", what=lambda: (rt.health, frame))
-        assert rt.health.colour == "red"
+        until(lambda: rt.health.status == "offline", what=lambda: (rt.health, frame))
+        assert rt.health.color == "red"
         proxy.rules = ()
         proxy.up()
-        until(lambda: rt.health.state == "healthy", what=lambda: (rt.health, frame))
+        until(lambda: rt.health.status == "healthy", what=lambda: (rt.health, frame))
         metrics = rt.metrics
         assert metrics["disconnects"] >= 1
         assert metrics["gaps"] >= 1
         assert metrics["latency_p50_ms"] > 0
-        assert metrics.df.loc["state", "value"] == "connected"
-    assert rt.health.state == "closed"
+        assert metrics.df.loc["status", "value"] == "connected"
+    assert rt.health.status == "closed"
 
 
 def test_over_the_limit_the_least_important_table_polls_and_comes_back(
@@ -389,7 +389,7 @@ def test_names_that_could_not_be_resolved_are_asked_for_again(
         frame = rt.table(make_table())
         with pytest.raises(errors.UnreachableError, match="Name or service not known"):
             frame.wait()
-        assert rt.health.state == "offline"
+        assert rt.health.status == "offline"
         known = True
         until(lambda: frame.status == "live", what=lambda: frame)
 

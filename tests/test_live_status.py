@@ -21,36 +21,36 @@ pytestmark = pytest.mark.slow
 def test_what_comes_seconds_late_is_behind_until_it_is_proven(stack: LocalStack) -> None:
     options = nrt.Options(behind_after=0.5, audit_interval=4.0)
     with laboratory(stack, options=options) as lab:
-        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         told: list[str] = []
-        lab.session.on_health(lambda health: told.append(health.state))
+        lab.session.on_health(lambda health: told.append(health.status))
         lab.proxy.rules = (Delay(seconds=6.0),)
         for key in range(1, 41):
             lab.sql(f"update {{t}} set name = 'late' where id = {key}")
-        until(lambda: lab.session.health.state == "behind", 10, lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "behind", 10, lambda: lab.session.health)
         health = lab.session.health
-        assert health.colour == "yellow"
+        assert health.color == "yellow"
         assert f"s behind the server: {lab.table}" in health.reason
         until(lambda: "behind" in told, what=lambda: told)
         lab.proxy.heal()
-        until(lambda: lab.session.health.state == "healthy", 15, lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", 15, lambda: lab.session.health)
         lab.true_within(5)
 
 
 def test_a_verdict_comes_with_its_repair_and_stays_until_a_clean_audit(stack: LocalStack) -> None:
     with laboratory(stack, options=AUDIT) as lab:
-        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         feed: Any = lab.frame._feed
         audits = lab.session.metrics["audits"]
         seen: list[tuple[bool, bool]] = []
         # On the loop, in the same turn as the repair: what the health would say then.
         lab.session._project.health_listeners.append(
-            lambda health: seen.append((len(feed.table) == 0, health.state == "healthy"))
+            lambda health: seen.append((len(feed.table) == 0, health.status == "healthy"))
         )
         lab.sql("truncate {t}")
         until(lambda: len(lab.frame.df) == 0, 10)
         until(lambda: lab.session.metrics["audits"] > audits, 1)
-        until(lambda: lab.session.health.state == "healthy", 10, lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", 10, lambda: lab.session.health)
         repaired = [healthy for empty, healthy in seen if empty]
         assert repaired[0] is False
 
@@ -58,16 +58,16 @@ def test_a_verdict_comes_with_its_repair_and_stays_until_a_clean_audit(stack: Lo
 def test_before_the_first_audit_nothing_is_claimed(stack: LocalStack) -> None:
     with laboratory(stack, options=nrt.Options()) as lab:
         if not lab.session.metrics["audits"]:
-            assert lab.session.health.state != "healthy"
+            assert lab.session.health.status != "healthy"
             assert "every row" not in SessionHealth(lab.session).health().detail
-        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         assert lab.session.metrics["audits"] > 0
         assert "found every row right" in SessionHealth(lab.session).health().detail
 
 
 def test_health_says_when_the_next_audit_is(stack: LocalStack) -> None:
     with laboratory(stack, options=nrt.Options(audit_interval=15.0)) as lab:
-        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         health = lab.session.health
         assert health.next_audit_s is not None
         assert 0 <= health.next_audit_s <= 15
@@ -78,7 +78,7 @@ def test_health_says_when_the_next_audit_is(stack: LocalStack) -> None:
 
 def test_without_audits_none_is_promised_and_none_claimed(stack: LocalStack) -> None:
     with laboratory(stack) as lab:
-        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         assert lab.session.health.next_audit_s is None
         detail = SessionHealth(lab.session).health().detail
         assert "audit" not in detail
@@ -88,7 +88,7 @@ def test_without_audits_none_is_promised_and_none_claimed(stack: LocalStack) -> 
 def test_a_loss_in_a_busy_stream_is_found_seconds_after_it_stops(stack: LocalStack) -> None:
     """As after a restart of PostgreSQL, of which no client is told: the next audit was 20 s away."""
     with laboratory(stack, options=nrt.Options()) as lab:
-        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         for key in range(1, 31):
             lab.sql(f"update {{t}} set name = 'heard' where id = {key}")
         lab.true_within(5)
@@ -151,7 +151,7 @@ def test_a_limit_that_comes_near_is_told_once_and_stands_in_the_panel(
         assert report.usage == said
         assert tuple(report.near_limits) == rt.health.near_limits
         project, looks = rt._project, list[str]()
-        project.health_listeners.append(lambda health: looks.append(health.state))
+        project.health_listeners.append(lambda health: looks.append(health.status))
         for _ in range(3):
             seen = len(looks)
             project.thread.call(project.look_at_health)

@@ -357,7 +357,7 @@ def test_an_unreachable_url(make_table: Callable[..., str]) -> None:
     with nrt.connect("http://127.0.0.1:9", "key") as rt:
         words = fails(lambda: rt.table("t"), errors.UnreachableError)
         assert "http://127.0.0.1:9" in words
-        assert rt.health.state == "offline"
+        assert rt.health.status == "offline"
 
 
 def test_a_url_that_swallows_everything(make_table: Callable[..., str]) -> None:

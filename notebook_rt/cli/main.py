@@ -223,12 +223,12 @@ def _doctor_project() -> int:
         print(f"Connecting to {url or 'the embedded stack'} …")
         with nrt.connect(url or "local") as session:
             until = time.monotonic() + CONNECT_SECONDS
-            while session.state != "connected" and time.monotonic() < until:
+            while session.status != "connected" and time.monotonic() < until:
                 if session.metrics["retries"] >= CONNECT_RETRIES:
                     break  # it was refused again and again, not slow
                 time.sleep(0.05)
-            print(f"  {'✓' if session.state == 'connected' else '✗'} {session.health.reason}")
-            return 0 if session.state == "connected" else 1
+            print(f"  {'✓' if session.status == 'connected' else '✗'} {session.health.reason}")
+            return 0 if session.status == "connected" else 1
     except nrt.NotebookRTError as error:
         print(f"  ✗ {error}")
         return 1

@@ -179,13 +179,13 @@ class RestClient:
         """The error of a success (2xx) that did not come from the REST interface (promise 13)."""
         return UnreachableError(self.url, f"{reason}; is a proxy or a login page between?")
 
-    async def describe(self, schema: str, tables: Sequence[str]) -> Page:
-        """What the server says of ``tables``: by the optional SQL, else by the API's description.
+    async def describe(self, schema: str, tables: Sequence[str] | None) -> Page:
+        """What the server says of ``tables`` (None: of all).
 
-        ``value`` is None where a project has no such SQL and shows its description to secret keys
-        only, as a hosted one does.
+        By the optional SQL, else by the API's description; ``value`` is None where a project has no such
+        SQL and shows its description to secret keys only, as a hosted one does.
         """
-        asked = {"source_schema": schema, "sources": list(tables)}
+        asked = {"source_schema": schema, "sources": None if tables is None else list(tables)}
         query = Query((), rpc=DESCRIBE, args=asked)
         if not is_secret(self.credentials.key, self.credentials.key_role):
             self._reading(schema)  # a word of refusal, as a rule, which costs no round trip beside

@@ -8,10 +8,12 @@ comes through one bounded ``Buffer``, in order.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -37,7 +39,7 @@ from notebook_rt.net.loop import Coalesced
 from notebook_rt.net.registry import Place
 from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.runtime.buffer import Buffer
-from notebook_rt.runtime.feed import Feed, T
+from notebook_rt.runtime.feed import Feed, T, Verdict
 from notebook_rt.runtime.reader import Reader
 from notebook_rt.runtime.services import Services
 from notebook_rt.store.journal import JournalledTable
@@ -69,6 +71,7 @@ from notebook_rt.sync.events import (
     Refused,
     Rejoin,
     Shown,
+    Status,
     StatusChanged,
     Tick,
     Told,
@@ -86,11 +89,30 @@ FLOOD = 50
 """Changes in one batch from which on their old and new rows are worked out later, if ever."""
 
 
+@dataclass(slots=True)
+class _Check:
+    """Somebody who has asked for a comparison."""
+
+    future: concurrent.futures.Future[Verdict] = field(default_factory=concurrent.futures.Future)
+    since: float = field(default_factory=time.monotonic)
+    found: tuple[int, float] | None = None
+    """Rows and seconds of the audit, while it is not known whether what differed was on its way."""
+
+
+def _judge(checks: Sequence[_Check], differed: int) -> None:
+    """What the audits have found is final: say so to who has asked."""
+    for check in checks:
+        if check.found is not None and not check.future.done():
+            check.future.set_result(Verdict(check.found[0], differed, check.found[1]))
+
+
 class TableDriver(Feed):
     """One mirrored table: its mirror, its store, its listeners.
 
     ``topic`` names its channel. Made on any thread; ``start`` begins.
     """
+
+    comparable = True
 
     def __init__(
         self,
@@ -113,6 +135,7 @@ class TableDriver(Feed):
         self.audited_at: float | None = None
         """Monotonic time of the last audit; None before the first."""
         self._freshness = Freshness()
+        self._checks: list[_Check] = []
         self._late = False
         """Whether the change that was applied last was late."""
         self.mirror = self._machine()
@@ -255,8 +278,24 @@ class TableDriver(Feed):
         if self._late:
             asyncio.get_running_loop().call_later(1.0, self._tell_while_late)
 
-    def audit(self) -> None:
-        self._feed(AuditNow())
+    def verify(self) -> concurrent.futures.Future[Verdict]:
+        check = _Check()
+        if self.error is not None:
+            check.future.set_exception(self.error)
+        elif self.status == "closed":
+            check.future.set_exception(ClosedError(f'table "{self.name}"'))
+        else:
+            self._checks = [one for one in self._checks if not one.future.done()] + [check]
+            self._feed(AuditNow())
+        return check.future
+
+    def set_status(self, status: Status, reason: str) -> None:
+        super().set_status(status, reason)
+        if status in ("closed", "error"):
+            error = self.error or ClosedError(f'table "{self.name}"')
+            for check in self._checks:
+                if not check.future.done():
+                    check.future.set_exception(error)
 
     def _my_turn(self) -> None:
         self._buffer.event(Turn())
@@ -520,11 +559,22 @@ class TableDriver(Feed):
                 self.audited_at = time.monotonic()
                 self._freshness.proven()
                 self.services.on_facts()
+                asked = [
+                    check
+                    for check in self._checks
+                    if check.found is None and detail["began"] >= check.since
+                ]
+                for check in asked:
+                    check.found = int(detail["rows"]), float(detail["seconds"])
+                if not detail.get("differing"):
+                    _judge(asked, int(detail.get("changed", 0)))
             case "explained":
                 self.drifted = False
                 self.services.on_facts()
+                _judge(self._checks, 0)
             case "drift":
                 metrics.drift += int(detail.get("rows", 1))
+                _judge(self._checks, int(detail.get("rows", 1)))
                 self.services.on_note("info", f'table "{self.spec.table}": drift repaired')
             case _:
                 pass

@@ -37,6 +37,31 @@ PATIENCE = 4.0
 """Seconds that a waiting user is kept when nobody answers at the URL, before that is said."""
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison with the server has found; made by ``LiveFrame.verify``."""
+
+    compared: int
+    """Rows that were compared."""
+    differed: int
+    """Rows that were not the server's, and that no change on its way has explained."""
+    seconds: float
+    """How long it took."""
+
+    @property
+    def repaired(self) -> int:
+        """Rows that are now as the server has them: whatever differed."""
+        return self.differed
+
+    def __str__(self) -> str:
+        found = "no row differed"
+        if self.differed:
+            found = (
+                f"{self.differed:,} differed and {'was' if self.differed == 1 else 'were'} repaired"
+            )
+        return f"{self.compared:,} rows compared in {self.seconds:.2g} s: {found}"
+
+
 @dataclass(slots=True)
 class _Waiter:
     future: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
@@ -45,6 +70,9 @@ class _Waiter:
 
 class Feed:
     """See the module. ``name`` is the table's, the event's, the query's."""
+
+    comparable = False
+    """Whether the server keeps what is shown, so that it can be compared."""
 
     def __init__(self, name: str, thread: LoopThread, options: Options, counters: Metrics) -> None:
         self.name = name
@@ -159,6 +187,10 @@ class Feed:
         self.error = error
         self.set_status("error", str(error))
         self.settle(error)
+
+    def verify(self) -> concurrent.futures.Future[Verdict]:
+        """A future of a comparison with the server that begins now."""
+        raise NotImplementedError
 
     # Waiting for the first data
 

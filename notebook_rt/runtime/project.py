@@ -34,7 +34,7 @@ from notebook_rt.runtime.services import Services
 from notebook_rt.sync.connection.health import (
     Facts,
     Health,
-    HealthState,
+    HealthStatus,
     Metrics,
     TableFacts,
     health,
@@ -259,7 +259,7 @@ class Project:
             near_limits=tuple(near.text for near in self._near(hour)),
         )
 
-    def _verdict(self, facts: Facts) -> tuple[HealthState, str]:
+    def _verdict(self, facts: Facts) -> tuple[HealthStatus, str]:
         options = self.options
         return health(
             facts,
@@ -305,7 +305,7 @@ class Project:
         coming = [at for driver in live if (at := driver.next_audit) is not None]
         audited = [at for driver in live if (at := driver.audited_at) is not None]
         return {
-            "state": self.state,
+            "status": self.state,
             "retries": max(0, self.connection.machine.tries - 1),
             "messages": socket.frames,
             "bytes": socket.bytes_received + self.rest.bytes_received,

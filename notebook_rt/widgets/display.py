@@ -131,7 +131,7 @@ def _eyes(session: Session) -> Callable[[str], None]:
     """A browser that is back, or a tab that is looked at again, makes the session try at once."""
 
     def eyes(word: str) -> None:
-        if word in ("online", "visible") and session.state in ("disconnected", "reconnecting"):
+        if word in ("online", "visible") and session.status in ("disconnected", "reconnecting"):
             session.retry()
 
     return eyes

@@ -13,7 +13,7 @@ from notebook_rt.widgets.base import LiveWidget, module, static_table, styles
 from notebook_rt.widgets.sources import Eyes, HealthReport, HealthSource, Unsubscribe
 from notebook_rt.widgets.state import StateModel, cut
 
-COLOURS: Final = {
+COLORS: Final = {
     "healthy": "green",
     "slow": "yellow",
     "drifting": "yellow",
@@ -59,7 +59,7 @@ class HealthState:
         return {
             "state": report.state,
             "word": report.state.capitalize(),
-            "colour": COLOURS.get(report.state, "grey"),
+            "colour": COLORS.get(report.state, "grey"),
             "detail": cut(report.detail or DETAILS.get(report.state, "")),
             "latency": report.latency,
             "spark": [round(latency, 1) for latency in self._latencies],

@@ -44,14 +44,14 @@ class SessionHealth:
         health = self._session.health
         error = health.metrics.get("last_error")
         return HealthReport(
-            health.state,
+            health.status,
             _detail(health),
             health.latency_ms,
             None if error is None else str(error),
             dict(
                 _metric(name, value)
                 for name, value in health.metrics.items()
-                if value is not None and name not in ("last_error", "state", *_SAID)
+                if value is not None and name not in ("last_error", "status", *_SAID)
             ),
             health.usage,
             health.near_limits,
@@ -83,8 +83,8 @@ def _detail(health: Health) -> str:
     """A sentence on the state, and one on the audits: when, and what the last of them found."""
     sentence = health.reason[:1].upper() + health.reason[1:] if health.reason else ""
     ends = sentence if sentence.endswith((".", "!", "?", "…")) else f"{sentence}."
-    said = [DETAILS["healthy"] if health.state == "healthy" else ends]
-    if health.state == "healthy" and health.audited_s is not None:
+    said = [DETAILS["healthy"] if health.status == "healthy" else ends]
+    if health.status == "healthy" and health.audited_s is not None:
         said.append(f"The last audit, {health.audited_s:.0f} s ago, found every row right.")
     if health.next_audit_s is not None:
         said.append(f"Next audit in {health.next_audit_s:.0f} s.")

@@ -154,7 +154,7 @@ class Scene:
     def note(self) -> None:
         """What this package says of itself now."""
         assert self.session is not None  # set with the clients
-        self.said = f"{self.ours['by default'].status}, {self.session.health.state}"
+        self.said = f"{self.ours['by default'].status}, {self.session.health.status}"
 
     def differing(self) -> dict[str, int]:
         """Rows that differ from SQL, by client."""

@@ -21,7 +21,7 @@ from notebook_rt.widgets import (
     StatusBar,
 )
 from notebook_rt.widgets.base import module, pump, styles
-from notebook_rt.widgets.health import COLOURS, DETAILS, HISTORY, HealthState, health_html
+from notebook_rt.widgets.health import COLORS, DETAILS, HISTORY, HealthState, health_html
 from notebook_rt.widgets.notes import SHOWN, NotesState
 from notebook_rt.widgets.presence import initials, presence_html, presence_state
 from notebook_rt.widgets.queue import queue_state
@@ -65,7 +65,7 @@ def test_no_widget_writes_html(name):
         assert word not in text
 
 
-@pytest.mark.parametrize("state", COLOURS)
+@pytest.mark.parametrize("state", COLORS)
 def test_every_state_of_health_has_a_word_a_colour_and_a_sentence(state):
     drawn = HealthState(MemoryHealth(HealthReport(state)))()
     assert drawn["word"]

@@ -18,7 +18,7 @@ from notebook_rt.errors import printable
 from notebook_rt.sync.connection.supervisor import State
 from notebook_rt.sync.events import Status
 
-HealthState: TypeAlias = Literal[
+HealthStatus: TypeAlias = Literal[
     "offline",
     "connecting",
     "stale",
@@ -29,7 +29,7 @@ HealthState: TypeAlias = Literal[
     "healthy",
     "closed",
 ]
-COLOURS: Final[dict[HealthState, str]] = {
+COLORS: Final[dict[HealthStatus, str]] = {
     "offline": "red",
     "connecting": "grey",
     "stale": "yellow",
@@ -87,9 +87,9 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The verdict. ``str(health)`` is its word; ``colour`` never stands alone."""
+    """The verdict. ``str(health)`` is its word; ``color`` never stands alone."""
 
-    state: HealthState
+    status: HealthStatus
     reason: str
     """Why, in a sentence."""
     latency_ms: float | None = None
@@ -109,15 +109,15 @@ class Health:
     """How the session shows its health as it goes on, where there is a front end."""
 
     @property
-    def colour(self) -> str:
+    def color(self) -> str:
         """``green``, ``yellow``, ``red`` or ``grey``."""
-        return COLOURS[self.state]
+        return COLORS[self.status]
 
     def __str__(self) -> str:
-        return self.state
+        return self.status
 
     def __repr__(self) -> str:
-        return f"<Health {self.state}: {self.reason}>"
+        return f"<Health {self.status}: {self.reason}>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         return {"text/plain": repr(self)} if self.display is None else self.display()
@@ -125,7 +125,7 @@ class Health:
 
 def health(
     facts: Facts, *, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
-) -> tuple[HealthState, str]:
+) -> tuple[HealthStatus, str]:
     """The worst that is true, and why; the reason is fit for a terminal.
 
     >>> limits = {"slow_ms": 500, "stale_after": 60, "poll_interval": 5, "behind_after": 3}
@@ -138,7 +138,7 @@ def health(
 
 def _worst(
     facts: Facts, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
-) -> tuple[HealthState, str]:
+) -> tuple[HealthStatus, str]:
     statuses = [table.status for table in facts.tables]
     denied = [table for table in facts.tables if table.status == "error" and table.denied]
     failed = [table for table in facts.tables if table.status == "error" and table.shown]

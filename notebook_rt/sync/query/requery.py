@@ -212,6 +212,8 @@ class Requery:
             return None
         if self.rows is None:
             return "snapshot"
+        if self._audits.asked:
+            return "audit"
         if not self._confirmed:
             return "poll"
         if self._shown_mark >= self._marks:
@@ -224,7 +226,7 @@ class Requery:
             return self._patience_ends
         if self._shown_mark < self._marks:
             return max(self._due, self._rest_until)
-        return self._audits.at if self._confirmed else self._poll_at
+        return self._audits.at if self._confirmed or self._audits.asked else self._poll_at
 
     def _judge(self) -> None:
         failing = self._flows.failing or self._refusal
@@ -337,12 +339,13 @@ class Requery:
         slower = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
         self._poll_every = self.options.poll_interval if changed else slower
         self._poll_at = self._now + max(self._poll_every, took / POLL_SHARE)
-        self._out.append(Told("audit" if cause == "audit" else "reconciled"))
+        detail = {"rows": len(rows), "changed": changed, "seconds": took, "began": began}
+        self._out.append(Told("audit" if cause == "audit" else "reconciled", detail))
 
     # Showing --------------------------------------------------------------------------------------
 
-    def _show(self, rows: list[WireRow], cause: Cause) -> bool:
-        """Make the answer what is shown, as one change; say whether it differs."""
+    def _show(self, rows: list[WireRow], cause: Cause) -> int:
+        """Make the answer what is shown, as one change; how many rows differ (1 if only the order does)."""
         spec = self.spec
         schema = self._answers.schema_of(rows)
         told = [hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows]
@@ -355,11 +358,12 @@ class Requery:
         before, old = self.rows, self._shown
         same = schema == self.schema
         if before is not None and same and list(answer.items()) == list(old.items()):
-            return False
+            return 0
         pairs: list[tuple[Key | None, Key | None]] = []
-        if before is not None and self.want_changes:
+        if before is not None:
             pairs = list(_by_count(old, answer) if spec.key is None else _by_key(old, answer))
-        was = [None if key is None or before is None else before.get(key) for key, _ in pairs]
+        told_of = pairs if self.want_changes else []
+        was = [None if key is None or before is None else before.get(key) for key, _ in told_of]
         now = before if before is not None and same else self._make_rows(schema)
         load = now.load()
         places = [{POSITION: place} for place in range(len(rows))]
@@ -371,10 +375,10 @@ class Requery:
         self._shown = answer
         changes = [
             _change(pair, gone, None if pair[1] is None else now.get(pair[1]))
-            for pair, gone in zip(pairs, was, strict=True)
+            for pair, gone in zip(told_of, was, strict=True)
         ]
         self._out.append(Published("snapshot" if before is None else cause, changes))
-        return True
+        return max(1, len(pairs))
 
 
 def _by_key(

@@ -54,6 +54,8 @@ class AuditTimer:
         self._hinted_from = 0.0
         self._hinted = False
         """Whether a hint has come since the last audit began."""
+        self.asked = False
+        """Whether somebody has asked for one since the last audit began."""
 
     def loaded(self, now: float, took: float) -> None:
         """The table was loaded, which took so long: the first audit is due soon."""
@@ -68,12 +70,15 @@ class AuditTimer:
 
     def began(self) -> None:
         """An audit has begun."""
-        self._hinted = False
+        self._hinted = self.asked = False
 
     def ended(self, now: float, took: float, *, clean: bool) -> None:
         """An audit is over, after so many seconds of work; ``clean``: it found no difference."""
         if clean:
             self._cost = took
+        if self.asked:
+            self.at = now
+            return
         if not self._every:
             self.at = NEVER
             return
@@ -94,7 +99,7 @@ class AuditTimer:
 
     def ask(self, now: float) -> None:
         """Somebody wants one now."""
-        self.at = now
+        self.at, self.asked = now, True
 
 
 class Traffic:

@@ -7,7 +7,8 @@
 --
 -- It only reads the catalog, with the caller's rights. Remove it with: drop function nrt_describe;
 
-create or replace function public.nrt_describe(source_schema text, sources text[]) returns jsonb
+create or replace function public.nrt_describe(source_schema text, sources text[] default null)
+returns jsonb
 language sql stable security invoker set search_path = '' as $$
     select jsonb_build_object('tables', coalesce(jsonb_object_agg(c.relname, jsonb_build_object(
         'kind', c.relkind,
@@ -77,7 +78,7 @@ language sql stable security invoker set search_path = '' as $$
         )
     )), '{}'))
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where n.nspname = source_schema and c.relname = any (sources)
+    where n.nspname = source_schema and (sources is null or c.relname = any (sources))
         and c.relkind in ('r', 'p', 'v', 'm', 'f')
         and has_schema_privilege(n.oid, 'usage')
         and (has_any_column_privilege(c.oid, 'select, insert, update')

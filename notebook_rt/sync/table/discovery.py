@@ -116,6 +116,43 @@ def from_catalog(value: Mapping[str, Any], table: str) -> Described:
     return Described(tuple(columns), key, tuple(map(tuple, found.get("unique") or ())))
 
 
+@dataclass(frozen=True, slots=True)
+class Watchable:
+    """A table or view that a login may read."""
+
+    name: str
+    described: Described
+    published: bool | None
+    """Whether its changes are streamed; None: it is not known."""
+    row_security: bool | None
+    grants: tuple[str, ...] | None
+
+
+def listed(value: Any) -> list[Watchable] | None:
+    """Every table in the answer to a description of all; None if there is no such answer."""
+    if not isinstance(value, Mapping):
+        return None
+    tables = value.get("tables")
+    if isinstance(tables, Mapping):
+        return [
+            Watchable(
+                name,
+                from_catalog(value, name),
+                bool(one.get("published")),
+                bool(one.get("row_security")),
+                tuple(map(str, one.get("grants") or ())),
+            )
+            for name, one in sorted(tables.items())
+            if isinstance(one, Mapping) and "select" in (one.get("grants") or ())
+        ]
+    names = value.get("definitions")
+    if not isinstance(names, Mapping):
+        return None
+    return [
+        Watchable(name, from_description(value, name), None, None, None) for name in sorted(names)
+    ]
+
+
 _OPENAPI_INTEGERS: Final = {"int32": "int4", "int64": "int8"}
 """OpenAPI's own words, which newer PostgRESTs use; a smallint is said to be ``int32`` too."""
 

@@ -323,6 +323,8 @@ class Mirror:
         if not replica.loaded:
             due = self._confirmed or self._has_lost or self._now >= self._patience_ends
             return self._prove(self._passes.load(replica)) if due else None
+        if self._audits.asked and self._now >= self._audits.at:
+            return self._audit(replica)
         if self._confirmed and self._gaps > self._closed_gaps:
             if self._now >= self._audits.by:  # it compares everything, so it closes gaps as well
                 return self._audit(replica)

@@ -215,7 +215,7 @@ class Passes:
 
     def audit(self, replica: Replica) -> Pass:
         """Compare the whole table, and mend what differs (promise 4)."""
-        took = self._stopwatch()
+        took, began = self._stopwatch(), self.now
         watched = self._watch_window()
         comparison = Comparison(replica)
         yield from glance(replica, self.reads, self._paging)
@@ -225,7 +225,8 @@ class Passes:
         watched(comparison.order)
         replica.nulls.betrayed = False  # what was believed has been read
         lost = len(comparison.lost)
-        self._emit(Told("audit", {"rows": comparison.seen, "differing": lost, "seconds": took()}))
+        detail = {"rows": comparison.seen, "differing": lost, "seconds": took(), "began": began}
+        self._emit(Told("audit", detail))
         if lost:
             due = self.now + LATENESS
             for key in comparison.lost:
