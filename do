@@ -77,6 +77,41 @@ lint) developers; "$bin/ruff" format --check . && "$bin/ruff" check . && exec "$
 types) developers; exec "$bin/mypy" ;;
 bench) install -e ".[all]" --group dev --group bench; exec "$bin/python" -m tests.benchmarks "$@" ;;
 latency) developers; browser; exec "$bin/python" -m tests.browser.latency "$@" ;;
+package) # the wheel and the sdist, each installed alone and tried
+    developers; rm -rf dist; "$bin/uv" build -q --out-dir dist
+    for each in dist/*.whl dist/*.tar.gz; do
+        tried=$(mktemp -d)
+        "$bin/python" -m venv "$tried"
+        VIRTUAL_ENV=$tried "$bin/uv" pip install -q "$each"
+        (cd "$tried" && bin/python -c "
+import notebook_rt as nrt
+for name in nrt.__all__: getattr(nrt, name)
+from notebook_rt.widgets import GridWidget, HealthWidget
+print(nrt.__version__)" && bin/notebook-rt --help >/dev/null)
+        rm -rf "$tried"
+        say "$each: installed and tried"
+    done ;;
+bounds) # lowest, newest or next: the tests that touch the dependencies, with those
+    which=${1:?lowest, newest or next}
+    developers; browser
+    bounds=$PWD/.cache/bounds-$which
+    "$bin/python" -m venv "$bounds"
+    case $which in
+    lowest) how="--resolution lowest-direct" ;;
+    newest) how="--upgrade" ;;
+    next) how="--upgrade --prerelease allow" ;;
+    *) echo "lowest, newest or next, not $which" >&2; exit 2 ;;
+    esac
+    # shellcheck disable=SC2086
+    VIRTUAL_ENV=$bounds "$bin/uv" pip install -q $how -e ".[all]" --group dev
+    if [ "$which" = next ]; then # past the upper bounds
+        VIRTUAL_ENV=$bounds "$bin/uv" pip install -q --upgrade --prerelease allow --no-deps realtime supabase websockets
+    fi
+    exec "$bounds/bin/python" -m pytest -m "not nightly and not browser" -n 2 --dist loadfile \
+        tests/net tests/store tests/widgets tests/test_live_table.py tests/test_live_channel.py tests/test_live_logins.py tests/test_live_editing.py ;;
+lock) developers; "$bin/uv" pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+        --all-extras --group dev pyproject.toml -o requirements-dev.lock ;;
+release) developers; exec "$bin/python" .github/release.py "$@" ;;
 docs) developers; exec "$bin/pdoc" --docformat numpy --output-directory build/docs notebook_rt "$@" ;;
 pictures) developers; browser; exec "$bin/python" -m tests.browser.pictures "$@" ;;
 clean) rm -rf .venv build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .pictures ;;
@@ -87,6 +122,9 @@ help)
 ./do nightly   the long versions of the tests
 ./do lint      ruff: format and rules          ./do types     mypy --strict
 ./do bench     benchmarks beside their peers   ./do docs      API pages into build/docs
+./do package   wheel and sdist, installed and tried
+./do bounds    the tests with the lowest, newest or next dependencies
+./do lock      requirements-dev.lock anew      ./do release VERSION
 ./do latency   from df to pixel beside other grids, in JupyterLab ([seconds])
 ./do pictures  widgets, light and dark, as PNG ./do clean     remove what this script made
 TXT
