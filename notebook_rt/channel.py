@@ -17,7 +17,7 @@ from notebook_rt.errors import ClosedError, WaitTimeoutError, printable
 from notebook_rt.frame import LiveFrame
 from notebook_rt.model.plain import plain
 from notebook_rt.runtime.broadcasts import BroadcastFeed
-from notebook_rt.runtime.callbacks import Mailbox, discard
+from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.room import Message, Room
 from notebook_rt.sync.connection.presence import Person
 
@@ -131,13 +131,16 @@ class Channel:
         box.holds = self
 
         def listener(message: Message) -> None:
-            box.put(message if event == "*" else message.payload)
+            if event == "*":
+                box.put(message)
+            elif event == message.event:
+                box.put(message.payload)
 
-        self._thread.call(room.listeners.append, (event, listener))
+        self._thread.call(room.listeners.add, listener)
 
         def remove() -> None:
             box.close()
-            self._thread.post(discard, room.listeners, (event, listener))
+            self._thread.post(room.listeners.remove, listener)
 
         unsubscribe = room.subscribers.add(fn, remove)
         self._listening.append((event, fn, unsubscribe))
@@ -399,11 +402,11 @@ class Presence:
         def listener(came: list[Person], gone: list[Person]) -> None:
             hand_on(box, came, gone)
 
-        self._thread.call(room.presence_listeners.append, listener)
+        self._thread.call(room.presence_listeners.add, listener)
 
         def remove() -> None:
             box.close()
-            self._thread.post(discard, room.presence_listeners, listener)
+            self._thread.post(room.presence_listeners.remove, listener)
 
         unsubscribe = room.subscribers.add(fn, remove)
         self._removers.append(unsubscribe)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
 
 from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, again, printable
 from notebook_rt.mapped import MappedFrame
-from notebook_rt.runtime.callbacks import Mailbox, discard
+from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
@@ -464,8 +464,8 @@ class LiveFrame:
         feed = self._feed
         feed.look()
         listener = Gathering(put, self._debounce) if self._debounce else put
-        feed.thread.call(feed.listeners.append, listener)
-        return lambda: feed.thread.post(discard, feed.listeners, listener)
+        feed.thread.call(feed.listeners.add, listener)
+        return lambda: feed.thread.post(feed.listeners.remove, listener)
 
     def changes(self, timeout: float | None = None) -> Changes:
         """Iterate over batches of changes as they come, with ``for`` or ``async for``.

@@ -35,7 +35,7 @@ from notebook_rt.net.loop import LoopThread, shared
 from notebook_rt.opening import Opening
 from notebook_rt.options import Options
 from notebook_rt.queue import Queue, arguments
-from notebook_rt.runtime.callbacks import Mailbox, Subscribers, discard
+from notebook_rt.runtime.callbacks import Mailbox, Subscribers
 from notebook_rt.runtime.host import at_session_end, has_front_end, is_interactive, running
 from notebook_rt.runtime.metrics import SessionMetrics
 from notebook_rt.runtime.project import Project
@@ -386,7 +386,7 @@ class Session(Opening):
         callable
             Call it to unsubscribe.
         """
-        return self._listen(fn, "Session.on_status", self._project.state_listeners)
+        return self._listen(fn, "Session.on_status", self._project.state_listeners.add)
 
     def on_health(self, fn: Callable[[Health], Any]) -> Callable[[], None]:
         """Call ``fn(health)`` when the verdict or the latency may be another one, on a thread of its
@@ -397,7 +397,7 @@ class Session(Opening):
         callable
             Call it to unsubscribe.
         """
-        return self._listen(fn, "Session.on_health", self._project.health_listeners)
+        return self._listen(fn, "Session.on_health", self._project.health_listeners.add)
 
     def on_note(self, fn: Callable[[str, str], Any]) -> Callable[[], None]:
         """Call ``fn(kind, text)`` with what is worth a line: ``"merged"``, ``"queued"``,
@@ -408,18 +408,18 @@ class Session(Opening):
         callable
             Call it to unsubscribe.
         """
-        return self._listen(fn, "Session.on_note", self._project.note_listeners)
+        return self._listen(fn, "Session.on_note", self._project.note_listeners.add)
 
     def _listen(
-        self, fn: Callable[..., Any], what: str, listeners: list[Any]
+        self, fn: Callable[..., Any], what: str, add: Callable[..., Callable[[], None]]
     ) -> Callable[[], None]:
         self._check()
         box = Mailbox(fn, what=what, counted=self._project.counters)
-        self._thread.call(listeners.append, box.put)
+        stop = self._thread.call(add, box.put)
 
         def remove() -> None:
             box.close()
-            self._thread.post(discard, listeners, box.put)
+            self._thread.post(stop)
 
         return self._subscribers.add(fn, remove)
 

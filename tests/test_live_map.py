@@ -147,7 +147,7 @@ def test_a_frame_that_is_read_now_and_then_is_followed_while_it_is(
     until(lambda: told[-1:] == [12.0], what=lambda: told)
     assert len(told) == count + 1
     stop()
-    until(lambda: other._feed.listeners == [], what=lambda: other._feed.listeners)
+    until(lambda: not other._feed.listeners, what=lambda: other._feed.listeners)
 
 
 def test_a_function_that_reads_its_own_result_ends(

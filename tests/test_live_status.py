@@ -44,7 +44,7 @@ def test_a_verdict_comes_with_its_repair_and_stays_until_a_clean_audit(stack: Lo
         audits = lab.session.metrics["audits"]
         seen: list[tuple[bool, bool]] = []
         # On the loop, in the same turn as the repair: what the health would say then.
-        lab.session._project.health_listeners.append(
+        lab.session._project.health_listeners.add(
             lambda health: seen.append((len(feed.table) == 0, health.status == "healthy"))
         )
         lab.sql("truncate {t}")
@@ -139,7 +139,7 @@ def test_a_limit_that_comes_near_is_told_once_and_stands_in_the_panel(
         frame = rt.table(name).wait(20)
         until(lambda: frame.status == "live")
         told: list[tuple[str, str]] = []
-        rt._project.note_listeners.append(lambda kind, text: told.append((kind, text)))
+        rt._project.note_listeners.add(lambda kind, text: told.append((kind, text)))
         stack.sql(f"insert into {name} (id) select * from generate_series(1, 2400)")
         until(lambda: rt.metrics["messages_this_hour"] >= 2400, 15, lambda: rt.metrics)
         until(lambda: len(rt.health.near_limits) == 2, what=lambda: rt.health.near_limits)
@@ -151,7 +151,7 @@ def test_a_limit_that_comes_near_is_told_once_and_stands_in_the_panel(
         assert report.usage == said
         assert tuple(report.near_limits) == rt.health.near_limits
         project, looks = rt._project, list[str]()
-        project.health_listeners.append(lambda health: looks.append(health.status))
+        project.health_listeners.add(lambda health: looks.append(health.status))
         for _ in range(3):
             seen = len(looks)
             project.thread.call(project.look_at_health)

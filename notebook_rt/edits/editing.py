@@ -182,8 +182,8 @@ class Editing:
             for editor in self._shared.editors_of(op.schema, op.target):
                 if kept is not None:
                     editor.lay([kept])
-                for fn in editor.on_merge if records else ():
-                    fn(records)
+                if records:
+                    editor.on_merge.tell(records)
         for record in records:
             what = f"{op.target} {', '.join(map(str, record['key'].values()))}"
             column = f", {record['column']}" if record["column"] else ""

@@ -24,6 +24,7 @@ from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay
 from notebook_rt.edits.rows import Put
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.rows import Key, Row, RowChange
+from notebook_rt.model.signal import Signal
 
 UNDONE = 100
 """The last edits of a table that can be taken back."""
@@ -100,10 +101,8 @@ class PendingEdits:
     doubted: Callable[[], object]
     """Told when what is known of the columns has refused an edit."""
     overlay: Overlay | None = field(default=None, init=False)
-    on_merge: list[Callable[[Sequence[Mapping[str, Json]]], object]] = field(
-        default_factory=list, init=False
-    )
-    """Called with the records of each merge (see ``conflicts``), on the loop thread."""
+    on_merge: Signal[Sequence[Mapping[str, Json]]] = field(default_factory=Signal, init=False)
+    """Told the records of each merge (see ``conflicts``), on the loop thread."""
     _composer: Composer | None = field(default=None, init=False)
     _early: list[tuple[Op, Mapping[str, Json] | None, float]] = field(
         default_factory=list, init=False

@@ -31,6 +31,7 @@ from notebook_rt.edits.decisions import Record
 from notebook_rt.edits.ops import Json, Op, OpState, changes_key, decode, encode
 from notebook_rt.edits.rows import Put
 from notebook_rt.errors import QueueError
+from notebook_rt.model.signal import Signal
 from notebook_rt.outbox import sessions
 from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
 from notebook_rt.outbox.owner import Owner
@@ -83,7 +84,7 @@ class Outbox:
         self._edited = False
         self._lock = threading.RLock()
         self._pid = os.getpid()
-        self._listeners: list[Callable[[], object]] = []
+        self._changed: Signal[()] = Signal()
         self._unsynced = False
         self._open()
 
@@ -113,13 +114,7 @@ class Outbox:
 
     def subscribe(self, fn: Callable[[], object]) -> Callable[[], None]:
         """Call ``fn`` after every change made through this object; returns what ends it."""
-        self._listeners.append(fn)
-
-        def unsubscribe() -> None:
-            with contextlib.suppress(ValueError):
-                self._listeners.remove(fn)
-
-        return unsubscribe
+        return self._changed.add(fn)
 
     # --- putting in ------------------------------------------------------------------------------
 
@@ -430,8 +425,7 @@ class Outbox:
                 raise
 
     def _tell(self) -> None:
-        for fn in list(self._listeners):
-            fn()
+        self._changed.tell()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -51,14 +51,16 @@ class BroadcastFeed(Feed):
         return f'nobody has sent "{self.name}" to the channel "{self.room.topic}" in {seconds:g} s'
 
     def start(self) -> None:
-        self.room.listeners.append((self.name, self.receive))
+        self._leave = self.room.listeners.add(self._hear)
         self.set_status("live", "")
 
     def close(self) -> None:
-        entry = (self.name, self.receive)
-        if entry in self.room.listeners:
-            self.room.listeners.remove(entry)
+        self._leave()
         self.set_status("closed", "closed")
+
+    def _hear(self, message: Message) -> None:
+        if self.name in ("*", message.event):
+            self.receive(message)
 
     def receive(self, message: Message) -> None:
         """Take a message; all of one turn of the loop are applied as one."""

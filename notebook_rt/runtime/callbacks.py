@@ -148,9 +148,3 @@ def _lines(fn: Callable[..., Any]) -> object:
         return id(fn)
     bound = id(getattr(fn, "__self__", None))
     return code.co_filename, code.co_firstlineno, code.co_qualname, code.co_code, bound
-
-
-def discard(items: list[Any], item: Any) -> None:
-    """Take a listener off a list that it may have left already."""
-    if item in items:
-        items.remove(item)

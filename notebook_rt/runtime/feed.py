@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from notebook_rt.errors import NotebookRTError, classify
 from notebook_rt.model.rows import RowChange, at_most
+from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Schema
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.options import Options
@@ -92,9 +93,9 @@ class Feed:
         self.progress: Progress | None = None
         self.log: deque[ChangeBatch] = deque()
         self.subscribers = Subscribers()
-        self.listeners: list[Callable[[ChangeBatch], None]] = []
-        """Called on the loop with each batch; must be quick and must not raise."""
-        self.status_listeners: list[Callable[[Status, str], None]] = []
+        self.listeners: Signal[ChangeBatch] = Signal()
+        """Told of each batch, on the loop."""
+        self.status_listeners: Signal[Status, str] = Signal()
         self._logged = 0
         self._waiters: list[_Waiter] = []
         self.failure: NotebookRTError | None = None
@@ -165,8 +166,7 @@ class Feed:
             batch = ChangeBatch(changes, cause, self.version, commit_time)
             if cause != "snapshot":
                 self._keep(batch)
-            for listener in tuple(self.listeners):
-                listener(batch)
+            self.listeners.tell(batch)
         self.settle(None)
 
     def _keep(self, batch: ChangeBatch) -> None:
@@ -179,8 +179,7 @@ class Feed:
     def set_status(self, status: Status, reason: str) -> None:
         before, self.status, self.reason = self.status, status, reason
         if status != before:
-            for listener in tuple(self.status_listeners):
-                listener(status, reason)
+            self.status_listeners.tell(status, reason)
 
     def fail(self, error: Exception) -> None:
         """It cannot be shown, for a reason that ``df`` and ``wait`` raise."""

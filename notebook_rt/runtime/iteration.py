@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from notebook_rt.errors import ClosedError, printable
-from notebook_rt.runtime.callbacks import discard
 from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.sync.events import Status
@@ -50,13 +49,13 @@ class Changes:
                 put(None)
 
         def listen() -> None:
-            feed.listeners.append(put)
-            feed.status_listeners.append(on_status)
+            feed.listeners.add(put)
+            feed.status_listeners.add(on_status)
             on_status(feed.status, feed.reason)
 
         def leave() -> None:
-            thread.post(discard, feed.listeners, put)
-            thread.post(discard, feed.status_listeners, on_status)
+            thread.post(feed.listeners.remove, put)
+            thread.post(feed.status_listeners.remove, on_status)
 
         thread.call(listen)
         self._leave = weakref.finalize(self, _unless_closed, leave)

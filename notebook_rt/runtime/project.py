@@ -19,6 +19,7 @@ from typing import Any
 
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.errors import AuthError
+from notebook_rt.model.signal import Signal
 from notebook_rt.model.spec import QuerySpec, TableSpec
 from notebook_rt.model.types import Backend
 from notebook_rt.net.credentials import Credentials
@@ -66,17 +67,17 @@ class Project:
         """Under which others see this session; the same after every reconnect."""
         self.tables: dict[object, TableDriver] = {}
         self.rooms: dict[object, Room] = {}
-        self.table_listeners: list[Callable[[TableDriver], None]] = []
+        self.table_listeners: Signal[TableDriver] = Signal()
         """Called with each new table before it starts."""
-        self.login_listeners: list[Callable[[], None]] = []
+        self.login_listeners: Signal[()] = Signal()
         """Called when there is another login, or a fresh token."""
         self.closers: list[Callable[[], Awaitable[None]]] = []
         """Awaited first when the project closes."""
-        self.state_listeners: list[Callable[[State, str], None]] = []
+        self.state_listeners: Signal[State, str] = Signal()
         """Called with each new state and why; must be quick."""
-        self.note_listeners: list[Callable[[str, str], None]] = []
+        self.note_listeners: Signal[str, str] = Signal()
         """Called with what is worth a line: its kind and text."""
-        self.health_listeners: list[Callable[[Health], None]] = []
+        self.health_listeners: Signal[Health] = Signal()
         """Called with the health when its verdict or the latency may be another one."""
         self._looking = False
         self._unavailable_since: float | None = None
@@ -157,9 +158,8 @@ class Project:
             if spec.numeric == "decimal":
                 self.connection.socket.exact_numbers = True
             self.tables[shared_as] = driver
-            for listener in self.table_listeners:
-                listener(driver)
-            driver.status_listeners.append(self._on_status)
+            self.table_listeners.tell(driver)
+            driver.status_listeners.add(self._on_status)
             driver.start()
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
         return shared_as, driver
@@ -175,7 +175,7 @@ class Project:
             topic = _topic(spec, shared_as)
             driver = QueryDriver(spec, topic, self.services, dtype_backend=dtype_backend)
             self.tables[shared_as] = driver
-            driver.status_listeners.append(self._on_status)
+            driver.status_listeners.add(self._on_status)
             driver.start()
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
         return shared_as, driver
@@ -334,13 +334,11 @@ class Project:
         return self.usage.near(hour, channels, calls)
 
     def note(self, kind: str, text: str) -> None:
-        for listener in tuple(self.note_listeners):
-            listener(kind, text)
+        self.note_listeners.tell(kind, text)
 
     def _on_state(self, state: State, reason: str) -> None:
         self.counters.state(state, reason, time.monotonic())
-        for listener in tuple(self.state_listeners):
-            listener(state, reason)
+        self.state_listeners.tell(state, reason)
         self.look_at_health()
 
     def _on_latency(self, seconds: float) -> None:
@@ -359,8 +357,7 @@ class Project:
     def _tell_health(self) -> None:
         self._looking = False
         found, now = self.health(), time.monotonic()
-        for listener in tuple(self.health_listeners):
-            listener(found)
+        self.health_listeners.tell(found)
         for near in self.usage.due(self._near(self.usage.hour(now)), now):
             self.note("limit", f"Near a limit: {near.text}")
         # A table that cannot be had says so itself: the lines tell of what is lost and comes back.
@@ -408,8 +405,7 @@ class Project:
         self._login_changed()
 
     def _login_changed(self) -> None:
-        for listener in self.login_listeners:
-            listener()
+        self.login_listeners.tell()
 
     # The end
 

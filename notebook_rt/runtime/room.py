@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -25,6 +25,7 @@ from notebook_rt.errors import (
     again,
     classify,
 )
+from notebook_rt.model.signal import Signal
 from notebook_rt.net.registry import Place
 from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.runtime.callbacks import Subscribers
@@ -81,9 +82,9 @@ class Room:
         """Why it is not joined, where the server said so."""
         self.messages: deque[Message] = deque(maxlen=services.options.log_size)
         self.subscribers = Subscribers()
-        self.listeners: list[tuple[str, Callable[[Message], None]]] = []
+        self.listeners: Signal[Message] = Signal()
         """Event (or ``*``) and who is called with its messages; quick, on the loop."""
-        self.presence_listeners: list[Callable[[list[Person], list[Person]], None]] = []
+        self.presence_listeners: Signal[list[Person], list[Person]] = Signal()
         """Called with who came and who went."""
         self._asks_for_replication = private
         """The database sends to private channels, unless told otherwise. The server closes a channel
@@ -203,16 +204,13 @@ class Room:
             meta if isinstance(meta, dict) else {},
         )
         self.messages.append(message)
-        for event, listener in tuple(self.listeners):
-            if event in ("*", message.event):
-                listener(message)
+        self.listeners.tell(message)
 
     def presence(self, event: str, payload: Mapping[str, Any]) -> None:
         if self._channel is None:
             return
         came, gone = self.people.update(self._channel.presence.state, time.time())
-        for listener in tuple(self.presence_listeners):
-            listener(came, gone)
+        self.presence_listeners.tell(came, gone)
 
     # What the user asks for
 

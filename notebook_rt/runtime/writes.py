@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from notebook_rt.edits.compose import INT_BITS
 from notebook_rt.edits.editing import Editing, SendResult
@@ -25,6 +25,7 @@ from notebook_rt.edits.listing import in_states, what
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import ClosedError, QueueError, UnreachableError, printable
 from notebook_rt.model.rows import Key
+from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Column, canonical
 from notebook_rt.net.credentials import claims
 from notebook_rt.net.loop import Coalesced
@@ -53,7 +54,8 @@ DRAW_SECONDS = 5.0
 LINGER_SECONDS = 1.0
 """How long a closing session lets the last writes leave; the rest leaves with the next session."""
 STATES = ("waiting", "failed", "asking")
-OnMerge = Callable[[Sequence[Mapping[str, Any]]], object]
+Merges: TypeAlias = Signal[Sequence[Mapping[str, Any]]]
+OnMerge: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], object]
 
 
 class Writes:
@@ -62,7 +64,7 @@ class Writes:
     def __init__(self, project: Project, path: str | Path | None) -> None:
         self.project = project
         self.paused = False
-        self.listeners: list[Callable[[], object]] = []
+        self.listeners: Signal[()] = Signal()
         """Called after every change of the queue, on any thread; quick."""
         self.spare = SpareKeys(self._fetch)
         self._asked: set[ColumnName] = set()
@@ -72,11 +74,11 @@ class Writes:
         self._lock = project.services.lock
         self._open: _Open | None = None
         self._told: set[Owner] = set()
-        self._drivers: dict[TableDriver, list[OnMerge]] = {}
+        self._drivers: dict[TableDriver, Merges] = {}
         """The open tables, and who hears of their merges."""
-        project.table_listeners.append(self._table_opened)
-        project.login_listeners.append(self._login_changed)
-        project.state_listeners.append(self._state_changed)
+        project.table_listeners.add(self._table_opened)
+        project.login_listeners.add(self._login_changed)
+        project.state_listeners.add(self._state_changed)
         project.closers.append(self._close)
         self._open_if_there()
 
@@ -156,9 +158,7 @@ class Writes:
 
     def on_merge(self, driver: TableDriver, fn: OnMerge) -> Callable[[], None]:
         """Call ``fn`` with the records of each merge of a table; gives back how to stop it."""
-        listeners = self._drivers[driver]
-        listeners.append(fn)
-        return partial(_forget, listeners, fn)
+        return self._drivers[driver].add(fn)
 
     def decided(self) -> None:
         """Something in the queue was retried, edited or discarded: show it, and go on."""
@@ -190,8 +190,7 @@ class Writes:
         )
 
     def listen(self, fn: Callable[[], object]) -> Callable[[], None]:
-        self.listeners.append(fn)
-        return partial(_forget, self.listeners, fn)
+        return self.listeners.add(fn)
 
     def who(self) -> str:
         """The login that requests have now: the user's id, or the key's role."""
@@ -224,11 +223,11 @@ class Writes:
 
     def _table_opened(self, driver: TableDriver) -> None:
         with self._lock:
-            self._drivers[driver] = []
+            self._drivers[driver] = Signal()
             if self._open is not None:
                 self._open.add(driver, self._drivers[driver])
         driver.on_shown.append(partial(self._shown, driver))
-        driver.status_listeners.append(partial(self._status, driver))
+        driver.status_listeners.add(partial(self._status, driver))
 
     def _shown(self, driver: TableDriver, overlay: Overlay) -> None:
         with self._lock:
@@ -327,7 +326,7 @@ class _Open:
     def start(self) -> None:
         self._task = self.project.thread.spawn(self.worker.run(), "the queue")
 
-    def add(self, driver: TableDriver, on_merge: list[OnMerge]) -> None:
+    def add(self, driver: TableDriver, on_merge: Merges) -> None:
         """An editor for a table that is open."""
         spec = driver.spec
         editor = self.editing.editor(
@@ -355,8 +354,7 @@ class _Open:
     def _changed(self) -> None:
         with contextlib.suppress(ClosedError):
             self._look_soon.ask()
-        for listener in tuple(self.writes.listeners):
-            listener()
+        self.writes.listeners.tell()
 
     def _look(self) -> None:
         """The queue has changed: there may be something to send, and something to say."""
@@ -472,8 +470,3 @@ class TableEdits:
     def doubted(self) -> None:
         """What is known of the columns has refused something: learn them again."""
         self.driver.doubted()
-
-
-def _forget(listeners: list[Any], fn: Any) -> None:
-    with contextlib.suppress(ValueError):
-        listeners.remove(fn)

@@ -183,7 +183,7 @@ class SessionNotes:
             self._keep(kind, text)
             fn()
 
-        project.thread.call(project.note_listeners.append, note)
+        project.thread.call(project.note_listeners.add, note)
 
         def stop() -> None:
             with contextlib.suppress(ClosedError, RuntimeError, ValueError):

@@ -152,7 +152,7 @@ async def test_a_merge_function_decides_and_is_given_the_row(
 
     k = kernel(strategies=Strategies(columns={"note": both}))
     told: list[Any] = []
-    k.editor.on_merge.append(told.extend)
+    k.editor.on_merge.add(told.extend)
     k.editor.edit(key, {"note": "mine"})
     stack.sql(f"update {table} set note = 'theirs' where id = %s", key)
     await k.drain()
@@ -601,7 +601,7 @@ async def test_a_paused_queue_sends_nothing_and_a_running_one_drains_as_it_fills
     def broken(records: Any) -> None:
         raise RuntimeError("a callback that raises stops nothing")
 
-    k.editor.on_merge.append(broken)
+    k.editor.on_merge.add(broken)
     k.editor.edit(key, {"tags": ["mine"]})
     stack.sql(f"update {table} set tags = '{{theirs}}' where id = %s", key)
     for _ in range(100):
