@@ -360,12 +360,14 @@ def test_a_listener_that_raises_or_sleeps_hurts_nobody(
         raise RuntimeError("mine")
 
     channel.on("e", raises)
-    channel.on("e", lambda payload: time.sleep(1))
+    released = threading.Event()
+    channel.on("e", lambda payload: released.wait(scaled(10)))
     channel.on("e", lambda payload: heard.append(threading.current_thread().name))
     sender = session().channel(topic).wait(scaled(10))
     for _ in range(10):
         sender.send("e", {})
     until(lambda: len(heard) == 10, seconds=3)
+    released.set()
     assert sum("raised" in record.message for record in caplog.records) == 1
     assert rt.health.status == "healthy"
 

@@ -216,7 +216,7 @@ def dtypes_of(df: pd.DataFrame) -> dict[str, Any]:
 
 
 def opened(rt: nrt.Session, table: str, **more: Any) -> nrt.LiveFrame:
-    frame = rt.table(table, **more).wait(20)
+    frame = rt.table(table, **more).wait(scaled(20))
     until(lambda: frame.status == "live", what=lambda: repr(frame))
     return frame
 
@@ -325,7 +325,7 @@ def test_a_key_that_nobody_tells_is_an_honest_error(
 ) -> None:
     table = make(shape)
     with pytest.raises(errors.UnknownKeyError) as caught:
-        rt.table(table).wait(10)
+        rt.table(table).wait(scaled(10))
     words = str(caught.value)
     assert said in words
     assert f'rt.table("{table}", key=...)' in words
@@ -338,7 +338,7 @@ def test_a_table_without_a_key_is_told_so_with_its_unique_columns(
 ) -> None:
     table = make(Shape({}, (), "a int, b text unique, c int, d int, unique (c, d)"))
     with pytest.raises(errors.NoPrimaryKeyError) as caught:
-        anon.table(table).wait(10)
+        anon.table(table).wait(scaled(10))
     assert f"rt.table(\"{table}\", key='b' or key=('c', 'd'))" in str(caught.value)
     assert "alter table" not in str(caught.value)
 
@@ -350,7 +350,7 @@ def test_a_key_that_is_named_is_believed_unless_rows_contradict_it(
     assert opened(anon, table, key="a").df.index.tolist() == [1, 2]
     for key in ("b", "c"):
         with pytest.raises(errors.DuplicateKeyError, match=f"the same {key}, or a null there"):
-            anon.table(table, key=key).wait(10)
+            anon.table(table, key=key).wait(scaled(10))
 
 
 def test_with_a_projection_the_key_is_found_among_the_other_columns(
@@ -452,7 +452,7 @@ def test_where_a_gateway_lets_no_proof_through_only_id_is_believed(
         assert opened(rt, make(SHAPES["arrays"])).df.index.name == "id"
         other = make(replace(SHAPES["a text key"], name="columns_other"))
         with pytest.raises(errors.UnknownKeyError, match="the server does not say"):
-            rt.table(other).wait(10)
+            rt.table(other).wait(scaled(10))
     assert proxy.counts["PUT"] == 2
 
 
@@ -477,7 +477,7 @@ def test_finding_a_key_costs_a_bounded_number_of_requests(
     table = make(Shape({}, (), columns, f"({values})"))
     with nrt.connect(stack.url, stack.anon_key) as rt:
         with pytest.raises(errors.UnknownKeyError):
-            rt.table(table).wait(10)
+            rt.table(table).wait(scaled(10))
         proofs, types = 9 + 24, 40
         assert rt.metrics["requests"] <= proofs + types + 4
 
@@ -523,7 +523,7 @@ def test_a_views_types_are_the_servers_whoever_describes_it(
         f"create view {table}_seen as select * from {table}; grant select on {table}_seen to anon"
     )
     try:
-        query = anon.query(f"{table}_seen", depends_on=table, key="n").wait(10)
+        query = anon.query(f"{table}_seen", depends_on=table, key="n").wait(scaled(10))
         wanted = {name: dtype(pg_type) for name, pg_type in types.items()}
         assert dtypes_of(query.df) == wanted
         stack.sql(f"insert into {table} values (2, 2.5, 3.5, 'x', now())")

@@ -25,7 +25,7 @@ from notebook_rt.local import LocalStack
 from notebook_rt.widgets.adapters import TableOf
 from tests import proxy as faults
 from tests.proxy import Proxy
-from tests.waiting import scaled, until
+from tests.waiting import scaled, throughout, until
 
 OPTIONS = nrt.Options(backoff_base=0.1, backoff_max=0.3, poll_interval=0.3)
 
@@ -502,8 +502,7 @@ def test_offline_edits_wait_and_drain(
     assert list(frame.pending["kind"]) == ["update", "insert"]
     assert len(rt.queue) == 3
     until(lambda: "queued" in [kind for kind, _ in notes])
-    time.sleep(0.5)
-    assert stored(stack, table, "quantity") == 10
+    throughout(lambda: stored(stack, table, "quantity") == 10, 0.5)
     assert set(rt.queue.df["attempts"]) == {0}, "no network is no attempt"
     proxy.up()
     until(lambda: len(rt.queue) == 0, 15, lambda: rt.queue.df.to_string())
@@ -843,7 +842,7 @@ def test_what_others_do_right_after_my_write_is_seen_though_no_version_tells_the
 
         everything.delete(1)
         until(lambda: not stack.sql(f"select from {table} where id = 1") and not len(rt.queue))
-        time.sleep(0.5)  # the deletion was told
+        throughout(lambda: 1 not in everything.df.index, 0.5)  # the deletion was told
         stack.sql(f"insert into {table} values (1, 'here', 7)")
         until(lambda: 1 in everything.df.index and 1 in here.df.index, 3)
 

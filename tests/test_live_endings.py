@@ -214,7 +214,7 @@ def test_though_nobody_waits_for_the_end_of_it(
 
     async def slow() -> None:
         waits.set()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.4)
 
     rt._project.closers.append(slow)
     rt.close()

@@ -155,7 +155,7 @@ def test_a_million_rows_are_loaded_audited_and_reconciled_within_the_timeout(
             stack.sql(AUDIT_SQL.read_text())
             stack.sql("grant execute on all functions in schema public to anon")
         with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(audit_interval=2)) as rt:
-            frame = rt.table("big").wait(300)
+            frame = rt.table("big").wait(scaled(300))
             assert len(frame.df) == 1_000_000
             until(lambda: rt.metrics["audits"] >= 1, 120)
             stack.sql("update big set bid = -1 where id % 10000 = 0")

@@ -98,7 +98,7 @@ def test_whatever_is_computed_is_a_table_whose_rows_can_be_told_apart(
 def other(stack: LocalStack, frame: nrt.LiveFrame, make_table: Callable[..., str]) -> nrt.LiveFrame:
     table = make_table()
     stack.sql(f"insert into {table} values (1, 'factor', 10)")
-    return frame._session.table(table).wait(10)  # type: ignore[attr-defined, no-any-return]
+    return frame._session.table(table).wait(scaled(10))  # type: ignore[attr-defined, no-any-return]
 
 
 READERS: dict[str, Callable[[nrt.LiveFrame], float]] = {

@@ -13,7 +13,7 @@ from notebook_rt.local import LocalStack
 from notebook_rt.widgets.sessions import SessionHealth
 from tests.faults.lab import AUDIT, laboratory
 from tests.proxy import Delay, Drop
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +104,7 @@ def test_metrics_are_a_mapping_and_count_joined_channels(
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         frames = [rt.table(make_table()) for _ in range(3)]
         for frame in frames:
-            frame.wait(20)
+            frame.wait(scaled(20))
         until(lambda: rt.metrics["channels"] == 1, what=lambda: rt.metrics)
         metrics = rt.metrics
         assert dict(metrics) == metrics.as_dict()
@@ -119,7 +119,7 @@ def test_the_traffic_of_the_hour_is_said_with_what_it_is_in_a_month_of_the_plan(
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         frames = [rt.table(make_table()) for _ in range(2)]
         for frame in frames:
-            frame.wait(20)
+            frame.wait(scaled(20))
         until(lambda: rt.metrics["audit_share"], 15, lambda: rt.metrics)
         until(lambda: rt.metrics["poll_share"], 15, lambda: rt.metrics)
         metrics = rt.metrics
@@ -136,7 +136,7 @@ def test_a_limit_that_comes_near_is_told_once_and_stands_in_the_panel(
 ) -> None:
     name = make_table()
     with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(plan="free")) as rt:
-        frame = rt.table(name).wait(20)
+        frame = rt.table(name).wait(scaled(20))
         until(lambda: frame.status == "live")
         told: list[tuple[str, str]] = []
         rt._project.note_listeners.add(lambda kind, text: told.append((kind, text)))
@@ -181,6 +181,6 @@ def test_a_progress_bar_over_a_whole_table_ends_full(
     stack.sql(f"insert into {name} (id) select * from generate_series(1, 3000)")
     options = nrt.Options(progress_after=0.0, page_size=50, audit_interval=0)
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
-        rt.table(name).wait(30)
+        rt.table(name).wait(scaled(30))
     assert len(bars) == 1
     assert bars[0].n == bars[0].total == 3000

@@ -96,7 +96,7 @@ def test_a_table_that_was_shown_and_is_gone_is_named_in_health(stack: LocalStack
     stack.sql("alter publication supabase_realtime add table newcomers_gone")
     options = nrt.Options(audit_interval=0.1, poll_interval=0.1)
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
-        frame = rt.table("newcomers_gone").wait(10)
+        frame = rt.table("newcomers_gone").wait(scaled(10))
         until(lambda: frame.status == "live")
         stack.sql("drop table newcomers_gone")
         until(lambda: frame.status == "error", what=lambda: frame)
