@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="print the optional SQL for a project instead; it may be run more than once",
     )
 
-    from notebook_rt.cli.main import queue as queue_cli
+    from notebook_rt.cli import queue as queue_cli
 
     queue = commands.add_parser(
         "queue",
