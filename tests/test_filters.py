@@ -148,7 +148,7 @@ def test_more_than_a_hundred_values_do_not_go_over_the_socket() -> None:
 
 
 def test_the_verdicts_of_the_real_server_are_ours() -> None:
-    """Every insert of the transcript went to the topics whose filter matched (WIRE.md)."""
+    """Every insert of the transcript went to the topics whose filter matched (docs/design/wire.md)."""
     transcript = Path(__file__).parent / "wire" / "03-filters.jsonl"
     lines = [json.loads(line) for line in transcript.read_text().splitlines()]
     filters = {

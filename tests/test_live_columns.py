@@ -1,6 +1,6 @@
 """A table's columns, types and key, whoever asks, with the optional SQL and without (promise 9).
 
-The stack's description is closed to all but secret keys, as a hosted project's is (HOSTED.md).
+The stack's description is closed to all but secret keys, as a hosted project's is (docs/design/hosted.md).
 """
 
 from __future__ import annotations

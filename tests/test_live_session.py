@@ -174,7 +174,7 @@ def test_who_signed_out_hears_no_more_of_what_the_user_may_see(
         until(lambda: len(frame.df) == 1)
         rt.set_auth(None)
         until(lambda: len(frame.df) == 0, what=lambda: frame)
-        # The server makes the bindings of a new token within one second (WIRE.md).
+        # The server makes the bindings of a new token within one second (docs/design/wire.md).
         throughout(lambda: len(frame.df) == 0, 2.0, lambda: frame)
         deaf(stack, frame, only_users)
 

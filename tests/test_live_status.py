@@ -1,4 +1,4 @@
-"""What a session says of itself is true: lag, audits, verdicts (DESIGN 5)."""
+"""What a session says of itself is true: lag, audits, verdicts (promises, connection)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What to send, and what an answer means: pure (DESIGN 4, the table of errors).
+"""What to send, and what an answer means: pure (promises, edits, the table of errors).
 
 In go an ``Op`` and what is known of the row; out comes a ``Request`` as PostgREST takes it. In goes
 an answer's status; out comes a ``Verdict``. Time and randomness are arguments.
 
 A write is sent on the condition of what it was based on: the changed columns' base values where the
-server can compare them, else the row's ``xmin``, read just before (``FACTS.md``, "A version for
+server can compare them, else the row's ``xmin``, read just before (``docs/design/facts.md``, "A version for
 every table?"). A sum or a union goes by ``xmin`` too, so that after a lost answer an unmoved row says
 that it was not applied; or through the ledger function, which knows each operation's id.
 """

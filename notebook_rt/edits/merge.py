@@ -1,4 +1,4 @@
-"""Three-way merge of a local edit with what others changed meanwhile, column by column (DESIGN 4).
+"""Three-way merge of a local edit with what others changed meanwhile, column by column (promises, edits).
 
 In come a value's base (what the edit was based on), mine and theirs, and the column's strategy; out
 comes a ``Merged``. ``rebase`` does it for a whole edit against the server's row as it is now, and

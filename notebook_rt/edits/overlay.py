@@ -1,4 +1,4 @@
-"""Local edits laid over a table (DESIGN 4): a ``Rows`` over another ``Rows``.
+"""Local edits laid over a table (promises, edits): a ``Rows`` over another ``Rows``.
 
 The mirror talks to it of the server's rows; the table below holds the view, which is the server's
 rows with the pending edits merged in. Where nothing is pending it is transparent and costs a test

@@ -1,4 +1,4 @@
-"""What a handle on a live table has shown: the values that an edit was made from (DESIGN 4).
+"""What a handle on a live table has shown: the values that an edit was made from (promises, edits).
 
 The base of an edit is not what is there now, but what its values were made from: what the handle last
 showed of the cell, by ``df``, ``get``, ``at``, ``to_arrow``, or in a batch that ``changes`` or

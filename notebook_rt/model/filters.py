@@ -28,7 +28,7 @@ OPERATORS: Final = (
     *("like", "ilike", "is", "match", "imatch", "isdistinct"),
 )
 IN_LIMIT: Final = 100
-"""Values that Realtime takes in one ``in`` (FACTS.md)."""
+"""Values that Realtime takes in one ``in`` (docs/design/facts.md)."""
 
 _IS_VALUES: Final = ("null", "true", "false", "unknown")
 _RESERVED_PARAMS: Final = frozenset(

@@ -131,7 +131,7 @@ def _time(value: Json) -> Any:
 
 
 def _bytes(value: Json) -> Any:
-    # REST sends "\xdead", the socket "dead" (WIRE.md "Values"); hex never begins with a backslash.
+    # REST sends "\xdead", the socket "dead" (design/wire.md "Values"); hex never begins with a backslash.
     try:
         return bytes.fromhex(value[2:] if value.startswith("\\x") else value)
     except (ValueError, AttributeError):
@@ -322,7 +322,7 @@ def decode(
 
 
 def lossy(pg_type: str, value: Json) -> bool:
-    """Whether ``value``, come over the socket, may not be the true one (WIRE.md "Values").
+    """Whether ``value``, come over the socket, may not be the true one (docs/design/wire.md "Values").
 
     NaN and infinities arrive as null, ``char(n)`` and ``bit(n)`` are cut to one character: such a
     row must be fetched.

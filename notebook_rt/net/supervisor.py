@@ -140,7 +140,7 @@ class Connection:
         self.registry.gap(reason)
 
     def _channel_closed(self, for_the_token: bool) -> None:
-        """A token past its end closes every channel (WIRE.md); a new one must be had first."""
+        """A token past its end closes every channel (docs/design/wire.md); a new one must be had first."""
         expires_at = self.credentials.expires_at
         if for_the_token or (expires_at is not None and expires_at <= self._clock() + 5):
             self._refresh_soon()

@@ -1,4 +1,4 @@
-"""The durable queue: what was put in is in the file when the call returns (DESIGN 4).
+"""The durable queue: what was put in is in the file when the call returns (promises, edits).
 
 SQLite in WAL mode, one ``BEGIN IMMEDIATE`` a call. What the user does is committed with
 ``synchronous=NORMAL``: a killed kernel loses nothing, because the operating system has the pages.

@@ -370,7 +370,7 @@ class TableDriver(Feed):
             self._buffer.event(refused)
 
     def _refusal(self, message: str) -> tuple[NotebookRTError, bool]:
-        """The server says why only in words (WIRE.md, "Joining"); these are its own."""
+        """The server says why only in words (docs/design/wire.md, "Joining"); these are its own."""
         spec = self.spec
         if "Please check Realtime is enabled for the given connect parameters" in message:
             return NotPublishedError(spec.schema, spec.table), True

@@ -1,4 +1,4 @@
-"""What a table was when somebody read it: the base of an edit made from that reading (DESIGN 4).
+"""What a table was when somebody read it: the base of an edit made from that reading (promises, edits).
 
 A `Mark` stands for the rows at one moment. It holds no copy: a step of the table hands it the rows
 that the step changes or takes away, as they were before, so a mark costs what has changed since, and

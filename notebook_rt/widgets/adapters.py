@@ -98,7 +98,7 @@ class FrameOf(_ReadOnly):
 
     @property
     def note(self) -> str:
-        """A calm sentence above the data, never a traceback (DESIGN 5)."""
+        """A calm sentence above the data, never a traceback (promises, connection)."""
         match self.status:
             case "polling":
                 return UNAVAILABLE.format(interval=self._frame._feed.options.poll_interval)

@@ -126,7 +126,7 @@ class LiveWidget(anywidget.AnyWidget):
     """
 
     pin_replies_to_main = False
-    """True: leave ipykernel 7.4's routing of messages alone (``NOTEBOOK.md``)."""
+    """True: leave ipykernel 7.4's routing of messages alone (``docs/design/notebooks.md``)."""
     _closed = False
     libraries: Mapping[str, Callable[[], bytes]] = {}
     """Gzipped modules that a page may ask for once, by name (``library.js``)."""
@@ -261,7 +261,7 @@ class LiveWidget(anywidget.AnyWidget):
     def _send_library(self, name: str) -> None:
         self._send_now({"t": "library", "name": name}, (self.libraries[name](),))
 
-    # Two writers at once lose the final state (NOTEBOOK.md): everything below takes the lock.
+    # Two writers at once lose the final state (docs/design/notebooks.md): everything below takes the lock.
     def notify_change(self, change: Any) -> None:
         with self._write if hasattr(self, "_write") else ExitStack():
             super().notify_change(change)

@@ -2,7 +2,7 @@
 
 Altair writes the specification, the browser's Vega draws it. Altair's own ``JupyterChart`` keeps
 the data in its synced state and sends all of it with every change (34 % of a core at 10 Hz, and
-every row in the saved notebook: NOTEBOOK.md), so only its library is used: Vega comes out of the
+every row in the saved notebook: docs/design/notebooks.md), so only its library is used: Vega comes out of the
 ``vl-convert`` wheel once a page, and the data goes over our own transport, bounded in points and in
 what it costs.
 """

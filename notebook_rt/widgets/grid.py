@@ -1,7 +1,7 @@
 """The live grid: ``LiveFrame``'s own display. In: a ``FrameSource``. Out: SlickGrid over a window.
 
 Neither SlickGrid nor the code that draws with it (``gridview.js`` and what it imports) is part of
-the widget's state: a page asks once for each, gzipped, and keeps it (NOTEBOOK.md: "a big library is
+the widget's state: a page asks once for each, gzipped, and keeps it (design/notebooks.md: "a big library is
 loaded once a page"). What the state carries is ``grid.js``, which asks.
 """
 

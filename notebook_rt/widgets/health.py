@@ -1,6 +1,6 @@
 """The health dot. In: a ``HealthSource``. Out: its state in words and colour, latency, metrics.
 
-Green is never told by colour alone (DESIGN §5): every state has its word and its glyph.
+Green is never told by colour alone (docs/design/promises.md): every state has its word and its glyph.
 """
 
 from __future__ import annotations

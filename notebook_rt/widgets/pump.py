@@ -1,7 +1,7 @@
 """The one thread that carries every widget's messages, and runs every word from a browser.
 
 The kernel's own loop stands still while a cell runs and its threads may be any of several
-(NOTEBOOK.md, "Threads and loops"), so nothing live happens there: a comm handler only puts what it
+(design/notebooks.md, "Threads and loops"), so nothing live happens there: a comm handler only puts what it
 was given into this thread's queue. View models are therefore touched by this thread alone and need
 no locks. What may take its time (a retry, an edit that writes the queue's file) goes on to one
 more thread, in order, so that a slow disk stops no picture.

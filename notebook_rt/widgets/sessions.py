@@ -1,6 +1,6 @@
 """A session as the status widgets read it: its health, who is present, its queue, its notes.
 
-In: the handles of DESIGN §1. Out: the protocols of ``sources.py``. The widgets read from a thread of
+In: what ``handles.py`` names. Out: the protocols of ``sources.py``. The widgets read from a thread of
 their own, so nothing here may wait.
 """
 

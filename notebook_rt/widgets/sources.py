@@ -27,7 +27,7 @@ Unsubscribe: TypeAlias = Callable[[], None]
 Health: TypeAlias = Literal[
     "healthy", "slow", "drifting", "behind", "polling", "stale", "offline", "connecting", "closed"
 ]
-"""The states of DESIGN §5, plus the two a session is in before and after it lives."""
+"""The states of docs/design/promises.md, plus the two a session is in before and after it lives."""
 
 
 @dataclass(frozen=True, slots=True)

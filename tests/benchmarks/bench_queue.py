@@ -1,4 +1,4 @@
-"""Durable writes (PERFORMANCE.md §4): into the queue's file, edits of a live table, and the queue's
+"""Durable writes (design/performance.md §4): into the queue's file, edits of a live table, and the queue's
 way to the server.
 
 The peer is what somebody would write without this package: an insert into a SQLite file of its own

@@ -1,4 +1,4 @@
-"""Keep a table and read it (PERFORMANCE.md §1): apply a batch, then have a consistent DataFrame."""
+"""Keep a table and read it (design/performance.md §1): apply a batch, then have a consistent DataFrame."""
 
 from __future__ import annotations
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import subprocess
+import sys
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -275,6 +278,29 @@ QUICK = settings(
 )
 TestTableLaws = TableLaws.TestCase
 TestTableLaws.settings = QUICK
+
+
+def test_the_laws_hold_where_every_step_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``NOTEBOOK_RT_ALWAYS_COPY``: whoever doubts a reused buffer can tell the two apart."""
+    monkeypatch.setattr(dense, "_COUNTS_ARE_TRUE", False)
+    run_state_machine_as_test(TableLaws, settings=settings(QUICK, max_examples=10))
+
+
+def test_the_environment_has_every_step_copy() -> None:
+    script = (
+        "import numpy as np\n"
+        "from notebook_rt.store.dense import Buffer\n"
+        "print(Buffer(np.empty(1)).held())"
+    )
+    for value, held in (("0", "False"), ("1", "True")):
+        told = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "NOTEBOOK_RT_ALWAYS_COPY": value},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert told.strip() == held
 
 
 @pytest.mark.nightly

@@ -679,7 +679,7 @@ def _frames(
 
 
 def _on_socket(value: Any) -> Any:
-    """WIRE.md "Values": what JSON has no number for is null on the socket."""
+    """docs/design/wire.md "Values": what JSON has no number for is null on the socket."""
     return None if value in ("NaN", "Infinity", "-Infinity") else value
 
 

@@ -1,4 +1,4 @@
-"""What a live table does in each case that the design names (DESIGN 3, promises 2 to 9)."""
+"""What a live table does in each case that the design names (promises, promises 2 to 9)."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def _leniently(frame: bytes, exact_numbers: bool) -> Frame | ChangeFrame | Unkno
     try:
         message = decode_json(frame, exact_numbers and _MARK in frame)
     except _UNREADABLE:
-        # A binary broadcast of a 2.0.0 client reaches us as broken JSON (WIRE.md): no change.
+        # A binary broadcast of a 2.0.0 client reaches us as broken JSON (docs/design/wire.md): no change.
         return UnknownFrame(b"postgres_changes" in frame)
     if not isinstance(message, dict):  # protocol 2.0.0 has its event in an array
         events = message if isinstance(message, list) else ()

@@ -1,7 +1,7 @@
 """The ``realtime`` package's client, with a receive loop of our own.
 
 The package stays the carrier of the protocol: joins, refs, pushes, presence bookkeeping. What it
-does badly for a table that must be true (``FACTS.md``, "What realtime-py does") is replaced here:
+does badly for a table that must be true (``docs/design/facts.md``, "What realtime-py does") is replaced here:
 one try to connect and no reconnecting (``sync/connection/supervisor.py`` decides), frames up to 8 MiB, each
 decoded once, changes handed straight to their table, heartbeats with a ref and a read answer, no
 rejoin timers, nothing buffered behind our back, no user code. ``tests/net/test_socket.py`` pins every

@@ -21,7 +21,7 @@ SETTLED: Final = 30.0
 
 CONFIRM_WITHIN: Final = 30.0
 """A joined channel that was not told for so long whether its changes flow is joined again: the word
-was lost, and without it they may never (WIRE.md, "Joining": 6 ms when warm, 2 s on a cold tenant)."""
+was lost, and without it they may never (design/wire.md, "Joining": 6 ms when warm, 2 s on a cold tenant)."""
 
 BURST: Final = 10
 

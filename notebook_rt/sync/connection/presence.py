@@ -1,6 +1,6 @@
 """Presence as this side keeps it: what may be sent when, and who came and went. Pure.
 
-The server closes a channel at the sixth presence call within 30 s (``FACTS.md``), so calls are
+The server closes a channel at the sixth presence call within 30 s (``docs/design/facts.md``), so calls are
 counted, and what is wanted is coalesced: between two calls only the latest state counts. After every
 rejoin the state is wanted again.
 """

@@ -4,7 +4,7 @@ Pure: what happened and the time go in, ``at`` comes out. An audit is due ``audi
 last one, later where audits cost more than their share, never later than ``audit_max`` allows, and
 sooner after a hint: a lag, a burst, silence after many changes, a repeated system message, a
 reconnect, a server that failed. Each of these was seen to come with changes that were lost without a
-word (FACTS.md).
+word (docs/design/facts.md).
 """
 
 from __future__ import annotations

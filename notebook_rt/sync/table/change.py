@@ -85,7 +85,7 @@ class ChangeReader:
         return self.is_whole(change) and not self.lossy(change.record or {})
 
     def lossy(self, record: Mapping[str, Any]) -> bool:
-        """Whether a value may not be the true one (WIRE.md "Values"): the row must be read."""
+        """Whether a value may not be the true one (docs/design/wire.md "Values"): the row must be read."""
         for name in self.nulls.doubted:
             if record.get(name, 0) is None:
                 return True

@@ -148,7 +148,7 @@ class Mirror:
     def bindings(self) -> tuple[Binding, ...]:
         """The bindings to join with; empty until they are known (then ``Rejoin`` comes).
 
-        A filter that the socket can carry needs four (FACTS.md): what comes in, what stays in, a
+        A filter that the socket can carry needs four (docs/design/facts.md): what comes in, what stays in, a
         narrow one for what leaves, and deletions, which a filter would swallow.
         """
         spec, schema = self.spec, self.schema

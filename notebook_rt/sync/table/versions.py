@@ -1,4 +1,4 @@
-"""What is known of each row's ``xmin``: an equality version that every table has (FACTS.md).
+"""What is known of each row's ``xmin``: an equality version that every table has (docs/design/facts.md).
 
 Two reads of a key with the same ``xmin`` saw the same row. Changes do not carry it, so a row that a
 change touched has none until it is read again.

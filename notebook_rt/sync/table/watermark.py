@@ -17,7 +17,7 @@ from notebook_rt.sync.events import Change
 
 OVERLAP: Final = 60.0
 """Seconds that a reconciliation looks back behind its cursor: a transaction that began earlier and
-commits later hides behind it (FACTS.md)."""
+commits later hides behind it (docs/design/facts.md)."""
 _AHEAD: Final = 5.0
 
 
