@@ -264,8 +264,7 @@ def _resting(of: Kind, backend: Backend, masked: bool) -> tuple[Counts, Counts] 
     memory in a way that the counts do not show: then every snapshot is a copy.
     """
     data, mask = Buffer(np.zeros(2, STORED.get(of, "object"))), Buffer(np.zeros(2, bool))
-    view, nulls = data.data[:2], mask.data[:2]
-    view.flags.writeable = nulls.flags.writeable = False
+    view, nulls = data.shown(2), mask.shown(2)
     array = _array_maker(of, backend)(view, nulls if masked else None)
     index, kept = pd.RangeIndex(2), None if of in STORED else object
     guard: Any = pd.Series(array, index=index, copy=False, dtype=kept)

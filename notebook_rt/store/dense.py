@@ -181,8 +181,17 @@ class Buffer:
         self.release()
 
     def rows(self, size: int) -> NDArray[Any]:
-        """A view of ``size`` rows."""
+        """A view of ``size`` rows, to write to."""
         return self.data[self.start : self.start + size]
+
+    def shown(self, size: int) -> NDArray[Any]:
+        """A view of ``size`` rows for others; ``setflags(write=True)`` raises, on its bases too.
+
+        numpy lets a view be made writeable where what it is a view of is. A read-only memoryview
+        between the two is not; it holds the memory, so the counts tell of it as of a view.
+        """
+        shown = memoryview(self.data)[self.start : self.start + size]  # type: ignore[arg-type]  # arrays are buffers
+        return np.asarray(shown.toreadonly())
 
     def lend(self, guard: object, chain: tuple[object, ...], resting: tuple[int, ...]) -> None:
         """Keep ``guard`` while anybody has a view; ``resting`` are the counts when nobody has."""
@@ -251,9 +260,7 @@ class Dense:
 
     def view(self) -> NDArray[Any]:
         """The vector as it is now, for ever; read-only, not a copy."""
-        view = self.peek()
-        view.flags.writeable = False
-        return view
+        return self._front.shown(self.size)
 
     def peek(self) -> NDArray[Any]:
         """The vector for a look that ends before the next step."""

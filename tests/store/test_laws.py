@@ -185,11 +185,22 @@ class TableLaws(RuleBasedStateMachine):
         frame = self.table.snapshot()
         self.held.append((frame, frame.copy()))
 
+    @rule()
+    def force(self) -> None:
+        """No flag that numpy lets be set makes the table's own memory writeable."""
+        frame = self.table.snapshot()
+        lent = [*memory_of(frame.index), *(a for name in frame for a in memory_of(frame[name]))]
+        assert not self._kept() & {id(a) for array in lent for a in forced(array)}
+
+    def _kept(self) -> set[int]:
+        """The memory that the table writes to."""
+        return {id(array) for column in self.table._columns.values() for array in own(column)}
+
     @rule(name=st.sampled_from(["k0", "c0"]))
     def hold_arrays(self, name: str) -> None:
         if name in self.table.schema.types:
             array = self.table.arrays([name])[name]
-            assert not array.flags.writeable or array.dtype == object
+            assert not self._kept() & {id(a) for a in forced(array)}
             self.views.append((array, array.tolist()))
 
     @precondition(lambda self: self.held or self.views)
@@ -264,6 +275,35 @@ class TableLaws(RuleBasedStateMachine):
             pd.testing.assert_frame_equal(frame, before)
         for array, values in self.views:
             assert equal(array.tolist(), values)
+
+
+def memory_of(values: Any) -> list[np.ndarray]:
+    """The numpy arrays that an index or a column shows, its own and its array's."""
+    if isinstance(values, pd.MultiIndex):
+        return [array for level in values.levels for array in memory_of(level)]
+    held = [values.values, values.array]
+    held += [getattr(values.array, name, None) for name in ("_ndarray", "_data", "_mask")]
+    return [array for array in held if isinstance(array, np.ndarray)]
+
+
+def own(column: Any) -> list[np.ndarray]:
+    """The memory that a column of the table writes to."""
+    vectors = [v for v in (getattr(column, "_data", None), getattr(column, "_mask", None)) if v]
+    buffers = [b for v in vectors if isinstance(v, dense.Dense) for b in (v._front, v._back) if b]
+    return [buffer.data for buffer in buffers]
+
+
+def forced(array: Any) -> list[np.ndarray]:
+    """Those of ``array`` and the arrays it is a view of that can be made writeable."""
+    found: list[np.ndarray] = []
+    while isinstance(array, np.ndarray):
+        was = array.flags.writeable
+        with suppress(ValueError):
+            array.setflags(write=True)
+            array.setflags(write=was)
+            found.append(array)
+        array = array.base
+    return found
 
 
 def vars_of(change: Any) -> dict[str, Any]:

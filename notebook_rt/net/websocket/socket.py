@@ -23,6 +23,7 @@ from realtime import AsyncRealtimeClient
 from realtime.message import Message
 from realtime.types import ChannelStates
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.datastructures import Headers, MultipleValuesError
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 
 from notebook_rt.errors import (
@@ -266,6 +267,14 @@ async def hang_up(ws: ClientConnection) -> None:
         ws.transport.abort()
 
 
+def _wait_of(headers: Headers) -> float | None:
+    """The seconds that the answer asks to wait; None if it does not say, or says it twice."""
+    try:
+        return retry_after(headers.get("Retry-After"), time.time())
+    except MultipleValuesError:
+        return None
+
+
 def _refused(url: str, error: InvalidStatus) -> NotebookRTError:
     """The named error of a handshake that was answered with something else than 101."""
     response = error.response
@@ -279,9 +288,9 @@ def _refused(url: str, error: InvalidStatus) -> NotebookRTError:
             body = str(words.get("error") or words.get("message") or body)
     if status in (401, 403):
         return AuthError("key", url, body)
+    after = _wait_of(response.headers)
     if status == 429:
-        after = retry_after(response.headers.get("Retry-After"), time.time())
         return RateLimitedError("connecting", after, body)
     if status >= 500:
-        return ServerError("connecting", status, body)
+        return ServerError("connecting", status, body, after)
     return UnreachableError(url, f"the websocket was answered with {status}: {body}")

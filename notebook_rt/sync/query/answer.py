@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Final, TypeAlias
 
-from notebook_rt.errors import MissingColumnError, QueryKeyError
+from notebook_rt.errors import EndlessTableError, MissingColumnError, QueryKeyError
 from notebook_rt.model.filters import column_name
 from notebook_rt.model.inferred import inferred
 from notebook_rt.model.order import OrderBy, order_text
@@ -37,9 +37,13 @@ Answer: TypeAlias = Generator[Ask, Sequence[Read], list[WireRow]]
 class Answers:
     """The answers of one query, and what they have taught of the server and of the columns."""
 
-    def __init__(self, spec: QuerySpec, page_size: int, emit: Callable[[Effect], None]) -> None:
+    def __init__(
+        self, spec: QuerySpec, page_size: int, most: int, emit: Callable[[Effect], None]
+    ) -> None:
         self.spec = spec
         self.page_size = page_size
+        self.most = most
+        """Rows of an answer that is given up (``Options.max_rows``)."""
         self.is_function = spec.args is not None
         self.described: tuple[Column, ...] = ()
         """The columns as the API describes them; empty: it does not."""
@@ -62,6 +66,7 @@ class Answers:
             (read,) = yield [self._ask(self.spec.order, 0, min(size, self.page_size))]
             self.pages += 1
             rows = self._rows_of(read.page)
+            self._check(len(rows))
             if read.page.scalar or len(rows) < self._whole or len(rows) == self.spec.limit:
                 return rows
             (behind,) = yield [self._ask((), len(rows), 1)]
@@ -92,9 +97,17 @@ class Answers:
             (read,) = yield [query]
             self.pages += 1
             rows += self._rows_of(read.page)
+            self._check(len(rows))
             self._emit(Progress(len(rows), limit))
             if len(read.page.rows) < size or len(rows) == limit:
                 return rows
+
+    def _check(self, got: int) -> None:
+        """Raise if the answer does not come to an end: ``got`` rows so far."""
+        if got > self.most:
+            spec = self.spec
+            reason = f"it has more than {self.most:,} rows (Options.max_rows); use limit="
+            raise EndlessTableError(spec.schema, spec.table, reason)
 
     def _by_rows(self, schema: Schema) -> tuple[OrderBy, ...]:
         """The order of whole rows: equal rows are the same, so it has no ties that matter."""

@@ -89,7 +89,7 @@ class Requery:
         self._out: list[Effect] = []
         self._flows = Flows(Horizon(), self._out.append)
         self._learnt = False
-        self._answers = Answers(spec, options.page_size, self._out.append)
+        self._answers = Answers(spec, options.page_size, options.max_rows, self._out.append)
         self._bindings: tuple[Binding, ...] = ()
         self._shown: dict[Key, bytes] = {}
         self._begun = self._confirmed = self._lost = self._closed = False

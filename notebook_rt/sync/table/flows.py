@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from inspect import GEN_RUNNING, getgeneratorstate
 from typing import Any, Final, TypeAlias
 
-from notebook_rt.errors import RateLimitedError, StatementTimeoutError
+from notebook_rt.errors import AnswerTooLargeError, RateLimitedError, StatementTimeoutError
 from notebook_rt.sync.events import Cancel, Effect, Fetch, Fetched, FetchFailed, Query
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.usage import Purpose
@@ -212,7 +212,7 @@ class Flows:
             return
         self.failing = event.error
         running, pool = request.running, request.running.pool
-        too_large = isinstance(event.error, StatementTimeoutError)
+        too_large = isinstance(event.error, StatementTimeoutError | AnswerTooLargeError)
         if pool is not None and (too_large or isinstance(event.error, RateLimitedError)):
             pool.fewer()
         if event.retry_after is not None and not too_large:

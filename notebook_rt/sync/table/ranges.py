@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from notebook_rt.errors import StatementTimeoutError
+from notebook_rt.errors import AnswerTooLargeError, StatementTimeoutError
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Row, WireRow
 from notebook_rt.model.types import canonical, kind
@@ -218,9 +218,9 @@ class Ranges:
         return last is not None and last + 1 >= span.high
 
     def _refused(self, tag: object, error: Exception) -> bool:
-        """A statement that took too long is asked for less; what else is refused ends the read."""
+        """What takes too long or is too large is asked for less; else a refusal ends the read."""
         assert isinstance(tag, _Asked)
-        if not isinstance(error, StatementTimeoutError):
+        if not isinstance(error, StatementTimeoutError | AnswerTooLargeError):
             return False
         if tag.look:
             self._can_look = False

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from notebook_rt.errors import (
+    AnswerTooLargeError,
     DuplicateKeyError,
     EndlessTableError,
     InexactKeyError,
@@ -63,7 +64,7 @@ class Paging:
         return self.size if self.cap is None else min(self.size, self.cap)
 
     def smaller(self, rows: int) -> None:
-        """``rows`` took the server too long: ask for half as many from now on."""
+        """``rows`` were too many for one answer: ask for half as many from now on."""
         self.size = max(SMALLEST, rows // 2)
 
     def is_last(self, page: Page, before: int, asked: int | None = None) -> bool:
@@ -130,11 +131,12 @@ def each_page(
         try:
             (read,) = yield ask
         except ReadRefusedError as refused:
-            if isinstance(refused.error, StatementTimeoutError):
+            if isinstance(refused.error, StatementTimeoutError | AnswerTooLargeError):
                 if limit <= SMALLEST:
                     raise
                 paging.smaller(limit)
-                paging.count = False  # to count reads rows, too
+                if isinstance(refused.error, StatementTimeoutError):
+                    paging.count = False  # to count reads rows, too
             elif paging.xmin and columns is None:
                 paging.xmin = False
             elif count:
