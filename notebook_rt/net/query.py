@@ -18,6 +18,7 @@ from notebook_rt.net.services import Services
 from notebook_rt.store.table import Table
 from notebook_rt.store.types import Backend, Schema
 from notebook_rt.sync.answer import POSITION
+from notebook_rt.sync.events import Refused
 from notebook_rt.sync.joins import Priority
 from notebook_rt.sync.requery import Requery
 from notebook_rt.sync.rows import Key, Rows
@@ -78,8 +79,8 @@ class QueryDriver(TableDriver):
     def _tell_refused(self) -> None:
         """What Realtime refuses is a table below the query; REST has nothing to say of that."""
         if self._refused is not None:
-            refused, self._refused = self._refused, None
-            self._buffer.event(refused)
+            message, self._refused = self._refused, None
+            self._buffer.event(Refused(*self._refusal(message)))
 
     def _refusal(self, message: str) -> tuple[NotebookRTError, bool]:
         error, final = super()._refusal(message)

@@ -134,6 +134,11 @@ class Mirror:
         return replica.rows if replica is not None and replica.loaded else None
 
     @property
+    def described(self) -> discovery.Described:
+        """What the server said of the table when it was learnt last."""
+        return self._passes.described
+
+    @property
     def next_audit(self) -> float | None:
         """Monotonic time of the next audit; None while none is to come."""
         return self._audits.at if self._confirmed and self._audits.at != NEVER else None
@@ -443,7 +448,7 @@ class Mirror:
             error = found if isinstance(found, plainer) else error
             if isinstance(found, MissingColumnError):
                 try:
-                    yield from discovery.learn(self.spec, lambda kept, known: None)
+                    yield from discovery.learn(self.spec, lambda *found: None)
                 except MissingColumnError as missing:  # this one says which columns there are
                     error = missing
         self._fail(error)
