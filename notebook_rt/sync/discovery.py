@@ -65,6 +65,8 @@ class Described:
     """PostgreSQL's ``relkind``: ``r`` a table, ``p`` a partitioned one, ``v`` a view; empty: not known."""
     row_security: bool | None = None
     """Whether policies decide which rows are seen; None: not known."""
+    complete: bool = True
+    """False: no row was there to name the columns, and there may be others."""
 
 
 Steps: TypeAlias = Generator[Ask, Sequence[Read], "Described"]
@@ -178,7 +180,7 @@ def _probed(spec: TableSpec) -> Steps:
     elif set(key) <= set(names) and not told_apart(rows, key):
         raise DuplicateKeyError(spec.schema, spec.table, key)
     columns = yield from typed(_wanted(spec, names, key), rows)
-    return Described(columns, key)
+    return Described(columns, key, complete=bool(rows) or spec.columns is not None)
 
 
 def _wanted(spec: TableSpec, names: Sequence[str], key: Sequence[str] = ()) -> list[str]:

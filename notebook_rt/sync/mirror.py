@@ -321,6 +321,8 @@ class Mirror:
         if replica.moved_to is not None:
             columns, replica.moved_to = replica.moved_to, None
             return self._prove(self._passes.change_columns(replica, columns))
+        if replica.loaded and len(replica.rows) and not self.described.complete:
+            replica.schema_moved = True  # a row was read, which names all columns
         if replica.schema_moved and self._now >= self._learn_at:
             replica.schema_moved = False
             self._learn_at = self._now + LEARN_PAUSE
