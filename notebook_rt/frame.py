@@ -70,7 +70,8 @@ class LiveFrame:
     def __repr__(self) -> str:
         feed = self._feed
         rows = "" if feed.table is None else f", {len(feed.table):,} rows"
-        why = f": {self.reason}" if self.status in ("error", "polling", "stale") else ""
+        told = self.status in ("error", "polling", "stale") or feed.why_empty()
+        why = f": {self.reason}" if told else ""
         return printable(f"<{type(self).__name__} {feed.name} {self.status}{rows}{why}>")
 
     def __getattr__(self, name: str) -> Any:
@@ -271,10 +272,13 @@ class LiveFrame:
 
     @property
     def reason(self) -> str:
-        """Why the status is what it is; of what is polled also how old it is."""
+        """Why the status is what it is; of what is polled also how old it is.
+
+        Of a live table without a row: that a policy may hide its rows, and what to do then.
+        """
         feed, at = self._feed, self.synced_at
         as_of = f"; as of {at:%H:%M:%S} UTC" if self.status == "polling" and at is not None else ""
-        return feed.reason + as_of
+        return feed.why_empty() or feed.reason + as_of
 
     @property
     def version(self) -> int:

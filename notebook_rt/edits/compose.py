@@ -160,7 +160,13 @@ class Composer:
         try:
             typed = self.schema.coerce(values)
         except ValueError as error:
-            raise self.invalid(str(error)) from None
+            unknown = ""
+            if set(self.schema.types) == set(self.schema.key):
+                unknown = (
+                    ". Columns of an empty table may be unknown until the SQL that `notebook-rt doctor "
+                    "--sql` prints was run in the project; connect again then"
+                )
+            raise self.invalid(f"{error}{unknown}") from None
         for name, value in typed.items():
             refusal = self.schema.column(name).refusal(value)
             if refusal is not None:

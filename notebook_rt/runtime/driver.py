@@ -31,6 +31,7 @@ from notebook_rt.errors import (
     NotPublishedError,
     ProtocolError,
     ServerError,
+    why_empty,
 )
 from notebook_rt.model.rows import Key, Row, RowChange, Rows, at_most
 from notebook_rt.model.spec import TableSpec
@@ -160,7 +161,8 @@ class TableDriver(Feed):
         self._reader = Reader(spec, services, self.contact, self._buffer.event)
         self._timer: asyncio.TimerHandle | None = None
         self._waiting_since: float | None = None
-        self._refused: Refused | None = None
+        self._refused: str | None = None
+        """What Realtime said when it refused the table; told once REST has spoken."""
         self.place = Place(services.registry, topic, self, priority)
         self._started = False
 
@@ -297,6 +299,18 @@ class TableDriver(Feed):
                 if not check.future.done():
                     check.future.set_exception(error)
 
+    def why_empty(self) -> str:
+        if (
+            self.status != "live"
+            or self.spec.filter
+            or self.table is None
+            or len(self.table)
+            or not isinstance(self.mirror, Mirror)
+        ):
+            return ""
+        role, spec = self.services.rest.credentials.role, self.spec
+        return why_empty(spec.schema, spec.table, role, self.mirror.described.row_security)
+
     def _my_turn(self) -> None:
         self._buffer.event(Turn())
 
@@ -349,7 +363,7 @@ class TableDriver(Feed):
         elif payload.get("status") == "ok":
             self._buffer.event(Confirmed())
         else:
-            self._refused = Refused(*self._refusal(message))
+            self._refused = message
             self._tell_refused()
 
     def broadcast(self, payload: Mapping[str, Any]) -> None:
@@ -366,14 +380,15 @@ class TableDriver(Feed):
         REST tells them apart, so it speaks first.
         """
         if self._refused is not None and (self.mirror.schema is not None or self.error is not None):
-            refused, self._refused = self._refused, None
-            self._buffer.event(refused)
+            message, self._refused = self._refused, None
+            self._buffer.event(Refused(*self._refusal(message)))
 
     def _refusal(self, message: str) -> tuple[NotebookRTError, bool]:
         """The server says why only in words (docs/design/wire.md, "Joining"); these are its own."""
         spec = self.spec
         if "Please check Realtime is enabled for the given connect parameters" in message:
-            return NotPublishedError(spec.schema, spec.table), True
+            kind = self.mirror.described.kind if isinstance(self.mirror, Mirror) else ""
+            return NotPublishedError(spec.schema, spec.table, kind), True
         if "invalid column for filter" in message or message.startswith("Error parsing `filter`"):
             return FilterError(
                 f'table "{spec.table}": Realtime refuses the filter: {message}'

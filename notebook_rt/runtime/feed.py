@@ -181,6 +181,10 @@ class Feed:
         if status != before:
             self.status_listeners.tell(status, reason)
 
+    def why_empty(self) -> str:
+        """Why it shows no row, and what to do, where there may be rows that this login does not see."""
+        return ""
+
     def fail(self, error: Exception) -> None:
         """It cannot be shown, for a reason that ``df`` and ``wait`` raise."""
         self.error = error

@@ -33,6 +33,7 @@ from notebook_rt.runtime.query import QueryDriver
 from notebook_rt.runtime.room import Room
 from notebook_rt.runtime.services import Services
 from notebook_rt.sync.connection.health import (
+    CALM,
     Facts,
     Health,
     HealthStatus,
@@ -81,6 +82,8 @@ class Project:
         """Called with the health when its verdict or the latency may be another one."""
         self._looking = False
         self._unavailable_since: float | None = None
+        self._told_unavailable = False
+        """Whether a line has said so; an interruption that is over at once is not told."""
         self._users: dict[object, int] = {}
         self.login = Login(
             url,
@@ -294,7 +297,13 @@ class Project:
                 for driver in list(self.tables.values())
             ],
             closed=self.closed,
+            calm=self._calm(),
         )
+
+    def _calm(self) -> bool:
+        """Whether the socket was lost just now, and nobody was told that anything is missing."""
+        since, limit = self._unavailable_since, CALM * self.options.backoff_base
+        return not (since is None or self._told_unavailable) and time.monotonic() - since < limit
 
     def metrics(self) -> dict[str, Any]:
         """From any thread."""
@@ -337,7 +346,12 @@ class Project:
         self.note_listeners.tell(kind, text)
 
     def _on_state(self, state: State, reason: str) -> None:
-        self.counters.state(state, reason, time.monotonic())
+        now = time.monotonic()
+        self.counters.state(state, reason, now)
+        if state == "reconnecting" and self._unavailable_since is None:
+            self._unavailable_since = now
+            calm = CALM * self.options.backoff_base
+            asyncio.get_running_loop().call_later(calm, self.look_at_health)
         self.state_listeners.tell(state, reason)
         self.look_at_health()
 
@@ -367,11 +381,15 @@ class Project:
         if verdict in ("offline", "polling", "stale"):
             if self._unavailable_since is None:
                 self._unavailable_since = now
+            if not self._told_unavailable:
+                self._told_unavailable = True
                 self.note("unavailable", reason)
         elif verdict in ("healthy", "slow") and self._unavailable_since is not None:
             seconds = now - self._unavailable_since
             self._unavailable_since = None
-            self.note("live", f"Live again after {seconds:.0f} s")
+            if self._told_unavailable:
+                self._told_unavailable = False
+                self.note("live", f"Live again after {seconds:.0f} s")
 
     def _on_contact(self, reached: bool) -> None:
         """A request that succeeds after one that failed says that the network is back."""

@@ -20,6 +20,7 @@ from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.runtime.services import Services
 from notebook_rt.store.table import Table
 from notebook_rt.sync.connection.joins import Priority
+from notebook_rt.sync.events import Refused
 from notebook_rt.sync.query.answer import POSITION
 from notebook_rt.sync.query.requery import Requery
 
@@ -78,8 +79,8 @@ class QueryDriver(TableDriver):
     def _tell_refused(self) -> None:
         """What Realtime refuses is a table below the query; REST has nothing to say of that."""
         if self._refused is not None:
-            refused, self._refused = self._refused, None
-            self._buffer.event(refused)
+            message, self._refused = self._refused, None
+            self._buffer.event(Refused(*self._refusal(message)))
 
     def _refusal(self, message: str) -> tuple[NotebookRTError, bool]:
         error, final = super()._refusal(message)

@@ -108,7 +108,7 @@ class FrameOf(_ReadOnly):
                 return f"No connection{since}. What you edit is kept, and sent when it is back"
             case "error":
                 return str(self._frame.reason)
-        return ""
+        return self._frame._feed.why_empty()
 
     @property
     def fields(self) -> Sequence[Column]:

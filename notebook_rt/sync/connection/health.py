@@ -41,6 +41,9 @@ COLORS: Final[dict[HealthStatus, str]] = {
     "closed": "grey",
 }
 UNAVAILABLE: Final = "Live updates temporarily unavailable, data refreshes every {interval:g} s"
+CALM: Final = 5.0
+"""Times ``Options.backoff_base`` that a reconnection may take before it is an outage: a hosted project
+ends connections as a matter of course (after 24 h, with each changed setting)."""
 NAMED: Final = 5
 """Tables that a reason names."""
 
@@ -83,6 +86,8 @@ class Facts:
     """Channels that are wanted and not joined."""
     tables: Sequence[TableFacts] = ()
     closed: bool = False
+    calm: bool = False
+    """Whether live updates have been away for so short a time that they may be back at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,8 @@ def _worst(
         return "closed", "closed"
     if denied:
         return "offline", denied[0].error
-    if facts.state not in ("connected", "connecting") and not polled:
+    calm = facts.calm and facts.reachable and facts.state != "disconnected"
+    if facts.state not in ("connected", "connecting") and not polled and not calm:
         return "offline", facts.reason
     if facts.state == "connected" and facts.silent_for > stale_after:
         return "stale", f"silent for {facts.silent_for:.0f} s"
@@ -157,6 +163,9 @@ def _worst(
         return "stale", failed[0].error + (f" (in error, too: {others})" if others else "")
     if facts.state == "connecting":
         return "connecting", facts.reason
+    away = facts.state != "connected" or "stale" in statuses or "polling" in statuses
+    if away and calm:
+        return "connecting", "reconnecting"
     if facts.state != "connected":
         return "polling", UNAVAILABLE.format(interval=poll_interval)
     if "stale" in statuses:

@@ -61,13 +61,20 @@ class Described:
     """The columns of its unique constraints, where they are known."""
     is_function: bool = False
     """There is no such table, but a function of that name."""
+    kind: str = ""
+    """PostgreSQL's ``relkind``: ``r`` a table, ``p`` a partitioned one, ``v`` a view; empty: not known."""
+    row_security: bool | None = None
+    """Whether policies decide which rows are seen; None: not known."""
+    complete: bool = True
+    """False: no row was there to name the columns, and there may be others."""
 
 
 Steps: TypeAlias = Generator[Ask, Sequence[Read], "Described"]
 
 
-def learn(spec: TableSpec, done: Callable[[Schema, Schema], None]) -> Flow:
-    """Ask for the schema and call ``done(kept, known)``: the projection, and all columns.
+def learn(spec: TableSpec, done: Callable[[Schema, Schema, Described], None]) -> Flow:
+    """Ask for the schema and call ``done(kept, known, found)``: the projection, all columns, and what
+    else was said.
 
     Raises
     ------
@@ -81,7 +88,7 @@ def learn(spec: TableSpec, done: Callable[[Schema, Schema], None]) -> Flow:
     elif not (found.key or spec.key):
         raise NoPrimaryKeyError(spec.schema, spec.table, found.unique)
     known = _known(spec, found)
-    done(_kept(spec, known), known)
+    done(_kept(spec, known), known, found)
 
 
 # What the server says ---------------------------------------------------------------------------
@@ -113,7 +120,13 @@ def from_catalog(value: Mapping[str, Any], table: str) -> Described:
     ]
     names = found.get("key") or ()
     key = tuple(column.name for column in columns if column.name in names)
-    return Described(tuple(columns), key, tuple(map(tuple, found.get("unique") or ())))
+    return Described(
+        tuple(columns),
+        key,
+        tuple(map(tuple, found.get("unique") or ())),
+        kind=str(found.get("kind") or ""),
+        row_security=bool(found["row_security"]) if "row_security" in found else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +217,7 @@ def _probed(spec: TableSpec) -> Steps:
     elif set(key) <= set(names) and not told_apart(rows, key):
         raise DuplicateKeyError(spec.schema, spec.table, key)
     columns = yield from typed(_wanted(spec, names, key), rows)
-    return Described(columns, key)
+    return Described(columns, key, complete=bool(rows) or spec.columns is not None)
 
 
 def _wanted(spec: TableSpec, names: Sequence[str], key: Sequence[str] = ()) -> list[str]:

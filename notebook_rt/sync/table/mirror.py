@@ -134,6 +134,11 @@ class Mirror:
         return replica.rows if replica is not None and replica.loaded else None
 
     @property
+    def described(self) -> discovery.Described:
+        """What the server said of the table when it was learnt last."""
+        return self._passes.described
+
+    @property
     def next_audit(self) -> float | None:
         """Monotonic time of the next audit; None while none is to come."""
         return self._audits.at if self._confirmed and self._audits.at != NEVER else None
@@ -316,6 +321,8 @@ class Mirror:
         if replica.moved_to is not None:
             columns, replica.moved_to = replica.moved_to, None
             return self._prove(self._passes.change_columns(replica, columns))
+        if replica.loaded and len(replica.rows) and not self.described.complete:
+            replica.schema_moved = True  # a row was read, which names all columns
         if replica.schema_moved and self._now >= self._learn_at:
             replica.schema_moved = False
             self._learn_at = self._now + LEARN_PAUSE
@@ -445,7 +452,7 @@ class Mirror:
             error = found if isinstance(found, plainer) else error
             if isinstance(found, MissingColumnError):
                 try:
-                    yield from discovery.learn(self.spec, lambda kept, known: None)
+                    yield from discovery.learn(self.spec, lambda *found: None)
                 except MissingColumnError as missing:  # this one says which columns there are
                     error = missing
         self._fail(error)

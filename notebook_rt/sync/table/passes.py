@@ -83,6 +83,8 @@ class Passes:
         self.options = options
         self.now = 0.0
         self.replica: Replica | None = None
+        self.described = discovery.Described()
+        """What the server said of the table when it was learnt last."""
         self.kept: list[Change] | None = None
         """The changes that came while loading; None: nothing is being loaded."""
         self._early: deque[tuple[float, Change]] = deque(maxlen=options.buffer_size)
@@ -113,9 +115,9 @@ class Passes:
 
     def learn(self) -> Learning:
         """Learn the columns, and load again if they are others."""
-        found: list[tuple[Schema, Schema]] = []
+        found: list[tuple[Schema, Schema, discovery.Described]] = []
         yield from discovery.learn(self.spec, lambda *schemas: found.append(schemas))
-        kept, known = found[0]
+        kept, known, self.described = found[0]
         before = self.replica
         if before is None:
             self.replica = Replica(self.spec, kept, known, self._horizon)
