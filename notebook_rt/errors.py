@@ -129,7 +129,7 @@ class AuthError(NotebookRTError):
 
 
 class NoKeyError(AuthError):
-    """No key is given, or what is given can be none."""
+    """No key is given, or what is given is not a valid key."""
 
     def __init__(self, url: str, reason: str) -> None:
         NotebookRTError.__init__(

@@ -142,7 +142,7 @@ class LiveFrame:
         Raises
         ------
         ValueError
-            If a column is not there, or a format is none.
+            If a column is not there, or a format is invalid.
         """
         from notebook_rt.widgets import display
 
@@ -182,7 +182,7 @@ class LiveFrame:
         Raises
         ------
         ValueError
-            If a column is not there, or ``kind`` is none.
+            If a column is not there, or ``kind`` is invalid.
         ImportError
             If Altair is not installed: ``pip install 'notebook_rt[plot]'``.
         NotebookRTError
@@ -370,7 +370,7 @@ class LiveFrame:
         """Compare with the server now, row by row, and repair what differs.
 
         An audit does the same on a timer (``Options.audit_interval``). Waits for the first data. A
-        difference that a change on its way explains is none: to know that takes some seconds.
+        difference that a change on its way explains does not count: to know that takes some seconds.
 
         Parameters
         ----------

@@ -132,11 +132,11 @@ class Opening:
         Raises
         ------
         FilterError
-            If the filter or the order cannot be read, or the limit is none.
+            If the filter or the order cannot be read, or the limit is invalid.
         TypeError
             If the name is no text.
         ValueError
-            If ``debounce`` is negative, or an option is none of those there are.
+            If ``debounce`` is negative, or an option has an invalid value.
 
         Examples
         --------
@@ -218,7 +218,7 @@ class Opening:
         Raises
         ------
         FilterError
-            If the filter or the order cannot be read, or the limit is none.
+            If the filter or the order cannot be read, or the limit is invalid.
         TypeError, ValueError
             If ``params`` is no dict or has no form in JSON, the name is no text, or ``dtype_backend`` is
             none of those there are.
@@ -283,7 +283,7 @@ class Opening:
         Raises
         ------
         ValueError
-            If the name is none, or the channel is open in this session with other settings.
+            If the name is not a valid topic, or the channel is open in this session with other settings.
 
         Examples
         --------

@@ -109,7 +109,7 @@ def connect(
         If the embedded stack is asked for and cannot be started; `notebook_rt.local.start` names
         the reasons.
     TypeError, ValueError
-        If something is not of its kind: ``options`` that are no `Options`, a token that can be none.
+        If something is not of its kind: ``options`` that are no `Options`, a token that is not valid.
 
     Examples
     --------
@@ -460,7 +460,7 @@ class Session(Opening):
         Raises
         ------
         TypeError, ValueError
-            If what is given, or what the function gives, can be no token. What the function raises
+            If what is given, or what the function gives, is not a valid token. What the function raises
             now is raised here.
         """
         self._check()

@@ -416,7 +416,7 @@ def _typed(op: Op, column: str, value: Json) -> Any:
 def strategies_of(op: Op) -> Strategies:
     """How an operation merges where no frame of its table is open: by the names it carries.
 
-    A function's name is none of the rules; without the function, a person is asked.
+    A function's name is not a rule; without the function, a person is asked.
     """
 
     def rule(name: str) -> Strategy:

@@ -57,7 +57,7 @@ class Editor(PendingEdits):
         Raises
         ------
         InvalidEditError
-            If there is no such row or column, a value is none of the column's type, or ``base`` is
+            If there is no such row or column, a value does not fit the column's type, or ``base`` is
             not the row.
         QueueError
             If it could not be committed; the view then does not show it.

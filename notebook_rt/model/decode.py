@@ -57,7 +57,7 @@ def decode_json(data: bytes | str, exact_numbers: bool = False) -> Any:
 
 def _leniently(data: bytes | str, parse_float: Callable[[str], Any]) -> Any:
     """Decode what msgspec refuses though it is JSON: a number past float's range (a numeric of 1e400) or
-    of thousands of digits, half of a surrogate pair, any depth. Raises ValueError where it is none.
+    of thousands of digits, half of a surrogate pair, any depth. Raises ValueError if it is not JSON.
     """
     text = data if isinstance(data, str) else data.decode("utf-8-sig")
     try:

@@ -367,7 +367,7 @@ class RestClient:
     def error(
         self, response: httpx.Response, schema: str, table: str, right: str = "select"
     ) -> NotebookRTError:
-        """The named error of an answer that is none of success."""
+        """The named error of an answer that is not a success (2xx)."""
         status = response.status_code
         what = f"{response.request.method} {response.request.url.path}"
         words = _words(response)

@@ -85,7 +85,7 @@ class Asking:
         return answer, row
 
     async def fetch(self, op: Op) -> tuple[dict[str, Json] | None, Answer | None]:
-        """The server's row of now, or the answer that says why there is none to be had."""
+        """The server's row of now, or the answer that says why it cannot be read."""
         table = _table(op)
         try:
             answer = await self._fetch(op)

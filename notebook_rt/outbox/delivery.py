@@ -410,7 +410,7 @@ class Delivery:
             await self.on_disk(self.outbox.settle_all, done)
 
     async def _no(self, op: Op, answer: Answer, *, read: bool = False) -> None:
-        """An answer that is none of success; to a ``read``, which has no effect that could be lost."""
+        """An answer that is not a success; to a ``read``, which has no effect that could be lost."""
         jitter = self._random() * 0.2
         verdict = decide.judge(answer, op.attempts, self._clock(), jitter, self._max_attempts)
         if read:

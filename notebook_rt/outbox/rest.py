@@ -39,7 +39,7 @@ class Rest(Protocol):
         """Carry one request out; any status is an answer. Raises `NoAnswerError` if none came."""
 
     async def refresh(self) -> bool:
-        """Get a new access token; False: there is none to be had."""
+        """Get a new access token; False if there is no new one."""
 
 
 class HttpRest:
@@ -118,7 +118,7 @@ class HttpRest:
 
 
 def _stranger(request: Request, response: httpx.Response, body: object) -> str | None:
-    """Why an answer of success is none of the server's (promise 13); None: it is one.
+    """Why a success (2xx) did not come from the server (promise 13); None: it did.
 
     What a proxy or a login page answers must not make a write done.
     """

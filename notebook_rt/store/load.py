@@ -95,7 +95,7 @@ def page_column(
 
 
 def joined(parts: list[ColumnStore]) -> ColumnStore | None:
-    """One column of the parts of a load; None of none."""
+    """One column of the parts of a load; None if no part has a row."""
     parts = [part for part in parts if len(part)]
     if not parts:
         return None

@@ -77,7 +77,7 @@ class Page:
     value: Any = None
     """The body of an ``rpc`` that is not a list of rows, or of ``describe``, or of ``proves``."""
     scalar: bool = False
-    """Whether the body was ``value``, which may be null, and not ``rows``, which may be none."""
+    """Whether the body was ``value``, which may be null, and not ``rows``."""
     refusal: Exception | None = None
     """What the server answered instead, where the query is ``refusable``."""
 

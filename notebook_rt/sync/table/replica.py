@@ -70,7 +70,7 @@ class Replica:
         self._last_columns: tuple[Column, ...] | None = None
         self._names = set(known.types)
         self._odd: set[str] = set()
-        """Columns that have shown values which are none of their type."""
+        """Columns that have shown values which do not fit their type."""
         self._rows: Rows | None = None
         self._pending: list[Op] = []
         self._present: dict[Key, bool] = {}
