@@ -69,7 +69,7 @@ class NotebookRTError(Exception):
         return _remade, (type(self), self.args), self.__dict__
 
 
-def again(error: Exception) -> Exception:
+def fresh(error: Exception) -> Exception:
     """``error``, to be raised where it is asked for: without the stack of the thread it came up on.
 
     It is another object each time: one that is kept would keep the stack it was last raised in, and

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
 
-from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, again, printable
+from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, fresh, printable
 from notebook_rt.mapped import MappedFrame
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
@@ -256,7 +256,7 @@ class LiveFrame:
         self._feed.look()
         error = self._feed.error
         if error is not None:
-            raise again(error)
+            raise fresh(error)
         found = snapshot()
         if found is None:
             self.wait()
@@ -345,7 +345,7 @@ class LiveFrame:
                         if until is not None and time.monotonic() >= until:
                             raise WaitTimeoutError(self._feed.missing(timeout or 0.0)) from None
                     except NotebookRTError as error:
-                        raise again(error) from None
+                        raise fresh(error) from None
                     bar.show()
         finally:
             future.cancel()  # nobody waits for it any more
@@ -363,7 +363,7 @@ class LiveFrame:
         try:
             await asyncio.wrap_future(future)
         except NotebookRTError as error:
-            raise again(error) from None
+            raise fresh(error) from None
         return self
 
     def verify(self, timeout: float | None = None) -> Verdict:
@@ -406,7 +406,7 @@ class LiveFrame:
                 f'table "{self.name}" could not be compared within {timeout:g} s: {why}'
             ) from None
         except NotebookRTError as error:
-            raise again(error) from None
+            raise fresh(error) from None
         finally:
             future.cancel()
 

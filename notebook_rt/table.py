@@ -53,7 +53,7 @@ class Edits(Protocol):
 
     def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], None]) -> Callable[[], None]: ...
 
-    def doubted(self) -> None:
+    def columns_suspect(self) -> None:
         """What is known of the columns has refused something: learn them again."""
 
 

@@ -43,7 +43,7 @@ class Composer:
     strategies: Strategies
     make_id: Callable[[], str]
     clock: Callable[[], float]
-    doubted: Callable[[], object] = lambda: None
+    columns_suspect: Callable[[], object] = lambda: None
     """Told when an edit is refused for what was once learnt of a column: it may be old."""
     _shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], _Shape] = field(default_factory=dict)
 
@@ -170,7 +170,7 @@ class Composer:
         for name, value in typed.items():
             refusal = self.schema.column(name).refusal(value)
             if refusal is not None:
-                self.doubted()
+                self.columns_suspect()
                 raise self.invalid(refusal, name)
             if value.__class__ is not int:
                 continue

@@ -76,7 +76,7 @@ class Editing:
         table: str,
         strategies: Strategies | None = None,
         changed: Callable[[Sequence[RowChange]], object] | None = None,
-        doubted: Callable[[], object] = lambda: None,
+        columns_suspect: Callable[[], object] = lambda: None,
     ) -> Editor:
         """The editor of one live table.
 
@@ -84,10 +84,12 @@ class Editing:
         ----------
         changed : callable, optional
             Told what edits did to its view.
-        doubted : callable, optional
+        columns_suspect : callable, optional
             Told when what is known of its columns has refused an edit, or the server one for it.
         """
-        editor = Editor(self._shared, schema, table, strategies or Strategies(), changed, doubted)
+        editor = Editor(
+            self._shared, schema, table, strategies or Strategies(), changed, columns_suspect
+        )
         with self.lock:
             self._shared.editors.append(editor)
         return editor
@@ -192,9 +194,9 @@ class Editing:
     def failed(self, op: Op) -> None:
         self._note("failed", f"{op.target}: {op.error}")
 
-    def doubted(self, op: Op) -> None:
+    def columns_suspect(self, op: Op) -> None:
         for editor in self._shared.editors_of(op.schema, op.target):
-            editor.doubted()
+            editor.columns_suspect()
 
     def stuck(self, words: str) -> None:
         self._note("failed", words)

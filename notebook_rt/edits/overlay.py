@@ -106,10 +106,10 @@ class Overlay:
         return key in self.rows if aside is None else aside.row is not None
 
     @property
-    def awaited(self) -> Collection[Key]:
+    def pending_keys(self) -> Collection[Key]:
         return self._shielded.keys()
 
-    def let_in(self, key: Key, sent_at: float) -> None:
+    def admit(self, key: Key, sent_at: float) -> None:
         aside = self._aside.get(key)
         if aside is not None and aside.shield is not None and aside.shield.since <= sent_at:
             aside.shield = None

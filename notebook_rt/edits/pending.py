@@ -98,7 +98,7 @@ class PendingEdits:
     strategies: Strategies
     _changed: Callable[[Sequence[RowChange]], object] | None
     """Told what edits did to the view."""
-    doubted: Callable[[], object]
+    columns_suspect: Callable[[], object]
     """Told when what is known of the columns has refused an edit."""
     overlay: Overlay | None = field(default=None, init=False)
     on_merge: Signal[Sequence[Mapping[str, Json]]] = field(default_factory=Signal, init=False)
@@ -127,7 +127,7 @@ class PendingEdits:
                 self.strategies,
                 self._shared.make_id,
                 self._shared.clock,
-                self.doubted,
+                self.columns_suspect,
             )
             early, self._early = self._early, []
             self.lay([op for op, *_ in early])
@@ -171,7 +171,7 @@ class PendingEdits:
         news = [op_id for op_id, edited in there.items() if known.get(op_id) != edited]
         self.lay([op for op_id in news if (op := self._outbox.get(op_id)) is not None])
 
-    def again(self) -> None:
+    def refresh(self) -> None:
         """Show what the queue holds now: somebody decided about it there."""
         self.catch_up()
         self.lay(self._ops())

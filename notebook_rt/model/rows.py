@@ -123,12 +123,12 @@ class Rows(Protocol):
     def __contains__(self, key: Key) -> bool: ...
 
     @property
-    def awaited(self) -> Collection[Key]:
+    def pending_keys(self) -> Collection[Key]:
         """The keys of rows of which a write was answered whose event is waited for: what comes of
         them is to be told though it changes nothing, and may be older and ignored.
         """
 
-    def let_in(self, key: Key, sent_at: float) -> None:
+    def admit(self, key: Key, sent_at: float) -> None:
         """A read that was sent at ``sent_at`` (monotonic seconds) tells what comes next of ``key``:
         a write that was answered before is in it.
         """

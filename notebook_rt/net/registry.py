@@ -211,9 +211,9 @@ class Registry:
         if topic not in self.joins.topics():
             self._entries.pop(topic, None)
 
-    def again(self, topic: str) -> None:
+    def rejoin(self, topic: str) -> None:
         """Leave and join again."""
-        self.carry_out(self.joins.again(topic, time.monotonic()))
+        self.carry_out(self.joins.rejoin(topic, time.monotonic()))
 
     def hurry(self) -> None:
         """Whatever waits to be joined again is due now, and from zero."""

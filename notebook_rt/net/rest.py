@@ -30,8 +30,8 @@ from notebook_rt.errors import (
     StatementTimeoutError,
     TokenExpiredError,
     UnreachableError,
-    again,
     classify,
+    fresh,
     retry_after,
 )
 from notebook_rt.model.decode import decode_json
@@ -56,7 +56,7 @@ _PLANNED = {"PGRST204", "PGRST115", "42501", "42703", "42601"}
 """What is answered to a PUT whose filters are the primary key, and whose body has no key."""
 _NO_COLUMN = ""
 """A column that no table can have: PostgreSQL knows no empty name."""
-DRIPPING = 4
+SLOW_ANSWER_FACTOR = 4
 """How many times ``request_timeout`` a request may take whose answer has begun to come."""
 
 
@@ -234,7 +234,7 @@ class RestClient:
             raise ClosedError("this session")
         found = reading.result()
         if isinstance(found, NotebookRTError):
-            raise again(found)
+            raise fresh(found)
         return found
 
     def _reading(self, schema: str) -> asyncio.Task[Page | NotebookRTError] | None:
@@ -344,7 +344,7 @@ class RestClient:
         sent = time.monotonic()
         try:
             # httpx' own limit is for each chunk; a server that drips would hold a request for ever.
-            async with asyncio.timeout(DRIPPING * self._timeout):
+            async with asyncio.timeout(SLOW_ANSWER_FACTOR * self._timeout):
                 response = await self._http.request(
                     method,
                     path,

@@ -55,8 +55,8 @@ from notebook_rt.sync.events import (
     Cancel,
     Change,
     Closed,
+    ColumnsSuspect,
     Confirmed,
-    Doubted,
     Event,
     Failed,
     Fetch,
@@ -472,9 +472,9 @@ class TableDriver(Feed):
         self._edits += 1
         self._tell_edits.ask()
 
-    def doubted(self) -> None:
+    def columns_suspect(self) -> None:
         """What is known of the columns may be old: learn them again, soon, on the loop."""
-        self.thread.post(self._feed, Doubted())
+        self.thread.post(self._feed, ColumnsSuspect())
 
     def _publish_edits(self) -> None:
         with self.services.lock:
@@ -554,7 +554,7 @@ class TableDriver(Feed):
 
     def _rejoin(self) -> None:
         if self.place.taken:
-            self.services.registry.again(self.topic)
+            self.services.registry.rejoin(self.topic)
         elif self.mirror.bindings:
             self.place.take()
 

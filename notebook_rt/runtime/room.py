@@ -22,8 +22,8 @@ from notebook_rt.errors import (
     NotebookRTError,
     RefusedError,
     WaitTimeoutError,
-    again,
     classify,
+    fresh,
 )
 from notebook_rt.model.signal import Signal
 from notebook_rt.net.registry import Place
@@ -120,7 +120,7 @@ class Room:
             self._ended, self.error = None, None
             self._joined.clear()
             if self.services.registry.state_of(self.topic) != "joining":  # with the token of now
-                self.services.registry.again(self.topic)
+                self.services.registry.rejoin(self.topic)
 
     def close(self) -> None:
         if self._ended != "closed":
@@ -225,12 +225,12 @@ class Room:
                     await self._joined.wait()
             error = None if self._joined.is_set() else self.services.unreachable()
             if error is not None:
-                raise again(error)
+                raise fresh(error)
             patience = 0.5
         if self._ended == "closed":
             raise ClosedError(f'channel "{self.topic}"')
         if self.error is not None:
-            raise again(self.error)
+            raise fresh(self.error)
 
     async def send(self, event: str, payload: Any, ack: bool) -> bool:
         """Send now, over the socket or REST; False: there is no way now (queue it).
@@ -241,7 +241,7 @@ class Room:
             If the server refuses it; `WaitTimeoutError` if ``ack`` was asked for and none came.
         """
         if self.error is not None:
-            raise again(self.error)
+            raise fresh(self.error)
         message = {"type": "broadcast", "event": event, "payload": payload}
         channel = self._channel
         if channel is not None:
@@ -286,7 +286,7 @@ class Room:
         """Ask for presence; a channel joined without it joins again."""
         if not self.presence_enabled:
             self.presence_enabled = True
-            self.services.registry.again(self.topic)
+            self.services.registry.rejoin(self.topic)
 
     def track(self, meta: Meta | None) -> None:
         """Others should see this of us; None: nothing. Sent as soon as the throttle allows."""

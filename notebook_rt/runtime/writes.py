@@ -29,15 +29,15 @@ from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Column, canonical
 from notebook_rt.net.credentials import claims
 from notebook_rt.net.loop import Coalesced
-from notebook_rt.outbox import spare
+from notebook_rt.outbox import key_cache
+from notebook_rt.outbox.empty import EMPTY
+from notebook_rt.outbox.key_cache import ColumnName, KeyCache, NoKeyDrawnError
 from notebook_rt.outbox.lease import kernel_name
-from notebook_rt.outbox.nothing import NOTHING
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import HttpRest, NoAnswerError
 from notebook_rt.outbox.schema import path_for
 from notebook_rt.outbox.sessions import whose
-from notebook_rt.outbox.spare import ColumnName, NoSpareKeyError, SpareKeys
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.runtime.host import has_front_end
@@ -47,7 +47,7 @@ from notebook_rt.sync.events import Page, Query
 
 logger = logging.getLogger("notebook_rt")
 
-BEHIND = 1000
+MAX_TAKEN_KEYS = 1000
 """Keys tried that the table has already: rows were inserted beside its sequence."""
 DRAW_SECONDS = 5.0
 """How long somebody who inserts a row waits for its key."""
@@ -66,7 +66,7 @@ class Writes:
         self.paused = False
         self.listeners: Signal[()] = Signal()
         """Called after every change of the queue, on any thread; quick."""
-        self.spare = SpareKeys(self._fetch)
+        self.keys = KeyCache(self._fetch)
         self._asked: set[ColumnName] = set()
         self._path = None if path is None else Path(path)
         self._login = self.who()
@@ -95,7 +95,7 @@ class Writes:
     @property
     def outbox(self) -> Outbox:
         """The queue; an empty one without a file while nothing was written."""
-        return NOTHING if self._open is None else self._open.outbox
+        return EMPTY if self._open is None else self._open.outbox
 
     def table(self, driver: TableDriver) -> TableEdits:
         """The writing side of one live table."""
@@ -134,15 +134,15 @@ class Writes:
 
     def draws(self, column: ColumnName) -> bool:
         """Whether a sequence is known to give the column's keys; asks who can tell."""
-        known = self.spare.known.get(column)
+        known = self.keys.known.get(column)
         if known is None and column not in self._asked:
             self._asked.add(column)
             thread = self.project.thread
-            thread.post(lambda: thread.spawn(self.spare.look(column, self._ask), "keys"))
+            thread.post(lambda: thread.spawn(self.keys.look(column, self._ask), "keys"))
         return bool(known)
 
     async def _ask(self, query: Query) -> Page:
-        return await self.project.rest.fetch("public", spare.FUNCTION, query)
+        return await self.project.rest.fetch("public", key_cache.FUNCTION, query)
 
     def _fetch(self, query: Query) -> Sequence[Any]:
         """What ``query`` gives; waits for it."""
@@ -166,7 +166,7 @@ class Writes:
         with self._lock:
             if self._open is not None:
                 for editor in self._open.editors.values():
-                    editor.again()
+                    editor.refresh()
                 worker = self._open.worker
         if worker is not None:  # awake when this is over: `flush` then asks whether it may send
             self.project.thread.call(worker.wake)
@@ -330,7 +330,7 @@ class _Open:
         """An editor for a table that is open."""
         spec = driver.spec
         editor = self.editing.editor(
-            spec.schema, spec.table, driver.strategies, driver.edited, driver.doubted
+            spec.schema, spec.table, driver.strategies, driver.edited, driver.columns_suspect
         )
         editor.on_merge = on_merge
         self.editors[driver] = editor
@@ -444,7 +444,7 @@ class TableEdits:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
         editor = self.open()
         wanted = editor.drawn(values)
-        for _ in range(BEHIND):
+        for _ in range(MAX_TAKEN_KEYS):
             row = {**values, **{column: self._draw(editor, column) for column in wanted}}
             if not wanted or not editor.has(row):
                 break
@@ -452,8 +452,8 @@ class TableEdits:
 
     def _draw(self, editor: Editor, column: str) -> int:
         try:
-            return self.writes.spare.take((editor.schema_name, editor.table, column))
-        except NoSpareKeyError as error:
+            return self.writes.keys.take((editor.schema_name, editor.table, column))
+        except NoKeyDrawnError as error:
             raise editor.keyless(column, str(error)) from error
 
     def fills(self, column: Column) -> bool:
@@ -467,6 +467,6 @@ class TableEdits:
         """Call ``fn`` with the records of each merge; gives back how to stop it."""
         return self.writes.on_merge(self.driver, fn)
 
-    def doubted(self) -> None:
+    def columns_suspect(self) -> None:
         """What is known of the columns has refused something: learn them again."""
-        self.driver.doubted()
+        self.driver.columns_suspect()

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, WireRow
 from notebook_rt.model.types import Backend, Column, Schema, equal, kind
-from notebook_rt.store.beside import beside
 from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import TextColumn, column_of, pick
 from notebook_rt.store.dense import Positions, Step
@@ -35,6 +34,7 @@ from notebook_rt.store.frozen import freeze
 from notebook_rt.store.keys import Keys
 from notebook_rt.store.load import Pages
 from notebook_rt.store.marks import Kept, Mark
+from notebook_rt.store.parallel import in_parallel
 from notebook_rt.store.uninterrupted import uninterrupted
 
 _NONE: Final[Positions] = np.empty(0, "int64")
@@ -115,11 +115,11 @@ class Table:
             return key in self._keys
 
     @property
-    def awaited(self) -> Collection[Key]:
+    def pending_keys(self) -> Collection[Key]:
         """See ``Rows``: what is written is the overlay's."""
         return ()
 
-    def let_in(self, key: Key, sent_at: float) -> None:
+    def admit(self, key: Key, sent_at: float) -> None:
         """See ``Rows``."""
 
     def keys(self) -> Iterator[Key]:
@@ -491,7 +491,9 @@ class Table:
             and isinstance(column := self._columns[name], TextColumn)
             and column.made_anew(len(places) + len(gone))
         ]
-        beside([partial(advance, [name]) for name in texts], partial(advance, names - {*texts}))
+        in_parallel(
+            [partial(advance, [name]) for name in texts], partial(advance, names - {*texts})
+        )
         # The key's columns last: what guards the others' buffers holds the index, and so the key's.
         advance(self.schema.key)
         step.forget()

@@ -170,7 +170,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubted:
+class ColumnsSuspect:
     """What is known of the columns has refused an edit, or the server one for them: it may be old."""
 
 
@@ -193,7 +193,7 @@ Event: TypeAlias = (
     | AuditNow
     | Hint
     | Turn
-    | Doubted
+    | ColumnsSuspect
     | Closed
 )
 

@@ -176,7 +176,7 @@ class TableOf(FrameOf):
         return self._leaving[1]
 
     def doubt(self) -> None:
-        self._frame._edits.doubted()
+        self._frame._edits.columns_suspect()
 
     def batch(self) -> AbstractContextManager[None]:
         self._marks = (-1.0, {})

@@ -23,10 +23,10 @@ class DictRows:
         return key in self.data
 
     @property
-    def awaited(self) -> Collection[Key]:
+    def pending_keys(self) -> Collection[Key]:
         return ()
 
-    def let_in(self, key: Key, sent_at: float) -> None:
+    def admit(self, key: Key, sent_at: float) -> None:
         pass
 
     def get(self, key: Key) -> dict[str, Any] | None:

@@ -144,9 +144,11 @@ def health(
 def _worst(
     facts: Facts, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
 ) -> tuple[HealthStatus, str]:
-    statuses = [table.status for table in facts.tables]
-    denied = [table for table in facts.tables if table.status == "error" and table.denied]
-    failed = [table for table in facts.tables if table.status == "error" and table.shown]
+    # A table that never lived says itself what is wrong.
+    tables = [t for t in facts.tables if t.status != "error" or t.denied or t.shown]
+    statuses = [table.status for table in tables]
+    denied = [table for table in tables if table.status == "error" and table.denied]
+    failed = [table for table in tables if table.status == "error"]
     # Without the socket, polling is all there is; without HTTP not even that.
     polled = "polling" in statuses and facts.reachable
     if facts.closed:
@@ -169,27 +171,27 @@ def _worst(
     if facts.state != "connected":
         return "polling", UNAVAILABLE.format(interval=poll_interval)
     if "stale" in statuses:
-        stale = [table for table in facts.tables if table.status == "stale"]
+        stale = [table for table in tables if table.status == "stale"]
         names = _names(stale)
         why = next((f" ({table.error})" for table in stale if table.error), "")
         return "stale", f"being compared with the server: {names}{why}"
     if "polling" in statuses:
-        polling = [table for table in facts.tables if table.status == "polling"]
+        polling = [table for table in tables if table.status == "polling"]
         ages = [table.age for table in polling if table.age is not None]
         oldest = f"; the oldest is {max(ages):.0f} s old" if ages else ""
         note = UNAVAILABLE.format(interval=poll_interval)
         return "polling", f"{note} ({_names(polling)}){oldest}"
-    late = [table for table in facts.tables if table.behind > behind_after]
+    late = [table for table in tables if table.behind > behind_after]
     if late:
         seconds, waiting = max(t.behind for t in late), sum(t.waiting for t in late)
         more = f"; {waiting:,} changes wait to be applied" if waiting else ""
         return "behind", f"{seconds:.0f} s behind the server: {_names(late)}{more}"
-    drifted = [table for table in facts.tables if table.drifted]
+    drifted = [table for table in tables if table.drifted]
     if drifted:
         return "drifting", f"the last audit found a difference, and repaired it: {_names(drifted)}"
     if "loading" in statuses or facts.unjoined:
         return "connecting", "waiting for the first data"
-    unaudited = [table for table in facts.tables if table.unaudited]
+    unaudited = [table for table in tables if table.unaudited]
     if unaudited:
         return "connecting", f"waiting for the first audit: {_names(unaudited)}"
     if facts.latency is not None and facts.latency * 1000 > slow_ms:

@@ -144,7 +144,7 @@ class Joins:
         entry.tries += 1
         entry.due = now + max(backoff, wait)
 
-    def again(self, topic: str, now: float) -> list[Effect]:
+    def rejoin(self, topic: str, now: float) -> list[Effect]:
         """Leave and join again, now (other bindings, another token, the user's word)."""
         entry = self._topics.get(topic)
         if entry is None:

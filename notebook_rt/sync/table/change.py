@@ -34,7 +34,7 @@ class ChangeReader:
         self._may_be_lossy = [
             name
             for name, pg_type in schema.types.items()
-            if name not in self.nulls.doubted and may_be_lossy(pg_type)
+            if name not in self.nulls.uncertain and may_be_lossy(pg_type)
         ]
         streamed = {*schema.names, *spec.filter.columns}
         narrow = {*schema.key, *spec.filter.columns}
@@ -86,7 +86,7 @@ class ChangeReader:
 
     def lossy(self, record: Mapping[str, Any]) -> bool:
         """Whether a value may not be the true one (docs/design/wire.md "Values"): the row must be read."""
-        for name in self.nulls.doubted:
+        for name in self.nulls.uncertain:
             if record.get(name, 0) is None:
                 return True
         if not self._may_be_lossy:
@@ -96,7 +96,7 @@ class ChangeReader:
 
     def sure(self, record: WireRow) -> dict[str, Any]:
         """The typed values of ``record`` that are certainly the true ones."""
-        types, doubted, shaky = self._schema.types, self.nulls.doubted, self._may_be_lossy
+        types, doubted, shaky = self._schema.types, self.nulls.uncertain, self._may_be_lossy
         told = {
             name: value
             for name, value in record.items()

@@ -30,8 +30,8 @@ from notebook_rt.sync.events import (
     Binding,
     Change,
     Closed,
+    ColumnsSuspect,
     Confirmed,
-    Doubted,
     Effect,
     Event,
     Failed,
@@ -234,7 +234,7 @@ class Mirror:
                 self._audits.hint(self._now)
             case Turn():
                 self._turn = "had"
-            case Doubted():
+            case ColumnsSuspect():
                 if self._passes.replica is not None:
                     self._passes.replica.schema_moved = True
             case Closed():

@@ -27,7 +27,7 @@ class Nulls:
         numbers = [
             n for n, pg_type in schema.types.items() if kind(pg_type) in ("float", "decimal")
         ]
-        self.doubted = dict.fromkeys(numbers, 0)
+        self.uncertain = dict.fromkeys(numbers, 0)
         """The columns whose nulls may be numbers, with the true nulls read in a row."""
         self._watched = numbers
         """The columns that have shown no such number yet."""
@@ -36,12 +36,12 @@ class Nulls:
 
     def learn(self, records: Iterable[WireRow], row: Row) -> None:
         """``row`` was read because of what the socket said in ``records``."""
-        told = {n for record in records for n in self.doubted if record.get(n, 0) is None}
+        told = {n for record in records for n in self.uncertain if record.get(n, 0) is None}
         for name in told.intersection(self._watched):
             if row[name] is None:
-                self.doubted[name] += 1
-                if self.doubted[name] == TRUE_NULLS:
-                    del self.doubted[name]
+                self.uncertain[name] += 1
+                if self.uncertain[name] == TRUE_NULLS:
+                    del self.uncertain[name]
 
     def look(self, page: Sequence[WireRow]) -> None:
         """Look for numbers that are not finite in a page of whole rows, as REST wrote them."""
@@ -50,6 +50,6 @@ class Nulls:
                 value = row.get(name)
                 if value.__class__ is str and value in NOT_FINITE:
                     self._watched.remove(name)
-                    self.betrayed = self.betrayed or name not in self.doubted
-                    self.doubted[name] = 0
+                    self.betrayed = self.betrayed or name not in self.uncertain
+                    self.uncertain[name] = 0
                     break

@@ -350,7 +350,7 @@ class Comparison:
                     self.lost.append(key)
         self.differing = len(ops)
         replica.apply(ops)
-        replica.again(self._rows, now)
+        replica.reread(self._rows, now)
         return self.differing
 
     def _note(self, read: Read) -> list[Key]:

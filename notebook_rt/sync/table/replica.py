@@ -113,9 +113,9 @@ class Replica:
             self.dirty = True
             if self.window is not None:
                 self.window.look(len(rows))
-            if rows.awaited:  # what was ignored as older may have been later: a read tells
+            if rows.pending_keys:  # what was ignored as older may have been later: a read tells
                 for op in ops:
-                    if op.key in rows.awaited:
+                    if op.key in rows.pending_keys:
                         self.want(op.key, self.horizon.now)
 
     def _look_at_order(self, ops: Sequence[Op]) -> None:
@@ -231,7 +231,7 @@ class Replica:
                 self._held.pop(key, None)
                 self.horizon.follow(key)
             if tells_all or not held:
-                if key in self.rows.awaited:
+                if key in self.rows.pending_keys:
                     self._pending += self._ops(change, key) or []
                 return
         ops = self._replay([*(one.change for one in held), change], key) if news else None
@@ -297,7 +297,7 @@ class Replica:
 
     def _end(self, key: Key, before: Sequence[Op]) -> list[Op]:
         """The row leaves, if it is here."""
-        return [Delete(key)] if self._has(key, before) or key in self.rows.awaited else []
+        return [Delete(key)] if self._has(key, before) or key in self.rows.pending_keys else []
 
     def _ops_in_window(self, key: Key, row: Row, before: Sequence[Op]) -> list[Op] | None:
         whole = row
@@ -410,12 +410,12 @@ class Replica:
             self.horizon.follow(key)
         self.versions.note(key, xmin)
         op = Delete(key) if row is None else Upsert(key, row)
-        awaited = key in self.rows.awaited
-        if awaited:
-            self.rows.let_in(key, read.sent_at)
+        pending_keys = key in self.rows.pending_keys
+        if pending_keys:
+            self.rows.admit(key, read.sent_at)
         if not agrees:
             return op
-        if awaited:
+        if pending_keys:
             self.rows.apply([op])
         return None
 
@@ -430,7 +430,7 @@ class Replica:
             late = now - 2 * options.reread_max
             self._fetched = {k: one for k, one in self._fetched.items() if one[0] > late}
 
-    def again(self, keys: Iterable[Key], now: float) -> None:
+    def reread(self, keys: Iterable[Key], now: float) -> None:
         """Look once more at what is still held of ``keys``, now that they were read."""
         for key in keys:
             for one in self._held.pop(key, ()):

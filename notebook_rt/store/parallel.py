@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 
-def beside(elsewhere: Sequence[Callable[[], None]], here: Callable[[], None]) -> None:
+def in_parallel(elsewhere: Sequence[Callable[[], None]], here: Callable[[], None]) -> None:
     """Do each of ``elsewhere`` on a thread of its own and ``here`` on this one; wait for all.
 
     Raises

@@ -14,7 +14,7 @@ from notebook_rt.errors import (
     RefusedError,
     UnreachableError,
 )
-from notebook_rt.outbox.spare import NoSpareKeyError, SpareKeys
+from notebook_rt.outbox.key_cache import KeyCache, NoKeyDrawnError
 from notebook_rt.sync.events import Query
 
 COLUMN = ("public", "notes", "id")
@@ -40,7 +40,7 @@ class Server:
 
 def test_each_key_is_given_once_whoever_asks_and_many_are_few_requests() -> None:
     server = Server()
-    spare = SpareKeys(server)
+    spare = KeyCache(server)
     with ThreadPoolExecutor(4) as threads:
         taken = list(threads.map(lambda _: spare.take(COLUMN), range(5000)))
     assert sorted(taken) == list(range(1, 5001))
@@ -50,7 +50,7 @@ def test_each_key_is_given_once_whoever_asks_and_many_are_few_requests() -> None
 
 
 def test_columns_have_sequences_of_their_own() -> None:
-    spare = SpareKeys(Server())
+    spare = KeyCache(Server())
     assert spare.take(COLUMN) == 1
     assert spare.take(("public", "others", "id")) == 17
     assert spare.take(COLUMN) == 2
@@ -69,9 +69,9 @@ def test_what_gives_no_key_says_why_and_is_asked_again(
     error: Exception, words: str, known: bool | None
 ) -> None:
     server = Server()
-    spare = SpareKeys(server)
+    spare = KeyCache(server)
     server.error = error
-    with pytest.raises(NoSpareKeyError, match=words):
+    with pytest.raises(NoKeyDrawnError, match=words):
         spare.take(COLUMN)
     assert spare.known.get(COLUMN) is known
     server.error = None
@@ -85,13 +85,13 @@ def test_a_session_that_is_closed_meanwhile_says_so() -> None:
     server = Server()
     server.error = ClosedError("this session")
     with pytest.raises(ClosedError):
-        SpareKeys(server).take(COLUMN)
+        KeyCache(server).take(COLUMN)
 
 
 @pytest.mark.parametrize("answer", [[], [{"id": 1}], ["1"], [True], [None]])
 def test_what_is_no_key_is_taken_for_none(answer: list[object]) -> None:
-    with pytest.raises(NoSpareKeyError, match="gives no keys"):
-        SpareKeys(lambda query: answer).take(COLUMN)  # type: ignore[arg-type, return-value]  # a server may say what it likes
+    with pytest.raises(NoKeyDrawnError, match="gives no keys"):
+        KeyCache(lambda query: answer).take(COLUMN)  # type: ignore[arg-type, return-value]  # a server may say what it likes
 
 
 async def test_looking_draws_none() -> None:
@@ -102,7 +102,7 @@ async def test_looking_draws_none() -> None:
         if server.error is not None:
             raise server.error
 
-    spare = SpareKeys(server)
+    spare = KeyCache(server)
     server.error = UnreachableError("http://x", "no answer")
     await spare.look(COLUMN, fetch)
     assert spare.known == {}

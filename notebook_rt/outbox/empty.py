@@ -12,7 +12,7 @@ from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.sessions import Session
 
 
-class _NoFile(Outbox):
+class _EmptyOutbox(Outbox):
     """An empty queue."""
 
     def __init__(self) -> None:
@@ -56,4 +56,4 @@ class _NoFile(Outbox):
         return []
 
 
-NOTHING = _NoFile()
+EMPTY = _EmptyOutbox()

@@ -18,7 +18,7 @@ from notebook_rt.outbox.rest import NoAnswerError, Rest
 TableName: TypeAlias = tuple[str, str]
 
 
-class Asking:
+class Writer:
     """The requests of operations, and what was learnt of the server by them."""
 
     def __init__(self, rest: Rest) -> None:

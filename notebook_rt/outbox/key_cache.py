@@ -32,11 +32,11 @@ ColumnName: TypeAlias = tuple[str, str, str]
 """Schema, table and column."""
 
 
-class NoSpareKeyError(Exception):
+class NoKeyDrawnError(Exception):
     """No key can be drawn; says why."""
 
 
-class SpareKeys:
+class KeyCache:
     """The keys in reserve of a session. Methods may be called from any thread.
 
     Parameters
@@ -55,7 +55,7 @@ class SpareKeys:
         self._lock = threading.Lock()
 
     def take(self, column: ColumnName) -> int:
-        """A key that nobody else is given; raises `NoSpareKeyError`."""
+        """A key that nobody else is given; raises `NoKeyDrawnError`."""
         with self._lock:
             keys = self._keys.setdefault(column, deque())
             if not keys:
@@ -66,14 +66,14 @@ class SpareKeys:
 
     async def look(self, column: ColumnName, fetch: Callable[[Query], Awaitable[object]]) -> None:
         """Have it ``known``, where the server can be asked; draws none."""
-        with contextlib.suppress(NoSpareKeyError), self._learning(column):
+        with contextlib.suppress(NoKeyDrawnError), self._learning(column):
             await fetch(drawing(column, 0))
 
     def _draw(self, column: ColumnName, number: int) -> Sequence[int]:
         with self._learning(column):
             keys = self._fetch(drawing(column, number))
         if not keys or not all(type(key) is int for key in keys):
-            raise NoSpareKeyError("what answers for its sequence gives no keys")
+            raise NoKeyDrawnError("what answers for its sequence gives no keys")
         return keys
 
     @contextlib.contextmanager
@@ -83,17 +83,17 @@ class SpareKeys:
             yield
         except MissingTableError:
             self.known[column] = False
-            raise NoSpareKeyError(
+            raise NoKeyDrawnError(
                 "its sequence could give it, once the SQL that `notebook-rt doctor --sql` prints was run "
                 "in the project"
             ) from None
         except (PermissionDeniedError, RefusedError) as error:
             self.known[column] = False
-            raise NoSpareKeyError(error.reason or str(error)) from error
+            raise NoKeyDrawnError(error.reason or str(error)) from error
         except ClosedError:
             raise
         except NotebookRTError as error:
-            raise NoSpareKeyError(
+            raise NoKeyDrawnError(
                 f"none is in reserve, and its sequence gives none: {error}"
             ) from error
         self.known[column] = True
