@@ -54,8 +54,8 @@ install() { # install PACKAGES...: into .venv, again only when pyproject.toml or
 users() { install -e ".[all]"; }
 developers() { install -e ".[all]" --group dev; }
 
-node() { # what the supabase-js tests and those of the widgets' JavaScript run on
-    if ! command -v npm >/dev/null || ! command node -e "process.exit(parseInt(process.versions.node) < 20)" 2>/dev/null; then
+with_node() { # what the supabase-js tests and those of the widgets' JavaScript run on
+    if ! command -v npm >/dev/null || ! node -e "process.exit(parseInt(process.versions.node) < 20)" 2>/dev/null; then
         install -e ".[all]" --group dev --group node
         PATH=$bin:$PATH
         export PATH
@@ -63,7 +63,7 @@ node() { # what the supabase-js tests and those of the widgets' JavaScript run o
 }
 
 packages() { # what checks and bundles the JavaScript, into node_modules
-    node
+    with_node
     wanted=$(cksum <package-lock.json)
     [ -f node_modules/wanted ] && [ "$(cat node_modules/wanted)" = "$wanted" ] && return
     say "installing into node_modules"
@@ -75,11 +75,7 @@ browser() { # what the browser tests drive
     if ! command -v chromium >/dev/null || ! /sbin/ldconfig -p | grep -q 'libatomic\.so\.1'; then
         debian chromium fonts-dejavu-core libatomic1 # the last is playwright's node's
     fi
-    if ! command -v npm >/dev/null || ! node -e "process.exit(parseInt(process.versions.node) < 20)" 2>/dev/null; then
-        install -e ".[all]" --group dev --group node
-        PATH=$bin:$PATH
-        export PATH
-    fi
+    with_node
 }
 
 chore=${1:-help}
