@@ -27,7 +27,7 @@ import platformdirs
 
 from notebook_rt.errors import ClosedError
 from notebook_rt.model.coerce import missing
-from notebook_rt.widgets.base import LiveWidget, module, styles
+from notebook_rt.widgets.base import LiveWidget, built
 from notebook_rt.widgets.chartspec import kind_of, picture
 from notebook_rt.widgets.columns import Pack, cells, text_of
 from notebook_rt.widgets.order import DUTY, column_of
@@ -333,8 +333,8 @@ class ChartModel:
 class ChartWidget(LiveWidget):
     """A live chart of a frame; see ``ChartModel`` for the parameters."""
 
-    _esm = module("chart")
-    _css = styles("chart")
+    _esm = built("chart.js")
+    _css = built("chart.css")
     libraries: Mapping[str, Callable[[], bytes]] = {"vega": vega}
 
     def __init__(

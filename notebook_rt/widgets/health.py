@@ -9,7 +9,7 @@ from collections import deque
 from html import escape
 from typing import Any, Final
 
-from notebook_rt.widgets.base import LiveWidget, module, static_table, styles
+from notebook_rt.widgets.base import LiveWidget, built, static_table
 from notebook_rt.widgets.sources import Eyes, HealthReport, HealthSource, Unsubscribe
 from notebook_rt.widgets.state import StateModel, cut
 
@@ -102,8 +102,8 @@ def health_html(report: HealthReport) -> str:
 class HealthWidget(LiveWidget):
     """The connection's health as a pill that opens to its metrics."""
 
-    _esm = module("health")
-    _css = styles("health")
+    _esm = built("health.js")
+    _css = built("health.css")
 
     def __init__(self, source: HealthSource, *, eyes: Eyes | None = None) -> None:
         state = HealthState(source)
