@@ -67,7 +67,7 @@ class Watched:
 
     def audit(self) -> tuple[float, int]:
         """Milliseconds and requests of one."""
-        return self.timed(self.feed.audit, lambda: int(self.session.metrics["audits"]))
+        return self.timed(lambda: self.feed.verify(), lambda: int(self.session.metrics["audits"]))
 
     def gap(self) -> tuple[float, int]:
         """Milliseconds and requests until it is closed."""
