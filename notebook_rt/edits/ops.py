@@ -127,6 +127,11 @@ def changes_key(op: Op) -> bool:
     return op.kind == "update" and any(name in op.values for name in op.key)
 
 
+def keeps_place(op: Op) -> bool:
+    """Whether nothing may overtake it, nor it anything: an insert, a delete, a call, a change of a key."""
+    return op.kind in ("insert", "delete", "rpc") or changes_key(op)
+
+
 def may_pass(op: Op, earlier: Op) -> bool:
     """Whether an operation may leave before an earlier one of another lane that still waits.
 
@@ -137,7 +142,7 @@ def may_pass(op: Op, earlier: Op) -> bool:
     """
     if "broadcast" in (op.kind, earlier.kind):
         return op.lane != earlier.lane
-    return all(one.kind == "update" and not changes_key(one) for one in (op, earlier))
+    return not (keeps_place(op) or keeps_place(earlier))
 
 
 def key_after(op: Op) -> dict[str, Json]:

@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from notebook_rt.edits.decide import only_once
-from notebook_rt.edits.ops import WRITES, Op, body, coalesce, lane_of, may_pass, unbody
+from notebook_rt.edits.ops import WRITES, Op, body, coalesce, keeps_place, lane_of, may_pass, unbody
 
 _INSERT = """insert into ops
     (id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, attempts,
-     not_before, error, owner, session)
+     not_before, error, owner, session, barrier)
     values (:id, :kind, :schema, :target, :lane, :body, :made_at, :expires_at, :state,
      exists (select 1 from ops where owner = :owner and lane = :lane), :sent, :attempts,
-     :not_before, :error, :owner, :session)"""
+     :not_before, :error, :owner, :session, :barrier)"""
 _UPDATE = """update ops set kind = :kind, body = :body, made_at = :made_at,
     expires_at = :expires_at, state = :state, sent = :sent, attempts = :attempts,
-    not_before = :not_before, error = :error, session = :session where id = :id"""
+    not_before = :not_before, error = :error, session = :session, barrier = :barrier where id = :id"""
 _LANES = 500
 """Lanes that are asked for in one statement."""
 
@@ -107,7 +107,7 @@ def _merge(db: sqlite3.Connection, owner: str, op: Op, apart: Container[str]) ->
         mended = _mend(db, owner, op)
         if mended is not None:
             return mended
-    if last["state"] != "waiting" or last["sent"]:
+    if last["state"] != "waiting" or last["sent"] or _would_overtake(db, owner, op, last["seq"]):
         return None
     before = op_of(last)
     whole, merged = coalesce(before, op)
@@ -119,6 +119,20 @@ def _merge(db: sqlite3.Connection, owner: str, op: Op, apart: Container[str]) ->
         whole = replace(whole, session=op.session)
         store(db, whole)
     return Put(whole, before)
+
+
+def _would_overtake(db: sqlite3.Connection, owner: str, op: Op, place: int) -> bool:
+    """Whether ``op``, put in at an earlier place, leaves before something that it must not pass.
+
+    A row that was inserted offline and edited later may refer to one that was inserted in between.
+    """
+    of = "kind != 'broadcast'" if keeps_place(op) else "barrier = 1"
+    between = db.execute(
+        f"select 1 from ops where owner = ? and seq > ? and {of} and lane != ? "
+        "and state = 'waiting' limit 1",
+        (owner, place, op.lane),
+    )
+    return between.fetchone() is not None
 
 
 def _mend(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
@@ -311,4 +325,5 @@ def _values(op: Op) -> dict[str, object]:
         "not_before": op.not_before,
         "error": op.error,
         "session": op.session,
+        "barrier": keeps_place(op),
     }
