@@ -858,3 +858,37 @@ def test_what_others_do_right_after_my_write_is_seen_though_no_version_tells_the
         stack.sql(f"update {table} set n = 9 where id >= 10")
         until(lambda: (everything.df.loc[10:, "n"] == 9).all(), 3, lambda: everything.df)
         until(lambda: (here.df.loc[10:, "n"] == 9).all(), 3, lambda: here.df)
+
+
+@pytest.mark.parametrize("kind", ["update", "insert", "delete"])
+def test_a_trigger_that_skips_a_write_is_named_beside_the_policy(
+    stack: LocalStack,
+    make_table: Callable[..., str],
+    open_session: Callable[..., nrt.Session],
+    kind: str,
+) -> None:
+    table = make_table("id int primary key, n int")
+    stack.sql(f"insert into {table} values (1, 1)")
+    stack.sql(
+        f"create function {table}_skip() returns trigger language plpgsql as "
+        "$$ begin return null; end $$"
+    )
+    stack.sql(
+        f"create trigger skip before {kind} on {table} for each row execute function {table}_skip()"
+    )
+    rt = open_session()
+    frame = rt.table(table).wait(scaled(10))
+    match kind:
+        case "update":
+            frame.edit(1, n=2)
+        case "insert":
+            frame.insert(id=2, n=2)
+        case _:
+            frame.delete(1)
+    until(lambda: rt.queue.df["state"].tolist() == ["failed"], 10, lambda: rt.queue.df.to_string())
+    (why,) = rt.queue.df["why"]
+    assert "trigger" in why
+    assert "policy" in why
+    assert stack.sql(f"select * from {table}") == [(1, 1)]
+    frame.discard(2 if kind == "insert" else 1)
+    until(lambda: frame.df.n.to_dict() == {1: 1})

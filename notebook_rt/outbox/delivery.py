@@ -31,8 +31,12 @@ _MERGES = 8
 """Times that one row is merged anew before the worker looks after the others."""
 
 _DENIED = (
-    "0 rows matched although the row is unchanged: a row-level security policy of {} does not let "
-    "this login {} it"
+    "the server did nothing, though the row is as it was: a row-level security policy of {} does not "
+    "let this login {} it, or a trigger of the table skipped it (BEFORE, returning NULL)"
+)
+_SKIPPED = (
+    "the server inserted nothing, or this login may not see the row: a trigger of {} skipped it (BEFORE, "
+    "returning NULL), or a row-level security policy hides it"
 )
 
 
@@ -252,7 +256,7 @@ class Delivery:
                     return
                 denied = True
             elif row is None and op.kind == "insert":
-                await self._fail(op, "nothing was inserted, and the row cannot be seen")
+                await self._fail(op, _SKIPPED.format(op.target))
                 return
             elif row is not None and op.drawn and not op.sent and not decide.written(op, row):
                 await self._fail(op, decide.taken(op))
