@@ -230,7 +230,11 @@ class Queue:
         self._wake()
 
     def pause(self) -> None:
-        """Send nothing until `resume`, in this session; what is edited meanwhile waits."""
+        """Send nothing until `resume`, in this session; what is edited meanwhile waits.
+
+        Other sessions on the file leave it alone as long as this one lives. What is left when it ends is
+        sent by the next one of the same login, unless that has ``Options(queue_scope="session")``.
+        """
         self._pause()
 
     def resume(self) -> None:
