@@ -36,6 +36,9 @@ DESCRIBE_SQL = PACKAGE / "sync" / "table" / "describe.sql"
 AUDIT_SQL = PACKAGE / "sync" / "table" / "audit.sql"
 LEDGER_SQL = PACKAGE / "outbox" / "ledger.sql"
 
+ACTIONS = ("list", "show", "retry", "discard", "export")
+"""Of ``notebook-rt queue``."""
+
 CONNECT_SECONDS = 10.0
 CONNECT_RETRIES = 2
 GRACE_SECONDS = 15.0
@@ -82,14 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="print the optional SQL for a project instead; it may be run more than once",
     )
 
-    from notebook_rt.cli import queue as queue_cli
-
     queue = commands.add_parser(
         "queue",
         help="what waits to be sent, when no kernel runs",
-        description=queue_cli.DESCRIPTION,
+        description="What waits to be sent, when no kernel runs. list: every operation, one a line; "
+        "show ID: one, whole, as JSON; retry [ID]: send again what failed, all of it or one; discard "
+        "ID: drop one, and the edits of a row that stand on it; export: everything as JSON. Nothing is "
+        "sent from here: that is done by the next kernel of the same login.",
     )
-    queue_cli.add_arguments(queue)
+    queue.add_argument(
+        "action", nargs="?", default="list", choices=ACTIONS, help="see above (default: list)"
+    )
+    queue.add_argument("id", nargs="?", help="an operation's id, or the beginning of it")
+    queue.add_argument("--file", type=Path, help="one queue's file (default: all of this user)")
 
     parsed = parser.parse_args(arguments)
     try:
@@ -101,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "doctor":
                 return _print_sql() if parsed.sql else _doctor()
             case _:
-                return queue_cli.run(parsed)
+                from notebook_rt.cli.queue import run  # pandas and all: not for --help
+
+                return run(parsed)
     except KeyboardInterrupt:
         return 130
     except Exception as error:

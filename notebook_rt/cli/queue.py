@@ -25,23 +25,6 @@ from notebook_rt.outbox.schema import directory
 from notebook_rt.outbox.sessions import whose
 from notebook_rt.queue import Queue, as_json, dumps
 
-COMMANDS = ("list", "show", "retry", "discard", "export")
-DESCRIPTION = (
-    "What waits to be sent, when no kernel runs. list: every operation, one a line; show ID: one, whole, "
-    "as JSON; retry [ID]: send again what failed, all of it or one; discard ID: drop one, and the edits "
-    "of a row that stand on it; export: everything as JSON. Nothing is sent from here: that is done by "
-    "the next kernel of the same login."
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``notebook-rt queue``."""
-    parser.add_argument(
-        "action", nargs="?", default="list", choices=COMMANDS, help="see above (default: list)"
-    )
-    parser.add_argument("id", nargs="?", help="an operation's id, or the beginning of it")
-    parser.add_argument("--file", type=Path, help="one queue's file (default: all of this user)")
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out ``notebook-rt queue``; the exit status.
