@@ -81,6 +81,11 @@ class Channel:
         timeout : float, optional
             Seconds.
 
+        Returns
+        -------
+        Channel
+            Itself.
+
         Raises
         ------
         WaitTimeoutError
@@ -106,7 +111,13 @@ class Channel:
         return self
 
     async def ready(self) -> Channel:
-        """Wait until the channel is joined, from any loop; raises as ``wait`` does."""
+        """Wait until the channel is joined, from any loop; raises as ``wait`` does.
+
+        Returns
+        -------
+        Channel
+            Itself.
+        """
         self._check()
         await asyncio.wrap_future(self._thread.submit(self._room.wait_joined()))
         return self
@@ -118,6 +129,13 @@ class Channel:
 
         For ``"*"`` it is called with a `Message` (``event``, ``payload``, ``at``, ``meta``) of every
         broadcast. What it raises is logged once and stops nothing.
+
+        Parameters
+        ----------
+        event : str
+            The event, or ``"*"`` for all.
+        fn : callable
+            Given the payload; for ``"*"`` the `Message`.
 
         Returns
         -------
@@ -232,6 +250,11 @@ class Channel:
         limit : int
             Rows kept, 1 or more; the oldest go.
 
+        Returns
+        -------
+        LiveFrame
+            The frame; it begins empty.
+
         Raises
         ------
         ValueError
@@ -326,7 +349,13 @@ class Presence:
         self._thread.call(self._room.track, plain(meta, f'channel "{self._room.topic}", presence'))
 
     def update(self, **meta: Any) -> None:
-        """Change some of the fields of ``track``; the others stay. Raises as it does."""
+        """Change some of the fields of ``track``; the others stay. Raises as it does.
+
+        Parameters
+        ----------
+        **meta
+            The fields that change.
+        """
         self.track(**{**(self._room.tracked or {}), **meta})
 
     def untrack(self) -> None:
@@ -370,15 +399,48 @@ class Presence:
         return frame.astype({"connections": "int64", "you": bool})
 
     def on_join(self, fn: Callable[[Person], Any]) -> Callable[[], None]:
-        """Call ``fn(person)`` for everybody who comes; gives what unsubscribes it."""
+        """Call ``fn(person)`` for everybody who comes; gives what unsubscribes it.
+
+        Parameters
+        ----------
+        fn : callable
+            Given the `Person`.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
         return self._on(fn, came=True)
 
     def on_leave(self, fn: Callable[[Person], Any]) -> Callable[[], None]:
-        """Call ``fn(person)`` for everybody who goes; gives what unsubscribes it."""
+        """Call ``fn(person)`` for everybody who goes; gives what unsubscribes it.
+
+        Parameters
+        ----------
+        fn : callable
+            Given the `Person`.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
         return self._on(fn, came=False)
 
     def on_change(self, fn: Callable[[], Any]) -> Callable[[], None]:
-        """Call ``fn()`` when anything of it changed; gives what unsubscribes it."""
+        """Call ``fn()`` when anything of it changed; gives what unsubscribes it.
+
+        Parameters
+        ----------
+        fn : callable
+            Called without arguments.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
         return self._listen(fn, lambda box, came, gone: box.put())
 
     def _on(self, fn: Callable[[Person], Any], came: bool) -> Callable[[], None]:

@@ -139,6 +139,11 @@ class LiveFrame:
         height : int
             In pixels, at most: a few rows take less.
 
+        Returns
+        -------
+        GridWidget
+            The widget.
+
         Raises
         ------
         ValueError
@@ -178,6 +183,11 @@ class LiveFrame:
             How many are drawn at most; a line keeps its highest and lowest.
         style : callable, optional
             Given the Altair chart, returns it changed: size, scales, titles.
+
+        Returns
+        -------
+        ChartWidget
+            The widget.
 
         Raises
         ------
@@ -226,11 +236,21 @@ class LiveFrame:
 
         Numbers, moments and text share the table's memory, unless it is in an ``order``. json becomes
         its text, and so do arrays that Arrow has no list type for.
+
+        Returns
+        -------
+        pyarrow.Table
+            One row a row, key columns first.
         """
         return self._show(lambda shown: shown.to_arrow(), self._feed.arrow)
 
     def to_polars(self) -> polars.DataFrame:
         """The current snapshot as a ``polars.DataFrame``, as `to_arrow`; polars must be installed.
+
+        Returns
+        -------
+        polars.DataFrame
+            One row a row, key columns first.
 
         Raises
         ------
@@ -303,6 +323,11 @@ class LiveFrame:
         ----------
         key : hashable
             As the index of ``df`` has it; a tuple for a composite key.
+
+        Returns
+        -------
+        dict or None
+            Columns to typed values, the key among them.
         """
         note(self)
         return self._feed.get(key)
@@ -316,6 +341,11 @@ class LiveFrame:
         ----------
         timeout : float, optional
             Seconds.
+
+        Returns
+        -------
+        LiveFrame
+            Itself.
 
         Raises
         ------
@@ -351,7 +381,13 @@ class LiveFrame:
             future.cancel()  # nobody waits for it any more
 
     async def ready(self) -> Self:
-        """Wait for the first data without blocking the caller's loop; raises as ``wait`` does."""
+        """Wait for the first data without blocking the caller's loop; raises as ``wait`` does.
+
+        Returns
+        -------
+        LiveFrame
+            Itself.
+        """
         self._check()
         self._feed.look()
         thread = self._feed.thread
@@ -422,6 +458,11 @@ class LiveFrame:
         A coroutine function works too. One that raises is logged once and stays. What a cell has
         registered is replaced when the cell is run again.
 
+        Parameters
+        ----------
+        fn : callable
+            Given the `ChangeBatch`.
+
         Returns
         -------
         callable
@@ -480,6 +521,11 @@ class LiveFrame:
             Seconds without a change after which the iteration ends. None: it ends with the frame or
             its session.
 
+        Returns
+        -------
+        Changes
+            The iterator, of `ChangeBatch`.
+
         Examples
         --------
         >>> for batch in prices.changes(timeout=60):  # doctest: +SKIP
@@ -514,6 +560,11 @@ class LiveFrame:
         fn : callable
             Given the snapshot, returns what is made of it: ``lambda df: df.groupby("symbol").mean()``.
             As a cell's last line a DataFrame, Series or single value is shown live.
+
+        Returns
+        -------
+        MappedFrame
+            The view.
 
         Raises
         ------
@@ -556,6 +607,11 @@ def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> Mapp
         Whose snapshots ``fn`` is given, in this order. They are read one after the other.
     fn : callable
         Returns what is made of them. Other live frames that it reads are followed, too.
+
+    Returns
+    -------
+    MappedFrame
+        The view.
 
     Raises
     ------

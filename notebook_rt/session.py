@@ -94,6 +94,11 @@ def connect(
     options : Options, optional
         The numbers that the session runs by, such as ``nrt.Options(poll_interval=2.0)``.
 
+    Returns
+    -------
+    Session
+        The session; it connects in the background.
+
     Raises
     ------
     UnreachableError
@@ -339,13 +344,24 @@ class Session(Opening):
         ----------
         presence : Presence, optional
             Of the channel whose people are shown: ``channel.presence``. Default: no people.
+
+        Returns
+        -------
+        StatusBar
+            The widget.
         """
         from notebook_rt.widgets import display
 
         return display.status_bar(self, presence)
 
     def notes(self) -> NotesWidget:
-        """What happens, as a few lines: merged, queued, failed, live again. A widget."""
+        """What happens, as a few lines: merged, queued, failed, live again. A widget.
+
+        Returns
+        -------
+        NotesWidget
+            The widget.
+        """
         from notebook_rt.widgets import display
 
         return display.notes(self)
@@ -381,6 +397,11 @@ class Session(Opening):
     def on_status(self, fn: Callable[[State, str], Any]) -> Callable[[], None]:
         """Call ``fn(status, reason)`` with each new `status` and why, on a thread of its own.
 
+        Parameters
+        ----------
+        fn : callable
+            Given the status and the reason, both str.
+
         Returns
         -------
         callable
@@ -392,6 +413,11 @@ class Session(Opening):
         """Call ``fn(health)`` when the verdict or the latency may be another one, on a thread of its
         own.
 
+        Parameters
+        ----------
+        fn : callable
+            Given the `Health`.
+
         Returns
         -------
         callable
@@ -402,6 +428,11 @@ class Session(Opening):
     def on_note(self, fn: Callable[[str, str], Any]) -> Callable[[], None]:
         """Call ``fn(kind, text)`` with what is worth a line: ``"merged"``, ``"queued"``,
         ``"failed"``, ``"live"``, ``"info"``; on a thread of its own.
+
+        Parameters
+        ----------
+        fn : callable
+            Given the kind and the text, both str.
 
         Returns
         -------

@@ -88,6 +88,20 @@ class LiveTable(LiveFrame):
         return value
 
     def get(self, key: Hashable) -> dict[str, Any] | None:
+        """The row of ``key``, by column, or None; cheaper than ``df.loc``, and it does not wait.
+
+        What it shows is what an edit of this handle is made from.
+
+        Parameters
+        ----------
+        key : hashable
+            As the index of ``df`` has it; a tuple for a composite key.
+
+        Returns
+        -------
+        dict or None
+            Columns to typed values, the key among them.
+        """
         row = super().get(key)
         if row is not None:
             self._shown.row(key, row)
@@ -109,11 +123,20 @@ class LiveTable(LiveFrame):
 
         Parameters
         ----------
-        columns, formats, height
-            As in `LiveFrame.grid`.
+        columns : str or sequence of str, optional
+            Which, in this order. Default: all, the key's first.
+        formats : dict of str, optional
+            Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
+        height : int
+            In pixels, at most: a few rows take less.
         editable : bool, str or sequence of str
             Which columns may be edited in place. True: all but the key's, and rows can be added and
             deleted.
+
+        Returns
+        -------
+        GridWidget
+            The widget.
 
         Raises
         ------
@@ -198,6 +221,11 @@ class LiveTable(LiveFrame):
             Columns and what they hold, for columns whose names are no Python names.
         **columns
             Columns and what they hold; those left out get the server's defaults.
+
+        Returns
+        -------
+        hashable
+            The key, as the index of ``df`` has it.
 
         Raises
         ------
@@ -285,6 +313,11 @@ class LiveTable(LiveFrame):
         """Take back the last edit (or batch) of this table that has not left; False: there is none.
 
         In a ``batch`` block, the last edit of it.
+
+        Returns
+        -------
+        bool
+            Whether something was taken back.
         """
         editor = self._known()
         return editor is not None and editor.undo(self._shown)
@@ -315,6 +348,11 @@ class LiveTable(LiveFrame):
     def marks(self) -> dict[tuple[Hashable, str], tuple[str, str]]:
         """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of edited cells; of a
         deleted row, all of them.
+
+        Returns
+        -------
+        dict
+            A tuple of key and column to a tuple of state and reason.
         """
         editor = self._known()
         return {} if editor is None or editor.overlay is None else editor.marks()
@@ -323,6 +361,11 @@ class LiveTable(LiveFrame):
         """The rows that ``df`` has no more though that is not final: their keys to what they are, typed.
 
         Deleted here and not written yet; or deleted there, with edits of yours that are not decided.
+
+        Returns
+        -------
+        dict
+            Keys to rows.
         """
         editor = self._known()
         return {} if editor is None else dict(editor.leaving())
@@ -345,7 +388,7 @@ class LiveTable(LiveFrame):
             One column. Default: everything that is open of the row.
         choice : {"mine", "theirs"}
             What stands.
-        value
+        value : object, optional
             A third value instead, for one column; None is null.
 
         Raises
@@ -383,6 +426,11 @@ class LiveTable(LiveFrame):
     def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], Any]) -> Callable[[], None]:
         """Call ``fn(records)`` after each merge, with rows as ``conflicts`` has them, on a thread of
         its own.
+
+        Parameters
+        ----------
+        fn : callable
+            Given the records, a sequence of dicts.
 
         Returns
         -------

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpydoc.validate
 import pdoc
 import pytest
 
@@ -119,3 +120,29 @@ def test_no_public_name_is_hidden_by_a_module_of_the_same_name() -> None:
     submodules = {name.split(".")[1] for name in modules() if name.count(".") == 1}
     functions = {n for n in notebook_rt.__all__ if not inspect.ismodule(getattr(notebook_rt, n))}
     assert submodules & functions == set()
+
+
+NUMPYDOC = {"GL08", "PR01", "PR02", "PR03", "PR04", "RT01", "RT03"}
+"""There is a docstring; each parameter is in it, with its type; and what is returned."""
+
+
+def public_methods() -> Iterator[str]:
+    for name in notebook_rt.__all__:
+        public = getattr(notebook_rt, name)
+        if isinstance(public, ModuleType):
+            continue
+        full = f"{public.__module__}.{public.__qualname__}"
+        if not inspect.isclass(public):
+            yield full
+            continue
+        for method, value in vars(public).items():
+            if not method.startswith("_") and (
+                inspect.isfunction(value) or isinstance(value, property)
+            ):
+                yield f"{full}.{method}"
+
+
+@pytest.mark.parametrize("name", public_methods())
+def test_a_public_docstring_says_what_goes_in_and_comes_out(name: str) -> None:
+    errors = [error for error in numpydoc.validate.validate(name)["errors"] if error[0] in NUMPYDOC]
+    assert errors == []
