@@ -142,7 +142,7 @@ def public_methods() -> Iterator[str]:
                 yield f"{full}.{method}"
 
 
-@pytest.mark.parametrize("name", public_methods())
+@pytest.mark.parametrize("name", list(public_methods()))
 def test_a_public_docstring_says_what_goes_in_and_comes_out(name: str) -> None:
     errors = [error for error in numpydoc.validate.validate(name)["errors"] if error[0] in NUMPYDOC]
     assert errors == []
