@@ -165,3 +165,26 @@ def test_a_million_rows_are_loaded_audited_and_reconciled_within_the_timeout(
             assert rt.health.status == "healthy"
     assert not [status for _, status in asked if status >= 500]
     assert max(seconds for seconds, _ in asked) < scaled(1.0)
+
+
+@pytest.mark.parametrize("sign", ["{", "}", "{}", '"', "\\", "(", ",", ".", " ", "%", "'"])
+def test_keys_of_several_columns_may_begin_with_any_sign(
+    stack: LocalStack, make_table: Callable[..., str], sign: str
+) -> None:
+    table = make_table("a text, b int, n int, primary key (a, b)")
+    stack.sql(
+        f"insert into {table} select %s || mod(g, 7) || %s, g, g from generate_series(1, 2500) g",
+        sign,
+        sign,
+    )
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        frame = rt.table(table).wait(scaled(20))
+        assert len(frame.df) == 2500
+        until(lambda: frame.status == "live", what=lambda: frame)
+        stack.sql(f"update {table} set n = -1 where b = 1")
+        stack.sql(f"insert into {table} values (%s, 1, 0)", sign)
+        until(lambda: (frame.df.n == -1).sum() == 1 and (sign, 1) in frame.df.index, 3)
+        assert frame.verify(scaled(20)).differed == 0
+        frame.edit((sign, 1), n=5)
+        assert rt.queue.flush(scaled(10)) == 0
+        assert stack.sql(f"select n from {table} where a = %s and b = 1", sign) == [(5,)]

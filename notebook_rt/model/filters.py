@@ -37,7 +37,8 @@ _RESERVED_PARAMS: Final = frozenset(
     | {"apikey"}  # a project's gateway takes it for the key, and may drop it: all rows would match
 )
 _PLAIN_COLUMN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$ ]*(?<! )\Z")
-_NEEDS_QUOTES: Final = re.compile(r'[,()"\\]|^\s|\s\Z')
+_NEEDS_QUOTES: Final = re.compile(r'[,(){}"\\]|^\s|\s\Z')
+"""``{`` begins an array, to PostgREST."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -310,6 +310,7 @@ class _Open:
         self._look_soon = Coalesced(project.thread, self._look)
         self._waited = False
         """It was said that something waits for the network."""
+        self._closed = False
         self.outbox.subscribe(self._changed)
 
     @property
@@ -358,6 +359,8 @@ class _Open:
 
     def _look(self) -> None:
         """The queue has changed: there may be something to send, and something to say."""
+        if self._closed:  # this was asked for before
+            return
         self.worker.put()
         self._news.set()
         offline = self._ours and (self.worker.offline or not self.project.reachable)
@@ -414,6 +417,7 @@ class _Open:
             )
 
     async def aclose(self) -> None:
+        self._closed = True
         try:
             if self._task is not None:
                 self._task.cancel()

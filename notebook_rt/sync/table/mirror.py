@@ -18,6 +18,7 @@ from typing import Final, Literal
 from notebook_rt.errors import (
     MissingColumnError,
     MissingTableError,
+    NotebookRTError,
     PermissionDeniedError,
     classify,
 )
@@ -433,8 +434,17 @@ class Mirror:
             renamed = isinstance(error, MissingColumnError) and self._now >= self._learn_at
             replica.schema_moved |= renamed
             self._retry_at = self._now + (0.0 if renamed else self.options.poll_interval)
-        except Exception as error:  # what a flow raises is the table's error, never a traceback
+        except NotebookRTError as error:
             self._fail(error)
+        except Exception as error:  # a fault of ours: a gap as well (promise 3), never a traceback
+            self._refusals += 1
+            replica = self._passes.replica
+            if replica is None or not replica.loaded or self._refusals >= REFUSALS:
+                self._fail(error)
+                return
+            self._open_gap(f"an exception while reading: {error!r:.200}")
+            replica.schema_moved = True  # columns that moved meanwhile are the likely cause
+            self._retry_at = self._now + self.options.poll_interval
         else:
             self._refusals = 0
 

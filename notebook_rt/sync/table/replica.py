@@ -468,7 +468,8 @@ class Replica:
         record = change.record or {}
         if row is None:
             return self._verdict(record, key, vouched=False) is False
-        return all(equal(row[name], value) for name, value in self._reader.sure(record).items())
+        said = self._reader.sure(record).items()
+        return all(equal(row[name], value) for name, value in said if name in row)  # else dropped
 
     def is_held(self, key: Key) -> bool:
         """Whether changes of ``key`` wait to be understood."""
