@@ -7,7 +7,7 @@ shows it. Looking at what is pending opens no file where none is.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from notebook_rt.edits.at import At
@@ -44,6 +44,9 @@ class Edits(Protocol):
 
     def known(self) -> Editor | None:
         """Its editor, if there is a queue."""
+
+    def know(self, columns: Collection[str]) -> None:
+        """Learn the columns of these names, where no row was there to name all that there are."""
 
     def insert(self, values: Mapping[str, Any]) -> Hashable:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
@@ -177,7 +180,8 @@ class LiveTable(LiveFrame):
         >>> row = positions.get(7)  # doctest: +SKIP
         >>> positions.edit(7, tags=[*row["tags"], "mine"], base=row)  # doctest: +SKIP
         """
-        self._editor().edit(key, {**(values or {}), **columns}, self._shown, base)
+        wanted = {**(values or {}), **columns}
+        self._editor(wanted).edit(key, wanted, self._shown, base)
 
     def _edit_shown(
         self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]
@@ -262,7 +266,8 @@ class LiveTable(LiveFrame):
         QueueError, NotebookRTError
             As `edit`.
         """
-        return self._editor().edit_many(changes, self._shown, base)
+        named = getattr(changes, "columns", ())
+        return self._editor(named).edit_many(changes, self._shown, base)
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -412,8 +417,11 @@ class LiveTable(LiveFrame):
             self.wait()
         return edits
 
-    def _editor(self) -> Editor:
-        return self._loaded().open()
+    def _editor(self, columns: Collection[str] = ()) -> Editor:
+        """The table's editor, once the columns that are to be edited are known."""
+        edits = self._loaded()
+        edits.know(columns)
+        return edits.open()
 
     def _known(self) -> Editor | None:
         return self._writable().known()

@@ -163,8 +163,8 @@ class Composer:
             unknown = ""
             if set(self.schema.types) == set(self.schema.key):
                 unknown = (
-                    ". Columns of an empty table may be unknown until the SQL that `notebook-rt doctor "
-                    "--sql` prints was run in the project; connect again then"
+                    ". No row of the table was there to name its columns, and the server knows none of "
+                    "that name"
                 )
             raise self.invalid(f"{error}{unknown}") from None
         for name, value in typed.items():

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -440,8 +440,13 @@ class TableEdits:
         opened = self.writes.known()
         return None if opened is None else opened.editors.get(self.driver)
 
+    def know(self, columns: Collection[str]) -> None:
+        """Learn the columns of these names, where no row was there to name all that there are."""
+        self.driver.know(columns)
+
     def insert(self, values: Mapping[str, Any]) -> Key:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
+        self.know(values)
         editor = self.open()
         wanted = editor.drawn(values)
         for _ in range(MAX_TAKEN_KEYS):
