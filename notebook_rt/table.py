@@ -287,12 +287,28 @@ class LiveTable(LiveFrame):
         return At(self._editor(), self._shown)
 
     def undo(self) -> bool:
-        """Take back the last edit (or batch) of this table that has not left; False: there is none.
+        """Take back the last edit (or batch) of this table that has not left, or that the server
+        refused; False: there is none.
 
-        In a ``batch`` block, the last edit of it.
+        In a ``batch`` block, the last edit of it. What the server did not answer may be written, and
+        is not taken back: `discard` drops it.
         """
         editor = self._known()
         return editor is not None and editor.undo(self._shown)
+
+    @property
+    def reason(self) -> str:
+        """Why the status is what it is, as `LiveFrame.reason`; and what the server refused of your
+        edits, which ``df`` still shows.
+        """
+        return "; ".join(one for one in (super().reason, self._refused()) if one)
+
+    def _refused(self) -> str:
+        editor = None if self._closed else self._known()
+        return "" if editor is None else editor.refused()
+
+    def _untold(self) -> str:
+        return super()._untold() or self._refused()
 
     @property
     def pending(self) -> pd.DataFrame:

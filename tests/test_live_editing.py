@@ -858,3 +858,49 @@ def test_what_others_do_right_after_my_write_is_seen_though_no_version_tells_the
         stack.sql(f"update {table} set n = 9 where id >= 10")
         until(lambda: (everything.df.loc[10:, "n"] == 9).all(), 3, lambda: everything.df)
         until(lambda: (here.df.loc[10:, "n"] == 9).all(), 3, lambda: here.df)
+
+
+def test_what_the_server_refused_is_told_until_somebody_decides(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(table).wait(scaled(10))
+    other = rt.table(table, columns="name").wait(scaled(10))
+    until(lambda: str(rt.health) == "healthy", what=lambda: rt.health.reason)
+    told: list[str] = []
+    rt._project.health_listeners.add(lambda health: told.append(str(health)))
+    frame.edit(A, quantity=-1)
+    assert rt.queue.flush(timeout=scaled(10)) == 1
+    assert rt.queue.df["attempts"].tolist() == [1]
+    assert (str(rt.health), rt.health.color) == ("refused", "yellow")
+    for told_here in (rt.health.reason, frame.reason, repr(frame), other.reason):
+        assert "1 edit of yours was refused by the server: update" in told_here
+        assert "quantity_check" in told_here
+    assert "discard(key)" in frame.reason
+    until(lambda: "refused" in told)
+    frame.edit(B, quantity=-1)
+    assert rt.queue.flush(timeout=scaled(10)) == 2
+    assert "2 edits of yours were refused by the server: the last, update" in rt.health.reason
+    frame.discard(A)
+    frame.discard(B)
+    assert "refused" not in frame.reason + repr(frame)
+    until(lambda: told[-1] == "healthy", what=lambda: told[-1])
+
+
+def test_what_the_server_refused_is_taken_back_by_undo(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    stack.sql(f"create table {table}_of (id int primary key, part uuid references {table})")
+    stack.sql(f"insert into {table}_of values (1, '{A}')")
+    try:
+        frame = rt.table(table).wait(scaled(10))
+        frame.delete(A)
+        assert rt.queue.flush(timeout=scaled(10)) == 1
+        assert A not in frame.df.index
+        assert frame.undo()
+        assert seen(frame, "quantity") == 10
+        assert len(rt.queue) == 0
+        assert not frame.undo()
+    finally:
+        stack.sql(f"drop table {table}_of")
