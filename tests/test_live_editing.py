@@ -904,3 +904,35 @@ def test_what_the_server_refused_is_taken_back_by_undo(
         assert not frame.undo()
     finally:
         stack.sql(f"drop table {table}_of")
+
+
+def test_a_write_that_can_never_succeed_is_refused_at_once(
+    stack: LocalStack, open_session: Callable[..., nrt.Session]
+) -> None:
+    """Without a replica identity PostgREST answers 500, and another try cannot help."""
+    name = f"edited_{uuid.uuid4().hex[:8]}"
+    stack.sql(f"create table {name} (a int, b text); insert into {name} values (1, 'x')")
+    stack.sql(
+        f"grant select, insert, update, delete on {name} to anon, authenticated, service_role"
+    )
+    stack.sql(f"alter publication supabase_realtime add table {name}")
+    try:
+        rt = open_session()
+        frame = rt.table(name, key="a").wait(scaled(10))
+        frame.edit(1, b="y")
+        assert rt.queue.flush(timeout=scaled(3)) == 1
+        assert "replica identity" in rt.queue.df["why"].iloc[0]
+    finally:
+        stack.sql(f"drop table {name}")
+
+
+def test_flush_that_gives_up_says_what_the_server_answered(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session], proxy: Proxy
+) -> None:
+    rt = open_session(url=proxy.url)
+    frame = rt.table(table).wait(scaled(10))
+    proxy.rules = (faults.Answer(method="PATCH", status=503),)
+    frame.edit(A, quantity=11)
+    until(lambda: rt.queue.df["why"].iloc[0])
+    with pytest.raises(errors.WaitTimeoutError, match=r"1 operation still waits .*update.*503"):
+        rt.queue.flush(timeout=0.1)
