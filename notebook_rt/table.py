@@ -203,6 +203,9 @@ class LiveTable(LiveFrame):
         **columns
             Columns and what they hold; those left out get the server's defaults.
 
+        If somebody else inserts a row of that key meanwhile, theirs is not overwritten: it is an open
+        conflict of the whole row (`resolve`), but where ``merge=`` is ``"server"`` or ``"local"``.
+
         Raises
         ------
         InvalidEditError
@@ -325,7 +328,8 @@ class LiveTable(LiveFrame):
     def conflicts(self) -> pd.DataFrame:
         """Every merge decision, oldest first, and what asks for yours: one row each.
 
-        ``at`` (datetime64, UTC), ``key``, ``column`` (None: the whole row, which one of you deleted),
+        ``at`` (datetime64, UTC), ``key``, ``column`` (None: the whole row, which one of you deleted, or
+        both inserted),
         ``base``, ``mine``, ``theirs`` and ``result`` (values as JSON has them), ``rule`` (the strategy, or
         how it was resolved), ``who`` (the other one, where the row has a column ``updated_by``), and ``open``
         (bool): `resolve` it.

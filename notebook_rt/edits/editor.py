@@ -264,6 +264,8 @@ class Editor(PendingEdits):
             overlay, composer = self._need()
             key = composer.key(key)
             ids = {edit.id for edit in overlay.edits_of(key)}
+            # The key that an edit gave up may be another row's by now.
+            ids.update(edit.id for edit in overlay.edits if edit.key == key)
             records = [
                 r
                 for r in self._outbox.conflicts(self.schema_name, self.table, only_open=True)
