@@ -70,9 +70,13 @@ class LiveFrame:
     def __repr__(self) -> str:
         feed = self._feed
         rows = "" if feed.table is None else f", {len(feed.table):,} rows"
-        told = self.status in ("error", "polling", "stale") or feed.why_empty()
+        told = self.status in ("error", "polling", "stale") or self._untold()
         why = f": {self.reason}" if told else ""
         return printable(f"<{type(self).__name__} {feed.name} {self.status}{rows}{why}>")
+
+    def _untold(self) -> str:
+        """What the status does not say."""
+        return self._feed.why_empty()
 
     def __getattr__(self, name: str) -> Any:
         error = f"{type(self).__name__!r} has no attribute {name!r}"

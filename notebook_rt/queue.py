@@ -244,7 +244,10 @@ class Queue:
     def flush(self, timeout: float | None = None) -> int:
         """Send now, and wait until nothing waits any more.
 
-        Tables then show what the server answered: its defaults, what its triggers made of a value.
+        Tables then show what the server answered: its defaults, what its triggers made of a value. What it
+        refused raises nothing here: it is counted in what this gives, stays in the queue and, with the value
+        that was refused, in ``df``, until you `retry`, `edit` or `discard` it; ``df.why`` has the server's
+        words, and the session's ``health`` is ``refused`` meanwhile.
 
         Parameters
         ----------
@@ -271,13 +274,20 @@ class Queue:
                 waiting = self.outbox.counts()["waiting"]
                 raise QueueError(f"{why}; {waiting} of the queue wait{'s' * (waiting == 1)}")
             if until is not None and time.monotonic() >= until:
-                raise WaitTimeoutError(
-                    f"{self.outbox.counts()['waiting']} operations still wait after {timeout:g} s; the "
-                    "session's .health says why, and they go on waiting in the queue's file"
-                )
+                raise WaitTimeoutError(self._still_waiting(timeout or 0.0))
             time.sleep(0.02)
         self._wake()  # what was answered this moment is in the file: have it shown, too
         return len(self.outbox)
+
+    def _still_waiting(self, seconds: float) -> str:
+        ops = self.outbox.ops(state="waiting")
+        one = len(ops) == 1
+        said = next((op for op in ops if op.error), None)
+        why = "the session's .health says why" if said is None else f"{what(said)}: {said.error}"
+        return (
+            f"{len(ops)} operation{'' if one else 's'} still wait{'s' if one else ''} after {seconds:g} s: "
+            f"{why}; {'it goes' if one else 'they go'} on waiting in the queue's file"
+        )
 
     def export(self) -> list[dict[str, Json]]:
         """Everything in the queue as JSON, for a file or another program."""

@@ -7,7 +7,7 @@ shows it. Looking at what is pending opens no file where none is.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from notebook_rt.edits.at import At
@@ -44,6 +44,9 @@ class Edits(Protocol):
 
     def known(self) -> Editor | None:
         """Its editor, if there is a queue."""
+
+    def know(self, columns: Collection[str]) -> None:
+        """Learn the columns of these names, where no row was there to name all that there are."""
 
     def insert(self, values: Mapping[str, Any]) -> Hashable:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
@@ -200,7 +203,8 @@ class LiveTable(LiveFrame):
         >>> row = positions.get(7)  # doctest: +SKIP
         >>> positions.edit(7, tags=[*row["tags"], "mine"], base=row)  # doctest: +SKIP
         """
-        self._editor().edit(key, {**(values or {}), **columns}, self._shown, base)
+        wanted = {**(values or {}), **columns}
+        self._editor(wanted).edit(key, wanted, self._shown, base)
 
     def _edit_shown(
         self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]
@@ -221,6 +225,9 @@ class LiveTable(LiveFrame):
             Columns and what they hold, for columns whose names are no Python names.
         **columns
             Columns and what they hold; those left out get the server's defaults.
+
+        If somebody else inserts a row of that key meanwhile, theirs is not overwritten: it is an open
+        conflict of the whole row (`resolve`), but where ``merge=`` is ``"server"`` or ``"local"``.
 
         Returns
         -------
@@ -290,7 +297,8 @@ class LiveTable(LiveFrame):
         QueueError, NotebookRTError
             As `edit`.
         """
-        return self._editor().edit_many(changes, self._shown, base)
+        named = getattr(changes, "columns", ())
+        return self._editor(named).edit_many(changes, self._shown, base)
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -310,9 +318,11 @@ class LiveTable(LiveFrame):
         return At(self._editor(), self._shown)
 
     def undo(self) -> bool:
-        """Take back the last edit (or batch) of this table that has not left; False: there is none.
+        """Take back the last edit (or batch) of this table that has not left, or that the server
+        refused; False: there is none.
 
-        In a ``batch`` block, the last edit of it.
+        In a ``batch`` block, the last edit of it. What the server did not answer may be written, and
+        is not taken back: `discard` drops it.
 
         Returns
         -------
@@ -321,6 +331,20 @@ class LiveTable(LiveFrame):
         """
         editor = self._known()
         return editor is not None and editor.undo(self._shown)
+
+    @property
+    def reason(self) -> str:
+        """Why the status is what it is, as `LiveFrame.reason`; and what the server refused of your
+        edits, which ``df`` still shows.
+        """
+        return "; ".join(one for one in (super().reason, self._refused()) if one)
+
+    def _refused(self) -> str:
+        editor = None if self._closed else self._known()
+        return "" if editor is None else editor.refused()
+
+    def _untold(self) -> str:
+        return super()._untold() or self._refused()
 
     @property
     def pending(self) -> pd.DataFrame:
@@ -337,7 +361,8 @@ class LiveTable(LiveFrame):
     def conflicts(self) -> pd.DataFrame:
         """Every merge decision, oldest first, and what asks for yours: one row each.
 
-        ``at`` (datetime64, UTC), ``key``, ``column`` (None: the whole row, which one of you deleted),
+        ``at`` (datetime64, UTC), ``key``, ``column`` (None: the whole row, which one of you deleted, or
+        both inserted),
         ``base``, ``mine``, ``theirs`` and ``result`` (values as JSON has them), ``rule`` (the strategy, or
         how it was resolved), ``who`` (the other one, where the row has a column ``updated_by``), and ``open``
         (bool): `resolve` it.
@@ -460,8 +485,11 @@ class LiveTable(LiveFrame):
             self.wait()
         return edits
 
-    def _editor(self) -> Editor:
-        return self._loaded().open()
+    def _editor(self, columns: Collection[str] = ()) -> Editor:
+        """The table's editor, once the columns that are to be edited are known."""
+        edits = self._loaded()
+        edits.know(columns)
+        return edits.open()
 
     def _known(self) -> Editor | None:
         return self._writable().known()

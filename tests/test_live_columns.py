@@ -21,6 +21,7 @@ from notebook_rt.model.types import dtype
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
+from notebook_rt.runtime import driver
 from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.mirror import Mirror
@@ -534,3 +535,56 @@ def test_a_views_types_are_the_servers_whoever_describes_it(
         assert dtypes_of(query.df) == wanted
     finally:
         stack.sql(f"drop view {table}_seen")
+
+
+def test_the_first_row_of_an_empty_table_is_inserted_and_edited_at_once(
+    stack: LocalStack, make: Callable[[Shape], str], undescribed: None, anon: nrt.Session
+) -> None:
+    table = make(Shape({}, (), "id int primary key, name text, made timestamptz, tags text[]"))
+    stack.sql(f"grant select, insert, update, delete on {table} to anon")
+    frame = opened(anon, table)
+    assert list(frame.df.columns) == []
+    with pytest.raises(errors.InvalidEditError, match="no column 'nam'; there are id"):
+        frame.insert(id=1, nam="slip")
+    assert frame.insert(id=1, name="x", made="2024-01-02T03:04:05Z") == 1
+    assert frame.df["name"].to_dict() == {1: "x"}
+    frame.edit(1, name="y", tags=["a"])  # of a column that no insert has named
+    with pytest.raises(errors.InvalidEditError, match="made"):
+        frame.insert(id=2, made="no time")
+    assert anon.queue.flush(timeout=scaled(10)) == 0
+    assert stack.sql(f"select id, name, tags from {table}") == [(1, "y", ["a"])]
+    until(lambda: frame.df.columns.tolist() == ["name", "made", "tags"], what=lambda: frame.df)
+    assert dtypes_of(frame.df)["made"] == dtype("timestamptz")
+
+
+def test_many_rows_of_a_table_that_was_empty_are_edited_by_columns_it_has_not_shown(
+    stack: LocalStack, make: Callable[[Shape], str], undescribed: None, anon: nrt.Session
+) -> None:
+    table = make(SHAPES["empty"])
+    stack.sql(f"grant select, insert, update, delete on {table} to anon")
+    frame = opened(anon, table)
+    anon.queue.pause()
+    with frame.batch():
+        frame.insert(id=1)
+        frame.insert(id=2)
+    assert frame.edit_many(pd.DataFrame({"name": ["x", "y"]}, index=[1, 2])) == 2
+    anon.queue.resume()
+    assert anon.queue.flush(timeout=scaled(10)) == 0
+    assert stack.sql(f"select name from {table} order by id") == [("x",), ("y",)]
+
+
+def test_a_column_of_an_empty_table_that_cannot_be_asked_for_is_an_honest_error(
+    stack: LocalStack,
+    make: Callable[[Shape], str],
+    undescribed: None,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "KNOW_SECONDS", 0.1)
+    table = make(SHAPES["empty"])
+    with nrt.connect(proxy.url, stack.anon_key) as rt:
+        frame = opened(rt, table)
+        proxy.rules = (Answer(method="GET", status=503),)
+        with pytest.raises(errors.UnreachableError, match=f'columns of "{table}"'):
+            frame.insert(id=1, name="x")
+        assert len(frame.pending) == 0

@@ -892,3 +892,81 @@ def test_a_trigger_that_skips_a_write_is_named_beside_the_policy(
     assert stack.sql(f"select * from {table}") == [(1, 1)]
     frame.discard(2 if kind == "insert" else 1)
     until(lambda: frame.df.n.to_dict() == {1: 1})
+
+
+def test_what_the_server_refused_is_told_until_somebody_decides(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(table).wait(scaled(10))
+    other = rt.table(table, columns="name").wait(scaled(10))
+    until(lambda: str(rt.health) == "healthy", what=lambda: rt.health.reason)
+    told: list[str] = []
+    rt._project.health_listeners.add(lambda health: told.append(str(health)))
+    frame.edit(A, quantity=-1)
+    assert rt.queue.flush(timeout=scaled(10)) == 1
+    assert rt.queue.df["attempts"].tolist() == [1]
+    assert (str(rt.health), rt.health.color) == ("refused", "yellow")
+    for told_here in (rt.health.reason, frame.reason, repr(frame), other.reason):
+        assert "1 edit of yours was refused by the server: update" in told_here
+        assert "quantity_check" in told_here
+    assert "discard(key)" in frame.reason
+    until(lambda: "refused" in told)
+    frame.edit(B, quantity=-1)
+    assert rt.queue.flush(timeout=scaled(10)) == 2
+    assert "2 edits of yours were refused by the server: the last, update" in rt.health.reason
+    frame.discard(A)
+    frame.discard(B)
+    assert "refused" not in frame.reason + repr(frame)
+    until(lambda: told[-1] == "healthy", what=lambda: told[-1])
+
+
+def test_what_the_server_refused_is_taken_back_by_undo(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    stack.sql(f"create table {table}_of (id int primary key, part uuid references {table})")
+    stack.sql(f"insert into {table}_of values (1, '{A}')")
+    try:
+        frame = rt.table(table).wait(scaled(10))
+        frame.delete(A)
+        assert rt.queue.flush(timeout=scaled(10)) == 1
+        assert A not in frame.df.index
+        assert frame.undo()
+        assert seen(frame, "quantity") == 10
+        assert len(rt.queue) == 0
+        assert not frame.undo()
+    finally:
+        stack.sql(f"drop table {table}_of")
+
+
+def test_a_write_that_can_never_succeed_is_refused_at_once(
+    stack: LocalStack, open_session: Callable[..., nrt.Session]
+) -> None:
+    """Without a replica identity PostgREST answers 500, and another try cannot help."""
+    name = f"edited_{uuid.uuid4().hex[:8]}"
+    stack.sql(f"create table {name} (a int, b text); insert into {name} values (1, 'x')")
+    stack.sql(
+        f"grant select, insert, update, delete on {name} to anon, authenticated, service_role"
+    )
+    stack.sql(f"alter publication supabase_realtime add table {name}")
+    try:
+        rt = open_session()
+        frame = rt.table(name, key="a").wait(scaled(10))
+        frame.edit(1, b="y")
+        assert rt.queue.flush(timeout=scaled(3)) == 1
+        assert "replica identity" in rt.queue.df["why"].iloc[0]
+    finally:
+        stack.sql(f"drop table {name}")
+
+
+def test_flush_that_gives_up_says_what_the_server_answered(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session], proxy: Proxy
+) -> None:
+    rt = open_session(url=proxy.url)
+    frame = rt.table(table).wait(scaled(10))
+    proxy.rules = (faults.Answer(method="PATCH", status=503),)
+    frame.edit(A, quantity=11)
+    until(lambda: rt.queue.df["why"].iloc[0])
+    with pytest.raises(errors.WaitTimeoutError, match=r"1 operation still waits .*update.*503"):
+        rt.queue.flush(timeout=0.1)

@@ -154,3 +154,39 @@ def test_what_is_on_its_way_when_somebody_else_signs_in_is_never_sent_as_theirs(
     assert {who for _, who in wrote} == {ANN, BEN}
     for notes, who in wrote:
         assert notes.startswith(who)
+
+
+def test_what_one_kind_of_key_left_no_other_roles_key_shows_or_sends(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    """Anon may only read here: what it has edited must not go past the grants with a secret key."""
+    table = f"logins_{uuid.uuid4().hex[:8]}"
+    stack.sql(f"create table {table} (id int primary key, n int)")
+    stack.sql(f"grant select on {table} to anon")
+    stack.sql(f"grant select, insert, update, delete on {table} to service_role")
+    stack.sql(f"insert into {table} values (1, 0)")
+    stack.sql(f"alter publication supabase_realtime add table {table}")
+    weak = {"anon": stack.anon_key, "publishable": stack.publishable_key}
+    strong = {"service": stack.service_key, "secret": stack.secret_key}
+    paths = {name: tmp_path / f"{name}.sqlite3" for name in weak | strong}
+    pairs = [(name, key, strong) for name, key in weak.items()]
+    pairs += [(name, key, weak) for name, key in strong.items()]
+    try:
+        for name, key, others in pairs:
+            with nrt.connect(stack.url, key, queue_path=paths[name], options=OPTIONS) as rt:
+                frame = rt.table(table).wait(scaled(10))
+                rt.queue.pause()
+                frame.edit(1, n=7)
+            for other in others.values():
+                with nrt.connect(stack.url, other, queue_path=paths[name], options=OPTIONS) as rt:
+                    frame = rt.table(table).wait(scaled(10))
+                    assert (len(rt.queue), frame.df.loc[1, "n"]) == (0, 0)
+                    assert rt.queue.flush(timeout=scaled(10)) == 0
+        assert stack.sql(f"select n from {table}") == [(0,)]
+        for name, other, left in (("anon", "publishable", 1), ("secret", "service", 0)):
+            key = (weak | strong)[other]  # the same role's: one login
+            with nrt.connect(stack.url, key, queue_path=paths[name], options=OPTIONS) as rt:
+                assert rt.queue.flush(timeout=scaled(10)) == left
+        assert stack.sql(f"select n from {table}") == [(7,)]
+    finally:
+        stack.sql(f"drop table {table}")

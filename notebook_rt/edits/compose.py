@@ -163,8 +163,8 @@ class Composer:
             unknown = ""
             if set(self.schema.types) == set(self.schema.key):
                 unknown = (
-                    ". Columns of an empty table may be unknown until the SQL that `notebook-rt doctor "
-                    "--sql` prints was run in the project; connect again then"
+                    ". No row of the table was there to name its columns, and the server knows none of "
+                    "that name"
                 )
             raise self.invalid(f"{error}{unknown}") from None
         for name, value in typed.items():
@@ -230,6 +230,12 @@ class Composer:
         column = record["column"]
         if column is None and not mine:
             return None, record["theirs"]
+        if column is None and op.kind == "insert":  # their row becomes what the insert says
+            theirs = record["theirs"]
+            values = {c: v for c, v in op.values.items() if not equal(v, theirs.get(c))}
+            base = {c: theirs.get(c) for c in values}
+            left = replace(op, kind="update", values=values, base=base, own_key=False, drawn="")
+            return (left if values else None), dict(op.values)
         if column is None and op.kind == "delete":
             return replace(op, base=record["theirs"]), None
         if column is None:

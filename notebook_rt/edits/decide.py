@@ -35,6 +35,10 @@ _MAX_CONDITIONS = 4_000
 """Characters of the conditions of several rows in a URL."""
 _ABOUT_COLUMNS: Final = {"23502", "22P02", "42703", "42804", "428C9", "PGRST204"}
 """NOT NULL, no such label or value of the type, no such column, another type, generated."""
+_FINAL: Final = {"0A", "21", "22", "23", "27", "42", "44", "P0"}
+"""Classes of PostgreSQL's errors about the statement and its values: once more, it fails once more."""
+_NOT_PREPARED: Final = "55000"
+"""The table cannot take such a statement as it is: without a replica identity, an update or a delete."""
 _FLOAT_DIGITS: Final = 15
 """Of so many a float holds each."""
 _NO_EQUALITY: Final = {
@@ -111,6 +115,8 @@ def judge(
     107.0
     >>> judge(Answer(503), attempts=2, now=0.0).meaning
     'refused'
+    >>> judge(Answer(500, {"code": "55000"}), attempts=0, now=0.0).meaning
+    'refused'
     """
     status = answer.status
     if 200 <= status < 300:
@@ -120,12 +126,22 @@ def judge(
     if status == 429:
         wait = RATE_LIMIT_WAIT if answer.retry_after is None else answer.retry_after
         return Verdict("wait", words_of(answer), now + wait * (1 + jitter))
-    if status == 408 or status >= 500:
+    if (status == 408 or status >= 500) and not _is_final(_code(answer)):
         if attempts + 1 >= max_attempts:
             return Verdict("refused", words_of(answer), counts=True, lost=True)
         wait = max(SERVER_WAIT * 2**attempts, answer.retry_after or 0.0)
         return Verdict("wait", words_of(answer), now + wait * (1 + jitter), True, lost=True)
     return Verdict("refused", words_of(answer), columns=_code(answer) in _ABOUT_COLUMNS)
+
+
+def _is_final(code: Json) -> bool:
+    """Whether PostgreSQL said, whatever became of the HTTP status, that another try cannot help.
+
+    The statement was rolled back then, so nothing of it is in.
+    """
+    if not isinstance(code, str) or len(code) != 5:
+        return False
+    return code[:2] in _FINAL or code == _NOT_PREPARED
 
 
 def _code(answer: Answer) -> Json:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.merge import Strategies
-from notebook_rt.edits.ops import Json, Op
+from notebook_rt.edits.ops import WRITES, Json, Op
 from notebook_rt.edits.pending import Operations, Shared
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.rows import RowChange
@@ -192,7 +192,10 @@ class Editing:
             self._note("merged", f"{what}{column}: {record['rule']}")
 
     def failed(self, op: Op) -> None:
-        self._note("failed", f"{op.target}: {op.error}")
+        kept = (
+            "it is still shown: retry or discard it" if op.kind in WRITES else "retry or discard it"
+        )
+        self._note("failed", f"{op.target}: {op.error}; {kept} (rt.queue)")
 
     def columns_suspect(self, op: Op) -> None:
         for editor in self._shared.editors_of(op.schema, op.target):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from notebook_rt.edits.based import NOW, Known, called, known_of, row_said, rows_said
 from notebook_rt.edits.block import Block, in_order
 from notebook_rt.edits.decisions import Record
-from notebook_rt.edits.listing import conflicts_df, pending_df
+from notebook_rt.edits.listing import conflicts_df, pending_df, refused
 from notebook_rt.edits.merge import Edit
 from notebook_rt.edits.ops import Json, Op, changes_key
 from notebook_rt.edits.overlay import Overlay
@@ -207,8 +207,8 @@ class Editor(PendingEdits):
             self._commit_blocks(done)
 
     def undo(self, known: Known = NOW) -> bool:
-        """Take back the last edit (or batch) of the table made in this session that has not left;
-        in a batch, the last one of it. False: there is none.
+        """Take back the last edit (or batch) of the table made in this session that has not left, or
+        was refused; in a batch, the last one of it. False: there is none.
         """
         batch = self._batch
         if batch is not None:
@@ -264,6 +264,8 @@ class Editor(PendingEdits):
             overlay, composer = self._need()
             key = composer.key(key)
             ids = {edit.id for edit in overlay.edits_of(key)}
+            # The key that an edit gave up may be another row's by now.
+            ids.update(edit.id for edit in overlay.edits if edit.key == key)
             records = [
                 r
                 for r in self._outbox.conflicts(self.schema_name, self.table, only_open=True)
@@ -294,6 +296,11 @@ class Editor(PendingEdits):
         """Every merge decision that the queue's file keeps, oldest first; ``open`` ones ask."""
         records = self._outbox.conflicts(self.schema_name, self.table)
         return conflicts_df([record.record for record in records])
+
+    def refused(self) -> str:
+        """What the server refused, in a sentence; empty: nothing."""
+        number, last = self._outbox.refused(schema=self.schema_name, target=self.table)
+        return refused(number, last, "discard(key) drops it, rt.queue.retry() sends it again")
 
     def row(self, key: Hashable) -> dict[str, Any] | None:
         """One row as the user sees it."""

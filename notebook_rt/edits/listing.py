@@ -62,6 +62,18 @@ def what(op: Op) -> str:
     return f"{op.kind} {op.target} {key}{columns}"
 
 
+def refused(number: int, last: Op | None, then: str) -> str:
+    """In a sentence, that so many operations were refused, ``last`` the latest; empty: none was.
+
+    ``then`` says what to do about one.
+    """
+    if last is None:
+        return ""
+    many = f"{number} edits of yours were" if number > 1 else "1 edit of yours was"
+    latest = "the last, " if number > 1 else ""
+    return f"{many} refused by the server: {latest}{what(last)}: {last.error}; {then}"
+
+
 def state(op: Op) -> str:
     """``waiting``, ``sending``, ``parked`` (behind one that failed or asks), ``failed``, ``asking``."""
     if op.state == "waiting":

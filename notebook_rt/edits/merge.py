@@ -55,7 +55,7 @@ class Conflict:
     """The edit's id."""
     key: Key
     column: str | None
-    """None: the row itself (an edit against a delete)."""
+    """None: the row itself (an edit against a delete, or two inserts of one key)."""
     base: Any
     mine: Any
     theirs: Any
@@ -226,6 +226,8 @@ def rebase(
     if edit.kind == "insert":
         if edit.own_key or all(equal(v, row.get(c)) for c, v in edit.values.items()):
             return Rebased(None)
+        if strategies.default not in ("server", "local"):
+            return _insert_against_insert(edit, row, now)
         base: Row = dict.fromkeys(edit.values)
     else:
         base = edit.base
@@ -306,6 +308,15 @@ def _without_row(edit: Edit, strategies: Strategies, now: float) -> Rebased:
         open=not drop,
     )
     return Rebased(None if drop else edit, (record,), open=not drop)
+
+
+def _insert_against_insert(edit: Edit, row: Row, now: float) -> Rebased:
+    """Somebody has a row under the key that was given: whose it is to be, only a person knows."""
+    rule = f"{ANSWER_LOST}: it may be in already" if edit.sent else "insert against insert"
+    theirs = {column: value for column, value in row.items() if column != "xmin"}
+    asks = Merged(None, rule, True, open=True)
+    record = _record(edit, None, None, dict(edit.values), theirs, asks, row, now)
+    return Rebased(edit, (record,), open=True)
 
 
 def _delete_against_edit(edit: Edit, row: Row, strategies: Strategies, now: float) -> Rebased:

@@ -163,13 +163,16 @@ def _mend(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
 
 
 def take_back(db: sqlite3.Connection, owner: str, done: Put) -> bool:
-    """Undo a `put`; False: it has left already, or another edit is in it by now."""
+    """Undo a `put`; False: it has left, and may be in, or another edit is in it by now.
+
+    What the server refused is not in.
+    """
     if done.op is None:
         if done.before is not None:
             put(db, owner, [done.before, *done.parked], merge=False)
         return True
     stored = db.execute(
-        "select * from ops where owner = ? and id = ? and not sent and state = 'waiting'",
+        "select * from ops where owner = ? and id = ? and not sent and state in ('waiting', 'failed')",
         (owner, done.op.id),
     ).fetchone()
     if stored is None or stored["made_at"] != done.op.made_at:

@@ -52,7 +52,9 @@ class Credentials:
 
     @property
     def role(self) -> str:
-        """The PostgreSQL role this login has, as far as the token says."""
+        """The PostgreSQL role this login has, as far as the token, or the kind of the key, says."""
+        if self.bearer is None and self.key.startswith("sb_secret_"):
+            return "service_role"
         role = claims(self.bearer).get("role")
         return role if isinstance(role, str) else "anon"
 

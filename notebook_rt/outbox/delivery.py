@@ -459,7 +459,7 @@ class Delivery:
         )
 
     async def _fail(self, op: Op, words: str) -> None:
-        failed = replace(op, state="failed", error=words)
+        failed = replace(op, state="failed", error=words, attempts=max(1, op.attempts))
         await self.on_disk(self.outbox.back, failed)
         self.tell(self._listener.failed, failed)
 

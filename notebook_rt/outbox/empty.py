@@ -32,6 +32,9 @@ class _EmptyOutbox(Outbox):
     ) -> list[Op]:
         return []
 
+    def refused(self, **wanted: str) -> tuple[int, Op | None]:
+        return 0, None
+
     def sessions(self) -> dict[str, Session]:
         return {}
 

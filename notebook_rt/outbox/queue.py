@@ -179,6 +179,11 @@ class Outbox:
         found = self._select("state, count(*)", "group by state")
         return {"waiting": 0, "failed": 0, "asking": 0, **dict(map(tuple, found))}
 
+    def refused(self, **wanted: str) -> tuple[int, Op | None]:
+        """How many failed (of one ``schema`` and ``target``), and the last of them."""
+        ((number, last),) = self._select("count(*), max(seq)", state="failed", **wanted)
+        return (number, self.get(self._select("id", seq=last)[0]["id"])) if number else (0, None)
+
     def sessions(self) -> dict[str, Session]:
         """The sessions that put in what is here, by their id."""
         with self._lock, _errors(self.path):

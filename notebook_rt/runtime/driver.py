@@ -11,7 +11,7 @@ import asyncio
 import concurrent.futures
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +31,7 @@ from notebook_rt.errors import (
     NotPublishedError,
     ProtocolError,
     ServerError,
+    UnreachableError,
     why_empty,
 )
 from notebook_rt.model.rows import Key, Row, RowChange, Rows, at_most
@@ -88,6 +89,8 @@ logger = logging.getLogger("notebook_rt")
 
 FLOOD = 50
 """Changes in one batch from which on their old and new rows are worked out later, if ever."""
+KNOW_SECONDS = 5.0
+"""How long an edit waits for the columns that it names to be learnt."""
 
 
 @dataclass(slots=True)
@@ -98,6 +101,14 @@ class _Check:
     since: float = field(default_factory=time.monotonic)
     found: tuple[int, float] | None = None
     """Rows and seconds of the audit, while it is not known whether what differed was on its way."""
+
+
+@dataclass(slots=True, eq=False)
+class _Question:
+    """Somebody who waits for columns to be learnt."""
+
+    columns: Sequence[str]
+    future: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
 
 
 def _judge(checks: Sequence[_Check], differed: int) -> None:
@@ -137,6 +148,7 @@ class TableDriver(Feed):
         """Monotonic time of the last audit; None before the first."""
         self._freshness = Freshness()
         self._checks: list[_Check] = []
+        self._questions: list[_Question] = []
         self._late = False
         """Whether the change that was applied last was late."""
         self.mirror = self._machine()
@@ -476,6 +488,33 @@ class TableDriver(Feed):
         """What is known of the columns may be old: learn them again, soon, on the loop."""
         self.thread.post(self._feed, ColumnsSuspect())
 
+    def know(self, columns: Collection[str]) -> None:
+        """Ask the server for columns that an edit names, where no row was there to name them all; waits.
+
+        Raises
+        ------
+        UnreachableError
+            If it does not answer in time.
+        """
+        mirror, schema = self.mirror, self.schema
+        unknown = tuple(name for name in columns if schema is not None and name not in schema.types)
+        if not unknown or not isinstance(mirror, Mirror) or mirror.described.complete:
+            return
+        question = _Question(unknown)
+
+        def ask() -> None:
+            self._questions.append(question)
+            self._feed(ColumnsSuspect(unknown))
+
+        self.thread.call(ask)
+        try:
+            question.future.result(KNOW_SECONDS)
+        except concurrent.futures.TimeoutError:
+            what = f'the columns of "{self.name}" are asked for, and there is no answer in time'
+            raise UnreachableError(self.services.rest.url, what) from None
+        finally:
+            self.thread.call(self._questions.remove, question)
+
     def _publish_edits(self) -> None:
         with self.services.lock:
             edited, self._edited = self._edited, []
@@ -567,6 +606,10 @@ class TableDriver(Feed):
                 metrics.reconciliations += 1
                 self.synced_at = pd.Timestamp.now("UTC")
                 self._freshness.proven()
+            case "learnt":
+                for question in self._questions:
+                    if set(question.columns) <= set(detail["named"]) and not question.future.done():
+                        question.future.set_result(None)
             case "audit":
                 metrics.audits += 1
                 self.synced_at = pd.Timestamp.now("UTC")

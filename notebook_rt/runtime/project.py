@@ -80,6 +80,8 @@ class Project:
         """Called with what is worth a line: its kind and text."""
         self.health_listeners: Signal[Health] = Signal()
         """Called with the health when its verdict or the latency may be another one."""
+        self.refused: Callable[[], str] = lambda: ""
+        """What the server refused of what is written here, in a sentence; from any thread."""
         self._looking = False
         self._unavailable_since: float | None = None
         self._told_unavailable = False
@@ -297,6 +299,7 @@ class Project:
                 for driver in list(self.tables.values())
             ],
             closed=self.closed,
+            refused=self.refused(),
             calm=self._calm(),
         )
 
@@ -384,7 +387,7 @@ class Project:
             if not self._told_unavailable:
                 self._told_unavailable = True
                 self.note("unavailable", reason)
-        elif verdict in ("healthy", "slow") and self._unavailable_since is not None:
+        elif verdict in ("healthy", "slow", "refused") and self._unavailable_since is not None:
             seconds = now - self._unavailable_since
             self._unavailable_since = None
             if self._told_unavailable:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from typing import Any, TypeAlias
 from notebook_rt.edits.compose import INT_BITS
 from notebook_rt.edits.editing import Editing, SendResult
 from notebook_rt.edits.editor import Editor
-from notebook_rt.edits.listing import in_states, what
+from notebook_rt.edits.listing import in_states, refused, what
+from notebook_rt.edits.ops import Op
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import ClosedError, QueueError, UnreachableError, printable
 from notebook_rt.model.rows import Key
@@ -53,6 +54,8 @@ DRAW_SECONDS = 5.0
 """How long somebody who inserts a row waits for its key."""
 LINGER_SECONDS = 1.0
 """How long a closing session lets the last writes leave; the rest leaves with the next session."""
+COUNT_SECONDS = 0.1
+"""Pause between two looks at what was refused."""
 STATES = ("waiting", "failed", "asking")
 Merges: TypeAlias = Signal[Sequence[Mapping[str, Any]]]
 OnMerge: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], object]
@@ -80,6 +83,7 @@ class Writes:
         project.login_listeners.add(self._login_changed)
         project.state_listeners.add(self._state_changed)
         project.closers.append(self._close)
+        project.refused = self.refused
         self._open_if_there()
 
     @property
@@ -189,6 +193,17 @@ class Writes:
             f"the server refuses the login ({refused}): sign_in() or set_auth()" if refused else ""
         )
 
+    def refused(self) -> str:
+        """What the server refused, in a sentence; empty: nothing. On the loop as it was last looked at."""
+        opened = self._open
+        if opened is None:
+            return ""
+        if not self.project.thread.here:
+            with contextlib.suppress(QueueError):  # damaged, or closed this moment
+                opened.refused = self.outbox.refused()
+        then = "rt.queue.df lists it: rt.queue.retry() sends it again, .discard(id) drops it"
+        return refused(*opened.refused, then)
+
     def listen(self, fn: Callable[[], object]) -> Callable[[], None]:
         return self.listeners.add(fn)
 
@@ -282,7 +297,7 @@ class _Open:
         self.editing = Editing(
             self.outbox,
             clock=project.rest.clock,
-            note=project.note,
+            note=self._note,
             lock=project.services.lock,
         )
         self.editors: dict[TableDriver, Editor] = {}
@@ -308,6 +323,10 @@ class _Open:
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self._look_soon = Coalesced(project.thread, self._look)
+        self.refused: tuple[int, Op | None] = (0, None)
+        """How many operations were refused, and the last of them, as was last looked at."""
+        self._recount = False
+        self._counting: asyncio.Task[None] | None = None
         self._waited = False
         """It was said that something waits for the network."""
         self._closed = False
@@ -326,6 +345,27 @@ class _Open:
 
     def start(self) -> None:
         self._task = self.project.thread.spawn(self.worker.run(), "the queue")
+        self._count_refused()
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind == "failed":
+            self._count_refused()
+        self.project.note(kind, text)
+
+    def _count_refused(self) -> None:
+        """Look soon, on another thread, what was refused; many are counted at once."""
+        self._recount = True
+        if self._counting is None:
+            self._counting = self.project.thread.spawn(self._count(), "what was refused")
+
+    async def _count(self) -> None:
+        with contextlib.suppress(QueueError):  # damaged, or closed meanwhile
+            while self._recount:
+                self._recount = False
+                self.refused = await asyncio.to_thread(self.outbox.refused)
+                self.project.look_at_health()
+                await asyncio.sleep(COUNT_SECONDS)
+        self._counting = None
 
     def add(self, driver: TableDriver, on_merge: Merges) -> None:
         """An editor for a table that is open."""
@@ -363,6 +403,8 @@ class _Open:
             return
         self.worker.put()
         self._news.set()
+        if self.refused[0]:
+            self._count_refused()
         offline = self._ours and (self.worker.offline or not self.project.reachable)
         if offline and not self._waited:
             waiting = self.outbox.counts()["waiting"]
@@ -419,10 +461,11 @@ class _Open:
     async def aclose(self) -> None:
         self._closed = True
         try:
-            if self._task is not None:
-                self._task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await self._task
+            for task in (self._counting, self._task):
+                if task is not None:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
             await self._rest.aclose()
         finally:
             self.outbox.close()
@@ -444,8 +487,13 @@ class TableEdits:
         opened = self.writes.known()
         return None if opened is None else opened.editors.get(self.driver)
 
+    def know(self, columns: Collection[str]) -> None:
+        """Learn the columns of these names, where no row was there to name all that there are."""
+        self.driver.know(columns)
+
     def insert(self, values: Mapping[str, Any]) -> Key:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
+        self.know(values)
         editor = self.open()
         wanted = editor.drawn(values)
         for _ in range(MAX_TAKEN_KEYS):

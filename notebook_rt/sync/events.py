@@ -173,6 +173,9 @@ class Turn:
 class ColumnsSuspect:
     """What is known of the columns has refused an edit, or the server one for them: it may be old."""
 
+    named: tuple[str, ...] = ()
+    """Columns that an edit names and that are not known: there though no row shows them, perhaps."""
+
 
 @dataclass(frozen=True, slots=True)
 class Closed:
@@ -303,7 +306,7 @@ class Told:
     changes that were late have come for all of them; or else ``drift`` counts those that were lost.
     """
 
-    what: Literal["gap", "reconciled", "audit", "explained", "drift", "schema", "refetch"]
+    what: Literal["gap", "reconciled", "audit", "explained", "drift", "schema", "learnt", "refetch"]
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -16,6 +16,7 @@ from notebook_rt.widgets.state import StateModel, cut
 COLORS: Final = {
     "healthy": "green",
     "slow": "yellow",
+    "refused": "yellow",
     "drifting": "yellow",
     "behind": "yellow",
     "polling": "yellow",
@@ -27,6 +28,7 @@ COLORS: Final = {
 DETAILS: Final = {
     "healthy": "Changes arrive as they happen.",
     "slow": "Connected, but answers take longer than they should.",
+    "refused": "The server refused an edit of yours. It is still shown: retry it, or discard it.",
     "drifting": "The last check found differences from the server and repaired them.",
     "behind": "Changes arrive, but late: the data is seconds behind the server.",
     "polling": "Live updates temporarily unavailable; data refreshes every few seconds.",

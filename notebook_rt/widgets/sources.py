@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
 Unsubscribe: TypeAlias = Callable[[], None]
 Health: TypeAlias = Literal[
-    "healthy", "slow", "drifting", "behind", "polling", "stale", "offline", "connecting", "closed"
+    "healthy",
+    "slow",
+    "refused",
+    "drifting",
+    "behind",
+    "polling",
+    "stale",
+    "offline",
+    "connecting",
+    "closed",
 ]
 """The states of docs/design/promises.md, plus the two a session is in before and after it lives."""
 

@@ -144,6 +144,9 @@ class Edits:
     def __init__(self, editor: Editor) -> None:
         self.editor = editor
 
+    def know(self, columns: object) -> None:
+        """Every column is known."""
+
     def open(self) -> Editor:
         return self.editor
 

@@ -11,8 +11,11 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
+from notebook_rt.edits import decide
 from notebook_rt.edits.decide import Answer as Reply
 from notebook_rt.edits.decide import Request
 from notebook_rt.errors import QueueError
@@ -353,3 +356,28 @@ async def test_a_sum_that_left_through_a_ledger_which_was_dropped_since_is_asked
     assert k.editor.marks()[keys[0], "n"][0] == "conflict"
     assert stack.sql(f"select n from {table} where id = %s", keys[0]) == [(15,)]
     await k.close()
+
+
+@given(
+    st.sampled_from(
+        ["22P02", "23505", "42703", "42P10", "44000", "0A000", "55000", "P0001", "21000"]
+    ),
+    st.integers(402, 599).filter(lambda status: status not in (429,)),
+    st.integers(0, 2),
+)
+def test_what_postgresql_will_refuse_again_is_refused_at_once_whatever_the_status(
+    code: str, status: int, attempts: int
+) -> None:
+    verdict = decide.judge(Reply(status, {"code": code, "message": "no"}), attempts, 0.0)
+    assert (verdict.meaning, verdict.lost) == ("refused", False)
+
+
+@given(
+    st.sampled_from(
+        ["57014", "40001", "40P01", "08006", "53300", "55P03", "XX000", "PGRST003", None]
+    ),
+    st.integers(500, 599),
+)
+def test_what_may_pass_is_tried_again(code: str | None, status: int) -> None:
+    verdict = decide.judge(Reply(status, {"code": code} if code else None), 0, 0.0)
+    assert (verdict.meaning, verdict.lost) == ("wait", True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from notebook_rt.edits.editing import Editing
@@ -186,6 +186,7 @@ async def play(kernel: Kernel, steps: list[tuple[str, Any, int]], mine: bool) ->
 
 @settings(max_examples=100, deadline=None)
 @given(steps, st.booleans())
+@example([("key", 3, 8), ("insert", 3, 1), ("they delete", 3, 1)], False)
 def test_the_view_is_the_servers_rows_with_the_edits_over_it_whatever_becomes_of_keys(
     steps: list[tuple[str, Any, int]], mine: bool
 ) -> None:

@@ -193,8 +193,9 @@ async def test_a_delete_of_a_row_they_edited_later_is_given_up(
     await k.close()
 
 
-async def test_two_inserts_of_one_key_merge(
-    stack: LocalStack, table: str, kernel: MakeKernel
+@pytest.mark.parametrize("choice", ["mine", "theirs"])
+async def test_the_second_of_two_inserts_of_one_key_asks(
+    stack: LocalStack, table: str, kernel: MakeKernel, choice: Any
 ) -> None:
     a, b = kernel("a"), kernel("b")
     key = str(uuid.uuid4())
@@ -202,10 +203,18 @@ async def test_two_inserts_of_one_key_merge(
     b.editor.insert({"id": key, "note": "b", "price": 2, "tags": []})
     await a.drain()
     await b.drain()
+    first = row(stack, table, key)
+    assert first is not None
+    assert (first["note"], first["n"], first["price"]) == ("a", 1, None), "nothing is overwritten"
+    (asked,) = b.editor.conflicts.to_dict("records")
+    assert (asked["column"], asked["open"], asked["theirs"]["note"]) == (None, True, "a")
+    b.editor.resolve(key, choice=choice)
+    await b.drain()
     after = row(stack, table, key)
     assert after is not None
-    assert after["price"] == 2
-    assert "note" in b.editor.conflicts["column"].tolist()
+    changed = {"note": "b", "price": 2} if choice == "mine" else {}
+    assert after == {**first, **changed, "updated_at": after.get("updated_at")}
+    assert len(b.outbox) == 0
     await a.close()
     await b.close()
 

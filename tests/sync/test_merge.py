@@ -210,11 +210,24 @@ def test_my_delete_of_a_row_they_edited(rule: str, time: int, deleted: bool) -> 
     assert rebase(delete, None, Strategies(), 0).edit is None
 
 
+@given(st.sampled_from([*RULES, lambda base, mine, theirs, row: mine]), st.booleans())
+def test_an_insert_overwrites_nobodys_row_unasked(strategy: Any, sent: bool) -> None:
+    insert = Edit("e", "insert", 7, {"id": 7, "a": 1, "b": 2}, {}, 0, sent=sent)
+    left = rebase(insert, {"id": 7, "a": 5, "b": 2}, Strategies(strategy), 0)
+    if strategy in ("server", "local"):
+        assert not left.open or sent
+        return
+    assert (left.open, left.edit) == (True, insert)
+    (conflict,) = left.conflicts
+    assert (conflict.column, conflict.theirs) == (None, {"id": 7, "a": 5, "b": 2})
+    assert rebase(insert, {"id": 7, "a": 1, "b": 2}, Strategies(strategy), 0).edit is None
+
+
 def test_insert_against_insert_becomes_an_update_of_what_differs() -> None:
     insert = Edit("e", "insert", 7, {"id": 7, "a": 1, "b": 2}, {}, 0)
     assert rebase(insert, None, Strategies(), 0).edit == insert
     assert rebase(insert, {"id": 7, "a": 1, "b": 2, "c": 3}, Strategies(), 0).edit is None
-    left = rebase(insert, {"id": 7, "a": 5, "b": 2}, Strategies(), 0)
+    left = rebase(insert, {"id": 7, "a": 5, "b": 2}, Strategies("local"), 0)
     assert left.edit is not None
     assert (left.edit.kind, left.edit.values, left.edit.base) == ("update", {"a": 1}, {"a": 5})
     assert [c.column for c in left.conflicts] == ["a"]

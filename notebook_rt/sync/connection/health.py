@@ -25,6 +25,7 @@ HealthStatus: TypeAlias = Literal[
     "polling",
     "behind",
     "drifting",
+    "refused",
     "slow",
     "healthy",
     "closed",
@@ -36,6 +37,7 @@ COLORS: Final[dict[HealthStatus, str]] = {
     "polling": "yellow",
     "behind": "yellow",
     "drifting": "yellow",
+    "refused": "yellow",
     "slow": "yellow",
     "healthy": "green",
     "closed": "grey",
@@ -86,6 +88,8 @@ class Facts:
     """Channels that are wanted and not joined."""
     tables: Sequence[TableFacts] = ()
     closed: bool = False
+    refused: str = ""
+    """What the server refused of the user's edits, in a sentence."""
     calm: bool = False
     """Whether live updates have been away for so short a time that they may be back at once."""
 
@@ -194,6 +198,8 @@ def _worst(
     unaudited = [table for table in tables if table.unaudited]
     if unaudited:
         return "connecting", f"waiting for the first audit: {_names(unaudited)}"
+    if facts.refused:
+        return "refused", facts.refused
     if facts.latency is not None and facts.latency * 1000 > slow_ms:
         return "slow", f"latency {facts.latency * 1000:.0f} ms"
     return "healthy", "live"

@@ -7,8 +7,8 @@
    gives each type, for PostgreSQL names it in the error. The key is proven, candidate by candidate, by
    a request that writes nothing (``RestClient.proves_key``). NOT NULL, defaults and an enum's labels
    stay unknown: what a column may hold is then the server's to say, when it refuses a write. A table
-   of which no row can be read has the columns that were named and those of its key, until an event or
-   a row names the others.
+   of which no row can be read has the columns that were named and those of its key, until an
+   event or a row names the others, or an edit asks for them by name.
 3. Else an error says that the key is not known, and what to do.
 """
 

@@ -235,9 +235,12 @@ class Mirror:
                 self._audits.hint(self._now)
             case Turn():
                 self._turn = "had"
-            case ColumnsSuspect():
+            case ColumnsSuspect(named):
                 if self._passes.replica is not None:
                     self._passes.replica.schema_moved = True
+                    if named:  # somebody waits for the answer
+                        self._passes.named = (*self._passes.replica.known.names, *named)
+                        self._learn_at = self._now
             case Closed():
                 self._flows.stop_all()
                 self._set_status("closed", "closed")

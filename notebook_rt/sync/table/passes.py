@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from notebook_rt.model.rows import Delete, Key, Rows, Upsert
@@ -85,6 +85,8 @@ class Passes:
         self.replica: Replica | None = None
         self.described = discovery.Described()
         """What the server said of the table when it was learnt last."""
+        self.named: tuple[str, ...] = ()
+        """Columns that edits have named, of a table of which no row was there to name them."""
         self.kept: list[Change] | None = None
         """The changes that came while loading; None: nothing is being loaded."""
         self._early: deque[tuple[float, Change]] = deque(maxlen=options.buffer_size)
@@ -116,8 +118,19 @@ class Passes:
     def learn(self) -> Learning:
         """Learn the columns, and load again if they are others."""
         found: list[tuple[Schema, Schema, discovery.Described]] = []
-        yield from discovery.learn(self.spec, lambda *schemas: found.append(schemas))
+        asked = self.named
+        spec = replace(self.spec, named=(*self.spec.named, *asked))
+        yield from discovery.learn(spec, lambda *schemas: found.append(schemas))
         kept, known, self.described = found[0]
+        if self.named is asked:  # else others are to be asked for next
+            self.named = tuple(name for name in asked if name in known.types)
+        proof = yield from self._take_up(kept, known)
+        if asked:
+            self._emit(Told("learnt", {"named": asked}))
+        return proof
+
+    def _take_up(self, kept: Schema, known: Schema) -> Learning:
+        """Go on with the columns that were learnt."""
         before = self.replica
         if before is None:
             self.replica = Replica(self.spec, kept, known, self._horizon)
