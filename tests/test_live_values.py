@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
-from tests.waiting import scaled, until
+from tests.waiting import scaled, throughout, until
 
 
 @pytest.fixture
@@ -71,3 +71,46 @@ def test_one_bad_value_harms_one_cell(stack: LocalStack, rt: nrt.Session) -> Non
     stack.sql(f"update {table} set n = 'c' where id = 1")
     until(lambda: frame.df["n"][1] == "c", what=lambda: f"{frame!r}")
     assert frame.status == "live"
+
+
+NESTED_KEYS = {
+    "jsonb": ("k jsonb primary key", ['{"b": 1, "a": 2}', "[1, 2]", '"x"', '"[1, 2]2"', '{"a,(": [1.5]}']),
+    "int4[]": ("k int[] primary key", ["{}", "{1,2}", "{{1,2},{3,4}}"]),
+    "text[]": ("k text[] primary key", ["{}", '{"a,b)","c\\"d"}', "{NULL}"]),
+    "timestamptz[]": ("k timestamptz[] primary key", ["{}", "{2024-01-02}"]),
+    "jsonb and int4[]": ("k jsonb, j int[] default '{1}', primary key (k, j)", ['{"a": 1}', "[]", "7"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NESTED_KEYS)
+def test_a_row_whose_key_is_nested_is_read_by_it_and_edited_by_it(
+    stack: LocalStack, make_table: Callable[..., str], case: str
+) -> None:
+    columns, keys = NESTED_KEYS[case]
+    table = make_table(f"{columns}, n int default 0")
+    for key in keys:
+        stack.sql(f"insert into {table} (k) values ('{key}')")
+    with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(audit_interval=0)) as rt:
+        live = rt.table(table).wait(scaled(10))
+        until(lambda: live.status == "live" and rt.metrics["reconciliations"] > 0)
+        reads = rt.metrics["reconciliations"]
+        for times in (
+            1,
+            2,
+        ):  # right after a read of all: each of these is looked at by a read of its key
+            stack.sql(f"update {table} set n = {times}")
+            until(
+                lambda times=times: list(live.df["n"]) == [times] * len(keys), what=lambda: live.df
+            )  # type: ignore[misc]  # a lambda with a default
+        throughout(lambda: list(live.df["n"]) == [2] * len(keys), 1.0, what=lambda: repr(live))
+        assert live.status == "live"
+        assert rt.metrics["reconciliations"] == reads
+        for place, key in enumerate(list(live.df.index)):
+            live.edit(key, n=10 + place)
+
+        def there() -> list[int]:
+            return [n for (n,) in stack.sql(f"select n from {table} order by n")]
+
+        until(lambda: there() == [10 + place for place in range(len(keys))], what=there)
+        stack.sql(f"delete from {table}")
+        until(lambda: len(live.df) == 0)

@@ -22,6 +22,11 @@ def is_safe(text: str) -> bool:
     return not any(c in text for c in "\x1b\x07\x9b\u202e\u2066\ud800\r\x00")
 
 
+def is_text(text: str) -> bool:
+    """Whether a terminal shows all of ``text``, line breaks and tabs included, and obeys none of it."""
+    return printable(text, lines=True) == text
+
+
 @given(st.text(alphabet=st.characters()) | st.text(alphabet="\x1b\x9b\u202e\u2067\n\ta \u200d"))
 def test_what_is_printed_has_no_control_characters(text: str) -> None:
     for lines in (False, True):

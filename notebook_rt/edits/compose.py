@@ -99,8 +99,7 @@ class Composer:
         return replace(op, not_before=self.clock() + after) if after else op
 
     def _op(self, kind: OpKind, key: Key, values: Row, base: Row) -> Op:
-        parts = key if len(self.schema.key) > 1 else (key,)
-        named = self.json(dict(zip(self.schema.key, parts, strict=True)))  # type: ignore[call-overload]  # a Key of several columns is a tuple (rows.py)
+        named = self.json(self.schema.values_of(key))
         shape = self._shape(tuple(values), tuple(base))
         return Op(
             self.make_id(),

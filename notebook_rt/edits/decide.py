@@ -21,7 +21,16 @@ from notebook_rt.edits.merge import RULES, Conflict, Edit, Kind, Rebased, Strate
 from notebook_rt.edits.ops import Json, Op, changes_key
 from notebook_rt.errors import identifier, qualified
 from notebook_rt.model.filters import Condition, column_name
-from notebook_rt.model.types import Numeric, canonical, decode, equal, kind, to_json, to_rest
+from notebook_rt.model.types import (
+    Numeric,
+    canonical,
+    decode,
+    equal,
+    key_part,
+    kind,
+    to_json,
+    to_rest,
+)
 
 LEDGER: Final = "notebook_rt_write"
 SERVER_WAIT: Final = 5.0
@@ -449,7 +458,7 @@ def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
         types = op.types
         return {c: decode(types.get(c, "text"), v, numeric=numeric) for c, v in row.items()}
 
-    keys = tuple(typed(op.key).values())
+    keys = tuple(map(key_part, typed(op.key).values()))
     return Edit(
         op.id,
         cast(Kind, op.kind),
@@ -465,7 +474,7 @@ def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
 
 def row_key(op: Op, row: Mapping[str, Json]) -> tuple[Any, ...]:
     """The key of a row of the operation's table, to compare."""
-    return tuple(_typed(op, column, row.get(column)) for column in op.key)
+    return tuple(key_part(_typed(op, column, row.get(column))) for column in op.key)
 
 
 def row_of(op: Op, row: Mapping[str, Json]) -> dict[str, Any]:

@@ -67,6 +67,7 @@ from notebook_rt.model.kinds import (
 from notebook_rt.model.rows import Json, Key, Row, WireRow
 from notebook_rt.model.values import (
     NOT_FINITE,
+    NestedKey,
     decode,
     decoder,
     equal,
@@ -225,17 +226,23 @@ class Schema:
 
     def coerce_key(self, key: Any) -> Key:
         """Make a typed key of a user's: a value, or a tuple of them for a composite key."""
-        if len(self.key) == 1:
-            return self.key_of(self.coerce({self.key[0]: key}))
-        if not isinstance(key, tuple) or len(key) != len(self.key):
+        if len(self.key) > 1 and (not isinstance(key, tuple) or len(key) != len(self.key)):
             raise ValueError(f"the key is a tuple of {', '.join(self.key)}, not {key!r}")
-        return self.key_of(self.coerce(dict(zip(self.key, key, strict=True))))
+        return self.key_of(self.coerce(self.values_of(key)))
 
     def key_of(self, row: Row) -> Key:
         """The key of a typed row: the key column's value, or a tuple for a composite key."""
         if len(self.key) == 1:
-            return _hashable(row[self.key[0]])
-        return tuple(_hashable(row[name]) for name in self.key)
+            return key_part(row[self.key[0]])
+        return tuple(key_part(row[name]) for name in self.key)
+
+    def values_of(self, key: Key) -> dict[str, Any]:
+        """The values of the key's columns: what `key_of` makes ``key`` of."""
+        parts = key if len(self.key) > 1 else (key,)
+        return {
+            name: decode(self.types[name], json.loads(part)) if type(part) is NestedKey else part
+            for name, part in zip(self.key, parts, strict=True)  # type: ignore[call-overload]  # a Key of several columns is a tuple (rows.py)
+        }
 
     def keys_of(self, page: Sequence[WireRow]) -> list[Key]:
         """The typed keys of a page of undecoded rows."""
@@ -268,9 +275,10 @@ class Schema:
         return self._columns[name]
 
 
-def _hashable(value: Any) -> Key:
+def key_part(value: Any) -> Key:
+    """The typed value of a key's column as what a key is made of: it can be hashed, and equals itself."""
     if isinstance(value, (list, dict)):
-        return json.dumps(value, sort_keys=True, default=str)
+        return NestedKey(json.dumps(value, sort_keys=True, default=str))
     if value != value:
         return NAN_KEY
     return cast(Key, value)

@@ -42,6 +42,12 @@ class UndecodedJson(str):
     __slots__ = ()
 
 
+class NestedKey(str):
+    """A list or an object where it is a key: its JSON text, names sorted."""
+
+    __slots__ = ()
+
+
 # --- JSON to typed ---------------------------------------------------------------------------
 
 
@@ -387,6 +393,8 @@ def to_rest(pg_type: str, value: Any) -> str:
     family = kind(pg_type)
     if value is None:
         return "null"
+    if isinstance(value, NestedKey):
+        return to_rest(pg_type, json.loads(value))
     if family == "json":
         return value if isinstance(value, UndecodedJson) else json.dumps(value, ensure_ascii=False)
     if isinstance(value, bool):

@@ -125,9 +125,9 @@ class Connection:
 
     # What the socket tells (SocketListener)
 
-    def socket_closed(self, code: int | None, reason: str) -> None:
+    def socket_closed(self, code: int | None, reason: str, here: bool) -> None:
         if self.machine.socket is not None:
-            self._feed(SocketClosed(self.machine.socket, code, reason))
+            self._feed(SocketClosed(self.machine.socket, code, reason, here))
 
     def heartbeat_answered(self, ref: str) -> None:
         if self.machine.socket is not None:

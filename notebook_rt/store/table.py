@@ -25,7 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, WireRow
-from notebook_rt.model.types import Backend, Column, Schema, equal, kind
+from notebook_rt.model.types import Backend, Column, Schema, equal, key_part, kind
 from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import TextColumn, column_of, pick
 from notebook_rt.store.dense import Positions, Step
@@ -515,7 +515,14 @@ class Table:
     def _indexed(self) -> pd.Index:
         arrays = [self._columns[name].array() for name in self.schema.key]
         if len(arrays) > 1:
-            return pd.MultiIndex.from_arrays(arrays, names=list(self.schema.key))
+            # A level holds nothing that cannot be hashed: lists and objects are there as their JSON text.
+            levels = [
+                pd.Index([key_part(v) for v in array], dtype=object)
+                if name in self._nested
+                else array
+                for name, array in zip(self.schema.key, arrays, strict=True)
+            ]
+            return pd.MultiIndex.from_arrays(levels, names=list(self.schema.key))
         index: pd.Index = pd.Index(
             arrays[0], name=self.schema.key[0], copy=False, dtype=arrays[0].dtype
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -32,6 +33,8 @@ from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.websocket.socket import Socket
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Binding, Change
+from tests.hostile import accepted, frame
+from tests.waiting import scaled
 
 
 class Ears:
@@ -46,8 +49,8 @@ class Ears:
             if event[0] == kind:
                 return event
 
-    def socket_closed(self, code: int | None, reason: str) -> None:
-        self.heard.put_nowait(("socket_closed", code, reason))
+    def socket_closed(self, code: int | None, reason: str, here: bool) -> None:
+        self.heard.put_nowait(("socket_closed", code, reason, here))
 
     def heartbeat_answered(self, ref: str) -> None:
         self.heard.put_nowait(("heartbeat", ref))
@@ -218,7 +221,7 @@ async def test_a_lost_socket_is_told_once_and_sending_into_it_fails(
     ws = socket._ws_connection
     assert ws is not None
     ws.transport.abort()
-    _, code, _ = await ears.next("socket_closed")
+    _, code, _, _ = await ears.next("socket_closed")
     assert code in (None, 1006)
     with pytest.raises(ConnectionError):
         await socket.send({"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": "1"})
@@ -251,8 +254,46 @@ async def test_a_frame_over_the_limit_closes_the_socket_and_is_told(ears: Ears) 
         options = Options(max_frame_bytes=1000)
         found = Socket(f"http://127.0.0.1:{port}", Credentials("k"), options, ears)
         await found.open()
-        _, code, _ = await ears.next("socket_closed")
+        _, code, _, here = await ears.next("socket_closed")
+        assert here
         assert code == 1009
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "here"),
+    [
+        (frame(0x88, b"\x0f\xa0so long"), 4000, False),
+        (frame(0x81, b"", 1 << 40), 1009, True),
+        (frame(0xC1, b"deflated"), 1002, True),
+        (frame(0x88, b"\x0f\xa0\xff"), 1007, True),
+        (frame(0x89, b"") * 100_000, 1008, True),
+        (frame(0x01, b"") + frame(0x00, b"") * 100_000, 1008, True),
+    ],
+    ids=["farewell", "too large", "deflated", "no unicode", "pings", "empty parts"],
+)
+async def test_an_end_is_told_soon_though_the_server_keeps_tcp_open(
+    ears: Ears, sent: bytes, code: int, here: bool
+) -> None:
+    hung_up = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(accepted(head.decode()))
+        await reader.readexactly(1)  # the client is there, and cuts its frames itself
+        writer.write(sent)
+        with contextlib.suppress(OSError):
+            await reader.read()
+        await hung_up.wait()
+        writer.transport.abort()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        found = Socket(f"http://127.0.0.1:{port}", Credentials("k"), Options(), ears)
+        await found.open()
+        await found.beat("hb1")
+        told = await ears.next("socket_closed", scaled(5))
+        assert (told[1], told[3]) == (code, here)
+        hung_up.set()
 
 
 async def test_a_wrong_key_is_an_auth_error_that_does_not_show_it(

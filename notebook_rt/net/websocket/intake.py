@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection
-from websockets.frames import Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State
 
 logger = logging.getLogger("notebook_rt")
@@ -26,6 +26,13 @@ _WHOLE: Final = (0x81, 0x82)
 """The first byte of a frame that is a whole message, text or binary (RFC 6455, 5.2)."""
 _EXTENDED: Final = {126: 2, 127: 8}
 """Bytes of the length behind the header, by what the header says instead of a length."""
+MAX_ASIDE: Final = 10_000
+"""Frames in a row that end no message (pings, parts) before the connection is closed: parts of 1 KiB
+make up a message of 10 MiB. A server that sends them without end would keep the loop busy, and fill
+the memory with what they are answered with where it does not read."""
+_STEP: Final = 4096
+"""Bytes that ``websockets`` is given at a time where it cuts: it takes in 2,000 empty frames at most
+before they are counted."""
 
 
 class Intake(ClientConnection):
@@ -45,11 +52,22 @@ class Intake(ClientConnection):
         """Bytes still to come of a frame that ``websockets`` has the beginning of."""
         self._rest = b""
         """The beginning of a frame whose other bytes have not come."""
+        self._aside = 0
+        """Frames since the last whole message."""
+        self._ending = False
 
     def data_received(self, data: bytes) -> None:
         """Take what came over TCP."""
+        self._cut(data)
+        if self.protocol.state is State.CLOSING and not self._ending:
+            # Nothing counts any more, but websockets waits for the server to close TCP, for ever.
+            self._ending = True
+            self.loop.call_later(self.close_timeout or 0.0, self.transport.abort)
+
+    def _cut(self, data: bytes) -> None:
         if not self._cutting:
-            super().data_received(data)
+            for at in range(0, len(data), _STEP):
+                super().data_received(data[at : at + _STEP])
             # Frames right behind the handshake's answer are rare; then all go to websockets.
             at_start = not self.protocol.reader.buffer and data.endswith(b"\r\n\r\n")
             self._cutting = at_start and self.protocol.state is State.OPEN
@@ -95,6 +113,11 @@ class Intake(ClientConnection):
 
     def process_event(self, event: Any) -> None:
         """Take a frame from ``websockets``: text goes on, the rest is the base class' business."""
+        self._aside += 1
+        if self._aside > MAX_ASIDE and self.protocol.state is State.OPEN:
+            self.protocol.fail(CloseCode.POLICY_VIOLATION, f"{MAX_ASIDE} frames without a message")
+            self.send_data()
+            return
         if not isinstance(event, Frame) or event.opcode not in (
             Opcode.TEXT,
             Opcode.BINARY,
@@ -112,6 +135,7 @@ class Intake(ClientConnection):
         self._take(data)
 
     def _take(self, message: bytes) -> None:
+        self._aside = 0
         try:
             self.on_message(message)
         except Exception:  # nothing of ours may break the protocol below

@@ -65,7 +65,8 @@ class _Connect(connect):
 class SocketListener(Protocol):
     """Who owns the socket: told what happens to it. Called on the loop, must not raise."""
 
-    def socket_closed(self, code: int | None, reason: str) -> None: ...
+    def socket_closed(self, code: int | None, reason: str, here: bool) -> None:
+        """The socket is gone; ``here``: this side closed it, for what the server sent."""
 
     def heartbeat_answered(self, ref: str) -> None: ...
 
@@ -175,10 +176,12 @@ class Socket(AsyncRealtimeClient):
             self._ws_connection = None
             self._listen_task = None
             self._orphan_channels()
-            # Sent, not received: a frame over max_frame_bytes, and we hung up (1009).
-            close = ws.protocol.close_rcvd or ws.protocol.close_sent
+            # Sent and not answered to: the server broke the protocol or a limit, and we hung up.
+            protocol = ws.protocol
+            here = protocol.close_sent is not None and not protocol.close_rcvd_then_sent
+            close = protocol.close_sent if here else protocol.close_rcvd
             code, reason = (None, "") if close is None else (close.code, close.reason)
-            self.listener.socket_closed(code, reason)
+            self.listener.socket_closed(code, reason, here)
 
     def _dispatch(self, raw: bytes) -> None:
         self.frames += 1

@@ -60,11 +60,13 @@ class OpenFailed:
 
 @dataclass(frozen=True, slots=True)
 class SocketClosed:
-    """The socket is gone: closed by the server (``code``), or the network (None, 1006)."""
+    """The socket is gone: closed by a side (``code``), or by the network (None, 1006)."""
 
     socket: int
     code: int | None
     reason: str = ""
+    here: bool = False
+    """Whether it was closed here, for what the server sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +197,9 @@ class Supervisor:
             case OpenFailed(socket, why, reason) if socket == self.socket and not self.open:
                 self.socket = None
                 self._failed(now, why, reason)
-            case SocketClosed(socket, code, reason) if socket == self.socket and self.open:
-                said = f"closed by the server ({code})" if code not in (None, 1006) else "lost"
+            case SocketClosed(socket, code, reason, here) if socket == self.socket and self.open:
+                by = "here" if here else "by the server"
+                said = f"closed {by} ({code})" if code not in (None, 1006) else "lost"
                 self._lost(now, f"connection {said}{': ' if reason else ''}{reason}")
             case Heard(socket, answer) if socket == self.socket and self.open:
                 self.heard_at = now

@@ -14,7 +14,7 @@ from notebook_rt.model.filters import Condition, column_name
 from notebook_rt.model.order import OrderBy, nulls_first, order_text
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.spec import TableSpec
-from notebook_rt.model.types import Schema, to_rest
+from notebook_rt.model.types import Schema, kind, to_rest
 from notebook_rt.sync.events import Query
 
 KEYS_PER_QUERY: Final = 100
@@ -107,10 +107,9 @@ class Reads:
 
     def _rows(self, keys: Sequence[Key], count: Count) -> Query:
         params = [("select", self._select(None)), *self.spec.filter.to_rest()]
-        if len(self.schema.key) == 1:
-            name = self.schema.key[0]
-            values = tuple(self._text(name, key) for key in keys)
-            params.append(Condition(name, "in", values).to_rest())
+        if self._has_list:
+            values = tuple(self._one_key(key) for key in keys)
+            params.append(Condition(self.schema.key[0], "in", values).to_rest())
         elif len(keys) == 1:
             params.append(("and", f"({self._one_key(keys[0])})"))
         else:
@@ -118,9 +117,16 @@ class Reads:
             params.append(("or", f"({','.join(parts)})"))
         return Query(tuple(params), count=count)
 
+    @property
+    def _has_list(self) -> bool:
+        """Whether keys can be asked for with ``in``: PostgreSQL has no list of arrays (42704)."""
+        return len(self.schema.key) == 1 and kind(self.schema.types[self.schema.key[0]]) != "array"
+
     def _one_key(self, key: Key) -> str:
-        if len(self.schema.key) == 1:
+        if self._has_list:
             return self._text(self.schema.key[0], key)
+        if len(self.schema.key) == 1:
+            return self._is(self.schema.key[0], key)
         assert isinstance(key, tuple)  # sync.rows: a composite key is a tuple
         return ",".join(self._is(name, v) for name, v in zip(self.schema.key, key, strict=True))
 
