@@ -219,15 +219,15 @@ class LiveTable(LiveFrame):
         integer and the project has the SQL of ``notebook-rt doctor --sql``: the first time, and now and
         then, that is a request to the server.
 
+        If somebody else inserts a row of that key meanwhile, theirs is not overwritten: it is an open
+        conflict of the whole row (`resolve`), unless ``merge=`` is ``"server"`` or ``"local"``.
+
         Parameters
         ----------
         values : dict, optional
             Columns and what they hold, for columns whose names are no Python names.
         **columns
             Columns and what they hold; those left out get the server's defaults.
-
-        If somebody else inserts a row of that key meanwhile, theirs is not overwritten: it is an open
-        conflict of the whole row (`resolve`), but where ``merge=`` is ``"server"`` or ``"local"``.
 
         Returns
         -------
