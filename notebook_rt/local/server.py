@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 MAX_BODY_BYTES = 64 * 1024 * 1024
+ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip"})
+"""What a body may be compressed by: aiohttp never ends one of `deflate` that is cut short, and the
+request would wait for the rest for ever."""
 SHUTDOWN_SECONDS = 0.3
 """How long requests that still run may take when the stack stops."""
 
@@ -109,6 +112,10 @@ def _guard(allowed: tuple[str, ...]) -> Middleware:
             and "Access-Control-Request-Method" in request.headers
         ):
             return web.Response(status=204)
+        encoding = request.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in ENCODINGS:
+            words = {"message": "a body may be compressed by gzip, and by nothing else"}
+            return web.json_response(words, status=415)
         return await handler(request)
 
     return guard

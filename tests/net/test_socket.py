@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ from notebook_rt.net.websocket.socket import Socket
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Binding, Change
 from tests.hostile import accepted, frame
+from tests.test_terminal import is_text
 from tests.waiting import scaled
 
 
@@ -349,6 +351,24 @@ async def test_a_gateways_page_is_no_reason_to_read(ears: Ears) -> None:
     error = await answered_with(head + page, ears)
     assert isinstance(error, ServerError)
     assert "502: Bad Gateway. " in str(error)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\n\x1b[2J",
+        "HTTP/1.1 401 \x1b[2J\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 101 Ok\r\nUpgrade: \x1b[2J\r\nConnection: \x1b[2J\r\n\r\n",
+        "HTTP/1.1 101 Ok\r\nUpgrade: \u009b31m\r\nConnection: Upgrade\r\n\r\n",
+        "HTTP/1.1 101 Ok\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Accept: \u009b31m\r\n\r\n",
+        "\x1b[2J\r\n\r\n",
+    ],
+)
+async def test_the_traceback_of_a_hostile_handshake_is_text(answer: str, ears: Ears) -> None:
+    error = await answered_with(answer, ears)
+    for text in (str(error), repr(error), *traceback.format_exception(error)):
+        assert is_text(text)
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -141,7 +141,7 @@ class Socket(AsyncRealtimeClient):
             ) from None  # its text has the key
         except (OSError, TimeoutError, WebSocketException, EOFError) as error:
             reason = str(error) or "no answer in time"
-            raise UnreachableError(self.project_url, reason) from error
+            raise UnreachableError(self.project_url, reason) from None  # its text quotes headers
         self._ws_connection = ws
         self.last_frame_at = time.monotonic()
         self._listen_task = asyncio.get_running_loop().create_task(
