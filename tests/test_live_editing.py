@@ -970,3 +970,26 @@ def test_flush_that_gives_up_says_what_the_server_answered(
     until(lambda: rt.queue.df["why"].iloc[0])
     with pytest.raises(errors.WaitTimeoutError, match=r"1 operation still waits .*update.*503"):
         rt.queue.flush(timeout=0.1)
+
+
+@pytest.mark.parametrize("by", ["frame", "queue", "other"])
+def test_what_was_refused_and_discarded_may_be_edited_again_to_the_same_value(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session], by: str
+) -> None:
+    rt = open_session()
+    frame, other = rt.table(table).wait(scaled(10)), rt.table(table).wait(scaled(10))
+    frame.edit(A, quantity=-1)
+    assert rt.queue.flush(timeout=scaled(10)) == 1
+    assert frame.df.quantity[A] == -1  # shown, and nobody's but mine
+    match by:
+        case "frame":
+            frame.discard(A)
+        case "queue":
+            rt.queue.discard(rt.queue.df.index[0])
+        case _:
+            other.discard(A)
+    stack.sql(f"alter table {table} drop constraint {table}_quantity_check")
+    frame.edit(A, quantity=-1)
+    assert len(rt.queue) == 1 or frame.df.quantity[A] == -1
+    assert rt.queue.flush(timeout=scaled(10)) == 0
+    assert stack.sql(f"select quantity from {table} where id = %s", A) == [(-1,)]

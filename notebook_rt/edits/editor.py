@@ -384,6 +384,9 @@ class Editor(PendingEdits):
         other -= {c for c in other if self.strategies.of(c) in ("delta", "union")}
         if not other:
             return known
+        dropped = self._need()[0].dropped.get(key, {})  # it was shown, and was nobody's but mine
+        mended = {c: there[c] for c in other if c in dropped and equal(dropped[c], known[c])}
+        known = {**known, **mended}
         mine: dict[str, Any] = {}
         batch = self._batch
         edits = [*self._need()[0].edits_of(key), *([] if batch is None else batch.edits)]

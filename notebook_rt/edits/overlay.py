@@ -29,6 +29,8 @@ from notebook_rt.edits.stacks import Stacks
 from notebook_rt.model.rows import Delete, Key, Load, Op, Row, RowChange, Rows, WireRow
 from notebook_rt.model.types import Schema, equal
 
+DROPPED = 1_000
+"""Rows of which discarded values are remembered."""
 SHIELD_SECONDS = 10.0
 """So long an answered write waits for its event; then whatever comes is believed again."""
 
@@ -89,6 +91,8 @@ class Overlay:
         self._matches = matches
         self._aside: dict[Key, _Aside] = {}
         self._stacks = Stacks(schema)
+        self.dropped: dict[Key, Row] = {}
+        """Values that edits gave to rows and that were discarded, until the server says of the row."""
         self._seen: dict[str, set[Key]] = {}
         """Edits whose effect has come as an event before their answer, and under which keys."""
         self._shown: dict[Key, Row] = {}
@@ -131,6 +135,8 @@ class Overlay:
                 yield key
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
+        for op in ops if self.dropped else ():
+            self.dropped.pop(op.key, None)
         if not self._aside:
             return self.rows.apply(ops, want_changes=want_changes)
         through: list[Op] = []
@@ -236,8 +242,13 @@ class Overlay:
             edit = self._stacks.get(op)
             if edit is not None:
                 touched.update(dict.fromkeys(self._stacks.linked(edit.key).keys))
+                if edit.kind == "update":
+                    key = self.new_key(edit)
+                    self.dropped[key] = {**self.dropped.pop(key, {}), **edit.values}
                 self._stacks.take(op)
                 self._seen.pop(op, None)
+        while len(self.dropped) > DROPPED:
+            del self.dropped[next(iter(self.dropped))]
         return self._refresh(touched, [], want_changes)
 
     def settle(
