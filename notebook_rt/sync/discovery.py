@@ -32,7 +32,7 @@ from notebook_rt.filters import Condition, column_name
 from notebook_rt.store.inferred import inferred
 from notebook_rt.store.types import Column, Schema, canonical
 from notebook_rt.sync.events import Query
-from notebook_rt.sync.flows import Ask, Flow, ReadRefusedError, together
+from notebook_rt.sync.flows import Ask, Flow, together
 from notebook_rt.sync.horizon import Read
 from notebook_rt.sync.rows import Json, WireRow
 from notebook_rt.sync.spec import TableSpec
@@ -74,10 +74,14 @@ def learn(spec: TableSpec, done: Callable[[Schema, Schema], None]) -> Flow:
     TableError
         Out of the flow, where the table cannot be mirrored.
     """
-    (read,) = yield [Query((), describe=(spec.table,))]
+    asked = [Query((), describe=(spec.table,))]
+    if not spec.filter.columns and spec.limit is None:
+        # The load reads these rows anyway: it costs little to ask for some before they are needed.
+        asked.append(_some_rows("*"))
+    read, *sample = yield asked
     found = described(read.page.value, spec.table)
     if not found.columns:
-        found = yield from _probed(spec)
+        found = yield from _probed(spec, sample)
     elif not (found.key or spec.key):
         raise NoPrimaryKeyError(spec.schema, spec.table, found.unique)
     known = _known(spec, found)
@@ -155,8 +159,8 @@ def type_name(text: str) -> str:
 # What is found out otherwise ----------------------------------------------------------------------
 
 
-def _probed(spec: TableSpec) -> Steps:
-    rows = yield from _sample(spec)
+def _probed(spec: TableSpec, sample: Sequence[Read]) -> Steps:
+    rows = yield from _sample(spec, sample)
     names = tuple(rows[0]) if rows else ()
     key = spec.key or ()
     if not key and names and spec.columns is None:
@@ -182,20 +186,28 @@ def _wanted(spec: TableSpec, names: Sequence[str], key: Sequence[str] = ()) -> l
     return wanted
 
 
-def _sample(spec: TableSpec) -> Generator[Ask, Sequence[Read], Sequence[WireRow]]:
-    """Some rows, with all columns; with those asked for where a login may not read the others."""
+def _some_rows(select: str) -> Query:
+    return Query((("select", select), ("limit", str(SAMPLE))), refusable=True)
+
+
+def _sample(
+    spec: TableSpec, first: Sequence[Read]
+) -> Generator[Ask, Sequence[Read], Sequence[WireRow]]:
+    """Some rows, with all columns; with those asked for where a login may not read the others.
+
+    ``first`` is the answer to the first question, if it has been asked already.
+    """
     selects = ["*"]
     if spec.columns is not None:
         selects.append(",".join(map(column_name, (*spec.columns, *(spec.key or ())))))
     for at, select in enumerate(selects, 1):
-        try:
-            (read,) = yield [Query((("select", select), ("limit", str(SAMPLE))))]
-        except ReadRefusedError as refusal:
-            error = named(refusal.error, spec)
-            if at < len(selects) and isinstance(error, PermissionDeniedError):
-                continue
-            raise error from None
-        return read.page.rows
+        (read,) = first or (yield [_some_rows(select)])
+        first = ()
+        if read.page.refusal is None:
+            return read.page.rows
+        error = named(read.page.refusal, spec)
+        if at == len(selects) or not isinstance(error, PermissionDeniedError):
+            raise error
     return ()
 
 
@@ -214,10 +226,12 @@ def _proven(
     spec: TableSpec, names: Sequence[str], rows: Sequence[WireRow]
 ) -> Generator[Ask, Sequence[Read], tuple[str, ...]]:
     """The primary key, of the candidates."""
-    rest = candidates(spec.table, names, rows)
+    rest = list(candidates(spec.table, names, rows))
     tried: list[tuple[str, ...]] = []
-    at_once = 1  # nearly always the first one is it
-    while some := list(islice(rest, at_once)):
+    some = rest[:1]  # nearly always the first one is it
+    if some and some != [("id",)]:
+        some += [one for one in rest if len(one) > 1][:1]  # or else the leading columns together
+    while some:
         reads = yield [Query((), proves=key) for key in some]
         for key, read in zip(some, reads, strict=True):
             if read.page.value is True:
@@ -225,7 +239,8 @@ def _proven(
         if reads[0].page.value is None and not tried:
             break  # something between does not let the question through
         tried += some
-        at_once = AT_ONCE
+        rest = [key for key in rest if key not in some]
+        some = rest[:AT_ONCE]
     if not tried and "id" in names and told_apart(rows, ("id",)):
         return ("id",)
     raise UnknownKeyError(spec.schema, spec.table, tried, empty=not rows)

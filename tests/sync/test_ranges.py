@@ -107,6 +107,7 @@ TABLES = {
         st.builds(lambda n: (n // 9, n), st.integers(0, 150)),
     ),
     "few of the first": ({"a": "int4", "b": "int8"}, st.tuples(st.integers(0, 2), NEAR)),
+    "one of the first": ({"a": "int4", "b": "int8"}, st.tuples(st.just(7), NEAR)),
     "many of the first": ({"a": "int8", "b": "text"}, st.tuples(NEAR, WORDS)),
     "text first": ({"a": "text", "b": "int8"}, st.tuples(WORDS, NEAR)),
 }
