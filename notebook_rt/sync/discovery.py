@@ -74,14 +74,10 @@ def learn(spec: TableSpec, done: Callable[[Schema, Schema], None]) -> Flow:
     TableError
         Out of the flow, where the table cannot be mirrored.
     """
-    asked = [Query((), describe=(spec.table,))]
-    if not spec.filter.columns and spec.limit is None:
-        # The load reads these rows anyway: it costs little to ask for some before they are needed.
-        asked.append(_some_rows("*"))
-    read, *sample = yield asked
+    (read,) = yield [Query((), describe=(spec.table,))]
     found = described(read.page.value, spec.table)
     if not found.columns:
-        found = yield from _probed(spec, sample)
+        found = yield from _probed(spec)
     elif not (found.key or spec.key):
         raise NoPrimaryKeyError(spec.schema, spec.table, found.unique)
     known = _known(spec, found)
@@ -159,8 +155,8 @@ def type_name(text: str) -> str:
 # What is found out otherwise ----------------------------------------------------------------------
 
 
-def _probed(spec: TableSpec, sample: Sequence[Read]) -> Steps:
-    rows = yield from _sample(spec, sample)
+def _probed(spec: TableSpec) -> Steps:
+    rows = yield from _sample(spec)
     names = tuple(rows[0]) if rows else ()
     key = spec.key or ()
     if not key and names and spec.columns is None:
@@ -190,19 +186,13 @@ def _some_rows(select: str) -> Query:
     return Query((("select", select), ("limit", str(SAMPLE))), refusable=True)
 
 
-def _sample(
-    spec: TableSpec, first: Sequence[Read]
-) -> Generator[Ask, Sequence[Read], Sequence[WireRow]]:
-    """Some rows, with all columns; with those asked for where a login may not read the others.
-
-    ``first`` is the answer to the first question, if it has been asked already.
-    """
+def _sample(spec: TableSpec) -> Generator[Ask, Sequence[Read], Sequence[WireRow]]:
+    """Some rows, with all columns; with those asked for where a login may not read the others."""
     selects = ["*"]
     if spec.columns is not None:
         selects.append(",".join(map(column_name, (*spec.columns, *(spec.key or ())))))
     for at, select in enumerate(selects, 1):
-        (read,) = first or (yield [_some_rows(select)])
-        first = ()
+        (read,) = yield [_some_rows(select)]
         if read.page.refusal is None:
             return read.page.rows
         error = named(read.page.refusal, spec)

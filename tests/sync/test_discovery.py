@@ -198,10 +198,7 @@ def test_without_a_row_the_usual_names_are_tried() -> None:
 def test_a_table_that_nobody_describes_is_learnt_in_few_round_trips(
     key: tuple[str, ...], spec: TableSpec
 ) -> None:
-    """Rows come with the refusal to describe them; the likely keys and the types are asked for at once.
-
-    A table with a limit is not read whole, so no row is asked for before it is needed.
-    """
+    """The description, some rows, then the likely keys and the types at once."""
     columns = {name: "text" if name == "at" else "int8" for name in (*key, "size")}
     server = Server(columns, key, describes="not")
     for n in range(50):
@@ -219,7 +216,7 @@ def test_a_table_that_nobody_describes_is_learnt_in_few_round_trips(
         round_trips, requests = round_trips + 1, requests + len(asked)
         reads = [Read(answered(server, query), 0, 0.0) for query in asked]
     assert learnt[0].key == key
-    assert round_trips == (2 if spec.limit is None else 3)
+    assert round_trips == 3
     assert requests <= 2 + 2 + len(columns)
 
 
