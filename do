@@ -54,15 +54,28 @@ install() { # install PACKAGES...: into .venv, again only when pyproject.toml or
 users() { install -e ".[all]"; }
 developers() { install -e ".[all]" --group dev; }
 
-browser() { # what the browser tests drive, and what the supabase-js tests run on
-    if ! command -v chromium >/dev/null || ! /sbin/ldconfig -p | grep -q 'libatomic\.so\.1'; then
-        debian chromium fonts-dejavu-core libatomic1 # the last is playwright's node's
-    fi
+with_node() { # what the supabase-js tests and those of the widgets' JavaScript run on
     if ! command -v npm >/dev/null || ! node -e "process.exit(parseInt(process.versions.node) < 20)" 2>/dev/null; then
         install -e ".[all]" --group dev --group node
         PATH=$bin:$PATH
         export PATH
     fi
+}
+
+packages() { # what checks and bundles the JavaScript, into node_modules
+    with_node
+    wanted=$(cksum <package-lock.json)
+    [ -f node_modules/wanted ] && [ "$(cat node_modules/wanted)" = "$wanted" ] && return
+    say "installing into node_modules"
+    npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
+    echo "$wanted" >node_modules/wanted
+}
+
+browser() { # what the browser tests drive
+    if ! command -v chromium >/dev/null || ! /sbin/ldconfig -p | grep -q 'libatomic\.so\.1'; then
+        debian chromium fonts-dejavu-core libatomic1 # the last is playwright's node's
+    fi
+    with_node
 }
 
 chore=${1:-help}
@@ -73,20 +86,60 @@ demo) users; exec "$bin/notebook-rt" demo "$@" ;;
 test) # most tests wait for something: two at a time take little more than half the time (-n 0: one)
     developers; browser; exec "$bin/python" -m pytest -m "not nightly" -n 2 --dist loadfile "$@" ;;
 nightly) developers; browser; exec "$bin/python" -m pytest -m nightly "$@" ;;
-lint) developers; "$bin/ruff" format --check . && exec "$bin/ruff" check . ;;
-types) developers; exec "$bin/mypy" ;;
+lint) developers; packages; "$bin/ruff" format --check . && "$bin/ruff" check . && "$bin/lint-imports" --no-cache && exec npm run --silent lint ;;
+types) developers; packages; "$bin/mypy" && exec npm run --silent types ;;
+js) packages; exec npm run --silent "${1:-build}" ;; # or: ./do js watch
 bench) install -e ".[all]" --group dev --group bench; exec "$bin/python" -m tests.benchmarks "$@" ;;
 latency) developers; browser; exec "$bin/python" -m tests.browser.latency "$@" ;;
+package) # the wheel and the sdist, each installed alone and tried
+    developers; rm -rf dist; "$bin/uv" build -q --out-dir dist
+    for each in dist/*.whl dist/*.tar.gz; do
+        tried=$(mktemp -d)
+        "$bin/python" -m venv "$tried"
+        VIRTUAL_ENV=$tried "$bin/uv" pip install -q "$each"
+        (cd "$tried" && bin/python -c "
+import notebook_rt as nrt
+for name in nrt.__all__: getattr(nrt, name)
+from notebook_rt.widgets import GridWidget, HealthWidget
+print(nrt.__version__)" && bin/notebook-rt --help >/dev/null)
+        rm -rf "$tried"
+        say "$each: installed and tried"
+    done ;;
+bounds) # lowest, newest or next: the tests that touch the dependencies, with those
+    which=${1:?lowest, newest or next}
+    developers; browser
+    bounds=$PWD/.cache/bounds-$which
+    "$bin/python" -m venv "$bounds"
+    case $which in
+    lowest) how="--resolution lowest-direct" ;;
+    newest) how="--upgrade" ;;
+    next) how="--upgrade --prerelease allow" ;;
+    *) echo "lowest, newest or next, not $which" >&2; exit 2 ;;
+    esac
+    # shellcheck disable=SC2086
+    VIRTUAL_ENV=$bounds "$bin/uv" pip install -q $how -e ".[all]" --group dev
+    if [ "$which" = next ]; then # past the upper bounds
+        VIRTUAL_ENV=$bounds "$bin/uv" pip install -q --upgrade --prerelease allow --no-deps realtime supabase websockets
+    fi
+    exec "$bounds/bin/python" -m pytest -m "not nightly and not browser" -n 2 --dist loadfile \
+        tests/net tests/store tests/widgets tests/test_live_table.py tests/test_live_channel.py tests/test_live_logins.py tests/test_live_editing.py ;;
+lock) developers; "$bin/uv" pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+        --all-extras --group dev pyproject.toml -o requirements-dev.lock ;;
+release) developers; exec "$bin/python" .github/release.py "$@" ;;
 docs) developers; exec "$bin/pdoc" --docformat numpy --output-directory build/docs notebook_rt "$@" ;;
 pictures) developers; browser; exec "$bin/python" -m tests.browser.pictures "$@" ;;
-clean) rm -rf .venv build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .pictures ;;
+clean) rm -rf .venv node_modules build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .pictures ;;
 help)
     cat <<'TXT'
 ./do demo      install, then open JupyterLab with the notebooks on a real PostgreSQL (--no-browser prints the URL)
 ./do test      install, then run all tests; arguments go to pytest
 ./do nightly   the long versions of the tests
-./do lint      ruff: format and rules          ./do types     mypy --strict
+./do lint      ruff, eslint, bundles           ./do types     mypy --strict, tsc --checkJs
+./do js        bundle the widgets ([watch])
 ./do bench     benchmarks beside their peers   ./do docs      API pages into build/docs
+./do package   wheel and sdist, installed and tried
+./do bounds    the tests with the lowest, newest or next dependencies
+./do lock      requirements-dev.lock anew      ./do release VERSION
 ./do latency   from df to pixel beside other grids, in JupyterLab ([seconds])
 ./do pictures  widgets, light and dark, as PNG ./do clean     remove what this script made
 TXT

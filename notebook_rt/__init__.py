@@ -8,7 +8,7 @@ prices = rt.table("prices", filter="symbol=in.(AAPL,MSFT)")
 prices.df                               # a pandas DataFrame; look again later, and it has moved
 ```
 
-`connect` gives a `Session`; its ``table`` a `LiveFrame` (``df``, ``on_change``, ``edit``), its
+`connect` gives a `Session`; its ``table`` a `LiveTable` (``df``, ``on_change``, ``edit``), its
 ``query`` a `LiveQuery`, its ``channel`` a `Channel` (``on``, ``send``, ``presence``). `local` is the
 embedded stack, `errors` has every failure by name, `Options` every number, and `run` runs a
 coroutine from a cell or a script.
@@ -24,35 +24,38 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from notebook_rt import local
     from notebook_rt.channel import Channel, Message, Person, Presence
-    from notebook_rt.editing import SendResult
+    from notebook_rt.edits.editing import SendResult
     from notebook_rt.errors import InvalidEditError, NotebookRTError
-    from notebook_rt.frame import LiveFrame
-    from notebook_rt.mapped import map
-    from notebook_rt.net.changes import ChangeBatch
+    from notebook_rt.frame import LiveFrame, map
+    from notebook_rt.model.rows import RowChange
     from notebook_rt.options import Options
     from notebook_rt.query import LiveQuery
     from notebook_rt.running import run
+    from notebook_rt.runtime.changes import ChangeBatch
+    from notebook_rt.runtime.feed import Verdict
     from notebook_rt.session import Session, connect
-    from notebook_rt.sync.rows import RowChange
+    from notebook_rt.table import LiveTable
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ChangeBatch": "notebook_rt.net.changes",
+    "ChangeBatch": "notebook_rt.runtime.changes",
     "Channel": "notebook_rt.channel",
     "InvalidEditError": "notebook_rt.errors",
     "LiveFrame": "notebook_rt.frame",
     "LiveQuery": "notebook_rt.query",
+    "LiveTable": "notebook_rt.table",
     "Message": "notebook_rt.channel",
     "NotebookRTError": "notebook_rt.errors",
     "Options": "notebook_rt.options",
     "Person": "notebook_rt.channel",
     "Presence": "notebook_rt.channel",
-    "RowChange": "notebook_rt.sync.rows",
-    "SendResult": "notebook_rt.editing",
+    "RowChange": "notebook_rt.model.rows",
+    "SendResult": "notebook_rt.edits.editing",
     "Session": "notebook_rt.session",
     "connect": "notebook_rt.session",
-    "map": "notebook_rt.mapped",
+    "map": "notebook_rt.frame",
+    "Verdict": "notebook_rt.runtime.feed",
     "run": "notebook_rt.running",
 }
 _MODULES = ("errors", "local")
@@ -63,6 +66,7 @@ __all__ = [
     "InvalidEditError",
     "LiveFrame",
     "LiveQuery",
+    "LiveTable",
     "Message",
     "NotebookRTError",
     "Options",
@@ -71,6 +75,7 @@ __all__ = [
     "RowChange",
     "SendResult",
     "Session",
+    "Verdict",
     "connect",
     "errors",
     "local",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from notebook_rt.cli import main
+from notebook_rt.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

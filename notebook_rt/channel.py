@@ -12,19 +12,19 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from notebook_rt.editing import SendResult
+from notebook_rt.edits.editing import SendResult
 from notebook_rt.errors import ClosedError, WaitTimeoutError, printable
 from notebook_rt.frame import LiveFrame
-from notebook_rt.net.broadcasts import BroadcastFeed
-from notebook_rt.net.callbacks import Mailbox, discard
-from notebook_rt.net.room import Message, Room
-from notebook_rt.plain import plain
-from notebook_rt.sync.presence import Person
+from notebook_rt.model.plain import plain
+from notebook_rt.runtime.broadcasts import BroadcastFeed
+from notebook_rt.runtime.callbacks import Mailbox
+from notebook_rt.runtime.room import Message, Room
+from notebook_rt.sync.connection.presence import Person
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from notebook_rt.net.room import RoomStatus  # here for jedi's sake: see session.py
+    from notebook_rt.runtime.room import RoomStatus  # here for jedi's sake: see session.py
 
 Queue = Callable[[str, str, Any, bool, float | None], SendResult]
 """Puts a broadcast into the queue: topic, event, payload, private, ttl."""
@@ -81,6 +81,11 @@ class Channel:
         timeout : float, optional
             Seconds.
 
+        Returns
+        -------
+        Channel
+            Itself.
+
         Raises
         ------
         WaitTimeoutError
@@ -106,7 +111,13 @@ class Channel:
         return self
 
     async def ready(self) -> Channel:
-        """Wait until the channel is joined, from any loop; raises as ``wait`` does."""
+        """Wait until the channel is joined, from any loop; raises as ``wait`` does.
+
+        Returns
+        -------
+        Channel
+            Itself.
+        """
         self._check()
         await asyncio.wrap_future(self._thread.submit(self._room.wait_joined()))
         return self
@@ -118,6 +129,13 @@ class Channel:
 
         For ``"*"`` it is called with a `Message` (``event``, ``payload``, ``at``, ``meta``) of every
         broadcast. What it raises is logged once and stops nothing.
+
+        Parameters
+        ----------
+        event : str
+            The event, or ``"*"`` for all.
+        fn : callable
+            Given the payload; for ``"*"`` the `Message`.
 
         Returns
         -------
@@ -131,13 +149,16 @@ class Channel:
         box.holds = self
 
         def listener(message: Message) -> None:
-            box.put(message if event == "*" else message.payload)
+            if event == "*":
+                box.put(message)
+            elif event == message.event:
+                box.put(message.payload)
 
-        self._thread.call(room.listeners.append, (event, listener))
+        self._thread.call(room.listeners.add, listener)
 
         def remove() -> None:
             box.close()
-            self._thread.post(discard, room.listeners, (event, listener))
+            self._thread.post(room.listeners.remove, listener)
 
         unsubscribe = room.subscribers.add(fn, remove)
         self._listening.append((event, fn, unsubscribe))
@@ -229,6 +250,11 @@ class Channel:
         limit : int
             Rows kept, 1 or more; the oldest go.
 
+        Returns
+        -------
+        LiveFrame
+            The frame; it begins empty.
+
         Raises
         ------
         ValueError
@@ -253,7 +279,7 @@ class Channel:
             self._presence = Presence(self._room, self)
         return self._presence
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let go. The last handle on a channel leaves it."""
         if not self._released:
             for _, _, unsubscribe in self._listening:
@@ -269,7 +295,13 @@ class Channel:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.release()
+        self.close()
+
+    async def __aenter__(self) -> Channel:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
 
     def _check(self) -> None:
         if self.status == "closed":
@@ -317,7 +349,13 @@ class Presence:
         self._thread.call(self._room.track, plain(meta, f'channel "{self._room.topic}", presence'))
 
     def update(self, **meta: Any) -> None:
-        """Change some of the fields of ``track``; the others stay. Raises as it does."""
+        """Change some of the fields of ``track``; the others stay. Raises as it does.
+
+        Parameters
+        ----------
+        **meta
+            The fields that change.
+        """
         self.track(**{**(self._room.tracked or {}), **meta})
 
     def untrack(self) -> None:
@@ -361,15 +399,48 @@ class Presence:
         return frame.astype({"connections": "int64", "you": bool})
 
     def on_join(self, fn: Callable[[Person], Any]) -> Callable[[], None]:
-        """Call ``fn(person)`` for everybody who comes; gives what unsubscribes it."""
+        """Call ``fn(person)`` for everybody who comes; gives what unsubscribes it.
+
+        Parameters
+        ----------
+        fn : callable
+            Given the `Person`.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
         return self._on(fn, came=True)
 
     def on_leave(self, fn: Callable[[Person], Any]) -> Callable[[], None]:
-        """Call ``fn(person)`` for everybody who goes; gives what unsubscribes it."""
+        """Call ``fn(person)`` for everybody who goes; gives what unsubscribes it.
+
+        Parameters
+        ----------
+        fn : callable
+            Given the `Person`.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
         return self._on(fn, came=False)
 
     def on_change(self, fn: Callable[[], Any]) -> Callable[[], None]:
-        """Call ``fn()`` when anything of it changed; gives what unsubscribes it."""
+        """Call ``fn()`` when anything of it changed; gives what unsubscribes it.
+
+        Parameters
+        ----------
+        fn : callable
+            Called without arguments.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
         return self._listen(fn, lambda box, came, gone: box.put())
 
     def _on(self, fn: Callable[[Person], Any], came: bool) -> Callable[[], None]:
@@ -393,11 +464,11 @@ class Presence:
         def listener(came: list[Person], gone: list[Person]) -> None:
             hand_on(box, came, gone)
 
-        self._thread.call(room.presence_listeners.append, listener)
+        self._thread.call(room.presence_listeners.add, listener)
 
         def remove() -> None:
             box.close()
-            self._thread.post(discard, room.presence_listeners, listener)
+            self._thread.post(room.presence_listeners.remove, listener)
 
         unsubscribe = room.subscribers.add(fn, remove)
         self._removers.append(unsubscribe)

@@ -69,7 +69,7 @@ class NotebookRTError(Exception):
         return _remade, (type(self), self.args), self.__dict__
 
 
-def again(error: Exception) -> Exception:
+def fresh(error: Exception) -> Exception:
     """``error``, to be raised where it is asked for: without the stack of the thread it came up on.
 
     It is another object each time: one that is kept would keep the stack it was last raised in, and
@@ -129,7 +129,7 @@ class AuthError(NotebookRTError):
 
 
 class NoKeyError(AuthError):
-    """No key is given, or what is given can be none."""
+    """No key is given, or what is given is not a valid key."""
 
     def __init__(self, url: str, reason: str) -> None:
         NotebookRTError.__init__(
@@ -329,15 +329,39 @@ class MissingColumnError(TableError):
 
 
 class NotPublishedError(TableError):
-    """Realtime does not stream the table: it is not in the publication."""
+    """Realtime does not stream the table: it is not in the publication.
 
-    def __init__(self, schema: str, table: str) -> None:
+    ``kind`` is PostgreSQL's ``relkind``, where it is known.
+    """
+
+    def __init__(self, schema: str, table: str, kind: str = "") -> None:
+        todo = (
+            f"run: alter publication supabase_realtime add table {qualified(schema, table)} "
+            "(a view cannot be in one, and of a partitioned table only its partitions are: see rt.query)"
+        )
+        if kind in ("v", "m", "f", "p"):
+            what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(
+                kind, "a partitioned table, and only its partitions can be in it"
+            )
+            todo = (
+                f"it is {what}. It is fetched again when tables that it depends on change: "
+                f'rt.query("{table}", depends_on=[...])'
+            )
+        super().__init__(
+            schema, table, f'table "{table}" is not in the publication supabase_realtime; {todo}'
+        )
+
+
+class NoTablesError(TableError):
+    """The project does not tell this login which tables there are."""
+
+    def __init__(self, schema: str) -> None:
         super().__init__(
             schema,
-            table,
-            f'table "{table}" is not in the publication supabase_realtime; run: '
-            f"alter publication supabase_realtime add table {qualified(schema, table)} "
-            "(a view cannot be in one, and of a partitioned table only its partitions are: see rt.query)",
+            "*",
+            "the project tells its tables to secret keys only. Paste what `notebook-rt doctor --sql` "
+            "prints into the SQL editor once, and every login sees those that it may read; a table "
+            "that you know by name opens without it: rt.table(name)",
         )
 
 
@@ -442,6 +466,25 @@ class PermissionDeniedError(TableError):
         self.role = role
         self.right = right
         self.reason = reason
+
+
+def why_empty(schema: str, table: str, role: str, row_security: bool | None) -> str:
+    """Why a table that was read shows no row, and what to do; empty where it has none to hide.
+
+    ``row_security`` is whether its policies decide which rows are seen; None: not known.
+
+    >>> why_empty("public", "t", "anon", False)
+    ''
+    """
+    if row_security is False:
+        return ""
+    to = identifier(role)
+    security = "row-level security" if row_security else "row-level security, where it is on,"
+    return (
+        f'table "{table}" has no row that role "{role}" may see: it is empty, or its {security} hides '
+        f"them. To show every row to this role, run: create policy {identifier(role + '_reads')} on "
+        f"{qualified(schema, table)} for select to {to} using (true), or sign in"
+    )
 
 
 class FilterError(NotebookRTError, ValueError):

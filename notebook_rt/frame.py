@@ -1,8 +1,8 @@
-"""``LiveFrame``: the thin handle on one live table, as the user holds it.
+"""``LiveFrame``: the thin handle on what is kept up to date, as the user holds it.
 
-It owns nothing: what it shows is in ``store/``, what keeps it true in ``sync/`` and ``net/``, what
-writes in ``outbox/``. Every call is synchronous and thread-safe; ``await frame.ready()`` works from
-any loop.
+A query and a channel's frame are one; a table is one that can be written (``table.py``). It owns
+nothing: what it shows is in ``store/``, what keeps it true in ``sync/`` and ``net/``. Every call is
+synchronous and thread-safe; ``await frame.ready()`` works from any loop.
 """
 
 from __future__ import annotations
@@ -13,27 +13,25 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
 
-from notebook_rt.editable import Editable, Edits
-from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, again, printable
-from notebook_rt.following import note
-from notebook_rt.iteration import Changes
+from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, fresh, printable
 from notebook_rt.mapped import MappedFrame
-from notebook_rt.net.callbacks import Mailbox, discard
-from notebook_rt.net.changes import ChangeBatch, Gathering, changes_df
-from notebook_rt.net.feed import Feed
-from notebook_rt.progress import Bar
-from notebook_rt.shown import Shown
+from notebook_rt.runtime.callbacks import Mailbox
+from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
+from notebook_rt.runtime.feed import Feed, Verdict
+from notebook_rt.runtime.following import note
+from notebook_rt.runtime.iteration import Changes
+from notebook_rt.runtime.progress import Bar
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars
     import pyarrow as pa
 
+    from notebook_rt.model.types import Schema
     from notebook_rt.store.order import Ordered
     from notebook_rt.store.table import Table
-    from notebook_rt.store.types import Schema
     from notebook_rt.sync.events import Status  # here for jedi's sake: see session.py
     from notebook_rt.widgets.chart import ChartWidget, Kind
     from notebook_rt.widgets.grid import GridWidget
@@ -41,28 +39,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class LiveFrame(Editable):
-    """A table of the project as a pandas DataFrame that keeps itself up to date.
+_EDITS = ("at", "batch", "delete", "discard", "edit", "edit_many", "insert", "pending", "undo")
 
-    Made by ``Session.table``. As a cell's last line it is the live grid. What is asked of a closed
-    one raises `ClosedError`; ``df`` still gives the last data.
+
+class LiveFrame:
+    """A pandas DataFrame that keeps itself up to date: a table, a query or a channel's messages.
+
+    Made by ``Session.table``, ``Session.query`` and ``Channel.frame``. As a cell's last line it is the
+    live grid. What is asked of a closed one raises `ClosedError`; ``df`` still gives the last data.
     """
+
+    editable = False
+    """Whether its rows can be written: a `LiveTable`'s can."""
 
     def __init__(
         self,
         feed: Feed,
         release: Callable[[], None],
         session: object,
-        edits: Edits | None = None,
         debounce: float = 0.0,
     ) -> None:
         self._feed = feed
-        self._edits = edits
         self._release = release
         self._debounce = debounce
         self._session = session  # a session lives as long as one of its frames
-        self._shown = Shown()
-        """What this handle has shown: what edits through it are made from."""
         self._removers: list[Callable[[], None]] = []
         self._iterations: weakref.WeakSet[Changes] = weakref.WeakSet()
         self._closed = False
@@ -70,18 +70,33 @@ class LiveFrame(Editable):
     def __repr__(self) -> str:
         feed = self._feed
         rows = "" if feed.table is None else f", {len(feed.table):,} rows"
-        why = f": {self.reason}" if self.status in ("error", "polling", "stale") else ""
+        told = self.status in ("error", "polling", "stale") or feed.why_empty()
+        why = f": {self.reason}" if told else ""
         return printable(f"<{type(self).__name__} {feed.name} {self.status}{rows}{why}>")
 
     def __getattr__(self, name: str) -> Any:
         error = f"{type(self).__name__!r} has no attribute {name!r}"
-        if not name.startswith("_"):
+        if name in _EDITS:
+            error += "; it is read only: only a table can be edited"
+        elif not name.startswith("_"):
             import pandas as pd
 
             schema = self.schema
             if hasattr(pd.DataFrame, name) or (schema is not None and name in schema.types):
                 error += f"; its snapshot, a DataFrame, has it: .df.{name}"
         raise AttributeError(error)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(
+                f"{type(self).__name__!r} has no {name!r} to set; {self._how_to_edit}"
+            )
+        super().__setattr__(name, value)
+
+    def __setitem__(self, item: object, value: object) -> NoReturn:
+        raise TypeError(f"{type(self).__name__!r} has no [...] to set; {self._how_to_edit}")
+
+    _how_to_edit = "it is read only"
 
     def __getitem__(self, item: object) -> NoReturn:
         shown = repr(item) if isinstance(item, str | list | int) else "..."
@@ -111,7 +126,6 @@ class LiveFrame(Editable):
         *,
         columns: str | Sequence[str] | None = None,
         formats: Mapping[str, str] | None = None,
-        editable: bool | str | Sequence[str] = True,
         height: int = 360,
     ) -> GridWidget:
         """The live grid, with options.
@@ -122,23 +136,23 @@ class LiveFrame(Editable):
             Which, in this order. Default: all, the key's first.
         formats : dict of str, optional
             Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
-        editable : bool, str or sequence of str
-            Which columns may be edited in place. True: all but the key's, and rows can be added and
-            deleted.
         height : int
             In pixels, at most: a few rows take less.
+
+        Returns
+        -------
+        GridWidget
+            The widget.
 
         Raises
         ------
         ValueError
-            If a column is not there, or a format is none.
+            If a column is not there, or a format is invalid.
         """
         from notebook_rt.widgets import display
 
         self._feed.look()
-        return display.grid(
-            self, columns=columns, formats=formats, editable=editable, height=height
-        )
+        return display.grid(self, columns=columns, formats=formats, height=height)
 
     def plot(
         self,
@@ -170,10 +184,15 @@ class LiveFrame(Editable):
         style : callable, optional
             Given the Altair chart, returns it changed: size, scales, titles.
 
+        Returns
+        -------
+        ChartWidget
+            The widget.
+
         Raises
         ------
         ValueError
-            If a column is not there, or ``kind`` is none.
+            If a column is not there, or ``kind`` is invalid.
         ImportError
             If Altair is not installed: ``pip install 'notebook_rt[plot]'``.
         NotebookRTError
@@ -217,11 +236,21 @@ class LiveFrame(Editable):
 
         Numbers, moments and text share the table's memory, unless it is in an ``order``. json becomes
         its text, and so do arrays that Arrow has no list type for.
+
+        Returns
+        -------
+        pyarrow.Table
+            One row a row, key columns first.
         """
         return self._show(lambda shown: shown.to_arrow(), self._feed.arrow)
 
     def to_polars(self) -> polars.DataFrame:
         """The current snapshot as a ``polars.DataFrame``, as `to_arrow`; polars must be installed.
+
+        Returns
+        -------
+        polars.DataFrame
+            One row a row, key columns first.
 
         Raises
         ------
@@ -237,15 +266,9 @@ class LiveFrame(Editable):
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def _show(self, read: Callable[[Table | Ordered], T], unmarked: Callable[[], T | None]) -> T:
-        """What ``read`` makes of the table; from now on edits are made from it.
-
-        Where nothing can be edited, what ``unmarked`` gives.
-        """
-        if not self.editable:
-            return self._read(unmarked)
-        value, mark = self._read(lambda: self._feed.shown(read))
-        self._shown.whole(mark)
-        return value
+        """What ``unmarked`` gives. `LiveTable` notes what ``read`` makes of the table: edits are made
+        from it."""
+        return self._read(unmarked)
 
     def _read(self, snapshot: Callable[[], T | None]) -> T:
         """What ``snapshot`` gives, once there is something; an error of the table is raised."""
@@ -253,7 +276,7 @@ class LiveFrame(Editable):
         self._feed.look()
         error = self._feed.error
         if error is not None:
-            raise again(error)
+            raise fresh(error)
         found = snapshot()
         if found is None:
             self.wait()
@@ -269,10 +292,13 @@ class LiveFrame(Editable):
 
     @property
     def reason(self) -> str:
-        """Why the status is what it is; of what is polled also how old it is."""
+        """Why the status is what it is; of what is polled also how old it is.
+
+        Of a live table without a row: that a policy may hide its rows, and what to do then.
+        """
         feed, at = self._feed, self.synced_at
         as_of = f"; as of {at:%H:%M:%S} UTC" if self.status == "polling" and at is not None else ""
-        return feed.reason + as_of
+        return feed.why_empty() or feed.reason + as_of
 
     @property
     def version(self) -> int:
@@ -297,22 +323,29 @@ class LiveFrame(Editable):
         ----------
         key : hashable
             As the index of ``df`` has it; a tuple for a composite key.
+
+        Returns
+        -------
+        dict or None
+            Columns to typed values, the key among them.
         """
         note(self)
-        row = self._feed.get(key)
-        if row is not None and self.editable:
-            self._shown.row(key, row)
-        return row
+        return self._feed.get(key)
 
     # Waiting
 
-    def wait(self, timeout: float | None = None) -> LiveFrame:
+    def wait(self, timeout: float | None = None) -> Self:
         """Wait for the first data; shows a progress bar where that takes long. Ctrl-C works.
 
         Parameters
         ----------
         timeout : float, optional
             Seconds.
+
+        Returns
+        -------
+        LiveFrame
+            Itself.
 
         Raises
         ------
@@ -342,13 +375,19 @@ class LiveFrame(Editable):
                         if until is not None and time.monotonic() >= until:
                             raise WaitTimeoutError(self._feed.missing(timeout or 0.0)) from None
                     except NotebookRTError as error:
-                        raise again(error) from None
+                        raise fresh(error) from None
                     bar.show()
         finally:
             future.cancel()  # nobody waits for it any more
 
-    async def ready(self) -> LiveFrame:
-        """Wait for the first data without blocking the caller's loop; raises as ``wait`` does."""
+    async def ready(self) -> Self:
+        """Wait for the first data without blocking the caller's loop; raises as ``wait`` does.
+
+        Returns
+        -------
+        LiveFrame
+            Itself.
+        """
         self._check()
         self._feed.look()
         thread = self._feed.thread
@@ -360,8 +399,52 @@ class LiveFrame(Editable):
         try:
             await asyncio.wrap_future(future)
         except NotebookRTError as error:
-            raise again(error) from None
+            raise fresh(error) from None
         return self
+
+    def verify(self, timeout: float | None = None) -> Verdict:
+        """Compare with the server now, row by row, and repair what differs.
+
+        An audit does the same on a timer (``Options.audit_interval``). Waits for the first data. A
+        difference that a change on its way explains does not count: to know that takes some seconds.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+
+        Returns
+        -------
+        Verdict
+            Rows that were compared (of a query: read again), that differed, and the seconds it took.
+
+        Raises
+        ------
+        WaitTimeoutError
+            If the server could not be compared with in time; it goes on trying.
+        TypeError
+            If this is a channel's frame: the server does not keep messages.
+        NotebookRTError
+            What ``wait`` raises.
+        """
+        if not self._feed.comparable:
+            raise TypeError(
+                f'"{self.name}": the server does not keep messages, so there is nothing to compare with'
+            )
+        until = None if timeout is None else time.monotonic() + timeout
+        self.wait(timeout)
+        future = self._feed.thread.call(self._feed.verify)
+        try:
+            return future.result(None if until is None else max(0.0, until - time.monotonic()))
+        except concurrent.futures.TimeoutError:
+            why = self.reason or self.status
+            raise WaitTimeoutError(
+                f'table "{self.name}" could not be compared within {timeout:g} s: {why}'
+            ) from None
+        except NotebookRTError as error:
+            raise fresh(error) from None
+        finally:
+            future.cancel()
 
     def _check(self) -> None:
         if self.status == "closed":
@@ -375,20 +458,31 @@ class LiveFrame(Editable):
         A coroutine function works too. One that raises is logged once and stays. What a cell has
         registered is replaced when the cell is run again.
 
+        Parameters
+        ----------
+        fn : callable
+            Given the `ChangeBatch`.
+
         Returns
         -------
         callable
             Call it to unsubscribe.
         """
-        if not self.editable or not callable(fn):
+        told = self._told
+        if told is None or not callable(fn):
             return self._listen(fn, fn)
 
         def show(batch: ChangeBatch) -> Any:
-            self._shown.changes(batch)
+            told(batch)
             return fn(batch)
 
         # Logged under its own name if it raises.
         return self._listen(update_wrapper(show, fn, ("__qualname__",), ()), fn)
+
+    @property
+    def _told(self) -> Callable[[ChangeBatch], object] | None:
+        """What hears of each batch before the user does."""
+        return None
 
     def _listen(
         self,
@@ -415,8 +509,8 @@ class LiveFrame(Editable):
         feed = self._feed
         feed.look()
         listener = Gathering(put, self._debounce) if self._debounce else put
-        feed.thread.call(feed.listeners.append, listener)
-        return lambda: feed.thread.post(discard, feed.listeners, listener)
+        feed.thread.call(feed.listeners.add, listener)
+        return lambda: feed.thread.post(feed.listeners.remove, listener)
 
     def changes(self, timeout: float | None = None) -> Changes:
         """Iterate over batches of changes as they come, with ``for`` or ``async for``.
@@ -427,6 +521,11 @@ class LiveFrame(Editable):
             Seconds without a change after which the iteration ends. None: it ends with the frame or
             its session.
 
+        Returns
+        -------
+        Changes
+            The iterator, of `ChangeBatch`.
+
         Examples
         --------
         >>> for batch in prices.changes(timeout=60):  # doctest: +SKIP
@@ -435,7 +534,7 @@ class LiveFrame(Editable):
         """
         self._check()
         self._feed.look()
-        changes = Changes(self._feed, timeout, self._shown.changes if self.editable else None)
+        changes = Changes(self._feed, timeout, self._told)
         self._iterations.add(changes)
         return changes
 
@@ -462,6 +561,11 @@ class LiveFrame(Editable):
             Given the snapshot, returns what is made of it: ``lambda df: df.groupby("symbol").mean()``.
             As a cell's last line a DataFrame, Series or single value is shown live.
 
+        Returns
+        -------
+        MappedFrame
+            The view.
+
         Raises
         ------
         TypeError
@@ -481,8 +585,45 @@ class LiveFrame(Editable):
                 changes.close()
             self._release()
 
-    def __enter__(self) -> LiveFrame:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.ready()
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
+
+
+def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> MappedFrame:
+    """A live view of several frames: ``fn(a.df, b.df)``, computed when it is read and one has changed.
+
+    Parameters
+    ----------
+    frames : sequence of LiveFrame
+        Whose snapshots ``fn`` is given, in this order. They are read one after the other.
+    fn : callable
+        Returns what is made of them. Other live frames that it reads are followed, too.
+
+    Returns
+    -------
+    MappedFrame
+        The view.
+
+    Raises
+    ------
+    TypeError
+        If ``fn`` is no function, or ``frames`` are no live frames.
+
+    Examples
+    --------
+    >>> value = map([trades, prices], lambda t, p: t.join(p, on="symbol"))  # doctest: +SKIP
+    >>> value.df  # doctest: +SKIP
+    """
+    several = (frames,) if isinstance(frames, LiveFrame) else tuple(frames)
+    if not several or not all(isinstance(frame, LiveFrame) for frame in several):
+        raise TypeError(f"map takes live frames, such as [trades, prices], not {frames!r}")
+    return MappedFrame(several, fn)

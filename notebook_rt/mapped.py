@@ -1,4 +1,4 @@
-"""What ``LiveFrame.map`` and ``map`` make: something computed of live frames, as live as they are.
+"""``MappedFrame``: something computed of live frames, as live as they are; made by ``map``.
 
 In: live frames and the user's function. Out: its value for the present snapshots, computed once for
 each; the same grid and charts as a table's. What the function reads of other live frames while it
@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from notebook_rt.following import Reads, is_running, note_all, recording
-from notebook_rt.net.callbacks import Mailbox
+from notebook_rt.runtime.callbacks import Mailbox
+from notebook_rt.runtime.following import Followed, Reads, is_running, note_all, recording
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from notebook_rt.frame import LiveFrame
-    from notebook_rt.net.feed import Feed
+    from notebook_rt.runtime.feed import Feed
     from notebook_rt.widgets.chart import ChartWidget
     from notebook_rt.widgets.grid import GridWidget
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 class MappedFrame:
     """``fn`` of live frames' DataFrames; made by ``LiveFrame.map`` and ``map``."""
 
-    def __init__(self, frames: Sequence[LiveFrame], fn: Callable[..., Any]) -> None:
+    def __init__(self, frames: Sequence[Followed], fn: Callable[..., Any]) -> None:
         if not callable(fn):
             raise TypeError(f"map needs a function of a DataFrame, not {fn!r}")
         self.frames = tuple(frames)
@@ -73,7 +72,7 @@ class MappedFrame:
         return None if self._latest is None else self._latest[1]
 
     @property
-    def sources(self) -> list[LiveFrame]:
+    def sources(self) -> list[Followed]:
         """The live frames it is computed of: those it is given, and those its function has read."""
         read = {frame._feed: frame for frame, _ in tuple(self._followed.values())}
         return list({**read, **{frame._feed: frame for frame in self.frames}}.values())
@@ -174,31 +173,3 @@ class _Listening:
         self._closed = True
         self._box.close()
         self._detach()
-
-
-def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> MappedFrame:
-    """A live view of several frames: ``fn(a.df, b.df)``, computed when it is read and one has changed.
-
-    Parameters
-    ----------
-    frames : sequence of LiveFrame
-        Whose snapshots ``fn`` is given, in this order. They are read one after the other.
-    fn : callable
-        Returns what is made of them. Other live frames that it reads are followed, too.
-
-    Raises
-    ------
-    TypeError
-        If ``fn`` is no function, or ``frames`` are no live frames.
-
-    Examples
-    --------
-    >>> value = map([trades, prices], lambda t, p: t.join(p, on="symbol"))  # doctest: +SKIP
-    >>> value.df  # doctest: +SKIP
-    """
-    from notebook_rt.frame import LiveFrame
-
-    several = (frames,) if isinstance(frames, LiveFrame) else tuple(frames)
-    if not several or not all(isinstance(frame, LiveFrame) for frame in several):
-        raise TypeError(f"map takes live frames, such as [trades, prices], not {frames!r}")
-    return MappedFrame(several, fn)

@@ -11,20 +11,24 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-from notebook_rt.errors import ClosedError
-from notebook_rt.filters import parse
-from notebook_rt.frame import LiveFrame
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.edits.merge import Strategy as Merge
+from notebook_rt.errors import ClosedError, NoTablesError
+from notebook_rt.model.filters import parse
+from notebook_rt.model.order import parse_order
+from notebook_rt.model.spec import TableSpec, parse_names
+from notebook_rt.model.types import Backend
 from notebook_rt.net.loop import LoopThread
-from notebook_rt.net.project import Project
 from notebook_rt.options import Options
-from notebook_rt.store.types import Backend
-from notebook_rt.sync.joins import Priority
-from notebook_rt.sync.merge import Strategies
-from notebook_rt.sync.merge import Strategy as Merge
-from notebook_rt.sync.spec import TableSpec, parse_names, parse_order
-from notebook_rt.writes import Writes
+from notebook_rt.runtime.project import Project
+from notebook_rt.runtime.writes import Writes
+from notebook_rt.sync.connection.joins import Priority
+from notebook_rt.sync.table.discovery import Watchable, listed
+from notebook_rt.table import LiveTable
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from notebook_rt.channel import Channel
     from notebook_rt.query import LiveQuery
 
@@ -44,6 +48,29 @@ class Opening:
 
     # Tables
 
+    @property
+    def tables(self) -> pd.DataFrame:
+        """What may be watched: one row a table or view that this login may read.
+
+        Index the name (str). ``key`` and ``columns`` (tuples of str), ``published`` (bool: whether its
+        changes are streamed; else it is polled), ``row_security`` (bool) and ``grants`` (tuple of str):
+        the last three are None where only the API's description is there. Asked for with each look.
+
+        Raises
+        ------
+        NoTablesError
+            If the project tells its tables to secret keys only, as a hosted one does, and the SQL of
+            ``notebook-rt doctor --sql`` is not there.
+        UnreachableError, AuthError
+            If no project answers, or it refuses the login.
+        """
+        self._check()
+        page = self._thread.wait(self._project.rest.describe(self.schema, None))
+        found = listed(page.value)
+        if found is None:
+            raise NoTablesError(self.schema)
+        return _tables_df(found)
+
     def table(
         self,
         name: str,
@@ -59,7 +86,7 @@ class Opening:
         lazy: bool = False,
         priority: Priority = "normal",
         debounce: float = 0.0,
-    ) -> LiveFrame:
+    ) -> LiveTable:
         """A table as a live DataFrame.
 
         Parameters
@@ -86,7 +113,7 @@ class Opening:
         schema : str, optional
             Another schema than the session's.
         dtype_backend : {None, "numpy_nullable", "pyarrow"}
-            As in pandas' readers; `notebook_rt.store.types` has the dtype of each PostgreSQL type.
+            As in pandas' readers; `notebook_rt.model.types` has the dtype of each PostgreSQL type.
         merge : str, function or dict of them by column, optional
             What happens to a cell that both you and somebody else changed: ``"lww"`` (default: the
             later wins, by the row's ``updated_at`` and the edit's time on the server's clock; without
@@ -105,11 +132,11 @@ class Opening:
         Raises
         ------
         FilterError
-            If the filter or the order cannot be read, or the limit is none.
+            If the filter or the order cannot be read, or the limit is invalid.
         TypeError
             If the name is no text.
         ValueError
-            If ``debounce`` is negative, or an option is none of those there are.
+            If ``debounce`` is negative, or an option has an invalid value.
 
         Examples
         --------
@@ -136,7 +163,7 @@ class Opening:
             self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy
         )
         release = _Release(self._thread, self._project, shared_as, priority)
-        frame = LiveFrame(driver, release, self, self._writes.table(driver), debounce)
+        frame = LiveTable(driver, release, self, self._writes.table(driver), debounce)
         # A handle that nobody holds any more (its cell was run again) lets go by itself, unless it
         # has a listener: the listener holds it.
         weakref.finalize(frame, release).atexit = False
@@ -191,7 +218,7 @@ class Opening:
         Raises
         ------
         FilterError
-            If the filter or the order cannot be read, or the limit is none.
+            If the filter or the order cannot be read, or the limit is invalid.
         TypeError, ValueError
             If ``params`` is no dict or has no form in JSON, the name is no text, or ``dtype_backend`` is
             none of those there are.
@@ -256,7 +283,7 @@ class Opening:
         Raises
         ------
         ValueError
-            If the name is none, or the channel is open in this session with other settings.
+            If the name is not a valid topic, or the channel is open in this session with other settings.
 
         Examples
         --------
@@ -315,3 +342,21 @@ def _strategies(merge: Merge | Mapping[str, Merge] | None) -> Strategies | None:
     if merge is None:
         return None
     return Strategies(columns=merge) if isinstance(merge, Mapping) else Strategies(merge)
+
+
+def _tables_df(tables: Sequence[Watchable]) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = [
+        {
+            "key": one.described.key,
+            "columns": tuple(column.name for column in one.described.columns),
+            "published": one.published,
+            "row_security": one.row_security,
+            "grants": one.grants,
+        }
+        for one in tables
+    ]
+    index = pd.Index([one.name for one in tables], name="table", dtype="str")
+    columns = ["key", "columns", "published", "row_security", "grants"]
+    return pd.DataFrame(rows, index=index, columns=columns)

@@ -20,7 +20,7 @@ class Options:
     Raises
     ------
     TypeError
-        If a number is none, or not a whole one where things are counted.
+        If a value is not a number, or not a whole one where things are counted.
     ValueError
         If a number is negative or not finite, or zero where that has no meaning; or if two of them
         contradict each other, such as a ``poll_interval`` above ``poll_max``.
@@ -45,7 +45,7 @@ class Options:
     max_retries: int = 10
     """Tries before the session stops trying and only polls."""
     retry_anyway: float = 300.0
-    """While only polling, one more try each so many seconds: a script has no eyes."""
+    """While only polling, one more try each so many seconds, even when no browser is watching."""
     connect_timeout: float = 10.0
     """For a connection over HTTP, and for each answer while signing in; opening the socket, its
     handshake included, may take twice as long."""

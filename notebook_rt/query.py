@@ -2,7 +2,7 @@
 
 It is fetched again, debounced, when a table that it depends on changes. It has the face of a
 ``LiveFrame``: ``.df``, ``.status``, ``.version``, ``.wait``, ``.on_change``, ``.log``. When to fetch
-is decided in ``sync/requery.py``. Made by ``Session.query``.
+is decided in ``sync/query/requery.py``. Made by ``Session.query``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from notebook_rt.filters import parse
 from notebook_rt.frame import LiveFrame
+from notebook_rt.model.filters import parse
+from notebook_rt.model.order import parse_order
+from notebook_rt.model.plain import json_text
+from notebook_rt.model.spec import QuerySpec, parse_names
 from notebook_rt.options import Options
-from notebook_rt.plain import json_text
-from notebook_rt.sync.spec import QuerySpec, parse_names, parse_order
 
 
 class LiveQuery(LiveFrame):

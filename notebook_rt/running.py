@@ -23,6 +23,11 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
     coro : coroutine
         What to run. What it raises is raised here.
 
+    Returns
+    -------
+    object
+        What the coroutine returns.
+
     Raises
     ------
     TypeError

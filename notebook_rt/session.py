@@ -7,6 +7,7 @@ synchronous and thread-safe.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import warnings
@@ -17,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from notebook_rt.address import (
+from notebook_rt.errors import ClosedError, NoProjectError
+from notebook_rt.net.address import (
     environment_url,
     is_client,
     is_loopback,
@@ -26,31 +28,29 @@ from notebook_rt.address import (
     project_url,
     warn_if_readable,
 )
-from notebook_rt.errors import ClosedError, NoProjectError
-from notebook_rt.host import at_session_end, has_front_end, is_interactive, running
-from notebook_rt.metrics import SessionMetrics
-from notebook_rt.net.callbacks import Mailbox, Subscribers, discard
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.followed import FollowedClient
 from notebook_rt.net.login import Token
 from notebook_rt.net.loop import LoopThread, shared
-from notebook_rt.net.project import Project
 from notebook_rt.opening import Opening
 from notebook_rt.options import Options
-from notebook_rt.plain import plain
-from notebook_rt.sync.health import Health
-from notebook_rt.writes import Writes
+from notebook_rt.queue import Queue, arguments
+from notebook_rt.runtime.callbacks import Mailbox, Subscribers
+from notebook_rt.runtime.host import at_session_end, has_front_end, is_interactive, running
+from notebook_rt.runtime.metrics import SessionMetrics
+from notebook_rt.runtime.project import Project
+from notebook_rt.runtime.writes import Writes
+from notebook_rt.sync.connection.health import Health
+from notebook_rt.sync.events import Query
 
 if TYPE_CHECKING:
-    from notebook_rt.address import SupabaseClient
     from notebook_rt.channel import Presence
-    from notebook_rt.editing import SendResult
     from notebook_rt.local import LocalStack
-    from notebook_rt.outbox.view import QueueView
+    from notebook_rt.net.address import SupabaseClient
 
     # A property's Literal must be unknown at run time: jedi, which completes names for IPython and
     # Jupyter, fails over it and offers none (davidhalter/jedi#1990).
-    from notebook_rt.sync.supervisor import State
+    from notebook_rt.sync.connection.supervisor import State
     from notebook_rt.widgets.notes import NotesWidget
     from notebook_rt.widgets.statusbar import StatusBar
 
@@ -94,6 +94,11 @@ def connect(
     options : Options, optional
         The numbers that the session runs by, such as ``nrt.Options(poll_interval=2.0)``.
 
+    Returns
+    -------
+    Session
+        The session; it connects in the background.
+
     Raises
     ------
     UnreachableError
@@ -109,7 +114,7 @@ def connect(
         If the embedded stack is asked for and cannot be started; `notebook_rt.local.start` names
         the reasons.
     TypeError, ValueError
-        If something is not of its kind: ``options`` that are no `Options`, a token that can be none.
+        If something is not of its kind: ``options`` that are no `Options`, a token that is not valid.
 
     Examples
     --------
@@ -253,8 +258,8 @@ class Session(Opening):
             self._thread.call(self._project.login.follow, followed)
 
     def __repr__(self) -> str:
-        state = "closed" if self._project.closed else self.state
-        return f"<Session {self.url} {state}, {len(self._project.tables)} tables>"
+        status = "closed" if self._project.closed else self.status
+        return f"<Session {self.url} {status}, {len(self._project.tables)} tables>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("'Session' lives in this process: another one connects for itself")
@@ -267,12 +272,23 @@ class Session(Opening):
     # What waits to be sent
 
     @property
-    def queue(self) -> QueueView:
-        """What waits to be sent, a `QueueView`: ``len``, ``.df``, ``.retry``, ``.edit``, ``.discard``,
-        ``.pause``, ``.resume``, ``.flush``, ``.export``; displays as its widget.
+    def queue(self) -> Queue:
+        """What waits to be sent, a `Queue`: ``len``, ``.df``, ``.retry``, ``.edit``, ``.discard``,
+        ``.rpc``, ``.pause``, ``.resume``, ``.flush``, ``.export``; displays as its widget.
         """
         self._check()
-        return self._writes.queue(partial(_show, "queue_bundle"))
+        writes = self._writes
+        return Queue(
+            lambda: writes.outbox,
+            wake=writes.decided,
+            pause=writes.pause,
+            resume=partial(writes.pause, False),
+            held=writes.held,
+            display=partial(_show, "queue_bundle"),
+            listen=writes.listen,
+            call=writes.rpc,
+            schema=self.schema,
+        )
 
     def rpc(
         self,
@@ -280,10 +296,9 @@ class Session(Opening):
         params: Mapping[str, Any] | None = None,
         *,
         schema: str | None = None,
-        repeatable: bool = False,
-    ) -> SendResult:
-        """Have the server call a function, now or once it can be reached: kept in the queue first,
-        as an edit is. What it returns is dropped; ``query`` shows what a function returns.
+    ) -> Any:
+        """Call a function now, and give its result. `Queue.rpc` waits for the network instead;
+        `query` keeps what a function returns up to date.
 
         Parameters
         ----------
@@ -293,29 +308,32 @@ class Session(Opening):
             Its arguments by name: what JSON can say, numpy's and pandas' values and moments too.
         schema : str, optional
             Another schema than the session's.
-        repeatable : bool
-            True: it may run twice, so a call whose answer was lost is sent again. If not, such a
-            call is set aside in ``queue`` as ``failed``: only you know whether it ran.
 
         Returns
         -------
-        SendResult
-            ``id`` is its row in ``queue.df`` until the server has answered.
+        object
+            As JSON has it: a value, a dict, a list of rows (``pd.DataFrame(...)`` takes it), or None.
 
         Raises
         ------
         TypeError, ValueError
             If ``function`` is no text, or ``params`` is no dict or has no form in JSON.
-        QueueError
-            If it cannot be put down in the queue's file.
+        UnreachableError
+            If no project answers within ``Options.request_timeout``.
+        NotebookRTError
+            By name, what the server says: `RefusedError`, `AuthError`, ...
+
+        Examples
+        --------
+        >>> rt.rpc("add", {"a": 2, "b": 40})  # doctest: +SKIP
+        42
         """
         self._check()
-        if not isinstance(function, str):
-            raise TypeError(f"the name of a function is a text, not {function!r}")
-        if not isinstance(params, Mapping | None):
-            raise TypeError(f'the params of "{function}" are a dict, such as {{"amount": 10}}')
-        args = plain(dict(params or {}), f'function "{function}", params')
-        return self._writes.rpc(function, args, schema or self.schema, repeatable)
+        args = arguments(function, params)
+        query = Query((), rpc=function, args=args)
+        project = self._project
+        page = self._thread.wait(project.rest.fetch(schema or self.schema, "", query))
+        return page.value if page.scalar else list(page.rows)
 
     # How it goes
 
@@ -326,19 +344,30 @@ class Session(Opening):
         ----------
         presence : Presence, optional
             Of the channel whose people are shown: ``channel.presence``. Default: no people.
+
+        Returns
+        -------
+        StatusBar
+            The widget.
         """
         from notebook_rt.widgets import display
 
         return display.status_bar(self, presence)
 
     def notes(self) -> NotesWidget:
-        """What happens, as a few lines: merged, queued, failed, live again. A widget."""
+        """What happens, as a few lines: merged, queued, failed, live again. A widget.
+
+        Returns
+        -------
+        NotesWidget
+            The widget.
+        """
         from notebook_rt.widgets import display
 
         return display.notes(self)
 
     @property
-    def state(self) -> State:
+    def status(self) -> State:
         """``disconnected``, ``connecting``, ``connected`` or ``reconnecting``."""
         return self._project.state
 
@@ -365,48 +394,63 @@ class Session(Opening):
         self._check()
         self._thread.post(self._project.connection.retry, "user")
 
-    def on_state(self, fn: Callable[[State, str], Any]) -> Callable[[], None]:
-        """Call ``fn(state, reason)`` with each new `state` and why, on a thread of its own.
+    def on_status(self, fn: Callable[[State, str], Any]) -> Callable[[], None]:
+        """Call ``fn(status, reason)`` with each new `status` and why, on a thread of its own.
+
+        Parameters
+        ----------
+        fn : callable
+            Given the status and the reason, both str.
 
         Returns
         -------
         callable
             Call it to unsubscribe.
         """
-        return self._listen(fn, "Session.on_state", self._project.state_listeners)
+        return self._listen(fn, "Session.on_status", self._project.state_listeners.add)
 
     def on_health(self, fn: Callable[[Health], Any]) -> Callable[[], None]:
         """Call ``fn(health)`` when the verdict or the latency may be another one, on a thread of its
         own.
 
+        Parameters
+        ----------
+        fn : callable
+            Given the `Health`.
+
         Returns
         -------
         callable
             Call it to unsubscribe.
         """
-        return self._listen(fn, "Session.on_health", self._project.health_listeners)
+        return self._listen(fn, "Session.on_health", self._project.health_listeners.add)
 
     def on_note(self, fn: Callable[[str, str], Any]) -> Callable[[], None]:
         """Call ``fn(kind, text)`` with what is worth a line: ``"merged"``, ``"queued"``,
         ``"failed"``, ``"live"``, ``"info"``; on a thread of its own.
 
+        Parameters
+        ----------
+        fn : callable
+            Given the kind and the text, both str.
+
         Returns
         -------
         callable
             Call it to unsubscribe.
         """
-        return self._listen(fn, "Session.on_note", self._project.note_listeners)
+        return self._listen(fn, "Session.on_note", self._project.note_listeners.add)
 
     def _listen(
-        self, fn: Callable[..., Any], what: str, listeners: list[Any]
+        self, fn: Callable[..., Any], what: str, add: Callable[..., Callable[[], None]]
     ) -> Callable[[], None]:
         self._check()
         box = Mailbox(fn, what=what, counted=self._project.counters)
-        self._thread.call(listeners.append, box.put)
+        stop = self._thread.call(add, box.put)
 
         def remove() -> None:
             box.close()
-            self._thread.post(discard, listeners, box.put)
+            self._thread.post(stop)
 
         return self._subscribers.add(fn, remove)
 
@@ -447,7 +491,7 @@ class Session(Opening):
         Raises
         ------
         TypeError, ValueError
-            If what is given, or what the function gives, can be no token. What the function raises
+            If what is given, or what the function gives, is not a valid token. What the function raises
             now is raised here.
         """
         self._check()
@@ -473,6 +517,12 @@ class Session(Opening):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await asyncio.to_thread(self.close)
 
     def _check(self) -> None:
         if self._project.closed:

@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.address import is_loopback, project_url
 from notebook_rt.errors import NotebookRTError, UnreachableError
 from notebook_rt.local import LocalStack
+from notebook_rt.net.address import is_loopback, project_url
 from tests.waiting import scaled, until
 
 

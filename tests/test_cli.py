@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from notebook_rt.cli import ANNOUNCEMENTS
+from notebook_rt.cli.main import ANNOUNCEMENTS
 from notebook_rt.local import LocalStack
 from tests.waiting import scaled
 
@@ -152,3 +152,19 @@ def fetched(url: str) -> str:
         except URLError:
             time.sleep(0.1)
     raise AssertionError(f"nobody listens at {url}")
+
+
+@pytest.mark.parametrize("module", ["notebook_rt", "notebook_rt.cli.main"])
+def test_neither_the_import_nor_the_help_waits_for_pandas(module: str) -> None:
+    script = f"""
+import contextlib, importlib, sys
+found = importlib.import_module({module!r})
+if hasattr(found, "main"):
+    with contextlib.suppress(SystemExit):
+        found.main(["--help"])
+print("pandas" in sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "False"

@@ -22,8 +22,8 @@ from supabase import acreate_client, create_client
 
 import notebook_rt as nrt
 from notebook_rt import errors, local
-from notebook_rt.address import environment_url, is_secret, project_url
 from notebook_rt.local import LocalStack, start
+from notebook_rt.net.address import environment_url, is_secret, project_url
 from tests.waiting import scaled, until
 
 REF = "abcdefghijklmnopqrst"
@@ -218,7 +218,8 @@ def test_the_login_of_a_sync_client_is_taken_over_and_followed(
         sees(frame, 0)
         assert rt.url == stack.url
         before = rt._project.credentials.access_token
-        time.sleep(1.1 - time.time() % 1)  # tokens of one second are the same
+        second = int(time.time())
+        until(lambda: time.time() >= second + 1)  # tokens of one second are the same
         client.auth.refresh_session()
         until(lambda: rt._project.credentials.access_token != before)
         client.auth.sign_in_with_password(users[1])

@@ -12,21 +12,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpydoc.validate
 import pdoc
 import pytest
 
 import notebook_rt
 from notebook_rt import errors, local
-from notebook_rt.at import At
-from notebook_rt.iteration import Changes
+from notebook_rt.edits.at import At
 from notebook_rt.mapped import MappedFrame
-from notebook_rt.metrics import SessionMetrics
-from notebook_rt.outbox.view import QueueView
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.health import Health
+from notebook_rt.model.types import Column, Schema
+from notebook_rt.queue import Queue
+from notebook_rt.runtime.iteration import Changes
+from notebook_rt.runtime.metrics import SessionMetrics
+from notebook_rt.sync.connection.health import Health
 
 ROOT = Path(__file__).parent.parent
-HANDED_OUT = (At, Changes, Column, Health, MappedFrame, QueueView, Schema, SessionMetrics)
+HANDED_OUT = (At, Changes, Column, Health, MappedFrame, Queue, Schema, SessionMetrics)
 """What a public name gives: without a name of its own in the package, and used all the same."""
 WITHOUT_EXAMPLES = ("notebook_rt.local.server",)
 
@@ -97,6 +98,7 @@ def test_every_option_says_what_it_is() -> None:
     assert silent == []
 
 
+@pytest.mark.filterwarnings("ignore:.*type 'Series' is not subscriptable")  # to mypy it is
 @pytest.mark.filterwarnings("error")
 def test_every_public_name_has_a_page() -> None:
     pages: dict[str, str] = {}
@@ -118,3 +120,29 @@ def test_no_public_name_is_hidden_by_a_module_of_the_same_name() -> None:
     submodules = {name.split(".")[1] for name in modules() if name.count(".") == 1}
     functions = {n for n in notebook_rt.__all__ if not inspect.ismodule(getattr(notebook_rt, n))}
     assert submodules & functions == set()
+
+
+NUMPYDOC = {"GL08", "PR01", "PR02", "PR03", "PR04", "RT01", "RT03"}
+"""There is a docstring; each parameter is in it, with its type; and what is returned."""
+
+
+def public_methods() -> Iterator[str]:
+    for name in notebook_rt.__all__:
+        public = getattr(notebook_rt, name)
+        if isinstance(public, ModuleType):
+            continue
+        full = f"{public.__module__}.{public.__qualname__}"
+        if not inspect.isclass(public):
+            yield full
+            continue
+        for method, value in vars(public).items():
+            if not method.startswith("_") and (
+                inspect.isfunction(value) or isinstance(value, property)
+            ):
+                yield f"{full}.{method}"
+
+
+@pytest.mark.parametrize("name", list(public_methods()))
+def test_a_public_docstring_says_what_goes_in_and_comes_out(name: str) -> None:
+    errors = [error for error in numpydoc.validate.validate(name)["errors"] if error[0] in NUMPYDOC]
+    assert errors == []

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.errors import FilterError
-from notebook_rt.filters import OPERATORS, Condition, Filter, parse
-from notebook_rt.store.types import Column, Schema
+from notebook_rt.model.filters import OPERATORS, Condition, Filter, parse
+from notebook_rt.model.types import Column, Schema
 
 SCHEMA = Schema(
     (
@@ -148,7 +148,7 @@ def test_more_than_a_hundred_values_do_not_go_over_the_socket() -> None:
 
 
 def test_the_verdicts_of_the_real_server_are_ours() -> None:
-    """Every insert of the transcript went to the topics whose filter matched (WIRE.md)."""
+    """Every insert of the transcript went to the topics whose filter matched (docs/design/wire.md)."""
     transcript = Path(__file__).parent / "wire" / "03-filters.jsonl"
     lines = [json.loads(line) for line in transcript.read_text().splitlines()]
     filters = {

@@ -7,11 +7,11 @@ import random
 
 import pytest
 
-from notebook_rt.filters import Condition, Filter
 from notebook_rt.local import LocalStack
-from notebook_rt.predicates import holds
-from notebook_rt.store.decode import decode_json
-from notebook_rt.store.types import Column, Schema
+from notebook_rt.model.decode import decode_json
+from notebook_rt.model.filters import Condition, Filter
+from notebook_rt.model.predicates import holds
+from notebook_rt.model.types import Column, Schema
 
 VALUES: dict[str, list[str | None]] = {
     "int4": ["-1", "0", "5", "2147483647", None],

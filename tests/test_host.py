@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import marimo
 import pytest
 
-from notebook_rt import host
+from notebook_rt.runtime import host
 
 
 @dataclass
@@ -31,7 +31,7 @@ def test_a_marimo_notebook_run_as_a_script_has_no_front_end() -> None:
 
     @app.cell
     def _() -> tuple[object]:
-        from notebook_rt import host
+        from notebook_rt.runtime import host
 
         found = (host.has_front_end(), host.running())
         return (found,)

@@ -1,4 +1,4 @@
-"""Local edits on real parts: shown at once, kept, written, merged, refused (DESIGN 4)."""
+"""Local edits on real parts: shown at once, kept, written, merged, refused (promises, edits)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
+from notebook_rt.edits.decide import Answer, judge
+from notebook_rt.edits.merge import Strategy
 from notebook_rt.local import LocalStack
-from notebook_rt.outbox.decide import Answer, judge
-from notebook_rt.sync.merge import Strategy
-from notebook_rt.widgets.adapters import FrameOf
+from notebook_rt.widgets.adapters import TableOf
 from tests import proxy as faults
 from tests.proxy import Proxy
-from tests.waiting import scaled, until
+from tests.waiting import scaled, throughout, until
 
 OPTIONS = nrt.Options(backoff_base=0.1, backoff_max=0.3, poll_interval=0.3)
 
@@ -466,24 +466,24 @@ def test_a_call_waits_for_the_network_and_one_that_is_refused_is_kept_with_why(
 ) -> None:
     rt = open_session(url=proxy.url)
     frame = rt.table(table).wait(scaled(10))
-    rt.rpc(restock, {"amount": pd.Series([5])[0]})  # numpy's
+    rt.queue.rpc(restock, {"amount": pd.Series([5])[0]})  # numpy's
     until(lambda: seen(frame, "quantity") == 15)
     rt.queue.flush(10)
     proxy.down()
-    until(lambda: rt.state != "connected")
-    kept = rt.rpc(restock, {"amount": 1})
+    until(lambda: rt.status != "connected")
+    kept = rt.queue.rpc(restock, {"amount": 1})
     assert kept.queued
     assert rt.queue.df.loc[kept.id, "what"] == f"call {restock}"
     proxy.up()
     until(lambda: seen(frame, "quantity") == 16, 15)
     rt.queue.flush(10)
-    refused = rt.rpc("no_such_function")
+    refused = rt.queue.rpc("no_such_function")
     until(lambda: rt.queue.df.loc[refused.id, "state"] == "failed")
     assert "no_such_function" in rt.queue.df.loc[refused.id, "why"]
     with pytest.raises(TypeError, match="dict"):
-        rt.rpc(restock, [1])  # type: ignore[arg-type]  # the slip that is tried here
+        rt.queue.rpc(restock, [1])  # type: ignore[arg-type]  # the slip that is tried here
     with pytest.raises((TypeError, ValueError), match=f'function "{restock}"'):
-        rt.rpc(restock, {"amount": object()})
+        rt.queue.rpc(restock, {"amount": object()})
 
 
 def test_offline_edits_wait_and_drain(
@@ -494,7 +494,7 @@ def test_offline_edits_wait_and_drain(
     rt.on_note(lambda kind, text: notes.append((kind, text)))
     frame = rt.table(table).wait(scaled(10))
     proxy.down()
-    until(lambda: rt.state != "connected")
+    until(lambda: rt.status != "connected")
     frame.edit(A, quantity=7)
     new = frame.insert(name="dates", quantity=1)
     assert rt.channel("room").send("hello", {"n": 1}).queued
@@ -502,8 +502,7 @@ def test_offline_edits_wait_and_drain(
     assert list(frame.pending["kind"]) == ["update", "insert"]
     assert len(rt.queue) == 3
     until(lambda: "queued" in [kind for kind, _ in notes])
-    time.sleep(0.5)
-    assert stored(stack, table, "quantity") == 10
+    throughout(lambda: stored(stack, table, "quantity") == 10, 0.5)
     assert set(rt.queue.df["attempts"]) == {0}, "no network is no attempt"
     proxy.up()
     until(lambda: len(rt.queue) == 0, 15, lambda: rt.queue.df.to_string())
@@ -708,7 +707,7 @@ def test_a_row_they_deleted_under_my_edit_stays_in_sight_until_i_decide(
 ) -> None:
     rt = open_session()
     frame = rt.table(table, merge={"notes": "ask"}).wait(scaled(10))
-    source = FrameOf(frame)
+    source = TableOf(frame)
     rt.queue.pause()
     frame.edit(A, notes="m")
     stack.sql(f"delete from {table} where id = %s", A)
@@ -822,8 +821,8 @@ def test_another_login_has_another_queue(
 def test_only_tables_are_edited(open_session: Callable[..., nrt.Session]) -> None:
     rt = open_session()
     log = rt.channel("room").frame("tick")
-    with pytest.raises(errors.ReadOnlyError):
-        log.edit(1, n=2)
+    with pytest.raises(AttributeError, match="only a table can be edited"):
+        log.edit(1, n=2)  # type: ignore[attr-defined]
 
 
 def test_what_others_do_right_after_my_write_is_seen_though_no_version_tells_the_order(
@@ -843,7 +842,7 @@ def test_what_others_do_right_after_my_write_is_seen_though_no_version_tells_the
 
         everything.delete(1)
         until(lambda: not stack.sql(f"select from {table} where id = 1") and not len(rt.queue))
-        time.sleep(0.5)  # the deletion was told
+        throughout(lambda: 1 not in everything.df.index, 0.5)  # the deletion was told
         stack.sql(f"insert into {table} values (1, 'here', 7)")
         until(lambda: 1 in everything.df.index and 1 in here.df.index, 3)
 
@@ -859,3 +858,37 @@ def test_what_others_do_right_after_my_write_is_seen_though_no_version_tells_the
         stack.sql(f"update {table} set n = 9 where id >= 10")
         until(lambda: (everything.df.loc[10:, "n"] == 9).all(), 3, lambda: everything.df)
         until(lambda: (here.df.loc[10:, "n"] == 9).all(), 3, lambda: here.df)
+
+
+@pytest.mark.parametrize("kind", ["update", "insert", "delete"])
+def test_a_trigger_that_skips_a_write_is_named_beside_the_policy(
+    stack: LocalStack,
+    make_table: Callable[..., str],
+    open_session: Callable[..., nrt.Session],
+    kind: str,
+) -> None:
+    table = make_table("id int primary key, n int")
+    stack.sql(f"insert into {table} values (1, 1)")
+    stack.sql(
+        f"create function {table}_skip() returns trigger language plpgsql as "
+        "$$ begin return null; end $$"
+    )
+    stack.sql(
+        f"create trigger skip before {kind} on {table} for each row execute function {table}_skip()"
+    )
+    rt = open_session()
+    frame = rt.table(table).wait(scaled(10))
+    match kind:
+        case "update":
+            frame.edit(1, n=2)
+        case "insert":
+            frame.insert(id=2, n=2)
+        case _:
+            frame.delete(1)
+    until(lambda: rt.queue.df["state"].tolist() == ["failed"], 10, lambda: rt.queue.df.to_string())
+    (why,) = rt.queue.df["why"]
+    assert "trigger" in why
+    assert "policy" in why
+    assert stack.sql(f"select * from {table}") == [(1, 1)]
+    frame.discard(2 if kind == "insert" else 1)
+    until(lambda: frame.df.n.to_dict() == {1: 1})

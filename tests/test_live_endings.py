@@ -24,9 +24,9 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
-from notebook_rt.iteration import Changes
 from notebook_rt.local import LocalStack
 from notebook_rt.net.loop import shared
+from notebook_rt.runtime.iteration import Changes
 from tests.proxy import Proxy, Stall
 from tests.waiting import scaled, until
 
@@ -101,7 +101,7 @@ def close_at_once(rt: nrt.Session, seconds: float = AT_ONCE) -> None:
     rt.close()
     took = time.monotonic() - began
     assert took < scaled(seconds)
-    assert rt.health.state == "closed"
+    assert rt.health.status == "closed"
     until(lambda: not names(), seconds=3, what=names)
 
 
@@ -117,7 +117,7 @@ def test_while_nothing_answers(quiet: None) -> None:
         close_at_once(rt, 1.5)
     rt = nrt.connect("http://127.0.0.1:9", "key")
     rt.table("t")
-    until(lambda: rt.state == "reconnecting")
+    until(lambda: rt.status == "reconnecting")
     close_at_once(rt, 1.5)
 
 
@@ -126,7 +126,7 @@ def test_while_the_server_does_not_read(quiet: None) -> None:
         rt = nrt.connect(url, "key")
         for number in range(8):
             rt.channel(f"room {number}", presence_key="x" * 2_000_000)
-        until(lambda: rt.state == "connected")
+        until(lambda: rt.status == "connected")
         # How many wait is the system's to say: its buffers take the first ones.
         until(lambda: any(name.startswith("join") for name in names()), what=names)
         close_at_once(rt)
@@ -189,7 +189,7 @@ def test_from_the_network_thread_as_a_garbage_collector_may(stack: LocalStack) -
     rt.channel("room").wait(scaled(10))
     shared().call(rt.close)
     until(lambda: not names(), seconds=3, what=names)
-    assert rt.health.state == "closed"
+    assert rt.health.status == "closed"
 
 
 def test_though_the_queue_cannot_be_closed(
@@ -214,7 +214,7 @@ def test_though_nobody_waits_for_the_end_of_it(
 
     async def slow() -> None:
         waits.set()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.4)
 
     rt._project.closers.append(slow)
     rt.close()
@@ -413,7 +413,7 @@ def test_while_it_connects_again_and_another_has_still_work_at_exit() -> None:
         import notebook_rt as nrt, atexit, time
         rt = nrt.connect("http://localhost:9", "key", options=nrt.Options(backoff_base=0.1, max_retries=1000))
         rt.table("t")
-        rt.on_state(lambda state, reason: None)
+        rt.on_status(lambda state, reason: None)
         atexit.register(time.sleep, 1)
         time.sleep(0.3)
         ready()

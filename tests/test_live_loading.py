@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.cli import AUDIT_SQL
+from notebook_rt.cli.main import AUDIT_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.net.rest import RestClient
 from tests.link import Link
 from tests.waiting import scaled, until
@@ -155,13 +155,36 @@ def test_a_million_rows_are_loaded_audited_and_reconciled_within_the_timeout(
             stack.sql(AUDIT_SQL.read_text())
             stack.sql("grant execute on all functions in schema public to anon")
         with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(audit_interval=2)) as rt:
-            frame = rt.table("big").wait(300)
+            frame = rt.table("big").wait(scaled(300))
             assert len(frame.df) == 1_000_000
             until(lambda: rt.metrics["audits"] >= 1, 120)
             stack.sql("update big set bid = -1 where id % 10000 = 0")
             until(lambda: (frame.df["bid"] == -1).sum() == 100, 60)
             audits = rt.metrics["audits"]
             until(lambda: rt.metrics["audits"] > audits, 120)
-            assert rt.health.state == "healthy"
+            assert rt.health.status == "healthy"
     assert not [status for _, status in asked if status >= 500]
     assert max(seconds for seconds, _ in asked) < scaled(1.0)
+
+
+@pytest.mark.parametrize("sign", ["{", "}", "{}", '"', "\\", "(", ",", ".", " ", "%", "'"])
+def test_keys_of_several_columns_may_begin_with_any_sign(
+    stack: LocalStack, make_table: Callable[..., str], sign: str
+) -> None:
+    table = make_table("a text, b int, n int, primary key (a, b)")
+    stack.sql(
+        f"insert into {table} select %s || mod(g, 7) || %s, g, g from generate_series(1, 2500) g",
+        sign,
+        sign,
+    )
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        frame = rt.table(table).wait(scaled(20))
+        assert len(frame.df) == 2500
+        until(lambda: frame.status == "live", what=lambda: frame)
+        stack.sql(f"update {table} set n = -1 where b = 1")
+        stack.sql(f"insert into {table} values (%s, 1, 0)", sign)
+        until(lambda: (frame.df.n == -1).sum() == 1 and (sign, 1) in frame.df.index, 3)
+        assert frame.verify(scaled(20)).differed == 0
+        frame.edit((sign, 1), n=5)
+        assert rt.queue.flush(scaled(10)) == 0
+        assert stack.sql(f"select n from {table} where a = %s and b = 1", sign) == [(5,)]

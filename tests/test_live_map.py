@@ -42,7 +42,7 @@ def test_it_is_computed_once_a_snapshot_and_told_after_each_batch(
     stack.sql(f"delete from {frame.name} where id = 4")
     until(lambda: mapped.df == 7.0)
     assert told[-1] == 17.0
-    assert repr(frame.map(by_name)).startswith("<MappedFrame by_name of <LiveFrame ")
+    assert repr(frame.map(by_name)).startswith("<MappedFrame by_name of <LiveTable ")
 
 
 def test_it_shows_itself_as_a_table_that_follows_and_cannot_be_edited(
@@ -98,7 +98,7 @@ def test_whatever_is_computed_is_a_table_whose_rows_can_be_told_apart(
 def other(stack: LocalStack, frame: nrt.LiveFrame, make_table: Callable[..., str]) -> nrt.LiveFrame:
     table = make_table()
     stack.sql(f"insert into {table} values (1, 'factor', 10)")
-    return frame._session.table(table).wait(10)  # type: ignore[attr-defined, no-any-return]
+    return frame._session.table(table).wait(scaled(10))  # type: ignore[attr-defined, no-any-return]
 
 
 READERS: dict[str, Callable[[nrt.LiveFrame], float]] = {
@@ -147,7 +147,7 @@ def test_a_frame_that_is_read_now_and_then_is_followed_while_it_is(
     until(lambda: told[-1:] == [12.0], what=lambda: told)
     assert len(told) == count + 1
     stop()
-    until(lambda: other._feed.listeners == [], what=lambda: other._feed.listeners)
+    until(lambda: not other._feed.listeners, what=lambda: other._feed.listeners)
 
 
 def test_a_function_that_reads_its_own_result_ends(

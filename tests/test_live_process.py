@@ -8,14 +8,15 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from jupyter_client.manager import KernelManager
 
 from notebook_rt.local import LocalStack
-from tests.waiting import scaled
+from tests.waiting import scaled, until
 
 QUARRELSOME = ("-W", "always::ResourceWarning", "-W", "always::RuntimeWarning")
 """A socket left open or a coroutine never awaited would be told."""
@@ -100,11 +101,20 @@ def test_in_a_repl(connect: str) -> None:
 
 def test_ctrl_c_works_while_waiting(connect: str) -> None:
     code = textwrap.dedent("""
-        import notebook_rt as nrt, socket
+        import notebook_rt as nrt, socket, sys, threading, time
         silent = socket.create_server(("127.0.0.1", 0))
         rt = nrt.connect(f"http://127.0.0.1:{silent.getsockname()[1]}", "key")
-        print("waiting", flush=True)
+        main = threading.get_ident()
+        def tell():
+            while True:
+                frame = innermost = sys._current_frames()[main]
+                while frame and "notebook_rt" not in frame.f_globals.get("__name__", ""):
+                    frame = frame.f_back
+                if frame and innermost.f_code.co_filename == threading.__file__:
+                    return print("waiting", flush=True)
+                time.sleep(0.01)
         try:
+            threading.Thread(target=tell, daemon=True).start()
             rt.table("t").df
         except KeyboardInterrupt:
             print("interrupted")
@@ -114,7 +124,6 @@ def test_ctrl_c_works_while_waiting(connect: str) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
-    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=scaled(15))
     assert (out, err) == ("interrupted\n", "")
@@ -244,13 +253,17 @@ def test_in_a_cell_with_and_without_await_and_after_the_cell_is_run_again(
 
 
 def test_events_arrive_while_a_cell_computes(
-    kernel: Kernel, connect: str, stack: LocalStack
+    kernel: Kernel, connect: str, stack: LocalStack, tmp_path: Path
 ) -> None:
     kernel.run(connect + "len(frame.df)")
     kernel.run("heard_at = []\nframe.on_change(lambda b: heard_at.append(time.time()));import time")
     kernel.run("time.sleep(1.2)")
-    message = kernel.client.execute("begin = time.time()\nwhile time.time() < begin + 3: pass\n")
-    time.sleep(1)
+    computing = tmp_path / "computing"
+    message = kernel.client.execute(
+        f"open({str(computing)!r}, 'w').close()\n"
+        "begin = time.time()\nwhile time.time() < begin + 3: pass\n"
+    )
+    until(computing.exists)
     stack.sql("insert into process_table values (4, 'four')")
     written_at = time.time()
     assert message
@@ -263,3 +276,41 @@ def test_after_a_kernel_restart(kernel: Kernel, connect: str) -> None:
     kernel.run(connect + "len(frame.df)")
     kernel.restart()
     assert kernel.run(connect + "len(frame.df)") == "2"
+
+
+def test_two_kernels_of_their_own_scope_leave_each_others_edits_alone(
+    stack: LocalStack, make_table: Callable[..., str], tmp_path: Path
+) -> None:
+    """``queue_scope="session"`` on one file: nobody sends or lists the other's; the next of all does."""
+    table = make_table("id int primary key, n int")
+    stack.sql(f"insert into {table} values (1, 0), (2, 0)")
+
+    def kernel(key: int, scope: str, paused: bool) -> str:
+        script = f"""
+import notebook_rt as nrt
+given = {{"queue_path": {str(tmp_path / "q.sqlite3")!r}, "options": nrt.Options(queue_scope={scope!r})}}
+with nrt.connect({stack.url!r}, {stack.anon_key!r}, **given) as rt:
+    frame = rt.table({table!r}).wait(20)
+    if {paused}:
+        rt.queue.pause()
+    frame.edit({key}, n={key})
+    if not {paused}:
+        rt.queue.flush(20)
+    print(len(rt.queue), frame.df.n.tolist())
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=scaled(60),
+        )
+        return done.stdout.strip()
+
+    assert kernel(1, "session", True) == "1 [1, 0]"
+    assert stack.sql(f"select n from {table} order by id") == [(0,), (0,)]
+    assert kernel(2, "session", False) == "0 [0, 2]"
+    assert stack.sql(f"select n from {table} order by id") == [(0,), (2,)]
+    stack.sql(f"update {table} set n = 0 where id = 2")
+    assert kernel(2, "project", False) == "0 [1, 2]"
+    assert stack.sql(f"select n from {table} order by id") == [(1,), (2,)]

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.editing import Editing
+from notebook_rt.edits.editing import Editing
 from notebook_rt.local import LocalStack
 from tests.waiting import scaled, until
 

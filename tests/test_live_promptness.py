@@ -1,4 +1,4 @@
-"""How soon what others write is in ``df``, right after the first data (DESIGN 3.5, 3.6)."""
+"""How soon what others write is in ``df``, right after the first data (promise 5, 3.6)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 
 def test_the_first_writes_after_wait_are_seen_as_soon_as_all_others(
@@ -31,7 +31,7 @@ def test_the_first_writes_after_wait_are_seen_as_soon_as_all_others(
         for _ in range(5):
             table = make_table()
             stack.sql(f"insert into {table} values (1, 'there', 0)")
-            frame = rt.table(table).wait(10)
+            frame = rt.table(table).wait(scaled(10))
             for kind, (statement, key, name) in writes.items():
                 stack.sql(statement.format(table))
                 committed = time.monotonic()

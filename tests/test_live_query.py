@@ -79,8 +79,8 @@ def test_a_view_with_a_join_follows_both_of_its_tables(
     until(lambda: "old" in query.df.index)
     assert set(query.log["kind"]) == {"update", "insert", "delete"}
     assert query.get("old") is not None
-    with pytest.raises(errors.ReadOnlyError):
-        query.edit("old", trades=0)
+    with pytest.raises(AttributeError, match="only a table can be edited"):
+        query.edit("old", trades=0)  # type: ignore[attr-defined]
 
 
 def test_a_set_returning_function_with_params(
@@ -242,9 +242,8 @@ def test_a_function_that_starts_to_fail_keeps_its_rows_and_recovers(
     stack.sql(f"grant execute on function {name} to anon")
     query = rt.query(name, depends_on=[trades], key="id").wait(scaled(10))
     stack.sql(f"update {trades} set price = -1 where id = 1")
-    until(lambda: query.status == "stale", what=lambda: query)
+    until(lambda: query.status == "stale" and "below zero" in query.reason, what=lambda: query)
     assert query.df["price"].tolist() == [1.5, 2.5, 10]
-    assert "below zero" in query.reason
     stack.sql(f"update {trades} set price = 7 where id = 1")
     until(lambda: query.status == "live", what=lambda: query)
     assert query.df["price"].tolist() == [7, 2.5, 10]

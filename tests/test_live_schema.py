@@ -84,3 +84,41 @@ def test_a_table_that_is_gone_is_said_to_be_gone(
     with pytest.raises(errors.MissingTableError, match=table):
         frame.wait(scaled(1))
     stack.sql(f"drop table if exists {table}_old")
+
+
+TWO_STEPS = {
+    "type, then rename": ("alter n type text using n::text", "rename n to m"),
+    "type, then drop": ("alter n type text using n::text || '!'", "drop n"),
+    "type, then drop another": ("alter n type text using n::text", "drop price"),
+    "drop two": ("drop n", "drop price"),
+}
+
+
+@pytest.mark.parametrize("steps", TWO_STEPS)
+def test_two_migrations_with_writes_between_end_in_the_new_columns(
+    stack: LocalStack, make_table: Callable[..., str], steps: str
+) -> None:
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        for _ in range(4):  # a race: one in three met it
+            table = make_table("id bigint primary key, name text, n int, price numeric")
+            stack.sql(f"insert into {table} select g, 'n', g, g from generate_series(1, 3) g")
+            frame = rt.table(table).wait(scaled(10))
+            until(lambda: frame.status == "live", what=lambda: frame)  # noqa: B023  # read now
+            for number, step in enumerate(TWO_STEPS[steps]):
+                stack.sql(f"alter table {table} {step}")
+                stack.sql(f"insert into {table} (id) values ({100 + number})")
+            names = [
+                name
+                for (name,) in stack.sql(
+                    "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 "
+                    "and not attisdropped order by attnum",
+                    table,
+                )
+            ]
+
+            def true(frame: nrt.LiveTable = frame, names: list[str] = names) -> bool:
+                shown = frame.df.reset_index()
+                return sorted(shown.columns) == sorted(names) and len(shown) == 5
+
+            until(true, 15, lambda: (frame, frame.df))  # noqa: B023  # read now
+            frame.close()

@@ -18,10 +18,10 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors, local
-from notebook_rt.host import Run
 from notebook_rt.local import LocalStack, start
+from notebook_rt.runtime.host import Run
 from tests.proxy import Answer, Cut, Delay, Proxy
-from tests.waiting import scaled, until
+from tests.waiting import scaled, throughout, until
 
 _numbers = itertools.count(time.monotonic_ns())
 SWIFT = nrt.Options(
@@ -159,8 +159,7 @@ def deaf(stack: LocalStack, frame: nrt.LiveFrame, table: str) -> None:
     until(lambda: frame.status == "live", what=lambda: frame)
     for number in range(3):
         stack.sql(f"insert into {table} values ({100 + number}, 'secret', 1)")
-        time.sleep(0.5)
-        assert len(frame.df) == 0
+        throughout(lambda: len(frame.df) == 0, 0.5, lambda: frame)
 
 
 @pytest.mark.parametrize("key", ["anon_key", "publishable_key"])
@@ -175,7 +174,8 @@ def test_who_signed_out_hears_no_more_of_what_the_user_may_see(
         until(lambda: len(frame.df) == 1)
         rt.set_auth(None)
         until(lambda: len(frame.df) == 0, what=lambda: frame)
-        time.sleep(2)  # the server makes the bindings of a new token within one (WIRE.md)
+        # The server makes the bindings of a new token within one second (docs/design/wire.md).
+        throughout(lambda: len(frame.df) == 0, 2.0, lambda: frame)
         deaf(stack, frame, only_users)
 
 
@@ -191,7 +191,7 @@ def test_who_signed_out_during_a_join_hears_nothing_of_what_the_user_may_see(
         rt.set_auth(None)
         proxy.heal()
         frame.wait(scaled(10))
-        time.sleep(3)
+        throughout(lambda: len(frame.df) == 0, 3.0, lambda: frame)
         deaf(stack, frame, only_users)
 
 
@@ -224,24 +224,24 @@ def test_health_says_the_worst_that_is_true_and_green_when_all_is_well(
     frame_table = make_table()
     with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
         frame = rt.table(frame_table).wait(scaled(10))
-        until(lambda: rt.health.state == "healthy", what=lambda: rt.health)
-        assert rt.health.colour == "green"
+        until(lambda: rt.health.status == "healthy", what=lambda: rt.health)
+        assert rt.health.color == "green"
         proxy.rules = (Cut(path="/websocket"),)
         proxy.close_sockets()
-        until(lambda: rt.health.state == "polling", what=lambda: (rt.health, frame))
+        until(lambda: rt.health.status == "polling", what=lambda: (rt.health, frame))
         assert "data refreshes every 0.3 s" in rt.health.reason
         proxy.down()
-        until(lambda: rt.health.state == "offline", what=lambda: (rt.health, frame))
-        assert rt.health.colour == "red"
+        until(lambda: rt.health.status == "offline", what=lambda: (rt.health, frame))
+        assert rt.health.color == "red"
         proxy.rules = ()
         proxy.up()
-        until(lambda: rt.health.state == "healthy", what=lambda: (rt.health, frame))
+        until(lambda: rt.health.status == "healthy", what=lambda: (rt.health, frame))
         metrics = rt.metrics
         assert metrics["disconnects"] >= 1
         assert metrics["gaps"] >= 1
         assert metrics["latency_p50_ms"] > 0
-        assert metrics.df.loc["state", "value"] == "connected"
-    assert rt.health.state == "closed"
+        assert metrics.df.loc["status", "value"] == "connected"
+    assert rt.health.status == "closed"
 
 
 def test_over_the_limit_the_least_important_table_polls_and_comes_back(
@@ -346,8 +346,8 @@ def test_a_lazy_table_subscribes_when_looked_at_and_leaves_when_not(
         assert rt.metrics["channels"] == 1
         until(lambda: rt.metrics["channels"] == 0, seconds=8)
         asked = rt.metrics["requests"]
-        time.sleep(0.5)
-        assert rt.metrics["requests"] <= asked + 1, "nor does it poll"
+        # Nor does it poll.
+        throughout(lambda: rt.metrics["requests"] <= asked + 1, 0.5, lambda: rt.metrics)
         stack.sql(f"insert into {table} values (2, 'b')")
         assert len(frame.df) == 2  # whoever looks again waits for the truth
 
@@ -389,7 +389,7 @@ def test_names_that_could_not_be_resolved_are_asked_for_again(
         frame = rt.table(make_table())
         with pytest.raises(errors.UnreachableError, match="Name or service not known"):
             frame.wait()
-        assert rt.health.state == "offline"
+        assert rt.health.status == "offline"
         known = True
         until(lambda: frame.status == "live", what=lambda: frame)
 
@@ -499,7 +499,9 @@ def test_a_cell_that_is_run_again_replaces_the_listeners_it_had_registered(
     heard: list[tuple[int, str]] = []
     with nrt.connect("http://127.0.0.1:9", "key") as rt:
         for number in (1, 2):
-            monkeypatch.setattr("notebook_rt.net.callbacks.running", lambda at=number: Run("a", at))
+            monkeypatch.setattr(
+                "notebook_rt.runtime.callbacks.running", lambda at=number: Run("a", at)
+            )
             rt.on_note(lambda kind, text, at=number: heard.append((at, text)))  # type: ignore[misc]
         rt._thread.call(rt._project.note, "info", "a test")
         until(lambda: (2, "a test") in heard)
@@ -558,7 +560,6 @@ def test_a_cell_that_computes_keeps_the_connection_and_the_presence(
         presence.on_leave(left.append)
         for number in range(seconds):
             stack.sql(f"insert into {table} values ({number}, 'x', 1.5)")
-            time.sleep(1)
-            assert not left
+            throughout(lambda: not left, 1.0, lambda: left)
         out, _ = process.communicate(timeout=scaled(60))
     assert out == f"0 {seconds} True\n"

@@ -1,4 +1,4 @@
-"""What a session says of itself is true: lag, audits, verdicts (DESIGN 5)."""
+"""What a session says of itself is true: lag, audits, verdicts (promises, connection)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from notebook_rt.local import LocalStack
 from notebook_rt.widgets.sessions import SessionHealth
 from tests.faults.lab import AUDIT, laboratory
 from tests.proxy import Delay, Drop
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.slow
 
@@ -21,36 +21,36 @@ pytestmark = pytest.mark.slow
 def test_what_comes_seconds_late_is_behind_until_it_is_proven(stack: LocalStack) -> None:
     options = nrt.Options(behind_after=0.5, audit_interval=4.0)
     with laboratory(stack, options=options) as lab:
-        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         told: list[str] = []
-        lab.session.on_health(lambda health: told.append(health.state))
+        lab.session.on_health(lambda health: told.append(health.status))
         lab.proxy.rules = (Delay(seconds=6.0),)
         for key in range(1, 41):
             lab.sql(f"update {{t}} set name = 'late' where id = {key}")
-        until(lambda: lab.session.health.state == "behind", 10, lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "behind", 10, lambda: lab.session.health)
         health = lab.session.health
-        assert health.colour == "yellow"
+        assert health.color == "yellow"
         assert f"s behind the server: {lab.table}" in health.reason
         until(lambda: "behind" in told, what=lambda: told)
         lab.proxy.heal()
-        until(lambda: lab.session.health.state == "healthy", 15, lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", 15, lambda: lab.session.health)
         lab.true_within(5)
 
 
 def test_a_verdict_comes_with_its_repair_and_stays_until_a_clean_audit(stack: LocalStack) -> None:
     with laboratory(stack, options=AUDIT) as lab:
-        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         feed: Any = lab.frame._feed
         audits = lab.session.metrics["audits"]
         seen: list[tuple[bool, bool]] = []
         # On the loop, in the same turn as the repair: what the health would say then.
-        lab.session._project.health_listeners.append(
-            lambda health: seen.append((len(feed.table) == 0, health.state == "healthy"))
+        lab.session._project.health_listeners.add(
+            lambda health: seen.append((len(feed.table) == 0, health.status == "healthy"))
         )
         lab.sql("truncate {t}")
         until(lambda: len(lab.frame.df) == 0, 10)
         until(lambda: lab.session.metrics["audits"] > audits, 1)
-        until(lambda: lab.session.health.state == "healthy", 10, lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", 10, lambda: lab.session.health)
         repaired = [healthy for empty, healthy in seen if empty]
         assert repaired[0] is False
 
@@ -58,16 +58,16 @@ def test_a_verdict_comes_with_its_repair_and_stays_until_a_clean_audit(stack: Lo
 def test_before_the_first_audit_nothing_is_claimed(stack: LocalStack) -> None:
     with laboratory(stack, options=nrt.Options()) as lab:
         if not lab.session.metrics["audits"]:
-            assert lab.session.health.state != "healthy"
+            assert lab.session.health.status != "healthy"
             assert "every row" not in SessionHealth(lab.session).health().detail
-        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         assert lab.session.metrics["audits"] > 0
         assert "found every row right" in SessionHealth(lab.session).health().detail
 
 
 def test_health_says_when_the_next_audit_is(stack: LocalStack) -> None:
     with laboratory(stack, options=nrt.Options(audit_interval=15.0)) as lab:
-        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         health = lab.session.health
         assert health.next_audit_s is not None
         assert 0 <= health.next_audit_s <= 15
@@ -78,7 +78,7 @@ def test_health_says_when_the_next_audit_is(stack: LocalStack) -> None:
 
 def test_without_audits_none_is_promised_and_none_claimed(stack: LocalStack) -> None:
     with laboratory(stack) as lab:
-        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         assert lab.session.health.next_audit_s is None
         detail = SessionHealth(lab.session).health().detail
         assert "audit" not in detail
@@ -88,7 +88,7 @@ def test_without_audits_none_is_promised_and_none_claimed(stack: LocalStack) -> 
 def test_a_loss_in_a_busy_stream_is_found_seconds_after_it_stops(stack: LocalStack) -> None:
     """As after a restart of PostgreSQL, of which no client is told: the next audit was 20 s away."""
     with laboratory(stack, options=nrt.Options()) as lab:
-        until(lambda: lab.session.health.state == "healthy", what=lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         for key in range(1, 31):
             lab.sql(f"update {{t}} set name = 'heard' where id = {key}")
         lab.true_within(5)
@@ -104,7 +104,7 @@ def test_metrics_are_a_mapping_and_count_joined_channels(
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         frames = [rt.table(make_table()) for _ in range(3)]
         for frame in frames:
-            frame.wait(20)
+            frame.wait(scaled(20))
         until(lambda: rt.metrics["channels"] == 1, what=lambda: rt.metrics)
         metrics = rt.metrics
         assert dict(metrics) == metrics.as_dict()
@@ -119,7 +119,7 @@ def test_the_traffic_of_the_hour_is_said_with_what_it_is_in_a_month_of_the_plan(
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         frames = [rt.table(make_table()) for _ in range(2)]
         for frame in frames:
-            frame.wait(20)
+            frame.wait(scaled(20))
         until(lambda: rt.metrics["audit_share"], 15, lambda: rt.metrics)
         until(lambda: rt.metrics["poll_share"], 15, lambda: rt.metrics)
         metrics = rt.metrics
@@ -136,10 +136,10 @@ def test_a_limit_that_comes_near_is_told_once_and_stands_in_the_panel(
 ) -> None:
     name = make_table()
     with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(plan="free")) as rt:
-        frame = rt.table(name).wait(20)
+        frame = rt.table(name).wait(scaled(20))
         until(lambda: frame.status == "live")
         told: list[tuple[str, str]] = []
-        rt._project.note_listeners.append(lambda kind, text: told.append((kind, text)))
+        rt._project.note_listeners.add(lambda kind, text: told.append((kind, text)))
         stack.sql(f"insert into {name} (id) select * from generate_series(1, 2400)")
         until(lambda: rt.metrics["messages_this_hour"] >= 2400, 15, lambda: rt.metrics)
         until(lambda: len(rt.health.near_limits) == 2, what=lambda: rt.health.near_limits)
@@ -151,7 +151,7 @@ def test_a_limit_that_comes_near_is_told_once_and_stands_in_the_panel(
         assert report.usage == said
         assert tuple(report.near_limits) == rt.health.near_limits
         project, looks = rt._project, list[str]()
-        project.health_listeners.append(lambda health: looks.append(health.state))
+        project.health_listeners.add(lambda health: looks.append(health.status))
         for _ in range(3):
             seen = len(looks)
             project.thread.call(project.look_at_health)
@@ -181,6 +181,6 @@ def test_a_progress_bar_over_a_whole_table_ends_full(
     stack.sql(f"insert into {name} (id) select * from generate_series(1, 3000)")
     options = nrt.Options(progress_after=0.0, page_size=50, audit_interval=0)
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
-        rt.table(name).wait(30)
+        rt.table(name).wait(scaled(30))
     assert len(bars) == 1
     assert bars[0].n == bars[0].total == 3000

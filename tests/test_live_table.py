@@ -82,10 +82,12 @@ def test_rows_written_while_the_snapshot_is_read_are_neither_lost_nor_doubled(
     stack.sql(f"insert into {table} select g, 'old', 0 from generate_series(1, 5000) g")
     stop = threading.Event()
 
+    written = [0]
+
     def write() -> None:
         number = 0
         while not stop.is_set():
-            number += 1
+            number = written[0] = number + 1
             stack.sql(f"update {table} set price = price + 1 where id = {1 + number * 37 % 5000}")
             stack.sql(f"insert into {table} values ({10_000 + number}, 'new', {number})")
             stack.sql(f"delete from {table} where id = {number * 11}")
@@ -95,7 +97,8 @@ def test_rows_written_while_the_snapshot_is_read_are_neither_lost_nor_doubled(
     try:
         frame = rt.table(table)
         frame.wait(scaled(20))
-        time.sleep(1)
+        loaded = written[0]
+        until(lambda: written[0] >= loaded + 100, 30, lambda: written)
     finally:
         stop.set()
         writer.join()
@@ -215,11 +218,13 @@ def test_a_callback_that_raises_or_sleeps_hurts_nobody(
         raise RuntimeError("the user's mistake")
 
     frame.on_change(raises)
-    frame.on_change(lambda batch: time.sleep(1))
+    released = threading.Event()
+    frame.on_change(lambda batch: released.wait(scaled(10)))
     frame.on_change(lambda batch: heard.extend(change.key for change in batch))
     for number in range(20):
         stack.sql(f"insert into {table} values ({number}, 'x', 0)")
     until(lambda: heard == list(range(20)), seconds=3, what=lambda: heard)
+    released.set()
     assert sum("raised" in record.message for record in caplog.records) == 1
 
 
@@ -357,7 +362,7 @@ def test_an_unreachable_url(make_table: Callable[..., str]) -> None:
     with nrt.connect("http://127.0.0.1:9", "key") as rt:
         words = fails(lambda: rt.table("t"), errors.UnreachableError)
         assert "http://127.0.0.1:9" in words
-        assert rt.health.state == "offline"
+        assert rt.health.status == "offline"
 
 
 def test_a_url_that_swallows_everything(make_table: Callable[..., str]) -> None:

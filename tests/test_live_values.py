@@ -9,7 +9,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_row_whose_key_is_nan_outlives_the_audit(
     table = make(stack, f"k {pg_type} primary key, n text")
     stack.sql(f"insert into {table} values ('NaN', 'a'), ('Infinity', 'b'), (0, 'c')")
     frame = rt.table(table)
-    frame.wait(10)
+    frame.wait(scaled(10))
     assert sorted(frame.df["n"]) == ["a", "b", "c"]
     audited(rt)
     assert sorted(frame.df["n"]) == ["a", "b", "c"]
@@ -61,7 +61,7 @@ def test_one_bad_value_harms_one_cell(stack: LocalStack, rt: nrt.Session) -> Non
         "('1' || repeat('0', 5000))::numeric, 'b')"
     )
     frame = rt.table(table)
-    frame.wait(10)
+    frame.wait(scaled(10))
     df = frame.df
     assert df["v"][1] == [1]
     assert df["v"][2] == "[" * 900 + "]" * 900

@@ -18,10 +18,10 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
-from notebook_rt.host import Run
 from notebook_rt.local import LocalStack
-from notebook_rt.net.callbacks import Subscribers
-from notebook_rt.sync.rows import RowChange
+from notebook_rt.model.rows import RowChange
+from notebook_rt.runtime.callbacks import Subscribers
+from notebook_rt.runtime.host import Run
 from tests.waiting import scaled, until
 
 
@@ -96,11 +96,11 @@ def test_a_table_that_was_shown_and_is_gone_is_named_in_health(stack: LocalStack
     stack.sql("alter publication supabase_realtime add table newcomers_gone")
     options = nrt.Options(audit_interval=0.1, poll_interval=0.1)
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
-        frame = rt.table("newcomers_gone").wait(10)
+        frame = rt.table("newcomers_gone").wait(scaled(10))
         until(lambda: frame.status == "live")
         stack.sql("drop table newcomers_gone")
         until(lambda: frame.status == "error", what=lambda: frame)
-        assert (rt.health.state, rt.health.colour) == ("stale", "yellow")
+        assert (rt.health.status, rt.health.color) == ("stale", "yellow")
         assert 'table "newcomers_gone"' in rt.health.reason
 
 
@@ -122,7 +122,7 @@ def test_health_is_red_and_says_so_with_a_wrong_key(stack: LocalStack) -> None:
         held = session.table("newcomers")
         with pytest.raises(errors.AuthError):
             held.wait(scaled(10))
-        assert (session.health.state, session.health.colour) == ("offline", "red")
+        assert (session.health.status, session.health.color) == ("offline", "red")
         assert "Pass the project's anon or publishable key" in session.health.reason
 
 
@@ -155,7 +155,7 @@ def test_print_registered_by_a_cell_that_is_run_again_prints_once(
 ) -> None:
     subscribers, removed = Subscribers(), []
     for cell in (1, 2):
-        monkeypatch.setattr("notebook_rt.net.callbacks.running", lambda at=cell: Run(None, at))
+        monkeypatch.setattr("notebook_rt.runtime.callbacks.running", lambda at=cell: Run(None, at))
         subscribers.add(print, lambda at=cell: removed.append(at))  # type: ignore[misc]  # bound now
     assert removed == [1]
 
@@ -257,7 +257,7 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
     with pytest.raises(TypeError, match=r"Options\.page_size is a whole number, not 1\.5"):
         nrt.Options(page_size=1.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="the name of a function is a text"):
-        rt.rpc(print)  # type: ignore[arg-type]
+        rt.queue.rpc(print)  # type: ignore[arg-type]
     slips = rt.channel("slips")
     with pytest.raises(TypeError, match="the name of an event is a text"):
         slips.send(3, {})  # type: ignore[arg-type]
@@ -388,7 +388,7 @@ def test_a_url_or_a_key_that_is_none_is_refused_at_once_and_no_key_repeated(
 def test_a_url_and_a_key_are_taken_as_they_were_copied(stack: LocalStack) -> None:
     with nrt.connect(f" {stack.url}/rest/v1/\n", f"{stack.anon_key}\n") as session:
         assert session.url == stack.url
-        until(lambda: session.state == "connected", what=lambda: session.health.reason)
+        until(lambda: session.status == "connected", what=lambda: session.health.reason)
     for url, key in ((8000, "key"), ("abcd.supabase.co", 8000)):
         with pytest.raises(TypeError, match="of a project is a text, not int"):
             nrt.connect(url, key)  # type: ignore[arg-type]  # the slip that is tried here

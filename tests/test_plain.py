@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from notebook_rt.plain import json_text, plain
+from notebook_rt.model.plain import json_text, plain
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from notebook_rt import errors
 from notebook_rt.errors import NotebookRTError, printable
-from notebook_rt.sync.health import Facts, Metrics, TableFacts, health
+from notebook_rt.sync.connection.health import Facts, Metrics, TableFacts, health
 from notebook_rt.widgets.base import LiveWidget
 from notebook_rt.widgets.presence import PresenceWidget
 from notebook_rt.widgets.sources import Person

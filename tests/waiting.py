@@ -32,3 +32,17 @@ def until(
         assert time.monotonic() - began < limit, f"not after {limit:g} s: {what()}"
         time.sleep(0.005)
     return time.monotonic() - began
+
+
+def throughout(
+    condition: Callable[[], Any], seconds: float, what: Callable[[], object] = str
+) -> None:
+    """Check for ``seconds`` that ``condition`` holds: for what must not happen, which no signal tells.
+
+    The time belongs to the claim and gives nobody up, so no factor makes it longer.
+    """
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        assert condition(), f"no longer: {what()}"
+        time.sleep(0.02)
+    assert condition(), f"no longer: {what()}"

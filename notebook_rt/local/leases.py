@@ -6,9 +6,9 @@ server of a crashed stack is gone, and its port anybody's). The server shows it 
 is part of it, so that an answer cannot be fetched from a stack elsewhere.
 
 The operating system closes the connection when its holder ends, however it ends, so nothing is left
-running. Over it go JSON lines: `{"do": "restart_postgres"}` is answered when done; `{"do": "release"}`
-by whether it was the last, and then by the end of the connection, which for the last one comes when
-all has stopped.
+running. Over it go JSON lines: a command, such as `{"do": "restart_postgres"}`, is answered when
+done; `{"do": "release"}` by whether it was the last, and then by the end of the connection, which for
+the last one comes when all has stopped.
 """
 
 from __future__ import annotations

@@ -164,7 +164,15 @@ async def serve(
         async with restarting:
             await postgres.restart()
 
-    leases = Leases(secrets.lease_key, {"restart_postgres": restart_postgres})
+    async def disconnect_clients() -> None:
+        from notebook_rt.local.realtime import routes as realtime
+
+        await realtime.disconnect_clients(app)
+
+    leases = Leases(
+        secrets.lease_key,
+        {"restart_postgres": restart_postgres, "disconnect_clients": disconnect_clients},
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leases.ended.set)
     starter = asyncio.create_task(leases.starter(await _standard_input()))
@@ -184,7 +192,8 @@ async def serve(
         context = Context(
             options=options, secrets=secrets, dsn=postgres.dsn, pool=pool, callers=callers
         )
-        runner = web.AppRunner(build(context), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        app = build(context)  # before anybody can have a lease
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         closing.push_async_callback(runner.cleanup)
         await runner.setup()
         await web.SockSite(runner, listener).start()

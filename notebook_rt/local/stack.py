@@ -245,6 +245,20 @@ class LocalStack:
                 self._connection = None
             self._lease.ask("restart_postgres")
 
+    def disconnect_clients(self) -> None:
+        """Disconnect every Realtime client, as a hosted project does when a setting of Realtime changes.
+
+        Each channel is told that the server asks for it, and the sockets close with 1012; clients
+        may connect again at once.
+
+        Raises
+        ------
+        StackError
+            If the stack does not answer, or has stopped.
+        """
+        with self._lock:
+            self._lease.ask("disconnect_clients")
+
     def stop(self) -> None:
         """Give the stack up; if nobody else uses it, return when nothing of it runs any more."""
         with self._lock:

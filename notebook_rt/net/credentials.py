@@ -39,7 +39,7 @@ class Credentials:
     @property
     def spoken(self) -> str:
         """What the channels are told: whoever signs out is the key again, and a null would change
-        nothing (``WIRE.md``, "Tokens").
+        nothing (``docs/design/wire.md``, "Tokens").
         """
         return self.access_token or self.key
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from notebook_rt.errors import UnreachableError
 
 if TYPE_CHECKING:
-    from notebook_rt.address import SupabaseClient
+    from notebook_rt.net.address import SupabaseClient
 
 
 class FollowedClient:

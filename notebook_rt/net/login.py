@@ -17,14 +17,14 @@ from typing import Any, Final
 
 import httpx
 
-from notebook_rt.address import proxies
-from notebook_rt.answers import ENCODINGS, bounded
 from notebook_rt.errors import ClosedError, LoginError, UnreachableError
+from notebook_rt.net.address import proxies
+from notebook_rt.net.answers import ENCODINGS, bounded
 from notebook_rt.net.credentials import Credentials, checked_token, claims
 from notebook_rt.net.followed import FollowedClient
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.options import Options
-from notebook_rt.sync.health import Metrics
+from notebook_rt.sync.connection.health import Metrics
 
 Token = str | Callable[[], str | Awaitable[str]] | None
 """An access token, or a function that gives a fresh one (called again when it ends)."""

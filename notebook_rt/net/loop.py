@@ -1,7 +1,7 @@
 """One background thread with one asyncio loop for every session of the process.
 
 A cell that runs for a minute must not stop heartbeats or ingestion, so nothing live runs on the
-kernel's own loop (``NOTEBOOK.md``, "Threads and loops"). The user's thread hands work over with
+kernel's own loop (``docs/design/notebooks.md``, "Threads and loops"). The user's thread hands work over with
 ``call`` and ``submit``; waiting there is waiting on a lock, so Ctrl-C works. The thread starts with
 the first session, is a daemon, and is wound up at exit: sessions close, tasks are cancelled and
 awaited, nothing is printed. Nothing that a task raises ends it. After a fork the child starts its own;

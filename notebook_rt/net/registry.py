@@ -1,6 +1,6 @@
 """The channel registry: one channel a topic, counted, within the limit, joined at a pace.
 
-``sync/joins.py`` decides; this carries it out over the ``Socket`` and tells each topic's owner (a
+``sync/connection/joins.py`` decides; this carries it out over the ``Socket`` and tells each topic's owner (a
 table, a ``Channel``) what becomes of it. An owner hears only of the join that is current.
 """
 
@@ -20,11 +20,11 @@ from notebook_rt.errors import (
     ServerError,
     TokenExpiredError,
 )
-from notebook_rt.net.socket import Socket
-from notebook_rt.net.topic import SocketChannel
+from notebook_rt.net.websocket.socket import Socket
+from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.options import Options
+from notebook_rt.sync.connection.joins import Effect, Evicted, Join, Joins, Leave, Priority
 from notebook_rt.sync.events import Binding, Change
-from notebook_rt.sync.joins import Effect, Evicted, Join, Joins, Leave, Priority
 
 _FINAL = ("Unauthorized", "PrivateOnly", "TopicNameRequired", "RealtimeDisabledForTenant")
 _RATE_LIMITED = (
@@ -211,9 +211,9 @@ class Registry:
         if topic not in self.joins.topics():
             self._entries.pop(topic, None)
 
-    def again(self, topic: str) -> None:
+    def rejoin(self, topic: str) -> None:
         """Leave and join again."""
-        self.carry_out(self.joins.again(topic, time.monotonic()))
+        self.carry_out(self.joins.rejoin(topic, time.monotonic()))
 
     def hurry(self) -> None:
         """Whatever waits to be joined again is due now, and from zero."""

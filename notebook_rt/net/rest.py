@@ -16,8 +16,6 @@ from typing import Any
 
 import httpx
 
-from notebook_rt.address import is_secret, proxies
-from notebook_rt.answers import ENCODINGS, BoundedStream, bounded, not_rows, row_range
 from notebook_rt.errors import (
     AuthError,
     ClosedError,
@@ -32,17 +30,19 @@ from notebook_rt.errors import (
     StatementTimeoutError,
     TokenExpiredError,
     UnreachableError,
-    again,
     classify,
+    fresh,
     retry_after,
 )
-from notebook_rt.filters import column_name
+from notebook_rt.model.decode import decode_json
+from notebook_rt.model.filters import column_name
+from notebook_rt.net.address import is_secret, proxies
+from notebook_rt.net.answers import ENCODINGS, BoundedStream, bounded, not_rows, row_range
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.options import Options
-from notebook_rt.store.decode import decode_json
 from notebook_rt.sync.clock import ServerClock
-from notebook_rt.sync.discovery import DESCRIBE
 from notebook_rt.sync.events import Page, Query
+from notebook_rt.sync.table.discovery import DESCRIBE
 from notebook_rt.sync.usage import Purpose, Usage
 
 _NO_TABLE = {"PGRST205", "PGRST106", "42P01", "PGRST202", "42883"}
@@ -56,7 +56,7 @@ _PLANNED = {"PGRST204", "PGRST115", "42501", "42703", "42601"}
 """What is answered to a PUT whose filters are the primary key, and whose body has no key."""
 _NO_COLUMN = ""
 """A column that no table can have: PostgreSQL knows no empty name."""
-DRIPPING = 4
+SLOW_ANSWER_FACTOR = 4
 """How many times ``request_timeout`` a request may take whose answer has begun to come."""
 
 
@@ -179,13 +179,13 @@ class RestClient:
         """The error of a success (2xx) that did not come from the REST interface (promise 13)."""
         return UnreachableError(self.url, f"{reason}; is a proxy or a login page between?")
 
-    async def describe(self, schema: str, tables: Sequence[str]) -> Page:
-        """What the server says of ``tables``: by the optional SQL, else by the API's description.
+    async def describe(self, schema: str, tables: Sequence[str] | None) -> Page:
+        """What the server says of ``tables`` (None: of all).
 
-        ``value`` is None where a project has no such SQL and shows its description to secret keys
-        only, as a hosted one does.
+        By the optional SQL, else by the API's description; ``value`` is None where a project has no such
+        SQL and shows its description to secret keys only, as a hosted one does.
         """
-        asked = {"source_schema": schema, "sources": list(tables)}
+        asked = {"source_schema": schema, "sources": None if tables is None else list(tables)}
         query = Query((), rpc=DESCRIBE, args=asked)
         if not is_secret(self.credentials.key, self.credentials.key_role):
             self._reading(schema)  # a word of refusal, as a rule, which costs no round trip beside
@@ -234,7 +234,7 @@ class RestClient:
             raise ClosedError("this session")
         found = reading.result()
         if isinstance(found, NotebookRTError):
-            raise again(found)
+            raise fresh(found)
         return found
 
     def _reading(self, schema: str) -> asyncio.Task[Page | NotebookRTError] | None:
@@ -344,7 +344,7 @@ class RestClient:
         sent = time.monotonic()
         try:
             # httpx' own limit is for each chunk; a server that drips would hold a request for ever.
-            async with asyncio.timeout(DRIPPING * self._timeout):
+            async with asyncio.timeout(SLOW_ANSWER_FACTOR * self._timeout):
                 response = await self._http.request(
                     method,
                     path,
@@ -367,7 +367,7 @@ class RestClient:
     def error(
         self, response: httpx.Response, schema: str, table: str, right: str = "select"
     ) -> NotebookRTError:
-        """The named error of an answer that is none of success."""
+        """The named error of an answer that is not a success (2xx)."""
         status = response.status_code
         what = f"{response.request.method} {response.request.url.path}"
         words = _words(response)

@@ -1,4 +1,4 @@
-"""The connection of a session: carries out what ``sync/supervisor.py`` decides.
+"""The connection of a session: carries out what ``sync/connection/supervisor.py`` decides.
 
 Opens and closes the socket, beats, keeps the one timer, tells the registry and whoever listens when
 the state changes. Everything here runs on the loop thread.
@@ -15,9 +15,9 @@ from notebook_rt.errors import NotebookRTError, classify
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.registry import Registry
-from notebook_rt.net.socket import Socket, hang_up
+from notebook_rt.net.websocket.socket import Socket, hang_up
 from notebook_rt.options import Options
-from notebook_rt.sync.supervisor import (
+from notebook_rt.sync.connection.supervisor import (
     Beat,
     Close,
     Event,
@@ -140,7 +140,7 @@ class Connection:
         self.registry.gap(reason)
 
     def _channel_closed(self, for_the_token: bool) -> None:
-        """A token past its end closes every channel (WIRE.md); a new one must be had first."""
+        """A token past its end closes every channel (docs/design/wire.md); a new one must be had first."""
         expires_at = self.credentials.expires_at
         if for_the_token or (expires_at is not None and expires_at <= self._clock() + 5):
             self._refresh_soon()

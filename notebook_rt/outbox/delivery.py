@@ -14,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
+from notebook_rt.edits import decide
+from notebook_rt.edits.decide import Answer
+from notebook_rt.edits.merge import Strategies, rebase
+from notebook_rt.edits.ops import WRITES, Json, Op, changes_key, key_after
 from notebook_rt.errors import QueueError
-from notebook_rt.outbox import decide
-from notebook_rt.outbox.asking import Asking
-from notebook_rt.outbox.decide import Answer
 from notebook_rt.outbox.lease import LeaseLostError
-from notebook_rt.outbox.ops import WRITES, Json, Op, changes_key, key_after
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import NoAnswerError, Rest
-from notebook_rt.sync.merge import Strategies, rebase
+from notebook_rt.outbox.writing import Writer
 
 logger = logging.getLogger("notebook_rt")
 T = TypeVar("T")
@@ -31,8 +31,12 @@ _MERGES = 8
 """Times that one row is merged anew before the worker looks after the others."""
 
 _DENIED = (
-    "0 rows matched although the row is unchanged: a row-level security policy of {} does not let "
-    "this login {} it"
+    "the server did nothing, though the row is as it was: a row-level security policy of {} does not "
+    "let this login {} it, or a trigger of the table skipped it (BEFORE, returning NULL)"
+)
+_SKIPPED = (
+    "the server inserted nothing, or this login may not see the row: a trigger of {} skipped it (BEFORE, "
+    "returning NULL), or a row-level security policy hides it"
 )
 
 
@@ -51,7 +55,7 @@ class Listener(Protocol):
     def failed(self, op: Op) -> None:
         """Set aside with the server's words."""
 
-    def doubted(self, op: Op) -> None:
+    def columns_suspect(self, op: Op) -> None:
         """It was refused for what a column is or may hold: what is known of that may be old."""
 
     def stuck(self, words: str) -> None:
@@ -101,7 +105,7 @@ class Delivery:
         self._random = random
         self._strategies = strategies
         self._max_attempts = max_attempts
-        self._asking = Asking(rest)
+        self._writer = Writer(rest)
         self._done: list[tuple[Op, Json]] = []
         """What waits to be put down as done."""
         self._settling: asyncio.Task[None] | None = None
@@ -140,9 +144,9 @@ class Delivery:
         sums = [op for op in group if decide.only_once(op)]
         if not sums:
             return group
-        if self._asking.ledger is None:
+        if self._writer.ledger is None:
             try:
-                problem = await self._asking.look_for_ledger(sums[0])
+                problem = await self._writer.look_for_ledger(sums[0])
             except NoAnswerError as error:
                 await self._no_answer(sums, error)
                 return [op for op in group if op not in sums]
@@ -154,7 +158,7 @@ class Delivery:
         for op in group:
             if op in sums and not (op.untold or op.xmin):
                 op = replace(op, sent=False)
-                if self._asking.ledger:
+                if self._writer.ledger:
                     noted = replace(op, sent=True, untold=True)
                     await self.on_disk(self.outbox.back, noted)
                     op = replace(op, untold=True)
@@ -173,7 +177,7 @@ class Delivery:
         try:
             if op.kind == "rpc":
                 await self._call(op)
-            elif decide.only_once(op) and self._asking.ledger:
+            elif decide.only_once(op) and self._writer.ledger:
                 await self._add(job)
             else:
                 await self._write(job)
@@ -186,7 +190,7 @@ class Delivery:
     async def _write_all(self, group: Sequence[Op]) -> int:
         """Several inserts or deletes at once; whichever the server did not take goes on by itself."""
         try:
-            answer = await self._asking.write_all(group)
+            answer = await self._writer.write_all(group)
         except NoAnswerError as error:
             await self._no_answer(group, error)
             return 0
@@ -219,7 +223,7 @@ class Delivery:
         denied = False
         for _ in range(_MERGES):
             by_xmin = False
-            if decide.needs_version(job.op) or (denied and self._asking.gives_xmin(job.op)):
+            if decide.needs_version(job.op) or (denied and self._writer.gives_xmin(job.op)):
                 ready = await self._look_first(job)
                 if ready is None:
                     return
@@ -227,7 +231,7 @@ class Delivery:
                     continue
                 by_xmin = bool(job.op.xmin)
             op = job.op
-            answer = await self._asking.write(op, by_xmin=by_xmin)
+            answer = await self._writer.write(op, by_xmin=by_xmin)
             if op.kind == "insert" and decide.forbidden(answer):
                 await self._insert_unseen(op)
                 return
@@ -237,7 +241,7 @@ class Delivery:
             if isinstance(answer.body, list) and answer.body:
                 await self._settle(op, None if op.kind == "delete" else answer.body[0])
                 return
-            row, problem = await self._asking.fetch(op)
+            row, problem = await self._writer.fetch(op)
             if row is None and problem is None and op.sent and changes_key(op):
                 problem, settled = await self._settle_moved(op)
                 if settled:
@@ -252,7 +256,7 @@ class Delivery:
                     return
                 denied = True
             elif row is None and op.kind == "insert":
-                await self._fail(op, "nothing was inserted, and the row cannot be seen")
+                await self._fail(op, _SKIPPED.format(op.target))
                 return
             elif row is not None and op.drawn and not op.sent and not decide.written(op, row):
                 await self._fail(op, decide.taken(op))
@@ -263,7 +267,7 @@ class Delivery:
 
     async def _insert_unseen(self, op: Op) -> None:
         """Insert a row that may not be read: without it back, and without its key compared."""
-        answer, row = await self._asking.insert_unseen(op)
+        answer, row = await self._writer.insert_unseen(op)
         in_already = op.sent and op.own_key and decide.same_key(op, answer)
         if in_already or decide.judge(answer, 0, 0.0).meaning == "done":
             await self._settle(op, row)
@@ -275,7 +279,7 @@ class Delivery:
 
         The first is the answer that says why that could not be told.
         """
-        row, problem = await self._asking.fetch(replace(op, key=key_after(op)))
+        row, problem = await self._writer.fetch(replace(op, key=key_after(op)))
         if row is None or not decide.may_have_moved(op, row):
             return problem, False
         await self._settle(op, row)
@@ -287,7 +291,7 @@ class Delivery:
         True: write; False: it was merged, look again; None: it came to an end.
         """
         op = job.op
-        row, problem = await self._asking.fetch(op)
+        row, problem = await self._writer.fetch(op)
         if problem is not None:
             await self._no(op, problem, read=True)
             return None
@@ -319,10 +323,10 @@ class Delivery:
         """An update with sums or unions, exactly once through the ledger."""
         for _ in range(_MERGES):
             op = job.op
-            answer = await self._asking.send(decide.through_ledger(op))
+            answer = await self._writer.send(decide.through_ledger(op))
             code = answer.body.get("code") if isinstance(answer.body, dict) else None
             if decide.no_ledger(answer):  # dropped since: what left before is in doubt
-                self._asking.ledger = False
+                self._writer.ledger = False
                 await self._write(job)
                 return
             if code != "NRT01":
@@ -334,7 +338,7 @@ class Delivery:
                 return
             # Its id is not in the ledger: it was certainly not applied.
             job.op = replace(op, sent=False)
-            row, problem = await self._asking.fetch(op)
+            row, problem = await self._writer.fetch(op)
             if problem is not None:
                 await self._no(job.op, problem, read=True)
                 return
@@ -349,14 +353,14 @@ class Delivery:
         if op.sent and not op.repeatable:
             words = "its answer was lost, so it may have run: retry it if it may run twice"
             return await self._fail(op, words)
-        answer = await self._asking.send(decide.call(op))
+        answer = await self._writer.send(decide.call(op))
         if decide.judge(answer, 0, 0.0).meaning != "done":
             return await self._no(op, answer)
         return await self._settle(op, None)
 
     async def _broadcast(self, group: Sequence[Op]) -> int:
         try:
-            answer = await self._asking.send(decide.broadcast(group))
+            answer = await self._writer.send(decide.broadcast(group))
         except NoAnswerError as error:
             await self._no_answer(group, error)
             return 0
@@ -410,7 +414,7 @@ class Delivery:
             await self.on_disk(self.outbox.settle_all, done)
 
     async def _no(self, op: Op, answer: Answer, *, read: bool = False) -> None:
-        """An answer that is none of success; to a ``read``, which has no effect that could be lost."""
+        """An answer that is not a success; to a ``read``, which has no effect that could be lost."""
         jitter = self._random() * 0.2
         verdict = decide.judge(answer, op.attempts, self._clock(), jitter, self._max_attempts)
         if read:
@@ -432,7 +436,7 @@ class Delivery:
         else:
             await self._fail(op, verdict.words)
             if verdict.columns:
-                self.tell(self._listener.doubted, op)
+                self.tell(self._listener.columns_suspect, op)
 
     async def _no_answer(self, ops: Sequence[Op], error: NoAnswerError) -> None:
         """The network is away: it waits, and that is no attempt."""

@@ -1,4 +1,4 @@
-"""The durable queue: what was put in is in the file when the call returns (DESIGN 4).
+"""The durable queue: what was put in is in the file when the call returns (promises, edits).
 
 SQLite in WAL mode, one ``BEGIN IMMEDIATE`` a call. What the user does is committed with
 ``synchronous=NORMAL``: a killed kernel loses nothing, because the operating system has the pages.
@@ -26,13 +26,15 @@ from typing import Any
 
 import msgspec
 
+from notebook_rt.edits import decisions, rows
+from notebook_rt.edits.decisions import Record
+from notebook_rt.edits.ops import Json, Op, OpState, changes_key, decode, encode
+from notebook_rt.edits.rows import Put
 from notebook_rt.errors import QueueError
-from notebook_rt.outbox import decisions, rows, sessions
-from notebook_rt.outbox.decisions import Record
+from notebook_rt.model.signal import Signal
+from notebook_rt.outbox import sessions
 from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
-from notebook_rt.outbox.ops import Json, Op, OpState, changes_key, decode, encode
 from notebook_rt.outbox.owner import Owner
-from notebook_rt.outbox.rows import Put
 from notebook_rt.outbox.salvage import is_damage
 from notebook_rt.outbox.schema import open_file
 from notebook_rt.outbox.sessions import Session
@@ -82,7 +84,7 @@ class Outbox:
         self._edited = False
         self._lock = threading.RLock()
         self._pid = os.getpid()
-        self._listeners: list[Callable[[], object]] = []
+        self._changed: Signal[()] = Signal()
         self._unsynced = False
         self._open()
 
@@ -112,13 +114,7 @@ class Outbox:
 
     def subscribe(self, fn: Callable[[], object]) -> Callable[[], None]:
         """Call ``fn`` after every change made through this object; returns what ends it."""
-        self._listeners.append(fn)
-
-        def unsubscribe() -> None:
-            with contextlib.suppress(ValueError):
-                self._listeners.remove(fn)
-
-        return unsubscribe
+        return self._changed.add(fn)
 
     # --- putting in ------------------------------------------------------------------------------
 
@@ -429,8 +425,7 @@ class Outbox:
                 raise
 
     def _tell(self) -> None:
-        for fn in list(self._listeners):
-            fn()
+        self._changed.tell()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -13,12 +13,12 @@ from typing import Protocol
 
 import httpx
 
-from notebook_rt.address import proxies
-from notebook_rt.answers import ENCODINGS, bounded, row_range
+from notebook_rt.edits.decide import Answer, Request
 from notebook_rt.errors import AnswerTooLargeError, UnreachableError, retry_after
+from notebook_rt.model.decode import decode_json
+from notebook_rt.net.address import proxies
+from notebook_rt.net.answers import ENCODINGS, bounded, row_range
 from notebook_rt.options import MAX_ANSWER_BYTES
-from notebook_rt.outbox.decide import Answer, Request
-from notebook_rt.store.decode import decode_json
 
 REQUEST_SECONDS = 10.0
 """Less than the lease: while a request is out, no other kernel begins to send."""
@@ -39,7 +39,7 @@ class Rest(Protocol):
         """Carry one request out; any status is an answer. Raises `NoAnswerError` if none came."""
 
     async def refresh(self) -> bool:
-        """Get a new access token; False: there is none to be had."""
+        """Get a new access token; False if there is no new one."""
 
 
 class HttpRest:
@@ -118,7 +118,7 @@ class HttpRest:
 
 
 def _stranger(request: Request, response: httpx.Response, body: object) -> str | None:
-    """Why an answer of success is none of the server's (promise 13); None: it is one.
+    """Why a success (2xx) did not come from the server (promise 13); None: it did.
 
     What a proxy or a login page answers must not make a write done.
     """

@@ -98,6 +98,17 @@ MIGRATIONS: list[str] = [
     ) without rowid;
     alter table ops add column session text not null default '';
     """,
+    # Whether an operation keeps its place among those of other rows (ops.keeps_place).
+    """
+    alter table ops add column barrier integer not null default 0;
+    update ops set barrier = 1 where kind in ('insert', 'delete', 'rpc') or (
+        kind = 'update' and json_valid(body) and exists (
+            select 1 from json_each(body, '$.key') one join json_each(body, '$.values') other
+            on one.key = other.key
+        )
+    );
+    create index ops_barrier on ops (owner, seq) where barrier = 1;
+    """,
 ]
 """Each takes the file one version further; never changed, only added to."""
 

@@ -6,12 +6,15 @@ function runs inside a transaction of the caller's.
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import sqlite3
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.lease import is_alive
 
 
@@ -80,3 +83,17 @@ def find(db: sqlite3.Connection) -> dict[str, Session]:
         )
         for row in db.execute("select * from sessions")
     }
+
+
+def whose(op: Op, sessions: Mapping[str, Session]) -> str:
+    """The session that edited an operation last, in a few words; empty: it is not known."""
+    session = sessions.get(op.session)
+    if session is None:
+        return ""
+    host, _, rest = session.id.rpartition(":")[0].partition(":")
+    since = dt.datetime.fromtimestamp(session.started, dt.UTC)
+    state = ", paused" if session.paused else ""
+    if session.ended is not None or not is_alive(session.id):
+        state = ", ended"
+    name = session.name or "python"
+    return f"{name} (process {rest} on {host}, since {since:%Y-%m-%d %H:%M} UTC{state})"

@@ -12,14 +12,14 @@ import logging
 import time
 from collections.abc import Callable
 
+from notebook_rt.edits import decide
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.edits.ops import may_pass
 from notebook_rt.errors import QueueError
-from notebook_rt.outbox import decide
 from notebook_rt.outbox.delivery import Delivery, Listener
 from notebook_rt.outbox.lease import LeaseLostError
-from notebook_rt.outbox.ops import may_pass
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import Rest
-from notebook_rt.sync.merge import Strategies
 
 logger = logging.getLogger("notebook_rt")
 

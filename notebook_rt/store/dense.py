@@ -9,11 +9,13 @@ changes. Only if somebody still holds a view of the other buffer, the buffer is 
 copy takes its place.
 
 Whether somebody does is told by the buffer's reference count: numpy's views hold the array that
-owns the memory. On a build without the global lock counts prove nothing, and every step copies.
+owns the memory. On a build without the global lock counts prove nothing, and every step copies; so it
+does with ``NOTEBOOK_RT_ALWAYS_COPY=1``. Why this is safe: ``docs/design/store.md``.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterable
@@ -25,7 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Positions = NDArray[np.int64]
-_COUNTS_ARE_TRUE = getattr(sys, "_is_gil_enabled", lambda: True)()
+_COUNTS_ARE_TRUE = (
+    getattr(sys, "_is_gil_enabled", lambda: True)()
+    and os.environ.get("NOTEBOOK_RT_ALWAYS_COPY", "0") == "0"
+)
 _ROWS_A_HOLE = 1000
 """Rows that are copied one by one in the time that it takes to close a hole between others."""
 
@@ -176,8 +181,17 @@ class Buffer:
         self.release()
 
     def rows(self, size: int) -> NDArray[Any]:
-        """A view of ``size`` rows."""
+        """A view of ``size`` rows, to write to."""
         return self.data[self.start : self.start + size]
+
+    def shown(self, size: int) -> NDArray[Any]:
+        """A view of ``size`` rows for others; ``setflags(write=True)`` raises, on its bases too.
+
+        numpy lets a view be made writeable where what it is a view of is. A read-only memoryview
+        between the two is not; it holds the memory, so the counts tell of it as of a view.
+        """
+        shown = memoryview(self.data)[self.start : self.start + size]  # type: ignore[arg-type]  # arrays are buffers
+        return np.asarray(shown.toreadonly())
 
     def lend(self, guard: object, chain: tuple[object, ...], resting: tuple[int, ...]) -> None:
         """Keep ``guard`` while anybody has a view; ``resting`` are the counts when nobody has."""
@@ -246,9 +260,7 @@ class Dense:
 
     def view(self) -> NDArray[Any]:
         """The vector as it is now, for ever; read-only, not a copy."""
-        view = self.peek()
-        view.flags.writeable = False
-        return view
+        return self._front.shown(self.size)
 
     def peek(self) -> NDArray[Any]:
         """The vector for a look that ends before the next step."""

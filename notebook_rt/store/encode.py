@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from notebook_rt.store.types import Kind, arrow_type, equal
+from notebook_rt.model.types import Kind, arrow_type, equal
 
 NULL_MOMENT: Final = np.iinfo("int64").min
 """What pandas takes for NaT; no datetime of Python's comes near."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from notebook_rt.store.columns import ColumnStore
-from notebook_rt.store.types import Schema, to_rest
+from notebook_rt.model.types import Schema, to_rest
+from notebook_rt.store.column import ColumnStore
 
 
 def arrow_table(schema: Schema, columns: Mapping[str, ColumnStore]) -> pa.Table:

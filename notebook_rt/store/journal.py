@@ -13,9 +13,9 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from notebook_rt.model.rows import Delete, Key, LaterChanges, Op, RowChange
+from notebook_rt.model.types import Backend, Schema
 from notebook_rt.store.table import Table, changes_between
-from notebook_rt.store.types import Backend, Schema
-from notebook_rt.sync.rows import Delete, Key, LaterChanges, Op, RowChange
 
 _MOST: Final = 16_384
 """Operations noted; with more of them the columns take a step, however few rows they are about."""
@@ -26,8 +26,8 @@ class JournalledTable(Table):
 
     Examples
     --------
-    >>> from notebook_rt.store.types import Column
-    >>> from notebook_rt.sync.rows import Upsert
+    >>> from notebook_rt.model.types import Column
+    >>> from notebook_rt.model.rows import Upsert
     >>> table = JournalledTable(Schema((Column("id", "int8"), Column("n", "int8")), key=("id",)))
     >>> table.defer = True
     >>> first = table.apply([Upsert(7, {"n": 1})], want_changes=True)

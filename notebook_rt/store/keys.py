@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from notebook_rt.model.rows import Key
 from notebook_rt.store.dense import Positions
-from notebook_rt.sync.rows import Key
 
 _RECENT: Final = 65_536
 """Keys that the dict holds at most, or an eighth of those in the arrays; then they go there too."""

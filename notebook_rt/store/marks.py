@@ -1,4 +1,4 @@
-"""What a table was when somebody read it: the base of an edit made from that reading (DESIGN 4).
+"""What a table was when somebody read it: the base of an edit made from that reading (promises, edits).
 
 A `Mark` stands for the rows at one moment. It holds no copy: a step of the table hands it the rows
 that the step changes or takes away, as they were before, so a mark costs what has changed since, and
@@ -11,15 +11,15 @@ It is bounded: once more than ``MOST`` rows have changed since, the mark is out 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from notebook_rt.sync.rows import Key
+from notebook_rt.model.rows import Key
 
 if TYPE_CHECKING:
-    from notebook_rt.store.columns import ColumnStore
-    from notebook_rt.store.table import Table
-    from notebook_rt.store.types import Schema
+    from notebook_rt.model.types import Schema
+    from notebook_rt.store.column import ColumnStore
 
 MOST: Final = 100_000
 """Rows that have changed since a mark, of which it still knows what they were."""
@@ -66,10 +66,19 @@ class Kept:
         return list(zip(*columns, strict=True))
 
 
+class Stored(Protocol):
+    """The table that a mark is of, as far as a mark looks at it."""
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]: ...
+
+    def stored(self, keys: Collection[Key]) -> dict[Key, dict[str, Any]]: ...
+
+
 class Mark:
     """The rows of ``table`` as they were when the mark was made. Made by ``Table.mark``."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Stored) -> None:
         self.table = table
         self.lost = False
         self._steps: list[Kept] = []
@@ -111,7 +120,7 @@ class Mark:
                 if self.table is table:  # else it has been replaced meanwhile
                     return self._look(table, keys)
 
-    def _look(self, table: Table, keys: Collection[Key]) -> dict[Key, dict[str, Any]]:
+    def _look(self, table: Stored, keys: Collection[Key]) -> dict[Key, dict[str, Any]]:
         found = table.stored(keys)  # takes a step where it must, and what that changes is kept
         if self.lost:
             raise OutOfReachError("too many rows have changed since")

@@ -10,28 +10,17 @@ come or moved since is in no place until it is asked again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from notebook_rt.model.order import OrderBy, nulls_first
+from notebook_rt.model.rows import Key
+from notebook_rt.model.types import dtype, equal, kind, sortable
 from notebook_rt.store.columns import column_of
-from notebook_rt.store.types import dtype, equal, kind, sortable
-from notebook_rt.sync.rows import Key
-
-if TYPE_CHECKING:
-    from notebook_rt.store.table import Table
-
-
-@dataclass(frozen=True, slots=True)
-class OrderBy:
-    """One term of an order; ``nulls_first`` None is PostgreSQL's default: first if descending."""
-
-    column: str
-    desc: bool = False
-    nulls_first: bool | None = None
+from notebook_rt.store.table import Table
 
 
 class Ordered:
@@ -123,9 +112,8 @@ class Ordered:
         columns = self.table.arrays([term.column for term in terms])
         keys: list[np.ndarray] = []
         for term in terms:
-            nulls_first = term.desc if term.nulls_first is None else term.nulls_first
             nulls, nans, codes = _codes(columns[term.column], self.table.schema.types[term.column])
-            keys += [nulls != nulls_first, nans != term.desc, -codes if term.desc else codes]
+            keys += [nulls != nulls_first(term), nans != term.desc, -codes if term.desc else codes]
         return np.lexsort([key for key in reversed(keys) if key.any()] or [np.zeros(len(keys[0]))])
 
 

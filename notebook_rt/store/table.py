@@ -24,19 +24,18 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from notebook_rt.store.beside import beside
-from notebook_rt.store.columns import ColumnStore, column_of
+from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, WireRow
+from notebook_rt.model.types import Backend, Column, Schema, equal, kind
+from notebook_rt.store.column import ColumnStore
+from notebook_rt.store.columns import TextColumn, column_of, pick
 from notebook_rt.store.dense import Positions, Step
 from notebook_rt.store.export import arrow_table
 from notebook_rt.store.frozen import freeze
 from notebook_rt.store.keys import Keys
-from notebook_rt.store.load import TableLoad
+from notebook_rt.store.load import Pages
 from notebook_rt.store.marks import Kept, Mark
-from notebook_rt.store.order import OrderBy, Ordered
-from notebook_rt.store.text import TextColumn
-from notebook_rt.store.types import Backend, Column, Schema, equal, kind
+from notebook_rt.store.parallel import in_parallel
 from notebook_rt.store.uninterrupted import uninterrupted
-from notebook_rt.sync.rows import Delete, Key, Op, Row, RowChange, WireRow
 
 _NONE: Final[Positions] = np.empty(0, "int64")
 _PENDING: Final = 8192
@@ -62,7 +61,7 @@ class Table:
 
     Examples
     --------
-    >>> from notebook_rt.sync.rows import Upsert
+    >>> from notebook_rt.model.rows import Upsert
     >>> table = Table(Schema((Column("id", "int8"), Column("name", "text")), key=("id",)))
     >>> _ = table.apply([Upsert(7, {"id": 7, "name": "seven"})])
     >>> table.snapshot().loc[7, "name"]
@@ -116,11 +115,11 @@ class Table:
             return key in self._keys
 
     @property
-    def awaited(self) -> Collection[Key]:
+    def pending_keys(self) -> Collection[Key]:
         """See ``Rows``: what is written is the overlay's."""
         return ()
 
-    def let_in(self, key: Key, sent_at: float) -> None:
+    def admit(self, key: Key, sent_at: float) -> None:
         """See ``Rows``."""
 
     def keys(self) -> Iterator[Key]:
@@ -243,10 +242,6 @@ class Table:
         with self.lock:
             self._take_step()
             return {name: self._columns[name].numpy() for name in columns}
-
-    def ordered(self, by: Sequence[OrderBy], limit: int | None = None) -> Ordered:
-        """A view of this table in the order of ``by``, the key breaking ties (promise 8)."""
-        return Ordered(self, by, limit)
 
     def to_arrow(self) -> pa.Table:
         """The table as Arrow's, key columns too; memory is shared where the layouts agree.
@@ -443,7 +438,7 @@ class Table:
         if not marks:
             return
         places = self._places(np.sort(np.array([*self._changed, *self._gone], "int64")))
-        columns = {name: column.pick(places) for name, column in self._columns.items()}
+        columns = {name: pick(column, places) for name, column in self._columns.items()}
         came = [self.schema.key_of(row) for row in self._fresh.values()]
         kept = Kept(self.schema, columns, came)
         for mark in marks:
@@ -496,7 +491,9 @@ class Table:
             and isinstance(column := self._columns[name], TextColumn)
             and column.made_anew(len(places) + len(gone))
         ]
-        beside([partial(advance, [name]) for name in texts], partial(advance, names - {*texts}))
+        in_parallel(
+            [partial(advance, [name]) for name in texts], partial(advance, names - {*texts})
+        )
         # The key's columns last: what guards the others' buffers holds the index, and so the key's.
         advance(self.schema.key)
         step.forget()
@@ -550,3 +547,48 @@ def changes_between(
             yield RowChange("delete", key, was, None)
         elif any(not equal(was.get(name), now[name]) for name in now):
             yield RowChange("update", key, was, now)
+
+
+class TableLoad(Pages):
+    """A whole table being collected beside ``table`` (``model.rows.Load``)."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__(table.schema, table.dtype_backend)
+        self._table = table
+
+    def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
+        """Replace the table by what was collected with ``ops`` laid over it, as one change."""
+        table = self._table
+        new = type(table)(self._schema, table.dtype_backend)
+        new._columns |= self.columns()
+        self.keys.settle()  # once: page by page it takes longer
+        new._keys = self.keys
+        new._born = new._next = len(self.keys)
+        new.apply(self.again)
+        with table.lock:
+            for column in table.schema.columns:
+                if column.name not in new.schema.types:
+                    new.add_column(column)
+            for name in set(new.schema.names) - set(table.schema.names):
+                new.drop_column(name)
+            new.apply(ops)
+            changes = _changes(table, new) if want_changes else []
+            table._adopt(new)
+        return changes
+
+
+def _changes(old: Table, new: Table) -> list[RowChange]:
+    """What is different in ``new``: what is gone, then what is new or changed, in its order."""
+    old._take_step()
+    new._take_step()
+    was, now = old._keys.as_dict(), new._keys.as_dict()
+    gone = [key for key in was if key not in now]
+    both = [key for key in now if key in was]
+    before = old._places([was[key] for key in both])
+    after = new._places([now[key] for key in both])
+    differs = np.zeros(len(both), bool)
+    for name, column in new._columns.items():
+        differs |= column.differs(after, old._columns[name].values(before))
+    moved = {both[at] for at in np.flatnonzero(differs).tolist()}
+    keys = [*gone, *(key for key in now if key in moved or key not in was)]
+    return list(changes_between(old._rows(keys), new._rows(keys)))

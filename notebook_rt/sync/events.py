@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.rows import Key, RowChange, Rows, WireRow
+from notebook_rt.model.rows import Key, RowChange, Rows, WireRow
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.sync.usage import Purpose
 
 Status: TypeAlias = Literal["loading", "live", "polling", "stale", "closed", "error"]
@@ -77,7 +77,7 @@ class Page:
     value: Any = None
     """The body of an ``rpc`` that is not a list of rows, or of ``describe``, or of ``proves``."""
     scalar: bool = False
-    """Whether the body was ``value``, which may be null, and not ``rows``, which may be none."""
+    """Whether the body was ``value``, which may be null, and not ``rows``."""
     refusal: Exception | None = None
     """What the server answered instead, where the query is ``refusable``."""
 
@@ -170,7 +170,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubted:
+class ColumnsSuspect:
     """What is known of the columns has refused an edit, or the server one for them: it may be old."""
 
 
@@ -193,7 +193,7 @@ Event: TypeAlias = (
     | AuditNow
     | Hint
     | Turn
-    | Doubted
+    | ColumnsSuspect
     | Closed
 )
 
@@ -272,7 +272,7 @@ class Wake:
 
 @dataclass(frozen=True, slots=True)
 class TurnWanted:
-    """A poll is due: send a ``Turn`` when it may begin (``sync/turns.py``)."""
+    """A poll is due: send a ``Turn`` when it may begin (``sync/connection/turns.py``)."""
 
 
 @dataclass(frozen=True, slots=True)

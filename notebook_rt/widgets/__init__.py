@@ -1,4 +1,4 @@
-"""The widgets: what a live thing looks like in a notebook (DESIGN §6).
+"""The widgets: what a live thing looks like in a notebook (docs/design/widget-protocol.md).
 
 Each is one Python class, one ES module and one style sheet of the same name, over a view model
 that is pure. All of them speak to the browser through one transport: ``transport.py`` (what may be

@@ -12,38 +12,72 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import pandas as pd
 
+from notebook_rt.edits.merge import ANSWER_LOST
 from notebook_rt.errors import ReadOnlyError
-from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column
-from notebook_rt.sync.health import UNAVAILABLE
-from notebook_rt.sync.merge import ANSWER_LOST
-from notebook_rt.sync.rows import Upsert
+from notebook_rt.model.rows import Upsert
+from notebook_rt.model.types import Column
+from notebook_rt.store import table as store
+from notebook_rt.sync.connection.health import UNAVAILABLE
+from notebook_rt.widgets import handles
 from notebook_rt.widgets.sources import Conflict, Unsubscribe, listen
-
-if TYPE_CHECKING:
-    from notebook_rt.frame import LiveFrame
-    from notebook_rt.mapped import MappedFrame
 
 MARKS_FOR: Final = 0.25
 """Seconds that the marks of pending edits are kept: they are read from the queue's file."""
 
 
-class FrameOf:
-    """A ``LiveFrame`` (a table, a query, broadcasts) as a grid or chart reads it."""
+class _ReadOnly:
+    """What is shown and cannot be written."""
 
-    def __init__(self, frame: LiveFrame) -> None:
+    editable = False
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    def edit(self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
+        raise ReadOnlyError(self.name)
+
+    def insert(self, values: Mapping[str, Any]) -> Hashable:
+        raise ReadOnlyError(self.name)
+
+    def delete(self, key: Hashable, after: float) -> None:
+        raise ReadOnlyError(self.name)
+
+    def leaving(self) -> pd.DataFrame:
+        return pd.DataFrame()
+
+    def doubt(self) -> None:
+        pass
+
+    def batch(self) -> AbstractContextManager[None]:
+        raise ReadOnlyError(self.name)
+
+    def undo(self) -> bool:
+        return False
+
+    def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
+        return {}
+
+    def conflicts(self) -> Sequence[Conflict]:
+        return ()
+
+    def resolve(self, key: Hashable, column: str | None, choice: Literal["mine", "theirs"]) -> None:
+        raise ReadOnlyError(self.name)
+
+
+class FrameOf(_ReadOnly):
+    """A ``LiveFrame`` (a query, broadcasts) as a grid or chart reads it."""
+
+    def __init__(self, frame: handles.Frame) -> None:
         self._frame = frame
         self._empty = pd.DataFrame()
         self._fields: tuple[object, tuple[Column, ...]] = (None, ())
         self._made: dict[str, bool] = {}
         """The key's columns, and whether each is made where it is not given."""
-        self._leaving: tuple[object, pd.DataFrame] = ((), self._empty)
-        self._marks: tuple[float, dict[tuple[Hashable, str], tuple[str, str]]] = (-1.0, {})
-        self._conflicts: tuple[float, list[Conflict]] = (-1.0, [])
 
     @property
     def name(self) -> str:
@@ -64,7 +98,7 @@ class FrameOf:
 
     @property
     def note(self) -> str:
-        """A calm sentence above the data, never a traceback (DESIGN 5)."""
+        """A calm sentence above the data, never a traceback (promises, connection)."""
         match self.status:
             case "polling":
                 return UNAVAILABLE.format(interval=self._frame._feed.options.poll_interval)
@@ -74,14 +108,14 @@ class FrameOf:
                 return f"No connection{since}. What you edit is kept, and sent when it is back"
             case "error":
                 return str(self._frame.reason)
-        return ""
+        return self._frame._feed.why_empty()
 
     @property
     def fields(self) -> Sequence[Column]:
-        df, schema, edits = self.df, self._frame.schema, self._frame._edits
+        df, schema = self.df, self._frame.schema
         known = {} if schema is None else {c.name: c for c in schema.columns}
         keys = [str(name) for name in df.index.names if name is not None]
-        made = {n: edits is not None and edits.fills(known[n]) for n in keys if n in known}
+        made = {n: self._fills(known[n]) for n in keys if n in known}
         if self._fields[0] is not df or self._made != made:
             known |= {name: replace(known[name], filled=filled) for name, filled in made.items()}
             names = [*keys, *(str(name) for name in df.columns if name not in keys)]
@@ -89,13 +123,32 @@ class FrameOf:
             self._made = made
         return self._fields[1]
 
-    @property
-    def editable(self) -> bool:
-        return self._frame.editable and self.status != "closed"
+    def _fills(self, column: Column) -> bool:
+        """Whether a new row may go without this column of the key."""
+        return False
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
         # To look again is not to be shown a batch: what code edits is not made from it.
         return listen(lambda call: self._frame._listen(call, call), fn)
+
+
+class TableOf(FrameOf):
+    """A ``LiveTable`` as a grid reads and writes it."""
+
+    _frame: handles.Table
+
+    def __init__(self, table: handles.Table) -> None:
+        super().__init__(table)
+        self._leaving: tuple[object, pd.DataFrame] = ((), self._empty)
+        self._marks: tuple[float, dict[tuple[Hashable, str], tuple[str, str]]] = (-1.0, {})
+        self._conflicts: tuple[float, list[Conflict]] = (-1.0, [])
+
+    @property
+    def editable(self) -> bool:  # type: ignore[override]  # a closed one is not
+        return self.status != "closed"
+
+    def _fills(self, column: Column) -> bool:
+        return self._frame._edits.fills(column)
 
     def edit(self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
         self._marks = (-1.0, {})
@@ -117,13 +170,13 @@ class FrameOf:
             return self._empty
         about = (schema, tuple(rows))
         if self._leaving[0] != about:
-            table = Table(schema, shown.dtype_backend)
+            table = store.Table(schema, shown.dtype_backend)
             table.apply([Upsert(cast("Any", key), row) for key, row in rows.items()])
             self._leaving = (about, table.snapshot())
         return self._leaving[1]
 
     def doubt(self) -> None:
-        self._frame._writable().doubted()
+        self._frame._edits.columns_suspect()
 
     def batch(self) -> AbstractContextManager[None]:
         self._marks = (-1.0, {})
@@ -160,12 +213,10 @@ class FrameOf:
             self._marks, self._conflicts = (-1.0, {}), (-1.0, [])
 
 
-class MappedOf:
+class MappedOf(_ReadOnly):
     """A ``MappedFrame`` as a grid or chart reads it: whatever it is as a table, nothing to edit."""
 
-    editable = False
-
-    def __init__(self, mapped: MappedFrame) -> None:
+    def __init__(self, mapped: handles.Mapped) -> None:
         self._mapped = mapped
         self._shown: tuple[object, pd.DataFrame] = (None, pd.DataFrame())
         _ = mapped.df  # computed here once, where the user sees what it raises
@@ -193,7 +244,8 @@ class MappedOf:
     def _worst(self) -> FrameOf:
         """The frame whose status says most against what is shown."""
         order = ("error", "closed", "stale", "loading", "polling", "live")
-        return min(map(FrameOf, self._mapped.sources), key=lambda one: order.index(one.status))
+        sources = (FrameOf(cast("handles.Frame", one)) for one in self._mapped.sources)
+        return min(sources, key=lambda one: order.index(one.status))
 
     @property
     def fields(self) -> Sequence[Column]:
@@ -204,36 +256,6 @@ class MappedOf:
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
         # At once, too: nobody listened while nobody looked.
         return listen(partial(self._mapped.on_change, at_once=True), fn)
-
-    def edit(self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
-        raise ReadOnlyError(self.name)
-
-    def insert(self, values: Mapping[str, Any]) -> Hashable:
-        raise ReadOnlyError(self.name)
-
-    def delete(self, key: Hashable, after: float) -> None:
-        raise ReadOnlyError(self.name)
-
-    def leaving(self) -> pd.DataFrame:
-        return pd.DataFrame()
-
-    def doubt(self) -> None:
-        pass
-
-    def batch(self) -> AbstractContextManager[None]:
-        raise ReadOnlyError(self.name)
-
-    def undo(self) -> bool:
-        return False
-
-    def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
-        return {}
-
-    def conflicts(self) -> Sequence[Conflict]:
-        return ()
-
-    def resolve(self, key: Hashable, column: str | None, choice: Literal["mine", "theirs"]) -> None:
-        raise ReadOnlyError(self.name)
 
 
 def tabular(value: object) -> pd.DataFrame:

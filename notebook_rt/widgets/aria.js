@@ -1,46 +1,50 @@
 // What SlickGrid does not tell a screen reader: what the grid is, how it is sorted, what its active cell says.
-import { disputeOf, draftText } from "./cell.js";
+import { disputeOf, draftText, isDraft } from "./cell.js";
 import { h, setText } from "./common.js";
 
-export function accessible(view) {
+/** @import { View } from "./grid.js" */
+/** @import { Sort } from "./protocol.js" */
+
+export function accessible(/** @type {View} */ { holder, screen, table }) {
+  /** @type {Sort} */
   let shown = []; // [[column, ascending]]
 
   // What SlickGrid does not tell a screen reader of the grid as a whole.
   function describe() {
-    view.holder.setAttribute("aria-label", `${view.head.name}, live table`);
-    view.holder.setAttribute("aria-colcount", view.head.columns.length);
-    view.holder.setAttribute("aria-multiselectable", "true");
-    for (const node of view.holder.querySelectorAll(".slick-pane, .slick-viewport, .grid-canvas")) node.removeAttribute("tabindex");
-    for (const node of view.holder.querySelectorAll(".slick-viewport")) {
+    holder.setAttribute("aria-label", `${table.head.name}, live table`);
+    holder.setAttribute("aria-colcount", String(table.head.columns.length));
+    holder.setAttribute("aria-multiselectable", "true");
+    for (const node of holder.querySelectorAll(".slick-pane, .slick-viewport, .grid-canvas")) node.removeAttribute("tabindex");
+    for (const node of holder.querySelectorAll(".slick-viewport")) {
       node.setAttribute("role", "rowgroup");
       node.setAttribute("tabindex", "0");
     }
     // The two places that hold the keyboard's focus are rows of one cell, which says the active one.
-    for (const node of view.holder.querySelectorAll(':scope > [tabindex="0"]')) {
+    for (const node of /** @type {NodeListOf<HTMLElement>} */ (holder.querySelectorAll(':scope > [tabindex="0"]'))) {
       node.setAttribute("role", "row");
       node.dataset.sink = "";
-      node.append(h("span", { role: "gridcell", class: "nrt-hear", text: `${view.head.name}, use the arrow keys` }));
+      node.append(h("span", { role: "gridcell", class: "nrt-hear", text: `${table.head.name}, use the arrow keys` }));
     }
   }
 
   function sorted(by = shown) {
     shown = by;
-    for (const node of view.holder.querySelectorAll(".slick-header-column")) {
+    for (const node of /** @type {NodeListOf<HTMLElement>} */ (holder.querySelectorAll(".slick-header-column"))) {
       const found = by.find(([c]) => `c${c}` === node.dataset.id);
       node.setAttribute("aria-sort", found ? (found[1] ? "ascending" : "descending") : "none");
     }
   }
 
   function sinks() {
-    const cell = view.grid.getActiveCell();
-    const row = cell && view.rows.at.get(cell.row);
-    if (!row) return;
-    const column = view.head.columns[cell.cell];
+    const cell = screen.grid.getActiveCell();
+    const row = table.at(cell?.row);
+    if (!cell || !row) return;
+    const column = table.head.columns[cell.cell];
     const dispute = disputeOf(row);
-    const text = row.texts
+    const text = isDraft(row)
       ? `${column.name}: ${draftText(column, row, cell.cell)[0]}, new row`
-      : `${column.name}: ${view.formats[cell.cell].text(row, cell.cell)}, row ${cell.row + 1} of ${view.total}${dispute ? `, ${dispute}: Enter to decide` : row.gone ? ", deleted" : ""}`;
-    for (const node of view.holder.querySelectorAll("[data-sink] > span")) setText(node, text);
+      : `${column.name}: ${table.formats[cell.cell].text(row, cell.cell)}, row ${cell.row + 1} of ${table.total}${dispute ? `, ${dispute}: Enter to decide` : row.gone ? ", deleted" : ""}`;
+    for (const node of holder.querySelectorAll("[data-sink] > span")) setText(node, text);
   }
 
   return { describe, sorted, sinks };

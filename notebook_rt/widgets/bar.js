@@ -1,5 +1,8 @@
 // The bar above the grid: its name, how many rows, how the table is; rows added and deleted; the filter.
-import { h, setText } from "./common.js";
+import { h, setText, svg } from "./common.js";
+
+/** @import { View } from "./grid.js" */
+/** @import { Around, Head } from "./protocol.js" */
 
 const ICONS = {
   add: "M6 2 V10 M2 6 H10",
@@ -8,16 +11,18 @@ const ICONS = {
 const STILL = 1000; // milliseconds
 const command = /Mac|iP(hone|ad)/.test(navigator.platform) ? "⌘" : "Ctrl+";
 
-function iconButton(icon, label, key, onclick) {
+function iconButton(/** @type {"add" | "remove"} */ icon, /** @type {string} */ label, /** @type {string} */ key, /** @type {() => void} */ onclick) {
   return h(
     "button", { type: "button", class: "nrt-icon", "aria-label": label, title: `${label} (${key})`, "data-act": icon, onclick },
-    h("svg", { viewBox: "0 0 12 12", width: "14", height: "14", "aria-hidden": "true" },
-      h("path", { d: ICONS[icon], fill: "none", stroke: "currentColor", "stroke-width": "1.3", "stroke-linecap": "round", "stroke-linejoin": "round" })),
+    svg("svg", { viewBox: "0 0 12 12", width: "14", height: "14", "aria-hidden": "true" },
+      svg("path", { d: ICONS[icon], fill: "none", stroke: "currentColor", "stroke-width": "1.3", "stroke-linecap": "round", "stroke-linejoin": "round" })),
   );
 }
 
 // `acts` are `add`, `remove`, `save` and `discard`, of rows, and `undo`.
+/** @param {View} view @param {Record<"add" | "remove" | "save" | "discard" | "undo", () => void>} acts */
 export function barOf(view, acts) {
+  const { table } = view;
   const title = h("span", { class: "nrt-word" });
   const count = h("span", { class: "nrt-soft", role: "status" });
   const status = h("span", { class: "nrt-status" });
@@ -36,11 +41,12 @@ export function barOf(view, acts) {
   note.hidden = rows.hidden = undo.hidden = true;
   view.body.append(h("div", { class: "nrt-tools" }, title, count, status, live, rows, filter), note);
 
-  let typing = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let typing;
   filter.addEventListener("input", () => {
     clearTimeout(typing);
     typing = setTimeout(() => {
-      typing = null;
+      typing = undefined;
       view.say({ t: "filter", text: filter.value });
     }, 180);
   });
@@ -49,13 +55,15 @@ export function barOf(view, acts) {
   // The note comes and goes, and moves the rows: never under a pointer that is on its way to one.
   let noted = "";
   let moved = -STILL;
-  let placing = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let placing;
   function place() {
     clearTimeout(placing);
     const wait = moved + STILL - performance.now();
     if (wait > 0 && wait < Infinity) placing = setTimeout(place, wait);
     if (wait <= 0) note.hidden = !noted;
   }
+  /** @param {"pointermove" | "pointerdown" | "pointerup" | "pointerleave"} event @param {(moment: PointerEvent) => number} when */
   const pointer = (event, when) => view.body.addEventListener(event, (moment) => {
     moved = when(moment);
     place();
@@ -65,38 +73,39 @@ export function barOf(view, acts) {
   pointer("pointerup", () => performance.now());
   pointer("pointerleave", () => -STILL);
 
-  let hearing = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let hearing;
   let leaving = 0;
   return {
     // Something that was done, for a moment, or for the seconds in which it can be undone.
-    hear(text, seconds = 0) {
+    hear(/** @type {string} */ text, seconds = 0) {
       setText(live, text);
       undo.hidden = !seconds;
       clearTimeout(hearing);
       hearing = setTimeout(() => this.hear(""), (seconds || 4) * 1000);
     },
     // What can be done to rows now.
-    offer() {
-      const { head, selection, draft } = view;
-      rows.hidden = !head?.rows;
-      add.hidden = !head?.add || Boolean(draft);
+    offer(/** @type {boolean} */ selected) {
+      const { head, draft } = table;
+      rows.hidden = !head.rows;
+      add.hidden = !head.add || Boolean(draft);
       save.hidden = discard.hidden = !draft;
       save.disabled = Boolean(draft?.saving);
       remove.hidden = Boolean(draft);
-      remove.disabled = !selection;
+      remove.disabled = !selected;
     },
     // A new state of all: the name.
-    whole(head) {
+    whole(/** @type {Head} */ head) {
       setText(title, head.name);
     },
     // The small rest of the state: how many rows, how the table is, and the filter (of another view too)
     // unless somebody types one here.
-    around(content) {
+    around(/** @type {Around} */ content) {
       leaving = content.leaving ?? leaving;
-      if (content.filter !== undefined && typing === null && filter.getRootNode().activeElement !== filter) filter.value = content.filter;
+      if (content.filter !== undefined && typing === undefined && /** @type {Document | ShadowRoot} */ (filter.getRootNode()).activeElement !== filter) filter.value = content.filter;
       if (content.total !== undefined || content.leaving !== undefined || content.filter !== undefined) {
-        const there = view.total - leaving;
-        const known = view.head?.columns.length > 0; // else nobody knows how many
+        const there = table.total - leaving;
+        const known = table.head.columns.length > 0; // else nobody knows how many
         setText(count, known ? `${there.toLocaleString()} row${there === 1 ? "" : "s"}${filter.value ? " found" : ""}` : "");
       }
       if (content.status !== undefined) {

@@ -9,24 +9,22 @@ the main shell, closing what a cell made before when it runs again, and the stat
 
 from __future__ import annotations
 
-import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 
-from notebook_rt import host
 from notebook_rt.errors import printable
+from notebook_rt.runtime import host
 from notebook_rt.widgets.lifetime import Cells
 from notebook_rt.widgets.pump import Pump
 from notebook_rt.widgets.sources import Eyes, Unsubscribe
-from notebook_rt.widgets.state import StateModel
+from notebook_rt.widgets.state import StateModel, cut
 from notebook_rt.widgets.transport import Budget, Link, ViewModel
 
 if TYPE_CHECKING:
@@ -34,43 +32,15 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 CLOSED = "closed: the cell that made it has run again"
-_IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
-_DEFAULT = re.compile(r"^export default [\s\S]*\Z", re.MULTILINE)
-_SPARE = re.compile(r"^(?:\s*//.*\n|\s+)", re.MULTILINE)
-"""Comment lines and indentation: of use to a reader of the files, dead weight in a saved notebook."""
 
 
-@cache
-def module(name: str) -> str:
-    """Widget ``name`` as one ES module: what it imports from beside it is put in front.
+def built(name: str) -> str:
+    """Return a file that ``build.mjs`` has bundled from the sources beside this module.
 
-    anywidget takes one module without relative imports. Each file is a plain module by itself
-    (an editor understands it), and this is all the bundling there is.
+    anywidget takes one ES module without relative imports and one style sheet. The repository and
+    the wheel carry the bundles, so that only who changes a widget needs node (``./do js``).
     """
-    parts: list[str] = []
-    seen: set[str] = set()
-
-    def add(part: str) -> None:
-        if part in seen:
-            return
-        seen.add(part)
-        text = (HERE / f"{part}.js").read_text("utf-8")
-        for needed in _IMPORT.findall(text):
-            add(needed)
-        text = _SPARE.sub("", _IMPORT.sub("", text))
-        if part != name:
-            text = _DEFAULT.sub("", text)
-        parts.append(re.sub(r"^export (?!default)", "", text, flags=re.MULTILINE))
-
-    add(name)
-    return "\n".join(parts)
-
-
-@cache
-def styles(*names: str) -> str:
-    """The style sheets ``common.css`` and those of ``names``, as one."""
-    sheets = ((HERE / f"{name}.css").read_text("utf-8") for name in ("common", *names))
-    return "\n".join(_SPARE.sub("", sheet) for sheet in sheets)
+    return (HERE / "built" / name).read_text("utf-8")
 
 
 class _Deafness:
@@ -126,7 +96,7 @@ class LiveWidget(anywidget.AnyWidget):
     """
 
     pin_replies_to_main = False
-    """True: leave ipykernel 7.4's routing of messages alone (``NOTEBOOK.md``)."""
+    """True: leave ipykernel 7.4's routing of messages alone (``docs/design/notebooks.md``)."""
     _closed = False
     libraries: Mapping[str, Callable[[], bytes]] = {}
     """Gzipped modules that a page may ask for once, by name (``library.js``)."""
@@ -259,9 +229,15 @@ class LiveWidget(anywidget.AnyWidget):
             self._link.hear(content, pump.now())
 
     def _send_library(self, name: str) -> None:
-        self._send_now({"t": "library", "name": name}, (self.libraries[name](),))
+        try:
+            library = self.libraries[name]()
+        except Exception as error:  # whoever looks is told, instead of waiting for ever
+            why = f"{type(error).__name__}: {error}"
+            self._send_now({"t": "library", "name": name, "error": cut(printable(why))}, ())
+        else:
+            self._send_now({"t": "library", "name": name}, (library,))
 
-    # Two writers at once lose the final state (NOTEBOOK.md): everything below takes the lock.
+    # Two writers at once lose the final state (docs/design/notebooks.md): everything below takes the lock.
     def notify_change(self, change: Any) -> None:
         with self._write if hasattr(self, "_write") else ExitStack():
             super().notify_change(change)

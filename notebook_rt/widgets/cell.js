@@ -1,16 +1,24 @@
 // Cells: from the message's binary columns to values, and from values to text.
 import { h } from "./common.js";
 
+/** @import { Cells, Column, Span, Value } from "./protocol.js" */
+/** @import { Draft, Format, Mark, Row } from "./grid.js" */
+
 export const ROW_MARK = -1; // the column of a mark that is about the whole row
 const NULL = 1;
 const CUT = 2;
 
-export const isNull = (row, c) => (row.f[c] & NULL) !== 0;
-export const isCut = (row, c) => (row.f[c] & CUT) !== 0;
+export const isNull = (/** @type {{ f: ArrayLike<number> }} */ row, /** @type {number} */ c) => (row.f[c] & NULL) !== 0;
+export const isCut = (/** @type {{ f: ArrayLike<number> }} */ row, /** @type {number} */ c) => (row.f[c] & CUT) !== 0;
+
+// Whether a row is being typed.
+/** @type {(row: Row) => row is Draft} */
+export const isDraft = /** @type {any} */ ((/** @type {Row} */ row) => row.texts !== undefined);
 
 // A column of a message as `[values, flags]`.
-export function decodeColumn(column, buffer) {
-  const at = ([offset, length]) => [buffer.byteOffset + offset, length];
+/** @returns {[values: ArrayLike<Value> & Iterable<Value>, flags: Uint8Array]} */
+export function decodeColumn(/** @type {Cells} */ column, /** @type {DataView} */ buffer) {
+  const at = (/** @type {Span} */ [offset, length]) => [buffer.byteOffset + offset, length];
   const [fo, fl] = at(column.flags);
   const flags = new Uint8Array(buffer.buffer, fo, fl);
   const [vo, vl] = at(column.values);
@@ -19,7 +27,7 @@ export function decodeColumn(column, buffer) {
     const bytes = vo % 8 ? buffer.buffer.slice(vo, vo + vl) : buffer.buffer;
     return [new Float64Array(bytes, vo % 8 ? 0 : vo, vl / 8), flags];
   }
-  const [eo, el] = at(column.ends);
+  const [eo, el] = at(column.ends ?? [0, 0]);
   const ends = new Int32Array(buffer.buffer.slice(eo, eo + el));
   const decoder = new TextDecoder();
   let start = 0;
@@ -31,15 +39,15 @@ export function decodeColumn(column, buffer) {
   return [values, flags];
 }
 
-export function decodeInts([offset, length], buffer) {
+export function decodeInts(/** @type {Span} */ [offset, length], /** @type {DataView} */ buffer) {
   const start = buffer.byteOffset + offset;
   return new Int32Array(buffer.buffer.slice(start, start + length));
 }
 
-const pad = (n, size = 2) => String(n).padStart(size, "0");
+const pad = (/** @type {number} */ n, size = 2) => String(n).padStart(size, "0");
 
-function clock(date, utc) {
-  const get = (name) => date[`get${utc ? "UTC" : ""}${name}`]();
+function clock(/** @type {Date} */ date, /** @type {boolean} */ utc) {
+  const get = (/** @type {"FullYear" | "Month" | "Date" | "Hours" | "Minutes" | "Seconds"} */ name) => (utc ? date[`getUTC${name}`]() : date[`get${name}`]());
   return (
     `${pad(get("FullYear"), 4)}-${pad(get("Month") + 1)}-${pad(get("Date"))} ` +
     `${pad(get("Hours"))}:${pad(get("Minutes"))}:${pad(get("Seconds"))}`
@@ -47,46 +55,49 @@ function clock(date, utc) {
 }
 
 // Microseconds since 1970 as a time; the fraction only where there is one.
-export function timeText(micros, utc) {
+export function timeText(/** @type {number} */ micros, /** @type {boolean} */ utc) {
   const fraction = ((micros % 1e6) + 1e6) % 1e6;
   const text = clock(new Date(Math.floor(micros / 1000)), utc);
   if (fraction === 0) return text;
   return `${text}.${pad(fraction, 6).replace(/0{3}$/, "")}`;
 }
 
-function decimals(value) {
+function decimals(/** @type {number} */ value) {
   const text = String(value);
   if (text.includes("e")) return 0;
   return Math.min(text.split(".")[1]?.length ?? 0, 4);
 }
 
 // Whether so many digits after the point would leave little of a value: 0.0000 for 3e-7.
-function tooSmall(value, digits) {
+function tooSmall(/** @type {number} */ value, /** @type {number} */ digits) {
   return value !== 0 && Math.abs(value) < 1 && Math.abs(Number(value.toFixed(digits)) - value) > Math.abs(value) / 20;
 }
 
 // Turns values of one column into text. Digits after the point are the same all down a column, and
 // only ever grow, so that the points stand under one another and nothing trembles.
-export function makeFormat(column) {
+/** @returns {Format} */
+export function makeFormat(/** @type {Pick<Column, "format" | "shape">} */ column) {
   const spec = /^(,)?(?:\.(\d+))?([fd%])?$/.exec(column.format ?? "");
+  /** @type {Intl.NumberFormatOptions} */
   const options = { useGrouping: Boolean(spec?.[1]) };
   let digits = spec?.[2] === undefined ? -1 : Number(spec[2]);
   const fixed = digits >= 0 || spec?.[3] === "d";
   if (spec?.[3] === "d") digits = 0;
   if (spec?.[3] === "%") options.style = "percent";
+  /** @type {Intl.NumberFormat | null} */
   let number = null;
-  const renew = (n) => {
+  const renew = (/** @type {number} */ n) => {
     digits = n;
-    number = new Intl.NumberFormat(undefined, { ...options, minimumFractionDigits: n, maximumFractionDigits: n });
+    return number = new Intl.NumberFormat(undefined, { ...options, minimumFractionDigits: n, maximumFractionDigits: n });
   };
   const float = column.shape === "number";
-  const day = (text) => (column.shape === "date" ? text.slice(0, 10) : text);
+  const day = (/** @type {string} */ text) => (column.shape === "date" ? text.slice(0, 10) : text);
   return {
     // Looks at the values of a window; true if what is drawn must be drawn again.
     learn(values) {
       if (fixed || !float || typeof values[0] !== "number") return false;
       let need = Math.max(digits, 0);
-      for (const value of values) if (Number.isFinite(value)) need = Math.max(need, decimals(value));
+      for (const value of Array.from(values)) if (typeof value === "number" && Number.isFinite(value)) need = Math.max(need, decimals(value));
       if (need === digits) return false;
       renew(need);
       return true;
@@ -95,19 +106,18 @@ export function makeFormat(column) {
       const value = row.v[c];
       if (isNull(row, c)) return "null";
       const kind = row.k[c];
+      if (typeof value === "string") return value;
       if (kind === "number") {
         if (!Number.isFinite(value)) return String(value);
         if (float || fixed) {
-          if (!number) renew(Math.max(digits, 0));
+          const as = number ?? renew(Math.max(digits, 0));
           if (!fixed && tooSmall(value, digits)) return value.toExponential(3).replace(/\.?0+e/, "e");
-          return Math.abs(value) >= 1e15 ? String(value) : number.format(value);
+          return Math.abs(value) >= 1e15 ? String(value) : as.format(value);
         }
         return String(value);
       }
       if (kind === "bool") return value ? "true" : "false";
-      if (kind === "instant") return timeText(value, false);
-      if (kind === "local") return day(timeText(value, true));
-      return value;
+      return kind === "instant" ? timeText(value, false) : day(timeText(value, true));
     },
     // What the editor starts with, and what "as it was seen" means.
     typed(row, c) {
@@ -115,20 +125,22 @@ export function makeFormat(column) {
       const value = row.v[c];
       const kind = row.k[c];
       if (kind === "bool") return value ? "true" : "false";
+      if (typeof value === "string") return value;
       if (kind === "instant") return `${timeText(value, true).replace(" ", "T")}+00:00`;
       if (kind === "local") return day(timeText(value, true)).replace(" ", "T");
       return String(value);
     },
     hint(row, c) {
       if (isNull(row, c)) return "";
-      if (row.k[c] === "instant") return `${timeText(row.v[c], true)} UTC`;
-      return isCut(row, c) ? `${row.v[c]}… (Enter shows all)` : "";
+      const value = row.v[c];
+      if (row.k[c] === "instant" && typeof value === "number") return `${timeText(value, true)} UTC`;
+      return isCut(row, c) ? `${value}… (Enter shows all)` : "";
     },
   };
 }
 
 // JSON to be read; as it came where JavaScript would round a number in it.
-export function indented(text) {
+export function indented(/** @type {string} */ text) {
   if (/\d{16}/.test(text)) return text;
   try {
     return JSON.stringify(JSON.parse(text), null, 2);
@@ -142,28 +154,30 @@ const WORDS = {
 };
 
 // What a cell of a row that is being typed says, and how that is shown.
-export function draftText(column, row, c) {
+/** @returns {[text: string, style: string]} */
+export function draftText(/** @type {Column} */ column, /** @type {Draft} */ row, /** @type {number} */ c) {
   const text = row.texts.get(c);
   if (text === undefined) return column.needed ? ["required", "nrt-needed"] : [column.filled ? "default" : "null", "nrt-null"];
   if (text === null) return ["null", "nrt-null nrt-typed"];
   return [column.shape === "timestamptz" ? timeText(Date.parse(text) * 1000, false) : text, "nrt-typed"];
 }
 
-export function draftNode(column, row, c) {
+export function draftNode(/** @type {Column} */ column, /** @type {Draft} */ row, /** @type {number} */ c) {
   const [text, style] = draftText(column, row, c);
   return h("span", { class: `nrt-v nrt-as-${column.shape} ${style}`, dir: column.shape === "text" ? "auto" : null, text });
 }
 
 // What a conflict about a whole row is, in words; undefined if there is none.
-export function disputeOf(row) {
+export function disputeOf(/** @type {Row | undefined} */ row) {
   const mark = row?.m?.get(ROW_MARK);
   return mark && (mark.deleted === "mine" ? "you deleted this row, and somebody else changed it" : "somebody else deleted this row, and you changed it");
 }
 
 // The inside of a cell; the first of a row says what is to be decided about the whole row.
-export function cellNode(format, column, row, c) {
+export function cellNode(/** @type {Format} */ format, /** @type {Column} */ column, /** @type {Row} */ row, /** @type {number} */ c) {
   const node = document.createElement("span");
   const dispute = c === 0 && disputeOf(row);
+  /** @type {Mark | undefined} */
   const mark = row.m?.get(c) ?? (dispute ? { kind: "conflict", say: dispute } : undefined);
   node.className = `nrt-v nrt-as-${column.shape}`;
   if (column.shape === "text") node.dir = "auto"; // Hebrew and Arabic run from the right

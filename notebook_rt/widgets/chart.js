@@ -1,15 +1,18 @@
 // The live chart: a Vega-Lite picture whose data comes by column in binary, as often as it is useful.
 import { h, widget } from "./common.js";
 import { decodeColumn, isNull } from "./cell.js";
-import { library, unloaded } from "./library.js";
+import { library, loading as waiting, unloaded } from "./library.js";
+import "./chart.css";
 
-function rowsOf(content, buffer) {
+/** @import { ChartMessage, DataMessage, NoteMessage, Cells } from "./protocol.js" */
+
+function rowsOf(/** @type {{ cols: Cells[], names: string[] }} */ content, /** @type {DataView} */ buffer) {
   const columns = content.cols.map((column) => decodeColumn(column, buffer));
   const read = content.cols.map((column, c) => {
     const [values, flags] = columns[c];
     const micros = column.kind === "instant" || column.kind === "local";
-    const meant = micros ? (value) => value / 1000 : column.kind === "bool" ? Boolean : (value) => value;
-    return (i) => (isNull({ f: flags }, i) ? null : meant(values[i]));
+    const meant = (/** @type {any} */ value) => (micros ? value / 1000 : column.kind === "bool" ? Boolean(value) : value);
+    return (/** @type {number} */ i) => (isNull({ f: flags }, i) ? null : meant(values[i]));
   });
   const length = columns[0]?.[1].length ?? 0;
   return Array.from({ length }, (_, i) => Object.fromEntries(content.names.map((name, c) => [name, read[c](i)])));
@@ -21,17 +24,22 @@ export default widget((body, say, model) => {
   const foot = h("p", { class: "nrt-soft nrt-chart-foot" });
   body.append(note, holder, foot);
   note.hidden = true;
+  /** @type {ChartMessage | null} */
   let head = null;
+  /** @type {object[]} */
   let rows = [];
-  let view = null;
+  /** @type {any} */
+  let view = null; // Vega's
+  /** @type {Promise<void> | null} */
   let building = null;
   let again = false;
-  const loading = library("vega", model, say).catch((error) => void unloaded(body, model, say, error));
-  const root = () => body.parentElement;
+  const loaded = waiting(body);
+  const loading = library("vega", model, say).catch((/** @type {Error} */ error) => void unloaded(body, model, say, error)).finally(loaded);
+  const root = () => /** @type {HTMLElement} */ (body.parentElement);
 
   function config() {
     const style = getComputedStyle(root());
-    const get = (name) => style.getPropertyValue(name).trim();
+    const get = (/** @type {string} */ name) => style.getPropertyValue(name).trim();
     const axis = { labelColor: get("--nrt-soft"), titleColor: get("--nrt-text"), gridColor: get("--nrt-line"), domainColor: get("--nrt-line"), tickColor: get("--nrt-line"), labelFontSize: 11, titleFontWeight: 600 };
     const mark = root().dataset.theme === "dark" ? "#7ab7ff" : "#0b62c4";
     return {
@@ -51,7 +59,7 @@ export default widget((body, say, model) => {
     }
     building = (async () => {
       const vega = await loading;
-      if (!vega) return;
+      if (!vega || !head) return;
       const made = await vega.vegaEmbed(holder, { ...head.spec, config: { ...config(), ...head.spec.config } }, { actions: false, tooltip: true, renderer: "canvas" });
       view?.finalize();
       view = made.view;
@@ -72,11 +80,12 @@ export default widget((body, say, model) => {
   const themed = new MutationObserver(() => head && build());
   setTimeout(() => themed.observe(root(), { attributes: true, attributeFilter: ["data-theme"] }));
   return {
-    receive(content, buffers) {
+    receive(/** @type {ChartMessage | DataMessage | NoteMessage} */ content, /** @type {DataView[]} */ buffers) {
       note.textContent = content.note;
       note.hidden = !content.note;
       if (content.t === "note") return;
       if (content.t === "chart") head = content;
+      if (!head) return;
       rows = rowsOf({ ...content, names: head.names }, buffers[0]);
       holder.setAttribute("aria-label", content.label);
       foot.textContent = content.foot;
@@ -85,6 +94,7 @@ export default widget((body, say, model) => {
     },
     close() {
       themed.disconnect();
+      loaded();
       view?.finalize();
     },
   };

@@ -2,7 +2,7 @@
 
 Altair writes the specification, the browser's Vega draws it. Altair's own ``JupyterChart`` keeps
 the data in its synced state and sends all of it with every change (34 % of a core at 10 Hz, and
-every row in the saved notebook: NOTEBOOK.md), so only its library is used: Vega comes out of the
+every row in the saved notebook: docs/design/notebooks.md), so only its library is used: Vega comes out of the
 ``vl-convert`` wheel once a page, and the data goes over our own transport, bounded in points and in
 what it costs.
 """
@@ -26,8 +26,8 @@ import pandas as pd
 import platformdirs
 
 from notebook_rt.errors import ClosedError
-from notebook_rt.store.coerce import missing
-from notebook_rt.widgets.base import LiveWidget, module, styles
+from notebook_rt.model.coerce import missing
+from notebook_rt.widgets.base import LiveWidget, built
 from notebook_rt.widgets.chartspec import kind_of, picture
 from notebook_rt.widgets.columns import Pack, cells, text_of
 from notebook_rt.widgets.order import DUTY, column_of
@@ -333,8 +333,8 @@ class ChartModel:
 class ChartWidget(LiveWidget):
     """A live chart of a frame; see ``ChartModel`` for the parameters."""
 
-    _esm = module("chart")
-    _css = styles("chart")
+    _esm = built("chart.js")
+    _css = built("chart.css")
     libraries: Mapping[str, Callable[[], bytes]] = {"vega": vega}
 
     def __init__(

@@ -33,7 +33,7 @@ SMALL: Final = (
     "length(datum.label) < 7 || abs(datum.value) >= 1e-4 ? datum.label : format(datum.value, '~g')"
 )
 """A number on an axis: 3e-9 and not 0.000000003."""
-COLOURS: Final = 6
+COLORS: Final = 6
 """How many colours ``chart.js`` has; then they begin again, with another dash or shape."""
 DASHES: Final = ([1, 0], [6, 3], [2, 2])
 SHAPES: Final = ("circle", "square", "triangle-up")
@@ -133,10 +133,10 @@ def _colours(df: pd.DataFrame, kind: str, y: Sequence[str], color: str | None) -
     names: Any = {"domain": list(y)} if color is None else {}
     encode: dict[str, Any] = {"color": alt.Color("c", scale=alt.Scale(**names), **same)}
     if of == "nominal" and kind == "line":
-        dashes = [dash for dash in DASHES for _ in range(COLOURS)]
+        dashes = [dash for dash in DASHES for _ in range(COLORS)]
         encode["strokeDash"] = alt.StrokeDash("c", scale=alt.Scale(range=dashes, **names), **same)
     elif of == "nominal" and kind == "point":
-        shapes = [shape for shape in SHAPES for _ in range(COLOURS)]
+        shapes = [shape for shape in SHAPES for _ in range(COLORS)]
         encode["shape"] = alt.Shape("c", scale=alt.Scale(range=shapes, **names), **same)
     return encode
 

@@ -1,13 +1,17 @@
 // What a person is asked when two have changed one thing: a cell, or a row that one of them deleted.
 import { h } from "./common.js";
 
-const pick = (label, text, onclick) =>
+/** @import { Mark, Row } from "./grid.js" */
+/** @import { Choice, Column } from "./protocol.js" */
+/** @typedef {(choice: Choice, c?: number) => void} Decide */
+
+const pick = (/** @type {string} */ label, /** @type {string | undefined} */ text, /** @type {() => void} */ onclick) =>
   h("button", { type: "button", class: "nrt-choice", onclick }, h("b", { text: label }), h("span", { text }));
 
-const choices = (...buttons) => h("div", { class: "nrt-choices" }, ...buttons);
+const choices = (/** @type {HTMLElement[]} */ ...buttons) => h("div", { class: "nrt-choices" }, ...buttons);
 
 // The columns that the one who did not delete the row has changed in it.
-function changes({ told, more }) {
+function changes(/** @type {Mark} */ { told = [], more }) {
   const lines = told.map(([name, before, now]) => [
     h("dt", { text: name }),
     h("dd", {}, h("del", { text: before }), h("span", { "aria-hidden": "true", text: " → " }), h("ins", { text: now })),
@@ -18,7 +22,8 @@ function changes({ told, more }) {
   ];
 }
 
-function aboutRow(mark, decide) {
+/** @returns {[string, ...(Node | null)[]]} */
+function aboutRow(/** @type {Mark} */ mark, /** @type {Decide} */ decide) {
   const mine = mark.deleted === "mine";
   return [
     "Conflict about this row",
@@ -32,11 +37,13 @@ function aboutRow(mark, decide) {
 }
 
 // The name of the dialog and what is in it. `decide(choice, c)` is told; without `c` of the whole row.
-export function chooser(mark, column, row, decide) {
+/** @returns {[label: string, ...children: (Node | null)[]]} */
+export function chooser(/** @type {Mark} */ mark, /** @type {Column} */ column, /** @type {Row} */ row, /** @type {Decide} */ decide) {
   if (mark.deleted) return aboutRow(mark, decide);
-  const c = [...row.m].find(([, one]) => one === mark)[0];
-  const open = [...row.m.values()].filter(({ kind }) => kind === "conflict").length;
-  const all = (choice, text) => h("button", { type: "button", class: "nrt-button", text, onclick: () => decide(choice) });
+  const marks = [...(row.m ?? [])];
+  const c = marks.find(([, one]) => one === mark)?.[0];
+  const open = marks.filter(([, { kind }]) => kind === "conflict").length;
+  const all = (/** @type {Choice} */ choice, /** @type {string} */ text) => h("button", { type: "button", class: "nrt-button", text, onclick: () => decide(choice) });
   return [
     `Conflict in ${column.name}`,
     h("p", { class: "nrt-soft", text: mark.lost

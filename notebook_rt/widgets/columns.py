@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from notebook_rt.store.coerce import missing
+from notebook_rt.model.coerce import missing
 
 Kind: TypeAlias = Literal["number", "bool", "instant", "local", "text"]
 LONG = 160

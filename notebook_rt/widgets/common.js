@@ -1,23 +1,38 @@
 // What every widget shares: elements without HTML strings, the lease and the acknowledgement of the
 // transport (transport.py is the other end), and the host's light or dark.
+import "./common.css";
+
+/** @import { Drawn, FromKernel, Model, Numbered, Say, ToKernel } from "./protocol.js" */
+/** @typedef {Record<string, any>} Props attributes; `text`; `on…`: a listener */
+/** @typedef {(Node | null)[]} Children */
 
 // An element. Text arrives by textContent only: names and values are hostile input.
-export function h(tag, props = {}, ...children) {
-  const svg = ["svg", "path", "polyline", "circle"].includes(tag);
-  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+/** @type {<K extends keyof HTMLElementTagNameMap>(tag: K, props?: Props, ...children: Children) => HTMLElementTagNameMap[K]} */
+export const h = (tag, props = {}, ...children) => dressed(document.createElement(tag), props, children);
+
+/** @type {<K extends keyof SVGElementTagNameMap>(tag: K, props?: Props, ...children: Children) => SVGElementTagNameMap[K]} */
+export const svg = (tag, props = {}, ...children) => dressed(document.createElementNS("http://www.w3.org/2000/svg", tag), props, children);
+
+/** @type {<E extends Element>(node: E, props: Props, children: Children) => E} */
+function dressed(node, props, children) {
   for (const [name, value] of Object.entries(props)) {
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "text") node.textContent = value;
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  node.append(...children.filter((child) => child !== null));
   return node;
 }
 
+/** @type {WeakMap<Element, Map<unknown, HTMLElement>>} */
+const nodes = new WeakMap();
+
 // Makes the children of `parent` those of `items`, keeping the nodes (and the focus) of known keys.
+/** @type {<T>(parent: Element, items: T[], keyOf: (item: T) => unknown, make: (item: T) => HTMLElement, draw: (node: any, item: T) => void) => void} */
 export function keyed(parent, items, keyOf, make, draw) {
-  const known = parent._keyed ?? (parent._keyed = new Map());
+  const known = nodes.get(parent) ?? new Map();
+  nodes.set(parent, known);
   const left = new Set(known.keys());
   let at = parent.firstElementChild;
   for (const item of items) {
@@ -26,20 +41,20 @@ export function keyed(parent, items, keyOf, make, draw) {
     if (!node) known.set(key, (node = make(item)));
     left.delete(key);
     draw(node, item);
-    if (node === at) at = at.nextElementSibling;
+    if (node === at) at = node.nextElementSibling;
     else parent.insertBefore(node, at);
   }
   for (const key of left) {
-    known.get(key).remove();
+    known.get(key)?.remove();
     known.delete(key);
   }
 }
 
-export const setText = (node, text) => {
+export const setText = (/** @type {Node} */ node, /** @type {string} */ text) => {
   if (node.textContent !== text) node.textContent = text;
 };
 
-export function ago(iso, now = Date.now()) {
+export function ago(/** @type {string | null} */ iso, now = Date.now()) {
   if (!iso) return "";
   const s = Math.max(0, (now - Date.parse(iso)) / 1000);
   if (s < 5) return "just now";
@@ -50,8 +65,10 @@ export function ago(iso, now = Date.now()) {
 }
 
 // Any CSS colour as red, green, blue and opacity up to 255: hosts write theirs as rgb(), oklch(), color().
-const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-function rgbaOf(colour) {
+/** @type {CanvasRenderingContext2D | null} */
+let pixel = null;
+function rgbaOf(/** @type {string} */ colour) {
+  pixel ??= /** @type {CanvasRenderingContext2D} */ (document.createElement("canvas").getContext("2d", { willReadFrequently: true }));
   pixel.clearRect(0, 0, 1, 1);
   pixel.fillStyle = colour;
   pixel.fillRect(0, 0, 1, 1);
@@ -59,9 +76,10 @@ function rgbaOf(colour) {
 }
 
 // Light or dark, from what is really behind the widget: it works in every host.
-function watchTheme(root) {
+function watchTheme(/** @type {HTMLElement} */ root) {
+  const above = (/** @type {Element} */ node) => node.parentElement ?? /** @type {Partial<ShadowRoot>} */ (node.getRootNode()).host;
   const look = () => {
-    let node = root.parentElement ?? root.getRootNode().host;
+    let node = above(root);
     let dark = matchMedia("(prefers-color-scheme: dark)").matches;
     while (node) {
       const [red, green, blue, opacity] = rgbaOf(getComputedStyle(node).backgroundColor);
@@ -69,7 +87,7 @@ function watchTheme(root) {
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 128;
         break;
       }
-      node = node.parentElement ?? node.getRootNode().host;
+      node = above(node);
     }
     root.dataset.theme = dark ? "dark" : "light";
   };
@@ -92,6 +110,7 @@ const FIRST_WORD = 6000;
 
 // One view's end of the transport. `receive(content, buffers)` draws; it returns false when it
 // could not use the message and needs the whole state again.
+/** @param {{ model: Model, root: Element, receive: (content: any, buffers: DataView[]) => unknown, silent: (text: string, over?: boolean) => void }} ends */
 function connect({ model, root, receive, silent }) {
   const view = `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`;
   let looking = false;
@@ -100,8 +119,9 @@ function connect({ model, root, receive, silent }) {
   let heard = 0;
   let closed = false;
   let frame = 0;
+  /** @type {[Numbered<Drawn | { t: "beat" }>, DataView[]][]} */
   const waiting = []; // messages that have come since the last frame
-  const say = (content) => {
+  const say = (/** @type {ToKernel} */ content) => {
     try {
       model.send({ view, ...content });
     } catch {
@@ -117,8 +137,8 @@ function connect({ model, root, receive, silent }) {
     if (now) heard = heard || Date.now();
     say({ t: now ? "look" : "leave" });
   };
-  const draw = (content, buffers) => {
-    if (closed || !looking || content.seq === undefined) return;
+  const draw = (/** @type {Numbered<Drawn | { t: "beat" }>} */ content, /** @type {DataView[]} */ buffers) => {
+    if (closed || !looking) return;
     silent("");
     if (content.t !== "beat" && (!content.to || content.to === view) && (whole || content.whole || content.t === "reply")) {
       whole = whole || content.whole;
@@ -137,13 +157,14 @@ function connect({ model, root, receive, silent }) {
     if (next) draw(...next);
   };
   // One message a frame: of two, nobody would see the first.
-  const custom = (content, buffers) => {
+  const custom = (/** @type {FromKernel} */ content, /** @type {DataView[]} */ buffers) => {
     if (closed) return;
     heard = Date.now();
     if (content.t === "gone") {
       closed = true;
       silent(content.why === "replaced" ? "Replaced: the cell that made this has run again." : "Closed.", true);
-    } else if (frame) waiting.push([content, buffers]);
+    } else if (!("seq" in content)) return;
+    else if (frame) waiting.push([content, buffers]);
     else {
       frame = requestAnimationFrame(nextFrame);
       draw(content, buffers);
@@ -202,18 +223,21 @@ function connect({ model, root, receive, silent }) {
 
 // An anywidget of `draw(root, say, model)`, which builds the elements and returns `receive`, or
 // `{receive, close}`.
+/** @typedef {(content: any, buffers: DataView[]) => unknown} Receive */
+/** @param {(body: HTMLElement, say: Say, model: Model) => Receive | { receive: Receive, close?: () => void }} draw */
 export function widget(draw) {
   return {
-    render({ model, el }) {
+    render(/** @type {{ model: Model, el: HTMLElement }} */ { model, el }) {
       // The attribute keeps JupyterLab's single-key commands away (D D deletes the cell).
       const root = h("div", { class: "nrt", "data-lm-suppress-shortcuts": "true" });
       const word = h("div", { class: "nrt-silent", role: "status" });
       const body = h("div", { class: "nrt-body" });
       root.append(body, word);
       el.append(root);
+      /** @type {ReturnType<typeof connect> | null} */
       let link = null;
       const made = draw(body, (content) => link?.say(content), model);
-      const { receive, close } = typeof made === "function" ? { receive: made } : made;
+      const { receive, close } = typeof made === "function" ? { receive: made, close: null } : made;
       const unwatch = watchTheme(root);
       link = connect({
         model,
@@ -235,7 +259,7 @@ export function widget(draw) {
 }
 
 // A button that opens a panel below it; Escape closes it and gives the focus back.
-export function disclosure(face, panel, label) {
+export function disclosure(/** @type {HTMLElement} */ face, /** @type {HTMLElement} */ panel, /** @type {string} */ label) {
   const id = `nrt-${Math.random().toString(36).slice(2)}`;
   const button = h("button", { type: "button", class: "nrt-pill", "aria-expanded": "false", "aria-controls": id });
   button.append(face);
@@ -243,12 +267,12 @@ export function disclosure(face, panel, label) {
   panel.hidden = true;
   panel.setAttribute("role", "region");
   panel.setAttribute("aria-label", label);
-  const set = (open) => {
+  const set = (/** @type {boolean} */ open) => {
     panel.hidden = !open;
     button.setAttribute("aria-expanded", String(open));
   };
-  button.addEventListener("click", () => set(panel.hidden));
-  const escape = (event) => {
+  button.addEventListener("click", () => set(Boolean(panel.hidden)));
+  const escape = (/** @type {KeyboardEvent} */ event) => {
     if (event.key !== "Escape" || panel.hidden) return;
     event.stopPropagation();
     set(false);

@@ -7,14 +7,15 @@ In: a handle. Out: what ``_repr_mimebundle_`` returns, and the widgets behind ``
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from notebook_rt.errors import printable
-from notebook_rt.host import has_front_end
-from notebook_rt.widgets.adapters import FrameOf, MappedOf
+from notebook_rt.runtime.host import has_front_end
+from notebook_rt.widgets.adapters import FrameOf, MappedOf, TableOf
 from notebook_rt.widgets.base import LiveWidget
 from notebook_rt.widgets.chart import ChartWidget
 from notebook_rt.widgets.grid import GridWidget, grid_html, grid_text
+from notebook_rt.widgets.handles import Frame, Mapped, Presence, Queue, Session, Table
 from notebook_rt.widgets.health import HealthWidget, health_html, health_text
 from notebook_rt.widgets.notes import NotesWidget
 from notebook_rt.widgets.presence import PresenceWidget, presence_html, presence_text
@@ -27,13 +28,6 @@ from notebook_rt.widgets.sessions import (
 )
 from notebook_rt.widgets.statusbar import StatusBar
 
-if TYPE_CHECKING:
-    from notebook_rt.channel import Presence
-    from notebook_rt.frame import LiveFrame
-    from notebook_rt.mapped import MappedFrame
-    from notebook_rt.outbox.view import QueueView
-    from notebook_rt.session import Session
-
 Bundle: TypeAlias = Any
 """What ``_repr_mimebundle_`` returns: MIME types to content."""
 
@@ -45,13 +39,17 @@ def _bundle(make: Callable[[], LiveWidget], static: Callable[[], tuple[str, str]
     return {"text/plain": printable(text, lines=True), "text/html": html}
 
 
-def frame_bundle(frame: LiveFrame) -> Bundle:
+def _of(frame: Frame) -> FrameOf:
+    return TableOf(cast("Table", frame)) if frame.editable else FrameOf(frame)
+
+
+def frame_bundle(frame: Frame) -> Bundle:
     """The live grid."""
-    source = FrameOf(frame)
+    source = _of(frame)
     return _bundle(lambda: grid(frame), lambda: (grid_text(source), grid_html(source)))
 
 
-def mapped_bundle(mapped: MappedFrame) -> Bundle:
+def mapped_bundle(mapped: Mapped) -> Bundle:
     """The live grid of what is computed."""
     source = MappedOf(mapped)
     return _bundle(lambda: GridWidget(source), lambda: (grid_text(source), grid_html(source)))
@@ -66,7 +64,7 @@ def health_bundle(session: Session) -> Bundle:
     )
 
 
-def queue_bundle(queue: QueueView) -> Bundle:
+def queue_bundle(queue: Queue) -> Bundle:
     """The queue count and its list."""
     source = SessionQueue(queue)
     return _bundle(
@@ -93,23 +91,23 @@ def session_bundle(session: Session) -> Bundle:
     )
 
 
-def grid(frame: LiveFrame, **options: Any) -> GridWidget:
+def grid(frame: Frame, **options: Any) -> GridWidget:
     """The live grid of ``frame``, with the options of ``GridWidget``."""
-    return GridWidget(FrameOf(frame), **options)
+    return GridWidget(_of(frame), **options)
 
 
-def plot(frame: LiveFrame, x: str | None = None, y: Any = (), **options: Any) -> ChartWidget:
+def plot(frame: Frame, x: str | None = None, y: Any = (), **options: Any) -> ChartWidget:
     """A live chart of ``frame``, with the options of ``ChartWidget``. Waits for the first data."""
     frame.wait()
-    return ChartWidget(FrameOf(frame), x, y, **options)
+    return ChartWidget(_of(frame), x, y, **options)
 
 
-def mapped_grid(mapped: MappedFrame, **options: Any) -> GridWidget:
+def mapped_grid(mapped: Mapped, **options: Any) -> GridWidget:
     """The live grid of what is computed, with the options of ``GridWidget``."""
     return GridWidget(MappedOf(mapped), **options)
 
 
-def mapped_plot(mapped: MappedFrame, x: str | None, y: Any, **options: Any) -> ChartWidget:
+def mapped_plot(mapped: Mapped, x: str | None, y: Any, **options: Any) -> ChartWidget:
     """A live chart of what is computed, with the options of ``ChartWidget``."""
     return ChartWidget(MappedOf(mapped), x, y, **options)
 
@@ -133,7 +131,7 @@ def _eyes(session: Session) -> Callable[[str], None]:
     """A browser that is back, or a tab that is looked at again, makes the session try at once."""
 
     def eyes(word: str) -> None:
-        if word in ("online", "visible") and session.state in ("disconnected", "reconnecting"):
+        if word in ("online", "visible") and session.status in ("disconnected", "reconnecting"):
             session.retry()
 
     return eyes

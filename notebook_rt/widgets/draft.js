@@ -1,29 +1,37 @@
 // A new row, typed in place behind the last one: in the browser alone until it is saved as one insert.
 // It is a row like the others, with the rid 0, and `texts`: what was typed, by column.
 
+/** @import { editing } from "./edits.js" */
+/** @import { Active, View } from "./grid.js" */
+/** @import { Column, ReplyMessage } from "./protocol.js" */
+
+/** @param {View} view @param {ReturnType<typeof editing>} edits */
 export function drafting(view, edits) {
+  const { focus, screen, table } = view;
+  /** @type {Active | null} */
   let back = null; // who had the focus before
-  const missing = () => view.head.columns.findIndex((column, c) => column.needed && !view.draft.texts.has(c));
+  const missing = () => table.head.columns.findIndex((column, c) => column.needed && !table.draft?.texts.has(c));
 
   // Where to begin: with what is needed, else with the first that nobody else fills in.
   const first = () => {
     const c = missing();
-    return c >= 0 ? c : Math.max(0, view.head.columns.findIndex((column) => !column.filled));
+    return c >= 0 ? c : Math.max(0, table.head.columns.findIndex((column) => !column.filled));
   };
 
-  function show(cell) {
-    const { draft, grid } = view;
+  function show(/** @type {number} */ cell) {
+    const { draft } = table;
+    const { grid } = screen;
+    if (!draft) return;
     grid.scrollRowIntoView(draft.at);
     grid.setActiveCell(draft.at, cell);
-    if (!view.editing) grid.editActiveCell();
+    if (!focus.editing) grid.editActiveCell();
   }
 
   function add() {
-    if (!view.grid || !view.head.add || !view.grid.getEditorLock().commitCurrentEdit()) return;
-    if (!view.draft) {
-      back = view.active;
-      view.draft = { rid: 0, texts: new Map(), v: [], f: view.head.columns.map(() => 1), k: [], m: null, gone: false, saving: false };
-      view.rows.keep(view.draft, view.total);
+    if (!screen.drawn || !table.head.add || !screen.grid.getEditorLock().commitCurrentEdit()) return;
+    if (!table.draft) {
+      back = focus.active;
+      table.type({ rid: 0, at: table.total, texts: new Map(), v: [], f: table.head.columns.map(() => 1), k: [], m: null, gone: false, saving: false });
       view.recount();
       view.paint();
     }
@@ -31,22 +39,24 @@ export function drafting(view, edits) {
   }
 
   // What an editor has: null for a null that was chosen, "" for nothing.
-  function set(c, text) {
-    if (text === "") view.draft.texts.delete(c);
-    else view.draft.texts.set(c, text);
-    view.grid.updateCell(view.draft.at, c);
+  function set(/** @type {number} */ c, /** @type {string | null} */ text) {
+    const { draft } = table;
+    if (!draft) return;
+    if (text === "") draft.texts.delete(c);
+    else draft.texts.set(c, text);
+    screen.grid.updateCell(draft.at, c);
   }
 
   // On to what is still missing; when nothing is, or nobody types it, the row is sent.
   function next() {
     const c = missing();
-    if (c < 0 || c === view.grid.getActiveCell()?.cell) save();
+    if (c < 0 || c === screen.grid.getActiveCell()?.cell) save();
     else show(c);
   }
 
   function save() {
-    const { draft, grid } = view;
-    if (!draft || draft.saving || !grid.getEditorLock().commitCurrentEdit()) return;
+    const { draft } = table;
+    if (!draft || draft.saving || !screen.grid.getEditorLock().commitCurrentEdit()) return;
     draft.saving = true;
     view.say({ t: "insert", rid: 0, cells: [...draft.texts] });
     view.paint();
@@ -54,48 +64,50 @@ export function drafting(view, edits) {
 
   // The focus has gone to another row: a draft that lacks nothing is done.
   function left() {
-    if (view.draft?.texts.size && missing() < 0) save();
+    if (table.draft?.texts.size && missing() < 0) save();
   }
 
   // Takes the draft away; the focus goes to a cell in `row`, if it was here.
-  function end(row, cell) {
-    const here = view.active?.rid === 0;
-    if (view.editing?.rid === 0) view.grid.getEditorLock().cancelCurrentEdit();
-    view.draft = null;
-    view.rows.keep(null);
+  function end(/** @type {number} */ row, /** @type {number | undefined} */ cell) {
+    const here = focus.active?.rid === 0;
+    if (focus.editing?.rid === 0) screen.grid.getEditorLock().cancelCurrentEdit();
+    table.type(null);
     view.recount();
     view.paint();
     if (!here) return;
     edits.quiet();
-    if (row >= 0) {
-      view.grid.scrollRowIntoView(row);
-      view.grid.setActiveCell(row, cell);
+    if (row >= 0 && cell !== undefined) {
+      screen.grid.scrollRowIntoView(row);
+      screen.grid.setActiveCell(row, cell);
     }
-    view.grid.focus();
+    screen.grid.focus();
   }
 
   function discard() {
-    if (view.draft) end(view.rows.named.get(back?.rid)?.at ?? -1, back?.cell);
+    if (table.draft) end(table.named(back?.rid)?.at ?? -1, back?.cell);
   }
 
-  function reply({ kind, why, c, row }) {
-    const { draft } = view;
+  function reply(/** @type {ReplyMessage} */ content) {
+    const { draft } = table;
     if (!draft) return;
+    const { c } = content;
     draft.saving = false;
-    if (kind === "refused") {
-      if (view.active?.rid === 0) show(c ?? 0);
+    if (content.kind === "refused") {
+      if (focus.active?.rid === 0) show(c ?? 0);
       view.paint();
-      edits.tellAt(draft.at, c ?? 0, why);
+      edits.tellAt(draft.at, c ?? 0, content.why);
       return;
     }
-    end(row, view.active?.cell);
-    view.bar.hear(row >= 0 ? "Added" : "Added, but not among these rows");
+    const row = content.kind === "inserted" ? content.row : -1;
+    end(row, focus.active?.cell);
+    view.hear(row >= 0 ? "Added" : "Added, but not among these rows");
   }
 
   // The columns are others now: what was typed stays with their names.
-  function rename(before) {
-    const { draft, head } = view;
+  function rename(/** @type {Column[]} */ before) {
+    const { draft, head } = table;
     if (!draft) return;
+    /** @type {[number, string | null][]} */
     const typed = [...draft.texts].map(([c, text]) => [head.columns.findIndex(({ name }) => name === before[c].name), text]);
     draft.texts = new Map(typed.filter(([c]) => c >= 0));
     draft.f = head.columns.map(() => 1);

@@ -1,67 +1,118 @@
 // Editors by type, each a SlickGrid editor. A patch of the row never reaches an open one.
 import { indented } from "./cell.js";
-import { h } from "./common.js";
+import { h, setText } from "./common.js";
 
-// `values` is what the grid knows: the text the cell started with, the fetch of a cut one, and what
-// to do with a long text's panel.
+/** @import { EditorArguments } from "slickgrid" */
+/** @import { Read, Row } from "./grid.js" */
+/** @import { Column } from "./protocol.js" */
+/** @typedef {{ valid: boolean, msg: string | null, learnt?: boolean }} Validity learnt: what is known of the column may be old */
+/** @typedef {EditorArguments & { container: HTMLElement }} Args */
+/**
+ * What the grid knows of a column's cells.
+ * @typedef {object} Values
+ * @property {(row: Row) => string | null} typed the text that the editor starts with
+ * @property {(row: Read) => string} shown
+ * @property {() => boolean} cut whether the browser has only the beginning of the text
+ * @property {() => Promise<string>} fetch all of it
+ * @property {(node: HTMLElement, find: () => HTMLElement) => () => void} place shows a panel; returns what closes it
+ */
+/**
+ * What one kind of editor is made of.
+ * @typedef {object} Parts
+ * @property {HTMLElement} node
+ * @property {HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement} input
+ * @property {(text: string | null) => void} set
+ * @property {(start: string | null) => string | null} read what is typed now; `start` if nothing was changed
+ * @property {(text: string | null) => Validity | null} [check]
+ * @property {() => void} [close]
+ */
+
 // A row that is being typed (`draft`) has all its editors in the cell, and any may be left empty.
-export function editorOf(column, values, draft = false) {
+export function editorOf(/** @type {Column} */ column, /** @type {Values} */ values, draft = false) {
   if (column.choices.length || column.shape === "bool") return choiceEditor(column, values);
   if (!draft && (column.shape === "json" || (column.shape === "text" && column.type !== "uuid"))) return textEditor(column, values);
   return inputEditor(column, values, draft);
 }
 
-function base(make) {
+// A class as SlickGrid wants it. `begin` sets what the editor starts with anew.
+/** @param {Values} values @param {(args: Args, begin: (text: string | null) => void) => Parts} make */
+function base(values, make) {
   return class {
-    constructor(args) {
-      this.args = args;
-      this.loaded = false;
-      make(this, args);
+    #args;
+    #parts;
+    #loaded = false;
+
+    constructor(/** @type {Args} */ args) {
+      this.#args = args;
+      /** @type {string | null} */
+      this.start = null;
+      this.#parts = make(args, (text) => (this.start = text));
+      this.input = this.#parts.input;
     }
+    init() {}
     destroy() {
-      this.close?.();
-      this.node.remove();
-      this.args.container.replaceChildren();
+      this.#parts.close?.();
+      this.#parts.node.remove();
+      this.#args.container.replaceChildren();
     }
     focus() {
       this.input.focus();
     }
-    loadValue(row) {
-      if (this.loaded || !row) return;
-      this.loaded = true;
-      this.start = this.initial(row);
-      this.set(this.start);
+    loadValue(/** @type {Row | undefined} */ row) {
+      if (this.#loaded || !row) return;
+      this.#loaded = true;
+      this.start = values.typed(row);
+      this.#parts.set(this.start);
+    }
+    serializeValue() {
+      return this.#parts.read(this.start);
     }
     isValueChanged() {
       return this.serializeValue() !== this.start;
     }
     applyValue() {}
     validate() {
-      return this.check?.() ?? { valid: true, msg: null };
+      return this.#parts.check?.(this.serializeValue()) ?? { valid: true, msg: null };
     }
   };
 }
 
 // An editor that is wider than its cell stays inside the grid.
-function within(input, args) {
+function within(/** @type {HTMLElement} */ input, /** @type {Args} */ args) {
   const over = input.getBoundingClientRect().right - args.grid.getContainerNode().getBoundingClientRect().right;
   if (over > 0) input.style.marginLeft = `${-over - 1}px`;
 }
 
+/** @type {Partial<Record<string, string>>} */
 const INPUTS = { date: "date", timestamptz: "datetime-local", timestamp: "datetime-local" };
 const NUMBER = /^\s*[-+−]?(\d[\d,\s]*\.?\d*|\.\d+)(e[-+]?\d+)?\s*$|^\s*[-+]?(nan|inf(inity)?)\s*$/i;
 const WHOLE = /^\s*[-+−]?\d[\d,\s]*$/;
 
-function inputEditor(column, values, draft) {
+// Why a text cannot be a value of its column; null: it can, as far as is known here.
+/** @returns {Validity | null} */
+export function checked(/** @type {Pick<Column, "name" | "shape">} */ column, /** @type {string | null} */ text, draft = false) {
+  if (text === null) return null;
+  if (text === "") return draft ? null : { valid: false, msg: `${column.name} cannot be empty: it is NOT NULL`, learnt: true };
+  if (column.shape === "integer" && !WHOLE.test(text)) return { valid: false, msg: `“${text}” is not a whole number` };
+  if (column.shape === "number" && !NUMBER.test(text)) return { valid: false, msg: `“${text}” is not a number` };
+  return null;
+}
+
+// An instant as this browser's time, without a zone.
+export function localTime(/** @type {string} */ text) {
+  const date = new Date(text);
+  return new Date(date.getTime() - date.getTimezoneOffset() * 60000).toISOString().slice(0, -1);
+}
+
+function inputEditor(/** @type {Column} */ column, /** @type {Values} */ values, /** @type {boolean} */ draft) {
   const type = INPUTS[column.shape] ?? "text";
   const numeric = column.shape === "number" || column.shape === "integer";
-  return base((editor, args) => {
+  return base(values, (args) => {
     const input = h("input", {
       class: `nrt-editor${numeric ? " nrt-editor-number" : ""}`, type, step: type === "datetime-local" ? "any" : null,
       inputmode: numeric ? "decimal" : null, "aria-label": column.name, autocomplete: "off", spellcheck: "false", dir: column.shape === "text" ? "auto" : null,
       placeholder: draft ? (column.needed ? "required" : column.filled ? "default" : null) : null,
     });
-    editor.node = editor.input = input;
     args.container.append(input);
     within(input, args);
     input.addEventListener("keydown", (event) => {
@@ -69,115 +120,112 @@ function inputEditor(column, values, draft) {
       if (type !== "text" && ["ArrowUp", "ArrowDown"].includes(event.key)) event.stopImmediatePropagation();
     });
     const instant = column.shape === "timestamptz";
-    const local = (text) => {
-      const date = new Date(text);
-      return new Date(date - date.getTimezoneOffset() * 60000).toISOString().slice(0, -1);
-    };
-    editor.initial = (row) => values.typed(row);
-    editor.set = (text) => {
-      input.value = text === null ? "" : instant ? local(text) : text;
-      editor.shown = input.value;
-      input.focus();
-      if (type === "text") input.select();
-    };
-    editor.serializeValue = () => {
-      if (input.value === editor.shown) return editor.start;
-      if (input.value === "" && column.nullable) return null;
-      return instant && input.value ? new Date(input.value).toISOString() : input.value;
-    };
-    editor.check = () => {
-      const text = editor.serializeValue();
-      if (text === null) return null;
-      if (text === "") return draft ? null : { valid: false, msg: `${column.name} cannot be empty: it is NOT NULL`, learnt: true };
-      if (column.shape === "integer" && !WHOLE.test(text)) return { valid: false, msg: `“${text}” is not a whole number` };
-      if (column.shape === "number" && !NUMBER.test(text)) return { valid: false, msg: `“${text}” is not a number` };
-      return null;
+    let shown = "";
+    return {
+      node: input, input,
+      set(text) {
+        input.value = text === null ? "" : instant ? localTime(text) : text;
+        shown = input.value;
+        input.focus();
+        if (type === "text") input.select();
+      },
+      read(start) {
+        if (input.value === shown) return start;
+        if (input.value === "" && column.nullable) return null;
+        return instant && input.value ? new Date(input.value).toISOString() : input.value;
+      },
+      check: (text) => checked(column, text, draft),
     };
   });
 }
 
-function choiceEditor(column, values) {
-  return base((editor, args) => {
+function choiceEditor(/** @type {Column} */ column, /** @type {Values} */ values) {
+  return base(values, (args) => {
     const choices = column.choices.length ? column.choices : ["true", "false"];
     const input = h("select", { class: "nrt-editor", "aria-label": column.name });
     if (column.nullable) input.append(h("option", { value: "", text: "null" }));
     input.append(...choices.map((choice, i) => h("option", { value: String(i), text: choice })));
-    editor.node = editor.input = input;
     args.container.append(input);
     within(input, args);
     input.addEventListener("keydown", (event) => {
       if (event.key.startsWith("Arrow")) event.stopImmediatePropagation();
     });
-    editor.initial = (row) => values.typed(row);
-    editor.set = (text) => {
-      input.value = text === null ? "" : String(choices.indexOf(text));
-      input.focus();
+    return {
+      node: input, input,
+      set(text) {
+        input.value = text === null ? "" : String(choices.indexOf(text));
+        input.focus();
+      },
+      read: () => (input.value === "" ? null : choices[Number(input.value)]),
     };
-    editor.serializeValue = () => (input.value === "" ? null : choices[Number(input.value)]);
   });
 }
 
 // Long text and JSON: a panel over the grid. Enter saves a text, Ctrl+Enter a JSON; Escape leaves.
-function textEditor(column, values) {
+function textEditor(/** @type {Column} */ column, /** @type {Values} */ values) {
   const json = column.shape === "json";
-  return base((editor, args) => {
+  return base(values, (args, begin) => {
+    let isNull = false;
+    let shown = "";
     const input = h("textarea", { class: `nrt-editor-long${json ? " nrt-as-json" : ""}`, "aria-label": column.name, spellcheck: "false", dir: json ? null : "auto", rows: json ? 4 : 2 });
     const word = h("span", { class: "nrt-refused", role: "alert" });
     const save = h("button", { type: "button", class: "nrt-button", text: "Save", onclick: () => args.commitChanges() });
     const cancel = h("button", { type: "button", class: "nrt-button", text: "Cancel", onclick: () => args.cancelChanges() });
     const nothing = h("button", { type: "button", class: "nrt-button", text: "Set null", onclick: () => {
-      editor.isNothing = true;
+      isNull = true;
       args.commitChanges();
     } });
     const foot = h("div", { class: "nrt-acts" }, save, cancel, column.nullable ? nothing : null, word);
-    editor.node = h("div", { class: "nrt-pop nrt-pop-editor" }, input, foot);
-    editor.input = input;
+    const node = h("div", { class: "nrt-pop nrt-pop-editor" }, input, foot);
     args.container.append(h("span", { class: "nrt-v", text: values.shown(args.item) })); // the cell does not go blank
-    editor.close = values.place(editor.node, () => args.container);
-    editor.node.addEventListener("keydown", (event) => {
+    const close = values.place(node, () => args.container);
+    node.addEventListener("keydown", (event) => {
       if (event.key === "Escape") args.cancelChanges();
       else if (event.key === "Enter" && event.target === input && (json ? event.ctrlKey || event.metaKey : !event.shiftKey)) args.commitChanges();
-      else if (event.key === "Tab") {
-        event.stopPropagation();
-        return;
-      } else {
+      else {
         event.stopPropagation();
         return;
       }
       event.preventDefault();
       event.stopPropagation();
     });
-    input.addEventListener("input", () => (editor.isNothing = false));
-    const pretty = (text) => (json && text !== null ? indented(text) : text);
-    editor.initial = (row) => values.typed(row);
-    editor.set = (text) => {
-      input.value = editor.shown = pretty(text) ?? "";
-      input.focus();
-      if (!json) input.select();
-      if (values.cut()) {
+    input.addEventListener("input", () => (isNull = false));
+    const pretty = (/** @type {string | null} */ text) => (json && text !== null ? indented(text) : text ?? "");
+    return {
+      node, input, close,
+      set(text) {
+        input.value = shown = pretty(text);
+        input.focus();
+        if (!json) input.select();
+        if (!values.cut()) return;
         input.disabled = true;
         values.fetch().then((full) => {
           input.disabled = false;
-          editor.start = full;
-          input.value = editor.shown = pretty(full);
+          begin(full);
+          input.value = shown = pretty(full);
           input.focus();
         });
-      }
-    };
-    editor.serializeValue = () => {
-      if (editor.isNothing || (editor.start === null && input.value === "")) return null;
-      return input.value === editor.shown ? editor.start : input.value;
-    };
-    editor.check = () => {
-      if (!json || editor.serializeValue() === null) return null;
-      try {
-        JSON.parse(input.value);
-        word.textContent = "";
-        return null;
-      } catch (error) {
-        word.textContent = `Not JSON: ${error.message}`;
-        return { valid: false, msg: word.textContent };
-      }
+      },
+      read(start) {
+        if (isNull || (start === null && input.value === "")) return null;
+        return input.value === shown ? start : input.value;
+      },
+      check(text) {
+        if (!json || text === null) return null;
+        const why = notJson(input.value);
+        setText(word, why);
+        return why ? { valid: false, msg: why } : null;
+      },
     };
   });
+}
+
+// Why a text is not JSON; empty if it is.
+export function notJson(/** @type {string} */ text) {
+  try {
+    JSON.parse(text);
+    return "";
+  } catch (error) {
+    return `Not JSON: ${error instanceof Error ? error.message : error}`;
+  }
 }

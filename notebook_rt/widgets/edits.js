@@ -4,53 +4,54 @@ import { ROW_MARK, indented, isCut } from "./cell.js";
 import { chooser } from "./chooser.js";
 import { h, setText } from "./common.js";
 
-export function editing(view) {
+/** @import { Mark, Row, View } from "./grid.js" */
+/** @import { ReplyMessage } from "./protocol.js" */
+/** @typedef {() => HTMLElement | null | undefined} Find gives a cell: SlickGrid may draw it anew */
+
+export function editing(/** @type {View} */ view) {
+  const { answers, focus, screen, table } = view;
+  /** @type {(() => void) | null} */
   let panel = null;
+  /** @type {(() => void) | null} */
   let word = null;
 
   // `was` is the text that the editor began with: what the edit is based on.
+  /** @param {Row} row @param {number} c @param {string | null} value @param {string | null} [was] */
   function send(row, c, value, was) {
+    /** @type {Mark} */
     const mark = { kind: "sending", text: value === null ? "null" : value };
     (row.m ??= new Map()).set(c, mark);
-    view.grid.updateCell(row.at, c);
+    screen.grid.updateCell(row.at, c);
     view.say({ t: "edit", rid: row.rid, c, value, was });
     setTimeout(() => {
-      const now = view.rows.named.get(row.rid);
-      if (now?.m?.get(c) !== mark) return;
+      const now = table.named(row.rid);
+      if (!now?.m || now.m.get(c) !== mark) return;
       now.m.delete(c);
-      view.grid.updateCell(now.at, c);
+      screen.grid.updateCell(now.at, c);
     }, 4000);
   }
 
-  function fetchText(rid, c) {
-    return new Promise((resolve) => {
-      view.waiting.set(`${rid}:${c}`, ({ text }) => resolve(text));
-      view.say({ t: "text", rid, c });
-    });
-  }
-
-  function reply(content) {
-    const row = view.rows.named.get(content.rid);
+  function reply(/** @type {ReplyMessage} */ content) {
+    const row = table.named(content.rid);
     if (content.kind === "refused") {
-      if (row?.m?.get(content.c)?.kind === "sending") {
-        row.m.delete(content.c);
-        view.grid.updateCell(row.at, content.c);
+      const { c = focus.active?.cell ?? 0 } = content;
+      if (row?.m?.get(c)?.kind === "sending") {
+        row.m.delete(c);
+        screen.grid.updateCell(row.at, c);
       }
-      tellAt(row?.at, content.c ?? view.active?.cell ?? 0, content.why);
+      tellAt(row?.at, c, content.why);
       return;
     }
     if (content.kind === "said") {
-      view.bar.hear(content.text, content.undo);
+      view.hear(content.text, content.undo);
       return;
     }
-    const key = content.kind === "copy" ? "copy" : `${content.rid}:${content.c}`;
-    view.waiting.get(key)?.(content);
-    view.waiting.delete(key);
+    answers.settle(content);
   }
 
   // Puts `node` below a cell, or above where there is more room, over everything else of the page (no
   // scroll area cuts it), and keeps it there; returns what removes it.
-  function beside(node, find) {
+  function beside(/** @type {HTMLElement} */ node, /** @type {Find} */ find) {
     node.popover = "manual";
     view.body.append(node);
     node.showPopover?.();
@@ -76,8 +77,8 @@ export function editing(view) {
     };
   }
 
-  // A panel, one at a time. `find` gives its cell: SlickGrid may draw it anew.
-  function place(node, find) {
+  // A panel, one at a time.
+  function place(/** @type {HTMLElement} */ node, /** @type {Find} */ find) {
     panel?.();
     const remove = beside(node, find);
     const close = () => {
@@ -87,15 +88,15 @@ export function editing(view) {
     return (panel = close);
   }
 
-  const nodeOf = (rid, cell) => () => {
-    const row = view.rows.named.get(rid);
-    return row && view.grid.getCellNode(row.at, cell);
+  const nodeOf = (/** @type {number | undefined} */ rid, /** @type {number} */ cell) => () => {
+    const row = table.named(rid);
+    return row && screen.grid.getCellNode(row.at, cell);
   };
 
   // A sentence at the cell that it is about; below the grid if that is not on the screen.
-  function tellAt(row, cell, text, seconds = 8) {
+  function tellAt(/** @type {number | undefined} */ row, /** @type {number} */ cell, /** @type {string} */ text, seconds = 8) {
     hush();
-    const find = nodeOf(view.rows.at.get(row)?.rid, cell);
+    const find = nodeOf(table.at(row)?.rid, cell);
     if (!find()) {
       view.tell(text, seconds);
       return;
@@ -111,11 +112,13 @@ export function editing(view) {
   // Why what is in the cell of the focus was refused, once.
   let explained = "";
   function explain() {
-    const row = view.rows.named.get(view.active?.rid);
-    const mark = row?.m?.get(view.active.cell);
-    const about = mark?.kind === "failed" ? `${row.rid}:${view.active.cell}:${mark.why}` : "";
-    if (about === explained || view.editing) return;
-    if (about) tellAt(row.at, view.active.cell, mark.why);
+    const { active } = focus;
+    const row = table.named(active?.rid);
+    const mark = active && row?.m?.get(active.cell);
+    const why = mark?.kind === "failed" ? mark.why ?? "" : null;
+    const about = why === null ? "" : `${active?.rid}:${active?.cell}:${why}`;
+    if (about === explained || focus.editing) return;
+    if (active && why !== null) tellAt(row?.at, active.cell, why);
     else hush();
     explained = about;
   }
@@ -132,26 +135,27 @@ export function editing(view) {
   }
 
   // What is to be decided in a cell, or about its whole row.
-  function disputed(item, cell) {
+  function disputed(/** @type {Row | undefined} */ item, /** @type {number} */ cell) {
     const mark = item?.m?.get(ROW_MARK) ?? item?.m?.get(cell);
     return mark?.kind === "conflict" ? mark : null;
   }
 
-  const conflicting = (row, cell) => disputed(view.rows.at.get(row), cell) !== null;
+  const conflicting = (/** @type {number} */ row, /** @type {number} */ cell) => disputed(table.at(row), cell) !== null;
 
   // Opens the chooser of a conflict, or the reader of a long text: true if the cell has one.
-  function open(row, cell) {
-    const item = view.rows.at.get(row);
+  function open(/** @type {number} */ row, /** @type {number} */ cell) {
+    const item = table.at(row);
     if (!item) return false;
     const find = nodeOf(item.rid, cell);
-    const column = view.head.columns[cell];
+    const column = table.head.columns[cell];
     const mark = disputed(item, cell);
+    let close = () => {};
     const leave = () => {
       close();
-      view.grid.focus();
+      screen.grid.focus();
     };
-    const show = (node) => {
-      const away = (event) => !event.composedPath().includes(node) && close();
+    const show = (/** @type {HTMLElement} */ node) => {
+      const away = (/** @type {Event} */ event) => !event.composedPath().includes(node) && close();
       const remove = place(node, find);
       addEventListener("pointerdown", away, true);
       close = () => {
@@ -159,8 +163,7 @@ export function editing(view) {
         remove();
       };
     };
-    let close;
-    const dialog = (label, ...children) => {
+    const dialog = (/** @type {string} */ label, /** @type {(Node | null)[]} */ ...children) => {
       const made = h("div", { class: "nrt-pop", role: "dialog", "aria-label": label, tabindex: "-1" }, ...children);
       made.addEventListener("keydown", (event) => {
         event.stopPropagation();
@@ -175,19 +178,19 @@ export function editing(view) {
       });
       const made = dialog(label, ...parts);
       show(made);
-      made.querySelector(".nrt-choice").focus();
+      /** @type {HTMLElement | null} */ (made.querySelector(".nrt-choice"))?.focus();
       return true;
     }
     if (column.editable || !["text", "json"].includes(column.shape)) return false;
-    const format = view.formats[cell];
+    const format = table.formats[cell];
     const pre = h("pre", { class: "nrt-full", text: format.text(item, cell), tabindex: "0" });
     show(dialog(column.name, pre, h("div", { class: "nrt-acts" }, h("button", { type: "button", class: "nrt-button", text: "Close", onclick: leave }))));
     pre.focus();
-    const fill = (text) => setText(pre, column.shape === "json" ? indented(text) : text);
-    if (isCut(item, cell)) fetchText(item.rid, cell).then(fill);
+    const fill = (/** @type {string} */ text) => setText(pre, column.shape === "json" ? indented(text) : text);
+    if (isCut(item, cell)) answers.text(item.rid, cell).then(fill);
     else fill(format.text(item, cell));
     return true;
   }
 
-  return { send, fetchText, reply, place, tellAt, explain, quiet, conflicting, open };
+  return { send, reply, place, tellAt, explain, quiet, conflicting, open };
 }

@@ -1,28 +1,28 @@
 // The live grid, what of it is in a widget's state: it asks for SlickGrid and for the view
 // (gridview.js), each once a page, and hands over to them.
-import { h, widget } from "./common.js";
-import { library, unloaded } from "./library.js";
+import { widget } from "./common.js";
+import { library, loading, unloaded } from "./library.js";
+import "./grid.css";
 
-const VIEW = "gridview"; // grid.py puts the version behind it
+/** @import gridView from "./gridview.js" */
 
 export default widget((body, say, model) => {
-  const wait = h("p", { class: "nrt-loading", text: "Loading…" });
-  body.append(wait);
+  const loaded = loading(body);
+  /** @type {ReturnType<typeof gridView> | null} */
   let view = null;
   let closed = false;
-  const ready = Promise.all([library(VIEW, model, say), library("slickgrid-5.20.2", model, say)]).then(
-    ([made, lib]) => {
-      if (closed) return;
-      wait.remove();
-      view = made.default(body, say, lib);
-    },
-    (error) => closed || unloaded(body, model, say, error),
-  );
+  const ready = Promise.all([library(GRIDVIEW, model, say), library(SLICKGRID, model, say)])
+    .then(([made, lib]) => {
+      if (!closed) view = made.default(body, say, lib);
+    })
+    .catch((error) => closed || unloaded(body, model, say, error))
+    .finally(loaded);
   return {
     // Messages keep their order: the first ones wait for the view together.
     receive: (content, buffers) => (view ? view.receive(content, buffers) : void ready.then(() => view?.receive(content, buffers))),
     close() {
       closed = true;
+      loaded();
       view?.close();
     },
   };

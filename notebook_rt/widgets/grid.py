@@ -1,7 +1,7 @@
 """The live grid: ``LiveFrame``'s own display. In: a ``FrameSource``. Out: SlickGrid over a window.
 
 Neither SlickGrid nor the code that draws with it (``gridview.js`` and what it imports) is part of
-the widget's state: a page asks once for each, gzipped, and keeps it (NOTEBOOK.md: "a big library is
+the widget's state: a page asks once for each, gzipped, and keeps it (design/notebooks.md: "a big library is
 loaded once a page"). What the state carries is ``grid.js``, which asks.
 """
 
@@ -15,9 +15,9 @@ from html import escape
 
 import pandas as pd
 
-from notebook_rt.store.coerce import missing
-from notebook_rt.sync.spec import parse_names
-from notebook_rt.widgets.base import HERE, LiveWidget, module, pump, static_table, styles
+from notebook_rt.model.coerce import missing
+from notebook_rt.model.spec import parse_names
+from notebook_rt.widgets.base import HERE, LiveWidget, built, pump, static_table
 from notebook_rt.widgets.columns import text_of
 from notebook_rt.widgets.gridmodel import GridModel
 from notebook_rt.widgets.sources import Eyes, FrameSource
@@ -36,11 +36,15 @@ def slickgrid() -> bytes:
 @cache
 def gridview() -> bytes:
     """What draws the grid, as one gzipped ES module."""
-    return gzip.compress(module("gridview").encode(), mtime=0)
+    return gzip.compress(built("gridview.js").encode(), mtime=0)
 
 
-VIEW = f"gridview-{sha256(module('gridview').encode()).hexdigest()[:12]}"
-"""Its name in the page: kernels with other versions of this package may share the page."""
+def _named(name: str, content: bytes) -> str:
+    """Return a library's name in the page, as ``build.mjs`` writes it into ``grid.js``.
+
+    Kernels with other versions of this package may share the page.
+    """
+    return f"{name}-{sha256(content).hexdigest()[:12]}"
 
 
 def grid_text(source: FrameSource) -> str:
@@ -92,9 +96,12 @@ class GridWidget(LiveWidget):
         In pixels.
     """
 
-    _esm = module("grid").replace('"gridview"', f'"{VIEW}"')
-    _css = styles("grid")
-    libraries: Mapping[str, Callable[[], bytes]] = {"slickgrid-5.20.2": slickgrid, VIEW: gridview}
+    _esm = built("grid.js")
+    _css = built("grid.css")
+    libraries: Mapping[str, Callable[[], bytes]] = {
+        _named("slickgrid", slickgrid()): slickgrid,
+        _named("gridview", built("gridview.js").encode()): gridview,
+    }
 
     def __init__(
         self,

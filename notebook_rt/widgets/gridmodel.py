@@ -18,8 +18,8 @@ from typing import Any, Final, Literal, cast
 import numpy as np
 import pandas as pd
 
-from notebook_rt.store.types import Column
-from notebook_rt.sync.spec import parse_names
+from notebook_rt.model.spec import parse_names
+from notebook_rt.model.types import Column
 from notebook_rt.widgets import gridwindow
 from notebook_rt.widgets.columns import shape_of, text_of
 from notebook_rt.widgets.gridwindow import Rids, Window

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from notebook_rt.store.coerce import missing
-from notebook_rt.store.types import Column, equal
+from notebook_rt.model.coerce import missing
+from notebook_rt.model.types import Column, equal
 from notebook_rt.widgets.columns import NULL, Cells, Pack, cells, text_of
 from notebook_rt.widgets.order import Positions, column_of, keys_as
 from notebook_rt.widgets.sources import Conflict

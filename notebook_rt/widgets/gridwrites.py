@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
 
 from notebook_rt.errors import InvalidEditError
-from notebook_rt.store.types import Column
+from notebook_rt.model.types import Column
 from notebook_rt.widgets.sources import FrameSource
 from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.typed import parse_typed
@@ -22,7 +22,7 @@ from notebook_rt.widgets.typed import parse_typed
 PASTE_ROWS: Final = 2_000
 DELETE_ROWS: Final = 2_000
 """Rows deleted at once: they are sent a few at a time."""
-REGRET: Final = 5.0
+UNDO_SECONDS: Final = 5.0
 """Seconds that a deletion waits before it is sent: nobody is asked, so it can be taken back."""
 
 
@@ -132,11 +132,11 @@ class GridWrites:
             try:
                 with self._source.batch():
                     for key in keys:
-                        self._source.delete(key, REGRET)
+                        self._source.delete(key, UNDO_SECONDS)
             except Exception as error:
                 _refuse(error, answer)
             else:
-                answer("said", text=f"Deleted {_rows(len(keys))}", undo=REGRET)
+                answer("said", text=f"Deleted {_rows(len(keys))}", undo=UNDO_SECONDS)
 
         self._act(delete)
 

@@ -1,5 +1,8 @@
 // The health dot: state in words beside the colour, latency, a sparkline; opens to the metrics.
-import { h, keyed, setText, disclosure, widget } from "./common.js";
+import { h, svg, keyed, setText, disclosure, widget } from "./common.js";
+import "./health.css";
+
+/** @import { Health, Say, StateMessage } from "./protocol.js" */
 
 const GLYPHS = {
   green: "M3 6.2 5.2 8.4 9 3.8",
@@ -8,19 +11,19 @@ const GLYPHS = {
   grey: "M3 6 H9",
 };
 
-function sparkline(values) {
+export function sparkline(/** @type {number[]} */ values) {
   const top = Math.max(...values, 1);
   const step = 64 / Math.max(values.length - 1, 1);
   return values.map((v, i) => `${(i * step).toFixed(1)},${(15 - (v / top) * 13).toFixed(1)}`).join(" ");
 }
 
-export function health(body, _say) {
-  const glyph = h("path", { fill: "none", stroke: "currentColor", "stroke-width": "1.8", "stroke-linecap": "round", "stroke-linejoin": "round" });
-  const dot = h("span", { class: "nrt-dot", "aria-hidden": "true" }, h("svg", { viewBox: "0 0 12 12", width: "12", height: "12" }, glyph));
+export function health(/** @type {HTMLElement} */ body, /** @type {Say} */ _say) {
+  const glyph = svg("path", { fill: "none", stroke: "currentColor", "stroke-width": "1.8", "stroke-linecap": "round", "stroke-linejoin": "round" });
+  const dot = h("span", { class: "nrt-dot", "aria-hidden": "true" }, svg("svg", { viewBox: "0 0 12 12", width: "12", height: "12" }, glyph));
   const word = h("span", { class: "nrt-word", text: "Connection" });
   const latency = h("span", { class: "nrt-soft" });
-  const line = h("polyline", { fill: "none", stroke: "currentColor", "stroke-width": "1.4", "stroke-linejoin": "round" });
-  const spark = h("svg", { class: "nrt-spark", viewBox: "0 0 64 16", width: "64", height: "16", "aria-hidden": "true" }, line);
+  const line = svg("polyline", { fill: "none", stroke: "currentColor", "stroke-width": "1.4", "stroke-linejoin": "round" });
+  const spark = svg("svg", { class: "nrt-spark", viewBox: "0 0 64 16", width: "64", height: "16", "aria-hidden": "true" }, line);
   const face = h("span", { class: "nrt-face" }, dot, word, latency, spark);
   const detail = h("p", { class: "nrt-detail" });
   const usage = h("p", { class: "nrt-detail" });
@@ -32,7 +35,7 @@ export function health(body, _say) {
   // Only the state is announced: the latency changes all the time.
   const live = h("span", { class: "nrt-hear", "aria-live": "polite" });
   body.append(h("div", { class: "nrt-health" }, button, live), panel);
-  return (state) => {
+  return (/** @type {Health} */ state) => {
     body.dataset.state = state.state;
     dot.dataset.colour = state.colour;
     glyph.setAttribute("d", GLYPHS[state.colour]);
@@ -44,9 +47,9 @@ export function health(body, _say) {
     setText(detail, state.detail);
     setText(usage, state.usage);
     usage.hidden = !state.usage;
-    keyed(limits, state.limits.map((text, i) => [i, text]), (item) => item[0],
+    keyed(limits, state.limits.map((text, i) => ({ text, i })), ({ i }) => i,
       () => h("p", { class: "nrt-limit" }),
-      (node, item) => setText(node, `Near a limit: ${item[1]}`));
+      (node, { text }) => setText(node, `Near a limit: ${text}`));
     setText(error, state.error ? `Last error: ${state.error}` : "");
     error.hidden = !state.error;
     keyed(
@@ -59,5 +62,5 @@ export function health(body, _say) {
 
 export default widget((body, say) => {
   const receive = health(body, say);
-  return (content) => receive(content.health);
+  return (/** @type {StateMessage} */ content) => receive(content.health);
 });

@@ -1,6 +1,6 @@
 """The health dot. In: a ``HealthSource``. Out: its state in words and colour, latency, metrics.
 
-Green is never told by colour alone (DESIGN §5): every state has its word and its glyph.
+Green is never told by colour alone (docs/design/promises.md): every state has its word and its glyph.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections import deque
 from html import escape
 from typing import Any, Final
 
-from notebook_rt.widgets.base import LiveWidget, module, static_table, styles
+from notebook_rt.widgets.base import LiveWidget, built, static_table
 from notebook_rt.widgets.sources import Eyes, HealthReport, HealthSource, Unsubscribe
 from notebook_rt.widgets.state import StateModel, cut
 
-COLOURS: Final = {
+COLORS: Final = {
     "healthy": "green",
     "slow": "yellow",
     "drifting": "yellow",
@@ -59,7 +59,7 @@ class HealthState:
         return {
             "state": report.state,
             "word": report.state.capitalize(),
-            "colour": COLOURS.get(report.state, "grey"),
+            "colour": COLORS.get(report.state, "grey"),
             "detail": cut(report.detail or DETAILS.get(report.state, "")),
             "latency": report.latency,
             "spark": [round(latency, 1) for latency in self._latencies],
@@ -102,8 +102,8 @@ def health_html(report: HealthReport) -> str:
 class HealthWidget(LiveWidget):
     """The connection's health as a pill that opens to its metrics."""
 
-    _esm = module("health")
-    _css = styles("health")
+    _esm = built("health.js")
+    _css = built("health.css")
 
     def __init__(self, source: HealthSource, *, eyes: Eyes | None = None) -> None:
         state = HealthState(source)

@@ -1,21 +1,29 @@
 // The keyboard in the grid, but for what SlickGrid does itself (arrows, Home, End, pages, Tab).
 
-const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-const limit = (n, count) => Math.min(Math.max(n, 0), count - 1);
+/** @import { drafting } from "./draft.js" */
+/** @import { editing } from "./edits.js" */
+/** @import { Cell, View } from "./grid.js" */
+/** @import { selecting } from "./selection.js" */
 
+/** @type {Record<string, [rows: number, columns: number]>} */
+const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+const limit = (/** @type {number} */ n, /** @type {number} */ count) => Math.min(Math.max(n, 0), count - 1);
+
+/** @param {View} view @param {ReturnType<typeof selecting>} picked @param {ReturnType<typeof editing>} edits @param {ReturnType<typeof drafting>} draft */
 export function keyboard(view, picked, edits, draft) {
+  const { focus, screen, table } = view;
   // True: this key has been dealt with.
-  function pressed(key, row, cell) {
-    const column = view.head.columns[cell];
+  function pressed(/** @type {KeyboardEvent} */ key, /** @type {number} */ row, /** @type {number} */ cell) {
+    const column = table.head.columns[cell];
     const command = key.ctrlKey || key.metaKey;
-    const item = view.rows.at.get(row);
+    const item = table.at(row);
     const letter = key.key.toLowerCase();
     const step = STEPS[key.key];
-    if (step && key.shiftKey && view.selection) {
-      const [r, c] = view.selection.to ?? view.selection.from;
-      const next = [limit(r + step[0], view.total), limit(c + step[1], view.head.columns.length)];
-      picked.extend(...next);
-      view.grid.scrollRowIntoView(next[0]);
+    if (step && key.shiftKey && picked.current) {
+      const [r, c] = picked.current.to ?? picked.current.from;
+      const next = limit(r + step[0], table.total);
+      picked.extend(next, limit(c + step[1], table.head.columns.length));
+      screen.grid.scrollRowIntoView(next);
       return true;
     }
     if (command && letter === "c") {
@@ -23,7 +31,7 @@ export function keyboard(view, picked, edits, draft) {
       return true;
     }
     if (command && letter === "a") {
-      picked.select([[0, view.total - 1]], 0, view.head.columns.length - 1, [0, 0]);
+      picked.select([[0, table.total - 1]], 0, table.head.columns.length - 1, [0, 0]);
       return true;
     }
     if (command && letter === "z" && !key.shiftKey) {
@@ -43,13 +51,13 @@ export function keyboard(view, picked, edits, draft) {
       draft.next();
       return true;
     }
-    if (view.draft && key.key === "Escape") {
+    if (table.draft && key.key === "Escape") {
       draft.discard();
       return true;
     }
     if (key.key === "Enter" && edits.open(row, cell)) return true;
     if (key.key === "F2") {
-      if (!edits.open(row, cell)) view.grid.editActiveCell();
+      if (!edits.open(row, cell)) screen.grid.editActiveCell();
       return true;
     }
     if (key.key === "Delete" && item?.texts) {
@@ -61,8 +69,8 @@ export function keyboard(view, picked, edits, draft) {
       return true;
     }
     if (key.key.length === 1 && !command && !key.altKey && key.key !== " " && (column.editable || item?.texts) && !edits.conflicting(row, cell)) {
-      view.grid.editActiveCell();
-      const input = view.grid.getCellEditor()?.input;
+      screen.grid.editActiveCell();
+      const input = /** @type {any} */ (screen.grid.getCellEditor())?.input;
       if (!input || !["text", "textarea"].includes(input.type)) return false;
       input.value = key.key;
       return true;
@@ -71,15 +79,15 @@ export function keyboard(view, picked, edits, draft) {
   }
 
   // While an editor is open, only a draft's Enter is not the editor's.
-  function typing(key) {
-    if (view.editing.rid !== 0 || key.key !== "Enter") return false;
-    if (view.grid.getEditorLock().commitCurrentEdit()) draft.next();
+  function typing(/** @type {KeyboardEvent} */ key) {
+    if (focus.editing?.rid !== 0 || key.key !== "Enter") return false;
+    if (screen.grid.getEditorLock().commitCurrentEdit()) draft.next();
     return true;
   }
 
-  return (event, { row, cell }) => {
+  return (/** @type {any} */ event, /** @type {Cell} */ { row, cell }) => {
     const key = event.getNativeEvent?.() ?? event;
-    if (view.editing ? !typing(key) : !pressed(key, row, cell)) return;
+    if (focus.editing ? !typing(key) : !pressed(key, row, cell)) return;
     event.stopImmediatePropagation();
     event.preventDefault();
   };

@@ -1,4 +1,4 @@
-"""Is anybody looking? A browser does not say goodbye, so looking is a lease (NOTEBOOK.md).
+"""Is anybody looking? A browser does not say goodbye, so looking is a lease (docs/design/notebooks.md).
 
 In: what views say (I look, I do not, I have drawn message 7) and when messages were sent. Out:
 whether anybody looks, and how many messages the slowest of them has not drawn yet. A view that

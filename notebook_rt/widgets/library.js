@@ -1,25 +1,49 @@
 // A big library, once a page: the first widget that needs it asks its kernel for the gzipped
 // module and keeps it for all others, of whatever kernel. Never part of a widget's state.
-import { h } from "./common.js";
+import { h, setText } from "./common.js";
 
-const PAGE = Symbol.for("notebook_rt@1");
+/** @import { Model, Say, Unnumbered } from "./protocol.js" */
+/** @typedef {{ ready: Promise<any>, resolve: (module: any) => void, reject: (error: Error) => void, loading?: boolean, asked?: number }} Entry */
+
+const PAGE = Symbol.for("notebook_rt@2");
+const AGAIN = 8000; // milliseconds after which the kernel is asked again
+const SLOW = 15000;
 
 // What widgets of one page share: libraries by name, column widths.
-export const page = () => (globalThis[PAGE] ??= { libraries: {}, widths: {} });
+/** @returns {{ libraries: Record<string, Entry>, widths: Record<string, number> }} */
+export const page = () => (/** @type {any} */ (globalThis)[PAGE] ??= { libraries: {}, widths: {} });
 
-export function library(name, model, say) {
-  const entry = (page().libraries[name] ??= {});
-  entry.ready ??= new Promise((resolve) => (entry.resolve = resolve));
+// The page does not let the code in, or the browser cannot unpack it.
+export class Refused extends Error {}
+
+/** @returns {Entry} */
+function entryOf(/** @type {string} */ name) {
+  const { libraries } = page();
+  if (!(name in libraries)) {
+    /** @type {any} */
+    const entry = {};
+    entry.ready = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
+    // A failure is told to who waits; the next widget asks anew.
+    entry.ready.catch(() => delete libraries[name]);
+    libraries[name] = entry;
+  }
+  return libraries[name];
+}
+
+// The module, as soon as some kernel has sent it; an error if it cannot be had.
+/** @returns {Promise<any>} */
+export function library(/** @type {string} */ name, /** @type {Model} */ model, /** @type {Say} */ say) {
+  const entry = entryOf(name);
   if (entry.loading) return entry.ready;
-  const receive = (content, buffers) => {
+  const receive = (/** @type {Unnumbered} */ content, /** @type {DataView<ArrayBuffer>[]} */ buffers) => {
     if (content.t !== "library" || content.name !== name || entry.loading) return;
     entry.loading = true;
-    const plain = new Blob([buffers[0]]).stream().pipeThrough(new DecompressionStream("gzip"));
-    entry.resolve(new Response(plain).text().then(importText));
+    if (content.error === undefined) load(buffers[0]).then(entry.resolve, entry.reject);
+    else entry.reject(new Error(content.error));
   };
   model.on("msg:custom", receive);
   const ask = () => {
-    if (entry.loading || Date.now() - (entry.asked ?? 0) < 8000) return;
+    if (entry.loading || Date.now() - (entry.asked ?? 0) < AGAIN) return;
     entry.asked = Date.now();
     say({ t: "library", name });
   };
@@ -33,8 +57,17 @@ export function library(name, model, say) {
   return entry.ready;
 }
 
+async function load(/** @type {DataView<ArrayBuffer>} */ gzipped) {
+  try {
+    const plain = new Blob([gzipped]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return await importText(await new Response(plain).text());
+  } catch (error) {
+    throw new Refused(error instanceof Error ? error.message : String(error));
+  }
+}
+
 // A page may forbid modules of blob: URLs (its Content-Security-Policy) and still allow data: URLs.
-async function importText(text) {
+async function importText(/** @type {string} */ text) {
   const url = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
   try {
     return await import(url);
@@ -46,14 +79,29 @@ async function importText(text) {
   }
 }
 
-// Instead of a widget whose library the page refuses: why, and the static form, which the kernel makes.
-export function unloaded(body, model, say, error) {
-  const why =
-    `The page refuses the code that draws this (${error.message}). Its Content-Security-Policy has to allow ` +
-    "blob: or data: in script-src. What is shown does not follow changes; run the cell again to see them.";
+// What stands in place of a widget until its library is there; `over` takes it away.
+export function loading(/** @type {HTMLElement} */ body) {
+  const node = h("p", { class: "nrt-loading", role: "status", text: "Loading…" });
+  body.append(node);
+  const slow = setTimeout(() => setText(node, "Waiting for the kernel, which has not sent the code that draws this yet. While a cell runs it may not be able to."), SLOW);
+  return () => {
+    clearTimeout(slow);
+    node.remove();
+  };
+}
+
+// Why a widget cannot be drawn, in a sentence.
+export const whyNot = (/** @type {Error} */ error) =>
+  error instanceof Refused
+    ? `The page refuses the code that draws this (${error.message}). Its Content-Security-Policy has to allow ` +
+      "blob: or data: in script-src. What is shown does not follow changes; run the cell again to see them."
+    : `This cannot be drawn: ${error.message}. What is shown does not follow changes; run the cell again to see them.`;
+
+// Instead of a widget that cannot be drawn: why, and the static form, which the kernel makes.
+export function unloaded(/** @type {HTMLElement} */ body, /** @type {Model} */ model, /** @type {Say} */ say, /** @type {Error} */ error) {
   const holder = h("div", { class: "nrt-static" });
-  body.replaceChildren(h("p", { class: "nrt-note nrt-unloaded", role: "alert", text: why }), holder);
-  const receive = (content) => {
+  body.replaceChildren(h("p", { class: "nrt-note nrt-unloaded", role: "alert", text: whyNot(error) }), holder);
+  const receive = (/** @type {Unnumbered} */ content) => {
     if (content.t !== "static") return;
     model.off("msg:custom", receive);
     holder.replaceChildren(...textsOf(new DOMParser().parseFromString(content.html, "text/html").body));
@@ -62,9 +110,17 @@ export function unloaded(body, model, say, error) {
   say({ t: "static" });
 }
 
+/** @type {readonly (keyof HTMLElementTagNameMap)[]} */
 const PLAIN = ["p", "table", "caption", "thead", "tbody", "tr", "th", "td"];
 
 // Copies of what is in `node`: plain elements without attributes, and texts; never HTML.
-function textsOf(node) {
-  return [...node.childNodes].map((child) => (PLAIN.includes(child.localName) ? h(child.localName, {}, ...textsOf(child)) : child.textContent));
+/** @returns {(Node | string)[]} */
+function textsOf(/** @type {Node} */ node) {
+  return [...node.childNodes].map((child) => {
+    const tag = PLAIN.find((name) => child instanceof Element && child.localName === name);
+    if (!tag) return child.textContent ?? "";
+    const copy = h(tag);
+    copy.append(...textsOf(child));
+    return copy;
+  });
 }

@@ -1,7 +1,7 @@
 """Which widgets are over: those made by a cell that has been run again.
 
 When a cell that makes a widget runs again, the old model would stay in the kernel for good
-(NOTEBOOK.md, "When is somebody looking"). So each widget is filed under the cell that made it, and
+(design/notebooks.md, "When is somebody looking"). So each widget is filed under the cell that made it, and
 the next run of that cell closes what the last one made. Front ends that do not name their cells
 file everything under one name, bounded: the oldest that nobody looks at goes. Pure.
 """

@@ -1,5 +1,8 @@
 // What happened lately: a few calm lines, read out politely, never a stack of a hundred.
 import { h, keyed, setText, ago, widget } from "./common.js";
+import "./notes.css";
+
+/** @import { Note, StateMessage } from "./protocol.js" */
 
 const GLYPHS = { merged: "⇄", queued: "…", failed: "!", live: "✓", unavailable: "!", limit: "!", info: "i" };
 
@@ -8,6 +11,7 @@ export default widget((body, say) => {
   const log = h("div", { role: "log", "aria-live": "polite", "aria-label": "What happened" }, list);
   const more = h("p", { class: "nrt-empty" });
   body.append(log, more);
+  /** @type {Note[]} */
   let notes = [];
   const draw = () => keyed(list, notes, (note) => note.id,
     (note) => h("li", { "data-kind": note.kind },
@@ -19,7 +23,7 @@ export default widget((body, say) => {
     (node, note) => setText(node.querySelector("time"), ago(note.at)));
   const timer = setInterval(draw, 5000);
   return {
-    receive(content) {
+    receive(/** @type {StateMessage} */ content) {
       notes = content.notes.lines;
       draw();
       setText(more, content.notes.earlier ? `${content.notes.earlier} earlier` : "");

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from notebook_rt.widgets.base import LiveWidget, module, static_table, styles
+from notebook_rt.widgets.base import LiveWidget, built, static_table
 from notebook_rt.widgets.sources import Eyes, NoteSource
 from notebook_rt.widgets.state import StateModel, cut
 
@@ -50,8 +50,8 @@ class NotesState:
 class NotesWidget(LiveWidget):
     """What happened lately, read out politely."""
 
-    _esm = module("notes")
-    _css = styles("notes")
+    _esm = built("notes.js")
+    _css = built("notes.css")
 
     def __init__(self, source: NoteSource, *, eyes: Eyes | None = None) -> None:
         state = NotesState(source)

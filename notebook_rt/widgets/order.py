@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from notebook_rt.store.coerce import missing
+from notebook_rt.model.coerce import missing
 from notebook_rt.widgets.columns import text_of
 
 DUTY: Final = 0.08

@@ -1,7 +1,10 @@
 // Who is there: initials in stable colours, you first, idle ones faded, how many more.
 import { h, keyed, setText, ago, disclosure, widget } from "./common.js";
+import "./presence.css";
 
-export function presence(body, _say) {
+/** @import { Person, Presence, Say, StateMessage } from "./protocol.js" */
+
+export function presence(/** @type {HTMLElement} */ body, /** @type {Say} */ _say) {
   const faces = h("span", { class: "nrt-faces" });
   const more = h("span", { class: "nrt-more" });
   const words = h("span", { class: "nrt-soft", text: "People here" });
@@ -13,13 +16,13 @@ export function presence(body, _say) {
   const live = h("span", { class: "nrt-hear", "aria-live": "polite" });
   body.append(h("div", { class: "nrt-presence" }, button, live), panel);
   const avatar = () => h("span", { class: "nrt-avatar", "aria-hidden": "true" });
-  const paint = (node, person) => {
+  const paint = (/** @type {HTMLElement} */ node, /** @type {Person} */ person) => {
     setText(node, person.initials);
-    node.dataset.hue = person.hue;
+    node.dataset.hue = String(person.hue);
     node.classList.toggle("nrt-idle", person.idle);
     node.classList.toggle("nrt-you", person.you);
   };
-  return (state) => {
+  return (/** @type {Presence} */ state) => {
     keyed(faces, state.people.slice(0, state.faces), (p) => p.id, avatar, (node, person) => {
       paint(node, person);
       node.title = person.name + (person.you ? " (you)" : "") + (person.idle ? ", idle" : "");
@@ -44,5 +47,5 @@ export function presence(body, _say) {
 
 export default widget((body, say) => {
   const receive = presence(body, say);
-  return (content) => receive(content.presence);
+  return (/** @type {StateMessage} */ content) => receive(content.presence);
 });

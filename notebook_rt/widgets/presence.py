@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
 
-from notebook_rt.widgets.base import LiveWidget, module, static_table, styles
+from notebook_rt.widgets.base import LiveWidget, built, static_table
 from notebook_rt.widgets.sources import Eyes, Person, PresenceSource
 from notebook_rt.widgets.state import StateModel, cut
 
@@ -73,8 +73,8 @@ def presence_html(people: Sequence[Person]) -> str:
 class PresenceWidget(LiveWidget):
     """The people in a channel as overlapping initials, opening to their names."""
 
-    _esm = module("presence")
-    _css = styles("presence")
+    _esm = built("presence.js")
+    _css = built("presence.css")
 
     def __init__(self, source: PresenceSource, *, eyes: Eyes | None = None) -> None:
         super().__init__(

@@ -1,7 +1,7 @@
 """The one thread that carries every widget's messages, and runs every word from a browser.
 
 The kernel's own loop stands still while a cell runs and its threads may be any of several
-(NOTEBOOK.md, "Threads and loops"), so nothing live happens there: a comm handler only puts what it
+(design/notebooks.md, "Threads and loops"), so nothing live happens there: a comm handler only puts what it
 was given into this thread's queue. View models are therefore touched by this thread alone and need
 no locks. What may take its time (a retry, an edit that writes the queue's file) goes on to one
 more thread, in order, so that a slow disk stops no picture.
@@ -21,7 +21,7 @@ from notebook_rt.widgets.transport import Budget, Link
 
 log = logging.getLogger("notebook_rt.widgets")
 Send: TypeAlias = Callable[[dict[str, Any], tuple[bytes, ...]], object]
-PENALTY = 5.0
+REST_SECONDS = 5.0
 """Seconds that a widget whose model raised is left alone."""
 
 
@@ -106,7 +106,7 @@ class Pump:
         pauses: list[float] = []
         for link, send in tuple(self._links.items()):
             if self._resting.get(link, 0.0) > now:
-                pauses.append(PENALTY)
+                pauses.append(REST_SECONDS)
                 continue
             try:
                 for content, buffers in link.take(now):
@@ -114,7 +114,7 @@ class Pump:
             except Exception:
                 # One broken widget must not stop the others; it tries again with a whole state.
                 log.exception("a widget could not be drawn: %s", type(link.model).__name__)
-                self._resting[link] = now + PENALTY
+                self._resting[link] = now + REST_SECONDS
                 link.mark()
             due = link.due(now)
             if due is not None:

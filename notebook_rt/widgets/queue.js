@@ -1,11 +1,14 @@
 // The queue count; opens into its list, with the reason, retry and discard.
-import { h, keyed, setText, ago, disclosure, widget } from "./common.js";
+import { h, svg, keyed, setText, ago, disclosure, widget } from "./common.js";
+import "./queue.css";
+
+/** @import { Queue, Say, StateMessage, Write } from "./protocol.js" */
 
 const ICON = "M2 3.5 H10 M2 6.5 H10 M2 9.5 H7";
 
-export function queue(body, say) {
-  const icon = h("svg", { viewBox: "0 0 12 12", width: "13", height: "13", "aria-hidden": "true" },
-    h("path", { d: ICON, fill: "none", stroke: "currentColor", "stroke-width": "1.5", "stroke-linecap": "round" }));
+export function queue(/** @type {HTMLElement} */ body, /** @type {Say} */ say) {
+  const icon = svg("svg", { viewBox: "0 0 12 12", width: "13", height: "13", "aria-hidden": "true" },
+    svg("path", { d: ICON, fill: "none", stroke: "currentColor", "stroke-width": "1.5", "stroke-linecap": "round" }));
   const count = h("span", { class: "nrt-word", text: "Unsaved writes" });
   const failed = h("span", { class: "nrt-failed" });
   const face = h("span", { class: "nrt-face" }, icon, count, failed);
@@ -17,8 +20,8 @@ export function queue(body, say) {
   const live = h("span", { class: "nrt-hear", "aria-live": "polite" });
   body.append(h("div", { class: "nrt-queue" }, button, live), panel);
 
-  const make = (write) => {
-    const act = (name, text, extra = "") => h("button", {
+  const make = (/** @type {Write} */ write) => {
+    const act = (/** @type {"retry" | "discard"} */ name, /** @type {string} */ text, extra = "") => h("button", {
       type: "button", class: `nrt-button ${extra}`, "data-act": name, text,
       "aria-label": `${text}: ${write.what}`, onclick: () => say({ t: name, id: write.id }),
     });
@@ -29,7 +32,7 @@ export function queue(body, say) {
       h("code", { class: "nrt-payload" }),
       h("div", { class: "nrt-acts" }, act("retry", "Retry"), act("discard", "Discard", "nrt-danger")));
   };
-  const draw = (node, write) => {
+  const draw = (/** @type {any} */ node, /** @type {Write} */ write) => {
     node.dataset.state = write.state;
     const [badge, what, when] = node.firstChild.children;
     setText(badge, write.state);
@@ -41,7 +44,7 @@ export function queue(body, say) {
     acts.hidden = write.state === "sending";
     acts.firstChild.hidden = write.state !== "failed";
   };
-  return (state) => {
+  return (/** @type {Queue} */ state) => {
     setText(count, state.total === 0 ? "All saved" : `${state.total} unsaved`);
     setText(failed, state.failed ? `${state.failed} ${state.failed === 1 ? "needs" : "need"} you` : "");
     failed.hidden = !state.failed;
@@ -55,5 +58,5 @@ export function queue(body, say) {
 
 export default widget((body, say) => {
   const receive = queue(body, say);
-  return (content) => receive(content.queue);
+  return (/** @type {StateMessage} */ content) => receive(content.queue);
 });

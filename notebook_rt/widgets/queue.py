@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from notebook_rt.widgets.base import LiveWidget, module, pump, static_table, styles
+from notebook_rt.widgets.base import LiveWidget, built, pump, static_table
 from notebook_rt.widgets.sources import Eyes, QueuedWrite, QueueSource
 from notebook_rt.widgets.state import Handler, StateModel, cut
 
@@ -68,8 +68,8 @@ def queue_html(writes: Sequence[QueuedWrite]) -> str:
 class QueueWidget(LiveWidget):
     """How many writes are unsent, opening to the list of them."""
 
-    _esm = module("queue")
-    _css = styles("queue")
+    _esm = built("queue.js")
+    _css = built("queue.css")
 
     def __init__(self, source: QueueSource, *, eyes: Eyes | None = None) -> None:
         super().__init__(

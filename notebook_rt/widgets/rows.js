@@ -1,7 +1,11 @@
 // The rows of the window that the kernel has sent: values, flags, marks, by place and by name.
 import { ROW_MARK, decodeColumn, decodeInts } from "./cell.js";
 
-function markOf(c, kind, more) {
+/** @import { Around, CellsMessage, GridMessage, MarkKind, WindowMessage } from "./protocol.js" */
+/** @import { Draft, Format, Mark, Read, Row } from "./grid.js" */
+
+/** @returns {Mark} */
+function markOf(/** @type {number} */ c, /** @type {MarkKind} */ kind, /** @type {any[]} */ more) {
   if (kind !== "conflict") return { kind, why: more[0] };
   if (c !== ROW_MARK) return { kind, base: more[0], mine: more[1], theirs: more[2], lost: more[3] };
   return { kind, deleted: more[0], told: more[1], more: more[2] };
@@ -9,13 +13,21 @@ function markOf(c, kind, more) {
 
 export class Rows {
   first = 0;
+  /** @type {Map<number, Row>} */
   at = new Map(); // the row's number in the table to the row
+  /** @type {Map<number, Row>} */
   named = new Map(); // rid to the row
+  /** @type {Read | null} */
   sample = null; // a row of wide values, for the widths of the columns
+  /** @type {Draft | null} */
   draft = null; // a row that is being typed, behind the last one
 
+  get size() {
+    return this.at.size;
+  }
+
   // The whole window anew.
-  fill(content, buffer, formats) {
+  fill(/** @type {GridMessage | WindowMessage} */ content, /** @type {DataView} */ buffer, /** @type {Format[]} */ formats) {
     const rids = decodeInts(content.rids, buffer);
     const columns = content.cols.map((column) => decodeColumn(column, buffer));
     const kinds = content.cols.map((column) => column.kind);
@@ -23,6 +35,7 @@ export class Rows {
     this.at = new Map();
     this.named = new Map();
     for (let i = 0; i < rids.length; i++) {
+      /** @type {Row} */
       const row = {
         rid: rids[i], at: content.first + i, v: columns.map(([values]) => values[i]),
         f: columns.map(([, flags]) => flags[i]), k: kinds, m: null, gone: false,
@@ -31,7 +44,7 @@ export class Rows {
       this.named.set(row.rid, row);
     }
     formats.forEach((format, c) => format.learn(columns[c][0]));
-    if (content.samples) {
+    if ("samples" in content && content.samples) {
       const wide = content.samples.map((column) => decodeColumn(column, buffer));
       this.sample = { v: wide.map(([values]) => values[0] ?? ""), f: wide.map(([, flags]) => flags[0] ?? 1), k: content.samples.map((column) => column.kind) };
       formats.forEach((format, c) => format.learn(wide[c][0]));
@@ -40,7 +53,7 @@ export class Rows {
   }
 
   // Keeps a draft at a place, in these rows too; null: none any more.
-  keep(draft, at) {
+  keep(/** @type {Draft | null} */ draft, /** @type {number} */ at) {
     if (this.draft && this.at.get(this.draft.at) === this.draft) this.at.delete(this.draft.at);
     this.named.delete(0);
     this.draft = draft;
@@ -51,7 +64,8 @@ export class Rows {
   }
 
   // Marks and gone rows are small lists of the whole window; returns the places they touch.
-  mark(content) {
+  mark(/** @type {Around} */ content) {
+    /** @type {Set<number>} */
     const touched = new Set();
     if (content.marks) {
       for (const row of this.at.values()) if (row.m) {
@@ -80,7 +94,9 @@ export class Rows {
   }
 
   // The cells that changed: which they are, and whether a format has changed with them.
-  patch(content, buffer, formats) {
+  /** @returns {[cells: [row: number, column: number][], again: boolean]} */
+  patch(/** @type {CellsMessage} */ content, /** @type {DataView} */ buffer, /** @type {Format[]} */ formats) {
+    /** @type {[number, number][]} */
     const cells = [];
     let again = false;
     for (const column of content.cols) {

@@ -2,11 +2,19 @@
 
 const MANY = 1000;
 
-export function selecting(view) {
-  let told = null;
+/** @import { Selected, View } from "./grid.js" */
+/** @import { Run } from "./protocol.js" */
 
+export function selecting(/** @type {View} */ view) {
+  const { answers, focus, holder, screen, table } = view;
+  /** @type {Selected | null} */
+  let selection = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let told;
+
+  /** @param {Run[]} runs @param {number} left @param {number} right @param {[number, number]} from @param {[number, number] | null} [to] */
   function select(runs, left, right, from, to = null) {
-    view.selection = runs.length ? { runs, left, right, from, to } : null;
+    selection = runs.length ? { runs, left, right, from, to } : null;
     view.paint();
     clearTimeout(told);
     told = setTimeout(tell, 60);
@@ -14,19 +22,29 @@ export function selecting(view) {
 
   function tell() {
     clearTimeout(told);
-    const runs = view.selection?.runs ?? [];
+    const runs = selection?.runs ?? [];
     view.say({ t: "select", rows: runs.length ? [runs[0][0], runs[runs.length - 1][1]] : [0, -1] });
+  }
+
+  // Where the selected rows stand now, as the kernel says; none: it cannot follow so many.
+  function follow(/** @type {Run[]} */ runs) {
+    selection = selection && runs.length ? { ...selection, runs } : null;
   }
 
   // Deletes the selected rows: those that are here by name, so that it is these though rows move meanwhile.
   function remove() {
-    const { head, rows, selection } = view;
-    if (!selection || !head.rows) return;
+    if (!selection || !table.head.rows) return;
+    /** @type {number[]} */
     const rids = [];
+    let known = true;
     for (const [first, last] of selection.runs) {
-      for (let row = first; row <= last && rids.length < MANY; row++) rids.push(rows.at.get(row)?.rid);
+      for (let row = first; known && row <= last && rids.length < MANY; row++) {
+        const item = table.at(row);
+        if (item) rids.push(item.rid);
+        else known = false;
+      }
     }
-    if (rids.length < MANY && !rids.includes(undefined)) view.say({ t: "delete", rids });
+    if (known && rids.length < MANY) view.say({ t: "delete", rids });
     else {
       tell();
       view.say({ t: "delete" });
@@ -34,78 +52,83 @@ export function selecting(view) {
   }
 
   // From where the selection began to here.
-  function extend(row, cell) {
-    const [r, c] = view.selection.from;
+  function extend(/** @type {number} */ row, /** @type {number} */ cell) {
+    if (!selection) return;
+    const [r, c] = selection.from;
     select([[Math.min(r, row), Math.max(r, row)]], Math.min(c, cell), Math.max(c, cell), [r, c], [row, cell]);
   }
 
   let dragging = false;
-  const find = (event) => view.grid?.getCellFromEvent(event);
-  view.holder.addEventListener("pointerdown", (event) => {
+  const find = (/** @type {Event} */ event) => (screen.drawn ? screen.grid.getCellFromEvent(event) : null);
+  const closest = (/** @type {Event} */ event, /** @type {string} */ selector) => /** @type {Element} */ (event.target).closest(selector);
+  holder.addEventListener("pointerdown", (event) => {
     // SlickGrid puts the page's text selection back after a click: a caret in a code cell would take the focus.
-    if (!event.target.closest("input, textarea, select")) getSelection().removeAllRanges();
-    const cell = event.button === 0 && !event.shiftKey && !view.editing ? find(event) : null;
+    if (!closest(event, "input, textarea, select")) getSelection()?.removeAllRanges();
+    const cell = event.button === 0 && !event.shiftKey && !focus.editing ? find(event) : null;
     dragging = Boolean(cell);
     if (cell) select([[cell.row, cell.row]], cell.cell, cell.cell, [cell.row, cell.cell]);
   });
-  view.holder.addEventListener("pointerover", (event) => {
+  holder.addEventListener("pointerover", (event) => {
     // What is in a cell may be replaced under a pressed button, so the cell itself meets the pointer, and has its hint.
-    const over = event.target.closest(".slick-cell");
-    if (over) over.title = over.querySelector(".nrt-v")?.title ?? "";
+    const over = /** @type {HTMLElement | null} */ (closest(event, ".slick-cell"));
+    if (over) over.title = /** @type {HTMLElement | null} */ (over.querySelector(".nrt-v"))?.title ?? "";
     const cell = dragging && event.buttons & 1 ? find(event) : null;
-    if (cell && view.selection) extend(cell.row, cell.cell);
+    if (cell) extend(cell.row, cell.cell);
   });
-  view.holder.addEventListener("pointerup", () => (dragging = false));
+  holder.addEventListener("pointerup", () => (dragging = false));
 
   function copy() {
-    const { selection } = view;
     if (!selection) return;
+    /** @type {[number, number, number, number]} */
     const range = [selection.runs[0][0], selection.runs[selection.runs.length - 1][1], selection.left, selection.right];
-    const text = new Promise((resolve) => view.waiting.set("copy", resolve));
-    view.say({ t: "copy", range });
+    const text = answers.copy(range);
     const written = globalThis.ClipboardItem && navigator.clipboard?.write
       ? navigator.clipboard.write([new ClipboardItem({ "text/plain": text.then(({ text }) => new Blob([text], { type: "text/plain" })) })])
       : text.then(({ text }) => navigator.clipboard.writeText(text));
     Promise.all([text, written]).then(
-      ([{ rows }]) => view.bar.hear(`Copied ${rows} row${rows === 1 ? "" : "s"}`),
+      ([{ rows }]) => view.hear(`Copied ${rows} row${rows === 1 ? "" : "s"}`),
       () => view.tell("The browser did not allow copying."),
     );
   }
 
   // Tab separated text, put down from the first selected cell on; one value fills what is selected.
-  function paste(text) {
-    const { selection, head } = view;
-    const top = view.rows.at.get(selection?.runs[0][0]);
-    if (!top) return;
-    const first = selection.runs[0];
+  function paste(/** @type {string} */ text) {
+    const top = table.at(selection?.runs[0][0]);
+    if (!selection || !top) return;
+    const { left, right, runs: [first] } = selection;
     let cells = text.replace(/\r?\n$/, "").split(/\r?\n/).map((line) => line.split("\t"));
     if (cells.length === 1 && cells[0].length === 1 && many()) {
-      cells = Array(first[1] - first[0] + 1).fill(Array(selection.right - selection.left + 1).fill(cells[0][0]));
+      cells = Array(first[1] - first[0] + 1).fill(Array(right - left + 1).fill(cells[0][0]));
     }
     // A time without a zone is meant as it is shown: in this browser's.
     cells = cells.map((line) => line.map((value, n) => {
-      const moment = head.columns[selection.left + n]?.shape === "timestamptz" && /^\d{4}-\d\d-\d\d[T ][\d:.]+$/.test(value) && new Date(value);
+      const moment = table.head.columns[left + n]?.shape === "timestamptz" && /^\d{4}-\d\d-\d\d[T ][\d:.]+$/.test(value) && new Date(value);
       return moment && !Number.isNaN(moment.getTime()) ? moment.toISOString() : value;
     }));
-    view.say({ t: "paste", rid: top.rid, c: selection.left, cells });
+    view.say({ t: "paste", rid: top.rid, c: left, cells });
   }
-  view.holder.addEventListener("paste", (event) => {
-    if (view.editing || !view.selection) return;
+  holder.addEventListener("paste", (event) => {
+    if (focus.editing || !selection) return;
     event.preventDefault();
     event.stopPropagation();
-    paste(event.clipboardData.getData("text/plain"));
+    paste(event.clipboardData?.getData("text/plain") ?? "");
   });
 
   // Whether a drawn cell is selected, and whether with others.
-  function covers(row, cell) {
-    const { selection } = view;
+  function covers(/** @type {number} */ row, /** @type {number} */ cell) {
     return Boolean(selection && cell >= selection.left && cell <= selection.right && selection.runs.some(([first, last]) => row >= first && row <= last));
   }
 
   function many() {
-    const { runs, left, right } = view.selection;
+    if (!selection) return false;
+    const { runs, left, right } = selection;
     return runs.length > 1 || runs[0][0] !== runs[0][1] || left !== right;
   }
 
-  return { select, extend, copy, remove, covers, many };
+  return {
+    get current() {
+      return selection;
+    },
+    select, follow, extend, copy, remove, covers, many,
+  };
 }

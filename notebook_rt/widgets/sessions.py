@@ -1,6 +1,6 @@
 """A session as the status widgets read it: its health, who is present, its queue, its notes.
 
-In: the handles of DESIGN §1. Out: the protocols of ``sources.py``. The widgets read from a thread of
+In: what ``handles.py`` names. Out: the protocols of ``sources.py``. The widgets read from a thread of
 their own, so nothing here may wait.
 """
 
@@ -11,10 +11,11 @@ import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, cast, get_args
+from typing import Any, Final, cast, get_args
 
 from notebook_rt.errors import ClosedError, NotebookRTError
-from notebook_rt.sync.health import Health
+from notebook_rt.sync.connection.health import Health
+from notebook_rt.widgets.handles import Presence, Queue, Session
 from notebook_rt.widgets.health import DETAILS
 from notebook_rt.widgets.sources import (
     HealthReport,
@@ -25,11 +26,6 @@ from notebook_rt.widgets.sources import (
     Unsubscribe,
     listen,
 )
-
-if TYPE_CHECKING:
-    from notebook_rt.channel import Presence
-    from notebook_rt.outbox.view import QueueView
-    from notebook_rt.session import Session
 
 NOTES_KEPT: Final = 200
 _UNITS: Final = {"ms": "{:,.0f} ms", "s": "{:,.1f} s"}
@@ -48,14 +44,14 @@ class SessionHealth:
         health = self._session.health
         error = health.metrics.get("last_error")
         return HealthReport(
-            health.state,
+            health.status,
             _detail(health),
             health.latency_ms,
             None if error is None else str(error),
             dict(
                 _metric(name, value)
                 for name, value in health.metrics.items()
-                if value is not None and name not in ("last_error", "state", *_SAID)
+                if value is not None and name not in ("last_error", "status", *_SAID)
             ),
             health.usage,
             health.near_limits,
@@ -87,8 +83,8 @@ def _detail(health: Health) -> str:
     """A sentence on the state, and one on the audits: when, and what the last of them found."""
     sentence = health.reason[:1].upper() + health.reason[1:] if health.reason else ""
     ends = sentence if sentence.endswith((".", "!", "?", "…")) else f"{sentence}."
-    said = [DETAILS["healthy"] if health.state == "healthy" else ends]
-    if health.state == "healthy" and health.audited_s is not None:
+    said = [DETAILS["healthy"] if health.status == "healthy" else ends]
+    if health.status == "healthy" and health.audited_s is not None:
         said.append(f"The last audit, {health.audited_s:.0f} s ago, found every row right.")
     if health.next_audit_s is not None:
         said.append(f"Next audit in {health.next_audit_s:.0f} s.")
@@ -136,7 +132,7 @@ def _idle(metas: Sequence[Mapping[str, Any]]) -> bool:
 class SessionQueue:
     """``Session.queue``: its DataFrame as a list."""
 
-    def __init__(self, queue: QueueView) -> None:
+    def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._latest: list[QueuedWrite] = []
 
@@ -187,7 +183,7 @@ class SessionNotes:
             self._keep(kind, text)
             fn()
 
-        project.thread.call(project.note_listeners.append, note)
+        project.thread.call(project.note_listeners.add, note)
 
         def stop() -> None:
             with contextlib.suppress(ClosedError, RuntimeError, ValueError):

@@ -21,13 +21,13 @@ from notebook_rt.errors import ClosedError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from notebook_rt.store.types import Column
+    from notebook_rt.model.types import Column
 
 Unsubscribe: TypeAlias = Callable[[], None]
 Health: TypeAlias = Literal[
     "healthy", "slow", "drifting", "behind", "polling", "stale", "offline", "connecting", "closed"
 ]
-"""The states of DESIGN §5, plus the two a session is in before and after it lives."""
+"""The states of docs/design/promises.md, plus the two a session is in before and after it lives."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from notebook_rt.widgets.base import LiveWidget, module, styles
+from notebook_rt.widgets.base import LiveWidget, built
 from notebook_rt.widgets.health import LOOK, HealthState, health_html, health_text
 from notebook_rt.widgets.presence import presence_html, presence_state, presence_text
 from notebook_rt.widgets.queue import queue_handlers, queue_html, queue_state, queue_text
@@ -24,8 +24,8 @@ from notebook_rt.widgets.state import StateModel
 class StatusBar(LiveWidget):
     """One line that says how things are."""
 
-    _esm = module("statusbar")
-    _css = styles("health", "queue", "presence", "statusbar")
+    _esm = built("statusbar.js")
+    _css = built("statusbar.css")
 
     def __init__(
         self,

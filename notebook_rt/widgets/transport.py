@@ -1,7 +1,7 @@
 """From a view model to the browser, at the browser's pace. One for all widgets; pure.
 
 A comm has no back-pressure: above some hundred messages a second the browser falls behind without
-bound and updates are lost (NOTEBOOK.md, "The comm"). So every widget has a ``Link``, which asks its
+bound and updates are lost (design/notebooks.md, "The comm"). So every widget has a ``Link``, which asks its
 ``ViewModel`` for one coalesced message when there is something new **and** somebody looks **and**
 fewer than two messages are on their way **and** the budgets of the widget and of the notebook
 allow it. A view that comes back gets one whole state. In: changes, words from views, the time.

@@ -12,7 +12,7 @@ import uuid
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from notebook_rt.store.types import Column
+from notebook_rt.model.types import Column
 
 _INTEGERS: Final = {"int2": 15, "int4": 31, "int8": 63}
 _TRUE: Final = frozenset({"true", "t", "yes", "y", "on", "1"})

@@ -9,7 +9,7 @@ from decimal import Decimal
 import msgspec
 import orjson
 
-from notebook_rt.store.decode import decode_json
+from notebook_rt.model.decode import decode_json
 from tests.benchmarks.harness import Result, in_turns
 
 

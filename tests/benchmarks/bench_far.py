@@ -1,4 +1,4 @@
-"""The first load over a link with a round trip of 50 ms (PERFORMANCE.md §5).
+"""The first load over a link with a round trip of 50 ms (docs/design/performance.md §5).
 
 Beside it in the same run: a bare client that knows the ranges of the key beforehand and keeps eight
 requests under way, and one that asks page after page. Our side has the join, the columns and the key
@@ -21,7 +21,7 @@ import pandas as pd
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 from tests.benchmarks.harness import OURS, Result
 from tests.link import Link
 

@@ -134,7 +134,7 @@ def commit_to_df(writes: int) -> list[Result]:
             with nrt.connect(stack.url, stack.anon_key) as rt:
                 frame = rt.table("commits")
                 live(frame)
-                frame._feed.listeners.append(lambda batch: arrived.set())
+                frame._feed.listeners.add(lambda batch: arrived.set())
                 ours = []
                 for _ in range(writes):
                     ours.append(write(lambda number: number in frame.df.index))

@@ -1,4 +1,4 @@
-"""The first snapshot: pages of JSON bytes, as REST sends them, to a DataFrame (PERFORMANCE.md §4)."""
+"""The first snapshot: pages of JSON bytes, as REST sends them, to a DataFrame (design/performance.md §4)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import msgspec
 import orjson
 import pandas as pd
 
-from notebook_rt.store.decode import decode_json
+from notebook_rt.model.decode import decode_json
+from notebook_rt.model.types import to_json
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import to_json
 from tests.benchmarks.harness import OURS, Result, in_turns
 from tests.benchmarks.workload import SCHEMA, rows
 

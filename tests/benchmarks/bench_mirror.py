@@ -1,4 +1,4 @@
-"""What it costs to be true again, and to prove it: gaps and audits (PERFORMANCE.md §4).
+"""What it costs to be true again, and to prove it: gaps and audits (docs/design/performance.md §4).
 
 Each beside the first load of the same rows in the same run, with our SQL in the project and without.
 From the asking to the mirror's word that it is done, in a session over a local stack.
@@ -18,8 +18,8 @@ import orjson
 import pandas as pd
 
 import notebook_rt as nrt
-from notebook_rt.cli import AUDIT_SQL
-from notebook_rt.net.driver import TableDriver
+from notebook_rt.cli.main import AUDIT_SQL
+from notebook_rt.runtime.driver import TableDriver
 from tests.benchmarks.harness import OURS, Result
 
 SUITE = "true again, and proven"
@@ -67,7 +67,7 @@ class Watched:
 
     def audit(self) -> tuple[float, int]:
         """Milliseconds and requests of one."""
-        return self.timed(self.feed.audit, lambda: int(self.session.metrics["audits"]))
+        return self.timed(lambda: self.feed.verify(), lambda: int(self.session.metrics["audits"]))
 
     def gap(self) -> tuple[float, int]:
         """Milliseconds and requests until it is closed."""

@@ -1,4 +1,4 @@
-"""Durable writes (PERFORMANCE.md §4): into the queue's file, edits of a live table, and the queue's
+"""Durable writes (design/performance.md §4): into the queue's file, edits of a live table, and the queue's
 way to the server.
 
 The peer is what somebody would write without this package: an insert into a SQLite file of its own
@@ -27,7 +27,7 @@ import httpx
 import pandas as pd
 
 import notebook_rt as nrt
-from notebook_rt.outbox.ops import Op
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from tests.benchmarks.harness import OURS, Result

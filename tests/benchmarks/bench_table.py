@@ -1,11 +1,11 @@
-"""Keep a table and read it (PERFORMANCE.md §1): apply a batch, then have a consistent DataFrame."""
+"""Keep a table and read it (design/performance.md §1): apply a batch, then have a consistent DataFrame."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
 
-from notebook_rt.store.types import Backend
+from notebook_rt.model.types import Backend
 from tests.benchmarks.harness import OURS, Result, in_turns
 from tests.benchmarks.peers import PEERS, Peer, Rows
 from tests.benchmarks.workload import Batch, batches, rows, table

@@ -2,7 +2,7 @@
 
 In goes a callable a side, out comes the median of its repeats. Both sides of a comparison run in
 one process and in turns, so that a slow minute of the machine slows both: what must hold is the
-ratio, not the milliseconds (PERFORMANCE.md).
+ratio, not the milliseconds (docs/design/performance.md).
 """
 
 from __future__ import annotations

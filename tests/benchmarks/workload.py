@@ -1,4 +1,4 @@
-"""The workload of PERFORMANCE.md §1: a table of ten columns and batches of changes to it.
+"""The workload of docs/design/performance.md §1: a table of ten columns and batches of changes to it.
 
 60 % of a batch update a row, 30 % insert one, 10 % delete one; keys are chosen at random. The rows
 are typed, so that no side pays for decoding JSON.
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from notebook_rt.model.rows import Delete, Op, Upsert
+from notebook_rt.model.types import Backend, Column, Schema
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Backend, Column, Schema
-from notebook_rt.sync.rows import Delete, Op, Upsert
 
 SCHEMA = Schema(
     (

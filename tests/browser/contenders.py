@@ -67,8 +67,8 @@ OURS = Contender(
     "notebook_rt",
     """
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.rows import Upsert
+from notebook_rt.model.types import Column, Schema
+from notebook_rt.model.rows import Upsert
 from notebook_rt.widgets import GridWidget
 from tests.widgets.memory import MemoryFrame
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from notebook_rt.store.types import Column
+from notebook_rt.model.types import Column
 from notebook_rt.widgets import (
     ChartWidget,
     GridWidget,

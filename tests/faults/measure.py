@@ -30,7 +30,7 @@ from realtime import AsyncRealtimeClient
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions, start
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 from tests.faults.truth import EVERYTHING, SOME, View, plain, table_of
 from tests.proxy import Cut, Drop, Proxy
 from tests.waiting import until
@@ -154,7 +154,7 @@ class Scene:
     def note(self) -> None:
         """What this package says of itself now."""
         assert self.session is not None  # set with the clients
-        self.said = f"{self.ours['by default'].status}, {self.session.health.state}"
+        self.said = f"{self.ours['by default'].status}, {self.session.health.status}"
 
     def differing(self) -> dict[str, int]:
         """Rows that differ from SQL, by client."""

@@ -50,7 +50,7 @@ class Delay(FrameRule):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truncate(FrameRule):
-    """A change arrives as a 413: values above 64 bytes are absent keys (WIRE.md, "Values")."""
+    """A change arrives as a 413: values above 64 bytes are absent keys (docs/design/wire.md, "Values")."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,11 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
-from notebook_rt.sync import joins
+from notebook_rt.sync.connection import joins
 from tests.faults.lab import Lab, laboratory
 from tests.faults.truth import VIEWS, View
 from tests.proxy import Answer, Cut, Drop, Rule, Stall
-from tests.waiting import until
+from tests.waiting import throughout, until
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ def test_the_socket_is_refused_and_the_table_polls_meanwhile(stack: LocalStack) 
         for _ in range(3):
             lab.sql("update {t} set qty = 99 - qty, active = true")
             lab.true_within(5)
-        assert lab.session.health.state == "polling"
+        assert lab.session.health.status == "polling"
         until(lambda: lab.session.metrics["retries"] >= 2, 10, lambda: lab.session.metrics)
         write(lab)
         lab.proxy.heal()
@@ -124,11 +124,17 @@ def test_a_token_expires_and_another_is_had(stack: LocalStack) -> None:
         lab.sql("alter table {t} enable row level security")
         lab.session.set_auth(token)
         lab.true_within(10)
-        for _ in range(8):
+
+        def true_after_a_change() -> None:
             lab.sql("update {t} set qty = 99 - qty")
             lab.true_within(4)
-            time.sleep(1)
-        assert len(given) >= 3
+
+        def third() -> bool:
+            true_after_a_change()
+            return len(given) >= 3
+
+        until(third, 20, lambda: given)
+        true_after_a_change()
         assert lab.frame.status == "live"
 
 
@@ -136,11 +142,12 @@ def test_a_token_expires_and_no_other_is_had_until_later(stack: LocalStack) -> N
     with laboratory(stack) as lab:
         lab.sql("create policy own on {t} for select to authenticated using (true)")
         lab.sql("alter table {t} enable row level security")
+        ends = time.time() + 3
         lab.session.set_auth(stack.token("authenticated", ttl=3))
         lab.true_within(10)
         until(lambda: lab.frame.status != "live", 10, lambda: lab.frame)
         write(lab)
-        time.sleep(1)
+        until(lambda: time.time() > ends + 1)
         lab.session.set_auth(stack.token("authenticated", ttl=600))
         lab.heals_within(10)
 
@@ -151,8 +158,8 @@ def test_a_storm_of_refusals_passes(stack: LocalStack, status: int) -> None:
         lab.proxy.rules = (Answer(status=status, path="", retry_after=1),)
         lab.proxy.close_sockets()
         write(lab)
-        time.sleep(3)
-        assert lab.frame.status not in ("live", "error")
+        until(lambda: lab.frame.status != "live", 3, lambda: lab.frame)
+        throughout(lambda: lab.frame.status not in ("live", "error"), 3.0, lambda: lab.frame)
         tries = lab.proxy.counts["Answer"]
         assert tries < 60, "a storm is not answered by a storm"
         lab.proxy.heal()
@@ -168,7 +175,7 @@ def test_answers_of_rest_are_cut_and_late(stack: LocalStack) -> None:
         )
         lab.proxy.close_sockets()
         write(lab)
-        time.sleep(2)
+        until(lambda: lab.proxy.counts["Cut"] + lab.proxy.counts["Stall"] >= 6, 10)
         lab.proxy.heal()
         lab.heals_within(10)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from notebook_rt.errors import AuthError
-from notebook_rt.store.types import Column
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column
 from notebook_rt.sync.events import Change, Fetched, FetchFailed, Received
-from notebook_rt.sync.spec import TableSpec
 from tests.sync.simulation import Server, World
 
 COLUMNS = {"id": "int8", "note": "text"}

@@ -13,7 +13,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions, start
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.net import supervisor
 from tests.faults.lab import AUDIT, laboratory
 from tests.faults.truth import EVERYTHING, SOME, TOP, VIEWS, Writer, true_within
@@ -51,7 +51,7 @@ def test_where_nothing_is_lost_no_audit_of_a_busy_table_finds_drift(stack: Local
     with laboratory(stack, *VIEWS, options=AUDIT) as lab:
         audits = lab.session.metrics["audits"]
         with Writer(stack, lab.table, 500, 3, pause=0.01):
-            time.sleep(8)
+            until(lambda: lab.session.metrics["audits"] >= audits + 3 * len(VIEWS), 20)
         lab.true_within(10)
         until(lambda: lab.session.metrics["audits"] >= audits + 6 * len(VIEWS), 10)
         assert lab.session.metrics["drift"] == 0
@@ -168,7 +168,7 @@ def test_changes_that_come_twice_late_and_cut_short(stack: LocalStack) -> None:
             Stall(seconds=0.5),  # what is fetched is old when it comes
         )
         with Writer(stack, lab.table, 500, 5, pause=0.01):
-            time.sleep(3)
+            until(lambda: lab.proxy.counts["Double"] >= 100, 20, lambda: lab.proxy.counts)
         lab.true_within(10)
         assert lab.session.metrics["gaps"] <= 2 * len(VIEWS), "none of this is a gap"
 
@@ -185,7 +185,8 @@ def test_the_first_snapshot_with_writes_going_on_and_slow_pages(stack: LocalStac
             views = {view: view.open(session, lab.table) for view in VIEWS}
             for frame in views.values():
                 frame.wait(scaled(20))
-            time.sleep(1)
+            late = slow.counts["Delay"]
+            until(lambda: slow.counts["Delay"] >= late + 100, 20, lambda: slow.counts)
         slow.heal()
         true_within(5, stack, lab.table, views)
 

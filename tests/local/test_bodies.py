@@ -19,6 +19,7 @@ from notebook_rt.local.auth.attributes import MAX_BODY_BYTES as LOGIN_BYTES
 from notebook_rt.local.auth.limits import Attempts
 from notebook_rt.local.realtime.routes import MAX_BODY_BYTES as MESSAGE_BYTES
 from tests.conftest import QUICK
+from tests.waiting import scaled
 
 NAMES = (
     "email", "password", "data", "phone", "refresh_token", "messages", "topic", "event", "payload",
@@ -107,7 +108,7 @@ def test_no_body_is_the_servers_fault(stack: LocalStack, odd: str, route: str) -
         beyond_us = answer.status_code == 501 and "not supported" in answer.text
         assert answer.status_code < 500 or beyond_us, answer.text
 
-    with httpx.Client(base_url=stack.url, headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=stack.url, headers=headers, timeout=scaled(30)) as client:
         law()
 
 
@@ -129,7 +130,7 @@ def test_a_body_over_the_limit_is_413(
         headers = {"apikey": stack.anon_key, "Content-Type": "application/json"}
         if zipped:
             body, headers = gzip.compress(body), headers | {"Content-Encoding": "gzip"}
-        answer = httpx.post(stack.url + path, content=body, headers=headers, timeout=30)
+        answer = httpx.post(stack.url + path, content=body, headers=headers, timeout=scaled(30))
         assert (answer.status_code == 413) is large, answer.text
         assert answer.status_code < 500
 

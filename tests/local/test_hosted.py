@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions, start
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 from tests.waiting import scaled, until
 
 MakeTable = Callable[..., str]

@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from notebook_rt.local import LocalStack, StackOptions, start
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 
 
 async def faults(stack: LocalStack, **wanted: bool) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.filters import parse as parse_filter
 from notebook_rt.local import LocalStack, start
+from notebook_rt.model.filters import parse as parse_filter
 from tests.waiting import scaled
 
 ALICE = "00000000-0000-4000-8000-00000000000a"

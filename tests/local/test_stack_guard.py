@@ -263,7 +263,7 @@ def crash(stack: LocalStack) -> tuple[Running, Secrets]:
     for process in everything:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(everything, timeout=5)
+    psutil.wait_procs(everything, timeout=scaled(5))
     return running, secrets
 
 
@@ -278,7 +278,7 @@ def test_who_takes_the_ports_of_a_crashed_stack_learns_no_secret(tmp_path: Path)
         with pytest.raises(psycopg.OperationalError):
             first.sql("select 1")
         with pytest.raises(psycopg.OperationalError):
-            psycopg.connect(first.dsn, connect_timeout=5)
+            psycopg.connect(first.dsn, connect_timeout=int(scaled(5)))
         with start(tmp_path / "stack") as second:
             assert second.sql("select * from kept") == []
             assert second.url != first.url

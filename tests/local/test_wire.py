@@ -19,7 +19,7 @@ import jwt
 import pytest
 
 from notebook_rt.local import LocalStack, StackOptions, start
-from notebook_rt.local.realtime.options import RealtimeOptions
+from notebook_rt.local.options import RealtimeOptions
 from tests.local import wire_player
 from tests.local.wire_compare import Comparison, DifferentError, parsed
 from tests.local.wire_player import TRANSCRIPTS, Player

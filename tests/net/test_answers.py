@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from notebook_rt.edits.decide import Request
 from notebook_rt.errors import AnswerTooLargeError, NotebookRTError, UnreachableError, classify
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
-from notebook_rt.outbox.decide import Request
 from notebook_rt.outbox.rest import HttpRest, NoAnswerError
 from notebook_rt.sync.events import Query
 from tests.net.test_login import login

@@ -8,11 +8,12 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.net.broadcasts import BroadcastFeed
+from notebook_rt.model.signal import Signal
 from notebook_rt.net.loop import shared
-from notebook_rt.net.room import Message, Room
 from notebook_rt.options import Options
-from notebook_rt.sync.health import Metrics
+from notebook_rt.runtime.broadcasts import BroadcastFeed
+from notebook_rt.runtime.room import Message, Room
+from notebook_rt.sync.connection.health import Metrics
 
 NAMES = st.sampled_from(["k", "v", "n", "at", "value", "", "__proto__"]) | st.text(max_size=2)
 SCALARS = (
@@ -30,7 +31,7 @@ TURNS = st.lists(st.lists(JSON | st.dictionaries(NAMES, JSON), min_size=1, max_s
 
 def feed(key: tuple[str, ...] | None, limit: int) -> BroadcastFeed:
     services = SimpleNamespace(thread=shared(), options=Options(), metrics=Metrics())
-    room = SimpleNamespace(services=services, listeners=[], topic="room")
+    room = SimpleNamespace(services=services, listeners=Signal(), topic="room")
     return BroadcastFeed(cast(Room, room), "e", key, limit)
 
 

@@ -9,13 +9,13 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.net.changes import ChangeBatch, Gathering, changes_df, combined
-from notebook_rt.net.feed import Feed
+from notebook_rt.model.rows import Row, RowChange
 from notebook_rt.net.loop import shared
 from notebook_rt.options import Options
+from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df, combined
+from notebook_rt.runtime.feed import Feed
 from notebook_rt.store.table import changes_between
-from notebook_rt.sync.health import Metrics
-from notebook_rt.sync.rows import Row, RowChange
+from notebook_rt.sync.connection.health import Metrics
 
 rows = st.builds(lambda a, b: {"a": a, "b": b}, st.integers(0, 2), st.none() | st.just("x"))
 tables = st.dictionaries(st.integers(0, 4), rows, max_size=5)

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from notebook_rt.net.credentials import Credentials
-from notebook_rt.net.socket import Socket
+from notebook_rt.net.websocket.socket import Socket
 from notebook_rt.options import Options
 from tests.net.test_socket import CONFIG, Ears
 

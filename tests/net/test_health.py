@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from notebook_rt.sync.health import COLOURS, Facts, Metrics, Series, TableFacts, health
+from notebook_rt.sync.connection.health import COLORS, Facts, Metrics, Series, TableFacts, health
 
 NUMBERS = {"slow_ms": 500.0, "stale_after": 60.0, "poll_interval": 5.0, "behind_after": 3.0}
 STATUSES = ["loading", "live", "polling", "stale", "closed", "error"]
@@ -48,6 +48,12 @@ def table(
         (Facts("connected", unjoined=1, tables=[table("live")]), "connecting"),
         (Facts("reconnecting", tables=[table("polling")]), "polling"),
         (Facts("reconnecting", reachable=False, tables=[table("polling")]), "offline"),
+        (Facts("reconnecting", calm=True, tables=[table("polling")]), "connecting"),
+        (Facts("reconnecting", calm=True), "connecting"),
+        (Facts("connected", calm=True, tables=[table("stale"), table("polling")]), "connecting"),
+        (Facts("reconnecting", calm=True, reachable=False, tables=[table("polling")]), "offline"),
+        (Facts("reconnecting", calm=True, tables=[table("polling"), table("error")]), "stale"),
+        (Facts("disconnected", calm=True), "offline"),
         (Facts("connected", latency=0.01, tables=[table("live"), table("error")]), "stale"),
         (Facts("connected", tables=[table("live"), table("error", shown=False)]), "healthy"),
         (Facts("connected", tables=[table("error", shown=False)]), "healthy"),
@@ -130,7 +136,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     )
     verdict, reason = health(facts, **NUMBERS)
     assert isinstance(reason, str)
-    if COLOURS[verdict] == "green":
+    if COLORS[verdict] == "green":
         assert state == "connected"
         assert not unjoined
         assert silent <= 60
@@ -139,7 +145,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         assert not any(drifted for _, drifted, *_ in mine)
         assert not mine or (behind <= 3 and not unaudited)
     if any(status == "error" and (shown or denied) for status, _, denied, shown in tables):
-        assert COLOURS[verdict] in ("yellow", "red")
+        assert COLORS[verdict] in ("yellow", "red")
     never = [one for one in tables if one[0] == "error" and not (one[2] or one[3])]
     rest = [one for one in tables if one not in never]
     alive = [replace(table(*one), behind=behind, unaudited=unaudited) for one in rest]

@@ -20,7 +20,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from notebook_rt.net.intake import Intake
+from notebook_rt.net.websocket.intake import Intake
 
 LARGEST = 200_000
 

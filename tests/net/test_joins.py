@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from notebook_rt.options import Options
-from notebook_rt.sync.joins import (
+from notebook_rt.sync.connection.joins import (
     BURST,
     CONFIRM_WITHIN,
     Effect,
@@ -198,7 +198,7 @@ def test_refused_for_good_is_not_tried_until_asked() -> None:
     world.take(world.machine.failed("a", world.now, final=True))
     world.settle(1000)
     assert world.joined == set()
-    world.take(world.machine.again("a", world.now))
+    world.take(world.machine.rejoin("a", world.now))
     world.settle()
     assert world.joined == {"a"}
 

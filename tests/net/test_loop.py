@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from notebook_rt.errors import ClosedError
-from notebook_rt.host import Run
-from notebook_rt.net.callbacks import Mailbox, Subscribers
 from notebook_rt.net.loop import PAUSE_SECONDS, Coalesced, LoopThread, shared
-from notebook_rt.sync.health import Metrics
+from notebook_rt.runtime.callbacks import Mailbox, Subscribers
+from notebook_rt.runtime.host import Run
+from notebook_rt.sync.connection.health import Metrics
 from tests.waiting import scaled, until
 
 
@@ -155,7 +155,7 @@ def test_a_cell_run_again_replaces_its_callback_a_loop_in_one_cell_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cell = 1
-    monkeypatch.setattr("notebook_rt.net.callbacks.running", lambda: Run(None, cell))
+    monkeypatch.setattr("notebook_rt.runtime.callbacks.running", lambda: Run(None, cell))
     removed: list[str] = []
     subscribers = Subscribers()
 
@@ -178,7 +178,7 @@ def test_a_cell_with_a_name_replaces_what_it_registered_and_nothing_of_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     present = Run("a", 1)
-    monkeypatch.setattr("notebook_rt.net.callbacks.running", lambda: present)
+    monkeypatch.setattr("notebook_rt.runtime.callbacks.running", lambda: present)
     removed: list[str] = []
     subscribers = Subscribers()
 
@@ -201,7 +201,7 @@ def test_two_objects_methods_are_two_callbacks(monkeypatch: pytest.MonkeyPatch) 
     subscribers, removed, screens = Subscribers(), list[int](), [Screen(), Screen()]
     for number, screen in enumerate(screens):
         monkeypatch.setattr(
-            "notebook_rt.net.callbacks.running", lambda number=number: Run(None, number)
+            "notebook_rt.runtime.callbacks.running", lambda number=number: Run(None, number)
         )
         subscribers.add(screen.show, lambda number=number: removed.append(number))
     assert removed == []

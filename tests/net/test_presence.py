@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import example, given
 
-from notebook_rt.sync.presence import People, Throttle
+from notebook_rt.sync.connection.presence import People, Throttle
 
 CALLS, WINDOW = 4, 30.0
 STEPS = st.lists(

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from notebook_rt.edits.decide import Request
 from notebook_rt.errors import (
     AuthError,
     ClosedError,
@@ -31,7 +32,6 @@ from notebook_rt.local import LocalStack
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
-from notebook_rt.outbox.decide import Request
 from notebook_rt.outbox.rest import HttpRest, NoAnswerError
 from notebook_rt.sync.events import Query
 from tests.waiting import scaled

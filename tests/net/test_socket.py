@@ -19,10 +19,17 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
-from notebook_rt.errors import AuthError, NotebookRTError, ServerError, UnreachableError
+from notebook_rt.errors import (
+    RETRY_AFTER_MAX,
+    AuthError,
+    NotebookRTError,
+    RateLimitedError,
+    ServerError,
+    UnreachableError,
+)
 from notebook_rt.local import LocalStack
 from notebook_rt.net.credentials import Credentials
-from notebook_rt.net.socket import Socket
+from notebook_rt.net.websocket.socket import Socket
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Binding, Change
 
@@ -301,3 +308,25 @@ async def test_a_gateways_page_is_no_reason_to_read(ears: Ears) -> None:
     error = await answered_with(head + page, ears)
     assert isinstance(error, ServerError)
     assert "502: Bad Gateway. " in str(error)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("said", "wait"),
+    [
+        ("Retry-After: 7\r\n", 7.0),
+        ("Retry-After: 31536000000\r\n", RETRY_AFTER_MAX),
+        ("Retry-After: Fri, 31 Dec 9999 23:59:59 GMT\r\n", RETRY_AFTER_MAX),
+        ("Retry-After: inf\r\n", RETRY_AFTER_MAX),
+        ("Retry-After: nan\r\n", None),
+        ("Retry-After: -5\r\n", 0.0),
+        ("Retry-After: soon\r\n", None),
+        ("Retry-After: 5\r\nRetry-After: 900\r\n", None),
+    ],
+)
+async def test_a_handshake_told_to_wait_waits_as_told_but_never_for_years(
+    status: int, said: str, wait: float | None, ears: Ears
+) -> None:
+    error = await answered_with(f"HTTP/1.1 {status} No\r\n{said}Content-Length: 0\r\n\r\n", ears)
+    assert isinstance(error, RateLimitedError if status == 429 else ServerError)
+    assert error.retry_after == wait

@@ -16,9 +16,9 @@ from hypothesis import given
 
 from notebook_rt.errors import ErrorClass
 from notebook_rt.options import Options
-from notebook_rt.sync.joins import Effect as Joining
-from notebook_rt.sync.joins import Join, Joins
-from notebook_rt.sync.supervisor import (
+from notebook_rt.sync.connection.joins import Effect as Joining
+from notebook_rt.sync.connection.joins import Join, Joins
+from notebook_rt.sync.connection.supervisor import (
     Beat,
     Close,
     Event,
@@ -307,7 +307,7 @@ def test_frames_are_a_sign_of_life_while_a_heartbeat_waits_for_its_answer(
     world.step()
     (socket,) = world.open
     while socket in world.open:
-        pause = max(share * options.heartbeat_timeout, 0.001)
+        pause = max(share * options.heartbeat_timeout, options.stale_after / 300)
         world.now += pause
         world.wall += pause
         world.feed(Heard(socket))

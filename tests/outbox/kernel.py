@@ -20,18 +20,18 @@ from typing import Any
 
 import httpx
 
-from notebook_rt.editing import Editing
-from notebook_rt.editor import Editor
-from notebook_rt.outbox.ops import Json
+from notebook_rt.edits.editing import Editing
+from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.edits.ops import Json
+from notebook_rt.edits.overlay import Overlay
+from notebook_rt.model.rows import Key, RowChange
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import HttpRest
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.merge import Strategies
-from notebook_rt.sync.overlay import Overlay
-from notebook_rt.sync.rows import Key, RowChange
 from tests.waiting import scaled
 
 SCHEMA = Schema(

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
-from notebook_rt.outbox.decide import Answer, Request
-from notebook_rt.outbox.ops import Json
+from notebook_rt.edits.decide import Answer, Request
+from notebook_rt.edits.ops import Json
+from notebook_rt.model.rows import Delete, Op, Upsert
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.outbox.rest import NoAnswerError
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.rows import Delete, Op, Upsert
 
 Fault: TypeAlias = Literal["", "lost", "away", "silent", "503", "503 after"]
 """The answer is lost; nothing arrives; something may have arrived, and has not; the server or a gateway

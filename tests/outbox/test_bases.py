@@ -1,4 +1,4 @@
-"""What an edit is based on: what its handle showed, whatever came between (DESIGN 4).
+"""What an edit is based on: what its handle showed, whatever came between (promises, edits).
 
 One law over any interleaving, on everything real but the network: handles, table, overlay, queue
 file, worker. And what a base may be, in single cases.
@@ -20,25 +20,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notebook_rt import shown
-from notebook_rt.editing import Editing
-from notebook_rt.editor import Editor
+from notebook_rt.edits import shown
+from notebook_rt.edits.decide import Answer, Request
+from notebook_rt.edits.editing import Editing
+from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import InvalidEditError
-from notebook_rt.filters import Condition
-from notebook_rt.frame import LiveFrame
-from notebook_rt.net.feed import Feed
+from notebook_rt.model.filters import Condition
+from notebook_rt.model.rows import Upsert
+from notebook_rt.model.types import Column, Schema, to_rest
 from notebook_rt.net.loop import shared
 from notebook_rt.options import Options
-from notebook_rt.outbox.decide import Answer, Request
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import NoAnswerError
 from notebook_rt.outbox.worker import Worker
+from notebook_rt.runtime.feed import Feed
 from notebook_rt.store.journal import JournalledTable
-from notebook_rt.store.types import Column, Schema, to_rest
-from notebook_rt.sync.health import Metrics
-from notebook_rt.sync.merge import Strategies
-from notebook_rt.sync.overlay import Overlay
-from notebook_rt.sync.rows import Upsert
+from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.table import LiveTable
 
 SCHEMA = Schema(
     (
@@ -179,8 +179,8 @@ class Kernel:
             strategies=self.editing.strategies,
         )
 
-    def handle(self) -> LiveFrame:
-        return LiveFrame(self.feed, lambda: None, self, Edits(self.editor))  # type: ignore[arg-type]  # as much of it as edits need
+    def handle(self) -> LiveTable:
+        return LiveTable(self.feed, lambda: None, self, Edits(self.editor))  # type: ignore[arg-type]  # as much of it as edits need
 
     def deliver(self, number: int | None = None) -> None:
         """The next events come."""
@@ -211,7 +211,7 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
     made.outbox.close()
 
 
-READS: dict[str, Callable[[LiveFrame, int], dict[str, Any]]] = {
+READS: dict[str, Callable[[LiveTable, int], dict[str, Any]]] = {
     "df": lambda frame, key: frame.df.loc[key].to_dict(),
     "get": lambda frame, key: frame.get(key) or {},
     "at": lambda frame, key: {c: frame.at[key, c] for c in ("n", "tags", "note")},

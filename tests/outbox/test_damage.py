@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from notebook_rt.edits.ops import Op
 from notebook_rt.errors import QueueError
-from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 
@@ -151,7 +151,7 @@ def test_a_file_that_is_no_queue_is_left_as_it_is(tmp_path: Path) -> None:
 
 OPENER = """
 import sys
-from notebook_rt.outbox.ops import Op
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.queue import Outbox
 from pathlib import Path
 path, name = Path(sys.argv[1]), sys.argv[2]

@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
+from notebook_rt.edits.decide import Answer as Reply
+from notebook_rt.edits.decide import Request
 from notebook_rt.errors import QueueError
 from notebook_rt.local import LocalStack
-from notebook_rt.outbox.decide import Answer as Reply
-from notebook_rt.outbox.decide import Request
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import NoAnswerError
 from tests.outbox.kernel import OWNER, Kernel
 from tests.proxy import Answer, Cut, Proxy, lost_answers
+from tests.waiting import until
 
 MakeKernel = Callable[..., Kernel]
 
@@ -62,7 +63,8 @@ async def test_a_full_disk_is_said_once_and_what_waits_leaves_when_there_is_room
     k.editor.edit(keys[0], {"note": "mine"})
     k.outbox._db.execute("pragma query_only = on")  # every write fails
     running = asyncio.create_task(k.worker.run())
-    await asyncio.sleep(0.5)
+    await asyncio.to_thread(until, lambda: k.notes)
+    await asyncio.sleep(0.4)  # twenty more looks at the disk
     said = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert [r.exc_info for r in said] == [None], "once, and no traceback"
     assert [kind for kind, _ in k.notes] == ["failed"]

@@ -10,14 +10,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.editing import Editing
-from notebook_rt.editor import Editor
-from notebook_rt.outbox.ops import Op
+from notebook_rt.edits.editing import Editing
+from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.edits.ops import Op
+from notebook_rt.edits.overlay import Overlay
+from notebook_rt.model.rows import Key, Upsert
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.merge import Strategies
-from notebook_rt.sync.overlay import Overlay
-from notebook_rt.sync.rows import Key, Upsert
 from tests.sync.test_overlay import DictRows
 
 SCHEMA = Schema(

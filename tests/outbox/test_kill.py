@@ -1,4 +1,4 @@
-"""`kill -9` at any moment, with a proxy that loses answers: nothing lost, nothing twice (DESIGN 4).
+"""`kill -9` at any moment, with a proxy that loses answers: nothing lost, nothing twice (promises, edits).
 
 Each round starts kernels on the queue's file and kills them in the middle of editing and sending.
 Notes are each kernel's own; counters are shared by all of them and raised by amounts of 40 random
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from notebook_rt.edits.decide import difference
 from notebook_rt.local import LocalStack
-from notebook_rt.outbox.decide import difference
 from tests.outbox.kernel import Kernel, planned, row_of
 from tests.proxy import Cut, Proxy, lost_answers
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from notebook_rt.cli import main
-from notebook_rt.outbox.ops import Op
+from notebook_rt.cli.main import main
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.view import QueueView
+from notebook_rt.queue import Queue
 
 ANN = Owner("https://x.supabase.co", "ann")
 BEN = Owner("https://x.supabase.co", "ben")
@@ -55,7 +55,7 @@ def test_each_sees_only_its_own(opened: Open) -> None:
     assert ids(ben.ops(schema="public", target="t")) == ["b"]
     assert list(ben.versions("public", "t")) == ["b"]
     assert ben.counts()["waiting"] == 1
-    assert list(QueueView(ben).df.index) == ["b"]
+    assert list(Queue(ben).df.index) == ["b"]
     assert ben.get("a") is None
     assert elsewhere.next_at() is None
     assert ben.others() == {ANN: 2}

@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
+from notebook_rt.edits.ops import Op
+from notebook_rt.edits.rows import Put
 from notebook_rt.errors import QueueError
 from notebook_rt.outbox import schema
 from notebook_rt.outbox.lease import LeaseLostError
-from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.rows import Put
 
 
 @pytest.fixture
@@ -70,12 +70,14 @@ def test_many_put_at_once_are_as_if_put_one_by_one(outbox: Outbox, tmp_path: Pat
     outbox.put(update("old", 3, n=1))
     ops = [
         update("a", 1, n=1),
-        insert("b", 2, n=2),
         broadcast("say"),
         update("c", 1, {"n": 1}, n=3),  # one with "a"
         update("d", 3, {"n": 1}, n=4),  # one with "old"
         update("e", 1, {"n": 7}, n=8),  # made on something else: behind "a"
+        insert("b", 2, n=2),
         delete("f", 2, n=2),  # takes "b" back
+        insert("g", 4, n=2),
+        update("h", 3, {"n": 4}, n=5),  # not one with "old": it would overtake "g"
         *(update(f"u{key}", key, n=key) for key in range(10, 1200)),
         broadcast("again"),
     ]
@@ -84,12 +86,33 @@ def test_many_put_at_once_are_as_if_put_one_by_one(outbox: Outbox, tmp_path: Pat
     single.put(update("old", 3, n=1))
     theirs = [put for op in ops for put in single.put(op)]
     assert [_anybodys(put) for put in puts] == [_anybodys(put) for put in theirs]
-    assert ids(outbox.ops())[:5] == ["old", "a", "say", "e", "u10"]
+    assert ids(outbox.ops())[:7] == ["old", "a", "say", "e", "g", "h", "u10"]
     assert [replace(op, seq=0, session="") for op in outbox.ops()] == [
         replace(op, seq=0, session="") for op in single.ops()
     ]
-    assert {op.id for op in outbox.ops() if op.blocked} == {"e", "again"}
+    assert {op.id for op in outbox.ops() if op.blocked} == {"e", "h", "again"}
     single.close()
+
+
+@pytest.mark.parametrize(
+    ("between", "one"),
+    [
+        (update("x", 2, n=1), True),
+        (broadcast("x"), True),
+        (insert("x", 2, n=1), False),
+        (delete("x", 2), False),
+        (update("x", 2, id=3), False),  # its key
+        (replace(insert("x", 2), kind="rpc", key={}, lane=""), False),
+    ],
+    ids=["update", "broadcast", "insert", "delete", "key", "call"],
+)
+def test_an_edit_joins_what_waits_only_where_it_overtakes_nothing(
+    outbox: Outbox, between: Op, one: bool
+) -> None:
+    outbox.put(insert("a", 1, n=1))
+    outbox.put(between)
+    outbox.put(update("b", 1, {"n": 1}, up=2))
+    assert ids(outbox.ops()) == (["a", "x"] if one else ["a", "x", "b"])
 
 
 def test_what_was_put_is_there_for_another_kernel_as_it_was(outbox: Outbox, path: Path) -> None:
@@ -314,7 +337,7 @@ def test_a_forked_child_does_not_touch_its_parents_file(outbox: Outbox) -> None:
 
 WRITER = """
 import sys
-from notebook_rt.outbox.ops import Op
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.queue import Outbox
 outbox, name = Outbox(sys.argv[1]), sys.argv[2]
 number = 0
@@ -330,7 +353,7 @@ while True:
 PATIENT = """
 import sys
 from pathlib import Path
-from notebook_rt.outbox.ops import Op
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.queue import Outbox
 outbox = Outbox(Path(sys.argv[1]))
 print("open", flush=True)

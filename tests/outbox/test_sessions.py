@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.lease import kernel_name
-from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.view import QueueView
+from notebook_rt.queue import Queue
 
 OWNER = Owner("http://x", "me")
 SCRIPT = """
 import sys
 from pathlib import Path
 from notebook_rt.outbox.lease import kernel_name
-from notebook_rt.outbox.ops import Op
+from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 
@@ -105,11 +105,11 @@ def test_a_pause_ends_with_its_session_and_the_edits_say_whose_they_are(
     outbox: Outbox, script: Script, end: str
 ) -> None:
     outbox.put(mine(3))
-    df = QueueView(outbox).df
+    df = Queue(outbox).df
     assert df.loc["theirs-1", "session"].startswith(f"restock.py (process {script.process.pid} on ")
     assert df.loc["theirs-1", "session"].endswith(" UTC, paused)")
     script.kill() if end == "kill" else script.tell("close")
-    assert QueueView(outbox).df.loc["theirs-1", "session"].endswith(" UTC, ended)")
+    assert Queue(outbox).df.loc["theirs-1", "session"].endswith(" UTC, ended)")
     assert taken(outbox) == ["theirs-1", "theirs-2", "mine-3"]
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from notebook_rt.cli import main
+from notebook_rt.cli.main import main
+from notebook_rt.edits.ops import Op
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
-from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.view import QueueView
+from notebook_rt.queue import Queue
 from tests.waiting import scaled
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J"
@@ -42,7 +42,7 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 
 
 def test_the_frame_says_what_waits_and_why(outbox: Outbox) -> None:
-    queue = QueueView(outbox)
+    queue = Queue(outbox)
     assert len(queue) == 3
     assert queue.df["state"].tolist() == ["failed", "parked", "waiting"]
     assert queue.df.loc["aa-1", "what"] == "update t 1 (n)"
@@ -52,7 +52,7 @@ def test_the_frame_says_what_waits_and_why(outbox: Outbox) -> None:
 
 def test_what_failed_is_edited_retried_or_discarded(outbox: Outbox) -> None:
     woken: list[int] = []
-    queue = QueueView(outbox, wake=lambda: woken.append(1))
+    queue = Queue(outbox, wake=lambda: woken.append(1))
     with pytest.raises(QueueError, match="has not failed"):
         queue.edit("b-3", n=5)
     queue.edit("aa-1", n=5)
@@ -70,23 +70,23 @@ def test_flush_waits_until_nothing_waits_and_says_what_was_set_aside(outbox: Out
         for op in outbox.take(10, 0.0):
             outbox.settle(op)
 
-    queue = QueueView(outbox, wake=lambda: threading.Timer(0.1, send).start())
+    queue = Queue(outbox, wake=lambda: threading.Timer(0.1, send).start())
     assert queue.flush(timeout=scaled(5)) == 2
     outbox.retry()
     with pytest.raises(WaitTimeoutError):
-        QueueView(outbox).flush(timeout=0.1)
+        Queue(outbox).flush(timeout=0.1)
 
 
 def test_flush_of_a_held_queue_says_so_and_does_not_wait_for_ever(outbox: Outbox) -> None:
     with pytest.raises(QueueError, match=r"paused: resume\(\) it; 2 of the queue wait"):
-        QueueView(outbox, held=lambda: "the queue is paused: resume() it").flush()
+        Queue(outbox, held=lambda: "the queue is paused: resume() it").flush()
     for op in outbox.ops():
         outbox.discard(op.id)
-    assert QueueView(outbox, held=lambda: "it is paused").flush() == 0
+    assert Queue(outbox, held=lambda: "it is paused").flush() == 0
 
 
 def test_what_failed_is_edited_with_values_that_fit_its_columns_only(outbox: Outbox) -> None:
-    queue = QueueView(outbox)
+    queue = Queue(outbox)
     (failed,) = outbox.ops(state="failed")
     outbox.mend(replace(failed, types={"id": "int8", "n": "int4"}))
     (failed,) = outbox.take(1, 0.0)
@@ -120,7 +120,7 @@ def test_the_command_line_says_nothing_that_a_terminal_would_obey(
 
 
 def test_the_command_line_may_be_read_from_the_beginning_only(outbox: Outbox) -> None:
-    code = "import sys; from notebook_rt.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from notebook_rt.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "queue", "list", "--file", str(outbox.path)]
     reading, writing = os.pipe()
     os.close(reading)  # as `| head` does

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from notebook_rt.edits.decide import Answer as Reply
+from notebook_rt.edits.decide import Request
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.edits.ops import Op
 from notebook_rt.errors import ConflictError, InvalidEditError
 from notebook_rt.local import LocalStack
-from notebook_rt.outbox.decide import Answer as Reply
-from notebook_rt.outbox.decide import Request
-from notebook_rt.outbox.ops import Op
 from notebook_rt.outbox.worker import Worker
-from notebook_rt.sync.merge import Strategies
 from tests.outbox.kernel import Kernel
 from tests.proxy import Answer, Proxy, lost_answers
 from tests.waiting import scaled
@@ -152,7 +152,7 @@ async def test_a_merge_function_decides_and_is_given_the_row(
 
     k = kernel(strategies=Strategies(columns={"note": both}))
     told: list[Any] = []
-    k.editor.on_merge.append(told.extend)
+    k.editor.on_merge.add(told.extend)
     k.editor.edit(key, {"note": "mine"})
     stack.sql(f"update {table} set note = 'theirs' where id = %s", key)
     await k.drain()
@@ -601,7 +601,7 @@ async def test_a_paused_queue_sends_nothing_and_a_running_one_drains_as_it_fills
     def broken(records: Any) -> None:
         raise RuntimeError("a callback that raises stops nothing")
 
-    k.editor.on_merge.append(broken)
+    k.editor.on_merge.add(broken)
     k.editor.edit(key, {"tags": ["mine"]})
     stack.sql(f"update {table} set tags = '{{theirs}}' where id = %s", key)
     for _ in range(100):

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from notebook_rt.store.arrays import exact_arrow, objects
-from notebook_rt.store.types import (
+from notebook_rt.model.rows import Key, Op, Row, RowChange, Upsert, WireRow
+from notebook_rt.model.types import (
     Backend,
     Column,
     Numeric,
@@ -25,7 +25,7 @@ from notebook_rt.store.types import (
     fits,
     kind,
 )
-from notebook_rt.sync.rows import Key, Op, Row, RowChange, Upsert, WireRow
+from notebook_rt.store.arrays import exact_arrow, objects
 
 
 class Model:

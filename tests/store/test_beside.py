@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from notebook_rt.store.beside import beside
+from notebook_rt.store.parallel import in_parallel
 from tests.waiting import scaled
 
 
@@ -18,7 +18,7 @@ def test_all_work_is_done_each_elsewhere_on_a_thread_of_its_own() -> None:
         together.wait(timeout=scaled(60))
         seen.add(threading.current_thread())
 
-    beside([work, work], work)
+    in_parallel([work, work], work)
     assert len(seen) == 3
     assert threading.current_thread() in seen
 
@@ -33,5 +33,5 @@ def test_what_one_raises_reaches_the_caller_when_all_are_done(elsewhere: bool) -
     works = [fail, lambda: done.append(1), lambda: done.append(2)]
     here = works.pop(1 if elsewhere else 0)
     with pytest.raises(OSError, match="no memory"):
-        beside(works, here)
+        in_parallel(works, here)
     assert sorted(done) == [1, 2]

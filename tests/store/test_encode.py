@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from notebook_rt.model.types import Kind, arrow_type
 from notebook_rt.store.encode import encode, moments, stamps
-from notebook_rt.store.types import Kind, arrow_type
 
 MOMENTS: dict[Kind, list[Any]] = {
     "timestamptz": [

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.net.frames import ChangeFrame, decode_frame
-from notebook_rt.store.decode import decode_json
+from notebook_rt.model.decode import decode_json
+from notebook_rt.model.rows import Upsert
+from notebook_rt.model.types import Backend, Column, Numeric, Schema, equal, to_json
+from notebook_rt.model.values import UndecodedJson
+from notebook_rt.net.websocket.frames import ChangeFrame, decode_frame
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Backend, Column, Numeric, Schema, equal, to_json
-from notebook_rt.store.values import UndecodedJson
-from notebook_rt.sync.rows import Upsert
 
 TYPES = [
     "int8", "float8", "numeric", "bool", "timestamptz", "timestamp", "date", "time", "bytea", "json",
@@ -140,7 +140,7 @@ def test_the_socket_and_rest_bring_the_same_of_it(
 @pytest.mark.parametrize("text", HOSTILE)
 def test_deep_json_is_what_the_standard_library_reads(text: str, exact: bool) -> None:
     """Token by token as by the recursive decoder, where that can."""
-    from notebook_rt.store.decode import _exact, _float, _leniently, _without_recursion
+    from notebook_rt.model.decode import _exact, _float, _leniently, _without_recursion
 
     hook = _exact if exact else _float
     assert decode_json(text, exact) is not None
@@ -153,7 +153,7 @@ def test_deep_json_is_what_the_standard_library_reads(text: str, exact: bool) ->
 def test_the_slow_decoder_takes_the_same_and_refuses_the_same(
     text: str, cut: int | None, more: str
 ) -> None:
-    from notebook_rt.store.decode import _float, _without_recursion
+    from notebook_rt.model.decode import _float, _without_recursion
 
     broken = text if cut is None else text[:cut] + more + text[cut:]
     try:
@@ -169,7 +169,7 @@ def test_the_slow_decoder_takes_the_same_and_refuses_the_same(
     "text", ["[1,]", "[,1]", "[1 2]", '{"a"}', '{"a":}', '{"a":1,}', "[}", "]", ""]
 )
 def test_the_slow_decoder_refuses_what_is_no_json(text: str) -> None:
-    from notebook_rt.store.decode import _float, _without_recursion
+    from notebook_rt.model.decode import _float, _without_recursion
 
     with pytest.raises(ValueError, match="no JSON"):
         _without_recursion(text, _float)
@@ -190,7 +190,7 @@ def test_what_a_cell_cannot_hold_is_its_text() -> None:
 
 
 def test_a_row_of_the_queue_file_nested_deep_is_read() -> None:
-    from notebook_rt.outbox.ops import decode, unbody
+    from notebook_rt.edits.ops import decode, unbody
 
     body = f'{{"values": {{"a": {deep(450)}}}}}'
     assert unbody(body)["values"]["a"]

@@ -10,10 +10,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from notebook_rt.model.rows import Delete, LaterChanges, Op, RowChange, Upsert
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.store import journal
 from notebook_rt.store.journal import JournalledTable
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.rows import Delete, LaterChanges, Op, RowChange, Upsert
 from tests.store.model import Model
 
 SCHEMA = Schema(

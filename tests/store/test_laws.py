@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import subprocess
+import sys
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -21,12 +24,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from notebook_rt.store import dense, keys, text
+from notebook_rt.model.order import OrderBy
+from notebook_rt.model.rows import Delete, Key, Op, Upsert, WireRow
+from notebook_rt.model.types import Column, Schema, equal, to_json
+from notebook_rt.store import columns, dense, keys
 from notebook_rt.store import table as table_module
-from notebook_rt.store.order import OrderBy
+from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column, Schema, equal, to_json
-from notebook_rt.sync.rows import Delete, Key, Op, Upsert, WireRow
 from tests.store.model import Model
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
@@ -63,8 +67,8 @@ KEYS: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
 
 
 SMALL = [
-    (text, "CHUNK", 3),
-    (text, "_MANY", 0.4),
+    (columns, "CHUNK", 3),
+    (columns, "_MANY", 0.4),
     (dense, "_ROWS_A_HOLE", 4),
     (keys, "_RECENT", 3),
     (keys, "_FEW", 1),
@@ -181,11 +185,22 @@ class TableLaws(RuleBasedStateMachine):
         frame = self.table.snapshot()
         self.held.append((frame, frame.copy()))
 
+    @rule()
+    def force(self) -> None:
+        """No flag that numpy lets be set makes the table's own memory writeable."""
+        frame = self.table.snapshot()
+        lent = [*memory_of(frame.index), *(a for name in frame for a in memory_of(frame[name]))]
+        assert not self._kept() & {id(a) for array in lent for a in forced(array)}
+
+    def _kept(self) -> set[int]:
+        """The memory that the table writes to."""
+        return {id(array) for column in self.table._columns.values() for array in own(column)}
+
     @rule(name=st.sampled_from(["k0", "c0"]))
     def hold_arrays(self, name: str) -> None:
         if name in self.table.schema.types:
             array = self.table.arrays([name])[name]
-            assert not array.flags.writeable or array.dtype == object
+            assert not self._kept() & {id(a) for a in forced(array)}
             self.views.append((array, array.tolist()))
 
     @precondition(lambda self: self.held or self.views)
@@ -233,7 +248,7 @@ class TableLaws(RuleBasedStateMachine):
     @rule(desc=st.booleans(), limit=st.none() | st.integers(0, 4))
     def order(self, desc: bool, limit: int | None) -> None:
         schema = self.model.schema
-        view = self.table.ordered([OrderBy(schema.key[0], desc)], limit)
+        view = Ordered(self.table, [OrderBy(schema.key[0], desc)], limit)
         if view.sortable:
             keys = sorted(self.model.rows, reverse=desc)  # type: ignore[type-var]  # sortable keys
             assert view.keys() == keys[:limit]
@@ -262,6 +277,35 @@ class TableLaws(RuleBasedStateMachine):
             assert equal(array.tolist(), values)
 
 
+def memory_of(values: Any) -> list[np.ndarray]:
+    """The numpy arrays that an index or a column shows, its own and its array's."""
+    if isinstance(values, pd.MultiIndex):
+        return [array for level in values.levels for array in memory_of(level)]
+    held = [values.values, values.array]
+    held += [getattr(values.array, name, None) for name in ("_ndarray", "_data", "_mask")]
+    return [array for array in held if isinstance(array, np.ndarray)]
+
+
+def own(column: Any) -> list[np.ndarray]:
+    """The memory that a column of the table writes to."""
+    vectors = [v for v in (getattr(column, "_data", None), getattr(column, "_mask", None)) if v]
+    buffers = [b for v in vectors if isinstance(v, dense.Dense) for b in (v._front, v._back) if b]
+    return [buffer.data for buffer in buffers]
+
+
+def forced(array: Any) -> list[np.ndarray]:
+    """Those of ``array`` and the arrays it is a view of that can be made writeable."""
+    found: list[np.ndarray] = []
+    while isinstance(array, np.ndarray):
+        was = array.flags.writeable
+        with suppress(ValueError):
+            array.setflags(write=True)
+            array.setflags(write=was)
+            found.append(array)
+        array = array.base
+    return found
+
+
 def vars_of(change: Any) -> dict[str, Any]:
     return {"kind": change.kind, "key": change.key, "old": change.old, "new": change.new}
 
@@ -274,6 +318,29 @@ QUICK = settings(
 )
 TestTableLaws = TableLaws.TestCase
 TestTableLaws.settings = QUICK
+
+
+def test_the_laws_hold_where_every_step_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``NOTEBOOK_RT_ALWAYS_COPY``: whoever doubts a reused buffer can tell the two apart."""
+    monkeypatch.setattr(dense, "_COUNTS_ARE_TRUE", False)
+    run_state_machine_as_test(TableLaws, settings=settings(QUICK, max_examples=10))
+
+
+def test_the_environment_has_every_step_copy() -> None:
+    script = (
+        "import numpy as np\n"
+        "from notebook_rt.store.dense import Buffer\n"
+        "print(Buffer(np.empty(1)).held())"
+    )
+    for value, held in (("0", "False"), ("1", "True")):
+        told = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "NOTEBOOK_RT_ALWAYS_COPY": value},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert told.strip() == held
 
 
 @pytest.mark.nightly

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notebook_rt.model.rows import Delete, Key, Op, Upsert
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.store import marks
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.marks import Mark, OutOfReachError
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.rows import Delete, Key, Op, Upsert
 
 SCHEMA = Schema(
     (Column("id", "int8"), Column("name", "text"), Column("n", "int8"), Column("tags", "_text")),

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notebook_rt.model.rows import Delete, Upsert
+from notebook_rt.model.types import Column, Numeric, Schema
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column, Numeric, Schema
-from notebook_rt.sync.rows import Delete, Upsert
 
 KEYS = ["NaN", "Infinity", "-Infinity", 0.0, 1.5]
 

@@ -18,12 +18,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from notebook_rt.model.order import OrderBy
+from notebook_rt.model.rows import Delete, Op, Upsert
+from notebook_rt.model.types import Backend, Column, Schema
 from notebook_rt.store import dense
 from notebook_rt.store.dense import Buffer, Dense, Step
-from notebook_rt.store.order import OrderBy
+from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Backend, Column, Schema
-from notebook_rt.sync.rows import Delete, Op, Upsert
 
 ROWS = 40_000
 COLUMNS = {
@@ -144,7 +145,7 @@ def test_buffers_serve_again_when_nobody_holds_them(backend: Backend) -> None:
 @pytest.mark.parametrize("held", [False, True])
 def test_a_table_that_steps_for_ever_keeps_nothing_of_its_past(held: bool) -> None:
     table = loaded(1000)
-    ordered = table.ordered([OrderBy("n")], 10)
+    ordered = Ordered(table, [OrderBy("n")], 10)
 
     def objects(steps: range) -> int:
         last = None

@@ -7,10 +7,11 @@ import math
 import pandas as pd
 import pytest
 
-from notebook_rt.store.order import OrderBy
+from notebook_rt.model.order import OrderBy
+from notebook_rt.model.rows import Delete, RowChange, Upsert
+from notebook_rt.model.types import Column, Schema
+from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.rows import Delete, RowChange, Upsert
 
 SCHEMA = Schema((Column("id", "int8"), Column("n", "int4"), Column("t", "text")), ("id",))
 
@@ -141,8 +142,8 @@ def test_a_column_comes_and_goes() -> None:
 def test_an_order_puts_nulls_where_postgresql_does(order: list[OrderBy], keys: list[int]) -> None:
     table = _filled()
     table.apply([Upsert(2, {"n": 99}), Upsert(4, {"id": 4})])
-    assert list(table.ordered(order).snapshot().index) == keys
-    assert table.ordered(order, limit=2).keys() == keys[:2]
+    assert list(Ordered(table, order).snapshot().index) == keys
+    assert Ordered(table, order, limit=2).keys() == keys[:2]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_a_nan_is_greater_than_every_number_and_null_beyond_it(
     table = Table(Schema((Column("id", "int8"), Column("x", "float8")), ("id",)))
     values = [1.0, 2.0, math.nan, -math.inf, math.inf, None]
     table.apply([Upsert(at, {"id": at, "x": value}) for at, value in enumerate(values, 1)])
-    view = table.ordered([OrderBy("x", desc)], limit)
+    view = Ordered(table, [OrderBy("x", desc)], limit)
     assert view.keys() == keys[:limit] == list(view.snapshot().index)
     table.apply([Delete(6)])
     assert view.keys() == [key for key in keys if key != 6][:limit]
@@ -170,7 +171,7 @@ def test_moments_that_no_datetime_holds_have_their_place_in_an_order(pg_type: st
     load = table.load()
     load.extend([{"id": 9 - place, "at": text} for place, text in enumerate(texts)])
     load.commit()
-    assert table.ordered([OrderBy("at")]).keys() == [9, 8, 7, 6, 5]
+    assert Ordered(table, [OrderBy("at")]).keys() == [9, 8, 7, 6, 5]
 
 
 @pytest.mark.parametrize(
@@ -188,19 +189,19 @@ def test_the_dtypes_of_the_first_rows_do_not_depend_on_those_behind_them(
     load = table.load()
     load.extend([{"id": 1, "x": shown}, {"id": 2, "x": shown}, {"id": 3, "x": hidden}])
     load.commit()
-    assert table.ordered([OrderBy("id")], limit=2).snapshot()["x"].dtype == dtype
-    assert table.ordered([OrderBy("id", desc=True)], limit=2).snapshot()["x"].dtype != dtype
+    assert Ordered(table, [OrderBy("id")], limit=2).snapshot()["x"].dtype == dtype
+    assert Ordered(table, [OrderBy("id", desc=True)], limit=2).snapshot()["x"].dtype != dtype
 
 
 def test_the_key_breaks_ties() -> None:
     table = Table(SCHEMA)
     table.apply([Upsert(key, {"id": key, "n": 1}) for key in (3, 1, 2)])
-    assert table.ordered([OrderBy("n", desc=True)]).keys() == [1, 2, 3]
+    assert Ordered(table, [OrderBy("n", desc=True)]).keys() == [1, 2, 3]
 
 
 def test_an_order_by_text_is_the_servers_and_what_has_moved_since_has_no_place_in_it() -> None:
     table = _filled()
-    view = table.ordered([OrderBy("t")], limit=2)
+    view = Ordered(table, [OrderBy("t")], limit=2)
     assert not view.sortable
     view.rank([3, 1, 2])
     assert view.keys() == [3, 1]

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from notebook_rt.store.decode import decode_json
-from notebook_rt.store.types import Column, Numeric, Schema, coerce, decode, equal, lossy, to_json
+from notebook_rt.model.decode import decode_json
+from notebook_rt.model.types import Column, Numeric, Schema, coerce, decode, equal, lossy, to_json
 
 TRANSCRIPT = Path(__file__).parents[1] / "wire" / "05-types.jsonl"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from notebook_rt.store.types import Schema, equal
-from notebook_rt.sync.rows import Key, Op, Row, RowChange, Upsert, WireRow
+from notebook_rt.model.rows import Key, Op, Row, RowChange, Upsert, WireRow
+from notebook_rt.model.types import Schema, equal
 
 
 class DictRows:
@@ -23,10 +23,10 @@ class DictRows:
         return key in self.data
 
     @property
-    def awaited(self) -> Collection[Key]:
+    def pending_keys(self) -> Collection[Key]:
         return ()
 
-    def let_in(self, key: Key, sent_at: float) -> None:
+    def admit(self, key: Key, sent_at: float) -> None:
         pass
 
     def get(self, key: Key) -> dict[str, Any] | None:

@@ -20,9 +20,12 @@ from typing import Any, Literal
 import msgspec
 
 from notebook_rt.errors import RefusedError, ServerError
-from notebook_rt.filters import Filter
+from notebook_rt.model.filters import Filter
+from notebook_rt.model.order import order_text
+from notebook_rt.model.rows import Key
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.options import Options
-from notebook_rt.store.types import Column, Schema
 from notebook_rt.sync.events import (
     Binding,
     Cancel,
@@ -51,9 +54,7 @@ from notebook_rt.sync.events import (
     TurnWanted,
     Wake,
 )
-from notebook_rt.sync.mirror import Mirror
-from notebook_rt.sync.rows import Key
-from notebook_rt.sync.spec import TableSpec, order_text
+from notebook_rt.sync.table.mirror import Mirror
 from tests.sync.model import DictRows
 
 EPOCH = 1_700_000_000.0
@@ -678,11 +679,11 @@ def _frames(
 
 
 def _on_socket(value: Any) -> Any:
-    """WIRE.md "Values": what JSON has no number for is null on the socket."""
+    """docs/design/wire.md "Values": what JSON has no number for is null on the socket."""
     return None if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def _parsed(text: str) -> Filter:
-    from notebook_rt.filters import parse
+    from notebook_rt.model.filters import parse
 
     return parse(text)

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from notebook_rt.errors import ServerError
+from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
-from notebook_rt.sync.auditing import QUIET, SOON, AuditTimer
 from notebook_rt.sync.events import Confirmed, FetchFailed, Hint, Published, Told
-from notebook_rt.sync.spec import TableSpec
+from notebook_rt.sync.table.auditing import QUIET, SOON, AuditTimer
 from tests.sync.simulation import Faults, Server, World
 from tests.sync.test_mirror_cases import live, server, told
 from tests.sync.test_mirror_laws import moves, pauses, writes

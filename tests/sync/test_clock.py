@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.sync.clock import DRIFT, Freshness, ServerClock
-from notebook_rt.sync.health import Facts, TableFacts, health
+from notebook_rt.sync.connection.health import Facts, TableFacts, health
 
 EPOCH = 1_700_000_000.0
 skews = st.floats(-1e5, 1e5)

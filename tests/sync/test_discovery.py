@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.errors import FilterError, MissingColumnError, RefusedError
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.change import columns_differ
-from notebook_rt.sync.discovery import (
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column, Schema
+from notebook_rt.sync.events import Page, Query
+from notebook_rt.sync.table.change import columns_differ
+from notebook_rt.sync.table.discovery import (
     COMPOSITES,
     SINGLES,
     WIDEST,
@@ -23,9 +25,7 @@ from notebook_rt.sync.discovery import (
     told_apart,
     type_in,
 )
-from notebook_rt.sync.events import Page, Query
-from notebook_rt.sync.horizon import Read
-from notebook_rt.sync.spec import TableSpec
+from notebook_rt.sync.table.horizon import Read
 from tests.sync.simulation import Server
 
 DESCRIPTION = {
@@ -204,7 +204,7 @@ def test_a_table_that_nobody_describes_is_learnt_in_few_round_trips(
     for n in range(50):
         server.write(n if len(key) == 1 else (n % 40, f"at {n}"), {"size": n % 7})
     learnt: list[Schema] = []
-    flow = learn(spec, lambda kept, known: learnt.append(known))
+    flow = learn(spec, lambda kept, known, found: learnt.append(known))
     round_trips, requests = 0, 0
     reads: list[Read] | None = None
     while not learnt:

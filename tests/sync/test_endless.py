@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from notebook_rt.errors import EndlessTableError
-from notebook_rt.store.types import Column, Schema
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.sync.events import Page
-from notebook_rt.sync.flows import Ahead
-from notebook_rt.sync.horizon import Read
-from notebook_rt.sync.queries import Reads
-from notebook_rt.sync.reading import Paging, each_page
-from notebook_rt.sync.spec import TableSpec
+from notebook_rt.sync.table.flows import Ahead
+from notebook_rt.sync.table.horizon import Read
+from notebook_rt.sync.table.queries import Reads
+from notebook_rt.sync.table.reading import Paging, each_page
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from notebook_rt.sync.events import Cancel, Effect, Fetch, Fetched, FetchFailed, Page, Query
-from notebook_rt.sync.flows import SENDING, Ahead, Flow, Flows, ReadRefusedError
-from notebook_rt.sync.horizon import Horizon
+from notebook_rt.sync.table.flows import SENDING, Ahead, Flow, Flows, ReadRefusedError
+from notebook_rt.sync.table.horizon import Horizon
 
 PAGE = Page(rows=(), count=None, server_time=0.0)
 

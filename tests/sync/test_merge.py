@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.store.types import equal
-from notebook_rt.sync.merge import (
+from notebook_rt.edits.merge import (
     RULES,
     Edit,
     Strategies,
@@ -20,6 +19,7 @@ from notebook_rt.sync.merge import (
     rebase,
     seconds,
 )
+from notebook_rt.model.types import equal
 
 
 def longest(base: Any, mine: Any, theirs: Any, row: Any) -> Any:

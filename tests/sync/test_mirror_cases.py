@@ -1,4 +1,4 @@
-"""What a live table does in each case that the design names (DESIGN 3, promises 2 to 9)."""
+"""What a live table does in each case that the design names (promises, promises 2 to 9)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from notebook_rt.errors import (
     RefusedError,
     UnknownKeyError,
 )
-from notebook_rt.filters import parse
+from notebook_rt.model.filters import parse
+from notebook_rt.model.order import parse_order
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column
-from notebook_rt.sync import nulls
 from notebook_rt.sync.events import (
     AuditNow,
     Change,
@@ -37,7 +38,7 @@ from notebook_rt.sync.events import (
     StatusChanged,
     Told,
 )
-from notebook_rt.sync.spec import TableSpec, parse_order
+from notebook_rt.sync.table import nulls
 from tests.sync.simulation import Faults, Server, World
 
 COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}

@@ -1,4 +1,4 @@
-"""The laws of a live table (DESIGN 3), tried against a server that lies, late and forgetful."""
+"""The laws of a live table (promises), tried against a server that lies, late and forgetful."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from notebook_rt.filters import parse
+from notebook_rt.edits.merge import Edit
+from notebook_rt.edits.overlay import Overlay
+from notebook_rt.model.filters import parse
+from notebook_rt.model.order import parse_order
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Schema
-from notebook_rt.sync.merge import Edit
-from notebook_rt.sync.overlay import Overlay
-from notebook_rt.sync.spec import TableSpec, parse_order
 from tests.sync.simulation import Faults, Server, World
 
 COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}
@@ -251,7 +252,7 @@ def test_order_and_limit_hold(
         order=parse_order(order),
         limit=limit,
     )
-    with mock.patch("notebook_rt.sync.window.SPARE_LEAST", 1):
+    with mock.patch("notebook_rt.sync.table.window.SPARE_LEAST", 1):
         world = World(spec, server(), seed=seed)
         world.connect()
         play(world, story)
@@ -354,7 +355,7 @@ def test_nulls_that_are_believed_too_soon_are_true_after_an_audit(
 ) -> None:
     """Promise 11: what a null over the socket hides is shown at the next audit at the latest."""
     one = Server({"id": "int8", "price": "float8", "cost": "float8"})
-    with mock.patch("notebook_rt.sync.nulls.TRUE_NULLS", enough):
+    with mock.patch("notebook_rt.sync.table.nulls.TRUE_NULLS", enough):
         world = World(TableSpec("t"), one, seed=seed, options=Options(audit_interval=5.0))
         world.connect()
         for pause, key, price, cost in story:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from notebook_rt.edits.merge import Edit, Strategies, rebase
+from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay, View
+from notebook_rt.model.rows import Delete, Key, Op, Upsert
+from notebook_rt.model.types import Column, Schema, equal
 from notebook_rt.store.table import Table
-from notebook_rt.store.types import Column, Schema, equal
-from notebook_rt.sync.merge import Edit, Strategies, rebase
-from notebook_rt.sync.overlay import SHIELD_SECONDS, Overlay, View
-from notebook_rt.sync.rows import Delete, Key, Op, Upsert
 from tests.sync.model import DictRows
 
 SCHEMA = Schema(
@@ -134,7 +134,7 @@ def test_a_read_that_was_sent_after_the_answer_is_believed(overlay: Overlay) -> 
     overlay.put([edit("e", 1, {"a": "a"}, a="mine")])
     overlay.settle("e", row(1, "mine"), now=5)
     for sent_at, seen in ((4, "mine"), (6, "theirs")):
-        overlay.let_in(1, sent_at)
+        overlay.admit(1, sent_at)
         overlay.apply([Upsert(1, row(1, "theirs"))])
         assert overlay.view(1) == row(1, seen)
 
@@ -183,18 +183,18 @@ def test_a_deleted_row_stays_away_until_the_server_says_so(overlay: Overlay) -> 
 
 
 def test_the_event_of_an_answered_write_is_awaited(overlay: Overlay) -> None:
-    assert 1 not in overlay.awaited
+    assert 1 not in overlay.pending_keys
     overlay.put([Edit("d", "delete", 1, {}, row(1), 0)])
     overlay.settle("d")
     assert 1 not in overlay
-    assert 1 in overlay.awaited  # so that its event is handed on, though there is no such row
+    assert 1 in overlay.pending_keys  # so that its event is handed on, though there is no such row
     overlay.apply([Delete(1)])
-    assert 1 not in overlay.awaited
+    assert 1 not in overlay.pending_keys
     overlay.put([edit("e", 2, {"a": "a"}, a="mine")])
     overlay.settle("e", row(2, "mine"))
-    assert 2 in overlay.awaited
+    assert 2 in overlay.pending_keys
     overlay.apply([Upsert(2, row(2, "mine"))])
-    assert 2 not in overlay.awaited
+    assert 2 not in overlay.pending_keys
 
 
 def test_a_row_that_my_edit_left_outside_of_the_filter_comes_in_by_what_others_do(

@@ -1,4 +1,4 @@
-"""How soon a change is seen after it came, also right after the first load (DESIGN 3.5, 3.6)."""
+"""How soon a change is seen after it came, also right after the first load (promise 5, 3.6)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from notebook_rt.filters import parse
+from notebook_rt.model.filters import parse
+from notebook_rt.model.rows import Key
+from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Change, Event, Gap, Joined, Lost, Received
-from notebook_rt.sync.rows import Key
-from notebook_rt.sync.spec import TableSpec
 from tests.sync.simulation import Faults, World
 from tests.sync.test_mirror_laws import converged, moves, pauses, play, server, writes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.errors import (
+    EndlessTableError,
     MissingColumnError,
     MissingQueryError,
     MissingTableError,
@@ -20,9 +22,10 @@ from notebook_rt.errors import (
     RefusedError,
     ServerError,
 )
+from notebook_rt.model.inferred import inferred
+from notebook_rt.model.rows import RowChange
+from notebook_rt.model.spec import QuerySpec
 from notebook_rt.options import Options
-from notebook_rt.store.inferred import inferred
-from notebook_rt.sync.answer import POSITION
 from notebook_rt.sync.events import (
     Cancel,
     Change,
@@ -45,9 +48,8 @@ from notebook_rt.sync.events import (
     Tick,
     Wake,
 )
-from notebook_rt.sync.requery import Requery
-from notebook_rt.sync.rows import RowChange
-from notebook_rt.sync.spec import QuerySpec
+from notebook_rt.sync.query.answer import POSITION
+from notebook_rt.sync.query.requery import Requery
 from tests.sync.model import DictRows
 
 CHANGE = Change("UPDATE", {}, {}, (), None)
@@ -380,6 +382,23 @@ def test_an_answer_longer_than_a_page_is_whole_however_the_server_cuts(
     world.feed(Received(CHANGE))
     world.settle(2)
     assert world.shown == ids(5)
+
+
+@pytest.mark.parametrize("key", [("id",), None])
+@pytest.mark.parametrize("cap", [4, 1_000])
+def test_an_answer_of_more_than_max_rows_is_an_error(key: tuple[str, ...] | None, cap: int) -> None:
+    options = replace(OPTIONS, max_rows=20)
+    world = World(spec(key=key), options, cap)
+    world.rows = ids(*range(1, 21))
+    world.live()
+    assert world.shown == ids(*range(1, 21))
+
+    world = World(spec(key=key), options, cap)
+    world.rows = ids(*range(1, 200))
+    world.settle()
+    assert isinstance(world.error, EndlessTableError)
+    assert "Options.max_rows" in str(world.error)
+    assert world.requests < 12
 
 
 def test_a_change_between_two_pages_reads_them_again() -> None:

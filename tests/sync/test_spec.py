@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from notebook_rt.errors import FilterError
-from notebook_rt.store.order import OrderBy
-from notebook_rt.store.types import Column, Schema
-from notebook_rt.sync.queries import Reads
-from notebook_rt.sync.spec import TableSpec, parse_order
+from notebook_rt.model.order import OrderBy, parse_order
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column, Schema
+from notebook_rt.sync.table.queries import Reads
 
 
 @pytest.mark.parametrize(

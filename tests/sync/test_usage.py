@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.options import Options
-from notebook_rt.sync.presence import Throttle
+from notebook_rt.sync.connection.presence import Throttle
 from notebook_rt.sync.usage import (
     CHANNELS,
     NEAR,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from notebook_rt.store.types import Column
+from notebook_rt.model.types import Column
 from notebook_rt.widgets.columns import NULL
 from notebook_rt.widgets.gridmodel import GridModel
 from tests.widgets.memory import MemoryFrame

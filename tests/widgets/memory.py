@@ -12,7 +12,7 @@ from typing import Any, cast
 import pandas as pd
 
 from notebook_rt.errors import InvalidEditError
-from notebook_rt.store.types import Column
+from notebook_rt.model.types import Column
 from notebook_rt.widgets.sources import (
     Conflict,
     HealthReport,

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from notebook_rt.store.types import Column
+from notebook_rt.model.types import Column
 from notebook_rt.widgets import ChartWidget
 from notebook_rt.widgets.base import HERE
 from notebook_rt.widgets.chart import INTERVAL, POINTS, ChartModel, thin
-from notebook_rt.widgets.chartspec import COLOURS
+from notebook_rt.widgets.chartspec import COLORS
 from tests.browser.scenes import prices
 from tests.widgets.memory import HOSTILE, MemoryFrame
 
@@ -229,7 +229,7 @@ def test_colours_are_told_apart_by_the_colour_blind(palette, eyes):
     lab = np.cbrt(seen @ np.array(CONES).T) @ np.array(LAB).T
     apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)
     assert apart[np.triu_indices(len(palette), 1)].min() > 0.1
-    assert len(palette) == COLOURS
+    assert len(palette) == COLORS
 
 
 def test_lines_past_the_last_colour_have_another_dash_and_one_legend():
@@ -238,7 +238,7 @@ def test_lines_past_the_last_colour_have_another_dash_and_one_legend():
     svg = drawn(ChartModel(MemoryFrame(df, fields), "id", list(df)))
     lines = re.findall(r'aria-roledescription="line mark"[^>]*', svg)
     assert len(lines) == 10
-    assert sum('stroke-dasharray="6,3"' in line for line in lines) == 10 - COLOURS
+    assert sum('stroke-dasharray="6,3"' in line for line in lines) == 10 - COLORS
     assert svg.count('aria-roledescription="legend"') == 1
 
 

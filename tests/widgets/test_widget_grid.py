@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.errors import ConflictError
-from notebook_rt.store.types import Column
+from notebook_rt.model.types import Column
 from notebook_rt.widgets import GridWidget
 from notebook_rt.widgets.columns import CUT, LONG, Cells, Pack, cells
 from notebook_rt.widgets.grid import grid_html

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.store.types import Column
+from notebook_rt.model.types import Column
 from notebook_rt.widgets.order import DUTY, Order
 from tests.widgets.bench import FIELDS, Bench, rids, table
 from tests.widgets.memory import HOSTILE

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import Error as PgError
 
@@ -25,17 +25,35 @@ from notebook_rt.local.realtime.tokens import Claims, TokenRefusedError
 
 if TYPE_CHECKING:
     from notebook_rt.local.realtime.hub import Frame
-    from notebook_rt.local.realtime.socket import Socket
+    from notebook_rt.local.realtime.protocol import Version
+    from notebook_rt.local.realtime.tenant import Tenant
 
 
 NO_DATABASE = "Realtime was unable to connect to the project database"
+
+
+class Connection(Protocol):
+    """The socket that a channel is on, as the channel knows it."""
+
+    tenant: Tenant
+    vsn: Version
+
+    def send(self, frame_: Frame) -> None: ...
+
+    def reply(
+        self, topic: str, join_ref: Any, ref: Any, response: Any, status: str = "ok"
+    ) -> None: ...
+
+    def forget(self, channel: Channel) -> None: ...
+
+    def claims_of(self, token: str) -> Claims: ...
 
 
 class Channel:
     """State of one join. `join_ref` is the ref of the message that joined."""
 
     def __init__(
-        self, socket: Socket, name: str, join_ref: Any, config: JoinConfig, claims: Claims
+        self, socket: Connection, name: str, join_ref: Any, config: JoinConfig, claims: Claims
     ) -> None:
         tenant = socket.tenant
         self.socket = socket

@@ -5,7 +5,7 @@ true or false with PostgreSQL's semantics for the column's type. What Python kno
 (integers, numerics, booleans, uuids, equality of text) is decided here; the rest (order of text,
 patterns, regular expressions, other types) is decided by PostgreSQL, each question once.
 
-This is deliberately not the package's client-side `notebook_rt.filters`: a stand-in that shared
+This is deliberately not the package's client-side `notebook_rt.model.filters`: a stand-in that shared
 its bugs would prove nothing.
 """
 

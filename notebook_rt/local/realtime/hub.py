@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from notebook_rt.local.realtime.presence import Diff, Presence
 from notebook_rt.local.realtime.protocol import (
@@ -19,13 +19,27 @@ from notebook_rt.local.realtime.protocol import (
     user_broadcast,
 )
 
-if TYPE_CHECKING:
-    from notebook_rt.local.realtime.channel import Channel
-
 Frame = str | bytes
 Encode = Callable[[Version], Frame | None]
 TopicKey = tuple[str, bool]
 """Name without `realtime:`, and whether it is private."""
+
+
+class Member(Protocol):
+    """A joined channel, as the hub knows it."""
+
+    vsn: Version
+    key: TopicKey
+    presence_key: str
+    presence_enabled: bool
+
+    def __hash__(self) -> int: ...
+
+    def push(self, event: str, payload: str, with_join_ref: bool = True) -> None: ...
+
+    def send(self, frame_: Frame) -> None: ...
+
+    def rebind(self, delay: float) -> None: ...
 
 
 class Topic:
@@ -34,7 +48,7 @@ class Topic:
     __slots__ = ("channels", "presence")
 
     def __init__(self) -> None:
-        self.channels: dict[Channel, None] = {}
+        self.channels: dict[Member, None] = {}
         self.presence = Presence()
 
 
@@ -44,13 +58,13 @@ class Hub:
     def __init__(self) -> None:
         self._topics: dict[TopicKey, Topic] = {}
 
-    def channels(self) -> list[Channel]:
+    def channels(self) -> list[Member]:
         return [channel for topic in self._topics.values() for channel in topic.channels]
 
-    def join(self, channel: Channel) -> None:
+    def join(self, channel: Member) -> None:
         self._topics.setdefault(channel.key, Topic()).channels[channel] = None
 
-    def leave(self, channel: Channel) -> None:
+    def leave(self, channel: Member) -> None:
         """Take a channel out; the others hear that it is no longer present."""
         topic = self._topics.get(channel.key)
         if topic is None:
@@ -62,7 +76,7 @@ class Hub:
         elif diff is not None:
             self._send_diff(channel.key, diff)
 
-    def send(self, key: TopicKey, encode: Encode, exclude: Channel | None = None) -> None:
+    def send(self, key: TopicKey, encode: Encode, exclude: Member | None = None) -> None:
         """Send a frame to everybody in a topic, or to all but one."""
         topic = self._topics.get(key)
         if topic is None:
@@ -78,19 +92,19 @@ class Hub:
             if made is not None:
                 channel.send(made)
 
-    def broadcast(self, key: TopicKey, payload: str, exclude: Channel | None = None) -> None:
+    def broadcast(self, key: TopicKey, payload: str, exclude: Member | None = None) -> None:
         """Relay a broadcast's payload (JSON text) as it is."""
         topic = f"realtime:{key[0]}"
         self.send(key, lambda vsn: frame(vsn, topic, "broadcast", payload), exclude)
 
     def user_broadcast(
-        self, key: TopicKey, message: UserBroadcast, exclude: Channel | None = None
+        self, key: TopicKey, message: UserBroadcast, exclude: Member | None = None
     ) -> None:
         """Relay a broadcast in its binary form."""
         topic = f"realtime:{key[0]}"
         self.send(key, lambda vsn: user_broadcast(vsn, topic, message), exclude)
 
-    def first(self, key: TopicKey, vsn: Version) -> Channel | None:
+    def first(self, key: TopicKey, vsn: Version) -> Member | None:
         """Who joined a topic first of those who speak that version."""
         topic = self._topics.get(key)
         return next((c for c in topic.channels if c.vsn == vsn), None) if topic else None
@@ -100,13 +114,13 @@ class Hub:
         topic = self._topics.get(key)
         return dumps(topic.presence.state()) if topic else "{}"
 
-    def track(self, channel: Channel, payload: dict[str, object]) -> None:
+    def track(self, channel: Member, payload: dict[str, object]) -> None:
         ref = secrets.token_urlsafe(12)
         diff = self._topics[channel.key].presence.track(channel, channel.presence_key, payload, ref)
         if diff is not None:
             self._send_diff(channel.key, diff)
 
-    def untrack(self, channel: Channel) -> None:
+    def untrack(self, channel: Member) -> None:
         diff = self._topics[channel.key].presence.untrack(channel)
         if diff is not None:
             self._send_diff(channel.key, diff)

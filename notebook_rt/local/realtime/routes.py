@@ -53,6 +53,11 @@ def add_routes(app: web.Application, context: Context) -> None:
     app.router.add_post(f"{_BASE}/local/faults", faults)
 
 
+async def disconnect_clients(app: web.Application) -> None:
+    """Drop every socket as the real server does, each channel told so (1012)."""
+    await asyncio.gather(*(socket.disconnect() for socket in list(app[_TENANT].sockets)))
+
+
 async def _websocket(request: web.Request) -> web.StreamResponse:
     tenant = request.app[_TENANT]
     connection = request.headers.get("Connection", "")
@@ -158,7 +163,7 @@ async def faults(request: web.Request) -> web.Response:
         state.drop_changes = wanted["drop_changes"]
     sockets = list(tenant.sockets)
     if wanted.get("disconnect"):
-        await asyncio.gather(*(socket.disconnect() for socket in sockets))
+        await disconnect_clients(request.app)
     if wanted.get("abort"):
         for socket in sockets:
             socket.abort()

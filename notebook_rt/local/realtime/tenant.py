@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Coroutine
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import Error as PgError
 
@@ -26,11 +26,20 @@ from notebook_rt.local.realtime.wal import WalStream
 
 if TYPE_CHECKING:
     from notebook_rt.local.context import Context
-    from notebook_rt.local.realtime.socket import Socket
 
 log = logging.getLogger(__name__)
 
 MESSAGES_PUBLICATION = "supabase_realtime_messages_publication"
+
+
+class Client(Protocol):
+    """A connection, as the tenant knows it."""
+
+    async def close(self, code: int) -> None: ...
+
+    async def disconnect(self) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 class Tenant:
@@ -41,7 +50,7 @@ class Tenant:
         self.pool = context.pool
         self.callers = context.callers
         self.hub = Hub()
-        self.sockets: set[Socket] = set()
+        self.sockets: set[Client] = set()
         self.broadcasts = EventRate(self.options.events_per_second, time.monotonic)
         self.changes = Changes(
             catalog=Catalog(context.pool),

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from notebook_rt.local.context import Context, TokenError
 from notebook_rt.local.realtime.protocol import dumps
-
-if TYPE_CHECKING:
-    from notebook_rt.local.context import Context
 
 MALFORMED = "The token provided is not a valid JWT"
 BAD_SIGNATURE = "Failed to validate JWT signature"
@@ -47,8 +44,6 @@ def verify(token: str, context: Context) -> Claims:
     TokenRefusedError
         Not a token, another signature, no `role` or `exp`, or expired.
     """
-    from notebook_rt.local.context import TokenError  # it imports this package's options
-
     try:
         payload = context.verify(token)
     except TokenError as error:

@@ -3,7 +3,7 @@
 In: PostgreSQL's text form and the type. Out: JSON text. Common types are done here; for what only
 PostgreSQL knows (composites, types with a cast to json) `encoder` answers None and the row is
 made there. What the real server loses on its way through wal2json and a cast by name is lost here
-too (`WIRE.md`, "Values"): NaN and infinities are null, bytea has no `\\x`, `char(n)` and `bit(n)`
+too (`docs/design/wire.md`, "Values"): NaN and infinities are null, bytea has no `\\x`, `char(n)` and `bit(n)`
 keep one character.
 """
 

@@ -88,7 +88,7 @@ _EMBEDDABLE = frozenset({"order", "limit", "offset", "and", "or"})
 
 
 def _integer(text: str | None) -> int | None:
-    """A number that is none is no limit, as PostgREST takes it."""
+    """A limit that is not a number is ignored, as by PostgREST."""
     try:
         number = int(text) if text is not None and len(text) < 19 else None
     except ValueError:

@@ -88,7 +88,7 @@ _OPERATION = re.compile(r"(not\.)?[a-z]+(\([a-z]+\))?\.")
 def require_secret_key(request: web.Request, context: Context) -> None:
     """Refuse the `apikey` of a notebook or a browser, whoever is signed in with it.
 
-    The two refusals are those that a hosted project was measured to give (HOSTED.md).
+    The two refusals are those that a hosted project was measured to give (docs/design/hosted.md).
 
     Raises
     ------

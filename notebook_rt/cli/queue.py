@@ -1,0 +1,124 @@
+"""``notebook-rt queue``: list, show, retry, discard and export what waits, when no kernel runs.
+
+It only looks and marks; nothing is sent from here. What is retried leaves with the next kernel of
+its login.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from notebook_rt.edits.listing import in_states, state, what
+from notebook_rt.edits.ops import Op
+from notebook_rt.errors import QueueError, printable
+from notebook_rt.outbox.owner import Owner
+from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.schema import directory
+from notebook_rt.outbox.sessions import whose
+from notebook_rt.queue import Queue, as_json, dumps
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out ``notebook-rt queue``; the exit status.
+
+    Raises
+    ------
+    QueueError
+        If there is no such file or operation.
+    """
+    try:
+        _carry_out(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _carry_out(arguments: argparse.Namespace) -> None:
+    if arguments.file is not None and not arguments.file.is_file():
+        raise QueueError(f"there is no file {arguments.file}")
+    if arguments.action in ("show", "discard") and not arguments.id:
+        raise QueueError(f"which operation? notebook-rt queue {arguments.action} ID")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a letter shows less
+        sys.stdout.reconfigure(errors="replace")
+    files = [arguments.file] if arguments.file is not None else list(queue_files())
+    match arguments.action:
+        case "list":
+            _list(files)
+        case "export":
+            print(dumps({str(file): _export(file) for file in files}))
+        case "retry" if not arguments.id:
+            print(f"{sum(map(_retry_all, files))} operations leave with the next kernel")
+        case _:
+            _one(files, arguments.action, arguments.id)
+
+
+def queue_files() -> Iterator[Path]:
+    """The queues of this user, one for each project and login."""
+    if directory().is_dir():
+        yield from sorted(directory().glob("*.sqlite3"))
+
+
+def _list(files: list[Path]) -> None:
+    empty = True
+    for file in files:
+        with closing(Outbox(file)) as outbox:
+            ops, sessions = outbox.ops(), outbox.sessions()
+        for owner, its in itertools.groupby(sorted(ops, key=_owner), key=_owner):
+            empty = False
+            ops = list(its)
+            _say(f"{file}: {Owner.read(owner).words}")
+            _say(f"  {in_states(Counter(map(state, ops)))}")
+            for op in ops:
+                why = f": {op.error}" if op.error else ""
+                by = whose(op, sessions)
+                _say(f"  {op.id}  {state(op):8} {what(op)}{why}{f'  by {by}' if by else ''}")
+    if empty:
+        print("nothing waits")
+
+
+def _owner(op: Op) -> str:
+    return op.owner
+
+
+def _export(file: Path) -> list[object]:
+    with closing(Outbox(file)) as outbox:
+        return list(Queue(outbox).export())
+
+
+def _retry_all(file: Path) -> int:
+    with closing(Outbox(file)) as outbox:
+        return outbox.retry()
+
+
+def _one(files: list[Path], action: str, beginning: str) -> None:
+    found = []
+    for file in files:
+        with closing(Outbox(file)) as outbox:
+            found += [(file, op) for op in outbox.ops() if op.id.startswith(beginning)]
+    if len(found) != 1:
+        number = "no operation" if not found else f"{len(found)} operations"
+        raise QueueError(f"{number} with an id that begins with {beginning!r}")
+    ((file, op),) = found
+    with closing(Outbox(file)) as outbox:
+        if action == "show":
+            print(dumps(as_json(op)))
+        elif action == "retry":
+            if not outbox.retry(op.id):
+                raise QueueError(f"{op.id} has not failed: it leaves with the next kernel")
+            _say(f"{op.id} leaves with the next kernel")
+        else:
+            for dropped in outbox.discard(op.id):
+                _say(f"discarded {dropped.id}  {what(dropped)}")
+
+
+def _say(text: str) -> None:
+    print(printable(text))

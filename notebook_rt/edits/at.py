@@ -1,0 +1,54 @@
+"""One cell of a live table, read and set: what ``LiveFrame.at`` gives. In: a key and a column; out: edits
+of the table's `Editor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.shown import Shown
+
+
+class At:
+    """``frame.at[key, column]``: one cell, read from the view and edited by assignment.
+
+    What is assigned is based on what this object showed of the cell, else, as in ``edit``, on what its
+    frame showed last: in ``frame.at[7, "stock"] += 1`` a change of somebody else's may come between the
+    two, and is theirs. A function of the old value may be assigned. Reading raises KeyError where there
+    is no such row or column; assigning raises as ``edit`` does, and a cell that is no pair of key and
+    column a TypeError.
+    """
+
+    def __init__(self, editor: Editor, shown: Shown) -> None:
+        self._editor = editor
+        self._shown = shown
+        self._read: tuple[tuple[Hashable, str], Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<at of {self._editor.table}: at[key, column] reads, at[key, column] = value edits>"
+
+    def __getitem__(self, cell: tuple[Hashable, str]) -> Any:
+        key, column = self._parts(cell)
+        row = self._editor.row(key)
+        if row is None:
+            raise KeyError(key)
+        value = row[column]
+        self._shown.cells(self._editor.key(key), {column: value})
+        self._read = (cell, value)
+        return value
+
+    def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
+        key, column = self._parts(cell)
+        read, self._read = self._read, None
+        if read is not None and read[0] == cell:  # whatever was shown elsewhere since
+            self._shown.cells(self._editor.key(key), {column: read[1]})
+        self._editor.edit(key, {column: value}, self._shown)
+
+    def _parts(self, cell: object) -> tuple[Hashable, str]:
+        if isinstance(cell, tuple) and len(cell) == 2:
+            return cell
+        raise TypeError(
+            f"a cell is at[key, column], the key of several columns a tuple; not {cell!r}"
+        )

@@ -1,0 +1,254 @@
+"""From what the user says to an ``Op``: values checked against the columns' types, then as JSON.
+
+Pure: rows as the user sees them come in, operations or an `InvalidEditError` go out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, Final
+
+from notebook_rt.edits import decide
+from notebook_rt.edits.merge import Edit, Strategies, Strategy
+from notebook_rt.edits.ops import Json, Op, OpKind, lane_of
+from notebook_rt.errors import ConflictError, InvalidEditError
+from notebook_rt.model.coerce import coerce, missing
+from notebook_rt.model.rows import Key, Row
+from notebook_rt.model.types import Schema, canonical, decode, equal, to_json
+
+INT_BITS: Final = {"int2": 16, "int4": 32, "int8": 64}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What operations on the same columns have in common."""
+
+    types: Mapping[str, str]
+    rules: Mapping[str, str]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Composer:
+    """Makes the operations of one table.
+
+    ``make_id`` gives random ids, ``clock`` seconds since the epoch in server time.
+    """
+
+    schema: Schema
+    schema_name: str
+    table: str
+    strategies: Strategies
+    make_id: Callable[[], str]
+    clock: Callable[[], float]
+    columns_suspect: Callable[[], object] = lambda: None
+    """Told when an edit is refused for what was once learnt of a column: it may be old."""
+    _shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], _Shape] = field(default_factory=dict)
+
+    def update(self, key: Key, row: Row, values: Mapping[str, Any]) -> Op | None:
+        """An edit of ``row``; None if it changes nothing."""
+        typed = self.typed(values)
+        exact = self._exact(values, typed)
+        changed = {c: v for c, v in typed.items() if c in exact or not equal(v, row[c])}
+        if not changed:
+            return None
+        op = self._op("update", key, changed, {c: row[c] for c in changed})
+        return replace(op, values={**op.values, **exact}) if exact else op
+
+    def insert(self, values: Mapping[str, Any], drawn: str = "") -> Op:
+        """A new row; a key of type uuid is made here if it is not given, ``drawn`` is the column that a
+        sequence gave.
+
+        It must be known before the row leaves: else one whose answer was lost could not be told from
+        a second one.
+        """
+        lacking = self._missing(values)
+        typed = self.typed({name: v for name, v in values.items() if name not in lacking})
+        made = False
+        for name in lacking:
+            pg_type = canonical(self.schema.types[name])
+            if pg_type != "uuid":
+                raise self.keyless(name)
+            typed[name] = self.make_id()
+            made = True
+        op = self._op("insert", self.schema.key_of(typed), typed, {})
+        return replace(
+            op, values={**op.values, **self._exact(values, typed)}, own_key=made, drawn=drawn
+        )
+
+    def drawn(self, values: Mapping[str, Any]) -> list[str]:
+        """The key's columns that are not given, and which a sequence may give."""
+        types = self.schema.types
+        return [name for name in self._missing(values) if canonical(types[name]) in INT_BITS]
+
+    def _missing(self, values: Mapping[str, Any]) -> list[str]:
+        """The key's columns that are not given: a DataFrame's row has NaN there."""
+        return [name for name in self.schema.key if missing(values.get(name))]
+
+    def keyless(self, name: str, why: str = "") -> InvalidEditError:
+        """The key's column is not given, and cannot be made here: ``why``."""
+        why = why or "only one of type uuid, or an integer of a sequence, need not be given"
+        pg_type = canonical(self.schema.types[name])
+        return self.invalid(f'give the key column "{name}" ({pg_type}): {why}', name)
+
+    def delete(self, key: Key, row: Row, after: float = 0.0) -> Op:
+        """The end of ``row``; it leaves after so many seconds."""
+        op = self._op("delete", key, {}, row)
+        return replace(op, not_before=self.clock() + after) if after else op
+
+    def _op(self, kind: OpKind, key: Key, values: Row, base: Row) -> Op:
+        parts = key if len(self.schema.key) > 1 else (key,)
+        named = self.json(dict(zip(self.schema.key, parts, strict=True)))  # type: ignore[call-overload]  # a Key of several columns is a tuple (rows.py)
+        shape = self._shape(tuple(values), tuple(base))
+        return Op(
+            self.make_id(),
+            kind,
+            self.schema_name,
+            self.table,
+            self.clock(),
+            key=named,
+            values=self.json(values),
+            base=self.json(base),
+            types=shape.types,
+            rules=shape.rules,
+            version=shape.version,
+            lane=lane_of(self.schema_name, self.table, named),
+        )
+
+    def _shape(self, values: tuple[str, ...], base: tuple[str, ...]) -> _Shape:
+        """The types and rules of an operation with these columns; most edits are of a few kinds."""
+        shape = self._shapes.get((values, base))
+        if shape is None:
+            types, strategies = self.schema.types, self.strategies
+            version = strategies.version if strategies.version in types else None
+            wanted = {*self.schema.key, *values, *base, *([version] if version else [])}
+            rules = {column: _rule(strategies.of(column)) for column in values}
+            shape = self._shapes[values, base] = _Shape(
+                {name: types[name] for name in wanted},
+                {**rules, "": _rule(strategies.default)},
+                version or "",
+            )
+        return shape
+
+    # --- values ----------------------------------------------------------------------------------
+
+    def _exact(self, given: Mapping[str, Any], typed: Row) -> dict[str, Json]:
+        """The numbers of which a float, as the frame shows them, does not hold every digit."""
+        found: dict[str, Json] = {}
+        for name, value in given.items():
+            shown = typed.get(name)
+            if shown.__class__ is not float or isinstance(value, float):
+                continue
+            exact = coerce(self.schema.types[name], value, numeric="decimal")
+            if not isinstance(exact, Decimal) or not exact.is_finite():
+                continue
+            if decode("numeric", shown, numeric="decimal") != exact:
+                found[name] = to_json("numeric", exact)
+        return found
+
+    def key(self, key: Hashable) -> Key:
+        """A user's key, typed."""
+        try:
+            return self.schema.coerce_key(key)
+        except ValueError as error:
+            raise self.invalid(str(error)) from None
+
+    def typed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A user's values, typed; raises `InvalidEditError` naming the column."""
+        try:
+            typed = self.schema.coerce(values)
+        except ValueError as error:
+            unknown = ""
+            if set(self.schema.types) == set(self.schema.key):
+                unknown = (
+                    ". Columns of an empty table may be unknown until the SQL that `notebook-rt doctor "
+                    "--sql` prints was run in the project; connect again then"
+                )
+            raise self.invalid(f"{error}{unknown}") from None
+        for name, value in typed.items():
+            refusal = self.schema.column(name).refusal(value)
+            if refusal is not None:
+                self.columns_suspect()
+                raise self.invalid(refusal, name)
+            if value.__class__ is not int:
+                continue
+            pg_type = canonical(self.schema.types[name])
+            bits = INT_BITS.get(pg_type)
+            if bits and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+                raise self.invalid(f"column {name!r}: {value} is too large for {pg_type}", name)
+        return typed
+
+    def json(self, row: Row) -> dict[str, Json]:
+        types = self.schema.types
+        return {name: to_json(types[name], value) for name, value in row.items()}
+
+    def edit(self, op: Op) -> Edit:
+        """An operation as the overlay lays it."""
+        return decide.edit_of(op, self.schema.numeric)
+
+    def with_key(self, key: Key, values: Row) -> dict[str, Any]:
+        """A row of which only this is known."""
+        parts = key if len(self.schema.key) > 1 else (key,)
+        return self.whole({**values, **dict(zip(self.schema.key, parts, strict=True))})  # type: ignore[call-overload]  # a Key of several columns is a tuple (rows.py)
+
+    def whole(self, values: Row) -> dict[str, Any]:
+        """A row with every column."""
+        return {**dict.fromkeys(self.schema.names), **values}
+
+    def invalid(self, words: str, column: str | None = None) -> InvalidEditError:
+        return InvalidEditError(f'table "{self.table}": {words}', words, column)
+
+    # --- decisions -------------------------------------------------------------------------------
+
+    def decided(
+        self,
+        op: Op,
+        record: Mapping[str, Json],
+        *,
+        mine: bool,
+        third: tuple[Json, ...] = (),
+        last: Row | None = None,
+    ) -> tuple[Op | None, Json]:
+        """What is left of an operation after somebody decided a conflict, and what stands.
+
+        Parameters
+        ----------
+        mine
+            Mine stands, or theirs.
+        third
+            A third value instead, if any.
+        last
+            The last row known, which an edit of a deleted row brings back.
+
+        Raises
+        ------
+        ConflictError
+            If the row is to come back, and is not known.
+        """
+        column = record["column"]
+        if column is None and not mine:
+            return None, record["theirs"]
+        if column is None and op.kind == "delete":
+            return replace(op, base=record["theirs"]), None
+        if column is None:
+            if last is None:
+                raise ConflictError(
+                    f'table "{self.table}": the row was deleted and is not known here any more; '
+                    "insert it again, or resolve with choice='theirs'"
+                )
+            row = {**self.json(last), **op.values}
+            types = dict(self.schema.types)
+            key = {name: row[name] for name in op.key}  # the one that the edit gives to the row
+            return replace(op, kind="insert", key=key, values=row, base={}, types=types), row
+        result = third[0] if third else record["mine" if mine else "theirs"]
+        values = {c: v for c, v in op.values.items() if c != column}
+        base = {c: v for c, v in op.base.items() if c != column}
+        if not equal(result, record["theirs"]):
+            values[column], base[column] = result, record["theirs"]
+        return (replace(op, values=values, base=base, xmin="") if values else None), result
+
+
+def _rule(strategy: Strategy) -> str:
+    return f"function {getattr(strategy, '__name__', '')}" if callable(strategy) else strategy

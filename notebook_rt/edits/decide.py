@@ -1,0 +1,540 @@
+"""What to send, and what an answer means: pure (promises, edits, the table of errors).
+
+In go an ``Op`` and what is known of the row; out comes a ``Request`` as PostgREST takes it. In goes
+an answer's status; out comes a ``Verdict``. Time and randomness are arguments.
+
+A write is sent on the condition of what it was based on: the changed columns' base values where the
+server can compare them, else the row's ``xmin``, read just before (``docs/design/facts.md``, "A version for
+every table?"). A sum or a union goes by ``xmin`` too, so that after a lost answer an unmoved row says
+that it was not applied; or through the ledger function, which knows each operation's id.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Final, Literal, TypeAlias, cast
+
+from notebook_rt.edits.merge import RULES, Conflict, Edit, Kind, Rebased, Strategies, Strategy
+from notebook_rt.edits.ops import Json, Op, changes_key
+from notebook_rt.errors import identifier, qualified
+from notebook_rt.model.filters import Condition, column_name
+from notebook_rt.model.types import Numeric, canonical, decode, equal, kind, to_json, to_rest
+
+LEDGER: Final = "notebook_rt_write"
+SERVER_WAIT: Final = 5.0
+RATE_LIMIT_WAIT: Final = 60.0
+NETWORK_WAIT: Final = 1.0
+RENAMED: Final = "it was renamed or dropped since: discard this and edit the row again"
+_INSERTING: Final = "return=representation,resolution=ignore-duplicates"
+_MAX_CONDITION = 1_500
+"""Characters of base values in a URL; what is longer is compared through ``xmin``."""
+_MAX_CONDITIONS = 4_000
+"""Characters of the conditions of several rows in a URL."""
+_ABOUT_COLUMNS: Final = {"23502", "22P02", "42703", "42804", "428C9", "PGRST204"}
+"""NOT NULL, no such label or value of the type, no such column, another type, generated."""
+_FLOAT_DIGITS: Final = 15
+"""Of so many a float holds each."""
+_NO_EQUALITY: Final = {
+    "json",
+    "xml",
+    "point",
+    "polygon",
+    "path",
+    "line",
+    "box",
+    "lseg",
+    "circle",
+    "jsonpath",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, without the login."""
+
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
+    path: str
+    params: tuple[tuple[str, str], ...] = ()
+    body: Json = None
+    prefer: str = ""
+    schema: str = "public"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    body: Json = None
+    retry_after: float | None = None
+    """Seconds, from the header."""
+
+
+Meaning: TypeAlias = Literal["done", "refresh", "wait", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an answer means for the operation."""
+
+    meaning: Meaning
+    words: str = ""
+    """The server's, for the user."""
+    until: float = 0.0
+    """When to try again (``wait``)."""
+    counts: bool = False
+    """It was one of the attempts."""
+    lost: bool = False
+    """It may have been applied nevertheless."""
+    columns: bool = False
+    """It was refused for what a column is or may hold: what is known of the columns may be old."""
+
+
+def judge(
+    answer: Answer, attempts: int, now: float, jitter: float = 0.0, max_attempts: int = 3
+) -> Verdict:
+    """Read an answer.
+
+    Parameters
+    ----------
+    attempts : int
+        Attempts that failed before this one.
+    jitter : float
+        A share of the wait, 0 to 0.2, so that many kernels do not come back at once.
+
+    Examples
+    --------
+    >>> judge(Answer(429, retry_after=7.0), 0, now=100.0).until
+    107.0
+    >>> judge(Answer(503), attempts=2, now=0.0).meaning
+    'refused'
+    """
+    status = answer.status
+    if 200 <= status < 300:
+        return Verdict("done")
+    if status == 401 and not forbidden(answer):
+        return Verdict("refresh", words=words_of(answer))
+    if status == 429:
+        wait = RATE_LIMIT_WAIT if answer.retry_after is None else answer.retry_after
+        return Verdict("wait", words_of(answer), now + wait * (1 + jitter))
+    if status == 408 or status >= 500:
+        if attempts + 1 >= max_attempts:
+            return Verdict("refused", words_of(answer), counts=True, lost=True)
+        wait = max(SERVER_WAIT * 2**attempts, answer.retry_after or 0.0)
+        return Verdict("wait", words_of(answer), now + wait * (1 + jitter), True, lost=True)
+    return Verdict("refused", words_of(answer), columns=_code(answer) in _ABOUT_COLUMNS)
+
+
+def _code(answer: Answer) -> Json:
+    return answer.body.get("code") if isinstance(answer.body, dict) else None
+
+
+def forbidden(answer: Answer) -> bool:
+    """The no of a grant or a policy, which PostgREST gives as 401 to who is not signed in."""
+    return bool(_code(answer) == "42501")
+
+
+def renamed(answer: Answer) -> bool:
+    """Whether a column of a write is not there."""
+    return _code(answer) in ("PGRST204", "42703")
+
+
+def lacking(op: Op, answer: Answer, role: str) -> str:
+    """What to do where ``role`` may not write, which the server does not say.
+
+    The server's words tell a missing grant from a policy's no.
+    """
+    table = qualified(op.schema, op.target)
+    message = str(answer.body.get("message")) if isinstance(answer.body, dict) else ""
+    if "row-level security policy" in message:
+        return f"; this login needs a policy to {op.kind} {table}: add one, or sign_in()"
+    if not message.startswith("permission denied for table"):
+        return "; grant what it names to this login's role, or sign_in()"
+    columns = f" ({', '.join(map(identifier, op.values))})" if op.kind == "update" else ""
+    return f"; run: grant {op.kind}{columns} on {table} to {identifier(role)}, or sign_in()"
+
+
+def same_key(op: Op, answer: Answer) -> bool:
+    """Whether an insert was refused because there is a row of its key; not of another unique column."""
+    if _code(answer) != "23505" or not isinstance(answer.body, dict):
+        return False
+    # Who may not read the table is not told the columns, but the constraint's name.
+    said, constraint = str(answer.body.get("details") or ""), str(answer.body.get("message"))
+    names = ", ".join(map(identifier, op.key))
+    return said.startswith(f"Key ({names})=") or constraint.rstrip('"').endswith("_pkey")
+
+
+def words_of(answer: Answer) -> str:
+    """The server's words, in one line; what only a search engine reads comes last."""
+    body = answer.body
+    said = []
+    if isinstance(body, dict):
+        names = ("message", "msg", "error", "details", "hint")
+        said = [str(body[name]) for name in names if body.get(name)]
+    elif isinstance(body, str) and body:
+        said = [body[:500]]
+    if not said:
+        return f"the server answered {answer.status}"
+    code = f"{_code(answer)}, " if _code(answer) else ""
+    return f"{'; '.join(said)} ({code}HTTP {answer.status})"
+
+
+# --- requests --------------------------------------------------------------------------------------
+
+
+def fetch(op: Op, *, xmin: bool, narrow: bool = False) -> Request:
+    """Read the operation's row."""
+    select = _back(op, narrow) + (",xmin" if xmin else "")
+    return Request("GET", _table(op), (*_key_filters(op), ("select", select)), schema=op.schema)
+
+
+def write_all(ops: Sequence[Op], *, narrow: bool = False) -> Request:
+    """Several inserts into one table, or deletes from it, as one statement: all or none.
+
+    Of the deletes only of those whose rows are what they were based on.
+    """
+    first = ops[0]
+    if first.kind == "insert":
+        rows, select = [dict(op.values) for op in ops], ("select", _back(first, narrow))
+        return Request("POST", _table(first), (select,), rows, _INSERTING, first.schema)
+    either = f"({','.join(map(_row_condition, ops))})"
+    params = (("or", either), ("select", ",".join(map(column_name, first.key))))
+    return Request("DELETE", _table(first), params, None, "return=representation", first.schema)
+
+
+def write(op: Op, *, by_xmin: bool = False, narrow: bool = False, unseen: bool = False) -> Request:
+    """The conditional write of an insert, update or delete.
+
+    Parameters
+    ----------
+    narrow : bool
+        Ask only for those columns back that the operation knows: not everybody may read all.
+    unseen : bool
+        An insert that reads nothing: neither asks for the row back, nor looks whether it is there.
+    """
+    if unseen:
+        return Request("POST", _table(op), (), dict(op.values), "return=minimal", op.schema)
+    select = ("select", _back(op, narrow))
+    if op.kind == "insert":
+        return Request("POST", _table(op), (select,), dict(op.values), _INSERTING, op.schema)
+    condition = [Condition("xmin", "eq", (op.xmin,))] if by_xmin else _conditions(op)[0]
+    params = (*_key_filters(op), *(one.to_rest() for one in condition), select)
+    method: Literal["DELETE", "PATCH"] = "DELETE" if op.kind == "delete" else "PATCH"
+    body = None if op.kind == "delete" else dict(op.values)
+    return Request(method, _table(op), params, body, "return=representation", op.schema)
+
+
+def _back(op: Op, narrow: bool) -> str:
+    """The columns to give back."""
+    return ",".join(map(column_name, op.types)) if narrow else "*"
+
+
+def through_ledger(op: Op) -> Request:
+    """An update with sums or unions, exactly once: the function keeps the operation's id."""
+    sums = {column for column in op.values if adds(op, column)}
+    args = {
+        "p_op": op.id,
+        "p_schema": op.schema,
+        "p_table": op.target,
+        "p_key": dict(op.key),
+        "p_set": {c: v for c, v in op.values.items() if c not in sums},
+        "p_base": {c: v for c, v in op.base.items() if c not in sums},
+        "p_add": {c: difference(op, c) for c in sums},
+    }
+    return Request("POST", f"/rest/v1/rpc/{LEDGER}", (), args, schema="public")
+
+
+def ledger_probe(op: Op) -> Request:
+    """Whether there is a ledger, asked so that an answer which is lost has had no effect.
+
+    Under a null key nothing matches, so that the function raises and nothing of it stays.
+    """
+    return through_ledger(replace(op, id="", key=dict.fromkeys(op.key)))
+
+
+def no_ledger(answer: Answer) -> bool:
+    """Whether the ledger's function is not there."""
+    return answer.status == 404 or _code(answer) == "PGRST202"
+
+
+def call(op: Op) -> Request:
+    """A queued call of a function."""
+    path = f"/rest/v1/rpc/{urllib.parse.quote(op.target, safe='')}"
+    return Request("POST", path, (), dict(op.values), schema=op.schema)
+
+
+def broadcast(ops: Sequence[Op]) -> Request:
+    """Queued broadcasts, in one request."""
+    messages = [
+        {"topic": op.target, "event": op.event, "payload": dict(op.values), "private": op.private}
+        for op in ops
+    ]
+    return Request("POST", "/realtime/v1/api/broadcast", (), {"messages": messages})
+
+
+def needs_version(op: Op) -> bool:
+    """Whether the condition cannot be put into the write itself, or not tell enough."""
+    if op.kind not in ("update", "delete"):
+        return False
+    if only_once(op):
+        return True
+    return not _conditions(op)[1]
+
+
+def adds(op: Op, column: str) -> bool:
+    """Whether a column's change is a sum."""
+    return (
+        op.kind == "update"
+        and op.rules.get(column, op.rules.get("", "lww")) == "delta"
+        and kind(op.types.get(column, "text")) in ("int", "float", "decimal")
+        and op.values.get(column) is not None
+        and op.base.get(column) is not None
+    )
+
+
+def unites(op: Op, column: str) -> bool:
+    """Whether a column's change adds items to a collection, or removes some."""
+    return (
+        op.kind == "update"
+        and op.rules.get(column, op.rules.get("", "lww")) == "union"
+        and all(isinstance(one.get(column), list | None) for one in (op.values, op.base))
+    )
+
+
+def only_once(op: Op) -> bool:
+    """Whether an update that is written twice does more than one that is written once.
+
+    A sum is added again; a union puts back an item that somebody removed in between.
+    """
+    return any(adds(op, column) or unites(op, column) for column in op.values)
+
+
+def difference(op: Op, column: str) -> Json:
+    """What a sum adds, as the text or number that PostgreSQL reads exactly."""
+    mine, base = _typed(op, column, op.values[column]), _typed(op, column, op.base[column])
+    return to_json(op.types[column], mine - base)
+
+
+def unchanged(op: Op, row: Mapping[str, Json]) -> bool:
+    """Whether the server's row is what the operation was based on."""
+    there = row_of(op, row)
+    return all(
+        equal(there.get(column), _typed(op, column, value)) for column, value in op.base.items()
+    )
+
+
+def written(op: Op, row: Mapping[str, Json]) -> bool:
+    """Whether the server's row is what the operation makes of it."""
+    there = row_of(op, row)
+    values = op.values.items()
+    return all(equal(there.get(column), _typed(op, column, value)) for column, value in values)
+
+
+def may_have_moved(op: Op, row: Mapping[str, Json]) -> bool:
+    """Whether the row under an update's new key, while there is none under the old one, is its own.
+
+    The write is one statement, so the whole of it was applied then, whatever others made of the
+    columns since. A column that still is what the write was based on says that it is another row.
+    """
+    there = row_of(op, row)
+    return not any(
+        equal(there.get(column), _typed(op, column, base))
+        for column, base in op.base.items()
+        if column not in op.key
+    )
+
+
+def taken(op: Op) -> str:
+    """What to say of a drawn key that another row has."""
+    table, column = qualified(op.schema, op.target), op.drawn
+    names = ", ".join("'" + name.replace("'", "''") + "'" for name in (table, column))
+    return (
+        f"the key {op.key[column]}, which the sequence of {column} gave, is another row's: rows were "
+        "inserted beside the sequence. Discard this and insert it again; select "
+        f"setval(pg_get_serial_sequence({names}), max({identifier(column)})) from {table} moves the "
+        "sequence on"
+    )
+
+
+def _key_filters(op: Op) -> list[tuple[str, str]]:
+    return [_equals(op, name, value).to_rest() for name, value in op.key.items()]
+
+
+def _conditions(op: Op) -> tuple[list[Condition], bool]:
+    """The base values as filters, and whether they are all of them."""
+    found, length, whole = [], 0, True
+    for column, value in op.base.items():
+        if column in op.key:
+            continue
+        condition = _equals(op, column, value)
+        if _comparable(op, column, value) and length + len(condition.value) <= _MAX_CONDITION:
+            length += len(condition.value)
+            found.append(condition)
+        else:
+            whole = False
+    return found, whole
+
+
+def _comparable(op: Op, column: str, value: Json) -> bool:
+    """Whether the server can tell if the column has this value."""
+    name = canonical(op.types.get(column, "text"))
+    if value is None:
+        return True
+    if isinstance(value, dict) and kind(name) == "text":
+        return False  # a composite's fields, whose text only the server knows
+    if kind(name) == "decimal" and value.__class__ is float and len(repr(value)) > _FLOAT_DIGITS:
+        return False  # a numeric that was read as a float may have more digits than it shows
+    return name.lstrip("_") not in _NO_EQUALITY
+
+
+def _row_condition(op: Op) -> str:
+    """The row of an operation, if it is what that was based on: a part of ``or=(…)``."""
+    key = [_equals(op, name, value) for name, value in op.key.items()]
+    return f"and({','.join(one.to_logic() for one in (*key, *_conditions(op)[0]))})"
+
+
+def _equals(op: Op, column: str, value: Json) -> Condition:
+    if value is None:
+        return Condition(column, "is", ("null",))
+    return Condition(column, "eq", (to_rest(op.types.get(column, "text"), value),))
+
+
+def _table(op: Op) -> str:
+    return f"/rest/v1/{urllib.parse.quote(op.target, safe='')}"
+
+
+# --- merging ---------------------------------------------------------------------------------------
+
+
+def _typed(op: Op, column: str, value: Json) -> Any:
+    return decode(op.types.get(column, "text"), value, numeric="decimal")
+
+
+def strategies_of(op: Op) -> Strategies:
+    """How an operation merges where no frame of its table is open: by the names it carries.
+
+    A function's name is not a rule; without the function, a person is asked.
+    """
+
+    def rule(name: str) -> Strategy:
+        return next((known for known in RULES if known == name), "ask")
+
+    columns = {column: rule(name) for column, name in op.rules.items() if column}
+    return Strategies(rule(op.rules.get("", "lww")), columns, op.version or None)
+
+
+def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
+    """The operation as the merge and the overlay see it."""
+
+    def typed(row: Mapping[str, Json]) -> dict[str, Any]:
+        types = op.types
+        return {c: decode(types.get(c, "text"), v, numeric=numeric) for c, v in row.items()}
+
+    keys = tuple(typed(op.key).values())
+    return Edit(
+        op.id,
+        cast(Kind, op.kind),
+        keys[0] if len(keys) == 1 else keys,
+        typed(op.values),
+        typed(op.base),
+        op.made_at,
+        op.own_key,
+        op.sent,
+        op.lane,
+    )
+
+
+def row_key(op: Op, row: Mapping[str, Json]) -> tuple[Any, ...]:
+    """The key of a row of the operation's table, to compare."""
+    return tuple(_typed(op, column, row.get(column)) for column in op.key)
+
+
+def row_of(op: Op, row: Mapping[str, Json]) -> dict[str, Any]:
+    """The server's row as the merge sees it.
+
+    A numeric that was read as the float of the base is the base: its other digits were not seen.
+    """
+    typed = {column: _typed(op, column, value) for column, value in row.items()}
+    for column, base in op.base.items():
+        value = typed.get(column)
+        if base.__class__ is float and isinstance(value, Decimal) and float(value) == base:
+            typed[column] = _typed(op, column, base)
+    return typed
+
+
+def op_of(op: Op, left: Rebased) -> Op:
+    """The operation after a merge."""
+    edit = left.edit
+    if edit is None:
+        return op
+    return replace(
+        op,
+        kind=edit.kind,
+        values={c: to_json(op.types.get(c, "text"), v) for c, v in edit.values.items()},
+        base={c: to_json(op.types.get(c, "text"), v) for c, v in edit.base.items()},
+        sent=edit.sent,
+        xmin="",
+    )
+
+
+def record_of(op: Op, conflict: Conflict) -> dict[str, Json]:
+    """A merge record as JSON, as the file keeps it."""
+
+    def plain(value: Any) -> Json:
+        if isinstance(value, dict):
+            return {c: to_json(op.types.get(c, "text"), v) for c, v in value.items()}
+        return to_json(op.types.get(conflict.column or "", "text"), value)
+
+    return {
+        "at": conflict.at,
+        "op": conflict.op,
+        "key": dict(op.key),
+        "column": conflict.column,
+        "base": plain(conflict.base),
+        "mine": plain(conflict.mine),
+        "theirs": plain(conflict.theirs),
+        "result": plain(conflict.result),
+        "rule": conflict.rule,
+        "who": conflict.who,
+        "open": conflict.open,
+    }
+
+
+def runs(ops: Sequence[Op]) -> list[list[Op]]:
+    """What may leave together: updates of different rows, broadcasts, and as one statement inserts
+    of one shape and deletes from one table.
+
+    An insert may be what the next row refers to, and a delete what stood in its way: they keep
+    their place.
+    """
+    groups: list[list[Op]] = []
+    length = 0
+    for op in ops:
+        more = len(urllib.parse.quote(_row_condition(op))) if op.kind == "delete" else 0
+        length += more
+        if groups and _together(groups[-1][-1], op) and length <= _MAX_CONDITIONS:
+            groups[-1].append(op)
+        else:
+            groups.append([op])
+            length = more
+    return groups
+
+
+def _together(last: Op, op: Op) -> bool:
+    if last.kind != op.kind:
+        return False
+    table = (op.schema, op.target) == (last.schema, last.target)
+    match op.kind:
+        case "broadcast":
+            return True
+        case "update":
+            return not changes_key(op) and not changes_key(last)
+        case "insert":
+            return table and op.values.keys() == last.values.keys()
+        case "delete":
+            return table and not needs_version(op) and not needs_version(last)
+        case _:
+            return False

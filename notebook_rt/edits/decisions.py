@@ -1,0 +1,79 @@
+"""The merge decisions that the queue's file keeps, and those that somebody must still make.
+
+Each function runs inside a transaction of the caller's.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from notebook_rt.edits.ops import Json, Op, decode, encode
+
+KEPT = 10_000
+"""Decisions made that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A merge decision as the file keeps it."""
+
+    number: int
+    op: str
+    schema: str
+    target: str
+    open: bool
+    record: dict[str, Json]
+
+
+def find(
+    db: sqlite3.Connection,
+    owner: str | None,
+    schema: str | None,
+    target: str | None,
+    *,
+    only_open: bool,
+) -> list[Record]:
+    """The decisions of an owner, about a table, or all, oldest first."""
+    wanted = {"owner": owner, "schema": schema, "target": target}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    where = " and ".join([*(f"{name} = ?" for name in given), "open" if only_open else "true"])
+    rows = db.execute(
+        f"select * from conflicts where {where} order by number", list(given.values())
+    )
+    return [
+        Record(
+            row["number"],
+            row["op"],
+            row["schema"],
+            row["target"],
+            bool(row["open"]),
+            decode(row["record"]),
+        )
+        for row in rows
+    ]
+
+
+def keep(db: sqlite3.Connection, op: Op, records: Iterable[dict[str, Json]]) -> None:
+    """Add decisions about an operation."""
+    for record in records:
+        number = db.execute(
+            "insert into conflicts (op, schema, target, open, record, owner) "
+            "values (?, ?, ?, ?, ?, ?)",
+            (
+                *(op.id, op.schema, op.target, bool(record.get("open"))),
+                *(encode(record).decode(), op.owner),
+            ),
+        ).lastrowid
+        db.execute("delete from conflicts where number <= ? and not open", ((number or 0) - KEPT,))
+
+
+def close(db: sqlite3.Connection, numbers: Iterable[int]) -> None:
+    """Forget open ones that were decided."""
+    db.executemany("delete from conflicts where number = ?", [(number,) for number in numbers])
+
+
+def drop_open(db: sqlite3.Connection, op: Op) -> None:
+    """Forget what an operation asked, which is dropped itself."""
+    db.execute("delete from conflicts where op = ? and open", (op.id,))

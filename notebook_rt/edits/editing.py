@@ -1,0 +1,220 @@
+"""Local edits: from what the user says to an operation in the queue's file and a changed view.
+
+``Editing`` is one a session: it knows the outbox, hears from the worker, and hands out an `Editor`
+a table. Order of things in an edit: the values are validated against the columns' types, the
+operation is committed to the file, and only then the view shows it; if the disk is full, the error
+is raised and nothing is shown. When a table is opened, what the file still holds is laid over it
+before its first snapshot.
+
+One lock guards every overlay of the session: whoever feeds a mirror, or reads a table that an
+overlay writes, holds ``Editing.lock``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.edits.ops import Json, Op
+from notebook_rt.edits.pending import Operations, Shared
+from notebook_rt.errors import InvalidEditError
+from notebook_rt.model.rows import RowChange
+
+__all__ = ["Editing", "SendResult"]
+
+NoteKind = Literal["merged", "queued", "failed", "info"]
+
+
+@dataclass(frozen=True, slots=True)
+class SendResult:
+    """What became of a broadcast or call: on its way (``queued=False``) or in the queue."""
+
+    queued: bool
+    id: str | None = None
+
+
+class Editing:
+    """The local edits of one session.
+
+    Parameters
+    ----------
+    outbox : Operations
+        The queue's file.
+    clock : callable
+        Seconds since the epoch, in server time.
+    make_id : callable
+        New random ids, for operations and for keys of type uuid.
+    note : callable, optional
+        Told ``(kind, text)`` when something was merged, queued or failed.
+    lock : context manager, optional
+        Guards every overlay of the session, in the hand of who feeds the tables, too.
+    """
+
+    def __init__(
+        self,
+        outbox: Operations,
+        *,
+        clock: Callable[[], float],
+        make_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        note: Callable[[NoteKind, str], object] | None = None,
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self._shared = Shared(outbox, clock, make_id, lock or threading.RLock())
+        self._note = note or (lambda kind, text: None)
+
+    def editor(
+        self,
+        schema: str,
+        table: str,
+        strategies: Strategies | None = None,
+        changed: Callable[[Sequence[RowChange]], object] | None = None,
+        columns_suspect: Callable[[], object] = lambda: None,
+    ) -> Editor:
+        """The editor of one live table.
+
+        Parameters
+        ----------
+        changed : callable, optional
+            Told what edits did to its view.
+        columns_suspect : callable, optional
+            Told when what is known of its columns has refused an edit, or the server one for it.
+        """
+        editor = Editor(
+            self._shared, schema, table, strategies or Strategies(), changed, columns_suspect
+        )
+        with self.lock:
+            self._shared.editors.append(editor)
+        return editor
+
+    def forget(self, editor: Editor) -> None:
+        """The table is no longer open; its edits stay in the queue."""
+        with self.lock, contextlib.suppress(ValueError):
+            self._shared.editors.remove(editor)
+
+    def strategies(self, schema: str, table: str) -> Strategies | None:
+        """For the worker: how a table that is open here merges, functions included."""
+        return next((e.strategies for e in self._shared.editors_of(schema, table)), None)
+
+    # --- broadcasts and calls --------------------------------------------------------------------
+
+    def broadcast(
+        self,
+        topic: str,
+        event: str,
+        payload: Mapping[str, Json],
+        *,
+        private: bool = False,
+        ttl: float | None = None,
+    ) -> SendResult:
+        """Queue a broadcast; dropped unsent after ``ttl`` seconds, if given.
+
+        Raises
+        ------
+        QueueError
+            If it could not be committed.
+        """
+        now = self._shared.clock()
+        return self._queue(
+            Op(
+                self._shared.make_id(),
+                "broadcast",
+                "realtime",
+                topic,
+                now,
+                values=payload,
+                event=event,
+                private=private,
+                expires_at=None if ttl is None else now + ttl,
+            )
+        )
+
+    def call(
+        self, function: str, args: Mapping[str, Json], *, schema: str = "public", repeatable: bool
+    ) -> SendResult:
+        """Queue a call of a function.
+
+        Parameters
+        ----------
+        repeatable : bool
+            It may run twice. If not, and its answer is lost, it is set aside for the user.
+        """
+        return self._queue(
+            Op(
+                self._shared.make_id(),
+                "rpc",
+                schema,
+                function,
+                self._shared.clock(),
+                values=args,
+                repeatable=repeatable,
+            )
+        )
+
+    def _queue(self, op: Op) -> SendResult:
+        try:
+            self._shared.outbox.put(op)
+        except TypeError as error:
+            raise InvalidEditError(f"{op.target}: this cannot be said in JSON: {error}") from error
+        return SendResult(queued=True, id=op.id)
+
+    # --- what the worker says (delivery.Listener) -------------------------------------------------
+
+    def leaving(self, ops: Sequence[Op]) -> None:
+        with self.lock:
+            for editor in self._shared.editors:
+                if editor.overlay is not None:
+                    editor.overlay.sent(op.id for op in ops)
+
+    def settled(self, op: Op, row: Mapping[str, Json] | None) -> None:
+        with self.lock:
+            for editor in self._shared.editors_of(op.schema, op.target):
+                editor.settled(op, row)
+
+    def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
+        with self.lock:
+            kept = self._shared.outbox.get(op.id)  # somebody may have decided before this is told
+            for editor in self._shared.editors_of(op.schema, op.target):
+                if kept is not None:
+                    editor.lay([kept])
+                if records:
+                    editor.on_merge.tell(records)
+        for record in records:
+            what = f"{op.target} {', '.join(map(str, record['key'].values()))}"
+            column = f", {record['column']}" if record["column"] else ""
+            self._note("merged", f"{what}{column}: {record['rule']}")
+
+    def failed(self, op: Op) -> None:
+        self._note("failed", f"{op.target}: {op.error}")
+
+    def columns_suspect(self, op: Op) -> None:
+        for editor in self._shared.editors_of(op.schema, op.target):
+            editor.columns_suspect()
+
+    def stuck(self, words: str) -> None:
+        self._note("failed", words)
+
+    def elsewhere(self) -> None:
+        """Show what another kernel on the file has queued, and settle what it has sent."""
+        with self.lock:
+            for editor in self._shared.editors:
+                editor.catch_up()
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        with self.lock:
+            for editor in self._shared.editors:
+                if editor.overlay is not None:
+                    editor.overlay.lower_shields(now)
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Guards every overlay of the session."""
+        return self._shared.lock

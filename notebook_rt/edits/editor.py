@@ -1,0 +1,567 @@
+"""The edits of one live table: what ``LiveFrame.edit``, ``insert``, ``delete``, ``batch``,
+``undo``, ``pending``, ``conflicts``, ``resolve`` and ``discard`` do.
+
+Values are checked first, then the operation is committed to the queue's file, and only then the
+view shows it. Made by ``Editing.editor``; all of it holds the session's one lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from notebook_rt.edits.based import NOW, Known, called, known_of, row_said, rows_said
+from notebook_rt.edits.block import Block, in_order
+from notebook_rt.edits.decisions import Record
+from notebook_rt.edits.listing import conflicts_df, pending_df
+from notebook_rt.edits.merge import Edit
+from notebook_rt.edits.ops import Json, Op, changes_key
+from notebook_rt.edits.overlay import Overlay
+from notebook_rt.edits.pending import PendingEdits
+from notebook_rt.edits.rows import Put
+from notebook_rt.errors import ConflictError, InvalidEditError, QueueError
+from notebook_rt.model.rows import Key, Row, RowChange
+from notebook_rt.model.types import equal
+
+if TYPE_CHECKING:
+    from collections import deque
+
+    import pandas as pd
+
+
+@dataclass(eq=False, repr=False)
+class Editor(PendingEdits):
+    """Edits of one live table. Every method may be called from any thread.
+
+    Values are checked against the column's type first; `InvalidEditError` says what is wrong.
+    """
+
+    # --- editing ---------------------------------------------------------------------------------
+
+    def edit(
+        self,
+        key: Hashable,
+        values: Mapping[str, Any],
+        known: Known = NOW,
+        base: object = None,
+    ) -> None:
+        """Change columns of a row. What does not change anything is not queued.
+
+        A value may be a function of the old one: it is called here, without the lock, and the value
+        that it was given is its base. The other values are based on the row ``base``, else on what is
+        ``known``, else on what is there now.
+
+        Raises
+        ------
+        InvalidEditError
+            If there is no such row or column, a value does not fit the column's type, or ``base`` is
+            not the row.
+        QueueError
+            If it could not be committed; the view then does not show it.
+        """
+        with self._shared.lock:
+            composer = self._need()[1]
+            key = composer.key(key)
+            there = self._there(key)
+        plain = [column for column, value in values.items() if not callable(value)]
+        values, old = called(composer, there, values)
+        with self._shared.lock:
+            composer = self._need()[1]
+            there = self._there(key)
+            if base is not None:
+                cells = row_said(composer, key, base, plain)
+            else:
+                cells = known_of(composer, known, [key], plain)[key]
+            op = self._edit(key, there, values, {**cells, **old})
+            if op is not None:
+                self._put([op], [there])
+                self._tell_written([op], known)
+
+    def drawn(self, values: Mapping[str, Any]) -> list[str]:
+        """The key's columns that a new row of these values lacks, and that a sequence may give."""
+        with self._shared.lock:
+            return self._need()[1].drawn(values)
+
+    def has(self, row: Mapping[str, Any]) -> bool:
+        """Whether there is a row of its key already, as far as is known here."""
+        with self._shared.lock:
+            composer = self._need()[1]
+            parts = tuple(row.get(name) for name in composer.schema.key)
+            return self._seen(composer.key(parts if len(parts) > 1 else parts[0])) is not None
+
+    def keyless(self, column: str, why: str) -> InvalidEditError:
+        """What is raised if a sequence gives none."""
+        with self._shared.lock:
+            return self._need()[1].keyless(column, why)
+
+    def insert(self, values: Mapping[str, Any], drawn: str = "") -> Key:
+        """Insert a row; a key of type uuid is made here if it is not given. Returns the key.
+
+        ``drawn`` is the key's column that a sequence gave.
+        """
+        with self._shared.lock:
+            composer = self._need()[1]
+            op = composer.insert(values, drawn)
+            key = composer.edit(op).key
+            if self._seen(key) is not None:
+                raise composer.invalid(
+                    f"there is a row with the key {key!r}: edit() changes it",
+                    composer.schema.key[0],
+                )
+            self._put([self._in_lane(key, op)], [{}])
+            return key
+
+    def delete(self, key: Hashable, after: float = 0.0) -> None:
+        """Delete a row; it leaves after so many seconds."""
+        with self._shared.lock:
+            composer = self._need()[1]
+            key = composer.key(key)
+            row = self._there(key)
+            self._put([self._in_lane(key, composer.delete(key, row, after))], [row])
+
+    def edit_many(
+        self,
+        changes: pd.DataFrame | pd.Series[Any],
+        known: Known = NOW,
+        base: pd.DataFrame | pd.Series[Any] | None = None,
+    ) -> int:
+        """Change many rows at once, all or none: index = key, columns = the columns to set.
+
+        NaN, NaT and NA mean null, as in a DataFrame that was read from SQL. A Series is one column.
+        They are based on the rows of ``base``, as in `edit`.
+
+        Returns
+        -------
+        int
+            The rows that it changes.
+        """
+        from pandas import DataFrame, Series, isna
+        from pandas.api.types import is_scalar
+
+        if isinstance(changes, Series):
+            changes = changes.to_frame()
+        if not isinstance(changes, DataFrame):
+            raise TypeError(
+                "edit_many takes a DataFrame, its index the keys, its columns what to set; not "
+                f"{type(changes).__name__}"
+            )
+        with self._shared.lock:
+            composer = self._need()[1]
+            if not changes.columns.is_unique:
+                twice = changes.columns[changes.columns.duplicated()][0]
+                raise composer.invalid(f"the column {twice!r} is there twice")
+            key_columns = composer.schema.key
+            if {None} == set(changes.index.names) and set(key_columns) <= set(changes.columns):
+                # As read from a file: its row numbers are no keys, nor are the keys to be changed.
+                raise composer.invalid(
+                    "the index of the DataFrame is to be the keys: set_index("
+                    f"{key_columns[0] if len(key_columns) == 1 else [*key_columns]!r})"
+                )
+            wanted = {}
+            for key, *cells in changes.itertuples(name=None):
+                key = composer.key(key)
+                if key in wanted:
+                    raise composer.invalid(f"the row {key!r} is there twice: which is it to be?")
+                wanted[key] = cells
+            there = self._all_there(wanted)
+            names = list(changes.columns)
+            if base is not None:
+                cells_of = rows_said(composer, wanted, base, names)
+            else:
+                cells_of = known_of(composer, known, wanted, names)
+            ops, rows = [], []
+            for key, cells in wanted.items():
+                values = [None if is_scalar(cell) and isna(cell) else cell for cell in cells]
+                named = dict(zip(changes.columns, values, strict=True))
+                op = self._edit(key, there[key], named, cells_of[key])
+                if op is not None:
+                    ops.append(op)
+                    rows.append(there[key])
+            self._put(ops, rows)
+            self._tell_written(ops, known)
+            return len(ops)
+
+    @contextlib.contextmanager
+    def batch(self, known: Known = NOW) -> Iterator[None]:
+        """Commit and show what is edited in the block as one, at its end; nothing if it raises.
+
+        Only what this thread edits. The lock is not held meanwhile: the block may take its time,
+        and the table goes on living. A block in a block is a part of it, be it of another table.
+        """
+        blocks = self._shared.blocks
+        outermost = not blocks.open
+        block = blocks.open.setdefault(self, Block())
+        before = len(block)
+        try:
+            yield
+        except BaseException:
+            self._take_back(block, before, known)
+            if outermost:
+                blocks.open = {}
+            raise
+        if outermost:
+            done, blocks.open = blocks.open, {}
+            self._commit_blocks(done)
+
+    def undo(self, known: Known = NOW) -> bool:
+        """Take back the last edit (or batch) of the table made in this session that has not left;
+        in a batch, the last one of it. False: there is none.
+        """
+        batch = self._batch
+        if batch is not None:
+            there = len(batch)
+            self._take_back(batch, max(0, there - 1), known)
+            return there > 0
+        with self._shared.lock:
+            while self._undo:
+                undone = self._outbox.take_back(self._undo[-1])
+                self._undo.pop()
+                for put in undone:
+                    self._replace_shown(put)
+                    if put.op is not None and put.op.kind == "update":
+                        before = {} if put.before is None else put.before.values
+                        op = replace(put.op, base={**put.op.base, **before})
+                        self._tell_taken_back([self._need()[1].edit(op)], known)
+                if undone:
+                    return True
+            return False
+
+    def discard(self, key: Hashable, known: Known = NOW) -> int:
+        """Drop the pending edits of a row, whatever their state; how many operations it were."""
+        with self._shared.lock:
+            overlay, composer = self._need()
+            key = composer.key(key)
+            ids = dict.fromkeys(edit.id for edit in overlay.edits_of(key))
+            # Those, too, that the view cannot show: of a column that is not there any more.
+            ids.update((op.id, None) for op in self._ops() if composer.edit(op).key == key)
+            dropped = [op for op_id in ids for op in self._outbox.discard(op_id)]
+            self._undo.clear()
+            self._tell_all(lambda o: o.discard([op.id for op in dropped], want_changes=True))
+            self._tell_taken_back(list(map(composer.edit, dropped)), known)
+            return len(dropped)
+
+    def resolve(
+        self,
+        key: Hashable,
+        column: str | None = None,
+        choice: Literal["mine", "theirs"] = "mine",
+        *,
+        value: Any = ...,
+    ) -> None:
+        """Decide a conflict that is open; parameters and errors are those of `LiveTable.resolve`."""
+        if choice not in ("mine", "theirs"):
+            raise ValueError(
+                f'choice is "mine" or "theirs", not {choice!r}; a third value is value=...'
+            )
+        if value is not ... and column is None:
+            raise ValueError(
+                "a value decides one column: say which, resolve(key, column, value=...)"
+            )
+        with self._shared.lock:
+            overlay, composer = self._need()
+            key = composer.key(key)
+            ids = {edit.id for edit in overlay.edits_of(key)}
+            records = [
+                r
+                for r in self._outbox.conflicts(self.schema_name, self.table, only_open=True)
+                if r.op in ids and column in (None, r.record["column"])
+            ]
+            if not records:
+                where = f"{key!r}" + (f", column {column!r}" if column else "")
+                raise ConflictError(
+                    f'table "{self.table}": no conflict is open at {where}; the open ones are those '
+                    "of .conflicts"
+                )
+            third: tuple[Json, ...] = ()
+            if value is not ... and column is not None:
+                third = (composer.json(composer.typed({column: value}))[column],)
+            for op_id in dict.fromkeys(r.op for r in records):
+                theirs = [r for r in records if r.op == op_id]
+                self._resolve_one(op_id, theirs, choice == "mine", third, overlay.last(key))
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> pd.DataFrame:
+        """The table's operations in the queue, in order: one row each, index their id."""
+        return pending_df(self._ops())
+
+    @property
+    def conflicts(self) -> pd.DataFrame:
+        """Every merge decision that the queue's file keeps, oldest first; ``open`` ones ask."""
+        records = self._outbox.conflicts(self.schema_name, self.table)
+        return conflicts_df([record.record for record in records])
+
+    def row(self, key: Hashable) -> dict[str, Any] | None:
+        """One row as the user sees it."""
+        with self._shared.lock:
+            return self._seen(self._need()[1].key(key))
+
+    def key(self, key: Hashable) -> Key:
+        """A user's key, typed."""
+        with self._shared.lock:
+            return self._need()[1].key(key)
+
+    def open_conflicts(self) -> list[Record]:
+        """The conflicts that ask."""
+        return self._outbox.conflicts(self.schema_name, self.table, only_open=True)
+
+    def leaving(self) -> dict[Key, Row]:
+        """The rows that are not seen any more though that is not final.
+
+        Those deleted here whose deletion is not written yet, as the server has them; those deleted
+        there whose edits are not decided yet, as these would leave them.
+        """
+        with self._shared.lock:
+            overlay = self.overlay
+            if overlay is None or overlay.transparent:
+                return {}
+            found: dict[Key, Row] = {}
+            for edit in overlay.edits:
+                key, row = edit.key, overlay.last(edit.key)
+                if edit.kind == "delete":
+                    if row is not None:
+                        found[key] = row
+                elif edit.kind == "update" and overlay.view(overlay.new_key(edit)) is None:
+                    known = found.get(key, row) or self._need()[1].with_key(key, edit.base)
+                    found[key] = {**known, **edit.values}
+            return found
+
+    def marks(self) -> dict[tuple[Key, str], tuple[str, str]]:
+        """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of cells with edits.
+
+        Of a deleted row that is every cell.
+        """
+        marks: dict[tuple[Key, str], tuple[str, str]] = {}
+        composer = self._need()[1]
+        # What is set aside last: an edit that is parked behind it is about the same cells.
+        for op in sorted(self._ops(), key=lambda op: op.state != "waiting"):
+            edit = composer.edit(op)
+            state = {"waiting": "pending", "asking": "conflict"}.get(op.state, op.state)
+            for column in composer.schema.names if edit.kind == "delete" else edit.values:
+                marks[edit.key, column] = (state, op.error)
+        return marks
+
+    # --- inside: making operations ---------------------------------------------------------------
+
+    def _edit(self, key: Key, there: Row, values: Mapping[str, Any], known: Row) -> Op | None:
+        overlay, composer = self._need()
+        op = composer.update(key, {**there, **self._based(key, there, known)}, values)
+        if op is None:
+            return None
+        if changes_key(op):
+            moved = overlay.new_key(composer.edit(op))
+            if moved != key and self._seen(moved) is not None:
+                raise composer.invalid(f"there is a row with the key {moved!r}")
+        return self._in_lane(key, op)
+
+    def _in_lane(self, key: Key, op: Op) -> Op:
+        """The operation behind the earlier ones of its row, which may have had another key then."""
+        earlier = self._need()[0].edits_of(key)
+        lane = earlier[-1].lane if earlier else op.lane
+        if self._batch is not None:
+            lane = self._batch.lanes.get(key, lane)
+        return op if lane == op.lane else replace(op, lane=lane)
+
+    def _based(self, key: Key, there: Row, known: Row) -> Row:
+        """What an edit is based on of what is ``known``.
+
+        What a cell holds now may be an edit of this queue that whoever edits has not seen (made in a
+        grid, or through another handle). The later of two edits stands, and neither is a conflict;
+        but sums and unions count each from what it was made from.
+        """
+        other = {c for c, value in known.items() if not equal(value, there.get(c))}
+        other -= {c for c in other if self.strategies.of(c) in ("delta", "union")}
+        if not other:
+            return known
+        mine: dict[str, Any] = {}
+        batch = self._batch
+        edits = [*self._need()[0].edits_of(key), *([] if batch is None else batch.edits)]
+        for edit in edits:
+            if edit.kind != "delete" and self._need()[0].new_key(edit) == key:
+                mine.update(edit.values)
+        return {
+            c: there[c] if c in other and c in mine and equal(mine[c], there.get(c)) else value
+            for c, value in known.items()
+        }
+
+    def _tell_written(self, ops: Sequence[Op], known: Known) -> None:
+        overlay, composer = self._need()
+        for edit in map(composer.edit, ops):
+            known.wrote(edit.key, overlay.new_key(edit), edit.values)
+
+    def _tell_taken_back(self, edits: Sequence[Edit], known: Known) -> None:
+        for edit in reversed(edits):
+            if edit.kind == "update":
+                known.took_back(self._need()[0].new_key(edit), edit.values, edit.base)
+
+    def _take_back(self, block: Block, to: int, known: Known) -> None:
+        """Undo the steps of a block after the first ``to``."""
+        before = list(block.edits)
+        block.take_back(to)
+        self._tell_taken_back(before[len(block.edits) :], known)
+
+    def _there(self, key: Key) -> Row:
+        return self._all_there([key])[key]
+
+    def _all_there(self, keys: Collection[Key]) -> dict[Key, Row]:
+        """The rows as the user sees them; raises `InvalidEditError` if one is not there."""
+        batch = self._batch
+        edited = {} if batch is None else {k: batch.rows[k] for k in keys if k in batch.rows}
+        found = self._need()[0].views([key for key in keys if key not in edited]) | edited
+        there: dict[Key, Row] = {key: row for key, row in found.items() if row is not None}
+        for key in found.keys() - there.keys():
+            raise self._need()[1].invalid(f"there is no row with the key {key!r}")
+        return there
+
+    def _seen(self, key: Key) -> dict[str, Any] | None:
+        """The row as the user sees it, with what the open batch did to it."""
+        batch = self._batch
+        if batch is not None and key in batch.rows:
+            return batch.rows[key]
+        return self._need()[0].view(key)
+
+    @property
+    def _undo(self) -> deque[list[Put]]:
+        """What can be taken back: frames of one table share it, since they edit the same rows."""
+        return self._shared.done_to(self.schema_name, self.table)
+
+    @property
+    def _batch(self) -> Block | None:
+        """The batch that this thread has open."""
+        return self._shared.blocks.open.get(self)
+
+    # --- inside: laying over ---------------------------------------------------------------------
+
+    def _put(self, ops: Sequence[Op], rows: Sequence[Row]) -> None:
+        """Commit operations, or keep them for the end of the batch; ``rows`` are what they edit."""
+        overlay, composer = self._need()
+        edits = list(map(composer.edit, ops))
+        batch = self._batch
+        if batch is None:
+            seen = {edit.key: row for edit, row in zip(edits, rows, strict=True) if row}
+            self._commit(ops, edits, seen)
+            return
+        left: dict[Key, dict[str, Any] | None] = {}
+        for edit, row in zip(edits, rows, strict=True):
+            left[edit.key] = None
+            if edit.kind != "delete":
+                new = overlay.new_key(edit)
+                left[new] = composer.whole({**row, **edit.values})
+                if new != edit.key:
+                    batch.lanes[new] = edit.lane
+        batch.add(ops, edits, left)
+
+    def _commit(
+        self,
+        ops: Sequence[Op],
+        edits: Sequence[Edit],
+        seen: Mapping[Key, Row] = MappingProxyType({}),
+    ) -> None:
+        if ops:
+            self._show(self._keep(ops), ops, edits, seen)
+
+    def _commit_blocks(self, blocks: Mapping[Any, Block]) -> None:
+        """Commit what was edited of several tables as one."""
+        with self._shared.lock:
+            ops = in_order(blocks)
+            kept = dict(zip((op.id for op in ops), self._keep(ops), strict=True)) if ops else {}
+            for editor, block in blocks.items():
+                if block.ops:
+                    editor._show([kept[op.id] for op in block.ops], block.ops, block.edits)
+
+    def _keep(self, ops: Sequence[Op]) -> list[Put]:
+        """Put operations down in the queue's file, all or none."""
+        try:
+            return self._outbox.put(*ops)
+        except TypeError as error:
+            raise InvalidEditError(
+                f'table "{self.table}": this cannot be said in JSON: {error}'
+            ) from error
+
+    def _show(
+        self,
+        puts: list[Put],
+        ops: Sequence[Op],
+        edits: Sequence[Edit],
+        seen: Mapping[Key, Row] = MappingProxyType({}),
+    ) -> None:
+        """Lay over the view what the queue has now."""
+        self._undo.append(puts)
+        stored: dict[str, Op | None] = {}
+        for put in puts:
+            if put.op is not None:
+                stored[put.op.id] = put.op
+            elif put.before is not None:
+                stored[put.before.id] = None
+            stored.update((one.id, None) for one in put.parked)
+        gone = [op for op, now in stored.items() if now is None]
+        if gone:
+            self._tell_all(lambda overlay: overlay.discard(gone, want_changes=True))
+        laid = [op for op in stored.values() if op is not None]
+        made = zip(ops, edits, strict=True)
+        self.lay(laid, {edit.id: edit for op, edit in made if stored.get(op.id) is op}, seen)
+        for editor in self._shared.editors_of(self.schema_name, self.table):
+            if editor is not self:
+                editor.lay(laid)
+
+    def _lay_everywhere(self, ops: Sequence[Op]) -> None:
+        for editor in self._shared.editors_of(self.schema_name, self.table):
+            editor.lay(ops)
+
+    def _tell_all(self, fn: Callable[[Overlay], Sequence[RowChange]]) -> None:
+        for editor in self._shared.editors_of(self.schema_name, self.table):
+            if editor.overlay is not None:
+                editor._say(fn(editor.overlay))
+
+    def _replace_shown(self, put: Put) -> None:
+        if put.before is not None:
+            self._lay_everywhere([put.before, *put.parked])
+        elif put.op is not None:
+            gone = put.op.id
+            self._tell_all(lambda o: o.discard([gone], want_changes=True))
+
+    # --- inside: conflicts -----------------------------------------------------------------------
+
+    def _resolve_one(
+        self,
+        op_id: str,
+        records: list[Record],
+        mine: bool,
+        third: tuple[Json, ...],
+        last: Mapping[str, Any] | None,
+    ) -> None:
+        composer = self._need()[1]
+        op = self._outbox.get(op_id)
+        if op is None or op.state != "asking":
+            raise ConflictError(
+                f'table "{self.table}": the conflict was decided meanwhile, as .conflicts tells'
+            )
+        numbers = {record.number for record in records}
+        asks = any(r.op == op_id and r.number not in numbers for r in self.open_conflicts())
+        rule = "resolved" if third else f"resolved: {'mine' if mine else 'theirs'}"
+        left: Op | None = op
+        decided = []
+        for record in records:
+            result = None
+            if left is not None:
+                left, result = composer.decided(
+                    left, record.record, mine=mine, third=third, last=last
+                )
+            now = self._shared.clock()
+            decided.append(
+                {**record.record, "at": now, "open": False, "result": result, "rule": rule}
+            )
+        if left is None:
+            dropped = [one.id for one in self._outbox.discard(op_id)]
+            self._tell_all(lambda o: o.discard(dropped, want_changes=True))
+        else:
+            if not self._outbox.mend(left, decided=numbers, asks=asks):
+                raise QueueError(
+                    f'table "{self.table}": the edit left the queue meanwhile; .pending has what is left'
+                )
+            self._lay_everywhere([left])
+        self._outbox.record(op, *decided)

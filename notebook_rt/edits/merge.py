@@ -1,0 +1,398 @@
+"""Three-way merge of a local edit with what others changed meanwhile, column by column (promises, edits).
+
+In come a value's base (what the edit was based on), mine and theirs, and the column's strategy; out
+comes a ``Merged``. ``rebase`` does it for a whole edit against the server's row as it is now, and
+says what is left to send, what was decided (``Conflict`` records) and what a person must decide.
+
+The laws, held by ``tests/sync/test_merge.py``: nothing of mine changed, theirs; nothing of theirs
+changed, mine; merging a result with the same server row once more changes nothing.
+
+Times are seconds since the epoch *in server time*: the caller corrects its own clock's offset.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, Final, Literal, TypeAlias
+
+from notebook_rt.model.rows import Key, Row
+from notebook_rt.model.types import equal
+
+Rule: TypeAlias = Literal["lww", "server", "local", "union", "delta", "ask"]
+MergeFunction: TypeAlias = Callable[[Any, Any, Any, Row], Any]
+"""``(base, mine, theirs, row)`` to the value that shall stand; ``row`` is the server's."""
+Strategy: TypeAlias = Rule | MergeFunction
+
+ANSWER_LOST: Final = "an answer was lost"
+"""How the rule of a conflict begins that is open for that, and not for another value of somebody's."""
+RULES: Final[tuple[Rule, ...]] = ("ask", "delta", "local", "lww", "server", "union")
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What stands after a merge, and why."""
+
+    value: Any
+    rule: str
+    """``same``, ``mine`` or ``theirs`` where at most one side changed; else what decided."""
+    conflict: bool = False
+    """Both sides changed the value, differently."""
+    open: bool = False
+    """Nothing was decided; ``value`` is mine until somebody does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The record of one decision, or of one that is still to be made (``open``)."""
+
+    at: float
+    """When it was merged, seconds since the epoch in server time."""
+    op: str
+    """The edit's id."""
+    key: Key
+    column: str | None
+    """None: the row itself (an edit against a delete)."""
+    base: Any
+    mine: Any
+    theirs: Any
+    result: Any
+    rule: str
+    who: str | None = None
+    """Who wrote theirs, if the row says it (``updated_by``)."""
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Strategies:
+    """How a table merges: one strategy for all columns, and others by column.
+
+    Raises
+    ------
+    ValueError
+        If a strategy is neither a known name nor a function.
+    """
+
+    default: Strategy = "lww"
+    columns: Mapping[str, Strategy] = field(default_factory=dict)
+    version: str | None = "updated_at"
+    """The column that holds the time of a row's last change, if the table has one."""
+
+    def __post_init__(self) -> None:
+        for strategy in (self.default, *self.columns.values()):
+            if not callable(strategy) and strategy not in RULES:
+                names = ", ".join(RULES)
+                raise ValueError(
+                    f"no merge strategy {strategy!r}; there are {names}, or a function"
+                )
+
+    def of(self, column: str) -> Strategy:
+        return self.columns.get(column, self.default)
+
+    def time_of(self, row: Row) -> float | None:
+        """When the server's row was last changed, by its own word."""
+        return None if self.version is None else seconds(row.get(self.version))
+
+
+Kind: TypeAlias = Literal["update", "insert", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One local edit: the changed columns, and the values that they were based on."""
+
+    id: str
+    kind: Kind
+    key: Key
+    """The row's key before the edit."""
+    values: Row
+    base: Row
+    """What the changed columns were; of a delete, the row as it was seen; of an insert, nothing."""
+    at: float
+    own_key: bool = False
+    """An insert whose key was made here at random: a row under it can only be this one."""
+    sent: bool = False
+    """It left at least once, and whether it had an effect is not known yet."""
+    lane: str = ""
+    """What it shares its order with in the queue, where it was put there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebased:
+    """An edit after it met the server's row of now."""
+
+    edit: Edit | None
+    """What is still to be written, based on that row; None: nothing."""
+    conflicts: tuple[Conflict, ...] = ()
+    open: bool = False
+    """Somebody must decide before anything is written."""
+
+
+def seconds(value: Any) -> float | None:
+    """A typed time as seconds since the epoch; a time without a zone is UTC."""
+    if isinstance(value, dt.datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=dt.UTC)).timestamp()
+    if isinstance(value, str):
+        try:
+            return seconds(dt.datetime.fromisoformat(value))
+        except ValueError:
+            return None
+    return None
+
+
+def merge_value(
+    base: Any,
+    mine: Any,
+    theirs: Any,
+    strategy: Strategy = "lww",
+    *,
+    mine_at: float = 0.0,
+    theirs_at: float | None = None,
+    row: Row | None = None,
+) -> Merged:
+    """Merge one value.
+
+    Parameters
+    ----------
+    base, mine, theirs
+        Typed values (or plain JSON ones); None is null.
+    strategy
+        What decides where both sides changed the value, differently.
+    mine_at, theirs_at : float
+        When the edit was made and when the server's row was last changed, in server time. Where
+        the row does not say (None), the later is the one that reaches the server last: mine.
+    row
+        The server's row, for a function.
+
+    Examples
+    --------
+    >>> merge_value(["a", "b"], ["a", "c"], ["a", "b", "d"], "union").value
+    ['a', 'd', 'c']
+    >>> merge_value(5, 7, 6, "delta").value
+    8
+    """
+    if equal(base, mine):
+        return Merged(theirs, "same" if equal(base, theirs) else "theirs")
+    if equal(base, theirs):
+        return Merged(mine, "mine")
+    if strategy == "delta" and all(map(_is_number, (base, mine, theirs))):
+        # Before the test for equality: two people who both added one added two.
+        return Merged(_add(theirs, mine, base), "delta", conflict=True)
+    if equal(mine, theirs):
+        return Merged(theirs, "same")
+    if callable(strategy):
+        return _by_function(strategy, base, mine, theirs, row or {})
+    if strategy == "union" and all(map(_is_collection, (base, mine, theirs))):
+        return Merged(_union(base, mine, theirs), "union", conflict=True)
+    if strategy == "server":
+        return Merged(theirs, "server", conflict=True)
+    if strategy == "local":
+        return Merged(mine, "local", conflict=True)
+    if strategy == "ask":
+        return Merged(mine, "ask", conflict=True, open=True)
+    if theirs_at is None:
+        return Merged(mine, "lww: the row has no time, the later to arrive", conflict=True)
+    return Merged(theirs if theirs_at > mine_at else mine, "lww", conflict=True)
+
+
+def rebase(
+    edit: Edit,
+    row: Row | None,
+    strategies: Strategies,
+    now: float,
+    *,
+    moved: bool | None = None,
+) -> Rebased:
+    """Lay an edit over the server's row of now; what it was based on is what it finds there.
+
+    Parameters
+    ----------
+    edit
+        The edit as it was last sent (or would have been).
+    row
+        The server's row under ``edit.key``; None: it is gone (for an insert: not there yet).
+    now : float
+        The time for the records, in server time.
+    moved : bool, optional
+        Whether the row's version changed since the edit left without an answer; None: not known.
+    """
+    if row is None:
+        return _without_row(edit, strategies, now)
+    if edit.kind == "delete":
+        return _delete_against_edit(edit, row, strategies, now)
+    if edit.kind == "insert":
+        if edit.own_key or all(equal(v, row.get(c)) for c, v in edit.values.items()):
+            return Rebased(None)
+        base: Row = dict.fromkeys(edit.values)
+    else:
+        base = edit.base
+    values: dict[str, Any] = {}
+    based_on: dict[str, Any] = {}
+    conflicts = []
+    theirs_at = strategies.time_of(row)
+    for column, mine in edit.values.items():
+        theirs = row.get(column)
+        old = base.get(column, theirs)
+        merged = merge_value(
+            old,
+            mine,
+            theirs,
+            strategies.of(column),
+            mine_at=edit.at,
+            theirs_at=theirs_at,
+            row=row,
+        )
+        if edit.sent and _cannot_tell(
+            edit, merged, theirs, strategies.of(column), theirs_at, moved
+        ):
+            merged = Merged(mine, f"{ANSWER_LOST}: it may be in already", True, open=True)
+        if merged.conflict:
+            conflicts.append(_record(edit, column, old, mine, theirs, merged, row, now))
+        if merged.open:
+            values[column], based_on[column] = mine, old
+        elif not equal(merged.value, theirs):
+            values[column], based_on[column] = merged.value, theirs
+    undecided = any(c.open for c in conflicts)
+    if not values:
+        return Rebased(None, tuple(conflicts))
+    left = replace(edit, kind="update", values=values, base=based_on)
+    return Rebased(left if undecided else replace(left, sent=False), tuple(conflicts), undecided)
+
+
+def _cannot_tell(
+    edit: Edit,
+    merged: Merged,
+    theirs: Any,
+    strategy: Strategy,
+    theirs_at: float | None,
+    moved: bool | None,
+) -> bool:
+    """Whether writing ``merged`` after a lost answer could apply the edit a second time.
+
+    Setting the same value twice does no harm. A sum does harm, unless the row has not moved at all,
+    and a union puts back what somebody removed meanwhile, unless the row holds all of it; so does a
+    value that somebody replaced meanwhile.
+    """
+    if merged.rule in ("same", "theirs"):
+        return False
+    if strategy == "delta" and edit.kind == "update":
+        return moved is not False
+    if strategy == "union" and edit.kind == "update":
+        return moved is not False and not equal(merged.value, theirs)
+    if not merged.conflict or strategy in ("server", "local", "union", "ask"):
+        return False
+    return callable(strategy) or theirs_at is None
+
+
+def _without_row(edit: Edit, strategies: Strategies, now: float) -> Rebased:
+    if edit.kind == "insert":
+        return Rebased(edit)
+    if edit.kind == "delete":
+        return Rebased(None)
+    drop = strategies.default == "server"
+    record = Conflict(
+        now,
+        edit.id,
+        edit.key,
+        None,
+        base=dict(edit.base),
+        mine=dict(edit.values),
+        theirs=None,
+        result=None,
+        rule="server" if drop else "edit against delete",
+        open=not drop,
+    )
+    return Rebased(None if drop else edit, (record,), open=not drop)
+
+
+def _delete_against_edit(edit: Edit, row: Row, strategies: Strategies, now: float) -> Rebased:
+    if all(equal(value, row.get(column)) for column, value in edit.base.items()):
+        return Rebased(replace(edit, sent=False))
+    strategy = strategies.default
+    theirs_at = strategies.time_of(row)
+    if strategy not in ("lww", "server", "local"):
+        merged = Merged(None, "delete against edit", True, open=True)
+    elif strategy == "server" or (
+        strategy == "lww" and theirs_at is not None and theirs_at > edit.at
+    ):
+        merged = Merged(dict(row), strategy, True)
+    else:
+        merged = Merged(None, strategy, True)
+    record = _record(edit, None, dict(edit.base), None, dict(row), merged, row, now)
+    if merged.open:
+        return Rebased(edit, (record,), open=True)
+    if merged.value is not None:
+        return Rebased(None, (record,))
+    base = {column: row.get(column) for column in edit.base}
+    return Rebased(replace(edit, base=base, sent=False), (record,))
+
+
+def _record(
+    edit: Edit,
+    column: str | None,
+    base: Any,
+    mine: Any,
+    theirs: Any,
+    merged: Merged,
+    row: Row,
+    now: float,
+) -> Conflict:
+    who = row.get("updated_by")
+    return Conflict(
+        now,
+        edit.id,
+        edit.key,
+        column,
+        base,
+        mine,
+        theirs,
+        None if merged.open else merged.value,
+        merged.rule,
+        None if who is None else str(who),
+        merged.open,
+    )
+
+
+def _by_function(function: MergeFunction, base: Any, mine: Any, theirs: Any, row: Row) -> Merged:
+    name = getattr(function, "__name__", "function")
+    try:
+        return Merged(function(base, mine, theirs, dict(row)), name, conflict=True)
+    except Exception as error:
+        # A user's function that fails must not lose his edit: he is asked instead.
+        return Merged(mine, f"{name} raised {type(error).__name__}: {error}", True, open=True)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+
+
+def _add(theirs: Any, mine: Any, base: Any) -> Any:
+    if isinstance(theirs, int) and isinstance(mine, int) and isinstance(base, int):
+        return theirs + (mine - base)
+    if any(isinstance(value, Decimal) for value in (theirs, mine, base)):
+        return Decimal(str(theirs)) + (Decimal(str(mine)) - Decimal(str(base)))
+    return theirs + (mine - base)
+
+
+def _is_collection(value: Any) -> bool:
+    return value is None or isinstance(value, (list, tuple, set, frozenset))
+
+
+def _union(base: Any, mine: Any, theirs: Any) -> Any:
+    """Theirs without what I removed, then what I added, in my order; a removal stays removed."""
+    before, ours = _names(base), _names(mine)
+    removed = before.keys() - ours.keys()
+    kept = {name: item for name, item in _names(theirs).items() if name not in removed}
+    for name, item in ours.items():
+        if name not in before:
+            kept.setdefault(name, item)
+    made = set if isinstance(mine, (set, frozenset)) else list
+    return made(kept.values())
+
+
+def _names(items: Iterable[Any] | None) -> dict[str, Any]:
+    """Items by their JSON: those of a json array need not be hashable, and 1 is not true."""
+    return {json.dumps(item, sort_keys=True, default=str): item for item in items or ()}

@@ -1,0 +1,484 @@
+"""Local edits laid over a table (promises, edits): a ``Rows`` over another ``Rows``.
+
+The mirror talks to it of the server's rows; the table below holds the view, which is the server's
+rows with the pending edits merged in. Where nothing is pending it is transparent and costs a test
+of an empty dict. For a row with edits the server's row is kept aside, unchanged by any edit, and the
+view is computed from both, from scratch, each time either changes: no path leads to a view that
+another order of the same events would not have made.
+
+An edit leaves when its effect was seen. The answer to a write brings the row; an event that was
+committed before it may still be on its way, and must not be shown: until the event with the effect
+has come (or the table is read anew) a *shield* holds it back. So an edit goes without a flicker.
+
+A delete that the mirror reports is either one or a row that left the filter; the edit stays pending
+in both, the view shows the row no more, and the outbox finds out which it was (``merge.rebase``).
+
+The caller holds one lock around every call, and around reading the table below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from notebook_rt.edits.difference import between, differs, net, operation
+from notebook_rt.edits.merge import Edit, Strategies, merge_value
+from notebook_rt.edits.stacks import Stacks
+from notebook_rt.model.rows import Delete, Key, Load, Op, Row, RowChange, Rows, WireRow
+from notebook_rt.model.types import Schema, equal
+
+SHIELD_SECONDS = 10.0
+"""So long an answered write waits for its event; then whatever comes is believed again."""
+
+
+class View(Rows, Protocol):
+    """The table below, which holds what is seen."""
+
+    def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
+        """The whole rows under ``keys``, typed; None where there is none."""
+
+
+@dataclass(slots=True, eq=False)
+class _Shield:
+    """Holds back what is older than an answered write, until the write's own event comes."""
+
+    seen: Row | None
+    """The written columns as answered; None: the row was deleted."""
+    version: float | None
+    since: float
+    """When the answer came, monotonic seconds."""
+
+
+@dataclass(slots=True)
+class _Aside:
+    """What the server has under a key that edits or a shield are about."""
+
+    row: dict[str, Any] | None
+    shield: _Shield | None = None
+    last: dict[str, Any] | None = None
+    """The row before it was gone: what an edit that outlives it would bring back."""
+
+
+class Overlay:
+    """Pending edits over ``rows``. See the module for what it promises.
+
+    Parameters
+    ----------
+    rows : View
+        Holds the view.
+    schema : Schema
+        Decodes the rows of a reconciliation, and names the key.
+    strategies : Strategies
+        How the table merges.
+    matches : callable, optional
+        Whether a row is in the table's filter (None: only the server knows).
+    """
+
+    def __init__(
+        self,
+        rows: View,
+        schema: Schema,
+        strategies: Strategies | None = None,
+        matches: Callable[[Row], bool | None] | None = None,
+    ) -> None:
+        self.rows = rows
+        self.schema = schema
+        self.strategies = strategies or Strategies()
+        self._matches = matches
+        self._aside: dict[Key, _Aside] = {}
+        self._stacks = Stacks(schema)
+        self._seen: dict[str, set[Key]] = {}
+        """Edits whose effect has come as an event before their answer, and under which keys."""
+        self._shown: dict[Key, Row] = {}
+        """What the view shows under the keys that are kept aside, where it shows a row."""
+        self._shielded: dict[Key, None] = {}
+
+    # --- the server's rows: what the mirror sees -------------------------------------------------
+
+    def __len__(self) -> int:
+        there = sum(1 for aside in self._aside.values() if aside.row is not None)
+        return len(self.rows) - len(self._shown) + there
+
+    def __contains__(self, key: Key) -> bool:
+        aside = self._aside.get(key)
+        return key in self.rows if aside is None else aside.row is not None
+
+    @property
+    def pending_keys(self) -> Collection[Key]:
+        return self._shielded.keys()
+
+    def admit(self, key: Key, sent_at: float) -> None:
+        aside = self._aside.get(key)
+        if aside is not None and aside.shield is not None and aside.shield.since <= sent_at:
+            aside.shield = None
+            del self._shielded[key]
+
+    def get(self, key: Key) -> dict[str, Any] | None:
+        aside = self._aside.get(key)
+        if aside is None:
+            return self.rows.get(key)
+        return None if aside.row is None else dict(aside.row)
+
+    def keys(self) -> Iterator[Key]:
+        if not self._aside:
+            yield from self.rows.keys()
+            return
+        yield from filter(self.__contains__, self.rows.keys())
+        for key, aside in self._aside.items():
+            if aside.row is not None and key not in self.rows:
+                yield key
+
+    def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
+        if not self._aside:
+            return self.rows.apply(ops, want_changes=want_changes)
+        through: list[Op] = []
+        touched: dict[Key, None] = {}
+        for op in ops:
+            aside = self._aside.get(op.key)
+            if aside is None:
+                through.append(op)
+            else:
+                self._server_says(op, aside)
+                touched[op.key] = None
+        return self._refresh(touched, through, want_changes)
+
+    def load(self) -> Load:
+        return _Load(self, self.rows.load())
+
+    def differing(self, page: Sequence[WireRow]) -> list[tuple[Key, Row]]:
+        if not self._aside:
+            return self.rows.differing(page)
+        transparent: list[WireRow] = []
+        different: list[tuple[Key, Row]] = []
+        for wire in page:
+            key = self.schema.key_of(
+                self.schema.decode({name: wire[name] for name in self.schema.key})
+            )
+            aside = self._aside.get(key)
+            if aside is None:
+                transparent.append(wire)
+                continue
+            row = self.schema.decode(wire)
+            if aside.row is None or differs(row, aside.row):
+                different.append((key, row))
+        return self.rows.differing(transparent) + different
+
+    # --- local edits -----------------------------------------------------------------------------
+
+    @property
+    def transparent(self) -> bool:
+        """Nothing is kept aside: the view is the server's rows."""
+        return not self._aside
+
+    @property
+    def edits(self) -> list[Edit]:
+        """Every pending edit; the edits of one row in order."""
+        return list(self._stacks)
+
+    def edits_of(self, key: Key) -> list[Edit]:
+        """The pending edits of the row that the view shows (or showed) under ``key``."""
+        return list(self._stacks.of(key))
+
+    def view(self, key: Key) -> dict[str, Any] | None:
+        """The row as the user sees it."""
+        return self.rows.get(key)
+
+    def views(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
+        """Rows as the user sees them."""
+        return self.rows.gather(keys)
+
+    def last(self, key: Key) -> dict[str, Any] | None:
+        """The server's row under ``key``, or what it was before it was gone, if that is known."""
+        aside = self._aside.get(self._stacks.root(key))
+        if aside is None:
+            return self.rows.get(key)
+        return dict(aside.row or aside.last or {}) or None
+
+    def accepts(self, row: Row) -> bool:
+        """Whether a new row may be shown: it is not known to be outside of the filter."""
+        return self._matches is None or self._matches(row) is not False
+
+    def put(
+        self,
+        edits: Iterable[Edit],
+        *,
+        seen: Mapping[Key, Row] = MappingProxyType({}),
+        want_changes: bool = False,
+    ) -> Sequence[RowChange]:
+        """Lay edits over the table, as one change; one with a known id takes the other's place.
+
+        ``seen`` are rows of the view, whole, as they are now: they are not looked up again.
+        """
+        laid = list(edits)
+        # One that goes again, on another base, has no effect yet.
+        touched: dict[Key, None] = {}
+        for edit in laid:
+            if not edit.sent:
+                self._seen.pop(edit.id, None)
+            known = self._stacks.get(edit.id)
+            if known is not None:
+                touched.update(dict.fromkeys(self._stacks.linked(known.key).keys))
+            self._stacks.add(edit)
+            touched.update(dict.fromkeys(self._stacks.keys_of(edit)))
+        self._keep_aside(touched, seen)
+        return self._refresh(touched, [], want_changes)
+
+    def sent(self, ids: Iterable[str]) -> None:
+        """Say that edits are on their way: a sum of theirs is no longer added to what comes in."""
+        self._stacks.sent(ids)
+
+    def discard(self, ids: Iterable[str], *, want_changes: bool = False) -> Sequence[RowChange]:
+        """Take edits away; the rows are the server's again."""
+        touched: dict[Key, None] = {}
+        for op in ids:
+            edit = self._stacks.get(op)
+            if edit is not None:
+                touched.update(dict.fromkeys(self._stacks.linked(edit.key).keys))
+                self._stacks.take(op)
+                self._seen.pop(op, None)
+        return self._refresh(touched, [], want_changes)
+
+    def settle(
+        self, op: str, row: Row | None = None, *, now: float = 0.0, want_changes: bool = False
+    ) -> Sequence[RowChange]:
+        """Say that an edit was written.
+
+        Parameters
+        ----------
+        op : str
+            The edit's id; nothing happens if it is not here.
+        row
+            The row as the server has it now, typed; None: deleted, or not known.
+        now : float
+            Monotonic seconds.
+        """
+        known = self._stacks.get(op)
+        if known is None:
+            return []
+        touched = dict.fromkeys(self._stacks.linked(known.key).keys)
+        edit = self._stacks.take(op)
+        seen = self._seen.pop(op, set())
+        new = self.new_key(edit)
+        if row is not None and new not in seen:
+            touched[self._answered(edit, row, now)] = None
+        if edit.key not in seen and (new != edit.key or (edit.kind == "delete" and row is None)):
+            self._gone(edit.key, now)
+        return self._refresh(touched, [], want_changes)
+
+    def lower_shields(self, now: float) -> None:
+        """Stop to hold back events for writes that were answered long ago.
+
+        An event that has not come by now was lost, and the next one is the truth.
+        """
+        for key in list(self._shielded):
+            shield = self._aside[key].shield
+            if shield is None or now >= shield.since + SHIELD_SECONDS:
+                self._aside[key].shield = None
+                del self._shielded[key]
+                self._let_go([key])
+
+    def new_key(self, edit: Edit) -> Key:
+        """The row's key after the edit."""
+        return self._stacks.new_key(edit)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _keep_aside(
+        self, keys: Iterable[Key], seen: Mapping[Key, Row] = MappingProxyType({})
+    ) -> None:
+        new = [key for key in keys if key not in self._aside]
+        unseen = [key for key in new if key not in seen]
+        rows = self.rows.gather(unseen) if unseen else {}
+        for key in new:
+            row = dict(seen[key]) if key in seen else rows[key]
+            self._aside[key] = _Aside(row)
+            if row is not None:
+                self._shown[key] = row
+
+    def _gone(self, key: Key, now: float) -> None:
+        aside = self._aside.get(key)
+        if aside is not None and aside.row is not None:
+            version = self.strategies.time_of(aside.row)
+            aside.last, aside.row = aside.row, None
+            self._shield(key, _Shield(None, version, now))
+
+    def _shield(self, key: Key, shield: _Shield) -> None:
+        self._aside[key].shield = shield
+        self._shielded[key] = None
+
+    def _answered(self, edit: Edit, row: Row, now: float) -> Key:
+        key = self.schema.key_of(row)
+        self._keep_aside([key])
+        aside = self._aside[key]
+        before = aside.row if aside.row is not None else self._aside[edit.key].row
+        full = {**dict.fromkeys(self.schema.names), **(before or {})}
+        full.update({name: value for name, value in row.items() if name in full})
+        written = {name: full[name] for name in edit.values if name in full}
+        version = self.strategies.time_of(full)
+        if aside.row is not None:
+            known = self.strategies.time_of(aside.row)
+            later = version is not None and known is not None and known > version
+            if later or (written and not differs(written, aside.row)):
+                return key  # its event has come before, and perhaps others after it
+        if self._matches is not None and self._matches(full) is False:
+            aside.row, aside.last = None, full
+            self._shield(key, _Shield(written, version, now))
+            return key
+        aside.row = full
+        if written:
+            self._shield(key, _Shield(written, version, now))
+        return key
+
+    def _server_says(self, op: Op, aside: _Aside) -> None:
+        if isinstance(op, Delete):
+            row = None
+        elif aside.shield is not None and self._older(op.row, aside.shield):
+            return
+        else:
+            row = {**dict.fromkeys(self.schema.names), **(aside.row or aside.last or {}), **op.row}
+        self._set_server(op.key, aside, row)
+
+    def _set_server(self, key: Key, aside: _Aside, row: dict[str, Any] | None) -> None:
+        if aside.row is not None and row is None:
+            aside.last = aside.row
+        aside.row = row
+        aside.shield = None
+        self._shielded.pop(key, None)
+        for edit in self._stacks.naming(key):
+            if edit.sent and self._is_effect(edit, key, row):
+                self._seen.setdefault(edit.id, set()).add(key)
+
+    def _is_effect(self, edit: Edit, key: Key, row: Row | None) -> bool:
+        """Whether what comes in is the effect of a write that is on its way, or later than it.
+
+        A write is made only on what it was based on (``outbox.decide``): what is not that any more
+        came after it, if it is answered with a row at all.
+        """
+        if row is None:  # under the new key, it was another row that has left
+            return key == edit.key
+        if edit.kind == "delete" or self.new_key(edit) != key:
+            return False
+        if edit.kind == "insert" or all(equal(v, row.get(n)) for n, v in edit.values.items()):
+            return True
+        return any(
+            not equal(row.get(name), edit.base[name])
+            for name in edit.values
+            if name in edit.base and self.strategies.of(name) != "delta"
+        )
+
+    def _older(self, row: Row, shield: _Shield) -> bool:
+        """Whether what comes in was committed before the write that ``shield`` stands for."""
+        version = self.strategies.time_of(row)
+        if version is not None and shield.version is not None and version != shield.version:
+            return version < shield.version
+        # Without a version (or one that nothing moves) the write's own event is known by its
+        # values; what is committed later comes after it.
+        named = [name for name in shield.seen or () if name in row]
+        return not named or not all(equal(row[n], (shield.seen or {})[n]) for n in named)
+
+    def _compute(self, keys: Iterable[Key], edits: Sequence[Edit]) -> dict[Key, Row]:
+        """What the view shows under linked keys: the server's rows with the edits laid over, in order."""
+        rows: dict[Key, Row] = {
+            key: aside.row
+            for key in keys
+            if (aside := self._aside.get(key)) is not None and aside.row is not None
+        }
+        for edit in edits:
+            row = rows.get(edit.key)
+            new = self.new_key(edit)
+            if edit.kind == "delete":
+                rows.pop(edit.key, None)
+            elif edit.kind == "insert":
+                whole = {**dict.fromkeys(self.schema.names), **edit.values}
+                rows[new] = whole if row is None else self._merged(edit, row)
+            else:
+                if row is None and edit.sent:
+                    row = rows.get(new)  # the event of the new key came before the answer
+                if row is not None:
+                    rows.pop(edit.key, None)
+                    rows[new] = self._merged(edit, row)
+        return rows
+
+    def _merged(self, edit: Edit, row: Row) -> Row:
+        if edit.own_key:
+            return row
+        merged = dict(row)
+        theirs_at = self.strategies.time_of(row)
+        for column, mine in edit.values.items():
+            strategy = self.strategies.of(column)
+            if edit.sent and strategy == "delta":
+                # What came in may be this very sum: adding it again would show it twice.
+                merged[column] = mine
+                continue
+            theirs = row.get(column)
+            base = None if edit.kind == "insert" else edit.base.get(column, theirs)
+            merged[column] = merge_value(
+                base, mine, theirs, strategy, mine_at=edit.at, theirs_at=theirs_at, row=row
+            ).value
+        return merged
+
+    def _refresh(
+        self, touched: Iterable[Key], through: list[Op], want_changes: bool
+    ) -> Sequence[RowChange]:
+        """Bring the view of the touched rows up to date, with ``through``, as one change."""
+        new: dict[Key, Row | None] = {}
+        for key in touched:
+            if key not in new:
+                linked = self._stacks.linked(key)
+                new.update(dict.fromkeys(linked.keys))
+                new.update(self._compute(linked.keys, linked.edits))
+        old = {key: shown for key in new if (shown := self._shown.pop(key, None)) is not None}
+        self._shown.update({key: row for key, row in new.items() if row is not None})
+        changes = between(old, new)
+        ops: list[Op] = [operation(change) for change in changes]
+        if through:
+            changes = list(self.rows.apply([*ops, *through], want_changes=want_changes))
+        elif ops:
+            self.rows.apply(ops)
+        self._let_go(new)
+        return changes if want_changes else []
+
+    def _let_go(self, keys: Iterable[Key]) -> None:
+        """Forget those rows that neither an edit nor a shield is about any more."""
+        for key in keys:
+            aside = self._aside.get(key)
+            if aside is not None and aside.shield is None and not self._stacks.about(key):
+                del self._aside[key]
+                self._shown.pop(key, None)
+
+    def _loaded(
+        self, changes: Sequence[RowChange], older: Sequence[_Shield], want_changes: bool
+    ) -> Sequence[RowChange]:
+        """Lay what is pending over a table that was just read anew."""
+        self._shown.clear()
+        for key, row in self.rows.gather(self._aside).items():
+            aside = self._aside[key]
+            if row is not None:
+                self._shown[key] = row
+            if aside.shield is None or any(aside.shield is one for one in older):
+                self._set_server(key, aside, row)
+        laid = self._refresh(list(self._aside), [], want_changes)
+        return net([*changes, *laid]) if want_changes else []
+
+
+class _Load:
+    """A whole table being collected; what is pending is laid over it when it is committed."""
+
+    def __init__(self, overlay: Overlay, inner: Load) -> None:
+        self._overlay = overlay
+        self._inner = inner
+        shields = (overlay._aside[key].shield for key in overlay._shielded)
+        self._older = [shield for shield in shields if shield is not None]
+        """Writes answered before the first page was asked for: the pages hold their effect."""
+
+    def extend(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> None:
+        self._inner.extend(page, keys)
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
+        changes = self._inner.commit(ops, want_changes=want_changes)
+        return self._overlay._loaded(changes, self._older, want_changes)

@@ -1,0 +1,203 @@
+"""What the queue holds for one live table, laid over its view.
+
+In come operations of the queue's file, the worker's word on what became of them, and the news that
+another kernel wrote there; the view shows it. ``Editor`` adds what a user does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+from notebook_rt.edits.block import Blocks
+from notebook_rt.edits.compose import Composer
+from notebook_rt.edits.decisions import Record
+from notebook_rt.edits.merge import Edit, Strategies
+from notebook_rt.edits.ops import WRITES, Json, Op
+from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay
+from notebook_rt.edits.rows import Put
+from notebook_rt.errors import InvalidEditError
+from notebook_rt.model.rows import Key, Row, RowChange
+from notebook_rt.model.signal import Signal
+
+UNDONE = 100
+"""The last edits of a table that can be taken back."""
+
+
+class Operations(Protocol):
+    """The durable operations as an editor needs them (``outbox.queue.Outbox``)."""
+
+    def put(self, *ops: Op, merge: bool = True) -> list[Put]: ...
+
+    def get(self, op: str) -> Op | None: ...
+
+    def ops(
+        self,
+        *,
+        schema: str | None = None,
+        target: str | None = None,
+        state: Literal["waiting", "failed", "asking"] | None = None,
+    ) -> list[Op]: ...
+
+    def versions(self, schema: str, target: str) -> dict[str, float]: ...
+
+    def fate(self, op: str) -> tuple[bool, dict[str, Json] | None]: ...
+
+    def discard(self, op: str) -> list[Op]: ...
+
+    def mend(self, op: Op, *, decided: Iterable[int] = (), asks: bool = False) -> bool: ...
+
+    def take_back(self, puts: Iterable[Put]) -> list[Put]: ...
+
+    def conflicts(
+        self, schema: str | None = None, target: str | None = None, *, only_open: bool = False
+    ) -> list[Record]: ...
+
+    def record(self, op: Op, *records: dict[str, Json]) -> None: ...
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the editors of one session share."""
+
+    outbox: Operations
+    clock: Callable[[], float]
+    """Seconds since the epoch, in server time."""
+    make_id: Callable[[], str]
+    lock: AbstractContextManager[Any] = field(default_factory=threading.RLock)
+    """Guards every overlay of the session."""
+    blocks: Blocks = field(default_factory=Blocks)
+    editors: list[PendingEdits] = field(default_factory=list)
+    """Of the open tables."""
+    _done: dict[tuple[str, str], deque[list[Put]]] = field(default_factory=dict)
+
+    def editors_of(self, schema: str, table: str) -> list[PendingEdits]:
+        return [e for e in self.editors if (e.schema_name, e.table) == (schema, table)]
+
+    def done_to(self, schema: str, table: str) -> deque[list[Put]]:
+        """The last edits of a table in this session, which can be taken back."""
+        return self._done.setdefault((schema, table), deque(maxlen=UNDONE))
+
+
+@dataclass(eq=False, repr=False)
+class PendingEdits:
+    """The pending operations of one table, as its view shows them.
+
+    Whoever calls it holds the session's one lock, but for ``attach``.
+    """
+
+    _shared: Shared
+    schema_name: str
+    table: str
+    strategies: Strategies
+    _changed: Callable[[Sequence[RowChange]], object] | None
+    """Told what edits did to the view."""
+    columns_suspect: Callable[[], object]
+    """Told when what is known of the columns has refused an edit."""
+    overlay: Overlay | None = field(default=None, init=False)
+    on_merge: Signal[Sequence[Mapping[str, Json]]] = field(default_factory=Signal, init=False)
+    """Told the records of each merge (see ``conflicts``), on the loop thread."""
+    _composer: Composer | None = field(default=None, init=False)
+    _early: list[tuple[Op, Mapping[str, Json] | None, float]] = field(
+        default_factory=list, init=False
+    )
+    """What was settled before the first snapshot, perhaps after the server had read it; and when."""
+
+    @property
+    def _outbox(self) -> Operations:
+        return self._shared.outbox
+
+    def attach(self, overlay: Overlay) -> None:
+        """Use this overlay from now on, and lay over it what the queue holds for the table.
+
+        Called before its first snapshot is shown, and again whenever the table is made anew.
+        """
+        with self._shared.lock:
+            self.overlay = overlay
+            self._composer = Composer(
+                overlay.schema,
+                self.schema_name,
+                self.table,
+                self.strategies,
+                self._shared.make_id,
+                self._shared.clock,
+                self.columns_suspect,
+            )
+            early, self._early = self._early, []
+            self.lay([op for op, *_ in early])
+            for op, row, at in early:
+                self._settle(op.id, row, at)
+            self.lay(self._ops())
+
+    def lay(
+        self,
+        ops: Sequence[Op],
+        made: Mapping[str, Edit] = MappingProxyType({}),
+        seen: Mapping[Key, Row] = MappingProxyType({}),
+    ) -> None:
+        """Lay operations over the view; inserts only where the table's filter may take them.
+
+        What is known already is not worked out again: ``made``, operations as edits of this schema,
+        by their ids, and ``seen``, rows of the view as they are now.
+        """
+        if self.overlay is None:
+            return
+        overlay, composer = self._need()
+        types = overlay.schema.types
+        writes = (op for op in ops if op.kind in WRITES)
+        known = (op for op in writes if all(name in types for name in (*op.values, *op.key)))
+        edits = [made.get(op.id) or composer.edit(op) for op in known]
+        shown = [edit for edit in edits if edit.kind != "insert" or overlay.accepts(edit.values)]
+        self._say(overlay.put(shown, seen=seen, want_changes=self._changed is not None))
+
+    def catch_up(self) -> None:
+        """Show what another kernel queued or edited, and settle what it sent."""
+        if self.overlay is None:
+            return
+        known = {edit.id: edit.at for edit in self.overlay.edits}
+        there = self._outbox.versions(self.schema_name, self.table)
+        for op_id in known.keys() - there.keys():
+            done, row = self._outbox.fate(op_id)
+            if done:
+                self._settle(op_id, row, time.monotonic())
+            else:  # somebody discarded it
+                self._say(self.overlay.discard([op_id], want_changes=True))
+        news = [op_id for op_id, edited in there.items() if known.get(op_id) != edited]
+        self.lay([op for op_id in news if (op := self._outbox.get(op_id)) is not None])
+
+    def refresh(self) -> None:
+        """Show what the queue holds now: somebody decided about it there."""
+        self.catch_up()
+        self.lay(self._ops())
+
+    def settled(self, op: Op, row: Mapping[str, Json] | None) -> None:
+        """The server has it, and answered ``row``."""
+        now = time.monotonic()
+        if self.overlay is not None:
+            self._settle(op.id, row, now)
+            return
+        self._early = [one for one in self._early if one[2] > now - SHIELD_SECONDS]
+        self._early.append((op, row, now))
+
+    def _settle(self, op: str, row: Mapping[str, Json] | None, now: float) -> None:
+        overlay = self._need()[0]
+        typed = None if row is None else overlay.schema.decode(row)
+        self._say(overlay.settle(op, typed, now=now, want_changes=True))
+
+    def _say(self, changes: Sequence[RowChange]) -> None:
+        if changes and self._changed is not None:
+            self._changed(changes)
+
+    def _need(self) -> tuple[Overlay, Composer]:
+        if self.overlay is None or self._composer is None:
+            raise InvalidEditError(f'table "{self.table}" is not loaded yet: wait() for it')
+        return self.overlay, self._composer
+
+    def _ops(self) -> list[Op]:
+        return self._outbox.ops(schema=self.schema_name, target=self.table)

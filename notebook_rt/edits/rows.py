@@ -1,0 +1,329 @@
+"""Operations as rows of the queue's file; each function runs inside a transaction of the caller's.
+
+The rules of a lane are here: only its first row is not ``blocked``, operations of one row of a
+table that have not left become one (`ops.coalesce`), and an edit of what was refused mends that
+write, with what was parked behind it. Each owner has lanes of its own.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from notebook_rt.edits.decide import only_once
+from notebook_rt.edits.ops import WRITES, Op, body, coalesce, keeps_place, lane_of, may_pass, unbody
+
+_INSERT = """insert into ops
+    (id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, attempts,
+     not_before, error, owner, session, barrier)
+    values (:id, :kind, :schema, :target, :lane, :body, :made_at, :expires_at, :state,
+     exists (select 1 from ops where owner = :owner and lane = :lane), :sent, :attempts,
+     :not_before, :error, :owner, :session, :barrier)"""
+_UPDATE = """update ops set kind = :kind, body = :body, made_at = :made_at,
+    expires_at = :expires_at, state = :state, sent = :sent, attempts = :attempts,
+    not_before = :not_before, error = :error, session = :session, barrier = :barrier where id = :id"""
+_LANES = 500
+"""Lanes that are asked for in one statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What became of an operation that was put into the queue."""
+
+    op: Op | None
+    """As it is stored now, but for its ``seq`` and owner.
+
+    None: it took back one that had not left, and nothing is left to send.
+    """
+    before: Op | None = None
+    """The operation that it was made one with, as it was."""
+    parked: tuple[Op, ...] = ()
+    """What stood behind ``before``, which had failed, and is in ``op`` too."""
+
+
+def put(
+    db: sqlite3.Connection,
+    owner: str,
+    ops: Sequence[Op],
+    *,
+    merge: bool,
+    apart: Container[str] = (),
+) -> list[Put]:
+    """Add an owner's operations at the end, in order, or make one of those that can be.
+
+    Parameters
+    ----------
+    apart
+        Sessions that are paused: no operation of theirs becomes one with another session's.
+    """
+    ops = [op if op.lane else replace(op, lane=lane_of(op.schema, op.target, op.key)) for op in ops]
+    # Where one is put in, `_merge` asks about its lane itself.
+    lanes = [op.lane for op in ops if op.kind in WRITES] if merge else []
+    taken = _taken(db, owner, lanes) if len(ops) > 1 else set(lanes)
+    results: list[Put] = []
+    fresh: list[dict[str, object]] = []
+    for op in ops:
+        if merge and op.kind in WRITES and op.lane in taken:
+            if fresh:
+                db.executemany(_INSERT, fresh)
+                fresh.clear()
+            made_one = _merge(db, owner, op, apart)
+            if made_one is not None:
+                results.append(made_one)
+                continue
+        taken.add(op.lane)
+        fresh.append({**_values(op), "owner": owner})
+        results.append(Put(op))
+    db.executemany(_INSERT, fresh)
+    return results
+
+
+def _taken(db: sqlite3.Connection, owner: str, lanes: Sequence[str]) -> set[str]:
+    """Those of ``lanes`` in which something waits."""
+    found: set[str] = set()
+    for start in range(0, len(lanes), _LANES):
+        some = lanes[start : start + _LANES]
+        marks = ", ".join("?" * len(some))
+        rows = db.execute(
+            f"select distinct lane from ops where owner = ? and lane in ({marks})", [owner, *some]
+        )
+        found.update(row["lane"] for row in rows)
+    return found
+
+
+def _merge(db: sqlite3.Connection, owner: str, op: Op, apart: Container[str]) -> Put | None:
+    """Make ``op`` one with the last of its lane; None: they stay two."""
+    last = db.execute(
+        "select * from ops where owner = ? and lane = ? order by seq desc limit 1",
+        (owner, op.lane),
+    ).fetchone()
+    if last is None:
+        return None
+    if last["session"] != op.session and (last["session"] in apart or op.session in apart):
+        return None
+    if last["blocked"] or last["state"] == "failed":
+        mended = _mend(db, owner, op)
+        if mended is not None:
+            return mended
+    if last["state"] != "waiting" or last["sent"] or _would_overtake(db, owner, op, last["seq"]):
+        return None
+    before = op_of(last)
+    whole, merged = coalesce(before, op)
+    if not merged:
+        return None
+    if whole is None:
+        remove(db, before)
+    else:
+        whole = replace(whole, session=op.session)
+        store(db, whole)
+    return Put(whole, before)
+
+
+def _would_overtake(db: sqlite3.Connection, owner: str, op: Op, place: int) -> bool:
+    """Whether ``op``, put in at an earlier place, leaves before something that it must not pass.
+
+    A row that was inserted offline and edited later may refer to one that was inserted in between.
+    """
+    of = "kind != 'broadcast'" if keeps_place(op) else "barrier = 1"
+    between = db.execute(
+        f"select 1 from ops where owner = ? and seq > ? and {of} and lane != ? "
+        "and state = 'waiting' limit 1",
+        (owner, place, op.lane),
+    )
+    return between.fetchone() is not None
+
+
+def _mend(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
+    """Make ``op`` one with the first of its lane, which was refused; None: it is not about that."""
+    found = db.execute(
+        "select * from ops where owner = ? and lane = ? order by seq", (owner, op.lane)
+    )
+    failed, *parked = map(op_of, found.fetchall())
+    about = op.kind == "delete" or op.values.keys() & failed.values
+    if failed.state != "failed" or not about or any(one.sent for one in parked):
+        return None
+    if failed.sent and (failed.kind == "insert" or only_once(failed)):
+        return None  # it may be in: only what it was is recognised
+    whole: Op | None = failed
+    for one in (*parked, op):
+        if whole is None or one.state != "waiting":
+            return None
+        whole, merged = coalesce(whole, one)
+        if not merged:
+            return None
+    for one in (*parked, *([failed] if whole is None else [])):
+        remove(db, one)
+    if whole is not None:
+        whole = replace(whole, state="waiting", attempts=0, error="", sent=False)
+        whole = replace(whole, not_before=op.not_before, session=op.session)
+        store(db, whole)
+    return Put(whole, failed, tuple(parked))
+
+
+def take_back(db: sqlite3.Connection, owner: str, done: Put) -> bool:
+    """Undo a `put`; False: it has left already, or another edit is in it by now."""
+    if done.op is None:
+        if done.before is not None:
+            put(db, owner, [done.before, *done.parked], merge=False)
+        return True
+    stored = db.execute(
+        "select * from ops where owner = ? and id = ? and not sent and state = 'waiting'",
+        (owner, done.op.id),
+    ).fetchone()
+    if stored is None or stored["made_at"] != done.op.made_at:
+        return False
+    if done.before is None:
+        remove(db, op_of(stored))
+    else:
+        store(db, done.before)
+        put(db, owner, done.parked, merge=False)
+    return True
+
+
+def store(db: sqlite3.Connection, op: Op) -> None:
+    """Put another version of an operation in its place."""
+    db.execute(_UPDATE, _values(op))
+
+
+def remove(db: sqlite3.Connection, op: Op) -> None:
+    """Take an operation away; the next of its lane may leave."""
+    db.execute("delete from ops where id = ?", (op.id,))
+    db.execute(
+        "update ops set blocked = 0 "
+        "where seq = (select min(seq) from ops where owner = ? and lane = ?)",
+        (op.owner, op.lane),
+    )
+
+
+def later(db: sqlite3.Connection, op: Op) -> Iterator[Op]:
+    """What stands behind an operation in its lane."""
+    rows = db.execute(
+        "select * from ops where owner = ? and lane = ? and seq > ?", (op.owner, op.lane, op.seq)
+    )
+    return map(op_of, rows.fetchall())
+
+
+def ready(
+    db: sqlite3.Connection, owner: str, limit: int, now: float, paused: Sequence[str] = ()
+) -> list[Op]:
+    """What may leave now, in order: the first of each lane that depends on nothing which waits before
+    it, and broadcasts behind one another.
+
+    What is set aside, of a session that is ``paused``, or not sent yet because it may be taken back,
+    holds up its own lane alone.
+    """
+    # By the primary key, lazily: mostly the first few rows are what is looked for.
+    found = db.execute(
+        "select * from ops not indexed where owner = ? and state = 'waiting' and lane not in "
+        "(select lane from ops where owner = ? and state in ('failed', 'asking')) "
+        f"{_not_of(paused)} order by seq",
+        (owner, owner, *paused),
+    )
+    ops: list[Op] = []
+    held: list[Op] = []
+    quiet: set[str] = set()
+    for row in found:
+        if len(ops) == limit:
+            break
+        if len(held) > 1 and row["kind"] != "broadcast":
+            continue  # nothing of it passes the second one, which did not pass the first
+        op = op_of(row)
+        if op.lane in quiet:
+            continue
+        waits = op.not_before > now
+        if waits and not (op.attempts or op.sent):
+            quiet.add(op.lane)
+        elif not all(may_pass(op, one) for one in held):
+            held.append(op)
+        elif not waits and not op.blocked:
+            ops.append(op)
+        elif op.kind != "broadcast" and not held:
+            held.append(op)
+    found.close()
+    for op in list(ops):
+        if op.kind == "broadcast" and len(ops) < limit:
+            more = db.execute(
+                "select * from ops where owner = ? and lane = ? and seq > ? and state = 'waiting' "
+                f"{_not_of(paused)} order by seq limit ?",
+                (owner, op.lane, op.seq, *paused, limit - len(ops)),
+            )
+            ops += map(op_of, more)
+    return sorted(ops, key=lambda op: op.seq)
+
+
+def next_at(db: sqlite3.Connection, where: str, given: list[object], paused: Sequence[str]) -> Any:
+    """When the next of what waits and is not blocked may leave."""
+    return db.execute(
+        f"select min(not_before) from ops where {where} {_not_of(paused)}", [*given, *paused]
+    ).fetchone()[0]
+
+
+def _not_of(paused: Sequence[str]) -> str:
+    return f"and session not in ({', '.join('?' * len(paused))})" if paused else ""
+
+
+def expire(db: sqlite3.Connection, owner: str, now: float) -> None:
+    """Drop what nobody wants to be sent any more."""
+    expired = db.execute(
+        "select * from ops where expires_at <= ? and owner = ?", (now, owner)
+    ).fetchall()
+    for row in expired:
+        remove(db, op_of(row))
+
+
+def claim(db: sqlite3.Connection, owner: str, left: str) -> None:
+    """Make this owner's what another one left; ``""`` is the unknown one of an older file."""
+    db.execute("update conflicts set owner = ? where owner = ?", (owner, left))
+    db.execute("update ops set owner = ? where owner = ?", (owner, left))
+    db.execute("delete from leases where owner = ?", (left,))
+    db.execute(
+        "update ops set blocked = exists (select 1 from ops as earlier where "
+        "earlier.owner = ops.owner and earlier.lane = ops.lane and earlier.seq < ops.seq) "
+        "where owner = ?",
+        (owner,),
+    )
+
+
+def op_of(row: sqlite3.Row) -> Op:
+    """The operation that a row of the file holds."""
+    return Op(
+        id=row["id"],
+        kind=row["kind"],
+        schema=row["schema"],
+        target=row["target"],
+        made_at=row["made_at"],
+        expires_at=row["expires_at"],
+        lane=row["lane"],
+        state=row["state"],
+        sent=bool(row["sent"]),
+        attempts=row["attempts"],
+        not_before=row["not_before"],
+        error=row["error"],
+        owner=row["owner"],
+        session=row["session"],
+        seq=row["seq"],
+        blocked=bool(row["blocked"]),
+        **unbody(row["body"]),
+    )
+
+
+def _values(op: Op) -> dict[str, object]:
+    return {
+        "id": op.id,
+        "kind": op.kind,
+        "schema": op.schema,
+        "target": op.target,
+        "lane": op.lane,
+        "body": body(op),
+        "made_at": op.made_at,
+        "expires_at": op.expires_at,
+        "state": op.state,
+        "sent": op.sent,
+        "attempts": op.attempts,
+        "not_before": op.not_before,
+        "error": op.error,
+        "session": op.session,
+        "barrier": keeps_place(op),
+    }

@@ -1,0 +1,70 @@
+"""An order as somebody asked for it: PostgREST's ``price.desc.nullslast``, read and written.
+
+What sorts rows by it is ``store/order.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from notebook_rt.errors import FilterError
+from notebook_rt.model.filters import column_name
+
+_SQL_DIRECTION: Final = re.compile(r"(.*\S)\s+(asc|desc)(ending)?(\s+nulls\s+(first|last))?", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderBy:
+    """One term of an order; ``nulls_first`` None is PostgreSQL's default: first if descending."""
+
+    column: str
+    desc: bool = False
+    nulls_first: bool | None = None
+
+
+def parse_order(source: str | Sequence[str | OrderBy] | None) -> tuple[OrderBy, ...]:
+    """Read PostgREST's order: ``"price.desc,name"`` or a list of such parts.
+
+    Examples
+    --------
+    >>> [order_text(part) for part in parse_order("price.desc.nullslast, name")]
+    ['price.desc.nullslast', 'name.asc.nullslast']
+    """
+    if source is None:
+        return ()
+    parts = source.split(",") if isinstance(source, str) else list(source)
+    return tuple(part if isinstance(part, OrderBy) else _order_by(part) for part in parts)
+
+
+def _order_by(text: object) -> OrderBy:
+    if not isinstance(text, str):
+        raise FilterError(f"order {text!r}: expected a text such as 'price.desc'")
+    column, *words = text.strip().split(".")
+    direction = [word for word in words if word in ("asc", "desc")]
+    nulls = [word for word in words if word in ("nullsfirst", "nullslast")]
+    if not column or [*direction, *nulls] != words or len(direction) > 1 or len(nulls) > 1:
+        raise FilterError(
+            f"order {text!r}: expected column, column.asc or column.desc, then perhaps "
+            ".nullsfirst or .nullslast"
+        )
+    if column.startswith("-"):
+        raise FilterError(f"order {text!r}: write '{column[1:]}.desc'")
+    # As in SQL: the server would take it for a column's name. One that is called so: an OrderBy.
+    if not words and (sql := _SQL_DIRECTION.fullmatch(column)):
+        meant = f"{sql[1]}.{sql[2].lower()}" + (f".nulls{sql[5].lower()}" if sql[5] else "")
+        raise FilterError(f"order {text!r}: write {meant!r}")
+    return OrderBy(column, direction == ["desc"], nulls[0] == "nullsfirst" if nulls else None)
+
+
+def nulls_first(term: OrderBy) -> bool:
+    """Where the nulls go: PostgreSQL puts them last, but first if descending."""
+    return term.desc if term.nulls_first is None else term.nulls_first
+
+
+def order_text(term: OrderBy) -> str:
+    """``term`` as PostgREST reads it."""
+    nulls = "nullsfirst" if nulls_first(term) else "nullslast"
+    return f"{column_name(term.column)}.{'desc' if term.desc else 'asc'}.{nulls}"

@@ -1,0 +1,153 @@
+"""What the pure machines need of a table: rows in, rows out, one batch at a time.
+
+``Rows`` is the seam between deciding and storing. The mirror (``sync/table/mirror.py``) decides what the
+table must look like and says it in ``Op``s; whatever stands behind ``Rows`` makes it so: the
+columnar table of ``store/`` in production, a dict of dicts in the tests, and the overlay of local
+edits (``edits/overlay.py``) in between, which is a ``Rows`` itself over another ``Rows``.
+
+Values are *typed*: what ``store.types`` decodes a JSON value to, equal whether it came over REST or
+the socket (promise 11). Keys are the typed value of the key column, or a tuple of them for a
+composite key, in the order of the key's columns.
+
+What is made for each change is a ``msgspec.Struct``: a frozen dataclass takes six times as long to make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias, overload
+
+import msgspec
+
+Key: TypeAlias = Hashable
+Row: TypeAlias = Mapping[str, Any]
+"""A whole or partial row, typed: column name to value. An absent column is unknown, not null."""
+
+Json: TypeAlias = Any
+WireRow: TypeAlias = Mapping[str, Json]
+"""A row as JSON gave it (REST form): column name to undecoded JSON value."""
+
+
+class Upsert(msgspec.Struct, frozen=True):
+    """Set the given columns of ``key``; insert the row if it is not there (missing columns null)."""
+
+    key: Key
+    row: Row
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """Remove ``key``; nothing happens if it is not there."""
+
+    key: Key
+
+
+Op: TypeAlias = Upsert | Delete
+
+
+class RowChange(msgspec.Struct, frozen=True):
+    """One row's effective change: what the view showed before, and what it shows now.
+
+    ``old`` is None for an insert, ``new`` is None for a delete; both are whole rows.
+    """
+
+    kind: Literal["insert", "update", "delete"]
+    key: Key
+    old: Row | None
+    new: Row | None
+
+
+class LaterChanges(Sequence[RowChange]):
+    """What a batch changed, worked out when it is looked at, or before that by who gave it.
+
+    Parameters
+    ----------
+    at_most : int
+        As many changes as there can be, known at once: what changes nothing is no change.
+    work_out
+        Makes whoever gave this call ``settle``.
+    """
+
+    def __init__(self, at_most: int, work_out: Callable[[], None]) -> None:
+        self.at_most = at_most
+        self._work_out = work_out
+        self._changes: Sequence[RowChange] | None = None
+
+    def settle(self, changes: Sequence[RowChange]) -> None:
+        """Say what they are."""
+        self._changes = changes
+
+    def _all(self) -> Sequence[RowChange]:
+        if self._changes is None:
+            self._work_out()
+        assert self._changes is not None  # settled by then
+        return self._changes
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    @overload
+    def __getitem__(self, place: int) -> RowChange: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[RowChange]: ...
+
+    def __getitem__(self, place: int | slice) -> RowChange | Sequence[RowChange]:
+        return self._all()[place]
+
+    def __iter__(self) -> Iterator[RowChange]:
+        return iter(self._all())
+
+
+def at_most(changes: Sequence[RowChange]) -> int:
+    """How many changes these are at most, without working out what they are."""
+    return changes.at_most if isinstance(changes, LaterChanges) else len(changes)
+
+
+class Load(Protocol):
+    """A whole table being collected beside the one that is seen; nobody sees it before ``commit``."""
+
+    def extend(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> None:
+        """Add a page of undecoded rows, with their ``keys`` where they are known; a key seen before
+        is overwritten.
+        """
+
+    def __len__(self) -> int: ...
+
+    def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
+        """Replace the table by what was collected with ``ops`` laid over it, as one change."""
+
+
+class Rows(Protocol):
+    """A keyed, ordered table. Order: as loaded, then as inserted; a deletion moves nothing."""
+
+    def __len__(self) -> int: ...
+
+    def __contains__(self, key: Key) -> bool: ...
+
+    @property
+    def pending_keys(self) -> Collection[Key]:
+        """The keys of rows of which a write was answered whose event is waited for: what comes of
+        them is to be told though it changes nothing, and may be older and ignored.
+        """
+
+    def admit(self, key: Key, sent_at: float) -> None:
+        """A read that was sent at ``sent_at`` (monotonic seconds) tells what comes next of ``key``:
+        a write that was answered before is in it.
+        """
+
+    def get(self, key: Key) -> dict[str, Any] | None:
+        """The whole row, typed, or None."""
+
+    def keys(self) -> Iterator[Key]: ...
+
+    def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
+        """Apply ``ops`` in order, as one change; return what changed if asked (else an empty list).
+
+        What is returned may be `LaterChanges`.
+        """
+
+    def load(self) -> Load:
+        """Begin to collect a whole new table."""
+
+    def differing(self, page: Sequence[WireRow]) -> list[tuple[Key, Row]]:
+        """Decode ``page`` and return the rows that are not here or differ in a given column."""

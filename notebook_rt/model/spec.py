@@ -1,0 +1,70 @@
+"""What somebody asked for: one table, through a filter, a projection, an order and a limit; a query.
+
+A ``TableSpec`` is a value: two equal ones share one subscription and one store. It comes from
+``Session.table(...)`` and goes to the ``Mirror``; nothing in it is learnt from the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+
+from notebook_rt.errors import FilterError
+from notebook_rt.model.filters import Filter
+from notebook_rt.model.order import OrderBy
+from notebook_rt.model.types import Numeric
+
+
+def parse_names(source: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Columns' names: a comma parts them in a text, as in ``select``; in a sequence it is a letter.
+
+    >>> parse_names("id, price"), parse_names(["price, net"])
+    (('id', 'price'), ('price, net',))
+    """
+    if isinstance(source, str) and source.strip() == "*":
+        return None
+    if isinstance(source, str):
+        return tuple(name.strip() for name in source.split(","))
+    return None if source is None else tuple(source)
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """One table as it was asked for."""
+
+    table: str
+    schema: str = "public"
+    filter: Filter = field(default_factory=Filter)
+    columns: tuple[str, ...] | None = None
+    """None: all. The key, and the columns of the order, are carried in any case."""
+    key: tuple[str, ...] | None = None
+    """None: learnt from the server."""
+    order: tuple[OrderBy, ...] = ()
+    limit: int | None = None
+    numeric: Numeric = "float"
+    watermark: str | None = "updated_at"
+    """A column that every change moves to the server's now; ignored where the table has none."""
+    named: tuple[str, ...] = ()
+    """Columns that are spoken of elsewhere (``merge=``): there though no row shows them."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.table, str) or not self.table:
+            raise TypeError(f"the name of a table is a text, not {self.table!r}")
+        limit = self.limit
+        number = isinstance(limit, Integral) and not isinstance(limit, bool)
+        if limit is not None and not (number and limit >= 1):
+            raise FilterError(
+                f'table "{self.table}": limit must be a whole number, 1 or more, not {limit!r}'
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class QuerySpec(TableSpec):
+    """A view or a function (``table``), and the tables that it is made of."""
+
+    depends_on: tuple[tuple[str, str], ...] = ()
+    """Schema and table of each."""
+    args: str | None = None
+    """A function's arguments as a JSON object; None: a view, or a function without arguments."""
+    debounce: float = 0.25

@@ -1,0 +1,1 @@
+"""The websocket: frames, topics, and the client library that carries them."""

@@ -1,0 +1,296 @@
+"""The ``realtime`` package's client, with a receive loop of our own.
+
+The package stays the carrier of the protocol: joins, refs, pushes, presence bookkeeping. What it
+does badly for a table that must be true (``docs/design/facts.md``, "What realtime-py does") is replaced here:
+one try to connect and no reconnecting (``sync/connection/supervisor.py`` decides), frames up to 8 MiB, each
+decoded once, changes handed straight to their table, heartbeats with a ref and a read answer, no
+rejoin timers, nothing buffered behind our back, no user code. ``tests/net/test_socket.py`` pins every
+private name of the package that is leaned on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, Protocol
+
+import msgspec
+from realtime import AsyncRealtimeClient
+from realtime.message import Message
+from realtime.types import ChannelStates
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.datastructures import Headers, MultipleValuesError
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+
+from notebook_rt.errors import (
+    AuthError,
+    NotebookRTError,
+    RateLimitedError,
+    ServerError,
+    UnreachableError,
+    retry_after,
+)
+from notebook_rt.net.address import is_loopback
+from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.websocket.frames import ChangeFrame, UnknownFrame, decode_frame
+from notebook_rt.net.websocket.intake import Intake
+from notebook_rt.net.websocket.topic import ChannelListener, SocketChannel
+from notebook_rt.options import Options
+from notebook_rt.sync.usage import Usage
+
+logger = logging.getLogger("notebook_rt")
+_quiet = logging.getLogger("notebook_rt.websockets")
+"""Given to ``websockets``, whose debug log shows the URL (with the key) and every frame (with tokens)."""
+_quiet.setLevel(logging.WARNING)
+logging.getLogger("realtime").addHandler(logging.NullHandler())
+
+
+MESSAGES: Final = frozenset({"broadcast", "presence_diff", "presence_state"})
+"""The events that count toward a plan's messages, beside changes."""
+CLOSE_SECONDS: Final = 1.0
+"""The longest that the server may take to say good-bye."""
+
+
+class _Connect(connect):
+    """Goes where the user said: a redirect would take the tokens of every join to somebody else."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+class SocketListener(Protocol):
+    """Who owns the socket: told what happens to it. Called on the loop, must not raise."""
+
+    def socket_closed(self, code: int | None, reason: str) -> None: ...
+
+    def heartbeat_answered(self, ref: str) -> None: ...
+
+    def frame_unreadable(self, reason: str) -> None:
+        """A frame nobody can read might have been a change of any table."""
+
+    def limit_near(self) -> None:
+        """The rate of messages has come near the limit of the plan."""
+
+
+class Socket(AsyncRealtimeClient):
+    """A client of one project. ``open`` makes one try; the listener hears when it ends."""
+
+    def __init__(
+        self,
+        url: str,
+        credentials: Credentials,
+        options: Options,
+        listener: SocketListener,
+        usage: Usage | None = None,
+    ) -> None:
+        super().__init__(
+            f"{url}/realtime/v1",
+            token=credentials.key,
+            auto_reconnect=False,
+            timeout=int(max(1.0, options.join_timeout)),
+        )
+        self.project_url = url
+        self.options = options
+        self.credentials = credentials
+        self.listener = listener
+        self.exact_numbers = False
+        """Set when a table keeps ``numeric`` as Decimal."""
+        self.usage = Usage(options.plan) if usage is None else usage
+        self.unknown = 0
+        """Frames, events, statuses and keys that this version does not know; they are ignored."""
+        self.frames = 0
+        self.bytes_received = 0
+        self.last_frame_at = 0.0
+        self.access_token: str | None = credentials.spoken
+
+    async def open(self) -> None:
+        """Try once to open a socket.
+
+        Raises
+        ------
+        NotebookRTError
+            `UnreachableError`, `AuthError`, `RateLimitedError` or `ServerError`.
+        """
+        self.access_token = self.credentials.spoken
+        try:
+            ws = await _Connect(
+                self.endpoint_url(),
+                open_timeout=2 * self.options.connect_timeout,
+                close_timeout=CLOSE_SECONDS,
+                max_size=self.options.max_frame_bytes,
+                compression=None,
+                create_connection=partial(  # type: ignore[arg-type]  # a factory is all it is called as
+                    Intake,
+                    on_message=self._dispatch,
+                    largest=self.options.max_frame_bytes,
+                ),
+                ping_interval=None,  # the protocol's own heartbeat sees more: the server, not TCP
+                logger=_quiet,
+                proxy=None if is_loopback(self.project_url) else True,
+            )
+        except InvalidStatus as error:
+            raise _refused(self.project_url, error) from error
+        except InvalidURI:
+            raise UnreachableError(
+                self.project_url, "this is no URL"
+            ) from None  # its text has the key
+        except (OSError, TimeoutError, WebSocketException, EOFError) as error:
+            reason = str(error) or "no answer in time"
+            raise UnreachableError(self.project_url, reason) from error
+        self._ws_connection = ws
+        self.last_frame_at = time.monotonic()
+        self._listen_task = asyncio.get_running_loop().create_task(
+            self._watch(ws), name="notebook_rt-socket"
+        )
+
+    async def connect(self) -> None:
+        """Nothing: the supervisor opens the socket. The package calls this before a subscribe."""
+
+    def detach(self) -> ClientConnection | None:
+        """Let go of the socket, without a word to the listener; what is left is to close it."""
+        ws, self._ws_connection = self._ws_connection, None
+        task, self._listen_task = self._listen_task, None
+        if task is not None:
+            task.cancel()
+        self._orphan_channels()
+        return ws
+
+    def _orphan_channels(self) -> None:
+        """No answer will come any more to what was pushed on the socket that is gone."""
+        for channel in self.channels.values():
+            channel.join_push.destroy()
+            for push in channel.messages_waiting_for_ack.values():
+                push.destroy()
+            channel.messages_waiting_for_ack.clear()
+            channel.state = ChannelStates.ERRORED
+
+    async def _watch(self, ws: ClientConnection) -> None:
+        """Wait for the end of the socket, and tell of it."""
+        await ws.wait_closed()
+        if self._ws_connection is ws:
+            self._ws_connection = None
+            self._listen_task = None
+            self._orphan_channels()
+            # Sent, not received: a frame over max_frame_bytes, and we hung up (1009).
+            close = ws.protocol.close_rcvd or ws.protocol.close_sent
+            code, reason = (None, "") if close is None else (close.code, close.reason)
+            self.listener.socket_closed(code, reason)
+
+    def _dispatch(self, raw: bytes) -> None:
+        self.frames += 1
+        self.bytes_received += len(raw)
+        self.last_frame_at = time.monotonic()
+        try:
+            self._take(raw)
+        except Exception as error:  # nothing that is read may be lost without a gap (promise 3)
+            logger.exception("a frame of %d bytes", len(raw))
+            self.listener.frame_unreadable(f"a frame that could not be taken: {error!r:.200}")
+
+    def _take(self, raw: bytes) -> None:
+        frame = decode_frame(raw, self.exact_numbers)
+        if isinstance(frame, ChangeFrame):
+            self._count(raw, True)
+            channel = self.channels.get(frame.topic)
+            if isinstance(channel, SocketChannel):
+                channel.listener.change(frame.change)
+            return
+        if isinstance(frame, UnknownFrame):
+            self._count(raw, False)
+            self.unknown += 1
+            if frame.perhaps_a_change:
+                self.listener.frame_unreadable("a frame that cannot be read")
+            return
+        self._count(raw, frame.event in MESSAGES)
+        channel = self.channels.get(frame.topic)
+        self.unknown += frame.unknown_keys
+        if isinstance(channel, SocketChannel):
+            self.unknown += channel.receive(frame.event, frame.payload, frame.ref)
+        elif frame.topic == "phoenix":
+            if frame.event == "phx_reply" and frame.ref:
+                self.listener.heartbeat_answered(frame.ref)
+            else:
+                self.unknown += 1
+
+    def _count(self, raw: bytes, message: bool) -> None:
+        if self.usage.received(len(raw), message, self.last_frame_at):
+            self.listener.limit_near()
+
+    async def send(self, message: Message | dict[str, Any]) -> None:
+        """Send now; with no socket, nothing is kept for later: that is the queue's work.
+
+        Raises
+        ------
+        ConnectionError
+            If the socket is gone.
+        """
+        ws = self._ws_connection
+        if ws is None:
+            raise ConnectionError("not connected")
+        fields = message if isinstance(message, dict) else dict(message)
+        encoded = msgspec.json.encode(fields)
+        try:
+            await ws.send(encoded, text=True)
+        except ConnectionClosed as error:
+            raise ConnectionError("the connection was lost") from error
+        counted = fields["event"] in ("broadcast", "presence")
+        if self.usage.sent(len(encoded), counted, time.monotonic()):
+            self.listener.limit_near()
+
+    async def beat(self, ref: str) -> None:
+        with contextlib.suppress(ConnectionError):  # the receive loop hears of that too
+            await self.send({"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": ref})
+
+    def open_channel(
+        self, topic: str, config: Mapping[str, Any], listener: ChannelListener
+    ) -> SocketChannel:
+        """The channel of ``topic`` (without ``realtime:``), registered but not joined."""
+        full = f"realtime:{topic}"
+        channel = SocketChannel(self, full, dict(config), listener)
+        self.channels[full] = channel
+        return channel
+
+
+async def hang_up(ws: ClientConnection) -> None:
+    """Close a socket, politely where the other side is there to hear it.
+
+    ``close`` first waits for room in the send buffer, for ever if nobody reads at the other end.
+    """
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await ws.close()
+    finally:
+        ws.transport.abort()
+
+
+def _wait_of(headers: Headers) -> float | None:
+    """The seconds that the answer asks to wait; None if it does not say, or says it twice."""
+    try:
+        return retry_after(headers.get("Retry-After"), time.time())
+    except MultipleValuesError:
+        return None
+
+
+def _refused(url: str, error: InvalidStatus) -> NotebookRTError:
+    """The named error of a handshake that was answered with something else than 101."""
+    response = error.response
+    status = response.status_code
+    body = (response.body or b"")[:500].decode(errors="replace")
+    if body.lstrip().startswith("<"):
+        body = response.reason_phrase  # a gateway's page is for browsers
+    with contextlib.suppress(msgspec.DecodeError):
+        words = msgspec.json.decode(body)
+        if isinstance(words, dict):
+            body = str(words.get("error") or words.get("message") or body)
+    if status in (401, 403):
+        return AuthError("key", url, body)
+    after = _wait_of(response.headers)
+    if status == 429:
+        return RateLimitedError("connecting", after, body)
+    if status >= 500:
+        return ServerError("connecting", status, body, after)
+    return UnreachableError(url, f"the websocket was answered with {status}: {body}")

@@ -1,0 +1,117 @@
+"""How the server is asked, as far as it lets this login: what it gives back of a row.
+
+In: operations. Out: the server's answers. A login may be allowed to read some columns of a table only,
+or to insert rows that it may not see: what is refused for what it asks back is asked for less, and
+that is remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from notebook_rt.edits import decide
+from notebook_rt.edits.decide import Answer, Request
+from notebook_rt.edits.ops import Json, Op
+from notebook_rt.outbox.rest import NoAnswerError, Rest
+
+TableName: TypeAlias = tuple[str, str]
+
+
+class Writer:
+    """The requests of operations, and what was learnt of the server by them."""
+
+    def __init__(self, rest: Rest) -> None:
+        self.ledger: bool | None = None
+        """It has the function for sums; None: that was not asked yet (`look_for_ledger`)."""
+        self._rest = rest
+        self._no_xmin: set[TableName] = set()
+        self._narrow: set[TableName] = set()
+        """Tables of which not every column may be read."""
+
+    def gives_xmin(self, op: Op) -> bool:
+        """Whether the operation's table may have a version of each row."""
+        return not {_table(op)} & (self._no_xmin | self._narrow)
+
+    async def look_for_ledger(self, op: Op) -> Answer | None:
+        """Ask whether there is a ledger; the answer that does not tell, if it is one."""
+        try:
+            answer = await self.send(decide.ledger_probe(op))
+        except NoAnswerError as error:
+            error.sent = False  # nothing matched
+            raise
+        if decide.no_ledger(answer):
+            self.ledger = False
+        elif decide.judge(answer, 0, 0.0).meaning in ("refresh", "wait"):
+            return answer
+        else:
+            self.ledger = True
+        return None
+
+    async def send(self, request: Request) -> Answer:
+        """Send a request, with a new token if the server refuses ours."""
+        answer = await self._rest.send(request)
+        refused = decide.judge(answer, 0, 0.0).meaning == "refresh"
+        if refused and await self._rest.refresh():
+            answer = await self._rest.send(request)
+        return answer
+
+    async def write(self, op: Op, *, by_xmin: bool = False) -> Answer:
+        """The conditional write, with the row back."""
+        table = _table(op)
+        answer = await self.send(decide.write(op, by_xmin=by_xmin, narrow=table in self._narrow))
+        if decide.forbidden(answer) and table not in self._narrow:
+            answer = await self.send(decide.write(op, by_xmin=by_xmin, narrow=True))
+            if not decide.forbidden(answer):
+                self._narrow.add(table)
+        return answer
+
+    async def write_all(self, group: Sequence[Op]) -> Answer:
+        """Several inserts or deletes as one statement."""
+        return await self.send(decide.write_all(group, narrow=_table(group[0]) in self._narrow))
+
+    async def insert_unseen(self, op: Op) -> tuple[Answer, dict[str, Json] | None]:
+        """Insert a row that may not be read as it is written: the answer, and the row if it may be now.
+
+        A trigger that makes its owner a member, say, is run after the policy has been looked at.
+        """
+        answer = await self.send(decide.write(op, unseen=True))
+        if decide.judge(answer, 0, 0.0).meaning != "done":
+            return answer, None
+        try:
+            row, _ = await self.fetch(op)
+        except NoAnswerError:  # it was inserted nevertheless
+            row = None
+        return answer, row
+
+    async def fetch(self, op: Op) -> tuple[dict[str, Json] | None, Answer | None]:
+        """The server's row of now, or the answer that says why it cannot be read."""
+        table = _table(op)
+        try:
+            answer = await self._fetch(op)
+            if answer.status == 400 and self.gives_xmin(op):
+                self._no_xmin.add(table)
+                answer = await self._fetch(op)
+                if not 200 <= answer.status < 300:  # it was not that
+                    self._no_xmin.discard(table)
+            if decide.forbidden(answer) and table not in self._narrow:
+                self._narrow.add(table)
+                answer = await self._fetch(op)
+                if not 200 <= answer.status < 300:
+                    self._narrow.discard(table)
+        except NoAnswerError as error:
+            error.sent = False  # a read that is lost has no effect
+            raise
+        if not 200 <= answer.status < 300:
+            return None, answer
+        if not isinstance(answer.body, list):  # somebody between us and the server speaks
+            return None, Answer(502, f"no answer of the REST interface: {answer.body}")
+        return (answer.body[0] if answer.body else None), None
+
+    async def _fetch(self, op: Op) -> Answer:
+        narrow = _table(op) in self._narrow
+        return await self.send(decide.fetch(op, xmin=self.gives_xmin(op), narrow=narrow))
+
+
+def _table(op: Op) -> TableName:
+    return op.schema, op.target

@@ -1,0 +1,341 @@
+"""The queue as the user sees it: what waits, what failed and why, and what can be done about it.
+
+Behind ``Session.queue`` and behind ``notebook-rt queue``, so a queue can be looked at, mended and
+exported when no kernel runs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from notebook_rt.edits.editing import SendResult
+from notebook_rt.edits.listing import in_states, state, what
+from notebook_rt.edits.ops import Json, Op
+from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
+from notebook_rt.model.plain import plain
+from notebook_rt.model.types import coerce, to_json
+from notebook_rt.outbox.owner import Owner
+from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.sessions import whose
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Queue:
+    """What waits to be sent. ``len(queue)`` counts it all.
+
+    Parameters
+    ----------
+    outbox : Outbox or callable
+        The file; a function is asked for the present one.
+    wake, pause, resume : callable
+        Tell the worker; from any thread.
+    held : callable, optional
+        Why nothing of what waits is sent; empty: it is.
+    display : callable, optional
+        How it is shown in a front end.
+    listen : callable, optional
+        Calls what it is given after every change, and gives back how to stop. Default: the file's
+        own, as long as it is the same.
+    call : callable, optional
+        Puts down the call of a function: its name, arguments, schema, and whether it may run twice.
+    schema : str
+        Where functions are looked for.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox | Callable[[], Outbox],
+        *,
+        wake: Callable[[], object] = lambda: None,
+        pause: Callable[[], object] = lambda: None,
+        resume: Callable[[], object] = lambda: None,
+        held: Callable[[], str] = lambda: "",
+        display: Callable[[Queue], Any] | None = None,
+        listen: Callable[[Callable[[], object]], Callable[[], None]] | None = None,
+        call: Callable[[str, Mapping[str, Any], str, bool], SendResult] | None = None,
+        schema: str = "public",
+    ) -> None:
+        self._outbox = outbox
+        self._wake = wake
+        self._pause = pause
+        self._resume = resume
+        self._held = held
+        self._display = display
+        self._listen = listen
+        self._call = call
+        self._schema = schema
+
+    @property
+    def outbox(self) -> Outbox:
+        """The file."""
+        return self._outbox if isinstance(self._outbox, Outbox) else self._outbox()
+
+    def on_change(self, fn: Callable[[], object]) -> Callable[[], None]:
+        """Call ``fn()`` after every change, on any thread: it must be quick, and look again later.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
+        return (self._listen or self.outbox.subscribe)(fn)
+
+    def __len__(self) -> int:
+        return len(self.outbox)
+
+    def __repr__(self) -> str:
+        return f"<queue: {in_states(self.outbox.counts())}>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
+        if self._display is not None:
+            return self._display(self)
+        return {"text/plain": repr(self), "text/html": str(self.df.to_html(escape=True))}
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """One row an operation, in order, index its id.
+
+        ``what`` it is, in a few words; ``state``: ``waiting``, ``sending``, ``parked`` (behind an earlier
+        one of its row that failed or asks), ``failed`` (refused, or given up) or ``asking`` (a conflict is
+        open); ``attempts`` (int64); ``why`` it failed, in the server's words; ``at`` (datetime64, UTC), when
+        it was made; ``values``, a dict as JSON has it; ``session``, the notebook or script that edited it
+        last, its process, and since when that runs.
+        """
+        import pandas as pd
+
+        ops, sessions = self.outbox.ops(), self.outbox.sessions()
+        return pd.DataFrame(
+            {
+                "what": [what(op) for op in ops],
+                "state": [state(op) for op in ops],
+                "attempts": pd.Series([op.attempts for op in ops], dtype="int64").to_numpy(),
+                "why": [op.error for op in ops],
+                "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
+                "values": [dict(op.values) for op in ops],
+                "session": [whose(op, sessions) for op in ops],
+            },
+            index=pd.Index([op.id for op in ops], name="id", dtype=object),
+        )
+
+    def rpc(
+        self,
+        function: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        schema: str | None = None,
+        repeatable: bool = False,
+    ) -> SendResult:
+        """Have the server call a function, now or once it can be reached: kept in the file first, as an
+        edit is. What it returns is dropped; `Session.rpc` gives it.
+
+        Parameters
+        ----------
+        function : str
+            Its name.
+        params : dict, optional
+            Its arguments by name: what JSON can say, numpy's and pandas' values and moments too.
+        schema : str, optional
+            Another schema than the session's.
+        repeatable : bool
+            True: it may run twice, so a call whose answer was lost is sent again. If not, such a
+            call is set aside as ``failed``: only you know whether it ran.
+
+        Returns
+        -------
+        SendResult
+            ``id`` is its row in ``df`` until the server has answered.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``function`` is no text, or ``params`` is no dict or has no form in JSON.
+        QueueError
+            If it cannot be put down in the queue's file, or this is a file without a session.
+        """
+        args = arguments(function, params)
+        if self._call is None:
+            raise QueueError("calls are put down by a session: rt.queue.rpc(...)")
+        return self._call(function, args, schema or self._schema, repeatable)
+
+    def retry(self, op: str | None = None) -> int:
+        """Send again what failed.
+
+        Parameters
+        ----------
+        op : str, optional
+            One operation, by its id (the index of ``df``). Default: all that failed.
+
+        Returns
+        -------
+        int
+            How many.
+        """
+        done = self.outbox.retry(op)
+        self._wake()
+        return done
+
+    def discard(self, op: str) -> int:
+        """Drop one operation, and those that stand on it: edits of a row that was never inserted.
+
+        Parameters
+        ----------
+        op : str
+            Its id (the index of ``df``).
+
+        Returns
+        -------
+        int
+            How many were dropped.
+
+        Raises
+        ------
+        QueueError
+            If it is not in the queue.
+        """
+        dropped = self.outbox.discard(op)
+        if not dropped:
+            raise QueueError(f"operation {op} is not in the queue: it was sent, or discarded")
+        self._wake()
+        return len(dropped)
+
+    def edit(self, op: str, **values: Any) -> None:
+        """Change columns of an operation that failed, and send it again.
+
+        Parameters
+        ----------
+        op : str
+            Its id (the index of ``df``).
+        **values
+            Columns, and what they become.
+
+        Raises
+        ------
+        InvalidEditError
+            If a value does not fit, or the operation is about other columns.
+        QueueError
+            If it is not there, or has not failed.
+        """
+        found = self.outbox.get(op)
+        if found is None or found.state != "failed":
+            raise QueueError(f"operation {op} has not failed: edit the table instead")
+        mended = {name: _json_of(found, name, value) for name, value in values.items()}
+        self.outbox.mend(replace(found, values={**found.values, **mended}))
+        self._wake()
+
+    def pause(self) -> None:
+        """Send nothing until `resume`, in this session; what is edited meanwhile waits.
+
+        Other sessions on the file leave it alone as long as this one lives. What is left when it ends is
+        sent by the next one of the same login, unless that has ``Options(queue_scope="session")``.
+        """
+        self._pause()
+
+    def resume(self) -> None:
+        """Send what waits, now and from now on."""
+        self._resume()
+
+    def flush(self, timeout: float | None = None) -> int:
+        """Send now, and wait until nothing waits any more.
+
+        Tables then show what the server answered: its defaults, what its triggers made of a value.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+
+        Returns
+        -------
+        int
+            How many are left, set aside: they failed, ask, or are parked behind one that does.
+
+        Raises
+        ------
+        QueueError
+            If something waits that nobody sends: the queue is paused, or the login refused.
+        WaitTimeoutError
+            If something still waits after ``timeout``.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        self.outbox.hurry()
+        self._wake()
+        while self.outbox.next_at() is not None:
+            if why := self._held():
+                waiting = self.outbox.counts()["waiting"]
+                raise QueueError(f"{why}; {waiting} of the queue wait{'s' * (waiting == 1)}")
+            if until is not None and time.monotonic() >= until:
+                raise WaitTimeoutError(
+                    f"{self.outbox.counts()['waiting']} operations still wait after {timeout:g} s; the "
+                    "session's .health says why, and they go on waiting in the queue's file"
+                )
+            time.sleep(0.02)
+        self._wake()  # what was answered this moment is in the file: have it shown, too
+        return len(self.outbox)
+
+    def export(self) -> list[dict[str, Json]]:
+        """Everything in the queue as JSON, for a file or another program."""
+        return [as_json(op) for op in self.outbox.ops()]
+
+
+def as_json(op: Op) -> dict[str, Json]:
+    """An operation, whole."""
+    owner = Owner.read(op.owner)
+    return {
+        "id": op.id,
+        "project": owner.project,
+        "login": owner.login,
+        "what": what(op),
+        "state": state(op),
+        "why": op.error,
+        "attempts": op.attempts,
+        "at": dt.datetime.fromtimestamp(op.made_at, dt.UTC).isoformat(),
+        "kind": op.kind,
+        "schema": op.schema,
+        "target": op.target,
+        "key": dict(op.key),
+        "values": dict(op.values),
+        "base": dict(op.base),
+        "event": op.event,
+    }
+
+
+def dumps(value: Json) -> str:
+    """JSON for people and programs; what a terminal would obey is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def _json_of(op: Op, column: str, value: Any) -> Json:
+    """A user's value for a column of a failed operation."""
+    pg_type = op.types.get(column)
+    try:
+        if pg_type is not None:
+            return to_json(pg_type, coerce(pg_type, value, numeric="decimal"))
+        if op.kind == "update" and column not in op.values:
+            raise ValueError(f"it is about {', '.join(op.values)}; edit the table instead")
+        return plain(value, column)
+    except (TypeError, ValueError) as error:
+        raise InvalidEditError(f"{what(op)}: {column}: {error}", str(error), column) from None
+
+
+def arguments(function: object, params: object) -> dict[str, Any]:
+    """The arguments of a call as JSON has them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``function`` is no text, or ``params`` is no dict or has no form in JSON.
+    """
+    if not isinstance(function, str):
+        raise TypeError(f"the name of a function is a text, not {function!r}")
+    if not isinstance(params, Mapping | None):
+        raise TypeError(f'the params of "{function}" are a dict, such as {{"amount": 10}}')
+    found: dict[str, Any] = plain(dict(params or {}), f'function "{function}", params')
+    return found

@@ -1,0 +1,1 @@
+"""Wires the machines to the net: a session's tables, rooms, callbacks, and the notebook they live in."""

@@ -1,0 +1,150 @@
+"""User callbacks: each on a thread of its own, in order, and none of them can hurt anything else.
+
+The network loop hands an item to a ``Mailbox`` and goes on. A callback that sleeps delays only
+itself; one that raises is caught, counted, logged once with its traceback, and called again for the
+next item. The thread starts with the first item and goes when there was none for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from notebook_rt.runtime.host import running
+from notebook_rt.sync.connection.health import Metrics
+
+logger = logging.getLogger("notebook_rt")
+
+IDLE_SECONDS = 5.0
+
+
+class Mailbox:
+    """Calls ``fn(*args)`` for each ``put(*args)``, one after the other.
+
+    ``size`` bounds what waits: above it the oldest item is dropped, and that is logged once. A
+    coroutine function is run to its end on the mailbox' thread. ``counted`` counts what it raises.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        size: int = 100_000,
+        what: str = "callback",
+        counted: Metrics | None = None,
+    ) -> None:
+        if not callable(fn):
+            raise TypeError(f"{what} needs a function to call, not {fn!r}")
+        self.fn = fn
+        self.what = what
+        self.errors = 0
+        self.dropped = 0
+        self.holds: object = None
+        """Kept alive while there is this mailbox."""
+        self._size = size
+        self._counted = counted
+        self._items: deque[tuple[Any, ...]] = deque()
+        self._ready = threading.Condition()
+        self._running = False
+        self._closed = False
+
+    def put(self, *args: Any) -> None:
+        with self._ready:
+            if self._closed:
+                return
+            if len(self._items) >= self._size:
+                self._items.popleft()
+                self.dropped += 1
+                if self.dropped == 1:
+                    logger.warning("%s %r is too slow: its oldest items are lost", *self._name())
+            self._items.append(args)
+            if not self._running:
+                thread = threading.Thread(target=self._run, name="notebook_rt-cb", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return  # from Python 3.12 on, once it is ending: nobody hears any more
+                self._running = True
+            self._ready.notify()
+
+    def close(self) -> None:
+        """Forget what waits; nothing is called any more."""
+        with self._ready:
+            self._closed = True
+            self.holds = None
+            self._items.clear()
+            self._ready.notify()
+
+    def _name(self) -> tuple[str, str]:
+        return self.what, getattr(self.fn, "__qualname__", type(self.fn).__name__)
+
+    def _run(self) -> None:
+        while True:
+            with self._ready:
+                if not self._items and not self._closed:
+                    self._ready.wait(IDLE_SECONDS)
+                if not self._items:
+                    self._running = False
+                    return
+                args = self._items.popleft()
+            try:
+                result = self.fn(*args)
+                if inspect.iscoroutine(result):
+                    asyncio.run(result)
+            except BaseException:  # sys.exit() in a callback, or a coroutine that was cancelled
+                self.errors += 1
+                if self._counted is not None:
+                    self._counted.callback_errors += 1
+                if self.errors == 1:
+                    logger.exception("%s %r raised; it stays subscribed", *self._name())
+
+
+class Subscribers:
+    """The callbacks of one thing, so that a cell that is run again replaces its callbacks instead
+    of adding them a second time.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[object, tuple[object, list[Callable[[], None]]]] = {}
+        """Where callbacks were registered: the execution that did, and how to unsubscribe them."""
+
+    def add(self, fn: Callable[..., Any], remove: Callable[[], None]) -> Callable[[], None]:
+        """Remember ``fn``; gives back how to unsubscribe it."""
+        run = running()
+        if run is None:
+            return remove
+        execution = run.number
+        place = _lines(fn) if run.cell is None else run.cell
+        # Within one execution (a loop that registers lambdas) each is a callback of its own.
+        before, removers = self._places.get(place, (execution, []))
+        if before != execution:
+            for unsubscribe_old in list(removers):
+                unsubscribe_old()
+            removers = []
+
+        def unsubscribe() -> None:
+            remove()
+            with contextlib.suppress(ValueError):
+                removers.remove(unsubscribe)
+            if not removers and self._places.get(place, (0, None))[1] is removers:
+                del self._places[place]
+
+        removers.append(unsubscribe)
+        self._places[place] = (execution, removers)
+        return unsubscribe
+
+
+def _lines(fn: Callable[..., Any]) -> object:
+    """What stands for a cell that has no name: the callback's code, and the object it is bound to.
+    What has no lines, like ``print``, is the same wherever it is named.
+    """
+    code = getattr(fn, "__code__", None)
+    if code is None:
+        return id(fn)
+    bound = id(getattr(fn, "__self__", None))
+    return code.co_filename, code.co_firstlineno, code.co_qualname, code.co_code, bound

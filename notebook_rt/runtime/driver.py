@@ -1,0 +1,595 @@
+"""One live table's driver: feeds the mirror with what happens, and carries out what it says.
+
+Everything runs on the loop thread; the user's thread reads ``table`` (which has a lock of its own)
+and the plain attributes, and waits with ``wait_ready``. What the socket and REST bring
+comes through one bounded ``Buffer``, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.edits.overlay import Overlay
+from notebook_rt.errors import (
+    AuthError,
+    ClosedError,
+    FilterError,
+    MissingColumnError,
+    NotebookRTError,
+    NotPublishedError,
+    ProtocolError,
+    ServerError,
+    why_empty,
+)
+from notebook_rt.model.rows import Key, Row, RowChange, Rows, at_most
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Backend, Schema
+from notebook_rt.net.loop import Coalesced
+from notebook_rt.net.registry import Place
+from notebook_rt.net.websocket.topic import SocketChannel
+from notebook_rt.runtime.buffer import Buffer
+from notebook_rt.runtime.feed import Feed, T, Verdict
+from notebook_rt.runtime.reader import Reader
+from notebook_rt.runtime.services import Services
+from notebook_rt.store.journal import JournalledTable
+from notebook_rt.store.marks import Mark
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
+from notebook_rt.sync.clock import Freshness
+from notebook_rt.sync.connection.joins import Priority
+from notebook_rt.sync.events import (
+    AuditNow,
+    Binding,
+    Cancel,
+    Change,
+    Closed,
+    ColumnsSuspect,
+    Confirmed,
+    Event,
+    Failed,
+    Fetch,
+    Gap,
+    Hint,
+    Joined,
+    Lost,
+    Progress,
+    Published,
+    Ranked,
+    Received,
+    ReceivedMany,
+    Refused,
+    Rejoin,
+    Shown,
+    Status,
+    StatusChanged,
+    Tick,
+    Told,
+    Turn,
+    TurnOver,
+    TurnWanted,
+    Wake,
+)
+from notebook_rt.sync.query.requery import Requery
+from notebook_rt.sync.table.mirror import Mirror
+
+logger = logging.getLogger("notebook_rt")
+
+FLOOD = 50
+"""Changes in one batch from which on their old and new rows are worked out later, if ever."""
+
+
+@dataclass(slots=True)
+class _Check:
+    """Somebody who has asked for a comparison."""
+
+    future: concurrent.futures.Future[Verdict] = field(default_factory=concurrent.futures.Future)
+    since: float = field(default_factory=time.monotonic)
+    found: tuple[int, float] | None = None
+    """Rows and seconds of the audit, while it is not known whether what differed was on its way."""
+
+
+def _judge(checks: Sequence[_Check], differed: int) -> None:
+    """What the audits have found is final: say so to who has asked."""
+    for check in checks:
+        if check.found is not None and not check.future.done():
+            check.future.set_result(Verdict(check.found[0], differed, check.found[1]))
+
+
+class TableDriver(Feed):
+    """One mirrored table: its mirror, its store, its listeners.
+
+    ``topic`` names its channel. Made on any thread; ``start`` begins.
+    """
+
+    comparable = True
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        topic: str,
+        services: Services,
+        *,
+        dtype_backend: Backend = None,
+        priority: Priority = "normal",
+        strategies: Strategies | None = None,
+        lazy: bool = False,
+    ) -> None:
+        super().__init__(spec.table, services.thread, services.options, services.metrics)
+        self.spec = spec
+        self.topic = topic
+        self.services = services
+        self.dtype_backend: Backend = dtype_backend
+        self.drifted = False
+        """The last audit found a difference."""
+        self.audited_at: float | None = None
+        """Monotonic time of the last audit; None before the first."""
+        self._freshness = Freshness()
+        self._checks: list[_Check] = []
+        self._late = False
+        """Whether the change that was applied last was late."""
+        self.mirror = self._machine()
+        self.lazy = lazy
+        """Begins when it is looked at, and ends when it is not any more."""
+        self.looked_at = 0.0
+        self.strategies = strategies or Strategies()
+        self.overlay: Overlay | None = None
+        """Local edits are laid over the table here; None before the first snapshot."""
+        self.on_shown: list[Callable[[Overlay], None]] = []
+        """Called with a new overlay before anybody sees what is under it."""
+        self._edited: list[Sequence[RowChange]] = []
+        """What local edits did to the view, and who listens was not told yet."""
+        self._edits = 0
+        self._edits_told = 0
+        self._tell_edits = Coalesced(services.thread, self._publish_edits)
+        self._shown: JournalledTable | None = None
+        self._made: dict[int, JournalledTable] = {}
+        options = services.options
+        self._buffer = Buffer(options.buffer_size, options.batch_size, self._feed)
+        # Through the buffer: what the socket brought before an answer comes before it.
+        self._reader = Reader(spec, services, self.contact, self._buffer.event)
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting_since: float | None = None
+        self._refused: str | None = None
+        """What Realtime said when it refused the table; told once REST has spoken."""
+        self.place = Place(services.registry, topic, self, priority)
+        self._started = False
+
+    def _machine(self) -> Mirror | Requery:
+        """What decides; this carries out what it says."""
+        return Mirror(self.spec, self._make_rows, self.services.options)
+
+    # Life
+
+    def start(self) -> None:
+        """Begin; a lazy one when somebody has looked."""
+        if not self._started and not (self.lazy and not self.looked_at):
+            self._started = True
+            self._begin()
+            if self.lazy:
+                self._see_who_looks()
+
+    def look(self) -> None:
+        self.looked_at = time.monotonic()
+        if not self._started and self.status != "closed":
+            self.thread.call(self.start)
+
+    def _see_who_looks(self) -> None:
+        """Leave the channel when nobody listens and nobody has looked for a while."""
+        if self.status == "closed":
+            return
+        idle = time.monotonic() - self.looked_at
+        if not self.listeners and idle >= self.options.lazy_after:
+            self.place.leave()
+            self._forget()  # that it was left, too: it is no reason to poll
+            self._started, self.looked_at = False, 0.0
+            self.set_status("loading", "nobody looks")
+            return
+        loop = asyncio.get_running_loop()
+        loop.call_later(max(1.0, self.options.lazy_after - idle), self._see_who_looks)
+
+    def _begin(self) -> None:
+        self.mirror.want_changes = True
+        self._feed(Tick())
+        if self.mirror.bindings:  # else a Rejoin comes when they are known
+            self._rejoin()
+
+    def close(self) -> None:
+        """The last user let go."""
+        if self.status == "closed":
+            return
+        self._feed(Closed())
+        self.set_status("closed", "closed")
+        self.place.leave()
+        self._stop_work()
+        self.settle(ClosedError(f'table "{self.spec.table}"'))
+
+    def restart(self) -> None:
+        """Begin anew after a failure that something may have mended: a new token, the user's SQL."""
+        if self.error is not None and self._started:
+            self._forget()
+            self.set_status("loading", "starting again")
+            self._begin()
+
+    def _forget(self) -> None:
+        self._stop_work()
+        self.mirror, self._refused = self._machine(), None
+        self.table = self.ordered = self.overlay = self.error = self._shown = None
+        self.drifted, self.audited_at = False, None
+        self._freshness = Freshness()
+
+    # How fresh it is; from any thread
+
+    @property
+    def unaudited(self) -> bool:
+        """Whether the first audit of what is shown is still to come."""
+        return self.audited_at is None and self.options.audit_interval > 0
+
+    @property
+    def next_audit(self) -> float | None:
+        """Monotonic time of the next audit; None while none is to come."""
+        return self.mirror.next_audit
+
+    @property
+    def waiting(self) -> int:
+        """Changes, and other events, that were received and wait to be applied."""
+        return len(self._buffer)
+
+    @property
+    def behind(self) -> float:
+        """Seconds by which the table is behind the server, as far as is known."""
+        now = time.monotonic()
+        behind = self._freshness.behind(now, audited=self.options.audit_interval > 0)
+        oldest, since = self._buffer.oldest, self._waiting_since
+        if oldest is not None:
+            behind = max(behind, self.services.rest.server_clock.lag(oldest, now))
+        return behind if since is None else max(behind, now - since)
+
+    def _measure(self, event: Received | ReceivedMany) -> None:
+        """Note how late what was applied just now is."""
+        latest = event.change if isinstance(event, Received) else event.changes[-1]
+        if latest.commit_time is None or self.mirror.status != "live":
+            return
+        rest, now = self.services.rest, time.monotonic()
+        self.services.metrics.lag.add(max(0.0, rest.clock() - latest.commit_time))
+        lag = rest.server_clock.lag(latest.commit_time, now)
+        self._freshness.applied(lag, now)
+        late, was_late = lag > self.options.behind_after, self._late
+        self._late = late
+        if late and not was_late:
+            self._buffer.event(Hint(f"changes come {lag:.0f} s late"))
+            self._tell_while_late()
+        elif late != was_late:
+            self.services.on_facts()
+
+    def _tell_while_late(self) -> None:
+        """Tell by how much, once a second: by when it is over, nothing else may happen."""
+        self._late = self.behind > self.options.behind_after and self.status != "closed"
+        self.services.on_facts()
+        if self._late:
+            asyncio.get_running_loop().call_later(1.0, self._tell_while_late)
+
+    def verify(self) -> concurrent.futures.Future[Verdict]:
+        check = _Check()
+        if self.error is not None:
+            check.future.set_exception(self.error)
+        elif self.status == "closed":
+            check.future.set_exception(ClosedError(f'table "{self.name}"'))
+        else:
+            self._checks = [one for one in self._checks if not one.future.done()] + [check]
+            self._feed(AuditNow())
+        return check.future
+
+    def set_status(self, status: Status, reason: str) -> None:
+        super().set_status(status, reason)
+        if status in ("closed", "error"):
+            error = self.error or ClosedError(f'table "{self.name}"')
+            for check in self._checks:
+                if not check.future.done():
+                    check.future.set_exception(error)
+
+    def why_empty(self) -> str:
+        if (
+            self.status != "live"
+            or self.spec.filter
+            or self.table is None
+            or len(self.table)
+            or not isinstance(self.mirror, Mirror)
+        ):
+            return ""
+        role, spec = self.services.rest.credentials.role, self.spec
+        return why_empty(spec.schema, spec.table, role, self.mirror.described.row_security)
+
+    def _my_turn(self) -> None:
+        self._buffer.event(Turn())
+
+    def _begin_polls(self, granted: Sequence[Callable[[], None]]) -> None:
+        for begin in granted:
+            begin()
+
+    def _stop_work(self) -> None:
+        self._begin_polls(self.services.turns.done(self._my_turn))
+        self._reader.clear()
+        self._buffer.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # What the channel tells (registry.Owner)
+
+    def config(self) -> Mapping[str, Any]:
+        return {
+            "broadcast": {"ack": False, "self": False},
+            "presence": {"key": "", "enabled": False},
+            "private": False,
+        }
+
+    def bindings(self) -> tuple[Binding, ...]:
+        return self.mirror.bindings
+
+    def joined(self, channel: SocketChannel) -> None:
+        self._buffer.event(Joined())
+
+    def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
+        if error is not None:
+            self._buffer.event(Refused(error, final=False))
+        self._buffer.event(Lost(reason))
+
+    def evicted(self) -> None:
+        self._buffer.event(Lost("every channel is taken by something more important"))
+
+    def token_refused(self, error: AuthError) -> None:
+        """Reads are refused, too, and say so."""
+
+    def change(self, change: Change | None) -> None:
+        self._buffer.change(change)
+
+    def system(self, payload: Mapping[str, Any]) -> None:
+        message = str(payload.get("message", ""))
+        if payload.get("extension") != "postgres_changes":
+            self.services.metrics.last_error = message
+            self._buffer.event(Hint(message))
+        elif payload.get("status") == "ok":
+            self._buffer.event(Confirmed())
+        else:
+            self._refused = message
+            self._tell_refused()
+
+    def broadcast(self, payload: Mapping[str, Any]) -> None:
+        pass
+
+    def presence(self, event: str, payload: Mapping[str, Any]) -> None:
+        pass
+
+    def gap(self, reason: str) -> None:
+        self._buffer.event(Gap(reason))
+
+    def _tell_refused(self) -> None:
+        """Realtime has one sentence for a table that is not there, has no key, is not published;
+        REST tells them apart, so it speaks first.
+        """
+        if self._refused is not None and (self.mirror.schema is not None or self.error is not None):
+            message, self._refused = self._refused, None
+            self._buffer.event(Refused(*self._refusal(message)))
+
+    def _refusal(self, message: str) -> tuple[NotebookRTError, bool]:
+        """The server says why only in words (docs/design/wire.md, "Joining"); these are its own."""
+        spec = self.spec
+        if "Please check Realtime is enabled for the given connect parameters" in message:
+            kind = self.mirror.described.kind if isinstance(self.mirror, Mirror) else ""
+            return NotPublishedError(spec.schema, spec.table, kind), True
+        if "invalid column for filter" in message or message.startswith("Error parsing `filter`"):
+            return FilterError(
+                f'table "{spec.table}": Realtime refuses the filter: {message}'
+            ), True
+        return ServerError(f'streaming table "{spec.table}"', 500, message), False
+
+    # Feeding the mirror and carrying out
+
+    def _feed(self, event: Event) -> None:
+        try:
+            with self.services.lock:
+                edited, self._edited = self._edited, []
+                with self._maybe_later(event):
+                    effects = self.mirror.handle(event, time.monotonic())
+        except Exception as error:
+            if isinstance(event, Gap):
+                logger.exception('table "%s": the mirror cannot go on', self.spec.table)
+                self.fail(ProtocolError(f'table "{self.spec.table}": {error!r}'))
+                return
+            logger.exception('table "%s": %s', self.spec.table, type(event).__name__)
+            self._feed(Gap(f"an exception while applying: {error!r}"))
+            return
+        finally:
+            for changes in edited:  # before what came after them
+                self.publish(changes, "edit")
+        for effect in effects:
+            match effect:
+                case Published():
+                    self._published(effect)
+                case Fetch():
+                    self._reader.fetch(effect)
+                case Cancel(request):
+                    self._reader.cancel(request)
+                case Shown(rows, schema, ranked):
+                    self._show(rows, schema, ranked)
+                case Ranked(keys):
+                    if self.ordered is not None:
+                        self.ordered.rank(keys)
+                case StatusChanged(status, reason):
+                    self.set_status(status, reason)
+                case Failed():
+                    self.fail(effect.error)
+                case Wake(at):
+                    self._wake(at)
+                case TurnWanted():
+                    self._begin_polls(self.services.turns.ask(self._my_turn))
+                case TurnOver():
+                    self._begin_polls(self.services.turns.done(self._my_turn))
+                case Rejoin(_):
+                    self._rejoin()
+                case Progress():
+                    self.progress = effect
+                case Told(what, detail):
+                    self._told(what, detail)
+        self._waiting_since = self.mirror.waiting_since
+        if isinstance(event, Received | ReceivedMany):
+            self._measure(event)
+        if self._refused is not None:
+            self._tell_refused()
+
+    @contextmanager
+    def _maybe_later(self, event: Event) -> Iterator[None]:
+        """In a flood that nobody listens to, only what is still in the log when somebody reads it
+        is worked out.
+        """
+        flood = isinstance(event, ReceivedMany) and len(event.changes) >= FLOOD
+        if not flood or self.listeners or self._shown is None:
+            yield
+            return
+        self._shown.defer = True
+        try:
+            yield
+        finally:
+            self._shown.defer = False
+
+    # Local edits, laid over on whatever thread made them; the caller holds the lock
+
+    def edited(self, changes: Sequence[RowChange]) -> None:
+        """An edit has changed the view: tell so soon, on the loop, in its place among the others."""
+        self._edited.append(changes)
+        self._edits += 1
+        self._tell_edits.ask()
+
+    def columns_suspect(self) -> None:
+        """What is known of the columns may be old: learn them again, soon, on the loop."""
+        self.thread.post(self._feed, ColumnsSuspect())
+
+    def _publish_edits(self) -> None:
+        with self.services.lock:
+            edited, self._edited = self._edited, []
+            edits = self._edits
+        for changes in edited:
+            self.publish(changes, "edit")
+        self._edits_told = edits
+
+    def catch_up(self) -> None:
+        if self._edits_told != self._edits:
+            self.thread.call(self._publish_edits)
+
+    def snapshot(self) -> pd.DataFrame | None:
+        with self._read_lock():
+            return super().snapshot()
+
+    def arrow(self) -> pa.Table | None:
+        with self._read_lock():
+            return super().arrow()
+
+    def shown(self, read: Callable[[Table | Ordered], T]) -> tuple[T, Mark] | None:
+        with self._read_lock():
+            return super().shown(read)
+
+    def _read_lock(self) -> AbstractContextManager[object]:
+        """What a reader holds: with nothing laid over and no order, the table's own lock is enough."""
+        overlay = self.overlay
+        plain = self.ordered is None and (overlay is None or overlay.transparent)
+        return nullcontext() if plain else self.services.lock
+
+    def _make_rows(self, schema: Schema) -> Rows:
+        for column in self.strategies.columns:
+            if column not in schema.types:
+                names = schema.names
+                raise MissingColumnError(self.spec.schema, self.spec.table, column, names)
+        table = JournalledTable(schema, self.dtype_backend)
+        overlay = Overlay(table, schema, self.strategies, partial(self._matches, schema))
+        self._made[id(overlay)] = table
+        return overlay
+
+    def _matches(self, schema: Schema, row: Row) -> bool | None:
+        return self.spec.filter.matches(row, schema)
+
+    def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
+        assert isinstance(rows, Overlay)  # _make_rows made it
+        table = self._made[id(rows)]
+        # What was made after it is being loaded: columns may move again before this is shown.
+        made = list(self._made)
+        self._made = {one: self._made[one] for one in made[made.index(id(rows)) :]}
+        self._shown = table
+        self.schema = schema
+        self.overlay = rows
+        for listener in tuple(self.on_shown):
+            listener(rows)
+        ordered = None
+        if self.spec.order or self.spec.limit is not None:
+            ordered = Ordered(table, self.spec.order, self.spec.limit)
+            ordered.rank(ranked)
+        self.ordered, self.table = ordered, table
+
+    def _published(self, effect: Published) -> None:
+        self.services.metrics.applied(at_most(effect.changes), time.monotonic())
+        self.publish(effect.changes, effect.cause, effect.commit_time)
+
+    def fail(self, error: Exception) -> None:
+        self.services.metrics.last_error = str(error)
+        self.place.leave()  # it is another's
+        self._begin_polls(self.services.turns.done(self._my_turn))
+        super().fail(error)
+
+    def _wake(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0.0, at - time.monotonic()), self._buffer.event, Tick())
+
+    def _rejoin(self) -> None:
+        if self.place.taken:
+            self.services.registry.rejoin(self.topic)
+        elif self.mirror.bindings:
+            self.place.take()
+
+    def _told(self, what: str, detail: Mapping[str, Any]) -> None:
+        metrics = self.services.metrics
+        match what:
+            case "gap":
+                metrics.gaps += 1
+            case "reconciled":
+                metrics.reconciliations += 1
+                self.synced_at = pd.Timestamp.now("UTC")
+                self._freshness.proven()
+            case "audit":
+                metrics.audits += 1
+                self.synced_at = pd.Timestamp.now("UTC")
+                self.drifted = bool(detail.get("differing"))
+                self.audited_at = time.monotonic()
+                self._freshness.proven()
+                self.services.on_facts()
+                asked = [
+                    check
+                    for check in self._checks
+                    if check.found is None and detail["began"] >= check.since
+                ]
+                for check in asked:
+                    check.found = int(detail["rows"]), float(detail["seconds"])
+                if not detail.get("differing"):
+                    _judge(asked, int(detail.get("changed", 0)))
+            case "explained":
+                self.drifted = False
+                self.services.on_facts()
+                _judge(self._checks, 0)
+            case "drift":
+                metrics.drift += int(detail.get("rows", 1))
+                _judge(self._checks, int(detail.get("rows", 1)))
+                self.services.on_note("info", f'table "{self.spec.table}": drift repaired')
+            case _:
+                pass

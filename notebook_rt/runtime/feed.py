@@ -1,0 +1,238 @@
+"""What a live frame shows, whatever feeds it: a table's mirror, broadcasts, a query.
+
+A ``Feed`` holds the store, the status, the log and who listens; ``LiveFrame`` is the handle on one.
+It is written on the loop thread only; the user's thread reads plain attributes and ``snapshot``
+(the store has a lock of its own), and waits with ``wait_ready``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pandas as pd
+import pyarrow as pa
+
+from notebook_rt.errors import NotebookRTError, classify
+from notebook_rt.model.rows import RowChange, at_most
+from notebook_rt.model.signal import Signal
+from notebook_rt.model.types import Schema
+from notebook_rt.net.loop import LoopThread
+from notebook_rt.options import Options
+from notebook_rt.runtime.callbacks import Subscribers
+from notebook_rt.runtime.changes import ChangeBatch
+from notebook_rt.store.marks import Mark
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
+from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.sync.events import Progress, Status
+
+T = TypeVar("T")
+
+PATIENCE = 4.0
+"""Seconds that a waiting user is kept when nobody answers at the URL, before that is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison with the server has found; made by ``LiveFrame.verify``."""
+
+    compared: int
+    """Rows that were compared."""
+    differed: int
+    """Rows that were not the server's, and that no change on its way has explained."""
+    seconds: float
+    """How long it took."""
+
+    @property
+    def repaired(self) -> int:
+        """Rows that are now as the server has them: whatever differed."""
+        return self.differed
+
+    def __str__(self) -> str:
+        found = "no row differed"
+        if self.differed:
+            found = (
+                f"{self.differed:,} differed and {'was' if self.differed == 1 else 'were'} repaired"
+            )
+        return f"{self.compared:,} rows compared in {self.seconds:.2g} s: {found}"
+
+
+@dataclass(slots=True)
+class _Waiter:
+    future: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
+    since: float = field(default_factory=time.monotonic)
+
+
+class Feed:
+    """See the module. ``name`` is the table's, the event's, the query's."""
+
+    comparable = False
+    """Whether the server keeps what is shown, so that it can be compared."""
+
+    def __init__(self, name: str, thread: LoopThread, options: Options, counters: Metrics) -> None:
+        self.name = name
+        self.thread = thread
+        self.options = options
+        self.counters = counters
+        self.table: Table | None = None
+        """What is shown; None until the first data."""
+        self.ordered: Ordered | None = None
+        """The view of it in an order that was asked for."""
+        self.schema: Schema | None = None
+        self.status: Status = "loading"
+        self.reason = "the server has not answered yet"
+        self.error: Exception | None = None
+        self.version = 0
+        self.synced_at: pd.Timestamp | None = None
+        self.progress: Progress | None = None
+        self.log: deque[ChangeBatch] = deque()
+        self.subscribers = Subscribers()
+        self.listeners: Signal[ChangeBatch] = Signal()
+        """Told of each batch, on the loop."""
+        self.status_listeners: Signal[Status, str] = Signal()
+        self._logged = 0
+        self._waiters: list[_Waiter] = []
+        self.failure: NotebookRTError | None = None
+        """What the last request met, until one succeeds."""
+        self._unreachable: NotebookRTError | None = None
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since it was last known to be the server's; None before the first data."""
+        at = self.synced_at
+        return None if at is None else (pd.Timestamp.now("UTC") - at).total_seconds()
+
+    # For the user's thread
+
+    def look(self) -> None:
+        """Somebody looks at it: a lazy feed begins."""
+
+    def catch_up(self) -> None:
+        """Have counted and logged what is seen already."""
+
+    @property
+    def filled(self) -> bool:
+        """Whether the first data has come."""
+        return self.table is not None
+
+    def snapshot(self) -> pd.DataFrame | None:
+        """The table as it is now; None before the first data."""
+        shown: Table | Ordered | None = self.ordered or self.table
+        return None if shown is None else shown.snapshot()
+
+    def arrow(self) -> pa.Table | None:
+        """What ``snapshot`` shows as Arrow's table, key columns included; None before the first data."""
+        shown: Table | Ordered | None = self.ordered or self.table
+        return None if shown is None else shown.to_arrow()
+
+    def shown(self, read: Callable[[Table | Ordered], T]) -> tuple[T, Mark] | None:
+        """What ``read`` makes of what is shown now, and what stands for those rows; None before the
+        first data.
+        """
+        table, shown = self.table, self.ordered or self.table
+        if table is None or shown is None:
+            return None
+        with table.lock:
+            return read(shown), table.mark()
+
+    def missing(self, seconds: float) -> str:
+        """What to tell somebody who has waited so long for the first data."""
+        how = str(self.failure or f"{self.status}, {self.reason}")
+        if self.progress is not None:
+            of = "" if self.progress.total is None else f" of {self.progress.total:,}"
+            how = f"{self.progress.done:,}{of} rows are here; it goes on"
+        return f'table "{self.name}" is not whole after {seconds:g} s: {how}'
+
+    def get(self, key: Hashable) -> dict[str, Any] | None:
+        return None if self.table is None else self.table.get(key)
+
+    # On the loop
+
+    def publish(
+        self, changes: Sequence[RowChange], cause: str, commit_time: float | None = None
+    ) -> None:
+        """The table has changed, as one: count, keep in the log, tell who listens and waits."""
+        self.version += 1
+        self.progress = None
+        if cause != "edit":  # that is only here as yet
+            self.synced_at = pd.Timestamp.now("UTC")
+        if at_most(changes):
+            batch = ChangeBatch(changes, cause, self.version, commit_time)
+            if cause != "snapshot":
+                self._keep(batch)
+            self.listeners.tell(batch)
+        self.settle(None)
+
+    def _keep(self, batch: ChangeBatch) -> None:
+        """The log is bounded by changes, not by batches."""
+        self.log.append(batch)
+        self._logged += at_most(batch.changes)
+        while self._logged - at_most(self.log[0].changes) >= self.options.log_size:
+            self._logged -= at_most(self.log.popleft().changes)
+
+    def set_status(self, status: Status, reason: str) -> None:
+        before, self.status, self.reason = self.status, status, reason
+        if status != before:
+            self.status_listeners.tell(status, reason)
+
+    def why_empty(self) -> str:
+        """Why it shows no row, and what to do, where there may be rows that this login does not see."""
+        return ""
+
+    def fail(self, error: Exception) -> None:
+        """It cannot be shown, for a reason that ``df`` and ``wait`` raise."""
+        self.error = error
+        self.set_status("error", str(error))
+        self.settle(error)
+
+    def verify(self) -> concurrent.futures.Future[Verdict]:
+        """A future of a comparison with the server that begins now."""
+        raise NotImplementedError
+
+    # Waiting for the first data
+
+    def wait_ready(self) -> concurrent.futures.Future[None]:
+        """A future of the first data; fails with the named error where none will come."""
+        waiter = _Waiter()
+        if self.error is not None:
+            waiter.future.set_exception(self.error)
+        elif self.filled or self.status == "closed":
+            waiter.future.set_result(None)
+        else:
+            still = [other for other in self._waiters if not other.future.cancelled()]
+            self._waiters = [*still, waiter]
+            asyncio.get_running_loop().call_later(PATIENCE, self._lose_patience)
+        return waiter.future
+
+    def settle(self, error: Exception | None) -> None:
+        """Wake everybody who waits."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if waiter.future.set_running_or_notify_cancel():
+                if error is None:
+                    waiter.future.set_result(None)
+                else:
+                    waiter.future.set_exception(error)
+
+    def contact(self, error: NotebookRTError | None) -> None:
+        """How the last request went."""
+        self.failure = error
+        away = error is not None and classify(error).kind == "network"
+        self._unreachable = error if away else None
+        self._lose_patience()
+
+    def _lose_patience(self) -> None:
+        """Nobody answers at the URL: say so to who has waited long, and go on trying."""
+        if self._unreachable is None:
+            return
+        since = time.monotonic() - PATIENCE
+        patient = [waiter for waiter in self._waiters if waiter.since > since]
+        self._waiters = [waiter for waiter in self._waiters if waiter.since <= since]
+        self.settle(self._unreachable)
+        self._waiters = patient

@@ -1,0 +1,79 @@
+"""Which live frames a function reads while it runs, so that what it computed is as live as they are.
+
+In: ``note(frame)`` of each frame that is read. Out: the frames with the versions they had. What runs
+in another thread is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from notebook_rt.runtime.changes import ChangeBatch
+    from notebook_rt.runtime.feed import Feed
+
+
+class Followed(Protocol):
+    """A live frame, as far as what is computed of it needs it."""
+
+    _feed: Feed
+    _removers: list[Callable[[], None]]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def df(self) -> pd.DataFrame: ...
+
+    @property
+    def version(self) -> int: ...
+
+    def _check(self) -> None:
+        """Raise if it is closed."""
+
+    def _attach(self, put: Callable[[ChangeBatch], None]) -> Callable[[], None]:
+        """Have the loop call ``put`` with each batch; returns how to end that."""
+
+
+Reads: TypeAlias = "dict[Feed, tuple[Followed, int]]"
+"""What was read: a handle on each feed, and its version before the first read."""
+
+_reads: ContextVar[Reads | None] = ContextVar("_reads", default=None)
+_readers: ContextVar[tuple[object, ...]] = ContextVar("_readers", default=())
+
+
+@contextmanager
+def recording(reader: object) -> Iterator[Reads]:
+    """Note in the result what the block, run for ``reader``, reads."""
+    reads: Reads = {}
+    before, readers = _reads.set(reads), _readers.set((*_readers.get(), reader))
+    try:
+        yield reads
+    finally:
+        _reads.reset(before)
+        _readers.reset(readers)
+
+
+def is_running(reader: object) -> bool:
+    """Whether this is read by its own function, itself or by way of others."""
+    return any(one is reader for one in _readers.get())
+
+
+def note(frame: Followed) -> None:
+    """``frame`` is about to be read."""
+    reads = _reads.get()
+    if reads is not None and frame._feed not in reads:
+        reads[frame._feed] = (frame, frame.version)
+
+
+def note_all(reads: Reads) -> None:
+    """What these reads have computed is about to be read."""
+    outer = _reads.get()
+    if outer is not None:
+        for feed, read in reads.items():
+            outer.setdefault(feed, read)

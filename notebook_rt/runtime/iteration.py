@@ -1,0 +1,127 @@
+"""Changes as an iterator, for ``for`` and ``async for``: what ``LiveFrame.changes`` gives.
+
+In: the batches of a feed, on the loop thread. Out: the same batches, in order, on whatever thread or
+loop iterates. What nobody takes is bounded: the oldest goes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from notebook_rt.errors import ClosedError, printable
+from notebook_rt.runtime.changes import ChangeBatch
+from notebook_rt.runtime.feed import Feed
+from notebook_rt.sync.events import Status
+
+
+class Changes:
+    """Batches of changes as an iterator, sync and async; made by ``LiveFrame.changes``."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        timeout: float | None,
+        taken: Callable[[ChangeBatch], object] | None = None,
+    ) -> None:
+        self._feed = feed
+        self._taken = taken
+        """Told of each batch that is given out, in the thread that takes it."""
+        self._timeout = timeout
+        self._batches: deque[ChangeBatch] = deque(maxlen=feed.options.buffer_size)
+        self._ready = threading.Condition()
+        self._wake: Callable[[], object] | None = None
+        self._over = False
+        thread = feed.thread
+        # Weakly: who leaves a loop with ``break`` closes nothing, and is forgotten all the same.
+        weak = weakref.ref(self)
+
+        def put(batch: ChangeBatch | None) -> None:
+            if (changes := weak()) is not None:
+                changes._put(batch)
+
+        def on_status(status: Status, reason: str) -> None:
+            if status == "closed":
+                put(None)
+
+        def listen() -> None:
+            feed.listeners.add(put)
+            feed.status_listeners.add(on_status)
+            on_status(feed.status, feed.reason)
+
+        def leave() -> None:
+            thread.post(feed.listeners.remove, put)
+            thread.post(feed.status_listeners.remove, on_status)
+
+        thread.call(listen)
+        self._leave = weakref.finalize(self, _unless_closed, leave)
+        self._leave.atexit = False
+
+    def __repr__(self) -> str:
+        state = "over" if self._over else f"{len(self._batches):,} waiting"
+        return printable(f"<Changes of {self._feed.name}, {state}: iterate with for or async for>")
+
+    def _put(self, batch: ChangeBatch | None) -> None:
+        with self._ready:
+            if batch is None:
+                self._over = True
+            else:
+                self._batches.append(batch)
+            self._ready.notify_all()
+            if self._wake is not None:
+                with contextlib.suppress(RuntimeError):  # their loop has ended
+                    self._wake()
+
+    def __iter__(self) -> Iterator[ChangeBatch]:
+        return self
+
+    def __next__(self) -> ChangeBatch:
+        with self._ready:
+            self._ready.wait_for(lambda: self._batches or self._over, self._timeout)
+            batch = self._batches.popleft() if self._batches else None
+        if batch is not None:
+            return self._give(batch)
+        self.close()
+        raise StopIteration
+
+    def __aiter__(self) -> AsyncIterator[ChangeBatch]:
+        return self
+
+    async def __anext__(self) -> ChangeBatch:
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
+        with self._ready:
+            self._wake = lambda: loop.call_soon_threadsafe(event.set)
+            if self._batches or self._over:
+                event.set()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout):
+                    await event.wait()
+        finally:
+            with self._ready:
+                self._wake = None
+        with self._ready:
+            batch = self._batches.popleft() if self._batches else None
+        if batch is not None:
+            return self._give(batch)
+        self.close()
+        raise StopAsyncIteration
+
+    def _give(self, batch: ChangeBatch) -> ChangeBatch:
+        if self._taken is not None:
+            self._taken(batch)
+        return batch
+
+    def close(self) -> None:
+        """Stop listening; whoever waits for the next batch gets those that are here, and no more."""
+        self._leave()
+        self._put(None)
+
+
+def _unless_closed(leave: Callable[[], None]) -> None:
+    with contextlib.suppress(ClosedError):
+        leave()

@@ -1,0 +1,45 @@
+"""How far a first snapshot is, told to who waits for it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from notebook_rt.runtime.feed import Feed
+
+
+class Bar:
+    """A progress bar for a first snapshot that takes long; silent where nobody looks."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._since = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def show(self) -> None:
+        progress = self._feed.progress
+        late = time.monotonic() - self._since > self._feed.options.progress_after
+        if progress is None or not late:
+            return
+        if self._bar is None:
+            from tqdm.auto import tqdm  # type: ignore[import-untyped]  # it ships no types
+
+            # A kernel's stderr is no terminal, but somebody looks at it.
+            silent = None if "ipykernel" not in sys.modules else False
+            self._bar = tqdm(
+                total=progress.total, desc=self._feed.name, unit=" rows", disable=silent
+            )
+        self._bar.total = progress.total
+        self._bar.update(progress.done - self._bar.n)
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            table = self._feed.table
+            if table is not None:  # a bar that is closed before its end is drawn as a failure
+                self._bar.total = len(table)
+                self._bar.update(len(table) - self._bar.n)
+            self._bar.close()

@@ -1,0 +1,466 @@
+"""Everything live of one project and login: REST, the connection, the tables, the token.
+
+A ``Session`` is the user's handle on a ``Project``. The project runs on the loop thread and is held
+by its own timers, the handle is not: when the last handle (session or frame) is gone, because a
+cell was run again, the project closes. All methods are called on the loop, unless they say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.errors import AuthError
+from notebook_rt.model.signal import Signal
+from notebook_rt.model.spec import QuerySpec, TableSpec
+from notebook_rt.model.types import Backend
+from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.login import Login
+from notebook_rt.net.loop import LoopThread
+from notebook_rt.net.rest import RestClient
+from notebook_rt.net.supervisor import Connection
+from notebook_rt.options import Options
+from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime.query import QueryDriver
+from notebook_rt.runtime.room import Room
+from notebook_rt.runtime.services import Services
+from notebook_rt.sync.connection.health import (
+    CALM,
+    Facts,
+    Health,
+    HealthStatus,
+    Metrics,
+    TableFacts,
+    health,
+)
+from notebook_rt.sync.connection.joins import Priority
+from notebook_rt.sync.connection.supervisor import State
+from notebook_rt.sync.connection.turns import Turns
+from notebook_rt.sync.events import Status
+from notebook_rt.sync.usage import Hour, Near, Usage
+
+logger = logging.getLogger("notebook_rt")
+
+
+class Project:
+    """See the module."""
+
+    def __init__(
+        self, url: str, credentials: Credentials, options: Options, thread: LoopThread
+    ) -> None:
+        self.url = url
+        self.credentials = credentials
+        self.options = options
+        self.thread = thread
+        self.counters = Metrics()
+        self.closed = False
+        self._closing: asyncio.Task[None] | None = None
+        self.reachable = True
+        self.presence_key = uuid.uuid4().hex
+        """Under which others see this session; the same after every reconnect."""
+        self.tables: dict[object, TableDriver] = {}
+        self.rooms: dict[object, Room] = {}
+        self.table_listeners: Signal[TableDriver] = Signal()
+        """Called with each new table before it starts."""
+        self.login_listeners: Signal[()] = Signal()
+        """Called when there is another login, or a fresh token."""
+        self.closers: list[Callable[[], Awaitable[None]]] = []
+        """Awaited first when the project closes."""
+        self.state_listeners: Signal[State, str] = Signal()
+        """Called with each new state and why; must be quick."""
+        self.note_listeners: Signal[str, str] = Signal()
+        """Called with what is worth a line: its kind and text."""
+        self.health_listeners: Signal[Health] = Signal()
+        """Called with the health when its verdict or the latency may be another one."""
+        self._looking = False
+        self._unavailable_since: float | None = None
+        self._told_unavailable = False
+        """Whether a line has said so; an interruption that is over at once is not told."""
+        self._users: dict[object, int] = {}
+        self.login = Login(
+            url,
+            credentials,
+            options,
+            thread,
+            self._take_token,
+            self._refreshed,
+            self.counters,
+            lambda: self.rest.clock(),
+        )
+        self.usage = Usage(options.plan)
+        self.rest = RestClient(url, credentials, options, self.login.refresh, self.usage)
+        self.connection = Connection(
+            url,
+            credentials,
+            options,
+            thread,
+            self.login.refresh,
+            self.rest.clock,
+            self._on_state,
+            self._on_latency,
+            self.usage,
+            self.look_at_health,
+        )
+        self.services = Services(
+            thread=thread,
+            rest=self.rest,
+            registry=self.connection.registry,
+            options=options,
+            metrics=self.counters,
+            turns=Turns(options.polls_at_once),
+            lock=threading.RLock(),
+            unreachable=lambda: self.connection.last_error,
+            on_contact=self._on_contact,
+            on_note=self.note,
+            on_facts=self.look_at_health,
+        )
+        thread.at_exit[id(self)] = self.aclose
+        self.connection.start()
+
+    @property
+    def state(self) -> State:
+        return "disconnected" if self.closed else self.connection.state
+
+    # Tables
+
+    def table(
+        self,
+        spec: TableSpec,
+        dtype_backend: Backend,
+        priority: Priority,
+        strategies: Strategies | None = None,
+        lazy: bool = False,
+    ) -> tuple[object, TableDriver]:
+        """The one driver of this view of a table, and what to give back to ``let_go``."""
+        merged_as = (
+            None if strategies is None else tuple(sorted(strategies.columns.items(), key=str))
+        )
+        shared_as = (spec, dtype_backend, strategies and strategies.default, merged_as)
+        driver = self.tables.get(shared_as)
+        if driver is not None:
+            driver.place.share(priority)
+            driver.restart()
+        else:
+            driver = TableDriver(
+                spec,
+                _topic(spec, shared_as),
+                self.services,
+                dtype_backend=dtype_backend,
+                priority=priority,
+                strategies=strategies,
+                lazy=lazy,
+            )
+            if spec.numeric == "decimal":
+                self.connection.socket.exact_numbers = True
+            self.tables[shared_as] = driver
+            self.table_listeners.tell(driver)
+            driver.status_listeners.add(self._on_status)
+            driver.start()
+        self._users[shared_as] = self._users.get(shared_as, 0) + 1
+        return shared_as, driver
+
+    def query(self, spec: QuerySpec, dtype_backend: Backend) -> tuple[object, TableDriver]:
+        """The one driver of this query, and what to give back to ``let_go``."""
+        shared_as = (spec, dtype_backend)
+        driver = self.tables.get(shared_as)
+        if driver is not None:
+            driver.place.share("normal")
+            driver.restart()
+        else:
+            topic = _topic(spec, shared_as)
+            driver = QueryDriver(spec, topic, self.services, dtype_backend=dtype_backend)
+            self.tables[shared_as] = driver
+            driver.status_listeners.add(self._on_status)
+            driver.start()
+        self._users[shared_as] = self._users.get(shared_as, 0) + 1
+        return shared_as, driver
+
+    def let_go(self, shared_as: object, priority: Priority) -> None:
+        """One user less, who had asked with this priority; the last ends the subscription."""
+        if shared_as not in self._users:
+            return
+        owner = self.tables.get(shared_as) or self.rooms[shared_as]
+        self._users[shared_as] -= 1
+        if self._users[shared_as]:
+            owner.place.unshare(priority)
+            return
+        del self._users[shared_as]
+        self.tables.pop(shared_as, None)
+        self.rooms.pop(shared_as, None)
+        owner.close()
+
+    # Channels
+
+    def room(
+        self,
+        topic: str,
+        *,
+        private: bool,
+        priority: Priority,
+        receive_own: bool,
+        replay: Mapping[str, int] | None,
+        presence_key: str | None,
+    ) -> tuple[object, Room]:
+        """The one room of a topic, and what to give back to ``let_go``.
+
+        Raises
+        ------
+        ValueError
+            If it is open already with other settings.
+        """
+        shared_as = ("room", topic)
+        room = self.rooms.get(shared_as)
+        if room is None:
+            room = Room(
+                topic,
+                self.services,
+                private=private,
+                priority=priority,
+                presence_key=presence_key or self.presence_key,
+                receive_own=receive_own,
+                replay=replay,
+            )
+            self.rooms[shared_as] = room
+            room.start()
+        elif (private, receive_own, replay, presence_key or room.presence_key) != (
+            room.private,
+            room.receive_own,
+            room.replay,
+            room.presence_key,
+        ):
+            raise ValueError(f'channel "{topic}" is open with other settings; release it first')
+        else:
+            room.place.share(priority)
+            room.ask_again()
+        self._users[shared_as] = self._users.get(shared_as, 0) + 1
+        return shared_as, room
+
+    # How it goes
+
+    def health(self) -> Health:
+        """From any thread."""
+        facts = self._facts()
+        verdict, reason = self._verdict(facts)
+        latency_ms = None if facts.latency is None else 1000 * facts.latency
+        metrics = self.metrics()
+        return Health(
+            verdict,
+            reason,
+            latency_ms,
+            metrics,
+            next_audit_s=metrics["next_audit_s"],
+            audited_s=metrics["audited_s"],
+            usage=self.usage.sentence(hour := self.usage.hour(time.monotonic())),
+            near_limits=tuple(near.text for near in self._near(hour)),
+        )
+
+    def _verdict(self, facts: Facts) -> tuple[HealthStatus, str]:
+        options = self.options
+        return health(
+            facts,
+            slow_ms=options.slow_ms,
+            stale_after=options.stale_after,
+            poll_interval=options.poll_interval,
+            behind_after=options.behind_after,
+        )
+
+    def _facts(self) -> Facts:
+        states = list(self.connection.registry.channels().values())
+        return Facts(
+            state=self.state,
+            reason=self.connection.machine.reason,
+            silent_for=time.monotonic() - self.connection.socket.last_frame_at,
+            latency=self.counters.latency.latest if self.state == "connected" else None,
+            reachable=self.reachable,
+            unjoined=sum(state in ("out", "joining") for state in states),
+            tables=[
+                TableFacts(
+                    driver.spec.table,
+                    driver.status,
+                    driver.drifted,
+                    driver.reason if driver.status in ("error", "stale") else "",
+                    isinstance(driver.error, AuthError),
+                    driver.status == "live" and driver.unaudited,
+                    driver.behind if driver.status == "live" else 0.0,
+                    driver.waiting,
+                    driver.age,
+                    driver.filled,
+                )
+                for driver in list(self.tables.values())
+            ],
+            closed=self.closed,
+            calm=self._calm(),
+        )
+
+    def _calm(self) -> bool:
+        """Whether the socket was lost just now, and nobody was told that anything is missing."""
+        since, limit = self._unavailable_since, CALM * self.options.backoff_base
+        return not (since is None or self._told_unavailable) and time.monotonic() - since < limit
+
+    def metrics(self) -> dict[str, Any]:
+        """From any thread."""
+        socket, now = self.connection.socket, time.monotonic()
+        states = self.connection.registry.channels().values()
+        live = [driver for driver in list(self.tables.values()) if driver.status == "live"]
+        hour = self.usage.hour(now)
+        coming = [at for driver in live if (at := driver.next_audit) is not None]
+        audited = [at for driver in live if (at := driver.audited_at) is not None]
+        return {
+            "status": self.state,
+            "retries": max(0, self.connection.machine.tries - 1),
+            "messages": socket.frames,
+            "bytes": socket.bytes_received + self.rest.bytes_received,
+            "requests": self.rest.requests,
+            "unknown": socket.unknown,
+            "messages_this_hour": hour.messages,
+            "sent_this_hour": hour.sent,
+            "bytes_in_this_hour": hour.bytes_in,
+            "bytes_out_this_hour": hour.bytes_out,
+            "messages_a_month": hour.month,
+            "audit_share": hour.share("audit"),
+            "poll_share": hour.share("poll"),
+            "channels": sum(state == "joined" for state in states),
+            "tables": len(self.tables),
+            "rooms": len(self.rooms),
+            "next_audit_s": max(0.0, min(coming) - now) if coming else None,
+            "audited_s": now - min(audited) if audited and len(audited) == len(live) else None,
+            **self.counters.as_dict(now),
+        }
+
+    def _near(self, hour: Hour) -> list[Near]:
+        states = list(self.connection.registry.channels().values())
+        channels = sum(state in ("joined", "joining") for state in states)
+        now, rooms = time.monotonic(), list(self.rooms.values())
+        calls = max((room.presence_calls(now) for room in rooms), default=0)
+        return self.usage.near(hour, channels, calls)
+
+    def note(self, kind: str, text: str) -> None:
+        self.note_listeners.tell(kind, text)
+
+    def _on_state(self, state: State, reason: str) -> None:
+        now = time.monotonic()
+        self.counters.state(state, reason, now)
+        if state == "reconnecting" and self._unavailable_since is None:
+            self._unavailable_since = now
+            calm = CALM * self.options.backoff_base
+            asyncio.get_running_loop().call_later(calm, self.look_at_health)
+        self.state_listeners.tell(state, reason)
+        self.look_at_health()
+
+    def _on_latency(self, seconds: float) -> None:
+        self.counters.latency.add(seconds)
+        self.look_at_health()
+
+    def _on_status(self, status: Status, reason: str) -> None:
+        self.look_at_health()
+
+    def look_at_health(self) -> None:
+        """Tell, once this turn of the loop is over, how things are."""
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._tell_health)
+
+    def _tell_health(self) -> None:
+        self._looking = False
+        found, now = self.health(), time.monotonic()
+        self.health_listeners.tell(found)
+        for near in self.usage.due(self._near(self.usage.hour(now)), now):
+            self.note("limit", f"Near a limit: {near.text}")
+        # A table that cannot be had says so itself: the lines tell of what is lost and comes back.
+        facts = self._facts()
+        tables = [table for table in facts.tables if table.status != "error"]
+        verdict, reason = self._verdict(replace(facts, tables=tables))
+        if verdict in ("offline", "polling", "stale"):
+            if self._unavailable_since is None:
+                self._unavailable_since = now
+            if not self._told_unavailable:
+                self._told_unavailable = True
+                self.note("unavailable", reason)
+        elif verdict in ("healthy", "slow") and self._unavailable_since is not None:
+            seconds = now - self._unavailable_since
+            self._unavailable_since = None
+            if self._told_unavailable:
+                self._told_unavailable = False
+                self.note("live", f"Live again after {seconds:.0f} s")
+
+    def _on_contact(self, reached: bool) -> None:
+        """A request that succeeds after one that failed says that the network is back."""
+        if reached and not self.reachable:
+            self.connection.retry("network")
+        if reached != self.reachable:
+            self.reachable = reached
+            self.look_at_health()
+
+    # Who we are
+
+    async def _take_token(self, token: str | None) -> None:
+        """Another login's: what failed begins anew, the rest is compared with what it may see."""
+        before = self.credentials.access_token
+        await self.connection.set_token(token)
+        for driver in list(self.tables.values()):
+            if driver.error is not None:
+                driver.restart()
+            elif token != before:
+                driver.gap("another login")
+        for room in list(self.rooms.values()):
+            room.ask_again()
+        self._login_changed()
+
+    async def _refreshed(self, token: str) -> None:
+        self.credentials.access_token = token
+        await self.connection.registry.push_token()
+        for room in list(self.rooms.values()):
+            if isinstance(room.error, AuthError):
+                room.ask_again()
+        self._login_changed()
+
+    def _login_changed(self) -> None:
+        self.login_listeners.tell()
+
+    # The end
+
+    async def aclose(self) -> None:
+        """Leave every channel, close the socket, stop every timer."""
+        if self._closing is None:
+            self.closed = True
+            self._closing = self.thread.spawn(self._close(), "close a session")
+        await asyncio.wait([self._closing])  # whoever waits no longer (Ctrl-C) leaves it to go on
+
+    async def _close(self) -> None:
+        steps = (
+            *self.closers,
+            self._close_owners,
+            self.login.stop,
+            self.connection.stop,
+            self.rest.aclose,
+        )
+        for step in steps:
+            try:
+                await step()
+            except Exception:
+                # Such as a full disk under the queue: the socket is closed all the same.
+                logger.exception("closing the session of %s", self.url)
+        self.thread.at_exit.pop(id(self), None)
+
+    async def _close_owners(self) -> None:
+        for driver in list(self.tables.values()):
+            driver.close()
+        for room in list(self.rooms.values()):
+            room.close()
+        self.tables.clear()
+        self.rooms.clear()
+        self._users.clear()
+
+
+def _topic(spec: TableSpec, shared_as: object) -> str:
+    """A channel name of its own for whatever is not shared; the same on every run, as a rule."""
+    digest = hashlib.sha256(repr(shared_as).encode()).hexdigest()[:12]
+    return f"notebook_rt:{spec.schema}.{spec.table}:{digest}"

@@ -1,0 +1,93 @@
+"""A query's driver: a table's, with a machine that fetches all again instead of applying changes.
+
+Its channel listens to the tables that the query depends on; what they send only says that something
+changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from notebook_rt.errors import NotebookRTError, NotPublishedError
+from notebook_rt.model.rows import Key, Rows
+from notebook_rt.model.spec import QuerySpec
+from notebook_rt.model.types import Backend, Schema
+from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime.services import Services
+from notebook_rt.store.table import Table
+from notebook_rt.sync.connection.joins import Priority
+from notebook_rt.sync.events import Refused
+from notebook_rt.sync.query.answer import POSITION
+from notebook_rt.sync.query.requery import Requery
+
+
+class QueryDriver(TableDriver):
+    """One query: its machine, its store, its listeners."""
+
+    def __init__(
+        self,
+        spec: QuerySpec,
+        topic: str,
+        services: Services,
+        *,
+        dtype_backend: Backend = None,
+        priority: Priority = "normal",
+    ) -> None:
+        self.query = spec
+        super().__init__(spec, topic, services, dtype_backend=dtype_backend, priority=priority)
+        self._ranged: tuple[pd.DataFrame, pd.DataFrame] | None = None
+
+    def _machine(self) -> Requery:
+        return Requery(self.query, self._make_rows, self.services.options)
+
+    @property
+    def unaudited(self) -> bool:
+        """Never: each answer is read whole."""
+        return False
+
+    def snapshot(self) -> pd.DataFrame | None:
+        """The answer as it is shown; without a key its index is a ``RangeIndex``."""
+        found = super().snapshot()
+        if found is None or self.query.key is not None:
+            return found
+        ranged = self._ranged
+        if ranged is None or ranged[0] is not found:
+            ranged = self._ranged = found, found.set_axis(pd.RangeIndex(len(found)), axis=0)
+        return ranged[1]
+
+    def arrow(self) -> pa.Table | None:
+        found = super().arrow()
+        return (
+            found if found is None or self.query.key is not None else found.drop_columns(POSITION)
+        )
+
+    def get(self, key: Hashable) -> dict[str, Any] | None:
+        row = super().get(key)
+        return None if row is None else {n: value for n, value in row.items() if n != POSITION}
+
+    def _make_rows(self, schema: Schema) -> Rows:
+        return Table(schema, self.dtype_backend)  # nobody edits an answer: no overlay
+
+    def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
+        assert isinstance(rows, Table)  # _make_rows made it; the server has put it in order
+        self.schema, self.table = schema, rows
+
+    def _tell_refused(self) -> None:
+        """What Realtime refuses is a table below the query; REST has nothing to say of that."""
+        if self._refused is not None:
+            message, self._refused = self._refused, None
+            self._buffer.event(Refused(*self._refusal(message)))
+
+    def _refusal(self, message: str) -> tuple[NotebookRTError, bool]:
+        error, final = super()._refusal(message)
+        if isinstance(error, NotPublishedError):
+            # One bad binding voids them all, and only the words say which it was.
+            for schema, table in self.query.depends_on:
+                if f"schema: {schema}, table: {table}, " in message:
+                    return NotPublishedError(schema, table), final
+            return NotPublishedError(*self.query.depends_on[0]), final
+        return error, final

@@ -1,0 +1,38 @@
+"""What a session's tables, queries and channels share; made once, by the ``Project``."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from notebook_rt.errors import NotebookRTError
+from notebook_rt.net.loop import LoopThread
+from notebook_rt.net.registry import Registry
+from notebook_rt.net.rest import RestClient
+from notebook_rt.options import Options
+from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.sync.connection.turns import Turns
+
+
+@dataclass(slots=True)
+class Services:
+    """See the module."""
+
+    thread: LoopThread
+    rest: RestClient
+    registry: Registry
+    options: Options
+    metrics: Metrics
+    turns: Turns[Callable[[], None]]
+    """Who polls when; each is called when its turn has come."""
+    lock: threading.RLock
+    """Held by whoever writes a table: the mirror's feeder here, a local edit on the user's thread."""
+    unreachable: Callable[[], NotebookRTError | None]
+    """Why the socket cannot be opened, while it cannot."""
+    on_contact: Callable[[bool], None]
+    """Told whether a request over HTTP reached the server."""
+    on_note: Callable[[str, str], None]
+    """Told of what is worth a line: kind and text."""
+    on_facts: Callable[[], None]
+    """Told when a table's lag or its last audit may make for another health."""

@@ -1,0 +1,476 @@
+"""What a session writes: the queue's file, its worker, and an editor for each live table.
+
+Puts together what ``outbox/``, ``editing.py`` and the project bring. The file is opened when somebody
+edits or something must wait, or at the start when it is there already: then it may hold edits of a
+kernel that was killed, and they are laid over a table before anybody sees it. Who only reads makes
+no file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from notebook_rt.edits.compose import INT_BITS
+from notebook_rt.edits.editing import Editing, SendResult
+from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.listing import in_states, what
+from notebook_rt.edits.overlay import Overlay
+from notebook_rt.errors import ClosedError, QueueError, UnreachableError, printable
+from notebook_rt.model.rows import Key
+from notebook_rt.model.signal import Signal
+from notebook_rt.model.types import Column, canonical
+from notebook_rt.net.credentials import claims
+from notebook_rt.net.loop import Coalesced
+from notebook_rt.outbox import key_cache
+from notebook_rt.outbox.empty import EMPTY
+from notebook_rt.outbox.key_cache import ColumnName, KeyCache, NoKeyDrawnError
+from notebook_rt.outbox.lease import kernel_name
+from notebook_rt.outbox.owner import Owner
+from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.rest import HttpRest, NoAnswerError
+from notebook_rt.outbox.schema import path_for
+from notebook_rt.outbox.sessions import whose
+from notebook_rt.outbox.worker import Worker
+from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime.host import has_front_end
+from notebook_rt.runtime.project import Project
+from notebook_rt.sync.connection.supervisor import State
+from notebook_rt.sync.events import Page, Query
+
+logger = logging.getLogger("notebook_rt")
+
+MAX_TAKEN_KEYS = 1000
+"""Keys tried that the table has already: rows were inserted beside its sequence."""
+DRAW_SECONDS = 5.0
+"""How long somebody who inserts a row waits for its key."""
+LINGER_SECONDS = 1.0
+"""How long a closing session lets the last writes leave; the rest leaves with the next session."""
+STATES = ("waiting", "failed", "asking")
+Merges: TypeAlias = Signal[Sequence[Mapping[str, Any]]]
+OnMerge: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], object]
+
+
+class Writes:
+    """The writing side of one session. Methods may be called from any thread."""
+
+    def __init__(self, project: Project, path: str | Path | None) -> None:
+        self.project = project
+        self.paused = False
+        self.listeners: Signal[()] = Signal()
+        """Called after every change of the queue, on any thread; quick."""
+        self.keys = KeyCache(self._fetch)
+        self._asked: set[ColumnName] = set()
+        self._path = None if path is None else Path(path)
+        self._login = self.who()
+        self._session = kernel_name() if project.options.queue_scope == "session" else ""
+        self._lock = project.services.lock
+        self._open: _Open | None = None
+        self._told: set[Owner] = set()
+        self._drivers: dict[TableDriver, Merges] = {}
+        """The open tables, and who hears of their merges."""
+        project.table_listeners.add(self._table_opened)
+        project.login_listeners.add(self._login_changed)
+        project.state_listeners.add(self._state_changed)
+        project.closers.append(self._close)
+        self._open_if_there()
+
+    @property
+    def owner(self) -> Owner:
+        """Whose writes are made now."""
+        return Owner(self.project.url, self._login, self._session)
+
+    @property
+    def path(self) -> Path:
+        """The queue's file: one a project and login, unless it was given."""
+        return self._path or path_for(self.owner)
+
+    @property
+    def outbox(self) -> Outbox:
+        """The queue; an empty one without a file while nothing was written."""
+        return EMPTY if self._open is None else self._open.outbox
+
+    def table(self, driver: TableDriver) -> TableEdits:
+        """The writing side of one live table."""
+        return TableEdits(self, driver)
+
+    def broadcast(
+        self, topic: str, event: str, payload: Any, private: bool, ttl: float | None
+    ) -> SendResult:
+        """Queue a broadcast."""
+        editing = self.opened().editing
+        return editing.broadcast(topic, event, payload, private=private, ttl=ttl)
+
+    def rpc(
+        self, function: str, args: Mapping[str, Any], schema: str, repeatable: bool
+    ) -> SendResult:
+        """Queue a call of a function."""
+        editing = self.opened().editing
+        return editing.call(function, args, schema=schema, repeatable=repeatable)
+
+    def opened(self) -> _Open:
+        """The open file; made if it is not there."""
+        with self._lock:
+            if self.project.closed:
+                raise ClosedError("this session")
+            if self._open is None:
+                self._open = _Open(self, self.path, self.owner)
+                self._tell_of_others(self._open.outbox)
+                for driver, on_merge in self._drivers.items():
+                    self._open.add(driver, on_merge)
+                self.project.thread.post(self._open.start)
+            return self._open
+
+    def known(self) -> _Open | None:
+        """The file, if there is one."""
+        return self._open
+
+    def draws(self, column: ColumnName) -> bool:
+        """Whether a sequence is known to give the column's keys; asks who can tell."""
+        known = self.keys.known.get(column)
+        if known is None and column not in self._asked:
+            self._asked.add(column)
+            thread = self.project.thread
+            thread.post(lambda: thread.spawn(self.keys.look(column, self._ask), "keys"))
+        return bool(known)
+
+    async def _ask(self, query: Query) -> Page:
+        return await self.project.rest.fetch("public", key_cache.FUNCTION, query)
+
+    def _fetch(self, query: Query) -> Sequence[Any]:
+        """What ``query`` gives; waits for it."""
+        try:
+            return self.project.thread.wait(self._ask(query), DRAW_SECONDS).rows
+        except TimeoutError:
+            raise UnreachableError(self.project.url, "no answer in time") from None
+
+    def tell_worker(self, what: Callable[[Worker], object]) -> None:
+        """Have something said to the worker, on the loop, if there is one."""
+        if self._open is not None:
+            self.project.thread.post(what, self._open.worker)
+
+    def on_merge(self, driver: TableDriver, fn: OnMerge) -> Callable[[], None]:
+        """Call ``fn`` with the records of each merge of a table; gives back how to stop it."""
+        return self._drivers[driver].add(fn)
+
+    def decided(self) -> None:
+        """Something in the queue was retried, edited or discarded: show it, and go on."""
+        worker = None
+        with self._lock:
+            if self._open is not None:
+                for editor in self._open.editors.values():
+                    editor.refresh()
+                worker = self._open.worker
+        if worker is not None:  # awake when this is over: `flush` then asks whether it may send
+            self.project.thread.call(worker.wake)
+
+    def pause(self, paused: bool = True) -> None:
+        self.paused = paused
+        opened, thread = self._open, self.project.thread
+        if opened is not None:
+            opened.outbox.pause(paused)
+            thread.call(opened.worker.pause if paused else opened.worker.resume)
+            if paused and not thread.here:  # what is edited when this returns waits
+                thread.wait(opened.worker.taken())
+
+    def held(self) -> str:
+        """Why nothing is sent that waits; empty: it is."""
+        if self.paused:
+            return "the queue is paused: resume() it"
+        refused = "" if self._open is None else self._open.worker.unauthorized
+        return (
+            f"the server refuses the login ({refused}): sign_in() or set_auth()" if refused else ""
+        )
+
+    def listen(self, fn: Callable[[], object]) -> Callable[[], None]:
+        return self.listeners.add(fn)
+
+    def who(self) -> str:
+        """The login that requests have now: the user's id, or the key's role."""
+        subject = claims(self.project.credentials.bearer).get("sub")
+        return subject if isinstance(subject, str) else self.project.credentials.role
+
+    def _tell_of_others(self, outbox: Outbox) -> None:
+        """Say, once of each, whose writes the file holds besides."""
+        others = {
+            owner: number
+            for owner, number in outbox.others().items()
+            if (owner.project, owner.login) != (self.owner.project.rstrip("/"), self._login)
+        }
+        for owner in others.keys() - self._told:
+            number = others[owner]
+            text = printable(
+                f"{number} unsent {'write' if number == 1 else 'writes'} in {outbox.path} "
+                f"{'is' if number == 1 else 'are'} of {owner.words}: kept until that login comes"
+            )
+            logger.warning(text)
+            self.project.thread.post(self.project.note, "info", text)
+        self._told |= others.keys()
+
+    def _open_if_there(self) -> None:
+        path = self.path
+        if path.exists() and path.stat().st_size:
+            self.opened()
+
+    # On the loop
+
+    def _table_opened(self, driver: TableDriver) -> None:
+        with self._lock:
+            self._drivers[driver] = Signal()
+            if self._open is not None:
+                self._open.add(driver, self._drivers[driver])
+        driver.on_shown.append(partial(self._shown, driver))
+        driver.status_listeners.add(partial(self._status, driver))
+
+    def _shown(self, driver: TableDriver, overlay: Overlay) -> None:
+        with self._lock:
+            if self._open is not None:
+                self._open.editors[driver].attach(overlay)
+
+    def _status(self, driver: TableDriver, status: str, reason: str) -> None:
+        if status == "closed":
+            with self._lock:
+                self._drivers.pop(driver, None)
+                if self._open is not None:
+                    self._open.remove(driver)
+
+    def _state_changed(self, state: State, reason: str) -> None:
+        if state == "connected":
+            self.tell_worker(Worker.wake)
+
+    def _login_changed(self) -> None:
+        login, self._login = self._login, self.who()
+        if login == self._login:
+            self.tell_worker(Worker.wake)
+            return
+        # What the other login has queued is not this one's to show or to send.
+        with self._lock:
+            old, self._open = self._open, None
+            if old is not None:
+                old.take_away()
+        if old is not None:
+            self.project.thread.spawn(old.aclose(), "close the queue")
+        self._open_if_there()
+
+    async def _close(self) -> None:
+        with self._lock:
+            old, self._open = self._open, None
+        if old is not None:
+            await old.linger()
+            if not has_front_end():  # a notebook's widgets have shown it
+                with contextlib.suppress(QueueError):  # the file has been damaged meanwhile
+                    old.tell_what_is_left()
+            await old.aclose()
+
+
+class _Open:
+    """The file of one login, open; ``start`` lets its worker run on the loop."""
+
+    def __init__(self, writes: Writes, path: Path, owner: Owner) -> None:
+        project = writes.project
+        self.writes = writes
+        self.owner = owner
+        self.project = project
+        self.outbox = Outbox(path, owner)
+        self.editing = Editing(
+            self.outbox,
+            clock=project.rest.clock,
+            note=project.note,
+            lock=project.services.lock,
+        )
+        self.editors: dict[TableDriver, Editor] = {}
+        self._rest = HttpRest(
+            project.url,
+            self._headers,
+            project.login.refresh,
+            max_answer_bytes=project.options.max_answer_bytes,
+        )
+        self.worker = Worker(
+            self.outbox,
+            self._rest,
+            self.editing,
+            clock=project.rest.clock,
+            random=random.random,
+            strategies=self.editing.strategies,
+            batch=project.options.queue_batch,
+            max_attempts=project.options.queue_max_attempts,
+        )
+        self.worker.paused = writes.paused
+        if writes.paused:
+            self.outbox.pause(True)
+        self._task: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+        self._look_soon = Coalesced(project.thread, self._look)
+        self._waited = False
+        """It was said that something waits for the network."""
+        self._closed = False
+        self.outbox.subscribe(self._changed)
+
+    @property
+    def _ours(self) -> bool:
+        """Nobody else has signed in meanwhile."""
+        return self.writes.who() == self.owner.login
+
+    def _headers(self) -> Mapping[str, str]:
+        """The login's headers; none once somebody else has signed in, until this is closed."""
+        if not self._ours:
+            raise NoAnswerError(self.project.url, "somebody else has signed in", sent=False)
+        return self.project.credentials.headers()
+
+    def start(self) -> None:
+        self._task = self.project.thread.spawn(self.worker.run(), "the queue")
+
+    def add(self, driver: TableDriver, on_merge: Merges) -> None:
+        """An editor for a table that is open."""
+        spec = driver.spec
+        editor = self.editing.editor(
+            spec.schema, spec.table, driver.strategies, driver.edited, driver.columns_suspect
+        )
+        editor.on_merge = on_merge
+        self.editors[driver] = editor
+        if driver.overlay is not None:
+            editor.attach(driver.overlay)
+
+    def remove(self, driver: TableDriver) -> None:
+        editor = self.editors.pop(driver, None)
+        if editor is not None:
+            self.editing.forget(editor)
+
+    def take_away(self) -> None:
+        """Show the tables without these edits."""
+        for driver, editor in self.editors.items():
+            if editor.overlay is not None:
+                ids = [edit.id for edit in editor.overlay.edits]
+                driver.edited(editor.overlay.discard(ids, want_changes=True))
+            self.editing.forget(editor)
+        self.editors.clear()
+
+    def _changed(self) -> None:
+        with contextlib.suppress(ClosedError):
+            self._look_soon.ask()
+        self.writes.listeners.tell()
+
+    def _look(self) -> None:
+        """The queue has changed: there may be something to send, and something to say."""
+        if self._closed:  # this was asked for before
+            return
+        self.worker.put()
+        self._news.set()
+        offline = self._ours and (self.worker.offline or not self.project.reachable)
+        if offline and not self._waited:
+            waiting = self.outbox.counts()["waiting"]
+            if waiting:
+                self._waited = True
+                self.project.note("queued", "No connection: what you write is kept, and sent later")
+        elif self._waited and not offline and not self.outbox.counts()["waiting"]:
+            self._waited = False
+            self.project.note("info", "Everything that waited was sent")
+
+    async def _sent(self) -> None:
+        """Wait until what can leave has left."""
+        self.outbox.hurry()
+        while self.outbox.next_at() is not None:
+            self._news.clear()
+            await self._news.wait()
+
+    async def linger(self) -> None:
+        """Let the last writes leave, where they can."""
+        worker = self.worker
+        away = worker.offline or worker.paused or worker.unauthorized
+        if self._ours and self.project.reachable and not away:
+            with contextlib.suppress(TimeoutError, QueueError):
+                async with asyncio.timeout(LINGER_SECONDS):
+                    await self._sent()
+
+    def tell_what_is_left(self) -> None:
+        """Said once, as the session closes: a script has no other way to know."""
+        if not self.outbox.edited:
+            return
+        mine, everything = self.outbox.session.id, self.outbox.ops()
+        ops = [op for op in everything if op.session == mine]
+        if ops:
+            failed = next((f": {what(op)}: {op.error}" for op in ops if op.state == "failed"), "")
+            logger.warning(
+                "not written yet: %s%s. Kept in %s: what waits is sent by the next session, "
+                "`notebook-rt queue` shows all of it",
+                in_states({s: sum(op.state == s for op in ops) for s in STATES}),
+                printable(failed),
+                self.outbox.path,
+            )
+        refused = [op for op in everything if op.session != mine and op.state == "failed"]
+        if refused:
+            by = whose(refused[-1], self.outbox.sessions())
+            logger.warning(
+                "%d failed %s of other sessions %s in %s, too; the last by %s",
+                len(refused),
+                "write" if len(refused) == 1 else "writes",
+                "is" if len(refused) == 1 else "are",
+                self.outbox.path,
+                printable(by or "an unknown session"),
+            )
+
+    async def aclose(self) -> None:
+        self._closed = True
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._task
+            await self._rest.aclose()
+        finally:
+            self.outbox.close()
+
+
+@dataclass(frozen=True, slots=True)
+class TableEdits:
+    """The writing side of one live table, as its ``LiveFrame`` holds it."""
+
+    writes: Writes
+    driver: TableDriver
+
+    def open(self) -> Editor:
+        """Its editor; the queue's file is made if it is not there."""
+        return self.writes.opened().editors[self.driver]
+
+    def known(self) -> Editor | None:
+        """Its editor, if there is a queue."""
+        opened = self.writes.known()
+        return None if opened is None else opened.editors.get(self.driver)
+
+    def insert(self, values: Mapping[str, Any]) -> Key:
+        """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
+        editor = self.open()
+        wanted = editor.drawn(values)
+        for _ in range(MAX_TAKEN_KEYS):
+            row = {**values, **{column: self._draw(editor, column) for column in wanted}}
+            if not wanted or not editor.has(row):
+                break
+        return editor.insert(row, *wanted[-1:])
+
+    def _draw(self, editor: Editor, column: str) -> int:
+        try:
+            return self.writes.keys.take((editor.schema_name, editor.table, column))
+        except NoKeyDrawnError as error:
+            raise editor.keyless(column, str(error)) from error
+
+    def fills(self, column: Column) -> bool:
+        """Whether a new row may go without this column of the key, as far as is known."""
+        spec, pg_type = self.driver.spec, canonical(column.pg_type)
+        if pg_type in INT_BITS:
+            return self.writes.draws((spec.schema, spec.table, column.name))
+        return pg_type == "uuid"
+
+    def on_merge(self, fn: OnMerge) -> Callable[[], None]:
+        """Call ``fn`` with the records of each merge; gives back how to stop it."""
+        return self.writes.on_merge(self.driver, fn)
+
+    def columns_suspect(self) -> None:
+        """What is known of the columns has refused something: learn them again."""
+        self.driver.columns_suspect()

@@ -1,0 +1,1 @@
+"""Of the connection: its states, joins, health and presence."""

@@ -1,0 +1,298 @@
+"""How the connection is doing: one word, worst first, and the numbers behind it.
+
+Pure. ``health`` looks at ``Facts`` that the session gathers; green needs five things at once: the
+socket, every channel joined, changes confirmed, a last audit that was clean, and nothing late.
+``Metrics`` counts, in constant memory: percentiles come from a t-digest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+from fastdigest import TDigest
+
+from notebook_rt.errors import printable
+from notebook_rt.sync.connection.supervisor import State
+from notebook_rt.sync.events import Status
+
+HealthStatus: TypeAlias = Literal[
+    "offline",
+    "connecting",
+    "stale",
+    "polling",
+    "behind",
+    "drifting",
+    "slow",
+    "healthy",
+    "closed",
+]
+COLORS: Final[dict[HealthStatus, str]] = {
+    "offline": "red",
+    "connecting": "grey",
+    "stale": "yellow",
+    "polling": "yellow",
+    "behind": "yellow",
+    "drifting": "yellow",
+    "slow": "yellow",
+    "healthy": "green",
+    "closed": "grey",
+}
+UNAVAILABLE: Final = "Live updates temporarily unavailable, data refreshes every {interval:g} s"
+CALM: Final = 5.0
+"""Times ``Options.backoff_base`` that a reconnection may take before it is an outage: a hosted project
+ends connections as a matter of course (after 24 h, with each changed setting)."""
+NAMED: Final = 5
+"""Tables that a reason names."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """What counts of one live table."""
+
+    name: str
+    status: Status
+    drifted: bool = False
+    """The last audit found a difference."""
+    error: str = ""
+    """In ``error``: what is wrong, and what to do; in ``stale``: why."""
+    denied: bool = False
+    """In ``error``, because the server does not accept the key or the login."""
+    unaudited: bool = False
+    """Its first audit is still to come."""
+    behind: float = 0.0
+    """Seconds from its commit to now, or to when it was applied, of the change that is latest."""
+    waiting: int = 0
+    """Changes that were received and wait to be applied."""
+    age: float | None = None
+    """Seconds since it was last known to be the server's."""
+    shown: bool = True
+    """Whether it has had data: an error before that is the frame's alone (a mistyped name)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    state: State
+    reason: str = ""
+    silent_for: float = 0.0
+    """Seconds since the last frame while connected."""
+    latency: float | None = None
+    """Seconds, of the last heartbeat."""
+    reachable: bool = True
+    """Whether the last request over HTTP reached the server."""
+    unjoined: int = 0
+    """Channels that are wanted and not joined."""
+    tables: Sequence[TableFacts] = ()
+    closed: bool = False
+    calm: bool = False
+    """Whether live updates have been away for so short a time that they may be back at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The verdict. ``str(health)`` is its word; ``color`` never stands alone."""
+
+    status: HealthStatus
+    reason: str
+    """Why, in a sentence."""
+    latency_ms: float | None = None
+    """Of the last heartbeat, in milliseconds; None while there is no connection."""
+    metrics: dict[str, Any] = field(default_factory=dict, compare=False)
+    """What ``Session.metrics`` had at that moment."""
+    next_audit_s: float | None = None
+    """Seconds until the next audit of a table; None while none is to come."""
+    audited_s: float | None = None
+    """Seconds since the audit that lies furthest back, of all live tables; None before each has had
+    one."""
+    usage: str = field(default="", compare=False)
+    """The messages of the last hour, and what they are in a month, in a sentence."""
+    near_limits: tuple[str, ...] = ()
+    """A sentence for each limit of the plan of which more than 80 % is used."""
+    display: Callable[[], Any] | None = field(default=None, compare=False)
+    """How the session shows its health as it goes on, where there is a front end."""
+
+    @property
+    def color(self) -> str:
+        """``green``, ``yellow``, ``red`` or ``grey``."""
+        return COLORS[self.status]
+
+    def __str__(self) -> str:
+        return self.status
+
+    def __repr__(self) -> str:
+        return f"<Health {self.status}: {self.reason}>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
+        return {"text/plain": repr(self)} if self.display is None else self.display()
+
+
+def health(
+    facts: Facts, *, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
+) -> tuple[HealthStatus, str]:
+    """The worst that is true, and why; the reason is fit for a terminal.
+
+    >>> limits = {"slow_ms": 500, "stale_after": 60, "poll_interval": 5, "behind_after": 3}
+    >>> health(Facts("connected", latency=0.02), **limits)
+    ('healthy', 'live')
+    """
+    state, reason = _worst(facts, slow_ms, stale_after, poll_interval, behind_after)
+    return state, printable(reason)
+
+
+def _worst(
+    facts: Facts, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
+) -> tuple[HealthStatus, str]:
+    # A table that never lived says itself what is wrong.
+    tables = [t for t in facts.tables if t.status != "error" or t.denied or t.shown]
+    statuses = [table.status for table in tables]
+    denied = [table for table in tables if table.status == "error" and table.denied]
+    failed = [table for table in tables if table.status == "error"]
+    # Without the socket, polling is all there is; without HTTP not even that.
+    polled = "polling" in statuses and facts.reachable
+    if facts.closed:
+        return "closed", "closed"
+    if denied:
+        return "offline", denied[0].error
+    calm = facts.calm and facts.reachable and facts.state != "disconnected"
+    if facts.state not in ("connected", "connecting") and not polled and not calm:
+        return "offline", facts.reason
+    if facts.state == "connected" and facts.silent_for > stale_after:
+        return "stale", f"silent for {facts.silent_for:.0f} s"
+    if failed:
+        others = _names(failed[1:])
+        return "stale", failed[0].error + (f" (in error, too: {others})" if others else "")
+    if facts.state == "connecting":
+        return "connecting", facts.reason
+    away = facts.state != "connected" or "stale" in statuses or "polling" in statuses
+    if away and calm:
+        return "connecting", "reconnecting"
+    if facts.state != "connected":
+        return "polling", UNAVAILABLE.format(interval=poll_interval)
+    if "stale" in statuses:
+        stale = [table for table in tables if table.status == "stale"]
+        names = _names(stale)
+        why = next((f" ({table.error})" for table in stale if table.error), "")
+        return "stale", f"being compared with the server: {names}{why}"
+    if "polling" in statuses:
+        polling = [table for table in tables if table.status == "polling"]
+        ages = [table.age for table in polling if table.age is not None]
+        oldest = f"; the oldest is {max(ages):.0f} s old" if ages else ""
+        note = UNAVAILABLE.format(interval=poll_interval)
+        return "polling", f"{note} ({_names(polling)}){oldest}"
+    late = [table for table in tables if table.behind > behind_after]
+    if late:
+        seconds, waiting = max(t.behind for t in late), sum(t.waiting for t in late)
+        more = f"; {waiting:,} changes wait to be applied" if waiting else ""
+        return "behind", f"{seconds:.0f} s behind the server: {_names(late)}{more}"
+    drifted = [table for table in tables if table.drifted]
+    if drifted:
+        return "drifting", f"the last audit found a difference, and repaired it: {_names(drifted)}"
+    if "loading" in statuses or facts.unjoined:
+        return "connecting", "waiting for the first data"
+    unaudited = [table for table in tables if table.unaudited]
+    if unaudited:
+        return "connecting", f"waiting for the first audit: {_names(unaudited)}"
+    if facts.latency is not None and facts.latency * 1000 > slow_ms:
+        return "slow", f"latency {facts.latency * 1000:.0f} ms"
+    return "healthy", "live"
+
+
+def _names(tables: Sequence[TableFacts]) -> str:
+    """The tables by name, each once, and not more than fit a sentence."""
+    names = list(dict.fromkeys(table.name for table in tables))
+    if len(names) <= NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
+
+
+class Series:
+    """A measured number: count, average, percentiles, latest; constant memory."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+        self.latest: float | None = None
+        self._digest = TDigest(max_centroids=200)
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.total += value
+        self.latest = value
+        self._digest.update(value)
+
+    def summary(self, prefix: str) -> dict[str, float | None]:
+        """Average, median, 95th and 99th percentile, in milliseconds."""
+        if not self.count:
+            return {f"{prefix}_{name}_ms": None for name in ("avg", "p50", "p95", "p99")}
+        return {
+            f"{prefix}_avg_ms": 1000 * self.total / self.count,
+            f"{prefix}_p50_ms": 1000 * self._digest.quantile(0.50),
+            f"{prefix}_p95_ms": 1000 * self._digest.quantile(0.95),
+            f"{prefix}_p99_ms": 1000 * self._digest.quantile(0.99),
+        }
+
+
+class Metrics:
+    """What a session counts. Times are monotonic seconds, given by the caller."""
+
+    RATE_WINDOW: Final = 10.0
+
+    def __init__(self) -> None:
+        self.connected_since: float | None = None
+        self.connected_before = 0.0
+        """Seconds connected, without the present connection."""
+        self.disconnects = 0
+        self.events = 0
+        self.gaps = 0
+        self.reconciliations = 0
+        self.audits = 0
+        self.drift = 0
+        self.callback_errors = 0
+        self.last_error: str | None = None
+        self.latency = Series()
+        """Heartbeat there and back."""
+        self.lag = Series()
+        """Commit on the server to applied here, by the server's clock (``sync/clock.py``)."""
+        self._recent: deque[tuple[float, int]] = deque(maxlen=256)
+
+    def state(self, state: State, reason: str, now: float) -> None:
+        if state == "connected":
+            if self.connected_since is None:
+                self.connected_since = now
+        elif self.connected_since is not None:
+            self.connected_before += now - self.connected_since
+            self.connected_since = None
+            self.disconnects += 1
+        if state == "reconnecting":
+            self.last_error = printable(reason)
+
+    def applied(self, changes: int, now: float) -> None:
+        self.events += changes
+        self._recent.append((now, changes))
+
+    def rate(self, now: float) -> float:
+        """Changes a second over the last ten seconds; from any thread."""
+        since = now - self.RATE_WINDOW
+        recent = list(self._recent)  # in one go: more may come meanwhile
+        return sum(count for at, count in recent if at >= since) / self.RATE_WINDOW
+
+    def as_dict(self, now: float) -> dict[str, Any]:
+        up = self.connected_before
+        if self.connected_since is not None:
+            up += now - self.connected_since
+        return {
+            "uptime_s": up,
+            "disconnects": self.disconnects,
+            "events": self.events,
+            "events_per_s": self.rate(now),
+            "gaps": self.gaps,
+            "reconciliations": self.reconciliations,
+            "audits": self.audits,
+            "drift": self.drift,
+            "callback_errors": self.callback_errors,
+            "last_error": self.last_error,
+            **self.latency.summary("latency"),
+            **self.lag.summary("lag"),
+        }

@@ -1,0 +1,423 @@
+"""A query's machine: when to fetch again what Realtime cannot stream, and what differs then.
+
+It speaks the mirror's language (``sync/events.py``), so the same driver runs it. What a table it
+depends on says is only *that* something changed. The promises:
+
+* **The trailing edge.** After the last change of a dependency, an answer asked for later is shown.
+* **One request at a time.** Changes while one is under way make exactly one more, after a debounce,
+  and not before the server had as long a rest as the last answer took.
+* **What may have lost a change is a change** (a join, a reconnect, an overflow), and on a timer the
+  query is fetched whatever the lights say. While the socket is down it is fetched by polling.
+* **An answer is shown whole,** as one change, or not at all; a failure keeps what is shown.
+
+How a whole answer is read, and of what columns it is: ``sync/query/answer.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from notebook_rt.errors import (
+    MissingQueryError,
+    MissingTableError,
+    PermissionDeniedError,
+    QueryKeyError,
+)
+from notebook_rt.model.rows import Key, Row, RowChange, Rows, WireRow
+from notebook_rt.model.spec import QuerySpec
+from notebook_rt.model.types import Schema
+from notebook_rt.options import Options
+from notebook_rt.sync.events import (
+    AuditNow,
+    Binding,
+    Cause,
+    Closed,
+    Confirmed,
+    Effect,
+    Event,
+    Failed,
+    Fetched,
+    FetchFailed,
+    Gap,
+    Hint,
+    Joined,
+    Lost,
+    Published,
+    Query,
+    Received,
+    ReceivedMany,
+    Refused,
+    Rejoin,
+    Shown,
+    Status,
+    StatusChanged,
+    Tick,
+    Told,
+    Wake,
+)
+from notebook_rt.sync.query.answer import POSITION, Answers
+from notebook_rt.sync.table.auditing import NEVER, AuditTimer
+from notebook_rt.sync.table.discovery import Described, described, typed
+from notebook_rt.sync.table.flows import Flow, Flows, ReadRefusedError
+from notebook_rt.sync.table.horizon import Horizon
+from notebook_rt.sync.table.mirror import JOIN_PATIENCE, POLL_GROWTH, POLL_SHARE
+
+READ: Final = "read"
+RETRY_MAX: Final = 30.0
+TORN: Final = 2
+"""So many answers in a row that changed between two of their pages are read again at once."""
+
+
+class Requery:
+    """The state machine of one query; see the module. Used as ``sync.mirror.Mirror`` is."""
+
+    def __init__(
+        self, spec: QuerySpec, make_rows: Callable[[Schema], Rows], options: Options
+    ) -> None:
+        self.spec = spec
+        self.options = options
+        self.want_changes = False
+        self.status: Status = "loading"
+        self.schema: Schema | None = None
+        """None until the first answer; without a key it has the column ``POSITION``."""
+        self.rows: Rows | None = None
+        self._make_rows = make_rows
+        self._now = 0.0
+        self._out: list[Effect] = []
+        self._flows = Flows(Horizon(), self._out.append)
+        self._learnt = False
+        self._answers = Answers(spec, options.page_size, options.max_rows, self._out.append)
+        self._bindings: tuple[Binding, ...] = ()
+        self._shown: dict[Key, bytes] = {}
+        self._begun = self._confirmed = self._lost = self._closed = False
+        self._patience_ends = float("inf")
+        self._failed: Exception | None = None
+        self._marks = 1
+        """Counts what may have changed the answer; the beginning is the first."""
+        self._gap_mark = 1
+        self._gap_reason = "starting"
+        self._shown_mark = 0
+        """The marks that there were when the answer that is shown was asked for."""
+        self._due = float("-inf")
+        self._rest_until = float("-inf")
+        self._poll_at = float("inf")
+        self._audits = AuditTimer(options)
+        self._poll_every = options.poll_interval
+        self._refusal: Exception | None = None
+        self._refusals = 0
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """One binding a table, with its key only where that is known; empty until learnt."""
+        return self._bindings
+
+    @property
+    def next_audit(self) -> float | None:
+        """Monotonic time of the next reading on a timer; None while none is to come."""
+        return self._audits.at if self._confirmed and self._audits.at != NEVER else None
+
+    waiting_since = None
+    """A change is never applied: it makes the query be read."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take what happened at monotonic ``now`` (seconds); return what to do."""
+        self._out.clear()
+        if self._closed:
+            return []
+        self._now = now
+        if not self._begun:
+            self._begun = True
+            self._patience_ends = now + JOIN_PATIENCE
+            self._flows.start(READ, self._guard(self._learn()), now)
+        self._take(event)
+        if self._failed is None and not self._closed:
+            self._start_what_is_due()
+            self._judge()
+            self._wake()
+        return list(self._out)
+
+    # What happened --------------------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Received() | ReceivedMany():
+                self._marks += 1
+                self._due = min(self._due, self._now + self.spec.debounce)
+            case Fetched():
+                self._flows.fetched(event)
+            case FetchFailed():
+                self._flows.failed(event, self._now)
+            case Tick():
+                self._flows.tick(self._now)
+            case Joined():
+                self._confirmed = False
+                self._patience_ends = self._now + JOIN_PATIENCE
+            case Confirmed():
+                self._confirmed = True
+                self._flows.hurry()
+                self._flows.tick(self._now)
+                self._open_gap("changes were confirmed")
+            case Lost(reason):
+                self._leave_stream(reason)
+            case Refused(error, final):
+                if final:
+                    self._fail(error)
+                else:
+                    self._leave_stream(str(error))
+            case Gap(reason):
+                self._open_gap(reason)
+            case AuditNow():
+                self._audits.ask(self._now)
+            case Hint():
+                self._audits.hint(self._now)
+            case Closed():
+                self._flows.stop_all()
+                self._set_status("closed", "closed")
+                self._closed = True
+
+    def _open_gap(self, reason: str) -> None:
+        self._marks += 1
+        self._gap_mark, self._gap_reason = self._marks, reason
+        self._due = self._now
+        if self.rows is not None:
+            self._out.append(Told("gap", {"reason": reason}))
+
+    def _leave_stream(self, reason: str) -> None:
+        self._confirmed = False
+        self._lost = True
+        self._open_gap(reason)
+        self._poll_every = self.options.poll_interval
+
+    def _fail(self, error: Exception) -> None:
+        if self._failed is None:
+            self._failed = error
+            self._flows.stop_all()
+            self._out.append(Failed(error))
+            self._set_status("error", str(error))
+
+    # What to do next ------------------------------------------------------------------------------
+
+    def _start_what_is_due(self) -> None:
+        if READ in self._flows or not self._learnt:
+            return
+        cause = self._next_cause()
+        if cause is not None:
+            self._flows.start(READ, self._guard(self._read(cause)), self._now)
+
+    def _next_cause(self) -> Cause | None:
+        if self._now < self._next_at():
+            return None
+        if self.rows is None:
+            return "snapshot"
+        if self._audits.asked:
+            return "audit"
+        if not self._confirmed:
+            return "poll"
+        if self._shown_mark >= self._marks:
+            return "audit"
+        return "reconcile" if self._shown_mark < self._gap_mark else "refetch"
+
+    def _next_at(self) -> float:
+        """When to read next."""
+        if self.rows is None and self._bindings and not (self._confirmed or self._lost):
+            return self._patience_ends
+        if self._shown_mark < self._marks:
+            return max(self._due, self._rest_until)
+        return self._audits.at if self._confirmed or self._audits.asked else self._poll_at
+
+    def _judge(self) -> None:
+        failing = self._flows.failing or self._refusal
+        if self.rows is None:
+            self._set_status("loading", "")
+        elif failing is not None:
+            self._set_status("stale", str(failing))
+        elif not self._confirmed:
+            why = self._gap_reason if self._bindings else "it depends on no table that tells"
+            self._set_status("polling", why)
+        elif self._shown_mark < self._gap_mark:
+            self._set_status("stale", self._gap_reason)
+        else:
+            self._set_status("live", "")
+
+    def _set_status(self, status: Status, reason: str) -> None:
+        if status != self.status:
+            self.status = status
+            self._out.append(StatusChanged(status, reason))
+
+    def _wake(self) -> None:
+        at = self._flows.wake_at
+        if READ not in self._flows:
+            at = self._next_at()
+        if at is not None and at != float("inf"):
+            self._out.append(Wake(max(at, self._now)))
+
+    # Flows ----------------------------------------------------------------------------------------
+
+    def _guard(self, flow: Flow) -> Flow:
+        """Run ``flow``. Before the first answer a refusal is the query's error; after it, what is
+        shown stays, and the query is asked again, ever less often.
+        """
+        try:
+            yield from flow
+        except Exception as error:  # what a flow raises is the query's error, never a traceback
+            named = self._named(error)
+            if self.rows is None:
+                self._fail(named)
+                return
+            self._refusal = named
+            self._refusals += 1
+            wait = min(self.options.poll_interval * 2.0 ** min(self._refusals - 1, 10), RETRY_MAX)
+            self._marks += 1
+            self._due = self._now + wait
+
+    def _named(self, error: Exception) -> Exception:
+        """The server's refusal as the error of this query that it is."""
+        spec = self.spec
+        if isinstance(error, ReadRefusedError):
+            error = error.error
+        if isinstance(error, MissingTableError):
+            return MissingQueryError(spec.schema, spec.table, error.hint)
+        if isinstance(error, PermissionDeniedError) and self._answers.is_function:
+            role, reason = error.role, error.reason
+            return PermissionDeniedError(spec.schema, spec.table, role, "execute", reason)
+        return error
+
+    def _learn(self) -> Flow:
+        """What the server says of the columns, and of the dependencies' keys."""
+        spec = self.spec
+        beside = [table for schema, table in spec.depends_on if schema == spec.schema]
+        said: Any = None
+        try:
+            (read,) = yield [Query((), describe=(spec.table, *beside))]
+            said = read.page.value
+        except ReadRefusedError:
+            pass  # what is wrong, the first read will say
+        if not self._answers.is_function:
+            found = described(said, spec.table)
+            self._answers.described = found.columns
+            self._answers.is_function = found.is_function
+        bindings = []
+        for schema, table in spec.depends_on:
+            known = described(said, table) if schema == spec.schema else Described()
+            bindings.append(Binding("*", schema, table, None, known.key or None))
+        self._bindings = tuple(bindings)
+        self._learnt = True
+        if bindings:
+            self._out.append(Rejoin("the dependencies are known"))
+
+    def _read(self, cause: Cause) -> Flow:
+        answers = self._answers
+        if cause in ("audit", "poll"):
+            self._flows.serve(READ, cause)
+        for _ in range(1 + TORN):
+            mark, began = self._marks, self._now
+            self._audits.began()
+            self._due = float("inf")
+            try:
+                rows = yield from answers.read(self.schema)
+            except ReadRefusedError as refusal:
+                if self.rows is not None or answers.is_function or answers.described:
+                    raise
+                if not isinstance(refusal.error, MissingTableError):
+                    raise
+                answers.is_function = True  # no view of this name; perhaps nobody described it
+                rows = yield from answers.read(self.schema)
+            if answers.pages == 1 or mark == self._marks:
+                break
+        took = self._now - began
+        if rows and not (answers.described or answers.is_function):
+            # A view that nobody describes: its columns can be compared, a function's result cannot.
+            answers.described = yield from typed(tuple(rows[0]), rows)
+        changed = self._show(rows, cause)
+        self._refusal, self._refusals = None, 0
+        self._shown_mark = mark
+        self._rest_until = self._now + took
+        self._audits.ended(self._now, took, clean=True)
+        slower = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
+        self._poll_every = self.options.poll_interval if changed else slower
+        self._poll_at = self._now + max(self._poll_every, took / POLL_SHARE)
+        detail = {"rows": len(rows), "changed": changed, "seconds": took, "began": began}
+        self._out.append(Told("audit" if cause == "audit" else "reconciled", detail))
+
+    # Showing --------------------------------------------------------------------------------------
+
+    def _show(self, rows: list[WireRow], cause: Cause) -> int:
+        """Make the answer what is shown, as one change; how many rows differ (1 if only the order does)."""
+        spec = self.spec
+        schema = self._answers.schema_of(rows)
+        told = [hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows]
+        keys: Sequence[Key] = range(len(rows))
+        if spec.key is not None:
+            keys = schema.keys_of(rows)
+        answer = dict(zip(keys, told, strict=True))
+        if len(answer) < len(rows):
+            raise QueryKeyError(spec.schema, spec.table, schema.key)
+        before, old = self.rows, self._shown
+        same = schema == self.schema
+        if before is not None and same and list(answer.items()) == list(old.items()):
+            return 0
+        pairs: list[tuple[Key | None, Key | None]] = []
+        if before is not None:
+            pairs = list(_by_count(old, answer) if spec.key is None else _by_key(old, answer))
+        told_of = pairs if self.want_changes else []
+        was = [None if key is None or before is None else before.get(key) for key, _ in told_of]
+        now = before if before is not None and same else self._make_rows(schema)
+        load = now.load()
+        places = [{POSITION: place} for place in range(len(rows))]
+        load.extend(rows if spec.key else [{**r, **at} for r, at in zip(rows, places, strict=True)])
+        load.commit()
+        if now is not before:
+            self.rows, self.schema = now, schema
+            self._out.append(Shown(now, schema))
+        self._shown = answer
+        changes = [
+            _change(pair, gone, None if pair[1] is None else now.get(pair[1]))
+            for pair, gone in zip(told_of, was, strict=True)
+        ]
+        self._out.append(Published("snapshot" if before is None else cause, changes))
+        return max(1, len(pairs))
+
+
+def _by_key(
+    old: dict[Key, bytes], new: dict[Key, bytes]
+) -> Iterator[tuple[Key | None, Key | None]]:
+    """What left, then what came or changed: the key before, the key now."""
+    for key in old:
+        if key not in new:
+            yield key, None
+    for key, told in new.items():
+        if key not in old:
+            yield None, key
+        elif old[key] != told:
+            yield key, key
+
+
+def _by_count(
+    old: dict[Key, bytes], new: dict[Key, bytes]
+) -> Iterator[tuple[Key | None, Key | None]]:
+    """Rows without a key: of each, how many more or fewer there are; the later ones count."""
+    places: defaultdict[bytes, deque[Key]] = defaultdict(deque)
+    for place, told in old.items():
+        places[told].append(place)
+    came = []
+    for place, told in new.items():
+        if places[told]:
+            places[told].popleft()
+        else:
+            came.append(place)
+    yield from ((place, None) for rest in places.values() for place in rest)
+    yield from ((None, place) for place in came)
+
+
+def _change(pair: tuple[Key | None, Key | None], old: Row | None, new: Row | None) -> RowChange:
+    rows = [
+        None if row is None else {name: value for name, value in row.items() if name != POSITION}
+        for row in (old, new)
+    ]
+    before, after = pair
+    if before is None:
+        return RowChange("insert", after, None, rows[1])
+    return RowChange("delete" if after is None else "update", before, *rows)

@@ -1,0 +1,1 @@
+"""The mirror of one table: gaps, reading, reconciling, the audit."""

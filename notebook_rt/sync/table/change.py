@@ -1,0 +1,140 @@
+"""What a change says by itself, before anybody looks at the rows that are here (promise 5).
+
+In goes a ``Change`` off the wire; out come its key, whether it is a whole row or the narrow frame of
+a filter's second binding, whether it moved a row to another key, and whether its values can be trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from msgspec.structs import replace
+
+from notebook_rt.model.rows import Key, WireRow
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column, Schema, built_in, decoder, kind, lossy, may_be_lossy
+from notebook_rt.sync.events import Change
+from notebook_rt.sync.table.nulls import Nulls
+
+
+class UnreadableError(Exception):
+    """A change without a key that can be read: something was told, and nobody knows what."""
+
+
+class ChangeReader:
+    """How the changes of one table are to be read."""
+
+    def __init__(self, spec: TableSpec, schema: Schema) -> None:
+        self.nulls = Nulls(schema)
+        self._schema = schema
+        self._single = schema.key[0] if len(schema.key) == 1 else None
+        self._decode_key = decoder(schema.types[schema.key[0]], schema.numeric)
+        self._shaky_key = any(may_be_lossy(schema.types[name]) for name in schema.key)
+        self._may_be_lossy = [
+            name
+            for name, pg_type in schema.types.items()
+            if name not in self.nulls.uncertain and may_be_lossy(pg_type)
+        ]
+        streamed = {*schema.names, *spec.filter.columns}
+        narrow = {*schema.key, *spec.filter.columns}
+        self.by_bindings = bool(spec.filter) and spec.filter.to_realtime() is not None
+        """Whether the server's bindings carry the filter, so that a full frame vouches for it."""
+        self._narrow = narrow if self.by_bindings and streamed - narrow else None
+
+    def key_of(self, change: Change) -> Key:
+        """The key a change is about; raises UnreadableError where it has none."""
+        record = change.old_record if change.kind == "DELETE" else change.record
+        try:
+            if record is None:
+                raise KeyError
+            if self._shaky_key:
+                self._look_at_key(change.kind, record)
+            if self._single is not None:
+                value = self._decode_key(record[self._single])
+                if not isinstance(value, (list, dict)):
+                    return cast(Key, value)
+            return self._key_in(record)
+        except KeyError:
+            raise UnreadableError(f"a {change.kind} without its key") from None
+
+    def _look_at_key(self, kind: str, record: WireRow) -> None:
+        for name in self._schema.key:
+            if lossy(self._schema.types[name], record[name]) or self._schema.rounds(record, name):
+                raise UnreadableError(f'a {kind} whose key "{name}" is perhaps not the true one')
+
+    def _key_in(self, record: WireRow) -> Key:
+        schema = self._schema
+        return schema.key_of(schema.decode({name: record[name] for name in schema.key}, "socket"))
+
+    def is_narrow(self, change: Change) -> bool:
+        """Whether this is the frame that only tells whether a row is still in the filter."""
+        return (
+            self._narrow is not None
+            and change.kind == "UPDATE"
+            and all(column.name in self._narrow for column in change.columns)
+        )
+
+    def is_whole(self, change: Change) -> bool:
+        """Whether no column that is kept is missing."""
+        record = change.record or {}
+        return all(name in record for name in self._schema.names)
+
+    def says_all(self, change: Change) -> bool:
+        """Whether it tells the true value of every column that is kept."""
+        return self.is_whole(change) and not self.lossy(change.record or {})
+
+    def lossy(self, record: Mapping[str, Any]) -> bool:
+        """Whether a value may not be the true one (docs/design/wire.md "Values"): the row must be read."""
+        for name in self.nulls.uncertain:
+            if record.get(name, 0) is None:
+                return True
+        if not self._may_be_lossy:
+            return False
+        types = self._schema.types
+        return any(lossy(types[name], record.get(name)) for name in self._may_be_lossy)
+
+    def sure(self, record: WireRow) -> dict[str, Any]:
+        """The typed values of ``record`` that are certainly the true ones."""
+        types, doubted, shaky = self._schema.types, self.nulls.uncertain, self._may_be_lossy
+        told = {
+            name: value
+            for name, value in record.items()
+            if name in types
+            and not (value is None and name in doubted)
+            and not (name in shaky and lossy(types[name], value))
+        }
+        return self._schema.decode(told, "socket")
+
+    def moves(self, change: Change) -> bool:
+        """Whether ``change`` is an UPDATE of the key itself."""
+        old, record = change.old_record, change.record
+        if not old or record is None or change.kind != "UPDATE":
+            return False
+        if self._single is not None and old.get(self._single) == record[self._single]:
+            return False
+        if all(name not in old or old[name] == record[name] for name in self._schema.key):
+            return False
+        return self._key_in({**record, **old}) != self._key_in(record)
+
+    def apart(self, change: Change) -> tuple[Change, Change]:
+        """An UPDATE of the key as a DELETE of the old one, and what says nothing of it any more."""
+        record, old = change.record or {}, change.old_record or {}
+        before = {name: old.get(name, record[name]) for name in self._schema.key}
+        gone = replace(change, kind="DELETE", record=None, old_record=before, errors=())
+        return gone, replace(change, old_record=None)
+
+
+def columns_differ(columns: tuple[Column, ...], known: Schema) -> bool:
+    """Whether a change names other columns than the known ones.
+
+    A type of the project's own says nothing: a domain has its own name in a change, and in the
+    description that of the type below it.
+    """
+    if {column.name for column in columns} != known.types.keys():
+        return True
+    return any(
+        kind(column.pg_type) != kind(known.types[column.name])
+        for column in columns
+        if built_in(column.pg_type)
+    )

@@ -1,0 +1,90 @@
+-- Tables that describe themselves to notebook_rt (optional; `notebook-rt doctor --sql` prints this).
+--
+-- A hosted project shows the API's description, and with it the columns and the key of a table, to
+-- secret keys only. This function tells a login of the tables that it has a grant on, and of no
+-- other, as PostgREST's description does: columns, types, NOT NULL, defaults, enum labels, keys,
+-- publication, replica identity, row security and the login's own grants.
+--
+-- It only reads the catalog, with the caller's rights. Remove it with: drop function nrt_describe;
+
+create or replace function public.nrt_describe(source_schema text, sources text[] default null)
+returns jsonb
+language sql stable security invoker set search_path = '' as $$
+    select jsonb_build_object('tables', coalesce(jsonb_object_agg(c.relname, jsonb_build_object(
+        'kind', c.relkind,
+        'columns', (
+            select coalesce(jsonb_agg(jsonb_build_object(
+                'name', a.attname,
+                -- As the description has it: a domain over a type of PostgreSQL's own is that type.
+                'type', format_type(
+                    case when b.typnamespace = 'pg_catalog'::regnamespace then b.oid
+                         else a.atttypid end, null),
+                'not_null', a.attnotnull or base.not_null,
+                'default', case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
+                'identity', a.attidentity <> '',
+                'generated', a.attgenerated <> '',
+                'labels', (
+                    select jsonb_agg(e.enumlabel order by e.enumsortorder)
+                    from pg_enum e where e.enumtypid = b.oid)
+            ) order by a.attnum), '[]')
+            from pg_attribute a
+            cross join lateral (
+                with recursive below as (
+                    select t.oid, t.typtype, t.typbasetype, t.typnotnull
+                    from pg_type t where t.oid = a.atttypid
+                    union all
+                    select t.oid, t.typtype, t.typbasetype, t.typnotnull
+                    from below join pg_type t on t.oid = below.typbasetype
+                    where below.typtype = 'd'
+                )
+                select max(oid) filter (where typtype <> 'd') as oid,
+                       bool_or(typtype = 'd' and typnotnull) as not_null
+                from below
+            ) base
+            join pg_type b on b.oid = base.oid
+            left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+            where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+        ),
+        'key', (
+            select coalesce(jsonb_agg(a.attname order by k.place), '[]')
+            from pg_index i
+            cross join lateral unnest(i.indkey) with ordinality as k(number, place)
+            join pg_attribute a on a.attrelid = c.oid and a.attnum = k.number
+            where i.indrelid = c.oid and i.indisprimary
+        ),
+        'unique', (
+            select coalesce(jsonb_agg((
+                select jsonb_agg(a.attname order by k.place)
+                from unnest(i.indkey) with ordinality as k(number, place)
+                join pg_attribute a on a.attrelid = c.oid and a.attnum = k.number
+                where k.place <= i.indnkeyatts
+            ) order by i.indexrelid), '[]')
+            from pg_index i
+            where i.indrelid = c.oid and i.indisunique and not i.indisprimary and i.indisvalid
+                and i.indpred is null and i.indexprs is null
+        ),
+        'published', exists (
+            select from pg_publication_tables p
+            where p.pubname = 'supabase_realtime' and p.schemaname = n.nspname
+                and p.tablename = c.relname
+        ),
+        'replica_identity', c.relreplident,
+        'row_security', c.relrowsecurity,
+        'grants', (
+            select coalesce(jsonb_agg(word), '[]')
+            from unnest(array['select', 'insert', 'update', 'delete']) as word
+            where case when word = 'delete' then has_table_privilege(c.oid, word)
+                       else has_any_column_privilege(c.oid, word) end
+        )
+    )), '{}'))
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = source_schema and (sources is null or c.relname = any (sources))
+        and c.relkind in ('r', 'p', 'v', 'm', 'f')
+        and has_schema_privilege(n.oid, 'usage')
+        and (has_any_column_privilege(c.oid, 'select, insert, update')
+            or has_table_privilege(c.oid, 'delete'))
+$$;
+
+revoke all on function public.nrt_describe from public;
+grant execute on function public.nrt_describe to anon, authenticated, service_role;
+notify pgrst, 'reload schema';

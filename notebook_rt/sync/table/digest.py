@@ -1,0 +1,225 @@
+"""A whole table compared in one request, where the server has our SQL (promise 4, PERFORMANCE 4).
+
+Both sides hash each row's key with its version (``xmin``) as seed, by PostgreSQL's own hash of the
+key's type (integers, uuid, text), and combine the hashes without regard to order, bucket by bucket.
+Equal buckets are equal; of those that differ the keys and versions are compared, and of these the
+rows are read. ``audit.sql`` has the functions, ``notebook-rt doctor --sql`` prints them; without
+them keys and versions come in pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, Final, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from notebook_rt.model.rows import Key
+from notebook_rt.model.types import canonical, decoder, kind
+from notebook_rt.sync.events import Query
+from notebook_rt.sync.table.flows import Ahead, Ask
+from notebook_rt.sync.table.horizon import Read
+from notebook_rt.sync.table.replica import Replica
+
+BUCKETS: Final = 1024
+"""A power of two; a table of a million rows has some thousand in each."""
+HASHED: Final = frozenset(("uuid", "text", "varchar"))
+"""The types of a key that are hashed, besides integers."""
+CHUNK: Final = 16_384
+"""Keys hashed at a time, so that what lies between stays in the processor's cache."""
+SKIP_MOST: Final = 20_000
+"""Rows of unknown version that a digest may leave out; they are read by key."""
+
+U32: Final = np.uint32
+Words = NDArray[np.uint32]
+
+
+def hash_int8(values: NDArray[np.int64], seeds: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """PostgreSQL's ``hashint8extended(value, seed)``, for whole columns."""
+    raw = values.view(np.uint64)
+    low, high = raw.astype(U32), (raw >> np.uint64(32)).astype(U32)
+    word = low ^ np.where(values >= 0, high, ~high)
+    a, b, c = _start(4, seeds)
+    return _joined(*_final(a + word, b, c))
+
+
+def hash_bytes(values: NDArray[np.uint8], seeds: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """PostgreSQL's ``hash_bytes_extended``, for rows of equally many bytes.
+
+    ``uuid_hash_extended`` is this of the 16 bytes, ``hashtextextended`` of the text in UTF-8.
+    """
+    count, length = values.shape
+    whole = length // 12 * 12
+    padded = np.zeros((count, whole + 12), np.uint8)
+    padded[:, :length] = values
+    words = padded.view("<u4").astype(U32, copy=False)
+    a, b, c = _start(length, seeds)
+    for place in range(0, whole // 4, 3):
+        a, b, c = _mix(a + words[:, place], b + words[:, place + 1], c + words[:, place + 2])
+    rest = words[:, whole // 4 :]  # of c, the lowest byte is kept for the length
+    return _joined(*_final(a + rest[:, 0], b + rest[:, 1], c + (rest[:, 2] << U32(8))))
+
+
+def _start(length: int, seeds: NDArray[np.int64]) -> tuple[Words, Words, Words]:
+    seed = seeds.view(np.uint64)
+    start = U32((0x9E3779B9 + length + 3923095) & 0xFFFFFFFF)
+    a, b, c = (np.full(len(seeds), start, U32) for _ in range(3))
+    if not seeds.any():
+        return a, b, c
+    mixed = _mix(a + (seed >> np.uint64(32)).astype(U32), b + seed.astype(U32), c)
+    plain, seeded = (a, b, c), seeds != 0
+    a, b, c = (np.where(seeded, m, p) for m, p in zip(mixed, plain, strict=True))
+    return a, b, c
+
+
+def _joined(high: Words, low: Words) -> NDArray[np.uint64]:
+    return (high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)
+
+
+Hasher: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.uint64]]
+"""Seeds in, the hashes of the same keys out."""
+
+
+def hasher(pg_type: str, keys: Sequence[Key]) -> Hasher:
+    """How the server hashes ``keys`` of a column of ``pg_type``, one of ``HASHED``."""
+    if kind(pg_type) == "int":
+        values = np.array(keys, np.int64)
+        parts = [slice(at, at + CHUNK) for at in range(0, max(len(values), 1), CHUNK)]
+        return lambda seeds: np.concatenate([hash_int8(values[p], seeds[p]) for p in parts])
+    texts = cast("Sequence[str]", keys)
+    if canonical(pg_type) == "uuid":
+        raw = bytes.fromhex("".join(texts).replace("-", ""))
+        matrix = np.frombuffer(raw, np.uint8).reshape(-1, 16)
+        return lambda seeds: hash_bytes(matrix, seeds)
+    encoded = [text.encode() for text in texts]
+    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    groups = []
+    for length in np.unique(lengths).tolist():
+        places = np.flatnonzero(lengths == length)
+        raw = b"".join(encoded[place] for place in places.tolist())
+        groups.append((places, np.frombuffer(raw, np.uint8).reshape(len(places), length)))
+
+    def by_length(seeds: NDArray[np.int64]) -> NDArray[np.uint64]:
+        hashes = np.zeros(len(encoded), np.uint64)
+        for places, rows in groups:
+            hashes[places] = hash_bytes(rows, seeds[places])
+        return hashes
+
+    return by_length
+
+
+def _rot(x: Words, k: int) -> Words:
+    return (x << U32(k)) | (x >> U32(32 - k))
+
+
+def _mix(a: Words, b: Words, c: Words) -> tuple[Words, Words, Words]:
+    """Bob Jenkins' lookup3, as PostgreSQL's hashfn.c has it."""
+    a = (a - c) ^ _rot(c, 4)
+    c = c + b
+    b = (b - a) ^ _rot(a, 6)
+    a = a + c
+    c = (c - b) ^ _rot(b, 8)
+    b = b + a
+    a = (a - c) ^ _rot(c, 16)
+    c = c + b
+    b = (b - a) ^ _rot(a, 19)
+    a = a + c
+    c = (c - b) ^ _rot(b, 4)
+    return a, b + a, c
+
+
+def _final(a: Words, b: Words, c: Words) -> tuple[Words, Words]:
+    c = (c ^ b) - _rot(b, 14)
+    a = (a ^ c) - _rot(c, 11)
+    b = (b ^ a) - _rot(a, 25)
+    c = (c ^ b) - _rot(b, 16)
+    a = (a ^ c) - _rot(c, 4)
+    b = (b ^ a) - _rot(a, 14)
+    return b, (c ^ b) - _rot(b, 24)
+
+
+class Digest:
+    """One table's comparison by hash."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self._keys: list[Key] = []
+        self._buckets = np.zeros(0, np.int64)
+        """The bucket of each key."""
+        self._counts = np.zeros(BUCKETS, np.int64)
+        self._digests = np.zeros(BUCKETS, np.uint64)
+
+    @property
+    def _pg_type(self) -> str:
+        schema = self.replica.schema
+        return schema.types[schema.key[0]]
+
+    @property
+    def possible(self) -> bool:
+        """Whether its key is one column that can be hashed, and versions are known for most rows."""
+        schema, replica = self.replica.schema, self.replica
+        unknown = len(replica.rows) - len(replica.versions)
+        pg_type = self._pg_type
+        hashed = len(schema.key) == 1 and (kind(pg_type) == "int" or canonical(pg_type) in HASHED)
+        return hashed and 0 <= unknown <= min(SKIP_MOST, len(replica.rows) // 5)
+
+    def steps(
+        self, unknown: Callable[[Key], None], gone: Callable[[Sequence[Key], Read], None]
+    ) -> Generator[Ask, Sequence[Read], Read]:
+        """Compare; tell the keys whose row must be read, and those that are gone.
+
+        Raises
+        ------
+        ReadRefusedError
+            If the server does not have the functions.
+        """
+        versions = self.replica.versions
+        skip = versions.without(self.replica.rows.keys())
+        query = self._call("nrt_digest", {"skip": [str(key) for key in skip]})
+        (read,) = yield Ahead(query, self._digest)
+        keys, buckets = self._keys, self._buckets
+        wanted = self._different(read.page.value)
+        for key in skip:
+            unknown(key)
+        if not wanted:
+            return read
+        (rows,) = yield [self._call("nrt_rows", {"wanted": wanted})]
+        decode = decoder(self._pg_type)
+        found = map(decode, rows.page.value["keys"])
+        theirs = dict(zip(found, rows.page.value["versions"], strict=True))
+        for key, xmin in theirs.items():
+            if not versions.is_same(key, xmin):
+                unknown(key)
+        here = np.flatnonzero(np.isin(buckets, wanted)).tolist()
+        gone([keys[place] for place in here if keys[place] not in theirs], rows)
+        return read
+
+    def _digest(self) -> None:
+        """Hash what is here, while the server does the same."""
+        self._keys, xmins = self.replica.versions.arrays()
+        hashes = hasher(self._pg_type, self._keys)
+        buckets = (hashes(np.zeros_like(xmins)) & np.uint64(BUCKETS - 1)).astype(np.int64)
+        self._counts = np.bincount(buckets, minlength=BUCKETS)
+        self._digests = np.zeros(BUCKETS, np.uint64)
+        np.bitwise_xor.at(self._digests, buckets, hashes(xmins))
+        self._buckets = buckets
+
+    def _different(self, answer: Mapping[str, Any]) -> list[int]:
+        their_counts = np.zeros(BUCKETS, np.int64)
+        their_digests = np.zeros(BUCKETS, np.uint64)
+        places = np.array(answer["buckets"], np.int64)
+        their_counts[places] = answer["rows"]
+        their_digests[places] = np.array([int(h) for h in answer["digests"]], np.int64).view("u8")
+        different = (self._counts != their_counts) | (self._digests != their_digests)
+        return [int(bucket) for bucket in np.flatnonzero(different)]
+
+    def _call(self, function: str, more: Mapping[str, Any]) -> Query:
+        spec = self.replica.spec
+        conditions = [
+            {"column": c.column, "operator": c.operator, "values": c.values, "negated": c.negated}
+            for c in spec.filter.conditions
+        ]
+        table = {"source_schema": spec.schema, "source": spec.table}
+        key = {"key": self.replica.schema.key[0], "conditions": conditions, "buckets": BUCKETS}
+        return Query((), rpc=function, args={**table, **key, **more})

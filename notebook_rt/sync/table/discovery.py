@@ -1,0 +1,447 @@
+"""Learning a table's columns and key (promise 9), from whoever tells.
+
+1. The server describes the table: by the optional SQL (``describe.sql``), which says all of it to the
+   login that has a grant on the table; or by the API's description, which a hosted project shows to
+   secret keys only.
+2. Else it is asked in other ways. A page of rows gives the names. A comparison that cannot succeed
+   gives each type, for PostgreSQL names it in the error. The key is proven, candidate by candidate, by
+   a request that writes nothing (``RestClient.proves_key``). NOT NULL, defaults and an enum's labels
+   stay unknown: what a column may hold is then the server's to say, when it refuses a write. A table
+   of which no row can be read has the columns that were named and those of its key, until an event or
+   a row names the others.
+3. Else an error says that the key is not known, and what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+from typing import Any, Final, TypeAlias
+
+from notebook_rt.errors import (
+    DuplicateKeyError,
+    MissingColumnError,
+    MissingTableError,
+    NoPrimaryKeyError,
+    PermissionDeniedError,
+    UnknownKeyError,
+)
+from notebook_rt.model.filters import Condition, column_name
+from notebook_rt.model.inferred import inferred
+from notebook_rt.model.rows import Json, WireRow
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column, Schema, canonical
+from notebook_rt.sync.events import Query
+from notebook_rt.sync.table.flows import Ask, Flow, ReadRefusedError, together
+from notebook_rt.sync.table.horizon import Read
+
+DESCRIBE: Final = "nrt_describe"
+"""The function of ``describe.sql``."""
+AT_ONCE: Final = 8
+"""Requests that are under way at a time while a table is learnt."""
+SAMPLE: Final = 32
+"""Rows that are read to see which columns there are, and which of them tell rows apart."""
+SINGLES: Final = 1 + AT_ONCE
+COMPOSITES: Final = 3 * AT_ONCE
+"""So many single columns, and so many sets of several, are tried as the key."""
+WIDEST: Final = 5
+"""Columns of the widest key that is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the server says of a table; without columns, it says nothing."""
+
+    columns: tuple[Column, ...] = ()
+    key: tuple[str, ...] = ()
+    """In the order of the columns; empty: the table has no primary key."""
+    unique: tuple[tuple[str, ...], ...] = ()
+    """The columns of its unique constraints, where they are known."""
+    is_function: bool = False
+    """There is no such table, but a function of that name."""
+    kind: str = ""
+    """PostgreSQL's ``relkind``: ``r`` a table, ``p`` a partitioned one, ``v`` a view; empty: not known."""
+    row_security: bool | None = None
+    """Whether policies decide which rows are seen; None: not known."""
+    complete: bool = True
+    """False: no row was there to name the columns, and there may be others."""
+
+
+Steps: TypeAlias = Generator[Ask, Sequence[Read], "Described"]
+
+
+def learn(spec: TableSpec, done: Callable[[Schema, Schema, Described], None]) -> Flow:
+    """Ask for the schema and call ``done(kept, known, found)``: the projection, all columns, and what
+    else was said.
+
+    Raises
+    ------
+    TableError
+        Out of the flow, where the table cannot be mirrored.
+    """
+    (read,) = yield [Query((), describe=(spec.table,))]
+    found = described(read.page.value, spec.table)
+    if not found.columns:
+        found = yield from _probed(spec)
+    elif not (found.key or spec.key):
+        raise NoPrimaryKeyError(spec.schema, spec.table, found.unique)
+    known = _known(spec, found)
+    done(_kept(spec, known), known, found)
+
+
+# What the server says ---------------------------------------------------------------------------
+
+
+def described(value: Any, table: str) -> Described:
+    """What ``table`` is in the answer to ``Query.describe``."""
+    if isinstance(value, Mapping) and "tables" in value:
+        return from_catalog(value, table)
+    return from_description(value, table)
+
+
+def from_catalog(value: Mapping[str, Any], table: str) -> Described:
+    """What the function of ``describe.sql`` says of ``table``."""
+    tables = value.get("tables")
+    found = tables.get(table) if isinstance(tables, Mapping) else None
+    if not isinstance(found, Mapping):
+        return Described()
+    columns = [
+        Column(
+            str(one["name"]),
+            type_name(str(one["type"])),
+            nullable=not one.get("not_null"),
+            choices=tuple(map(str, one.get("labels") or ())),
+            filled=one.get("default") is not None or bool(one.get("identity")),
+            generated=bool(one.get("generated")),
+        )
+        for one in found.get("columns") or ()
+    ]
+    names = found.get("key") or ()
+    key = tuple(column.name for column in columns if column.name in names)
+    return Described(
+        tuple(columns),
+        key,
+        tuple(map(tuple, found.get("unique") or ())),
+        kind=str(found.get("kind") or ""),
+        row_security=bool(found["row_security"]) if "row_security" in found else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Watchable:
+    """A table or view that a login may read."""
+
+    name: str
+    described: Described
+    published: bool | None
+    """Whether its changes are streamed; None: it is not known."""
+    row_security: bool | None
+    grants: tuple[str, ...] | None
+
+
+def listed(value: Any) -> list[Watchable] | None:
+    """Every table in the answer to a description of all; None if there is no such answer."""
+    if not isinstance(value, Mapping):
+        return None
+    tables = value.get("tables")
+    if isinstance(tables, Mapping):
+        return [
+            Watchable(
+                name,
+                from_catalog(value, name),
+                bool(one.get("published")),
+                bool(one.get("row_security")),
+                tuple(map(str, one.get("grants") or ())),
+            )
+            for name, one in sorted(tables.items())
+            if isinstance(one, Mapping) and "select" in (one.get("grants") or ())
+        ]
+    names = value.get("definitions")
+    if not isinstance(names, Mapping):
+        return None
+    return [
+        Watchable(name, from_description(value, name), None, None, None) for name in sorted(names)
+    ]
+
+
+_OPENAPI_INTEGERS: Final = {"int32": "int4", "int64": "int8"}
+"""OpenAPI's own words, which newer PostgRESTs use; a smallint is said to be ``int32`` too."""
+
+
+def from_description(description: Any, table: str) -> Described:
+    """What an OpenAPI description says of ``table``."""
+    definitions = description.get("definitions") if isinstance(description, Mapping) else None
+    found = definitions.get(table) if isinstance(definitions, Mapping) else None
+    found = found if isinstance(found, Mapping) else {}
+    properties, required = found.get("properties"), found.get("required") or ()
+    if not isinstance(properties, Mapping):
+        paths = description.get("paths") if isinstance(description, Mapping) else None
+        return Described(is_function=f"/rpc/{table}" in (paths or ()))
+    columns, key = [], []
+    for name, one in properties.items():
+        pg_type = str(one.get("format") or one.get("type") or "text")
+        if one.get("type") == "integer":
+            pg_type = _OPENAPI_INTEGERS.get(pg_type, pg_type)
+        choices = tuple(map(str, one.get("enum") or ()))
+        filled = one.get("default") is not None
+        columns.append(Column(name, type_name(pg_type), name not in required, choices, filled))
+        if "<pk/>" in str(one.get("description", "")):
+            key.append(name)
+    return Described(tuple(columns), tuple(key))
+
+
+def type_name(text: str) -> str:
+    """A type's name in the socket's form; an enum loses its schema.
+
+    >>> type_name("character varying"), type_name("public.mood"), type_name("public.mood[]")
+    ('varchar', 'mood', '_mood')
+    """
+    head, dot, tail = text.rpartition(".")
+    return canonical(tail.strip('"') if dot and "(" not in head else text)
+
+
+# What is found out otherwise ----------------------------------------------------------------------
+
+
+def _probed(spec: TableSpec) -> Steps:
+    rows = yield from _sample(spec)
+    names = tuple(rows[0]) if rows else ()
+    key = spec.key or ()
+    if not key and names and spec.columns is None:
+        found = yield from together(_proven(spec, names, rows), typed(_wanted(spec, names), rows))
+        return Described(found[1], found[0])
+    if not key:
+        key = yield from _proven(spec, names, rows)
+    elif set(key) <= set(names) and not told_apart(rows, key):
+        raise DuplicateKeyError(spec.schema, spec.table, key)
+    columns = yield from typed(_wanted(spec, names, key), rows)
+    return Described(columns, key, complete=bool(rows) or spec.columns is not None)
+
+
+def _wanted(spec: TableSpec, names: Sequence[str], key: Sequence[str] = ()) -> list[str]:
+    """The columns whose type is to be asked for."""
+    terms = tuple(term.column for term in spec.order)
+    asked = (*(spec.columns or ()), *key, *spec.filter.columns, *terms, *spec.named)
+    named = dict.fromkeys(asked)
+    wanted = list(dict.fromkeys((*names, *named)))
+    if spec.columns is not None and names:
+        # Of the others no type is needed: they are not kept.
+        wanted = [name for name in wanted if name in named or name == spec.watermark]
+    return wanted
+
+
+def _sample(spec: TableSpec) -> Generator[Ask, Sequence[Read], Sequence[WireRow]]:
+    """Some rows, with all columns; with those asked for where a login may not read the others."""
+    selects = ["*"]
+    if spec.columns is not None:
+        selects.append(",".join(map(column_name, (*spec.columns, *(spec.key or ())))))
+    for at, select in enumerate(selects, 1):
+        try:
+            (read,) = yield [Query((("select", select), ("limit", str(SAMPLE))))]
+        except ReadRefusedError as refusal:
+            error = named(refusal.error, spec)
+            if at < len(selects) and isinstance(error, PermissionDeniedError):
+                continue
+            raise error from None
+        return read.page.rows
+    return ()
+
+
+def told_apart(rows: Iterable[WireRow], key: Sequence[str]) -> bool:
+    """Whether no two rows have the same ``key``, and no part of it is null."""
+    seen = set()
+    for row in rows:
+        values = [row.get(name) for name in key]
+        if None in values or repr(values) in seen:
+            return False
+        seen.add(repr(values))
+    return True
+
+
+def _proven(
+    spec: TableSpec, names: Sequence[str], rows: Sequence[WireRow]
+) -> Generator[Ask, Sequence[Read], tuple[str, ...]]:
+    """The primary key, of the candidates."""
+    every = list(candidates(spec.table, names, rows))
+    rest = every
+    tried: list[tuple[str, ...]] = []
+    some = rest[:1]  # nearly always the first one is it
+    if some and some != [("id",)]:
+        some += [one for one in rest if len(one) > 1][:1]  # or else the leading columns together
+    while some:
+        reads = yield [Query((), proves=key) for key in some]
+        for key, read in zip(some, reads, strict=True):
+            if read.page.value is True:
+                return tuple(name for name in names if name in key) or key
+        if reads[0].page.value is None and not tried:
+            break  # something between does not let the question through
+        tried += some
+        rest = [key for key in rest if key not in some]
+        some = rest[:AT_ONCE]
+    if not tried and "id" in names and told_apart(rows, ("id",)):
+        return ("id",)
+    in_order = [key for key in every if key in tried]
+    raise UnknownKeyError(spec.schema, spec.table, in_order, empty=not rows)
+
+
+_USUAL: Final = ("id", "uuid", "guid", "slug", "key", "code", "sku", "name")
+_NATURAL: Final = (
+    *("symbol", "ticker", "isin", "user_id", "username", "email", "uid", "pk", "ref", "number"),
+    *("no", "label", "title", "date", "day", "at", "time", "ts", "timestamp", "url"),
+)
+_ENDINGS: Final = ("_id", "_uuid", "_key", "_code", "_no", "_slug")
+
+
+def candidates(
+    table: str, names: Sequence[str], rows: Sequence[WireRow]
+) -> Iterator[tuple[str, ...]]:
+    """The likely primary keys, likeliest first, of columns that tell ``rows`` apart.
+
+    Without rows the names are not known either: the usual ones.
+
+    >>> row = {"sku": "a", "shop": 1, "price": 1.5}
+    >>> list(candidates("goods", list(row), [row]))
+    [('sku',), ('shop',), ('sku', 'shop')]
+    """
+    if not rows:
+        singular = table[:-1] if table.endswith("s") else table
+        own = [f"{singular}_id", f"{singular}id", f"{singular}_code", f"{singular}_key", singular]
+        yield from ((name,) for name in dict.fromkeys((*_USUAL, *own, *_NATURAL)))
+        return
+    places = {name: place for place, name in enumerate(names)}
+    able = [name for name in names if all(_may_be_key(row.get(name)) for row in rows)]
+    able.sort(key=lambda name: (_rank(name, places[name]), places[name]))
+    singles = ((name,) for name in able if told_apart(rows, (name,)))
+    yield from islice(singles, SINGLES)
+    yield from islice(_composites(able, places, rows), COMPOSITES)
+
+
+def _rank(name: str, place: int) -> int:
+    word = name.lower()
+    if word == "id":
+        return 0
+    if place == 0 or word in _USUAL or word.endswith(_ENDINGS):
+        return 1
+    return 2
+
+
+def _may_be_key(value: Json) -> bool:
+    return value is not None and not isinstance(value, bool | float | list | dict)
+
+
+def _composites(
+    able: Sequence[str], places: Mapping[str, int], rows: Sequence[WireRow]
+) -> Iterator[tuple[str, ...]]:
+    """Sets of several columns: the leading ones first, as keys are written, then likely pairs."""
+    in_order = sorted(able, key=places.__getitem__)
+    sets = [tuple(in_order[:size]) for size in range(2, min(WIDEST, len(in_order)) + 1)]
+    likely = able[: 2 * AT_ONCE]
+    for size in (2, 3):
+        found = combinations(likely, size)
+        sets += sorted(found, key=lambda one: sum(map(likely.index, one)))
+    seen = set()
+    for one in sets:
+        if frozenset(one) not in seen and told_apart(rows, one):
+            seen.add(frozenset(one))
+            yield one
+
+
+_NO_VALUE: Final = "\\xnotebook_rt asks for the type"
+"""A literal of no type but text, and not of bytea either, which reads most texts as they are."""
+_NO_ARRAY: Final = '{"\\\\xnotebook_rt asks for the type"}'
+_TYPE_IN_ERROR: Final = re.compile(r"for (?:type|enum) (.+?)(?::|(?<=type json)(?: |$))")
+_TYPE_WITHOUT_EQUALITY: Final = re.compile(r"operator does not exist: (.+?) = ")
+
+
+def typed(
+    names: Sequence[str], rows: Sequence[WireRow]
+) -> Generator[Ask, Sequence[Read], tuple[Column, ...]]:
+    """The columns of these names that there are, each with its type."""
+    types = yield from _types(names, _NO_VALUE)
+    arrays = [name for name, pg_type in types.items() if pg_type == "[]"]
+    elements = yield from _types(arrays, _NO_ARRAY)
+    types |= {name: f"_{element or 'text'}" for name, element in elements.items()}
+    columns = []
+    for name in names:
+        pg_type = types[name]
+        if pg_type == "?":
+            pg_type = inferred(row.get(name) for row in rows) or "text"
+        if pg_type is not None:
+            columns.append(Column(name, pg_type))
+    return tuple(columns)
+
+
+def _types(
+    names: Sequence[str], value: str
+) -> Generator[Ask, Sequence[Read], dict[str, str | None]]:
+    """The type of each column, as a comparison with ``value`` is refused."""
+    found: dict[str, str | None] = {}
+    for start in range(0, len(names), AT_ONCE):
+        some = names[start : start + AT_ONCE]
+        reads = yield [_comparison(name, value) for name in some]
+        for name, read in zip(some, reads, strict=True):
+            found[name] = type_in(read.page.refusal)
+    return found
+
+
+def _comparison(name: str, value: str) -> Query:
+    condition = Condition(name, "eq", (value,)).to_rest()
+    return Query((("select", column_name(name)), condition, ("limit", "1")), refusable=True)
+
+
+def type_in(refusal: Exception | None) -> str | None:
+    """The type that a refused comparison names; None: there is no such column; ``"[]"``: an array;
+    ``"?"``: it names none. Not refused: a text.
+    """
+    if refusal is None:
+        return "text"
+    code = getattr(refusal, "code", "")
+    reason = str(getattr(refusal, "reason", "") or refusal)
+    if isinstance(refusal, MissingColumnError) or code == "42703":
+        return None
+    if found := _TYPE_WITHOUT_EQUALITY.search(reason):
+        return type_name(found[1].strip('"'))
+    if "malformed array literal" in reason:
+        return "[]"
+    if "malformed" in reason:  # a range or a composite: PostgreSQL's text of it is what is kept
+        return "text"
+    if found := _TYPE_IN_ERROR.search(reason):
+        name = type_name(found[1].strip('"'))
+        return "jsonb" if name == "json" else name  # json has no equality at all
+    if "invalid hexadecimal d" in reason:
+        return "bytea"
+    return "?"
+
+
+# The schema -----------------------------------------------------------------------------------------
+
+
+def _known(spec: TableSpec, found: Described) -> Schema:
+    names = [column.name for column in found.columns]
+    chosen = spec.key or found.key
+    asked = (*(spec.columns or ()), *spec.filter.columns, *(term.column for term in spec.order))
+    for name in (*chosen, *asked):
+        if name not in names:
+            raise MissingColumnError(spec.schema, spec.table, name, names)
+    return Schema(found.columns, chosen, spec.numeric)
+
+
+def _kept(spec: TableSpec, known: Schema) -> Schema:
+    if spec.columns is None:
+        return known
+    carried = [term.column for term in spec.order]
+    if spec.watermark in known.types:
+        carried.append(str(spec.watermark))
+    return known.project((*known.key, *spec.columns, *carried))
+
+
+def named(error: Exception, spec: TableSpec) -> Exception:
+    """The server's refusal of a read as the error of this table that it is."""
+    code = getattr(error, "code", "")
+    if code in ("42P01", "PGRST205"):
+        return MissingTableError(spec.schema, spec.table, str(getattr(error, "hint", "")))
+    if code == "42501":
+        return PermissionDeniedError(spec.schema, spec.table)
+    return error

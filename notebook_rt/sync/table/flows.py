@@ -1,0 +1,335 @@
+"""Reading in several steps: a flow yields queries and is sent what they brought.
+
+A flow is a generator: ``reads = yield [query, ...]`` gives one ``Read`` per query, in order. A flow that
+has work to do which the next query does not need yields both (``Ahead``): while the server answers, it works.
+One whose queries depend on few of the answers yields a ``Pool``, which keeps several under way.
+``Flows`` carries them: it numbers the requests, tries again what may be tried again, and throws
+``ReadRefusedError`` into a flow whose request the server has refused for good. So each procedure (a snapshot,
+a reconciliation, an audit) is written from top to bottom, and still does nothing by itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from inspect import GEN_RUNNING, getgeneratorstate
+from typing import Any, Final, TypeAlias
+
+from notebook_rt.errors import AnswerTooLargeError, RateLimitedError, StatementTimeoutError
+from notebook_rt.sync.events import Cancel, Effect, Fetch, Fetched, FetchFailed, Query
+from notebook_rt.sync.table.horizon import Horizon, Read
+from notebook_rt.sync.usage import Purpose
+
+BACKOFF_MAX: Final = 5.0
+SLOW: Final = 1.5
+"""Seconds after which an answer counts as slow: half of the statement timeout that anon has on a
+hosted project."""
+SENDING: Final = 0.001
+"""Seconds in which a request leaves; then there is time for other work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A query that is sent ahead of ``work``, which is done by the time its answer is given."""
+
+    query: Query
+    work: Callable[[], None]
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """Queries of which several are under way at a time; the flow goes on when none is left.
+
+    A server that answers slowly, says 429 or ends a statement is asked for fewer at a time, and for
+    one more with each answer that comes quickly.
+    """
+
+    take: Callable[[object, Read], None]
+    """Called with the tag of a query and what it brought; may add to ``waiting``."""
+    refused: Callable[[object, Exception], bool]
+    """Called with the tag of a query that the server refused; True: it was put back otherwise."""
+    most: int
+    """How many may be under way."""
+    waiting: deque[tuple[object, Query]] = field(default_factory=deque)
+    """What is to be sent, in this order, each with its tag."""
+    at_once: int = 0
+    """How many are under way at a time just now."""
+    one_by_one: bool = False
+    """Whether nothing is sent while anything is under way."""
+
+    def __post_init__(self) -> None:
+        self.at_once = self.most
+
+    def fewer(self) -> None:
+        """The server has had enough."""
+        self.at_once = max(1, self.at_once // 2)
+
+    def more(self) -> None:
+        """The server answers quickly."""
+        self.at_once = min(self.most, self.at_once + 1)
+
+
+Ask: TypeAlias = Sequence[Query] | Ahead | Pool
+Flow: TypeAlias = Generator[Ask, Sequence[Read], None]
+
+
+class ReadRefusedError(Exception):
+    """The server refused a request of a flow; ``error`` is its answer."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    name: str
+    flow: Flow
+    purpose: Purpose = "read"
+    queries: Sequence[Query] = ()
+    reads: list[Read | None] = field(default_factory=list)
+    failures: int = 0
+    started: float = 0.0
+    work: Callable[[], None] | None = None
+    work_at: float = 0.0
+    pool: Pool | None = None
+    under_way: int = 0
+    """Requests of ``pool``."""
+
+
+@dataclass(slots=True)
+class _Request:
+    running: _Running
+    place: object
+    """Of its answer among those of its step; or its tag in a pool."""
+    query: Query
+    sent: int
+    sent_at: float
+    retry_at: float | None = None
+
+
+def together(
+    *flows: Generator[Ask, Sequence[Read], Any],
+) -> Generator[Ask, Sequence[Read], list[Any]]:
+    """Carry several flows that yield lists of queries, one round trip for a step of all of them.
+
+    Returns what each has returned.
+    """
+    results: list[Any] = [None] * len(flows)
+    asked: dict[int, Sequence[Query]] = {}
+
+    def step(place: int, reads: Sequence[Read] | None) -> None:
+        flow = flows[place]
+        try:
+            queries = next(flow) if reads is None else flow.send(reads)
+        except StopIteration as stop:
+            asked.pop(place, None)
+            results[place] = stop.value
+        else:
+            assert not isinstance(queries, Ahead | Pool)
+            asked[place] = queries
+
+    for place in range(len(flows)):
+        step(place, None)
+    while asked:
+        reads = list((yield [query for queries in asked.values() for query in queries]))
+        for place, queries in list(asked.items()):
+            mine, reads = reads[: len(queries)], reads[len(queries) :]
+            step(place, mine)
+    return results
+
+
+class Flows:
+    """The flows that are under way, by name."""
+
+    def __init__(self, horizon: Horizon, emit: Callable[[Effect], None]) -> None:
+        self._horizon = horizon
+        self._emit = emit
+        self._running: dict[str, _Running] = {}
+        self._requests: dict[int, _Request] = {}
+        self._number = 0
+        self.failing: Exception | None = None
+        """Why the last request failed; None as soon as one succeeds."""
+        self.waited = 0.0
+        """Seconds spent waiting to try again, in all: no work."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._running
+
+    def __bool__(self) -> bool:
+        return bool(self._running)
+
+    def serve(self, name: str, purpose: Purpose) -> None:
+        """The flow of that name, which calls this, reads for ``purpose`` from now on."""
+        self._running[name].purpose = purpose
+
+    def start(self, name: str, flow: Flow, now: float) -> None:
+        """Begin ``flow``; nothing else of that name may be under way."""
+        running = self._running[name] = _Running(name, flow, started=now)
+        self._horizon.watching = True
+        self._step(running, None)
+
+    def stop(self, name: str) -> None:
+        """Forget a flow and its requests."""
+        running = self._running.pop(name, None)
+        if running is None:
+            return
+        self._cancel(running)
+        if (
+            getgeneratorstate(running.flow) != GEN_RUNNING
+        ):  # else it is the flow itself that ends everything
+            running.flow.close()
+
+    def stop_all(self) -> None:
+        for name in list(self._running):
+            self.stop(name)
+
+    def fetched(self, event: Fetched) -> None:
+        """A request succeeded; goes on when the last one of its step has."""
+        request = self._requests.pop(event.request, None)
+        if request is None:
+            return
+        self.failing = None
+        running = request.running
+        if not self._worked(running):
+            return
+        running.failures = 0
+        read = Read(event.page, request.sent, request.sent_at)
+        if running.pool is not None:
+            self._pooled(running, running.pool, request, read)
+            return
+        assert isinstance(request.place, int)
+        running.reads[request.place] = read
+        reads = [read for read in running.reads if read is not None]
+        if len(reads) == len(running.queries):
+            self._step(running, reads)
+
+    def failed(self, event: FetchFailed, now: float) -> None:
+        """A request failed: tried again later, or for good."""
+        request = self._requests.get(event.request)
+        if request is None:
+            return
+        self.failing = event.error
+        running, pool = request.running, request.running.pool
+        too_large = isinstance(event.error, StatementTimeoutError | AnswerTooLargeError)
+        if pool is not None and (too_large or isinstance(event.error, RateLimitedError)):
+            pool.fewer()
+        if event.retry_after is not None and not too_large:
+            doubled = min(event.retry_after * 2 ** min(running.failures, 10), BACKOFF_MAX)
+            running.failures += 1
+            pause = max(event.retry_after, doubled)
+            request.retry_at = now + pause
+            self.waited += pause
+            return
+        del self._requests[event.request]
+        if pool is not None and pool.refused(request.place, event.error):
+            running.under_way -= 1
+            self._fill(running, pool)
+        elif self._worked(running):
+            self._cancel(running)
+            self._step(running, ReadRefusedError(event.error))
+
+    def _pooled(self, running: _Running, pool: Pool, request: _Request, read: Read) -> None:
+        running.under_way -= 1
+        if self._horizon.now - request.sent_at > SLOW:
+            pool.fewer()
+        else:
+            pool.more()
+        try:
+            pool.take(request.place, read)
+        except Exception as error:
+            self._cancel(running)
+            self._step(running, error)
+            return
+        self._fill(running, pool)
+
+    def _fill(self, running: _Running, pool: Pool) -> None:
+        """Send what may be sent; the flow goes on where nothing is left."""
+        while pool.waiting and running.under_way < (1 if pool.one_by_one else pool.at_once):
+            tag, query = pool.waiting.popleft()
+            running.under_way += 1
+            self._send(running, tag, query)
+        if not running.under_way:
+            self._step(running, [])
+
+    def tick(self, now: float) -> None:
+        """Send again what is due, and do what there is time for."""
+        due = [n for n, r in self._requests.items() if r.retry_at is not None and r.retry_at <= now]
+        for number in due:
+            request = self._requests.pop(number)
+            self._send(request.running, request.place, request.query)
+        for running in tuple(self._running.values()):
+            if running.work_at <= now:
+                self._worked(running)
+
+    def hurry(self) -> None:
+        """The network is back: what waits to be tried again is due now."""
+        for request in self._requests.values():
+            if request.retry_at is not None:
+                request.retry_at = float("-inf")
+
+    @property
+    def wake_at(self) -> float | None:
+        times = [r.retry_at for r in self._requests.values() if r.retry_at is not None]
+        times += [r.work_at for r in self._running.values() if r.work is not None]
+        return min(times, default=None)
+
+    def _worked(self, running: _Running) -> bool:
+        """Do what was left to do; False: the flow met its error instead of an answer."""
+        work, running.work = running.work, None
+        if work is not None:
+            try:
+                work()
+            except Exception as error:
+                self._cancel(running)
+                self._step(running, error)
+                return False
+        return True
+
+    def _cancel(self, running: _Running) -> None:
+        for number in [n for n, r in self._requests.items() if r.running is running]:
+            if self._requests.pop(number).retry_at is None:
+                self._emit(Cancel(number))
+
+    def _step(self, running: _Running, outcome: Sequence[Read] | Exception | None) -> None:
+        running.pool, running.under_way = None, 0
+        try:
+            while True:
+                if isinstance(outcome, Exception):
+                    asked = running.flow.throw(outcome)
+                elif outcome is None:
+                    asked = next(running.flow)
+                else:
+                    asked = running.flow.send(outcome)
+                if isinstance(asked, Pool):
+                    if asked.waiting:
+                        break
+                    outcome = []
+                    continue
+                if isinstance(asked, Ahead):
+                    running.queries = [asked.query]
+                    running.work, running.work_at = asked.work, self._horizon.now + SENDING
+                    break
+                running.queries = asked
+                if asked:
+                    break
+                outcome = []
+        except StopIteration:
+            if self._running.get(running.name) is running:
+                del self._running[running.name]
+            return
+        if isinstance(asked, Pool):
+            running.pool = asked
+            self._fill(running, asked)
+            return
+        running.reads = [None] * len(running.queries)
+        for place, query in enumerate(running.queries):
+            self._send(running, place, query)
+
+    def _send(self, running: _Running, place: object, query: Query) -> None:
+        self._number += 1
+        self._requests[self._number] = _Request(
+            running, place, query, self._horizon.moment(), self._horizon.now
+        )
+        self._emit(Fetch(self._number, query, running.purpose))

@@ -1,0 +1,150 @@
+"""Which is newer, a row that was read or a change that was told? (promise 6)
+
+A read happens at an unknown moment between its sending and its answer; a change was committed at a
+time known to the millisecond, and is told some time later, or never. Three facts order them:
+
+* What was received well before a read was sent is in the read. Well before: a commit is told out of
+  the server's log a moment before other sessions see it (``Options.visible_within``).
+* The read's answer carries the server's ``Date``; the read happened before that second ended. A
+  change committed later than that, and a margin for two clocks of one server, is newer.
+* Within one join, arrival order wins: behind a change that is newer than the last read, all are; and
+  so are all behind a change whose whole row is what the last read showed.
+
+What lies between is *unclear*: the caller compares values, and reads the row again where they differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from notebook_rt.model.rows import Key
+from notebook_rt.options import Options
+from notebook_rt.sync.events import Page
+
+KEEP_COVERS: Final = 120.0
+"""Seconds after which a single row's read is forgotten; no change is told so late."""
+
+Newer: TypeAlias = Literal["read", "told", "unclear"]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A page with its place among all that happened here."""
+
+    page: Page
+    sent: int
+    """The number of the moment it was sent; compare with the number of a change's arrival."""
+    sent_at: float
+    """When it was sent, monotonic seconds."""
+
+    @property
+    def happened_before(self) -> float:
+        """The time by the REST server's clock before which the read certainly happened."""
+        return self.page.server_time + 1.0
+
+
+class Horizon:
+    """Remembers what reads and changes said about which key, as long as it can matter."""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.now = 0.0
+        """Monotonic seconds, set with each event."""
+        self._moment = 0
+        self._floor = float("-inf")
+        self._covers: dict[Key, tuple[float, float]] = {}
+        self._followed: set[Key] = set()
+        """Keys whose row is as a change of this join says, so that the next change is newer."""
+        self._touched: dict[Key, tuple[int, float | None, float]] = {}
+        """When a change (with its commit time) or another read was last taken: its moment, and until
+        when what is sent may not see it."""
+        self._tidied_at = 0.0
+        self._latest = float("-inf")
+        self.watching = False
+        """Whether reads are out, so that what others say meanwhile must be remembered by key."""
+
+    def moment(self) -> int:
+        """The number of this moment; later ones are greater."""
+        self._moment += 1
+        return self._moment
+
+    @property
+    def floor(self) -> float:
+        """Server time: a change committed later is newer than every read of the whole table."""
+        return self._floor
+
+    def whole(self, read: Read) -> None:
+        """The whole table was read."""
+        self._floor = max(self._floor, self._before(read))
+        self._followed.clear()
+
+    def one(self, key: Key, read: Read, now: float) -> None:
+        """What a read said of ``key`` was taken, as the last word until now."""
+        if self.watching:
+            self._touched[key] = (self.moment(), None, float("-inf"))
+        self._followed.discard(key)
+        horizon = self._before(read)
+        if horizon > self._floor:
+            self._covers[key] = (horizon, now)
+
+    def follow(self, key: Key) -> None:
+        """The row of ``key`` that was read is the one that the latest change of this join tells."""
+        self._followed.add(key)
+
+    def follows(self, key: Key) -> bool:
+        """Whether the next change of ``key`` is newer than its row by the order of arrival."""
+        return key in self._followed
+
+    def joined(self) -> None:
+        """A new join may repeat what the last one has told already."""
+        self._floor = max(self._floor, self._latest)
+        self._followed.clear()
+
+    def is_news(self, key: Key, commit_time: float | None) -> bool:
+        """Whether a change told now is certainly newer than every read of ``key``."""
+        if key in self._followed:
+            return True
+        if commit_time is None or commit_time <= self._floor:
+            return False
+        cover = self._covers.get(key)
+        return cover is None or commit_time > cover[0]
+
+    def heard(self, commit_time: float | None) -> None:
+        """A change of this commit time arrived."""
+        if commit_time is not None and commit_time > self._latest:
+            self._latest = commit_time
+
+    def told(self, key: Key, commit_time: float | None) -> None:
+        """A change of ``key``, newer than its last read, was applied."""
+        unseen_until = self.now + self.options.visible_within
+        self._touched[key] = (self.moment(), commit_time, unseen_until)
+        if commit_time is None or commit_time <= self._floor:
+            self._followed.add(key)
+        if self._covers:
+            self._covers.pop(key, None)
+
+    def newer(self, key: Key, read: Read) -> Newer:
+        """What wins for ``key``: what ``read`` says, or what was taken since it was sent."""
+        moment, commit_time, unseen_until = self._touched.get(key, (0, None, float("-inf")))
+        if moment < read.sent and unseen_until <= read.sent_at:
+            return "read"
+        if commit_time is not None and commit_time > self._before(read):
+            return "told"
+        return "unclear"
+
+    def _before(self, read: Read) -> float:
+        """The database's time before which ``read`` certainly happened."""
+        return read.happened_before + self.options.clock_margin
+
+    def forget(self, now: float, *, reads_out: bool) -> None:
+        """Drop what can no longer matter."""
+        self.watching = reads_out
+        pause = self.options.visible_within
+        if not reads_out and self._touched and now - self._tidied_at > pause:
+            self._tidied_at = now
+            self._touched = {key: one for key, one in self._touched.items() if one[2] > now}
+        if self._covers:
+            old = [key for key, (_, at) in self._covers.items() if now - at > KEEP_COVERS]
+            for key in old:
+                del self._covers[key]

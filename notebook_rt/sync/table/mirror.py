@@ -1,0 +1,507 @@
+"""One table's mirror: events in, effects out (promises 1 to 10).
+
+The driver makes ``Mirror(spec, make_rows, options)``, calls ``handle(Tick(), now)`` once and then
+``handle(event, now)`` for whatever happens, and carries out the effects it gets back, in order.
+
+This module holds the life of the table: what is learnt first, when the snapshot starts, what opens
+a gap and what closes it, when to poll and when to audit. What each of these does is in
+``passes.py``, what a change does to a row in ``replica.py``, which of two is newer in
+``horizon.py``, how rows are read in ``reading.py`` and ``reconcile.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final, Literal
+
+from notebook_rt.errors import (
+    MissingColumnError,
+    MissingTableError,
+    NotebookRTError,
+    PermissionDeniedError,
+    classify,
+)
+from notebook_rt.model.rows import Rows
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Schema
+from notebook_rt.options import Options
+from notebook_rt.sync.events import (
+    AuditNow,
+    Binding,
+    Change,
+    Closed,
+    ColumnsSuspect,
+    Confirmed,
+    Effect,
+    Event,
+    Failed,
+    Fetched,
+    FetchFailed,
+    Gap,
+    Hint,
+    Joined,
+    Lost,
+    Received,
+    ReceivedMany,
+    Refused,
+    Status,
+    StatusChanged,
+    Tick,
+    Told,
+    Turn,
+    TurnOver,
+    TurnWanted,
+    Wake,
+)
+from notebook_rt.sync.table import discovery
+from notebook_rt.sync.table.auditing import NEVER, AuditTimer, Traffic
+from notebook_rt.sync.table.change import UnreadableError
+from notebook_rt.sync.table.flows import Flow, Flows, ReadRefusedError
+from notebook_rt.sync.table.horizon import Horizon
+from notebook_rt.sync.table.passes import Learning, Pass, Passes, Proof
+from notebook_rt.sync.table.replica import Replica
+
+MAIN: Final = "main"
+REFETCH: Final = "refetch"
+JOIN_PATIENCE: Final = 5.0
+"""Seconds to wait for the first ``Confirmed`` before reading without it, as if polling."""
+POLL_SHARE: Final = 0.2
+"""At most this share of the time is spent polling a table."""
+POLL_GROWTH: Final = 1.5
+LEARN_PAUSE: Final = 10.0
+"""Seconds between two questions for columns that a page has shown to be others."""
+REFUSALS: Final = 3
+"""So many refused reads in a row, and the table is in error."""
+
+
+class Mirror:
+    """The state machine that keeps one table true.
+
+    Parameters
+    ----------
+    make_rows
+        Makes the empty table for a schema, once it is learnt (and again when columns change): the
+        columnar table, or the overlay over it.
+    """
+
+    def __init__(
+        self, spec: TableSpec, make_rows: Callable[[Schema], Rows], options: Options
+    ) -> None:
+        self.spec = spec
+        self.options = options
+        self.want_changes = False
+        """Whether somebody listens: then ``Published.changes`` is filled."""
+        self.status: Status = "loading"
+        self.synced_at: float | None = None
+        """Monotonic time of the last proof: a load, a reconciliation or an audit that finished."""
+        self._now = 0.0
+        self._out: list[Effect] = []
+        self._horizon = Horizon(options)
+        self._flows = Flows(self._horizon, self._emit)
+        self._passes = Passes(
+            spec, make_rows, options, self._horizon, self._emit, lambda: self._flows.waited
+        )
+        self._joined = self._confirmed = False
+        self._gaps = 0
+        self._closed_gaps = 0
+        self._gap_reason = ""
+        self._since: float | None = None
+        self._failed: Exception | None = None
+        self._closed = False
+        self._begun_at: float | None = None
+        self._poll_at = float("inf")
+        self._audits = AuditTimer(options)
+        self._traffic = Traffic()
+        self._learn_at = self._retry_at = float("-inf")
+        self._poll_every = options.poll_interval
+        self._turn: Literal["", "asked", "had"] = ""
+        """Whether this table has asked to poll, and may."""
+        self._asked_at = float("-inf")
+        self._refusals = 0
+        self._reason = self._told_reason = "starting"
+
+    # What the driver asks -----------------------------------------------------------------------
+
+    @property
+    def schema(self) -> Schema | None:
+        """None until learnt; the projection, with its key, order and version columns."""
+        return None if self._passes.replica is None else self._passes.replica.schema
+
+    @property
+    def rows(self) -> Rows | None:
+        """What is shown; None until the first load (``Shown``)."""
+        replica = self._passes.replica
+        return replica.rows if replica is not None and replica.loaded else None
+
+    @property
+    def described(self) -> discovery.Described:
+        """What the server said of the table when it was learnt last."""
+        return self._passes.described
+
+    @property
+    def next_audit(self) -> float | None:
+        """Monotonic time of the next audit; None while none is to come."""
+        return self._audits.at if self._confirmed and self._audits.at != NEVER else None
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Monotonic time since when a change has waited to be applied; None: none waits."""
+        replica = self._passes.replica
+        return None if replica is None else replica.waiting_since
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """The bindings to join with; empty until they are known (then ``Rejoin`` comes).
+
+        A filter that the socket can carry needs four (docs/design/facts.md): what comes in, what stays in, a
+        narrow one for what leaves, and deletions, which a filter would swallow.
+        """
+        spec, schema = self.spec, self.schema
+        if spec.columns is None:
+            select = None
+        elif schema is None:
+            return ()
+        else:
+            select = tuple(dict.fromkeys((*schema.names, *spec.filter.columns)))
+        table = (spec.schema, spec.table)
+        text = spec.filter.to_realtime() if spec.filter else None
+        if text is None:
+            return (Binding("*", *table, None, select),)
+        return (
+            Binding("INSERT", *table, text, select),
+            Binding("UPDATE", *table, text, select),
+            Binding("UPDATE", *table, None, spec.filter.columns),
+            Binding("DELETE", *table, None, select),
+        )
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take what happened at monotonic ``now`` (seconds); return what to do."""
+        self._out = []
+        if self._closed or (self._failed is not None and not isinstance(event, Closed)):
+            return []
+        self._now = self._passes.now = self._horizon.now = now
+        if self._begun_at is None:
+            self._begun_at = now
+            self._flows.start(MAIN, self._guard(self._prove(self._passes.learn())), now)
+        self._take(event)
+        self._go_on()
+        return self._out
+
+    # What happened ------------------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Received(change):
+                self._receive([change])
+            case ReceivedMany(changes):
+                self._receive(changes)
+            case Fetched():
+                self._flows.fetched(event)
+            case FetchFailed():
+                self._end_turn()  # what waits to try again keeps no other table waiting
+                if classify(event.error).kind == "server":
+                    self._audits.hint(self._now)
+                self._flows.failed(self._patiently(event), self._now)
+            case Tick():
+                self._flows.tick(self._now)
+            case Joined():
+                self._joined, self._confirmed = True, False
+                self._horizon.joined()
+                self._open_gap("a new join")
+            case Confirmed():
+                if not self._confirmed:
+                    self._audits.resumed(self._now)
+                self._joined = self._confirmed = True
+                self._flows.hurry()
+                self._flows.tick(self._now)
+                self._open_gap("changes were confirmed")
+            case Lost(reason):
+                self._leave_stream(reason)
+            case Refused(error, final):
+                if not final:
+                    self._leave_stream(str(error))
+                elif self.rows is None:
+                    self._fail(error)
+                else:
+                    self._leave_stream(str(error))
+                    self._flows.stop_all()
+                    self._flows.start(MAIN, self._end(error), self._now)
+            case Gap(reason):
+                self._open_gap(reason)
+            case AuditNow():
+                self._audits.ask(self._now)
+            case Hint():
+                self._audits.hint(self._now)
+            case Turn():
+                self._turn = "had"
+            case ColumnsSuspect():
+                if self._passes.replica is not None:
+                    self._passes.replica.schema_moved = True
+            case Closed():
+                self._flows.stop_all()
+                self._set_status("closed", "closed")
+                self._closed = True
+
+    def _patiently(self, event: FetchFailed) -> FetchFailed:
+        """A refused token ends no table that is shown: a new one mends it, and storms pass."""
+        replica = self._passes.replica
+        loaded = replica is not None and replica.loaded
+        if loaded and event.retry_after is None and classify(event.error).kind == "auth":
+            return replace(event, retry_after=self.options.backoff_base)
+        return event
+
+    def _receive(self, changes: Sequence[Change]) -> None:
+        replica = self._passes.replica
+        if self._passes.kept is not None:
+            self._passes.kept += changes
+            if len(self._passes.kept) > self.options.buffer_size:
+                self._passes.kept.clear()
+                self._open_gap("too many changes while loading")
+            return
+        if replica is None or not replica.loaded:
+            self._passes.keep_early(changes)
+            return
+        if self._traffic.came(len(changes), self._now):
+            self._audits.hint(self._now)
+        try:
+            replica.receive(changes, self._now)
+        except UnreadableError as error:
+            self._open_gap(str(error))
+        times = [change.commit_time for change in changes if change.commit_time is not None]
+        self._passes.publish("stream", max(times, default=None))
+
+    def _open_gap(self, reason: str) -> None:
+        self._gaps += 1
+        self._gap_reason = reason
+        if self._passes.replica is not None and self._passes.replica.loaded:
+            self._emit(Told("gap", {"reason": reason}))
+            self._audits.hint(self._now)
+
+    def _leave_stream(self, reason: str) -> None:
+        self._joined = self._confirmed = False
+        self._open_gap(reason)
+        self._poll_every = self.options.poll_interval
+        self._poll_at = self._now
+
+    def _fail(self, error: Exception) -> None:
+        if self._failed is None:
+            self._failed = error
+            self._flows.stop_all()
+            self._emit(Failed(error))
+            self._set_status("error", str(error))
+
+    # What to do next ----------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Start what is due, then say how things are and when to be woken."""
+        if self._failed is None and not self._closed:
+            self._start_what_is_due()
+            self._judge()
+            self._wake()
+        self._horizon.forget(self._now, reads_out=bool(self._flows))
+
+    def _start_what_is_due(self) -> None:
+        replica = self._passes.replica
+        if replica is None:
+            return
+        replica.want_changes = self.want_changes
+        if self._passes.judge_audit(replica) or self._traffic.fell_quiet(self._now):
+            self._audits.hint(self._now)
+        if MAIN not in self._flows and self._now >= self._retry_at:
+            flow = self._next_flow(replica)
+            if flow is not None:
+                self._flows.start(MAIN, self._guard(flow), self._now)
+        if self._turn == "had" and MAIN not in self._flows:
+            self._end_turn()  # what was asked for is not due any more
+        due = [key for key, at in replica.wanted.items() if at <= self._now]
+        if due and replica.loaded and REFETCH not in self._flows:
+            self._flows.start(REFETCH, self._guard(self._passes.refetch(replica)), self._now)
+
+    def _next_flow(self, replica: Replica) -> Flow | None:
+        if replica.moved_to is not None:
+            columns, replica.moved_to = replica.moved_to, None
+            return self._prove(self._passes.change_columns(replica, columns))
+        if replica.loaded and len(replica.rows) and not self.described.complete:
+            replica.schema_moved = True  # a row was read, which names all columns
+        if replica.schema_moved and self._now >= self._learn_at:
+            replica.schema_moved = False
+            self._learn_at = self._now + LEARN_PAUSE
+            return self._prove(self._passes.learn())
+        if not replica.loaded:
+            due = self._confirmed or self._has_lost or self._now >= self._patience_ends
+            return self._prove(self._passes.load(replica)) if due else None
+        if self._audits.asked and self._now >= self._audits.at:
+            return self._audit(replica)
+        if self._confirmed and self._gaps > self._closed_gaps:
+            if self._now >= self._audits.by:  # it compares everything, so it closes gaps as well
+                return self._audit(replica)
+            return self._prove(self._passes.reconcile(replica, "reconcile", self._since))
+        if (
+            replica.window is not None
+            and replica.window.stale
+            and self._now >= self._passes.order_at
+        ):
+            return self._passes.order(replica, replica.window)
+        if self._confirmed:
+            if self._now >= self._audits.at or replica.nulls.betrayed:
+                return self._audit(replica)
+        elif self._now >= self._poll_at:
+            if self._turn == "had":
+                return self._poll(replica)
+            if not self._turn:
+                self._turn, self._asked_at = "asked", self._now
+                self._emit(TurnWanted())
+        return None
+
+    def _end_turn(self) -> None:
+        if self._turn == "had":
+            self._turn = ""
+            self._emit(TurnOver())
+
+    @property
+    def _patience_ends(self) -> float:
+        return (self._begun_at or 0.0) + JOIN_PATIENCE
+
+    @property
+    def _has_lost(self) -> bool:
+        return self._poll_at != float("inf")
+
+    def _judge(self) -> None:
+        replica = self._passes.replica
+        if replica is None or not replica.loaded:
+            self._set_status("loading", self._reason)
+        elif self._confirmed:
+            if self._gaps > self._closed_gaps:
+                self._set_status("stale", self._gap_reason)
+            else:
+                self._set_status("live", "")
+        elif self._flows.failing is not None or self._refusals:
+            self._set_status("stale", str(self._flows.failing or "refused"))
+        else:
+            self._set_status("polling", self._gap_reason)
+
+    def _set_status(self, status: Status, reason: str) -> None:
+        if (status, reason) != (self.status, self._told_reason):
+            self.status, self._told_reason = status, reason
+            self._emit(StatusChanged(status, reason))
+
+    def _wake(self) -> None:
+        times: list[float] = []
+        replica = self._passes.replica
+        if replica is not None and MAIN not in self._flows:
+            if not replica.loaded:
+                times.append(self._patience_ends)
+            else:
+                if self._confirmed:
+                    times.append(self._audits.at)
+                elif not self._turn:
+                    times.append(self._poll_at)
+            if replica.window is not None and replica.window.stale:
+                times.append(self._passes.order_at)
+            if replica.schema_moved:
+                times.append(self._learn_at)
+            if self._gaps > self._closed_gaps:
+                times.append(self._retry_at)
+            # Nothing of these is begun before a refused read may be tried again.
+            times = [max(time, self._retry_at) for time in times]
+        if self._flows.wake_at is not None:
+            times.append(self._flows.wake_at)
+        if replica is not None and replica.wanted and REFETCH not in self._flows:
+            times.append(min(replica.wanted.values()))
+        if self._passes.verdicts:
+            times.append(self._passes.verdicts[0])
+        if self._audits.at != NEVER:
+            times.append(self._traffic.quiet_at)
+        due = [time for time in times if time is not None and abs(time) != float("inf")]
+        if due:
+            self._emit(Wake(max(min(due), self._now)))
+
+    # Flows --------------------------------------------------------------------------------------
+
+    def _guard(self, flow: Flow) -> Flow:
+        """Run ``flow``; what the server refuses is a gap, and an error when it persists."""
+        try:
+            yield from flow
+        except ReadRefusedError as refusal:
+            error = discovery.named(refusal.error, self.spec)
+            self._refusals += 1
+            replica = self._passes.replica
+            if replica is None or not replica.loaded or self._refusals >= REFUSALS:
+                self._fail(error)
+                return
+            self._open_gap(str(error))
+            renamed = isinstance(error, MissingColumnError) and self._now >= self._learn_at
+            replica.schema_moved |= renamed
+            self._retry_at = self._now + (0.0 if renamed else self.options.poll_interval)
+        except NotebookRTError as error:
+            self._fail(error)
+        except Exception as error:  # a fault of ours: a gap as well (promise 3), never a traceback
+            self._refusals += 1
+            replica = self._passes.replica
+            if replica is None or not replica.loaded or self._refusals >= REFUSALS:
+                self._fail(error)
+                return
+            self._open_gap(f"an exception while reading: {error!r:.200}")
+            replica.schema_moved = True  # columns that moved meanwhile are the likely cause
+            self._retry_at = self._now + self.options.poll_interval
+        else:
+            self._refusals = 0
+
+    def _end(self, error: Exception) -> Flow:
+        """Fail; but Realtime has one sentence for a table that left its publication, one that is
+        gone and one without a grant, and one for a column that it cannot filter by and one that is
+        gone: a read tells them apart.
+        """
+        reads = self._passes.reads
+        try:
+            yield [reads.page(reads.by_key(), limit=1)]
+        except ReadRefusedError as refusal:
+            found = discovery.named(refusal.error, self.spec)
+            plainer = (MissingTableError, PermissionDeniedError)
+            error = found if isinstance(found, plainer) else error
+            if isinstance(found, MissingColumnError):
+                try:
+                    yield from discovery.learn(self.spec, lambda *found: None)
+                except MissingColumnError as missing:  # this one says which columns there are
+                    error = missing
+        self._fail(error)
+
+    def _prove(self, one: Learning | Pass) -> Flow:
+        gaps = self._gaps
+        proof = yield from one
+        if proof is not None:
+            self._proven(proof, gaps)
+
+    def _audit(self, replica: Replica) -> Flow:
+        gaps = self._gaps
+        self._flows.serve(MAIN, "audit")
+        self._audits.began()
+        proof = yield from self._passes.audit(replica)
+        self._audits.ended(self._now, proof.took, clean=not proof.differing)
+        self._proven(proof, gaps)
+
+    def _poll(self, replica: Replica) -> Flow:
+        gaps = self._gaps
+        self._flows.serve(MAIN, "poll")
+        try:
+            proof = yield from self._passes.reconcile(replica, "poll", self._since)
+        finally:
+            self._end_turn()
+        grown = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
+        self._poll_every = self.options.poll_interval if proof.differing else grown
+        self._proven(proof, gaps)
+        # The interval counts from when the poll was due, not from when others let it begin.
+        self._poll_at = max(self._asked_at + self._poll_every, self._now + proof.took / POLL_SHARE)
+
+    def _proven(self, proof: Proof, gaps: int) -> None:
+        """Nothing that was committed before the proof is missing."""
+        self._since = proof.server_time
+        if proof.closes_gaps:
+            self._closed_gaps = gaps
+        self.synced_at = self._now
+        self._audits.loaded(self._now, proof.took)
+        self._poll_at = self._now + max(self._poll_every, proof.took / POLL_SHARE)
+
+    def _emit(self, effect: Effect) -> None:
+        self._out.append(effect)

@@ -1,0 +1,323 @@
+"""What is read of one table, and what comes of it: each pass from its first request to its proof.
+
+A pass is a flow (``flows.py``): learning the columns, the load, a reconciliation, an audit, the
+server's order, rows by key. The mirror says when each runs; here is what it does, and what it leaves
+behind: the replica, a proof of what cannot be missing any more, and the effects that tell of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from notebook_rt.model.rows import Delete, Key, Rows, Upsert
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column, Schema, built_in
+from notebook_rt.options import Options
+from notebook_rt.sync.events import (
+    Cause,
+    Change,
+    Effect,
+    Progress,
+    Published,
+    Ranked,
+    Rejoin,
+    Shown,
+    Told,
+)
+from notebook_rt.sync.table import discovery
+from notebook_rt.sync.table.change import UnreadableError
+from notebook_rt.sync.table.flows import Ask, Flow
+from notebook_rt.sync.table.horizon import Horizon, Read
+from notebook_rt.sync.table.queries import Reads
+from notebook_rt.sync.table.reading import Comparison, Paging, by_keys, glance, load, ranks, scan
+from notebook_rt.sync.table.reconcile import Reconciliation
+from notebook_rt.sync.table.replica import Replica
+from notebook_rt.sync.table.window import Window
+
+LATENESS: Final = 5.0
+"""Seconds in which the change that explains a difference would have come."""
+ORDER_PAUSE: Final = 0.25
+"""Seconds between two questions for the server's order; twice what one took, within limits."""
+ORDER_PAUSE_MAX: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That the table here has all that was committed before ``server_time``."""
+
+    server_time: float | None
+    took: float
+    """Seconds of work."""
+    differing: int = 0
+    """Rows that had to be mended."""
+    closes_gaps: bool = True
+    """False: something was told meanwhile that nobody could read."""
+
+
+Pass: TypeAlias = Generator[Ask, Sequence[Read], Proof]
+Learning: TypeAlias = Generator[Ask, Sequence[Read], Proof | None]
+
+
+class Passes:
+    """The passes over one table, and the replica that they fill.
+
+    Parameters
+    ----------
+    waited
+        Seconds that flows have spent waiting to try again, in all: no work.
+    """
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        make_rows: Callable[[Schema], Rows],
+        options: Options,
+        horizon: Horizon,
+        emit: Callable[[Effect], None],
+        waited: Callable[[], float],
+    ) -> None:
+        self.spec = spec
+        self.options = options
+        self.now = 0.0
+        self.replica: Replica | None = None
+        self.described = discovery.Described()
+        """What the server said of the table when it was learnt last."""
+        self.kept: list[Change] | None = None
+        """The changes that came while loading; None: nothing is being loaded."""
+        self._early: deque[tuple[float, Change]] = deque(maxlen=options.buffer_size)
+        """The changes that came just before the load: it may not see them yet."""
+        self.order_at = float("-inf")
+        """When the server may be asked for its order again."""
+        self.verdicts: deque[float] = deque()
+        """When it is known of what an audit mended whether that was drift."""
+        self._make_rows = make_rows
+        self._horizon = horizon
+        self._emit = emit
+        self._waited = waited
+        self._paging = Paging(options.page_size, options.reads_at_once, most=options.max_rows)
+        self._reads: Reads | None = None
+
+    @property
+    def reads(self) -> Reads:
+        assert self._reads is not None  # learnt before anything is read
+        return self._reads
+
+    def keep_early(self, changes: Sequence[Change]) -> None:
+        """Changes came before the load, which reads what they did, but for the latest of them."""
+        self._early.extend((self.now, change) for change in changes)
+        while self._early and self._early[0][0] <= self.now - self.options.visible_within:
+            self._early.popleft()
+
+    # The columns, and the load ------------------------------------------------------------------
+
+    def learn(self) -> Learning:
+        """Learn the columns, and load again if they are others."""
+        found: list[tuple[Schema, Schema, discovery.Described]] = []
+        yield from discovery.learn(self.spec, lambda *schemas: found.append(schemas))
+        kept, known, self.described = found[0]
+        before = self.replica
+        if before is None:
+            self.replica = Replica(self.spec, kept, known, self._horizon)
+            self._reads = Reads(self.spec, kept, self.options.page_size)
+            if self.spec.columns is not None:  # else the bindings need no schema
+                self._emit(Rejoin("the columns are known"))
+            return None
+        if before.known == known:
+            return None
+        return (yield from self._replace(Replica(self.spec, kept, known, self._horizon)))
+
+    def change_columns(self, replica: Replica, columns: tuple[Column, ...]) -> Learning:
+        """A change has named columns that are not the known ones: it is the truth about them."""
+        names = {column.name for column in columns}
+        needed = {*replica.schema.key, *self.spec.filter.columns}
+        needed.update(term.column for term in self.spec.order)
+        if not needed <= names:
+            return (yield from self.learn())
+        known = Schema(_described(columns, replica.known), replica.schema.key, self.spec.numeric)
+        return (yield from self._replace(Replica(self.spec, known, known, self._horizon)))
+
+    def _replace(self, replica: Replica) -> Pass:
+        """Load a table whose columns have changed, beside the one that is seen."""
+        self._emit(Told("schema", {"columns": replica.known.names}))
+        self._reads = Reads(self.spec, replica.schema, self.options.page_size)
+        # What was refused while a column was missing says nothing of what this server can do.
+        self._paging = Paging(
+            self.options.page_size, self.options.reads_at_once, most=self.options.max_rows
+        )
+        return (yield from self.load(replica))
+
+    def load(self, replica: Replica) -> Pass:
+        """Read the whole table and show it as one."""
+        self.kept = [one for at, one in self._early if at > self.now - self.options.visible_within]
+        self._early.clear()
+        rows = self._make_rows(replica.schema)
+        took = self._stopwatch()
+        read = yield from load(replica, self.reads, self._paging, rows, self._progress)
+        order: list[Key] = []
+        window = replica.window
+        if window is not None and not window.sortable:
+            # Before anything is shown: nobody sees the rows in an order that was not asked for.
+            if window.limit is None:
+                yield from ranks(replica, self.reads, self._paging, order)
+            else:
+                order = list(rows.keys())
+        kept, self.kept = self.kept, None
+        before = self.replica
+        old = before.rows if before is not None and before.loaded else None
+        self._horizon.whole(read)
+        replica.rows = rows
+        self.replica = replica
+        readable = True
+        try:
+            replica.receive(kept, self.now)
+        except UnreadableError:
+            readable = False
+        if old is not None:
+            for key in replica.held():  # what was shown before is not older than what was read
+                row = old.get(key)
+                kept_row = {n: v for n, v in (row or {}).items() if n in replica.schema.types}
+                replica.apply([Delete(key) if row is None else Upsert(key, kept_row)])
+        if window is not None and not window.sortable and window.limit is None:
+            window.ranked(order, rows.keys())
+        self._emit(Shown(rows, replica.schema, order))
+        replica.dirty = True
+        self.publish("snapshot", None)
+        return Proof(read.page.server_time, took(), closes_gaps=readable)
+
+    def _progress(self, done: int, total: int | None) -> None:
+        self._emit(Progress(done, total))
+
+    def _stopwatch(self) -> Callable[[], float]:
+        """Seconds of work from now on, without the waits between tries."""
+        began, waited = self.now, self._waited()
+        return lambda: max(0.0, self.now - began - (self._waited() - waited))
+
+    # True again, true still ---------------------------------------------------------------------
+
+    def reconcile(
+        self, replica: Replica, cause: Literal["reconcile", "poll"], since: float | None
+    ) -> Pass:
+        """Mend what was lost since ``since``, a server time (None: at any time)."""
+        took = self._stopwatch()
+        one = Reconciliation(replica, self.reads, self._paging, since, brief=cause == "poll")
+        watched = self._watch_window()
+        yield from one.steps(lambda: self.now)
+        self.publish(cause, None)
+        watched(one.order)
+        if cause == "reconcile" and replica.window is not None:
+            # An order that was read while changes were lost may be of rows that are back as they
+            # were, and then nothing that was compared tells of it.
+            replica.window.stale |= not replica.window.sortable
+        detail = {"method": one.method, "differing": one.differing, "seconds": took()}
+        self._emit(Told("reconciled", {**detail, "cause": cause}))
+        return Proof(one.proven_at, took(), one.differing)
+
+    def audit(self, replica: Replica) -> Pass:
+        """Compare the whole table, and mend what differs (promise 4)."""
+        took, began = self._stopwatch(), self.now
+        watched = self._watch_window()
+        comparison = Comparison(replica)
+        yield from glance(replica, self.reads, self._paging)
+        yield from scan(replica, self.reads, self._paging, comparison)
+        differing = comparison.apply(self.now)
+        self.publish("audit", None)
+        watched(comparison.order)
+        replica.nulls.betrayed = False  # what was believed has been read
+        lost = len(comparison.lost)
+        detail = {"rows": comparison.seen, "differing": lost, "seconds": took(), "began": began}
+        self._emit(Told("audit", detail))
+        if lost:
+            due = self.now + LATENESS
+            for key in comparison.lost:
+                replica.suspects.setdefault(key, due)
+            self.verdicts.append(due)
+        return Proof(comparison.began, took(), differing)
+
+    def judge_audit(self, replica: Replica) -> bool:
+        """What an audit mended and no change has explained in time was drift; True: there is some."""
+        if self.verdicts and not replica.suspects:
+            self.verdicts.clear()
+            self._emit(Told("explained"))
+        drifted = 0
+        while self.verdicts and self.now >= self.verdicts[0]:
+            due = self.verdicts.popleft()
+            keys = [key for key, at in replica.suspects.items() if at <= due]
+            for key in keys:
+                del replica.suspects[key]
+            drifted += len(keys)
+        if drifted:
+            self._emit(Told("drift", {"rows": drifted}))
+        return drifted > 0
+
+    def order(self, replica: Replica, window: Window) -> Flow:
+        """Fill the window again, or ask for the order that only the server knows."""
+        took = self._stopwatch()
+        window.stale = False
+        if window.limit is None:
+            keys: list[Key] = []
+            yield from ranks(replica, self.reads, self._paging, keys)
+            window.ranked(keys, replica.rows.keys())
+            self._emit(Ranked(keys))
+        else:
+            watched = self._watch_window()
+            comparison = Comparison(replica)
+            yield from scan(replica, self.reads, self._paging, comparison)
+            comparison.apply(self.now)
+            self.publish("refill", None)
+            watched(comparison.order)
+        self.order_at = self.now + max(ORDER_PAUSE, min(2 * took(), ORDER_PAUSE_MAX))
+
+    def _watch_window(self) -> Callable[[Sequence[Key]], None]:
+        """Remember what is judged by the old edge until the new one holds; then call the result."""
+        replica = self.replica
+        window = None if replica is None else replica.window_read
+        if replica is None or window is None:
+            return lambda keys: None
+        window.missed = set()
+
+        def done(keys: Sequence[Key]) -> None:
+            missed, window.missed = window.missed or set(), None
+            for key in missed:
+                replica.want(key, self.now)
+            self._rank(keys)
+
+        return done
+
+    def _rank(self, keys: Sequence[Key]) -> None:
+        """Tell the server's order, if these keys are in it and nobody here could know."""
+        window = None if self.replica is None else self.replica.window
+        if window is not None and not window.sortable:
+            self._emit(Ranked(keys))
+
+    def refetch(self, replica: Replica) -> Flow:
+        """Read the rows that only a read can tell."""
+        keys = [key for key, at in replica.wanted.items() if at <= self.now]
+        for key in keys:
+            del replica.wanted[key]
+        comparison = Comparison(replica)
+        yield from by_keys(self.reads, self._paging, keys, comparison)
+        for key in keys:
+            replica.fetched(key, self.now)
+        comparison.apply(self.now)
+        self.publish("refetch", None)
+
+    def publish(self, cause: Cause, commit_time: float | None) -> None:
+        """Tell that the table changed, if it did."""
+        replica = self.replica
+        if replica is not None and replica.dirty:
+            self._emit(Published(cause, replica.take(), commit_time))
+
+
+def _described(columns: Iterable[Column], known: Schema) -> tuple[Column, ...]:
+    """``columns`` as a change names them, with what is known of those that have stayed."""
+    before = {one.name: one for one in known.columns}
+    return tuple(
+        before[one.name]
+        if one.name in before
+        and (one.pg_type == before[one.name].pg_type or not built_in(one.pg_type))
+        else one
+        for one in columns
+    )

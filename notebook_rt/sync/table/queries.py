@@ -1,0 +1,188 @@
+"""The REST reads of a mirror, as values: pages by key, rows by key, counts (promises 1, 2, 8).
+
+In go the spec, the schema and where to go on; out come ``Query``s whose parameters PostgREST reads.
+Nothing is fetched here, and nothing but text is made of other people's values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeAlias
+
+from notebook_rt.model.filters import Condition, column_name
+from notebook_rt.model.order import OrderBy, nulls_first, order_text
+from notebook_rt.model.rows import Key, Row
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Schema, to_rest
+from notebook_rt.sync.events import Query
+
+KEYS_PER_QUERY: Final = 100
+"""Rows asked for by key in one request; with ``_URL_ROOM``, so that the URL stays short."""
+_URL_ROOM: Final = 4000
+Count: TypeAlias = Literal["exact", "estimated"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """How to read one table: with its filter, its projection, in an order that has no ties."""
+
+    spec: TableSpec
+    schema: Schema
+    page_size: int
+    xmin: bool = False
+    """Ask for the system column ``xmin`` too: a version for every row of every table."""
+
+    def page(
+        self,
+        order: Sequence[OrderBy],
+        after: Row | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        extra: Sequence[tuple[str, str]] = (),
+        limit: int | None = None,
+        offset: int = 0,
+        count: Count = None,
+    ) -> Query:
+        """The page after the row ``after`` in ``order``; ``columns`` None: the whole rows."""
+        params = [("select", self._select(columns)), *self.spec.filter.to_rest(), *extra]
+        if after is not None:
+            params += self._after(order, after)
+        if offset:
+            params.append(("offset", str(offset)))
+        params.append(("order", ",".join(order_text(term) for term in order)))
+        params.append(("limit", str(self.page_size if limit is None else limit)))
+        return Query(tuple(params), count=count)
+
+    def by_key(self) -> tuple[OrderBy, ...]:
+        """The key's own order."""
+        return tuple(OrderBy(name) for name in self.schema.key)
+
+    def by_order(self, order: Sequence[OrderBy]) -> tuple[OrderBy, ...]:
+        """``order`` with the key breaking ties."""
+        named = {term.column for term in order}
+        return (*order, *(term for term in self.by_key() if term.column not in named))
+
+    def rows(
+        self, keys: Sequence[Key], *, at_most: int, count: Count = None
+    ) -> Iterator[tuple[Query, list[Key]]]:
+        """Reads of whole rows by key, with the filter; each with the keys that it asks for."""
+        most = min(at_most, KEYS_PER_QUERY)
+        chunk: list[Key] = []
+        room = _URL_ROOM
+        for key in keys:
+            size = len(self._one_key(key))
+            if chunk and (len(chunk) == most or size > room):
+                yield self._rows(chunk, count), chunk
+                chunk, room = [], _URL_ROOM
+            chunk.append(key)
+            room -= size
+        if chunk:
+            yield self._rows(chunk, count), chunk
+
+    def count(self, extra: Sequence[tuple[str, str]] = ()) -> Query:
+        """How many rows there are, and nothing else."""
+        select = ",".join(column_name(name) for name in self.schema.key)
+        params = [("select", select), *self.spec.filter.to_rest(), *extra]
+        return Query(tuple(params), count="exact", head=True)
+
+    def at_least(self, column: str, value: Any) -> tuple[str, str]:
+        """The parameter that asks for rows whose ``column`` is ``value`` or more."""
+        return Condition(column, "gte", (self._text(column, value),)).to_rest()
+
+    def less_than(self, column: str, value: Any) -> tuple[str, str]:
+        """The parameter that asks for rows whose ``column`` is less than ``value``."""
+        return Condition(column, "lt", (self._text(column, value),)).to_rest()
+
+    def with_xmin(self, xmin: bool) -> Reads:
+        return replace(self, xmin=xmin)
+
+    def _select(self, columns: Sequence[str] | None) -> str:
+        if columns is None:
+            everything = self.spec.columns is None
+            names = ["*"] if everything else [column_name(name) for name in self.schema.names]
+        else:
+            names = [column_name(name) for name in dict.fromkeys((*self.schema.key, *columns))]
+        return ",".join([*names, "xmin"] if self.xmin else names)
+
+    def _rows(self, keys: Sequence[Key], count: Count) -> Query:
+        params = [("select", self._select(None)), *self.spec.filter.to_rest()]
+        if len(self.schema.key) == 1:
+            name = self.schema.key[0]
+            values = tuple(self._text(name, key) for key in keys)
+            params.append(Condition(name, "in", values).to_rest())
+        elif len(keys) == 1:
+            params.append(("and", f"({self._one_key(keys[0])})"))
+        else:
+            parts = (f"and({self._one_key(key)})" for key in keys)
+            params.append(("or", f"({','.join(parts)})"))
+        return Query(tuple(params), count=count)
+
+    def _one_key(self, key: Key) -> str:
+        if len(self.schema.key) == 1:
+            return self._text(self.schema.key[0], key)
+        assert isinstance(key, tuple)  # sync.rows: a composite key is a tuple
+        return ",".join(self._is(name, v) for name, v in zip(self.schema.key, key, strict=True))
+
+    def _text(self, column: str, value: Any) -> str:
+        return to_rest(self.schema.types.get(column, "text"), value)
+
+    def _is(self, column: str, value: Any) -> str:
+        if value is None:
+            return f"{column_name(column)}.is.null"
+        return Condition(column, "eq", (self._text(column, value),)).to_logic()
+
+    def up_to(self, order: Sequence[OrderBy], row: Row) -> list[tuple[str, str]]:
+        """The parameters that ask for rows that do not come after ``row``, in an order by the key."""
+        if len(order) == 1:
+            return [Condition(order[0].column, "lte", (self._bound(order[0], row),)).to_rest()]
+        cases = []
+        for place, term in enumerate(order):
+            operator = "lte" if place == len(order) - 1 else "lt"
+            within = Condition(term.column, operator, (self._bound(term, row),)).to_logic()
+            same = [self._is(t.column, row[t.column]) for t in order[:place]]
+            cases.append(f"and({','.join([*same, within])})" if same else within)
+        first = Condition(order[0].column, "lte", (self._bound(order[0], row),)).to_rest()
+        return [first, ("or", f"({','.join(cases)})")]
+
+    def _bound(self, term: OrderBy, row: Row) -> str:
+        return self._text(term.column, row[term.column])
+
+    def _after(self, order: Sequence[OrderBy], row: Row) -> list[tuple[str, str]]:
+        """``(a, b) > (x, y)`` for mixed directions: ``a > x or (a = x and b > y)``.
+
+        Beside it ``a >= x``, where no null comes after ``x``: an index is then read from there, and
+        not from its beginning for each page (promise 15).
+        """
+        first = order[0]
+        if len(order) == 1 and first.column in self.schema.key:
+            text = self._bound(first, row)
+            return [Condition(first.column, "lt" if first.desc else "gt", (text,)).to_rest()]
+        cases = []
+        for place, term in enumerate(order):
+            beyond = self._beyond(term, row[term.column])
+            if beyond is None:
+                continue
+            same = [self._is(t.column, row[t.column]) for t in order[:place]]
+            cases.append(f"and({','.join([*same, beyond])})" if same else beyond)
+        after = [("or", f"({','.join(cases)})")]
+        value = row[first.column]
+        if value is None and not nulls_first(first):
+            return [Condition(first.column, "is", ("null",)).to_rest(), *after]
+        if value is not None and (nulls_first(first) or first.column in self.schema.key):
+            text = self._bound(first, row)
+            after.insert(
+                0, Condition(first.column, "lte" if first.desc else "gte", (text,)).to_rest()
+            )
+        return after
+
+    def _beyond(self, term: OrderBy, value: Any) -> str | None:
+        """What comes after ``value`` in one column's order; None: nothing does."""
+        name = column_name(term.column)
+        if value is None:
+            return f"{name}.not.is.null" if nulls_first(term) else None
+        text = self._text(term.column, value)
+        further = Condition(term.column, "lt" if term.desc else "gt", (text,)).to_logic()
+        if nulls_first(term) or term.column in self.schema.key:
+            return further
+        return f"or({further},{name}.is.null)"

@@ -1,0 +1,436 @@
+"""Reading the whole table, page by page: the first load, and the comparison of all rows.
+
+Flows (``sync/table/flows.py``): they yield queries and are sent what these brought. A load collects a new
+table beside the one that is seen and commits it as one (promise 2); a scan compares every page with
+what is here, and at its end knows what differs and what is gone (promises 3, 4, 10).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Final, TypeAlias
+
+from notebook_rt.errors import (
+    AnswerTooLargeError,
+    DuplicateKeyError,
+    EndlessTableError,
+    InexactKeyError,
+    StatementTimeoutError,
+)
+from notebook_rt.model.rows import Key, Op, Row, Rows, WireRow
+from notebook_rt.model.types import equal, kind
+from notebook_rt.options import MAX_ROWS
+from notebook_rt.sync.events import Page
+from notebook_rt.sync.table.digest import Digest
+from notebook_rt.sync.table.flows import Ahead, Ask, ReadRefusedError
+from notebook_rt.sync.table.horizon import Read
+from notebook_rt.sync.table.queries import Count, Reads
+from notebook_rt.sync.table.ranges import SMALLEST, Ranges
+from notebook_rt.sync.table.replica import Replica
+from notebook_rt.sync.table.window import Window
+
+Steps: TypeAlias = Generator[Ask, Sequence[Read], None]
+DIGEST_FROM: Final = 3
+"""Pages that a table must have before it is compared by a hash."""
+READS_AT_ONCE: Final = 4
+"""Requests by key under way at a time."""
+
+
+@dataclass(slots=True)
+class Paging:
+    """How this server cuts pages: it may give fewer rows than asked, and says so to nobody."""
+
+    size: int
+    at_once: int = 1
+    """The most pages to ask for at a time."""
+    cap: int | None = None
+    """The most it gives, once known."""
+    xmin: bool = True
+    """Whether it lets ``xmin`` through, as far as is known."""
+    digest: bool = True
+    """Whether it has our SQL functions, as far as is known."""
+    count: bool = True
+    """Whether the first page of a pass may ask for the count."""
+    most: int = MAX_ROWS
+    """Rows that a pass reads before it is given up (``Options.max_rows``)."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows a full page has."""
+        return self.size if self.cap is None else min(self.size, self.cap)
+
+    def smaller(self, rows: int) -> None:
+        """``rows`` were too many for one answer: ask for half as many from now on."""
+        self.size = max(SMALLEST, rows // 2)
+
+    def is_last(self, page: Page, before: int, asked: int | None = None) -> bool:
+        """Whether nothing comes after ``page``, which had ``before`` rows before it.
+
+        A short page is the end only if a full one was seen as long as was asked; else the count
+        decides, and where there is none, an empty page.
+        """
+        got = len(page.rows)
+        wanted = self.size if asked is None else asked
+        if got >= self.size:
+            self.cap = self.size
+        if got == 0:
+            return True
+        if got >= wanted:
+            return False
+        if self.cap is not None:
+            return got < self.cap
+        if page.count is not None and before + got < page.count:
+            self.cap = got
+        return page.count is not None and before + got >= page.count
+
+    def check(self, reads: Reads, got: int, before: Row | None, after: Row) -> None:
+        """Raise if pages do not come to an end: ``got`` rows, the last of them ``after``."""
+        spec = reads.spec
+        if got > self.most:
+            reason = (
+                f"it has more than {self.most:,} rows (Options.max_rows); use filter= or limit="
+            )
+            raise EndlessTableError(spec.schema, spec.table, reason)
+        if before is not None and all(equal(before[name], after[name]) for name in after):
+            reason = "the server gives the same page again, whatever it is asked for"
+            raise EndlessTableError(spec.schema, spec.table, reason)
+
+
+def each_page(
+    reads: Reads,
+    paging: Paging,
+    take: Callable[[Read], None],
+    *,
+    columns: Sequence[str] | None = None,
+    window: Window | None = None,
+    xmin: bool = True,
+    estimate: int | None = None,
+) -> Steps:
+    """Read all pages and hand each to ``take``, in order, while others are on their way.
+
+    By key, several at a time (``ranges.py``); or in the order of ``window``, one after the other, and
+    no more rows than it keeps.
+    """
+    order = reads.by_key() if window is None else window.order
+    most = None if window is None else window.size
+    after: Row | None = None
+    got = 0
+    came: Read | None = None
+    while True:
+        asks = reads.with_xmin(paging.xmin and xmin)
+        count = after is None and paging.count and paging.cap is None
+        limit = paging.size if most is None else min(paging.size, most - got)
+        counted: Count = "estimated" if count else None
+        query = asks.page(order, after, columns=columns, count=counted, limit=limit)
+        ask = [query] if came is None else Ahead(query, partial(take, came))
+        came = None
+        try:
+            (read,) = yield ask
+        except ReadRefusedError as refused:
+            if isinstance(refused.error, StatementTimeoutError | AnswerTooLargeError):
+                if limit <= SMALLEST:
+                    raise
+                paging.smaller(limit)
+                if isinstance(refused.error, StatementTimeoutError):
+                    paging.count = False  # to count reads rows, too
+            elif paging.xmin and columns is None:
+                paging.xmin = False
+            elif count:
+                paging.count = False
+            else:
+                raise
+            continue
+        last = paging.is_last(read.page, got, limit)
+        got += len(read.page.rows)
+        if read.page.rows:
+            row, before = read.page.rows[-1], after
+            after = reads.schema.decode({term.column: row[term.column] for term in order})
+            paging.check(reads, got, before, after)
+        if last or got == most:
+            take(read)
+            if window is not None and window.limit is not None:
+                window.next_edge = None if last else after
+            return
+        if window is None and paging.cap is not None and paging.at_once > 1:
+            take(read)
+            total = read.page.count if read.page.count is not None else estimate
+            left = None if total is None else max(1, -(-(total - got) // paging.rows))
+            ranges = Ranges(
+                asks,
+                order,
+                read,
+                columns=columns,
+                limit=paging.rows,
+                most=paging.at_once,
+                pages_left=left,
+                take=take,
+                check=partial(paging.check, reads),
+            )
+            yield ranges.pool
+            return
+        came = read
+
+
+def load(
+    replica: Replica,
+    reads: Reads,
+    paging: Paging,
+    into: Rows,
+    progress: Callable[[int, int | None], None],
+) -> Generator[Ask, Sequence[Read], Read]:
+    """Collect the whole table into the new ``into``, committed as one; nobody sees it before.
+
+    Returns the read that stands for all: sent first, answered last.
+
+    Pages that are read at a time may overlap where rows come or go between two looks at the index
+    (``ranges.py``). So a key that comes twice is blamed only where the pages come one by one.
+    """
+    try:
+        return (yield from _load(replica, reads, paging, into, progress))
+    except (DuplicateKeyError, InexactKeyError):
+        if paging.at_once == 1 or replica.window_read is not None:
+            raise
+    one_by_one = replace(paging, at_once=1)
+    return (yield from _load(replica, reads, one_by_one, into, progress))
+
+
+def _load(
+    replica: Replica,
+    reads: Reads,
+    paging: Paging,
+    into: Rows,
+    progress: Callable[[int, int | None], None],
+) -> Generator[Ask, Sequence[Read], Read]:
+    loading = into.load()
+    all_reads: list[Read] = []
+    total: int | None = None
+
+    def take(read: Read) -> None:
+        nonlocal total
+        page = read.page
+        before = len(loading)
+        all_reads.append(read)
+        keys = replica.keys_of(page.rows)
+        loading.extend(page.rows, keys)
+        apart = len(loading) == before + len(page.rows) or replica.window_read is not None
+        if not apart or (reads.spec.key and not _whole_keys(keys)):
+            raise _same_keys(reads, page.rows)
+        replica.versions.note_page(keys, page.rows)
+        replica.watermark.look_at_page(page.rows)
+        replica.nulls.look(page.rows)
+        total = page.count if page.count is not None else total
+        progress(len(loading), total)
+
+    replica.versions.clear()
+    yield from each_page(reads, paging, take, window=replica.window_read)
+    if replica.window is not None:
+        replica.window.turn()
+    loading.commit()
+    return spanning(all_reads)
+
+
+def _same_keys(reads: Reads, page: Sequence[WireRow]) -> Exception:
+    """Why two rows have one key here: a float cannot tell their numbers apart, or it is no key."""
+    spec, schema = reads.spec, reads.schema
+    for name in schema.key:
+        if kind(schema.types[name]) == "decimal" and schema.numeric == "float":
+            keys = Counter(schema.decode({name: row[name]})[name] for row in page)
+            ((value, _),) = keys.most_common(1)
+            return InexactKeyError(spec.schema, spec.table, name, value)
+    return DuplicateKeyError(spec.schema, spec.table, schema.key)
+
+
+def _whole_keys(keys: Sequence[Key]) -> bool:
+    """Whether no key, and no part of one, is null."""
+    return not any(key is None or (isinstance(key, tuple) and None in key) for key in keys)
+
+
+def spanning(reads: Sequence[Read]) -> Read:
+    """One read that stands for several: sent as early as the first, answered as late as the last."""
+    late = max(reads, key=lambda read: read.page.server_time)
+    return Read(late.page, min(r.sent for r in reads), min(r.sent_at for r in reads))
+
+
+class Comparison:
+    """What reads show to differ from the rows here; applied as one, at the end."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.seen = 0
+        self.unknown: list[Key] = []
+        """Keys whose row must be read to know it."""
+        self.differing = 0
+        self.lost: list[Key] = []
+        """The keys that differed for no reason that is known here."""
+        self.order: list[Key] = []
+        """The keys as they came."""
+        self._replica = replica
+        self._keys: set[Key] = set()
+        self._all: list[Read] = []
+        self._rows: dict[Key, tuple[Row | None, Read, object]] = {}
+
+    def whole(self, read: Read) -> None:
+        """Take a page of whole rows."""
+        replica, page = self._replica, read.page.rows
+        replica.look_at_page(page)
+        keys = self._note(read)
+        differing = dict(replica.rows.differing(page))
+        for key, wire in zip(keys, page, strict=True):
+            xmin = wire.get("xmin")
+            if key in differing:
+                self._rows[key] = (differing[key], read, xmin)
+            elif replica.is_held(key):
+                self._rows[key] = (replica.schema.decode(wire), read, xmin)
+            else:
+                replica.versions.note(key, xmin)
+
+    def versions(self, read: Read) -> None:
+        """Take a page of keys with their ``xmin``."""
+        for key, wire in zip(self._note(read), read.page.rows, strict=True):
+            if not self._replica.versions.is_same(key, wire.get("xmin")):
+                self.unknown.append(key)
+
+    def by_key(self, keys: Sequence[Key], read: Read) -> None:
+        """Take the answer to a read of ``keys``: what is not in it is gone."""
+        schema = self._replica.schema
+        rows: dict[Key, tuple[Row | None, object]] = {}
+        self._replica.nulls.look(read.page.rows)
+        for wire in read.page.rows:
+            found = schema.decode(wire)
+            rows[schema.key_of(found)] = (found, wire.get("xmin"))
+        for key in keys:
+            row, xmin = rows.get(key, (None, None))
+            if row is not None and not self._replica.keeps(key, row):
+                row = xmin = None
+            self._rows[key] = (row, read, xmin)
+
+    def absent(self) -> None:
+        """All keys have been seen: what is here and was not among them is gone."""
+        if not self._all:
+            return
+        read = spanning(self._all)
+        mine = self._replica.rows.keys()
+        self._rows.update({key: (None, read, None) for key in mine if key not in self._keys})
+
+    def gone(self, keys: Sequence[Key], read: Read) -> None:
+        """Take the word of ``read`` that these keys are gone."""
+        self._rows.update(dict.fromkeys(keys, (None, read, None)))
+
+    def spans(self, read: Read) -> None:
+        """``read`` compared the whole table."""
+        self._all.append(read)
+        self.seen = len(self._replica.rows)
+
+    @property
+    def began(self) -> float | None:
+        """Server time before which nothing can be missing from what was read."""
+        return min((read.page.server_time for read in self._all), default=None)
+
+    def apply(self, now: float) -> int:
+        """Settle what differs, and return in how many rows it did."""
+        replica = self._replica
+        ops: list[Op] = []
+        reserve: set[Key] = set()
+        if replica.window is not None and self._all:
+            replica.window.turn()
+            reserve.update(self.order[replica.window.limit :] if replica.window.limit else ())
+        for key, (row, read, xmin) in self._rows.items():
+            explained = replica.is_open(key)
+            op = replica.settle(key, row, read, now, xmin)
+            if op is not None:
+                ops.append(op)
+                window = replica.window_read
+                mine = replica.rows.get(key)
+                explained |= window is not None and window.turned(mine, row)
+                explained |= mine is None and key in reserve  # nobody has seen that it was missing
+                if not explained:
+                    self.lost.append(key)
+        self.differing = len(ops)
+        replica.apply(ops)
+        replica.reread(self._rows, now)
+        return self.differing
+
+    def _note(self, read: Read) -> list[Key]:
+        keys = self._replica.keys_of(read.page.rows)
+        self.order += keys
+        self._all.append(read)
+        self._keys.update(keys)
+        self.seen += len(keys)
+        return keys
+
+
+def by_keys(reads: Reads, paging: Paging, keys: Sequence[Key], into: Comparison) -> Steps:
+    """Read rows by key, several requests at a time; a page cut short hides no row."""
+    left = list(dict.fromkeys(keys))
+    while left:
+        asks = reads.with_xmin(paging.xmin)
+        count: Count = "exact" if paging.cap is None else None
+        some = list(islice(asks.rows(left, at_most=paging.rows, count=count), READS_AT_ONCE))
+        answers = yield [query for query, _ in some]
+        for (_, asked), read in zip(some, answers, strict=True):
+            page = read.page
+            if page.count is not None and len(page.rows) < page.count:
+                paging.cap = max(len(page.rows), 1)
+                continue  # asked again, for fewer
+            into.by_key(asked, read)
+            left = left[len(asked) :] if left[: len(asked)] == asked else _without(left, asked)
+
+
+def _without(keys: Sequence[Key], gone: Sequence[Key]) -> list[Key]:
+    taken = set(gone)
+    return [key for key in keys if key not in taken]
+
+
+def by_digest(
+    replica: Replica, reads: Reads, paging: Paging, into: Comparison
+) -> Generator[Ask, Sequence[Read], bool]:
+    """Compare a large table by hash, if that can be; False: it cannot."""
+    digest = Digest(replica)
+    large = len(replica.rows) >= DIGEST_FROM * paging.rows
+    if not (paging.digest and large and digest.possible):
+        return False
+    try:
+        into.spans((yield from digest.steps(into.unknown.append, into.gone)))
+    except ReadRefusedError:
+        paging.digest = False
+        return False
+    yield from by_keys(reads, paging, into.unknown, into)
+    return True
+
+
+def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> Steps:
+    """Compare all rows with what is here: by ``xmin`` where that says enough, else row by row."""
+    window = replica.window_read
+    many = len(replica.rows) > paging.rows
+    by_version = paging.xmin and many and len(replica.versions) * 10 > len(replica.rows) * 9
+    if window is None and (yield from by_digest(replica, reads, paging, into)):
+        return
+    if window is not None:
+        yield from each_page(reads, paging, into.whole, window=window)
+    else:
+        take, columns = (into.versions, ()) if by_version else (into.whole, None)
+        yield from each_page(reads, paging, take, columns=columns, estimate=len(replica.rows))
+    into.absent()
+    yield from by_keys(reads, paging, into.unknown, into)
+
+
+def glance(replica: Replica, reads: Reads, paging: Paging) -> Steps:
+    """Look at one whole row: hashes and versions do not show that a column came or went."""
+    if len(replica.rows) > paging.rows:
+        (read,) = yield [reads.page(reads.by_key(), None, limit=1)]
+        replica.look_at_page(read.page.rows)
+
+
+def ranks(replica: Replica, reads: Reads, paging: Paging, keys: list[Key]) -> Steps:
+    """Read all keys in the order that only the server knows."""
+    window = replica.window
+    assert window is not None  # asked only for an ordered table
+
+    def take(read: Read) -> None:
+        keys.extend(reads.schema.keys_of(read.page.rows))
+
+    names = [term.column for term in window.order]
+    yield from each_page(reads, paging, take, columns=names, window=window, xmin=False)

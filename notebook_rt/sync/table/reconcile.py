@@ -1,0 +1,176 @@
+"""Closing a gap (promise 3), and polling, which is the same (promise 10).
+
+With a believed watermark only what changed is read: rows from the cursor on, by time and key; then
+the keys that are gone are found by counting. Counting proves something only if no row came or went
+between the reads: then what is here is a superset of the server's keys, and equal numbers mean equal
+sets. Without a watermark, or where the numbers differ, all keys are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from math import log2
+from typing import Any, Final, cast
+
+from notebook_rt.model.order import OrderBy
+from notebook_rt.model.rows import Key, Row
+from notebook_rt.model.types import kind, sortable
+from notebook_rt.sync.table.flows import Ask, ReadRefusedError
+from notebook_rt.sync.table.horizon import Read
+from notebook_rt.sync.table.queries import Count, Reads
+from notebook_rt.sync.table.reading import READS_AT_ONCE, Comparison, Paging, Steps, by_digest, scan
+from notebook_rt.sync.table.replica import Replica
+from notebook_rt.sync.table.watermark import OVERLAP
+
+_WITH_NAN: Final = ("float", "decimal")
+COUNT_TRIES: Final = 3
+"""How often counting is tried while rows come and go, before keys are compared."""
+
+
+class Reconciliation:
+    """One pass over what may have been lost since ``since`` (server time; None: everything)."""
+
+    def __init__(
+        self, replica: Replica, reads: Reads, paging: Paging, since: float | None, *, brief: bool
+    ) -> None:
+        self.replica = replica
+        self.reads = reads
+        self.paging = paging
+        self.since = since
+        self.brief = brief
+        """A poll: the next one mends what counting could not prove."""
+        self.method = ""
+        self.differing = 0
+        self.order: list[Key] = []
+        """The keys as the last scan read them."""
+        self.proven_at: float | None = None
+        """Server time before which nothing is missing, once done."""
+
+    def steps(self, now: Callable[[], float]) -> Steps:
+        """The flow. ``now`` is asked whenever something is applied."""
+        small = len(self.replica.rows) <= self.paging.rows // 2
+        whole = self.replica.window_read is not None or not self.replica.watermark.believed
+        if self.since is None or small or whole:
+            yield from self._everything(now)
+            return
+        self.method = "watermark"
+        since = self.since
+        for _ in range(1 if self.brief else COUNT_TRIES):
+            since = yield from self._changed(since, now)
+            self.proven_at = self.proven_at or since
+            keys_before = self.replica.keys_moved
+            try:
+                (read,) = yield [self.reads.count()]
+            except ReadRefusedError:
+                break
+            missing = len(self.replica.rows) - (read.page.count or 0)
+            if missing and (yield from self._hashed(now)):
+                return
+            if missing > 0 and self._worth_searching(missing):
+                yield from self._find_gone(missing, now)
+                if self.brief:
+                    return
+                continue
+            if missing:
+                break
+            if self.brief:
+                return
+            since = yield from self._changed(since, now)
+            if self.replica.keys_moved == keys_before:
+                return
+        yield from self._everything(now)
+
+    def _worth_searching(self, missing: int) -> bool:
+        """Whether halving finds ``missing`` keys with fewer reads than comparing all of them."""
+        schema = self.replica.schema
+        pages = len(self.replica.rows) / self.paging.rows
+        pg_type = schema.types[schema.key[0]]
+        # A NaN has no place in an order of Python's.
+        one = len(schema.key) == 1 and sortable(pg_type) and kind(pg_type) not in _WITH_NAN
+        return one and pages > 1 and missing * (log2(pages) + 2) < pages
+
+    def _find_gone(self, missing: int, now: Callable[[], float]) -> Steps:
+        """Halve the range of keys where the server counts fewer, down to a page, and compare that.
+
+        Rows that come and go meanwhile mislead this; the count that follows finds out.
+        """
+        replica, reads, page_rows = self.replica, self.reads, self.paging.rows
+        name = replica.schema.key[0]
+        keys: list[Any] = sorted(cast("Iterator[Any]", replica.rows.keys()))
+        comparison = Comparison(replica)
+        ranges = [(0, len(keys), missing)]
+        while ranges:
+            asks = []
+            for start, end, _ in ranges:
+                stop = end if end - start < page_rows else (start + end) // 2
+                edges = [reads.at_least(name, keys[start])]
+                if stop < len(keys):
+                    edges.append(reads.less_than(name, keys[stop]))
+                whole = stop == end
+                by_key = reads.by_key()
+                asks.append(
+                    reads.page(by_key, columns=(), extra=edges) if whole else reads.count(edges)
+                )
+            answers: list[Read] = []
+            for place in range(0, len(asks), READS_AT_ONCE):
+                answers += yield asks[place : place + READS_AT_ONCE]
+            halves = []
+            for (start, end, lost), read in zip(ranges, answers, strict=True):
+                if end - start < page_rows:
+                    theirs = {
+                        replica.schema.key_of(replica.schema.decode(r)) for r in read.page.rows
+                    }
+                    comparison.gone([key for key in keys[start:end] if key not in theirs], read)
+                    continue
+                middle = (start + end) // 2
+                left = middle - start - (read.page.count or 0)
+                halves += [(start, middle, left), (middle, end, lost - left)]
+            ranges = [one for one in halves if one[2] > 0]
+        self.method = "watermark and counts"
+        self.differing += comparison.apply(now())
+
+    def _hashed(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], bool]:
+        comparison = Comparison(self.replica)
+        if not (yield from by_digest(self.replica, self.reads, self.paging, comparison)):
+            return False
+        self.method = "watermark and hash"
+        self.differing += comparison.apply(now())
+        return True
+
+    def _everything(self, now: Callable[[], float]) -> Steps:
+        self.method = "rows" if not self.method else f"{self.method}, then rows"
+        comparison = Comparison(self.replica)
+        yield from scan(self.replica, self.reads, self.paging, comparison)
+        self.differing += comparison.apply(now())
+        self.order = comparison.order
+        if self.proven_at is None:
+            self.proven_at = comparison.began
+
+    def _changed(
+        self, since: float, now: Callable[[], float]
+    ) -> Generator[Ask, Sequence[Read], float]:
+        """Take the rows changed from ``since`` on; returns the server time of the first read."""
+        column = self.replica.watermark.column
+        order = self.reads.by_order([OrderBy(column)])
+        edge = self.reads.at_least(column, self.replica.watermark.value_at(since - OVERLAP))
+        comparison = Comparison(self.replica)
+        asks = self.reads.with_xmin(self.paging.xmin)
+        after: Row | None = None
+        began: float | None = None
+        got = 0
+        while True:
+            count = after is None and self.paging.count and self.paging.cap is None
+            counted: Count = "estimated" if count else None
+            (read,) = yield [asks.page(order, after, extra=[edge], count=counted)]
+            began = read.page.server_time if began is None else began
+            comparison.whole(read)
+            last = self.paging.is_last(read.page, got)
+            got += len(read.page.rows)
+            if last:
+                break
+            row = read.page.rows[-1]
+            before = after
+            after = self.reads.schema.decode({term.column: row[term.column] for term in order})
+            self.paging.check(self.reads, got, before, after)
+        self.differing += comparison.apply(now())
+        return began

@@ -1,0 +1,483 @@
+"""The server's rows as far as they are known here, and how reads and changes alter them.
+
+In go changes (in the order they came) and reads; out go ``Op``s to ``Rows``, and the keys whose row
+must be read because nothing else can tell. Keeps promises 5 (events patch), 6 (no going back in
+time) and 7 (a filtered table is the filtered table).
+
+A change that cannot be applied with certainty is *held*: it may be older than the row that was read
+last, its values may be lossy, or whether it matches the filter only the server knows. The key is
+then wanted: read at once, and again after pauses that double, as long as reads do not show it; if it
+goes on changing, what is held is let go as soon as a change comes that is certainly newer than the
+read. Once a read shows a row as a change of this join tells it, the next change is shown as it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from notebook_rt.errors import InexactKeyError
+from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert, WireRow
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column, Schema, equal, kind, may_be_of
+from notebook_rt.sync.events import Change
+from notebook_rt.sync.table.change import ChangeReader, columns_differ
+from notebook_rt.sync.table.horizon import Horizon, Read
+from notebook_rt.sync.table.versions import Versions
+from notebook_rt.sync.table.watermark import Watermark
+from notebook_rt.sync.table.window import Window
+
+
+class Held(NamedTuple):
+    """A change that waits to be understood."""
+
+    moment: int
+    """Of its arrival."""
+    change: Change
+    unseen_until: float
+    """Monotonic seconds: a read sent before then may not see it."""
+
+
+class Replica:
+    """One table's server rows. ``rows`` is None until the first load."""
+
+    def __init__(self, spec: TableSpec, schema: Schema, known: Schema, horizon: Horizon) -> None:
+        self.spec = spec
+        self.schema = schema
+        """What is kept: the projection with its key, order and version columns."""
+        self.known = known
+        """All columns of the server's table."""
+        self.horizon = horizon
+        self.versions = Versions()
+        self.watermark = Watermark(spec.watermark, schema)
+        self.window = Window(spec, schema) if spec.order or spec.limit is not None else None
+        """The order, and which rows of it are kept."""
+        self.wanted: dict[Key, float] = {}
+        """Keys whose row must be read, and when (monotonic)."""
+        self.suspects: dict[Key, float] = {}
+        """Rows that an audit found to differ, and when (monotonic) that was drift: a change that
+        still comes says it was only late."""
+        self.want_changes = False
+        self.published: Sequence[RowChange] | None = None
+        self.dirty = False
+        """Whether anything was applied since the last ``take``."""
+        self.keys_moved = 0
+        """Grows whenever a key comes or goes."""
+        self.schema_moved = False
+        """Whether a page showed columns that are not the known ones."""
+        self.moved_to: tuple[Column, ...] | None = None
+        """The columns that a change showed, where they are not the known ones."""
+        self._last_columns: tuple[Column, ...] | None = None
+        self._names = set(known.types)
+        self._odd: set[str] = set()
+        """Columns that have shown values which do not fit their type."""
+        self._rows: Rows | None = None
+        self._pending: list[Op] = []
+        self._present: dict[Key, bool] = {}
+        self._indexed = 0
+        self._held: dict[Key, list[Held]] = {}
+        self._fetched: dict[Key, tuple[float, float]] = {}
+        """When a key was last read by itself, and the pause until it may be read again."""
+        self._reader = ChangeReader(spec, schema)
+        self._unbounded = not spec.filter and self.window_read is None
+        """Whether every row of the server's table is one of this."""
+        self._width = len(schema.types)
+        self.nulls = self._reader.nulls
+
+    # Rows ---------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> Rows:
+        assert self._rows is not None  # the mirror applies nothing before the first load
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: Rows) -> None:
+        self._rows = rows
+
+    @property
+    def loaded(self) -> bool:
+        return self._rows is not None
+
+    def apply(self, ops: Sequence[Op]) -> None:
+        """Change the rows; remembers what changed until ``take``."""
+        if ops:
+            rows = self.rows
+            before = len(rows)
+            gone = [op.key for op in ops if op.__class__ is Delete and op.key in rows]
+            if self.window is not None and not self.window.sortable:
+                self._look_at_order(ops)
+            changes = rows.apply(ops, want_changes=self.want_changes)
+            self.published = changes if self.published is None else [*self.published, *changes]
+            self.keys_moved += bool(gone) or len(rows) != before
+            self.dirty = True
+            if self.window is not None:
+                self.window.look(len(rows))
+            if rows.pending_keys:  # what was ignored as older may have been later: a read tells
+                for op in ops:
+                    if op.key in rows.pending_keys:
+                        self.want(op.key, self.horizon.now)
+
+    def _look_at_order(self, ops: Sequence[Op]) -> None:
+        window = self.window
+        assert window is not None  # asked only for an ordered table
+        for op in ops:
+            if isinstance(op, Upsert) and window.moves(self.rows.get(op.key), op.row):
+                window.stale = True
+
+    @property
+    def waiting_since(self) -> float | None:
+        """When the change came that has waited longest to be understood; None: none waits."""
+        oldest = next(iter(self._held.values()), None)
+        return None if not oldest else oldest[0].unseen_until - self.horizon.options.visible_within
+
+    @property
+    def window_read(self) -> Window | None:
+        """The window, if only a part of the table is kept."""
+        window = self.window
+        return window if window is not None and window.limit is not None else None
+
+    def keeps(self, key: Key, row: Row, before: Sequence[Op] = ()) -> bool:
+        """Whether a row that was read by its key belongs to the window, as far as is known."""
+        window = self.window_read
+        held = True if window is None else window.holds(row)
+        if held is None and window is not None:
+            window.stale = True
+            return self._has(key, before)
+        if held is False and window is not None:
+            window.passed_over(key)
+        return bool(held)
+
+    def take(self) -> Sequence[RowChange]:
+        """What changed since the last time."""
+        taken, self.published, self.dirty = self.published, None, False
+        return [] if taken is None else taken
+
+    # Changes ------------------------------------------------------------------------------------
+
+    def receive(self, changes: Iterable[Change], now: float) -> None:
+        """Apply changes, in order, as one; those before an unreadable one too."""
+        horizon, believed, reader = self.horizon, self.watermark, self._reader
+        try:
+            for change in changes:
+                key = reader.key_of(change)
+                horizon.heard(change.commit_time)
+                if believed.believed:
+                    believed.look(change)
+                if reader.moves(change):
+                    for part in reader.apart(change):
+                        self._receive(part, reader.key_of(part), now)
+                else:
+                    self._receive(change, key, now)
+        finally:
+            self._flush()
+
+    def _receive(
+        self, change: Change, key: Key, now: float, unseen_until: float | None = None
+    ) -> None:
+        if self.suspects:
+            self.suspects.pop(key, None)
+        if unseen_until is None:
+            unseen_until = now + self.horizon.options.visible_within
+        if key in self._held or not self.horizon.is_news(key, change.commit_time):
+            self._unclear(change, key, now, unseen_until)
+            return
+        ops = self._ops(change, key)
+        if ops is None:
+            self._hold(change, key, now, unseen_until)
+            return
+        self._pending += ops
+        self._applied(key, change.commit_time)
+
+    def _flush(self) -> None:
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._present.clear()
+            self._indexed = 0
+            self.apply(pending)
+
+    def _row(self, key: Key, before: Sequence[Op] = ()) -> dict[str, Any] | None:
+        """The row as it is, with ``before`` laid over it, which nobody has applied yet."""
+        self._flush()
+        row = self.rows.get(key)
+        for op in before:
+            if op.key == key:
+                row = {**(row or {}), **op.row} if isinstance(op, Upsert) else None
+        return row
+
+    def _has(self, key: Key, before: Sequence[Op] = ()) -> bool:
+        for op in reversed(before):
+            if op.key == key:
+                return isinstance(op, Upsert)
+        for op in self._pending[self._indexed :]:
+            self._present[op.key] = isinstance(op, Upsert)
+        self._indexed = len(self._pending)
+        present = self._present.get(key)
+        return key in self.rows if present is None else present
+
+    def _applied(self, key: Key, commit_time: float | None) -> None:
+        self.horizon.told(key, commit_time)
+        self.versions.forget(key)
+        if self.wanted:
+            self.wanted.pop(key, None)
+
+    def _unclear(self, change: Change, key: Key, now: float, unseen_until: float) -> None:
+        news = self.horizon.is_news(key, change.commit_time)
+        news = news or self.watermark.moves_on(change.record, self._row(key))
+        held = self._held.get(key, [])
+        if not news and self._agrees(change, key):
+            tells_all = change.kind == "DELETE" or self._reader.says_all(change)
+            if tells_all:  # what is held came before it
+                self._held.pop(key, None)
+                self.horizon.follow(key)
+            if tells_all or not held:
+                if key in self.rows.pending_keys:
+                    self._pending += self._ops(change, key) or []
+                return
+        ops = self._replay([*(one.change for one in held), change], key) if news else None
+        if ops is None:
+            self._hold(change, key, now, unseen_until)
+            return
+        self._held.pop(key, None)
+        self._pending += ops
+        self._applied(key, change.commit_time)
+
+    def _hold(self, change: Change, key: Key, now: float, unseen_until: float) -> None:
+        self._held.setdefault(key, []).append(Held(self.horizon.moment(), change, unseen_until))
+        narrow = self._reader.is_narrow(change)
+        self.want(key, now + (self.horizon.options.companion_delay if narrow else 0.0))
+
+    def want(self, key: Key, at: float) -> None:
+        """Ask for ``key``'s row, not before ``at``."""
+        read_at, pause = self._fetched.get(key, (float("-inf"), 0.0))
+        due = max(at, read_at + pause)
+        self.wanted[key] = min(due, self.wanted.get(key, float("inf")))
+
+    def _replay(self, changes: Sequence[Change], key: Key) -> list[Op] | None:
+        """All of ``changes`` as one, if that needs no read: from the last one that says all."""
+        start = 0
+        for place, change in enumerate(changes):
+            whole = change.kind == "DELETE" or self._reader.is_whole(change)
+            if whole and (change.kind == "DELETE" or self._ops(change, key)):
+                start = place
+        ops: list[Op] = []
+        for change in changes[start:]:
+            found = self._ops(change, key, ops)
+            if found is None:
+                return None
+            ops += found
+        return ops
+
+    def _ops(self, change: Change, key: Key, before: Sequence[Op] = ()) -> list[Op] | None:
+        """What ``change`` does, once ``before`` is done; None: only a read can tell."""
+        if change.kind == "DELETE":
+            return self._end(key, before)
+        record = change.record or {}
+        if change.errors or self._reader.lossy(record):
+            return None
+        row = self.schema.decode(record, "socket")
+        whole = len(row) == self._width
+        if whole and self._unbounded and change.columns is self._last_columns:
+            return [Upsert(key, row)]  # nearly every change
+        narrow = self._reader.is_narrow(change)
+        if change.columns is not self._last_columns and not narrow:
+            self._look_at_columns(change.columns)
+        verdict = self._verdict(record, key, before, vouched=not narrow)
+        if verdict is None:
+            return None
+        if not verdict:
+            return self._end(key, before)
+        if narrow:
+            return []  # the full frame of the same change follows
+        if not whole and not self._has(key, before):
+            return None
+        if self.window_read is not None:
+            return self._ops_in_window(key, row, before)
+        return [Upsert(key, row)]
+
+    def _end(self, key: Key, before: Sequence[Op]) -> list[Op]:
+        """The row leaves, if it is here."""
+        return [Delete(key)] if self._has(key, before) or key in self.rows.pending_keys else []
+
+    def _ops_in_window(self, key: Key, row: Row, before: Sequence[Op]) -> list[Op] | None:
+        whole = row
+        if self.window is not None and not self.window.knows(row):
+            known = self._row(key, before)
+            if known is None:
+                return None
+            whole = {**known, **row}
+        if self.keeps(key, whole, before):
+            return [Upsert(key, row)]
+        return self._end(key, before)
+
+    def _agrees(self, change: Change, key: Key) -> bool:
+        """Whether the rows already are as ``change`` says, so that it says nothing."""
+        mine = self._row(key)
+        if change.kind == "DELETE":
+            return mine is None
+        record = change.record or {}
+        narrow = self._reader.is_narrow(change)
+        if change.columns is not self._last_columns and not narrow:
+            self._look_at_columns(change.columns)
+        if change.errors or self._reader.lossy(record):
+            return False
+        verdict = self._verdict(record, key, vouched=not narrow)
+        if not verdict:
+            return verdict is False and mine is None
+        if narrow:
+            return True
+        row = self.schema.decode(record, "socket")
+        if mine is None and self.window_read is not None:
+            return self.window_read.knows(row) and not self.keeps(key, row)
+        return mine is not None and all(equal(mine[name], row[name]) for name in row)
+
+    def _verdict(
+        self,
+        record: Mapping[str, Any],
+        key: Key,
+        before: Sequence[Op] = (),
+        *,
+        vouched: bool,
+    ) -> bool | None:
+        """Whether the changed row belongs to the table."""
+        if not self.spec.filter:
+            return True
+        row: dict[str, Any] = self.known.decode(
+            {name: record[name] for name in self.spec.filter.columns if name in record}, "socket"
+        )
+        if len(row) < len(self.spec.filter.columns):
+            row = {**(self._row(key, before) or {}), **row}
+        matches = self.spec.filter.matches(row, self.known)
+        if vouched and self._reader.by_bindings:
+            return True if matches is None else matches or None
+        return matches
+
+    def _look_at_columns(self, columns: tuple[Column, ...]) -> None:
+        """A whole frame names the table's columns as they are now, null and absent ones too."""
+        self._last_columns = columns
+        if self.spec.columns is not None or not columns:
+            return
+        if columns_differ(columns, self.known):
+            self.moved_to = columns
+
+    def keys_of(self, page: Sequence[WireRow]) -> list[Key]:
+        """The keys of a page of undecoded rows; raises InexactKeyError where they are rounded."""
+        schema = self.schema
+        for name in schema.key:
+            if kind(schema.types[name]) == "decimal":
+                for row in page:
+                    if schema.rounds(row, name):
+                        raise InexactKeyError(self.spec.schema, self.spec.table, name, row[name])
+        return schema.keys_of(page)
+
+    def look_at_page(self, page: Sequence[WireRow]) -> None:
+        """A page of whole rows names the columns too, and its values show some of their types."""
+        self.nulls.look(page)
+        if not page:
+            return
+        if self.spec.columns is None and page[0].keys() - {"xmin"} != self._names:
+            self.schema_moved = True
+        types = self.known.types
+        odd = {n for n, v in page[0].items() if n in types and not may_be_of(types[n], v)}
+        if odd - self._odd:  # once: what is learnt then of their types is all there is to know
+            self._odd |= odd
+            self.schema_moved = True
+
+    # Reads --------------------------------------------------------------------------------------
+
+    def settle(
+        self, key: Key, row: Row | None, read: Read, now: float, xmin: object = None
+    ) -> Op | None:
+        """Take what ``read`` says of ``key`` (None: no such row); return what it changes."""
+        held = self._held.get(key)
+        if held is not None and row is not None:
+            self.nulls.learn([one.change.record or {} for one in held], row)
+        mine = self.rows.get(key)
+        agrees = (
+            mine is None
+            if row is None
+            else mine is not None and all(equal(mine[name], row[name]) for name in row)
+        )
+        newer = self.horizon.newer(key, read)
+        if not agrees and newer == "unclear":
+            self.want(key, now)
+            return None
+        if newer == "told":
+            return None
+        if not (agrees and self.horizon.follows(key)):
+            self.horizon.one(key, read, now)
+        if self._let_go(key, row, read):
+            self.horizon.follow(key)
+        self.versions.note(key, xmin)
+        op = Delete(key) if row is None else Upsert(key, row)
+        pending_keys = key in self.rows.pending_keys
+        if pending_keys:
+            self.rows.admit(key, read.sent_at)
+        if not agrees:
+            return op
+        if pending_keys:
+            self.rows.apply([op])
+        return None
+
+    def fetched(self, key: Key, now: float) -> None:
+        """``key`` has just been read by itself."""
+        options = self.horizon.options
+        read_at, pause = self._fetched.get(key, (float("-inf"), 0.0))
+        quiet = now - read_at > 2 * options.reread_max
+        pause = options.reread_pause if quiet else min(2 * pause, options.reread_max)
+        self._fetched[key] = (now, pause)
+        if len(self._fetched) > 10_000:
+            late = now - 2 * options.reread_max
+            self._fetched = {k: one for k, one in self._fetched.items() if one[0] > late}
+
+    def reread(self, keys: Iterable[Key], now: float) -> None:
+        """Look once more at what is still held of ``keys``, now that they were read."""
+        for key in keys:
+            for one in self._held.pop(key, ()):
+                self._receive(one.change, key, now, one.unseen_until)
+        self._flush()
+
+    def _let_go(self, key: Key, row: Row | None, read: Read) -> bool:
+        """What was held well before the read was sent is in it, or what it shows to be in it; and so
+        is all that came before what says the whole row. True: the row is as the last one says.
+        """
+        held = self._held.get(key)
+        if held is None:
+            return False
+        seen = 0
+        follows = False
+        for count, one in enumerate(held, 1):
+            sure = one.unseen_until <= read.sent_at
+            shown = self._shows(row, one.change, key)
+            says_all = one.change.kind == "DELETE" or self._reader.says_all(one.change)
+            follows = shown and says_all
+            if not sure and shown:
+                sure = row is None or seen == count - 1 or says_all
+            if sure and one.moment <= read.sent:
+                seen = count
+        if held[seen:]:
+            self._held[key] = held[seen:]
+            return False
+        del self._held[key]
+        return follows
+
+    def _shows(self, row: Row | None, change: Change, key: Key) -> bool:
+        """Whether a row that was read is as ``change`` says."""
+        if change.kind == "DELETE":
+            return row is None
+        record = change.record or {}
+        if row is None:
+            return self._verdict(record, key, vouched=False) is False
+        said = self._reader.sure(record).items()
+        return all(equal(row[name], value) for name, value in said if name in row)  # else dropped
+
+    def is_held(self, key: Key) -> bool:
+        """Whether changes of ``key`` wait to be understood."""
+        return key in self._held
+
+    def is_open(self, key: Key) -> bool:
+        """Whether it is known already that ``key``'s row may be another: it is to be read."""
+        return key in self._held or key in self.wanted
+
+    def held(self) -> list[Key]:
+        return list(self._held)

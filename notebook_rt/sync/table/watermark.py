@@ -1,0 +1,74 @@
+"""A column such as ``updated_at`` as a version: believed until a change shows that it lies.
+
+Many tables have one that no trigger keeps, or that clients fill with their own clocks. It is
+believed only while every change seen moved it, to about the time of its commit (promise 3); once
+disbelieved, always, and rows are compared instead.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any, Final
+
+from notebook_rt.model.rows import Row, WireRow
+from notebook_rt.model.types import Schema, decode, kind
+from notebook_rt.sync.events import Change
+
+OVERLAP: Final = 60.0
+"""Seconds that a reconciliation looks back behind its cursor: a transaction that began earlier and
+commits later hides behind it (docs/design/facts.md)."""
+_AHEAD: Final = 5.0
+
+
+class Watermark:
+    """The version column of one table, if it has one."""
+
+    def __init__(self, column: str | None, schema: Schema) -> None:
+        pg_type = schema.types.get(column or "")
+        usable = pg_type is not None and kind(pg_type) in ("timestamptz", "timestamp")
+        self.column = (column or "") if usable else ""
+        self.pg_type = pg_type or ""
+        self.believed = usable
+
+    def value_at(self, server_time: float) -> Any:
+        """The typed value of the column for a moment of server time."""
+        at = dt.datetime.fromtimestamp(server_time, dt.UTC)
+        return at if kind(self.pg_type) == "timestamptz" else at.replace(tzinfo=None)
+
+    def moves_on(self, record: WireRow | None, row: Row | None) -> bool:
+        """Whether ``record`` is certainly a later version of ``row``."""
+        if not self.believed or record is None or row is None or self.column not in record:
+            return False
+        theirs, mine = self._moment(record), _seconds(row.get(self.column))
+        return theirs is not None and mine is not None and theirs > mine
+
+    def look(self, change: Change) -> None:
+        """Lose faith if a change did not move the column to about the time of its commit.
+
+        What is off by less than the overlap, a reconciliation finds all the same.
+        """
+        record = change.record
+        if not self.believed or record is None or self.column not in record:
+            return
+        theirs = self._moment(record)
+        if theirs is None:
+            self.believed = False  # it can be null
+        elif change.commit_time is not None and not (
+            -OVERLAP < theirs - change.commit_time < _AHEAD
+        ):
+            self.believed = False  # a change did not move it to its own time
+
+    def look_at_page(self, page: Iterable[WireRow]) -> None:
+        """Lose faith if it can be null: such rows are behind every cursor."""
+        if self.believed and any(row.get(self.column) is None for row in page):
+            self.believed = False  # it can be null
+
+    def _moment(self, record: WireRow) -> float | None:
+        return _seconds(decode(self.pg_type, record[self.column]))
+
+
+def _seconds(value: Any) -> float | None:
+    if not isinstance(value, dt.datetime):
+        return None
+    return (value if value.tzinfo else value.replace(tzinfo=dt.UTC)).timestamp()

@@ -1,0 +1,467 @@
+"""``LiveTable``: a live frame whose rows can be written (promises, edits).
+
+Thin: an edit goes to the table's `Editor`, which checks it, puts it down in the queue's file and
+shows it. Looking at what is pending opens no file where none is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from notebook_rt.edits.at import At
+from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.listing import conflicts_df, pending_df
+from notebook_rt.edits.shown import Shown
+from notebook_rt.frame import LiveFrame
+from notebook_rt.model.types import Column
+from notebook_rt.runtime.callbacks import Mailbox
+from notebook_rt.runtime.feed import Feed
+from notebook_rt.runtime.following import note
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from notebook_rt.runtime.changes import ChangeBatch
+    from notebook_rt.store.order import Ordered
+    from notebook_rt.store.table import Table
+    from notebook_rt.widgets.grid import GridWidget
+
+
+T = TypeVar("T")
+
+HOW_TO_EDIT = (
+    "rows are edited by .edit(key, column=value), .at[key, column] = value or .edit_many(DataFrame)"
+)
+
+
+class Edits(Protocol):
+    """The writing side of one table (``writes.TableEdits``)."""
+
+    def open(self) -> Editor:
+        """Its editor; the queue's file is made if it is not there."""
+
+    def known(self) -> Editor | None:
+        """Its editor, if there is a queue."""
+
+    def insert(self, values: Mapping[str, Any]) -> Hashable:
+        """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
+
+    def fills(self, column: Column) -> bool:
+        """Whether a new row may go without this column of the key, as far as is known."""
+
+    def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], None]) -> Callable[[], None]: ...
+
+    def columns_suspect(self) -> None:
+        """What is known of the columns has refused something: learn them again."""
+
+
+class LiveTable(LiveFrame):
+    """A table of the project as a pandas DataFrame that keeps itself up to date, and can be written.
+
+    Made by ``Session.table``. What is edited is shown at once, kept in the queue's file, written and
+    merged with what others changed.
+    """
+
+    editable = True
+    _how_to_edit = HOW_TO_EDIT
+
+    def __init__(
+        self,
+        feed: Feed,
+        release: Callable[[], None],
+        session: object,
+        edits: Edits,
+        debounce: float = 0.0,
+    ) -> None:
+        super().__init__(feed, release, session, debounce)
+        self._edits = edits
+        self._shown = Shown()
+        """What this handle has shown: what edits through it are made from."""
+
+    # Reading
+
+    def _show(self, read: Callable[[Table | Ordered], T], unmarked: Callable[[], T | None]) -> T:
+        value, mark = self._read(lambda: self._feed.shown(read))
+        self._shown.whole(mark)
+        return value
+
+    def get(self, key: Hashable) -> dict[str, Any] | None:
+        """The row of ``key``, by column, or None; cheaper than ``df.loc``, and it does not wait.
+
+        What it shows is what an edit of this handle is made from.
+
+        Parameters
+        ----------
+        key : hashable
+            As the index of ``df`` has it; a tuple for a composite key.
+
+        Returns
+        -------
+        dict or None
+            Columns to typed values, the key among them.
+        """
+        row = super().get(key)
+        if row is not None:
+            self._shown.row(key, row)
+        return row
+
+    @property
+    def _told(self) -> Callable[[ChangeBatch], object]:
+        return self._shown.changes
+
+    def grid(
+        self,
+        *,
+        columns: str | Sequence[str] | None = None,
+        formats: Mapping[str, str] | None = None,
+        height: int = 360,
+        editable: bool | str | Sequence[str] = True,
+    ) -> GridWidget:
+        """The live grid, with options.
+
+        Parameters
+        ----------
+        columns : str or sequence of str, optional
+            Which, in this order. Default: all, the key's first.
+        formats : dict of str, optional
+            Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
+        height : int
+            In pixels, at most: a few rows take less.
+        editable : bool, str or sequence of str
+            Which columns may be edited in place. True: all but the key's, and rows can be added and
+            deleted.
+
+        Returns
+        -------
+        GridWidget
+            The widget.
+
+        Raises
+        ------
+        ValueError
+            If a column is not there, or a format is invalid.
+        """
+        from notebook_rt.widgets import display
+
+        self._feed.look()
+        return display.grid(
+            self, columns=columns, formats=formats, height=height, editable=editable
+        )
+
+    # Editing
+
+    def edit(
+        self,
+        key: Hashable,
+        values: Mapping[str, Any] | None = None,
+        /,
+        *,
+        base: Mapping[str, Any] | pd.Series[Any] | pd.DataFrame | None = None,
+        **columns: Any,
+    ) -> None:
+        """Change columns of a row: shown now, queued, written, merged.
+
+        What others changed meanwhile is told from what the values were made from: the row ``base``, else
+        what this handle last showed of each cell (by ``df``, ``get``, ``at``, ``to_arrow``, ``changes``, or
+        an edit of its own; each thread has its own last), else what is there now. A value equal to
+        that changes nothing. A value may also be a function of the old one, such as
+        ``lambda n: n - 1``: it is called once, in this thread, with the value of now.
+
+        Parameters
+        ----------
+        key : hashable
+            The row's key; a tuple for a composite key.
+        values : dict, optional
+            Columns and what they become, for columns whose names are no Python names, or are ``base``.
+        base : dict, Series or DataFrame, optional
+            The row that the values were made from, where it is not what was last shown: what ``get``
+            gave, ``df.loc[key]``, or a DataFrame of one row. It must have the columns that are edited.
+        **columns
+            Columns and what they become: values, or functions of the old value.
+
+        Raises
+        ------
+        InvalidEditError
+            If there is no such row or column, a value does not fit the column's type, or ``base`` is
+            not the row; or if what was shown is not known any more, since more than 100,000 rows
+            have changed or were shown one by one: read the row again, or say ``base``.
+        QueueError
+            If it could not be put down in the queue's file; then it is not shown either.
+        NotebookRTError
+            What ``wait`` raises: the first edit waits for the first data.
+
+        Examples
+        --------
+        >>> positions.edit(7, notes="checked")  # doctest: +SKIP
+        >>> positions.edit((7, "AAPL"), {"last price": 251.0})  # doctest: +SKIP
+        >>> positions.edit(7, stock=lambda n: n - 1)  # doctest: +SKIP
+        >>> row = positions.get(7)  # doctest: +SKIP
+        >>> positions.edit(7, tags=[*row["tags"], "mine"], base=row)  # doctest: +SKIP
+        """
+        self._editor().edit(key, {**(values or {}), **columns}, self._shown, base)
+
+    def _edit_shown(
+        self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]
+    ) -> None:
+        """Change columns of a row, from what a grid has ``shown`` of them; else from what is there."""
+        self._editor().edit(key, values, base=shown or None)
+
+    def insert(self, values: Mapping[str, Any] | None = None, /, **columns: Any) -> Hashable:
+        """Insert a row, and give its key.
+
+        A key that is not given is made here if its type is uuid, and drawn from its sequence if it is an
+        integer and the project has the SQL of ``notebook-rt doctor --sql``: the first time, and now and
+        then, that is a request to the server.
+
+        Parameters
+        ----------
+        values : dict, optional
+            Columns and what they hold, for columns whose names are no Python names.
+        **columns
+            Columns and what they hold; those left out get the server's defaults.
+
+        Returns
+        -------
+        hashable
+            The key, as the index of ``df`` has it.
+
+        Raises
+        ------
+        InvalidEditError
+            If there is a row with this key already, the key is not given and can be neither made nor
+            drawn now, or a value does not fit.
+        QueueError, NotebookRTError
+            As `edit`.
+        """
+        return self._loaded().insert({**(values or {}), **columns})
+
+    def delete(self, key: Hashable, *, after: float = 0.0) -> None:
+        """Delete a row.
+
+        Parameters
+        ----------
+        key : hashable
+            The row's key; a tuple for a composite key.
+        after : float
+            Seconds that it waits in the queue before it is sent, in which `undo` takes it back.
+
+        Raises
+        ------
+        InvalidEditError
+            If there is no such row.
+        QueueError, NotebookRTError
+            As `edit`.
+        """
+        self._editor().delete(key, after)
+
+    def edit_many(
+        self,
+        changes: pd.DataFrame | pd.Series[Any],
+        *,
+        base: pd.DataFrame | pd.Series[Any] | None = None,
+    ) -> int:
+        """Change many rows, all or none: index = key, columns = the columns to set.
+
+        NaN, NaT and NA mean null, as in a DataFrame that was read from SQL.
+
+        Parameters
+        ----------
+        changes : DataFrame or Series
+            A Series is one column, named as it is.
+        base : DataFrame or Series, optional
+            What the changes were made from, where it is not what this handle last showed (see `edit`):
+            an earlier ``df``, say. It must have the rows and columns that are changed.
+
+        Returns
+        -------
+        int
+            How many rows it changes.
+
+        Raises
+        ------
+        TypeError
+            If it is neither a DataFrame nor a Series.
+        InvalidEditError
+            If a row or a column is not there, or is named twice, or a value does not fit; or if the key
+            is a column and the index has no name, as in a file that was just read: ``set_index`` it; or
+            if ``base`` lacks what is changed, or what was shown is not known any more.
+        QueueError, NotebookRTError
+            As `edit`.
+        """
+        return self._editor().edit_many(changes, self._shown, base)
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Keep, show and send what is edited in the block as one; nothing of it if it raises.
+
+        Only this thread's edits; everything else goes on meanwhile. A block in a block is a part
+        of it, and takes nothing but itself back if it raises. So are blocks of several tables:
+        ``with orders.batch(), items.batch():`` keeps an order before the items that refer to it.
+        """
+        with self._editor().batch(self._shown):
+            yield
+
+    @property
+    def at(self) -> At:
+        """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``; see `At`."""
+        note(self)
+        return At(self._editor(), self._shown)
+
+    def undo(self) -> bool:
+        """Take back the last edit (or batch) of this table that has not left; False: there is none.
+
+        In a ``batch`` block, the last edit of it.
+
+        Returns
+        -------
+        bool
+            Whether something was taken back.
+        """
+        editor = self._known()
+        return editor is not None and editor.undo(self._shown)
+
+    @property
+    def pending(self) -> pd.DataFrame:
+        """The edits of this table that are not written yet, in order: one row each, index their id.
+
+        ``kind`` (``insert``, ``update``, ``delete``), ``key``, ``values`` and the ``base`` they were made
+        from (dicts as JSON has them), ``state`` and ``attempts`` as in ``Session.queue.df``, ``error`` (the
+        server's words), and ``at`` (datetime64, UTC), when it was made.
+        """
+        editor = self._known()
+        return pending_df([]) if editor is None else editor.pending
+
+    @property
+    def conflicts(self) -> pd.DataFrame:
+        """Every merge decision, oldest first, and what asks for yours: one row each.
+
+        ``at`` (datetime64, UTC), ``key``, ``column`` (None: the whole row, which one of you deleted),
+        ``base``, ``mine``, ``theirs`` and ``result`` (values as JSON has them), ``rule`` (the strategy, or
+        how it was resolved), ``who`` (the other one, where the row has a column ``updated_by``), and ``open``
+        (bool): `resolve` it.
+        """
+        editor = self._known()
+        return conflicts_df([]) if editor is None else editor.conflicts
+
+    def marks(self) -> dict[tuple[Hashable, str], tuple[str, str]]:
+        """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of edited cells; of a
+        deleted row, all of them.
+
+        Returns
+        -------
+        dict
+            A tuple of key and column to a tuple of state and reason.
+        """
+        editor = self._known()
+        return {} if editor is None or editor.overlay is None else editor.marks()
+
+    def leaving(self) -> dict[Hashable, Mapping[str, Any]]:
+        """The rows that ``df`` has no more though that is not final: their keys to what they are, typed.
+
+        Deleted here and not written yet; or deleted there, with edits of yours that are not decided.
+
+        Returns
+        -------
+        dict
+            Keys to rows.
+        """
+        editor = self._known()
+        return {} if editor is None else dict(editor.leaving())
+
+    def resolve(
+        self,
+        key: Hashable,
+        column: str | None = None,
+        choice: Literal["mine", "theirs"] = "mine",
+        *,
+        value: Any = ...,
+    ) -> None:
+        """Decide an open conflict.
+
+        Parameters
+        ----------
+        key : hashable
+            The row's key.
+        column : str, optional
+            One column. Default: everything that is open of the row.
+        choice : {"mine", "theirs"}
+            What stands.
+        value : object, optional
+            A third value instead, for one column; None is null.
+
+        Raises
+        ------
+        ConflictError
+            If nothing is open there.
+        ValueError
+            If ``choice`` is neither, or a value is given without the column.
+        InvalidEditError
+            If the value does not fit the column's type.
+        """
+        editor = self._editor()
+        editor.resolve(key, column, choice, value=value)
+        row = editor.row(key)
+        if row is not None:  # who decides knows what stands
+            shown = row if column is None else {column: row[column]}
+            self._shown.cells(editor.key(key), shown)
+
+    def discard(self, key: Hashable) -> int:
+        """Drop the pending edits of a row, refused ones too; the server's row is seen again.
+
+        Parameters
+        ----------
+        key : hashable
+            The row's key; a tuple for a composite key.
+
+        Returns
+        -------
+        int
+            How many there were.
+        """
+        editor = self._known()
+        return 0 if editor is None else editor.discard(key, self._shown)
+
+    def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], Any]) -> Callable[[], None]:
+        """Call ``fn(records)`` after each merge, with rows as ``conflicts`` has them, on a thread of
+        its own.
+
+        Parameters
+        ----------
+        fn : callable
+            Given the records, a sequence of dicts.
+
+        Returns
+        -------
+        callable
+            Call it to unsubscribe.
+        """
+        edits = self._writable()
+        box = Mailbox(fn, what=f"{self._feed.name}.on_merge", counted=self._feed.counters)
+        box.holds = self
+        stop = edits.on_merge(box.put)
+
+        def remove() -> None:
+            box.close()
+            stop()
+
+        unsubscribe = self._feed.subscribers.add(fn, remove)
+        self._removers.append(unsubscribe)
+        return unsubscribe
+
+    def _writable(self) -> Edits:
+        self._check()
+        return self._edits
+
+    def _loaded(self) -> Edits:
+        edits = self._writable()
+        if self._feed.table is None:
+            self.wait()
+        return edits
+
+    def _editor(self) -> Editor:
+        return self._loaded().open()
+
+    def _known(self) -> Editor | None:
+        return self._writable().known()

@@ -1,0 +1,190 @@
+// The state of the live grid, each piece with one owner: others read it, and change it only by these methods.
+// Nothing here touches the page.
+import { makeFormat } from "./cell.js";
+import { Rows } from "./rows.js";
+
+/** @import { SlickGrid } from "slickgrid" */
+/** @import { Around, CellsMessage, Column, GridMessage, Head, ReplyMessage, Sort, ToKernel, WindowMessage } from "./protocol.js" */
+/** @import { Active, Draft, Format, Row } from "./grid.js" */
+
+/** @type {Head & { sort: Sort }} */
+const NOTHING = { name: "", columns: [], height: 0, rows: false, add: false, sort: [] };
+
+// Whether columns look and are edited alike; what they may hold can be learnt anew under an open editor.
+const looks = (/** @type {Column[]} */ columns) =>
+  JSON.stringify(columns.map(({ name, type, shape, key, editable, choices, format }) => [name, type, shape, key, editable, choices.length > 0, format]));
+
+// The table as the kernel has told it, and the row that is being typed behind its last one.
+export class Table {
+  #head = NOTHING;
+  /** @type {Format[]} */
+  #formats = [];
+  #total = 0;
+  #rows = new Rows();
+
+  get head() {
+    return this.#head;
+  }
+  get formats() {
+    return this.#formats;
+  }
+  // How many rows the kernel has.
+  get total() {
+    return this.#total;
+  }
+  get draft() {
+    return this.#rows.draft;
+  }
+  // How many rows the grid has: the draft too.
+  get length() {
+    return this.#total + (this.draft ? 1 : 0);
+  }
+  get empty() {
+    return this.#total === 0 && this.#rows.size === 0;
+  }
+  // The row at a place, or with a name, if it is in the window.
+  at(/** @type {number | undefined} */ place) {
+    return place === undefined ? undefined : this.#rows.at.get(place);
+  }
+  named(/** @type {number | undefined} */ rid) {
+    return rid === undefined ? undefined : this.#rows.named.get(rid);
+  }
+
+  // Texts of a column, for its width.
+  samples(/** @type {number} */ c) {
+    const few = [...this.#rows.at.values()].filter((row) => !row.texts).slice(0, 60);
+    return [...few, ...(this.#rows.sample ? [this.#rows.sample] : [])].map((row) => this.#formats[c].text(row, c));
+  }
+
+  // A new state of all; false if its columns are others than before, and must be built anew.
+  whole(/** @type {GridMessage} */ content, /** @type {DataView} */ buffer) {
+    const before = this.#head.columns;
+    const same = looks(before) === looks(content.columns);
+    if (!same) this.#formats = content.columns.map(makeFormat);
+    const columns = same ? before.map((column, c) => Object.assign(column, content.columns[c])) : content.columns;
+    const { name, height, rows, add, sort = [] } = content;
+    this.#head = { name, height, rows, add, sort, columns };
+    this.#rows.fill(content, buffer, this.#formats);
+    this.#around(content);
+    return same;
+  }
+
+  window(/** @type {WindowMessage} */ content, /** @type {DataView} */ buffer) {
+    this.#rows.fill(content, buffer, this.#formats);
+    this.#around(content);
+  }
+
+  // The cells that changed, the rows whose marks did, and whether a format has changed with them.
+  cells(/** @type {CellsMessage} */ content, /** @type {DataView} */ buffer) {
+    this.#around(content);
+    const touched = this.#rows.mark(content);
+    const [changed, again] = this.#rows.patch(content, buffer, this.#formats);
+    return { changed, touched, again };
+  }
+
+  type(/** @type {Draft | null} */ draft) {
+    this.#rows.keep(draft, this.#total);
+  }
+
+  #around(/** @type {Around} */ content) {
+    this.#total = content.total ?? this.#total;
+    if (content.sort) this.#head = { ...this.#head, sort: content.sort };
+    if (this.draft) this.#rows.keep(this.draft, this.#total);
+  }
+}
+
+// What is drawn: SlickGrid, once there are columns.
+export class Screen {
+  /** @type {SlickGrid<Row> | null} */
+  #grid = null;
+
+  get drawn() {
+    return this.#grid !== null;
+  }
+  get grid() {
+    if (!this.#grid) throw new Error("the grid is not drawn yet");
+    return this.#grid;
+  }
+  show(/** @type {SlickGrid<Row>} */ grid) {
+    this.#grid = grid;
+  }
+  clear() {
+    this.#grid?.destroy();
+    this.#grid = null;
+  }
+}
+
+// Who has the focus, wherever its row stands, and which cell is being edited.
+export class Focus {
+  /** @type {Active | null} */
+  #active = null;
+  /** @type {{ rid: number, row: number, cell: number } | null} */
+  #editing = null;
+  #moving = false;
+
+  get active() {
+    return this.#active;
+  }
+  get editing() {
+    return this.#editing;
+  }
+  // Whether the focus moves with its row, not by somebody's hand.
+  get moving() {
+    return this.#moving;
+  }
+  set(/** @type {Active | null} */ active) {
+    this.#active = active;
+  }
+  edit(/** @type {Row} */ { rid, at }, /** @type {number} */ cell) {
+    this.#editing = { rid, row: at, cell };
+  }
+  done() {
+    this.#editing = null;
+  }
+  // The row with the open editor may stand elsewhere now.
+  place(/** @type {Table} */ table) {
+    const row = table.named(this.#editing?.rid);
+    if (this.#editing && row) this.#editing = { ...this.#editing, row: row.at };
+  }
+  // Does what moves the focus with its row; it stays with that row.
+  with(/** @type {() => void} */ move) {
+    const active = this.#active;
+    this.#moving = true;
+    try {
+      move();
+    } finally {
+      this.#moving = false;
+      this.#active = active;
+    }
+  }
+}
+
+// Questions to the kernel that wait for its answer: the whole text of a cell, what is copied.
+export class Answers {
+  /** @type {Map<string, (reply: any) => void>} */
+  #waiting = new Map();
+  #say;
+
+  constructor(/** @type {(word: ToKernel) => void} */ say) {
+    this.#say = say;
+  }
+  /** @returns {Promise<string>} */
+  text(/** @type {number} */ rid, /** @type {number} */ c) {
+    return this.#ask(`${rid}:${c}`, { t: "text", rid, c }).then(({ text }) => text);
+  }
+  /** @returns {Promise<{ text: string, rows: number }>} */
+  copy(/** @type {[number, number, number, number]} */ range) {
+    return this.#ask("copy", { t: "copy", range });
+  }
+  settle(/** @type {ReplyMessage} */ reply) {
+    const key = reply.kind === "copy" ? "copy" : `${reply.rid}:${reply.c}`;
+    this.#waiting.get(key)?.(reply);
+    this.#waiting.delete(key);
+  }
+  #ask(/** @type {string} */ key, /** @type {ToKernel} */ word) {
+    return new Promise((/** @type {(reply: any) => void} */ resolve) => {
+      this.#waiting.set(key, resolve);
+      this.#say(word);
+    });
+  }
+}

@@ -1,0 +1,152 @@
+"""What a widget needs of the thing that it shows: the live classes, as this layer knows them.
+
+A noun (``session.py``, ``table.py``, ...) gives itself to ``display.py``; neither knows the other's class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from notebook_rt.runtime.following import Followed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from notebook_rt.model.types import Column, Schema
+    from notebook_rt.runtime.changes import ChangeBatch
+    from notebook_rt.runtime.feed import Feed
+    from notebook_rt.runtime.project import Project
+    from notebook_rt.sync.connection.health import Health
+    from notebook_rt.sync.connection.presence import Person
+    from notebook_rt.widgets.sources import Unsubscribe
+
+
+class Frame(Protocol):
+    """A live frame."""
+
+    _feed: Feed
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def schema(self) -> Schema | None: ...
+
+    @property
+    def synced_at(self) -> pd.Timestamp | None: ...
+
+    @property
+    def editable(self) -> bool: ...
+
+    def wait(self, timeout: float | None = None) -> object: ...
+
+    def _listen(
+        self, call: Callable[[ChangeBatch], Any], fn: Callable[..., Any]
+    ) -> Callable[[], None]: ...
+
+
+class Edits(Protocol):
+    """What is known of how a table is written."""
+
+    def fills(self, column: Column) -> bool: ...
+
+    def columns_suspect(self) -> None: ...
+
+
+class Table(Frame, Protocol):
+    """A live table: a frame whose rows can be written."""
+
+    _edits: Edits
+
+    @property
+    def conflicts(self) -> pd.DataFrame: ...
+
+    def _edit_shown(
+        self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]
+    ) -> None: ...
+
+    def insert(self, values: Mapping[str, Any] | None = None, /) -> Hashable: ...
+
+    def delete(self, key: Hashable, *, after: float = 0.0) -> None: ...
+
+    def leaving(self) -> dict[Hashable, Mapping[str, Any]]: ...
+
+    def batch(self) -> AbstractContextManager[None]: ...
+
+    def undo(self) -> bool: ...
+
+    def marks(self) -> dict[tuple[Hashable, str], tuple[str, str]]: ...
+
+    def resolve(
+        self, key: Hashable, column: str | None = None, choice: Literal["mine", "theirs"] = "mine"
+    ) -> None: ...
+
+
+class Mapped(Protocol):
+    """What ``map`` has made of live frames."""
+
+    @property
+    def frames(self) -> Sequence[Followed]: ...
+
+    @property
+    def sources(self) -> Sequence[Followed]: ...
+
+    @property
+    def df(self) -> Any: ...
+
+    @property
+    def latest(self) -> Any: ...
+
+    def on_change(self, fn: Callable[[Any], Any], *, at_once: bool = False) -> Unsubscribe: ...
+
+
+class Presence(Protocol):
+    """Who is in a channel."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def people(self) -> Sequence[Person]: ...
+
+    def on_change(self, fn: Callable[[], Any]) -> Unsubscribe: ...
+
+
+class Queue(Protocol):
+    """What waits to be sent."""
+
+    @property
+    def df(self) -> pd.DataFrame: ...
+
+    def retry(self, op: str | None = None) -> int: ...
+
+    def discard(self, op: str) -> int: ...
+
+    def on_change(self, fn: Callable[[], object]) -> Unsubscribe: ...
+
+
+class Session(Protocol):
+    """A project, live."""
+
+    _project: Project
+
+    @property
+    def health(self) -> Health: ...
+
+    @property
+    def queue(self) -> Queue: ...
+
+    @property
+    def status(self) -> str: ...
+
+    def retry(self) -> None: ...
+
+    def on_health(self, fn: Callable[[Health], Any]) -> Unsubscribe: ...

@@ -1,0 +1,171 @@
+// The messages between kernel and browser, both ways (docs/design/widget-protocol.md says what they mean).
+
+/** Where an array stands in the message's buffer: offset and length in bytes. */
+export type Span = [offset: number, length: number];
+export type Kind = "number" | "bool" | "instant" | "local" | "text";
+export type Value = number | string;
+export type Shape = "text" | "json" | "number" | "integer" | "bool" | "date" | "timestamp" | "timestamptz";
+
+/** Cells of one column: 64-bit floats, or UTF-8 texts one after another with the byte where each ends. */
+export interface Cells {
+  kind: Kind;
+  flags: Span;
+  values: Span;
+  ends?: Span;
+}
+
+export interface Column {
+  name: string;
+  type: string;
+  shape: Shape;
+  key: boolean;
+  editable: boolean;
+  nullable: boolean;
+  needed: boolean;
+  filled: boolean;
+  choices: string[];
+  format: string;
+}
+
+export type Sort = [column: number, ascending: boolean][];
+export type Run = [first: number, last: number];
+/** Row in the window, column (-1: the whole row), kind, and what belongs to the kind. */
+export type MarkSent = [row: number, column: number, kind: MarkKind, ...more: any[]];
+export type MarkKind = "sending" | "pending" | "failed" | "conflict";
+
+/** What goes with a window; in `cells` only what has changed. */
+export interface Around {
+  total?: number;
+  sort?: Sort;
+  filter?: string;
+  leaving?: number;
+  status?: string;
+  note?: string;
+  gone?: number[];
+  marks?: MarkSent[];
+  anchor?: number;
+  selection?: Run[] | null;
+}
+
+export interface Head {
+  name: string;
+  columns: Column[];
+  height: number;
+  rows: boolean;
+  add: boolean;
+}
+
+interface Filled extends Around {
+  first: number;
+  rids: Span;
+  cols: Cells[];
+}
+
+export type GridMessage = { t: "grid"; samples?: Cells[] } & Head & Filled;
+export type WindowMessage = { t: "window" } & Filled;
+export type CellsMessage = { t: "cells"; cols: ({ c: number; rows: Span } & Cells)[] } & Around;
+export type ReplyMessage = { t: "reply"; rid?: number; c?: number } & (
+  | { kind: "refused"; why: string }
+  | { kind: "said"; text: string; undo?: number }
+  | { kind: "inserted"; row: number }
+  | { kind: "text"; text: string }
+  | { kind: "copy"; text: string; rows: number }
+);
+
+export interface Health {
+  state: string;
+  word: string;
+  colour: "green" | "yellow" | "red" | "grey";
+  detail: string;
+  latency: number | null;
+  spark: number[];
+  metrics: [name: string, value: string][];
+  usage: string;
+  limits: string[];
+  error: string | null;
+}
+export interface Write {
+  id: string;
+  what: string;
+  state: "waiting" | "sending" | "failed" | "asking" | "parked";
+  why: string;
+  attempts: number;
+  at: string | null;
+  payload: string;
+}
+export interface Queue {
+  total: number;
+  failed: number;
+  writes: Write[];
+}
+export interface Person {
+  id: string;
+  name: string;
+  initials: string;
+  hue: number;
+  idle: boolean;
+  you: boolean;
+  joined: string | null;
+}
+export interface Presence {
+  total: number;
+  faces: number;
+  people: Person[];
+}
+export interface Note {
+  id: number;
+  kind: "merged" | "queued" | "failed" | "live" | "unavailable" | "limit" | "info";
+  text: string;
+  at: string;
+}
+export interface Notes {
+  earlier: number;
+  lines: Note[];
+}
+/** Each widget has some of the parts; a status bar's may be null. */
+export type StateMessage = { t: "state"; health: Health; queue: Queue; presence: Presence; notes: Notes };
+
+export type ChartMessage = { t: "chart"; spec: any; names: string[]; cols: Cells[]; label: string; foot: string; note: string };
+export type DataMessage = { t: "data"; cols: Cells[]; label: string; foot: string; note: string };
+export type NoteMessage = { t: "note"; note: string };
+
+export type Numbered<M> = M & { seq: number; whole: boolean; to?: string };
+/** What a widget draws. */
+export type Drawn = GridMessage | WindowMessage | CellsMessage | ReplyMessage | StateMessage | ChartMessage | DataMessage | NoteMessage;
+/** Not numbered, not acknowledged. */
+export type Unnumbered =
+  | { t: "gone"; why: string }
+  | { t: "library"; name: string; error?: string }
+  | { t: "static"; html: string };
+export type FromKernel = Numbered<Drawn | { t: "beat" }> | Unnumbered;
+
+/** Words of a view; every one carries `view`, the view's name. */
+export type ToKernel =
+  | { t: "look" | "leave" | "visible" | "hidden" | "online" | "offline" }
+  | { t: "ack"; seq: number }
+  | { t: "library"; name: string }
+  | { t: "static" }
+  | { t: "retry" | "discard"; id: string }
+  | { t: "dismiss"; id: number }
+  | { t: "window"; first: number; last: number; anchor: [rid: number, row: number] | null }
+  | { t: "sort"; by: Sort }
+  | { t: "filter"; text: string }
+  | { t: "hold"; on: boolean }
+  | { t: "edit"; rid: number; c: number; value: string | null; was?: string | null }
+  | { t: "insert"; rid: 0; cells: [column: number, text: string | null][] }
+  | { t: "delete"; rids?: number[] }
+  | { t: "doubt" | "undo" }
+  | { t: "select"; rows: Run }
+  | { t: "copy"; range: [first: number, last: number, left: number, right: number] }
+  | { t: "paste"; rid: number; c: number; cells: string[][] }
+  | { t: "text"; rid: number; c: number }
+  | { t: "resolve"; rid: number; c?: number; choice: Choice };
+export type Choice = "mine" | "theirs";
+
+export type Say = (word: ToKernel) => void;
+/** What of anywidget's model is used here. */
+export interface Model {
+  send(content: unknown): void;
+  on(event: string, listener: (...args: any[]) => void): void;
+  off(event: string, listener: (...args: any[]) => void): void;
+}

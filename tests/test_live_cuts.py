@@ -1,0 +1,83 @@
+"""Connections that a hosted project ends as a matter of course: a session goes on, and nobody is alarmed."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt.local import LocalStack, start
+from tests.conftest import QUICK
+from tests.waiting import scaled, until
+
+
+@pytest.fixture(scope="module")
+def short_days(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """A stack on which the 24 hours of a connection without a login are three seconds."""
+    options = replace(QUICK, realtime=replace(QUICK.realtime, login_timeout=3.0))
+    with start(tmp_path_factory.mktemp("short_days"), options=options) as running:
+        yield running
+
+
+def goes_on_through(
+    stack: LocalStack, cut: Callable[[], object], queue: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A table, its rows and a person survive ``cut``: a gap, presence again, no word of alarm."""
+    table, topic = f"cut_{uuid.uuid4().hex[:8]}", f"room_{uuid.uuid4().hex[:8]}"
+    stack.sql(f"create table {table} (id int primary key, v text)")
+    stack.sql(f"alter publication supabase_realtime add table {table}")
+    stack.sql(f"grant select, insert, update, delete on {table} to anon, authenticated")
+    stack.sql(f"insert into {table} values (1, 'before')")
+    told: list[tuple[str, str]] = []
+    colors: list[tuple[str, str]] = []
+    states: list[str] = []
+    token = stack.token("authenticated", str(uuid.uuid4()))
+    with (
+        caplog.at_level(logging.WARNING, "notebook_rt"),
+        nrt.connect(stack.url, stack.publishable_key, access_token=token) as other,
+        nrt.connect(stack.url, stack.publishable_key, queue_path=queue) as rt,
+    ):
+        watching = other.channel(topic).presence
+        rt.channel(topic).presence.track(name="me")
+        frame = rt.table(table).wait(scaled(10))
+        until(lambda: list(watching.df.get("name", [])) == ["me"], what=lambda: watching.df)
+        until(lambda: str(rt.health) == "healthy", what=lambda: rt.health.reason)
+        rt.on_note(lambda kind, text: told.append((kind, text)))
+        rt.on_health(lambda health: colors.append((health.color, health.reason)))
+        rt.on_state(lambda state, *_: states.append(str(state)))
+        gaps = rt.metrics["gaps"]
+        cut()
+        until(lambda: "reconnecting" in states, scaled(10), what=lambda: states)
+        stack.sql(f"insert into {table} values (2, 'while away')")
+        until(lambda: list(frame.df.index) == [1, 2], scaled(10), what=lambda: frame.df)
+        until(lambda: frame.status == "live" and rt.metrics["gaps"] > gaps, scaled(10))
+        until(lambda: list(watching.df.get("name", [])) == ["me"], what=lambda: watching.df)
+        until(lambda: str(rt.health) == "healthy", scaled(10), what=lambda: rt.health.reason)
+    assert told == [], told
+    assert [seen for seen in colors if seen[0] in ("yellow", "red")] == []
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_a_changed_setting_of_realtime_disconnects_everybody_and_alarms_nobody(
+    stack: LocalStack,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    goes_on_through(stack, stack.disconnect_clients, tmp_path / "queue.sqlite3", caplog)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_connection_without_a_login_that_is_cut_after_its_day_alarms_nobody(
+    short_days: LocalStack,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    goes_on_through(short_days, lambda: None, tmp_path / "queue.sqlite3", caplog)
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,63 @@
+"""What the repository promises beside its code: chores that exist, a lock without hosts, one version."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+
+import notebook_rt
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / ".github").rglob("*.yml"))
+CHORES = set(re.findall(r"^(\w+)\)", (ROOT / "do").read_text(), re.M))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.name))
+def test_a_workflow_is_yaml_and_runs_chores_that_exist(path: Path) -> None:
+    assert yaml.safe_load(path.read_text())
+    assert set(re.findall(r"\./do (\w+)", path.read_text())) <= CHORES
+
+
+def test_each_chore_is_in_the_help() -> None:
+    told = subprocess.run([ROOT / "do", "help"], capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"\./do (\w+)", told)) | {"help"} == CHORES
+
+
+def test_the_lock_has_names_versions_and_hashes_and_no_host() -> None:
+    lock = (ROOT / "requirements-dev.lock").read_text()
+    assert "://" not in lock
+    for block in re.split(r"\n(?=\S)", lock.strip()):
+        assert re.match(r"[\w.-]+==\S+", block), block
+        assert "--hash=sha256:" in block, block
+
+
+def test_every_dependency_is_locked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+    names = {re.split(r"[<>=!\[; ]", one)[0].replace("_", "-").lower() for one in named} - {
+        "notebook-rt"
+    }
+    locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements-dev.lock").read_text(), re.M))
+    assert names <= locked
+
+
+def test_the_version_stands_in_one_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "version" not in project
+    assert metadata.version("notebook_rt") == notebook_rt.__version__
+
+
+def test_private_names_of_a_dependency_stand_behind_an_upper_bound() -> None:
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    for name in ("realtime", "supabase", "websockets"):
+        (bound,) = [one for one in dependencies if re.match(rf"{name}\b", one)]
+        assert "<" in bound

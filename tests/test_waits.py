@@ -1,0 +1,81 @@
+"""No test waits for seconds, and each limit of a wait goes through ``tests/waiting.py``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+FIXED = {
+    "test_live_session.py::test_a_process_that_was_stopped_for_a_while_is_live_again_at_once": (
+        "the time for which the process is stopped; nightly"
+    ),
+    "test_live_editing.py::"
+    "test_what_others_do_right_after_my_write_is_seen_though_no_version_tells_the_order": (
+        "the two seconds after a read in which a change is compared with the row"
+    ),
+    "faults/test_single_faults.py::test_an_unchanged_toast_column_is_unchanged": "the same",
+    "faults/test_single_faults.py::"
+    "test_a_burst_over_the_rate_limit_is_lost_without_a_word_and_found": (
+        "the server's window of five seconds, which nothing tells of"
+    ),
+    "net/test_loop.py::test_a_wait_that_times_out_cancels_what_it_waited_for": (
+        "a long task, which is cancelled"
+    ),
+    "net/test_loop.py::test_stopped_it_says_so_and_leaves_no_thread": "the same",
+    "net/test_socket.py::test_the_private_names_of_the_package_that_we_lean_on_are_there": (
+        "an argument that is only looked at: nothing is connected"
+    ),
+    "outbox/kernel.py::edit_until_killed": "a process that is killed while it waits for an answer",
+    "proxy.py::Proxy": "how long the proxy, a server, waits for a client that does not say goodbye",
+}
+"""What may wait for a fixed time, and why."""
+
+PROGRAMS = ("benchmarks", "faults/measure.py", "browser/contenders.py", "waiting.py")
+"""What measures, or waits for the others: no tests."""
+
+SIMULATED = ("sync", "store")
+"""Tests of a clock that is an argument: their ``wait`` takes no time."""
+
+
+def constant(node: ast.expr | None) -> float:
+    value = node.value if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, int | float) else 0
+
+
+def fault(call: ast.Call) -> str | None:
+    """What is wrong with the time that ``call`` waits."""
+    first = call.args[0] if call.args else None
+    if ast.unparse(call.func) in ("time.sleep", "asyncio.sleep"):
+        return "sleeps; wait with until() or throughout()" if constant(first) >= 0.5 else None
+    limits = [keyword.value for keyword in call.keywords if keyword.arg == "timeout"]
+    if first and isinstance(call.func, ast.Attribute) and call.func.attr in ("wait", "join"):
+        limits.append(first)
+    return "has a limit without scaled()" if any(constant(n) >= 1 for n in limits) else None
+
+
+def faults(source: str, name: str) -> Iterator[str]:
+    for top in ast.parse(source).body:
+        where = f"{name}::{getattr(top, 'name', '')}"
+        if where not in FIXED:
+            for node in ast.walk(top):
+                if isinstance(node, ast.Call) and (wrong := fault(node)):
+                    yield f"{where}, line {node.lineno}: {ast.unparse(node)} {wrong}"
+
+
+def test_what_waits_for_seconds_is_found() -> None:
+    for wrong in ("time.sleep(0.5)", "asyncio.sleep(2)", "f.wait(10)", "q.get(timeout=5)"):
+        assert list(faults(f"def test():\n    {wrong}", "a.py")), wrong
+    for right in ("time.sleep(0.01)", "f.wait(scaled(10))", "f.wait(0.1)", "q.get(timeout=0.2)"):
+        assert not list(faults(f"def test():\n    {right}", "a.py")), right
+
+
+def test_no_test_waits_for_seconds() -> None:
+    found = []
+    for path in sorted(TESTS.rglob("*.py")):
+        name = path.relative_to(TESTS).as_posix()
+        if not name.startswith((*PROGRAMS, *SIMULATED)):
+            found += faults(path.read_text(), name)
+    assert not found, "\n".join(found)
