@@ -76,7 +76,7 @@ def test_a_private_channel_says_when_the_databases_broadcasts_reach_it(
         words = "Replication connection was not established in time"
         rt._project.thread.call(room.system, {"status": "error", "message": words})
         assert "replication_ready" not in room.config()["broadcast"]
-        rt._project.thread.call(rt._project.connection.registry.again, topic)
+        rt._project.thread.call(rt._project.connection.registry.rejoin, topic)
         until(lambda: channel.status != "joined" or not channel.replicating)
         channel.wait(scaled(15))
         assert not channel.replicating

@@ -49,7 +49,7 @@ def goes_on_through(
         until(lambda: str(rt.health) == "healthy", what=lambda: rt.health.reason)
         rt.on_note(lambda kind, text: told.append((kind, text)))
         rt.on_health(lambda health: colors.append((health.color, health.reason)))
-        rt.on_state(lambda state, *_: states.append(str(state)))
+        rt.on_status(lambda state, *_: states.append(str(state)))
         gaps = rt.metrics["gaps"]
         cut()
         until(lambda: "reconnecting" in states, scaled(10), what=lambda: states)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.cli import main
+from notebook_rt.cli.main import main
 from notebook_rt.local import LocalStack, start
 from tests.conftest import QUICK
 from tests.waiting import scaled, until

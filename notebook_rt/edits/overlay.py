@@ -484,8 +484,8 @@ class _Load:
         self._older = [shield for shield in shields if shield is not None]
         """Writes answered before the first page was asked for: the pages hold their effect."""
 
-    def extend(self, page: Sequence[WireRow]) -> None:
-        self._inner.extend(page)
+    def extend(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> None:
+        self._inner.extend(page, keys)
 
     def __len__(self) -> int:
         return len(self._inner)

@@ -106,8 +106,10 @@ def at_most(changes: Sequence[RowChange]) -> int:
 class Load(Protocol):
     """A whole table being collected beside the one that is seen; nobody sees it before ``commit``."""
 
-    def extend(self, page: Sequence[WireRow]) -> None:
-        """Add a page of undecoded rows; a key seen before is overwritten."""
+    def extend(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> None:
+        """Add a page of undecoded rows, with their ``keys`` where they are known; a key seen before
+        is overwritten.
+        """
 
     def __len__(self) -> int: ...
 

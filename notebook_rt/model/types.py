@@ -45,6 +45,7 @@ Decisions, each so that nothing is lost without a word:
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -246,13 +247,16 @@ class Schema:
 
     def keys_of(self, page: Sequence[WireRow]) -> list[Key]:
         """The typed keys of a page of undecoded rows."""
-        if len(self.key) == 1:
-            name = self.key[0]
-            values = [row[name] for row in page]
-            done = typed_class(self._decoders[name])
-            if set(map(type, values)) <= {done}:
-                return values
-        return [self.key_of(self.decode({name: row[name] for name in self.key})) for row in page]
+        columns = [self._keys_in(name, [row[name] for row in page]) for name in self.key]
+        return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+    def _keys_in(self, name: str, values: list[Json]) -> list[Key]:
+        """One column of the keys of a page, decoded as a whole: row by row takes twice as long."""
+        decode = self._decoders[name]
+        if set(map(type, values)) <= {typed_class(decode)}:
+            return cast("list[Key]", values)
+        typed = [None if value is None else decode(value) for value in values]
+        return typed if set(map(type, typed)) <= _KEY_CLASSES else [key_part(one) for one in typed]
 
     def rounds(self, row: WireRow, name: str) -> bool:
         """Whether the float that column ``name`` is decoded to may be another number."""
@@ -273,6 +277,10 @@ class Schema:
     def column(self, name: str) -> Column:
         """The column called ``name``; raises KeyError."""
         return self._columns[name]
+
+
+_KEY_CLASSES: Final = {int, str, bool, bytes, dt.datetime, dt.date, dt.time, type(None)}
+"""Classes of typed values that are keys as they are: hashable, and equal to themselves."""
 
 
 def key_part(value: Any) -> Key:

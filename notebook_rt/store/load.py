@@ -43,10 +43,12 @@ class Pages:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def extend(self, page: Sequence[WireRow]) -> None:
-        """Add a page of undecoded rows; a key seen before is overwritten."""
+    def extend(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> None:
+        """Add a page of undecoded rows, with their ``keys`` where they are known; a key seen before
+        is overwritten.
+        """
         schema = self._schema
-        keys = schema.keys_of(page)
+        keys = schema.keys_of(page) if keys is None else keys
         if len(set(keys)) < len(keys) or not self.keys.isdisjoint(keys):
             page, keys = self._first_seen(page, keys)
         start = len(self.keys)

@@ -50,6 +50,36 @@ def test_a_row_is_found_again_by_any_key(
     assert len(table) == 0
 
 
+PARTS: dict[str, st.SearchStrategy[Any]] = {
+    "int8": st.integers(-(2**63), 2**63 - 1),
+    "float8": st.floats(allow_nan=False) | st.sampled_from(["NaN", "Infinity", 3]),
+    "numeric": st.integers() | st.sampled_from(["NaN", "1.50"]),
+    "text": st.text(),
+    "bool": st.booleans(),
+    "uuid": st.uuids().map(str),
+    "date": st.dates().map(str) | st.just("infinity"),
+    "timestamptz": st.datetimes(timezones=st.timezones()).map(str) | st.just("-infinity"),
+    "timestamp": st.datetimes().map(str),
+    "bytea": st.binary().map(lambda value: "\\x" + value.hex()),
+    "jsonb": st.lists(st.integers()) | st.dictionaries(st.text(), st.integers()),
+    "_int4": st.lists(st.integers(0, 9) | st.none()),
+}
+
+
+@given(st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=3), st.data())
+def test_the_keys_of_a_page_are_those_of_its_rows(types: list[str], data: st.DataObject) -> None:
+    """Law: a page's keys, decoded column by column, are the keys that its rows have one by one."""
+    columns = tuple(Column(f"k{place}", pg_type) for place, pg_type in enumerate(types))
+    numeric: Numeric = data.draw(st.sampled_from(["float", "decimal"]))
+    schema = Schema((*columns, Column("note", "text")), tuple(c.name for c in columns), numeric)
+    values = {column.name: st.none() | PARTS[column.pg_type] for column in columns}
+    page = data.draw(st.lists(st.fixed_dictionaries({**values, "note": st.just("x")}), max_size=5))
+    one_by_one = [schema.key_of(schema.decode(row)) for row in page]
+    together = schema.keys_of(page)
+    assert together == one_by_one
+    assert [*map(hash, together)] == [*map(hash, one_by_one)]
+
+
 @pytest.mark.parametrize("backend", [None, "numpy_nullable", "pyarrow"])
 def test_an_exact_infinity_is_shown_and_exported(backend: Any) -> None:
     schema = Schema((Column("id", "int8"), Column("v", "numeric")), ("id",), "decimal")

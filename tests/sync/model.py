@@ -70,7 +70,7 @@ class DictLoad:
     def __len__(self) -> int:
         return len(self.collected)
 
-    def extend(self, page: Sequence[WireRow]) -> None:
+    def extend(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> None:
         schema = self.rows.schema
         rows = [schema.decode(wire) for wire in page]
         self.collected.apply([Upsert(schema.key_of(row), row) for row in rows])

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.errors import FilterError, MissingColumnError, RefusedError
+from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
+from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.change import columns_differ
 from notebook_rt.sync.table.discovery import (
     COMPOSITES,
@@ -19,9 +21,12 @@ from notebook_rt.sync.table.discovery import (
     candidates,
     described,
     from_description,
+    learn,
     told_apart,
     type_in,
 )
+from notebook_rt.sync.table.horizon import Read
+from tests.sync.simulation import Server
 
 DESCRIPTION = {
     "definitions": {
@@ -186,3 +191,38 @@ def test_without_a_row_the_usual_names_are_tried() -> None:
     assert found[0] == ("id",)
     assert {("position_id",), ("symbol",), ("email",)} <= set(found)
     assert len(set(found)) == len(found) <= 40
+
+
+@pytest.mark.parametrize("key", [("id",), ("sensor", "at")])
+@pytest.mark.parametrize("spec", [TableSpec("t"), TableSpec("t", limit=5)])
+def test_a_table_that_nobody_describes_is_learnt_in_few_round_trips(
+    key: tuple[str, ...], spec: TableSpec
+) -> None:
+    """The description, some rows, then the likely keys and the types at once."""
+    columns = {name: "text" if name == "at" else "int8" for name in (*key, "size")}
+    server = Server(columns, key, describes="not")
+    for n in range(50):
+        server.write(n if len(key) == 1 else (n % 40, f"at {n}"), {"size": n % 7})
+    learnt: list[Schema] = []
+    flow = learn(spec, lambda kept, known, found: learnt.append(known))
+    round_trips, requests = 0, 0
+    reads: list[Read] | None = None
+    while not learnt:
+        try:
+            asked = next(flow) if reads is None else flow.send(reads)
+        except StopIteration:
+            break
+        assert isinstance(asked, list)
+        round_trips, requests = round_trips + 1, requests + len(asked)
+        reads = [Read(answered(server, query), 0, 0.0) for query in asked]
+    assert learnt[0].key == key
+    assert round_trips == 3
+    assert requests <= 2 + 2 + len(columns)
+
+
+def answered(server: Server, query: Query) -> Page:
+    try:
+        return server.select(query)
+    except RefusedError as refusal:
+        assert query.refusable
+        return Page((), None, 0.0, refusal=refusal)

@@ -108,6 +108,7 @@ TABLES = {
         st.builds(lambda n: (n // 9, n), st.integers(0, 150)),
     ),
     "few of the first": ({"a": "int4", "b": "int8"}, st.tuples(st.integers(0, 2), NEAR)),
+    "one of the first": ({"a": "int4", "b": "int8"}, st.tuples(st.just(7), NEAR)),
     "many of the first": ({"a": "int8", "b": "text"}, st.tuples(NEAR, WORDS)),
     "text first": ({"a": "text", "b": "int8"}, st.tuples(WORDS, NEAR)),
 }
@@ -219,7 +220,7 @@ def test_one_page_that_does_not_come_holds_back_the_others() -> None:
     first: list[int] = []
 
     def fails(fetch: Fetch) -> Exception | None:
-        if dict(fetch.query.params).get("id", "").startswith("gt.25"):
+        if dict(fetch.query.params).get("id") == "gt.25":
             first.append(fetch.request)
             if len(first) < 3:
                 return ConnectionError("lost")

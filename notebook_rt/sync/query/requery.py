@@ -98,7 +98,7 @@ class Requery:
         self._marks = 1
         """Counts what may have changed the answer; the beginning is the first."""
         self._gap_mark = 1
-        self._gap_reason = "starting"
+        self._gap_reason = self._told_reason = "starting"
         self._shown_mark = 0
         """The marks that there were when the answer that is shown was asked for."""
         self._due = float("-inf")
@@ -243,8 +243,8 @@ class Requery:
             self._set_status("live", "")
 
     def _set_status(self, status: Status, reason: str) -> None:
-        if status != self.status:
-            self.status = status
+        if (status, reason) != (self.status, self._told_reason):
+            self.status, self._told_reason = status, reason
             self._out.append(StatusChanged(status, reason))
 
     def _wake(self) -> None:

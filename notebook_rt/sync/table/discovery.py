@@ -264,10 +264,13 @@ def _proven(
     spec: TableSpec, names: Sequence[str], rows: Sequence[WireRow]
 ) -> Generator[Ask, Sequence[Read], tuple[str, ...]]:
     """The primary key, of the candidates."""
-    rest = candidates(spec.table, names, rows)
+    every = list(candidates(spec.table, names, rows))
+    rest = every
     tried: list[tuple[str, ...]] = []
-    at_once = 1  # nearly always the first one is it
-    while some := list(islice(rest, at_once)):
+    some = rest[:1]  # nearly always the first one is it
+    if some and some != [("id",)]:
+        some += [one for one in rest if len(one) > 1][:1]  # or else the leading columns together
+    while some:
         reads = yield [Query((), proves=key) for key in some]
         for key, read in zip(some, reads, strict=True):
             if read.page.value is True:
@@ -275,10 +278,12 @@ def _proven(
         if reads[0].page.value is None and not tried:
             break  # something between does not let the question through
         tried += some
-        at_once = AT_ONCE
+        rest = [key for key in rest if key not in some]
+        some = rest[:AT_ONCE]
     if not tried and "id" in names and told_apart(rows, ("id",)):
         return ("id",)
-    raise UnknownKeyError(spec.schema, spec.table, tried, empty=not rows)
+    in_order = [key for key in every if key in tried]
+    raise UnknownKeyError(spec.schema, spec.table, in_order, empty=not rows)
 
 
 _USUAL: Final = ("id", "uuid", "guid", "slug", "key", "code", "sku", "name")

@@ -242,14 +242,17 @@ class Ranges:
                 break
             self._head = self._head.next
         self.pool.one_by_one = self._waiting_pages >= AHEAD_PAGES
-        if self.pool.one_by_one:
-            self._head_first()
+        self._head_first()
 
     def _head_first(self) -> None:
-        """One page keeps many waiting: what comes first is asked for first."""
+        """Ask first for what comes first: a page that is far ahead only waits for those before it.
+
+        But the range at the end, while pages are not kept waiting: it shows where the next begin.
+        """
         waiting, places, span = self.pool.waiting, dict[int, int](), self._head
         while span is not None:
-            places[id(span)] = len(places)
+            is_end = span.next is None and span.high is None and span.up_to is None
+            places[id(span)] = -1 if is_end and not self.pool.one_by_one else len(places)
             span = span.next
         ranked = sorted(waiting, key=lambda one: places[id(_span(one))])
         waiting.clear()

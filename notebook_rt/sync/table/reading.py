@@ -215,7 +215,7 @@ def _load(
         before = len(loading)
         all_reads.append(read)
         keys = replica.keys_of(page.rows)
-        loading.extend(page.rows)
+        loading.extend(page.rows, keys)
         apart = len(loading) == before + len(page.rows) or replica.window_read is not None
         if not apart or (reads.spec.key and not _whole_keys(keys)):
             raise _same_keys(reads, page.rows)
