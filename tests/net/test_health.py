@@ -37,6 +37,9 @@ def table(
     [
         (Facts("connected", latency=0.01, tables=[table("live")]), "healthy"),
         (Facts("connected", latency=0.6, tables=[table("live")]), "slow"),
+        (Facts("connected", latency=0.6, tables=[table("live")], refused="why"), "refused"),
+        (Facts("connected", tables=[table("live", True)], refused="why"), "drifting"),
+        (Facts("connected", unjoined=1, tables=[table("live")], refused="why"), "connecting"),
         (Facts("connected", latency=0.6, tables=[table("live", True)]), "drifting"),
         (Facts("connected", tables=[late(17.0), table("live", True)]), "behind"),
         (Facts("connected", tables=[late(17.0), table("polling")]), "polling"),
