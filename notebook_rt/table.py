@@ -14,6 +14,7 @@ from notebook_rt.edits.at import At
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.listing import conflicts_df, pending_df
 from notebook_rt.edits.shown import Shown
+from notebook_rt.errors import QueueError
 from notebook_rt.frame import LiveFrame
 from notebook_rt.model.types import Column
 from notebook_rt.runtime.callbacks import Mailbox
@@ -329,8 +330,12 @@ class LiveTable(LiveFrame):
         return "; ".join(one for one in (super().reason, self._refused()) if one)
 
     def _refused(self) -> str:
-        editor = None if self._closed else self._known()
-        return "" if editor is None else editor.refused()
+        editor = self._edits.known()
+        if editor is None or self._closed:
+            return ""
+        with contextlib.suppress(QueueError):  # a damaged file; who edits is told
+            return editor.refused()
+        return ""
 
     def _untold(self) -> str:
         return super()._untold() or self._refused()
