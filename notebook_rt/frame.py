@@ -69,7 +69,8 @@ class LiveFrame:
 
     def __repr__(self) -> str:
         feed = self._feed
-        rows = "" if feed.table is None else f", {len(feed.table):,} rows"
+        number = 0 if feed.table is None else len(feed.table)
+        rows = "" if feed.table is None else f", {number:,} row{'s' * (number != 1)}"
         told = self.status in ("error", "polling", "stale") or self._untold()
         why = f": {self.reason}" if told else ""
         return printable(f"<{type(self).__name__} {feed.name} {self.status}{rows}{why}>")

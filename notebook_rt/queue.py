@@ -176,7 +176,14 @@ class Queue:
         -------
         int
             How many.
+
+        Raises
+        ------
+        QueueError
+            If the operation is not in the queue.
         """
+        if op is not None and self.outbox.get(op) is None:
+            raise _gone(op)
         done = self.outbox.retry(op)
         self._wake()
         return done
@@ -201,7 +208,7 @@ class Queue:
         """
         dropped = self.outbox.discard(op)
         if not dropped:
-            raise QueueError(f"operation {op} is not in the queue: it was sent, or discarded")
+            raise _gone(op)
         self._wake()
         return len(dropped)
 
@@ -292,6 +299,10 @@ class Queue:
     def export(self) -> list[dict[str, Json]]:
         """Everything in the queue as JSON, for a file or another program."""
         return [as_json(op) for op in self.outbox.ops()]
+
+
+def _gone(op: str) -> QueueError:
+    return QueueError(f"operation {op} is not in the queue: it was sent, or discarded")
 
 
 def as_json(op: Op) -> dict[str, Json]:

@@ -14,6 +14,7 @@ from notebook_rt.edits.at import At
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.listing import conflicts_df, pending_df
 from notebook_rt.edits.shown import Shown
+from notebook_rt.errors import QueueError
 from notebook_rt.frame import LiveFrame
 from notebook_rt.model.types import Column
 from notebook_rt.runtime.callbacks import Mailbox
@@ -34,6 +35,20 @@ T = TypeVar("T")
 HOW_TO_EDIT = (
     "rows are edited by .edit(key, column=value), .at[key, column] = value or .edit_many(DataFrame)"
 )
+
+
+def _row(method: str, values: object, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of one row, as a dict and by name."""
+    if values is None or isinstance(values, Mapping):
+        return {**(values or {}), **columns}
+    how = ""
+    if hasattr(values, "to_dict") and getattr(values, "ndim", 0) == 1:
+        how = ": pass its .to_dict()"
+    elif method == "insert" and not isinstance(values, str) and hasattr(values, "__len__"):
+        how = "; several rows are as many inserts, in one batch()"
+    raise TypeError(
+        f"{method} takes the columns of one row, by name or as a dict; not {type(values).__name__}{how}"
+    )
 
 
 class Edits(Protocol):
@@ -186,6 +201,8 @@ class LiveTable(LiveFrame):
 
         Raises
         ------
+        TypeError
+            If ``values`` is no dict.
         InvalidEditError
             If there is no such row or column, a value does not fit the column's type, or ``base`` is
             not the row; or if what was shown is not known any more, since more than 100,000 rows
@@ -203,7 +220,7 @@ class LiveTable(LiveFrame):
         >>> row = positions.get(7)  # doctest: +SKIP
         >>> positions.edit(7, tags=[*row["tags"], "mine"], base=row)  # doctest: +SKIP
         """
-        wanted = {**(values or {}), **columns}
+        wanted = _row("edit", values, columns)
         self._editor(wanted).edit(key, wanted, self._shown, base)
 
     def _edit_shown(
@@ -236,13 +253,15 @@ class LiveTable(LiveFrame):
 
         Raises
         ------
+        TypeError
+            If ``values`` is no dict.
         InvalidEditError
             If there is a row with this key already, the key is not given and can be neither made nor
             drawn now, or a value does not fit.
         QueueError, NotebookRTError
             As `edit`.
         """
-        return self._loaded().insert({**(values or {}), **columns})
+        return self._loaded().insert(_row("insert", values, columns))
 
     def delete(self, key: Hashable, *, after: float = 0.0) -> None:
         """Delete a row.
@@ -302,7 +321,11 @@ class LiveTable(LiveFrame):
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """Keep, show and send what is edited in the block as one; nothing of it if it raises.
+        """Keep and show what is edited in the block as one; nothing of it if it raises.
+
+        It is written in the order in which it was edited, and no transaction on the server: what that
+        refuses is set aside alone, and the rest is written. A function of your own (`Session.rpc`) does all
+        or nothing.
 
         Only this thread's edits; everything else goes on meanwhile. A block in a block is a part
         of it, and takes nothing but itself back if it raises. So are blocks of several tables:
@@ -340,8 +363,12 @@ class LiveTable(LiveFrame):
         return "; ".join(one for one in (super().reason, self._refused()) if one)
 
     def _refused(self) -> str:
-        editor = None if self._closed else self._known()
-        return "" if editor is None else editor.refused()
+        editor = self._edits.known()
+        if editor is None or self._closed:
+            return ""
+        with contextlib.suppress(QueueError):  # a damaged file; who edits is told
+            return editor.refused()
+        return ""
 
     def _untold(self) -> str:
         return super()._untold() or self._refused()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -470,3 +471,36 @@ def test_a_frame_and_a_channel_of_a_closed_session_say_so(
     for ask in asked:
         with pytest.raises(errors.ClosedError, match="is closed"):
             ask()
+
+
+def test_a_row_that_is_no_dict_is_answered_with_how_rows_are_given(
+    rt: nrt.Session, people: str
+) -> None:
+    frame = rt.table(people).wait(scaled(10))
+    row: Any = pd.Series({"id": 9, "name": "n"})
+    with pytest.raises(TypeError, match=r"by name or as a dict; not Series: pass its .to_dict"):
+        frame.insert(row)
+    rows: Any = [{"id": 9}]
+    with pytest.raises(TypeError, match=r"not list; several rows are as many inserts"):
+        frame.insert(rows)
+    with pytest.raises(TypeError, match="edit takes the columns of one row"):
+        frame.edit(1, "name")  # type: ignore[arg-type]  # the slip that is tried here
+    assert len(frame.pending) == 0
+
+
+def test_an_operation_that_is_none_is_not_retried_silently(rt: nrt.Session) -> None:
+    for slip in (rt.queue.retry, rt.queue.discard):
+        with pytest.raises(errors.QueueError, match="operation zz is not in the queue"):
+            slip("zz")
+
+
+def test_a_key_that_is_not_given_is_answered_with_all_that_may_be_so(
+    rt: nrt.Session, people: str
+) -> None:
+    """A plain integer key: without the optional SQL nobody tells whether a sequence makes it."""
+    with pytest.raises(errors.InvalidEditError) as caught:
+        rt.table(people).wait(scaled(10)).insert(name="x")
+    said = str(caught.value)
+    assert 'give the key column "id"' in said
+    assert "only where a sequence makes it" in said
+    assert 'not "generated always"' in said

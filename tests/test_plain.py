@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -46,3 +47,16 @@ def test_what_has_no_form_in_json_is_said_with_its_place(
 ) -> None:
     with pytest.raises(error, match=r"^the payload: "):
         plain({"x": value}, "the payload")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"x": float("nan")}, "the payload: ['x']: nan has no form in JSON; None is null"),
+        ({"a": [1, {"b": np.float64("-inf")}]}, "the payload: ['a'][1]['b']: -inf has no form"),
+        ({"a": np.array([1.0, np.nan])}, "the payload: ['a'][1]: nan has no form"),
+    ],
+)
+def test_a_number_that_json_has_not_is_named_with_its_field(value: object, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        plain(value, "the payload")

@@ -56,7 +56,9 @@ def _carry_out(arguments: argparse.Namespace) -> None:
         case "export":
             print(dumps({str(file): _export(file) for file in files}))
         case "retry" if not arguments.id:
-            print(f"{sum(map(_retry_all, files))} operations leave with the next kernel")
+            number = sum(map(_retry_all, files))
+            leave = "operation leaves" if number == 1 else "operations leave"
+            print(f"{number} {leave} with the next kernel")
         case _:
             _one(files, arguments.action, arguments.id)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -31,7 +32,26 @@ def json_text(value: Any, what: str) -> str:
     except RecursionError:
         raise ValueError(f"{what}: it is nested too deep for JSON") from None
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{what}: {error}") from None
+        at = _not_finite(value) if isinstance(error, ValueError) else None
+        said = error if at is None else f"{at} has no form in JSON; None is null"
+        raise type(error)(f"{what}: {said}") from None
+
+
+def _not_finite(value: Any) -> str | None:
+    """Where the first float that JSON has no form for is in dicts and lists, and what it is."""
+    left = [("", value)]
+    seen: set[int] = set()
+    while left:
+        where, one = left.pop()
+        if isinstance(one, float) and not math.isfinite(one):
+            return f"{where}: {one}" if where else str(one)
+        if isinstance(one, dict | list | tuple) and id(one) not in seen:
+            seen.add(id(one))
+            parts = one.items() if isinstance(one, dict) else enumerate(one)
+            left += reversed([(f"{where}[{name!r}]", part) for name, part in parts])
+        elif hasattr(one, "tolist"):  # numpy's
+            left.append((where, as_plain(one)))
+    return None
 
 
 def plain(value: Any, what: str) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from notebook_rt.edits import decide
 from notebook_rt.edits.merge import Strategies
-from notebook_rt.edits.ops import may_pass
+from notebook_rt.edits.ops import Op, may_pass
 from notebook_rt.errors import QueueError
 from notebook_rt.outbox.delivery import Delivery, Listener
 from notebook_rt.outbox.lease import LeaseLostError
@@ -76,6 +76,10 @@ class Worker:
     def unauthorized(self) -> str:
         """The server's words when it refused the login, until there is a new one (`wake`)."""
         return self._delivery.unauthorized
+
+    async def refused(self) -> tuple[int, Op | None]:
+        """How many operations were refused, and the last of them."""
+        return await self._delivery.on_disk(self.outbox.refused)
 
     # --- from outside, on the loop thread --------------------------------------------------------
 

@@ -353,7 +353,7 @@ class _Open:
         self.project.note(kind, text)
 
     def _count_refused(self) -> None:
-        """Look soon, on another thread, what was refused; many are counted at once."""
+        """Look what was refused; many are counted at once."""
         self._recount = True
         if self._counting is None:
             self._counting = self.project.thread.spawn(self._count(), "what was refused")
@@ -362,7 +362,7 @@ class _Open:
         with contextlib.suppress(QueueError):  # damaged, or closed meanwhile
             while self._recount:
                 self._recount = False
-                self.refused = await asyncio.to_thread(self.outbox.refused)
+                self.refused = await self.worker.refused()
                 self.project.look_at_health()
                 await asyncio.sleep(COUNT_SECONDS)
         self._counting = None

@@ -37,6 +37,9 @@ def table(
     [
         (Facts("connected", latency=0.01, tables=[table("live")]), "healthy"),
         (Facts("connected", latency=0.6, tables=[table("live")]), "slow"),
+        (Facts("connected", latency=0.6, tables=[table("live")], refused="why"), "refused"),
+        (Facts("connected", tables=[table("live", True)], refused="why"), "drifting"),
+        (Facts("connected", unjoined=1, tables=[table("live")], refused="why"), "connecting"),
         (Facts("connected", latency=0.6, tables=[table("live", True)]), "drifting"),
         (Facts("connected", tables=[late(17.0), table("live", True)]), "behind"),
         (Facts("connected", tables=[late(17.0), table("polling")]), "polling"),
@@ -114,6 +117,7 @@ def test_a_reason_names_each_table_once_and_only_a_few(status: str) -> None:
     ),
     st.sampled_from([0.0, 2.9, 3.1, 30.0]),
     st.booleans(),
+    st.sampled_from(["", "1 edit of yours was refused"]),
 )
 def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     state: str,
@@ -124,6 +128,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     tables: list[tuple[str, bool, bool, bool]],
     behind: float,
     unaudited: bool,
+    refused: str,
 ) -> None:
     facts = Facts(
         state,  # type: ignore[arg-type]  # drawn from the four
@@ -133,6 +138,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         reachable,
         unjoined,
         [replace(table(*one), behind=behind, unaudited=unaudited) for one in tables],
+        refused=refused,
     )
     verdict, reason = health(facts, **NUMBERS)
     assert isinstance(reason, str)
@@ -144,6 +150,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         assert all(status in ("live", "closed") for status, *_ in mine)
         assert not any(drifted for _, drifted, *_ in mine)
         assert not mine or (behind <= 3 and not unaudited)
+        assert not refused
     if any(status == "error" and (shown or denied) for status, _, denied, shown in tables):
         assert COLORS[verdict] in ("yellow", "red")
     never = [one for one in tables if one[0] == "error" and not (one[2] or one[3])]

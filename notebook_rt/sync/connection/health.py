@@ -189,6 +189,7 @@ def _worst(
     if late:
         seconds, waiting = max(t.behind for t in late), sum(t.waiting for t in late)
         more = f"; {waiting:,} changes wait to be applied" if waiting else ""
+        more = "; 1 change waits to be applied" if waiting == 1 else more
         return "behind", f"{seconds:.0f} s behind the server: {_names(late)}{more}"
     drifted = [table for table in tables if table.drifted]
     if drifted:
