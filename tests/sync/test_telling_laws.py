@@ -71,7 +71,6 @@ changed_columns = st.sampled_from(
     (
         {**COLUMNS, "more": "int4"},
         {name: kind for name, kind in COLUMNS.items() if name != "note"},
-        {**COLUMNS, "grp": "text"},
         COLUMNS,
     )
 )
