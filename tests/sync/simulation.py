@@ -539,6 +539,8 @@ class World:
         self.telling.show(table, ordered)
         if first:
             self.replayed = self.seen
+        names = self.seen_columns  # a column that is dropped goes with the schema, untold
+        self.replayed = {k: {n: r.get(n) for n in names} for k, r in self.replayed.items()}
 
     def _tell(self, changes: Sequence[RowChange]) -> None:
         """Replay the changes over what was shown first: it is what is shown now, after each batch."""
