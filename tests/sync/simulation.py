@@ -512,7 +512,7 @@ class World:
                 self.failed = error
             case Shown(rows, _, keys):
                 self.ranked = list(keys)
-                if isinstance(rows, Table):
+                if isinstance(rows, Table) and self.mirror.want_changes:
                     self._show(rows, keys)
             case Ranked(keys):
                 self.ranked = list(keys)
