@@ -122,3 +122,47 @@ def test_two_migrations_with_writes_between_end_in_the_new_columns(
 
             until(true, 15, lambda: (frame, frame.df))  # noqa: B023  # read now
             frame.close()
+
+
+@pytest.mark.parametrize(
+    "change", ["add c int default 7", "alter n type text using n::text", "drop n"]
+)
+@pytest.mark.parametrize("options", [{}, {"order": "id.desc", "limit": 3}])
+def test_what_is_told_across_a_column_change_is_what_is_shown(
+    stack: LocalStack,
+    rt: nrt.Session,
+    make_table: Callable[..., str],
+    change: str,
+    options: dict[str, object],
+) -> None:
+    table = make_table("id bigint primary key, name text, n int")
+    stack.sql(f"insert into {table} select g, 'n', g from generate_series(1, 5) g")
+    frame = live(rt.table(table, **options))  # type: ignore[arg-type]  # one of the two
+    names = {key: frame.df.loc[key, "name"] for key in frame.df.index}
+
+    def replay(batch: nrt.ChangeBatch) -> None:
+        for one in batch:
+            names.pop(one.key, None)
+            if one.new is not None:
+                names[one.key] = one.new["name"]
+
+    frame.on_change(replay)
+    stack.sql(f"alter table {table} {change}")
+    stack.sql(f"insert into {table} (id, name) values (100, 'x')")
+    stack.sql(f"delete from {table} where id = 1")
+    stack.sql(f"update {table} set name = 'new' where id = 4")
+    stack.sql(f"insert into {table} (id, name) values (101, 'x')")
+    until(lambda: {100, 101} <= set(frame.df.index) and frame.df["name"].get(4, "new") == "new")
+    until(lambda: names == frame.df["name"].to_dict(), what=lambda: (names, frame.df))
+
+
+def test_a_column_that_only_orders_is_not_shown(
+    stack: LocalStack, rt: nrt.Session, table: str
+) -> None:
+    frame = live(rt.table(table, columns=["t"], order="n.desc"))
+    key = frame.df.index[0]
+    assert list(frame.df.columns) == ["t"]
+    assert frame.to_arrow().column_names == ["id", "t"]
+    assert set(frame.get(key) or {}) == {"id", "t"}
+    assert frame.schema is not None
+    assert frame.schema.names == ("id", "t")

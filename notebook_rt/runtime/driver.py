@@ -11,7 +11,7 @@ import asyncio
 import concurrent.futures
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +48,7 @@ from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
+from notebook_rt.store.telling import Telling
 from notebook_rt.sync.clock import Freshness
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.events import (
@@ -160,6 +161,7 @@ class TableDriver(Feed):
         """Local edits are laid over the table here; None before the first snapshot."""
         self.on_shown: list[Callable[[Overlay], None]] = []
         """Called with a new overlay before anybody sees what is under it."""
+        self._telling = Telling()
         self._edited: list[Sequence[RowChange]] = []
         """What local edits did to the view, and who listens was not told yet."""
         self._edits = 0
@@ -205,6 +207,7 @@ class TableDriver(Feed):
         if not self.listeners and idle >= self.options.lazy_after:
             self.place.leave()
             self._forget()  # that it was left, too: it is no reason to poll
+            self._telling = Telling()  # it would keep the rows
             self._started, self.looked_at = False, 0.0
             self.set_status("loading", "nobody looks")
             return
@@ -439,6 +442,7 @@ class TableDriver(Feed):
                 case Ranked(keys):
                     if self.ordered is not None:
                         self.ordered.rank(keys)
+                        self._tell_moved()
                 case StatusChanged(status, reason):
                     self.set_status(status, reason)
                 case Failed():
@@ -467,7 +471,7 @@ class TableDriver(Feed):
         is worked out.
         """
         flood = isinstance(event, ReceivedMany) and len(event.changes) >= FLOOD
-        if not flood or self.listeners or self._shown is None:
+        if not flood or self.listeners or self._shown is None or not self._telling.plain:
             yield
             return
         self._shown.defer = True
@@ -564,16 +568,50 @@ class TableDriver(Feed):
         # What was made after it is being loaded: columns may move again before this is shown.
         made = list(self._made)
         self._made = {one: self._made[one] for one in made[made.index(id(rows)) :]}
+        spec, carried = self.spec, self._carried(schema)
         self._shown = table
-        self.schema = schema
-        self.overlay = rows
-        for listener in tuple(self.on_shown):
-            listener(rows)
-        ordered = None
-        if self.spec.order or self.spec.limit is not None:
-            ordered = Ordered(table, self.spec.order, self.spec.limit)
-            ordered.rank(ranked)
-        self.ordered, self.table = ordered, table
+        with self.services.lock:
+            edited, self._edited = self._edited, []
+            for changes in edited:  # of the table before
+                self.publish(changes, "edit")
+            self.schema = schema.project([name for name in schema.names if name not in carried])
+            self.overlay = rows
+            for listener in tuple(self.on_shown):
+                listener(rows)
+            self._edited = []  # what was laid over it is among the differences
+            ordered = None
+            if spec.order or spec.limit is not None:
+                ordered = Ordered(table, spec.order, spec.limit, carried)
+                ordered.rank(ranked)
+            self.ordered, self.table = ordered, table
+            self._telling.show(table, ordered)
+
+    def _carried(self, schema: Schema) -> set[str]:
+        """The columns that are read for the order only, and not shown."""
+        spec = self.spec
+        if spec.columns is None:
+            return set()
+        asked = {*spec.columns, *schema.key, spec.watermark}
+        return {term.column for term in spec.order} - asked
+
+    def get(self, key: Hashable) -> dict[str, Any] | None:
+        row, ordered = super().get(key), self.ordered
+        return row if row is None or ordered is None else ordered.visible(row)
+
+    def publish(
+        self, changes: Sequence[RowChange], cause: str, commit_time: float | None = None
+    ) -> None:
+        """The table has changed: tell what that did to the view."""
+        with self.services.lock:
+            told = self._telling.tell(changes)
+        super().publish(told, cause, commit_time)
+
+    def _tell_moved(self) -> None:
+        """Another order of the same rows may have other rows among the first."""
+        with self.services.lock:
+            told = self._telling.tell(())
+        if told:
+            super().publish(told, "refill")
 
     def _published(self, effect: Published) -> None:
         self.services.metrics.applied(at_most(effect.changes), time.monotonic())

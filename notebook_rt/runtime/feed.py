@@ -164,8 +164,7 @@ class Feed:
             self.synced_at = pd.Timestamp.now("UTC")
         if at_most(changes):
             batch = ChangeBatch(changes, cause, self.version, commit_time)
-            if cause != "snapshot":
-                self._keep(batch)
+            self._keep(batch)
             self.listeners.tell(batch)
         self.settle(None)
 

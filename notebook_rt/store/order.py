@@ -9,7 +9,7 @@ come or moved since is in no place until it is asked again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,29 @@ import pandas as pd
 import pyarrow as pa
 
 from notebook_rt.model.order import OrderBy, nulls_first
-from notebook_rt.model.rows import Key
+from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import dtype, equal, kind, sortable
 from notebook_rt.store.columns import column_of
 from notebook_rt.store.table import Table
 
 
 class Ordered:
-    """The first ``limit`` rows of ``table`` in the order of ``by``; follows the table."""
+    """The first ``limit`` rows of ``table`` in the order of ``by``; follows the table.
 
-    def __init__(self, table: Table, by: Sequence[OrderBy], limit: int | None = None) -> None:
+    ``carried`` are columns that the table has for the order only: they are not shown.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        by: Sequence[OrderBy],
+        limit: int | None = None,
+        carried: Collection[str] = (),
+    ) -> None:
         self.table = table
         self.by = tuple(by)
         self.limit = limit
+        self.carried = frozenset(carried)
         types = table.schema.types
         self.sortable = all(sortable(types[name]) for name in self._columns())
         """Whether the order is known here; if not, `rank` must be told."""
@@ -56,10 +66,16 @@ class Ordered:
                 self._snapshot = (whole, self._shown(whole))
             return self._snapshot[1]
 
+    def visible(self, row: Row) -> dict[str, Any]:
+        """What is shown of a row."""
+        return {name: value for name, value in row.items() if name not in self.carried}
+
     def _shown(self, whole: pd.DataFrame) -> pd.DataFrame:
         """The rows of the view; their dtypes are their own, whatever a row beyond ``limit`` holds."""
         table, places = self.table, self._places()
         shown = whole.take(places)
+        if self.carried:
+            shown = shown.drop(columns=list(self.carried))
         if len(places) == len(whole):
             return shown
         schema, backend = table.schema, table.dtype_backend
@@ -73,7 +89,7 @@ class Ordered:
     def to_arrow(self) -> pa.Table:
         """The view as `Table.to_arrow` gives the table; its rows are copied into the order."""
         with self.table.lock:
-            return self.table.to_arrow().take(self._places())
+            return self.table.to_arrow().drop_columns(list(self.carried)).take(self._places())
 
     def rank(self, keys: Sequence[Key]) -> None:
         """Take the server's order of ``keys``, for an order that is not sortable here."""

@@ -29,6 +29,7 @@ from notebook_rt.model.types import Backend, Column, Schema, equal, key_part, ki
 from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import TextColumn, column_of, pick
 from notebook_rt.store.dense import Positions, Step
+from notebook_rt.store.encode import unequal
 from notebook_rt.store.export import arrow_table
 from notebook_rt.store.frozen import freeze
 from notebook_rt.store.keys import Keys
@@ -538,6 +539,11 @@ def _given(rows: Sequence[Row], places: Positions, name: str) -> tuple[Positions
         return places[given], [rows[at][name] for at in given]
 
 
+def differs(now: Row, was: Row) -> bool:
+    """Whether a column of ``now`` is another in ``was``; one that ``was`` lacks is null there."""
+    return any(not equal(was.get(name), now[name]) for name in now)
+
+
 def changes_between(
     old: Mapping[Key, Row | None], new: Mapping[Key, Row | None]
 ) -> Iterator[RowChange]:
@@ -552,7 +558,7 @@ def changes_between(
                 yield RowChange("insert", key, None, now)
         elif now is None:
             yield RowChange("delete", key, was, None)
-        elif any(not equal(was.get(name), now[name]) for name in now):
+        elif differs(now, was):
             yield RowChange("update", key, was, now)
 
 
@@ -579,13 +585,21 @@ class TableLoad(Pages):
             for name in set(new.schema.names) - set(table.schema.names):
                 new.drop_column(name)
             new.apply(ops)
-            changes = _changes(table, new) if want_changes else []
+            changes = differences(table, new) if want_changes else []
             table._adopt(new)
         return changes
 
 
-def _changes(old: Table, new: Table) -> list[RowChange]:
-    """What is different in ``new``: what is gone, then what is new or changed, in its order."""
+def differences(old: Table, new: Table) -> list[RowChange]:
+    """What is different in ``new``: what is gone, then what is new or changed, in its order.
+
+    A column that only ``new`` has is null in ``old``; one that only ``old`` has is not compared.
+    """
+    with old.lock, new.lock:
+        return _differences(old, new)
+
+
+def _differences(old: Table, new: Table) -> list[RowChange]:
     old._take_step()
     new._take_step()
     was, now = old._keys.as_dict(), new._keys.as_dict()
@@ -595,7 +609,12 @@ def _changes(old: Table, new: Table) -> list[RowChange]:
     after = new._places([now[key] for key in both])
     differs = np.zeros(len(both), bool)
     for name, column in new._columns.items():
-        differs |= column.differs(after, old._columns[name].values(before))
+        mine = old._columns.get(name)
+        values = [None] * len(both) if mine is None else mine.values(before)
+        if mine is None or old.schema.types[name] == new.schema.types[name]:
+            differs |= column.differs(after, values)
+        else:
+            differs |= unequal(column.values(after), values)
     moved = {both[at] for at in np.flatnonzero(differs).tolist()}
     keys = [*gone, *(key for key in now if key in moved or key not in was)]
     return list(changes_between(old._rows(keys), new._rows(keys)))

@@ -22,10 +22,13 @@ import msgspec
 from notebook_rt.errors import RefusedError, ServerError
 from notebook_rt.model.filters import Filter
 from notebook_rt.model.order import order_text
-from notebook_rt.model.rows import Key
+from notebook_rt.model.rows import Key, RowChange
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.options import Options
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
+from notebook_rt.store.telling import Telling
 from notebook_rt.sync.events import (
     Binding,
     Cancel,
@@ -112,6 +115,8 @@ class Server:
     allowed: Callable[[dict[str, Any]], bool] = lambda row: True
     rows: dict[Key, dict[str, Any]] = field(default_factory=dict)
     xmin: dict[Key, int] = field(default_factory=dict)
+    dropped: set[str] = field(default_factory=set)
+    """Columns that were dropped at some time."""
     now: float = 0.0
     transaction: int = 100
     rev: int = 0
@@ -179,6 +184,7 @@ class Server:
 
     def alter(self, columns: dict[str, str]) -> None:
         """Add and drop columns."""
+        self.dropped |= self.columns.keys() - columns.keys()
         self.columns = columns
         self.__dict__.pop("known", None)
         for key, row in self.rows.items():
@@ -375,6 +381,10 @@ class World:
         self.effects: list[tuple[float, Effect]] = []
         self.failed: Exception | None = None
         self.ranked: list[Key] = []
+        self.telling: Telling | None = None
+        self.view_of: Table | Ordered | None = None
+        self.replayed: dict[Key, dict[str, Any]] = {}
+        """What was shown first with all that was told since."""
         self.requests = 0
         self.network = True
         self.events_stop = False
@@ -500,10 +510,64 @@ class World:
                     self.connect()
             case Failed(error):
                 self.failed = error
-            case Shown(_, _, keys) | Ranked(keys):
+            case Shown(rows, _, keys):
                 self.ranked = list(keys)
-            case Published() | StatusChanged() | Told() | _:
+                if isinstance(rows, Table) and self.mirror.want_changes:
+                    self._show(rows, keys)
+            case Ranked(keys):
+                self.ranked = list(keys)
+                if self.telling is not None and self.view_of is not None:
+                    if isinstance(self.view_of, Ordered):
+                        self.view_of.rank(keys)
+                    self._tell(self.telling.tell(()))
+            case Published(changes=changes):
+                if self.telling is not None:
+                    self._tell(self.telling.tell(changes))
+            case StatusChanged() | Told() | _:
                 pass
+
+    # Who listens, if the rows are a `Table` --------------------------------------------------------
+
+    def _show(self, table: Table, keys: Sequence[Key]) -> None:
+        spec, first = self.spec, self.telling is None
+        ordered = None
+        if spec.order or spec.limit is not None:
+            carried = {term.column for term in spec.order} - {*(spec.columns or table.schema.names)}
+            ordered = Ordered(table, spec.order, spec.limit, carried - {*table.schema.key})
+            ordered.rank(keys)
+        self.telling, self.view_of = self.telling or Telling(), ordered or table
+        self.telling.show(table, ordered)
+        if first:
+            self.replayed = self.seen
+        names = self.seen_columns  # a column that is dropped goes with the schema, untold
+        self.replayed = {k: {n: r.get(n) for n in names} for k, r in self.replayed.items()}
+
+    def _tell(self, changes: Sequence[RowChange]) -> None:
+        """Replay the changes over what was shown first: it is what is shown now, after each batch."""
+        for change in changes:
+            was = self.replayed.pop(change.key, None)
+            assert (was is None) == (change.kind == "insert"), change
+            assert (change.new is None) == (change.kind == "delete"), change
+            if change.new is not None:
+                self.replayed[change.key] = change.new
+        blank = dict.fromkeys(self.seen_columns)
+        replayed = {key: {**blank, **row} for key, row in self.replayed.items()}
+        assert {key: {n: row[n] for n in blank} for key, row in replayed.items()} == self.seen
+
+    @property
+    def seen_columns(self) -> list[str]:
+        assert self.view_of is not None
+        shown = self.view_of.snapshot()
+        return [*shown.index.names, *shown.columns]
+
+    @property
+    def seen(self) -> dict[Key, dict[str, Any]]:
+        """The rows of the view that a user has, with the columns of it."""
+        shown, names = self.view_of, self.seen_columns
+        assert shown is not None
+        table = shown.table if isinstance(shown, Ordered) else shown
+        rows = table.gather(shown.keys())
+        return {key: {n: row[n] for n in names} for key, row in rows.items() if row is not None}
 
     def _tick(self, number: int) -> None:
         if self._wakes == number:
@@ -628,7 +692,8 @@ class World:
                 rev = row["rev"]
                 state = next((state for at, state in history if at == rev), None)
                 assert state is not None, f"{key}: {row} never was"
-                whole = decode(state)  # but for a column that has been dropped
+                decoded = decode(state)
+                whole = {n: v for n, v in decoded.items() if n not in self.server.dropped}
                 assert {name: row[name] for name in whole} == whole, f"{key}: {row} is half of it"
                 assert rev >= before, f"{key} went back in time, from rev {before} to {rev}"
                 self.shown[key] = rev

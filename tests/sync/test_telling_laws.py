@@ -1,0 +1,106 @@
+"""What is told, replayed over the first view, is the view: whatever happens, and after each batch."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notebook_rt.model.filters import parse
+from notebook_rt.model.order import parse_order
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.store.table import Table
+from tests.sync.simulation import Faults, World
+from tests.sync.test_mirror_laws import (
+    COLUMNS,
+    beginnings,
+    many,
+    pauses,
+    play,
+    server,
+    steps,
+    writes,
+)
+
+ORDERS = ("", "grp", "grp.desc,note", "rev.desc", "note.desc")
+
+
+def told_world(spec: TableSpec, one: Any, seed: int, **more: Any) -> World:
+    world = World(spec, one, seed=seed, make_rows=Table, **more)
+    world.mirror.want_changes = True
+    world.connect()
+    return world
+
+
+@many
+@given(
+    steps,
+    st.integers(0, 2**32),
+    st.sampled_from(ORDERS),
+    st.sampled_from((None, 1, 3, 6)),
+    st.booleans(),
+    st.sampled_from((None, ("note",), ("rev",))),
+)
+def test_what_is_told_of_the_first_rows_is_what_is_shown(
+    story: list[Any],
+    seed: int,
+    order: str,
+    limit: int | None,
+    filtered: bool,
+    columns: tuple[str, ...] | None,
+) -> None:
+    """Promises 5, 8: a row that leaves the first rows is told as deleted, one that enters as inserted."""
+    where = parse("grp=neq.2" if filtered else None)
+    spec = TableSpec(
+        "t", columns=columns, filter=where, order=parse_order(order) if order else (), limit=limit
+    )
+    with mock.patch("notebook_rt.sync.table.window.SPARE_LEAST", 1):
+        world = told_world(spec, server(), seed, faults=Faults(loss=0.1))
+        play(world, story)
+        world.settle(15)
+        world.gap()
+        world.settle(15)
+    assert world.failed is None
+    assert world.telling is not None
+    assert world.replayed.keys() == world.seen.keys()
+
+
+changed_columns = st.sampled_from(
+    (
+        {**COLUMNS, "more": "int4"},
+        {name: kind for name, kind in COLUMNS.items() if name != "note"},
+        COLUMNS,
+    )
+)
+
+
+@many
+@given(
+    st.lists(
+        st.tuples(
+            pauses,
+            st.one_of(writes, writes, writes, st.tuples(st.just("alter"), changed_columns)),
+        ),
+        max_size=40,
+    ),
+    st.integers(0, 2**32),
+    st.sampled_from((None, 3)),
+    beginnings,
+)
+def test_what_changes_while_the_table_is_read_again_is_told(
+    story: list[Any], seed: int, limit: int | None, begins: dict[str, Any]
+) -> None:
+    """Promises 5, 9: a table that is read again, for its columns are others, tells what differs."""
+    one = server(**begins)
+    world = told_world(TableSpec("t", limit=limit), one, seed)
+    for pause, step in story:
+        if step[0] == "alter":
+            world.run(pause)
+            one.alter(dict(step[1]))
+        elif step[2] is None or "note" in one.columns:
+            play(world, [(pause, step)])
+    world.settle(15)
+    assert world.failed is None
+    assert world.replayed.keys() == world.seen.keys()
