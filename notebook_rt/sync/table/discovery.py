@@ -264,13 +264,10 @@ def _proven(
     spec: TableSpec, names: Sequence[str], rows: Sequence[WireRow]
 ) -> Generator[Ask, Sequence[Read], tuple[str, ...]]:
     """The primary key, of the candidates."""
-    every = list(candidates(spec.table, names, rows))
-    rest = every
+    rest = candidates(spec.table, names, rows)
     tried: list[tuple[str, ...]] = []
-    some = rest[:1]  # nearly always the first one is it
-    if some and some != [("id",)]:
-        some += [one for one in rest if len(one) > 1][:1]  # or else the leading columns together
-    while some:
+    at_once = 1  # nearly always the first one is it
+    while some := list(islice(rest, at_once)):
         reads = yield [Query((), proves=key) for key in some]
         for key, read in zip(some, reads, strict=True):
             if read.page.value is True:
@@ -278,12 +275,10 @@ def _proven(
         if reads[0].page.value is None and not tried:
             break  # something between does not let the question through
         tried += some
-        rest = [key for key in rest if key not in some]
-        some = rest[:AT_ONCE]
+        at_once = AT_ONCE
     if not tried and "id" in names and told_apart(rows, ("id",)):
         return ("id",)
-    in_order = [key for key in every if key in tried]
-    raise UnknownKeyError(spec.schema, spec.table, in_order, empty=not rows)
+    raise UnknownKeyError(spec.schema, spec.table, tried, empty=not rows)
 
 
 _USUAL: Final = ("id", "uuid", "guid", "slug", "key", "code", "sku", "name")
