@@ -148,7 +148,9 @@ class Options:
     """Tries of a write that the server fails (5xx) before it is set aside."""
     queue_scope: Literal["project", "session"] = "project"
     """Whose edits a session sends, lists and shows: all of the same project and login, or only its own.
-    What a session of its own scope leaves is taken over by the next session with ``"project"``.
+    What a session of its own scope leaves is taken over by the next session with ``"project"`` that opens
+    the file. In either scope, no session sends what another edited that is paused; if that one ended
+    while it was paused, `Queue.resume` or `Queue.retry` sends it.
     """
 
     def __post_init__(self) -> None:

@@ -165,12 +165,12 @@ class Queue:
         return self._call(function, args, schema or self._schema, repeatable)
 
     def retry(self, op: str | None = None) -> int:
-        """Send again what failed.
+        """Send again what failed, and send what waits of a session that ended while it was paused.
 
         Parameters
         ----------
         op : str, optional
-            One operation, by its id (the index of ``df``). Default: all that failed.
+            One operation, by its id (the index of ``df``). Default: all of them.
 
         Returns
         -------
@@ -239,13 +239,13 @@ class Queue:
     def pause(self) -> None:
         """Send nothing until `resume`, in this session; what is edited meanwhile waits.
 
-        Other sessions on the file leave it alone as long as this one lives. What is left when it ends is
-        sent by the next one of the same login, unless that has ``Options(queue_scope="session")``.
+        No other session sends it either. If this one ends before, or is killed, its edits stay in the
+        queue, and the next session says so: `resume` or `retry` there sends them.
         """
         self._pause()
 
     def resume(self) -> None:
-        """Send what waits, now and from now on."""
+        """Send what waits, now and from now on; also what sessions left that ended while paused."""
         self._resume()
 
     def flush(self, timeout: float | None = None) -> int:
@@ -264,7 +264,8 @@ class Queue:
         Returns
         -------
         int
-            How many are left, set aside: they failed, ask, or are parked behind one that does.
+            How many are left, set aside: they failed, ask, were edited in another session that is (or
+            ended while) paused, or are parked behind such a one.
 
         Raises
         ------

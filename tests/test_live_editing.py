@@ -533,6 +533,7 @@ def test_what_was_typed_before_a_kill_is_in_the_first_df_and_is_sent(
     proxy: Proxy,
     tmp_path: Path,
     open_session: Callable[..., nrt.Session],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = tmp_path / "mine.sqlite3"
     killed = subprocess.Popen(
@@ -551,6 +552,9 @@ def test_what_was_typed_before_a_kill_is_in_the_first_df_and_is_sent(
     first = frame.df
     assert first.loc[A, "notes"] == "typed before the crash"
     assert first.loc[made, "name"] == "elderberries"
+    assert "2 edits of another session wait, the last by" in caplog.text
+    assert rt.queue.flush(10) == 2, "it was paused: nobody sends them unasked"
+    rt.queue.resume()
     until(lambda: len(rt.queue) == 0, 15, lambda: rt.queue.df.to_string())
     assert stored(stack, table, "notes") == "typed before the crash"
     assert stored(stack, table, "quantity", made) == 4

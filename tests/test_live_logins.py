@@ -124,6 +124,7 @@ def test_what_was_shared_and_left_is_its_owners_in_another_session(
     assert log(stack, table) == {("ben's", BEN)}
     with connect(ANN) as rt:
         assert rt.table(table).df.loc[1, "notes"] == "ann's", "there before the first df"
+        rt.queue.resume()  # it was paused when it was left
         assert rt.queue.flush(10) == 0
     assert log(stack, table) == {("ben's", BEN), ("ann's", ANN)}
 

@@ -145,10 +145,12 @@ class Outbox:
         return self._edited
 
     def pause(self, paused: bool) -> None:
-        """Have nobody send what is put in here, as long as this session lives; or have it sent."""
+        """Have nobody send what is put in here; or have it sent, and what other sessions left paused."""
         self.session = replace(self.session, paused=paused)
         with self._writing(synced=True) as db:
             sessions.note(db, self.session)
+            if not paused:
+                self._take_over(db)
         self._noted = True
         self._tell()
 
@@ -189,6 +191,12 @@ class Outbox:
         with self._lock, _errors(self.path):
             return sessions.find(self._db)
 
+    def left(self) -> list[Op]:
+        """What waits of other sessions that were paused when they ended."""
+        with self._lock, _errors(self.path):
+            ended = sessions.left(self._db, self.session.id)
+        return [op for op in self.ops(state="waiting") if op.session in ended] if ended else []
+
     def others(self) -> dict[Owner, int]:
         """How many operations of others the file holds, which nobody sees or sends here."""
         with self._lock, _errors(self.path):
@@ -212,10 +220,14 @@ class Outbox:
     # --- the user's decisions --------------------------------------------------------------------
 
     def retry(self, op: str | None = None) -> int:
-        """Send again what failed (all of it by default); the number of operations."""
+        """Send again what failed, and send what waits of sessions that ended while they were paused.
+
+        All of it by default; the number of operations.
+        """
         where, given = self._where(id=op, state="failed")
         with self._writing() as db:
-            done = db.execute(
+            done = self._take_over(db, op)
+            done += db.execute(
                 "update ops set state = 'waiting', attempts = 0, not_before = 0, error = '' "
                 f"where {where}",
                 given,
@@ -260,8 +272,10 @@ class Outbox:
             if stored is None or stored.state == "waiting":
                 return False
             decisions.close(db, decided)
+            sessions.note(db, self.session)
+            self._noted = True
             # What may be in already is not known by its key alone any more: its values are others.
-            mended = replace(op, own_key=op.own_key and not stored.sent)
+            mended = replace(op, own_key=op.own_key and not stored.sent, session=self.session.id)
             if not asks:
                 mended = replace(
                     mended, state="waiting", attempts=0, not_before=0.0, error="", sent=False
@@ -363,6 +377,21 @@ class Outbox:
             decisions.keep(db, op, records)
             rows.store(db, op)
         self._tell()
+
+    def _take_over(self, db: sqlite3.Connection, op: str | None = None) -> int:
+        """Make this session's what others left that were paused when they ended; how much of it waits."""
+        left = sessions.left(db, self.session.id)
+        if not left:
+            return 0
+        where, given = self._where(id=op)
+        taken = db.execute(
+            f"update ops set session = ? where {where} and session in ({', '.join('?' * len(left))}) "
+            "returning state",
+            [self.session.id, *given, *left],
+        ).fetchall()
+        sessions.note(db, self.session)
+        self._noted = True
+        return [row["state"] for row in taken].count("waiting")
 
     # --- inside ----------------------------------------------------------------------------------
 

@@ -1,7 +1,9 @@
 """Which session of which notebook or script put an operation into the queue, and who is paused.
 
-A session has a row from its first operation, or its first pause, until nothing of it is left. Each
-function runs inside a transaction of the caller's.
+A session has a row from its first operation, or its first pause, until nothing of it is left. What was
+edited in a session that is paused is sent by no other; if it ends while it is paused, that goes on
+until somebody says that it be sent (`Outbox.retry`). Each function runs inside a transaction of the
+caller's.
 """
 
 from __future__ import annotations
@@ -57,14 +59,19 @@ def note(db: sqlite3.Connection, session: Session) -> None:
 
 
 def end(db: sqlite3.Connection, session: Session, now: float) -> None:
-    """A session is over: it holds nothing back any more."""
-    db.execute("update sessions set ended = ?, paused = 0 where id = ?", (now, session.id))
+    """A session is over; paused or not, as it was."""
+    db.execute("update sessions set ended = ? where id = ?", (now, session.id))
 
 
 def held(db: sqlite3.Connection, but: str) -> list[str]:
-    """The other sessions that are paused, and live."""
-    rows = db.execute("select id from sessions where paused and ended is null and id != ?", (but,))
-    return [row["id"] for row in rows.fetchall() if is_alive(row["id"])]
+    """The other sessions that are paused, or were when they ended."""
+    rows = db.execute("select id from sessions where paused and id != ?", (but,))
+    return [row["id"] for row in rows]
+
+
+def left(db: sqlite3.Connection, but: str) -> list[str]:
+    """The other sessions that were paused when they ended."""
+    return [session for session in held(db, but) if is_over(db, session)]
 
 
 def is_over(db: sqlite3.Connection, session: str) -> bool:
@@ -94,6 +101,6 @@ def whose(op: Op, sessions: Mapping[str, Session]) -> str:
     since = dt.datetime.fromtimestamp(session.started, dt.UTC)
     state = ", paused" if session.paused else ""
     if session.ended is not None or not is_alive(session.id):
-        state = ", ended"
+        state = ", ended while paused" if session.paused else ", ended"
     name = session.name or "python"
     return f"{name} (process {rest} on {host}, since {since:%Y-%m-%d %H:%M} UTC{state})"

@@ -127,6 +127,7 @@ class Writes:
             if self._open is None:
                 self._open = _Open(self, self.path, self.owner)
                 self._tell_of_others(self._open.outbox)
+                self._tell_of_paused(self._open.outbox)
                 for driver, on_merge in self._drivers.items():
                     self._open.add(driver, on_merge)
                 self.project.thread.post(self._open.start)
@@ -228,6 +229,19 @@ class Writes:
             logger.warning(text)
             self.project.thread.post(self.project.note, "info", text)
         self._told |= others.keys()
+
+    def _tell_of_paused(self, outbox: Outbox) -> None:
+        """Say what waits of a session that was paused when it ended: nobody sends it unasked."""
+        left = outbox.left()
+        if not left:
+            return
+        one, by = len(left) == 1, whose(left[-1], outbox.sessions())
+        text = printable(
+            f"{len(left)} {'edit' if one else 'edits'} of another session {'waits' if one else 'wait'}, "
+            f"the last by {by}: rt.queue.resume() or rt.queue.retry() sends {'it' if one else 'them'}"
+        )
+        logger.warning(text)
+        self.project.thread.post(self.project.note, "info", text)
 
     def _open_if_there(self) -> None:
         path = self.path
@@ -440,11 +454,12 @@ class _Open:
         if ops:
             failed = next((f": {what(op)}: {op.error}" for op in ops if op.state == "failed"), "")
             logger.warning(
-                "not written yet: %s%s. Kept in %s: what waits is sent by the next session, "
+                "not written yet: %s%s. Kept in %s: what waits is sent by the next session%s, "
                 "`notebook-rt queue` shows all of it",
                 in_states({s: sum(op.state == s for op in ops) for s in STATES}),
                 printable(failed),
                 self.outbox.path,
+                " once rt.queue.resume() is said there" if self.outbox.session.paused else "",
             )
         refused = [op for op in everything if op.session != mine and op.state == "failed"]
         if refused:

@@ -100,17 +100,37 @@ def test_what_a_paused_process_edited_is_sent_by_no_other_until_it_resumes(
     assert taken(outbox) == ["theirs-1", "theirs-2", "mine-3"]
 
 
+@pytest.mark.parametrize("decided", ["resume", "retry", "retry of one"])
 @pytest.mark.parametrize("end", ["close", "kill"])
-def test_a_pause_ends_with_its_session_and_the_edits_say_whose_they_are(
-    outbox: Outbox, script: Script, end: str
+def test_what_a_session_edited_that_ended_while_paused_stays_until_somebody_has_it_sent(
+    outbox: Outbox, script: Script, tmp_path: Path, end: str, decided: str
 ) -> None:
     outbox.put(mine(3))
     df = Queue(outbox).df
     assert df.loc["theirs-1", "session"].startswith(f"restock.py (process {script.process.pid} on ")
     assert df.loc["theirs-1", "session"].endswith(" UTC, paused)")
+    assert outbox.left() == []
+    assert outbox.retry() == 0, "it lives: the pause is its own"
     script.kill() if end == "kill" else script.tell("close")
-    assert Queue(outbox).df.loc["theirs-1", "session"].endswith(" UTC, ended)")
-    assert taken(outbox) == ["theirs-1", "theirs-2", "mine-3"]
+    assert Queue(outbox).df.loc["theirs-1", "session"].endswith(" UTC, ended while paused)")
+    assert taken(outbox) == ["mine-3"]
+    with closing(Outbox(tmp_path / "queue.sqlite3", OWNER)) as later:
+        assert [op.id for op in later.left()] == ["theirs-1", "theirs-2"]
+        later.put(mine(4))
+        later.put(mine(2))
+        assert later.next_at() is not None
+    assert taken(outbox) == ["mine-3", "mine-4"]
+    if decided == "resume":
+        outbox.pause(False)
+        assert taken(outbox) == ["theirs-1", "theirs-2", "mine-3", "mine-4"]
+    elif decided == "retry":
+        assert outbox.retry() == 2
+        assert taken(outbox) == ["theirs-1", "theirs-2", "mine-3", "mine-4"]
+    else:
+        assert outbox.retry("theirs-1") == 1
+        assert taken(outbox) == ["theirs-1", "mine-3", "mine-4"]
+        assert [op.id for op in outbox.left()] == ["theirs-2"]
+    assert all(op.session == outbox.session.id for op in outbox.ops() if op.id == "theirs-1")
 
 
 def test_an_edit_of_a_row_that_a_paused_process_edited_stays_one_of_its_own_behind_it(
