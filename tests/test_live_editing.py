@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -997,3 +998,87 @@ def test_what_was_refused_and_discarded_may_be_edited_again_to_the_same_value(
     assert len(rt.queue) == 1 or frame.df.quantity[A] == -1
     assert rt.queue.flush(timeout=scaled(10)) == 0
     assert stack.sql(f"select quantity from {table} where id = %s", A) == [(-1,)]
+
+
+SCOPED = """
+import sys
+import notebook_rt as nrt
+url, key, path, table, row = sys.argv[1:]
+rt = nrt.connect(url, key, queue_path=path, options=nrt.Options(queue_scope="session"))
+frame = rt.table(table).wait()
+rt.queue.pause()
+frame.edit(row, notes="of " + row)
+for word in sys.stdin:
+    match word.strip():
+        case "send":
+            rt.queue.resume()
+            rt.queue.flush(30)
+        case "resume":
+            rt.queue.resume()
+        case "close":
+            rt.close()
+    print(*rt.queue.df["what"], sep=", ", flush=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+@pytest.mark.parametrize("paused", [True, False])
+def test_two_processes_of_a_scope_of_their_own_send_nothing_of_each_other(
+    stack: LocalStack, table: str, proxy: Proxy, tmp_path: Path, end: str, paused: bool
+) -> None:
+    path = tmp_path / "shared.sqlite3"
+
+    def start(row: str) -> subprocess.Popen[str]:
+        given = [proxy.url, stack.anon_key, str(path), table, row]
+        return subprocess.Popen(
+            [sys.executable, "-c", SCOPED, *given],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ,
+        )
+
+    def tell(process: subprocess.Popen[str], word: str) -> str:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{word}\n")
+        process.stdin.flush()
+        return process.stdout.readline().strip()
+
+    def connect(**options: Any) -> nrt.Session:
+        given = replace(OPTIONS, **options)
+        return nrt.connect(proxy.url, stack.anon_key, queue_path=path, options=given)
+
+    one, two = start(A), start(B)
+    try:
+        assert tell(one, "list") == f"update {table} {A} (notes)"
+        assert tell(two, "list") == f"update {table} {B} (notes)"
+        assert tell(two, "send") == ""
+        assert stored(stack, table, "notes", B) == f"of {B}"
+        assert stored(stack, table, "notes", A) is None
+        if not paused:
+            proxy.down()
+            tell(one, "resume")
+        assert tell(one, "list") == f"update {table} {A} (notes)"
+        if end == "close":
+            tell(one, "close")
+        one.kill()
+        one.wait()
+        proxy.up()
+        assert tell(two, "send") == "", "of another session, over or not"
+        with connect(queue_scope="session") as rt:
+            assert rt.queue.flush(10) == len(rt.queue) == 0
+        assert stored(stack, table, "notes", A) is None
+        with connect() as rt:
+            assert rt.queue.flush(30) == paused, "it takes over what is left; what was paused waits"
+            if paused:
+                rt.queue.resume()
+            assert rt.queue.flush(10) == 0
+        assert stored(stack, table, "notes", A) == f"of {A}"
+    finally:
+        for process in (one, two):
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                pipe.close()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -276,41 +276,3 @@ def test_after_a_kernel_restart(kernel: Kernel, connect: str) -> None:
     kernel.run(connect + "len(frame.df)")
     kernel.restart()
     assert kernel.run(connect + "len(frame.df)") == "2"
-
-
-def test_two_kernels_of_their_own_scope_leave_each_others_edits_alone(
-    stack: LocalStack, make_table: Callable[..., str], tmp_path: Path
-) -> None:
-    """``queue_scope="session"`` on one file: nobody sends or lists the other's; the next of all does."""
-    table = make_table("id int primary key, n int")
-    stack.sql(f"insert into {table} values (1, 0), (2, 0)")
-
-    def kernel(key: int, scope: str, paused: bool) -> str:
-        script = f"""
-import notebook_rt as nrt
-given = {{"queue_path": {str(tmp_path / "q.sqlite3")!r}, "options": nrt.Options(queue_scope={scope!r})}}
-with nrt.connect({stack.url!r}, {stack.anon_key!r}, **given) as rt:
-    frame = rt.table({table!r}).wait(20)
-    if {paused}:
-        rt.queue.pause()
-    frame.edit({key}, n={key})
-    if not {paused}:
-        rt.queue.flush(20)
-    print(len(rt.queue), frame.df.n.tolist())
-"""
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=scaled(60),
-        )
-        return done.stdout.strip()
-
-    assert kernel(1, "session", True) == "1 [1, 0]"
-    assert stack.sql(f"select n from {table} order by id") == [(0,), (0,)]
-    assert kernel(2, "session", False) == "0 [0, 2]"
-    assert stack.sql(f"select n from {table} order by id") == [(0,), (2,)]
-    stack.sql(f"update {table} set n = 0 where id = 2")
-    assert kernel(2, "project", False) == "0 [1, 2]"
-    assert stack.sql(f"select n from {table} order by id") == [(1,), (2,)]
