@@ -187,6 +187,7 @@ def test_what_one_kind_of_key_left_no_other_roles_key_shows_or_sends(
         for name, other, left in (("anon", "publishable", 1), ("secret", "service", 0)):
             key = (weak | strong)[other]  # the same role's: one login
             with nrt.connect(stack.url, key, queue_path=paths[name], options=OPTIONS) as rt:
+                rt.queue.resume()  # they were left paused
                 assert rt.queue.flush(timeout=scaled(10)) == left
         assert stack.sql(f"select n from {table}") == [(7,)]
     finally:
