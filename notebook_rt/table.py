@@ -342,7 +342,7 @@ class LiveTable(LiveFrame):
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) of this table that has not left, or that the server
-        refused; False: there is none.
+        refused; False: there is nothing to take back.
 
         In a ``batch`` block, the last edit of it. What the server did not answer may be written, and
         is not taken back: `discard` drops it.

@@ -208,7 +208,7 @@ class Editor(PendingEdits):
 
     def undo(self, known: Known = NOW) -> bool:
         """Take back the last edit (or batch) of the table made in this session that has not left, or
-        was refused; in a batch, the last one of it. False: there is none.
+        was refused; in a batch, the last one of it. False: there is nothing to take back.
         """
         batch = self._batch
         if batch is not None:

@@ -192,7 +192,7 @@ class FrameSource(Protocol):
         """What is edited in the block is kept, shown and sent as one; nothing of it if it raises."""
 
     def undo(self) -> bool:
-        """Take back the last edit that has not left; False: there is none."""
+        """Take back the last edit that has not left; False: there is nothing to take back."""
 
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
         """Cells with a local edit: ``(key, column)`` to ``("pending"|"failed", why)``."""
