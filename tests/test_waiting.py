@@ -33,7 +33,9 @@ def test_own_limits_are_longer(request):
 def test_a_time_factor_makes_every_limit_longer(tmp_path: Path) -> None:
     (tmp_path / "test_slow.py").write_text(SLOW)
     repository = Path(__file__).parents[1]
-    options = ["-q", "-n0", f"-c{repository / 'pyproject.toml'}", "-ptests.conftest"]
+    # A directory of its own: without one, pytest clears here what earlier runs left, for minutes.
+    own = f"--basetemp={tmp_path / 'own'}"
+    options = ["-q", "-n0", own, f"-c{repository / 'pyproject.toml'}", "-ptests.conftest"]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(tmp_path)],
         env={**os.environ, "NRT_TIME_FACTOR": "3"},
