@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.merge import Strategy as Merge
 from notebook_rt.errors import ClosedError, NoTablesError
-from notebook_rt.model.filters import parse
+from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.order import parse_order
 from notebook_rt.model.spec import TableSpec, parse_names
 from notebook_rt.model.types import Backend
@@ -75,7 +75,7 @@ class Opening:
         self,
         name: str,
         *,
-        filter: str | Mapping[str, Any] | None = None,
+        filter: FilterSource = None,
         columns: str | Sequence[str] | None = None,
         key: str | Sequence[str] | None = None,
         order: str | Sequence[str] | None = None,
@@ -93,12 +93,15 @@ class Opening:
         ----------
         name : str
             The table.
-        filter : str or dict, optional
+        filter : str, dict or list of them, optional
             Realtime's filter language: ``"user_id=eq.42,status=in.(open,held)"``, a comma for *and*,
             ``not.`` before an operator to negate it. The operators are ``eq``, ``neq``, ``lt``, ``lte``,
             ``gt``, ``gte``, ``in``, ``like``, ``ilike`` (``%`` is any text), ``is`` (``null``, ``true``,
             ``false``), ``isdistinct``, ``match`` and ``imatch`` (regular expressions). Or a dict of
-            column to value, or to a list of values: ``{"user_id": 42, "status": ["open", "held"]}``.
+            column to value, to a list of values, or to comparisons: ``{"user_id": 42, "status":
+            ["open", "held"], "price": {"gte": 10, "lt": 20}}``. For *or*, a list of filters of which
+            one must hold, or ``"or=(price.gte.10,status.eq.held)"``; Realtime has no *or*, so all the
+            table's changes come over the socket then.
         columns : str or sequence of str, optional
             Only these, ``"name,price"`` or ``["name", "price"]`` (the key always comes along). A name
             with a comma in it needs the sequence, here and in ``key``.
@@ -176,7 +179,7 @@ class Opening:
         depends_on: str | Sequence[str | tuple[str, str]] = (),
         params: Mapping[str, Any] | None = None,
         key: str | Sequence[str] | None = None,
-        filter: str | Mapping[str, Any] | None = None,
+        filter: FilterSource = None,
         columns: str | Sequence[str] | None = None,
         order: str | Sequence[str] | None = None,
         limit: int | None = None,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from notebook_rt.frame import LiveFrame
-from notebook_rt.model.filters import parse
+from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.order import parse_order
 from notebook_rt.model.plain import json_text
 from notebook_rt.model.spec import QuerySpec, parse_names
@@ -35,7 +35,7 @@ def query_spec(
     depends_on: str | Sequence[str | tuple[str, str]],
     params: Mapping[str, Any] | None,
     key: str | Sequence[str] | None,
-    filter: str | Mapping[str, Any] | None,
+    filter: FilterSource,
     columns: str | Sequence[str] | None,
     order: str | Sequence[str] | None,
     limit: int | None,

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.errors import FilterError
-from notebook_rt.model.filters import OPERATORS, Condition, Filter, parse
+from notebook_rt.model.filters import MAX_DEPTH, OPERATORS, AnyOf, Condition, Filter, parse
 from notebook_rt.model.types import Column, Schema
 
 SCHEMA = Schema(
@@ -64,8 +64,16 @@ def conditions(draw: st.DrawFn) -> Condition:
     return Condition(column, operator, found, draw(st.booleans()))
 
 
-@given(st.lists(conditions(), max_size=4))
-def test_every_filter_written_is_read_back_the_same(parts: list[Condition]) -> None:
+def groups(conditions: st.SearchStrategy[Any]) -> st.SearchStrategy[AnyOf]:
+    alternatives = st.lists(conditions, min_size=1, max_size=3).map(tuple).map(Filter)
+    return st.lists(alternatives, min_size=1, max_size=3).map(tuple).map(AnyOf)
+
+
+members = st.recursive(conditions(), lambda inner: st.one_of(inner, groups(inner)), max_leaves=6)
+
+
+@given(st.lists(members, max_size=4))
+def test_every_filter_written_is_read_back_the_same(parts: list[Condition | AnyOf]) -> None:
     written = Filter(tuple(parts))
     assert parse(str(written)) == written
 
@@ -91,6 +99,14 @@ def test_any_text_is_read_or_refused_by_name(text: str) -> None:
         ("a=is.5", 2, "is takes"),
         ("a=eq.f(1,2)", 8, "double quotes"),
         ('a=eq."x"y', 8, "expected a comma"),
+        ("or=(a.eq.1", 3, "never closed"),
+        ("or=()", 4, "column.operator.value"),
+        ("or=(a.eq.1)b", 11, "expected a comma"),
+        ("or=(a=eq.1)", 4, "column.operator.value"),
+        ("or=(a.foo.1)", 6, "'foo' is no operator"),
+        ("or=" + "(or" * 30, 3 * MAX_DEPTH + 6, "nested more than 20 deep"),
+        ("and=(a.eq.1,b.eq.2)", 0, "a comma is AND"),
+        ("not.or=(a.eq.1,b.eq.2)", 0, "a comma is AND"),
     ],
 )
 def test_an_error_names_the_position(text: str, position: int, word: str) -> None:
@@ -113,6 +129,45 @@ def test_a_dict_is_shorthand_for_equality() -> None:
     ]
     with pytest.raises(FilterError, match="object"):
         parse({"a": object()})
+
+
+def test_a_dict_compares_by_the_names_of_the_operators() -> None:
+    found = parse({"a": {"gte": 1, "lt": 2.5}, "b": {"not.in": ["x", "y"]}, "c": {"not.is": None}})
+    assert str(found) == "a=gte.1,a=lt.2.5,b=not.in.(x,y),c=not.is.null"
+    with pytest.raises(FilterError, match="'>=' is no operator; 'gte' is meant"):
+        parse({"a": {">=": 1}})
+    with pytest.raises(FilterError, match="no operator; there are eq, neq"):
+        parse({"a": {"above": 1}})
+    for slip in ({"in": 5}, {"gt": None}, {"is": 5}, {}):
+        with pytest.raises(FilterError, match="filter on 'a'"):
+            parse({"a": slip})
+
+
+def test_a_list_of_filters_means_that_one_must_hold() -> None:
+    found = parse([{"n": {"gte": 3}}, "flag=is.true,n=eq.1"])
+    assert str(found) == "or=(n.gte.3,and(flag.is.true,n.eq.1))"
+    assert found.to_rest() == [("or", "(n.gte.3,and(flag.is.true,n.eq.1))")]
+    assert found.to_realtime() is None
+    assert found.columns == ("n", "flag")
+    assert parse([{"n": 1}]) == parse({"n": 1})
+    for slip in ([], [{}], [{"n": 1}, ""]):
+        with pytest.raises(FilterError, match="a list of filters means OR"):
+            parse(slip)
+
+
+@given(
+    st.lists(st.lists(st.integers(-2, 2), min_size=1, max_size=3), min_size=1, max_size=3),
+    st.one_of(st.none(), st.integers(-2, 2)),
+)
+def test_or_is_certain_as_soon_as_one_alternative_is(
+    values: list[list[int]], n: int | None
+) -> None:
+    found = Filter((AnyOf(tuple(parse([{"n": v} for v in one]) for one in values)),))
+    assert found.matches({"n": n}, SCHEMA) is (n in {v for one in values for v in one})
+    assert found.matches({}, SCHEMA) is None
+    assert matches(f"or=({found.to_logic()},name.gt.a)", n=n) is (
+        True if n in {v for one in values for v in one} else None
+    )
 
 
 def test_rest_takes_a_single_value_verbatim_and_quotes_in_lists() -> None:

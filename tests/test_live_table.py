@@ -257,18 +257,23 @@ async def test_in_a_running_loop_with_and_without_await(
             break
 
 
+@pytest.mark.parametrize(
+    "filter",
+    ["price=gt.5", {"price": {"gt": 5, "neq": 50}}, [{"price": {"gt": 8}}, {"price": [6, 7, 8]}]],
+)
 def test_a_filtered_table_is_the_filtered_table(
-    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str], filter: Any
 ) -> None:
     table = make_table()
     stack.sql(f"insert into {table} select g, 'a', g from generate_series(1, 10) g")
-    frame = rt.table(table, filter="price=gt.5").wait(scaled(10))
+    frame = rt.table(table, filter=filter).wait(scaled(10))
     assert list(frame.df.index) == [6, 7, 8, 9, 10]
     until(lambda: frame.status == "live")
     stack.sql(f"update {table} set price = 0 where id = 6")
     stack.sql(f"update {table} set price = 100 where id = 1")
     stack.sql(f"delete from {table} where id = 7")
     until(lambda: sorted(frame.df.index) == [1, 8, 9, 10], what=lambda: frame.df)
+    assert frame.verify(scaled(30)).differed == 0
 
 
 # What goes wrong --------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """The filter language of Supabase Realtime: one parser for the socket, for REST and for this side.
 
 In goes ``column=operator.value`` (a comma means AND, ``not.`` negates, quotes protect a comma, a
-parenthesis or outer blanks) or a dict as shorthand; out comes a ``Filter`` that can be said to
-Realtime (``to_realtime``), to PostgREST (``to_rest``) and be asked about a typed row (``matches``,
-whose meaning of every operator is in ``predicates.py``). Keeps promise 7: the three must agree.
+parenthesis or outer blanks; ``or=(…)`` as PostgREST has it) or a dict or list as shorthand; out
+comes a ``Filter`` that can be said to Realtime (``to_realtime``), to PostgREST (``to_rest``) and be
+asked about a typed row (``matches``, whose meaning of every operator is in ``predicates.py``).
+Keeps promise 7: the three must agree.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ OPERATORS: Final = (
 )
 IN_LIMIT: Final = 100
 """Values that Realtime takes in one ``in`` (docs/design/facts.md)."""
+MAX_DEPTH: Final = 20
+"""Groups within groups of an ``or``."""
 
 _IS_VALUES: Final = ("null", "true", "false", "unknown")
 _RESERVED_PARAMS: Final = frozenset(
@@ -37,6 +40,13 @@ _RESERVED_PARAMS: Final = frozenset(
     | {"apikey"}  # a project's gateway takes it for the key, and may drop it: all rows would match
 )
 _PLAIN_COLUMN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$ ]*(?<! )\Z")
+_SYMBOLS: Final = dict(
+    zip(
+        ("=", "==", "!=", "<>", "<", "<=", ">", ">="),
+        ("eq", "eq", "neq", "neq", "lt", "lte", "gt", "gte"),
+        strict=True,
+    )
+)
 _NEEDS_QUOTES: Final = re.compile(r'[,(){}"\\]|^\s|\s\Z')
 """``{`` begins an array, to PostgREST."""
 
@@ -65,25 +75,82 @@ class Condition:
         return f"{self.column}={self._operation(quote=True)}"
 
     def to_rest(self) -> tuple[str, str]:
-        """A query parameter of PostgREST, which knows ``*`` for ``%`` and reserves some names."""
-        condition = self
+        """A query parameter of PostgREST, which reserves some names."""
+        if _PLAIN_COLUMN.match(self.column) and self.column not in _RESERVED_PARAMS:
+            return self.column, self._for_rest()._operation(quote=False)
+        return "and", f"({self.to_logic()})"
+
+    def to_logic(self, *, rest: bool = True) -> str:
+        """A part of PostgREST's ``and=(…)`` and ``or=(…)``; without ``rest``, of a filter's text."""
+        condition = self._for_rest() if rest else self
+        return f"{column_name(self.column)}.{condition._operation(quote=True)}"
+
+    def _for_rest(self) -> Condition:
+        """What PostgREST, which knows ``*`` for ``%``, reads as this condition."""
         if self.operator == "in" and self.values == ("",):
             # PostgREST reads in.("") as it reads in.(): nothing is in it.
-            condition = replace(self, operator="eq")
+            return replace(self, operator="eq")
         if self.operator in ("like", "ilike") and "*" in self.value:
-            condition = Condition(
-                self.column,
-                "match" if self.operator == "like" else "imatch",
-                (like_to_regex(self.value),),
-                self.negated,
-            )
-        if _PLAIN_COLUMN.match(self.column) and self.column not in _RESERVED_PARAMS:
-            return self.column, condition._operation(quote=False)
-        return "and", f"({condition.to_logic()})"
+            pattern = "match" if self.operator == "like" else "imatch"
+            return replace(self, operator=pattern, values=(like_to_regex(self.value),))
+        return self
 
-    def to_logic(self) -> str:
+    def to_audit(self) -> dict[str, Any]:
+        """What the SQL function ``nrt_predicate`` reads."""
+        names = ("column", "operator", "values", "negated")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column it asks about."""
+        return (self.column,)
+
+    def holds(self, row: Mapping[str, Any], schema: Schema) -> bool | None:
+        """As `Filter.matches`."""
+        pg_type = schema.types.get(self.column)
+        if self.column not in row or pg_type is None:
+            return None
+        truth = holds(self.operator, row[self.column], self.values, canonical(pg_type))
+        # holds() has SQL's three values and a fourth, "unknown to us", so that NOT NULL stays NULL.
+        if truth == "unknowable":
+            return None
+        return truth is (not self.negated)
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """``or=(a.eq.1,and(b.gt.2,c.is.null))``: one of the filters must hold."""
+
+    alternatives: tuple[Filter, ...]
+
+    def to_realtime(self) -> str:
+        """As text. Realtime itself has no OR: `Filter.to_realtime` gives None."""
+        return f"or={self._group(rest=False)}"
+
+    def to_rest(self) -> tuple[str, str]:
+        """A query parameter of PostgREST."""
+        return "or", self._group(rest=True)
+
+    def to_logic(self, *, rest: bool = True) -> str:
         """A part of PostgREST's ``and=(…)`` and ``or=(…)``."""
-        return f"{column_name(self.column)}.{self._operation(quote=True)}"
+        return f"or{self._group(rest=rest)}"
+
+    def _group(self, *, rest: bool) -> str:
+        return f"({','.join(one.to_logic(rest=rest) for one in self.alternatives)})"
+
+    def to_audit(self) -> dict[str, Any]:
+        """What the SQL function ``nrt_predicate`` reads."""
+        return {"any": [one.to_audit() for one in self.alternatives]}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it asks about."""
+        return tuple(name for one in self.alternatives for name in one.columns)
+
+    def holds(self, row: Mapping[str, Any], schema: Schema) -> bool | None:
+        """As `Filter.matches`."""
+        verdicts = [one.matches(row, schema) for one in self.alternatives]
+        return True if True in verdicts else None if None in verdicts else False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +166,7 @@ class Filter:
     'user_id=eq.42,closed_at=is.null,status=in.(open,held)'
     """
 
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition | AnyOf, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.conditions)
@@ -110,19 +177,30 @@ class Filter:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns it asks about, each once, in order."""
-        return tuple(dict.fromkeys(condition.column for condition in self.conditions))
+        return tuple(dict.fromkeys(name for one in self.conditions for name in one.columns))
 
     def to_rest(self) -> list[tuple[str, str]]:
         """The query parameters for PostgREST, unencoded."""
         return [condition.to_rest() for condition in self.conditions]
 
+    def to_logic(self, *, rest: bool = True) -> str:
+        """As a member of a group: ``a.eq.1``, or ``and(a.eq.1,b.eq.2)``."""
+        members = [condition.to_logic(rest=rest) for condition in self.conditions]
+        return members[0] if len(members) == 1 else f"and({','.join(members)})"
+
+    def to_audit(self) -> list[dict[str, Any]]:
+        """What the SQL function ``nrt_predicate`` reads."""
+        return [condition.to_audit() for condition in self.conditions]
+
     def to_realtime(self) -> str | None:
         """The text for a ``postgres_changes`` binding; None where the socket cannot carry it.
 
-        It cannot: more than 100 values in an ``in``, an empty ``in``, a column whose name has a
-        reserved character. Then the table is subscribed unfiltered and ``matches`` decides.
+        It cannot: an ``or``, more than 100 values in an ``in``, an empty ``in``, a column whose name
+        has a reserved character. Then the table is subscribed unfiltered and ``matches`` decides.
         """
         for condition in self.conditions:
+            if isinstance(condition, AnyOf):
+                return None
             if condition.operator == "in" and not 0 < len(condition.values) <= IN_LIMIT:
                 return None
             if not _PLAIN_COLUMN.match(condition.column):
@@ -138,12 +216,16 @@ class Filter:
         """
         verdict: bool | None = True
         for condition in self.conditions:
-            one = _condition_holds(condition, row, schema)
+            one = condition.holds(row, schema)
             if one is False:
                 return False
             if one is None:
                 verdict = None
         return verdict
+
+
+FilterSource = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | Filter | None
+"""What `parse` reads."""
 
 
 def column_name(name: str) -> str:
@@ -157,20 +239,6 @@ def column_name(name: str) -> str:
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _condition_holds(condition: Condition, row: Mapping[str, Any], schema: Schema) -> bool | None:
-    if condition.column not in row:
-        return None
-    pg_type = schema.types.get(condition.column)
-    if pg_type is None:
-        return None
-    value = row[condition.column]
-    truth = holds(condition.operator, value, condition.values, canonical(pg_type))
-    # holds() has SQL's three values and a fourth, "unknown to us", so that NOT NULL stays NULL.
-    if truth == "unknowable":
-        return None
-    return truth is (not condition.negated)
-
-
 def _quoted(value: str) -> str:
     if not _NEEDS_QUOTES.search(value):
         return value
@@ -180,14 +248,16 @@ def _quoted(value: str) -> str:
 # Parsing ----------------------------------------------------------------------------------------
 
 
-def parse(source: str | Mapping[str, Any] | Filter | None) -> Filter:
+def parse(source: FilterSource) -> Filter:
     """Read a filter.
 
     Parameters
     ----------
     source
-        Realtime's text; or a dict of column to value (equality; a list means ``in``, None means
-        ``is.null``); or a ``Filter``; None and ``""`` filter nothing.
+        Realtime's text, and ``or=(a.eq.1,b.gt.2)`` as PostgREST has it; or a dict of column to value
+        (equality; a list means ``in``, None means ``is.null``) or to a dict of comparisons
+        (``{"gte": 10, "lt": 20}``); or a list of filters of which one must hold; or a ``Filter``;
+        None and ``""`` filter nothing.
 
     Raises
     ------
@@ -198,6 +268,8 @@ def parse(source: str | Mapping[str, Any] | Filter | None) -> Filter:
     --------
     >>> parse("n=not.in.(1,2)").conditions[0]
     Condition(column='n', operator='in', values=('1', '2'), negated=True)
+    >>> str(parse([{"status": "open"}, {"price": {"gte": 10, "lt": 20}, "held": True}]))
+    'or=(status.eq.open,and(price.gte.10,price.lt.20,held.eq.true))'
     """
     if source is None:
         return Filter()
@@ -206,22 +278,60 @@ def parse(source: str | Mapping[str, Any] | Filter | None) -> Filter:
     if isinstance(source, str):
         return Filter(tuple(_Parser(source).conditions()))
     if isinstance(source, Mapping):
-        return Filter(tuple(_from_pair(column, value) for column, value in source.items()))
+        return Filter(tuple(one for pair in source.items() for one in _from_pair(*pair)))
+    if isinstance(source, (list, tuple)):
+        return _any_of(source)
     raise FilterError(
-        f"a filter is a text such as 'user_id=eq.42' or a dict, not {type(source).__name__}"
+        "a filter is a text such as 'user_id=eq.42', a dict, or a list of them for OR, "
+        f"not {type(source).__name__}"
     )
 
 
-def _from_pair(column: Any, value: Any) -> Condition:
+def _any_of(sources: Sequence[Any]) -> Filter:
+    alternatives = tuple(map(parse, sources))
+    if not (alternatives and all(alternatives)):
+        raise FilterError("a list of filters means OR: it needs a filter, and none may be empty")
+    if len(alternatives) == 1:
+        return alternatives[0]
+    return Filter((AnyOf(alternatives),))
+
+
+def _from_pair(column: Any, value: Any) -> Iterator[Condition]:
     if not isinstance(column, str) or not column:
         raise FilterError(f"a filter's column is a non-empty text, not {column!r}")
-    if value is None:
-        return Condition(column, "is", ("null",))
-    if isinstance(value, (list, tuple, set, frozenset, range)) or (
+    if not isinstance(value, Mapping):
+        yield _compared(column, "eq", value)
+        return
+    if not value:
+        raise FilterError(f'filter on {column!r}: no comparison, such as {{"gte": 10}}')
+    for operator, operand in value.items():
+        name = str(operator).removeprefix("not.")
+        if name not in OPERATORS:
+            meant = _SYMBOLS.get(name)
+            hint = f"{meant!r} is meant" if meant else f"there are {', '.join(OPERATORS)}"
+            raise FilterError(f"filter on {column!r}: {operator!r} is no operator; {hint}")
+        yield replace(_compared(column, name, operand), negated=name != operator)
+
+
+def _compared(column: str, operator: str, value: Any) -> Condition:
+    """The condition; ``eq`` with None or a list becomes what SQL needs in its place."""
+    several = isinstance(value, (list, tuple, set, frozenset, range)) or (
         isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-    ):
+    )
+    if operator == "is":
+        word = "null" if value is None else str(_literal(column, value)).lower()
+        if word not in _IS_VALUES:
+            raise FilterError(f"filter on {column!r}: is takes {', '.join(_IS_VALUES)}")
+        return Condition(column, "is", (word,))
+    if value is None and operator == "eq":
+        return Condition(column, "is", ("null",))
+    if several and operator in ("eq", "in"):
         return Condition(column, "in", tuple(_literal(column, item) for item in value))
-    return Condition(column, "eq", (_literal(column, value),))
+    if operator == "in":
+        raise FilterError(f"filter on {column!r}: in takes a list, not {type(value).__name__}")
+    if value is None:
+        raise FilterError(f'filter on {column!r}: for null there are None and {{"not.is": None}}')
+    return Condition(column, operator, (_literal(column, value),))
 
 
 def _literal(column: str, value: Any) -> str:
@@ -251,7 +361,7 @@ class _Parser:
         self.text = text
         self.at = 0
 
-    def conditions(self) -> Iterator[Condition]:
+    def conditions(self) -> Iterator[Condition | AnyOf]:
         if not self.text.strip():
             return
         while True:
@@ -264,7 +374,7 @@ class _Parser:
         where = self.at if at is None else at
         return FilterError(f"filter {self.text!r}, position {where}: {message}")
 
-    def _condition(self) -> Condition:
+    def _condition(self) -> Condition | AnyOf:
         start = self.at
         equals = self.text.find("=", start)
         if equals < 0:
@@ -272,25 +382,66 @@ class _Parser:
         column = self.text[start:equals].strip()
         if not column or re.search(r'[,()"]', column):
             raise self._fail(f"{column!r} is no column name", start)
-        if column in ("and", "or", "not.and", "not.or") and self.text[equals + 1 :].startswith("("):
-            raise self._fail(
-                "Realtime knows no groups: a comma is AND, and for OR there is in.(a,b), "
-                "match.^(a|b)$, or a table for each",
-                start,
-            )
         self.at = equals + 1
+        if self.text.startswith("(", self.at) and column in ("and", "or", "not.and", "not.or"):
+            if column != "or":
+                raise self._fail("a comma is AND, and for OR there is or=(a.eq.1,b.gt.2)", start)
+            group = AnyOf(tuple(self._group()))
+            if self.at < len(self.text) and self.text[self.at] != ",":
+                raise self._fail("expected a comma or the end")
+            return group
+        condition = self._comparison(column, ends=",")
+        if self.at < len(self.text) and self.text[self.at] != ",":
+            raise self._fail("expected a comma or the end")
+        return condition
+
+    def _group(self, depth: int = 0) -> Iterator[Filter]:
+        """The members of ``(a.eq.1,and(b.gt.2,or(…)))``."""
+        opened = self.at
+        if depth > MAX_DEPTH:
+            raise self._fail(f"groups are nested more than {MAX_DEPTH} deep")
+        while self.at < len(self.text) and (self.at == opened or self.text[self.at] != ")"):
+            if self.text[self.at] != ("(" if self.at == opened else ","):
+                raise self._fail("expected a comma or ')'")
+            self.at += 1
+            yield self._member(depth)
+        if self.at >= len(self.text):
+            raise self._fail("the parenthesis is never closed", opened)
+        self.at += 1
+
+    def _member(self, depth: int) -> Filter:
+        for word in ("and", "or"):
+            if self.text.startswith(f"{word}(", self.at):
+                self.at += len(word)
+                members = tuple(self._group(depth + 1))
+                if word == "or":
+                    return Filter((AnyOf(members),))
+                return Filter(tuple(one for member in members for one in member.conditions))
+        start = self.at
+        if self.text.startswith('"', start):
+            column = self._quoted()
+        else:
+            found = re.compile(r'[^.,()"=]*').match(self.text, start)
+            assert found is not None  # it may be empty
+            column, self.at = found[0].strip(), found.end()
+        if not column or not self.text.startswith(".", self.at):
+            raise self._fail("expected column.operator.value, such as price.gt.10", start)
+        self.at += 1
+        return Filter((self._comparison(column, ends=",)"),))
+
+    def _comparison(self, column: str, *, ends: str) -> Condition:
+        """``[not.]operator.value``, up to one of ``ends``."""
+        start = self.at
         negated = self.text.startswith("not.", self.at)
         if negated:
             self.at += len("not.")
         operator = self._operator()
-        values = tuple(self._list()) if operator == "in" else (self._value(),)
+        values = tuple(self._list()) if operator == "in" else (self._value(ends),)
         if operator == "is":
             keyword = values[0].lower()
             if keyword not in _IS_VALUES:
-                raise self._fail(f"is takes {', '.join(_IS_VALUES)}, not {values[0]!r}", equals + 1)
+                raise self._fail(f"is takes {', '.join(_IS_VALUES)}, not {values[0]!r}", start)
             values = (keyword,)
-        if self.at < len(self.text) and self.text[self.at] != ",":
-            raise self._fail("expected a comma or the end")
         return Condition(column, operator, values, negated)
 
     def _operator(self) -> str:
@@ -305,14 +456,14 @@ class _Parser:
         self.at = found.end()
         return operator
 
-    def _value(self) -> str:
-        """A quoted text, or everything up to the next comma outside parentheses."""
+    def _value(self, ends: str) -> str:
+        """A quoted text, or everything up to one of ``ends`` outside parentheses."""
         if self.text.startswith('"', self.at):
             return self._quoted()
         start, depth = self.at, 0
         while self.at < len(self.text):
             char = self.text[self.at]
-            if char == "," and depth <= 0:
+            if char in ends and depth <= 0:
                 break
             if char == "," and depth > 0:
                 raise self._fail("a comma inside parentheses; put the value in double quotes")

@@ -65,6 +65,13 @@ def test_keys_are_hashed_as_their_type_is(stack: LocalStack, pg_type: str, funct
     assert ours.tolist() == [row[0] for row in theirs]
 
 
+WHERE = {
+    None: "true",
+    "n=eq.3": "n = 3",
+    "or=(n.eq.3,and(id.gte.5,n.not.in.(1,3)))": "n = 3 or (id >= 5 and n not in (1, 3))",
+}
+
+
 def loaded(stack: LocalStack, filter_text: str | None, name: str = "digest_t") -> Replica:
     types = stack.sql(
         "select attname, typname from pg_attribute a join pg_type t on t.oid = atttypid "
@@ -74,8 +81,8 @@ def loaded(stack: LocalStack, filter_text: str | None, name: str = "digest_t") -
     schema = Schema(tuple(Column(*one) for one in types), (types[0][0],))
     replica = Replica(TableSpec(name, filter=parse(filter_text)), schema, schema, Horizon())
     replica.rows = DictRows(schema)
-    where = "where n = 3" if filter_text else ""
-    for key, n, xmin in stack.sql(f"select id, n, xmin::text from {name} {where}"):
+    where = WHERE[filter_text]
+    for key, n, xmin in stack.sql(f"select id, n, xmin::text from {name} where {where}"):
         typed = schema.key_of(schema.decode({"id": key if isinstance(key, int) else str(key)}))
         replica.rows.apply([Upsert(typed, {"id": typed, "n": n})])
         replica.versions.note(typed, xmin)
@@ -110,7 +117,7 @@ def compare(stack: LocalStack, replica: Replica) -> tuple[set[object], set[objec
         answer = [Read(Page((), None, 0.0, value), 0, 0.0)]
 
 
-@pytest.mark.parametrize("text", [None, "n=eq.3"])
+@pytest.mark.parametrize("text", WHERE)
 def test_a_true_table_is_one_request_and_a_false_one_names_its_rows(
     table: LocalStack, text: str | None
 ) -> None:

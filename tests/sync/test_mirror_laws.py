@@ -220,7 +220,7 @@ def test_it_converges_with_a_watermark(story: list[Any], seed: int) -> None:
 @given(
     steps,
     st.integers(0, 2**32),
-    st.sampled_from(("grp=eq.1", "grp=in.(0,2),note=neq.a")),
+    st.sampled_from(("grp=eq.1", "grp=in.(0,2),note=neq.a", "or=(grp.eq.1,note.eq.a)")),
     beginnings,
 )
 def test_a_filtered_table_is_the_filtered_table(

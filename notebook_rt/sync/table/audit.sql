@@ -15,7 +15,10 @@ declare
         "isdistinct": "is distinct from"}';
 begin
     for condition in select * from jsonb_array_elements(conditions) loop
-        if condition ->> 'operator' = 'is' then
+        if condition ? 'any' then
+            select format('(%s)', string_agg(public.nrt_predicate(alternative), ' or '))
+              into part from jsonb_array_elements(condition -> 'any') alternative;
+        elsif condition ->> 'operator' = 'is' then
             if condition -> 'values' ->> 0 not in ('null', 'true', 'false', 'unknown') then
                 raise exception 'is takes null, true, false or unknown';
             end if;

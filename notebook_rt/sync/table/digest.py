@@ -216,10 +216,10 @@ class Digest:
 
     def _call(self, function: str, more: Mapping[str, Any]) -> Query:
         spec = self.replica.spec
-        conditions = [
-            {"column": c.column, "operator": c.operator, "values": c.values, "negated": c.negated}
-            for c in spec.filter.conditions
-        ]
         table = {"source_schema": spec.schema, "source": spec.table}
-        key = {"key": self.replica.schema.key[0], "conditions": conditions, "buckets": BUCKETS}
+        key = {
+            "key": self.replica.schema.key[0],
+            "conditions": spec.filter.to_audit(),
+            "buckets": BUCKETS,
+        }
         return Query((), rpc=function, args={**table, **key, **more})
