@@ -517,7 +517,7 @@ class LiveFrame:
         feed.thread.call(feed.listeners.add, listener)
         return lambda: feed.thread.post(feed.listeners.remove, listener)
 
-    def changes(self, timeout: float | None = None) -> Changes:
+    def changes(self, timeout: float | None = None, *, for_: float | None = None) -> Changes:
         """Iterate over batches of changes as they come, with ``for`` or ``async for``.
 
         Parameters
@@ -525,6 +525,8 @@ class LiveFrame:
         timeout : float, optional
             Seconds without a change after which the iteration ends. None: it ends with the frame or
             its session.
+        for_ : float, optional
+            Seconds from now after which the iteration ends, whatever changes.
 
         Returns
         -------
@@ -539,7 +541,7 @@ class LiveFrame:
         """
         self._check()
         self._feed.look()
-        changes = Changes(self._feed, timeout, self._told)
+        changes = Changes(self._feed, timeout, for_, self._told)
         self._iterations.add(changes)
         return changes
 

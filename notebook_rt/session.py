@@ -35,7 +35,7 @@ from notebook_rt.net.loop import LoopThread, shared
 from notebook_rt.opening import Opening
 from notebook_rt.options import Options
 from notebook_rt.queue import Queue, arguments
-from notebook_rt.runtime.callbacks import Mailbox, Subscribers
+from notebook_rt.runtime.callbacks import Clock, Mailbox, Subscribers
 from notebook_rt.runtime.host import at_session_end, has_front_end, is_interactive, running
 from notebook_rt.runtime.metrics import SessionMetrics
 from notebook_rt.runtime.project import Project
@@ -441,6 +441,46 @@ class Session(Opening):
             Call it to unsubscribe.
         """
         return self._listen(fn, "Session.on_note", self._project.note_listeners.add)
+
+    def every(self, seconds: float, fn: Callable[[], Any]) -> Callable[[], None]:
+        """Call ``fn()`` every so many seconds while the session lives, on a thread of its own.
+
+        A call that takes longer than that delays the next; one that raises is logged once, and called
+        again. What a cell has registered is replaced when the cell is run again.
+
+        Parameters
+        ----------
+        seconds : float
+            Seconds from one call to the next, and to the first.
+        fn : callable
+            Called without arguments; a coroutine function works too.
+
+        Returns
+        -------
+        callable
+            Call it to end it.
+
+        Raises
+        ------
+        ValueError
+            If ``seconds`` is not above 0.
+
+        Examples
+        --------
+        >>> rt.every(60, lambda: prices.df.to_parquet("prices.parquet"))  # doctest: +SKIP
+        """
+        self._check()
+        if not 0 < seconds < float("inf"):
+            raise ValueError(f"every takes seconds above 0, not {seconds!r}")
+        box = Mailbox(fn, what="Session.every", counted=self._project.counters)
+        clock = Clock(box, seconds, lambda: self._project.closed)
+        self._thread.call(clock.start)
+
+        def remove() -> None:
+            box.close()
+            self._thread.post(clock.stop)
+
+        return self._subscribers.add(fn, remove)
 
     def _listen(
         self, fn: Callable[..., Any], what: str, add: Callable[..., Callable[[], None]]

@@ -307,6 +307,49 @@ def test_after_a_wrong_token_the_right_one_is_live_at_once(
         until(lambda: frame.status == "live", what=lambda: frame)
 
 
+def test_what_is_called_every_so_often_is_called_until_the_session_ends(
+    stack: LocalStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[float] = []
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        with pytest.raises(ValueError, match="seconds above 0, not 0"):
+            rt.every(0, print)
+
+        def call() -> None:
+            calls.append(time.monotonic())
+            if len(calls) == 1:
+                raise RuntimeError("the first")
+
+        stop = rt.every(0.05, call)
+        until(lambda: len(calls) >= 4)
+        stop()
+        stopped = len(calls)
+        rt.every(0.05, lambda: calls.append(0.0))
+        until(lambda: len(calls) > stopped + 1)
+        assert sum("raised" in record.message for record in caplog.records) == 1
+    ended = len(calls)
+    throughout(lambda: len(calls) <= ended + 1, 0.3)
+
+
+def test_who_takes_longer_than_the_time_between_calls_is_not_called_twice_at_once(
+    rt: nrt.Session,
+) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+    go_on = threading.Event()
+
+    def slow() -> None:
+        inside.append(1)
+        most.append(len(inside))
+        go_on.wait(scaled(0.2))
+        inside.pop()
+
+    rt.every(0.01, slow)
+    until(lambda: len(most) >= 3)
+    go_on.set()
+    assert max(most) == 1
+
+
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [

@@ -241,6 +241,25 @@ def test_changes_iterates_and_ends_when_the_frame_closes(
     assert list(batches) == []
 
 
+def test_changes_end_after_their_time_whatever_changes(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    frame = rt.table(table).wait(scaled(10))
+    until(lambda: frame.status == "live")
+    began = time.monotonic()
+    assert list(frame.changes(for_=0.2)) == []
+    assert time.monotonic() - began >= 0.2
+
+    stack.sql(f"insert into {table} values (0, 'a', 1)")
+    seen = 0
+    for batch in frame.changes(for_=scaled(1)):  # each makes the next
+        seen += len(batch)
+        stack.sql(f"insert into {table} values ({seen}, 'a', 1)")
+    assert seen > 1
+    assert time.monotonic() - began < scaled(10)
+
+
 async def test_in_a_running_loop_with_and_without_await(
     stack: LocalStack, make_table: Callable[..., str]
 ) -> None:

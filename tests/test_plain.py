@@ -12,8 +12,11 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from notebook_rt.model.plain import json_text, plain
+from notebook_rt.model.rows import RowChange
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,38 @@ def test_what_has_no_form_in_json_is_said_with_its_place(
 def test_a_number_that_json_has_not_is_named_with_its_field(value: object, said: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
         plain(value, "the payload")
+
+
+cells = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary(max_size=4)
+    | st.decimals()
+    | st.uuids()
+    | st.datetimes(timezones=st.just(dt.UTC))
+    | st.dates()
+    | st.timedeltas(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+rows = st.dictionaries(st.text(), cells, max_size=4)
+
+
+@given(
+    st.one_of(cells.filter(lambda key: not isinstance(key, dict | list)), st.tuples(cells)), rows
+)
+def test_a_change_is_ready_for_json_whatever_its_row_holds(key: Any, row: dict[str, Any]) -> None:
+    found = RowChange("insert", key, None, row).to_dict()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert list(found) == ["kind", "key", "old", "new"]
+    assert list(found["new"]) == list(row)
+    assert found["old"] is None
+
+
+def test_a_float_that_is_no_number_is_postgresqls_text() -> None:
+    row = {"a": float("nan"), "b": float("inf"), "c": [-float("inf")], "d": Decimal("NaN")}
+    wanted = {"a": "NaN", "b": "Infinity", "c": ["-Infinity"], "d": "NaN"}
+    assert RowChange("delete", (1, None), row, None).to_dict()["old"] == wanted

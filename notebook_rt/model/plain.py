@@ -59,6 +59,19 @@ def plain(value: Any, what: str) -> Any:
     return json.loads(json_text(value, what))
 
 
+def as_json(value: Any) -> Any:
+    """A value of a row of nothing but JSON's types; a float that is no number as PostgreSQL's text."""
+    if isinstance(value, dict):
+        return {str(name): as_json(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return as_plain(value)
+
+
 def as_plain(value: Any) -> Any:
     """One value that JSON has no form for as one that it has; raises TypeError."""
     if hasattr(value, "isoformat"):  # dates, times, moments, pandas' too

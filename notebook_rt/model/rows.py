@@ -19,6 +19,8 @@ from typing import Any, Literal, Protocol, TypeAlias, overload
 
 import msgspec
 
+from notebook_rt.model.plain import as_json
+
 Key: TypeAlias = Hashable
 Row: TypeAlias = Mapping[str, Any]
 """A whole or partial row, typed: column name to value. An absent column is unknown, not null."""
@@ -54,6 +56,19 @@ class RowChange(msgspec.Struct, frozen=True):
     key: Key
     old: Row | None
     new: Row | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The change of nothing but JSON's types, ready for ``json.dumps``.
+
+        Moments are ISO 8601, decimals and uuids text, bytes ``\\x`` and hexadecimal digits; NaN and
+        the infinities are the texts that PostgreSQL has for them.
+
+        Returns
+        -------
+        dict
+            ``kind``, ``key`` (a list where it is composite), ``old`` and ``new``.
+        """
+        return {name: as_json(getattr(self, name)) for name in ("kind", "key", "old", "new")}
 
 
 class LaterChanges(Sequence[RowChange]):

@@ -52,6 +52,7 @@ class Mailbox:
         self._ready = threading.Condition()
         self._running = False
         self._closed = False
+        self._calling = False
 
     def put(self, *args: Any) -> None:
         with self._ready:
@@ -71,6 +72,11 @@ class Mailbox:
                     return  # from Python 3.12 on, once it is ending: nobody hears any more
                 self._running = True
             self._ready.notify()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, and nothing is being called."""
+        return not self._items and not self._calling
 
     def close(self) -> None:
         """Forget what waits; nothing is called any more."""
@@ -92,6 +98,7 @@ class Mailbox:
                     self._running = False
                     return
                 args = self._items.popleft()
+                self._calling = True
             try:
                 result = self.fn(*args)
                 if inspect.iscoroutine(result):
@@ -102,6 +109,36 @@ class Mailbox:
                     self._counted.callback_errors += 1
                 if self.errors == 1:
                     logger.exception("%s %r raised; it stays subscribed", *self._name())
+            finally:
+                self._calling = False
+
+
+class Clock:
+    """Puts into a mailbox every so many seconds, on the loop; not while the last call still runs."""
+
+    def __init__(self, box: Mailbox, seconds: float, over: Callable[[], bool]) -> None:
+        self._box = box
+        self._seconds = seconds
+        self._over = over
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._next = loop.time() + self._seconds
+        self._handle = loop.call_at(self._next, self._tick)
+
+    def _tick(self) -> None:
+        if self._over():
+            return
+        if self._box.idle:
+            self._box.put()
+        loop = asyncio.get_running_loop()
+        self._next = max(self._next, loop.time() - self._seconds) + self._seconds
+        self._handle = loop.call_at(self._next, self._tick)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
 
 
 class Subscribers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,12 +27,14 @@ class Changes:
         self,
         feed: Feed,
         timeout: float | None,
+        for_: float | None = None,
         taken: Callable[[ChangeBatch], object] | None = None,
     ) -> None:
         self._feed = feed
         self._taken = taken
         """Told of each batch that is given out, in the thread that takes it."""
         self._timeout = timeout
+        self._until = None if for_ is None else time.monotonic() + for_
         self._batches: deque[ChangeBatch] = deque(maxlen=feed.options.buffer_size)
         self._ready = threading.Condition()
         self._wake: Callable[[], object] | None = None
@@ -81,7 +84,7 @@ class Changes:
 
     def __next__(self) -> ChangeBatch:
         with self._ready:
-            self._ready.wait_for(lambda: self._batches or self._over, self._timeout)
+            self._ready.wait_for(lambda: self._batches or self._over, self._patience())
             batch = self._batches.popleft() if self._batches else None
         if batch is not None:
             return self._give(batch)
@@ -99,7 +102,7 @@ class Changes:
                 event.set()
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(self._patience()):
                     await event.wait()
         finally:
             with self._ready:
@@ -110,6 +113,11 @@ class Changes:
             return self._give(batch)
         self.close()
         raise StopAsyncIteration
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for the next batch; None: as long as it takes."""
+        left = None if self._until is None else max(0.0, self._until - time.monotonic())
+        return min((one for one in (self._timeout, left) if one is not None), default=None)
 
     def _give(self, batch: ChangeBatch) -> ChangeBatch:
         if self._taken is not None:
