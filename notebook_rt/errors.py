@@ -173,8 +173,8 @@ class LoginError(AuthError):
     def __init__(self, url: str, reason: str) -> None:
         NotebookRTError.__init__(
             self,
-            f"{url} does not sign in: {reason}. It takes sign_in(email=..., password=...) or "
-            "sign_in(phone=..., password=...) of a user of the project, who has confirmed the address",
+            f"{url} does not sign in: {reason}. It takes sign_in(email, password) of a user of the "
+            "project who has confirmed the address, or send_code(email) and sign_in(email, code=...)",
         )
         self.url = url
         self.reason = reason

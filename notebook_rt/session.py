@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt.errors import ClosedError, NoProjectError
+from notebook_rt.net import ways
 from notebook_rt.net.address import (
     environment_url,
     is_client,
@@ -497,13 +498,37 @@ class Session(Opening):
 
     # Who we are
 
-    def sign_in(self, **credentials: Any) -> Mapping[str, Any]:
-        """Sign in with ``email=`` (or ``phone=``) and ``password=``; the token refreshes itself.
+    @property
+    def user(self) -> Mapping[str, Any] | None:
+        """Who is signed in, ``id``, ``email`` and ``role`` among what is known of them; None: nobody."""
+        return self._thread.call(lambda: self._project.login.user)
+
+    def sign_in(
+        self,
+        email: str | None = None,
+        password: str | None = None,
+        *,
+        phone: str | None = None,
+        code: str | None = None,
+        link: str | None = None,
+        anonymous: bool = False,
+    ) -> Mapping[str, Any]:
+        """Sign in; the token refreshes itself from then on, and every table follows.
 
         Parameters
         ----------
-        **credentials
-            As the ``sign_in_with_password`` of Supabase's own client takes them.
+        email : str, optional
+            Who.
+        password : str, optional
+            Theirs. A notebook keeps what is typed into a cell: ``sign_in(email, getpass.getpass())``.
+        phone : str, optional
+            Who, in place of the email.
+        code : str, optional
+            Instead of a password, what `send_code` has had sent.
+        link : str, optional
+            Instead of all of these, the link from that mail, or the address of the page it led to.
+        anonymous : bool
+            As a new user without an address; the project must allow it.
 
         Returns
         -------
@@ -513,12 +538,89 @@ class Session(Opening):
         Raises
         ------
         LoginError
-            If the server does not accept them.
-        UnreachableError
-            If no project answers at the URL within ``Options.request_timeout``.
+            If the server does not accept it; `UnreachableError` if none answers within
+            ``Options.request_timeout``.
+        TypeError, ValueError
+            If no way to sign in is given, or several, or the link has no token.
+
+        Examples
+        --------
+        >>> rt.sign_in("ada@example.com", getpass.getpass())  # doctest: +SKIP
+        >>> rt.send_code("ada@example.com")  # doctest: +SKIP
+        >>> rt.sign_in("ada@example.com", code="123456")  # doctest: +SKIP
+        """
+        way = ways.sign_in(email, password, phone, code, link, anonymous)
+        return self._log_in(way)
+
+    def send_code(
+        self, email: str | None = None, *, phone: str | None = None, create_user: bool = True
+    ) -> None:
+        """Have the project send a one-time code, and by mail a link; then ``sign_in(..., code=...)``.
+
+        Parameters
+        ----------
+        email, phone : str, optional
+            Where to.
+        create_user : bool
+            Whether somebody unknown is signed up by it.
+
+        Raises
+        ------
+        LoginError
+            If the server does not send it; `UnreachableError` if none answers.
+        TypeError, ValueError
+            If there is no address.
         """
         self._check()
-        return self._thread.wait(self._project.login.sign_in(credentials))
+        self._thread.wait(self._project.login.ask(ways.send_code(email, phone, create_user)))
+
+    def sign_up(
+        self,
+        email: str | None = None,
+        password: str | None = None,
+        *,
+        phone: str | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> Mapping[str, Any]:
+        """Make a new user, who is signed in at once unless the project wants the address confirmed.
+
+        Parameters
+        ----------
+        email : str, optional
+            Who.
+        password : str
+            Theirs.
+        phone : str, optional
+            Who, in place of the email.
+        data : dict, optional
+            What is kept as their ``user_metadata``.
+
+        Returns
+        -------
+        mapping
+            The user. Where ``rt.user`` is None after it, a mail waits: ``sign_in(link=...)``.
+
+        Raises
+        ------
+        LoginError
+            If the server refuses (a weak password, a user whom it knows); `UnreachableError` if none
+            answers.
+        TypeError, ValueError
+            If the address or the password is missing.
+        """
+        return self._log_in(ways.sign_up(email, password, phone, data))
+
+    def _log_in(self, way: ways.Way) -> Mapping[str, Any]:
+        self._check()
+        return self._thread.wait(self._project.login.sign_in(way))
+
+    def sign_out(self) -> None:
+        """Back to the key that the session was opened with; what only the user may see goes.
+
+        The server ends the session too, if it can be reached. Nothing happens without a login.
+        """
+        self._check()
+        self._thread.wait(self._project.login.sign_out())
 
     def set_auth(self, token: Token) -> None:
         """Use this access token from now on; None: back to the key.

@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -70,13 +71,80 @@ def test_signing_in_shows_the_rows_of_the_user_and_signing_out_hides_them(
     with nrt.connect(stack.url, stack.anon_key, options=SWIFT) as rt:
         frame = rt.table(table)
         assert len(frame.df) == 0
+        assert rt.user is None
         me = rt.sign_in(**user)
+        assert rt.user == me
         stack.sql(f"insert into {table} values (1, '{me['id']}', 'mine'), (2, null, 'nobodys')")
         until(lambda: list(frame.df.index) == [1], what=lambda: frame)
         stack.sql(f"insert into {table} values (3, '{me['id']}', 'mine too')")
         until(lambda: list(frame.df.index) == [1, 3], what=lambda: frame)
-        rt.set_auth(None)
+        rt.sign_out()
+        assert rt.user is None
         until(lambda: len(frame.df) == 0, what=lambda: frame)
+        rt.sign_out()  # nobody is signed in: nothing happens
+
+
+def test_signing_in_without_a_password(stack: LocalStack) -> None:
+    email = f"u{next(_numbers)}@example.com"
+    with nrt.connect(stack.url, stack.anon_key, options=SWIFT) as rt:
+        with pytest.raises(errors.LoginError, match="Signups not allowed"):
+            rt.send_code(email, create_user=False)
+        rt.send_code(email)
+        assert rt.user is None
+        mail = stack.mails[-1]
+        assert mail.recipient == email
+        with pytest.raises(errors.LoginError, match="expired or is invalid"):
+            rt.sign_in(email, code=f"{(int(mail.code) + 1) % 10**6:06}")
+        me = rt.sign_in(email, code=f"{mail.code[:3]} {mail.code[3:]}")
+        assert rt.user == me
+        assert me["email"] == email
+        with pytest.raises(errors.LoginError, match="expired or is invalid"):
+            rt.sign_in(email, code=mail.code)
+        assert rt.user == me, "who fails to sign in stays who they are"
+
+        rt.send_code(email)
+        assert rt.sign_in(link=stack.mails[-1].link)["id"] == me["id"]
+
+        rt.send_code(email)
+        page = httpx.get(stack.mails[-1].link).headers["Location"]
+        assert page.startswith("http://localhost:3000#")
+        assert rt.sign_in(link=page)["id"] == me["id"]
+
+        somebody = rt.sign_in(anonymous=True)
+        assert somebody["is_anonymous"]
+        assert rt.user == somebody
+
+        rt.set_auth(stack.token("authenticated", "00000000-0000-0000-0000-000000000001"))
+        assert rt.user is not None
+        assert rt.user["id"] == "00000000-0000-0000-0000-000000000001"
+
+
+def test_who_signs_up_is_signed_in_or_has_to_confirm_the_address(
+    stack: LocalStack, tmp_path: Path
+) -> None:
+    email = f"u{next(_numbers)}@example.com"
+    with nrt.connect(stack.url, stack.anon_key, options=SWIFT) as rt:
+        me = rt.sign_up(email, "correct horse", data={"name": "Ada"})
+        assert rt.user == me
+        assert me["user_metadata"]["name"] == "Ada"
+        with pytest.raises(errors.LoginError, match="already registered"):
+            rt.sign_up(email, "correct horse")
+        with pytest.raises(errors.LoginError, match="at least 6"):
+            rt.sign_up(f"x{email}", "short")
+        with pytest.raises(TypeError, match="an address and a password"):
+            rt.sign_up(email)
+    with (
+        start(tmp_path, options=local.StackOptions(email_confirmation=True)) as strict,
+        nrt.connect(strict.url, strict.anon_key, options=SWIFT) as rt,
+    ):
+        rt.sign_up(email, "correct horse")
+        assert rt.user is None
+        with pytest.raises(errors.LoginError, match="Email not confirmed"):
+            rt.sign_in(email, "correct horse")
+        rt.sign_in(link=strict.mails[-1].link)
+        assert rt.user is not None
+        rt.sign_out()
+        assert rt.sign_in(email, "correct horse")["email"] == email
 
 
 def test_a_wrong_password_is_an_auth_error(stack: LocalStack, user: dict[str, str]) -> None:

@@ -396,9 +396,15 @@ def test_a_url_and_a_key_are_taken_as_they_were_copied(stack: LocalStack) -> Non
 
 
 def test_a_login_that_fails_says_what_it_takes(rt: nrt.Session) -> None:
-    for slip in ({}, {"email": "nobody@example.com", "password": "wrong"}):
-        with pytest.raises(errors.LoginError, match=r"It takes sign_in\(email="):
-            rt.sign_in(**slip)
+    with pytest.raises(errors.LoginError, match=r"It takes sign_in\(email, password\)"):
+        rt.sign_in("nobody@example.com", "wrong")
+    with pytest.raises(
+        TypeError, match=r"sign_in needs who\. There are sign_in\(email, password\)"
+    ):
+        rt.sign_in()
+    with pytest.raises(TypeError, match=r"send_code\('a@b\.c'\) has a code sent"):
+        rt.sign_in("a@b.c")
+    assert rt.user is None
 
 
 def test_a_query_without_a_key_is_exported_without_an_index(rt: nrt.Session, people: str) -> None:

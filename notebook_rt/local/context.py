@@ -53,6 +53,9 @@ class StackOptions:
     password_attempts
         Sign-ins with a password in five minutes, right or wrong; then 429 with
         ``over_request_rate_limit`` and ``Retry-After``. None: no limit.
+    email_confirmation
+        Whether who signs up with a password has to confirm the address before they can sign in, as
+        on a hosted project. If not, signing up is signing in.
     allowed_origins
         Web origins let in beside those of this machine, such as `"vscode-webview://abc"` or
         `"null"` (a page opened from a file; but also any web page's sandboxed frame).
@@ -74,6 +77,7 @@ class StackOptions:
     description: Literal["closed", "open"] = "closed"
     jwt_ttl: int = 3600
     password_attempts: int | None = 30
+    email_confirmation: bool = False
     allowed_origins: tuple[str, ...] = ()
     realtime: RealtimeOptions = field(default_factory=RealtimeOptions)
 

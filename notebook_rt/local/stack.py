@@ -8,6 +8,7 @@ notebook does not reach it; and it ends with the last process that uses it.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import importlib.util
 import json
 import os
@@ -19,7 +20,7 @@ import time
 import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from notebook_rt.local import errors
 from notebook_rt.local.errors import (
@@ -101,6 +102,19 @@ def start(
     return stack
 
 
+class Mail(NamedTuple):
+    """A mail that the stack did not send; see `LocalStack.mails`."""
+
+    recipient: str
+    kind: str
+    """``"magiclink"``, or ``"signup"`` for the confirmation of an address."""
+    code: str
+    """Six digits, good for an hour: ``rt.sign_in(email, code=...)``."""
+    link: str
+    """``rt.sign_in(link=...)``, or for a browser."""
+    sent_at: dt.datetime
+
+
 class LocalStack:
     """A running local stack; made by `start`. A context manager that stops at its end.
 
@@ -157,6 +171,14 @@ class LocalStack:
     def dsn(self) -> str:
         """PostgreSQL's connection string, as superuser, password included."""
         return self._dsn
+
+    @property
+    def mails(self) -> list[Mail]:
+        """What `/auth/v1` would have mailed, the latest last: codes and links to sign in with."""
+        rows = self.sql(
+            "select recipient, kind, code, link, sent_at from auth.local_mails order by id"
+        )
+        return [Mail(*row) for row in rows]
 
     def sql(self, statement: str, *params: Any) -> list[tuple[Any, ...]]:
         """Run SQL as superuser, committed at once.

@@ -23,6 +23,7 @@ from notebook_rt.net.answers import ENCODINGS, bounded
 from notebook_rt.net.credentials import Credentials, checked_token, claims
 from notebook_rt.net.followed import FollowedClient
 from notebook_rt.net.loop import LoopThread
+from notebook_rt.net.ways import Way
 from notebook_rt.options import Options
 from notebook_rt.sync.connection.health import Metrics
 
@@ -66,6 +67,7 @@ class Login:
         self._counters = counters
         self._clock = clock
         self._turn = 0
+        self._user: Mapping[str, Any] | None = None
         self._auth: Any = None
         self._token_source: Callable[[], str | Awaitable[str]] | None = None
         self._refresh_timer: asyncio.TimerHandle | None = None
@@ -102,12 +104,57 @@ class Login:
                     await self._taken(checked)
             self._plan_refresh()
 
-    async def sign_in(self, credentials: Mapping[str, Any]) -> Mapping[str, Any]:
-        from supabase_auth import AsyncGoTrueClient
-        from supabase_auth.errors import AuthError, AuthRetryableError
+    @property
+    def user(self) -> Mapping[str, Any] | None:
+        """Who is signed in: as the server described them, else what the token says."""
+        token = self._credentials.access_token
+        if token is None:
+            return None
+        if self._user is not None and self._user.get("id") == _subject(token):
+            return self._user
+        said = claims(token)
+        names = ("email", "phone", "role", "is_anonymous", "app_metadata", "user_metadata")
+        return {"id": said.get("sub"), **{name: said[name] for name in names if name in said}}
 
+    async def sign_in(self, way: Way) -> Mapping[str, Any]:
+        """Sign in; gives the user. Without a session in the answer there is no other login yet."""
         turn = self._next_turn()
-        auth: Any = AsyncGoTrueClient(
+        auth = self._client()
+        try:
+            answer = await self._asked(way, auth)
+            if answer.user is None:
+                raise LoginError(self._url, "the server gave no session")
+            user: Mapping[str, Any] = answer.user.model_dump()
+            if answer.session is not None and turn == self._turn:
+                await self._switch(checked_token(answer.session.access_token), auth=auth)
+                self._user = user
+        finally:
+            if auth is not self._auth:
+                await auth.close()
+        return user
+
+    async def ask(self, way: Way) -> None:
+        """What changes no login."""
+        auth = self._client()
+        try:
+            await self._asked(way, auth)
+        finally:
+            await auth.close()
+
+    async def sign_out(self) -> None:
+        """Back to the key, and the server forgets this session if it can be reached."""
+        self._next_turn()
+        auth, self._auth = self._auth, None
+        await self._switch(None)
+        if auth is not None:
+            with contextlib.suppress(LoginError, UnreachableError):
+                await self._asked(lambda auth: auth.sign_out({"scope": "local"}), auth)
+            await auth.close()
+
+    def _client(self) -> Any:
+        from supabase_auth import AsyncGoTrueClient
+
+        return AsyncGoTrueClient(
             url=f"{self._url}/auth/v1",
             headers=self._credentials.headers(),
             auto_refresh_token=False,
@@ -120,17 +167,20 @@ class Login:
                 mounts=proxies(self._url),
             ),
         )
+
+    async def _asked(self, way: Way, auth: Any) -> Any:
+        from supabase_auth.errors import AuthError, AuthRetryableError
+
         try:
             async with asyncio.timeout(self._options.request_timeout):
                 try:
-                    answer = await auth.sign_in_with_password(dict(credentials))
+                    answer = await way(auth)
                 except (AttributeError, KeyError, TypeError) as error:
                     raise ValueError("JSON that is no session") from error
-            if answer.session is None:
-                raise LoginError(self._url, "the server gave no session")
-            token = checked_token(answer.session.access_token)
-            if turn == self._turn:
-                await self._switch(token, auth=auth)
+            session = getattr(answer, "session", None)
+            if session is not None:
+                checked_token(session.access_token)
+            return answer
         except (AuthRetryableError, TimeoutError) as error:
             raise UnreachableError(self._url, str(error) or "no answer in time") from error
         except AuthError as error:
@@ -139,11 +189,6 @@ class Login:
         except ValueError as error:  # pydantic's ValidationError is one
             reason = "what answers there is no Supabase; is a proxy or a login page between?"
             raise UnreachableError(self._url, reason) from error
-        finally:
-            if auth is not self._auth:
-                await auth.close()
-        user: Mapping[str, Any] = answer.session.user.model_dump()
-        return user
 
     async def set_auth(self, token: Token) -> None:
         turn = self._next_turn()

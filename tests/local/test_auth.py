@@ -12,6 +12,7 @@ import jwt
 import pytest
 
 from notebook_rt.local import LocalStack
+from notebook_rt.local.stack import Mail
 
 PASSWORD = "correct horse"
 
@@ -224,14 +225,59 @@ def test_nobody_else_does(auth: Auth) -> None:
         assert refusal(answer) == (403, "not_admin")
 
 
+def test_a_code_works_once_for_an_hour_and_a_new_one_ends_it(stack: LocalStack, auth: Auth) -> None:
+    email = f"{uuid4()}@example.org"
+
+    def sent() -> Mail:
+        assert auth("/otp", {"email": email}).json() == {}
+        mail = stack.mails[-1]
+        assert mail.recipient == email
+        return mail
+
+    def tried(code: str) -> httpx.Response:
+        return auth("/verify", {"type": "email", "email": email, "token": code})
+
+    first, second = sent(), sent()
+    if first.code != second.code:
+        assert refusal(tried(first.code)) == (403, "otp_expired")
+    assert tried(second.code).json()["user"]["email_confirmed_at"] is not None
+    assert refusal(tried(second.code)) == (403, "otp_expired")
+    late = sent()
+    stack.sql("update auth.one_time_tokens set created_at = now() - interval '61 minutes'")
+    assert refusal(tried(late.code)) == (403, "otp_expired")
+    link = auth.http.get(late.link.split("/auth/v1")[1]).headers["Location"]
+    assert link.startswith("http://localhost:3000#error=access_denied&error_code=otp_expired")
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"token": 5, "email": "a@b.c"}, {"token_hash": ["x"]}, {"token_hash": "\0"}]
+)
+def test_a_hostile_code_is_refused(auth: Auth, body: Any) -> None:
+    status, code = refusal(auth("/verify", {"type": "email", **body}))
+    assert (status, code) in ((400, "validation_failed"), (403, "otp_expired"))
+
+
+def test_a_link_leads_to_no_other_machine(stack: LocalStack, auth: Auth) -> None:
+    for page, wanted in (
+        ("http://evil.example/", "http://localhost:3000#"),
+        ("http://localhost:9/a", ""),
+    ):
+        auth(f"/otp?redirect_to={page}", {"email": f"{uuid4()}@example.org"})
+        answer = auth.http.get(stack.mails[-1].link.split("/auth/v1")[1])
+        assert answer.status_code == 303
+        assert answer.headers["Location"].startswith(wanted or f"{page}#access_token=")
+
+
 def test_what_is_there_and_what_is_not(auth: Auth) -> None:
     assert auth("/health", method="GET").json()["name"] == "GoTrue"
     assert auth("/settings", method="GET").json()["mailer_autoconfirm"] is True
     (key,) = auth("/.well-known/jwks.json", method="GET").json()["keys"]
     assert (key["alg"], key["use"]) == ("ES256", "sig")
-    answer = auth("/otp", {"email": "a@b.c"})
+    answer = auth("/recover", {"email": "a@b.c"})
     assert refusal(answer) == (501, "not_implemented")
-    assert "/otp" in answer.json()["msg"]
+    assert "/recover" in answer.json()["msg"]
+    assert refusal(auth("/otp", {"phone": "12345"})) == (501, "not_implemented")
+    assert refusal(auth("/verify", {"type": "recovery"})) == (501, "not_implemented")
     assert refusal(auth("/token?grant_type=pkce", {})) == (501, "not_implemented")
     assert refusal(auth("/token?grant_type=magic", {})) == (400, "validation_failed")
 

@@ -17,6 +17,7 @@ import pytest
 
 from notebook_rt.edits.decide import Request
 from notebook_rt.errors import AnswerTooLargeError, NotebookRTError, UnreachableError, classify
+from notebook_rt.net import ways
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
@@ -170,6 +171,8 @@ def endless(head: bytes, piece: bytes) -> Callable[[asyncio.StreamWriter], Any]:
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Range: 0-0/*\r\n\r\n"
+BY_PASSWORD = ways.sign_in("a@b.c", "x")
+
 TOO_LARGE: list[Any] = [
     answer(BOMB, "*/*", Content_Encoding="gzip"),
     answer(b"[" + b" " * (2 * MIB) + b"]", "*/*"),
@@ -192,7 +195,7 @@ async def test_an_answer_has_a_size_and_says_which_table_and_option(said: Any) -
     async with server(said) as url:
         one = login(Credentials("k"), url, max_answer_bytes=MIB)
         with pytest.raises(NotebookRTError, match="max_answer_bytes"):
-            await one.sign_in({"email": "a@b.c", "password": "x"})
+            await one.sign_in(BY_PASSWORD)
 
 
 @pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "zstd", "gzip,gzip,gzip"])
@@ -226,7 +229,7 @@ async def test_an_answer_that_comes_drop_by_drop_is_given_up(head: bytes, drop: 
             await rest.fetch("public", "t", Query(()))
         one = login(Credentials("k"), url, request_timeout=0.1)
         with pytest.raises(UnreachableError, match="no answer in time"):
-            await one.sign_in({"email": "a@b.c", "password": "x"})
+            await one.sign_in(BY_PASSWORD)
 
 
 @pytest.mark.parametrize("after", ["31536000000", "inf", "Fri, 01 Jan 3026 00:00:00 GMT"])
@@ -250,4 +253,4 @@ async def test_nobody_stops_a_table_or_the_queue_for_a_thousand_years(
 async def test_signing_in_at_a_login_page_names_it(body: bytes) -> None:
     async with server(answer(body)) as url:
         with pytest.raises(NotebookRTError, match=r"login page|no session"):
-            await login(Credentials("k"), url).sign_in({"email": "a@b.c", "password": "x"})
+            await login(Credentials("k"), url).sign_in(BY_PASSWORD)

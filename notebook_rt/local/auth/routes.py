@@ -1,9 +1,9 @@
-"""`/auth/v1`: users with a password, and the tokens they are known by.
+"""`/auth/v1`: users with a password or a code by mail, and the tokens they are known by.
 
 In: what an unmodified Supabase client sends. Out: sessions (a short-lived access token, a refresh
 token that works once), users, and errors in the form of GoTrue, the server that a project has
-here. An address needs no confirmation: nothing is mailed from one machine. What is left out
-(phones, links, providers, second factors) answers 501 with its name.
+here. Nothing is mailed from one machine: `LocalStack.mails` shows the codes and links. What is left
+out (phones, providers, second factors) answers 501 with its name.
 
 Passwords are kept as scrypt hashes in `auth.users`, beside sessions and refresh tokens, in the
 tables that `sql/2_auth.sql` makes.
@@ -16,6 +16,7 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlencode, urlsplit
 
 import psycopg
 from aiohttp import web
@@ -32,6 +33,7 @@ from notebook_rt.local.auth.attributes import (
     positive,
     read_json,
 )
+from notebook_rt.local.auth.codes import Codes, token_hash
 from notebook_rt.local.auth.limits import Attempts
 from notebook_rt.local.auth.passwords import hashed, matches
 from notebook_rt.local.context import Context, TokenError
@@ -42,6 +44,9 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 ATTEMPTS_WINDOW = 300.0
 """Seconds of `StackOptions.password_attempts`."""
+OWN_HOSTS = ("localhost", "127.0.0.1", "::1")
+SITE_URL = "http://localhost:3000"
+"""Where a link leads that does not say another page of this machine; the default of a project."""
 _API_VERSION = "X-Supabase-Api-Version"
 # A user as GoTrue tells it.
 _USER = """json_build_object(
@@ -66,6 +71,10 @@ def add_routes(app: web.Application, context: Context) -> None:
         ("GET", ".well-known/jwks.json", auth.jwks),
         ("POST", "signup", auth.sign_up),
         ("POST", "token", auth.token),
+        ("POST", "otp", auth.send_code),
+        ("POST", "magiclink", auth.send_code),
+        ("POST", "verify", auth.by_code),
+        ("GET", "verify", auth.by_link),
         ("POST", "logout", auth.sign_out),
         ("GET", "user", auth.get_user),
         ("PUT", "user", auth.update_user),
@@ -109,6 +118,7 @@ class _Auth:
         self.context = context
         limit = context.options.password_attempts
         self.attempts = Attempts(limit, ATTEMPTS_WINDOW, time.monotonic)
+        self.codes = Codes(self.fetch)
 
     async def fetch(self, sql: str, *values: object) -> Json | None:
         """The JSON object in the first column of the first row."""
@@ -126,22 +136,31 @@ class _Auth:
         given = attributes(body, metadata="data")
         if given.email is None and given.password is None:
             user = await self.create(given, anonymous=True)
-            return await self.session(request, user, "anonymous")
+            return web.json_response(await self.session(request, user, "anonymous"))
         if given.email is None or given.password is None:
             raise AuthError(400, "validation_failed", "Signup requires a valid email and password")
+        confirmed = not self.context.options.email_confirmation
         try:
-            user = await self.create(given)
+            user = await self.create(given, confirmed=confirmed)
         except psycopg.errors.UniqueViolation as error:
             raise AuthError(422, "user_already_exists", "User already registered") from error
-        return await self.session(request, user, "password")
+        if not confirmed:
+            await self.mail(request, user, "signup")
+            return web.json_response(user)
+        return web.json_response(await self.session(request, user, "password"))
 
     async def create(
-        self, given: Attributes, *, anonymous: bool = False, id: str | None = None
+        self,
+        given: Attributes,
+        *,
+        anonymous: bool = False,
+        confirmed: bool = True,
+        id: str | None = None,
     ) -> Json:
         provider = {} if anonymous else {"provider": "email", "providers": ["email"]}
         metadata = given.user_metadata or {}
         if not anonymous:
-            metadata = {"email": given.email, "email_verified": True, **metadata}
+            metadata = {"email": given.email, "email_verified": confirmed, **metadata}
         user = await self.fetch(
             "insert into auth.users (id, email, encrypted_password, email_confirmed_at, role,"
             " raw_app_meta_data, raw_user_meta_data, is_anonymous)"
@@ -151,7 +170,7 @@ class _Auth:
             id,
             given.email,
             None if given.password is None else await hashed(given.password),
-            anonymous,
+            anonymous or not confirmed,
             given.role,
             json.dumps(provider | (given.app_metadata or {})),
             json.dumps(metadata),
@@ -164,19 +183,23 @@ class _Auth:
         gateway(request, self.context)
         grant = request.query.get("grant_type", "")
         if grant == "password":
-            if wait := self.attempts.wait():
-                raise AuthError(
-                    429,
-                    "over_request_rate_limit",
-                    "Request rate limit reached",
-                    {"Retry-After": str(math.ceil(wait))},
-                )
+            self.attempt()
             return await self.by_password(request)
         if grant == "refresh_token":
             return await self.by_refresh_token(request)
         if grant in ("pkce", "id_token", "web3"):
             raise not_supported(f"grant_type={grant}")
         raise AuthError(400, "validation_failed", f"unsupported_grant_type: {grant}")
+
+    def attempt(self) -> None:
+        """One attempt at a secret."""
+        if wait := self.attempts.wait():
+            raise AuthError(
+                429,
+                "over_request_rate_limit",
+                "Request rate limit reached",
+                {"Retry-After": str(math.ceil(wait))},
+            )
 
     async def by_password(self, request: web.Request) -> web.Response:
         body = await read_json(request)
@@ -191,9 +214,82 @@ class _Auth:
         )
         if found is None or not await matches(password, found["hash"]):
             raise wrong
-        return await self.session(request, found["user"], "password")
+        if found["user"]["email_confirmed_at"] is None:
+            raise AuthError(400, "email_not_confirmed", "Email not confirmed")
+        return web.json_response(await self.session(request, found["user"], "password"))
 
-    async def session(self, request: web.Request, user: Json, method: str) -> web.Response:
+    async def send_code(self, request: web.Request) -> web.Response:
+        gateway(request, self.context)
+        body = await read_json(request)
+        given = attributes(body, metadata="data")
+        if given.email is None:
+            raise AuthError(400, "validation_failed", "One of email or phone must be set")
+        user = await self.by_email(given.email)
+        if user is None:
+            if body.get("create_user", True) is not True:
+                raise AuthError(422, "otp_disabled", "Signups not allowed for otp")
+            user = await self.create(given, confirmed=False)
+        await self.mail(request, user, "magiclink")
+        return web.json_response({})
+
+    async def mail(self, request: web.Request, user: Json, kind: str) -> None:
+        url = f"{request.url.origin()}/auth/v1/verify"
+        await self.codes.send(user, kind, url, request.query.get("redirect_to"))
+
+    async def by_email(self, email: str) -> Json | None:
+        return await self.fetch(
+            f"select {_USER} from auth.users where lower(email) = %s and deleted_at is null", email
+        )
+
+    async def by_code(self, request: web.Request) -> web.Response:
+        gateway(request, self.context)
+        self.attempt()
+        body = await read_json(request)
+        if body.get("type") not in ("email", "magiclink", "signup"):
+            raise not_supported(f"verify of type {body.get('type')}")
+        hashed, code, email = body.get("token_hash"), body.get("token"), address(body.get("email"))
+        if isinstance(code, str) and email is not None:
+            hashed = token_hash(email, code)
+        if not isinstance(hashed, str):
+            raise AuthError(400, "validation_failed", "Verify requires a token or a token hash")
+        return web.json_response(await self.verified(request, hashed))
+
+    async def verified(self, request: web.Request, hashed: str) -> Json:
+        """A session of the user whom a code belongs to."""
+        id = None if "\0" in hashed else await self.codes.take(hashed)
+        user = (
+            None
+            if id is None
+            else await self.fetch(
+                f"select {_USER} from auth.users where id = %s and deleted_at is null", id
+            )
+        )
+        if user is None:
+            raise AuthError(403, "otp_expired", "Token has expired or is invalid")
+        return await self.session(request, user, "otp")
+
+    async def by_link(self, request: web.Request) -> web.Response:
+        """What a browser opens from a mail: back to the page that asked, with the session."""
+        page = urlsplit(request.query.get("redirect_to", ""))
+        if page.scheme not in ("http", "https") or page.hostname not in OWN_HOSTS:
+            page = urlsplit(SITE_URL)
+        try:
+            self.attempt()
+            found = await self.verified(request, request.query.get("token", ""))
+        except AuthError as refused:
+            message = "Email link is invalid or has expired"
+            words = {
+                "error": "access_denied",
+                "error_code": refused.code,
+                "error_description": message,
+            }
+        else:
+            names = ("access_token", "expires_at", "expires_in", "refresh_token", "token_type")
+            words = {name: str(found[name]) for name in names} | {"type": "magiclink"}
+        there = page._replace(fragment=urlencode(words)).geturl()
+        return web.Response(status=303, headers={"Location": there})
+
+    async def session(self, request: web.Request, user: Json, method: str) -> Json:
         """A new session of a user who has just shown who it is."""
         opened = await self.fetch(
             "with _s as (insert into auth.sessions (user_id) values (%s) returning id)"
@@ -208,7 +304,7 @@ class _Auth:
 
     async def tokens(
         self, request: web.Request, user: Json, session: str, method: str, parent: str | None = None
-    ) -> web.Response:
+    ) -> Json:
         refresh = secrets.token_urlsafe(16)
         await self.fetch(
             "insert into auth.refresh_tokens (token, user_id, session_id, parent)"
@@ -233,16 +329,14 @@ class _Auth:
             "session_id": session,
             "is_anonymous": user["is_anonymous"],
         }
-        return web.json_response(
-            {
-                "access_token": self.context.sign(claims, ttl),
-                "token_type": "bearer",
-                "expires_in": ttl,
-                "expires_at": now + ttl,
-                "refresh_token": refresh,
-                "user": user,
-            }
-        )
+        return {
+            "access_token": self.context.sign(claims, ttl),
+            "token_type": "bearer",
+            "expires_in": ttl,
+            "expires_at": now + ttl,
+            "refresh_token": refresh,
+            "user": user,
+        }
 
     async def by_refresh_token(self, request: web.Request) -> web.Response:
         """A refresh token works once; used again, it was stolen: its session ends."""
@@ -257,7 +351,8 @@ class _Auth:
             old,
         )
         if found is not None:
-            return await self.tokens(request, found["user"], found["session"], "password", old)
+            user, session = found["user"], found["session"]
+            return web.json_response(await self.tokens(request, user, session, "password", old))
         ended = await self.fetch(
             "delete from auth.sessions using auth.refresh_tokens t"
             " where t.token = %s and t.session_id = auth.sessions.id"
@@ -422,7 +517,7 @@ class _Auth:
             {
                 "external": {"email": True, "phone": False, "anonymous_users": True},
                 "disable_signup": False,
-                "mailer_autoconfirm": True,
+                "mailer_autoconfirm": not self.context.options.email_confirmation,
                 "phone_autoconfirm": False,
                 "sms_provider": "",
                 "saml_enabled": False,

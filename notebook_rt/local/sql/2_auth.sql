@@ -58,6 +58,25 @@ create table if not exists auth.refresh_tokens (
   updated_at timestamptz not null default now()
 );
 
+create table if not exists auth.one_time_tokens (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid not null references auth.users on delete cascade,
+  token_type text not null,
+  token_hash text not null,
+  relates_to text not null,
+  created_at timestamptz not null default now()
+);
+
+-- What a project would mail: nothing is sent from here, `LocalStack.mails` reads it.
+create table if not exists auth.local_mails (
+  id bigint generated always as identity primary key,
+  recipient text not null,
+  kind text not null,
+  code text not null,
+  link text not null,
+  sent_at timestamptz not null default now()
+);
+
 -- No triggers: a function in one would run as whoever writes here next, and that is the superuser.
 revoke all on all tables in schema auth from service_role;
 grant select, insert, update, delete on all tables in schema auth to service_role;
