@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+import pty
 import re
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +22,10 @@ from urllib.request import urlopen
 
 import pytest
 
+import notebook_rt as nrt
 from notebook_rt.cli.main import ANNOUNCEMENTS
 from notebook_rt.local import LocalStack
-from tests.waiting import scaled
+from tests.waiting import scaled, until
 
 COMMAND = [sys.executable, "-m", "notebook_rt"]
 
@@ -168,3 +175,90 @@ print("pandas" in sys.modules, file=sys.stderr)
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stderr.strip() == "False"
+
+
+def test_without_a_command_it_helps_and_it_says_its_version(tmp_path: Path) -> None:
+    bare = run(tmp_path)
+    assert bare.returncode == 0
+    assert "watch" in bare.stdout
+    assert run(tmp_path, "--version").stdout == f"notebook_rt {nrt.__version__}\n"
+
+
+@pytest.fixture
+def prices(stack: LocalStack) -> Iterator[str]:
+    stack.sql(
+        "create table cli_prices (id int primary key, symbol text, price numeric);"
+        "insert into cli_prices select g, E'\\x1b[2JS' || g, g + 0.5 from generate_series(1, 30) g;"
+        "grant select on cli_prices to anon, authenticated, service_role;"
+        "alter publication supabase_realtime add table cli_prices"
+    )
+    yield "cli_prices"
+    stack.sql("drop table cli_prices")
+
+
+def test_a_watched_table_is_lines_of_json_in_a_pipe(
+    stack: LocalStack, prices: str, tmp_path: Path
+) -> None:
+    project = {"SUPABASE_URL": stack.url, "SUPABASE_KEY": stack.anon_key}
+    once = run(tmp_path, "watch", prices, "--filter", "id=lte.2", "--once", **project)
+    rows = [json.loads(line) for line in once.stdout.splitlines()]
+    assert [(row["kind"], row["key"], row["new"]["price"]) for row in rows] == [
+        ("insert", 1, 1.5),
+        ("insert", 2, 2.5),
+    ]
+    process = subprocess.Popen(
+        [*COMMAND, "watch", prices, "--order", "id", "--limit", "1"],
+        env=environment(tmp_path, **project),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["key"] == 1
+        stack.sql(f"update {prices} set price = 99 where id = 1")
+        change = json.loads(process.stdout.readline())
+        assert (change["kind"], change["old"]["price"], change["new"]["price"]) == (
+            "update",
+            1.5,
+            99,
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait(scaled(10)) == 130
+
+
+def test_a_watched_table_is_drawn_in_a_terminal_and_obeys_nothing_in_it(
+    stack: LocalStack, prices: str, tmp_path: Path
+) -> None:
+    project = {"SUPABASE_URL": stack.url, "SUPABASE_KEY": stack.anon_key, "TERM": "xterm"}
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 100, 0, 0))
+    process = subprocess.Popen(
+        [*COMMAND, "watch", prices, "--order", "price.desc"],
+        env=environment(tmp_path, **project),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen = bytearray()
+
+    def reads(text: str) -> bool:
+        while select.select([ours], [], [], 0)[0]:
+            try:
+                seen.extend(os.read(ours, 100_000))
+            except OSError:  # the other end has closed
+                break
+        return text in seen.decode(errors="replace")
+
+    with process:
+        until(lambda: reads("30 rows, the first 14"), what=seen.decode)
+        assert reads("�[2JS30")
+        assert b"\x1b[2JS" not in seen
+        stack.sql(f"update {prices} set price = 77.25 where id = 1")
+        until(lambda: reads("77.25"), what=seen.decode)
+        assert "\x1b[1;7m" in seen.decode(), "what has just changed is marked"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(scaled(10)) == 130
+    reads("")
+    os.close(ours)
+    assert "Traceback" not in seen.decode()

@@ -1,4 +1,4 @@
-"""The command line: ``notebook-rt demo``, ``local``, ``doctor`` and ``queue``.
+"""The command line: ``notebook-rt demo``, ``local``, ``doctor``, ``watch`` and ``queue``.
 
 ``demo`` opens JupyterLab with the example notebooks on the embedded stack; ``local`` runs that stack
 in the foreground; ``doctor`` says what this machine has and lacks, and prints the optional SQL;
@@ -22,6 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from notebook_rt import __version__
+from notebook_rt.cli import watch
 
 if TYPE_CHECKING:
     from notebook_rt.local import LocalStack
@@ -49,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="notebook-rt", description="Supabase Realtime in a notebook: a demo, a stack, a check."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"notebook_rt {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     demo = commands.add_parser(
         "demo",
@@ -85,6 +89,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="print the optional SQL for a project instead; it may be run more than once",
     )
 
+    watch.arguments(
+        commands.add_parser(
+            "watch",
+            help="a live table in the terminal, or its changes as JSON for a pipe",
+            description="Show a table of the project of $SUPABASE_URL and $SUPABASE_KEY, or of the "
+            "embedded stack, and keep it up to date until Ctrl-C. In a pipe, and with --json: its rows "
+            "as inserts and then its changes, a line of JSON each.",
+        )
+    )
+
     queue = commands.add_parser(
         "queue",
         help="what waits to be sent, when no kernel runs",
@@ -108,6 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _local(parsed.directory, parsed.port)
             case "doctor":
                 return _print_sql() if parsed.sql else _doctor()
+            case "watch":
+                return watch.run(parsed)
+            case None:
+                parser.print_help()
+                return 0
             case _:
                 from notebook_rt.cli.queue import run  # pandas and all: not for --help
 
