@@ -95,5 +95,12 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def load_ipython_extension(ipython: Any) -> None:
+    """What ``%load_ext notebook_rt`` calls: the magic ``%rt``, and Tab for tables, columns and keys."""
+    from notebook_rt.magics import load
+
+    load(ipython)
+
+
 def __dir__() -> list[str]:
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
