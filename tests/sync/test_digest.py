@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.cli.main import AUDIT_SQL
+from notebook_rt.cli.doctor import AUDIT_SQL
 from notebook_rt.local import LocalStack
 from notebook_rt.model.filters import parse
 from notebook_rt.model.rows import Upsert

