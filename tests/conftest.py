@@ -33,6 +33,7 @@ QUICK = StackOptions(
         connect_error_delay=0.05,
         join_error_delay=0.05,
         events_per_second=None,
+        presence_per_second=None,
         max_broadcast_bytes=3_000_000,
     ),
 )

@@ -328,6 +328,8 @@ class Project:
             "bytes_in_this_hour": hour.bytes_in,
             "bytes_out_this_hour": hour.bytes_out,
             "messages_a_month": hour.month,
+            "peak_messages_per_s": hour.peak,
+            "peak_presence_messages_per_s": hour.presence_peak,
             "audit_share": hour.share("audit"),
             "poll_share": hour.share("poll"),
             "channels": sum(state == "joined" for state in states),
@@ -376,7 +378,7 @@ class Project:
         found, now = self.health(), time.monotonic()
         self.health_listeners.tell(found)
         for near in self.usage.due(self._near(self.usage.hour(now)), now):
-            self.note("limit", f"Near a limit: {near.text}")
+            self.note("limit", near.text)
         # A table that cannot be had says so itself: the lines tell of what is lost and comes back.
         facts = self._facts()
         tables = [table for table in facts.tables if table.status != "error"]

@@ -113,7 +113,7 @@ class Health:
     usage: str = field(default="", compare=False)
     """The messages of the last hour, and what they are in a month, in a sentence."""
     near_limits: tuple[str, ...] = ()
-    """A sentence for each limit of the plan of which more than 80 % is used."""
+    """A line for each limit of which more than 80 % is used: near it or over it, and what it is."""
     display: Callable[[], Any] | None = field(default=None, compare=False)
     """How the session shows its health as it goes on, where there is a front end."""
 
