@@ -12,7 +12,7 @@ import asyncio
 import email.utils
 import ssl
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -446,10 +446,17 @@ class PermissionDeniedError(TableError):
     """This login may not read (or write) the table, or call the function."""
 
     def __init__(
-        self, schema: str, table: str, role: str = "anon", right: str = "select", reason: str = ""
+        self,
+        schema: str,
+        table: str,
+        role: str = "anon",
+        right: str = "select",
+        reason: str = "",
+        columns: Collection[str] = (),
     ) -> None:
         name, to = qualified(schema, table), identifier(role)
-        what, run = f'{right} on table "{table}"', f"grant {right} on {name} to {to}"
+        of = f" ({', '.join(identifier(str(one)) for one in columns)})" if len(columns) else ""
+        what, run = f'{right} on table "{table}"', f"grant {right}{of} on {name} to {to}"
         if right == "execute":
             what = f'execute function "{table}"'
             run = f"grant execute on function {name} to {to}"

@@ -128,6 +128,29 @@ def undescribed(stack: LocalStack) -> Iterator[None]:
 
 
 @pytest.fixture
+def described_by_sql(stack: LocalStack) -> Iterator[None]:
+    """The project has the SQL by which tables describe themselves, on either platform.
+
+    The API's description, which is open on the older one, says nothing of grants, the publication,
+    and columns that are unique.
+    """
+    if OLD_PLATFORM:
+        stack.sql(DESCRIBE_SQL.read_text())
+    yield
+    if OLD_PLATFORM:
+        stack.sql("drop function nrt_describe")
+
+
+@pytest.fixture
+def grants_untold(stack: LocalStack) -> Iterator[None]:
+    """Nobody tells a login its grants, on either platform: the server refuses a write when it comes."""
+    stack.sql("drop function if exists nrt_describe")
+    yield
+    if not OLD_PLATFORM:
+        stack.sql(DESCRIBE_SQL.read_text())
+
+
+@pytest.fixture
 def ledger(stack: LocalStack) -> Iterator[None]:
     """The project has the optional SQL for writes."""
     sql = LEDGER_SQL.read_text()

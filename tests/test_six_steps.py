@@ -84,7 +84,7 @@ class Way:
         """
         try:
             write()
-        except nrt.InvalidEditError as error:
+        except (nrt.InvalidEditError, nrt.errors.PermissionDeniedError) as error:
             self.do(str(error))
             return False
         while True:
