@@ -42,16 +42,23 @@ limits on events a second, a broadcast's size and sign-ins, which tests of many 
 """
 OLD_PLATFORM = os.environ.get("NRT_TEST_PLATFORM", "hosted") == "old"
 """``NRT_TEST_PLATFORM=old`` runs on the platform as it was before 2026, as many self-host it still."""
-if OLD_PLATFORM:
-    QUICK = replace(
-        QUICK,
+
+
+def before_2026(options: StackOptions) -> StackOptions:
+    """These options on the older platform."""
+    return replace(
+        options,
         default_grants=True,
         jwt_algorithm="HS256",
         description="open",
         anon_timeout=0.0,
         authenticated_timeout=0.0,
-        realtime=replace(QUICK.realtime, confirm_again_delay=None, login_timeout=7 * 24 * 3600.0),
+        realtime=replace(options.realtime, confirm_again_delay=None, login_timeout=7 * 24 * 3600.0),
     )
+
+
+if OLD_PLATFORM:
+    QUICK = before_2026(QUICK)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
