@@ -317,6 +317,9 @@ class TableDriver(Feed):
                 if not check.future.done():
                     check.future.set_exception(error)
 
+    def calm(self) -> bool:
+        return self.services.calm()
+
     def why_empty(self) -> str:
         if (
             self.status != "live"
