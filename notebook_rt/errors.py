@@ -150,14 +150,18 @@ class NoProjectError(NotebookRTError):
         Names of environment variables that look like a project's.
     """
 
-    def __init__(self, seen: Sequence[str]) -> None:
+    def __init__(self, seen: Sequence[str], *, has_key: bool = False) -> None:
         if seen:
-            url = next((name for name in seen if name.endswith("_URL")), None)
-            key = next((name for name in seen if name.endswith("_KEY")), None)
+            url = next((name for name in seen if name.upper().endswith("_URL")), None)
+            key = next((name for name in seen if name.upper().endswith("_KEY")), None)
             pass_it = (
                 ", ".join(f'os.environ["{name}"]' for name in (url, key) if name) or "url, key"
             )
             why = f"SUPABASE_URL is not set, but {', '.join(seen)} is: pass nrt.connect({pass_it})"
+        elif has_key:
+            why = (
+                "a key is given and no URL, and SUPABASE_URL is not set: pass nrt.connect(url, key)"
+            )
         else:
             why = "SUPABASE_URL is not set, and nobody sits in front of a script: pass nrt.connect(url, key)"
         super().__init__(
