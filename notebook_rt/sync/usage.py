@@ -94,6 +94,8 @@ class Near:
     limit: Limit
     text: str
     """A line for the user: near it or over it, by what, and what it is."""
+    over: bool
+    """Whether it is passed."""
 
 
 class _Tick:
@@ -126,8 +128,8 @@ class Usage:
         presence = never if self.plan is None else self.plan.presence_per_second
         self._near_rate, self._near_presence = NEAR * rate * TICK, NEAR * presence * TICK
         """Messages and presence messages in a tick above which the rate is near its limit."""
-        self._told: dict[str, float] = {}
-        """When each warning was told last."""
+        self._told: dict[tuple[Limit, bool], float] = {}
+        """When each warning was told last: of a limit that is near, and of one that is passed."""
 
     def received(self, size: int, counts: Counts, now: float) -> bool:
         """Count a frame of ``size`` bytes, and what it counts toward.
@@ -187,8 +189,8 @@ class Usage:
 
         def measure(limit: Limit, used: float, most: float, text: str) -> None:
             if used > NEAR * most:
-                word = "Over" if used > most else "Near"
-                found.append(Near(limit, f"{word} a limit: {text}"))
+                over = used > most
+                found.append(Near(limit, f"{'Over' if over else 'Near'} a limit: {text}", over))
 
         if plan is not None:
             most = plan.messages_per_second
@@ -218,9 +220,12 @@ class Usage:
         return found
 
     def due(self, near: list[Near], now: float) -> list[Near]:
-        """Those of ``near`` that are to be told now: each once an hour at most."""
-        due = [n for n in near if now - self._told.get(n.limit, float("-inf")) >= TELL_AGAIN]
-        self._told.update({each.limit: now for each in due})
+        """Those of ``near`` that are to be told now: each once an hour at most, and once more when the
+        limit is passed.
+        """
+        never = float("-inf")
+        due = [n for n in near if now - self._told.get((n.limit, n.over), never) >= TELL_AGAIN]
+        self._told.update({(each.limit, each.over): now for each in due})
         return due
 
     def sentence(self, hour: Hour) -> str:
@@ -228,12 +233,12 @@ class Usage:
         messages = f"{hour.messages:,} message{'s'[: hour.messages != 1]} this hour"
         if not hour.messages:
             return "No messages this hour."
-        month = f"about {amount(hour.month)} a month"
+        month = f"about {amount(hour.month)} a month, were every hour like it"
         plan = self.plan
         if plan is None:
             return f"{messages}: {month}."
         return (
-            f"{messages}: {month} of the {amount(plan.messages_per_month)} of the {plan.name} plan."
+            f"{messages}: {month}; the {plan.name} plan includes {amount(plan.messages_per_month)}."
         )
 
     def _begin(self, now: float) -> _Tick:

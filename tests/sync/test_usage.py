@@ -144,6 +144,15 @@ def test_a_warning_is_told_once_an_hour_at_most_and_as_long_as_it_holds(waits: l
         told += [now] * len(due)
 
 
+def test_a_limit_that_is_passed_is_told_though_it_was_told_to_be_near() -> None:
+    usage = Usage("free")
+    near = [
+        usage.due(usage.near(usage.hour(0.0), channels, 0), 0.0)
+        for channels in (CHANNELS, CHANNELS, CHANNELS + 1, CHANNELS + 1, CHANNELS)
+    ]
+    assert [[one.over for one in told] for told in near] == [[False], [], [True], [], []]
+
+
 def test_memory_is_bounded() -> None:
     usage = Usage("free")
     for tick in range(10_000):
@@ -155,21 +164,25 @@ def test_memory_is_bounded() -> None:
     ("plan", "messages", "said"),
     [
         ("free", 0, "No messages this hour."),
-        ("free", 1, "1 message this hour: about 720 a month of the 2 M of the free plan."),
+        ("free", 1, "1 message this hour: about 720 a month, WERE; the free plan includes 2 M."),
         (
             "free",
             1240,
-            "1,240 messages this hour: about 0.9 M a month of the 2 M of the free plan.",
+            "1,240 messages this hour: about 0.9 M a month, WERE; the free plan includes 2 M.",
         ),
-        ("pro", 1240, "1,240 messages this hour: about 0.9 M a month of the 5 M of the pro plan."),
-        (None, 60, "60 messages this hour: about 43,200 a month."),
+        (
+            "pro",
+            1240,
+            "1,240 messages this hour: about 0.9 M a month, WERE; the pro plan includes 5 M.",
+        ),
+        (None, 60, "60 messages this hour: about 43,200 a month, WERE."),
     ],
 )
 def test_the_hour_is_said_in_one_sentence(plan: str | None, messages: int, said: str) -> None:
     usage = Usage(plan)
     for _ in range(messages):
         usage.received(10, "message", 5.0)
-    assert usage.sentence(usage.hour(5.0)) == said
+    assert usage.sentence(usage.hour(5.0)) == said.replace("WERE", "were every hour like it")
 
 
 def test_presence_as_the_session_paces_it_is_not_near_its_limit() -> None:

@@ -181,8 +181,11 @@ def _worst(
     if facts.state == "connecting":
         return "connecting", facts.reason
     if calm and facts.away:
-        if facts.state != "connected" or "polling" in statuses:
+        if facts.state != "connected":
             return "connecting", "reconnecting"
+        if "polling" in statuses:
+            polling = [table for table in tables if table.status == "polling"]
+            return "connecting", f"waiting for live updates: {_names(polling)}"
         return "connecting", _compared(tables)
     if facts.state != "connected":
         return "polling", UNAVAILABLE.format(interval=poll_interval)
