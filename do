@@ -85,7 +85,16 @@ case $chore in
 demo) users; exec "$bin/notebook-rt" demo "$@" ;;
 test) # most tests wait for something: two at a time take little more than half the time (-n 0: one)
     developers; browser; exec "$bin/python" -m pytest -m "not nightly" -n 2 --dist loadfile "$@" ;;
-nightly) developers; browser; exec "$bin/python" -m pytest -m nightly "$@" ;;
+nightly) # long: the long versions of tests; old: live, README and notebook tests on the platform as it was before 2026
+    developers; browser; failed=0
+    for which in ${1:-long old}; do
+        case $which in
+        long) "$bin/python" -m pytest -m nightly || failed=1 ;;
+        old) NRT_TEST_PLATFORM=old "$bin/python" -m pytest -m "not nightly" -n 2 --dist loadfile tests/test_*.py || failed=1 ;;
+        *) echo "nightly is long, old, or both: not $which" >&2; exit 2 ;;
+        esac
+    done
+    exit $failed ;;
 lint) developers; packages; "$bin/ruff" format --check . && "$bin/ruff" check . && "$bin/lint-imports" --no-cache && exec npm run --silent lint ;;
 types) developers; packages; "$bin/mypy" && exec npm run --silent types ;;
 js) packages; exec npm run --silent "${1:-build}" ;; # or: ./do js watch
@@ -133,7 +142,7 @@ help)
     cat <<'TXT'
 ./do demo      install, then open JupyterLab with the notebooks on a real PostgreSQL (--no-browser prints the URL)
 ./do test      install, then run all tests; arguments go to pytest
-./do nightly   the long versions of the tests
+./do nightly   the long versions of the tests, and the older platform ([long|old])
 ./do lint      ruff, eslint, bundles           ./do types     mypy --strict, tsc --checkJs
 ./do js        bundle the widgets ([watch])
 ./do bench     benchmarks beside their peers   ./do docs      API pages into build/docs

@@ -12,7 +12,7 @@ import asyncio
 import email.utils
 import ssl
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -150,14 +150,18 @@ class NoProjectError(NotebookRTError):
         Names of environment variables that look like a project's.
     """
 
-    def __init__(self, seen: Sequence[str]) -> None:
+    def __init__(self, seen: Sequence[str], *, has_key: bool = False) -> None:
         if seen:
-            url = next((name for name in seen if name.endswith("_URL")), None)
-            key = next((name for name in seen if name.endswith("_KEY")), None)
+            url = next((name for name in seen if name.upper().endswith("_URL")), None)
+            key = next((name for name in seen if name.upper().endswith("_KEY")), None)
             pass_it = (
                 ", ".join(f'os.environ["{name}"]' for name in (url, key) if name) or "url, key"
             )
             why = f"SUPABASE_URL is not set, but {', '.join(seen)} is: pass nrt.connect({pass_it})"
+        elif has_key:
+            why = (
+                "a key is given and no URL, and SUPABASE_URL is not set: pass nrt.connect(url, key)"
+            )
         else:
             why = "SUPABASE_URL is not set, and nobody sits in front of a script: pass nrt.connect(url, key)"
         super().__init__(
@@ -446,10 +450,17 @@ class PermissionDeniedError(TableError):
     """This login may not read (or write) the table, or call the function."""
 
     def __init__(
-        self, schema: str, table: str, role: str = "anon", right: str = "select", reason: str = ""
+        self,
+        schema: str,
+        table: str,
+        role: str = "anon",
+        right: str = "select",
+        reason: str = "",
+        columns: Collection[str] = (),
     ) -> None:
         name, to = qualified(schema, table), identifier(role)
-        what, run = f'{right} on table "{table}"', f"grant {right} on {name} to {to}"
+        of = f" ({', '.join(identifier(str(one)) for one in columns)})" if len(columns) else ""
+        what, run = f'{right} on table "{table}"', f"grant {right}{of} on {name} to {to}"
         if right == "execute":
             what = f'execute function "{table}"'
             run = f"grant execute on function {name} to {to}"

@@ -354,9 +354,9 @@ def _tables_df(tables: Sequence[Watchable]) -> pd.DataFrame:
         {
             "key": one.described.key,
             "columns": tuple(column.name for column in one.described.columns),
-            "published": one.published,
-            "row_security": one.row_security,
-            "grants": one.grants,
+            "published": one.described.published,
+            "row_security": one.described.row_security,
+            "grants": one.described.grants,
         }
         for one in tables
     ]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from notebook_rt.errors import ClosedError, NoProjectError
 from notebook_rt.net import ways
 from notebook_rt.net.address import (
+    environment_key,
     environment_url,
     is_client,
     is_loopback,
@@ -107,7 +108,7 @@ def connect(
     NoKeyError
         If there is no key, or what is given is not a valid key.
     NoProjectError
-        If no project is named: in a script, and wherever another variable, such as
+        If no project is named: in a script, and wherever a key is given, or another variable, such as
         ``NEXT_PUBLIC_SUPABASE_URL``, looks like a project's.
     QueueError
         If ``queue_path`` is a file that is no queue, or cannot be opened.
@@ -135,7 +136,7 @@ def connect(
         )
         return _connected(session)
     stack = None
-    if url is None and (url := environment_url(os.environ)) is None:
+    if url is None and (url := environment_url(os.environ, has_key=bool(key))) is None:
         if not is_interactive():
             raise NoProjectError([])
         stack = _embedded()
@@ -147,7 +148,7 @@ def connect(
     return _connected(
         Session(
             url,
-            key or os.environ.get("SUPABASE_KEY"),
+            key or environment_key(os.environ, project_url(url)),
             schema=schema,
             access_token=access_token,
             queue_path=queue_path,

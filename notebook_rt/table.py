@@ -60,6 +60,9 @@ class Edits(Protocol):
     def known(self) -> Editor | None:
         """Its editor, if there is a queue."""
 
+    def may(self, right: str, columns: Collection[str] = ()) -> None:
+        """Refuse what this login has no grant for, where the project tells its grants."""
+
     def know(self, columns: Collection[str]) -> None:
         """Learn the columns of these names, where no row was there to name all that there are."""
 
@@ -203,6 +206,9 @@ class LiveTable(LiveFrame):
         ------
         TypeError
             If ``values`` is no dict.
+        PermissionDeniedError
+            If this login has no grant for it, where the project has the SQL of ``notebook-rt doctor
+            --sql``, which tells; elsewhere the server refuses it, and the queue says why.
         InvalidEditError
             If there is no such row or column, a value does not fit the column's type, or ``base`` is
             not the row; or if what was shown is not known any more, since more than 100,000 rows
@@ -221,13 +227,13 @@ class LiveTable(LiveFrame):
         >>> positions.edit(7, tags=[*row["tags"], "mine"], base=row)  # doctest: +SKIP
         """
         wanted = _row("edit", values, columns)
-        self._editor(wanted).edit(key, wanted, self._shown, base)
+        self._changing(wanted).edit(key, wanted, self._shown, base)
 
     def _edit_shown(
         self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]
     ) -> None:
         """Change columns of a row, from what a grid has ``shown`` of them; else from what is there."""
-        self._editor().edit(key, values, base=shown or None)
+        self._changing(values).edit(key, values, base=shown or None)
 
     def insert(self, values: Mapping[str, Any] | None = None, /, **columns: Any) -> Hashable:
         """Insert a row, and give its key.
@@ -261,7 +267,9 @@ class LiveTable(LiveFrame):
         QueueError, NotebookRTError
             As `edit`.
         """
-        return self._loaded().insert(_row("insert", values, columns))
+        edits = self._loaded()
+        edits.may("insert")
+        return edits.insert(_row("insert", values, columns))
 
     def delete(self, key: Hashable, *, after: float = 0.0) -> None:
         """Delete a row.
@@ -280,7 +288,9 @@ class LiveTable(LiveFrame):
         QueueError, NotebookRTError
             As `edit`.
         """
-        self._editor().delete(key, after)
+        edits = self._loaded()
+        edits.may("delete")
+        edits.open().delete(key, after)
 
     def edit_many(
         self,
@@ -317,7 +327,7 @@ class LiveTable(LiveFrame):
             As `edit`.
         """
         named = getattr(changes, "columns", ())
-        return self._editor(named).edit_many(changes, self._shown, base)
+        return self._changing(named).edit_many(changes, self._shown, base)
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -338,7 +348,7 @@ class LiveTable(LiveFrame):
     def at(self) -> At:
         """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``; see `At`."""
         note(self)
-        return At(self._editor(), self._shown)
+        return At(self._editor(), self._shown, self._edits.may)
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) of this table that has not left, or that the server
@@ -517,6 +527,11 @@ class LiveTable(LiveFrame):
         edits = self._loaded()
         edits.know(columns)
         return edits.open()
+
+    def _changing(self, columns: Collection[str]) -> Editor:
+        """The table's editor, where this login may change these columns, as far as is known."""
+        self._loaded().may("update", columns)
+        return self._editor(columns)
 
     def _known(self) -> Editor | None:
         return self._writable().known()

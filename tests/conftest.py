@@ -33,6 +33,7 @@ QUICK = StackOptions(
         connect_error_delay=0.05,
         join_error_delay=0.05,
         events_per_second=None,
+        presence_per_second=None,
         max_broadcast_bytes=3_000_000,
     ),
 )
@@ -41,16 +42,23 @@ limits on events a second, a broadcast's size and sign-ins, which tests of many 
 """
 OLD_PLATFORM = os.environ.get("NRT_TEST_PLATFORM", "hosted") == "old"
 """``NRT_TEST_PLATFORM=old`` runs on the platform as it was before 2026, as many self-host it still."""
-if OLD_PLATFORM:
-    QUICK = replace(
-        QUICK,
+
+
+def before_2026(options: StackOptions) -> StackOptions:
+    """These options on the older platform."""
+    return replace(
+        options,
         default_grants=True,
         jwt_algorithm="HS256",
         description="open",
         anon_timeout=0.0,
         authenticated_timeout=0.0,
-        realtime=replace(QUICK.realtime, confirm_again_delay=None, login_timeout=7 * 24 * 3600.0),
+        realtime=replace(options.realtime, confirm_again_delay=None, login_timeout=7 * 24 * 3600.0),
     )
+
+
+if OLD_PLATFORM:
+    QUICK = before_2026(QUICK)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -124,6 +132,29 @@ def undescribed(stack: LocalStack) -> Iterator[None]:
     stack.sql("drop function nrt_describe")
     yield
     stack.sql(DESCRIBE_SQL.read_text())
+
+
+@pytest.fixture
+def described_by_sql(stack: LocalStack) -> Iterator[None]:
+    """The project has the SQL by which tables describe themselves, on either platform.
+
+    The API's description, which is open on the older one, says nothing of grants, the publication,
+    and columns that are unique.
+    """
+    if OLD_PLATFORM:
+        stack.sql(DESCRIBE_SQL.read_text())
+    yield
+    if OLD_PLATFORM:
+        stack.sql("drop function nrt_describe")
+
+
+@pytest.fixture
+def grants_untold(stack: LocalStack) -> Iterator[None]:
+    """Nobody tells a login its grants, on either platform: the server refuses a write when it comes."""
+    stack.sql("drop function if exists nrt_describe")
+    yield
+    if not OLD_PLATFORM:
+        stack.sql(DESCRIBE_SQL.read_text())
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from notebook_rt.runtime import driver
 from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.mirror import Mirror
-from tests.conftest import OLD_PLATFORM
 from tests.faults.rules import Answer
 from tests.proxy import Proxy
 from tests.waiting import scaled, until
@@ -256,7 +255,7 @@ def test_columns_dtypes_and_key_are_right(
     assert frame.df.loc[shown.index].equals(shown)
 
 
-@pytest.mark.skipif(OLD_PLATFORM, reason="the project lacks the SQL there")
+@pytest.mark.usefixtures("described_by_sql")
 def test_the_sql_says_what_may_be_written(
     stack: LocalStack, make: Callable[[Shape], str], anon: nrt.Session
 ) -> None:
@@ -284,7 +283,7 @@ def test_the_sql_says_what_may_be_written(
     assert "the server computes it" in str(schema.column("twice").refusal(3))
 
 
-@pytest.mark.skipif(OLD_PLATFORM, reason="the project lacks the SQL there")
+@pytest.mark.usefixtures("described_by_sql")
 def test_the_sql_tells_a_login_only_of_tables_that_it_has_a_grant_on(
     stack: LocalStack, make: Callable[[Shape], str]
 ) -> None:
@@ -337,6 +336,7 @@ def test_a_key_that_nobody_tells_is_an_honest_error(
     assert "alter table" not in words
 
 
+@pytest.mark.usefixtures("described_by_sql")
 def test_a_table_without_a_key_is_told_so_with_its_unique_columns(
     make: Callable[[Shape], str], anon: nrt.Session
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, start
+from notebook_rt.widgets.adapters import TableOf
 from tests.conftest import QUICK
 from tests.waiting import scaled, until
 
@@ -36,6 +37,7 @@ def goes_on_through(
     told: list[tuple[str, str]] = []
     colors: list[tuple[str, str]] = []
     states: list[str] = []
+    shown: set[tuple[str, str]] = set()
     token = stack.token("authenticated", str(uuid.uuid4()))
     with (
         caplog.at_level(logging.WARNING, "notebook_rt"),
@@ -51,14 +53,23 @@ def goes_on_through(
         rt.on_health(lambda health: colors.append((health.color, health.reason)))
         rt.on_status(lambda state, *_: states.append(str(state)))
         gaps = rt.metrics["gaps"]
+        grid = TableOf(frame)
+
+        def looked(condition: bool) -> bool:
+            """The grid is looked at all the while."""
+            shown.add((grid.status, grid.note))
+            return condition
+
         cut()
-        until(lambda: "reconnecting" in states, scaled(10), what=lambda: states)
+        until(lambda: looked("reconnecting" in states), scaled(10), what=lambda: states)
         stack.sql(f"insert into {table} values (2, 'while away')")
-        until(lambda: list(frame.df.index) == [1, 2], scaled(10), what=lambda: frame.df)
-        until(lambda: frame.status == "live" and rt.metrics["gaps"] > gaps, scaled(10))
+        until(lambda: looked(list(frame.df.index) == [1, 2]), scaled(10), what=lambda: frame.df)
+        until(lambda: looked(frame.status == "live" and rt.metrics["gaps"] > gaps), scaled(10))
         until(lambda: list(watching.df.get("name", [])) == ["me"], what=lambda: watching.df)
         until(lambda: str(rt.health) == "healthy", scaled(10), what=lambda: rt.health.reason)
     assert told == [], told
+    assert ("reconnecting", "") in shown
+    assert shown <= {(word, "") for word in ("live", "reconnecting", "comparing")}
     assert [seen for seen in colors if seen[0] in ("yellow", "red")] == []
     assert [record.getMessage() for record in caplog.records] == []
 

@@ -40,6 +40,7 @@ def test_a_function_gives_its_result_at_once(stack: LocalStack) -> None:
     stack.sql("drop function faces_add, faces_rows, faces_nothing")
 
 
+@pytest.mark.usefixtures("described_by_sql")
 def test_what_may_be_watched_is_a_dataframe_of_what_this_login_may_read(
     stack: LocalStack, make_table: Callable[..., str]
 ) -> None:

@@ -221,6 +221,7 @@ def test_who_may_read_and_change_some_columns_changes_those(
     assert frame.df.b.to_dict() == {1: [1], 3: {"x": 1}}
 
 
+@pytest.mark.usefixtures("grants_untold")
 def test_a_policy_that_refuses_a_write_is_called_a_policy_and_a_missing_grant_a_grant(
     stack: LocalStack, rt: nrt.Session, make: MakeTable
 ) -> None:
@@ -241,11 +242,55 @@ def test_a_policy_that_refuses_a_write_is_called_a_policy_and_a_missing_grant_a_
     assert "policy" not in grant
 
 
+WRITES: dict[str, Callable[[nrt.LiveTable], object]] = {
+    "update (n)": lambda frame: frame.edit(1, n=2),
+    "update (n) ": lambda frame: frame.edit_many(frame.df.assign(n=3)),
+    " update (n)": lambda frame: frame.at.__setitem__((1, "n"), 4),
+    "insert": lambda frame: frame.insert(id=2, n=5),
+    "delete": lambda frame: frame.delete(1),
+}
+
+
+@pytest.mark.usefixtures("described_by_sql")
+@pytest.mark.parametrize("right", WRITES)
+def test_a_write_without_its_grant_is_refused_before_it_is_queued_with_the_grant_to_run(
+    stack: LocalStack, rt: nrt.Session, make: MakeTable, right: str
+) -> None:
+    name = make("id int primary key, n int", "insert into {0} values (1, 1)", grant="select")
+    frame, write = rt.table(name).wait(scaled(10)), WRITES[right]
+    with pytest.raises(nrt.errors.PermissionDeniedError) as caught:
+        write(frame)
+    wanted = f"grant {right.strip()} on public.{name} to anon"
+    assert f"run: {wanted}, or sign in" in str(caught.value)
+    assert len(rt.queue) == 0
+    assert frame.df.n.to_dict() == {1: 1}, "nothing is shown that cannot be"
+    stack.sql(wanted)
+    write(frame)  # at once: nothing is opened again
+    assert rt.queue.flush(scaled(10)) == 0
+    assert stack.sql(f"select id, n from {name}") != [(1, 1)]
+
+
+@pytest.mark.usefixtures("described_by_sql")
+def test_a_grant_is_the_logins_and_who_signs_in_has_theirs(
+    stack: LocalStack, rt: nrt.Session, make: MakeTable
+) -> None:
+    name = make("id int primary key, n int", "insert into {0} values (1, 1)", grant="select")
+    stack.sql(f"revoke all on {name} from authenticated")
+    stack.sql(f"grant select, update on {name} to authenticated")
+    frame = rt.table(name).wait(scaled(10))
+    rt.set_auth(stack.token("authenticated", str(uuid.uuid4())))
+    frame.edit(1, n=2)
+    assert rt.queue.flush(scaled(10)) == 0
+    assert stack.sql(f"select n from {name}") == [(2,)]
+    with pytest.raises(nrt.errors.PermissionDeniedError, match="to authenticated"):
+        frame.delete(1)
+
+
 def test_a_table_without_grant_and_publication_is_granted_first_and_published_next(
     stack: LocalStack, rt: nrt.Session
 ) -> None:
     name = f"found_{uuid.uuid4().hex[:8]}"
-    stack.sql(f"create table {name} (id int primary key)")
+    stack.sql(f"create table {name} (id int primary key); revoke all on {name} from anon")
     try:
         for wanted in (
             f"grant select on public.{name} to anon",

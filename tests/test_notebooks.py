@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -10,9 +11,16 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from notebook_rt.local import StackOptions, start
+from tests.conftest import OLD_PLATFORM, before_2026
 from tests.waiting import scaled
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+def platform() -> AbstractContextManager[object]:
+    """The stack that a notebook attaches to, where it is not to start one as it is by default."""
+    return start(options=before_2026(StackOptions())) if OLD_PLATFORM else nullcontext()
 
 
 @pytest.mark.slow
@@ -23,7 +31,7 @@ def test_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     client = NotebookClient(
         notebook, timeout=scaled(120), resources={"metadata": {"path": str(path.parent)}}
     )
-    with mock.patch.dict(os.environ, {"XDG_STATE_HOME": str(tmp_path)}):
+    with mock.patch.dict(os.environ, {"XDG_STATE_HOME": str(tmp_path)}), platform():
         os.environ.pop("SUPABASE_URL", None)
         client.execute()
     errors = [

@@ -17,7 +17,7 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt.cli.main import main
 from notebook_rt.local import LocalStack, start
-from tests.conftest import QUICK
+from tests.conftest import OLD_PLATFORM, QUICK
 from tests.waiting import scaled, until
 
 STEPS = 6
@@ -84,7 +84,7 @@ class Way:
         """
         try:
             write()
-        except nrt.InvalidEditError as error:
+        except (nrt.InvalidEditError, nrt.errors.PermissionDeniedError) as error:
             self.do(str(error))
             return False
         while True:
@@ -119,13 +119,18 @@ def test_a_table_with_policies_and_no_grants_is_live_and_written_in_six_steps(
         assert way.wrote(rt, lambda: frame.edit("b", n=5))
         assert way.wrote(rt, lambda: frame.insert(sku="c", n=6))
         assert way.wrote(rt, lambda: frame.delete("a"))
-    assert way.ran == [
-        "grant select on public.steps to anon",
-        "alter publication supabase_realtime add table public.steps",
-        "grant update (n) on public.steps to anon",
-        "grant insert on public.steps to anon",
-        "grant delete on public.steps to anon",
-    ]
+    published = "alter publication supabase_realtime add table public.steps"
+    assert way.ran == (
+        [published]
+        if OLD_PLATFORM
+        else [
+            "grant select on public.steps to anon",
+            published,
+            "grant update (n) on public.steps to anon",
+            "grant insert on public.steps to anon",
+            "grant delete on public.steps to anon",
+        ]
+    ), "tables have grants by default there"
     assert project.sql("select * from steps order by sku") == [("b", 5), ("c", 6)]
 
 
@@ -153,6 +158,7 @@ def test_a_table_whose_policies_hide_every_row_says_so_and_which_policy_shows_th
     )
 
 
+@pytest.mark.skipif(OLD_PLATFORM, reason="the API's description tells every key there")
 def test_an_empty_table_of_an_unusual_key_asks_for_key_or_the_sql_once(
     project: LocalStack,
 ) -> None:
@@ -182,7 +188,7 @@ def test_a_serial_key_is_asked_for_step_by_step(project: LocalStack) -> None:
                 written = way.wrote(rt, lambda frame=frame: frame.insert(n=1))
                 if written:
                     assert frame.df.n.tolist() == [1]
-        assert len(way.ran) == 5, way.ran
+        assert len(way.ran) == (2 if OLD_PLATFORM else 5), way.ran
     finally:
         project.sql("drop function if exists nrt_describe, notebook_rt_write, notebook_rt_keys")
         project.sql("drop schema if exists notebook_rt cascade; notify pgrst, 'reload schema'")

@@ -4,7 +4,7 @@ of the table's `Editor`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
 from notebook_rt.edits.editor import Editor
@@ -21,9 +21,12 @@ class At:
     column a TypeError.
     """
 
-    def __init__(self, editor: Editor, shown: Shown) -> None:
+    def __init__(
+        self, editor: Editor, shown: Shown, may: Callable[[str, Collection[str]], object]
+    ) -> None:
         self._editor = editor
         self._shown = shown
+        self._may = may
         self._read: tuple[tuple[Hashable, str], Any] | None = None
 
     def __repr__(self) -> str:
@@ -41,6 +44,7 @@ class At:
 
     def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
         key, column = self._parts(cell)
+        self._may("update", (column,))
         read, self._read = self._read, None
         if read is not None and read[0] == cell:  # whatever was shown elsewhere since
             self._shown.cells(self._editor.key(key), {column: read[1]})

@@ -44,6 +44,9 @@ class RealtimeOptions:
     events_per_second
         Broadcasts and changes a second, averaged over at most 60 s; broadcasts over it close the
         channel, changes over it are dropped without a word. None: no limit.
+    presence_per_second
+        Presence messages a second, averaged as ``events_per_second`` is: calls, and what is
+        delivered to each client. Over it a call closes its channel. None: no limit.
     presence_calls, presence_window
         Presence calls a client may make in that window.
     """
@@ -64,5 +67,6 @@ class RealtimeOptions:
     max_record_bytes: int = 1024 * 1024
     max_channels: int = 100
     events_per_second: float | None = 100.0
+    presence_per_second: float | None = 20.0
     presence_calls: int = 5
     presence_window: float = 30.0

@@ -16,21 +16,33 @@ from urllib.parse import urlsplit
 
 from notebook_rt.errors import NoKeyError, NoProjectError, UnreachableError
 
-_INTERFACE: Final = re.compile(
-    r"/((rest|realtime|auth|storage|functions|graphql)/v1|realtime/v1/websocket)\Z"
-)
+_AROUND: Final = "\ufeff\u200b\u200e\u200f \t\r\n\"'`“”‘’«»<>,;"
+"""What stands around a text where it is copied from: quotes of a file, a comma, what nobody sees."""
+_INTERFACE: Final = re.compile(r"/(rest|realtime|auth|storage|functions|graphql)/v1(/.*)?\Z")
 _REF: Final = re.compile(r"[a-z]{20}")
 """A project's reference, the first word of its host; twenty letters."""
 _DASHBOARD: Final = re.compile(
-    r"(?:https?://)?(?:supabase\.com/dashboard|app\.supabase\.(?:com|io))(?:/project/([a-z0-9]+))?"
+    r"(?:https?://)?(?:(?:www\.)?supabase\.(?:com|io)|app\.supabase\.(?:com|io))"
+    r"(?:/dashboard)?(?:/project/([a-z0-9]+))?(?![\w.-])"
 )
-_DATABASE: Final = re.compile(r"postgres(?:ql)?://")
+_DATABASE: Final = re.compile(
+    r"postgres(?:ql)?://|(?:https?://)?(?:db\.[a-z]{20}\.supabase|[\w.-]+\.pooler\.supabase)\."
+)
 _DATABASE_REF: Final = re.compile(r"\b(?:db\.|postgres\.)([a-z]{20})\b")
 """Of a direct connection (``db.REF.supabase.co``) or of a pooler's user (``postgres.REF``)."""
-_KEY: Final = re.compile(r"(https?://)?(eyJ|sb_)", re.ASCII)
-_NAMES_PROJECT: Final = re.compile(r"SUPABASE_(.*_)?(URL|KEY|REF|PROJECT_ID)\Z")
+_KEY: Final = re.compile(r"(https?://|Bearer\s+)?(eyJ|sb_)", re.ASCII)
+_SECRET: Final = re.compile(r"eyJ|sb_|@|[?#]", re.ASCII)
+"""In a text that is no address: what follows may be a key or a password."""
+_NO_HOST: Final = re.compile(r"[^\w.:\[\]-]|:\Z")
+_NAMES_PROJECT: Final = re.compile(
+    r"SUPABASE_(.*_)?(URL|KEYS?|REF|PROJECT_ID)\Z|(^|_)(ANON|SERVICE_ROLE)_KEY\Z", re.IGNORECASE
+)
 """Variables of other tools: ``NEXT_PUBLIC_SUPABASE_URL``, ``VITE_SUPABASE_ANON_KEY``, …"""
-_HOSTED: Final = re.compile(r"(https://|@(db\.)?)[a-z]{20}\.supabase\.(co|in)\b")
+_HOSTED: Final = re.compile(
+    r"\b[a-z]{20}\.supabase\.(co|in)\b|\.pooler\.supabase\.com\b|\bsb_(publishable|secret)_"
+)
+_KINDS: Final = ("sb_publishable_", "sb_secret_")
+_KEY_WORDS: Final = re.compile(r"[A-Za-z0-9_.+/-]+", re.ASCII)
 
 
 class SupabaseClient(Protocol):
@@ -47,25 +59,47 @@ def is_client(given: object) -> bool:
     return all(hasattr(given, name) for name in SupabaseClient.__annotations__)
 
 
-def environment_url(environment: Mapping[str, str]) -> str | None:
-    """``$SUPABASE_URL``, or None where nothing in the environment names a project.
+def environment_url(environment: Mapping[str, str], *, has_key: bool = False) -> str | None:
+    """``$SUPABASE_URL``, or None where nothing names a project.
 
     Raises
     ------
     NoProjectError
-        If it is not set, but another variable looks like a project's: whoever set that means that
-        project, and must not write into another database.
+        If it is not set, but another variable looks like a project's, or a key was given
+        (``has_key``): whoever did that means that project, and must not write into another database.
     """
     if url := environment.get("SUPABASE_URL", "").strip():
         return url
-    seen = sorted(
+    seen = _projects(environment)
+    if seen or has_key:
+        raise NoProjectError(seen, has_key=has_key)
+    return None
+
+
+def environment_key(environment: Mapping[str, str], url: str) -> str:
+    """``$SUPABASE_KEY``.
+
+    Raises
+    ------
+    NoKeyError
+        If it is not set; it names the variables that look like a project's key.
+    """
+    if key := environment.get("SUPABASE_KEY", "").strip():
+        return key
+    seen = [name for name in _projects(environment) if name.upper().endswith("_KEY")]
+    reason = "none is given, and SUPABASE_KEY is not set"
+    if seen:
+        reason += f", but {', '.join(seen)} is: nrt.connect(url, os.environ[{seen[0]!r}])"
+    raise NoKeyError(url, reason)
+
+
+def _projects(environment: Mapping[str, str]) -> list[str]:
+    """The names of the variables that look like a project's."""
+    return sorted(
         name
         for name, value in environment.items()
         if value.strip() and (_NAMES_PROJECT.search(name) or _HOSTED.search(value))
     )
-    if seen:
-        raise NoProjectError(seen)
-    return None
 
 
 def is_secret(key: str, role: str) -> bool:
@@ -85,7 +119,7 @@ def project_url(url: object) -> str:
     """
     if not isinstance(url, str) and not hasattr(url, "scheme"):  # yarl, httpx and pydantic have it
         raise TypeError(f"the URL of a project is a text, not {type(url).__name__}")
-    text = str(url).strip().rstrip("/")
+    text = str(url).strip(_AROUND).rstrip("/")
     if not text:
         raise UnreachableError("the project", "the URL is empty")
     if _KEY.match(text):
@@ -107,22 +141,25 @@ def project_url(url: object) -> str:
     if "://" not in text:
         text = f"https://{text}"
     text = re.sub(r"\Aws(s?)://", r"http\1://", text, flags=re.IGNORECASE)
+    shown = "the project" if _SECRET.search(text) else text
     if "?" in text or "#" in text:  # every path would be put behind it, and it may hold a key
-        raise UnreachableError(
-            re.split("[?#]", text)[0], "a query or a fragment has no place in the URL of a project"
-        )
+        raise UnreachableError(shown, "a query or a fragment has no place in the URL of a project")
     text = _INTERFACE.sub("", text)
     try:
         parts = urlsplit(text)
         (parts.hostname or "").encode("idna")
     except ValueError:
-        raise UnreachableError(text, "this is no URL of a Supabase project") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or len(text.split()) != 1:
-        raise UnreachableError(text, "this is no URL of a Supabase project")
+        raise UnreachableError(shown, "this is no URL of a Supabase project") from None
     if "@" in parts.netloc:  # it would be in errors, and in the queue's file
         host = parts.netloc.rpartition("@")[2]
         raise UnreachableError(host, "a user and a password have no place in the URL: give the key")
-    return text
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or not host or _NO_HOST.search(parts.netloc):
+        raise UnreachableError(shown, "this is no URL of a Supabase project")
+    if len(text.split()) != 1:
+        raise UnreachableError(shown, "this is no URL of a Supabase project")
+    # One project has one address: the queue's file is named after it.
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path}"
 
 
 def is_loopback(url: str) -> bool:
@@ -162,11 +199,22 @@ def project_key(key: object, url: str) -> str:
     """``key`` as a header takes it."""
     if not isinstance(key, str | None):
         raise TypeError(f"the key of a project is a text, not {type(key).__name__}")
-    text = (key or "").strip()
+    text = (key or "").strip(_AROUND)
     if not text:
         raise NoKeyError(url, "none is given, and SUPABASE_KEY is not set")
     if "://" in text:
         raise NoKeyError(url, "what was given as the key is a URL: it is nrt.connect(url, key)")
-    if not (text.isascii() and text.isprintable()) or " " in text:
+    if text.startswith("Bearer "):
+        raise NoKeyError(
+            url, 'what was given begins with "Bearer", which is of a header; leave it out'
+        )
+    if text.endswith("...") or not text.isascii():
+        raise NoKeyError(
+            url, "what was given was not copied whole; use the dashboard's copy button"
+        )
+    if not _KEY_WORDS.fullmatch(text):
         raise NoKeyError(url, "what was given has characters that no key has; copy it again")
+    is_token = text.startswith("eyJ")
+    if (is_token and not all((text + "..").split(".")[:3])) or text in _KINDS:
+        raise NoKeyError(url, "what was given is the beginning of a key; copy it again, all of it")
     return text

@@ -84,6 +84,7 @@ from notebook_rt.sync.events import (
     Wake,
 )
 from notebook_rt.sync.query.requery import Requery
+from notebook_rt.sync.table.discovery import described
 from notebook_rt.sync.table.mirror import Mirror
 
 logger = logging.getLogger("notebook_rt")
@@ -91,7 +92,7 @@ logger = logging.getLogger("notebook_rt")
 FLOOD = 50
 """Changes in one batch from which on their old and new rows are worked out later, if ever."""
 KNOW_SECONDS = 5.0
-"""How long an edit waits for the columns that it names to be learnt."""
+"""How long an edit waits for what it must know of the table: its columns, the login's grants."""
 
 
 @dataclass(slots=True)
@@ -150,6 +151,8 @@ class TableDriver(Feed):
         self._freshness = Freshness()
         self._checks: list[_Check] = []
         self._questions: list[_Question] = []
+        self._grants: tuple[str, ...] | None = None
+        """What this login may do, as the server said last; None: it did not."""
         self._late = False
         """Whether the change that was applied last was late."""
         self.mirror = self._machine()
@@ -313,6 +316,9 @@ class TableDriver(Feed):
             for check in self._checks:
                 if not check.future.done():
                     check.future.set_exception(error)
+
+    def calm(self) -> bool:
+        return self.services.calm()
 
     def why_empty(self) -> str:
         if (
@@ -491,6 +497,24 @@ class TableDriver(Feed):
     def columns_suspect(self) -> None:
         """What is known of the columns may be old: learn them again, soon, on the loop."""
         self.thread.post(self._feed, ColumnsSuspect())
+
+    def allows(self, right: str) -> bool:
+        """Whether this login may write so, as far as anybody says; waits before it says no.
+
+        What was learnt may be of another login, or older than a grant, so that the server is asked again.
+        """
+        mirror, spec = self.mirror, self.spec
+        if self._grants is None and isinstance(mirror, Mirror):
+            self._grants = mirror.described.grants
+        if self._grants is None or right in self._grants:
+            return True
+        asked = self.services.rest.describe(spec.schema, (spec.table,))
+        try:
+            page = self.thread.wait(asked, KNOW_SECONDS)
+        except (NotebookRTError, TimeoutError):
+            return True  # the write waits for the server, and for its word
+        self._grants = described(page.value, spec.table).grants
+        return self._grants is None or right in self._grants
 
     def know(self, columns: Collection[str]) -> None:
         """Ask the server for columns that an edit names, where no row was there to name them all; waits.

@@ -180,6 +180,10 @@ class Feed:
         if status != before:
             self.status_listeners.tell(status, reason)
 
+    def calm(self) -> bool:
+        """Whether live updates, if they are away, may be back at once; from any thread."""
+        return False
+
     def why_empty(self) -> str:
         """Why it shows no row, and what to do, where there may be rows that this login does not see."""
         return ""

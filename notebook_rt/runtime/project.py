@@ -37,6 +37,7 @@ from notebook_rt.sync.connection.health import (
     Facts,
     Health,
     HealthStatus,
+    Interruption,
     Metrics,
     TableFacts,
     health,
@@ -48,6 +49,9 @@ from notebook_rt.sync.events import Status
 from notebook_rt.sync.usage import Hour, Near, Usage
 
 logger = logging.getLogger("notebook_rt")
+
+GRACE_MARGIN = 0.01
+"""Seconds after the grace of an interruption at which it is looked at: a timer may be early."""
 
 
 class Project:
@@ -83,9 +87,7 @@ class Project:
         self.refused: Callable[[], str] = lambda: ""
         """What the server refused of what is written here, in a sentence; from any thread."""
         self._looking = False
-        self._unavailable_since: float | None = None
-        self._told_unavailable = False
-        """Whether a line has said so; an interruption that is over at once is not told."""
+        self._interruption = Interruption(CALM * options.backoff_base)
         self._users: dict[object, int] = {}
         self.login = Login(
             url,
@@ -121,6 +123,7 @@ class Project:
             lock=threading.RLock(),
             unreachable=lambda: self.connection.last_error,
             on_contact=self._on_contact,
+            calm=self.calm,
             on_note=self.note,
             on_facts=self.look_at_health,
         )
@@ -300,13 +303,12 @@ class Project:
             ],
             closed=self.closed,
             refused=self.refused(),
-            calm=self._calm(),
+            calm=self.calm(),
         )
 
-    def _calm(self) -> bool:
-        """Whether the socket was lost just now, and nobody was told that anything is missing."""
-        since, limit = self._unavailable_since, CALM * self.options.backoff_base
-        return not (since is None or self._told_unavailable) and time.monotonic() - since < limit
+    def calm(self) -> bool:
+        """Whether live updates, if they are away, may be back at once; from any thread."""
+        return self._interruption.calm(time.monotonic())
 
     def metrics(self) -> dict[str, Any]:
         """From any thread."""
@@ -328,6 +330,8 @@ class Project:
             "bytes_in_this_hour": hour.bytes_in,
             "bytes_out_this_hour": hour.bytes_out,
             "messages_a_month": hour.month,
+            "peak_messages_per_s": hour.peak,
+            "peak_presence_messages_per_s": hour.presence_peak,
             "audit_share": hour.share("audit"),
             "poll_share": hour.share("poll"),
             "channels": sum(state == "joined" for state in states),
@@ -349,12 +353,7 @@ class Project:
         self.note_listeners.tell(kind, text)
 
     def _on_state(self, state: State, reason: str) -> None:
-        now = time.monotonic()
-        self.counters.state(state, reason, now)
-        if state == "reconnecting" and self._unavailable_since is None:
-            self._unavailable_since = now
-            calm = CALM * self.options.backoff_base
-            asyncio.get_running_loop().call_later(calm, self.look_at_health)
+        self.counters.state(state, reason, time.monotonic())
         self.state_listeners.tell(state, reason)
         self.look_at_health()
 
@@ -376,23 +375,18 @@ class Project:
         found, now = self.health(), time.monotonic()
         self.health_listeners.tell(found)
         for near in self.usage.due(self._near(self.usage.hour(now)), now):
-            self.note("limit", f"Near a limit: {near.text}")
+            self.note("limit", near.text)
         # A table that cannot be had says so itself: the lines tell of what is lost and comes back.
         facts = self._facts()
         tables = [table for table in facts.tables if table.status != "error"]
-        verdict, reason = self._verdict(replace(facts, tables=tables))
-        if verdict in ("offline", "polling", "stale"):
-            if self._unavailable_since is None:
-                self._unavailable_since = now
-            if not self._told_unavailable:
-                self._told_unavailable = True
-                self.note("unavailable", reason)
-        elif verdict in ("healthy", "slow", "refused") and self._unavailable_since is not None:
-            seconds = now - self._unavailable_since
-            self._unavailable_since = None
-            if self._told_unavailable:
-                self._told_unavailable = False
-                self.note("live", f"Live again after {seconds:.0f} s")
+        facts = replace(facts, tables=tables)
+        interruption, since = self._interruption, self._interruption.since
+        told = interruption.look(facts.away, *self._verdict(facts), now)
+        if told is not None:
+            self.note(*told)
+        if since is None and interruption.since is not None:
+            soon = interruption.grace + GRACE_MARGIN
+            asyncio.get_running_loop().call_later(soon, self.look_at_health)
 
     def _on_contact(self, reached: bool) -> None:
         """A request that succeeds after one that failed says that the network is back."""

@@ -24,7 +24,13 @@ from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.listing import in_states, refused, what
 from notebook_rt.edits.ops import Op
 from notebook_rt.edits.overlay import Overlay
-from notebook_rt.errors import ClosedError, QueueError, UnreachableError, printable
+from notebook_rt.errors import (
+    ClosedError,
+    PermissionDeniedError,
+    QueueError,
+    UnreachableError,
+    printable,
+)
 from notebook_rt.model.rows import Key
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Column, canonical
@@ -501,6 +507,12 @@ class TableEdits:
         """Its editor, if there is a queue."""
         opened = self.writes.known()
         return None if opened is None else opened.editors.get(self.driver)
+
+    def may(self, right: str, columns: Collection[str] = ()) -> None:
+        """Refuse what this login has no grant for, where the project tells its grants."""
+        if not self.driver.allows(right):
+            spec, role = self.driver.spec, self.writes.project.credentials.role
+            raise PermissionDeniedError(spec.schema, spec.table, role, right, columns=columns)
 
     def know(self, columns: Collection[str]) -> None:
         """Learn the columns of these names, where no row was there to name all that there are."""

@@ -1,7 +1,7 @@
 """What a session receives and sends in an hour, what that is in a month, and which limits are near.
 
 Pure: sizes and times go in, numbers and sentences come out. An hour is kept as ticks of 5 s, each
-eight numbers, so memory is bounded. The limits are those that Supabase publishes
+nine numbers, so memory is bounded. The limits are those that Supabase publishes
 (``guides/realtime/limits``); they hold for a whole project, of which a session sees its own part.
 """
 
@@ -13,6 +13,9 @@ from typing import Final, Literal, TypeAlias
 
 Purpose: TypeAlias = Literal["read", "audit", "poll"]
 """What a request over HTTP is for; ``read`` is everything that is neither an audit nor a poll."""
+
+Counts: TypeAlias = Literal["nothing", "message", "presence"]
+"""What a frame counts toward: no limit; the messages of a plan; these, and its presence messages."""
 
 TICK: Final = 5.0
 """Seconds over which the server averages the rate of messages, and the step of the sliding hour."""
@@ -41,11 +44,15 @@ class Plan:
 
     name: str
     messages_per_second: float
-    messages_per_month: int | None
-    """None: not known."""
+    presence_per_second: float
+    """Presence messages, which count as messages, too."""
+    messages_per_month: int
 
 
-PLANS: Final = {"free": Plan("free", 100.0, 2_000_000), "pro": Plan("pro", 500.0, None)}
+PLANS: Final = {
+    "free": Plan("free", 100.0, 20.0, 2_000_000),
+    "pro": Plan("pro", 500.0, 50.0, 5_000_000),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,8 @@ class Hour:
     """Bytes received over HTTP, by purpose."""
     peak: float
     """Messages a second, received and sent, in the busiest tick of the last minute."""
+    presence_peak: float
+    """Presence messages a second, received and sent, in the tick that had most of the last minute."""
 
     @property
     def month(self) -> int:
@@ -75,24 +84,31 @@ class Hour:
         return self.http[purpose] / total if total else None
 
 
+Limit: TypeAlias = Literal["rate", "presence_rate", "month", "channels", "presence"]
+
+
 @dataclass(frozen=True, slots=True)
 class Near:
     """A limit of which more than ``NEAR`` is used."""
 
-    limit: Literal["rate", "month", "channels", "presence"]
+    limit: Limit
     text: str
-    """One sentence for the user."""
+    """A line for the user: near it or over it, by what, and what it is."""
+    over: bool
+    """Whether it is passed."""
 
 
 class _Tick:
     """The counts of one tick."""
 
-    __slots__ = ("bytes_in", "bytes_out", "http", "messages", "number", "sent")
+    __slots__ = ("bytes_in", "bytes_out", "http", "messages", "number", "presence", "sent")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.messages = 0
         self.sent = 0
+        self.presence = 0
+        """Of ``messages`` and ``sent``, those of presence."""
         self.bytes_in = 0
         self.bytes_out = 0
         self.http: dict[Purpose, int] = {"read": 0, "audit": 0, "poll": 0}
@@ -107,32 +123,34 @@ class Usage:
         self._tick = _Tick(-1)
         self._ends = float("-inf")
         """When the present tick is over."""
-        rate = float("inf") if self.plan is None else self.plan.messages_per_second
-        self._near_rate = NEAR * rate * TICK
-        """Messages in a tick above which the rate is near its limit."""
-        self._told: dict[str, float] = {}
-        """When each warning was told last."""
+        never = float("inf")
+        rate = never if self.plan is None else self.plan.messages_per_second
+        presence = never if self.plan is None else self.plan.presence_per_second
+        self._near_rate, self._near_presence = NEAR * rate * TICK, NEAR * presence * TICK
+        """Messages and presence messages in a tick above which the rate is near its limit."""
+        self._told: dict[tuple[Limit, bool], float] = {}
+        """When each warning was told last: of a limit that is near, and of one that is passed."""
 
-    def received(self, size: int, message: bool, now: float) -> bool:
-        """Count a frame of ``size`` bytes; ``message``: it counts toward the limits.
+    def received(self, size: int, counts: Counts, now: float) -> bool:
+        """Count a frame of ``size`` bytes, and what it counts toward.
 
-        True with the message that brings the rate near its limit: look at ``due`` now.
+        True with the message that brings a rate near its limit: look at ``due`` now.
         """
         tick = self._tick if now < self._ends else self._begin(now)
         tick.bytes_in += size
-        if not message:
+        if counts == "nothing":
             return False
         tick.messages += 1
-        return self._came_near(tick)
+        return self._came_near(tick, counts)
 
-    def sent(self, size: int, message: bool, now: float) -> bool:
+    def sent(self, size: int, counts: Counts, now: float) -> bool:
         """Count a frame that was sent, as ``received`` does."""
         tick = self._tick if now < self._ends else self._begin(now)
         tick.bytes_out += size
-        if not message:
+        if counts == "nothing":
             return False
         tick.sent += 1
-        return self._came_near(tick)
+        return self._came_near(tick, counts)
 
     def requested(self, purpose: Purpose, bytes_in: int, bytes_out: int, now: float) -> None:
         """Count a request over HTTP and its answer."""
@@ -145,7 +163,7 @@ class Usage:
         """The last hour, to the tick; from any thread."""
         number = int(now // TICK)
         ticks = [tick for tick in tuple(self._ticks) if tick.number > number - TICKS]
-        lately = (t.messages + t.sent for t in ticks if t.number >= number - PEAK_TICKS)
+        lately = [tick for tick in ticks if tick.number >= number - PEAK_TICKS]
         purposes: tuple[Purpose, ...] = ("read", "audit", "poll")
         return Hour(
             messages=sum(tick.messages for tick in ticks),
@@ -153,7 +171,8 @@ class Usage:
             bytes_in=sum(tick.bytes_in for tick in ticks),
             bytes_out=sum(tick.bytes_out for tick in ticks),
             http={name: sum(tick.http[name] for tick in ticks) for name in purposes},
-            peak=max(lately, default=0) / TICK,
+            peak=max((tick.messages + tick.sent for tick in lately), default=0) / TICK,
+            presence_peak=max((tick.presence for tick in lately), default=0) / TICK,
         )
 
     def near(self, hour: Hour, channels: int, presence_calls: int) -> list[Near]:
@@ -166,35 +185,47 @@ class Usage:
         presence_calls : int
             Presence calls of the last ``PRESENCE_WINDOW``, on the channel that has most.
         """
-        found = []
-        plan = self.plan
-        if plan is not None and hour.peak > NEAR * plan.messages_per_second:
-            most = f"{plan.messages_per_second:,.0f} a second"
-            text = f"{hour.peak:,.0f} messages a second; the {plan.name} plan allows {most}."
-            found.append(Near("rate", text))
-        if plan is not None and plan.messages_per_month is not None:
-            month = plan.messages_per_month
-            if hour.month > NEAR * month:
-                said = (
-                    f"{amount(hour.messages)} messages this hour are {amount(hour.month)} a month"
-                )
-                text = f"{said}; the {plan.name} plan includes {amount(month)}."
-                found.append(Near("month", text))
-        if channels > NEAR * CHANNELS:
-            text = f"{channels:,} channels are open; a connection may have {CHANNELS}."
-            found.append(Near("channels", text))
-        if presence_calls > NEAR * PRESENCE_CALLS:
+        plan, found = self.plan, list[Near]()
+
+        def measure(limit: Limit, used: float, most: float, text: str) -> None:
+            if used > NEAR * most:
+                over = used > most
+                found.append(Near(limit, f"{'Over' if over else 'Near'} a limit: {text}", over))
+
+        if plan is not None:
+            most = plan.messages_per_second
             text = (
-                f"{presence_calls} presence calls in {PRESENCE_WINDOW:.0f} s; the server allows "
-                f"{PRESENCE_CALLS} on a channel."
+                f"{hour.peak:,.0f} messages a second; the {plan.name} plan allows {most:,.0f} a "
+                "second, and above it the server drops changes."
             )
-            found.append(Near("presence", text))
+            measure("rate", hour.peak, most, text)
+            most = plan.presence_per_second
+            text = (
+                f"{hour.presence_peak:,.0f} presence messages a second; the {plan.name} plan allows "
+                f"{most:,.0f} a second, and above it the server closes channels."
+            )
+            measure("presence_rate", hour.presence_peak, most, text)
+            text = (
+                f"{hour.messages:,} messages this hour are {amount(hour.month)} a month; the "
+                f"{plan.name} plan includes {amount(plan.messages_per_month)}."
+            )
+            measure("month", hour.month, plan.messages_per_month, text)
+        text = f"{channels:,} channels are open; a connection may have {CHANNELS}."
+        measure("channels", channels, CHANNELS, text)
+        text = (
+            f"{presence_calls} presence calls in {PRESENCE_WINDOW:.0f} s; the server allows "
+            f"{PRESENCE_CALLS} on a channel."
+        )
+        measure("presence", presence_calls, PRESENCE_CALLS, text)
         return found
 
     def due(self, near: list[Near], now: float) -> list[Near]:
-        """Those of ``near`` that are to be told now: each once an hour at most."""
-        due = [n for n in near if now - self._told.get(n.limit, float("-inf")) >= TELL_AGAIN]
-        self._told.update({each.limit: now for each in due})
+        """Those of ``near`` that are to be told now: each once an hour at most, and once more when the
+        limit is passed.
+        """
+        never = float("-inf")
+        due = [n for n in near if now - self._told.get((n.limit, n.over), never) >= TELL_AGAIN]
+        self._told.update({(each.limit, each.over): now for each in due})
         return due
 
     def sentence(self, hour: Hour) -> str:
@@ -202,12 +233,12 @@ class Usage:
         messages = f"{hour.messages:,} message{'s'[: hour.messages != 1]} this hour"
         if not hour.messages:
             return "No messages this hour."
-        month = f"about {amount(hour.month)} a month"
+        month = f"about {amount(hour.month)} a month, were every hour like it"
         plan = self.plan
-        if plan is None or plan.messages_per_month is None:
+        if plan is None:
             return f"{messages}: {month}."
         return (
-            f"{messages}: {month} of the {amount(plan.messages_per_month)} of the {plan.name} plan."
+            f"{messages}: {month}; the {plan.name} plan includes {amount(plan.messages_per_month)}."
         )
 
     def _begin(self, now: float) -> _Tick:
@@ -216,9 +247,13 @@ class Usage:
         self._ticks.append(self._tick)
         return self._tick
 
-    def _came_near(self, tick: _Tick) -> bool:
+    def _came_near(self, tick: _Tick, counts: Counts) -> bool:
         count = tick.messages + tick.sent
-        return count > self._near_rate >= count - 1
+        near = count > self._near_rate >= count - 1
+        if counts == "presence":
+            tick.presence += 1
+            near |= tick.presence > self._near_presence >= tick.presence - 1
+        return near
 
 
 def amount(count: int) -> str:

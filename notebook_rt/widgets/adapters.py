@@ -28,6 +28,9 @@ from notebook_rt.widgets.sources import Conflict, Unsubscribe, listen
 MARKS_FOR: Final = 0.25
 """Seconds that the marks of pending edits are kept: they are read from the queue's file."""
 
+CALM_WORDS: Final = {"stale": "comparing", "polling": "reconnecting"}
+"""What a grid says of a status that will be over in a moment, as a rule: no word of alarm."""
+
 
 class _ReadOnly:
     """What is shown and cannot be written."""
@@ -94,7 +97,9 @@ class FrameOf(_ReadOnly):
 
     @property
     def status(self) -> str:
-        return str(self._frame.status)
+        """The frame's; of live updates that may be back at once, what is done about it."""
+        status = str(self._frame.status)
+        return CALM_WORDS.get(status, status) if self._frame._feed.calm() else status
 
     @property
     def note(self) -> str:
@@ -105,6 +110,8 @@ class FrameOf(_ReadOnly):
             case "stale":
                 at = self._frame.synced_at
                 since = "" if at is None else f", this is the data of {at:%H:%M:%S} UTC"
+                if self._frame._feed.failure is None:
+                    return f"Being compared with the server{since}"
                 return f"No connection{since}. What you edit is kept, and sent when it is back"
             case "error":
                 return str(self._frame.reason)
@@ -243,7 +250,7 @@ class MappedOf(_ReadOnly):
     @property
     def _worst(self) -> FrameOf:
         """The frame whose status says most against what is shown."""
-        order = ("error", "closed", "stale", "loading", "polling", "live")
+        order = ("error", "closed", "stale", "loading", "polling", *CALM_WORDS.values(), "live")
         sources = (FrameOf(cast("handles.Frame", one)) for one in self._mapped.sources)
         return min(sources, key=lambda one: order.index(one.status))
 

@@ -49,7 +49,7 @@ export function health(/** @type {HTMLElement} */ body, /** @type {Say} */ _say)
     usage.hidden = !state.usage;
     keyed(limits, state.limits.map((text, i) => ({ text, i })), ({ i }) => i,
       () => h("p", { class: "nrt-limit" }),
-      (node, { text }) => setText(node, `Near a limit: ${text}`));
+      (node, { text }) => setText(node, text));
     setText(error, state.error ? `Last error: ${state.error}` : "");
     error.hidden = !state.error;
     keyed(

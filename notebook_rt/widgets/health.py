@@ -93,7 +93,7 @@ def health_html(report: HealthReport) -> str:
     detail = escape(cut(report.detail or DETAILS.get(report.state, "")))
     rows = [(name, value) for name, value in report.metrics.items()]
     usage = f"<p>{escape(cut(report.usage))}</p>" if report.usage else ""
-    limits = "".join(f"<p><b>Near a limit:</b> {escape(cut(t))}</p>" for t in report.near_limits)
+    limits = "".join(f"<p><b>{escape(cut(text))}</b></p>" for text in report.near_limits)
     error = f"<p>Last error: {escape(report.last_error)}</p>" if report.last_error else ""
     table = static_table(("metric", "value"), rows) if rows else ""
     return (

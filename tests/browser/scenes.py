@@ -63,11 +63,13 @@ SAID = {
     " Next audit in 2 s.",
 }
 """What a session says of some states (``widgets/sessions.py``)."""
-USAGE = "1,240 messages this hour: about 0.9 M a month of the 2 M of the free plan."
-MUCH_USAGE = "2,400 messages this hour: about 1.7 M a month of the 2 M of the free plan."
+_EVERY = "were every hour like it; the free plan includes 2 M."
+USAGE = f"1,240 messages this hour: about 0.9 M a month, {_EVERY}"
+MUCH_USAGE = f"2,400 messages this hour: about 1.7 M a month, {_EVERY}"
 NEAR_LIMITS = (
-    "96 messages a second; the free plan allows 100 a second.",
-    "2,400 messages this hour are 1.7 M a month; the free plan includes 2 M.",
+    "Near a limit: 96 messages a second; the free plan allows 100 a second, and above it the server"
+    " drops changes.",
+    "Near a limit: 2,400 messages this hour are 1.7 M a month; the free plan includes 2 M.",
 )
 """What a session says of its traffic (``sync/usage.py``)."""
 

@@ -116,6 +116,7 @@ def test_the_timeouts_are_a_hosted_projects() -> None:
         1000,
     )
     assert options.realtime.events_per_second == 100
+    assert options.realtime.presence_per_second == 20
     assert options.realtime.login_timeout == 24 * 3600
 
 

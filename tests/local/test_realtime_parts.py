@@ -278,6 +278,17 @@ def test_a_burst_passes_and_what_follows_does_not() -> None:
     assert rate.admit()
 
 
+def test_presence_that_is_delivered_counts_toward_the_rate_as_a_call_does() -> None:
+    """One call in a room of fifty is fifty presence messages more (``realtime``'s own counting)."""
+    now = 0.0
+    rate = EventRate(20, lambda: now)
+    for _ in range(3):
+        assert rate.admit()
+        rate.count(50)
+    now = TICK + 0.1
+    assert not rate.admit()
+
+
 def test_the_sixth_call_in_the_window_is_refused() -> None:
     now = 0.0
     limit = CallLimit(5, 30.0, lambda: now)

@@ -58,6 +58,7 @@ BEFORE: dict[str, list[str]] = {
 RECORDED: dict[str, Any] = {
     "confirm_again_delay": None,
     "events_per_second": None,
+    "presence_per_second": None,
     "max_broadcast_bytes": 3_000_000,
 }
 """A server of one's own, as recorded, where a hosted project on the free plan differs."""

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.websocket.socket import Socket
 from notebook_rt.options import Options
+from notebook_rt.sync.usage import TICK
 from tests.net.test_socket import CONFIG, Ears
 
 TOPIC = "realtime:t"
@@ -264,4 +265,5 @@ async def test_what_counts_toward_a_plan_is_changes_broadcasts_and_presence() ->
     socket, _ = await dispatched(*frames)
     hour = socket.usage.hour(socket.last_frame_at)
     assert hour.messages == 4
+    assert hour.presence_peak == 2 / TICK
     assert hour.bytes_in == sum(map(len, frames)) == socket.bytes_received

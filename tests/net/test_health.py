@@ -10,7 +10,23 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from notebook_rt.sync.connection.health import COLORS, Facts, Metrics, Series, TableFacts, health
+from notebook_rt.options import Options
+from notebook_rt.sync.connection.health import (
+    COLORS,
+    Facts,
+    Interruption,
+    Metrics,
+    Series,
+    TableFacts,
+    health,
+)
+from notebook_rt.sync.connection.supervisor import (
+    Opened,
+    Retry,
+    SocketClosed,
+    Start,
+    Supervisor,
+)
 
 NUMBERS = {"slow_ms": 500.0, "stale_after": 60.0, "poll_interval": 5.0, "behind_after": 3.0}
 STATUSES = ["loading", "live", "polling", "stale", "closed", "error"]
@@ -158,6 +174,107 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     alive = [replace(table(*one), behind=behind, unaudited=unaudited) for one in rest]
     without = replace(facts, tables=alive)
     assert health(without, **NUMBERS) == (verdict, reason)  # what never lived changes nothing
+
+
+# Interruptions -------------------------------------------------------------------------------------
+
+GRACE = 5.0
+END = st.sampled_from([1000, 1001, 1006, 1012, None, "token"])
+"""How a connection ends: a code of the socket's close (a server that goes, a day that is over, a changed
+setting, a network that is gone), or a channel alone, whose token was refused."""
+
+
+@given(
+    st.lists(
+        st.tuples(
+            END,
+            st.one_of(st.sampled_from([0.0, 4.9, 5.0, 5.1]), st.floats(0, 15)),
+            st.one_of(st.sampled_from([0.0, 0.3, 4.9]), st.floats(0, 6)),
+            st.booleans(),
+            st.floats(0, 8),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_an_end_is_calm_until_its_grace_has_passed_and_an_outage_from_then_on(
+    ends: list[tuple[int | str | None, float, float, bool, float]],
+) -> None:
+    """A connection ends, is away for a while, and its table is compared with the server for a while.
+
+    Then its first audit, or a room that cannot be joined, is waited for, or nothing is.
+    """
+    machine = Supervisor(Options(), lambda: 0.5)
+    interruption = Interruption(GRACE)
+    now, status, waiting = 100.0, "live", False
+    told: list[str] = []
+    away_since: float | None = None
+
+    def look() -> None:
+        nonlocal away_since
+        facts = Facts(
+            machine.state,
+            machine.reason,
+            tables=[TableFacts("t", status, unaudited=waiting)],  # type: ignore[arg-type]  # one of STATUSES
+            unjoined=int(waiting),
+            calm=interruption.calm(now),
+        )
+        verdict, reason = health(facts, **NUMBERS)
+        missing = machine.state != "connected" or status != "live"
+        away_since = (now if away_since is None else away_since) if missing else None
+        out = missing and now - (away_since or now) >= GRACE
+        if missing:
+            assert COLORS[verdict] == ("yellow" if out or told[-1:] == ["unavailable"] else "grey")
+        line = interruption.look(facts.away, verdict, reason, now)
+        if line is not None:
+            told.append(line[0])
+        if out:
+            assert told[-1:] == ["unavailable"], "an outage is told"
+        elif verdict == "healthy":
+            assert told[-1:] != ["unavailable"], "and that it is over"
+        if not missing and not waiting:
+            assert COLORS[verdict] == "green"
+
+    def wait(seconds: float) -> None:
+        """Look a few times, and as soon as a grace is over."""
+        nonlocal now
+        until = now + seconds
+        while now < until:
+            ends = now + GRACE if away_since is None else away_since + GRACE
+            now = min(until, now + 0.7, ends if ends > now else until)
+            look()
+
+    machine.handle(Start(), now, now)
+    assert machine.socket is not None
+    machine.handle(Opened(machine.socket), now, now)
+    outages = 0
+    for end, away, compared, waits, well in ends:
+        if end == "token":
+            status = "polling"
+        else:
+            assert machine.socket is not None
+            code = end if isinstance(end, int) else None
+            machine.handle(SocketClosed(machine.socket, code), now, now)
+            status = "polling"
+        look()
+        wait(away)
+        if machine.state != "connected":
+            machine.handle(Retry("user"), now, now)
+            assert machine.socket is not None
+            machine.handle(Opened(machine.socket), now, now)
+        status = "stale"
+        look()
+        wait(compared)
+        outages += now - (away_since or now) >= GRACE
+        status, waiting = "live", waits
+        look()
+        wait(well)
+        now += 0.01
+    waiting = False
+    look()
+    # What is told goes on while a room or an audit is waited for: outages in a row may be one.
+    assert told == ["unavailable", "live"] * (len(told) // 2)
+    assert bool(outages) <= len(told) // 2 <= outages
 
 
 def test_percentiles_are_right_and_take_no_more_room_with_more_values() -> None:

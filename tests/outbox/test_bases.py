@@ -144,6 +144,9 @@ class Edits:
     def __init__(self, editor: Editor) -> None:
         self.editor = editor
 
+    def may(self, right: str, columns: object = ()) -> None:
+        """Everybody may do everything."""
+
     def know(self, columns: object) -> None:
         """Every column is known."""
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.errors import FilterError, MissingColumnError, RefusedError
+from notebook_rt.errors import FilterError, MissingColumnError, NotPublishedError, RefusedError
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.sync.events import Page, Query
@@ -120,6 +120,28 @@ def test_the_optional_sql_tells_all_of_a_table() -> None:
     assert found.key == ("day", "id")  # in the columns' order, as the description gives it
     assert found.unique == (("state", "at"),)
     assert described(CATALOG, "another") == Described()
+
+
+@pytest.mark.parametrize(
+    ("kind", "todo"),
+    [("r", "run: alter publication supabase_realtime add table public.t"), ("v", "rt.query")],
+)
+def test_a_table_that_is_said_not_to_be_published_is_refused_before_it_is_subscribed_to(
+    kind: str, todo: str
+) -> None:
+    said = {**CATALOG["tables"]["t"], "kind": kind, "published": False, "grants": ["select"]}
+    flow = learn(TableSpec("t"), lambda *found: None)
+    next(flow)
+    with pytest.raises(NotPublishedError) as caught:
+        flow.send([Read(Page((), None, 0.0, {"tables": {"t": said}}), 0, 0.0)])
+    assert todo in str(caught.value)
+    # Without the grant, no row can be read: that is the first thing to mend.
+    flow = learn(TableSpec("t"), lambda *found: None)
+    next(flow)
+    with pytest.raises(StopIteration):
+        flow.send(
+            [Read(Page((), None, 0.0, {"tables": {"t": {**said, "grants": ["insert"]}}}), 0, 0.0)]
+        )
 
 
 @pytest.mark.parametrize("answer", [{"tables": None}, {"tables": {"t": None}}, {"tables": {}}])

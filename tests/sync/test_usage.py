@@ -19,17 +19,23 @@ from notebook_rt.sync.usage import (
     TELL_AGAIN,
     TICK,
     TICKS,
+    Counts,
     Usage,
 )
 
 PLAN = st.sampled_from(["free", "pro", None])
 STEP = st.tuples(
-    st.sampled_from(["received", "frame", "sent", "read", "audit", "poll"]),
+    st.sampled_from(["received", "frame", "sent", "here", "told", "read", "audit", "poll"]),
     st.integers(1, 700),
     st.integers(0, 100_000),
     st.one_of(st.just(0.0), st.floats(0, 20), st.floats(0, 4000)),
 )
-"""What happened, how many times, the bytes of each, and the seconds since the step before."""
+"""What happened, how many times, the bytes of each, and the seconds since the step before.
+
+``here`` is presence that was received and ``told`` presence that was sent.
+"""
+RECEIVED: dict[str, Counts] = {"received": "message", "frame": "nothing", "here": "presence"}
+SENT: dict[str, Counts] = {"sent": "message", "told": "presence"}
 
 
 def counted(plan: str | None, steps: Sequence[tuple[str, int, int, float]]) -> tuple[Usage, float]:
@@ -38,10 +44,10 @@ def counted(plan: str | None, steps: Sequence[tuple[str, int, int, float]]) -> t
     for what, times, size, pause in steps:
         now += pause
         for _ in range(times):
-            if what in ("received", "frame"):
-                usage.received(size, what == "received", now)
-            elif what == "sent":
-                usage.sent(size, True, now)
+            if what in RECEIVED:
+                usage.received(size, RECEIVED[what], now)
+            elif what in SENT:
+                usage.sent(size, SENT[what], now)
             else:
                 usage.requested(what, size, 7, now)  # type: ignore[arg-type]  # drawn from the purposes
     return usage, now
@@ -60,11 +66,11 @@ def test_an_hour_is_what_was_counted_in_it(
         moment += step[3]
         times.append(moment)
     inside = [s for s, t in zip(steps, times, strict=True) if int(t // TICK) >= first]
-    assert hour.messages == sum(n for what, n, _, _ in inside if what == "received")
-    assert hour.sent == sum(n for what, n, _, _ in inside if what == "sent")
+    assert hour.messages == sum(n for what, n, _, _ in inside if what in ("received", "here"))
+    assert hour.sent == sum(n for what, n, _, _ in inside if what in SENT)
     for purpose in ("read", "audit", "poll"):
         assert hour.http[purpose] == sum(n * size for what, n, size, _ in inside if what == purpose)
-    assert hour.bytes_in == sum(n * size for what, n, size, _ in inside if what != "sent")
+    assert hour.bytes_in == sum(n * size for what, n, size, _ in inside if what not in SENT)
     assert hour.month == 720 * hour.messages
     shares = [hour.share(purpose) for purpose in ("read", "audit", "poll")]
     assert None in shares or sum(share or 0.0 for share in shares) == pytest.approx(1)
@@ -81,36 +87,50 @@ def test_never_silent_above_80_percent_of_a_limit_and_never_a_warning_below(
 ) -> None:
     usage, now = counted(plan, steps)
     hour = usage.hour(now)
-    ticks: dict[int, int] = {}
-    moment = 1000.0
-    for what, times, _, pause in steps:
-        moment += pause
-        if what in ("received", "sent"):
-            tick = int(moment // TICK)
-            ticks[tick] = ticks.get(tick, 0) + times
     last = int(now // TICK)
-    rate = max((n / TICK for t, n in ticks.items() if t >= last - PEAK_TICKS), default=0.0)
+
+    def rate(*counted: str) -> float:
+        """A second, in the busiest tick of the last minute."""
+        ticks: dict[int, int] = {}
+        moment = 1000.0
+        for what, times, _, pause in steps:
+            moment += pause
+            if what in counted:
+                tick = int(moment // TICK)
+                ticks[tick] = ticks.get(tick, 0) + times
+        return max((n / TICK for t, n in ticks.items() if t >= last - PEAK_TICKS), default=0.0)
+
+    assert hour.peak == rate("received", "here", *SENT)
+    assert hour.presence_peak == rate("here", "told")
     used = {"channels": channels / CHANNELS, "presence": calls / PRESENCE_CALLS}
     if plan is not None:
-        used["rate"] = rate / PLANS[plan].messages_per_second
-        month = PLANS[plan].messages_per_month
-        if month is not None:
-            used["month"] = hour.messages * 720 / month
-    found = {near.limit for near in usage.near(hour, channels, calls)}
-    assert found == {limit for limit, share in used.items() if share > NEAR}
+        used["rate"] = hour.peak / PLANS[plan].messages_per_second
+        used["presence_rate"] = hour.presence_peak / PLANS[plan].presence_per_second
+        used["month"] = hour.messages * 720 / PLANS[plan].messages_per_month
+    found = {near.limit: near.text for near in usage.near(hour, channels, calls)}
+    assert found.keys() == {limit for limit, share in used.items() if share > NEAR}
+    for limit, text in found.items():
+        assert text.startswith("Over a limit: " if used[limit] > 1 else "Near a limit: ")
 
 
-@given(st.lists(st.tuples(st.integers(1, 900), st.floats(0, 12)), max_size=15))
-def test_a_rate_that_comes_near_its_limit_says_so_at_once(steps: list[tuple[int, float]]) -> None:
+@given(st.lists(st.tuples(st.integers(1, 900), st.booleans(), st.floats(0, 12)), max_size=15))
+def test_a_rate_that_comes_near_its_limit_says_so_at_once(
+    steps: list[tuple[int, bool, float]],
+) -> None:
     """Nobody looks at the counts in time of itself: a burst would be over."""
-    usage, now, ticks = Usage("free"), 0.0, dict[int, int]()
-    for count, pause in steps:
+    usage, now, ticks = Usage("free"), 0.0, dict[int, list[int]]()
+    near_rate, near_presence = (
+        NEAR * most * TICK + 1 for most in (PLANS["free"].messages_per_second, 20)
+    )
+    for count, presence, pause in steps:
         now += pause
-        for _ in range(count):
-            tick = int(now // TICK)
-            ticks[tick] = ticks.get(tick, 0) + 1
-            crossed = usage.received(10, True, now)
-            assert crossed == (ticks[tick] == NEAR * 100 * TICK + 1)
+        for number in range(count):
+            counts = ticks.setdefault(int(now // TICK), [0, 0])
+            counts[0] += 1
+            counts[1] += presence
+            take = usage.received if number % 2 else usage.sent
+            crossed = take(10, "presence" if presence else "message", now)
+            assert crossed == (counts[0] == near_rate or (presence and counts[1] == near_presence))
 
 
 @given(st.lists(st.floats(0, 5000), min_size=1, max_size=20))
@@ -124,10 +144,19 @@ def test_a_warning_is_told_once_an_hour_at_most_and_as_long_as_it_holds(waits: l
         told += [now] * len(due)
 
 
+def test_a_limit_that_is_passed_is_told_though_it_was_told_to_be_near() -> None:
+    usage = Usage("free")
+    near = [
+        usage.due(usage.near(usage.hour(0.0), channels, 0), 0.0)
+        for channels in (CHANNELS, CHANNELS, CHANNELS + 1, CHANNELS + 1, CHANNELS)
+    ]
+    assert [[one.over for one in told] for told in near] == [[False], [], [True], [], []]
+
+
 def test_memory_is_bounded() -> None:
     usage = Usage("free")
     for tick in range(10_000):
-        usage.received(10, True, tick * TICK)
+        usage.received(10, "message", tick * TICK)
     assert len(usage._ticks) == TICKS
 
 
@@ -135,21 +164,25 @@ def test_memory_is_bounded() -> None:
     ("plan", "messages", "said"),
     [
         ("free", 0, "No messages this hour."),
-        ("free", 1, "1 message this hour: about 720 a month of the 2 M of the free plan."),
+        ("free", 1, "1 message this hour: about 720 a month, WERE; the free plan includes 2 M."),
         (
             "free",
             1240,
-            "1,240 messages this hour: about 0.9 M a month of the 2 M of the free plan.",
+            "1,240 messages this hour: about 0.9 M a month, WERE; the free plan includes 2 M.",
         ),
-        ("pro", 1240, "1,240 messages this hour: about 0.9 M a month."),
-        (None, 60, "60 messages this hour: about 43,200 a month."),
+        (
+            "pro",
+            1240,
+            "1,240 messages this hour: about 0.9 M a month, WERE; the pro plan includes 5 M.",
+        ),
+        (None, 60, "60 messages this hour: about 43,200 a month, WERE."),
     ],
 )
 def test_the_hour_is_said_in_one_sentence(plan: str | None, messages: int, said: str) -> None:
     usage = Usage(plan)
     for _ in range(messages):
-        usage.received(10, True, 5.0)
-    assert usage.sentence(usage.hour(5.0)) == said
+        usage.received(10, "message", 5.0)
+    assert usage.sentence(usage.hour(5.0)) == said.replace("WERE", "were every hour like it")
 
 
 def test_presence_as_the_session_paces_it_is_not_near_its_limit() -> None:

@@ -234,14 +234,16 @@ def test_the_static_list_of_people_is_in_the_order_of_the_live_one():
 
 def test_the_panel_says_the_traffic_and_each_limit_that_is_near():
     report = HealthReport(
-        "healthy", usage="5 messages this hour.", near_limits=("85 channels.", HOSTILE)
+        "healthy",
+        usage="5 messages this hour.",
+        near_limits=("Near a limit: 85 channels.", HOSTILE),
     )
     drawn = HealthState(MemoryHealth(report))()
     assert drawn["usage"] == "5 messages this hour."
-    assert drawn["limits"] == ["85 channels.", HOSTILE]
+    assert drawn["limits"] == ["Near a limit: 85 channels.", HOSTILE]
     static = health_html(report)
     assert "<p>5 messages this hour.</p>" in static
-    assert "<b>Near a limit:</b> 85 channels." in static
+    assert "<b>Near a limit: 85 channels.</b>" in static
     assert HOSTILE not in static
     assert escape(HOSTILE) in static
     assert "Near a limit" not in health_html(HealthReport("healthy"))

@@ -122,6 +122,7 @@ class Channel:
             replaces.close()
         if config.presence_enabled:
             self.push("presence_state", self._tenant.hub.presence_state(self.key))
+            self._tenant.presence.count()
         if config.replication_ready:
             self.system("Replication connection established", "ok", "system")
         for stored in replayed:
@@ -271,6 +272,9 @@ class Channel:
     async def _presence(self, message: Message) -> None:
         if not self._presence_calls.admit():
             self.fail("Client presence rate limit exceeded")
+            return
+        if not self._tenant.presence.admit():
+            self.fail("Too many presence messages per second")
             return
         request = message.json()
         if request is None and message.payload != "null":

@@ -53,10 +53,11 @@ class Topic:
 
 
 class Hub:
-    """All topics of the tenant."""
+    """All topics of the tenant. ``on_presence`` is called with the diffs that were delivered."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_presence: Callable[[int], None]) -> None:
         self._topics: dict[TopicKey, Topic] = {}
+        self._on_presence = on_presence
 
     def channels(self) -> list[Member]:
         return [channel for topic in self._topics.values() for channel in topic.channels]
@@ -128,6 +129,7 @@ class Hub:
     def _send_diff(self, key: TopicKey, diff: Diff) -> None:
         payload = dumps(diff)
         topic = f"realtime:{key[0]}"
-        for channel in self._topics[key].channels:
-            if channel.presence_enabled:
-                channel.send(frame(channel.vsn, topic, "presence_diff", payload))
+        members = [each for each in self._topics[key].channels if each.presence_enabled]
+        for channel in members:
+            channel.send(frame(channel.vsn, topic, "presence_diff", payload))
+        self._on_presence(len(members))

@@ -25,11 +25,14 @@ class EventRate:
 
     def admit(self) -> bool:
         """Count one event; False when the average is over the limit."""
-        if self._limit is None:
-            return True
-        self._advance(self._clock())
-        self._count += 1
+        self.count()
         return not self.exceeded
+
+    def count(self, events: int = 1) -> None:
+        """Count what was delivered, which is never refused."""
+        if self._limit is not None:
+            self._advance(self._clock())
+            self._count += events
 
     def _advance(self, now: float) -> None:
         """Close the ticks that ended; the window starts with the first event after silence."""

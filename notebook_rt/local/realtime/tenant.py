@@ -49,7 +49,8 @@ class Tenant:
         self.options = context.options.realtime
         self.pool = context.pool
         self.callers = context.callers
-        self.hub = Hub()
+        self.presence = EventRate(self.options.presence_per_second, time.monotonic)
+        self.hub = Hub(self.presence.count)
         self.sockets: set[Client] = set()
         self.broadcasts = EventRate(self.options.events_per_second, time.monotonic)
         self.changes = Changes(

@@ -40,7 +40,7 @@ from notebook_rt.net.websocket.frames import ChangeFrame, UnknownFrame, decode_f
 from notebook_rt.net.websocket.intake import Intake
 from notebook_rt.net.websocket.topic import ChannelListener, SocketChannel
 from notebook_rt.options import Options
-from notebook_rt.sync.usage import Usage
+from notebook_rt.sync.usage import Counts, Usage
 
 logger = logging.getLogger("notebook_rt")
 _quiet = logging.getLogger("notebook_rt.websockets")
@@ -49,8 +49,13 @@ _quiet.setLevel(logging.WARNING)
 logging.getLogger("realtime").addHandler(logging.NullHandler())
 
 
-MESSAGES: Final = frozenset({"broadcast", "presence_diff", "presence_state"})
-"""The events that count toward a plan's messages, beside changes."""
+COUNTS: Final[Mapping[str, Counts]] = {
+    "broadcast": "message",
+    "presence": "presence",
+    "presence_diff": "presence",
+    "presence_state": "presence",
+}
+"""The events that count toward a plan's limits, beside changes."""
 CLOSE_SECONDS: Final = 1.0
 """The longest that the server may take to say good-bye."""
 
@@ -196,18 +201,18 @@ class Socket(AsyncRealtimeClient):
     def _take(self, raw: bytes) -> None:
         frame = decode_frame(raw, self.exact_numbers)
         if isinstance(frame, ChangeFrame):
-            self._count(raw, True)
+            self._count(raw, "message")
             channel = self.channels.get(frame.topic)
             if isinstance(channel, SocketChannel):
                 channel.listener.change(frame.change)
             return
         if isinstance(frame, UnknownFrame):
-            self._count(raw, False)
+            self._count(raw, "nothing")
             self.unknown += 1
             if frame.perhaps_a_change:
                 self.listener.frame_unreadable("a frame that cannot be read")
             return
-        self._count(raw, frame.event in MESSAGES)
+        self._count(raw, COUNTS.get(frame.event, "nothing"))
         channel = self.channels.get(frame.topic)
         self.unknown += frame.unknown_keys
         if isinstance(channel, SocketChannel):
@@ -218,8 +223,8 @@ class Socket(AsyncRealtimeClient):
             else:
                 self.unknown += 1
 
-    def _count(self, raw: bytes, message: bool) -> None:
-        if self.usage.received(len(raw), message, self.last_frame_at):
+    def _count(self, raw: bytes, counts: Counts) -> None:
+        if self.usage.received(len(raw), counts, self.last_frame_at):
             self.listener.limit_near()
 
     async def send(self, message: Message | dict[str, Any]) -> None:
@@ -239,8 +244,8 @@ class Socket(AsyncRealtimeClient):
             await ws.send(encoded, text=True)
         except ConnectionClosed as error:
             raise ConnectionError("the connection was lost") from error
-        counted = fields["event"] in ("broadcast", "presence")
-        if self.usage.sent(len(encoded), counted, time.monotonic()):
+        counts = COUNTS.get(str(fields["event"]), "nothing")
+        if self.usage.sent(len(encoded), counts, time.monotonic()):
             self.listener.limit_near()
 
     async def beat(self, ref: str) -> None:

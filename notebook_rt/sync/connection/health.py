@@ -44,8 +44,13 @@ COLORS: Final[dict[HealthStatus, str]] = {
 }
 UNAVAILABLE: Final = "Live updates temporarily unavailable, data refreshes every {interval:g} s"
 CALM: Final = 5.0
-"""Times ``Options.backoff_base`` that a reconnection may take before it is an outage: a hosted project
-ends connections as a matter of course (after 24 h, with each changed setting)."""
+"""Times ``Options.backoff_base`` that live updates may be away before it is an outage: a hosted project
+ends connections and channels as a matter of course (after 24 h, with each changed setting, when a token
+is renewed)."""
+OUTAGE: Final[frozenset[HealthStatus]] = frozenset({"offline", "polling", "stale"})
+"""Words of a session whose live updates are missing for longer than that."""
+WELL: Final[frozenset[HealthStatus]] = frozenset({"healthy", "slow", "refused"})
+"""Words of a session that misses nothing."""
 NAMED: Final = 5
 """Tables that a reason names."""
 
@@ -91,7 +96,13 @@ class Facts:
     refused: str = ""
     """What the server refused of the user's edits, in a sentence."""
     calm: bool = False
-    """Whether live updates have been away for so short a time that they may be back at once."""
+    """Whether live updates, if they are away, are so for so short a time that they may be back at once."""
+
+    @property
+    def away(self) -> bool:
+        """Whether live updates are missing, of the connection or of a table that had them."""
+        missing = any(table.status in ("polling", "stale") for table in self.tables)
+        return missing or self.state not in ("connected", "connecting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +124,7 @@ class Health:
     usage: str = field(default="", compare=False)
     """The messages of the last hour, and what they are in a month, in a sentence."""
     near_limits: tuple[str, ...] = ()
-    """A sentence for each limit of the plan of which more than 80 % is used."""
+    """A line for each limit of which more than 80 % is used: near it or over it, and what it is."""
     display: Callable[[], Any] | None = field(default=None, compare=False)
     """How the session shows its health as it goes on, where there is a front end."""
 
@@ -169,16 +180,17 @@ def _worst(
         return "stale", failed[0].error + (f" (in error, too: {others})" if others else "")
     if facts.state == "connecting":
         return "connecting", facts.reason
-    away = facts.state != "connected" or "stale" in statuses or "polling" in statuses
-    if away and calm:
-        return "connecting", "reconnecting"
+    if calm and facts.away:
+        if facts.state != "connected":
+            return "connecting", "reconnecting"
+        if "polling" in statuses:
+            polling = [table for table in tables if table.status == "polling"]
+            return "connecting", f"waiting for live updates: {_names(polling)}"
+        return "connecting", _compared(tables)
     if facts.state != "connected":
         return "polling", UNAVAILABLE.format(interval=poll_interval)
     if "stale" in statuses:
-        stale = [table for table in tables if table.status == "stale"]
-        names = _names(stale)
-        why = next((f" ({table.error})" for table in stale if table.error), "")
-        return "stale", f"being compared with the server: {names}{why}"
+        return "stale", _compared(tables)
     if "polling" in statuses:
         polling = [table for table in tables if table.status == "polling"]
         ages = [table.age for table in polling if table.age is not None]
@@ -206,12 +218,49 @@ def _worst(
     return "healthy", "live"
 
 
+def _compared(tables: Sequence[TableFacts]) -> str:
+    stale = [table for table in tables if table.status == "stale"]
+    why = next((f" ({table.error})" for table in stale if table.error), "")
+    return f"being compared with the server: {_names(stale)}{why}"
+
+
 def _names(tables: Sequence[TableFacts]) -> str:
     """The tables by name, each once, and not more than fit a sentence."""
     names = list(dict.fromkeys(table.name for table in tables))
     if len(names) <= NAMED:
         return ", ".join(names)
     return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
+
+
+class Interruption:
+    """Since when live updates are away, and whether that was told. Times are monotonic seconds.
+
+    What is over within ``grace`` seconds is told to nobody.
+    """
+
+    def __init__(self, grace: float) -> None:
+        self.grace = grace
+        self.since: float | None = None
+        self.told = False
+
+    def calm(self, now: float) -> bool:
+        """Whether updates that are away now have been so for less than the grace."""
+        return not self.told and (self.since is None or now - self.since < self.grace)
+
+    def look(
+        self, away: bool, verdict: HealthStatus, reason: str, now: float
+    ) -> tuple[Literal["unavailable", "live"], str] | None:
+        """Take how things are; gives the line that is to be told, its kind and text, if there is one."""
+        if verdict in OUTAGE or away:
+            self.since = now if self.since is None else self.since
+            if verdict in OUTAGE and not self.told:
+                self.told = True
+                return "unavailable", reason
+        elif self.since is not None and (verdict in WELL or not self.told):
+            seconds, told = now - self.since, self.told
+            self.since, self.told = None, False
+            return ("live", f"Live again after {seconds:.0f} s") if told else None
+        return None
 
 
 class Series:

@@ -25,6 +25,7 @@ from notebook_rt.errors import (
     MissingColumnError,
     MissingTableError,
     NoPrimaryKeyError,
+    NotPublishedError,
     PermissionDeniedError,
     UnknownKeyError,
 )
@@ -65,6 +66,10 @@ class Described:
     """PostgreSQL's ``relkind``: ``r`` a table, ``p`` a partitioned one, ``v`` a view; empty: not known."""
     row_security: bool | None = None
     """Whether policies decide which rows are seen; None: not known."""
+    published: bool | None = None
+    """Whether its changes are streamed; None: not known."""
+    grants: tuple[str, ...] | None = None
+    """What this login may do with it (``select``, ``insert``, ...); None: not known."""
     complete: bool = True
     """False: no row was there to name the columns, and there may be others."""
 
@@ -83,6 +88,8 @@ def learn(spec: TableSpec, done: Callable[[Schema, Schema, Described], None]) ->
     """
     (read,) = yield [Query((), describe=(spec.table,))]
     found = described(read.page.value, spec.table)
+    if found.published is False and "select" in (found.grants or ()):
+        raise NotPublishedError(spec.schema, spec.table, found.kind)
     if not found.columns:
         found = yield from _probed(spec)
     elif not (found.key or spec.key):
@@ -126,6 +133,8 @@ def from_catalog(value: Mapping[str, Any], table: str) -> Described:
         tuple(map(tuple, found.get("unique") or ())),
         kind=str(found.get("kind") or ""),
         row_security=bool(found["row_security"]) if "row_security" in found else None,
+        published=bool(found["published"]) if "published" in found else None,
+        grants=tuple(map(str, found["grants"] or ())) if "grants" in found else None,
     )
 
 
@@ -135,10 +144,6 @@ class Watchable:
 
     name: str
     described: Described
-    published: bool | None
-    """Whether its changes are streamed; None: it is not known."""
-    row_security: bool | None
-    grants: tuple[str, ...] | None
 
 
 def listed(value: Any) -> list[Watchable] | None:
@@ -147,23 +152,12 @@ def listed(value: Any) -> list[Watchable] | None:
         return None
     tables = value.get("tables")
     if isinstance(tables, Mapping):
-        return [
-            Watchable(
-                name,
-                from_catalog(value, name),
-                bool(one.get("published")),
-                bool(one.get("row_security")),
-                tuple(map(str, one.get("grants") or ())),
-            )
-            for name, one in sorted(tables.items())
-            if isinstance(one, Mapping) and "select" in (one.get("grants") or ())
-        ]
+        every = [Watchable(name, from_catalog(value, name)) for name in sorted(tables)]
+        return [one for one in every if "select" in (one.described.grants or ())]
     names = value.get("definitions")
     if not isinstance(names, Mapping):
         return None
-    return [
-        Watchable(name, from_description(value, name), None, None, None) for name in sorted(names)
-    ]
+    return [Watchable(name, from_description(value, name)) for name in sorted(names)]
 
 
 _OPENAPI_INTEGERS: Final = {"int32": "int4", "int64": "int8"}
