@@ -8,7 +8,9 @@ thread, so that a slow function delays nothing else.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.runtime.callbacks import Mailbox
@@ -22,6 +24,25 @@ if TYPE_CHECKING:
     from notebook_rt.widgets.grid import GridWidget
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a run of the function has read and returned: one value, as any thread may run it."""
+
+    dfs: tuple[pd.DataFrame, ...] | None
+    """The snapshots it was given; None before the first run, and if the last one raised."""
+    value: Any
+    reads: Reads
+    """What it has read besides."""
+
+    def is_fresh(self, now: Sequence[pd.DataFrame]) -> bool:
+        """Whether another run would read the same."""
+        return (
+            self.dfs is not None
+            and all(one is other for one, other in zip(self.dfs, now, strict=True))
+            and all(frame.version == version for frame, version in self.reads.values())
+        )
+
+
 class MappedFrame:
     """``fn`` of live frames' DataFrames; made by ``LiveFrame.map`` and ``map``."""
 
@@ -31,9 +52,7 @@ class MappedFrame:
         self.frames = tuple(frames)
         """The live frames it is given."""
         self._fn = fn
-        self._latest: tuple[tuple[pd.DataFrame, ...], Any] | None = None
-        self._followed: Reads = {}
-        """What the function has read besides, when it ran last."""
+        self._run = _Run(None, None, {})
 
     def __repr__(self) -> str:
         name = getattr(self._fn, "__name__", type(self._fn).__name__)
@@ -46,36 +65,38 @@ class MappedFrame:
         """
         if is_running(self):
             return self.latest
-        dfs = tuple(frame.df for frame in self.frames)
-        latest = self._latest
-        if latest is None or not self._is_fresh(latest[0], dfs):
-            reads: Reads = {}
+        run, error = self._compute()
+        if error is not None:
+            raise error
+        return run.value
+
+    def _compute(self) -> tuple[_Run, BaseException | None]:
+        """The latest run, made now unless that is fresh, and what the function has raised in it."""
+        dfs, run = tuple(frame.df for frame in self.frames), self._run
+        reads, error = run.reads, None
+        if not run.is_fresh(dfs):
             try:
                 with recording(self) as reads:
-                    value = self._fn(*dfs)
-            finally:
-                self._followed = reads
-                note_all(reads)
-            latest = self._latest = (dfs, value)
-        else:
-            note_all(self._followed)
-        return latest[1]
-
-    def _is_fresh(self, before: Sequence[pd.DataFrame], now: Sequence[pd.DataFrame]) -> bool:
-        return all(one is other for one, other in zip(before, now, strict=True)) and all(
-            frame.version == version for frame, version in self._followed.values()
-        )
+                    run = _Run(dfs, self._fn(*dfs), reads)
+            except BaseException as raised:
+                run, error = _Run(None, self.latest, reads), raised
+            self._run = run
+        note_all(reads)
+        return run, error
 
     @property
     def latest(self) -> Any:
         """The value computed last, without computing it anew; None before there is one."""
-        return None if self._latest is None else self._latest[1]
+        return self._run.value
 
     @property
     def sources(self) -> list[Followed]:
         """The live frames it is computed of: those it is given, and those its function has read."""
-        read = {frame._feed: frame for frame, _ in tuple(self._followed.values())}
-        return list({**read, **{frame._feed: frame for frame in self.frames}}.values())
+        return list(self._sources(self._run).values())
+
+    def _sources(self, run: _Run) -> dict[Feed, Followed]:
+        read = {frame._feed: frame for frame, _ in run.reads.values()}
+        return {**read, **{frame._feed: frame for frame in self.frames}}
 
     def on_change(self, fn: Callable[[Any], Any], *, at_once: bool = False) -> Callable[[], None]:
         """Call ``fn(value)`` with the new value after each batch of changes, on a thread of its own.
@@ -133,6 +154,7 @@ class _Listening:
         self._mapped = mapped
         self._fn = fn
         self._attached: dict[Feed, Callable[[], None]] = {}
+        self._since = time.monotonic()
         size, what = feed.options.buffer_size, f"{first.name}.on_change"
         self._box = Mailbox(self._tell, size, what, feed.counters)
         self._box.holds = mapped  # who listens keeps the frames, though no variable does
@@ -147,23 +169,28 @@ class _Listening:
         self._box.put(True)
 
     def _tell(self, tell: bool) -> Any:
-        try:
-            value = self._mapped.df
-        finally:
-            self._follow()
-        return self._fn(value) if tell else None
+        run, error = self._mapped._compute()
+        changed = self._follow(run)
+        if error is not None:
+            raise error
+        return self._fn(run.value) if tell or changed else None
 
-    def _follow(self) -> None:
-        sources = {frame._feed: frame for frame in self._mapped.sources}
+    def _follow(self, run: _Run) -> bool:
+        """Be called for what ``run`` has read; whether any of it changed after ``fn`` was subscribed,
+        but before it was read, so that ``run`` shows it and nothing else tells it.
+        """
+        sources, changed = self._mapped._sources(run), False
         for feed in self._attached.keys() - sources.keys():
             self._attached.pop(feed)()
         for feed, frame in sources.items():
             if feed not in self._attached and not self._closed:
                 self._attached[feed] = frame._attach(self._changed)
-                if frame.version != self._mapped._followed[feed][1]:
+                if frame.version != run.reads[feed][1]:
                     self._box.put(True)  # it changed between the reading and now
+                changed = changed or feed.changed_at >= self._since
         if self._closed:
             self._detach()
+        return changed
 
     def _detach(self) -> None:
         while self._attached:

@@ -355,17 +355,17 @@ def ends_at_once(code: str, seconds: float = AT_ONCE, *, stop: int | None = None
         [sys.executable, *QUARRELSOME, "-c", READY + textwrap.dedent(code)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        bufsize=0,  # communicate() does not know what a buffer has read beyond the line
     )
     assert process.stdout is not None
     first = process.stdout.readline()
-    if first != "ready\n":
+    if first != b"ready\n":
         process.kill()
         raise AssertionError(first + process.communicate()[1])
     if stop is not None:
         process.send_signal(stop)
     out, err = process.communicate(timeout=scaled(60))
-    assert err == ""
+    assert err == b""
     assert float(out) < scaled(seconds)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -127,6 +128,41 @@ def test_another_live_frame_that_the_function_reads_is_followed(
     assert mapped.df == 700.0
     other.edit(1, price=1)
     assert mapped.df == 7.0
+
+
+def test_a_change_between_the_subscription_and_the_first_run_is_told(
+    stack: LocalStack, frame: nrt.LiveFrame, other: nrt.LiveFrame
+) -> None:
+    begun, changed = threading.Event(), threading.Event()
+
+    def price(df: pd.DataFrame) -> float:
+        begun.set()
+        changed.wait(scaled(10))
+        return float(other.df.price.iloc[0])
+
+    told: list[float] = []
+    frame.map(price).on_change(told.append)
+    begun.wait(scaled(10))
+    stack.sql(f"update {other.name} set price = 100")
+    until(lambda: other.df.price.iloc[0] == 100)
+    until(lambda: other.version > 1, what=lambda: other.version)
+    changed.set()
+    until(lambda: told == [100.0], what=lambda: told)
+
+
+def test_what_the_function_raises_of_a_frame_that_it_reads_is_raised_until_that_changes(
+    stack: LocalStack, frame: nrt.LiveFrame, other: nrt.LiveFrame
+) -> None:
+    mapped = frame.map(lambda df: 100 // int(other.df.price.iloc[0]))
+    assert mapped.df == 10
+    stack.sql(f"update {other.name} set price = null")
+    until(lambda: other.df.price.isna().all())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="NaN"):
+            mapped.df  # noqa: B018  # that it raises is what is read
+    stack.sql(f"update {other.name} set price = 20")
+    until(lambda: other.df.price.iloc[0] == 20)
+    assert mapped.df == 5
 
 
 def test_a_frame_that_is_read_now_and_then_is_followed_while_it_is(

@@ -8,7 +8,7 @@ write, with what was parked behind it. Each owner has lanes of its own.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ class Put:
     """What became of an operation that was put into the queue."""
 
     op: Op | None
-    """As it is stored now, but for its ``seq`` and owner.
+    """As it is stored now, but for its ``seq``, owner and session.
 
     None: it took back one that had not left, and nothing is left to send.
     """
@@ -49,14 +49,15 @@ def put(
     ops: Sequence[Op],
     *,
     merge: bool,
-    apart: Container[str] = (),
+    session: str = "",
+    is_paused: Callable[[str], bool] = lambda session: False,
 ) -> list[Put]:
-    """Add an owner's operations at the end, in order, or make one of those that can be.
+    """Add an owner's operations of a session at the end, in order, or make one of those that can be.
 
     Parameters
     ----------
-    apart
-        Sessions that are paused: no operation of theirs becomes one with another session's.
+    is_paused
+        Whether a session is paused: no operation of it becomes one with another session's.
     """
     ops = [op if op.lane else replace(op, lane=lane_of(op.schema, op.target, op.key)) for op in ops]
     # Where one is put in, `_merge` asks about its lane itself.
@@ -69,12 +70,12 @@ def put(
             if fresh:
                 db.executemany(_INSERT, fresh)
                 fresh.clear()
-            made_one = _merge(db, owner, op, apart)
+            made_one = _merge(db, owner, op, session, is_paused)
             if made_one is not None:
                 results.append(made_one)
                 continue
         taken.add(op.lane)
-        fresh.append({**_values(op), "owner": owner})
+        fresh.append({**_values(op), "owner": owner, "session": session})
         results.append(Put(op))
     db.executemany(_INSERT, fresh)
     return results
@@ -93,7 +94,9 @@ def _taken(db: sqlite3.Connection, owner: str, lanes: Sequence[str]) -> set[str]
     return found
 
 
-def _merge(db: sqlite3.Connection, owner: str, op: Op, apart: Container[str]) -> Put | None:
+def _merge(
+    db: sqlite3.Connection, owner: str, op: Op, session: str, is_paused: Callable[[str], bool]
+) -> Put | None:
     """Make ``op`` one with the last of its lane; None: they stay two."""
     last = db.execute(
         "select * from ops where owner = ? and lane = ? order by seq desc limit 1",
@@ -101,10 +104,10 @@ def _merge(db: sqlite3.Connection, owner: str, op: Op, apart: Container[str]) ->
     ).fetchone()
     if last is None:
         return None
-    if last["session"] != op.session and (last["session"] in apart or op.session in apart):
+    if last["session"] != session and any(map(is_paused, (last["session"], session))):
         return None
     if last["blocked"] or last["state"] == "failed":
-        mended = _mend(db, owner, op)
+        mended = _mend(db, owner, op, session)
         if mended is not None:
             return mended
     if last["state"] != "waiting" or last["sent"] or _would_overtake(db, owner, op, last["seq"]):
@@ -116,7 +119,7 @@ def _merge(db: sqlite3.Connection, owner: str, op: Op, apart: Container[str]) ->
     if whole is None:
         remove(db, before)
     else:
-        whole = replace(whole, session=op.session)
+        whole = replace(whole, session=session)
         store(db, whole)
     return Put(whole, before)
 
@@ -135,8 +138,11 @@ def _would_overtake(db: sqlite3.Connection, owner: str, op: Op, place: int) -> b
     return between.fetchone() is not None
 
 
-def _mend(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
-    """Make ``op`` one with the first of its lane, which was refused; None: it is not about that."""
+def _mend(db: sqlite3.Connection, owner: str, op: Op, session: str) -> Put | None:
+    """Make ``op`` one with the first of its lane, which was refused; None: it is not about that.
+
+    What was refused is none of what waits: edited anew, it leaves after all that it must not pass.
+    """
     found = db.execute(
         "select * from ops where owner = ? and lane = ? order by seq", (owner, op.lane)
     )
@@ -157,8 +163,12 @@ def _mend(db: sqlite3.Connection, owner: str, op: Op) -> Put | None:
         remove(db, one)
     if whole is not None:
         whole = replace(whole, state="waiting", attempts=0, error="", sent=False)
-        whole = replace(whole, not_before=op.not_before, session=op.session)
-        store(db, whole)
+        whole = replace(whole, not_before=op.not_before, session=session)
+        if _would_overtake(db, owner, whole, failed.seq):
+            remove(db, failed)
+            _add(db, owner, [whole])
+        else:
+            store(db, whole)
     return Put(whole, failed, tuple(parked))
 
 
@@ -169,7 +179,7 @@ def take_back(db: sqlite3.Connection, owner: str, done: Put) -> bool:
     """
     if done.op is None:
         if done.before is not None:
-            put(db, owner, [done.before, *done.parked], merge=False)
+            _add(db, owner, [done.before, *done.parked])
         return True
     stored = db.execute(
         "select * from ops where owner = ? and id = ? and not sent and state in ('waiting', 'failed')",
@@ -181,8 +191,14 @@ def take_back(db: sqlite3.Connection, owner: str, done: Put) -> bool:
         remove(db, op_of(stored))
     else:
         store(db, done.before)
-        put(db, owner, done.parked, merge=False)
+        db.execute("update ops set seq = ? where id = ?", (done.before.seq, done.before.id))
+        _add(db, owner, done.parked)
     return True
+
+
+def _add(db: sqlite3.Connection, owner: str, ops: Iterable[Op]) -> None:
+    """Put operations that were in the file before at its end."""
+    db.executemany(_INSERT, [{**_values(op), "owner": owner} for op in ops])
 
 
 def store(db: sqlite3.Connection, op: Op) -> None:

@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import uuid
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from notebook_rt.errors import QueueError
 
@@ -23,8 +24,19 @@ class LeaseLostError(QueueError):
 
 
 def kernel_name() -> str:
-    """A new name: ``host:process:random``."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    """A new name: ``host:process:random``, and ``-began`` where the system says when a process did."""
+    began = _began(os.getpid())
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}{began and '-'}{began}"
+
+
+def _began(process: int) -> str:
+    """When a living process began, as the system counts; empty: it does not say (it is not Linux)."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_bytes()
+    except OSError:
+        return ""
+    # Field 22 (proc(5)), in ticks since the machine began; the second one is a name in parentheses.
+    return stat.rpartition(b")")[2].split()[19].decode()
 
 
 @dataclass(slots=True)
@@ -34,7 +46,7 @@ class Lease:
     owner: str
     """Whose operations are sent (``str`` of an `Owner`)."""
     kernel: str = field(default_factory=kernel_name)
-    """``host:process:random``."""
+    """See `kernel_name`."""
     seconds: float = LEASE_SECONDS
     fence: int = 0
     """Our number; 0: we never had it."""
@@ -87,8 +99,12 @@ class Lease:
 
 
 def is_alive(kernel: str) -> bool:
-    """Whether the process that a lease names lives; of another machine, yes until it expires."""
-    host, _, rest = kernel.rpartition(":")[0].partition(":")
+    """Whether the process that a lease names lives; of another machine, yes until it expires.
+
+    Another process may have the number of one that ended: it began at another time.
+    """
+    process, _, random = kernel.rpartition(":")
+    host, _, rest = process.partition(":")
     if os.name == "nt" or host != socket.gethostname() or not rest.isdigit():
         return True  # on Windows signal 0 is no question: it would interrupt the process
     try:
@@ -96,5 +112,6 @@ def is_alive(kernel: str) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        return True
-    return True
+        pass
+    began = random.partition("-")[2]
+    return not began or _began(int(rest)) in ("", began)

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +130,14 @@ class Outbox:
         with self._writing() as db:
             if not self._noted:
                 sessions.note(db, self.session)
-            apart = sessions.held(db, self.session.id)
-            if self.session.paused:
-                apart.append(self.session.id)
-            ops = tuple(replace(op, session=self.session.id) for op in ops)
-            results = rows.put(db, self._lease.owner, ops, merge=merge, apart=apart)
+            results = rows.put(
+                db,
+                self._lease.owner,
+                ops,
+                merge=merge,
+                session=self.session.id,
+                is_paused=partial(sessions.is_paused, db),
+            )
             self._unsynced = True
         self._noted = self._edited = True
         self._tell()

@@ -63,6 +63,12 @@ def end(db: sqlite3.Connection, session: Session, now: float) -> None:
     db.execute("update sessions set ended = ? where id = ?", (now, session.id))
 
 
+def is_paused(db: sqlite3.Connection, session: str) -> bool:
+    """Whether a session is paused, or was when it ended."""
+    found = db.execute("select 1 from sessions where id = ? and paused", (session,))
+    return found.fetchone() is not None
+
+
 def held(db: sqlite3.Connection, but: str) -> list[str]:
     """The other sessions that are paused, or were when they ended."""
     rows = db.execute("select id from sessions where paused and id != ?", (but,))

@@ -89,6 +89,8 @@ class Feed:
         self.reason = "the server has not answered yet"
         self.error: Exception | None = None
         self.version = 0
+        self.changed_at = 0.0
+        """Monotonic time of the latest version."""
         self.synced_at: pd.Timestamp | None = None
         self.progress: Progress | None = None
         self.log: deque[ChangeBatch] = deque()
@@ -159,6 +161,7 @@ class Feed:
     ) -> None:
         """The table has changed, as one: count, keep in the log, tell who listens and waits."""
         self.version += 1
+        self.changed_at = time.monotonic()
         self.progress = None
         if cause != "edit":  # that is only here as yet
             self.synced_at = pd.Timestamp.now("UTC")

@@ -335,6 +335,10 @@ def test_rows_are_deleted_and_taken_back(
     with browser.notebook() as notebook:
         page = notebook.page
         connect(notebook, stack.url, stack.anon_key, table, tmp_path, order=None)
+        # As long as what is looked at meanwhile takes.
+        notebook.run(
+            "from notebook_rt.widgets import gridwrites; gridwrites.UNDO_SECONDS = scaled(30)"
+        )
         grid = notebook.show("frame")
         grid.locator('[data-row="11"] .l0 .nrt-v').wait_for()
         remove = grid.get_by_role("button", name="Delete the selected rows")
@@ -357,7 +361,7 @@ def test_rows_are_deleted_and_taken_back(
         assert findings(page) == []
         grid.get_by_role("button", name="Undo").click()
         gone.first.wait_for(state="detached")
-        assert keys() == shown, "though in the table they are the last ones now"
+        until(lambda: keys() == shown, what=keys)  # though in the table they are the last ones now
         assert notebook.ask("print(len(rt.queue), len(frame.df))") == "0 12"
         assert stack.sql(there) == [(12,)]
 

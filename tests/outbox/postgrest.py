@@ -25,6 +25,8 @@ FAULTS: tuple[Fault, ...] = ("", "lost", "away", "silent", "503", "503 after")
 SCHEMA = Schema(
     (Column("id", "int8"), Column("a", "text"), Column("n", "int8"), Column("up", "int8")), ("id",)
 )
+BAD = "bad"
+"""A value of ``a`` that a constraint refuses."""
 
 
 class Table:
@@ -37,7 +39,7 @@ class Table:
         self.events: list[Op] = []
         self.faults: list[Fault] = []
         self.refused: list[str] = []
-        """The codes of what was refused."""
+        """The codes of what was refused, but for `BAD` values."""
         self._version = 100
         self._versions = dict.fromkeys(self.rows, 100)
 
@@ -58,6 +60,8 @@ class Table:
     def put(self, old: int | None, row: dict[str, Any]) -> Answer | None:
         """Write a row, that of the key ``old`` or a new one; the answer that refuses it, if one does."""
         new = row["id"]
+        if row["a"] == BAD:
+            return Answer(400, {"code": "23514", "message": "a is bad"})
         if new != old and new in self.rows:
             return self._refuse("23505")
         if row["up"] is not None and row["up"] not in {*self.rows, new} - {old} | {new}:

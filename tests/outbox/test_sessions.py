@@ -166,3 +166,21 @@ def test_a_session_of_its_own_scope_shares_nothing_until_it_is_over(tmp_path: Pa
     with closing(Outbox(path, OWNER)) as later:
         assert {op.id for op in later.ops()} == {"mine-1", "mine-2"}
         assert set(taken(later)) == {"mine-1", "mine-2"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux says when one began")
+def test_a_killed_session_is_over_though_another_process_has_its_number_now(tmp_path: Path) -> None:
+    path = tmp_path / "queue.sqlite3"
+    living = kernel_name()
+    earlier = living.rpartition("-")[0] + "-1"  # of this number, and began when the machine did
+    with (
+        closing(Outbox(path, OWNER, kernel=earlier)) as killed,
+        closing(Outbox(path, OWNER, kernel=living)) as paused,
+        closing(Outbox(path, OWNER)) as other,
+    ):
+        for one, key in ((killed, 1), (paused, 2)):
+            one.pause(True)
+            one.put(mine(key))
+        assert [op.id for op in other.left()] == ["mine-1"]
+        assert killed.lease(1.0)
+        assert other.lease(1.0), "nobody waits for it"
