@@ -12,7 +12,7 @@ import asyncio
 import email.utils
 import ssl
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -418,16 +418,24 @@ class UnknownKeyError(TableError):
 
 
 class DuplicateKeyError(TableError):
-    """The key that was named does not tell the rows of a table apart."""
+    """The key that was named does not tell the rows of a table apart; ``rows`` are some of those."""
 
-    def __init__(self, schema: str, table: str, key: Sequence[str]) -> None:
+    def __init__(
+        self, schema: str, table: str, key: Sequence[str], rows: Sequence[Mapping[str, object]] = ()
+    ) -> None:
+        such = f" ({' and '.join(_start(repr(dict(row))) for row in rows)})" if rows else ""
         super().__init__(
             schema,
             table,
-            f'several rows of table "{table}" have the same {", ".join(key)}, or a null there; name '
-            "columns that are unique and never null with key=",
+            f'several rows of table "{table}" have the same {", ".join(key)}, or a null there{such}; '
+            "name columns that are unique and never null with key=",
         )
         self.key = tuple(key)
+
+
+def _start(text: str) -> str:
+    """So much of it as a sentence has room for."""
+    return text if len(text) <= 120 else f"{text[:119]}…"
 
 
 def _as_key(names: Sequence[str]) -> str:

@@ -299,7 +299,8 @@ class LiveFrame:
     def reason(self) -> str:
         """Why the status is what it is; of what is polled also how old it is.
 
-        Of a live table without a row: that a policy may hide its rows, and what to do then.
+        Of a live table: why changes may have been lost since it was compared with the server last, if
+        anything hints at that; of one without a row, that a policy may hide its rows, and what to do.
         """
         feed, at = self._feed, self.synced_at
         as_of = f"; as of {at:%H:%M:%S} UTC" if self.status == "polling" and at is not None else ""

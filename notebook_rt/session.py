@@ -379,9 +379,9 @@ class Session(Opening):
 
         ``str(health)`` is, worst first, ``closed``, ``offline``, ``stale``, ``connecting``,
         ``polling``, ``behind`` (what was applied last is older than ``Options.behind_after``, or
-        changes wait to be applied), ``drifting`` (the last audit found a difference, and repaired
-        it), ``refused`` (an edit of yours, which ``df`` still shows), ``slow`` (over
-        ``Options.slow_ms``) or ``healthy``; ``reason`` is a sentence,
+        changes wait to be applied, or may have been lost since the last audit), ``drifting`` (the
+        last audit found a difference, and repaired it), ``refused`` (an edit of yours, which ``df``
+        still shows), ``slow`` (over ``Options.slow_ms``) or ``healthy``; ``reason`` is a sentence,
         ``latency_ms`` the last heartbeat's way there and back in milliseconds, ``next_audit_s`` the
         seconds until the next audit and ``audited_s`` those since the last.
         """

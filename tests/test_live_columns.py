@@ -357,6 +357,19 @@ def test_a_key_that_is_named_is_believed_unless_rows_contradict_it(
             anon.table(table, key=key).wait(scaled(10))
 
 
+def test_a_key_that_is_named_and_gets_a_duplicate_later_is_refused_with_the_rows(
+    stack: LocalStack, make: Callable[[Shape], str], anon: nrt.Session
+) -> None:
+    table = make(Shape({}, (), "a int, b text", "(1, 'x'), (2, 'x')"))
+    frame = opened(anon, table, key="a")
+    stack.sql(f"insert into {table} values (2, 'later')")
+    words = r"the same a, or a null there \({'a': 2, 'b': 'x'} and {'a': 2, 'b': 'later'}\)"
+    with pytest.raises(errors.DuplicateKeyError, match=words):
+        frame.verify(scaled(10))
+    assert frame.status == "error"
+    assert "the same a" in frame.reason
+
+
 def test_with_a_projection_the_key_is_found_among_the_other_columns(
     make: Callable[[Shape], str], described: bool, anon: nrt.Session
 ) -> None:

@@ -56,6 +56,8 @@ class Editing:
         Told ``(kind, text)`` when something was merged, queued or failed.
     lock : context manager, optional
         Guards every overlay of the session, in the hand of who feeds the tables, too.
+    written : callable, optional
+        Told when the server has taken the write of a row.
     """
 
     def __init__(
@@ -66,9 +68,11 @@ class Editing:
         make_id: Callable[[], str] = lambda: str(uuid.uuid4()),
         note: Callable[[NoteKind, str], object] | None = None,
         lock: AbstractContextManager[Any] | None = None,
+        written: Callable[[], object] = lambda: None,
     ) -> None:
         self._shared = Shared(outbox, clock, make_id, lock or threading.RLock())
         self._note = note or (lambda kind, text: None)
+        self._written = written
 
     def editor(
         self,
@@ -174,6 +178,8 @@ class Editing:
                     editor.overlay.sent(op.id for op in ops)
 
     def settled(self, op: Op, row: Mapping[str, Json] | None) -> None:
+        if op.kind in WRITES:
+            self._written()
         with self.lock:
             for editor in self._shared.editors_of(op.schema, op.target):
                 editor.settled(op, row)

@@ -185,7 +185,7 @@ class TableDriver(Feed):
 
     def _machine(self) -> Mirror | Requery:
         """What decides; this carries out what it says."""
-        return Mirror(self.spec, self._make_rows, self.services.options)
+        return Mirror(self.spec, self._make_rows, self.services.options, self.services.rate)
 
     # Life
 
@@ -258,6 +258,11 @@ class TableDriver(Feed):
     def next_audit(self) -> float | None:
         """Monotonic time of the next audit; None while none is to come."""
         return self.mirror.next_audit
+
+    @property
+    def doubt(self) -> str:
+        """Why rows may be wrong, until an audit has looked; empty: no reason. From any thread."""
+        return self.mirror.doubt
 
     @property
     def waiting(self) -> int:
@@ -374,7 +379,14 @@ class TableDriver(Feed):
         """Reads are refused, too, and say so."""
 
     def change(self, change: Change | None) -> None:
+        if self.services.rate.came(1, time.monotonic()):
+            self.services.on_overload()
         self._buffer.change(change)
+
+    def overloaded(self) -> None:
+        """The server may be dropping changes of this table as well."""
+        if self._started:
+            self._buffer.event(Tick())  # its machine looks at the rate with each event
 
     def system(self, payload: Mapping[str, Any]) -> None:
         message = str(payload.get("message", ""))
@@ -450,7 +462,10 @@ class TableDriver(Feed):
                         self.ordered.rank(keys)
                         self._tell_moved()
                 case StatusChanged(status, reason):
+                    before = self.status
                     self.set_status(status, reason)
+                    if status == before:  # such as live, and in doubt now
+                        self.services.on_facts()
                 case Failed():
                     self.fail(effect.error)
                 case Wake(at):

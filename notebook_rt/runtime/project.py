@@ -46,6 +46,7 @@ from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.connection.supervisor import State
 from notebook_rt.sync.connection.turns import Turns
 from notebook_rt.sync.events import Status
+from notebook_rt.sync.rate import ChangeRate
 from notebook_rt.sync.usage import Hour, Near, Usage
 
 logger = logging.getLogger("notebook_rt")
@@ -120,6 +121,8 @@ class Project:
             options=options,
             metrics=self.counters,
             turns=Turns(options.polls_at_once),
+            rate=ChangeRate(self.usage.plan),
+            on_overload=self._overloaded,
             lock=threading.RLock(),
             unreachable=lambda: self.connection.last_error,
             on_contact=self._on_contact,
@@ -278,11 +281,11 @@ class Project:
         )
 
     def _facts(self) -> Facts:
-        states = list(self.connection.registry.channels().values())
+        states, now = list(self.connection.registry.channels().values()), time.monotonic()
         return Facts(
             state=self.state,
             reason=self.connection.machine.reason,
-            silent_for=time.monotonic() - self.connection.socket.last_frame_at,
+            silent_for=now - self.connection.socket.last_frame_at,
             latency=self.counters.latency.latest if self.state == "connected" else None,
             reachable=self.reachable,
             unjoined=sum(state in ("out", "joining") for state in states),
@@ -298,6 +301,8 @@ class Project:
                     driver.waiting,
                     driver.age,
                     driver.filled,
+                    driver.doubt if driver.status == "live" else "",
+                    driver.next_audit and max(0.0, driver.next_audit - now),
                 )
                 for driver in list(self.tables.values())
             ],
@@ -363,6 +368,11 @@ class Project:
 
     def _on_status(self, status: Status, reason: str) -> None:
         self.look_at_health()
+
+    def _overloaded(self) -> None:
+        """The server may be dropping changes, of every table."""
+        for driver in list(self.tables.values()):
+            driver.overloaded()
 
     def look_at_health(self) -> None:
         """Tell, once this turn of the loop is over, how things are."""

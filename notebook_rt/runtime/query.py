@@ -42,7 +42,7 @@ class QueryDriver(TableDriver):
         self._ranged: tuple[pd.DataFrame, pd.DataFrame] | None = None
 
     def _machine(self) -> Requery:
-        return Requery(self.query, self._make_rows, self.services.options)
+        return Requery(self.query, self._make_rows, self.services.options, self.services.rate)
 
     @property
     def unaudited(self) -> bool:

@@ -13,6 +13,7 @@ from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
 from notebook_rt.sync.connection.health import Metrics
 from notebook_rt.sync.connection.turns import Turns
+from notebook_rt.sync.rate import ChangeRate
 
 
 @dataclass(slots=True)
@@ -26,6 +27,10 @@ class Services:
     metrics: Metrics
     turns: Turns[Callable[[], None]]
     """Who polls when; each is called when its turn has come."""
+    rate: ChangeRate
+    """Whether the server may be dropping changes."""
+    on_overload: Callable[[], None]
+    """Told when, as ``rate`` has just said, it may be from now on."""
     lock: threading.RLock
     """Held by whoever writes a table: the mirror's feeder here, a local edit on the user's thread."""
     unreachable: Callable[[], NotebookRTError | None]

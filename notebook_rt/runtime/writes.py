@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -319,6 +320,7 @@ class _Open:
             clock=project.rest.clock,
             note=self._note,
             lock=project.services.lock,
+            written=self._count_written,
         )
         self.editors: dict[TableDriver, Editor] = {}
         self._rest = HttpRest(
@@ -362,6 +364,12 @@ class _Open:
         if not self._ours:
             raise NoAnswerError(self.project.url, "somebody else has signed in", sent=False)
         return self.project.credentials.headers()
+
+    def _count_written(self) -> None:
+        """A row was written here: the server tells of it, or drops that, too."""
+        services = self.project.services
+        if services.rate.wrote(1, time.monotonic()):
+            services.on_overload()
 
     def start(self) -> None:
         self._task = self.project.thread.spawn(self.worker.run(), "the queue")

@@ -30,7 +30,7 @@ DETAILS: Final = {
     "slow": "Connected, but answers take longer than they should.",
     "refused": "The server refused an edit of yours. It is still shown: retry it, or discard it.",
     "drifting": "The last check found differences from the server and repaired them.",
-    "behind": "Changes arrive, but late: the data is seconds behind the server.",
+    "behind": "Changes arrive late, or some may have been lost: the data may not be the server's.",
     "polling": "Live updates temporarily unavailable; data refreshes every few seconds.",
     "stale": "Connected, but nothing has been heard for a while.",
     "offline": "No connection. Your edits are kept and will be sent.",

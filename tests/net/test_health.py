@@ -61,6 +61,8 @@ def table(
         (Facts("connected", tables=[late(17.0), table("polling")]), "polling"),
         (Facts("connected", tables=[late(2.9)]), "healthy"),
         (Facts("connected", tables=[TableFacts("t", "live", unaudited=True)]), "connecting"),
+        (Facts("connected", tables=[TableFacts("t", "live", doubt="why")]), "behind"),
+        (Facts("connected", tables=[TableFacts("t", "live", True, doubt="why")]), "drifting"),
         (Facts("connected", tables=[table("live", True), table("polling")]), "polling"),
         (Facts("connected", tables=[table("polling"), table("stale")]), "stale"),
         (Facts("connected", silent_for=61, tables=[table("live")]), "stale"),
@@ -111,6 +113,19 @@ def test_behind_says_by_how_much_which_tables_and_what_waits() -> None:
     )
 
 
+def test_a_table_in_doubt_says_why_and_when_it_is_checked() -> None:
+    tables = [
+        TableFacts(name, "live", doubt="why", audit_in=at) for name, at in (("a", 2.9), ("b", 4))
+    ]
+    facts = Facts("connected", tables=tables)
+    assert health(facts, **NUMBERS) == (
+        "behind",
+        "changes may have been lost: a, b (why); the next check is in 3 s",
+    )
+    facts = Facts("connected", tables=[TableFacts("a", "live", doubt="why", audit_in=0.0)])
+    assert health(facts, **NUMBERS)[1] == "changes may have been lost: a (why); being checked now"
+
+
 @pytest.mark.parametrize("status", ["stale", "polling", "live", "error"])
 def test_a_reason_names_each_table_once_and_only_a_few(status: str) -> None:
     views = [TableFacts("positions", status, drifted=True, error="why") for _ in range(50)]  # type: ignore[arg-type]  # one of STATUSES
@@ -134,6 +149,7 @@ def test_a_reason_names_each_table_once_and_only_a_few(status: str) -> None:
     st.sampled_from([0.0, 2.9, 3.1, 30.0]),
     st.booleans(),
     st.sampled_from(["", "1 edit of yours was refused"]),
+    st.sampled_from(["", "more than 100 a second came"]),
 )
 def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     state: str,
@@ -145,6 +161,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     behind: float,
     unaudited: bool,
     refused: str,
+    doubt: str,
 ) -> None:
     facts = Facts(
         state,  # type: ignore[arg-type]  # drawn from the four
@@ -153,7 +170,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         latency,
         reachable,
         unjoined,
-        [replace(table(*one), behind=behind, unaudited=unaudited) for one in tables],
+        [replace(table(*one), behind=behind, unaudited=unaudited, doubt=doubt) for one in tables],
         refused=refused,
     )
     verdict, reason = health(facts, **NUMBERS)
@@ -165,13 +182,13 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         mine = [one for one in tables if one[3] or one[0] != "error"]
         assert all(status in ("live", "closed") for status, *_ in mine)
         assert not any(drifted for _, drifted, *_ in mine)
-        assert not mine or (behind <= 3 and not unaudited)
+        assert not mine or (behind <= 3 and not unaudited and not doubt)
         assert not refused
     if any(status == "error" and (shown or denied) for status, _, denied, shown in tables):
         assert COLORS[verdict] in ("yellow", "red")
     never = [one for one in tables if one[0] == "error" and not (one[2] or one[3])]
     rest = [one for one in tables if one not in never]
-    alive = [replace(table(*one), behind=behind, unaudited=unaudited) for one in rest]
+    alive = [replace(table(*one), behind=behind, unaudited=unaudited, doubt=doubt) for one in rest]
     without = replace(facts, tables=alive)
     assert health(without, **NUMBERS) == (verdict, reason)  # what never lived changes nothing
 

@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import example, given
 
-from notebook_rt.sync.connection.presence import People, Throttle
+from notebook_rt.sync.connection.presence import PACE, SLOWER, People, Throttle
 
 CALLS, WINDOW = 4, 30.0
 STEPS = st.lists(
@@ -53,6 +53,36 @@ def test_never_more_calls_in_a_window_than_allowed_and_the_last_state_is_told(
         now += WINDOW
         go_on()
     assert told == throttle.wanted
+
+
+@given(st.integers(3, 5), st.floats(0.0, 29.0), st.floats(0.01, 0.5))
+@example(CALLS, 0.5, 0.01)
+def test_the_last_state_of_a_fast_series_is_told_soon_after_it(
+    calls: int, lasts: float, pace: float
+) -> None:
+    """All calls were gone with its first states, and the last one came when the window was over."""
+    throttle, now, told = Throttle(calls, WINDOW), 100.0, None
+    tracked = [100.0 + pace * n for n in range(int(lasts / pace) + 1)]
+    for number, at in enumerate(tracked):
+        throttle.want({"n": number})
+        until = tracked[number + 1] if number + 1 < len(tracked) else at + WINDOW
+        while (due := throttle.due(now)) is not None and due < until:
+            now = max(due, at)
+            told = throttle.take(now)
+        now = max(now, min(until, tracked[-1]))
+    assert told == {"n": len(tracked) - 1}
+    quick = sum(PACE * SLOWER**n for n in range(calls - 2))
+    """Seconds in which no window is full."""
+    late = now - tracked[-1]
+    assert late <= (max(PACE, SLOWER * lasts) if lasts < quick else WINDOW - quick) + 1e-6
+
+
+def test_a_state_that_the_server_has_forgotten_is_told_at_once() -> None:
+    throttle = Throttle(CALLS, WINDOW)
+    throttle.want({"n": 1})
+    throttle.take(0.0)
+    throttle.rejoined()
+    assert throttle.due(0.1) == 0.1
 
 
 def test_nothing_is_said_where_nothing_changed() -> None:

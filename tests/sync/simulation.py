@@ -20,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from notebook_rt.errors import RefusedError, ServerError
+from notebook_rt.local.realtime.limits import EventRate
 from notebook_rt.model.filters import Filter
 from notebook_rt.model.order import order_text
 from notebook_rt.model.rows import Key, RowChange
@@ -57,7 +58,9 @@ from notebook_rt.sync.events import (
     TurnWanted,
     Wake,
 )
+from notebook_rt.sync.rate import ChangeRate
 from notebook_rt.sync.table.mirror import Mirror
+from notebook_rt.sync.usage import Plan
 from tests.sync.model import DictRows
 
 EPOCH = 1_700_000_000.0
@@ -95,6 +98,8 @@ class Faults:
     read_time: tuple[float, float] = (0.005, 0.3)
     turns: tuple[float, float] = (0.0, 0.5)
     """How long a poll waits for those of other tables."""
+    limit: float | None = None
+    """Changes a second above which, on average, the server drops what follows, without a word."""
     date_skew: float = 0.0
     """The REST server's clock, compared with the database's."""
 
@@ -376,7 +381,10 @@ class World:
         self.faults = faults or Faults()
         self.random = random.Random(seed)
         self.options = options or Options(page_size=7)
-        self.mirror = Mirror(spec, make_rows, self.options)
+        limit = self.faults.limit
+        self.rate = ChangeRate(None if limit is None else Plan("its", limit, None))
+        self.limiter = EventRate(limit, lambda: self.now)
+        self.mirror = Mirror(spec, make_rows, self.options, self.rate)
         self.shown: dict[Key, int] = {}
         self.effects: list[tuple[float, Effect]] = []
         self.failed: Exception | None = None
@@ -487,6 +495,8 @@ class World:
     # The mirror ---------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> None:
+        if isinstance(event, Received):
+            self.rate.came(1, self.now)
         for effect in self.mirror.handle(event, self.now):
             self._carry_out(effect)
         self._check()
@@ -639,6 +649,8 @@ class World:
         if self._active is None or not self._active:
             return
         commit = int(at * 1000) / 1000
+        if not self.limiter.admit():
+            return
         for change in _frames(self.server, self._active, kind, old, new, commit):
             for _ in range(1 + (self.random.random() < self.faults.doubled)):
                 if self.random.random() < self.faults.loss or self.events_stop:

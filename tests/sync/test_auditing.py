@@ -13,7 +13,7 @@ from notebook_rt.errors import ServerError
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Confirmed, FetchFailed, Hint, Published, Told
-from notebook_rt.sync.table.auditing import QUIET, SOON, AuditTimer
+from notebook_rt.sync.table.auditing import HINTED_AFTER, QUIET, SOON, AuditTimer
 from tests.sync.simulation import Faults, Server, World
 from tests.sync.test_mirror_cases import live, server, told
 from tests.sync.test_mirror_laws import moves, pauses, writes
@@ -73,24 +73,26 @@ def test_hints_never_take_more_than_their_share_nor_put_an_audit_off(
     timer.loaded(now, 0.0)
     for pause, took, clean in story:
         due = timer.at
-        timer.hint(now + min(pause, max(0.0, due - now)))
+        timer.hint(now + min(pause, max(0.0, due - now)), "why")
         assert timer.at <= due
         now = max(now, timer.at)
-        timer.began()
+        timer.began(now)
         now += took
         timer.ended(now, took, clean=clean)
-        timer.hint(now)
+        timer.hint(now, "why")
         if clean:
-            assert timer.at - now >= min(took, interval * stretch - 2 * took, interval / 4) - 1e-6
+            least = min(interval / 4, HINTED_AFTER)
+            assert timer.at - now >= min(took, interval * stretch - 2 * took, least) - 1e-6
         assert timer.at - now <= max(interval * stretch, timer._cost) + 1e-6
 
 
 def test_audits_switched_off_stay_off_but_for_who_asks() -> None:
     timer = AuditTimer(Options(audit_interval=0))
     timer.loaded(1.0, 1.0)
-    timer.hint(2.0)
+    timer.hint(2.0, "why")
     timer.ended(3.0, 1.0, clean=True)
     assert timer.at == timer.by == float("inf")
+    assert not timer.doubt  # nothing would ever end it
     timer.ask(4.0)
     assert timer.at == 4.0
 

@@ -28,6 +28,7 @@ from notebook_rt.sync.events import (
     Change,
     Failed,
     Fetch,
+    Page,
     Progress,
     Published,
     Received,
@@ -39,6 +40,8 @@ from notebook_rt.sync.events import (
     Told,
 )
 from notebook_rt.sync.table import nulls
+from notebook_rt.sync.table.horizon import Read
+from notebook_rt.sync.table.reading import Comparison
 from tests.sync.simulation import Faults, Server, World
 
 COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}
@@ -605,6 +608,43 @@ def test_a_named_key_that_does_not_tell_rows_apart_is_refused(describes: Any) ->
     world.run(5)
     assert isinstance(world.failed, DuplicateKeyError)
     assert "grp" in str(world.failed)
+
+
+@pytest.mark.parametrize(("rows", "value"), [(2, 1), (2, None), (40, 1)])
+@pytest.mark.parametrize("passes_xmin", [True, False])
+def test_a_named_key_that_tells_rows_apart_no_longer_is_an_error_as_at_the_load(
+    rows: int, value: int | None, passes_xmin: bool
+) -> None:
+    """It was drift that every audit repaired, for ever."""
+    one = Server({"id": "int8", "grp": "int4", "note": "text"}, passes_xmin=passes_xmin)
+    for number in range(rows):
+        one.write(number, {"grp": number, "note": f"row {number}"})
+    world = live(TableSpec("t", key=("grp",)), one, options=Options(page_size=7))
+    one.write(rows, {"grp": value, "note": "later"})
+    world.handle(AuditNow())
+    world.run(10)
+    assert isinstance(world.failed, DuplicateKeyError)
+    assert world.mirror.status == "error"
+    words = str(world.failed)
+    assert "the same grp, or a null there" in words
+    assert "'later'" in words
+    assert value is None or "'row 1'" in words
+
+
+def test_a_row_that_comes_on_two_pages_of_an_audit_is_read_again_and_no_duplicate() -> None:
+    """Pages that are read at a time overlap where rows come or go between two looks at the index."""
+    world = live(one=server(8))
+    replica = world.mirror._passes.replica
+    assert replica is not None
+    page = Page(tuple(world.server.rows.values()), None, 0.0)
+    comparison = Comparison(replica)
+    comparison.whole(Read(page, 0, 0.0))
+    assert not comparison.twice
+    comparison.whole(Read(replace(page, rows=page.rows[:2]), 0, 0.0))
+    assert comparison.twice == [1, 2]
+    comparison.by_key([1, 2], Read(replace(page, rows=page.rows[:2]), 0, 0.0))
+    with pytest.raises(DuplicateKeyError):
+        comparison.by_key([1, 2], Read(replace(page, rows=(*page.rows[:2], page.rows[0])), 0, 0.0))
 
 
 # Promise 11: a null over the socket may be NaN or an infinity --------------------------------------

@@ -50,6 +50,7 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.query.answer import POSITION
 from notebook_rt.sync.query.requery import Requery
+from notebook_rt.sync.rate import ChangeRate
 from tests.sync.model import DictRows
 
 CHANGE = Change("UPDATE", {}, {}, (), None)
@@ -79,7 +80,7 @@ class World:
         self.changes: list[RowChange] = []
         self.error: Exception | None = None
         self.missing_view = False
-        self.machine = Requery(asked, DictRows, options)
+        self.machine = Requery(asked, DictRows, options, ChangeRate(None))
         self.machine.want_changes = True
         self.feed(Tick())
 

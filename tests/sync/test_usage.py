@@ -195,6 +195,7 @@ def test_presence_as_the_session_paces_it_is_not_near_its_limit() -> None:
             due = throttle.due(now)
             if due is not None and due <= now:
                 throttle.take(now)
+            now += 1.2
         usage = Usage(None)
         assert bool(usage.near(usage.hour(now), 0, throttle.used(now))) is near
 

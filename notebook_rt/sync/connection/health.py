@@ -1,7 +1,8 @@
 """How the connection is doing: one word, worst first, and the numbers behind it.
 
 Pure. ``health`` looks at ``Facts`` that the session gathers; green needs five things at once: the
-socket, every channel joined, changes confirmed, a last audit that was clean, and nothing late.
+socket, every channel joined, changes confirmed, nothing late, and a last audit that was clean and that
+began after whatever hints at a loss.
 ``Metrics`` counts, in constant memory: percentiles come from a t-digest.
 """
 
@@ -77,6 +78,10 @@ class TableFacts:
     """Seconds since it was last known to be the server's."""
     shown: bool = True
     """Whether it has had data: an error before that is the frame's alone (a mistyped name)."""
+    doubt: str = ""
+    """Why changes may have been lost since the last audit began, in part of a sentence."""
+    audit_in: float | None = None
+    """Seconds until its next audit; None while none is to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +211,12 @@ def _worst(
     drifted = [table for table in tables if table.drifted]
     if drifted:
         return "drifting", f"the last audit found a difference, and repaired it: {_names(drifted)}"
+    doubted = [table for table in tables if table.doubt]
+    if doubted:
+        when = min((t.audit_in for t in doubted if t.audit_in is not None), default=0.0)
+        check = f"the next check is in {when:.0f} s" if when >= 0.5 else "being checked now"
+        names, why = _names(doubted), doubted[0].doubt
+        return "behind", f"changes may have been lost: {names} ({why}); {check}"
     if "loading" in statuses or facts.unjoined:
         return "connecting", "waiting for the first data"
     unaudited = [table for table in tables if table.unaudited]

@@ -1,8 +1,10 @@
 """Presence as this side keeps it: what may be sent when, and who came and went. Pure.
 
 The server closes a channel at the sixth presence call within 30 s (``docs/design/facts.md``), so calls are
-counted, and what is wanted is coalesced: between two calls only the latest state counts. After every
-rejoin the state is wanted again.
+counted, and what is wanted is coalesced: between two calls only the latest state counts. The more of
+them a window has had, the longer is the wait for the next: so a fast series leaves calls for its last
+state, which is told within a second of a short one. After every rejoin the state is wanted again, at
+once.
 """
 
 from __future__ import annotations
@@ -10,11 +12,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from notebook_rt.sync.usage import PRESENCE_CALLS, PRESENCE_WINDOW
 
 Meta: TypeAlias = Mapping[str, Any]
+PACE: Final = 1.0
+"""Seconds between the first call of a window and the next one."""
+SLOWER: Final = 3.0
+"""How many times as long each further wait is."""
 
 
 class Throttle:
@@ -27,6 +33,7 @@ class Throttle:
         self._calls_at: deque[float] = deque(maxlen=2 * PRESENCE_CALLS)
         self._wanted: Meta | None = None
         self._pending = False
+        self._forgotten = False
 
     @property
     def wanted(self) -> Meta | None:
@@ -41,6 +48,7 @@ class Throttle:
 
     def rejoined(self) -> None:
         """The server has forgotten us."""
+        self._forgotten = True
         self._pending = self._wanted is not None
 
     def due(self, now: float) -> float | None:
@@ -49,9 +57,14 @@ class Throttle:
             return None
         while self._sent_at and self._sent_at[0] + self.window <= now:
             self._sent_at.popleft()
-        if len(self._sent_at) < self.calls:
+        used = len(self._sent_at)
+        if used >= self.calls:
+            return self._sent_at[0] + self.window
+        if not used or self._forgotten:
             return now
-        return self._sent_at[0] + self.window
+        first, last = self._sent_at[0], self._sent_at[-1]
+        share = (first + self.window - last) / (self.calls - used + 1)
+        return max(now, last + min(PACE * SLOWER ** (used - 1), share))
 
     def used(self, now: float) -> int:
         """Calls within the server's own window, whatever the one of this throttle; from any thread."""
@@ -59,7 +72,7 @@ class Throttle:
 
     def take(self, now: float) -> Meta | None:
         """The call that goes out now: what to track, or None to untrack. Only when it is due."""
-        self._pending = False
+        self._pending = self._forgotten = False
         self._sent_at.append(now)
         self._calls_at.append(now)
         return self._wanted

@@ -59,6 +59,7 @@ from notebook_rt.sync.events import (
     Wake,
 )
 from notebook_rt.sync.query.answer import POSITION, Answers
+from notebook_rt.sync.rate import ChangeRate
 from notebook_rt.sync.table.auditing import NEVER, AuditTimer
 from notebook_rt.sync.table.discovery import Described, described, typed
 from notebook_rt.sync.table.flows import Flow, Flows, ReadRefusedError
@@ -75,7 +76,11 @@ class Requery:
     """The state machine of one query; see the module. Used as ``sync.mirror.Mirror`` is."""
 
     def __init__(
-        self, spec: QuerySpec, make_rows: Callable[[Schema], Rows], options: Options
+        self,
+        spec: QuerySpec,
+        make_rows: Callable[[Schema], Rows],
+        options: Options,
+        rate: ChangeRate,
     ) -> None:
         self.spec = spec
         self.options = options
@@ -105,6 +110,7 @@ class Requery:
         self._rest_until = float("-inf")
         self._poll_at = float("inf")
         self._audits = AuditTimer(options)
+        self._rate = rate
         self._poll_every = options.poll_interval
         self._refusal: Exception | None = None
         self._refusals = 0
@@ -118,6 +124,11 @@ class Requery:
     def next_audit(self) -> float | None:
         """Monotonic time of the next reading on a timer; None while none is to come."""
         return self._audits.at if self._confirmed and self._audits.at != NEVER else None
+
+    @property
+    def doubt(self) -> str:
+        """Why the answer may be old while changes flow, until it was read again; empty: no reason."""
+        return self._audits.doubt
 
     waiting_since = None
     """A change is never applied: it makes the query be read."""
@@ -171,8 +182,8 @@ class Requery:
                 self._open_gap(reason)
             case AuditNow():
                 self._audits.ask(self._now)
-            case Hint():
-                self._audits.hint(self._now)
+            case Hint(reason):
+                self._audits.hint(self._now, reason)
             case Closed():
                 self._flows.stop_all()
                 self._set_status("closed", "closed")
@@ -201,6 +212,8 @@ class Requery:
     # What to do next ------------------------------------------------------------------------------
 
     def _start_what_is_due(self) -> None:
+        if self.rows is not None and self._now < self._rate.until:
+            self._audits.hint(self._now, self._rate.reason, until=self._rate.until)
         if READ in self._flows or not self._learnt:
             return
         cause = self._next_cause()
@@ -240,7 +253,7 @@ class Requery:
         elif self._shown_mark < self._gap_mark:
             self._set_status("stale", self._gap_reason)
         else:
-            self._set_status("live", "")
+            self._set_status("live", self.doubt)
 
     def _set_status(self, status: Status, reason: str) -> None:
         if (status, reason) != (self.status, self._told_reason):
@@ -314,7 +327,7 @@ class Requery:
             self._flows.serve(READ, cause)
         for _ in range(1 + TORN):
             mark, began = self._marks, self._now
-            self._audits.began()
+            self._audits.began(began)
             self._due = float("inf")
             try:
                 rows = yield from answers.read(self.schema)

@@ -4,7 +4,8 @@ Pure: what happened and the time go in, ``at`` comes out. An audit is due ``audi
 last one, later where audits cost more than their share, never later than ``audit_max`` allows, and
 sooner after a hint: a lag, a burst, silence after many changes, a repeated system message, a
 reconnect, a server that failed. Each of these was seen to come with changes that were lost without a
-word (docs/design/facts.md).
+word (docs/design/facts.md). From the hint on, and until an audit is over that began after it, the
+table is in doubt: its session is not healthy.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ AUDIT_SHARE: Final = 0.01
 """At most this share of the time is spent auditing a true table, at ``LONG_INTERVAL`` and above."""
 SHORT_SHARE: Final = 0.25
 """The same for an interval that is shorter than that: who asks for it wants it."""
-HINTED_SHARE: Final = 0.05
+HINTED_SHARE: Final = 0.1
 """At most this share of the time is spent on audits that hints have brought forward."""
 HINTED_PART: Final = 0.25
 """A hint brings an audit forward to this part of its interval after the last one, at the most."""
+HINTED_AFTER: Final = 2.0
+"""Seconds between two audits that hints bring forward, where that part is longer."""
 SOON: Final = 2.0
 """Seconds between a hint and the audit that it asks for: what comes late is there by then."""
 FIRST: Final = 1.0
 """Seconds between the load and the first audit; as long as the load took, if that is more."""
 
-BURST: Final = 100
-"""Changes in a second above which a project may drop some (100 on the free plan)."""
 BUSY: Final = 10
 """Changes in ``BUSY_SECONDS`` that make silence after them a hint."""
 BUSY_SECONDS: Final = 10.0
@@ -54,6 +55,11 @@ class AuditTimer:
         self._hinted_from = 0.0
         self._hinted = False
         """Whether a hint has come since the last audit began."""
+        self._hinted_until = float("-inf")
+        """When the hint that lasts longest ends."""
+        self._began_at = float("-inf")
+        self.doubt = ""
+        """Why rows may be wrong, until an audit is over that began after the last hint; empty: no hint."""
         self.asked = False
         """Whether somebody has asked for one since the last audit began."""
 
@@ -68,14 +74,17 @@ class AuditTimer:
         if self._every:
             self.by = now + self._most
 
-    def began(self) -> None:
+    def began(self, now: float) -> None:
         """An audit has begun."""
         self._hinted = self.asked = False
+        self._began_at = now
 
     def ended(self, now: float, took: float, *, clean: bool) -> None:
         """An audit is over, after so many seconds of work; ``clean``: it found no difference."""
         if clean:
             self._cost = took
+        doubted = self._hinted or self._hinted_until > self._began_at
+        self.doubt = self.doubt if doubted else ""
         if self.asked:
             self.at = now
             return
@@ -86,15 +95,30 @@ class AuditTimer:
         latest = max(self._most - 2 * cost, cost)
         self.by = now + latest
         self.at = now + min(max(self._every, cost / self._share), latest)
-        self._hinted_from = now + max(self._every * HINTED_PART, cost / HINTED_SHARE)
-        if self._hinted:
+        least = min(self._every * HINTED_PART, HINTED_AFTER)
+        self._hinted_from = now + max(least, cost / HINTED_SHARE)
+        if doubted:
             self.at = min(self.at, self._hinted_from)
 
-    def hint(self, now: float) -> None:
-        """Something may have been lost without a word."""
+    def hint(self, now: float, why: str, *, within: float = SOON, until: float = NEVER) -> None:
+        """Something may have been lost without a word.
+
+        Parameters
+        ----------
+        why
+            Part of a sentence.
+        within
+            Seconds in which what comes late is there, so that an audit is worth its cost.
+        until
+            When that is over, where it is not over at once: until then there are several audits.
+        """
         if self._every:
-            self._hinted = True
-            soon = now + min(SOON, self._every / 2)
+            if until == NEVER:
+                self._hinted = True
+            else:
+                self._hinted_until = max(self._hinted_until, until)
+            self.doubt = why
+            soon = now + min(within, self._every / 2)
             self.at = min(self.at, max(soon, self._hinted_from))
 
     def ask(self, now: float) -> None:
@@ -103,25 +127,21 @@ class AuditTimer:
 
 
 class Traffic:
-    """How a table's changes come: whether that hints at a loss."""
+    """How a table's changes come: whether they have stopped in a way that hints at a loss."""
 
     def __init__(self) -> None:
         self.quiet_at = NEVER
         """When silence is a hint."""
-        self._second = self._while = float("-inf")
-        self._in_second = self._in_while = 0
+        self._while = float("-inf")
+        self._in_while = 0
 
-    def came(self, changes: int, now: float) -> bool:
-        """So many changes came; True: that is a burst."""
-        if now - self._second >= 1.0:
-            self._second, self._in_second = now, 0
+    def came(self, changes: int, now: float) -> None:
+        """So many changes came."""
         if now - self._while >= BUSY_SECONDS:
             self._while, self._in_while = now, 0
-        self._in_second += changes
         self._in_while += changes
         if self._in_while >= BUSY or self.quiet_at != NEVER:
             self.quiet_at = now + QUIET
-        return self._in_second > BURST
 
     def fell_quiet(self, now: float) -> bool:
         """Whether a busy table has fallen silent; said once."""

@@ -9,6 +9,7 @@ them keys and versions come in pages.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 
@@ -186,10 +187,12 @@ class Digest:
             return read
         (rows,) = yield [self._call("nrt_rows", {"wanted": wanted})]
         decode = decoder(self._pg_type)
-        found = map(decode, rows.page.value["keys"])
+        found = list(map(decode, rows.page.value["keys"]))
         theirs = dict(zip(found, rows.page.value["versions"], strict=True))
-        for key, xmin in theirs.items():
-            if not versions.is_same(key, xmin):
+        for key in [key for key, xmin in theirs.items() if not versions.is_same(key, xmin)]:
+            unknown(key)
+        if len(theirs) < len(found):  # several rows have one key: to be read, and told
+            for key in [key for key, number in Counter(found).items() if number > 1]:
                 unknown(key)
         here = np.flatnonzero(np.isin(buckets, wanted)).tolist()
         gone([keys[place] for place in here if keys[place] not in theirs], rows)

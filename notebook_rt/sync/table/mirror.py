@@ -54,6 +54,7 @@ from notebook_rt.sync.events import (
     TurnWanted,
     Wake,
 )
+from notebook_rt.sync.rate import ChangeRate
 from notebook_rt.sync.table import discovery
 from notebook_rt.sync.table.auditing import NEVER, AuditTimer, Traffic
 from notebook_rt.sync.table.change import UnreadableError
@@ -83,10 +84,16 @@ class Mirror:
     make_rows
         Makes the empty table for a schema, once it is learnt (and again when columns change): the
         columnar table, or the overlay over it.
+    rate
+        The session's changes, counted by the caller: whether the server may be dropping some.
     """
 
     def __init__(
-        self, spec: TableSpec, make_rows: Callable[[Schema], Rows], options: Options
+        self,
+        spec: TableSpec,
+        make_rows: Callable[[Schema], Rows],
+        options: Options,
+        rate: ChangeRate,
     ) -> None:
         self.spec = spec
         self.options = options
@@ -113,6 +120,7 @@ class Mirror:
         self._poll_at = float("inf")
         self._audits = AuditTimer(options)
         self._traffic = Traffic()
+        self._rate = rate
         self._learn_at = self._retry_at = float("-inf")
         self._poll_every = options.poll_interval
         self._turn: Literal["", "asked", "had"] = ""
@@ -143,6 +151,11 @@ class Mirror:
     def next_audit(self) -> float | None:
         """Monotonic time of the next audit; None while none is to come."""
         return self._audits.at if self._confirmed and self._audits.at != NEVER else None
+
+    @property
+    def doubt(self) -> str:
+        """Why rows may be wrong while changes flow, until an audit has looked; empty: no reason."""
+        return self._audits.doubt
 
     @property
     def waiting_since(self) -> float | None:
@@ -201,7 +214,7 @@ class Mirror:
             case FetchFailed():
                 self._end_turn()  # what waits to try again keeps no other table waiting
                 if classify(event.error).kind == "server":
-                    self._audits.hint(self._now)
+                    self._audits.hint(self._now, "the server has failed to answer")
                 self._flows.failed(self._patiently(event), self._now)
             case Tick():
                 self._flows.tick(self._now)
@@ -231,8 +244,8 @@ class Mirror:
                 self._open_gap(reason)
             case AuditNow():
                 self._audits.ask(self._now)
-            case Hint():
-                self._audits.hint(self._now)
+            case Hint(reason):
+                self._audits.hint(self._now, reason)
             case Turn():
                 self._turn = "had"
             case ColumnsSuspect(named):
@@ -265,8 +278,7 @@ class Mirror:
         if replica is None or not replica.loaded:
             self._passes.keep_early(changes)
             return
-        if self._traffic.came(len(changes), self._now):
-            self._audits.hint(self._now)
+        self._traffic.came(len(changes), self._now)
         try:
             replica.receive(changes, self._now)
         except UnreadableError as error:
@@ -279,7 +291,7 @@ class Mirror:
         self._gap_reason = reason
         if self._passes.replica is not None and self._passes.replica.loaded:
             self._emit(Told("gap", {"reason": reason}))
-            self._audits.hint(self._now)
+            self._audits.hint(self._now, reason)
 
     def _leave_stream(self, reason: str) -> None:
         self._joined = self._confirmed = False
@@ -309,8 +321,7 @@ class Mirror:
         if replica is None:
             return
         replica.want_changes = self.want_changes
-        if self._passes.judge_audit(replica) or self._traffic.fell_quiet(self._now):
-            self._audits.hint(self._now)
+        self._see_what_hints(replica)
         if MAIN not in self._flows and self._now >= self._retry_at:
             flow = self._next_flow(replica)
             if flow is not None:
@@ -320,6 +331,16 @@ class Mirror:
         due = [key for key, at in replica.wanted.items() if at <= self._now]
         if due and replica.loaded and REFETCH not in self._flows:
             self._flows.start(REFETCH, self._guard(self._passes.refetch(replica)), self._now)
+
+    def _see_what_hints(self, replica: Replica) -> None:
+        """Bring the next audit forward where changes may be lost without a word."""
+        if self._passes.judge_audit(replica):
+            self._rate.lost(self._now)
+            self._audits.hint(self._now, "the last audit found rows that had been lost")
+        if self._traffic.fell_quiet(self._now):  # what is late after that is lost
+            self._audits.hint(self._now, "changes have stopped coming", within=0.0)
+        if replica.loaded and self._now < self._rate.until:
+            self._audits.hint(self._now, self._rate.reason, until=self._rate.until)
 
     def _next_flow(self, replica: Replica) -> Flow | None:
         if replica.moved_to is not None:
@@ -378,7 +399,7 @@ class Mirror:
             if self._gaps > self._closed_gaps:
                 self._set_status("stale", self._gap_reason)
             else:
-                self._set_status("live", "")
+                self._set_status("live", self.doubt)
         elif self._flows.failing is not None or self._refusals:
             self._set_status("stale", str(self._flows.failing or "refused"))
         else:
@@ -479,7 +500,7 @@ class Mirror:
     def _audit(self, replica: Replica) -> Flow:
         gaps = self._gaps
         self._flows.serve(MAIN, "audit")
-        self._audits.began()
+        self._audits.began(self._now)
         proof = yield from self._passes.audit(replica)
         self._audits.ended(self._now, proof.took, clean=not proof.differing)
         self._proven(proof, gaps)

@@ -22,7 +22,7 @@ from notebook_rt.errors import (
     StatementTimeoutError,
 )
 from notebook_rt.model.rows import Key, Op, Row, Rows, WireRow
-from notebook_rt.model.types import equal, kind
+from notebook_rt.model.types import Schema, equal, kind
 from notebook_rt.options import MAX_ROWS
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.table.digest import Digest
@@ -36,6 +36,8 @@ from notebook_rt.sync.table.window import Window
 Steps: TypeAlias = Generator[Ask, Sequence[Read], None]
 DIGEST_FROM: Final = 3
 """Pages that a table must have before it is compared by a hash."""
+SUSPECTS: Final = 10
+"""Keys that came twice of which it is asked whether they are of several rows."""
 READS_AT_ONCE: Final = 4
 """Requests by key under way at a time."""
 
@@ -241,7 +243,20 @@ def _same_keys(reads: Reads, page: Sequence[WireRow]) -> Exception:
             keys = Counter(schema.decode({name: row[name]})[name] for row in page)
             ((value, _),) = keys.most_common(1)
             return InexactKeyError(spec.schema, spec.table, name, value)
-    return DuplicateKeyError(spec.schema, spec.table, schema.key)
+    return DuplicateKeyError(spec.schema, spec.table, schema.key, _alike(schema, page))
+
+
+def _alike(schema: Schema, page: Sequence[WireRow]) -> list[WireRow]:
+    """The first two rows that have one key, or one with a null in its key; empty: there are none."""
+    found: dict[Key, WireRow] = {}
+    for key, row in zip(schema.keys_of(page), page, strict=True):
+        told = {name: value for name, value in row.items() if name != "xmin"}
+        if not _whole_keys([key]):
+            return [told]
+        if key in found:
+            return [found[key], told]
+        found[key] = told
+    return []
 
 
 def _whole_keys(keys: Sequence[Key]) -> bool:
@@ -267,6 +282,8 @@ class Comparison:
         """The keys that differed for no reason that is known here."""
         self.order: list[Key] = []
         """The keys as they came."""
+        self.twice: list[Key] = []
+        """The keys that came more than once: of a row that moved meanwhile, or of several rows."""
         self._replica = replica
         self._keys: set[Key] = set()
         self._all: list[Read] = []
@@ -294,13 +311,22 @@ class Comparison:
                 self.unknown.append(key)
 
     def by_key(self, keys: Sequence[Key], read: Read) -> None:
-        """Take the answer to a read of ``keys``: what is not in it is gone."""
-        schema = self._replica.schema
+        """Take the answer to a read of ``keys``: what is not in it is gone.
+
+        Raises
+        ------
+        DuplicateKeyError
+            If several rows have one key: they were read in one statement.
+        """
+        schema, spec = self._replica.schema, self._replica.spec
         rows: dict[Key, tuple[Row | None, object]] = {}
         self._replica.nulls.look(read.page.rows)
         for wire in read.page.rows:
             found = schema.decode(wire)
             rows[schema.key_of(found)] = (found, wire.get("xmin"))
+        if len(rows) < len(read.page.rows):
+            alike = _alike(schema, read.page.rows)
+            raise DuplicateKeyError(spec.schema, spec.table, schema.key, alike)
         for key in keys:
             row, xmin = rows.get(key, (None, None))
             if row is not None and not self._replica.keeps(key, row):
@@ -355,9 +381,17 @@ class Comparison:
 
     def _note(self, read: Read) -> list[Key]:
         keys = self._replica.keys_of(read.page.rows)
+        spec = self._replica.spec
+        if spec.key and not _whole_keys(keys):
+            alike = _alike(self._replica.schema, read.page.rows)
+            raise DuplicateKeyError(spec.schema, spec.table, spec.key, alike)
         self.order += keys
         self._all.append(read)
+        before = len(self._keys)
         self._keys.update(keys)
+        if len(self._keys) < before + len(keys):
+            again = (key for key, number in Counter(self.order).items() if number > 1)
+            self.twice = list(islice(again, SUSPECTS))
         self.seen += len(keys)
         return keys
 
@@ -414,7 +448,7 @@ def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> St
         take, columns = (into.versions, ()) if by_version else (into.whole, None)
         yield from each_page(reads, paging, take, columns=columns, estimate=len(replica.rows))
     into.absent()
-    yield from by_keys(reads, paging, into.unknown, into)
+    yield from by_keys(reads, paging, [*into.twice, *into.unknown], into)
 
 
 def glance(replica: Replica, reads: Reads, paging: Paging) -> Steps:
