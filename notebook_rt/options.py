@@ -17,6 +17,122 @@ MAX_ROWS: Final = 10_000_000
 class Options:
     """The numbers that a session runs by. All times are seconds unless the name says otherwise.
 
+    Parameters
+    ----------
+    backoff_base : float, default 1.0
+        The first wait before connecting again; doubled with each try.
+    backoff_max : float, default 30.0
+        The longest wait between two tries.
+    jitter : float, default 0.2
+        Up to this share is added to each wait, so that many kernels do not come at once.
+    max_retries : int, default 10
+        Tries before the session stops trying and only polls.
+    retry_anyway : float, default 300.0
+        While only polling, one more try each so many seconds, even when no browser is watching.
+    connect_timeout : float, default 10.0
+        For a connection over HTTP, and for each answer while signing in; opening the socket, its
+        handshake included, may take twice as long.
+    join_timeout : float, default 10.0
+        For the answer to a channel's join, or to a broadcast that is to be acknowledged; of a
+        join, whole seconds.
+    join_rate : float, default 20.0
+        Joins a second: a server disconnects who joins too fast.
+    heartbeat_interval : float, default 25.0
+        Between two heartbeats; the latency is how long the answer to one takes.
+    heartbeat_timeout : float, default 10.0
+        A heartbeat that is not answered by then means that the socket is dead.
+    stale_after : float, default 60.0
+        No frame for so long while connected is stale; a heartbeat that is not answered for so
+        long ends the connection though other frames come. At least ``heartbeat_interval +
+        heartbeat_timeout``: where nothing changes, only heartbeats are answered.
+    stale_check : float, default 15.0
+        How often silence, and a machine that slept, is looked for.
+    slow_ms : float, default 500.0
+        Milliseconds of heartbeat latency above which the connection is called slow.
+    max_channels : int, default 10
+        Channels at once; above it the least important ones poll.
+    plan : {"free", "pro", None}, default None
+        The project's plan, whose limits the session measures its traffic against: it warns above
+        80 % of one. None: not known, or a server of one's own; only what holds on every plan is
+        measured.
+    max_frame_bytes : int, default 8,388,608
+        A larger frame closes the socket. A broadcast may have 3,000 KB.
+    token_margin : float, default 60.0
+        An access token is refreshed so long before it expires.
+    page_size : int, default 1,000
+        Rows asked for at once over REST.
+    reads_at_once : int, default 8
+        Requests for rows that a session has under way at a time: a project's API has some ten
+        connections to its database for everybody. A server that is slow or says 429 gets fewer.
+    max_answer_bytes : int, default 268,435,456
+        An answer over HTTP that has more bytes, decompressed, is an error and is not read to its
+        end.
+    max_rows : int, default 10,000,000
+        A table with more rows is an error: a server whose pages do not end would fill the memory.
+    request_timeout : float, default 30.0
+        For one REST request, and for signing in or refreshing a token, from beginning to end.
+    poll_interval : float, default 5.0
+        Between two polls while changes are not streamed.
+    poll_max : float, default 30.0
+        The longest a poll's interval grows to while nothing changes.
+    polls_at_once : int, default 4
+        So many tables of a session poll at a time; who has waited longest comes first.
+    audit_interval : float, default 20.0
+        Between two checks of a table against the server; 0 switches them off. What the server
+        loses without a word is wrong until the next one: at 20 s nothing is 30 s after a fault,
+        at 60 s it often was (``tests/benchmarks/FAULTS.md``). At 20 s and above, checks of a
+        table that take more than 1 % of the time are made less often, up to ``audit_max``; a
+        shorter interval is obeyed as long as a check takes less than a quarter of it. What hints
+        at a loss brings the next one forward.
+    audit_max : float, default 60.0
+        The longest between the ends of two checks of a table, unless one takes more than a third
+        of it.
+    behind_after : float, default 3.0
+        A change that is applied so long after its commit, or that waits so long to be applied,
+        means that the session is ``behind``.
+    visible_within : float, default 1.5
+        A commit that was told is visible to every read after so long. PostgreSQL tells its log
+        first and other sessions then, and may be kept waiting between the two (0.15 s were seen).
+    clock_margin : float, default 1.0
+        The clock of the REST server may be so far behind the database's.
+    reread_pause : float, default 0.01
+        A row whose read does not show yet what was told of it is read again after so long;
+        doubled with each read.
+    reread_max : float, default 2.0
+        The longest pause between two reads of one row.
+    companion_delay : float, default 0.05
+        How long to wait for the full frame of a change whose narrow one cannot be judged.
+    buffer_size : int, default 100,000
+        Changes a table keeps that could not be applied yet; above it a gap is opened. And batches
+        or messages that a callback or an iteration has not taken yet; above it the oldest go.
+    batch_size : int, default 2,000
+        Changes applied before the loop looks at anything else.
+    lazy_after : float, default 60.0
+        A lazy table that nobody looked at or listens to for so long leaves its channel.
+    debounce : float, default 0.25
+        A ``LiveQuery`` waits so long for more changes before it fetches again, where ``query``
+        was not told otherwise.
+    log_size : int, default 1,000
+        Changes kept by ``LiveFrame.log`` and messages by ``Channel.messages``.
+    progress_after : float, default 0.5
+        A ``wait`` for the first data that takes longer shows a progress bar.
+    numeric : {"float", "decimal"}, default "float"
+        What PostgreSQL's ``numeric`` becomes: float64 as in ``pandas.read_sql``, or exact.
+    presence_calls : int, default 4
+        Presence calls in ``presence_window``; the server closes the channel at the sixth.
+    presence_window : float, default 30.0
+        The window of ``presence_calls``.
+    queue_batch : int, default 10
+        Writes or broadcasts sent at once.
+    queue_max_attempts : int, default 3
+        Tries of a write that the server fails (5xx) before it is set aside.
+    queue_scope : {"project", "session"}, default "project"
+        Whose edits a session sends, lists and shows: all of the same project and login, or only
+        its own. What a session of its own scope leaves is taken over by the next session with
+        ``"project"`` that opens the file. In either scope, no session sends what another edited
+        that is paused; if that one ended while it was paused, `Queue.resume` or `Queue.retry`
+        sends it.
+
     Raises
     ------
     TypeError
@@ -37,121 +153,56 @@ class Options:
 
     # The connection
     backoff_base: float = 1.0
-    """The first wait before connecting again; doubled with each try."""
     backoff_max: float = 30.0
-    """The longest wait between two tries."""
     jitter: float = 0.2
-    """Up to this share is added to each wait, so that many kernels do not come at once."""
     max_retries: int = 10
-    """Tries before the session stops trying and only polls."""
     retry_anyway: float = 300.0
-    """While only polling, one more try each so many seconds, even when no browser is watching."""
     connect_timeout: float = 10.0
-    """For a connection over HTTP, and for each answer while signing in; opening the socket, its
-    handshake included, may take twice as long."""
     join_timeout: float = 10.0
-    """For the answer to a channel's join, or to a broadcast that is to be acknowledged; of a join,
-    whole seconds."""
     join_rate: float = 20.0
-    """Joins a second: a server disconnects who joins too fast."""
     heartbeat_interval: float = 25.0
-    """Between two heartbeats; the latency is how long the answer to one takes."""
     heartbeat_timeout: float = 10.0
-    """A heartbeat that is not answered by then means that the socket is dead."""
     stale_after: float = 60.0
-    """No frame for so long while connected is stale; a heartbeat that is not answered for so long
-    ends the connection though other frames come. At least ``heartbeat_interval +
-    heartbeat_timeout``: where nothing changes, only heartbeats are answered."""
     stale_check: float = 15.0
-    """How often silence, and a machine that slept, is looked for."""
     slow_ms: float = 500.0
-    """Milliseconds of heartbeat latency above which the connection is called slow."""
     max_channels: int = 10
-    """Channels at once; above it the least important ones poll."""
     plan: Literal["free", "pro"] | None = None
-    """The project's plan, whose limits the session measures its traffic against: it warns above 80 %
-    of one. None: not known, or a server of one's own; only what holds on every plan is measured."""
     max_frame_bytes: int = 8 * 1024 * 1024
-    """A larger frame closes the socket. A broadcast may have 3,000 KB."""
     token_margin: float = 60.0
-    """An access token is refreshed so long before it expires."""
 
     # Tables
     page_size: int = 1000
-    """Rows asked for at once over REST."""
     reads_at_once: int = 8
-    """Requests for rows that a session has under way at a time: a project's API has some ten
-    connections to its database for everybody. A server that is slow or says 429 gets fewer."""
     max_answer_bytes: int = MAX_ANSWER_BYTES
-    """An answer over HTTP that has more bytes, decompressed, is an error and is not read to its end."""
     max_rows: int = MAX_ROWS
-    """A table with more rows is an error: a server whose pages do not end would fill the
-    memory."""
     request_timeout: float = 30.0
-    """For one REST request, and for signing in or refreshing a token, from beginning to end."""
     poll_interval: float = 5.0
-    """Between two polls while changes are not streamed."""
     poll_max: float = 30.0
-    """The longest a poll's interval grows to while nothing changes."""
     polls_at_once: int = 4
-    """So many tables of a session poll at a time; who has waited longest comes first."""
     audit_interval: float = 20.0
-    """Between two checks of a table against the server; 0 switches them off. What the server loses
-    without a word is wrong until the next one: at 20 s nothing is 30 s after a fault, at 60 s it
-    often was (``tests/benchmarks/FAULTS.md``). At 20 s and above, checks of a table that take more
-    than 1 % of the time are made less often, up to ``audit_max``; a shorter interval is obeyed as
-    long as a check takes less than a quarter of it. What hints at a loss brings the next one forward."""
     audit_max: float = 60.0
-    """The longest between the ends of two checks of a table, unless one takes more than a third of it."""
     behind_after: float = 3.0
-    """A change that is applied so long after its commit, or that waits so long to be applied, means
-    that the session is ``behind``."""
     visible_within: float = 1.5
-    """A commit that was told is visible to every read after so long. PostgreSQL tells its log first
-    and other sessions then, and may be kept waiting between the two (0.15 s were seen)."""
     clock_margin: float = 1.0
-    """The clock of the REST server may be so far behind the database's."""
     reread_pause: float = 0.01
-    """A row whose read does not show yet what was told of it is read again after so long; doubled
-    with each read."""
     reread_max: float = 2.0
-    """The longest pause between two reads of one row."""
     companion_delay: float = 0.05
-    """How long to wait for the full frame of a change whose narrow one cannot be judged."""
     buffer_size: int = 100_000
-    """Changes a table keeps that could not be applied yet; above it a gap is opened. And batches or
-    messages that a callback or an iteration has not taken yet; above it the oldest go."""
     batch_size: int = 2_000
-    """Changes applied before the loop looks at anything else."""
     lazy_after: float = 60.0
-    """A lazy table that nobody looked at or listens to for so long leaves its channel."""
     debounce: float = 0.25
-    """A ``LiveQuery`` waits so long for more changes before it fetches again, where ``query`` was
-    not told otherwise."""
     log_size: int = 1_000
-    """Changes kept by ``LiveFrame.log`` and messages by ``Channel.messages``."""
     progress_after: float = 0.5
-    """A ``wait`` for the first data that takes longer shows a progress bar."""
     numeric: Literal["float", "decimal"] = "float"
-    """What PostgreSQL's ``numeric`` becomes: float64 as in ``pandas.read_sql``, or exact."""
 
     # Presence
     presence_calls: int = 4
-    """Presence calls in ``presence_window``; the server closes the channel at the sixth."""
     presence_window: float = 30.0
-    """The window of ``presence_calls``."""
 
     # The queue of unsent writes
     queue_batch: int = 10
-    """Writes or broadcasts sent at once."""
     queue_max_attempts: int = 3
-    """Tries of a write that the server fails (5xx) before it is set aside."""
     queue_scope: Literal["project", "session"] = "project"
-    """Whose edits a session sends, lists and shows: all of the same project and login, or only its own.
-    What a session of its own scope leaves is taken over by the next session with ``"project"`` that opens
-    the file. In either scope, no session sends what another edited that is paused; if that one ended
-    while it was paused, `Queue.resume` or `Queue.retry` sends it.
-    """
 
     def __post_init__(self) -> None:
         zero_is_fine = {"audit_interval", "jitter", "max_retries", "progress_after", "debounce"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import doctest
 import importlib
@@ -15,6 +16,7 @@ from types import ModuleType
 import numpydoc.validate
 import pdoc
 import pytest
+from numpydoc.docscrape import NumpyDocString
 
 import notebook_rt
 from notebook_rt import errors, local
@@ -88,14 +90,19 @@ def test_every_test_that_the_design_names_exists() -> None:
     assert missing == []
 
 
-def test_every_option_says_what_it_is() -> None:
-    page = pdoc.doc.Module(inspect.getmodule(notebook_rt.Options) or notebook_rt)
-    silent = []
-    for option in dataclasses.fields(notebook_rt.Options):
-        doc = page.get(f"Options.{option.name}")
-        assert doc is not None
-        silent += [] if doc.docstring else [option.name]
-    assert silent == []
+def test_every_option_says_what_it_is_and_what_it_is_by_default() -> None:
+    """``help(nrt.Options)`` shows the docstring of the class, and none of its fields."""
+    parameters = NumpyDocString(inspect.getdoc(notebook_rt.Options) or "")["Parameters"]
+    said = {
+        one.name: (one.type.partition("default ")[2].replace(",", ""), one.desc)
+        for one in parameters
+    }
+    options = dataclasses.fields(notebook_rt.Options)
+    assert list(said) == [option.name for option in options]
+    for option in options:
+        default, meaning = said[option.name]
+        assert ast.literal_eval(default) == option.default
+        assert meaning
 
 
 @pytest.mark.filterwarnings("ignore:.*type 'Series' is not subscriptable")  # to mypy it is
