@@ -330,7 +330,7 @@ class Presence:
         """The key under which others see us."""
         return self._room.presence_key
 
-    def track(self, **meta: Any) -> None:
+    def track(self, state: Mapping[str, Any] | None = None, /, **meta: Any) -> None:
         """Others see us, with these fields.
 
         Calls in quick succession are sent as few, the latest of them within a second of the first. The server
@@ -339,15 +339,22 @@ class Presence:
 
         Parameters
         ----------
+        state : dict, optional
+            The fields as Supabase's own clients take them.
         **meta
-            What JSON can say, numpy's and pandas' values and moments too; the widgets show ``name``,
-            ``username`` or the like, and ``status="away"``.
+            The fields by name, over those of ``state``: what JSON can say, numpy's and pandas' values and
+            moments too; the widgets show ``name``, ``username`` or the like, and ``status="away"``.
 
         Raises
         ------
         TypeError, ValueError
             If a field has no form in JSON.
         """
+        if not isinstance(state, Mapping | None):
+            raise TypeError(
+                f'track takes fields, track(name="Ada"), or a dict of them, not {state!r}'
+            )
+        meta = {**(state or {}), **meta}
         self._channel._check()
         self._room.holds = self._channel  # whoever is seen stays, though no variable holds it
         self._thread.call(self._room.track, plain(meta, f'channel "{self._room.topic}", presence'))

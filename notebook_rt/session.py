@@ -30,7 +30,7 @@ from notebook_rt.net.address import (
     project_url,
     warn_if_readable,
 )
-from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.credentials import Credentials, claims
 from notebook_rt.net.followed import FollowedClient
 from notebook_rt.net.login import Token
 from notebook_rt.net.loop import LoopThread, shared
@@ -351,8 +351,20 @@ class Session(Opening):
         -------
         StatusBar
             The widget.
+
+        Raises
+        ------
+        TypeError
+            If ``presence`` is something else, such as the channel itself.
         """
+        from notebook_rt.channel import Presence
         from notebook_rt.widgets import display
+
+        if not isinstance(presence, Presence | None):
+            raise TypeError(
+                "status_bar takes the presence of a channel, rt.status_bar(channel.presence), "
+                f"not {presence!r}"
+            )
 
         return display.status_bar(self, presence)
 
@@ -639,6 +651,11 @@ class Session(Opening):
             now is raised here.
         """
         self._check()
+        if isinstance(token, str) and not claims(token):
+            raise ValueError(
+                "an access token is a JWT, three parts with a dot between them (eyJ….eyJ….…); for a key "
+                "there is nrt.connect(url, key)"
+            )
         self._thread.wait(self._project.login.set_auth(token))
 
     # The end

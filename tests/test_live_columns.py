@@ -293,7 +293,8 @@ def test_the_sql_tells_a_login_only_of_tables_that_it_has_a_grant_on(
     ask = "select nrt_describe('public', array[%s])"
     try:
         stack.sql("set role authenticated")
-        assert stack.sql(ask, table) == [({"tables": {}},)]
+        ((said,),) = stack.sql(ask, table)
+        assert (said["role"], said["tables"]) == ("authenticated", {})
         stack.sql("set role anon")
         ((said,),) = stack.sql(ask, table)
     finally:

@@ -178,7 +178,7 @@ def test_a_password_in_the_url_is_refused_without_repeating_it() -> None:
         ({"filter": "age > 3"}, "such as price=gt.10"),
         ({"filter": "age==3"}, "an operator is missing, as eq is in price=eq.10"),
         ({"filter": "age=equals.3"}, "'equals' is no operator"),
-        ({"filter": "or=(age.eq.1,age.eq.2)"}, "for OR there is in"),
+        ({"filter": "and=(age.eq.1,age.eq.2)"}, "a comma is AND, and for OR there is or=("),
         ({"order": "-age"}, "write 'age.desc'"),
     ],
 )
@@ -373,7 +373,11 @@ KEY = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmVk"
         (KEY, "https://abcd.supabase.co", "what was given as its URL is a key"),
         ("sb_publishable_x", "https://abcd.supabase.co", "what was given as its URL is a key"),
         ("abcd.supabase.co", "https://abcd.supabase.co", "what was given as the key is a URL"),
-        ("abcd.supabase.co", "eyJhbGci…", "copy it again"),
+        ("abcd.supabase.co", "eyJhbGci…", "not copied whole"),
+        ("abcd.supabase.co", "sb_secret", "the beginning of a key"),
+        ("abcd.supabase.co", "sb_publishable_", "the beginning of a key"),
+        ("locl", KEY, 'the embedded stack is nrt.connect("local")'),
+        ("Local", None, 'the embedded stack is nrt.connect("local")'),
         ("abcd.supabase.co", " \n", "none is given, and SUPABASE_KEY is not set"),
     ],
 )
@@ -435,11 +439,11 @@ def test_a_script_that_leaves_something_unwritten_is_told_so_once(
     ending: str, stack: LocalStack, people: str, tmp_path: Path
 ) -> None:
     queue = tmp_path / "queue.db"
-    stack.sql(f"revoke update on {people} from anon")
+    stack.sql(f"alter table {people} add check (name <> 'x')")
     code, out, err = script(stack, people, queue, f"t.edit(1, name='x'){ending}")
     said = f"not written yet: 0 waiting, 1 failed, 0 asking: update {people} 1 (name): "
     assert (code, out, err.count("\n")) == (0, "", 1)
-    assert err.startswith(f"{said}permission denied")
+    assert err.startswith(f"{said}new row for relation")
     assert f"Kept in {queue}: what waits is sent by the next session" in err
 
 
@@ -447,10 +451,10 @@ def test_a_script_is_told_of_others_failed_edits_in_one_line_if_it_edited_and_el
     stack: LocalStack, people: str, tmp_path: Path
 ) -> None:
     queue = tmp_path / "queue.db"
-    stack.sql(f"revoke update on {people} from anon")
+    stack.sql(f"alter table {people} add constraint no_x check (name <> 'x')")
     assert "1 failed" in script(stack, people, queue, "t.edit(1, name='x')")[2]
     assert script(stack, people, queue, "t.get(1)") == (0, "", "")
-    stack.sql(f"grant update on {people} to anon")
+    stack.sql(f"alter table {people} drop constraint no_x")
     code, out, err = script(stack, people, queue, "t.edit(2, name='y')")
     assert (code, out, err.count("\n")) == (0, "", 1)
     assert err.startswith(
@@ -510,3 +514,47 @@ def test_a_key_that_is_not_given_is_answered_with_all_that_may_be_so(
     assert 'give the key column "id"' in said
     assert "only where a sequence makes it" in said
     assert 'not "generated always"' in said
+
+
+def test_what_is_given_in_place_of_another_is_said(rt: nrt.Session, people: str) -> None:
+    room = rt.channel("slips")
+    with pytest.raises(TypeError, match=r"rt\.status_bar\(channel\.presence\), not <Channel"):
+        rt.status_bar(room)  # type: ignore[arg-type]  # the slip that is tried here
+    with pytest.raises(TypeError, match=r"track takes fields, .* not 'Ada'"):
+        room.presence.track("Ada")  # type: ignore[arg-type]  # the slip that is tried here
+    for slip in ("abc", KEY[:20], KEY.rpartition(".")[0]):
+        with pytest.raises(ValueError, match="an access token is a JWT"):
+            rt.set_auth(slip)
+    table = rt.table(people).wait(scaled(10))
+    for height in ("3", 0, 2.5, True):
+        with pytest.raises(TypeError, match="height is a whole number of pixels"):
+            table.grid(height=height)  # type: ignore[arg-type]  # the slip that is tried here
+    with pytest.raises(ValueError, match='kind="line" draws numbers, and "name" has none'):
+        table.plot(x="id", y="name")
+
+
+def test_presence_takes_a_dict_as_supabases_clients_do(rt: nrt.Session) -> None:
+    room = rt.channel("dicts")
+    room.presence.track({"name": "Ada", "status": "here"}, status="away")
+    until(lambda: len(room.presence.df) == 1, what=lambda: room.presence.df)
+    ((name, status),) = room.presence.df[["name", "status"]].to_numpy().tolist()
+    assert (name, status) == ("Ada", "away")
+
+
+def test_an_order_by_a_name_with_a_dot_or_a_comma_is_quoted(
+    stack: LocalStack, rt: nrt.Session
+) -> None:
+    stack.sql(
+        'create table odd_order (id int primary key, "a.b" int, "c,d" int);'
+        "insert into odd_order values (1, 2, 5), (2, 1, 6), (3, 2, 4);"
+        "grant select on odd_order to anon; alter publication supabase_realtime add table odd_order"
+    )
+    try:
+        df = rt.table("odd_order", order='"a.b".desc,"c,d"').df
+        assert df.index.tolist() == [3, 1, 2]
+        with pytest.raises(
+            errors.FilterError, match=r"""a name with a dot in it is quoted: '"a\.b"\.desc'"""
+        ):
+            rt.table("odd_order", order="a.b.desc")
+    finally:
+        stack.sql("drop table odd_order")

@@ -15,6 +15,10 @@ from notebook_rt.model.filters import column_name
 
 _SQL_DIRECTION: Final = re.compile(r"(.*\S)\s+(asc|desc)(ending)?(\s+nulls\s+(first|last))?", re.I)
 
+_COMMA: Final = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*\Z)')
+"""Outside of quotes."""
+_QUOTED: Final = re.compile(r'\s*"((?:[^"\\]|\\.)+)"((?:\.\w+)*)\s*\Z')
+
 
 @dataclass(frozen=True, slots=True)
 class OrderBy:
@@ -26,34 +30,41 @@ class OrderBy:
 
 
 def parse_order(source: str | Sequence[str | OrderBy] | None) -> tuple[OrderBy, ...]:
-    """Read PostgREST's order: ``"price.desc,name"`` or a list of such parts.
+    """Read PostgREST's order: ``"price.desc,name"`` or a list of such parts; a name with a dot or a
+    comma in it stands in double quotes.
 
     Examples
     --------
     >>> [order_text(part) for part in parse_order("price.desc.nullslast, name")]
     ['price.desc.nullslast', 'name.asc.nullslast']
+    >>> parse_order('"a.b".desc')
+    (OrderBy(column='a.b', desc=True, nulls_first=None),)
     """
     if source is None:
         return ()
-    parts = source.split(",") if isinstance(source, str) else list(source)
+    parts = _COMMA.split(source) if isinstance(source, str) else list(source)
     return tuple(part if isinstance(part, OrderBy) else _order_by(part) for part in parts)
 
 
 def _order_by(text: object) -> OrderBy:
     if not isinstance(text, str):
         raise FilterError(f"order {text!r}: expected a text such as 'price.desc'")
-    column, *words = text.strip().split(".")
+    if quoted := _QUOTED.match(text):
+        column = re.sub(r"\\(.)", r"\1", quoted[1])
+        words = quoted[2].split(".")[1:] if quoted[2] else []
+    else:
+        column, *words = text.strip().split(".")
     direction = [word for word in words if word in ("asc", "desc")]
     nulls = [word for word in words if word in ("nullsfirst", "nullslast")]
     if not column or [*direction, *nulls] != words or len(direction) > 1 or len(nulls) > 1:
         raise FilterError(
-            f"order {text!r}: expected column, column.asc or column.desc, then perhaps "
-            ".nullsfirst or .nullslast"
+            f"order {text!r}: expected column, column.asc or column.desc, then perhaps .nullsfirst or "
+            ".nullslast; a name with a dot in it is quoted: '\"a.b\".desc'"
         )
     if column.startswith("-"):
         raise FilterError(f"order {text!r}: write '{column[1:]}.desc'")
-    # As in SQL: the server would take it for a column's name. One that is called so: an OrderBy.
-    if not words and (sql := _SQL_DIRECTION.fullmatch(column)):
+    # As in SQL: the server would take it for a column's name. One that is called so is quoted.
+    if not quoted and not words and (sql := _SQL_DIRECTION.fullmatch(column)):
         meant = f"{sql[1]}.{sql[2].lower()}" + (f".nulls{sql[5].lower()}" if sql[5] else "")
         raise FilterError(f"order {text!r}: write {meant!r}")
     return OrderBy(column, direction == ["desc"], nulls[0] == "nullsfirst" if nulls else None)

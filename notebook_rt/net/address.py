@@ -11,6 +11,7 @@ import ipaddress
 import re
 import warnings
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -136,6 +137,10 @@ def project_url(url: object) -> str:
             "the project",
             f"what was given is the address of its database; nrt.connect() takes {there} and a key",
         )
+    if "." not in text and get_close_matches(text, ["local"], cutoff=0.7):
+        raise UnreachableError(
+            text, 'this is no address of a project; the embedded stack is nrt.connect("local")'
+        )
     if _REF.fullmatch(text):
         text = f"{text}.supabase.co"
     if "://" not in text:
@@ -215,6 +220,7 @@ def project_key(key: object, url: str) -> str:
     if not _KEY_WORDS.fullmatch(text):
         raise NoKeyError(url, "what was given has characters that no key has; copy it again")
     is_token = text.startswith("eyJ")
-    if (is_token and not all((text + "..").split(".")[:3])) or text in _KINDS:
+    is_start = len(text) > 2 and any(kind.startswith(text) for kind in _KINDS)
+    if (is_token and not all((text + "..").split(".")[:3])) or is_start:
         raise NoKeyError(url, "what was given is the beginning of a key; copy it again, all of it")
     return text

@@ -172,7 +172,7 @@ class ChartModel:
             if name not in known:
                 there = ", ".join(known)
                 raise ValueError(f'"{source.name}" has no column "{name}"; there are {there}')
-        if kind == "hist" and len(source.df.columns) and (trouble := self._trouble()):
+        if len(source.df.columns) and (trouble := self._trouble() or self._no_numbers()):
             raise ValueError(trouble)
         self._last = last
         self._points = points
@@ -210,6 +210,14 @@ class ChartModel:
                 return f'"{self.source.name}" has no column "{name}"; there are {there}'
         if self.kind == "hist" and _floats(column_of(df, self.y[0])) is None:
             return f'kind="hist" counts numbers, and "{self.y[0]}" has none; draw names with "bar"'
+        return ""
+
+    def _no_numbers(self) -> str:
+        """Why a line of what is there now would be none; empty if it would be one."""
+        for name in self.y if self.kind in ("line", "area") else ():
+            series = column_of(self.source.df, name)
+            if kind_of(series) == "nominal" and series.notna().any():
+                return f'kind="{self.kind}" draws numbers, and "{name}" has none; draw names with "bar"'
         return ""
 
     def whole(self, view: str) -> Sequence[Message]:

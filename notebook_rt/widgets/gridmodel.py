@@ -93,6 +93,8 @@ class GridModel:
         for name, text in self._formats.items():
             if not FORMAT.fullmatch(text):
                 raise ValueError(f'{name}: a format is such as ",.2f", ".1%" or ",d", not {text!r}')
+        if isinstance(height, bool) or not isinstance(height, int) or height <= 0:
+            raise TypeError(f"height is a whole number of pixels above 0, not {height!r}")
         self._height = height
         self._order = Order()
         self._views: defaultdict[str, _View] = defaultdict(_View)
