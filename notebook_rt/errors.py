@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import re
 import ssl
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 
 def identifier(name: str) -> str:
@@ -271,7 +272,18 @@ class TableError(NotebookRTError):
 class MissingTableError(TableError):
     """There is no such table, or this login may not know of it."""
 
-    def __init__(self, schema: str, table: str, hint: str = "") -> None:
+    def __init__(self, schema: str, table: str, hint: str = "", *, exposed: bool = True) -> None:
+        self.hint = hint
+        if not exposed:
+            told = f" ({hint})" if hint else ""
+            super().__init__(
+                schema,
+                table,
+                f'table "{table}" cannot be asked for: schema "{schema}" is not exposed by the API{told}. '
+                "Add it to the exposed schemas (Supabase dashboard: Project Settings, Data API), or name "
+                f'another schema: rt.table("{table}", schema=...)',
+            )
+            return
         apart = ""
         if "." in table:
             home, _, name = table.partition(".")
@@ -284,7 +296,6 @@ class MissingTableError(TableError):
             + ", and that the schema is exposed by the API; a table made a moment ago is known "
             "after: notify pgrst, 'reload schema'",
         )
-        self.hint = hint
 
 
 class MissingQueryError(TableError):
@@ -454,6 +465,9 @@ class InexactKeyError(TableError):
         )
 
 
+_OF_SCHEMA: Final = re.compile(r"permission denied for schema (.+)")
+
+
 class PermissionDeniedError(TableError):
     """This login may not read (or write) the table, or call the function."""
 
@@ -472,6 +486,8 @@ class PermissionDeniedError(TableError):
         if right == "execute":
             what = f'execute function "{table}"'
             run = f"grant execute on function {name} to {to}"
+        if home := _OF_SCHEMA.match(reason):
+            run = f"grant usage on schema {identifier(home[1])} to {to}"
         todo = f"run: {run}"
         if "row-level security policy" in reason:
             todo = "add a policy that lets this role do it"

@@ -10,7 +10,7 @@ import contextlib
 import io
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -28,7 +28,8 @@ PASTE = "`notebook-rt doctor --sql`"
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """A project of its own, in which nobody has run anything of ours."""
-    with start(tmp_path_factory.mktemp("new_project"), options=QUICK) as running:
+    options = replace(QUICK, schemas=("public", "sales"))
+    with start(tmp_path_factory.mktemp("new_project"), options=options) as running:
         yield running
 
 
@@ -49,6 +50,7 @@ class Way:
 
     project: LocalStack
     table: str
+    schema: str = "public"
 
     def __post_init__(self) -> None:
         self.said: list[str] = []
@@ -65,7 +67,7 @@ class Way:
     def see(self, rt: nrt.Session, *, empty: bool = False) -> nrt.LiveTable:
         """Open the table, as often as an error says what is missing; ``empty``: it has no row."""
         while True:
-            frame = rt.table(self.table)
+            frame = rt.table(self.table, schema=self.schema)
             try:
                 frame.wait(scaled(10))
             except nrt.errors.TableError as error:
@@ -132,6 +134,33 @@ def test_a_table_with_policies_and_no_grants_is_live_and_written_in_six_steps(
         ]
     ), "tables have grants by default there"
     assert project.sql("select * from steps order by sku") == [("b", 5), ("c", 6)]
+
+
+def test_a_table_of_another_schema_asks_for_the_schema_its_grant_and_the_publication(
+    project: LocalStack,
+) -> None:
+    project.sql(
+        'create schema sales; create table sales."Big orders" (day date, "a,b" int, n int, '
+        'primary key (day, "a,b")); insert into sales."Big orders" values (\'2026-01-02\', 1, 1);'
+        "create schema kept; create table kept.orders (id int primary key)"
+    )
+    way = Way(project, "Big orders", "sales")
+    with nrt.connect(project.url, project.publishable_key) as rt:
+        frame = way.see(rt)
+        moves(way, frame, 'update sales."Big orders" set n = 2')
+        assert frame.df.n.tolist() == [2]
+        with pytest.raises(nrt.errors.MissingTableError) as caught:
+            rt.table("orders", schema="kept").wait(scaled(10))
+    assert way.ran == [
+        "grant usage on schema sales to anon",
+        'grant select on sales."Big orders" to anon',
+        'alter publication supabase_realtime add table sales."Big orders"',
+    ]
+    words = str(caught.value)
+    assert 'schema "kept" is not exposed by the API' in words
+    assert "public, sales" in words
+    assert "Add it to the exposed schemas" in words
+    assert "Check its name" not in words
 
 
 def test_a_table_whose_policies_hide_every_row_says_so_and_which_policy_shows_them(

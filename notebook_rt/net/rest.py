@@ -387,7 +387,8 @@ class RestClient:
         # 42883 stands for an operator, too: a type without equality, which is no table that is missing.
         absent = code in _NO_TABLE and not message.startswith("operator")
         if absent and table:
-            return MissingTableError(schema, table, words.get("hint", ""))
+            hint = words.get("hint", "")
+            return MissingTableError(schema, table, hint, exposed=code != "PGRST106")
         if code in ("42703", "PGRST204") and table:
             return MissingColumnError(schema, table, _quoted(message))
         if code in _BAD_FILTER and response.request.method in ("GET", "HEAD"):
