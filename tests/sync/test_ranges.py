@@ -13,15 +13,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.errors import AnswerTooLargeError, RateLimitedError, StatementTimeoutError
+from notebook_rt.errors import (
+    AnswerTooLargeError,
+    RateLimitedError,
+    RefusedError,
+    StatementTimeoutError,
+)
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
-from notebook_rt.sync.events import Effect, Fetch, Fetched, FetchFailed, Page, Query
+from notebook_rt.sync.events import (
+    Confirmed,
+    Effect,
+    Fetch,
+    Fetched,
+    FetchFailed,
+    Joined,
+    Page,
+    Query,
+    Shown,
+    Tick,
+)
 from notebook_rt.sync.table.flows import Flows, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
+from notebook_rt.sync.table.mirror import Mirror
 from notebook_rt.sync.table.queries import Reads
 from notebook_rt.sync.table.ranges import AHEAD_PAGES, SMALLEST, from_number, number
 from notebook_rt.sync.table.reading import Paging, each_page
+from tests.sync.model import DictRows
 from tests.sync.simulation import Server, World
 
 
@@ -39,6 +57,7 @@ class Reading:
     """What happens on the server between two answers."""
     together: bool = False
     """All that is under way is answered at the same moment: a round trip."""
+    first_keys: Read | None = None
     requests: int = 0
     round_trips: int = 0
     most_at_once: int = 0
@@ -64,7 +83,8 @@ class Reading:
 
         def flow() -> Any:
             try:
-                yield from each_page(reads, Paging(self.size, self.at_once), take)
+                paging = Paging(self.size, self.at_once)
+                yield from each_page(reads, paging, take, first_keys=self.first_keys)
             except ReadRefusedError as refused:
                 self.error = refused.error
 
@@ -384,3 +404,61 @@ def test_rows_that_come_between_two_looks_do_not_put_the_key_in_doubt(seed: int)
     assert looks, "the way that is tried here"
     assert world.failed is None
     assert world.differences == {}
+
+
+def asked_in_turns(describes: str, rows: int, latency: float = 0.05) -> list[list[Query]]:
+    """What a mirror asks until it shows its first rows, by round trip, over a link of one length."""
+    one = Server({"id": "int8", "note": "text"}, describes=describes, max_rows=10)  # type: ignore[arg-type]
+    for n in range(rows):
+        one.write(n, {})
+    mirror = Mirror(TableSpec("t"), DictRows, Options(page_size=10, audit_interval=0))
+    effects = [*mirror.handle(Tick(), 0.0), *mirror.handle(Joined(), 0.0)]
+    effects += mirror.handle(Confirmed(), 0.0)
+    turns: list[list[Query]] = []
+    while not any(isinstance(effect, Shown) for effect in effects):
+        fetches = [effect for effect in effects if isinstance(effect, Fetch)]
+        turns.append([fetch.query for fetch in fetches])
+        effects = []
+        for fetch in fetches:
+            try:
+                page = one.select(fetch.query)
+            except RefusedError as refusal:
+                page = Page((), None, 0.0, refusal=refusal)
+            effects += mirror.handle(Fetched(fetch.request, page), len(turns) * latency)
+    return turns
+
+
+@pytest.mark.parametrize(("describes", "learning"), [("by SQL", 1), ("by the API", 1), ("not", 2)])
+def test_what_the_next_step_needs_is_asked_for_beside_each_question(
+    describes: str, learning: int
+) -> None:
+    """The description and some rows; the key, the types and the first keys; then eight pages at once."""
+    turns = asked_in_turns(describes, 400)
+    assert [bool(query.describe) for query in turns[0]] == [True, False]
+    if describes == "not":
+        assert {len(query.proves) for query in turns[1]} == {0, 1}
+        assert len(turns[2]) == 8, "all requests that may be under way are of rows at once"
+        assert sum(map(len, turns[2:])) <= 40 + 2
+    assert len(turns) <= learning + 40 // 8 + 1
+
+
+def test_a_small_table_is_shown_after_as_many_round_trips_as_it_takes_to_know_it_and_one() -> None:
+    assert len(asked_in_turns("by SQL", 5)) == 2
+    assert len(asked_in_turns("not", 5)) == 3
+
+
+@given(
+    before=st.sets(NEAR, min_size=12, max_size=120),
+    after=st.sets(NEAR, max_size=120),
+    seed=st.integers(0, 99),
+)
+def test_keys_that_were_read_before_show_where_to_cut_and_are_believed_in_nothing_else(
+    before: set[int], after: set[int], seed: int
+) -> None:
+    """The table may be another one by the time that it is read."""
+    old = table({"id": "int8"}, before, max_rows=10)
+    by_key = Reads(TableSpec("t"), old.known, 10, xmin=True)
+    keys = old.select(by_key.page(by_key.by_key(), columns=(), count="estimated"))
+    read = Reading(table({"id": "int8"}, after, max_rows=10), 10, 8, random.Random(seed))
+    read.first_keys = Read(keys, 0, 0.0)
+    assert read.run().rows == sorted(after)

@@ -162,10 +162,14 @@ class _Asked:
 
 
 class Ranges:
-    """One read of a whole table after its first page.
+    """One read of a whole table that has more than a page.
 
     Parameters
     ----------
+    first
+        The first page; or its keys, as they were before this read began.
+    got
+        How many rows of ``first`` count as read: all, or none.
     limit
         Rows of a full page.
     pages_left
@@ -182,6 +186,7 @@ class Ranges:
         reads: Reads,
         order: Sequence[OrderBy],
         first: Read,
+        got: int,
         *,
         columns: Sequence[str] | None,
         limit: int,
@@ -197,7 +202,7 @@ class Ranges:
         self._pages_left = pages_left
         self._take = take
         self._check = check
-        self._got = len(first.page.rows)
+        self._got = got
         self._types = [reads.schema.types.get(term.column, "text") for term in order]
         self._can_look = True
         self._walk = max(1, min(WALK_PAGES, AHEAD_PAGES // most - 1))
@@ -210,10 +215,14 @@ class Ranges:
         self._asked_last = self._spread = False
         self._held: list[Range] = []
         """Ranges that wait for the last key of the table."""
-        self._head: Range | None = Range(self._last(first.page.rows))
         self._waiting_pages = 0
         self.pool = Pool(self._took, self._refused, most)
-        self._go_on(self._head, first.page.rows)
+        behind = Range(self._last(first.page.rows))
+        self._head: Range | None = behind
+        if not got:
+            self._head = Range(None, up_to=behind.after, next=behind)
+            self._ask(self._head)
+        self._go_on(behind, first.page.rows)
 
     # What comes --------------------------------------------------------------------------------
 
@@ -378,29 +387,32 @@ class Ranges:
         if deeper and not span.run and (self._run_pages or 0.0) >= HALF:
             return self._cut_into_runs(span, last, most)
         density = len(rows) / (last - first + 1)
-        fill = FILL if deeper or not self._is_even(rows, span) else 1.0
-        width, pages = max(1, int(fill * self._limit / density)), 1
+        step = None if deeper else self._even_step(rows, span)
+        per_page = FILL * self._limit / density if step is None else self._limit * step
+        width, pages = max(1, int(per_page)), 1
         if deeper and width < FEW:  # then a page's worth is cut badly
             width, pages = max(1, int(self._walk * self._limit / density)), self._walk
         return self._cut_at(span, last if deeper else last + 1, width, most, pages)
 
-    def _is_even(self, rows: Sequence[WireRow], span: Range) -> bool:
-        """Whether the keys of a page are spaced so evenly that the next pages can be told from it."""
+    def _even_step(self, rows: Sequence[WireRow], span: Range) -> float | None:
+        """How far the keys of a page are apart, so evenly that the next pages can be told from it;
+        None: they are not.
+        """
         depth, count = len(span.run), len(rows)
         places = [*range(0, count, max(1, count // 16)), count - 1]
         numbers = [self._number(self._decoded(rows[place]), depth) for place in places]
         first, last = numbers[0], numbers[-1]
         if first is None or last is None or last == first:
-            return False
-        if count / (last - first + 1) >= DENSE:
-            return True
+            return None
         step = (last - first) / (count - 1)
+        if step * DENSE <= 1:
+            return 1.0
         off: float = max(
             abs((one - first) / step - place)
             for place, one in zip(places, numbers, strict=True)
             if one is not None
         )
-        return off <= EVEN * count
+        return step if off <= EVEN * count else None
 
     def _cut_into_runs(self, span: Range, start: int, most: int) -> bool:
         """Cut from the number ``start`` on into ranges of as many runs as are read one after another."""
