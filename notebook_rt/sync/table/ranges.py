@@ -391,7 +391,8 @@ class Ranges:
         per_page = FILL * self._limit / density if step is None else self._limit * step
         width, pages = max(1, int(per_page)), 1
         if deeper and width < FEW:  # then a page's worth is cut badly
-            width, pages = max(1, int(self._walk * self._limit / density)), self._walk
+            pages = self._pages_in_a_row()
+            width = max(1, int(pages * self._limit / density))
         return self._cut_at(span, last if deeper else last + 1, width, most, pages)
 
     def _even_step(self, rows: Sequence[WireRow], span: Range) -> float | None:
@@ -417,8 +418,14 @@ class Ranges:
     def _cut_into_runs(self, span: Range, start: int, most: int) -> bool:
         """Cut from the number ``start`` on into ranges of as many runs as are read one after another."""
         assert self._run_pages is not None  # as known by now
-        width = max(1, int(self._walk / self._run_pages))
+        width = max(1, int(self._pages_in_a_row() / self._run_pages))
         return self._cut_at(span, start, width, most, max(1, round(width * self._run_pages)))
+
+    def _pages_in_a_row(self) -> int:
+        """How many pages a range of several runs may have: fewer near the end, so that all are busy."""
+        left = self._pages_left
+        most = self._walk if left is None else min(self._walk, left // (2 * self.pool.most))
+        return max(1, most)
 
     def _cut_at(self, span: Range, start: int, width: int, most: int, pages: int | None) -> bool:
         """Cut ``span`` at each ``width`` numbers from ``start`` into at most ``most`` ranges, each of
