@@ -326,6 +326,8 @@ def test_a_key_of_two_columns_takes_little_more_round_trips_than_one_of_one(shap
         read = Reading(one, 6, 8, together=True).run()
         assert read.rows == as_read(one, keys)
         trips[name] = read.round_trips
+        if name == "id":
+            assert read.requests <= 200 + 2, "the last page is full, so one that is empty follows"
     assert trips["id"] <= 1 + 200 / 8
     assert trips[shape] <= 1.2 * trips["id"]
 

@@ -200,6 +200,8 @@ class Ranges:
         self._columns = columns
         self._limit = limit
         self._pages_left = pages_left
+        self._beyond = 0
+        """Ranges that may be cut now that all pages of which the server has said have come."""
         self._take = take
         self._check = check
         self._got = got
@@ -314,7 +316,9 @@ class Ranges:
     def _go_on(self, span: Range, rows: Sequence[WireRow]) -> None:
         """A full page of ``span`` came, and there may be more: cut the rest, or go on with it."""
         if self._pages_left == 0:
-            self._pages_left = None  # there is more than the server has said
+            self._pages_left, self._beyond = None, 1  # there may be more than the server has said
+        elif self._beyond:
+            self._beyond *= 2
         if span.pages is not None:
             span.pages = span.pages - 1 if span.pages else None
         self._cut_or_ask(span, rows, self._room(span))
@@ -346,6 +350,8 @@ class Ranges:
             return min(room, max(1, span.pages))
         if self._pages_left is not None:
             room = min(room, self._pages_left - self._planned(span))
+        if self._beyond:
+            room = min(room, self._beyond)
         if not span.run:
             return room
         # How long the run is, nobody knows; while all else waits, the guess may be a bold one.
@@ -424,7 +430,7 @@ class Ranges:
     def _pages_in_a_row(self) -> int:
         """How many pages a range of several runs may have: fewer near the end, so that all are busy."""
         left = self._pages_left
-        most = self._walk if left is None else min(self._walk, left // (2 * self.pool.most))
+        most = self._walk if left is None else min(self._walk, left // self.pool.most)
         return max(1, most)
 
     def _cut_at(self, span: Range, start: int, width: int, most: int, pages: int | None) -> bool:
