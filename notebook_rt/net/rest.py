@@ -371,7 +371,7 @@ class RestClient:
         status = response.status_code
         what = f"{response.request.method} {response.request.url.path}"
         words = _words(response)
-        code, message = words.get("code", ""), words.get("message", "")
+        code, message = words.get("code") or _proxy_code(response), words.get("message", "")
         if status == 429:
             return RateLimitedError(what, _retry(response), message)
         if code == "42501" and table:
@@ -431,6 +431,16 @@ def _words(response: httpx.Response) -> dict[str, str]:
     if "message" not in words:
         words["message"] = words.get("msg") or words.get("error") or ""
     return words
+
+
+def _proxy_code(response: httpx.Response) -> str:
+    """PostgREST's code in a header: the answer to a HEAD has no body that could say it.
+
+    >>> _proxy_code(httpx.Response(500, headers={"Proxy-Status": "PostgREST; error=57014"}))
+    '57014'
+    """
+    said = response.headers.get("proxy-status", "")
+    return said.removeprefix("PostgREST; error=") if said.startswith("PostgREST; error=") else ""
 
 
 def _quoted(message: str) -> str:

@@ -24,6 +24,7 @@ from notebook_rt.errors import (
     RateLimitedError,
     RefusedError,
     ServerError,
+    StatementTimeoutError,
     TokenExpiredError,
     UnreachableError,
     classify,
@@ -300,3 +301,15 @@ async def test_after_the_end_a_request_is_refused_by_name() -> None:
     await client.aclose()
     with pytest.raises(ClosedError):
         await client.fetch("public", "t", Query(()))
+
+
+async def test_a_count_that_takes_too_long_is_told_from_a_broken_server(rest: RestClient) -> None:
+    """A HEAD has no body: PostgREST says why in a header."""
+    asked = httpx.Request("HEAD", f"{rest.url}/rest/v1/t")
+    said = {"Proxy-Status": "PostgREST; error=57014"}
+    late, broken = (
+        httpx.Response(500, headers=said, request=asked),
+        httpx.Response(500, request=asked),
+    )
+    assert isinstance(rest.error(late, "public", "t"), StatementTimeoutError)
+    assert isinstance(rest.error(broken, "public", "t"), ServerError)

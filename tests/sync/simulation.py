@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from notebook_rt.errors import RefusedError, ServerError
+from notebook_rt.errors import RefusedError, ServerError, StatementTimeoutError
 from notebook_rt.local.realtime.limits import EventRate
 from notebook_rt.model.filters import Filter
 from notebook_rt.model.order import order_text
@@ -114,6 +114,8 @@ class Server:
     passes_xmin: bool = True
     planner: float = 1.0
     """How many times the rows that there are the planner expects."""
+    counts_most: int | None = None
+    """Rows that it counts within the time that a statement may take; None: all."""
     describes: Literal["by the API", "by SQL", "not"] = "by the API"
     """How it says which columns and which key a table has."""
     moves_watermark: bool = True
@@ -241,6 +243,8 @@ class Server:
         for term in reversed(params.get("order", "").split(",") if "order" in params else []):
             found = _sorted(found, term)
         count = len(found) if query.count else None
+        if query.count == "exact" and len(found) > (self.counts_most or len(found)):
+            raise StatementTimeoutError("HEAD /t", 500)
         if query.count == "estimated" and len(found) > self.max_rows:
             count = max(self.max_rows + 1, int(len(found) * self.planner))
         found = found[int(params.get("offset", 0)) :]
@@ -595,9 +599,9 @@ class World:
                 return
             try:
                 page = self.server.select(query)
-            except RefusedError as refused:
+            except (RefusedError, StatementTimeoutError) as refused:
                 refusal = refused
-                if query.refusable:
+                if query.refusable and isinstance(refusal, RefusedError):
                     page = Page((), None, 0.0, refusal=refusal)
                     self.at(self.now, lambda: self._answer(Fetched(request, self._dated(page))))
                     return

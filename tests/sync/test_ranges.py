@@ -13,15 +13,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.errors import AnswerTooLargeError, RateLimitedError, StatementTimeoutError
+from notebook_rt.errors import (
+    AnswerTooLargeError,
+    RateLimitedError,
+    RefusedError,
+    StatementTimeoutError,
+)
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
-from notebook_rt.sync.events import Effect, Fetch, Fetched, FetchFailed, Page, Query
+from notebook_rt.sync.events import (
+    Confirmed,
+    Effect,
+    Fetch,
+    Fetched,
+    FetchFailed,
+    Joined,
+    Page,
+    Query,
+    Shown,
+    Tick,
+)
 from notebook_rt.sync.table.flows import Flows, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
+from notebook_rt.sync.table.mirror import Mirror
 from notebook_rt.sync.table.queries import Reads
 from notebook_rt.sync.table.ranges import AHEAD_PAGES, SMALLEST, from_number, number
 from notebook_rt.sync.table.reading import Paging, each_page
+from tests.sync.model import DictRows
 from tests.sync.simulation import Server, World
 
 
@@ -35,7 +53,13 @@ class Reading:
     chance: random.Random = field(default_factory=random.Random)
     fails: Callable[[Fetch], Exception | None] = lambda fetch: None
     rows: list[Any] = field(default_factory=list)
+    meanwhile: Callable[[Server], None] = lambda server: None
+    """What happens on the server between two answers."""
+    together: bool = False
+    """All that is under way is answered at the same moment: a round trip."""
+    first_keys: Read | None = None
     requests: int = 0
+    round_trips: int = 0
     most_at_once: int = 0
     most_waiting: int = 0
     error: Exception | None = None
@@ -59,10 +83,12 @@ class Reading:
 
         def flow() -> Any:
             try:
-                yield from each_page(reads, Paging(self.size, self.at_once), take)
+                paging = Paging(self.size, self.at_once)
+                yield from each_page(reads, paging, take, first_keys=self.first_keys)
             except ReadRefusedError as refused:
                 self.error = refused.error
 
+        due = 0
         flows.start("load", flow(), 0.0)
         while out or flows:
             if not out:  # all wait to be tried again
@@ -71,8 +97,14 @@ class Reading:
                 flows.tick(horizon.now)
                 continue
             self.most_at_once = max(self.most_at_once, len(out))
-            fetch = out.pop(self.chance.randrange(len(out)))
+            if not self.together:
+                fetch = out.pop(self.chance.randrange(len(out)))
+            else:
+                due = due or len(out)
+                fetch, due = out.pop(0), due - 1
+                self.round_trips += not due
             self.requests += 1
+            self.meanwhile(self.server)
             horizon.now += 0.01
             failure = self.fails(fetch)
             if failure is not None:
@@ -97,6 +129,10 @@ INT8 = st.integers(-(2**63), 2**63 - 1)
 NEAR = st.integers(-300, 300)
 UUIDS = st.uuids().map(str)
 WORDS = st.text(st.characters(min_codepoint=97, max_codepoint=122), max_size=4)
+MOMENTS = st.integers(0, 90).map(
+    lambda n: (dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + n * dt.timedelta(minutes=7)).isoformat()
+)
+DAYS = st.integers(0, 5).map(lambda n: str(dt.date(2026, 1, 30) + n * dt.timedelta(days=1)))
 TABLES = {
     "dense": ({"id": "int8"}, NEAR),
     "anywhere": ({"id": "int8"}, INT8),
@@ -111,7 +147,32 @@ TABLES = {
     "one of the first": ({"a": "int4", "b": "int8"}, st.tuples(st.just(7), NEAR)),
     "many of the first": ({"a": "int8", "b": "text"}, st.tuples(NEAR, WORDS)),
     "text first": ({"a": "text", "b": "int8"}, st.tuples(WORDS, NEAR)),
+    "few texts first": ({"a": "text", "b": "int8"}, st.tuples(st.sampled_from("xyz"), NEAR)),
+    "sensors": ({"a": "int4", "b": "timestamptz"}, st.tuples(st.integers(0, 3), MOMENTS)),
+    "days": ({"a": "date", "b": "int4"}, st.tuples(DAYS, st.integers(0, 40))),
+    "tenants far apart": (
+        {"a": "uuid", "b": "int8"},
+        st.tuples(st.sampled_from([str(uuid.UUID(int=7**n)) for n in (9, 40, 45)]), NEAR),
+    ),
+    "one long run among short ones": (
+        {"a": "int8", "b": "int8"},
+        st.builds(lambda n: (n if n % 3 else 9, n), st.integers(-90, 90)),
+    ),
+    "at the end of its numbers": (
+        {"a": "int2", "b": "int8"},
+        st.tuples(st.sampled_from([-(2**15), 2**15 - 2, 2**15 - 1]), NEAR),
+    ),
+    "three columns": (
+        {"a": "int4", "b": "text", "c": "int8"},
+        st.tuples(st.integers(0, 1), st.sampled_from("xy"), NEAR),
+    ),
+    "three numbers": (
+        {"a": "int4", "b": "int4", "c": "int8"},
+        st.tuples(st.integers(0, 1), st.integers(0, 2), NEAR),
+    ),
 }
+TEXTS = ("text", "text first", "few texts first", "three columns")
+"""Tables whose bounds are looked for: two looks are two statements, between which rows may move."""
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -123,8 +184,42 @@ def test_each_row_comes_once_and_in_order_whatever_the_keys(name: str, data: st.
     planner = data.draw(st.sampled_from([0.0, 0.3, 1.0, 5.0]))
     one = table(types, some, max_rows=data.draw(st.integers(1, 12)), planner=planner)
     read = Reading(one, size, at_once, random.Random(data.draw(st.integers(0, 99)))).run()
-    assert read.rows == sorted(some)  # type: ignore[type-var]  # of one kind in each table
+    assert read.rows == as_read(one, some)
     assert read.most_at_once <= at_once
+
+
+def as_read(one: Server, keys: Iterable[Any]) -> list[Any]:
+    """The keys in their order, as a load has them."""
+    wire = [dict(zip(one.key, k if isinstance(k, tuple) else (k,), strict=True)) for k in keys]
+    found: list[Any] = one.known.keys_of(wire)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in TEXTS])
+@given(data=st.data())
+def test_whatever_comes_and_goes_meanwhile_nothing_that_stays_is_missed_and_nothing_comes_twice(
+    name: str, data: st.DataObject
+) -> None:
+    """Ranges share no key and leave none out, whatever was guessed when they were cut."""
+    types, keys = TABLES[name]
+    every = sorted(data.draw(st.sets(keys, max_size=70)))  # type: ignore[type-var]  # of one kind
+    chance = random.Random(data.draw(st.integers(0, 99)))
+    roles = [chance.choice(["stays", "goes", "comes"]) for _ in every]
+    stay = [key for key, role in zip(every, roles, strict=True) if role == "stays"]
+    moves = [(key, role) for key, role in zip(every, roles, strict=True) if role != "stays"]
+    chance.shuffle(moves)
+
+    def meanwhile(server: Server) -> None:
+        for _ in range(min(len(moves), chance.randrange(4))):
+            key, role = moves.pop()
+            server.write(key, {} if role == "comes" else None)
+
+    there = [key for key, role in zip(every, roles, strict=True) if role != "comes"]
+    one = table(types, there, max_rows=data.draw(st.integers(1, 12)))
+    size, at_once = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 9))
+    read = Reading(one, size, at_once, chance, meanwhile=meanwhile).run()
+    assert read.rows == sorted(set(read.rows)), "each once, and in order"
+    assert set(as_read(one, stay)) <= set(read.rows) <= set(as_read(one, every))
 
 
 @given(
@@ -204,6 +299,39 @@ SHAPES: dict[str, tuple[dict[str, str], float]] = {
 """Shapes of tables, and how many times the pages that there are may be asked for."""
 
 
+def even(shape: str, count: int) -> tuple[dict[str, str], list[Any]]:
+    """A table of so many rows, as a log of measurements or of one customer has them."""
+    start, types = dt.datetime(2026, 1, 1, tzinfo=dt.UTC), {"a": "int4", "b": "timestamptz"}
+    moments = [(start + n * dt.timedelta(seconds=1)).isoformat() for n in range(count)]
+    match shape:
+        case "id":
+            return {"id": "int8"}, list(range(count))
+        case "sixty sensors":
+            return types, [(n % 60, moment) for n, moment in enumerate(moments)]
+        case "twelve sensors":
+            return types, [(n % 12, moment) for n, moment in enumerate(moments)]
+        case "one sensor":
+            return types, [(7, moment) for moment in moments]
+        case _:
+            return {"a": "text", "b": "int8"}, [("acme", n) for n in range(count)]
+
+
+@pytest.mark.parametrize("shape", ["sixty sensors", "twelve sensors", "one sensor", "one tenant"])
+def test_a_key_of_two_columns_takes_little_more_round_trips_than_one_of_one(shape: str) -> None:
+    """Runs of 3, of 17 pages and one of all of them, eight requests at a time."""
+    trips = {}
+    for name in ("id", shape):
+        types, keys = even(name, 1_200)
+        one = table(types, keys, max_rows=6)
+        read = Reading(one, 6, 8, together=True).run()
+        assert read.rows == as_read(one, keys)
+        trips[name] = read.round_trips
+        if name == "id":
+            assert read.requests <= 200 + 2, "the last page is full, so one that is empty follows"
+    assert trips["id"] <= 1 + 200 / 8
+    assert trips[shape] <= 1.2 * trips["id"]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_few_requests_are_wasted_and_most_are_under_way_together(shape: str) -> None:
     types, factor = SHAPES[shape]
@@ -278,3 +406,61 @@ def test_rows_that_come_between_two_looks_do_not_put_the_key_in_doubt(seed: int)
     assert looks, "the way that is tried here"
     assert world.failed is None
     assert world.differences == {}
+
+
+def asked_in_turns(describes: str, rows: int, latency: float = 0.05) -> list[list[Query]]:
+    """What a mirror asks until it shows its first rows, by round trip, over a link of one length."""
+    one = Server({"id": "int8", "note": "text"}, describes=describes, max_rows=10)  # type: ignore[arg-type]
+    for n in range(rows):
+        one.write(n, {})
+    mirror = Mirror(TableSpec("t"), DictRows, Options(page_size=10, audit_interval=0))
+    effects = [*mirror.handle(Tick(), 0.0), *mirror.handle(Joined(), 0.0)]
+    effects += mirror.handle(Confirmed(), 0.0)
+    turns: list[list[Query]] = []
+    while not any(isinstance(effect, Shown) for effect in effects):
+        fetches = [effect for effect in effects if isinstance(effect, Fetch)]
+        turns.append([fetch.query for fetch in fetches])
+        effects = []
+        for fetch in fetches:
+            try:
+                page = one.select(fetch.query)
+            except RefusedError as refusal:
+                page = Page((), None, 0.0, refusal=refusal)
+            effects += mirror.handle(Fetched(fetch.request, page), len(turns) * latency)
+    return turns
+
+
+@pytest.mark.parametrize(("describes", "learning"), [("by SQL", 1), ("by the API", 1), ("not", 2)])
+def test_what_the_next_step_needs_is_asked_for_beside_each_question(
+    describes: str, learning: int
+) -> None:
+    """The description and some rows; the key, the types and the first keys; then eight pages at once."""
+    turns = asked_in_turns(describes, 400)
+    assert [bool(query.describe) for query in turns[0]] == [True, False]
+    if describes == "not":
+        assert {len(query.proves) for query in turns[1]} == {0, 1}
+        assert len(turns[2]) == 8, "all requests that may be under way are of rows at once"
+        assert sum(map(len, turns[2:])) <= 40 + 2
+    assert len(turns) <= learning + 40 // 8 + 1
+
+
+def test_a_small_table_is_shown_after_as_many_round_trips_as_it_takes_to_know_it_and_one() -> None:
+    assert len(asked_in_turns("by SQL", 5)) == 2
+    assert len(asked_in_turns("not", 5)) == 3
+
+
+@given(
+    before=st.sets(NEAR, min_size=12, max_size=120),
+    after=st.sets(NEAR, max_size=120),
+    seed=st.integers(0, 99),
+)
+def test_keys_that_were_read_before_show_where_to_cut_and_are_believed_in_nothing_else(
+    before: set[int], after: set[int], seed: int
+) -> None:
+    """The table may be another one by the time that it is read."""
+    old = table({"id": "int8"}, before, max_rows=10)
+    by_key = Reads(TableSpec("t"), old.known, 10, xmin=True)
+    keys = old.select(by_key.page(by_key.by_key(), columns=(), count="estimated"))
+    read = Reading(table({"id": "int8"}, after, max_rows=10), 10, 8, random.Random(seed))
+    read.first_keys = Read(keys, 0, 0.0)
+    assert read.run().rows == sorted(after)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from typing import Any, Final, TypeAlias
 
@@ -27,6 +27,7 @@ from notebook_rt.errors import (
     NoPrimaryKeyError,
     NotPublishedError,
     PermissionDeniedError,
+    StatementTimeoutError,
     UnknownKeyError,
 )
 from notebook_rt.model.filters import Condition, column_name
@@ -37,6 +38,7 @@ from notebook_rt.model.types import Column, Schema, canonical
 from notebook_rt.sync.events import Query
 from notebook_rt.sync.table.flows import Ask, Flow, ReadRefusedError, together
 from notebook_rt.sync.table.horizon import Read
+from notebook_rt.sync.table.queries import Reads
 
 DESCRIBE: Final = "nrt_describe"
 """The function of ``describe.sql``."""
@@ -72,26 +74,41 @@ class Described:
     """What this login may do with it (``select``, ``insert``, ...); None: not known."""
     complete: bool = True
     """False: no row was there to name the columns, and there may be others."""
+    first_keys: Read | None = field(default=None, compare=False)
+    """The first page of keys, where it was read while the key was proven."""
 
 
 Steps: TypeAlias = Generator[Ask, Sequence[Read], "Described"]
 
 
-def learn(spec: TableSpec, done: Callable[[Schema, Schema, Described], None]) -> Flow:
+def learn(
+    spec: TableSpec,
+    done: Callable[[Schema, Schema, Described], None],
+    page_size: int | None = None,
+) -> Flow:
     """Ask for the schema and call ``done(kept, known, found)``: the projection, all columns, and what
     else was said.
+
+    A round trip costs more than a request, so what the next step needs, if the usual answer comes, is
+    asked for beside each question: some rows beside the description; beside the proof of the key, the
+    first ``page_size`` keys (None: a load does not come next), which show a load where to begin.
 
     Raises
     ------
     TableError
         Out of the flow, where the table cannot be mirrored.
     """
-    (read,) = yield [Query((), describe=(spec.table,))]
+    describe, some_rows = Query((), describe=(spec.table,)), replace(_some(), refusable=True)
+    sample: Read | None = None
+    try:
+        read, sample = yield [describe, some_rows]
+    except ReadRefusedError:  # perhaps of the rows only, which are not asked for yet
+        (read,) = yield [describe]
     found = described(read.page.value, spec.table)
     if found.published is False and "select" in (found.grants or ()):
         raise NotPublishedError(spec.schema, spec.table, found.kind)
     if not found.columns:
-        found = yield from _probed(spec)
+        found = yield from _probed(spec, sample, page_size)
     elif not (found.key or spec.key):
         raise NoPrimaryKeyError(spec.schema, spec.table, found.unique)
     known = _known(spec, found)
@@ -199,13 +216,24 @@ def type_name(text: str) -> str:
 # What is found out otherwise ----------------------------------------------------------------------
 
 
-def _probed(spec: TableSpec) -> Steps:
-    rows = yield from _sample(spec)
+def _probed(spec: TableSpec, sample: Read | None, page_size: int | None) -> Steps:
+    rows = yield from _sample(spec, sample)
     names = tuple(rows[0]) if rows else ()
     key = spec.key or ()
     if not key and names and spec.columns is None:
-        found = yield from together(_proven(spec, names, rows), typed(_wanted(spec, names), rows))
-        return Described(found[1], found[0])
+        likely = next(candidates(spec.table, names, rows), ())
+        first = _first_keys(spec, likely, page_size)
+        ask = (_proven(spec, names, rows), typed(_wanted(spec, names), rows))
+        try:
+            found = yield from together(*ask, _answer(first))
+        except ReadRefusedError as refusal:
+            if not (first and isinstance(refusal.error, StatementTimeoutError)):
+                raise
+            found = yield from together(
+                _proven(spec, names, rows), typed(_wanted(spec, names), rows), _answer(None)
+            )
+        ahead = found[2] if found[0] == likely else None
+        return Described(found[1], found[0], first_keys=ahead)
     if not key:
         key = yield from _proven(spec, names, rows)
     elif set(key) <= set(names) and not told_apart(rows, key):
@@ -226,21 +254,50 @@ def _wanted(spec: TableSpec, names: Sequence[str], key: Sequence[str] = ()) -> l
     return wanted
 
 
-def _sample(spec: TableSpec) -> Generator[Ask, Sequence[Read], Sequence[WireRow]]:
-    """Some rows, with all columns; with those asked for where a login may not read the others."""
-    selects = ["*"]
+def _some(select: str = "*") -> Query:
+    return Query((("select", select), ("limit", str(SAMPLE))))
+
+
+def _first_keys(spec: TableSpec, key: tuple[str, ...], page_size: int | None) -> Query | None:
+    """The first page of keys, if the likely ``key`` is so likely that an index has their order."""
+    if page_size is None or key != ("id",) or spec.order or spec.limit is not None:
+        return None
+    schema = Schema((Column("id", "text"),), key)
+    reads = Reads(spec, schema, page_size, xmin=True)
+    return replace(reads.page(reads.by_key(), columns=(), count="estimated"), refusable=True)
+
+
+def _answer(query: Query | None) -> Generator[Ask, Sequence[Read], Read | None]:
+    """What ``query`` brings, if it is asked at all and not refused."""
+    if query is None:
+        return None
+    (read,) = yield [query]
+    return read if read.page.refusal is None else None
+
+
+def _sample(
+    spec: TableSpec, sample: Read | None
+) -> Generator[Ask, Sequence[Read], Sequence[WireRow]]:
+    """Some rows, with all columns; with those asked for where a login may not read the others.
+
+    ``sample`` is the answer, if it has come already.
+    """
+    refused = None if sample is None else sample.page.refusal
+    if sample is not None and refused is None:
+        return sample.page.rows
+    selects = ["*"] if refused is None else []
     if spec.columns is not None:
         selects.append(",".join(map(column_name, (*spec.columns, *(spec.key or ())))))
-    for at, select in enumerate(selects, 1):
+    while True:
+        error = None if refused is None else named(refused, spec)
+        if error is not None and not (selects and isinstance(error, PermissionDeniedError)):
+            raise error
         try:
-            (read,) = yield [Query((("select", select), ("limit", str(SAMPLE))))]
+            (read,) = yield [_some(selects.pop(0))]
         except ReadRefusedError as refusal:
-            error = named(refusal.error, spec)
-            if at < len(selects) and isinstance(error, PermissionDeniedError):
-                continue
-            raise error from None
-        return read.page.rows
-    return ()
+            refused = refusal.error
+        else:
+            return read.page.rows
 
 
 def told_apart(rows: Iterable[WireRow], key: Sequence[str]) -> bool:

@@ -120,7 +120,8 @@ class Passes:
         found: list[tuple[Schema, Schema, discovery.Described]] = []
         asked = self.named
         spec = replace(self.spec, named=(*self.spec.named, *asked))
-        yield from discovery.learn(spec, lambda *schemas: found.append(schemas))
+        size = self.options.page_size if self.replica is None else None
+        yield from discovery.learn(spec, lambda *schemas: found.append(schemas), size)
         kept, known, self.described = found[0]
         if self.named is asked:  # else others are to be asked for next
             self.named = tuple(name for name in asked if name in known.types)
@@ -168,7 +169,10 @@ class Passes:
         self._early.clear()
         rows = self._make_rows(replica.schema)
         took = self._stopwatch()
-        read = yield from load(replica, self.reads, self._paging, rows, self._progress)
+        first_keys = self.described.first_keys
+        if first_keys is not None:  # once: a later load has other pages
+            self.described = replace(self.described, first_keys=None)
+        read = yield from load(replica, self.reads, self._paging, rows, self._progress, first_keys)
         order: list[Key] = []
         window = replica.window
         if window is not None and not window.sortable:

@@ -90,6 +90,14 @@ class Reads:
         """The parameter that asks for rows whose ``column`` is ``value`` or more."""
         return Condition(column, "gte", (self._text(column, value),)).to_rest()
 
+    def greater_than(self, column: str, value: Any) -> tuple[str, str]:
+        """The parameter that asks for rows whose ``column`` is greater than ``value``."""
+        return Condition(column, "gt", (self._text(column, value),)).to_rest()
+
+    def equal(self, column: str, value: Any) -> tuple[str, str]:
+        """The parameter that asks for rows whose ``column`` is ``value``."""
+        return Condition(column, "eq", (self._text(column, value),)).to_rest()
+
     def less_than(self, column: str, value: Any) -> tuple[str, str]:
         """The parameter that asks for rows whose ``column`` is less than ``value``."""
         return Condition(column, "lt", (self._text(column, value),)).to_rest()

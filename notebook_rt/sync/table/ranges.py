@@ -2,9 +2,15 @@
 
 In: the first page, and each further one as it comes. Out: the queries to send next, and the pages in
 the order of the key. Nothing is known of the table but what its pages show (promise 15): the rows of
-a page and the span of their keys give the density that the next ranges are cut by. Where a key is no
-number (text), or one value of its first column has many pages, a look at the index finds the bounds:
-the key that comes so many rows after another.
+a page and the span of their keys give the density that the next ranges are cut by.
+
+A run is all rows with one value in the first column of a key of several. Where a page shows nothing
+but one run, the last key of the table is asked for, which gives the pages of a run on average. Short
+runs are read several to a range. A long one is a range of its own, whose first column is fixed, and it
+is cut by the next column in the same way. Where a column is no number (text), a look at the index
+finds the bounds: the key that comes so many rows after another.
+
+Every range is right whatever the keys are like: bounds that were guessed badly cost requests, no rows.
 """
 
 from __future__ import annotations
@@ -36,6 +42,14 @@ LOOK_ROWS: Final = 50_000
 together, and those of a large one one after the other."""
 AHEAD_PAGES: Final = 64
 """Pages that may wait for one before them; then only that one is asked for."""
+WALK_PAGES: Final = 8
+"""The most pages of a range of several runs: its last one is short, so it needs some full ones."""
+FEW: Final = 4
+"""So many numbers to a page, and ranges of a page each would be cut too short or too long."""
+HALF: Final = 0.5
+"""From so many pages to a number on, what is known of runs on average says how to cut."""
+EVEN: Final = 0.003
+"""The share of a page by which keys may be off a line and still be evenly spaced."""
 SMALLEST: Final = 16
 """Rows that a page is not made smaller than."""
 
@@ -109,18 +123,25 @@ class Range:
     after: Row | None
     """Its last row that was read; None: the first is yet to come."""
     low: int | None = None
-    """The number that its first column begins at; None: it begins after ``after``."""
+    """The number that its column begins at; None: it begins after ``after``."""
     high: int | None = None
-    """The number that its first column ends before; None: no end is known."""
+    """The number that its column ends before; None: no end is known."""
     up_to: Row | None = None
     """The last row that it may have."""
     next: Range | None = None
+    run: Row = field(default_factory=dict)
+    """The leading columns of the key that have one value in all its rows. Its column is the next."""
+    behind: Any = None
+    """The value of its column that all its rows come after, where that is no number."""
     came: deque[Read] = field(default_factory=deque)
     """Its pages that wait for those of ranges before it."""
     full: int = 0
-    """Full pages that it gave in a row."""
+    """About how many full pages came before the next one, in a row or in the ranges before it that it
+    was cut from."""
+    same: int = 0
+    """How many of these, up to the last, had one value of its column only, and the same."""
     pages: int | None = None
-    """About how many pages it has, where that is known better than of the table."""
+    """About how many pages are left of it, where that is known better than of the table."""
     looks: dict[int, Row | None] = field(default_factory=dict)
     """What the looks for its bounds have shown so far; None: it ends before."""
     looking: int = 0
@@ -136,13 +157,19 @@ class _Asked:
     limit: int
     look: int = 0
     """Which look for a bound of the range it is; 0: it is a page."""
+    last: bool = False
+    """It asks for the last key of the table, which tells how to cut the range."""
 
 
 class Ranges:
-    """One read of a whole table after its first page.
+    """One read of a whole table that has more than a page.
 
     Parameters
     ----------
+    first
+        The first page; or its keys, as they were before this read began.
+    got
+        How many rows of ``first`` count as read: all, or none.
     limit
         Rows of a full page.
     pages_left
@@ -159,6 +186,7 @@ class Ranges:
         reads: Reads,
         order: Sequence[OrderBy],
         first: Read,
+        got: int,
         *,
         columns: Sequence[str] | None,
         limit: int,
@@ -172,21 +200,39 @@ class Ranges:
         self._columns = columns
         self._limit = limit
         self._pages_left = pages_left
+        self._beyond = 0
+        """Ranges that may be cut now that all pages of which the server has said have come."""
         self._take = take
         self._check = check
-        self._got = len(first.page.rows)
-        self._first_type = reads.schema.types.get(order[0].column, "text")
+        self._got = got
+        self._types = [reads.schema.types.get(term.column, "text") for term in order]
         self._can_look = True
-        self._head: Range | None = Range(self._last(first.page.rows))
+        self._walk = max(1, min(WALK_PAGES, AHEAD_PAGES // most - 1))
+        """The most pages of a range that are asked for one after the other."""
+        self._lowest = self._number(self._decoded(first.page.rows[0]), 0)
+        self._highest: int | None = None
+        """The number of the first column in the last row of the table, once known."""
+        self._run_pages: float | None = None
+        """About how many pages there are for each number of the first column, once known."""
+        self._asked_last = self._spread = False
+        self._held: list[Range] = []
+        """Ranges that wait for the last key of the table."""
         self._waiting_pages = 0
         self.pool = Pool(self._took, self._refused, most)
-        self._go_on(self._head, first.page.rows)
+        behind = Range(self._last(first.page.rows))
+        self._head: Range | None = behind
+        if not got:
+            self._head = Range(None, up_to=behind.after, next=behind)
+            self._ask(self._head)
+        self._go_on(behind, first.page.rows)
 
     # What comes --------------------------------------------------------------------------------
 
     def _took(self, tag: object, read: Read) -> None:
         assert isinstance(tag, _Asked)
-        if tag.look:
+        if tag.last:
+            self._saw_last(read.page.rows)
+        elif tag.look:
             self._looked(tag, read.page.rows)
         else:
             self._paged(tag, read)
@@ -202,6 +248,7 @@ class Ranges:
             self._got += len(rows)
             before, span.after = span.after, self._last(rows)
             self._check(self._got, before, span.after)
+            span.same = span.same + 1 if self._is_of_one_run(span, rows) else 0
         if len(rows) < asked.limit or self._is_at_end(span):
             span.done = True
         else:
@@ -212,9 +259,9 @@ class Ranges:
         """Whether no further row can be in a range whose last page was full."""
         if span.up_to is not None and span.up_to == self._key_of(span.after):
             return True
-        if span.high is None or len(self._order) > 1:
+        if span.high is None or self._has_more_columns(span):
             return False
-        last = self._number(span.after)
+        last = self._number(span.after, len(span.run))
         return last is not None and last + 1 >= span.high
 
     def _refused(self, tag: object, error: Exception) -> bool:
@@ -222,6 +269,9 @@ class Ranges:
         assert isinstance(tag, _Asked)
         if not isinstance(error, StatementTimeoutError | AnswerTooLargeError):
             return False
+        if tag.last:
+            self._saw_last(())
+            return True
         if tag.look:
             self._can_look = False
             self._looked(tag, ())
@@ -247,14 +297,17 @@ class Ranges:
     def _head_first(self) -> None:
         """Ask first for what comes first: a page that is far ahead only waits for those before it.
 
-        But the range at the end, while pages are not kept waiting: it shows where the next begin.
+        But for the first page at the end, while pages are not kept waiting: it shows where the next
+        ranges begin.
         """
         waiting, places, span = self.pool.waiting, dict[int, int](), self._head
         while span is not None:
-            is_end = span.next is None and span.high is None and span.up_to is None
-            places[id(span)] = -1 if is_end and not self.pool.one_by_one else len(places)
+            shows = _is_open(span) and span.after is None and not self.pool.one_by_one
+            places[id(span)] = -1 if shows else len(places)
             span = span.next
-        ranked = sorted(waiting, key=lambda one: places[id(_span(one))])
+        ranked = sorted(
+            waiting, key=lambda one: (not _asked(one).last, places[id(_asked(one).span)])
+        )
         waiting.clear()
         waiting.extend(ranked)
 
@@ -263,56 +316,152 @@ class Ranges:
     def _go_on(self, span: Range, rows: Sequence[WireRow]) -> None:
         """A full page of ``span`` came, and there may be more: cut the rest, or go on with it."""
         if self._pages_left == 0:
-            self._pages_left = None  # there is more than the server has said
+            self._pages_left, self._beyond = None, 1  # there may be more than the server has said
+        elif self._beyond:
+            self._beyond *= 2
         if span.pages is not None:
             span.pages = span.pages - 1 if span.pages else None
-        density, room = self._density(rows), self._room()
-        if room > 1 and density is not None and self._cut(span, density, room):
+        self._cut_or_ask(span, rows, self._room(span))
+
+    def _cut_or_ask(self, span: Range, rows: Sequence[WireRow], room: int) -> None:
+        is_numbered = self._is_numbered(span)
+        if self._is_of_one_run(span, rows):
+            if self._has_short_runs(span) and not self._has_few():
+                if room < 2 or not self._cut_into_runs(span, self._last_number(span), room):
+                    self._ask(span, soon=True)
+                return
+            # A text's place beside `up_to` is the server's to know; so is where the next run ends.
+            if is_numbered or (span.up_to is None and span.behind is None and self._is_text(span)):
+                self._set_run_apart(span, rows, room)
+                return
+        elif is_numbered and room > 1 and self._cut(span, rows, room):
             return
-        if room > 1 and self._is_worth_a_look(span):
+        if room > 1 and not is_numbered and self._is_worth_a_look(span):
             self._look(span)
         else:
             self._ask(span, soon=True)
 
-    def _room(self) -> int:
-        """How many ranges there may be more: enough to keep every request busy, and few at the end."""
-        room = 2 * self.pool.most - len(self.pool.waiting)
-        return room if self._pages_left is None else min(room, self._pages_left)
+    def _room(self, span: Range) -> int:
+        """How many ranges ``span`` may become: enough to keep every request busy, and few at the end."""
+        room = 2 * self.pool.most - self._waiting_before(span)
+        if _is_open(span):
+            room = max(room, self.pool.most)
+        if span.pages is not None:
+            return min(room, max(1, span.pages))
+        if self._pages_left is not None:
+            room = min(room, self._pages_left - self._planned(span))
+        if self._beyond:
+            room = min(room, self._beyond)
+        if not span.run:
+            return room
+        # How long the run is, nobody knows; while all else waits, the guess may be a bold one.
+        return min(room, self.pool.most - 1 if self._held else max(2, span.full))
 
-    def _density(self, rows: Sequence[WireRow]) -> float | None:
-        """Rows for each number of the first column, in a page; None: it has no numbers, or one only."""
-        first, last = (self._number(self._decoded(row)) for row in (rows[0], rows[-1]))
-        if first is None or last is None or not is_numbered(self._first_type):
-            return None
-        if first == last and len(self._order) > 1:
-            return None
-        return len(rows) / (last - first + 1)
+    def _has_few(self) -> bool:
+        """Whether there are fewer ranges than requests may be under way."""
+        span, ranges = self._head, 0
+        while span is not None and ranges < self.pool.most:
+            ranges += not span.done
+            span = span.next
+        return ranges < self.pool.most
 
-    def _cut(self, span: Range, density: float, most: int) -> bool:
-        """Cut what is left of ``span`` into ranges of about a page; False: it is one number wide."""
-        last = self._number(span.after)
-        assert last is not None  # there is a density
-        start = last + 1 if len(self._order) == 1 else last
-        fill = 1.0 if density >= DENSE and len(self._order) == 1 else FILL
-        width = max(1, int(fill * self._limit / density))
-        ends = [span.high, None if span.up_to is None else self._number(span.up_to)]
-        end = min((one for one in ends if one is not None), default=None)
+    def _waiting_before(self, span: Range) -> int:
+        """How many requests wait that are sent before those of ``span``."""
+        before, one = set[int](), self._head
+        while one is not None and one is not span:
+            before.add(id(one))
+            one = one.next
+        return sum(id(_asked(waiting).span) in before for waiting in self.pool.waiting)
+
+    def _planned(self, but: Range) -> int:
+        """About how many pages the other ranges have left."""
+        pages, span = 0, self._head
+        while span is not None:
+            if span is not but and not span.done:
+                pages += max(1, span.pages or 0)
+            span = span.next
+        return pages
+
+    # Cut by numbers ------------------------------------------------------------------------------
+
+    def _cut(self, span: Range, rows: Sequence[WireRow], most: int) -> bool:
+        """Cut what is left of ``span`` by the density of its last page; False: it cannot be."""
+        first, last = self._number(self._decoded(rows[0]), len(span.run)), self._last_number(span)
+        if first is None:
+            return False
+        deeper = self._has_more_columns(span)
+        if deeper and not span.run and (self._run_pages or 0.0) >= HALF:
+            return self._cut_into_runs(span, last, most)
+        density = len(rows) / (last - first + 1)
+        step = None if deeper else self._even_step(rows, span)
+        per_page = FILL * self._limit / density if step is None else self._limit * step
+        width, pages = max(1, int(per_page)), 1
+        if deeper and width < FEW:  # then a page's worth is cut badly
+            pages = self._pages_in_a_row()
+            width = max(1, int(pages * self._limit / density))
+        return self._cut_at(span, last if deeper else last + 1, width, most, pages)
+
+    def _even_step(self, rows: Sequence[WireRow], span: Range) -> float | None:
+        """How far the keys of a page are apart, so evenly that the next pages can be told from it;
+        None: they are not.
+        """
+        depth, count = len(span.run), len(rows)
+        places = [*range(0, count, max(1, count // 16)), count - 1]
+        numbers = [self._number(self._decoded(rows[place]), depth) for place in places]
+        first, last = numbers[0], numbers[-1]
+        if first is None or last is None or last == first:
+            return None
+        step = (last - first) / (count - 1)
+        if step * DENSE <= 1:
+            return 1.0
+        off: float = max(
+            abs((one - first) / step - place)
+            for place, one in zip(places, numbers, strict=True)
+            if one is not None
+        )
+        return step if off <= EVEN * count else None
+
+    def _cut_into_runs(self, span: Range, start: int, most: int) -> bool:
+        """Cut from the number ``start`` on into ranges of as many runs as are read one after another."""
+        assert self._run_pages is not None  # as known by now
+        width = max(1, int(self._pages_in_a_row() / self._run_pages))
+        return self._cut_at(span, start, width, most, max(1, round(width * self._run_pages)))
+
+    def _pages_in_a_row(self) -> int:
+        """How many pages a range of several runs may have: fewer near the end, so that all are busy."""
+        left = self._pages_left
+        most = self._walk if left is None else min(self._walk, left // self.pool.most)
+        return max(1, most)
+
+    def _cut_at(self, span: Range, start: int, width: int, most: int, pages: int | None) -> bool:
+        """Cut ``span`` at each ``width`` numbers from ``start`` into at most ``most`` ranges, each of
+        about ``pages``; False: it has one at the most.
+        """
+        pg_type = self._types[len(span.run)]
+        up_to = None if span.up_to is None else self._number(span.up_to, len(span.run))
+        end = min((one for one in (span.high, up_to) if one is not None), default=None)
         bounds = []
         for place in range(1, most):
             bound = start + place * width
-            if from_number(self._first_type, bound) is None or (end is not None and bound >= end):
+            if from_number(pg_type, bound) is None or (end is not None and bound >= end):
+                break
+            if not span.run and self._highest is not None and bound > self._highest:
                 break
             bounds.append(bound)
         if not bounds:
             return False
-        high, behind = span.high, span.next
-        span.high = bounds[0]
+        high, behind, left = span.high, span.next, span.pages
+        span.high, span.pages = bounds[0], pages
         pieces = [span]
         for low, until in zip(bounds, [*bounds[1:], high], strict=True):
-            piece = Range(None, low, until, span.up_to)
+            full = pieces[-1].full + (pages or 1)
+            piece = Range(None, low, until, span.up_to, run=span.run, full=full, pages=pages)
             pieces[-1].next = piece
             pieces.append(piece)
         pieces[-1].next = behind
+        pieces[-1].pages = None
+        if left is not None and pages is not None:
+            pieces[-1].pages = max(1, left - pages * len(bounds))
         # The last piece first: what it shows is where the next ranges begin.
         self._ask(span, soon=True)
         if high is None:
@@ -321,6 +470,84 @@ class Ranges:
         for piece in pieces[1:]:
             self._ask(piece)
         return True
+
+    # Runs ----------------------------------------------------------------------------------------
+
+    def _is_of_one_run(self, span: Range, rows: Sequence[WireRow]) -> bool:
+        """Whether all rows of a page have one value in the column of ``span``, and more follow in it."""
+        column = self._order[len(span.run)].column
+        return self._has_more_columns(span) and bool(rows[0][column] == rows[-1][column])
+
+    def _has_short_runs(self, span: Range) -> bool:
+        """Whether the runs of ``span`` are known to be short, and what came of it does not deny it."""
+        short = self._run_pages is not None and HALF <= self._run_pages <= self._walk
+        return short and not span.run and span.same <= 2 * self._walk
+
+    def _set_run_apart(self, span: Range, rows: Sequence[WireRow], room: int) -> None:
+        """Make ``span`` the run that its last page is of, and of what is behind it another range."""
+        column, value = self._order[len(span.run)].column, self._decoded(rows[-1])
+        at, rest = self._number(value, len(span.run)), Range(None, high=span.high, run=span.run)
+        known = None if span.run else self._run_pages
+        pg_type = self._types[len(span.run)]
+        if at is None or from_number(pg_type, at + 1) is None:
+            rest.behind = value[column]
+        else:
+            rest.low = at + 1
+        rest.done = at is not None and span.high is not None and at + 1 >= span.high
+        if span.up_to is not None:
+            if span.up_to[column] != value[column]:
+                rest.up_to, span.up_to = span.up_to, None
+            else:
+                rest.done = True
+        rest.next, span.next = span.next, rest
+        pages = None if known is None or known < HALF else max(1, round(known) - span.same)
+        span.run, span.low, span.high = {**span.run, column: value[column]}, None, None
+        span.pages, span.same, span.full = pages, 0, max(1, span.same)
+        if rest.done:
+            span.next = rest.next
+        else:
+            self._begin(rest)
+        self._cut_or_ask(span, rows, min(room, self._room(span)))
+
+    def _begin(self, rest: Range) -> None:
+        """Nothing of ``rest`` has been read, but of the run before it: cut it by what is known."""
+        if rest.low is None or rest.run:
+            self._ask(rest)
+        elif not self._asked_last and self._left(rest) > 2:
+            self._asked_last = True
+            self._held.append(rest)
+            order = [OrderBy(term.column, desc=True) for term in self._order]
+            query = self._reads.with_xmin(False).page(order, columns=(), limit=1)
+            self.pool.waiting.appendleft((_Asked(rest, 1, last=True), query))
+        elif self._highest is None and self._held:
+            self._held.append(rest)
+        elif not self._cut_unread(rest, rest.low):
+            self._ask(rest)
+
+    def _cut_unread(self, rest: Range, low: int) -> bool:
+        if self._highest is None or self._highest <= low:
+            return False
+        room = max(self._room(rest), self.pool.most)
+        if (self._run_pages or 0.0) >= HALF:
+            return self._cut_into_runs(rest, low, room)
+        if self._spread:
+            return False
+        # The runs are far apart. Evenly, perhaps; where they are not, looks find them later.
+        self._spread = True
+        return self._cut_at(rest, low, -(-(self._highest - low + 1) // room), room, None)
+
+    def _saw_last(self, rows: Sequence[WireRow]) -> None:
+        """The last key of the table has come: go on with what has waited for it."""
+        self._highest = self._number(self._decoded(rows[0]), 0) if rows else None
+        low, high = self._lowest, self._highest
+        if low is not None and high is not None and high >= low and self._pages_left is not None:
+            total = self._got / self._limit + self._pages_left
+            self._run_pages = total / (high - low + 1)
+        held, self._held = self._held, []
+        for rest in held:
+            self._begin(rest)
+
+    # Looks at the index ----------------------------------------------------------------------------
 
     def _is_worth_a_look(self, span: Range) -> bool:
         """Whether enough may be left of ``span`` to look for a bound in it."""
@@ -335,7 +562,7 @@ class Ranges:
     def _look(self, span: Range) -> None:
         """Ask for the keys some pages further on."""
         left = self._left(span)
-        pages = min(max(1, -(-left // self.pool.most)), LOOK_PAGES)
+        pages = min(max(1, -(-left // self.pool.most)), self._walk)
         step = pages * self._limit
         span.looking = max(1, min(self.pool.most - 1, -(-left // pages) - 1, LOOK_ROWS // step))
         span.looks.clear()
@@ -343,7 +570,7 @@ class Ranges:
         reads, bounds = self._reads.with_xmin(False), self._bounds(span)
         for place in range(span.looking, 0, -1):
             query = reads.page(
-                self._order,
+                self._order[len(span.run) :],
                 span.after,
                 columns=(),
                 extra=bounds,
@@ -364,7 +591,8 @@ class Ranges:
             if bound is None:
                 break
             last = pieces[-1]
-            rest = Range(bound, None, last.high, last.up_to, last.next, full=last.full)
+            rest = Range(bound, None, last.high, last.up_to, last.next, last.run, full=last.full)
+            rest.behind = last.behind
             rest.pages, last.pages = last.pages, None
             last.up_to, last.next = bound, rest
             pieces.append(rest)
@@ -376,9 +604,11 @@ class Ranges:
         else:
             self._ask(rest)
 
+    # Queries ---------------------------------------------------------------------------------------
+
     def _ask(self, span: Range, soon: bool = False) -> None:
         query = self._reads.page(
-            self._order,
+            self._order[len(span.run) :],
             span.after,
             columns=self._columns,
             extra=self._bounds(span),
@@ -388,16 +618,33 @@ class Ranges:
         put((_Asked(span, self._limit), query))
 
     def _bounds(self, span: Range) -> list[tuple[str, str]]:
-        column, bounds = self._order[0].column, []
+        reads, depth = self._reads, len(span.run)
+        column, pg_type = self._order[depth].column, self._types[depth]
+        bounds = [reads.equal(name, value) for name, value in span.run.items()]
         if span.after is None and span.low is not None:
-            bounds.append(self._reads.at_least(column, from_number(self._first_type, span.low)))
+            bounds.append(reads.at_least(column, from_number(pg_type, span.low)))
+        if span.after is None and span.behind is not None:
+            bounds.append(reads.greater_than(column, span.behind))
         if span.high is not None:
-            bounds.append(self._reads.less_than(column, from_number(self._first_type, span.high)))
+            bounds.append(reads.less_than(column, from_number(pg_type, span.high)))
         if span.up_to is not None:
-            bounds += self._reads.up_to(self._order, span.up_to)
+            bounds += reads.up_to(self._order[depth:], span.up_to)
         return bounds
 
     # Rows --------------------------------------------------------------------------------------
+
+    def _has_more_columns(self, span: Range) -> bool:
+        """Whether the key has columns behind that of ``span``."""
+        return len(span.run) + 1 < len(self._order)
+
+    def _is_numbered(self, span: Range) -> bool:
+        return (
+            is_numbered(self._types[len(span.run)])
+            and self._number(span.after, len(span.run)) is not None
+        )
+
+    def _is_text(self, span: Range) -> bool:
+        return kind(self._types[len(span.run)]) == "text"
 
     def _decoded(self, row: WireRow) -> Row:
         return self._reads.schema.decode({term.column: row[term.column] for term in self._order})
@@ -408,11 +655,21 @@ class Ranges:
     def _key_of(self, row: Row | None) -> Row | None:
         return None if row is None else {term.column: row[term.column] for term in self._order}
 
-    def _number(self, row: Row | None) -> int | None:
-        return None if row is None else number(row[self._order[0].column])
+    def _number(self, row: Row | None, depth: int) -> int | None:
+        return None if row is None else number(row[self._order[depth].column])
+
+    def _last_number(self, span: Range) -> int:
+        last = self._number(span.after, len(span.run))
+        assert last is not None  # its column is numbered
+        return last
 
 
-def _span(waiting: tuple[object, Query]) -> Range:
+def _is_open(span: Range) -> bool:
+    """Whether ``span`` ends where the table does."""
+    return span.next is None and span.high is None and span.up_to is None
+
+
+def _asked(waiting: tuple[object, Query]) -> _Asked:
     asked = waiting[0]
     assert isinstance(asked, _Asked)
-    return asked.span
+    return asked

@@ -26,7 +26,7 @@ from notebook_rt.model.types import Schema, equal, kind
 from notebook_rt.options import MAX_ROWS
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.table.digest import Digest
-from notebook_rt.sync.table.flows import Ahead, Ask, ReadRefusedError
+from notebook_rt.sync.table.flows import Ahead, Ask, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Count, Reads
 from notebook_rt.sync.table.ranges import SMALLEST, Ranges
@@ -38,6 +38,8 @@ DIGEST_FROM: Final = 3
 """Pages that a table must have before it is compared by a hash."""
 SUSPECTS: Final = 10
 """Keys that came twice of which it is asked whether they are of several rows."""
+COUNT_ROWS: Final = 200_000
+"""Rows that are counted in one request, at first: 20 ms for a server at rest."""
 READS_AT_ONCE: Final = 4
 """Requests by key under way at a time."""
 
@@ -57,6 +59,8 @@ class Paging:
     """Whether it has our SQL functions, as far as is known."""
     count: bool = True
     """Whether the first page of a pass may ask for the count."""
+    count_rows: int = COUNT_ROWS
+    """Rows that are counted in one request; fewer where that has taken too long."""
     most: int = MAX_ROWS
     """Rows that a pass reads before it is given up (``Options.max_rows``)."""
 
@@ -111,14 +115,37 @@ def each_page(
     window: Window | None = None,
     xmin: bool = True,
     estimate: int | None = None,
+    first_keys: Read | None = None,
 ) -> Steps:
     """Read all pages and hand each to ``take``, in order, while others are on their way.
 
-    By key, several at a time (``ranges.py``); or in the order of ``window``, one after the other, and
-    no more rows than it keeps.
+    By key, several at a time (``ranges.py``), from the beginning on where ``first_keys`` show how; or
+    in the order of ``window``, one after the other, and no more rows than it keeps.
     """
     order = reads.by_key() if window is None else window.order
     most = None if window is None else window.size
+
+    def in_ranges(asks: Reads, first: Read, got: int) -> Pool:
+        total = first.page.count if first.page.count is not None else estimate
+        left = None if total is None else max(1, -(-(total - got) // paging.rows))
+        return Ranges(
+            asks,
+            order,
+            first,
+            got,
+            columns=columns,
+            limit=paging.rows,
+            most=paging.at_once,
+            pages_left=left,
+            take=take,
+            check=partial(paging.check, reads),
+        ).pool
+
+    several = window is None and paging.at_once > 1
+    more = several and first_keys is not None and not paging.is_last(first_keys.page, 0)
+    if first_keys is not None and more and paging.cap is not None:
+        yield in_ranges(reads.with_xmin(paging.xmin and xmin), first_keys, 0)
+        return
     after: Row | None = None
     got = 0
     came: Read | None = None
@@ -159,20 +186,7 @@ def each_page(
             return
         if window is None and paging.cap is not None and paging.at_once > 1:
             take(read)
-            total = read.page.count if read.page.count is not None else estimate
-            left = None if total is None else max(1, -(-(total - got) // paging.rows))
-            ranges = Ranges(
-                asks,
-                order,
-                read,
-                columns=columns,
-                limit=paging.rows,
-                most=paging.at_once,
-                pages_left=left,
-                take=take,
-                check=partial(paging.check, reads),
-            )
-            yield ranges.pool
+            yield in_ranges(asks, read, got)
             return
         came = read
 
@@ -183,8 +197,11 @@ def load(
     paging: Paging,
     into: Rows,
     progress: Callable[[int, int | None], None],
+    first_keys: Read | None = None,
 ) -> Generator[Ask, Sequence[Read], Read]:
     """Collect the whole table into the new ``into``, committed as one; nobody sees it before.
+
+    ``first_keys`` are those of the first page as they were some time before, if they are known.
 
     Returns the read that stands for all: sent first, answered last.
 
@@ -192,12 +209,12 @@ def load(
     (``ranges.py``). So a key that comes twice is blamed only where the pages come one by one.
     """
     try:
-        return (yield from _load(replica, reads, paging, into, progress))
+        return (yield from _load(replica, reads, paging, into, progress, first_keys))
     except (DuplicateKeyError, InexactKeyError):
         if paging.at_once == 1 or replica.window_read is not None:
             raise
     one_by_one = replace(paging, at_once=1)
-    return (yield from _load(replica, reads, one_by_one, into, progress))
+    return (yield from _load(replica, reads, one_by_one, into, progress, None))
 
 
 def _load(
@@ -206,10 +223,11 @@ def _load(
     paging: Paging,
     into: Rows,
     progress: Callable[[int, int | None], None],
+    first_keys: Read | None,
 ) -> Generator[Ask, Sequence[Read], Read]:
     loading = into.load()
     all_reads: list[Read] = []
-    total: int | None = None
+    total: int | None = None if first_keys is None else first_keys.page.count
 
     def take(read: Read) -> None:
         nonlocal total
@@ -228,7 +246,8 @@ def _load(
         progress(len(loading), total)
 
     replica.versions.clear()
-    yield from each_page(reads, paging, take, window=replica.window_read)
+    window = replica.window_read
+    yield from each_page(reads, paging, take, window=window, first_keys=first_keys)
     if replica.window is not None:
         replica.window.turn()
     loading.commit()

@@ -9,9 +9,11 @@ sets. Without a watermark, or where the numbers differ, all keys are compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import islice
 from math import log2
 from typing import Any, Final, cast
 
+from notebook_rt.errors import StatementTimeoutError
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import kind, sortable
@@ -23,6 +25,8 @@ from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.watermark import OVERLAP
 
 _WITH_NAN: Final = ("float", "decimal")
+EDGE_SAMPLE: Final = 16
+"""Of so many keys for each range the bounds are chosen by which rows are counted."""
 COUNT_TRIES: Final = 3
 """How often counting is tried while rows come and go, before keys are compared."""
 
@@ -59,15 +63,17 @@ class Reconciliation:
             since = yield from self._changed(since, now)
             self.proven_at = self.proven_at or since
             keys_before = self.replica.keys_moved
-            try:
-                (read,) = yield [self.reads.count()]
-            except ReadRefusedError:
+            there = yield from self._count()
+            if there is None:
                 break
-            missing = len(self.replica.rows) - (read.page.count or 0)
+            missing = len(self.replica.rows) - there
             if missing and (yield from self._hashed(now)):
                 return
             if missing > 0 and self._worth_searching(missing):
-                yield from self._find_gone(missing, now)
+                try:
+                    yield from self._find_gone(missing, now)
+                except ReadRefusedError:
+                    break
                 if self.brief:
                     return
                 continue
@@ -80,14 +86,58 @@ class Reconciliation:
                 return
         yield from self._everything(now)
 
+    def _count(self) -> Generator[Ask, Sequence[Read], int | None]:
+        """How many rows there are, counted by ranges of the keys that are here, several at a time;
+        None: the server does not say.
+
+        No estimate would do: what equal numbers prove, nearly equal ones do not. And as with one count,
+        each range has no key that is not here, so that equal sums are equal ranges.
+        """
+        while True:
+            edges = self._edges(self.paging.count_rows)
+            asks = [self.reads.count(one) for one in edges]
+            there = 0
+            try:
+                for place in range(0, len(asks), self.paging.at_once):
+                    for read in (yield asks[place : place + self.paging.at_once]):
+                        there += read.page.count or 0
+            except ReadRefusedError as refused:
+                smaller = min(self.paging.count_rows, len(self.replica.rows)) // 4
+                too_long = isinstance(refused.error, StatementTimeoutError)
+                if not too_long or not self._has_sorted_key or smaller < self.paging.rows:
+                    return None
+                self.paging.count_rows = smaller
+            else:
+                return there
+
+    def _edges(self, rows: int) -> list[list[tuple[str, str]]]:
+        """What limits ranges of about so many rows each, which are all rows together."""
+        here = self.replica.rows
+        parts = -(-len(here) // rows)
+        if parts < 2 or not self._has_sorted_key:
+            return [[]]
+        keys: list[Any] = sorted(islice(here.keys(), 0, None, max(1, rows // EDGE_SAMPLE)))
+        bounds = sorted({keys[place * len(keys) // parts] for place in range(1, parts)})
+        name, reads = self.replica.schema.key[0], self.reads
+        return [
+            [
+                *([] if low is None else [reads.at_least(name, low)]),
+                *([] if high is None else [reads.less_than(name, high)]),
+            ]
+            for low, high in zip([None, *bounds], [*bounds, None], strict=True)
+        ]
+
+    @property
+    def _has_sorted_key(self) -> bool:
+        """Whether Python sorts the keys as the server does; a NaN has no place in its order."""
+        schema = self.replica.schema
+        pg_type = schema.types[schema.key[0]]
+        return len(schema.key) == 1 and sortable(pg_type) and kind(pg_type) not in _WITH_NAN
+
     def _worth_searching(self, missing: int) -> bool:
         """Whether halving finds ``missing`` keys with fewer reads than comparing all of them."""
-        schema = self.replica.schema
         pages = len(self.replica.rows) / self.paging.rows
-        pg_type = schema.types[schema.key[0]]
-        # A NaN has no place in an order of Python's.
-        one = len(schema.key) == 1 and sortable(pg_type) and kind(pg_type) not in _WITH_NAN
-        return one and pages > 1 and missing * (log2(pages) + 2) < pages
+        return self._has_sorted_key and pages > 1 and missing * (log2(pages) + 2) < pages
 
     def _find_gone(self, missing: int, now: Callable[[], float]) -> Steps:
         """Halve the range of keys where the server counts fewer, down to a page, and compare that.
