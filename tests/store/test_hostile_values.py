@@ -123,6 +123,7 @@ def show(table: Table) -> None:
 
 
 @pinned
+@example(['"x"', "[1.5]"], "_numeric", "decimal", None)
 @given(
     st.lists(texts, min_size=1, max_size=4),
     st.sampled_from(TYPES),
