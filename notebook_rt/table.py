@@ -188,9 +188,10 @@ class LiveTable(LiveFrame):
 
         What others changed meanwhile is told from what the values were made from: the row ``base``, else
         what this handle last showed of each cell (by ``df``, ``get``, ``at``, ``to_arrow``, ``changes``, or
-        an edit of its own; each thread has its own last), else what is there now. A value equal to
-        that changes nothing. A value may also be a function of the old one, such as
-        ``lambda n: n - 1``: it is called once, in this thread, with the value of now.
+        an edit of its own; each thread has its own last), else what is there now. asyncio's tasks on one
+        thread share what was shown last: one that awaits between a read and its edit is to say
+        ``base=row``. A value equal to that changes nothing. A value may also be a function of the old
+        one, such as ``lambda n: n - 1``: it is called once, in this thread, with the value of now.
 
         Parameters
         ----------

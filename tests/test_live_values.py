@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Iterator
 
+import pyarrow.parquet
 import pytest
 
 import notebook_rt as nrt
@@ -72,6 +74,52 @@ def test_one_bad_value_harms_one_cell(stack: LocalStack, rt: nrt.Session) -> Non
     stack.sql(f"update {table} set n = 'c' where id = 1")
     until(lambda: frame.df["n"][1] == "c", what=lambda: f"{frame!r}")
     assert frame.status == "live"
+
+
+BAD_VALUES = {
+    "jsonb 900 deep": ("jsonb", "repeat('{\"a\": [', 900) || '1' || repeat(']}', 900)"),
+    "json 900 deep": ("json", "repeat('[', 900) || repeat(']', 900)"),
+    "json {}": ("json", "'{}'"),
+    "half a surrogate pair": ("json", """'{"a\\udc00": "\\ud800"}'"""),
+    "10^5000": ("numeric", "'1' || repeat('0', 5000)"),
+    "10^400 in json": ("jsonb", "'[1' || repeat('0', 400) || ']'"),
+    "text of hstore": ("hstore", "'a => \"' || repeat('[', 900) || '\"'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_VALUES)
+def test_a_row_of_which_one_cell_holds_no_such_value_is_shown_written_and_deleted(
+    stack: LocalStack, rt: nrt.Session, case: str
+) -> None:
+    pg_type, value = BAD_VALUES[case]
+    if pg_type == "hstore":
+        if not stack.sql("select 1 from pg_available_extensions where name = 'hstore'"):
+            pytest.skip("this PostgreSQL comes without hstore")
+        stack.sql("create extension if not exists hstore")
+    table = make(stack, f"id bigint primary key, v {pg_type}, n text")
+    stack.sql(
+        f"insert into {table} select id, ({value})::{pg_type}, 'a' from generate_series(1, 3) id"
+    )
+    frame = rt.table(table)
+    frame.wait(scaled(10))
+    stack.sql(f"insert into {table} values (4, ({value})::{pg_type}, 'a')")  # over the socket
+    until(lambda: len(frame.df) == 4, what=lambda: repr(frame))
+    assert len({str(cell) for cell in frame.df["v"]}) == 1
+    repr(frame.df), frame.df.to_html(), frame.df.to_csv()
+    pyarrow.parquet.write_table(frame.to_arrow(), io.BytesIO())
+    audited(rt)
+    frame.edit(1, n="b")
+    frame.edit(2, v=None)
+    frame.delete(3)
+    written = f"select id, v is null, n from {table} order by id"
+    until(
+        lambda: stack.sql(written) == [(1, False, "b"), (2, True, "a"), (4, False, "a")],
+        what=lambda: (frame.pending, stack.sql(written)),
+    )
+    assert frame.conflicts.empty
+    until(lambda: frame.pending.empty, what=lambda: frame.pending)
+    assert frame.status == "live"
+    stack.sql(f"drop table {table}")
 
 
 NESTED_KEYS = {

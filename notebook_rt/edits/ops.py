@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from notebook_rt.model.decode import decode_json
+from notebook_rt.model.values import ascii_json
 
 Json: TypeAlias = Any
 OpKind: TypeAlias = Literal["insert", "update", "delete", "rpc", "broadcast"]
@@ -93,16 +94,27 @@ _BODY = (
     "untold",
 )
 _as_lane = json.JSONEncoder(ensure_ascii=False).encode
-encode = msgspec.json.Encoder(decimal_format="number").encode
+_encode = msgspec.json.Encoder(decimal_format="number").encode
 _decode = msgspec.json.Decoder().decode
 
 
+def encode(value: Json) -> bytes:
+    """JSON for the file: at any depth, and with half a surrogate pair, as a server's row may have it."""
+    try:
+        return _encode(value)
+    except (RecursionError, UnicodeEncodeError):
+        return ascii_json(value, exact_numbers=True).encode()
+
+
 def decode(text: str | bytes) -> Json:
-    """JSON of the file, at any depth; raises msgspec.DecodeError where the file is damaged."""
+    """What `encode` has written; raises msgspec.DecodeError where the file is damaged."""
     try:
         return _decode(text)
-    except RecursionError:
-        return decode_json(text)
+    except (RecursionError, msgspec.DecodeError) as error:
+        try:
+            return decode_json(text)
+        except ValueError:
+            raise msgspec.DecodeError(str(error)) from error
 
 
 def body(op: Op) -> str:

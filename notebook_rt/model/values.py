@@ -151,7 +151,7 @@ def _json(value: Json) -> Any:
     try:
         return _held_json(value, JSON_DEPTH)
     except _UnheldError:
-        return UndecodedJson(_json_text(value))
+        return UndecodedJson(ascii_json(value))
 
 
 class _UnheldError(Exception):
@@ -180,8 +180,11 @@ def _held_json(value: Json, depth: int) -> Any:
     return value
 
 
-def _json_text(value: Json) -> str:
-    """``value`` as JSON, ASCII alone, at any depth: the same whichever way it came."""
+def ascii_json(value: Json, *, exact_numbers: bool = False) -> str:
+    """``value`` as JSON, ASCII alone, at any depth: the same whichever way it came.
+
+    Every digit of a Decimal is kept with ``exact_numbers``, else what a float has of them.
+    """
     parts: list[str] = []
     left: list[Any] = [value]
     while left:
@@ -195,6 +198,8 @@ def _json_text(value: Json) -> str:
             pairs = [(_Mark(json.dumps(name) + ": "), item) for name, item in one.items()]
             inner = [part for at, pair in enumerate(pairs) for part in (*_comma(at), *pair)]
             left.extend(reversed([_Mark("{"), *inner, _Mark("}")]))
+        elif isinstance(one, Decimal) and exact_numbers:
+            parts.append(str(one))
         elif isinstance(one, Decimal):
             number = float(one)
             parts.append(repr(number) if math.isfinite(number) else _digits(one))
@@ -363,9 +368,12 @@ def _number_text(value: float | Decimal) -> str:
 def to_json(pg_type: str, value: Any) -> Json:
     """Make of a typed value what goes into the JSON body of a write.
 
-    Numbers that JSON has no word for, and Decimals, go as text: PostgreSQL reads them exactly.
+    Numbers that JSON has no word for, and Decimals, go as text: PostgreSQL reads them exactly. An
+    `UndecodedJson` is what a write is based on, never what is written.
     """
     family = kind(pg_type)
+    if isinstance(value, UndecodedJson):
+        return str(value)
     if value is None or family == "json":
         return value
     if isinstance(value, list) and family == "array":

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notebook_rt.edits.decide import _conditions, unchanged
 from notebook_rt.edits.editing import Editing
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.ops import Op
 from notebook_rt.edits.overlay import Overlay
+from notebook_rt.model.decode import decode_json
 from notebook_rt.model.rows import Key, Upsert
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.outbox.queue import Outbox
+from notebook_rt.store.table import Table
+from tests.store.test_hostile_values import deep
 from tests.sync.test_overlay import DictRows
 
 SCHEMA = Schema(
@@ -111,3 +117,35 @@ def test_view_file_and_server_to_be_agree_after_any_edits_and_a_restart(
         again = Kernel(path)
         assert again.rows.data == view
         again.outbox.close()
+
+
+UNDECODED = [
+    (pg_type, value)
+    for value in (deep(900), "1" + "0" * 5_000, "1e400", '{"n": [1e400]}', r'"\ud800"')
+    for pg_type in ("json", "jsonb", "_jsonb")
+]
+
+
+@pytest.mark.parametrize("what", ["edit", "edit the next cell", "delete"])
+@pytest.mark.parametrize(("pg_type", "value"), UNDECODED)
+def test_a_row_with_a_cell_that_no_cell_can_hold_is_edited_and_deleted_as_any_other(
+    tmp_path: Path, pg_type: str, value: str, what: str
+) -> None:
+    schema = Schema((Column("id", "int8"), Column("v", pg_type), Column("n", "text")), ("id",))
+    given = decode_json(f"[{value}]" if pg_type == "_jsonb" else value)
+    rows = Table(schema)
+    overlay = Overlay(rows, schema, Strategies())
+    overlay.apply([Upsert(1, schema.decode({"id": 1, "v": given, "n": "x"}))])
+    path = tmp_path / "queue.sqlite3"
+    with closing(Outbox(path)) as outbox:
+        editing = Editing(outbox, clock=lambda: 0.0, make_id=lambda: "op")
+        editor = editing.editor("public", "t", Strategies())
+        editor.attach(overlay)
+        if what == "delete":
+            editor.delete(1)
+        else:
+            editor.edit(1, {"v": None} if what == "edit" else {"n": "y"})
+    with closing(Outbox(path)) as again:
+        (op,) = again.ops()
+    assert unchanged(op, {"id": 1, "v": given, "n": "x"})
+    assert "v" not in {condition.column for condition in _conditions(op)[0]}

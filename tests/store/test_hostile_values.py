@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from notebook_rt.model.decode import decode_json
@@ -47,6 +48,7 @@ HOSTILE = [
     r'"\ud800"',
     r'{"a\udc00": "x\ud83dy"}',
     '"NaN"', '"sNaN"', '"-Infinity"', '"infinity"', '"0044-03-15 BC"', '"24:00:00"',
+    deep(900),
     '"' + "9" * 5_000 + '"',
 ]  # fmt: skip
 
@@ -62,6 +64,30 @@ plain = st.recursive(
     max_leaves=8,
 ).map(json.dumps)
 texts = st.sampled_from(HOSTILE) | plain
+
+
+PINNED = [
+    ("hstore", deep(900)),
+    ("json", "{}"),
+    ("json", deep(900)),
+    ("jsonb", deep(900)),
+    ("_jsonb", f"[{deep(900)}]"),
+    ("numeric", "1" + "0" * 5_000),
+    ("numeric", '"1' + "0" * 5_000 + '"'),
+    ("text", r'"\ud800"'),
+    ("json", r'{"a\udc00": "x\ud83dy"}'),
+    ("hstore", r'{"a\udc00": "\ud800"}'),
+]
+"""What once broke a table for all its readers."""
+
+
+def pinned(test: Callable[..., None]) -> Callable[..., None]:
+    """Every pinned value, alone in its column, in each of the forms a column may have."""
+    for pg_type, value in PINNED:
+        for numeric in ("float", "decimal"):
+            for backend in (None, "numpy_nullable", "pyarrow"):
+                test = example([value], pg_type, numeric, backend)(test)
+    return test
 
 
 def page(values: list[str]) -> str:
@@ -96,6 +122,8 @@ def show(table: Table) -> None:
     arrow.to_pylist()
 
 
+@pinned
+@example(['"x"', "[1.5]"], "_numeric", "decimal", None)
 @given(
     st.lists(texts, min_size=1, max_size=4),
     st.sampled_from(TYPES),
@@ -190,8 +218,12 @@ def test_what_a_cell_cannot_hold_is_its_text() -> None:
 
 
 def test_a_row_of_the_queue_file_nested_deep_is_read() -> None:
-    from notebook_rt.edits.ops import decode, unbody
+    from notebook_rt.edits.ops import decode, encode, unbody
 
+    for text in HOSTILE:
+        stored = encode(decode_json(text))
+        again = encode(decode(stored))
+        assert again == stored
     body = f'{{"values": {{"a": {deep(450)}}}}}'
     assert unbody(body)["values"]["a"]
     assert decode(deep(5_000))

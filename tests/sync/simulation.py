@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import json
 import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, Literal
 
@@ -25,7 +27,7 @@ from notebook_rt.model.filters import Filter
 from notebook_rt.model.order import order_text
 from notebook_rt.model.rows import Key, RowChange
 from notebook_rt.model.spec import TableSpec
-from notebook_rt.model.types import Column, Schema
+from notebook_rt.model.types import Column, Schema, equal
 from notebook_rt.options import Options
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
@@ -68,11 +70,16 @@ OPENAPI = {
     "int8": "bigint",
     "int4": "integer",
     "float8": "double precision",
+    "numeric": "numeric",
+    "jsonb": "jsonb",
+    "_int4": "integer[]",
     "text": "text",
     "timestamptz": "timestamp with time zone",
 }
 
 
+_PLAIN = ("int4", "int8", "text", "timestamptz")
+"""Types of which a key's value is its JSON."""
 _FORMS = {
     "int4": r"-?\d+",
     "int8": r"-?\d+",
@@ -150,16 +157,23 @@ class Server:
         return EPOCH + self.now
 
     def key_of(self, row: dict[str, Any]) -> Key:
-        return row[self.key[0]] if len(self.key) == 1 else tuple(row[n] for n in self.key)
+        if all(self.columns[name] in _PLAIN for name in self.key):
+            return row[self.key[0]] if len(self.key) == 1 else tuple(row[n] for n in self.key)
+        return self.known.key_of(self.known.decode({name: row[name] for name in self.key}))
 
-    def write(self, key: Key, values: dict[str, Any] | None) -> None:
+    def _placed(self, key: Any) -> tuple[Key, tuple[Any, ...]]:
+        """A key as REST has it: as `key_of` has it, and its columns' values."""
+        parts = key if isinstance(key, tuple) else (key,)
+        return self.key_of(dict(zip(self.key, parts, strict=True))), parts
+
+    def write(self, key: Any, values: dict[str, Any] | None) -> None:
         """Insert, update or delete one row, in a transaction of its own."""
+        key, parts = self._placed(key)
         old = self.rows.get(key)
         if old is None and values is None:
             return
         self.transaction += 1
         self.rev += 1
-        parts = key if isinstance(key, tuple) else (key,)
         new: dict[str, Any] | None = None
         if values is not None:
             new = {**dict.fromkeys(self.columns), **(old or {}), **values}
@@ -173,14 +187,14 @@ class Server:
         if self.listener is not None:
             self.listener(kind, old, new, self.clock)
 
-    def move(self, key: Key, to: Key) -> None:
+    def move(self, key: Any, to: Any) -> None:
         """Update one row's key, if there is such a row and nothing at the other key."""
+        (key, _), (to, parts) = self._placed(key), self._placed(to)
         old = self.rows.get(key)
         if old is None or to in self.rows:
             return
         self.transaction += 1
         self.rev += 1
-        parts = to if isinstance(to, tuple) else (to,)
         new = {**old, **dict(zip(self.key, parts, strict=True)), "rev": self.rev}
         if "updated_at" in self.columns and self.moves_watermark:
             new["updated_at"] = _stamp(self.clock)
@@ -241,7 +255,7 @@ class Server:
                 self._may_compare(name, text)
                 found = [row for row in found if self._test(name, text, row)]
         for term in reversed(params.get("order", "").split(",") if "order" in params else []):
-            found = _sorted(found, term)
+            found = _sorted(found, term, self.columns)
         count = len(found) if query.count else None
         if query.count == "exact" and len(found) > (self.counts_most or len(found)):
             raise StatementTimeoutError("HEAD /t", 500)
@@ -315,9 +329,11 @@ class Server:
         if mine is None:
             return False
         if operator == "in":
-            truth = mine in [self._literal(name, one) for one in _split(value[1:-1])]
+            each = [self._literal(name, one) for one in _split(value[1:-1])]
+            truth = _rank(self.columns[name], mine) in [_rank(self.columns[name], x) for x in each]
         else:
-            theirs = self._literal(name, value)
+            theirs = _rank(self.columns[name], self._literal(name, value))
+            mine = _rank(self.columns[name], mine)
             truth = {
                 "eq": mine == theirs,
                 "neq": mine != theirs,
@@ -336,6 +352,10 @@ class Server:
         if form is not None and not re.fullmatch(form, text):
             said = f'invalid input syntax for type {OPENAPI[pg_type]}: "{text}"'
             raise RefusedError("GET /t", 400, "22P02", said)
+        if pg_type == "jsonb":
+            return json.loads(text)
+        if pg_type == "_int4":
+            return [int(one) for one in text[1:-1].split(",") if one]
         return int(text) if pg_type.startswith("int") else text
 
 
@@ -352,12 +372,23 @@ def _split(text: str) -> list[str]:
     return [one for one in out if one]
 
 
-def _sorted(rows: list[dict[str, Any]], term: str) -> list[dict[str, Any]]:
+def _rank(pg_type: str, value: Any) -> Any:
+    """What stands for a value where PostgreSQL compares it: NaN equals itself, and is the largest."""
+    if pg_type in ("float8", "numeric"):
+        number = Decimal(str(value))
+        return number.is_nan(), Decimal(0) if number.is_nan() else number
+    return json.dumps(value, sort_keys=True) if pg_type in ("jsonb", "_int4") else value
+
+
+def _sorted(rows: list[dict[str, Any]], term: str, columns: dict[str, str]) -> list[dict[str, Any]]:
     name, direction, nulls = term.split(".")
-    some = sorted((r for r in rows if r[name] is not None), key=lambda r: r[name])
+
+    def rank(row: dict[str, Any]) -> Any:
+        return _rank(columns.get(name, ""), row[name])
+
     none = [row for row in rows if row[name] is None]
-    if direction == "desc":
-        some = sorted((r for r in rows if r[name] is not None), key=lambda r: r[name], reverse=True)
+    some = [row for row in rows if row[name] is not None]
+    some = sorted(some, key=rank, reverse=direction == "desc")
     return none + some if nulls == "nullsfirst" else some + none
 
 
@@ -432,9 +463,9 @@ class World:
         """The rows of ``select`` with this filter, order and limit."""
         rows = [r for r in self.server.rows.values() if self.server.allowed(r) and self.inside(r)]
         for name in reversed(self.server.key):
-            rows = _sorted(rows, f"{name}.asc.nullslast")
+            rows = _sorted(rows, f"{name}.asc.nullslast", self.server.columns)
         for term in reversed(self.spec.order):
-            rows = _sorted(rows, order_text(term))
+            rows = _sorted(rows, order_text(term), self.server.columns)
         return rows[: self.spec.limit]
 
     @property
@@ -447,7 +478,7 @@ class World:
         if window.sortable:
             rows = [self.server.rows.get(key) or {} for key in self.view]
             for term in reversed(window.order):
-                rows = _sorted(rows, order_text(term))
+                rows = _sorted(rows, order_text(term), self.server.columns)
             keys = [self.server.key_of(row) for row in rows]
         else:
             keys = [key for key in self.ranked if key in self.view]
@@ -463,7 +494,7 @@ class World:
         return {
             key: (view.get(key), truth.get(key))
             for key in {*view, *truth}
-            if view.get(key) != truth.get(key)
+            if not equal(view.get(key), truth.get(key))
         }
 
     def inside(self, row: dict[str, Any]) -> bool:
@@ -710,7 +741,9 @@ class World:
                 assert state is not None, f"{key}: {row} never was"
                 decoded = decode(state)
                 whole = {n: v for n, v in decoded.items() if n not in self.server.dropped}
-                assert {name: row[name] for name in whole} == whole, f"{key}: {row} is half of it"
+                assert equal({name: row[name] for name in whole}, whole), (
+                    f"{key}: {row} is half of it"
+                )
                 assert rev >= before, f"{key} went back in time, from rev {before} to {rev}"
                 self.shown[key] = rev
             elif before >= 0 and self.spec.limit is None:
@@ -746,9 +779,9 @@ def _frames(
                 continue
         names = None if binding.select is None else (*server.key, *binding.select)
         chosen = [name for name in server.columns if names is None or name in names]
-        key = {name: row[name] for name in server.key}
+        key = {name: _on_socket(row[name]) for name in server.key}
         record = None if new is None else {name: _on_socket(new[name]) for name in chosen}
-        old_key = None if old is None else {name: old[name] for name in server.key}
+        old_key = None if old is None else {name: _on_socket(old[name]) for name in server.key}
         frames[binding.select] = Change(
             kind,  # type: ignore[arg-type]  # one of the three
             record,

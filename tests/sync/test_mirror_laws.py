@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from decimal import Decimal
+from typing import Any, Literal
 from unittest import mock
 
 import pytest
@@ -362,4 +363,76 @@ def test_nulls_that_are_believed_too_soon_are_true_after_an_audit(
             world.run(pause)
             one.write(key, {"price": price, "cost": cost})
         world.settle(200)  # the next audit: a slow one waits a hundred times what it took
+    converged(world)
+
+
+ODD_KEYS: dict[str, tuple[Any, ...]] = {
+    "float8": ("NaN", "Infinity", "-Infinity", 0, -0.0, 1.5, 7),
+    "numeric": ("NaN", "Infinity", Decimal("1.5"), Decimal("1.50"), 0, Decimal("0.00"), 2),
+    "jsonb": ({"a": 1, "b": [2]}, {"b": [2], "a": 1}, [], [1, "x"], "x", 7, True),
+    "_int4": ([], [1], [1, 2], [2], [-3, 4]),
+}
+"""Keys as REST has them: special numbers, equal ones that are written otherwise, nested ones."""
+places = st.integers(0, 6)
+
+
+@many
+@given(
+    st.sampled_from(sorted(ODD_KEYS)),
+    st.lists(
+        st.tuples(
+            pauses,
+            st.one_of(
+                st.tuples(st.just("write"), places, st.one_of(st.none(), st.integers(0, 2))),
+                st.tuples(st.just("write"), places, st.integers(0, 2)),
+                st.tuples(st.just("move"), places, places),
+                st.tuples(st.sampled_from(("disconnect", "connect", "gap")), places, places),
+            ),
+        ),
+        max_size=25,
+    ),
+    st.integers(0, 2**32),
+    st.booleans(),
+    st.sampled_from((2, 1000)),
+    st.sampled_from(("by the API", "by SQL")),
+    st.booleans(),
+)
+def test_it_converges_whatever_a_key_is(
+    pg_type: str,
+    story: list[Any],
+    seed: int,
+    composite: bool,
+    max_rows: int,
+    describes: Literal["by the API", "by SQL"],
+    filtered: bool,
+) -> None:
+    """Promises 1, 2, 3, 5, 11: a key of NaN, of an infinity, of a zero, of a list or an object."""
+    columns = {"k": pg_type, "m": "int8", "grp": "int4", "note": "text", "rev": "int8"}
+    key = ("k", "m") if composite else ("k",)
+    one = Server(columns, key, max_rows=max_rows, describes=describes)
+    known = ODD_KEYS[pg_type]
+
+    def place(number: int) -> Any:
+        value = known[number % len(known)]
+        return (value, number % 2) if composite else value
+
+    for number in range(4):
+        one.write(place(number), {"grp": number % 3, "note": "start"})
+    spec = TableSpec("t", filter=parse("grp=eq.1" if filtered else None))
+    world = World(spec, one, seed=seed, options=Options(page_size=3))
+    world.connect()
+    for pause, (what, first, second) in story:
+        world.run(pause)
+        match what:
+            case "write":
+                one.write(place(first), None if second is None else {"grp": second, "note": "a"})
+            case "move":
+                one.move(place(first), place(second))
+            case "disconnect":
+                world.disconnect()
+            case "connect":
+                world.connect()
+            case "gap":
+                world.gap()
+    world.settle(60)  # an audit, too
     converged(world)
