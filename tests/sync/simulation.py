@@ -417,7 +417,7 @@ class World:
         self.random = random.Random(seed)
         self.options = options or Options(page_size=7)
         limit = self.faults.limit
-        self.rate = ChangeRate(None if limit is None else Plan("its", limit, None))
+        self.rate = ChangeRate(None if limit is None else Plan("its", limit, limit, 10**12))
         self.limiter = EventRate(limit, lambda: self.now)
         self.mirror = Mirror(spec, make_rows, self.options, self.rate)
         self.shown: dict[Key, int] = {}

@@ -122,6 +122,10 @@ def test_the_optional_sql_tells_all_of_a_table() -> None:
     assert described(CATALOG, "another") == Described()
 
 
+def answered(value: Any) -> Read:
+    return Read(Page((), None, 0.0, value), 0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("kind", "todo"),
     [("r", "run: alter publication supabase_realtime add table public.t"), ("v", "rt.query")],
@@ -133,15 +137,13 @@ def test_a_table_that_is_said_not_to_be_published_is_refused_before_it_is_subscr
     flow = learn(TableSpec("t"), lambda *found: None)
     next(flow)
     with pytest.raises(NotPublishedError) as caught:
-        flow.send([Read(Page((), None, 0.0, {"tables": {"t": said}}), 0, 0.0)])
+        flow.send([answered({"tables": {"t": said}}), answered(None)])
     assert todo in str(caught.value)
     # Without the grant, no row can be read: that is the first thing to mend.
     flow = learn(TableSpec("t"), lambda *found: None)
     next(flow)
     with pytest.raises(StopIteration):
-        flow.send(
-            [Read(Page((), None, 0.0, {"tables": {"t": {**said, "grants": ["insert"]}}}), 0, 0.0)]
-        )
+        flow.send([answered({"tables": {"t": {**said, "grants": ["insert"]}}}), answered(None)])
 
 
 @pytest.mark.parametrize("answer", [{"tables": None}, {"tables": {"t": None}}, {"tables": {}}])

@@ -33,6 +33,7 @@ from notebook_rt.sync.events import (
     Shown,
     Tick,
 )
+from notebook_rt.sync.rate import ChangeRate
 from notebook_rt.sync.table.flows import Flows, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.mirror import Mirror
@@ -413,7 +414,9 @@ def asked_in_turns(describes: str, rows: int, latency: float = 0.05) -> list[lis
     one = Server({"id": "int8", "note": "text"}, describes=describes, max_rows=10)  # type: ignore[arg-type]
     for n in range(rows):
         one.write(n, {})
-    mirror = Mirror(TableSpec("t"), DictRows, Options(page_size=10, audit_interval=0))
+    mirror = Mirror(
+        TableSpec("t"), DictRows, Options(page_size=10, audit_interval=0), ChangeRate(None)
+    )
     effects = [*mirror.handle(Tick(), 0.0), *mirror.handle(Joined(), 0.0)]
     effects += mirror.handle(Confirmed(), 0.0)
     turns: list[list[Query]] = []
