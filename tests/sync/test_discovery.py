@@ -122,7 +122,7 @@ def test_the_optional_sql_tells_all_of_a_table() -> None:
     assert described(CATALOG, "another") == Described()
 
 
-def answered(value: Any) -> Read:
+def read(value: Any) -> Read:
     return Read(Page((), None, 0.0, value), 0, 0.0)
 
 
@@ -137,13 +137,13 @@ def test_a_table_that_is_said_not_to_be_published_is_refused_before_it_is_subscr
     flow = learn(TableSpec("t"), lambda *found: None)
     next(flow)
     with pytest.raises(NotPublishedError) as caught:
-        flow.send([answered({"tables": {"t": said}}), answered(None)])
+        flow.send([read({"tables": {"t": said}}), read(None)])
     assert todo in str(caught.value)
     # Without the grant, no row can be read: that is the first thing to mend.
     flow = learn(TableSpec("t"), lambda *found: None)
     next(flow)
     with pytest.raises(StopIteration):
-        flow.send([answered({"tables": {"t": {**said, "grants": ["insert"]}}}), answered(None)])
+        flow.send([read({"tables": {"t": {**said, "grants": ["insert"]}}}), read(None)])
 
 
 @pytest.mark.parametrize("answer", [{"tables": None}, {"tables": {"t": None}}, {"tables": {}}])
