@@ -186,6 +186,10 @@ class Outbox:
         ((number, last),) = self._select("count(*), max(seq)", state="failed", **wanted)
         return (number, self.get(self._select("id", seq=last)[0]["id"])) if number else (0, None)
 
+    def undecided(self) -> tuple[tuple[int, Op | None], int]:
+        """What was refused, as `refused` has it, and how many ask."""
+        return self.refused(), self.counts()["asking"]
+
     def sessions(self) -> dict[str, Session]:
         """The sessions that put in what is here, by their id."""
         with self._lock, _errors(self.path):

@@ -402,7 +402,8 @@ class Project:
             self._unavailable_since = None
             if self._told_unavailable:
                 self._told_unavailable = False
-                self.note("live", f"Live again after {seconds:.0f} s")
+                after = f" after {seconds:.0f} s" if seconds >= 1 else ""
+                self.note("live", f"Live again{after}")
 
     def _on_contact(self, reached: bool) -> None:
         """A request that succeeds after one that failed says that the network is back."""
