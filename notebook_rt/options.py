@@ -143,7 +143,8 @@ class Options:
 
     # The queue of unsent writes
     queue_batch: int = 10
-    """Writes or broadcasts sent at once."""
+    """Requests with writes under way at a time, or broadcasts sent at once. Rows that are inserted, deleted
+    or set to the same values are many to a request."""
     queue_max_attempts: int = 3
     """Tries of a write that the server fails (5xx) before it is set aside."""
     queue_scope: Literal["project", "session"] = "project"

@@ -56,7 +56,9 @@ class Worker:
     ) -> None:
         self.outbox = outbox
         self.paused = False
-        self._delivery = Delivery(outbox, rest, listener, clock, random, strategies, max_attempts)
+        self._delivery = Delivery(
+            outbox, rest, listener, clock, random, strategies, max_attempts, batch
+        )
         self._listener = listener
         self._clock = clock
         self._batch = batch
