@@ -123,7 +123,8 @@ class Options:
     presence_window : float, default 30.0
         The window of ``presence_calls``.
     queue_batch : int, default 10
-        Writes or broadcasts sent at once.
+        Requests with writes under way at a time, or broadcasts sent at once. Rows that are inserted,
+        deleted or set to the same values are many to a request.
     queue_max_attempts : int, default 3
         Tries of a write that the server fails (5xx) before it is set aside.
     queue_scope : {"project", "session"}, default "project"

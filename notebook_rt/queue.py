@@ -22,6 +22,7 @@ from notebook_rt.model.types import coerce, to_json
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.sessions import whose
+from notebook_rt.runtime.progress import WritesBar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,7 @@ class Queue:
         listen: Callable[[Callable[[], object]], Callable[[], None]] | None = None,
         call: Callable[[str, Mapping[str, Any], str, bool], SendResult] | None = None,
         schema: str = "public",
+        progress_after: float = float("inf"),
     ) -> None:
         self._outbox = outbox
         self._wake = wake
@@ -71,6 +73,7 @@ class Queue:
         self._listen = listen
         self._call = call
         self._schema = schema
+        self._progress_after = progress_after
 
     @property
     def outbox(self) -> Outbox:
@@ -249,7 +252,7 @@ class Queue:
         self._resume()
 
     def flush(self, timeout: float | None = None) -> int:
-        """Send now, and wait until nothing waits any more.
+        """Send now, and wait until nothing waits any more; in a notebook with a progress bar, if it is long.
 
         Tables then show what the server answered: its defaults, what its triggers made of a value. What it
         refused raises nothing here: it is counted in what this gives, stays in the queue and, with the value
@@ -277,13 +280,15 @@ class Queue:
         until = None if timeout is None else time.monotonic() + timeout
         self.outbox.hurry()
         self._wake()
-        while self.outbox.next_at() is not None:
-            if why := self._held():
-                waiting = self.outbox.counts()["waiting"]
-                raise QueueError(f"{why}; {waiting} of the queue wait{'s' * (waiting == 1)}")
-            if until is not None and time.monotonic() >= until:
-                raise WaitTimeoutError(self._still_waiting(timeout or 0.0))
-            time.sleep(0.02)
+        with WritesBar(self._progress_after) as bar:
+            while self.outbox.next_at() is not None:
+                if why := self._held():
+                    waiting = self.outbox.counts()["waiting"]
+                    raise QueueError(f"{why}; {waiting} of the queue wait{'s' * (waiting == 1)}")
+                if until is not None and time.monotonic() >= until:
+                    raise WaitTimeoutError(self._still_waiting(timeout or 0.0))
+                bar.show(lambda: self.outbox.counts()["waiting"])
+                time.sleep(0.02)
         self._wake()  # what was answered this moment is in the file: have it shown, too
         return len(self.outbox)
 

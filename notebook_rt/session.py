@@ -290,6 +290,7 @@ class Session(Opening):
             listen=writes.listen,
             call=writes.rpc,
             schema=self.schema,
+            progress_after=self._project.options.progress_after,
         )
 
     def rpc(
@@ -392,10 +393,11 @@ class Session(Opening):
         ``str(health)`` is, worst first, ``closed``, ``offline``, ``stale``, ``connecting``,
         ``polling``, ``behind`` (what was applied last is older than ``Options.behind_after``, or
         changes wait to be applied, or may have been lost since the last audit), ``drifting`` (the
-        last audit found a difference, and repaired it), ``refused`` (an edit of yours, which ``df``
-        still shows), ``slow`` (over ``Options.slow_ms``) or ``healthy``; ``reason`` is a sentence,
-        ``latency_ms`` the last heartbeat's way there and back in milliseconds, ``next_audit_s`` the
-        seconds until the next audit and ``audited_s`` those since the last.
+        last audit found a difference, and repaired it), ``refused`` (an edit of yours, or one that
+        is in conflict, which ``df`` still shows), ``slow`` (over ``Options.slow_ms``) or
+        ``healthy``; ``reason`` is a sentence, ``latency_ms`` the last heartbeat's way there and back
+        in milliseconds, ``next_audit_s`` the seconds until the next audit and ``audited_s`` those
+        since the last.
         """
         return replace(self._project.health(), display=partial(_show, "health_bundle", self))
 
@@ -441,8 +443,11 @@ class Session(Opening):
         return self._listen(fn, "Session.on_health", self._project.health_listeners.add)
 
     def on_note(self, fn: Callable[[str, str], Any]) -> Callable[[], None]:
-        """Call ``fn(kind, text)`` with what is worth a line: ``"merged"``, ``"queued"``,
-        ``"failed"``, ``"live"``, ``"info"``; on a thread of its own.
+        """Call ``fn(kind, text)`` with what is worth a line, on a thread of its own.
+
+        The kind is ``"merged"``, ``"queued"`` or ``"failed"`` (edits), ``"unavailable"`` (live updates are
+        not to be had) and ``"live"`` (they are again), ``"limit"`` (one of the plan's is near), or
+        ``"info"``.
 
         Parameters
         ----------

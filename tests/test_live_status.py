@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+import types
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -238,6 +239,53 @@ def test_presence_that_comes_near_its_limit_is_told_and_stands_in_the_panel(
         assert rt.metrics["peak_presence_messages_per_s"] > 16
         until(lambda: any("presence messages a second" in text for _, text in told))
         assert SessionHealth(rt).health().metrics["peak presence messages a second"]
+
+
+def test_conflicts_that_wait_for_a_decision_are_not_green(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    name = make_table()
+    stack.sql(f"insert into {name} values (1, 'base', 1)")
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        frame = rt.table(name, merge="ask").wait(scaled(20))
+        until(lambda: rt.health.status == "healthy", 20, lambda: rt.health)
+        rt.queue.pause()
+        frame.edit(1, name="mine")
+        stack.sql(f"update {name} set name = 'theirs'")
+        rt.queue.resume()
+        until(lambda: len(frame.conflicts), what=lambda: rt.queue.df)
+        until(lambda: rt.health.status == "refused", what=lambda: rt.health)
+        assert rt.health.reason.startswith("1 conflict to resolve: ")
+        frame.resolve(1, "name", "theirs")
+        until(lambda: rt.health.status == "healthy", 20, lambda: rt.health)
+
+
+def test_a_flush_that_takes_long_shows_how_far_it_is_in_a_notebook(
+    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tqdm.auto
+
+    bars: list[Any] = []
+
+    class Seen(tqdm.tqdm):  # type: ignore[type-arg]  # generic only in its stub
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **{**more, "file": sys.stderr})
+            bars.append(self)
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Seen)
+    name = make_table()
+    with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(progress_after=0.0)) as rt:
+        frame = rt.table(name).wait(scaled(20))
+        for number in range(200):
+            frame.insert(id=number, name=str(number))
+        rt.queue.flush(scaled(20))
+        assert not bars, "a script's output is its own"
+        monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+        for number in range(200):
+            frame.edit(number, name=f"new {number}")
+        rt.queue.flush(scaled(30))
+    assert len(bars) == 1
+    assert bars[0].n == bars[0].total > 0
 
 
 def test_a_progress_bar_over_a_whole_table_ends_full(

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias, cast
 
+import msgspec
+
 from notebook_rt.edits.merge import RULES, Conflict, Edit, Kind, Rebased, Strategies, Strategy
 from notebook_rt.edits.ops import Json, Op, changes_key
 from notebook_rt.errors import identifier, qualified
@@ -217,15 +219,22 @@ def fetch(op: Op, *, xmin: bool, narrow: bool = False) -> Request:
 
 
 def write_all(ops: Sequence[Op], *, narrow: bool = False) -> Request:
-    """Several inserts into one table, or deletes from it, as one statement: all or none.
+    """Several inserts into one table, deletes from it, or updates to the same values, as one statement:
+    all or none.
 
-    Of the deletes only of those whose rows are what they were based on.
+    Of the deletes and updates only of those whose rows are what they were based on.
     """
     first = ops[0]
+    select = ("select", _back(first, narrow))
     if first.kind == "insert":
-        rows, select = [dict(op.values) for op in ops], ("select", _back(first, narrow))
+        rows = [dict(op.values) for op in ops]
         return Request("POST", _table(first), (select,), rows, _INSERTING, first.schema)
     either = f"({','.join(map(_row_condition, ops))})"
+    if first.kind == "update":
+        values, params = dict(first.values), (("or", either), select)
+        return Request(
+            "PATCH", _table(first), params, values, "return=representation", first.schema
+        )
     params = (("or", either), ("select", ",".join(map(column_name, first.key))))
     return Request("DELETE", _table(first), params, None, "return=representation", first.schema)
 
@@ -548,6 +557,28 @@ def runs(ops: Sequence[Op]) -> list[list[Op]]:
             groups.append([op])
             length = more
     return groups
+
+
+def statements(group: Sequence[Op]) -> list[list[Op]]:
+    """What of a group (`runs`) leaves as one statement: updates of one table to the same values, too."""
+    if group[0].kind != "update":
+        return [list(group)]
+    found: list[list[Op]] = []
+    last: dict[object, tuple[list[Op], int]] = {}
+    """By what the updates write: the statement that takes more of them, and how long it is."""
+    for op in group:
+        if needs_version(op):
+            found.append([op])
+            continue
+        alike = (op.schema, op.target, msgspec.json.encode(op.values), tuple(op.types))
+        statement, length = last.get(alike, ([], _MAX_CONDITIONS))
+        length += len(urllib.parse.quote(_row_condition(op)))
+        if length > _MAX_CONDITIONS:
+            statement, length = [], length - _MAX_CONDITIONS
+            found.append(statement)
+        statement.append(op)
+        last[alike] = statement, length
+    return found
 
 
 def _together(last: Op, op: Op) -> bool:

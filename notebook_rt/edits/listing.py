@@ -62,6 +62,16 @@ def what(op: Op) -> str:
     return f"{op.kind} {op.target} {key}{columns}"
 
 
+def undecided(number: int) -> str:
+    """In a sentence, that so many edits wait for a decision; empty: none does."""
+    if not number:
+        return ""
+    return (
+        f"{number} conflict{'s' * (number != 1)} to resolve: rt.queue.df lists what asks, .conflicts of "
+        "its table says why, and .resolve(key) decides"
+    )
+
+
 def refused(number: int, last: Op | None, then: str) -> str:
     """In a sentence, that so many operations were refused, ``last`` the latest; empty: none was.
 

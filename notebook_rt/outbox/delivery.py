@@ -90,6 +90,7 @@ class Delivery:
         random: Callable[[], float],
         strategies: Callable[[str, str], Strategies | None],
         max_attempts: int,
+        at_once: int,
     ) -> None:
         self.outbox = outbox
         self.offline = False
@@ -105,6 +106,8 @@ class Delivery:
         self._random = random
         self._strategies = strategies
         self._max_attempts = max_attempts
+        self._at_once = at_once
+        """Statements that are under way at a time."""
         self._writer = Writer(rest)
         self._done: list[tuple[Op, Json]] = []
         """What waits to be put down as done."""
@@ -127,12 +130,26 @@ class Delivery:
         if group[0].kind in ("insert", "delete") and len(group) > 1:
             return await self._write_all(group)
         group = await self._choose_way(group)
-        # To the last one, whatever happens to the others: none goes on behind the next step's back.
-        ends = await asyncio.gather(*map(self._one, group), return_exceptions=True)
-        for end in ends:
-            if isinstance(end, BaseException):
-                raise end
-        return sum(end for end in ends if isinstance(end, int))
+        return await self._each(decide.statements(group)) if group else 0
+
+    async def _each(self, statements: Sequence[Sequence[Op]]) -> int:
+        """Carry out updates of different rows, several statements at a time."""
+        moved = 0
+        for place in range(0, len(statements), self._at_once):
+            some = statements[place : place + self._at_once]
+            if place:
+                if self.stopped:
+                    await self.put_back([op for ops in statements[place:] for op in ops])
+                    break
+                await self.on_disk(self.still_ours)
+            ways = (self._one(ops[0]) if len(ops) == 1 else self._write_all(ops) for ops in some)
+            # To the last one, whatever happens to the others: none goes on behind the next step's back.
+            ends = await asyncio.gather(*ways, return_exceptions=True)
+            for end in ends:
+                if isinstance(end, BaseException):
+                    raise end
+            moved += sum(end for end in ends if isinstance(end, int))
+        return moved
 
     async def _choose_way(self, group: Sequence[Op]) -> Sequence[Op]:
         """Note of sums whether they leave through the ledger, before they do; what still may leave.
@@ -188,7 +205,7 @@ class Delivery:
         return 1
 
     async def _write_all(self, group: Sequence[Op]) -> int:
-        """Several inserts or deletes at once; whichever the server did not take goes on by itself."""
+        """Several rows in one statement; whichever the server did not take goes on by itself."""
         try:
             answer = await self._writer.write_all(group)
         except NoAnswerError as error:
@@ -198,18 +215,18 @@ class Delivery:
         rows = answer.body if isinstance(answer.body, list) and answer.status < 300 else []
         there = {decide.row_key(group[0], row): row for row in rows}
         done = [
-            (op, there[key] if op.kind == "insert" else None)
+            (op, None if op.kind == "delete" else there[key])
             for op in group
             if (key := decide.row_key(op, op.key)) in there
         ]
         if done:
-            await self.on_disk(self.outbox.settle_all, done)
-            for op, row in done:
-                self.tell(self._listener.settled, op, row)
+            await self._settle(*done)
         left = [op for op in group if op.id not in {one.id for one, _ in done}]
         if decide.judge(answer, 0, 0.0).lost:
             left = [replace(op, sent=True) for op in left]
         moved = len(done)
+        if group[0].kind == "update":
+            return moved + await self._each([[op] for op in left])
         for op in left:
             if self.stopped or self.waiting:
                 await self.put_back([op])
@@ -239,7 +256,7 @@ class Delivery:
                 await self._no(op, answer)
                 return
             if isinstance(answer.body, list) and answer.body:
-                await self._settle(op, None if op.kind == "delete" else answer.body[0])
+                await self._settle((op, None if op.kind == "delete" else answer.body[0]))
                 return
             row, problem = await self._writer.fetch(op)
             if row is None and problem is None and op.sent and changes_key(op):
@@ -270,7 +287,7 @@ class Delivery:
         answer, row = await self._writer.insert_unseen(op)
         in_already = op.sent and op.own_key and decide.same_key(op, answer)
         if in_already or decide.judge(answer, 0, 0.0).meaning == "done":
-            await self._settle(op, row)
+            await self._settle((op, row))
         else:
             await self._no(op, answer)
 
@@ -282,7 +299,7 @@ class Delivery:
         row, problem = await self._writer.fetch(replace(op, key=key_after(op)))
         if row is None or not decide.may_have_moved(op, row):
             return problem, False
-        await self._settle(op, row)
+        await self._settle((op, row))
         return None, True
 
     async def _look_first(self, job: _Job) -> bool | None:
@@ -334,7 +351,7 @@ class Delivery:
                     await self._no(op, answer)
                     return
                 row = answer.body.get("row") if isinstance(answer.body, dict) else None
-                await self._settle(op, row)
+                await self._settle((op, row))
                 return
             # Its id is not in the ledger: it was certainly not applied.
             job.op = replace(op, sent=False)
@@ -356,7 +373,7 @@ class Delivery:
         answer = await self._writer.send(decide.call(op))
         if decide.judge(answer, 0, 0.0).meaning != "done":
             return await self._no(op, answer)
-        return await self._settle(op, None)
+        return await self._settle((op, None))
 
     async def _broadcast(self, group: Sequence[Op]) -> int:
         try:
@@ -367,7 +384,7 @@ class Delivery:
         self.offline = False
         for op in group:
             if decide.judge(answer, 0, 0.0).meaning == "done":
-                await self._settle(op, None)
+                await self._settle((op, None))
             else:
                 await self._no(op, answer)
         return len(group)
@@ -398,14 +415,15 @@ class Delivery:
         self.tell(self._listener.rebased, leaving, records)
         return True
 
-    async def _settle(self, op: Op, row: dict[str, Json] | None) -> None:
-        self._done.append((op, row))
+    async def _settle(self, *done: tuple[Op, dict[str, Json] | None]) -> None:
+        self._done += done
         if self._settling is None:
             self._settling = asyncio.ensure_future(self._settle_done())
             self._settlings.add(self._settling)
             self._settling.add_done_callback(self._settlings.discard)
         await asyncio.shield(self._settling)  # what the server has done is put down in any case
-        self.tell(self._listener.settled, op, row)
+        for op, row in done:
+            self.tell(self._listener.settled, op, row)
 
     async def _settle_done(self) -> None:
         """One commit, which waits for the disk, for all that is done by the time the last one ends."""

@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from notebook_rt.edits import decisions, rows
+from notebook_rt.edits import decide, decisions, rows
 from notebook_rt.edits.decisions import Record
 from notebook_rt.edits.ops import Json, Op, OpState, changes_key, decode, encode
 from notebook_rt.edits.rows import Put
@@ -40,6 +40,8 @@ from notebook_rt.outbox.salvage import is_damage
 from notebook_rt.outbox.schema import open_file
 from notebook_rt.outbox.sessions import Session
 
+ROWS_AT_ONCE = 500
+"""Operations that are taken at a time, at the most."""
 KEPT_DONE = 10_000
 """Settled operations that other kernels on the file can still ask about."""
 
@@ -190,6 +192,10 @@ class Outbox:
         ((number, last),) = self._select("count(*), max(seq)", state="failed", **wanted)
         return (number, self.get(self._select("id", seq=last)[0]["id"])) if number else (0, None)
 
+    def undecided(self) -> tuple[tuple[int, Op | None], int]:
+        """What was refused, as `refused` has it, and how many ask."""
+        return self.refused(), self.counts()["asking"]
+
     def sessions(self) -> dict[str, Session]:
         """The sessions that put in what is here, by their id."""
         with self._lock, _errors(self.path):
@@ -339,15 +345,28 @@ class Outbox:
     def take(self, limit: int, now: float) -> list[Op]:
         """The next operations to send, marked as having left; none without the lease.
 
+        As many as leave in ``limit`` statements, which are several rows each where that may be.
         ``sent`` of what is returned says whether it had left *before*, unanswered.
         """
         with self._writing(synced=True) as db:
             if not self._lease.take(db, now):
                 return []
             rows.expire(db, self._lease.owner, now)
-            paused = sessions.held(db, self.session.id)
-            ops = rows.ready(db, self._lease.owner, limit, now, paused)
+            ops = self._next(db, limit, now)
             db.executemany("update ops set sent = 1 where seq = ?", [(op.seq,) for op in ops])
+        return ops
+
+    def _next(self, db: sqlite3.Connection, limit: int, now: float) -> list[Op]:
+        """What leaves in at most ``limit`` statements; a single one, alone, where that is 1."""
+        paused = sessions.held(db, self.session.id)
+        asked, ops = limit, rows.ready(db, self._lease.owner, limit, now, paused)
+        while limit > 1 and len(ops) == asked < ROWS_AT_ONCE:
+            asked = min(2 * asked, ROWS_AT_ONCE)
+            more = rows.ready(db, self._lease.owner, asked, now, paused)
+            statements = sum(len(decide.statements(group)) for group in decide.runs(more))
+            if statements > limit or any(op.kind == "broadcast" for op in more):
+                break
+            ops = more
         return ops
 
     def next_at(self) -> float | None:

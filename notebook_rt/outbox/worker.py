@@ -56,7 +56,9 @@ class Worker:
     ) -> None:
         self.outbox = outbox
         self.paused = False
-        self._delivery = Delivery(outbox, rest, listener, clock, random, strategies, max_attempts)
+        self._delivery = Delivery(
+            outbox, rest, listener, clock, random, strategies, max_attempts, batch
+        )
         self._listener = listener
         self._clock = clock
         self._batch = batch
@@ -77,9 +79,9 @@ class Worker:
         """The server's words when it refused the login, until there is a new one (`wake`)."""
         return self._delivery.unauthorized
 
-    async def refused(self) -> tuple[int, Op | None]:
-        """How many operations were refused, and the last of them."""
-        return await self._delivery.on_disk(self.outbox.refused)
+    async def undecided(self) -> tuple[tuple[int, Op | None], int]:
+        """How many operations were refused, and the last of them; and how many ask."""
+        return await self._delivery.on_disk(self.outbox.undecided)
 
     # --- from outside, on the loop thread --------------------------------------------------------
 

@@ -392,7 +392,9 @@ class TableDriver(Feed):
         message = str(payload.get("message", ""))
         if payload.get("extension") != "postgres_changes":
             self.services.metrics.last_error = message
-            self._buffer.event(Hint(message))
+            self._buffer.event(
+                Hint("")
+            )  # no doubt: what it announces (a cut) is a gap when it comes
         elif payload.get("status") == "ok":
             self._buffer.event(Confirmed())
         else:

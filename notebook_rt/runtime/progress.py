@@ -1,12 +1,48 @@
-"""How far a first snapshot is, told to who waits for it."""
+"""How far a first snapshot is, or a flush of the queue, told to who waits for it."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from notebook_rt.runtime.feed import Feed
+
+LOOK_SECONDS = 0.2
+"""Seconds between two looks at how many writes wait: the file is the worker's, too."""
+
+
+class WritesBar:
+    """A progress bar for writes that take long to leave; in a notebook only."""
+
+    def __init__(self, after: float) -> None:
+        self._at = time.monotonic() + after
+        self._total = 0
+        self._bar: Any = None
+
+    def __enter__(self) -> WritesBar:
+        return self
+
+    def show(self, waiting: Callable[[], int]) -> None:
+        """So many wait still; asked only where it is shown."""
+        if "ipykernel" not in sys.modules or time.monotonic() < self._at:
+            return
+        left = waiting()
+        self._total = max(self._total, left)
+        if self._bar is None:
+            from tqdm.auto import tqdm  # type: ignore[import-untyped]  # it ships no types
+
+            self._bar = tqdm(total=self._total, desc="writes", unit=" writes")
+        self._bar.total = self._total
+        self._bar.update(self._total - left - self._bar.n)
+        self._at = time.monotonic() + LOOK_SECONDS
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        if self._bar is not None:
+            if kind is None:  # a bar that is closed before its end is drawn as a failure
+                self._bar.update(self._total - self._bar.n)
+            self._bar.close()
 
 
 class Bar:
@@ -26,7 +62,7 @@ class Bar:
         if progress is None or not late:
             return
         if self._bar is None:
-            from tqdm.auto import tqdm  # type: ignore[import-untyped]  # it ships no types
+            from tqdm.auto import tqdm
 
             # A kernel's stderr is no terminal, but somebody looks at it.
             silent = None if "ipykernel" not in sys.modules else False

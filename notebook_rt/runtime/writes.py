@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 from notebook_rt.edits.compose import INT_BITS
 from notebook_rt.edits.editing import Editing, SendResult
 from notebook_rt.edits.editor import Editor
-from notebook_rt.edits.listing import in_states, refused, what
+from notebook_rt.edits.listing import in_states, refused, undecided, what
 from notebook_rt.edits.ops import Op
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import (
@@ -202,15 +202,19 @@ class Writes:
         )
 
     def refused(self) -> str:
-        """What the server refused, in a sentence; empty: nothing. On the loop as it was last looked at."""
+        """What the server refused, and what is in conflict, in a sentence; empty: nothing.
+
+        On the loop as it was last looked at.
+        """
         opened = self._open
         if opened is None:
             return ""
         if not self.project.thread.here:
             with contextlib.suppress(QueueError):  # damaged, or closed this moment
-                opened.refused = self.outbox.refused()
+                opened.refused, opened.asking = self.outbox.undecided()
         then = "rt.queue.df lists it: rt.queue.retry() sends it again, .discard(id) drops it"
-        return refused(*opened.refused, then)
+        said = refused(*opened.refused, then), undecided(opened.asking)
+        return "; ".join(filter(None, said))
 
     def listen(self, fn: Callable[[], object]) -> Callable[[], None]:
         return self.listeners.add(fn)
@@ -347,6 +351,8 @@ class _Open:
         self._look_soon = Coalesced(project.thread, self._look)
         self.refused: tuple[int, Op | None] = (0, None)
         """How many operations were refused, and the last of them, as was last looked at."""
+        self.asking = 0
+        """How many are in conflict, likewise."""
         self._recount = False
         self._counting: asyncio.Task[None] | None = None
         self._waited = False
@@ -376,12 +382,12 @@ class _Open:
         self._count_refused()
 
     def _note(self, kind: str, text: str) -> None:
-        if kind == "failed":
+        if kind in ("failed", "merged"):
             self._count_refused()
         self.project.note(kind, text)
 
     def _count_refused(self) -> None:
-        """Look what was refused; many are counted at once."""
+        """Look what was refused or asks; many are counted at once."""
         self._recount = True
         if self._counting is None:
             self._counting = self.project.thread.spawn(self._count(), "what was refused")
@@ -390,7 +396,7 @@ class _Open:
         with contextlib.suppress(QueueError):  # damaged, or closed meanwhile
             while self._recount:
                 self._recount = False
-                self.refused = await self.worker.refused()
+                self.refused, self.asking = await self.worker.undecided()
                 self.project.look_at_health()
                 await asyncio.sleep(COUNT_SECONDS)
         self._counting = None
@@ -436,7 +442,7 @@ class _Open:
             return
         self.worker.put()
         self._news.set()
-        if self.refused[0]:
+        if self.refused[0] or self.asking:
             self._count_refused()
         offline = self._ours and (self.worker.offline or not self.project.reachable)
         if offline and not self._waited:

@@ -162,6 +162,7 @@ class Hint:
     """Changes may have been lost without a word, though nothing says so: audit soon."""
 
     reason: str
+    """Why there is doubt until then, in part of a sentence; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True)

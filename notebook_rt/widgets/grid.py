@@ -50,7 +50,9 @@ def _named(name: str, content: bytes) -> str:
 def grid_text(source: FrameSource) -> str:
     """One line: name, size, status."""
     df = source.df
-    return f"{source.name}: {len(df):,} rows × {len(source.fields)} columns, {source.status}"
+    rows, columns = len(df), len(source.fields)
+    size = f"{rows:,} row{'s' * (rows != 1)} × {columns} column{'s' * (columns != 1)}"
+    return f"{source.name}: {size}, {source.status}"
 
 
 def grid_html(source: FrameSource, columns: Sequence[str] | None = None) -> str:

@@ -28,7 +28,7 @@ COLORS: Final = {
 DETAILS: Final = {
     "healthy": "Changes arrive as they happen.",
     "slow": "Connected, but answers take longer than they should.",
-    "refused": "The server refused an edit of yours. It is still shown: retry it, or discard it.",
+    "refused": "The server refused an edit of yours, or one is in conflict. It is still shown: decide it.",
     "drifting": "The last check found differences from the server and repaired them.",
     "behind": "Changes arrive late, or some may have been lost: the data may not be the server's.",
     "polling": "Live updates temporarily unavailable; data refreshes every few seconds.",

@@ -46,9 +46,9 @@ export function queue(/** @type {HTMLElement} */ body, /** @type {Say} */ say) {
   };
   return (/** @type {Queue} */ state) => {
     setText(count, state.total === 0 ? "All saved" : `${state.total} unsaved`);
-    setText(failed, state.failed ? `${state.failed} ${state.failed === 1 ? "needs" : "need"} you` : "");
+    setText(failed, state.failed ? `${state.failed} to decide` : "");
     failed.hidden = !state.failed;
-    setText(live, state.failed ? `${state.failed} ${state.failed === 1 ? "write needs" : "writes need"} you` : "");
+    setText(live, state.failed ? `${state.failed} ${state.failed === 1 ? "write waits" : "writes wait"} for your decision` : "");
     body.dataset.state = state.failed ? "failed" : state.total ? "waiting" : "empty";
     empty.hidden = state.total > 0;
     setText(more, state.total > state.writes.length ? `and ${state.total - state.writes.length} more` : "");

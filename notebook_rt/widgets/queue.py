@@ -53,9 +53,7 @@ def queue_text(writes: Sequence[QueuedWrite]) -> str:
     failed = sum(write.state in ("failed", "asking") for write in writes)
     if not writes:
         return "All saved"
-    return f"{len(writes)} unsaved" + (
-        f", {failed} need{'s' if failed == 1 else ''} you" if failed else ""
-    )
+    return f"{len(writes)} unsaved" + (f", {failed} to decide" if failed else "")
 
 
 def queue_html(writes: Sequence[QueuedWrite]) -> str:

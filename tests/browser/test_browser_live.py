@@ -186,7 +186,7 @@ def test_what_is_typed_without_a_network_or_refused_is_kept_and_shown(
         # What the server refuses stays marked, with its words; the queue's list can let go of it.
         type_into(2, "-1")
         page.locator('[data-row="2"] .nrt-is-failed').wait_for()
-        page.locator(".nrt-failed", has_text="1 needs you").wait_for()
+        page.locator(".nrt-failed", has_text="1 to decide").wait_for()
         page.locator('[data-part="queue"] .nrt-pill').click()
         page.locator('li[data-state="failed"] .nrt-why', has_text="check").wait_for()
         assert findings(page) == []

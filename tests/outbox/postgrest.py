@@ -102,12 +102,13 @@ class Table:
             for key in matching:
                 self.remove(key)
             return Answer(200, rows)
+        before = copy.deepcopy((self.rows, self.events, self._versions))
         for key in matching:
             refusal = self.put(key, {**self.rows[key], **request.body})
             if refusal is not None:
+                self.rows, self.events, self._versions = before
                 return refusal
-            return Answer(200, [self._given(request.body.get("id", key))])
-        return Answer(200, [])
+        return Answer(200, [self._given(request.body.get("id", key)) for key in matching])
 
     def _insert(self, body: Json) -> Answer:
         before = copy.deepcopy((self.rows, self.events, self._versions))

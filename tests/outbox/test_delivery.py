@@ -185,12 +185,62 @@ async def test_digits_that_a_float_does_not_show_are_no_conflict(
     await k.close()
 
 
+async def test_rows_that_are_set_to_the_same_leave_as_one_statement_each_on_its_own_condition(
+    stack: LocalStack, table: str, keys: list[str], kernel: MakeKernel
+) -> None:
+    k = kernel()
+    send, sent = k.rest.send, list[Request]()
+
+    async def noted(request: Request) -> Reply:
+        sent.append(request)
+        return await send(request)
+
+    k.rest.send = noted  # type: ignore[method-assign]  # one that is watched
+    for key in keys:
+        k.editor.edit(key, {"note": "mine"})
+    stack.sql(f"update {table} set note = 'theirs' where id = %s", keys[1])
+    await k.drain()
+    assert [request.method for request in sent[:2]] == ["PATCH", "PATCH"]
+    assert all(key in str(sent[0].params) for key in keys)
+    assert keys[0] not in str(sent[1].params), "only what was refused goes on by itself"
+    assert len(k.outbox) == 0
+    notes = dict(stack.sql(f"select id::text, note from {table}"))
+    assert notes == {keys[0]: "mine", keys[2]: "mine", keys[1]: notes[keys[1]]}
+    assert [one.record["theirs"] for one in k.outbox.conflicts()] == ["theirs"]
+
+
+async def test_many_rows_leave_in_few_requests(
+    stack: LocalStack, table: str, kernel: MakeKernel
+) -> None:
+    """An ``edit_many`` of 3,000 rows took 3,000 requests, ten at a time, and 300 commits of the file."""
+    k = kernel()
+    send, sent = k.rest.send, list[Request]()
+
+    async def noted(request: Request) -> Reply:
+        sent.append(request)
+        return await send(request)
+
+    k.rest.send = noted  # type: ignore[method-assign]  # one that is watched
+    for _ in range(300):
+        k.editor.insert({"note": "made"})
+    await k.drain()
+    inserted, sent[:] = len(sent), []
+    made = [str(row[0]) for row in stack.sql(f"select id from {table} where note = 'made'")]
+    assert len(made) == 300
+    for key in made:
+        k.editor.edit(key, {"note": "done"})
+    await k.drain()
+    assert stack.sql(f"select count(*) from {table} where note = 'done'") == [(300,)]
+    assert inserted <= 5
+    assert len(sent) <= 20
+
+
 async def test_a_step_ends_when_all_of_it_has_ended(
     table: str, keys: list[str], kernel: MakeKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     k = kernel()
-    for key in keys:
-        k.editor.edit(key, {"note": "mine"})
+    for number, key in enumerate(keys):
+        k.editor.edit(key, {"note": f"mine {number}"})
     send, slow = k.rest.send, asyncio.Event()
 
     async def waits(request: Request) -> Reply:
@@ -216,15 +266,17 @@ async def test_a_step_ends_when_all_of_it_has_ended(
     await k.close()
 
 
+@pytest.mark.parametrize("together", [True, False])
 async def test_what_the_server_has_done_is_put_down_though_the_worker_is_stopped(
     table: str,
     keys: list[str],
     kernel: MakeKernel,
     monkeypatch: pytest.MonkeyPatch,
+    together: bool,
 ) -> None:
     k = kernel()
     for key in keys:
-        k.editor.edit(key, {"note": "done"})
+        k.editor.edit(key, {"note": "done" if together else f"done {key}"})
     send, settle_all = k.rest.send, k.outbox.settle_all
     answers: list[Reply] = []
     answered = asyncio.Event()
@@ -233,7 +285,7 @@ async def test_what_the_server_has_done_is_put_down_though_the_worker_is_stopped
         answer = await send(request)
         if request.method == "PATCH":
             answers.append(answer)
-            if len(answers) == len(keys):
+            if len(answers) == (1 if together else len(keys)):
                 answered.set()
         return answer
 

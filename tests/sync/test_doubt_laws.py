@@ -190,6 +190,17 @@ def test_what_the_session_writes_counts_before_it_comes_back() -> None:
     assert not rate.came(1, 0.5)  # known already
 
 
+def test_a_gap_that_is_known_brings_the_audit_forward_and_is_no_doubt() -> None:
+    """It is closed by what it is reconciled with: a session that is cut and back alarms nobody."""
+    timer = AuditTimer(Options())
+    timer.loaded(0.0, 0.1)
+    timer.began(1.0)
+    timer.ended(1.1, 0.1, clean=True)
+    timer.hint(5.0, "")
+    assert timer.at == 5.0 + SOON
+    assert not timer.doubt
+
+
 def test_a_few_changes_at_once_are_no_burst() -> None:
     rate = ChangeRate(None)
     assert not any(rate.came(50, float(second)) for second in range(300))

@@ -270,7 +270,8 @@ class Interruption:
         elif self.since is not None and (verdict in WELL or not self.told):
             seconds, told = now - self.since, self.told
             self.since, self.told = None, False
-            return ("live", f"Live again after {seconds:.0f} s") if told else None
+            after = f" after {seconds:.0f} s" if seconds >= 1 else ""
+            return ("live", f"Live again{after}") if told else None
         return None
 
 

@@ -248,7 +248,9 @@ class Requery:
         elif failing is not None:
             self._set_status("stale", str(failing))
         elif not self._confirmed:
-            why = self._gap_reason if self._bindings else "it depends on no table that tells"
+            why = self._gap_reason
+            if not self._bindings:
+                why = "depends_on= names no table, whose changes would say when to read it again"
             self._set_status("polling", why)
         elif self._shown_mark < self._gap_mark:
             self._set_status("stale", self._gap_reason)

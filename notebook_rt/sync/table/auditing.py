@@ -5,7 +5,8 @@ last one, later where audits cost more than their share, never later than ``audi
 sooner after a hint: a lag, a burst, silence after many changes, a repeated system message, a
 reconnect, a server that failed. Each of these was seen to come with changes that were lost without a
 word (docs/design/facts.md). From the hint on, and until an audit is over that began after it, the
-table is in doubt: its session is not healthy.
+table is in doubt: its session is not healthy. A gap that is known is no doubt: the table is stale
+until it is closed.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ class AuditTimer:
         Parameters
         ----------
         why
-            Part of a sentence.
+            Part of a sentence; empty where something else proves that nothing is missing, as the
+            reconciliation does that closes a gap: that is no doubt.
         within
             Seconds in which what comes late is there, so that an audit is worth its cost.
         until
@@ -117,7 +119,7 @@ class AuditTimer:
                 self._hinted = True
             else:
                 self._hinted_until = max(self._hinted_until, until)
-            self.doubt = why
+            self.doubt = why or self.doubt
             soon = now + min(within, self._every / 2)
             self.at = min(self.at, max(soon, self._hinted_from))
 

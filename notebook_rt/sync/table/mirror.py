@@ -291,7 +291,7 @@ class Mirror:
         self._gap_reason = reason
         if self._passes.replica is not None and self._passes.replica.loaded:
             self._emit(Told("gap", {"reason": reason}))
-            self._audits.hint(self._now, reason)
+            self._audits.hint(self._now, "")
 
     def _leave_stream(self, reason: str) -> None:
         self._joined = self._confirmed = False
