@@ -11,7 +11,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from notebook_rt.errors import NotebookRTError, classify
+from notebook_rt.errors import NotebookRTError
+from notebook_rt.model.classify import classify
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.registry import Registry

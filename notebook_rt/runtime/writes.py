@@ -36,7 +36,7 @@ from notebook_rt.outbox.key_cache import ColumnName, KeyCache, NoKeyDrawnError
 from notebook_rt.outbox.lease import kernel_name
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.rest import HttpRest, NoAnswerError
+from notebook_rt.outbox.rest import HttpRest
 from notebook_rt.outbox.schema import path_for
 from notebook_rt.outbox.sessions import whose
 from notebook_rt.outbox.worker import Worker
@@ -317,9 +317,11 @@ class _Open:
         self.editors: dict[TableDriver, Editor] = {}
         self._rest = HttpRest(
             project.url,
-            self._headers,
+            project.credentials,
             project.login.refresh,
             max_answer_bytes=project.options.max_answer_bytes,
+            usage=project.usage,
+            may_send=lambda: self._ours,
         )
         self.worker = Worker(
             self.outbox,
@@ -350,12 +352,6 @@ class _Open:
     def _ours(self) -> bool:
         """Nobody else has signed in meanwhile."""
         return self.writes.who() == self.owner.login
-
-    def _headers(self) -> Mapping[str, str]:
-        """The login's headers; none once somebody else has signed in, until this is closed."""
-        if not self._ours:
-            raise NoAnswerError(self.project.url, "somebody else has signed in", sent=False)
-        return self.project.credentials.headers()
 
     def start(self) -> None:
         self._task = self.project.thread.spawn(self.worker.run(), "the queue")

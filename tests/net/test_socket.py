@@ -22,7 +22,6 @@ from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
 from notebook_rt.errors import (
-    RETRY_AFTER_MAX,
     AuthError,
     NotebookRTError,
     RateLimitedError,
@@ -30,6 +29,7 @@ from notebook_rt.errors import (
     UnreachableError,
 )
 from notebook_rt.local import LocalStack
+from notebook_rt.model.classify import RETRY_AFTER_MAX
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.websocket.socket import Socket
 from notebook_rt.options import Options

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -23,7 +24,6 @@ from realtime import AsyncRealtimeClient
 from realtime.message import Message
 from realtime.types import ChannelStates
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.datastructures import Headers, MultipleValuesError
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 
 from notebook_rt.errors import (
@@ -32,9 +32,9 @@ from notebook_rt.errors import (
     RateLimitedError,
     ServerError,
     UnreachableError,
-    retry_after,
 )
 from notebook_rt.net.address import is_loopback
+from notebook_rt.net.answers import named_error, read_answer
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.websocket.frames import ChangeFrame, UnknownFrame, decode_frame
 from notebook_rt.net.websocket.intake import Intake
@@ -270,30 +270,16 @@ async def hang_up(ws: ClientConnection) -> None:
         ws.transport.abort()
 
 
-def _wait_of(headers: Headers) -> float | None:
-    """The seconds that the answer asks to wait; None if it does not say, or says it twice."""
-    try:
-        return retry_after(headers.get("Retry-After"), time.time())
-    except MultipleValuesError:
-        return None
-
-
 def _refused(url: str, error: InvalidStatus) -> NotebookRTError:
     """The named error of a handshake that was answered with something else than 101."""
     response = error.response
-    status = response.status_code
-    body = (response.body or b"")[:500].decode(errors="replace")
-    if body.lstrip().startswith("<"):
-        body = response.reason_phrase  # a gateway's page is for browsers
-    with contextlib.suppress(msgspec.DecodeError):
-        words = msgspec.json.decode(body)
-        if isinstance(words, dict):
-            body = str(words.get("error") or words.get("message") or body)
-    if status in (401, 403):
-        return AuthError("key", url, body)
-    after = _wait_of(response.headers)
-    if status == 429:
-        return RateLimitedError("connecting", after, body)
-    if status >= 500:
-        return ServerError("connecting", status, body, after)
-    return UnreachableError(url, f"the websocket was answered with {status}: {body}")
+    said = {name: response.headers.get_all(name) for name in response.headers}
+    headers = {name.lower(): values[0] for name, values in said.items() if len(values) == 1}
+    answer = read_answer(response.status_code, headers, response.body or b"", time.time())
+    words = answer.words.get("message") or response.reason_phrase
+    if answer.status in (401, 403):
+        return AuthError("key", url, words)
+    named = named_error("connecting", replace(answer, body=words), url)
+    if isinstance(named, RateLimitedError | ServerError):
+        return named
+    return UnreachableError(url, f"the websocket was answered with {answer.status}: {words}")

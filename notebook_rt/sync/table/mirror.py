@@ -20,8 +20,8 @@ from notebook_rt.errors import (
     MissingTableError,
     NotebookRTError,
     PermissionDeniedError,
-    classify,
 )
+from notebook_rt.model.classify import classify
 from notebook_rt.model.rows import Rows
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Schema
