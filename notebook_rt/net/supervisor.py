@@ -108,7 +108,7 @@ class Connection:
 
     async def stop(self) -> None:
         """Close the socket properly, and stay closed."""
-        ws = self.socket._ws_connection
+        ws = self.socket.ws
         self._feed(Stop())
         for task in (self._opening, self._refreshing):
             if task is not None:
