@@ -353,7 +353,7 @@ class ObjectColumn(ColumnStore):
             return None
         try:
             made = pa.array(self.everything(), wanted)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError):
             return None
         return None if _has_empty_struct(made.type) else made
 

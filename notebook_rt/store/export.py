@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from notebook_rt.model.types import Schema, to_rest
+from notebook_rt.model.types import Schema, to_json, to_rest
 from notebook_rt.store.column import ColumnStore
 
 
@@ -33,4 +33,6 @@ def _text(pg_type: str, value: Any) -> str | None:
         return value
     if isinstance(value, str):
         return value.encode(errors="replace").decode()  # Arrow has no half of a surrogate pair
-    return json.dumps(value) if isinstance(value, (list, dict)) else to_rest(pg_type, value)
+    if isinstance(value, (list, dict)):
+        return json.dumps(to_json(pg_type, value))  # Decimals as text: JSON has no NaN
+    return to_rest(pg_type, value)
