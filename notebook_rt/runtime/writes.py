@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from notebook_rt.edits.compose import INT_BITS
 from notebook_rt.edits.editing import Editing, SendResult
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.listing import in_states, refused, what
 from notebook_rt.edits.ops import Op
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import ClosedError, QueueError, UnreachableError, printable
+from notebook_rt.model.kinds import INT_LIMITS
 from notebook_rt.model.rows import Key
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Column, canonical
@@ -522,7 +522,7 @@ class TableEdits:
     def fills(self, column: Column) -> bool:
         """Whether a new row may go without this column of the key, as far as is known."""
         spec, pg_type = self.driver.spec, canonical(column.pg_type)
-        if pg_type in INT_BITS:
+        if pg_type in INT_LIMITS:
             return self.writes.draws((spec.schema, spec.table, column.name))
         return pg_type == "uuid"
 
