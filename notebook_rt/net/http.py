@@ -20,6 +20,7 @@ from notebook_rt.model.http import Answer, Request
 from notebook_rt.net.address import proxies
 from notebook_rt.net.answers import http_date, read_answer
 from notebook_rt.net.credentials import Credentials
+from notebook_rt.options import MAX_ANSWER_BYTES
 from notebook_rt.sync.clock import ServerClock
 from notebook_rt.sync.usage import Purpose, Usage
 
@@ -82,7 +83,7 @@ class HttpClient:
         refresh: Callable[[str | None], Awaitable[bool]] | None = None,
         *,
         seconds: float,
-        max_answer_bytes: int,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
         chunk_seconds: float | None = None,
         connect_seconds: float | None = None,
         usage: Usage | None = None,

@@ -6,16 +6,12 @@ was refused cannot; one that broke after the first byte left can.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from notebook_rt.errors import AnswerTooLargeError
 from notebook_rt.model.http import Answer, Request
 from notebook_rt.net.answers import not_written
-from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.http import HttpClient, NoAnswerError
-from notebook_rt.options import MAX_ANSWER_BYTES
-from notebook_rt.sync.usage import Usage
 
 REQUEST_SECONDS = 10.0
 """Less than the lease: while a request is out, no other kernel begins to send."""
@@ -32,28 +28,10 @@ class Rest(Protocol):
 
 
 class HttpRest:
-    """``Rest`` over HTTP. Parameters are those of `HttpClient`."""
+    """``Rest`` over HTTP."""
 
-    def __init__(
-        self,
-        url: str,
-        credentials: Credentials,
-        refresh: Callable[[str | None], Awaitable[bool]] | None = None,
-        *,
-        seconds: float = REQUEST_SECONDS,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
-        usage: Usage | None = None,
-        may_send: Callable[[], bool] = lambda: True,
-    ) -> None:
-        self._http = HttpClient(
-            url,
-            credentials,
-            refresh,
-            seconds=seconds,
-            max_answer_bytes=max_answer_bytes,
-            usage=usage,
-            may_send=may_send,
-        )
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -29,6 +29,7 @@ from notebook_rt.model.rows import Key
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Column, canonical
 from notebook_rt.net.credentials import claims
+from notebook_rt.net.http import HttpClient
 from notebook_rt.net.loop import Coalesced
 from notebook_rt.outbox import key_cache
 from notebook_rt.outbox.empty import EMPTY
@@ -36,7 +37,7 @@ from notebook_rt.outbox.key_cache import ColumnName, KeyCache, NoKeyDrawnError
 from notebook_rt.outbox.lease import kernel_name
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.rest import HttpRest
+from notebook_rt.outbox.rest import REQUEST_SECONDS, HttpRest
 from notebook_rt.outbox.schema import path_for
 from notebook_rt.outbox.sessions import whose
 from notebook_rt.outbox.worker import Worker
@@ -315,14 +316,16 @@ class _Open:
             lock=project.services.lock,
         )
         self.editors: dict[TableDriver, Editor] = {}
-        self._rest = HttpRest(
+        http = HttpClient(
             project.url,
             project.credentials,
             project.login.refresh,
+            seconds=REQUEST_SECONDS,
             max_answer_bytes=project.options.max_answer_bytes,
             usage=project.usage,
             may_send=lambda: self._ours,
         )
+        self._rest = HttpRest(http)
         self.worker = Worker(
             self.outbox,
             self._rest,

@@ -37,7 +37,6 @@ from notebook_rt.store.encode import CLASSES, NULL_MOMENT, STORED, encode, momen
 from notebook_rt.store.frozen import freeze
 
 _UTC_DTYPE: Final = pd.DatetimeTZDtype("us", "UTC")
-_NOTHING: Final = np.empty(0, "int64")
 
 
 def column_of(

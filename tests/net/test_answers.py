@@ -19,7 +19,7 @@ from notebook_rt.errors import AnswerTooLargeError, NotebookRTError, Unreachable
 from notebook_rt.model.classify import classify
 from notebook_rt.model.http import Request
 from notebook_rt.net.credentials import Credentials
-from notebook_rt.net.http import NoAnswerError
+from notebook_rt.net.http import HttpClient, NoAnswerError
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
 from notebook_rt.outbox.rest import HttpRest
@@ -147,7 +147,7 @@ REQUESTS = [
 @pytest.mark.parametrize("body", [b'{"message": "please log in"}', b"<html>Log in</html>", b"{}"])
 async def test_a_login_page_makes_no_write_done(request_: Request, body: bytes) -> None:
     async with server(answer(body)) as url:
-        queue = HttpRest(url, Credentials("k"))
+        queue = HttpRest(HttpClient(url, Credentials("k"), seconds=10))
         with pytest.raises(NoAnswerError, match="login page") as caught:
             await queue.send(request_)
         assert caught.value.sent
@@ -159,7 +159,7 @@ async def test_a_login_page_makes_no_write_done(request_: Request, body: bytes) 
 async def test_a_portal_or_another_site_refuses_no_write(request_: Request, status: str) -> None:
     said = answer(b"<html>Log in</html>", status=status, Location="http://portal.example/login")
     async with server(said) as url:
-        queue = HttpRest(url, Credentials("k"))
+        queue = HttpRest(HttpClient(url, Credentials("k"), seconds=10))
         with pytest.raises(NoAnswerError, match="no Supabase project"):
             await queue.send(request_)
         await queue.aclose()
@@ -198,7 +198,7 @@ async def test_an_answer_has_a_size_and_says_which_table_and_option(said: Any) -
         assert classify(caught.value).wait is None, "asked again it would be as large"
         assert rest.http.bytes_received <= 2 * MIB
     async with server(said) as url:
-        queue = HttpRest(url, Credentials("k"), max_answer_bytes=MIB)
+        queue = HttpRest(HttpClient(url, Credentials("k"), seconds=10, max_answer_bytes=MIB))
         with pytest.raises(NoAnswerError, match="max_answer_bytes"):
             await queue.send(REQUESTS[1])
         await queue.aclose()
@@ -254,7 +254,7 @@ async def test_nobody_stops_a_table_or_the_queue_for_a_thousand_years(
         wait = classify(caught.value).wait
         assert wait is not None
         assert wait <= 3600
-        queue = HttpRest(url, Credentials("k"))
+        queue = HttpRest(HttpClient(url, Credentials("k"), seconds=10))
         assert (await queue.send(REQUESTS[1])).retry_after == wait
         await queue.aclose()
 

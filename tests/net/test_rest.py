@@ -30,7 +30,7 @@ from notebook_rt.local import LocalStack
 from notebook_rt.model.classify import classify
 from notebook_rt.model.http import Request
 from notebook_rt.net.credentials import Credentials
-from notebook_rt.net.http import NoAnswerError
+from notebook_rt.net.http import HttpClient, NoAnswerError
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
 from notebook_rt.outbox.rest import HttpRest
@@ -288,7 +288,7 @@ async def test_an_answer_that_drips_is_no_answer() -> None:
         await client.fetch("public", "t", Query(()))
     await client.aclose()
     # The queue's: another kernel may send what this one has waited for longer than its lease.
-    queue = HttpRest(url, Credentials("k"), seconds=0.2)
+    queue = HttpRest(HttpClient(url, Credentials("k"), seconds=0.2))
     with pytest.raises(NoAnswerError, match="no answer in time") as caught:
         await queue.send(Request("GET", "/rest/v1/t"))
     assert caught.value.sent

@@ -28,6 +28,7 @@ from notebook_rt.edits.overlay import Overlay
 from notebook_rt.model.rows import Key, RowChange
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.http import HttpClient
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import HttpRest
@@ -94,7 +95,7 @@ class Kernel:
         self.table = Table(SCHEMA)
         self.overlay = Overlay(self.table, SCHEMA, strategies)
         self.refreshes: list[str] = []
-        self.rest = HttpRest(url, self.credentials, self._refresh, seconds=timeout)
+        self.rest = HttpRest(HttpClient(url, self.credentials, self._refresh, seconds=timeout))
         self.worker = Worker(
             self.outbox,
             self.rest,

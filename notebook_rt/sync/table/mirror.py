@@ -69,8 +69,6 @@ class Mirror(Machine):
     ) -> None:
         self.spec = spec
         super().__init__(options, Horizon(options))
-        self.synced_at: float | None = None
-        """Monotonic time of the last proof: a load, a reconciliation or an audit that finished."""
         self._passes = Passes(
             spec, make_rows, options, self._horizon, self._emit, lambda: self._flows.waited
         )
@@ -389,6 +387,5 @@ class Mirror(Machine):
         self._since = proof.server_time
         if proof.closes_gaps:
             self._closed_gaps = gaps
-        self.synced_at = self._now
         self._audits.loaded(self._now, proof.took)
         self._poll_at = self._next_poll(proof.took)
