@@ -128,7 +128,7 @@ bounds) # lowest, newest or next: the tests that touch the dependencies, with th
     # shellcheck disable=SC2086
     VIRTUAL_ENV=$bounds "$bin/uv" pip install -q $how -e ".[all]" --group dev
     if [ "$which" = next ]; then # past the upper bounds
-        VIRTUAL_ENV=$bounds "$bin/uv" pip install -q --upgrade --prerelease allow --no-deps realtime supabase websockets
+        VIRTUAL_ENV=$bounds "$bin/uv" pip install -q --upgrade --prerelease allow realtime supabase websockets
     fi
     exec "$bounds/bin/python" -m pytest -m "not nightly and not browser" -n 2 --dist loadfile \
         tests/net tests/store tests/widgets tests/test_live_table.py tests/test_live_channel.py tests/test_live_logins.py tests/test_live_editing.py ;;

@@ -1,21 +1,16 @@
-"""Every failure, by name: what happened, to what, and what to do now; and how to recover from it.
+"""Every failure, by name: what happened, to what, and what to do now.
 
-Nothing else in the package raises a bare ``Exception`` at a user. ``classify`` sorts any exception,
-ours or a library's, into the classes of the design (section 5) by its type and status, never by
-searching its text. Names of tables and words of servers are other people's: they are quoted in
+Nothing else in the package raises a bare ``Exception`` at a user. How to recover from one says
+``model/classify.py``. Names of tables and words of servers are other people's: they are quoted in
 messages, and never a key or a token is.
 """
 
 from __future__ import annotations
 
-import asyncio
-import email.utils
 import re
-import ssl
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 
 def identifier(name: str) -> str:
@@ -592,121 +587,6 @@ class ConflictError(NotebookRTError):
 
 class QueueError(NotebookRTError):
     """The file of unsent writes cannot be used."""
-
-
-# What to do about it --------------------------------------------------------------------------
-
-Kind: TypeAlias = Literal["network", "auth", "rate_limit", "server", "refused", "unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorClass:
-    """How to recover.
-
-    ``network`` waits for the network, ``auth`` refreshes the token once and then asks,
-    ``rate_limit`` waits as told, ``server`` and ``unknown`` try again later, ``refused`` never.
-    """
-
-    kind: Kind
-    wait: float | None
-    """Seconds before the next try (backoff comes on top); None: trying again cannot help."""
-
-
-RATE_LIMIT_WAIT = 60.0
-RETRY_AFTER_MAX = 3600.0
-"""The longest that a ``Retry-After`` is obeyed: no gateway's own window is longer, and a clock that is
-wrong, or somebody who wants it so, would else stop a table or the queue for years."""
-SERVER_WAIT = 5.0
-UNKNOWN_WAIT = 2.0
-
-
-def classify(error: BaseException) -> ErrorClass:
-    """Sort an exception by its type and status.
-
-    >>> classify(RateLimitedError("GET /rest/v1/t", retry_after=7))
-    ErrorClass(kind='rate_limit', wait=7)
-    >>> classify(ConnectionRefusedError()).kind
-    'network'
-    """
-    if isinstance(error, NotebookRTError):
-        return _classify_ours(error)
-    status = _status_of(error)
-    if status is not None:
-        return by_status(status)
-    # ssl.SSLError covers a certificate that a proxy made up: no retry mends it, but the network
-    # may change under a laptop, so it counts as network. httpx' and websockets' own transport
-    # errors reach this function only from net/, which wraps them as UnreachableError.
-    if isinstance(error, OSError | ssl.SSLError | asyncio.TimeoutError | EOFError):
-        return ErrorClass("network", 1.0)
-    return ErrorClass("unknown", UNKNOWN_WAIT)
-
-
-def _classify_ours(error: NotebookRTError) -> ErrorClass:
-    match error:
-        case UnreachableError():
-            return ErrorClass("network", 1.0)
-        case AuthError():
-            return ErrorClass("auth", None)
-        case RateLimitedError():
-            wait = RATE_LIMIT_WAIT if error.retry_after is None else error.retry_after
-            return ErrorClass("rate_limit", wait)
-        case ServerError():
-            return ErrorClass("server", error.retry_after or SERVER_WAIT)
-        case AnswerTooLargeError() | RefusedError() | TableError() | FilterError():
-            return ErrorClass("refused", None)
-        case ChannelRefusedError() | ClosedError():
-            return ErrorClass("refused", None)
-        case _:
-            return ErrorClass("unknown", UNKNOWN_WAIT)
-
-
-def _status_of(error: BaseException) -> int | None:
-    """The HTTP status an exception of httpx, websockets or a Supabase package carries, if any."""
-    for holder in (error, getattr(error, "response", None)):
-        for name in ("status_code", "status"):
-            value = getattr(holder, name, None)
-            if isinstance(value, int):
-                return value
-    return None
-
-
-def by_status(status: int, retry_after: float | None = None) -> ErrorClass:
-    """The class of an HTTP status.
-
-    >>> by_status(503), by_status(409)
-    (ErrorClass(kind='server', wait=5.0), ErrorClass(kind='refused', wait=None))
-    """
-    if status == 401:
-        return ErrorClass("auth", None)
-    if status == 429:
-        return ErrorClass("rate_limit", RATE_LIMIT_WAIT if retry_after is None else retry_after)
-    if status == 408 or status >= 500:
-        return ErrorClass("server", retry_after or SERVER_WAIT)
-    if status >= 400:
-        return ErrorClass("refused", None)
-    return ErrorClass("unknown", UNKNOWN_WAIT)
-
-
-def retry_after(header: str | None, now: float) -> float | None:
-    """``Retry-After`` in seconds: a number, or a date seen from ``now``; None if there is none.
-
-    At most `RETRY_AFTER_MAX`.
-
-    >>> retry_after("120", 0.0), retry_after("Thu, 01 Jan 1970 00:01:00 GMT", 50.0)
-    (120.0, 10.0)
-    >>> retry_after("31536000000", 0.0), retry_after("nan", 0.0)
-    (3600.0, None)
-    """
-    if header is None:
-        return None
-    try:
-        wait = float(header)
-    except ValueError:
-        try:
-            wait = email.utils.parsedate_to_datetime(header).timestamp() - now
-        except (ValueError, OverflowError):
-            return None
-    return None if wait != wait else min(max(0.0, wait), RETRY_AFTER_MAX)
 
 
 def __dir__() -> list[str]:

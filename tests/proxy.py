@@ -69,6 +69,7 @@ _HOP: Final = frozenset(
 )
 _WORDS: Final = {
     401: {"code": "PGRST301", "message": "JWT could not be verified"},
+    404: {"code": "PGRST202", "message": "Could not find the function"},
     429: {"message": "API rate limit exceeded"},
     503: {"message": "name resolution failed"},
 }

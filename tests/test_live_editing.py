@@ -20,9 +20,10 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
-from notebook_rt.edits.decide import Answer, judge
+from notebook_rt.edits.decide import judge
 from notebook_rt.edits.merge import Strategy
 from notebook_rt.local import LocalStack
+from notebook_rt.model.http import Answer
 from notebook_rt.widgets.adapters import TableOf
 from tests import proxy as faults
 from tests.proxy import Proxy

@@ -17,7 +17,8 @@ import notebook_rt as nrt
 from notebook_rt.cli.doctor import AUDIT_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
-from notebook_rt.net.rest import RestClient
+from notebook_rt.model.http import Answer, Request
+from notebook_rt.net.http import HttpClient
 from tests.benchmarks import bench_far
 from tests.link import Link
 from tests.waiting import scaled, until
@@ -138,15 +139,15 @@ def test_a_million_rows_are_loaded_audited_and_reconciled_within_the_timeout(
 ) -> None:
     """A hosted project's 3 s for a statement of ``anon``; no request of ours needs a third of them."""
     asked: list[tuple[float, int]] = []
-    send = RestClient._send
+    send = HttpClient.send
 
-    async def watched(self: RestClient, *given: Any) -> httpx.Response:
+    async def watched(self: HttpClient, request: Request, **how: Any) -> Answer:
         began = time.perf_counter()
-        response = await send(self, *given)
-        asked.append((time.perf_counter() - began, response.status_code))
-        return response
+        answer = await send(self, request, **how)
+        asked.append((time.perf_counter() - began, answer.status))
+        return answer
 
-    monkeypatch.setattr(RestClient, "_send", watched)
+    monkeypatch.setattr(HttpClient, "send", watched)
     realtime = RealtimeOptions(events_per_second=None)
     with start(tmp_path, options=StackOptions(realtime=realtime)) as stack:
         stack.sql("create table big (id bigint primary key, bid float8, note text)")

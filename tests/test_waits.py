@@ -25,9 +25,6 @@ FIXED = {
         "a long task, which is cancelled"
     ),
     "net/test_loop.py::test_stopped_it_says_so_and_leaves_no_thread": "the same",
-    "net/test_socket.py::test_the_private_names_of_the_package_that_we_lean_on_are_there": (
-        "an argument that is only looked at: nothing is connected"
-    ),
     "outbox/kernel.py::edit_until_killed": "a process that is killed while it waits for an answer",
     "proxy.py::Proxy": "how long the proxy, a server, waits for a client that does not say goodbye",
 }

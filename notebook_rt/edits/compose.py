@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
 from notebook_rt.edits import decide
 from notebook_rt.edits.merge import Edit, Strategies, Strategy
 from notebook_rt.edits.ops import Json, Op, OpKind, lane_of
 from notebook_rt.errors import ConflictError, InvalidEditError
 from notebook_rt.model.coerce import coerce, missing
+from notebook_rt.model.kinds import INT_LIMITS
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import Schema, canonical, decode, equal, to_json
-
-INT_BITS: Final = {"int2": 16, "int4": 32, "int8": 64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Composer:
     def drawn(self, values: Mapping[str, Any]) -> list[str]:
         """The key's columns that are not given, and which a sequence may give."""
         types = self.schema.types
-        return [name for name in self._missing(values) if canonical(types[name]) in INT_BITS]
+        return [name for name in self._missing(values) if canonical(types[name]) in INT_LIMITS]
 
     def _missing(self, values: Mapping[str, Any]) -> list[str]:
         """The key's columns that are not given: a DataFrame's row has NaN there."""
@@ -174,8 +173,8 @@ class Composer:
             if value.__class__ is not int:
                 continue
             pg_type = canonical(self.schema.types[name])
-            bits = INT_BITS.get(pg_type)
-            if bits and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+            limit = INT_LIMITS.get(pg_type)
+            if limit and not -limit <= value < limit:
                 raise self.invalid(f"column {name!r}: {value} is too large for {pg_type}", name)
         return typed
 

@@ -22,7 +22,9 @@ import msgspec
 from notebook_rt.edits.merge import RULES, Conflict, Edit, Kind, Rebased, Strategies, Strategy
 from notebook_rt.edits.ops import Json, Op, changes_key
 from notebook_rt.errors import identifier, qualified
+from notebook_rt.model.classify import SERVER_WAIT, by_status
 from notebook_rt.model.filters import Condition, column_name
+from notebook_rt.model.http import Answer, Request
 from notebook_rt.model.types import (
     Numeric,
     canonical,
@@ -35,9 +37,6 @@ from notebook_rt.model.types import (
 )
 
 LEDGER: Final = "notebook_rt_write"
-SERVER_WAIT: Final = 5.0
-RATE_LIMIT_WAIT: Final = 60.0
-NETWORK_WAIT: Final = 1.0
 RENAMED: Final = "it was renamed or dropped since: discard this and edit the row again"
 _INSERTING: Final = "return=representation,resolution=ignore-duplicates"
 _MAX_CONDITION = 1_500
@@ -64,29 +63,6 @@ _NO_EQUALITY: Final = {
     "circle",
     "jsonpath",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One HTTP request, without the login."""
-
-    method: Literal["GET", "POST", "PATCH", "DELETE"]
-    path: str
-    params: tuple[tuple[str, str], ...] = ()
-    body: Json = None
-    prefer: str = ""
-    schema: str = "public"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back."""
-
-    status: int
-    body: Json = None
-    retry_after: float | None = None
-    """Seconds, from the header."""
-
 
 Meaning: TypeAlias = Literal["done", "refresh", "wait", "refused"]
 
@@ -129,44 +105,38 @@ def judge(
     >>> judge(Answer(500, {"code": "55000"}), attempts=0, now=0.0).meaning
     'refused'
     """
-    status = answer.status
-    if 200 <= status < 300:
+    if 200 <= answer.status < 300:
         return Verdict("done")
-    if status == 401 and not forbidden(answer):
-        return Verdict("refresh", words=words_of(answer))
-    if status == 429:
-        wait = RATE_LIMIT_WAIT if answer.retry_after is None else answer.retry_after
-        return Verdict("wait", words_of(answer), now + wait * (1 + jitter))
-    if (status == 408 or status >= 500) and not _is_final(_code(answer)):
+    words = words_of(answer)
+    if answer.token_refused:
+        return Verdict("refresh", words)
+    why = by_status(answer.status, answer.retry_after)
+    if why.kind == "rate_limit" and why.wait is not None:
+        return Verdict("wait", words, now + why.wait * (1 + jitter))
+    if why.kind == "server" and why.wait is not None and not _is_final(answer.code):
         if attempts + 1 >= max_attempts:
-            return Verdict("refused", words_of(answer), counts=True, lost=True)
+            return Verdict("refused", words, counts=True, lost=True)
         wait = max(SERVER_WAIT * 2**attempts, answer.retry_after or 0.0)
-        return Verdict("wait", words_of(answer), now + wait * (1 + jitter), True, lost=True)
-    return Verdict("refused", words_of(answer), columns=_code(answer) in _ABOUT_COLUMNS)
+        return Verdict("wait", words, now + wait * (1 + jitter), True, lost=True)
+    return Verdict("refused", words, columns=answer.code in _ABOUT_COLUMNS)
 
 
-def _is_final(code: Json) -> bool:
+def _is_final(code: str) -> bool:
     """Whether PostgreSQL said, whatever became of the HTTP status, that another try cannot help.
 
     The statement was rolled back then, so nothing of it is in.
     """
-    if not isinstance(code, str) or len(code) != 5:
-        return False
-    return code[:2] in _FINAL or code == _NOT_PREPARED
-
-
-def _code(answer: Answer) -> Json:
-    return answer.body.get("code") if isinstance(answer.body, dict) else None
+    return len(code) == 5 and (code[:2] in _FINAL or code == _NOT_PREPARED)
 
 
 def forbidden(answer: Answer) -> bool:
     """The no of a grant or a policy, which PostgREST gives as 401 to who is not signed in."""
-    return bool(_code(answer) == "42501")
+    return answer.code == "42501"
 
 
 def renamed(answer: Answer) -> bool:
     """Whether a column of a write is not there."""
-    return _code(answer) in ("PGRST204", "42703")
+    return answer.code in ("PGRST204", "42703")
 
 
 def lacking(op: Op, answer: Answer, role: str) -> str:
@@ -175,7 +145,7 @@ def lacking(op: Op, answer: Answer, role: str) -> str:
     The server's words tell a missing grant from a policy's no.
     """
     table = qualified(op.schema, op.target)
-    message = str(answer.body.get("message")) if isinstance(answer.body, dict) else ""
+    message = answer.words.get("message", "")
     if "row-level security policy" in message:
         return f"; this login needs a policy to {op.kind} {table}: add one, or sign_in()"
     if not message.startswith("permission denied for table"):
@@ -186,26 +156,20 @@ def lacking(op: Op, answer: Answer, role: str) -> str:
 
 def same_key(op: Op, answer: Answer) -> bool:
     """Whether an insert was refused because there is a row of its key; not of another unique column."""
-    if _code(answer) != "23505" or not isinstance(answer.body, dict):
+    if answer.code != "23505":
         return False
     # Who may not read the table is not told the columns, but the constraint's name.
-    said, constraint = str(answer.body.get("details") or ""), str(answer.body.get("message"))
+    said, constraint = answer.words.get("details", ""), answer.words["message"]
     names = ", ".join(map(identifier, op.key))
     return said.startswith(f"Key ({names})=") or constraint.rstrip('"').endswith("_pkey")
 
 
 def words_of(answer: Answer) -> str:
     """The server's words, in one line; what only a search engine reads comes last."""
-    body = answer.body
-    said = []
-    if isinstance(body, dict):
-        names = ("message", "msg", "error", "details", "hint")
-        said = [str(body[name]) for name in names if body.get(name)]
-    elif isinstance(body, str) and body:
-        said = [body[:500]]
+    said = [answer.words[name] for name in ("message", "details", "hint") if answer.words.get(name)]
     if not said:
         return f"the server answered {answer.status}"
-    code = f"{_code(answer)}, " if _code(answer) else ""
+    code = f"{answer.code}, " if answer.code else ""
     return f"{'; '.join(said)} ({code}HTTP {answer.status})"
 
 
@@ -291,7 +255,7 @@ def ledger_probe(op: Op) -> Request:
 
 def no_ledger(answer: Answer) -> bool:
     """Whether the ledger's function is not there."""
-    return answer.status == 404 or _code(answer) == "PGRST202"
+    return answer.status == 404 or answer.code == "PGRST202"
 
 
 def call(op: Op) -> Request:

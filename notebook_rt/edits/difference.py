@@ -8,16 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, Upsert
-from notebook_rt.model.types import equal
-
-
-def differs(row: Row, known: Row) -> bool:
-    """Whether a column that ``row`` has is another in ``known``."""
-    for name, value in row.items():
-        there = known.get(name)
-        if value is not there and not equal(value, there):
-            return True
-    return False
+from notebook_rt.model.types import differs, equal
 
 
 def net(changes: Iterable[RowChange]) -> list[RowChange]:

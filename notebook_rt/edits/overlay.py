@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from notebook_rt.edits.difference import between, differs, net, operation
+from notebook_rt.edits.difference import between, net, operation
 from notebook_rt.edits.merge import Edit, Strategies, merge_value
 from notebook_rt.edits.stacks import Stacks
 from notebook_rt.model.rows import Delete, Key, Load, Op, Row, RowChange, Rows, WireRow
-from notebook_rt.model.types import Schema, equal
+from notebook_rt.model.types import Schema, differs, equal
 
 DROPPED = 1_000
 """Rows of which discarded values are remembered."""

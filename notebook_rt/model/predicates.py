@@ -18,13 +18,13 @@ from uuid import UUID
 
 import numpy as np
 
+from notebook_rt.model.kinds import INT_LIMITS
 from notebook_rt.model.patterns import like, match
 from notebook_rt.model.types import decode
 
 Truth: TypeAlias = bool | Literal["unknowable"] | None
 UNKNOWABLE: Final = "unknowable"
 
-_INTS: Final = {"int2": 2**15, "int4": 2**31, "int8": 2**63}
 _TEXTS: Final = frozenset({"text", "varchar", "name"})
 _TIMES: Final = frozenset({"timestamptz", "timestamp", "date", "time"})
 # Extension types with an equality of their own: two texts that differ may be equal.
@@ -146,8 +146,8 @@ def _sign(value: Any, literal: str, pg_type: str, *, probe: bool = False) -> _Si
 def _comparer(
     pg_type: str,
 ) -> tuple[Callable[[str], Any], Callable[[Any, Any], _Sign]] | None:
-    if pg_type in _INTS:
-        return (lambda text: _read_int(text, _INTS[pg_type])), _three_way
+    if pg_type in INT_LIMITS:
+        return (lambda text: _read_int(text, INT_LIMITS[pg_type])), _three_way
     if pg_type == "numeric":
         return _read_numeric, _order_numeric
     if pg_type == "float8":

@@ -499,3 +499,8 @@ def equal(a: Any, b: Any) -> bool:
     if isinstance(a, bool) != isinstance(b, bool):
         return False
     return bool(a == b) or bool(a != a and b != b)
+
+
+def differs(row: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Whether a column of ``row`` is another in ``known``; one that ``known`` lacks is null there."""
+    return any(not equal(known.get(name), value) for name, value in row.items())

@@ -1,102 +1,79 @@
-"""What may be taken for an answer of the server's, and how large one may be (promise 13).
+"""What an answer over HTTP says, and what may be taken for the server's (promise 13): pure.
 
-In go the HTTP responses of the session's clients (tables, the queue, signing in), out come their bytes
-within bounds, or an error. A proxy, a login page and a broken gateway answer 200 too: what does not have
-the form of a REST answer is an error, so no row is taken from it and none for gone.
+In: status, headers and bytes. Out: an ``Answer``, and of one that is no success its named error. A
+proxy, a login page and a broken gateway answer 200 too: what does not have the form of a REST answer is
+an error, so no row is taken from it, none for gone, and no write for done or refused.
 """
 
 from __future__ import annotations
 
+import email.utils
 import re
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Mapping
 from typing import Any, Final
 
-import httpx
+from notebook_rt.errors import (
+    AuthError,
+    FilterError,
+    MissingColumnError,
+    MissingTableError,
+    NotebookRTError,
+    PermissionDeniedError,
+    RateLimitedError,
+    RefusedError,
+    ServerError,
+    StatementTimeoutError,
+    TokenExpiredError,
+    UnreachableError,
+)
+from notebook_rt.model.classify import by_status, retry_after
+from notebook_rt.model.decode import decode_json
+from notebook_rt.model.http import Answer, Request
 
-from notebook_rt.errors import AnswerTooLargeError
-
-ENCODINGS: Final = {"Accept-Encoding": "gzip"}
-"""What each client asks for. An encoding that nobody asked for, or several on top of one another, which
-a few bytes can blow up to any size, is refused."""
-
-_CHUNK: Final = 1024 * 1024
-"""Bytes decompressed at a time."""
-
+BETWEEN: Final = "is a proxy or a login page between?"
 _RANGE: Final = re.compile(r"(?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)")
+_NO_TABLE: Final = {"PGRST205", "PGRST106", "42P01", "PGRST202", "42883"}
+_BAD_FILTER: Final = {
+    *("PGRST100", "PGRST103", "PGRST108", "22P02", "22007", "22008", "22003", "42804")
+}
+_RIGHTS: Final = {"POST": "insert", "PATCH": "update", "DELETE": "delete"}
 
 
-class BoundedStream(httpx.AsyncByteStream):
-    """A response's body, decompressed, of at most ``most`` bytes."""
-
-    def __init__(self, response: httpx.Response, most: int) -> None:
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        self.received = 0
-        """Bytes that came over the wire."""
-        self._inner = response.stream
-        self._most = most
-        request = response.request
-        self._what = f"{request.method} {request.url.path}"
-        encoding = response.headers.pop("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", "gzip", "x-gzip"):
-            raise httpx.DecodingError(f"an answer encoded as {encoding[:80]!r}, not as gzip")
-        self._gzip: Any = (
-            None if encoding == "identity" else zlib.decompressobj(16 + zlib.MAX_WBITS)
-        )
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for raw in self._inner:
-            self.received += len(raw)
-            for piece in self._pieces(raw):
-                size += len(piece)
-                if size > self._most:
-                    raise AnswerTooLargeError(self._what, self._most)
-                yield piece
-        if self._gzip is not None and self.received and not self._gzip.eof:
-            raise httpx.RemoteProtocolError("the answer was cut short")
-
-    def _pieces(self, raw: bytes) -> list[bytes]:
-        if self._gzip is None:
-            return [raw]
-        pieces, size = [], 0
+def read_answer(
+    status: int, headers: Mapping[str, str], content: bytes, now: float, exact_numbers: bool = False
+) -> Answer:
+    """An answer as it came; ``now``, in seconds since the epoch, serves where it has no date."""
+    body: Any = None
+    json = False
+    if content:
         try:
-            while raw and size <= self._most:
-                piece = self._gzip.decompress(raw, _CHUNK)
-                pieces.append(piece)
-                size += len(piece)
-                raw = self._gzip.unconsumed_tail
-        except zlib.error as error:
-            raise httpx.DecodingError(f"an answer that is not gzip, as it says: {error}") from error
-        return pieces
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+            body, json = decode_json(content, exact_numbers), True
+        except ValueError:
+            body = content.decode(errors="replace")
+    date = http_date(headers.get("date"), now)
+    wait = retry_after(headers.get("retry-after"), date)
+    shown = row_range(headers.get("content-range"))
+    _, _, code = headers.get("proxy-status", "").partition("PostgREST; error=")
+    return Answer(status, body, wait, json, shown, date, code)
 
 
-def bounded(most: int) -> dict[str, list[Callable[[httpx.Response], Awaitable[None]]]]:
-    """The ``event_hooks`` of a client whose answers have at most ``most`` bytes, decompressed.
-
-    A hook, not a transport of our own: with one, httpx does not look at the proxies of the environment.
-    """
-
-    async def bound(response: httpx.Response) -> None:
-        response.stream = BoundedStream(response, most)
-
-    return {"response": [bound]}
+def http_date(header: str | None, now: float) -> float:
+    """A ``Date`` header in seconds since the epoch; ``now`` where there is none."""
+    try:
+        return email.utils.parsedate_to_datetime(header or "").timestamp()
+    except ValueError:
+        return float(int(now))
 
 
-def row_range(response: httpx.Response) -> tuple[int | None, int | None] | None:
+def row_range(header: str | None) -> tuple[int, int | None] | None:
     """How many rows an answer says it has, and how many there are in all (None: it does not say).
 
     None if there is no ``Content-Range``, which PostgREST gives with each of its answers.
 
-    >>> row_range(httpx.Response(206, headers={"Content-Range": "5-14/1500"}))
-    (10, 1500)
-    >>> row_range(httpx.Response(200, headers={"Content-Range": "*/*"}))
-    (0, None)
+    >>> row_range("5-14/1500"), row_range("*/*")
+    ((10, 1500), (0, None))
     """
-    found = _RANGE.fullmatch(response.headers.get("content-range", "").strip())
+    found = _RANGE.fullmatch((header or "").strip())
     if found is None:
         return None
     first, last, total = found.groups()
@@ -104,9 +81,9 @@ def row_range(response: httpx.Response) -> tuple[int | None, int | None] | None:
     return shown, None if total == "*" else int(total)
 
 
-def not_rows(response: httpx.Response, body: Any, *, counted: bool = False) -> str | None:
-    """Why ``body`` is no answer to a read of a table's rows; None: it is one."""
-    said = row_range(response)
+def not_rows(answer: Answer, *, counted: bool = False) -> str | None:
+    """Why a success is no answer to a read of a table's rows; None: it is one."""
+    body, said = answer.body, answer.shown
     if not isinstance(body, list) or not all(isinstance(row, dict) for row in body):
         return "its answer is no list of rows"
     if said is None:
@@ -118,3 +95,78 @@ def not_rows(response: httpx.Response, body: Any, *, counted: bool = False) -> s
     if counted and said[1] is None:
         return "its answer does not count the rows, as it was asked to"
     return None
+
+
+def no_supabase(what: str, answer: Answer) -> str | None:
+    """Why an answer that is no success comes from no Supabase project; None: it may."""
+    if answer.status < 400 or (answer.status == 404 and not answer.code):
+        return f"it answers {answer.status} to {what}: this is no Supabase project"
+    return None
+
+
+def not_written(request: Request, answer: Answer) -> str | None:
+    """Why an answer to one of the queue's requests is not the server's; None: it is."""
+    if not 200 <= answer.status < 300:
+        return no_supabase(str(request), answer)
+    if request.method == "GET" or "return=representation" in request.prefer:
+        body = answer.body
+        is_answer = isinstance(body, list) and all(isinstance(row, dict) for row in body)
+    elif request.path.startswith("/rest/v1/rpc/"):
+        is_answer = answer.shown is not None
+    else:  # "return=minimal" and broadcasts
+        is_answer = answer.body is None
+    return None if is_answer else f"somebody else answers {answer.status} to {request}; {BETWEEN}"
+
+
+def named_error(what: str, answer: Answer, url: str) -> NotebookRTError:
+    """The error of an answer that is not a success, whatever it was about."""
+    words, status, why = answer.words, answer.status, by_status(answer.status)
+    code, message = answer.code, words.get("message", "")
+    if why.kind == "rate_limit":
+        return RateLimitedError(what, answer.retry_after, message)
+    if why.kind == "auth":
+        if code == "PGRST303" or message == "JWT expired":  # the code is newer than the words
+            return TokenExpiredError(url, message)
+        return AuthError("key or token", url, message)
+    if code == "57014":
+        return StatementTimeoutError(what, status, message)
+    if why.kind == "server":
+        return ServerError(what, status, message, answer.retry_after)
+    if (stranger := no_supabase(what, answer)) is not None:
+        return UnreachableError(url, stranger)
+    return RefusedError(
+        what, status, code, message, words.get("details", ""), words.get("hint", "")
+    )
+
+
+def table_error(
+    request: Request, answer: Answer, url: str, table: str, role: str
+) -> NotebookRTError:
+    """The error of an answer that is not a success, of a request about ``table``."""
+    words, code, schema = answer.words, answer.code, request.schema
+    error = named_error(str(request), answer, url)
+    message = words.get("message", "")
+    if isinstance(error, RateLimitedError) or not table:
+        return error
+    if code == "42501":
+        right = _RIGHTS.get(request.method, "select")
+        return PermissionDeniedError(schema, table, role, right, message)
+    if not isinstance(error, RefusedError):
+        return error
+    # 42883 stands for an operator, too: a type without equality, which is no table that is missing.
+    if code in _NO_TABLE and not message.startswith("operator"):
+        return MissingTableError(schema, table, words.get("hint", ""), exposed=code != "PGRST106")
+    if code in ("42703", "PGRST204"):
+        return MissingColumnError(schema, table, _quoted(message))
+    if code in _BAD_FILTER and request.method in ("GET", "HEAD"):
+        return FilterError(f'table "{table}": {message} {words.get("details", "")}'.strip())
+    return error
+
+
+def _quoted(message: str) -> str:
+    """The column an error is about: its last word in quotes, or ``column t.x does not exist``."""
+    for quote in ("'", '"'):
+        if message.count(quote) >= 2:
+            return message.split(quote)[1]
+    words = message.split()
+    return words[1].rpartition(".")[2] if len(words) > 1 else message

@@ -18,10 +18,10 @@ from typing import Any, Final
 import httpx
 
 from notebook_rt.errors import ClosedError, LoginError, UnreachableError
-from notebook_rt.net.address import proxies
-from notebook_rt.net.answers import ENCODINGS, bounded
+from notebook_rt.net.answers import BETWEEN
 from notebook_rt.net.credentials import Credentials, checked_token, claims
 from notebook_rt.net.followed import FollowedClient
+from notebook_rt.net.http import new_client
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.ways import Way
 from notebook_rt.options import Options
@@ -159,12 +159,10 @@ class Login:
             headers=self._credentials.headers(),
             auto_refresh_token=False,
             persist_session=False,
-            http_client=httpx.AsyncClient(
-                timeout=self._options.connect_timeout,
-                follow_redirects=False,  # a password goes where the user said, nowhere else
-                headers=ENCODINGS,
-                event_hooks=bounded(self._options.max_answer_bytes),
-                mounts=proxies(self._url),
+            http_client=new_client(
+                self._url,
+                httpx.Timeout(self._options.connect_timeout),
+                self._options.max_answer_bytes,
             ),
         )
 
@@ -187,7 +185,7 @@ class Login:
             # Not as its cause: a traceback prints that with the server's words as they came.
             raise LoginError(self._url, error.message) from None
         except ValueError as error:  # pydantic's ValidationError is one
-            reason = "what answers there is no Supabase; is a proxy or a login page between?"
+            reason = f"what answers there is no Supabase; {BETWEEN}"
             raise UnreachableError(self._url, reason) from error
 
     async def set_auth(self, token: Token) -> None:

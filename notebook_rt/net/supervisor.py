@@ -11,7 +11,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from notebook_rt.errors import NotebookRTError, classify
+from notebook_rt.errors import NotebookRTError
+from notebook_rt.model.classify import classify
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.registry import Registry
@@ -107,7 +108,7 @@ class Connection:
 
     async def stop(self) -> None:
         """Close the socket properly, and stay closed."""
-        ws = self.socket._ws_connection
+        ws = self.socket.ws
         self._feed(Stop())
         for task in (self._opening, self._refreshing):
             if task is not None:

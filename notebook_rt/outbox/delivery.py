@@ -15,13 +15,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from notebook_rt.edits import decide
-from notebook_rt.edits.decide import Answer
 from notebook_rt.edits.merge import Strategies, rebase
 from notebook_rt.edits.ops import WRITES, Json, Op, changes_key, key_after
 from notebook_rt.errors import QueueError
+from notebook_rt.model.classify import NETWORK_WAIT
+from notebook_rt.model.http import Answer
+from notebook_rt.net.http import NoAnswerError
 from notebook_rt.outbox.lease import LeaseLostError
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.rest import NoAnswerError, Rest
+from notebook_rt.outbox.rest import Rest
 from notebook_rt.outbox.writing import Writer
 
 logger = logging.getLogger("notebook_rt")
@@ -280,7 +282,7 @@ class Delivery:
                 return
             elif not await self._merge(job, row, None):
                 return
-        await self._back(job.op, until=self._clock() + decide.NETWORK_WAIT)
+        await self._back(job.op, until=self._clock() + NETWORK_WAIT)
 
     async def _insert_unseen(self, op: Op) -> None:
         """Insert a row that may not be read: without it back, and without its key compared."""
@@ -341,12 +343,11 @@ class Delivery:
         for _ in range(_MERGES):
             op = job.op
             answer = await self._writer.send(decide.through_ledger(op))
-            code = answer.body.get("code") if isinstance(answer.body, dict) else None
             if decide.no_ledger(answer):  # dropped since: what left before is in doubt
                 self._writer.ledger = False
                 await self._write(job)
                 return
-            if code != "NRT01":
+            if answer.code != "NRT01":
                 if decide.judge(answer, 0, 0.0).meaning != "done":
                     await self._no(op, answer)
                     return
@@ -364,7 +365,7 @@ class Delivery:
             if not decide.only_once(job.op):
                 await self._write(job)
                 return
-        await self._back(job.op, until=self._clock() + decide.NETWORK_WAIT)
+        await self._back(job.op, until=self._clock() + NETWORK_WAIT)
 
     async def _call(self, op: Op) -> None:
         if op.sent and not op.repeatable:
@@ -459,7 +460,7 @@ class Delivery:
     async def _no_answer(self, ops: Sequence[Op], error: NoAnswerError) -> None:
         """The network is away: it waits, and that is no attempt."""
         self.offline = True
-        wait = decide.NETWORK_WAIT * (1 + 0.2 * self._random())
+        wait = NETWORK_WAIT * (1 + 0.2 * self._random())
         self.retry_at = max(self.retry_at, self._clock() + wait)
         for op in ops:
             await self._back(replace(op, sent=op.sent or error.sent), until=0.0)

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from notebook_rt.edits import decide
-from notebook_rt.edits.decide import Answer, Request
 from notebook_rt.edits.ops import Json, Op
-from notebook_rt.outbox.rest import NoAnswerError, Rest
+from notebook_rt.model.http import Answer, Request
+from notebook_rt.net.http import NoAnswerError
+from notebook_rt.outbox.rest import Rest
 
 TableName: TypeAlias = tuple[str, str]
 
@@ -49,12 +50,7 @@ class Writer:
         return None
 
     async def send(self, request: Request) -> Answer:
-        """Send a request, with a new token if the server refuses ours."""
-        answer = await self._rest.send(request)
-        refused = decide.judge(answer, 0, 0.0).meaning == "refresh"
-        if refused and await self._rest.refresh():
-            answer = await self._rest.send(request)
-        return answer
+        return await self._rest.send(request)
 
     async def write(self, op: Op, *, by_xmin: bool = False) -> Answer:
         """The conditional write, with the row back."""

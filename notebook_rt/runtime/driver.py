@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -44,6 +43,7 @@ from notebook_rt.runtime.buffer import Buffer
 from notebook_rt.runtime.feed import Feed, T, Verdict
 from notebook_rt.runtime.reader import Reader
 from notebook_rt.runtime.services import Services
+from notebook_rt.runtime.waiting import Checks, Question
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
@@ -95,31 +95,6 @@ KNOW_SECONDS = 5.0
 """How long an edit waits for what it must know of the table: its columns, the login's grants."""
 
 
-@dataclass(slots=True)
-class _Check:
-    """Somebody who has asked for a comparison."""
-
-    future: concurrent.futures.Future[Verdict] = field(default_factory=concurrent.futures.Future)
-    since: float = field(default_factory=time.monotonic)
-    found: tuple[int, float] | None = None
-    """Rows and seconds of the audit, while it is not known whether what differed was on its way."""
-
-
-@dataclass(slots=True, eq=False)
-class _Question:
-    """Somebody who waits for columns to be learnt."""
-
-    columns: Sequence[str]
-    future: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
-
-
-def _judge(checks: Sequence[_Check], differed: int) -> None:
-    """What the audits have found is final: say so to who has asked."""
-    for check in checks:
-        if check.found is not None and not check.future.done():
-            check.future.set_result(Verdict(check.found[0], differed, check.found[1]))
-
-
 class TableDriver(Feed):
     """One mirrored table: its mirror, its store, its listeners.
 
@@ -149,8 +124,8 @@ class TableDriver(Feed):
         self.audited_at: float | None = None
         """Monotonic time of the last audit; None before the first."""
         self._freshness = Freshness()
-        self._checks: list[_Check] = []
-        self._questions: list[_Question] = []
+        self._checks = Checks()
+        self._questions: list[Question] = []
         self._grants: tuple[str, ...] | None = None
         """What this login may do, as the server said last; None: it did not."""
         self._late = False
@@ -304,23 +279,22 @@ class TableDriver(Feed):
             asyncio.get_running_loop().call_later(1.0, self._tell_while_late)
 
     def verify(self) -> concurrent.futures.Future[Verdict]:
-        check = _Check()
-        if self.error is not None:
-            check.future.set_exception(self.error)
-        elif self.status == "closed":
-            check.future.set_exception(ClosedError(f'table "{self.name}"'))
+        verdict = self._checks.ask()
+        if self.status in ("closed", "error"):
+            self._checks.fail(self._end)
         else:
-            self._checks = [one for one in self._checks if not one.future.done()] + [check]
             self._feed(AuditNow())
-        return check.future
+        return verdict
+
+    @property
+    def _end(self) -> Exception:
+        """Why it shows nothing any more."""
+        return self.error or ClosedError(f'table "{self.name}"')
 
     def set_status(self, status: Status, reason: str) -> None:
         super().set_status(status, reason)
         if status in ("closed", "error"):
-            error = self.error or ClosedError(f'table "{self.name}"')
-            for check in self._checks:
-                if not check.future.done():
-                    check.future.set_exception(error)
+            self._checks.fail(self._end)
 
     def calm(self) -> bool:
         return self.services.calm()
@@ -545,7 +519,7 @@ class TableDriver(Feed):
         unknown = tuple(name for name in columns if schema is not None and name not in schema.types)
         if not unknown or not isinstance(mirror, Mirror) or mirror.described.complete:
             return
-        question = _Question(unknown)
+        question = Question(unknown)
 
         def ask() -> None:
             self._questions.append(question)
@@ -683,8 +657,7 @@ class TableDriver(Feed):
                 self._freshness.proven()
             case "learnt":
                 for question in self._questions:
-                    if set(question.columns) <= set(detail["named"]) and not question.future.done():
-                        question.future.set_result(None)
+                    question.learnt(detail["named"])
             case "audit":
                 metrics.audits += 1
                 self.synced_at = pd.Timestamp.now("UTC")
@@ -692,22 +665,14 @@ class TableDriver(Feed):
                 self.audited_at = time.monotonic()
                 self._freshness.proven()
                 self.services.on_facts()
-                asked = [
-                    check
-                    for check in self._checks
-                    if check.found is None and detail["began"] >= check.since
-                ]
-                for check in asked:
-                    check.found = int(detail["rows"]), float(detail["seconds"])
-                if not detail.get("differing"):
-                    _judge(asked, int(detail.get("changed", 0)))
+                self._checks.audited(detail)
             case "explained":
                 self.drifted = False
                 self.services.on_facts()
-                _judge(self._checks, 0)
+                self._checks.judged(0)
             case "drift":
-                metrics.drift += int(detail.get("rows", 1))
-                _judge(self._checks, int(detail.get("rows", 1)))
+                metrics.drift += (rows := int(detail.get("rows", 1)))
+                self._checks.judged(rows)
                 self.services.on_note("info", f'table "{self.spec.table}": drift repaired')
             case _:
                 pass

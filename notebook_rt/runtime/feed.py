@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import pandas as pd
 import pyarrow as pa
 
-from notebook_rt.errors import NotebookRTError, classify
+from notebook_rt.errors import NotebookRTError
+from notebook_rt.model.classify import classify
 from notebook_rt.model.rows import Key, RowChange, at_most
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Schema

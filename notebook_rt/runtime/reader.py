@@ -10,7 +10,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from notebook_rt.errors import NotebookRTError, ProtocolError, classify
+from notebook_rt.errors import NotebookRTError, ProtocolError
+from notebook_rt.model.classify import classify
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.runtime.services import Services
 from notebook_rt.sync.events import Event, Fetch, Fetched, FetchFailed, Page

@@ -22,9 +22,10 @@ from notebook_rt.errors import (
     NotebookRTError,
     RefusedError,
     WaitTimeoutError,
-    classify,
     fresh,
 )
+from notebook_rt.model.classify import classify
+from notebook_rt.model.http import Request
 from notebook_rt.model.signal import Signal
 from notebook_rt.net.registry import Place
 from notebook_rt.net.websocket.topic import SocketChannel
@@ -273,14 +274,15 @@ class Room:
             "private": self.private,
         }
         try:
+            body = {"messages": [message]}
             answer = await self.services.rest.request(
-                "POST", "/realtime/v1/api/broadcast", body={"messages": [message]}
+                Request("POST", "/realtime/v1/api/broadcast", body=body)
             )
         except NotebookRTError as error:
             if classify(error).kind in ("network", "server", "rate_limit"):
                 return False
             raise
-        return not answer.content  # a page with words in it is a proxy's: nothing was sent
+        return answer.empty  # a page with words in it is a proxy's: nothing was sent
 
     def enable_presence(self) -> None:
         """Ask for presence; a channel joined without it joins again."""

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from notebook_rt.edits.compose import INT_BITS
 from notebook_rt.edits.editing import Editing, SendResult
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.listing import in_states, refused, undecided, what
@@ -32,10 +31,12 @@ from notebook_rt.errors import (
     UnreachableError,
     printable,
 )
+from notebook_rt.model.kinds import INT_LIMITS
 from notebook_rt.model.rows import Key
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Column, canonical
 from notebook_rt.net.credentials import claims
+from notebook_rt.net.http import HttpClient
 from notebook_rt.net.loop import Coalesced
 from notebook_rt.outbox import key_cache
 from notebook_rt.outbox.empty import EMPTY
@@ -43,7 +44,7 @@ from notebook_rt.outbox.key_cache import ColumnName, KeyCache, NoKeyDrawnError
 from notebook_rt.outbox.lease import kernel_name
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.rest import HttpRest, NoAnswerError
+from notebook_rt.outbox.rest import REQUEST_SECONDS, HttpRest
 from notebook_rt.outbox.schema import path_for
 from notebook_rt.outbox.sessions import whose
 from notebook_rt.outbox.worker import Worker
@@ -327,12 +328,16 @@ class _Open:
             written=self._count_written,
         )
         self.editors: dict[TableDriver, Editor] = {}
-        self._rest = HttpRest(
+        http = HttpClient(
             project.url,
-            self._headers,
+            project.credentials,
             project.login.refresh,
+            seconds=REQUEST_SECONDS,
             max_answer_bytes=project.options.max_answer_bytes,
+            usage=project.usage,
+            may_send=lambda: self._ours,
         )
+        self._rest = HttpRest(http)
         self.worker = Worker(
             self.outbox,
             self._rest,
@@ -364,12 +369,6 @@ class _Open:
     def _ours(self) -> bool:
         """Nobody else has signed in meanwhile."""
         return self.writes.who() == self.owner.login
-
-    def _headers(self) -> Mapping[str, str]:
-        """The login's headers; none once somebody else has signed in, until this is closed."""
-        if not self._ours:
-            raise NoAnswerError(self.project.url, "somebody else has signed in", sent=False)
-        return self.project.credentials.headers()
 
     def _count_written(self) -> None:
         """A row was written here: the server tells of it, or drops that, too."""
@@ -557,7 +556,7 @@ class TableEdits:
     def fills(self, column: Column) -> bool:
         """Whether a new row may go without this column of the key, as far as is known."""
         spec, pg_type = self.driver.spec, canonical(column.pg_type)
-        if pg_type in INT_BITS:
+        if pg_type in INT_LIMITS:
             return self.writes.draws((spec.schema, spec.table, column.name))
         return pg_type == "uuid"
 

@@ -37,7 +37,6 @@ from notebook_rt.store.encode import CLASSES, NULL_MOMENT, STORED, encode, momen
 from notebook_rt.store.frozen import freeze
 
 _UTC_DTYPE: Final = pd.DatetimeTZDtype("us", "UTC")
-_NOTHING: Final = np.empty(0, "int64")
 
 
 def column_of(
@@ -353,7 +352,7 @@ class ObjectColumn(ColumnStore):
             return None
         try:
             made = pa.array(self.everything(), wanted)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError):
             return None
         return None if _has_empty_struct(made.type) else made
 

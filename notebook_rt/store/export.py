@@ -34,5 +34,5 @@ def _text(pg_type: str, value: Any) -> str | None:
     if isinstance(value, str):
         return value.encode(errors="replace").decode()  # Arrow has no half of a surrogate pair
     if isinstance(value, (list, dict)):
-        return json.dumps(to_json(pg_type, value))
+        return json.dumps(to_json(pg_type, value))  # Decimals as text: JSON has no NaN
     return to_rest(pg_type, value)

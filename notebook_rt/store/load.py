@@ -88,8 +88,8 @@ def page_column(
         try:
             moments = pa.array(values, pa.string()).cast(arrow_type(pg_type))
             return FixedColumn(stamps(moments), None, pg_type, backend, numeric)
-        except pa.ArrowInvalid:
-            pass  # infinity, BC, or a form that only the slow way knows
+        except (pa.ArrowInvalid, UnicodeEncodeError):
+            pass  # infinity, BC, half of a surrogate pair, or a form that only the slow way knows
     if of not in _AS_JSON or not set(map(type, values)) <= {_AS_JSON[of], NoneType}:
         decode = decoder(pg_type, numeric)
         values = [None if value is None else decode(value) for value in values]

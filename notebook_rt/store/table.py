@@ -25,7 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, WireRow
-from notebook_rt.model.types import Backend, Column, Schema, equal, key_part, kind
+from notebook_rt.model.types import Backend, Column, Schema, differs, key_part, kind
 from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import TextColumn, column_of, pick
 from notebook_rt.store.dense import Positions, Step
@@ -537,11 +537,6 @@ def _given(rows: Sequence[Row], places: Positions, name: str) -> tuple[Positions
     except KeyError:
         given = [at for at, row in enumerate(rows) if name in row]
         return places[given], [rows[at][name] for at in given]
-
-
-def differs(now: Row, was: Row) -> bool:
-    """Whether a column of ``now`` is another in ``was``; one that ``was`` lacks is null there."""
-    return any(not equal(was.get(name), now[name]) for name in now)
 
 
 def changes_between(

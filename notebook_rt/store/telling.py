@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from notebook_rt.model.rows import Key, Row, RowChange
+from notebook_rt.model.types import differs
 from notebook_rt.store.order import Ordered
-from notebook_rt.store.table import Table, changes_between, differences, differs
+from notebook_rt.store.table import Table, changes_between, differences
 
 
 class Telling:

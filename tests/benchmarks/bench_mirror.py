@@ -63,7 +63,7 @@ class Watched:
 
     @property
     def requests(self) -> int:
-        return self.session._project.rest.requests
+        return self.session._project.rest.http.requests
 
     def audit(self) -> tuple[float, int]:
         """Milliseconds and requests of one."""

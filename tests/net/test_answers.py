@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 
-from notebook_rt.edits.decide import Request
-from notebook_rt.errors import AnswerTooLargeError, NotebookRTError, UnreachableError, classify
+from notebook_rt.errors import AnswerTooLargeError, NotebookRTError, UnreachableError
+from notebook_rt.model.classify import classify
+from notebook_rt.model.http import Request
 from notebook_rt.net import ways
 from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.http import HttpClient, NoAnswerError
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
-from notebook_rt.outbox.rest import HttpRest, NoAnswerError
+from notebook_rt.outbox.rest import HttpRest
 from notebook_rt.sync.events import Query
 from tests.net.test_login import login
 
@@ -86,7 +88,7 @@ STRANGERS = [
     answer(b"", status="204 No Content"),
     answer(ROWS[:-3], "0-1/2"),
     answer(ROWS, "0-1/2")[:-4],
-    answer(gzip.compress(ROWS)[:-6], "0-1/2", Content_Encoding="gzip"),
+    answer(gzip.compress(ROWS, mtime=0)[:-6], "0-1/2", Content_Encoding="gzip"),
 ]
 
 
@@ -109,7 +111,7 @@ async def test_rows_with_and_without_compression_are_read() -> None:
         async with server(said) as url, client(url) as rest:
             page = await rest.fetch("public", "t", Query((), count=True))
             assert (list(page.rows), page.count) == (json.loads(ROWS), 2)
-            assert rest.bytes_received == len(said.partition(b"\r\n\r\n")[2])
+            assert rest.http.bytes_received == len(said.partition(b"\r\n\r\n")[2])
 
 
 @pytest.mark.parametrize("said", [answer(b"", None), answer(b"", "*/*"), answer(b"", "0-1/x")])
@@ -146,10 +148,21 @@ REQUESTS = [
 @pytest.mark.parametrize("body", [b'{"message": "please log in"}', b"<html>Log in</html>", b"{}"])
 async def test_a_login_page_makes_no_write_done(request_: Request, body: bytes) -> None:
     async with server(answer(body)) as url:
-        queue = HttpRest(url, dict)
+        queue = HttpRest(HttpClient(url, Credentials("k"), seconds=10))
         with pytest.raises(NoAnswerError, match="login page") as caught:
             await queue.send(request_)
         assert caught.value.sent
+        await queue.aclose()
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: f"{one.method} {one.path}")
+@pytest.mark.parametrize("status", ["302 Found", "307 Temporary Redirect", "404 Not Found"])
+async def test_a_portal_or_another_site_refuses_no_write(request_: Request, status: str) -> None:
+    said = answer(b"<html>Log in</html>", status=status, Location="http://portal.example/login")
+    async with server(said) as url:
+        queue = HttpRest(HttpClient(url, Credentials("k"), seconds=10))
+        with pytest.raises(NoAnswerError, match="no Supabase project"):
+            await queue.send(request_)
         await queue.aclose()
 
 
@@ -186,9 +199,9 @@ async def test_an_answer_has_a_size_and_says_which_table_and_option(said: Any) -
         with pytest.raises(AnswerTooLargeError, match=r"/rest/v1/t.*max_answer_bytes") as caught:
             await rest.fetch("public", "t", Query(()))
         assert classify(caught.value).wait is None, "asked again it would be as large"
-        assert rest.bytes_received <= 2 * MIB
+        assert rest.http.bytes_received <= 2 * MIB
     async with server(said) as url:
-        queue = HttpRest(url, dict, max_answer_bytes=MIB)
+        queue = HttpRest(HttpClient(url, Credentials("k"), seconds=10, max_answer_bytes=MIB))
         with pytest.raises(NoAnswerError, match="max_answer_bytes"):
             await queue.send(REQUESTS[1])
         await queue.aclose()
@@ -244,7 +257,7 @@ async def test_nobody_stops_a_table_or_the_queue_for_a_thousand_years(
         wait = classify(caught.value).wait
         assert wait is not None
         assert wait <= 3600
-        queue = HttpRest(url, dict)
+        queue = HttpRest(HttpClient(url, Credentials("k"), seconds=10))
         assert (await queue.send(REQUESTS[1])).retry_after == wait
         await queue.aclose()
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.websocket.socket import Socket
 from notebook_rt.options import Options
+from notebook_rt.sync.events import Binding
 from notebook_rt.sync.usage import TICK
 from tests.net.test_socket import CONFIG, Ears
 
@@ -141,13 +142,40 @@ def change(key: int) -> bytes:
     return msgspec.json.encode(frame)
 
 
+BINDINGS = (Binding("INSERT", "public", "t", "id=gt.3"), Binding("DELETE", "public", "t"))
+TAKEN = [
+    {"id": 1, "event": "INSERT", "schema": "public", "table": "t", "filter": "id=gt.3"},
+    {"id": 2, "event": "DELETE", "schema": "public", "table": "t"},
+]
+
+
+@pytest.mark.parametrize(
+    ("taken", "heard"),
+    [
+        (TAKEN, "joined"),
+        (None, "joined"),
+        (TAKEN[:1], "failed"),
+        (TAKEN[::-1], "failed"),
+        ([TAKEN[0] | {"filter": None}, TAKEN[1]], "failed"),
+        ([], "failed"),
+        ([3, 4], "failed"),
+    ],
+)
+async def test_a_join_counts_only_if_the_server_streams_what_was_asked_for(
+    taken: object, heard: str
+) -> None:
+    payload = {"status": "ok", "response": {"postgres_changes": taken}}
+    frame = {"topic": TOPIC, "event": "phx_reply", "ref": "1", "payload": payload}
+    _, [(told, *_)] = await dispatched(msgspec.json.encode(frame))
+    assert told == heard
+
+
 async def dispatched(*frames: bytes) -> tuple[Socket, list[tuple[Any, ...]]]:
     """The socket that took these frames, and what its listeners heard."""
     ears = Ears()
     socket = Socket("http://127.0.0.1:9", Credentials("k"), Options(), ears)
     channel = socket.open_channel("t", CONFIG, ears)
-    channel._prepare_join(channel._subscribe_answered)
-    channel.messages_waiting_for_ack["1"] = channel.join_push
+    await channel.subscribe_to(BINDINGS)  # it cannot leave, but would take an answer to "1"
     for frame in frames:
         socket._dispatch(frame)
     heard = []

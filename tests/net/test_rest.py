@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 
-from notebook_rt.edits.decide import Request
 from notebook_rt.errors import (
     AuthError,
     ClosedError,
@@ -27,13 +26,15 @@ from notebook_rt.errors import (
     StatementTimeoutError,
     TokenExpiredError,
     UnreachableError,
-    classify,
 )
 from notebook_rt.local import LocalStack
+from notebook_rt.model.classify import classify
+from notebook_rt.model.http import Request
 from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.http import HttpClient, NoAnswerError
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
-from notebook_rt.outbox.rest import HttpRest, NoAnswerError
+from notebook_rt.outbox.rest import HttpRest
 from notebook_rt.sync.events import Query
 from tests.waiting import scaled
 
@@ -77,7 +78,7 @@ async def test_the_description_is_read_once_for_who_asks_at_once(
     query = Query((), describe=(table,))
     pages = await asyncio.gather(*(client.fetch("public", table, query) for _ in range(5)))
     assert table in pages[0].value["definitions"]
-    assert client.requests == 6  # each asks the optional SQL first
+    assert client.http.requests == 6  # each asks the optional SQL first
     await client.aclose()
 
 
@@ -95,7 +96,7 @@ async def test_a_closed_description_is_asked_for_once_and_renews_no_token(
     for _ in range(3):
         page = await client.fetch("public", table, Query((), describe=(table,)))
         assert page.value is None
-    assert client.requests == 4  # the SQL three times: it may be there the next time
+    assert client.http.requests == 4  # the SQL three times: it may be there the next time
     assert renewed == []
     await client.aclose()
 
@@ -105,7 +106,7 @@ async def test_the_optional_sql_counts_more_than_the_description(
 ) -> None:
     page = await rest.fetch("public", table, Query((), describe=(table,)))
     assert page.value["tables"][table]["key"] == ["id"]
-    assert rest.requests == 2, "both are asked at once, for they take a round trip each"
+    assert rest.http.requests == 2, "both are asked at once, for they take a round trip each"
 
 
 async def test_what_answers_a_put_in_other_words_proves_nothing(
@@ -248,8 +249,8 @@ async def test_answers_of_gateways_and_strangers(
 ) -> None:
     """What the local stack never says, said by httpx' own test transport."""
     client = RestClient("http://project.test", Credentials("k"), Options())
-    await client._http.aclose()
-    client._http = httpx.AsyncClient(
+    await client.aclose()
+    client.http._client = httpx.AsyncClient(
         base_url=client.url, transport=httpx.MockTransport(lambda request: answer)
     )
     with pytest.raises(expected) as caught:
@@ -288,7 +289,7 @@ async def test_an_answer_that_drips_is_no_answer() -> None:
         await client.fetch("public", "t", Query(()))
     await client.aclose()
     # The queue's: another kernel may send what this one has waited for longer than its lease.
-    queue = HttpRest(url, dict, timeout=0.2)
+    queue = HttpRest(HttpClient(url, Credentials("k"), seconds=0.2))
     with pytest.raises(NoAnswerError, match="no answer in time") as caught:
         await queue.send(Request("GET", "/rest/v1/t"))
     assert caught.value.sent

@@ -14,7 +14,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from notebook_rt.errors import ErrorClass
+from notebook_rt.model.classify import ErrorClass
 from notebook_rt.options import Options
 from notebook_rt.sync.connection.joins import Effect as Joining
 from notebook_rt.sync.connection.joins import Join, Joins

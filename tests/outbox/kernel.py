@@ -27,6 +27,8 @@ from notebook_rt.edits.ops import Json
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.model.rows import Key, RowChange
 from notebook_rt.model.types import Column, Schema
+from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.http import HttpClient
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import HttpRest
@@ -82,7 +84,7 @@ class Kernel:
         # The machine's clock is wrong by ``clock_offset``; what the session knows of it mends it.
         self.clock: Callable[[], float] = lambda: time.time() + clock_offset - true_offset
         self.url, self.key, self.table_name = url, key, table
-        self.headers = {"apikey": key, "Authorization": f"Bearer {key}"}
+        self.credentials = Credentials(key)
         self.outbox = Outbox(path, OWNER, lease=5.0)
         self.notes: list[tuple[str, str]] = []
         self.editing = Editing(
@@ -93,7 +95,7 @@ class Kernel:
         self.table = Table(SCHEMA)
         self.overlay = Overlay(self.table, SCHEMA, strategies)
         self.refreshes: list[str] = []
-        self.rest = HttpRest(url, lambda: self.headers, self._refresh, timeout=timeout)
+        self.rest = HttpRest(HttpClient(url, self.credentials, self._refresh, seconds=timeout))
         self.worker = Worker(
             self.outbox,
             self.rest,
@@ -103,10 +105,10 @@ class Kernel:
             batch=batch,
         )
 
-    async def _refresh(self) -> bool:
+    async def _refresh(self, refused: str | None) -> bool:
         if not self.refreshes:
             return False
-        self.headers["Authorization"] = f"Bearer {self.refreshes.pop(0)}"
+        self.credentials.access_token = self.refreshes.pop(0)
         return True
 
     def read(self, url: str | None = None) -> None:

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
-from notebook_rt.edits.decide import Answer, Request
 from notebook_rt.edits.ops import Json
+from notebook_rt.model.http import Answer, Request
 from notebook_rt.model.rows import Delete, Op, Upsert
 from notebook_rt.model.types import Column, Schema
-from notebook_rt.outbox.rest import NoAnswerError
+from notebook_rt.net.http import NoAnswerError
 
 Fault: TypeAlias = Literal["", "lost", "away", "silent", "503", "503 after"]
 """The answer is lost; nothing arrives; something may have arrived, and has not; the server or a gateway
@@ -42,9 +42,6 @@ class Table:
         """The codes of what was refused, but for `BAD` values."""
         self._version = 100
         self._versions = dict.fromkeys(self.rows, 100)
-
-    async def refresh(self) -> bool:
-        return False
 
     async def send(self, request: Request) -> Answer:
         fault = self.faults.pop(0) if self.faults else ""

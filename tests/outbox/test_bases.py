@@ -21,19 +21,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notebook_rt.edits import shown
-from notebook_rt.edits.decide import Answer, Request
 from notebook_rt.edits.editing import Editing
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.filters import Condition
+from notebook_rt.model.http import Answer, Request
 from notebook_rt.model.rows import Upsert
 from notebook_rt.model.types import Column, Schema, to_rest
+from notebook_rt.net.http import NoAnswerError
 from notebook_rt.net.loop import shared
 from notebook_rt.options import Options
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.rest import NoAnswerError
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.store.journal import JournalledTable
@@ -85,9 +85,6 @@ class Server:
         self.rows[key] = {**self.rows[key], **values}
         self.versions[key] = next(self.xmin)
         self.events.append(self.rows[key])
-
-    async def refresh(self) -> bool:
-        return False
 
     async def send(self, request: Request) -> Answer:
         lose, self.lose = self.lose, ""

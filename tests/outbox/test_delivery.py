@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 
 from notebook_rt.edits import decide
-from notebook_rt.edits.decide import Answer as Reply
-from notebook_rt.edits.decide import Request
 from notebook_rt.errors import QueueError
 from notebook_rt.local import LocalStack
+from notebook_rt.model.http import Answer as Reply
+from notebook_rt.model.http import Request
+from notebook_rt.net.http import NoAnswerError
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.rest import NoAnswerError
 from tests.outbox.kernel import OWNER, Kernel
 from tests.proxy import Answer, Cut, Proxy, lost_answers
 from tests.waiting import until

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from notebook_rt.edits.decide import Answer as Reply
-from notebook_rt.edits.decide import Request
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.ops import Op
 from notebook_rt.errors import ConflictError, InvalidEditError
 from notebook_rt.local import LocalStack
+from notebook_rt.model.http import Answer as Reply
+from notebook_rt.model.http import Request
 from notebook_rt.outbox.worker import Worker
 from tests.outbox.kernel import Kernel
 from tests.proxy import Answer, Proxy, lost_answers
@@ -409,9 +409,6 @@ class TenAtOnce:
         await self.there.wait()
         return Reply(200, [request.body])
 
-    async def refresh(self) -> bool:
-        return False
-
 
 async def test_what_is_answered_together_is_put_down_in_one_commit(
     stack: LocalStack, table: str, kernel: MakeKernel
@@ -477,7 +474,7 @@ async def test_a_lost_answer_is_recognised(
     k = kernel(url=proxy.url)
     if with_ledger:  # somebody signed in, whose ledger is his own
         token = stack.token("authenticated", str(uuid.uuid4()))
-        k.headers["Authorization"] = f"Bearer {token}"
+        k.credentials.access_token = token
     other = k.editor.insert({"note": "x", "tags": []})
     k.editor.edit(key, {"n": 11})
     await k.drain()
@@ -576,15 +573,13 @@ async def test_a_refused_token_is_refreshed_once_then_asked_for(
     stack: LocalStack, table: str, key: str, kernel: MakeKernel
 ) -> None:
     k = kernel()
-    good = k.headers["Authorization"].removeprefix("Bearer ")
-    expired = stack.token("anon", ttl=-60)
-    k.headers["Authorization"] = f"Bearer {expired}"
+    k.credentials.access_token = stack.token("anon", ttl=-60)
     k.editor.edit(key, {"note": "mine"})
     await k.worker.step()
     assert "401" in k.worker.unauthorized
     assert states(k) == ["waiting"]
     assert await k.worker.step() == 0
-    k.refreshes.append(good)
+    k.refreshes.append(k.key)
     k.worker.wake()
     await k.drain()
     assert row(stack, table, key)["note"] == "mine"  # type: ignore[index]  # it is there

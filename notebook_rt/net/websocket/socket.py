@@ -1,11 +1,8 @@
-"""The ``realtime`` package's client, with a receive loop of our own.
+"""The one socket of a session: opened once when it is told to, its frames handed to their channels.
 
-The package stays the carrier of the protocol: joins, refs, pushes, presence bookkeeping. What it
-does badly for a table that must be true (``docs/design/facts.md``, "What realtime-py does") is replaced here:
-one try to connect and no reconnecting (``sync/connection/supervisor.py`` decides), frames up to 8 MiB, each
-decoded once, changes handed straight to their table, heartbeats with a ref and a read answer, no
-rejoin timers, nothing buffered behind our back, no user code. ``tests/net/test_socket.py`` pins every
-private name of the package that is leaned on.
+One try to connect and no reconnecting (``sync/connection/supervisor.py`` decides), frames up to 8 MiB,
+each decoded once, changes handed straight to their table, heartbeats with a ref and a read answer,
+nothing buffered behind our back. What carries the protocol below is in ``upstream.py``.
 """
 
 from __future__ import annotations
@@ -15,15 +12,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
-from realtime import AsyncRealtimeClient
-from realtime.message import Message
-from realtime.types import ChannelStates
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.datastructures import Headers, MultipleValuesError
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 
 from notebook_rt.errors import (
@@ -32,13 +26,14 @@ from notebook_rt.errors import (
     RateLimitedError,
     ServerError,
     UnreachableError,
-    retry_after,
 )
 from notebook_rt.net.address import is_loopback
+from notebook_rt.net.answers import named_error, read_answer
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.websocket.frames import ChangeFrame, UnknownFrame, decode_frame
 from notebook_rt.net.websocket.intake import Intake
 from notebook_rt.net.websocket.topic import ChannelListener, SocketChannel
+from notebook_rt.net.websocket.upstream import Carrier
 from notebook_rt.options import Options
 from notebook_rt.sync.usage import Counts, Usage
 
@@ -82,7 +77,7 @@ class SocketListener(Protocol):
         """The rate of messages has come near the limit of the plan."""
 
 
-class Socket(AsyncRealtimeClient):
+class Socket(Carrier):
     """A client of one project. ``open`` makes one try; the listener hears when it ends."""
 
     def __init__(
@@ -93,12 +88,7 @@ class Socket(AsyncRealtimeClient):
         listener: SocketListener,
         usage: Usage | None = None,
     ) -> None:
-        super().__init__(
-            f"{url}/realtime/v1",
-            token=credentials.key,
-            auto_reconnect=False,
-            timeout=int(max(1.0, options.join_timeout)),
-        )
+        super().__init__(f"{url}/realtime/v1", credentials.key, int(max(1.0, options.join_timeout)))
         self.project_url = url
         self.options = options
         self.credentials = credentials
@@ -112,6 +102,7 @@ class Socket(AsyncRealtimeClient):
         self.bytes_received = 0
         self.last_frame_at = 0.0
         self.access_token: str | None = credentials.spoken
+        self._watching: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Try once to open a socket.
@@ -147,40 +138,28 @@ class Socket(AsyncRealtimeClient):
         except (OSError, TimeoutError, WebSocketException, EOFError) as error:
             reason = str(error) or "no answer in time"
             raise UnreachableError(self.project_url, reason) from None  # its text quotes headers
-        self._ws_connection = ws
+        self.ws = ws
         self.last_frame_at = time.monotonic()
-        self._listen_task = asyncio.get_running_loop().create_task(
+        self._watching = asyncio.get_running_loop().create_task(
             self._watch(ws), name="notebook_rt-socket"
         )
 
-    async def connect(self) -> None:
-        """Nothing: the supervisor opens the socket. The package calls this before a subscribe."""
-
     def detach(self) -> ClientConnection | None:
         """Let go of the socket, without a word to the listener; what is left is to close it."""
-        ws, self._ws_connection = self._ws_connection, None
-        task, self._listen_task = self._listen_task, None
+        ws, self.ws = self.ws, None
+        task, self._watching = self._watching, None
         if task is not None:
             task.cancel()
-        self._orphan_channels()
+        self.orphan_channels()
         return ws
-
-    def _orphan_channels(self) -> None:
-        """No answer will come any more to what was pushed on the socket that is gone."""
-        for channel in self.channels.values():
-            channel.join_push.destroy()
-            for push in channel.messages_waiting_for_ack.values():
-                push.destroy()
-            channel.messages_waiting_for_ack.clear()
-            channel.state = ChannelStates.ERRORED
 
     async def _watch(self, ws: ClientConnection) -> None:
         """Wait for the end of the socket, and tell of it."""
         await ws.wait_closed()
-        if self._ws_connection is ws:
-            self._ws_connection = None
-            self._listen_task = None
-            self._orphan_channels()
+        if self.ws is ws:
+            self.ws = None
+            self._watching = None
+            self.orphan_channels()
             # Sent and not answered to: the server broke the protocol or a limit, and we hung up.
             protocol = ws.protocol
             here = protocol.close_sent is not None and not protocol.close_rcvd_then_sent
@@ -227,7 +206,7 @@ class Socket(AsyncRealtimeClient):
         if self.usage.received(len(raw), counts, self.last_frame_at):
             self.listener.limit_near()
 
-    async def send(self, message: Message | dict[str, Any]) -> None:
+    async def transmit(self, fields: Mapping[str, Any]) -> None:
         """Send now; with no socket, nothing is kept for later: that is the queue's work.
 
         Raises
@@ -235,10 +214,9 @@ class Socket(AsyncRealtimeClient):
         ConnectionError
             If the socket is gone.
         """
-        ws = self._ws_connection
+        ws = self.ws
         if ws is None:
             raise ConnectionError("not connected")
-        fields = message if isinstance(message, dict) else dict(message)
         encoded = msgspec.json.encode(fields)
         try:
             await ws.send(encoded, text=True)
@@ -250,16 +228,15 @@ class Socket(AsyncRealtimeClient):
 
     async def beat(self, ref: str) -> None:
         with contextlib.suppress(ConnectionError):  # the receive loop hears of that too
-            await self.send({"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": ref})
+            await self.transmit(
+                {"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": ref}
+            )
 
     def open_channel(
         self, topic: str, config: Mapping[str, Any], listener: ChannelListener
     ) -> SocketChannel:
         """The channel of ``topic`` (without ``realtime:``), registered but not joined."""
-        full = f"realtime:{topic}"
-        channel = SocketChannel(self, full, dict(config), listener)
-        self.channels[full] = channel
-        return channel
+        return SocketChannel(self, f"realtime:{topic}", dict(config), listener)
 
 
 async def hang_up(ws: ClientConnection) -> None:
@@ -275,30 +252,16 @@ async def hang_up(ws: ClientConnection) -> None:
         ws.transport.abort()
 
 
-def _wait_of(headers: Headers) -> float | None:
-    """The seconds that the answer asks to wait; None if it does not say, or says it twice."""
-    try:
-        return retry_after(headers.get("Retry-After"), time.time())
-    except MultipleValuesError:
-        return None
-
-
 def _refused(url: str, error: InvalidStatus) -> NotebookRTError:
     """The named error of a handshake that was answered with something else than 101."""
     response = error.response
-    status = response.status_code
-    body = (response.body or b"")[:500].decode(errors="replace")
-    if body.lstrip().startswith("<"):
-        body = response.reason_phrase  # a gateway's page is for browsers
-    with contextlib.suppress(msgspec.DecodeError):
-        words = msgspec.json.decode(body)
-        if isinstance(words, dict):
-            body = str(words.get("error") or words.get("message") or body)
-    if status in (401, 403):
-        return AuthError("key", url, body)
-    after = _wait_of(response.headers)
-    if status == 429:
-        return RateLimitedError("connecting", after, body)
-    if status >= 500:
-        return ServerError("connecting", status, body, after)
-    return UnreachableError(url, f"the websocket was answered with {status}: {body}")
+    said = {name: response.headers.get_all(name) for name in response.headers}
+    headers = {name.lower(): values[0] for name, values in said.items() if len(values) == 1}
+    answer = read_answer(response.status_code, headers, response.body or b"", time.time())
+    words = answer.words.get("message") or response.reason_phrase
+    if answer.status in (401, 403):
+        return AuthError("key", url, words)
+    named = named_error("connecting", replace(answer, body=words), url)
+    if isinstance(named, RateLimitedError | ServerError):
+        return named
+    return UnreachableError(url, f"the websocket was answered with {answer.status}: {words}")

@@ -7,27 +7,18 @@ changes pass by the package's callbacks.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
-from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimePostgresChangesListenEvent
-from realtime._async.push import AsyncPush
-from realtime._async.timer import AsyncTimer
-from realtime.message import ReplyPostgresChanges
-from realtime.types import (
-    ChannelStates,
-    RealtimeAcknowledgementStatus,
-    RealtimeChannelOptions,
-    RealtimeSubscribeStates,
-)
 
+from notebook_rt.net.websocket.upstream import CarriedChannel, Carrier
 from notebook_rt.sync.events import Binding, Change
 
 _EVENTS = ("broadcast", "phx_reply", "presence_state", "presence_diff", "system")
 """Events whose payload is an object."""
+_SAME = ("event", "schema", "table", "filter")
+"""What the server repeats of a binding."""
 _SYSTEM_KEYS = frozenset({"message", "status", "extension", "channel"})
 
 
@@ -53,110 +44,46 @@ class ChannelListener(Protocol):
         """After the package's bookkeeping took it in."""
 
 
-class _NoTimer(AsyncTimer):
-    """When to join again is decided by ``sync/connection/joins.py``."""
-
-    def schedule_timeout(self, delay: float | None = None) -> None:
-        pass
-
-
-class SocketChannel(AsyncRealtimeChannel):
-    """One topic. ``join`` again as often as needed; nothing happens by itself."""
+class SocketChannel(CarriedChannel):
+    """One topic. ``subscribe_to`` again as often as needed; nothing happens by itself."""
 
     def __init__(
-        self,
-        socket: AsyncRealtimeClient,
-        topic: str,
-        config: dict[str, Any],
-        listener: ChannelListener,
+        self, carrier: Carrier, topic: str, config: dict[str, Any], listener: ChannelListener
     ) -> None:
-        params: RealtimeChannelOptions = {"config": config}  # type: ignore[typeddict-item]  # checked by the server
-        super().__init__(socket, topic, params)
+        super().__init__(carrier, topic, config)
         self.listener = listener
         self.joined_as: str | None = None
         """The access token of its join."""
-        self.rejoin_timer = _NoTimer(self._rejoin_if_connected, lambda tries: 0.0)
+        self._config = config
+        self._asked: list[dict[str, Any]] = []
 
     async def subscribe_to(self, bindings: tuple[Binding, ...]) -> None:
         """Join, or join again, with these bindings; the listener hears the answer."""
-        self.join_push.destroy()
-        self.join_push = self._create_join_push()
-        self.postgres_changes_callbacks.clear()
-        for binding in bindings:
-            self.on_postgres_changes(
-                RealtimePostgresChangesListenEvent(binding.event),
-                _unused,
-                table=binding.table,
-                schema=binding.schema,
-                filter=binding.filter,
-                select=None if binding.select is None else list(binding.select),
-            )
+        self._asked = [_wire(binding) for binding in bindings]
+        config = {**self._config, "postgres_changes": self._asked}
         self.joined_as = self.socket.access_token
-        self._prepare_join(self._subscribe_answered)
-        try:
-            await self._rejoin()
-        except ConnectionError:  # the receive loop hears of that too
-            self.join_push.destroy()  # or it would be missed later, when the topic is joined anew
+        await self.send_join({"config": config, "access_token": self.joined_as})
 
-    def _subscribe_answered(self, state: RealtimeSubscribeStates, error: Exception | None) -> None:
-        if state == RealtimeSubscribeStates.SUBSCRIBED:
-            self.listener.channel_joined()
-        elif state == RealtimeSubscribeStates.TIMED_OUT:
+    def join_answered(self, status: str, response: Any) -> None:
+        if status == "timeout":
             self.listener.channel_failed("no answer to the join")
-        elif state == RealtimeSubscribeStates.CHANNEL_ERROR:
-            self.listener.channel_failed(_reason(error))
+        elif status == "error":
+            words = response.get("reason") or msgspec.json.encode(response).decode()
+            self.listener.channel_failed(str(words))
+        elif self._is_as_asked(response):
+            self.listener.channel_joined()
+        else:
+            self.crashed()
+            self.listener.channel_failed("the server streams other changes than were asked for")
 
-    async def leave(self) -> None:
-        """Leave without waiting for the answer; nothing of this channel is heard any more."""
-        self.join_push.destroy()
-        self.socket._remove_channel(self)
-        self.state = ChannelStates.CLOSED
-        push = AsyncPush(self, "phx_leave", {}, self.timeout)
-        with contextlib.suppress(ConnectionError):
-            await push.send()
-        push.destroy()
-
-    async def ask(self, event: str, payload: dict[str, Any], seconds: float) -> Any:
-        """Push and wait for the server's answer.
-
-        Raises
-        ------
-        ConnectionError
-            If the socket is gone, or goes.
-        TimeoutError
-            If no answer came.
-        """
-        push = AsyncPush(self, event, payload, int(seconds) + 1)
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def answered(status: str) -> Any:
-            def settle(response: Any) -> None:
-                if not answer.done():
-                    answer.set_result((status, response))
-
-            return settle
-
-        push.receive(RealtimeAcknowledgementStatus.Ok, answered("ok"))
-        push.receive(RealtimeAcknowledgementStatus.Error, answered("error"))
-        try:
-            await push.send()
-            async with asyncio.timeout(seconds):
-                return await answer
-        finally:
-            push.destroy()
-            if push.ref is not None:
-                self.messages_waiting_for_ack.pop(push.ref, None)
-
-    async def tell(self, event: str, payload: dict[str, Any]) -> None:
-        """Push; no answer is wanted. Raises ConnectionError if the socket is gone."""
-        await self.socket.send(
-            {
-                "topic": self.topic,
-                "event": event,
-                "payload": payload,
-                "ref": self.socket._make_ref(),
-                "join_ref": self.join_push.ref,
-            }
+    def _is_as_asked(self, response: Any) -> bool:
+        """Whether the server has taken the bindings as they were sent; an older one does not say."""
+        taken = response.get("postgres_changes") if isinstance(response, dict) else None
+        if not isinstance(taken, list):
+            return True
+        return len(taken) >= len(self._asked) and all(
+            isinstance(one, dict) and all(one.get(name) == asked.get(name) for name in _SAME)
+            for one, asked in zip(taken, self._asked, strict=False)
         )
 
     def receive(self, event: str, payload: Any, ref: str | None) -> int:
@@ -173,7 +100,7 @@ class SocketChannel(AsyncRealtimeChannel):
             case "phx_reply":
                 return self._answered(ref, fields)
             case "presence_state" | "presence_diff":
-                if not self._keep_presence(event, fields):
+                if not self.keep_presence(event, fields):
                     return 1
                 self.listener.presence(event, fields)
             case "system":
@@ -183,11 +110,10 @@ class SocketChannel(AsyncRealtimeChannel):
             case "phx_close":
                 # Joining a topic twice: the old join's close comes after the new join's ok.
                 if ref is None or ref == self.join_push.ref:
-                    self.join_push.destroy()
-                    self.state = ChannelStates.CLOSED
+                    self.closed()
                     self.listener.channel_closed()
             case "phx_error":
-                self.state = ChannelStates.ERRORED
+                self.crashed()
                 self.listener.channel_failed(str(fields.get("reason", "the channel crashed")))
             case _:
                 return 1
@@ -197,41 +123,18 @@ class SocketChannel(AsyncRealtimeChannel):
         status = payload.get("status")
         if status not in ("ok", "error"):
             return 1  # such as one that says that the answer is still to come
-        push = self.messages_waiting_for_ack.pop(ref, None) if ref is not None else None
-        if push is None:
-            return 0
-        response = payload.get("response")
-        if status == "ok":
-            try:
-                reply = ReplyPostgresChanges.model_validate(response)
-            except ValueError:  # an answer of another shape is an answer
-                reply = ReplyPostgresChanges.model_validate({})
-            push.trigger(RealtimeAcknowledgementStatus.Ok, reply)
-        else:
-            refusal = response if isinstance(response, dict) else {"reason": str(response)}
-            push.trigger(RealtimeAcknowledgementStatus.Error, refusal)
+        if ref is not None:
+            self.take_answer(ref, status == "ok", payload.get("response"))
         return 0
 
-    def _keep_presence(self, event: str, payload: Mapping[str, Any]) -> bool:
-        try:
-            if event == "presence_state":
-                self.presence._on_state_event(dict(payload))
-            else:
-                self.presence._on_diff_event(payload)  # type: ignore[arg-type]  # the KeyError is caught
-        except (KeyError, TypeError, AttributeError):
-            return False  # a shape that the package does not know
-        return True
 
-
-def _unused(payload: object) -> None:
-    """Changes never take the way through the package's callbacks."""
-
-
-def _reason(error: Exception | None) -> str:
-    """The words in the package's ``Exception(json.dumps(response))``."""
-    text = str(error)
-    try:
-        words = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text
-    return str(words.get("reason", text)) if isinstance(words, dict) else text
+def _wire(binding: Binding) -> dict[str, Any]:
+    """A binding as a join carries it."""
+    fields = {
+        "event": binding.event,
+        "schema": binding.schema,
+        "table": binding.table,
+        "filter": binding.filter,
+        "select": None if binding.select is None else list(binding.select),
+    }
+    return {name: value for name, value in fields.items() if value}

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from notebook_rt.errors import ErrorClass
+from notebook_rt.model.classify import ErrorClass
 from notebook_rt.options import Options
 
 State: TypeAlias = Literal["disconnected", "connecting", "connected", "reconnecting"]

@@ -1,6 +1,6 @@
 """A query's machine: when to fetch again what Realtime cannot stream, and what differs then.
 
-It speaks the mirror's language (``sync/events.py``), so the same driver runs it. What a table it
+It is a ``Machine`` as the mirror is (``sync/table/machine.py``), so the same driver runs it. What a table it
 depends on says is only *that* something changed. The promises:
 
 * **The trailing edge.** After the last change of a dependency, an answer asked for later is shown.
@@ -31,40 +31,23 @@ from notebook_rt.model.spec import QuerySpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.sync.events import (
-    AuditNow,
     Binding,
     Cause,
-    Closed,
-    Confirmed,
-    Effect,
+    Change,
     Event,
-    Failed,
-    Fetched,
-    FetchFailed,
-    Gap,
-    Hint,
     Joined,
-    Lost,
     Published,
     Query,
-    Received,
-    ReceivedMany,
-    Refused,
     Rejoin,
     Shown,
-    Status,
-    StatusChanged,
-    Tick,
     Told,
-    Wake,
 )
 from notebook_rt.sync.query.answer import POSITION, Answers
 from notebook_rt.sync.rate import ChangeRate
-from notebook_rt.sync.table.auditing import NEVER, AuditTimer
 from notebook_rt.sync.table.discovery import Described, described, typed
-from notebook_rt.sync.table.flows import Flow, Flows, ReadRefusedError
+from notebook_rt.sync.table.flows import Flow, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon
-from notebook_rt.sync.table.mirror import JOIN_PATIENCE, POLL_GROWTH, POLL_SHARE
+from notebook_rt.sync.table.machine import JOIN_PATIENCE, Machine
 
 READ: Final = "read"
 RETRY_MAX: Final = 30.0
@@ -72,7 +55,7 @@ TORN: Final = 2
 """So many answers in a row that changed between two of their pages are read again at once."""
 
 
-class Requery:
+class Requery(Machine):
     """The state machine of one query; see the module. Used as ``sync.mirror.Mirror`` is."""
 
     def __init__(
@@ -83,35 +66,23 @@ class Requery:
         rate: ChangeRate,
     ) -> None:
         self.spec = spec
-        self.options = options
-        self.want_changes = False
-        self.status: Status = "loading"
+        super().__init__(options, Horizon(options))
         self.schema: Schema | None = None
         """None until the first answer; without a key it has the column ``POSITION``."""
         self.rows: Rows | None = None
         self._make_rows = make_rows
-        self._now = 0.0
-        self._out: list[Effect] = []
-        self._flows = Flows(Horizon(), self._out.append)
         self._learnt = False
-        self._answers = Answers(spec, options.page_size, options.max_rows, self._out.append)
+        self._answers = Answers(spec, options.page_size, options.max_rows, self._emit)
         self._bindings: tuple[Binding, ...] = ()
         self._shown: dict[Key, bytes] = {}
-        self._begun = self._confirmed = self._lost = self._closed = False
-        self._patience_ends = float("inf")
-        self._failed: Exception | None = None
         self._marks = 1
         """Counts what may have changed the answer; the beginning is the first."""
         self._gap_mark = 1
-        self._gap_reason = self._told_reason = "starting"
         self._shown_mark = 0
         """The marks that there were when the answer that is shown was asked for."""
         self._due = float("-inf")
         self._rest_until = float("-inf")
-        self._poll_at = float("inf")
-        self._audits = AuditTimer(options)
         self._rate = rate
-        self._poll_every = options.poll_interval
         self._refusal: Exception | None = None
         self._refusals = 0
 
@@ -120,94 +91,33 @@ class Requery:
         """One binding a table, with its key only where that is known; empty until learnt."""
         return self._bindings
 
-    @property
-    def next_audit(self) -> float | None:
-        """Monotonic time of the next reading on a timer; None while none is to come."""
-        return self._audits.at if self._confirmed and self._audits.at != NEVER else None
-
-    @property
-    def doubt(self) -> str:
-        """Why the answer may be old while changes flow, until it was read again; empty: no reason."""
-        return self._audits.doubt
-
     waiting_since = None
     """A change is never applied: it makes the query be read."""
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
-        """Take what happened at monotonic ``now`` (seconds); return what to do."""
-        self._out.clear()
-        if self._closed:
-            return []
-        self._now = now
-        if not self._begun:
-            self._begun = True
-            self._patience_ends = now + JOIN_PATIENCE
-            self._flows.start(READ, self._guard(self._learn()), now)
-        self._take(event)
-        if self._failed is None and not self._closed:
-            self._start_what_is_due()
-            self._judge()
-            self._wake()
-        return list(self._out)
+    @property
+    def _shows(self) -> bool:
+        return self.rows is not None
+
+    def _begin(self) -> None:
+        self._flows.start(READ, self._guard(self._learn()), self._now)
 
     # What happened --------------------------------------------------------------------------------
 
     def _take(self, event: Event) -> None:
-        match event:
-            case Received() | ReceivedMany():
-                self._marks += 1
-                self._due = min(self._due, self._now + self.spec.debounce)
-            case Fetched():
-                self._flows.fetched(event)
-            case FetchFailed():
-                self._flows.failed(event, self._now)
-            case Tick():
-                self._flows.tick(self._now)
-            case Joined():
-                self._confirmed = False
-                self._patience_ends = self._now + JOIN_PATIENCE
-            case Confirmed():
-                self._confirmed = True
-                self._flows.hurry()
-                self._flows.tick(self._now)
-                self._open_gap("changes were confirmed")
-            case Lost(reason):
-                self._leave_stream(reason)
-            case Refused(error, final):
-                if final:
-                    self._fail(error)
-                else:
-                    self._leave_stream(str(error))
-            case Gap(reason):
-                self._open_gap(reason)
-            case AuditNow():
-                self._audits.ask(self._now)
-            case Hint(reason):
-                self._audits.hint(self._now, reason)
-            case Closed():
-                self._flows.stop_all()
-                self._set_status("closed", "closed")
-                self._closed = True
+        super()._take(event)
+        if isinstance(event, Joined):
+            self._patience_ends = self._now + JOIN_PATIENCE
 
-    def _open_gap(self, reason: str) -> None:
+    def _receive(self, changes: Sequence[Change]) -> None:
         self._marks += 1
-        self._gap_mark, self._gap_reason = self._marks, reason
-        self._due = self._now
-        if self.rows is not None:
-            self._out.append(Told("gap", {"reason": reason}))
+        self._due = min(self._due, self._now + self.spec.debounce)
 
-    def _leave_stream(self, reason: str) -> None:
-        self._confirmed = False
-        self._lost = True
-        self._open_gap(reason)
-        self._poll_every = self.options.poll_interval
+    def _note_gap(self) -> None:
+        self._marks += 1
+        self._gap_mark, self._due = self._marks, self._now
 
-    def _fail(self, error: Exception) -> None:
-        if self._failed is None:
-            self._failed = error
-            self._flows.stop_all()
-            self._out.append(Failed(error))
-            self._set_status("error", str(error))
+    def _refused_for_good(self, error: Exception) -> None:
+        self._fail(error)
 
     # What to do next ------------------------------------------------------------------------------
 
@@ -235,7 +145,7 @@ class Requery:
 
     def _next_at(self) -> float:
         """When to read next."""
-        if self.rows is None and self._bindings and not (self._confirmed or self._lost):
+        if self.rows is None and self._bindings and not (self._confirmed or self._has_lost):
             return self._patience_ends
         if self._shown_mark < self._marks:
             return max(self._due, self._rest_until)
@@ -257,17 +167,8 @@ class Requery:
         else:
             self._set_status("live", self.doubt)
 
-    def _set_status(self, status: Status, reason: str) -> None:
-        if (status, reason) != (self.status, self._told_reason):
-            self.status, self._told_reason = status, reason
-            self._out.append(StatusChanged(status, reason))
-
-    def _wake(self) -> None:
-        at = self._flows.wake_at
-        if READ not in self._flows:
-            at = self._next_at()
-        if at is not None and at != float("inf"):
-            self._out.append(Wake(max(at, self._now)))
+    def _waits(self) -> Sequence[float | None]:
+        return [self._flows.wake_at if READ in self._flows else self._next_at()]
 
     # Flows ----------------------------------------------------------------------------------------
 
@@ -321,7 +222,7 @@ class Requery:
         self._bindings = tuple(bindings)
         self._learnt = True
         if bindings:
-            self._out.append(Rejoin("the dependencies are known"))
+            self._emit(Rejoin("the dependencies are known"))
 
     def _read(self, cause: Cause) -> Flow:
         answers = self._answers
@@ -351,11 +252,10 @@ class Requery:
         self._shown_mark = mark
         self._rest_until = self._now + took
         self._audits.ended(self._now, took, clean=True)
-        slower = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
-        self._poll_every = self.options.poll_interval if changed else slower
-        self._poll_at = self._now + max(self._poll_every, took / POLL_SHARE)
+        self._slow_down(changed=bool(changed))
+        self._poll_at = self._next_poll(took)
         detail = {"rows": len(rows), "changed": changed, "seconds": took, "began": began}
-        self._out.append(Told("audit" if cause == "audit" else "reconciled", detail))
+        self._emit(Told("audit" if cause == "audit" else "reconciled", detail))
 
     # Showing --------------------------------------------------------------------------------------
 
@@ -386,13 +286,13 @@ class Requery:
         load.commit()
         if now is not before:
             self.rows, self.schema = now, schema
-            self._out.append(Shown(now, schema))
+            self._emit(Shown(now, schema))
         self._shown = answer
         changes = [
             _change(pair, gone, None if pair[1] is None else now.get(pair[1]))
             for pair, gone in zip(told_of, was, strict=True)
         ]
-        self._out.append(Published("snapshot" if before is None else cause, changes))
+        self._emit(Published("snapshot" if before is None else cause, changes))
         return max(1, len(pairs))
 
 

@@ -20,63 +20,42 @@ from notebook_rt.errors import (
     MissingTableError,
     NotebookRTError,
     PermissionDeniedError,
-    classify,
 )
+from notebook_rt.model.classify import classify
 from notebook_rt.model.rows import Rows
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.sync.events import (
-    AuditNow,
     Binding,
     Change,
-    Closed,
     ColumnsSuspect,
-    Confirmed,
-    Effect,
     Event,
-    Failed,
-    Fetched,
     FetchFailed,
-    Gap,
-    Hint,
     Joined,
-    Lost,
-    Received,
-    ReceivedMany,
-    Refused,
-    Status,
-    StatusChanged,
-    Tick,
-    Told,
     Turn,
     TurnOver,
     TurnWanted,
-    Wake,
 )
 from notebook_rt.sync.rate import ChangeRate
 from notebook_rt.sync.table import discovery
-from notebook_rt.sync.table.auditing import NEVER, AuditTimer, Traffic
+from notebook_rt.sync.table.auditing import NEVER, Traffic
 from notebook_rt.sync.table.change import UnreadableError
-from notebook_rt.sync.table.flows import Flow, Flows, ReadRefusedError
+from notebook_rt.sync.table.flows import Flow, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon
+from notebook_rt.sync.table.machine import POLL_SHARE, Machine
 from notebook_rt.sync.table.passes import Learning, Pass, Passes, Proof
 from notebook_rt.sync.table.replica import Replica
 
 MAIN: Final = "main"
 REFETCH: Final = "refetch"
-JOIN_PATIENCE: Final = 5.0
-"""Seconds to wait for the first ``Confirmed`` before reading without it, as if polling."""
-POLL_SHARE: Final = 0.2
-"""At most this share of the time is spent polling a table."""
-POLL_GROWTH: Final = 1.5
 LEARN_PAUSE: Final = 10.0
 """Seconds between two questions for columns that a page has shown to be others."""
 REFUSALS: Final = 3
 """So many refused reads in a row, and the table is in error."""
 
 
-class Mirror:
+class Mirror(Machine):
     """The state machine that keeps one table true.
 
     Parameters
@@ -96,38 +75,20 @@ class Mirror:
         rate: ChangeRate,
     ) -> None:
         self.spec = spec
-        self.options = options
-        self.want_changes = False
-        """Whether somebody listens: then ``Published.changes`` is filled."""
-        self.status: Status = "loading"
-        self.synced_at: float | None = None
-        """Monotonic time of the last proof: a load, a reconciliation or an audit that finished."""
-        self._now = 0.0
-        self._out: list[Effect] = []
-        self._horizon = Horizon(options)
-        self._flows = Flows(self._horizon, self._emit)
+        super().__init__(options, Horizon(options))
         self._passes = Passes(
             spec, make_rows, options, self._horizon, self._emit, lambda: self._flows.waited
         )
-        self._joined = self._confirmed = False
         self._gaps = 0
         self._closed_gaps = 0
-        self._gap_reason = ""
         self._since: float | None = None
-        self._failed: Exception | None = None
-        self._closed = False
-        self._begun_at: float | None = None
-        self._poll_at = float("inf")
-        self._audits = AuditTimer(options)
         self._traffic = Traffic()
         self._rate = rate
         self._learn_at = self._retry_at = float("-inf")
-        self._poll_every = options.poll_interval
         self._turn: Literal["", "asked", "had"] = ""
         """Whether this table has asked to poll, and may."""
         self._asked_at = float("-inf")
         self._refusals = 0
-        self._reason = self._told_reason = "starting"
 
     # What the driver asks -----------------------------------------------------------------------
 
@@ -146,16 +107,6 @@ class Mirror:
     def described(self) -> discovery.Described:
         """What the server said of the table when it was learnt last."""
         return self._passes.described
-
-    @property
-    def next_audit(self) -> float | None:
-        """Monotonic time of the next audit; None while none is to come."""
-        return self._audits.at if self._confirmed and self._audits.at != NEVER else None
-
-    @property
-    def doubt(self) -> str:
-        """Why rows may be wrong while changes flow, until an audit has looked; empty: no reason."""
-        return self._audits.doubt
 
     @property
     def waiting_since(self) -> float | None:
@@ -188,64 +139,26 @@ class Mirror:
             Binding("DELETE", *table, None, select),
         )
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
-        """Take what happened at monotonic ``now`` (seconds); return what to do."""
-        self._out = []
-        if self._closed or (self._failed is not None and not isinstance(event, Closed)):
-            return []
-        self._now = self._passes.now = self._horizon.now = now
-        if self._begun_at is None:
-            self._begun_at = now
-            self._flows.start(MAIN, self._guard(self._prove(self._passes.learn())), now)
-        self._take(event)
-        self._go_on()
-        return self._out
+    @property
+    def _shows(self) -> bool:
+        return self.rows is not None
+
+    def _begin(self) -> None:
+        self._flows.start(MAIN, self._guard(self._prove(self._passes.learn())), self._now)
 
     # What happened ------------------------------------------------------------------------------
 
     def _take(self, event: Event) -> None:
         match event:
-            case Received(change):
-                self._receive([change])
-            case ReceivedMany(changes):
-                self._receive(changes)
-            case Fetched():
-                self._flows.fetched(event)
             case FetchFailed():
                 self._end_turn()  # what waits to try again keeps no other table waiting
                 if classify(event.error).kind == "server":
                     self._audits.hint(self._now, "the server has failed to answer")
-                self._flows.failed(self._patiently(event), self._now)
-            case Tick():
-                self._flows.tick(self._now)
+                super()._take(self._patiently(event))
             case Joined():
-                self._joined, self._confirmed = True, False
+                super()._take(event)
                 self._horizon.joined()
                 self._open_gap("a new join")
-            case Confirmed():
-                if not self._confirmed:
-                    self._audits.resumed(self._now)
-                self._joined = self._confirmed = True
-                self._flows.hurry()
-                self._flows.tick(self._now)
-                self._open_gap("changes were confirmed")
-            case Lost(reason):
-                self._leave_stream(reason)
-            case Refused(error, final):
-                if not final:
-                    self._leave_stream(str(error))
-                elif self.rows is None:
-                    self._fail(error)
-                else:
-                    self._leave_stream(str(error))
-                    self._flows.stop_all()
-                    self._flows.start(MAIN, self._end(error), self._now)
-            case Gap(reason):
-                self._open_gap(reason)
-            case AuditNow():
-                self._audits.ask(self._now)
-            case Hint(reason):
-                self._audits.hint(self._now, reason)
             case Turn():
                 self._turn = "had"
             case ColumnsSuspect(named):
@@ -254,10 +167,16 @@ class Mirror:
                     if named:  # somebody waits for the answer
                         self._passes.named = (*self._passes.replica.known.names, *named)
                         self._learn_at = self._now
-            case Closed():
-                self._flows.stop_all()
-                self._set_status("closed", "closed")
-                self._closed = True
+            case _:
+                super()._take(event)
+
+    def _refused_for_good(self, error: Exception) -> None:
+        if self.rows is None:
+            self._fail(error)
+        else:
+            self._leave_stream(str(error))
+            self._flows.stop_all()
+            self._flows.start(MAIN, self._end(error), self._now)
 
     def _patiently(self, event: FetchFailed) -> FetchFailed:
         """A refused token ends no table that is shown: a new one mends it, and storms pass."""
@@ -286,35 +205,12 @@ class Mirror:
         times = [change.commit_time for change in changes if change.commit_time is not None]
         self._passes.publish("stream", max(times, default=None))
 
-    def _open_gap(self, reason: str) -> None:
+    def _note_gap(self) -> None:
         self._gaps += 1
-        self._gap_reason = reason
-        if self._passes.replica is not None and self._passes.replica.loaded:
-            self._emit(Told("gap", {"reason": reason}))
+        if self._shows:
             self._audits.hint(self._now, "")
 
-    def _leave_stream(self, reason: str) -> None:
-        self._joined = self._confirmed = False
-        self._open_gap(reason)
-        self._poll_every = self.options.poll_interval
-        self._poll_at = self._now
-
-    def _fail(self, error: Exception) -> None:
-        if self._failed is None:
-            self._failed = error
-            self._flows.stop_all()
-            self._emit(Failed(error))
-            self._set_status("error", str(error))
-
     # What to do next ----------------------------------------------------------------------------
-
-    def _go_on(self) -> None:
-        """Start what is due, then say how things are and when to be woken."""
-        if self._failed is None and not self._closed:
-            self._start_what_is_due()
-            self._judge()
-            self._wake()
-        self._horizon.forget(self._now, reads_out=bool(self._flows))
 
     def _start_what_is_due(self) -> None:
         replica = self._passes.replica
@@ -383,18 +279,10 @@ class Mirror:
             self._turn = ""
             self._emit(TurnOver())
 
-    @property
-    def _patience_ends(self) -> float:
-        return (self._begun_at or 0.0) + JOIN_PATIENCE
-
-    @property
-    def _has_lost(self) -> bool:
-        return self._poll_at != float("inf")
-
     def _judge(self) -> None:
         replica = self._passes.replica
         if replica is None or not replica.loaded:
-            self._set_status("loading", self._reason)
+            self._set_status("loading", "starting")
         elif self._confirmed:
             if self._gaps > self._closed_gaps:
                 self._set_status("stale", self._gap_reason)
@@ -405,12 +293,7 @@ class Mirror:
         else:
             self._set_status("polling", self._gap_reason)
 
-    def _set_status(self, status: Status, reason: str) -> None:
-        if (status, reason) != (self.status, self._told_reason):
-            self.status, self._told_reason = status, reason
-            self._emit(StatusChanged(status, reason))
-
-    def _wake(self) -> None:
+    def _waits(self) -> Sequence[float | None]:
         times: list[float] = []
         replica = self._passes.replica
         if replica is not None and MAIN not in self._flows:
@@ -437,9 +320,7 @@ class Mirror:
             times.append(self._passes.verdicts[0])
         if self._audits.at != NEVER:
             times.append(self._traffic.quiet_at)
-        due = [time for time in times if time is not None and abs(time) != float("inf")]
-        if due:
-            self._emit(Wake(max(min(due), self._now)))
+        return times
 
     # Flows --------------------------------------------------------------------------------------
 
@@ -512,8 +393,7 @@ class Mirror:
             proof = yield from self._passes.reconcile(replica, "poll", self._since)
         finally:
             self._end_turn()
-        grown = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
-        self._poll_every = self.options.poll_interval if proof.differing else grown
+        self._slow_down(changed=bool(proof.differing))
         self._proven(proof, gaps)
         # The interval counts from when the poll was due, not from when others let it begin.
         self._poll_at = max(self._asked_at + self._poll_every, self._now + proof.took / POLL_SHARE)
@@ -523,9 +403,5 @@ class Mirror:
         self._since = proof.server_time
         if proof.closes_gaps:
             self._closed_gaps = gaps
-        self.synced_at = self._now
         self._audits.loaded(self._now, proof.took)
-        self._poll_at = self._now + max(self._poll_every, proof.took / POLL_SHARE)
-
-    def _emit(self, effect: Effect) -> None:
-        self._out.append(effect)
+        self._poll_at = self._next_poll(proof.took)

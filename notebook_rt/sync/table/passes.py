@@ -81,7 +81,6 @@ class Passes:
     ) -> None:
         self.spec = spec
         self.options = options
-        self.now = 0.0
         self.replica: Replica | None = None
         self.described = discovery.Described()
         """What the server said of the table when it was learnt last."""
@@ -106,6 +105,11 @@ class Passes:
     def reads(self) -> Reads:
         assert self._reads is not None  # learnt before anything is read
         return self._reads
+
+    @property
+    def now(self) -> float:
+        """Monotonic seconds of the event that is being taken."""
+        return self._horizon.now
 
     def keep_early(self, changes: Sequence[Change]) -> None:
         """Changes came before the load, which reads what they did, but for the latest of them."""

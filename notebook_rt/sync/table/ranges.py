@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from notebook_rt.errors import AnswerTooLargeError, StatementTimeoutError
+from notebook_rt.model.kinds import INT_LIMITS
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Row, WireRow
 from notebook_rt.model.types import canonical, kind
@@ -54,9 +55,7 @@ SMALLEST: Final = 16
 """Rows that a page is not made smaller than."""
 
 _LARGEST: Final = {
-    "int2": 2**15 - 1,
-    "int4": 2**31 - 1,
-    "int8": 2**63 - 1,
+    **{name: limit - 1 for name, limit in INT_LIMITS.items()},
     "oid": 2**32 - 1,
     "uuid": 2**128 - 1,
 }

@@ -22,7 +22,7 @@ from notebook_rt.errors import (
     StatementTimeoutError,
 )
 from notebook_rt.model.rows import Key, Op, Row, Rows, WireRow
-from notebook_rt.model.types import Schema, equal, kind
+from notebook_rt.model.types import Schema, differs, kind
 from notebook_rt.options import MAX_ROWS
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.table.digest import Digest
@@ -101,7 +101,7 @@ class Paging:
                 f"it has more than {self.most:,} rows (Options.max_rows); use filter= or limit="
             )
             raise EndlessTableError(spec.schema, spec.table, reason)
-        if before is not None and all(equal(before[name], after[name]) for name in after):
+        if before is not None and not differs(after, before):
             reason = "the server gives the same page again, whatever it is asked for"
             raise EndlessTableError(spec.schema, spec.table, reason)
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from notebook_rt.errors import InexactKeyError
 from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert, WireRow
 from notebook_rt.model.spec import TableSpec
-from notebook_rt.model.types import Column, Schema, equal, kind, may_be_of
+from notebook_rt.model.types import Column, Schema, differs, equal, kind, may_be_of
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.table.change import ChangeReader, columns_differ
 from notebook_rt.sync.table.horizon import Horizon, Read
@@ -329,7 +329,7 @@ class Replica:
         row = self.schema.decode(record, "socket")
         if mine is None and self.window_read is not None:
             return self.window_read.knows(row) and not self.keeps(key, row)
-        return mine is not None and all(equal(mine[name], row[name]) for name in row)
+        return mine is not None and not differs(row, mine)
 
     def _verdict(
         self,
@@ -393,11 +393,7 @@ class Replica:
         if held is not None and row is not None:
             self.nulls.learn([one.change.record or {} for one in held], row)
         mine = self.rows.get(key)
-        agrees = (
-            mine is None
-            if row is None
-            else mine is not None and all(equal(mine[name], row[name]) for name in row)
-        )
+        agrees = mine is None if row is None else mine is not None and not differs(row, mine)
         newer = self.horizon.newer(key, read)
         if not agrees and newer == "unclear":
             self.want(key, now)

@@ -1,0 +1,76 @@
+"""One request over HTTP and its answer, as values: what is composed, carried out and judged."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, without the login."""
+
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+    path: str
+    params: tuple[tuple[str, str], ...] = ()
+    body: Any = None
+    """Sent as JSON; None: no body."""
+    prefer: str = ""
+    schema: str = "public"
+    accept: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.method} {urllib.parse.unquote(self.path)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    body: Any = None
+    """What JSON says; the text where it is no JSON (``json``)."""
+    retry_after: float | None = None
+    """Seconds, from the header."""
+    json: bool = True
+    shown: tuple[int | None, int | None] | None = None
+    """Rows that it says it has, and how many there are in all (``Content-Range``)."""
+    date: float = 0.0
+    """Seconds since the epoch at which the server answered."""
+    head_code: str = ""
+    """The code that the head names: the answer to a HEAD has no body that could."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing came but the head."""
+        return self.body is None and not self.json
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """What an error says: PostgREST's code, message, details and hint; a gateway's message.
+
+        A page for browsers says nothing.
+
+        >>> Answer(502, {"error": "bad gateway"}).words["message"]
+        'bad gateway'
+        """
+        if isinstance(self.body, str) and not self.body.lstrip().startswith("<"):
+            return {"message": self.body[:500]}
+        if not isinstance(self.body, dict):
+            return {}
+        words = {name: str(value) for name, value in self.body.items() if value is not None}
+        if "message" not in words:
+            words["message"] = words.get("msg") or words.get("error") or ""
+        return words
+
+    @property
+    def code(self) -> str:
+        """PostgreSQL's SQLSTATE or PostgREST's ``PGRST…``; empty if none came."""
+        return self.words.get("code") or self.head_code
+
+    @property
+    def token_refused(self) -> bool:
+        """Whether the login is refused; a missing grant is a 401, too, to who is not signed in."""
+        return self.status == 401 and self.code != "42501"

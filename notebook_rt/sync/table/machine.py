@@ -1,0 +1,216 @@
+"""What the machine of a table and that of a query have in common: one life, told in one language.
+
+A ``Machine`` takes events and a time, and gives effects (``sync/events.py``). This module holds what
+does not depend on what is read: the flows under way, the gaps that events open, whether the channel
+streams, the waits (for a join, between polls, for the next audit), the status and the last error. What is
+read, and when that is due, a ``Mirror`` (``sync/table``) and a ``Requery`` (``sync/query``) decide.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final
+
+from notebook_rt.options import Options
+from notebook_rt.sync.events import (
+    AuditNow,
+    Change,
+    Closed,
+    Confirmed,
+    Effect,
+    Event,
+    Failed,
+    Fetched,
+    FetchFailed,
+    Gap,
+    Hint,
+    Joined,
+    Lost,
+    Received,
+    ReceivedMany,
+    Refused,
+    Status,
+    StatusChanged,
+    Tick,
+    Told,
+    Wake,
+)
+from notebook_rt.sync.table.auditing import NEVER, AuditTimer
+from notebook_rt.sync.table.flows import Flows
+from notebook_rt.sync.table.horizon import Horizon
+
+JOIN_PATIENCE: Final = 5.0
+"""Seconds to wait for the first ``Confirmed`` before reading without it, as if polling."""
+POLL_SHARE: Final = 0.2
+"""At most this share of the time is spent polling."""
+POLL_GROWTH: Final = 1.5
+
+
+class Machine(ABC):
+    """See the module."""
+
+    def __init__(self, options: Options, horizon: Horizon) -> None:
+        self.options = options
+        self.want_changes = False
+        """Whether somebody listens: then ``Published.changes`` is filled."""
+        self.status: Status = "loading"
+        self._now = 0.0
+        self._out: list[Effect] = []
+        self._horizon = horizon
+        self._flows = Flows(horizon, self._emit)
+        self._begun = self._confirmed = self._closed = False
+        self._failed: Exception | None = None
+        self._gap_reason = self._told_reason = "starting"
+        self._patience_ends = float("inf")
+        self._poll_at = float("inf")
+        """When to poll next; infinite before the stream was lost, or something was read."""
+        self._poll_every = options.poll_interval
+        self._audits = AuditTimer(options)
+
+    @property
+    def next_audit(self) -> float | None:
+        """Monotonic time of the next audit; None while none is to come."""
+        return self._audits.at if self._confirmed and self._audits.at != NEVER else None
+
+    @property
+    def doubt(self) -> str:
+        """Why what is shown may be wrong while changes flow, until an audit has looked; empty: no reason."""
+        return self._audits.doubt
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take what happened at monotonic ``now`` (seconds); return what to do."""
+        self._out = []
+        if self._closed or (self._failed is not None and not isinstance(event, Closed)):
+            return []
+        self._now = self._horizon.now = now
+        if not self._begun:
+            self._begun = True
+            self._patience_ends = now + JOIN_PATIENCE
+            self._begin()
+        self._take(event)
+        if self._failed is None and not self._closed:
+            self._start_what_is_due()
+            self._judge()
+            due = [at for at in self._waits() if at is not None and abs(at) != float("inf")]
+            if due:
+                self._emit(Wake(max(min(due), now)))
+        self._horizon.forget(now, reads_out=bool(self._flows))
+        return self._out
+
+    # What one of them is made of ------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def _shows(self) -> bool:
+        """Whether something is shown already."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Start the first flow."""
+
+    @abstractmethod
+    def _receive(self, changes: Sequence[Change]) -> None:
+        """Changes came."""
+
+    @abstractmethod
+    def _note_gap(self) -> None:
+        """What was read before now proves nothing any more."""
+
+    @abstractmethod
+    def _refused_for_good(self, error: Exception) -> None:
+        """Realtime will never stream this."""
+
+    @abstractmethod
+    def _start_what_is_due(self) -> None:
+        """Start the flow that is due now."""
+
+    @abstractmethod
+    def _judge(self) -> None:
+        """Set the status."""
+
+    @abstractmethod
+    def _waits(self) -> Sequence[float | None]:
+        """Times at which something is due."""
+
+    # What happened --------------------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Received(change):
+                self._receive([change])
+            case ReceivedMany(changes):
+                self._receive(changes)
+            case Fetched():
+                self._flows.fetched(event)
+            case FetchFailed():
+                self._flows.failed(event, self._now)
+            case Tick():
+                self._flows.tick(self._now)
+            case Joined():
+                self._confirmed = False
+            case Confirmed():
+                if not self._confirmed:
+                    self._audits.resumed(self._now)
+                self._confirmed = True
+                self._flows.hurry()
+                self._flows.tick(self._now)
+                self._open_gap("changes were confirmed")
+            case Lost(reason):
+                self._leave_stream(reason)
+            case Refused(error, final):
+                if final:
+                    self._refused_for_good(error)
+                else:
+                    self._leave_stream(str(error))
+            case Gap(reason):
+                self._open_gap(reason)
+            case AuditNow():
+                self._audits.ask(self._now)
+            case Hint(reason):
+                self._audits.hint(self._now, reason)
+            case Closed():
+                self._flows.stop_all()
+                self._set_status("closed", "closed")
+                self._closed = True
+
+    def _open_gap(self, reason: str) -> None:
+        self._gap_reason = reason
+        self._note_gap()
+        if self._shows:
+            self._emit(Told("gap", {"reason": reason}))
+
+    def _leave_stream(self, reason: str) -> None:
+        self._confirmed = False
+        self._open_gap(reason)
+        self._poll_every = self.options.poll_interval
+        self._poll_at = self._now
+
+    @property
+    def _has_lost(self) -> bool:
+        """Whether the stream was lost, if nothing is shown yet."""
+        return self._poll_at != float("inf")
+
+    def _slow_down(self, changed: bool) -> None:
+        """Poll less often while polls find nothing."""
+        grown = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
+        self._poll_every = self.options.poll_interval if changed else grown
+
+    def _next_poll(self, took: float) -> float:
+        """When to poll next, after a reading that took so long."""
+        return self._now + max(self._poll_every, took / POLL_SHARE)
+
+    def _fail(self, error: Exception) -> None:
+        if self._failed is None:
+            self._failed = error
+            self._flows.stop_all()
+            self._emit(Failed(error))
+            self._set_status("error", str(error))
+
+    def _set_status(self, status: Status, reason: str) -> None:
+        if (status, reason) != (self.status, self._told_reason):
+            self.status, self._told_reason = status, reason
+            self._emit(StatusChanged(status, reason))
+
+    def _emit(self, effect: Effect) -> None:
+        self._out.append(effect)
