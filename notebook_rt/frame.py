@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import polars
     import pyarrow as pa
 
+    from notebook_rt.model.rows import Key
     from notebook_rt.model.types import Schema
     from notebook_rt.store.order import Ordered
     from notebook_rt.store.table import Table
@@ -327,15 +328,32 @@ class LiveFrame:
         Parameters
         ----------
         key : hashable
-            As the index of ``df`` has it; a tuple for a composite key.
+            As the index of ``df`` has it, or any form that `LiveTable.edit` takes: a date or its
+            text, a ``uuid.UUID``, a numpy scalar; a tuple for a composite key.
 
         Returns
         -------
         dict or None
-            Columns to typed values, the key among them.
+            Columns to typed values, the key among them. None: ``df`` shows no such row.
         """
+        found = self._find(key)
+        return None if found is None else found[1]
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether ``df`` shows a row of ``key``, in any form that `get` takes."""
+        found, schema = self._find(key), self.schema
+        if found is None and isinstance(key, str) and schema is not None and key in schema.types:
+            try:
+                schema.coerce_key(key)
+            except ValueError:
+                raise TypeError(
+                    f'"{key}" is a column, and `in` asks for a row\'s key: "{key}" in frame.df'
+                ) from None
+        return found is not None
+
+    def _find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
         note(self)
-        return self._feed.get(key)
+        return self._feed.find(key)
 
     # Waiting
 

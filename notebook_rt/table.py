@@ -113,17 +113,19 @@ class LiveTable(LiveFrame):
         Parameters
         ----------
         key : hashable
-            As the index of ``df`` has it; a tuple for a composite key.
+            As the index of ``df`` has it, or any form that `edit` takes: a date or its text, a
+            ``uuid.UUID``, a numpy scalar; a tuple for a composite key.
 
         Returns
         -------
         dict or None
-            Columns to typed values, the key among them.
+            Columns to typed values, the key among them. None: ``df`` shows no such row.
         """
-        row = super().get(key)
-        if row is not None:
-            self._shown.row(key, row)
-        return row
+        found = self._find(key)
+        if found is None:
+            return None
+        self._shown.row(*found)
+        return found[1]
 
     @property
     def _told(self) -> Callable[[ChangeBatch], object]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.shown import Shown
+from notebook_rt.model.rows import Key
 
 
 class At:
@@ -24,26 +25,28 @@ class At:
     def __init__(self, editor: Editor, shown: Shown) -> None:
         self._editor = editor
         self._shown = shown
-        self._read: tuple[tuple[Hashable, str], Any] | None = None
+        self._read: tuple[tuple[Key, str], Any] | None = None
 
     def __repr__(self) -> str:
         return f"<at of {self._editor.table}: at[key, column] reads, at[key, column] = value edits>"
 
     def __getitem__(self, cell: tuple[Hashable, str]) -> Any:
         key, column = self._parts(cell)
-        row = self._editor.row(key)
-        if row is None:
+        found = self._editor.find(key)
+        if found is None:
             raise KeyError(key)
+        typed, row = found
         value = row[column]
-        self._shown.cells(self._editor.key(key), {column: value})
-        self._read = (cell, value)
+        self._shown.cells(typed, {column: value})
+        self._read = ((typed, column), value)
         return value
 
     def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
         key, column = self._parts(cell)
         read, self._read = self._read, None
-        if read is not None and read[0] == cell:  # whatever was shown elsewhere since
-            self._shown.cells(self._editor.key(key), {column: read[1]})
+        typed = self._editor.key(key)
+        if read is not None and read[0] == (typed, column):  # whatever was shown elsewhere since
+            self._shown.cells(typed, {column: read[1]})
         self._editor.edit(key, {column: value}, self._shown)
 
     def _parts(self, cell: object) -> tuple[Hashable, str]:

@@ -27,6 +27,7 @@ from notebook_rt.edits.ops import WRITES, Json, Op
 from notebook_rt.edits.pending import Operations, Shared
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.rows import RowChange
+from notebook_rt.store.order import Ordered
 
 __all__ = ["Editing", "SendResult"]
 
@@ -77,6 +78,7 @@ class Editing:
         strategies: Strategies | None = None,
         changed: Callable[[Sequence[RowChange]], object] | None = None,
         columns_suspect: Callable[[], object] = lambda: None,
+        ordered: Callable[[], Ordered | None] = lambda: None,
     ) -> Editor:
         """The editor of one live table.
 
@@ -86,9 +88,17 @@ class Editing:
             Told what edits did to its view.
         columns_suspect : callable, optional
             Told when what is known of its columns has refused an edit, or the server one for it.
+        ordered : callable, optional
+            Gives the view that is shown of it, where it has an order or a limit.
         """
         editor = Editor(
-            self._shared, schema, table, strategies or Strategies(), changed, columns_suspect
+            self._shared,
+            schema,
+            table,
+            strategies or Strategies(),
+            changed,
+            columns_suspect,
+            ordered,
         )
         with self.lock:
             self._shared.editors.append(editor)

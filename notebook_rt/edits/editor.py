@@ -107,9 +107,9 @@ class Editor(PendingEdits):
             op = composer.insert(values, drawn)
             key = composer.edit(op).key
             if self._seen(key) is not None:
+                how = "it is outside the limit" if self._outside([key]) else "edit() changes it"
                 raise composer.invalid(
-                    f"there is a row with the key {key!r}: edit() changes it",
-                    composer.schema.key[0],
+                    f"there is a row with the key {key!r}: {how}", composer.schema.key[0]
                 )
             self._put([self._in_lane(key, op)], [{}])
             return key
@@ -302,10 +302,20 @@ class Editor(PendingEdits):
         number, last = self._outbox.refused(schema=self.schema_name, target=self.table)
         return refused(number, last, "discard(key) drops it, rt.queue.retry() sends it again")
 
+    def find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
+        """The row as the user sees it, after its key, typed; None: there is none."""
+        with self._shared.lock:
+            try:
+                typed = self._need()[1].schema.coerce_key(key)
+            except ValueError:  # no value of the key's type: no row has it
+                return None
+            row = None if self._outside([typed]) else self._seen(typed)
+            return None if row is None else (typed, row)
+
     def row(self, key: Hashable) -> dict[str, Any] | None:
         """One row as the user sees it."""
-        with self._shared.lock:
-            return self._seen(self._need()[1].key(key))
+        found = self.find(key)
+        return None if found is None else found[1]
 
     def key(self, key: Hashable) -> Key:
         """A user's key, typed."""
@@ -423,9 +433,30 @@ class Editor(PendingEdits):
         edited = {} if batch is None else {k: batch.rows[k] for k in keys if k in batch.rows}
         found = self._need()[0].views([key for key in keys if key not in edited]) | edited
         there: dict[Key, Row] = {key: row for key, row in found.items() if row is not None}
+        for key in self._outside(keys):
+            del there[key]
         for key in found.keys() - there.keys():
-            raise self._need()[1].invalid(f"there is no row with the key {key!r}")
+            ordered = self.ordered()
+            limited = (
+                ""
+                if ordered is None or ordered.limit is None
+                else (
+                    f" within limit={ordered.limit}; one outside the limit is edited through a table "
+                    "that is opened with a higher limit, or with none"
+                )
+            )
+            raise self._need()[1].invalid(f"there is no row with the key {key!r}{limited}")
         return there
+
+    def _outside(self, keys: Collection[Key]) -> list[Key]:
+        """Those of ``keys`` whose rows are held, and not shown for the ``limit``.
+
+        What the open batch did to a row is its user's to see.
+        """
+        ordered, batch = self.ordered(), self._batch
+        if ordered is None:
+            return []
+        return [key for key in ordered.beyond(keys) if batch is None or key not in batch.rows]
 
     def _seen(self, key: Key) -> dict[str, Any] | None:
         """The row as the user sees it, with what the open batch did to it."""

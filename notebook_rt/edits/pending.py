@@ -25,6 +25,7 @@ from notebook_rt.edits.rows import Put
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.rows import Key, Row, RowChange
 from notebook_rt.model.signal import Signal
+from notebook_rt.store.order import Ordered
 
 UNDONE = 100
 """The last edits of a table that can be taken back."""
@@ -102,6 +103,8 @@ class PendingEdits:
     """Told what edits did to the view."""
     columns_suspect: Callable[[], object]
     """Told when what is known of the columns has refused an edit."""
+    ordered: Callable[[], Ordered | None] = lambda: None
+    """The view that is shown of the table, where it has an order or a limit."""
     overlay: Overlay | None = field(default=None, init=False)
     on_merge: Signal[Sequence[Mapping[str, Json]]] = field(default_factory=Signal, init=False)
     """Told the records of each merge (see ``conflicts``), on the loop thread."""

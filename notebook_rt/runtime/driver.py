@@ -11,7 +11,7 @@ import asyncio
 import concurrent.futures
 import logging
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -593,10 +593,6 @@ class TableDriver(Feed):
             return set()
         asked = {*spec.columns, *schema.key, spec.watermark}
         return {term.column for term in spec.order} - asked
-
-    def get(self, key: Hashable) -> dict[str, Any] | None:
-        row, ordered = super().get(key), self.ordered
-        return row if row is None or ordered is None else ordered.visible(row)
 
     def publish(
         self, changes: Sequence[RowChange], cause: str, commit_time: float | None = None

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from notebook_rt.errors import NotebookRTError, classify
-from notebook_rt.model.rows import RowChange, at_most
+from notebook_rt.model.rows import Key, RowChange, at_most
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Schema
 from notebook_rt.net.loop import LoopThread
@@ -149,8 +149,17 @@ class Feed:
             how = f"{self.progress.done:,}{of} rows are here; it goes on"
         return f'table "{self.name}" is not whole after {seconds:g} s: {how}'
 
-    def get(self, key: Hashable) -> dict[str, Any] | None:
-        return None if self.table is None else self.table.get(key)
+    def find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
+        """The row that is shown under a user's ``key``, after the key, typed; None: there is none."""
+        table, shown = self.table, self.ordered or self.table
+        if table is None or shown is None:
+            return None
+        try:
+            typed = table.schema.coerce_key(key)
+        except ValueError:  # no value of the key's type: no row has it
+            return None
+        row = shown.get(typed)
+        return None if row is None else (typed, row)
 
     # On the loop
 

@@ -65,9 +65,11 @@ class QueryDriver(TableDriver):
             found if found is None or self.query.key is not None else found.drop_columns(POSITION)
         )
 
-    def get(self, key: Hashable) -> dict[str, Any] | None:
-        row = super().get(key)
-        return None if row is None else {n: value for n, value in row.items() if n != POSITION}
+    def find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
+        found = super().find(key)
+        if found is not None:
+            found[1].pop(POSITION, None)
+        return found
 
     def _make_rows(self, schema: Schema) -> Rows:
         return Table(schema, self.dtype_backend)  # nobody edits an answer: no overlay

@@ -385,7 +385,12 @@ class _Open:
         """An editor for a table that is open."""
         spec = driver.spec
         editor = self.editing.editor(
-            spec.schema, spec.table, driver.strategies, driver.edited, driver.columns_suspect
+            spec.schema,
+            spec.table,
+            driver.strategies,
+            driver.edited,
+            driver.columns_suspect,
+            lambda: driver.ordered,
         )
         editor.on_merge = on_merge
         self.editors[driver] = editor

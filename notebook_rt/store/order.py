@@ -46,6 +46,9 @@ class Ordered:
 
         self._ranked: dict[Key, tuple[int, tuple[Any, ...]]] = {}
         self._order: tuple[int, np.ndarray] | None = None
+        self._shown_keys: tuple[np.ndarray, frozenset[Key]] | None = None
+        """The keys of the places for which they were collected last."""
+
         self._snapshot: tuple[pd.DataFrame, pd.DataFrame] | None = None
 
     def __len__(self) -> int:
@@ -57,6 +60,23 @@ class Ordered:
         with self.table.lock:
             keys = list(self.table.keys())
             return [keys[place] for place in self._places()]
+
+    def get(self, key: Key) -> dict[str, Any] | None:
+        """What the view shows under a typed ``key``; None: no row, or one outside ``limit``."""
+        with self.table.lock:
+            row = None if self.beyond([key]) else self.table.get(key)
+            return None if row is None else self.visible(row)
+
+    def beyond(self, keys: Iterable[Key]) -> list[Key]:
+        """Those of ``keys`` that the table has, but outside ``limit``."""
+        with self.table.lock:
+            if self.limit is None or len(self.table) <= self.limit:
+                return []
+            places = self._places()
+            if self._shown_keys is None or self._shown_keys[0] is not places:
+                self._shown_keys = (places, frozenset(self.keys()))
+            shown = self._shown_keys[1]
+            return [key for key in keys if key not in shown and key in self.table]
 
     def snapshot(self) -> pd.DataFrame:
         """The view as a DataFrame of the user's own; the same object until something changed."""
