@@ -50,6 +50,10 @@ class Credentials:
             headers["Authorization"] = f"Bearer {bearer}"
         return headers
 
+    def headers_as(self, login: str) -> dict[str, str] | None:
+        """Those headers, if requests are this login's; None: they are another's by now."""
+        return self.headers() if self.login == login else None
+
     @property
     def role(self) -> str:
         """The PostgreSQL role this login has, as far as the token, or the kind of the key, says."""
@@ -57,6 +61,12 @@ class Credentials:
             return "service_role"
         role = claims(self.bearer).get("role")
         return role if isinstance(role, str) else "anon"
+
+    @property
+    def login(self) -> str:
+        """Whose requests these are: the user's id, or the key's role."""
+        subject = claims(self.bearer).get("sub")
+        return subject if isinstance(subject, str) else self.role
 
     @property
     def key_role(self) -> str:

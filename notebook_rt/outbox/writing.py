@@ -51,7 +51,7 @@ class Writer:
     async def send(self, request: Request) -> Answer:
         """Send a request, with a new token if the server refuses ours."""
         answer = await self._rest.send(request)
-        refused = decide.judge(answer, 0, 0.0).meaning == "refresh"
+        refused = answer.status == 401 and not decide.forbidden(answer)
         if refused and await self._rest.refresh():
             answer = await self._rest.send(request)
         return answer
@@ -60,7 +60,7 @@ class Writer:
         """The conditional write, with the row back."""
         table = _table(op)
         answer = await self.send(decide.write(op, by_xmin=by_xmin, narrow=table in self._narrow))
-        if decide.forbidden(answer) and table not in self._narrow:
+        if answer.status >= 400 and decide.forbidden(answer) and table not in self._narrow:
             answer = await self.send(decide.write(op, by_xmin=by_xmin, narrow=True))
             if not decide.forbidden(answer):
                 self._narrow.add(table)
