@@ -54,17 +54,16 @@ def _row(method: str, values: object, columns: Mapping[str, Any]) -> dict[str, A
 class Edits(Protocol):
     """The writing side of one table (``writes.TableEdits``)."""
 
-    def open(self) -> Editor:
-        """Its editor; the queue's file is made if it is not there."""
+    def open(self, columns: Collection[str] = ()) -> Editor:
+        """Its editor, which knows these columns even where no row was there to name them; the queue's
+        file is made if it is not there.
+        """
 
     def known(self) -> Editor | None:
         """Its editor, if there is a queue."""
 
     def may(self, right: str, columns: Collection[str] = ()) -> None:
         """Refuse what this login has no grant for, where the project tells its grants."""
-
-    def know(self, columns: Collection[str]) -> None:
-        """Learn the columns of these names, where no row was there to name all that there are."""
 
     def insert(self, values: Mapping[str, Any]) -> Hashable:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
@@ -527,9 +526,7 @@ class LiveTable(LiveFrame):
 
     def _editor(self, columns: Collection[str] = ()) -> Editor:
         """The table's editor, once the columns that are to be edited are known."""
-        edits = self._loaded()
-        edits.know(columns)
-        return edits.open()
+        return self._loaded().open(columns)
 
     def _changing(self, columns: Collection[str]) -> Editor:
         """The table's editor, where this login may change these columns, as far as is known."""

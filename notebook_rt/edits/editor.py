@@ -62,14 +62,16 @@ class Editor(PendingEdits):
         QueueError
             If it could not be committed; the view then does not show it.
         """
+        plain = [column for column, value in values.items() if not callable(value)]
+        old: dict[str, Any] = {}
+        if len(plain) < len(values):
+            with self._shared.lock:
+                composer = self._need()[1]
+                there = self._there(composer.key(key))
+            values, old = called(composer, there, values)
         with self._shared.lock:
             composer = self._need()[1]
             key = composer.key(key)
-            there = self._there(key)
-        plain = [column for column, value in values.items() if not callable(value)]
-        values, old = called(composer, there, values)
-        with self._shared.lock:
-            composer = self._need()[1]
             there = self._there(key)
             if base is not None:
                 cells = row_said(composer, key, base, plain)
@@ -77,8 +79,7 @@ class Editor(PendingEdits):
                 cells = known_of(composer, known, [key], plain)[key]
             op = self._edit(key, there, values, {**cells, **old})
             if op is not None:
-                self._put([op], [there])
-                self._tell_written([op], known)
+                self._tell_written(self._put([op], [there]), known)
 
     def drawn(self, values: Mapping[str, Any]) -> list[str]:
         """The key's columns that a new row of these values lacks, and that a sequence may give."""
@@ -180,8 +181,7 @@ class Editor(PendingEdits):
                 if op is not None:
                     ops.append(op)
                     rows.append(there[key])
-            self._put(ops, rows)
-            self._tell_written(ops, known)
+            self._tell_written(self._put(ops, rows), known)
             return len(ops)
 
     @contextlib.contextmanager
@@ -408,9 +408,9 @@ class Editor(PendingEdits):
             for c, value in known.items()
         }
 
-    def _tell_written(self, ops: Sequence[Op], known: Known) -> None:
-        overlay, composer = self._need()
-        for edit in map(composer.edit, ops):
+    def _tell_written(self, edits: Sequence[Edit], known: Known) -> None:
+        overlay = self._need()[0]
+        for edit in edits:
             known.wrote(edit.key, overlay.new_key(edit), edit.values)
 
     def _tell_taken_back(self, edits: Sequence[Edit], known: Known) -> None:
@@ -477,15 +477,19 @@ class Editor(PendingEdits):
 
     # --- inside: laying over ---------------------------------------------------------------------
 
-    def _put(self, ops: Sequence[Op], rows: Sequence[Row]) -> None:
-        """Commit operations, or keep them for the end of the batch; ``rows`` are what they edit."""
+    def _put(self, ops: Sequence[Op], rows: Sequence[Row]) -> list[Edit]:
+        """Commit operations, or keep them for the end of the batch; ``rows`` are what they edit.
+
+        Gives the operations as the overlay lays them.
+        """
         overlay, composer = self._need()
         edits = list(map(composer.edit, ops))
         batch = self._batch
         if batch is None:
             seen = {edit.key: row for edit, row in zip(edits, rows, strict=True) if row}
-            self._commit(ops, edits, seen)
-            return
+            if ops:
+                self._show(self._keep(ops), edits, seen)
+            return edits
         left: dict[Key, dict[str, Any] | None] = {}
         for edit, row in zip(edits, rows, strict=True):
             left[edit.key] = None
@@ -495,15 +499,7 @@ class Editor(PendingEdits):
                 if new != edit.key:
                     batch.lanes[new] = edit.lane
         batch.add(ops, edits, left)
-
-    def _commit(
-        self,
-        ops: Sequence[Op],
-        edits: Sequence[Edit],
-        seen: Mapping[Key, Row] = MappingProxyType({}),
-    ) -> None:
-        if ops:
-            self._show(self._keep(ops), ops, edits, seen)
+        return edits
 
     def _commit_blocks(self, blocks: Mapping[Any, Block]) -> None:
         """Commit what was edited of several tables as one."""
@@ -512,7 +508,7 @@ class Editor(PendingEdits):
             kept = dict(zip((op.id for op in ops), self._keep(ops), strict=True)) if ops else {}
             for editor, block in blocks.items():
                 if block.ops:
-                    editor._show([kept[op.id] for op in block.ops], block.ops, block.edits)
+                    editor._show([kept[op.id] for op in block.ops], block.edits)
 
     def _keep(self, ops: Sequence[Op]) -> list[Put]:
         """Put operations down in the queue's file, all or none."""
@@ -526,11 +522,10 @@ class Editor(PendingEdits):
     def _show(
         self,
         puts: list[Put],
-        ops: Sequence[Op],
         edits: Sequence[Edit],
         seen: Mapping[Key, Row] = MappingProxyType({}),
     ) -> None:
-        """Lay over the view what the queue has now."""
+        """Lay over the view what the queue has now; ``edits`` are what was put into it."""
         self._undo.append(puts)
         stored: dict[str, Op | None] = {}
         for put in puts:
@@ -543,8 +538,12 @@ class Editor(PendingEdits):
         if gone:
             self._tell_all(lambda overlay: overlay.discard(gone, want_changes=True))
         laid = [op for op in stored.values() if op is not None]
-        made = zip(ops, edits, strict=True)
-        self.lay(laid, {edit.id: edit for op, edit in made if stored.get(op.id) is op}, seen)
+        made = {
+            edit.id: edit
+            for put, edit in zip(puts, edits, strict=True)
+            if put.before is None and stored.get(edit.id) is put.op
+        }
+        self.lay(laid, made, seen)
         for editor in self._shared.editors_of(self.schema_name, self.table):
             if editor is not self:
                 editor.lay(laid)

@@ -226,9 +226,9 @@ def later(db: sqlite3.Connection, op: Op) -> Iterator[Op]:
 
 def ready(
     db: sqlite3.Connection, owner: str, limit: int, now: float, paused: Sequence[str] = ()
-) -> list[Op]:
+) -> tuple[list[Op], bool]:
     """What may leave now, in order: the first of each lane that depends on nothing which waits before
-    it, and broadcasts behind one another.
+    it, and broadcasts behind one another. And whether more waits, which may leave once that is done.
 
     What is set aside, of a session that is ``paused``, or not sent yet because it may be taken back,
     holds up its own lane alone.
@@ -243,7 +243,9 @@ def ready(
     ops: list[Op] = []
     held: list[Op] = []
     quiet: set[str] = set()
+    seen = 0
     for row in found:
+        seen += 1
         if len(ops) == limit:
             break
         if len(held) > 1 and row["kind"] != "broadcast":
@@ -269,7 +271,7 @@ def ready(
                 (owner, op.lane, op.seq, *paused, limit - len(ops)),
             )
             ops += map(op_of, more)
-    return sorted(ops, key=lambda op: op.seq)
+    return sorted(ops, key=lambda op: op.seq), seen > len(ops)
 
 
 def next_at(db: sqlite3.Connection, where: str, given: list[object], paused: Sequence[str]) -> Any:

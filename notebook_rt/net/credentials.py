@@ -59,6 +59,12 @@ class Credentials:
         return role if isinstance(role, str) else "anon"
 
     @property
+    def login(self) -> str:
+        """Whose requests these are: the user's id, or the key's role."""
+        subject = claims(self.bearer).get("sub")
+        return subject if isinstance(subject, str) else self.role
+
+    @property
     def key_role(self) -> str:
         """The role that a key of the old (JWT) kind names; of a key of the new kind, nothing."""
         return str(claims(self.key).get("role", ""))

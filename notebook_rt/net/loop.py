@@ -32,7 +32,7 @@ EXIT_SECONDS = 2.0
 """The longest that closing everything may hold up the end of the process."""
 
 PAUSE_SECONDS = 0.01
-"""How often a `Coalesced` call is made at most."""
+"""How often a `WakingLock` wakes the loop at most."""
 
 SLOW_SECONDS = 5.0
 """A longer turn of the loop is told of under ``python -X dev``; the first ones load libraries."""
@@ -199,38 +199,65 @@ class LoopThread:
         self._thread.join(1.0)
 
 
-class Coalesced:
-    """Calls ``fn`` on the loop soon after it was asked for; once for all who ask within a while.
+class WakingLock:
+    """A reentrant lock, and what is to be done on the loop once it is released: one wake for all of it.
 
-    A loop of edits asks thousands of times a second. To wake the loop each time would cost both
-    threads: a byte through a pipe, and Python's lock handed back and forth.
+    An edit is put into the queue's file and shown under one lock; the worker and the listeners are told
+    of both by one wake, when both have happened. A loop of edits asks thousands of times a second: what
+    is asked for within `PAUSE_SECONDS` is done once, since to wake the loop each time would cost both
+    threads a byte through a pipe, and Python's lock handed back and forth.
     """
 
-    def __init__(self, thread: LoopThread, fn: Callable[[], object]) -> None:
+    def __init__(self, thread: LoopThread) -> None:
         self._thread = thread
-        self._fn = fn
-        self._lock = threading.Lock()
-        self._asked = False
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._holder = 0
+        self._asking = threading.Lock()
+        self._asked: dict[Callable[[], object], None] = {}
         self._busy = False
-        """It is on its way to the loop, or was there less than `PAUSE_SECONDS` ago."""
+        """The loop is being woken, or was less than `PAUSE_SECONDS` ago."""
 
-    def ask(self) -> None:
-        """From any thread."""
-        with self._lock:
-            self._asked = True
-            if self._busy:
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+        self._holder = threading.get_ident()
+
+    def __exit__(self, *error: object) -> None:
+        self._depth -= 1
+        released = not self._depth
+        if released:
+            self._holder = 0
+        self._lock.release()
+        if released and self._asked:
+            self._wake()
+
+    def soon(self, fn: Callable[[], object]) -> None:
+        """Call ``fn`` on the loop, once for all who ask for it; from any thread, with the lock or not."""
+        with self._asking:
+            self._asked[fn] = None
+        if self._holder != threading.get_ident():
+            self._wake()
+
+    def _wake(self) -> None:
+        with self._asking:
+            if self._busy or not self._asked:
                 return
             self._busy = True
-        self._thread.post(self._run)
+        if self._thread.here:
+            self._thread.loop.call_soon(self._run)
+            return
+        with contextlib.suppress(ClosedError):  # the loop has ended: nobody is left to be told
+            self._thread.post(self._run)
 
     def _run(self) -> None:
-        with self._lock:
-            if not self._asked:
-                self._busy = False
-                return
-            self._asked = False
-        self._thread.loop.call_later(PAUSE_SECONDS, self._run)
-        self._fn()
+        with self._asking:
+            asked, self._asked = self._asked, {}
+            self._busy = bool(asked)
+        for fn in asked:
+            self._thread.loop.call_soon(fn)
+        if asked:
+            self._thread.loop.call_later(PAUSE_SECONDS, self._run)
 
 
 def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

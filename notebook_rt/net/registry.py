@@ -120,6 +120,9 @@ class _Entry:
         self.token_error: AuthError | None = None
         """Why the token was refused at the last join, until one succeeds."""
         self._expired = False
+        self.change = owner.change  # nothing to add: straight to who wants them
+        self.broadcast = owner.broadcast
+        self.presence = owner.presence
 
     def channel_joined(self) -> None:
         self.token_error = None
@@ -170,15 +173,6 @@ class _Entry:
         elif str(payload.get("message")).startswith(_EXPIRED):
             self._expired = True  # the channel's close comes next
         self.owner.system(payload)
-
-    def change(self, change: Change | None) -> None:
-        self.owner.change(change)
-
-    def broadcast(self, payload: Mapping[str, Any]) -> None:
-        self.owner.broadcast(payload)
-
-    def presence(self, event: str, payload: Mapping[str, Any]) -> None:
-        self.owner.presence(event, payload)
 
 
 class Registry:

@@ -72,6 +72,8 @@ class RestClient:
         )
         self.server_clock = self.http.server_clock
         self._reads = asyncio.Semaphore(options.reads_at_once)
+        self.clock = self.server_clock.reader(time.monotonic, time.time)
+        """Seconds since the epoch, in server time as far as its ``Date`` headers tell."""
         self._descriptions: dict[str, asyncio.Task[Page | NotebookRTError]] = {}
         self._closed: set[str] = set()
         """Schemas whose description this key may not read."""
@@ -80,10 +82,6 @@ class RestClient:
         for reading in self._descriptions.values():
             reading.cancel()
         await self.http.aclose()
-
-    def clock(self) -> float:
-        """Seconds since the epoch, in server time as far as its ``Date`` headers tell."""
-        return self.server_clock.now(time.monotonic(), time.time())
 
     async def fetch(
         self,

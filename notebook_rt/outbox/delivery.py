@@ -122,7 +122,7 @@ class Delivery:
     @property
     def stopped(self) -> bool:
         """Nothing may leave now."""
-        return bool(self.unauthorized) or self.retry_at > self._clock()
+        return bool(self.unauthorized) or (self.retry_at > 0 and self.retry_at > self._clock())
 
     async def send(self, group: Sequence[Op]) -> int:
         """Carry out what may leave together; how many came to an end or moved on."""
@@ -143,7 +143,7 @@ class Delivery:
                 if self.stopped:
                     await self.put_back([op for ops in statements[place:] for op in ops])
                     break
-                await self.on_disk(self.still_ours)
+                await self.still_ours()
             ways = (self._one(ops[0]) if len(ops) == 1 else self._write_all(ops) for ops in some)
             # To the last one, whatever happens to the others: none goes on behind the next step's back.
             ends = await asyncio.gather(*ways, return_exceptions=True)
@@ -179,14 +179,14 @@ class Delivery:
                 op = replace(op, sent=False)
                 if self._writer.ledger:
                     noted = replace(op, sent=True, untold=True)
-                    await self.on_disk(self.outbox.back, noted)
+                    await self._store(self.outbox.back, noted)
                     op = replace(op, untold=True)
             ready.append(op)
         return ready
 
-    def still_ours(self) -> None:
+    async def still_ours(self) -> None:
         """Extend the lease; raises `LeaseLostError` if it is another kernel's."""
-        if not self.outbox.lease(self._clock()):
+        if not await self.on_disk(self.outbox.lease, self._clock()):
             raise LeaseLostError(f"another kernel sends from {self.outbox.path} now")
 
     # --- one operation ---------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class Delivery:
         try:
             if op.kind == "rpc":
                 await self._call(op)
-            elif decide.only_once(op) and self._writer.ledger:
+            elif self._writer.ledger and decide.only_once(op):
                 await self._add(job)
             else:
                 await self._write(job)
@@ -233,7 +233,7 @@ class Delivery:
             if self.stopped or self.waiting:
                 await self.put_back([op])
             else:
-                await self.on_disk(self.still_ours)
+                await self.still_ours()
                 moved += await self._one(op)
         return moved
 
@@ -254,7 +254,7 @@ class Delivery:
             if op.kind == "insert" and decide.forbidden(answer):
                 await self._insert_unseen(op)
                 return
-            if decide.judge(answer, 0, 0.0).meaning != "done":
+            if answer.status >= 300:
                 await self._no(op, answer)
                 return
             if isinstance(answer.body, list) and answer.body:
@@ -329,10 +329,10 @@ class Delivery:
         if "xmin" in row:
             # Durable before it leaves: after a lost answer it tells whether the row moved.
             job.op = replace(op, xmin=str(row["xmin"]))
-            await self.on_disk(self.outbox.back, replace(job.op, sent=True))
+            await self._store(self.outbox.back, replace(job.op, sent=True))
         elif decide.only_once(op):
             job.op = replace(op, untold=True)
-            await self.on_disk(self.outbox.back, replace(job.op, sent=True))
+            await self._store(self.outbox.back, replace(job.op, sent=True))
         else:
             await self._fail(op, "the server can neither compare a changed column nor give xmin")
             return None
@@ -401,18 +401,18 @@ class Delivery:
         records = [decide.record_of(op, conflict) for conflict in left.conflicts]
         if left.open:
             asking = replace(op, state="asking", error=left.conflicts[-1].rule)
-            await self.on_disk(lambda: self.outbox.back(asking, records=records))
+            await self._store(self.outbox.back, asking, records)
             self.tell(self._listener.rebased, asking, records)
             return False
         if left.edit is None:
-            await self.on_disk(self.outbox.settle, op, row, records)
+            await self._store(self.outbox.settle, op, row, records)
             if records:
                 self.tell(self._listener.rebased, op, records)
             self.tell(self._listener.settled, op, row)
             return False
         job.op = decide.op_of(op, left)
         leaving = replace(job.op, sent=True)  # it goes out again at once
-        await self.on_disk(lambda: self.outbox.back(leaving, records=records))
+        await self._store(self.outbox.back, leaving, records)
         self.tell(self._listener.rebased, leaving, records)
         return True
 
@@ -430,7 +430,7 @@ class Delivery:
         """One commit, which waits for the disk, for all that is done by the time the last one ends."""
         async with self._committing:
             done, self._done, self._settling = self._done, [], None
-            await self.on_disk(self.outbox.settle_all, done)
+            await self._store(self.outbox.settle_all, done)
 
     async def _no(self, op: Op, answer: Answer, *, read: bool = False) -> None:
         """An answer that is not a success; to a ``read``, which has no effect that could be lost."""
@@ -468,18 +468,18 @@ class Delivery:
     async def put_back(self, ops: Sequence[Op]) -> None:
         """Return what was marked as left when it was taken, and has not."""
         for op in ops:
-            await self.on_disk(self.outbox.back, op)
+            await self._store(self.outbox.back, op)
         self.waiting += ops
 
     async def _back(self, op: Op, *, until: float, words: str = "") -> None:
         self.waiting.append(op)
-        await self.on_disk(
+        await self._store(
             self.outbox.back, replace(op, state="waiting", not_before=until, error=words)
         )
 
     async def _fail(self, op: Op, words: str) -> None:
         failed = replace(op, state="failed", error=words, attempts=max(1, op.attempts))
-        await self.on_disk(self.outbox.back, failed)
+        await self._store(self.outbox.back, failed)
         self.tell(self._listener.failed, failed)
 
     def tell(self, fn: Callable[..., object], *args: object) -> None:
@@ -498,6 +498,11 @@ class Delivery:
         except RuntimeError:  # Python is ending: no executor takes work any more
             return fn(*args)
         return await done
+
+    async def _store(self, fn: Callable[..., None], *args: Any) -> None:
+        """Have something put down, and tell who looks at the queue."""
+        await self.on_disk(fn, *args)
+        self.tell(self.outbox.tell)
 
     async def end(self) -> None:
         """Put down what is done, and let another kernel send."""

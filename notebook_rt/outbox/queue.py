@@ -85,6 +85,8 @@ class Outbox:
         """Who puts operations in here."""
         self._noted = False
         self._edited = False
+        self.more = True
+        """Something may be ready to leave that the last `take` has not given."""
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._changed: Signal[()] = Signal()
@@ -119,6 +121,10 @@ class Outbox:
         """Call ``fn`` after every change made through this object; returns what ends it."""
         return self._changed.add(fn)
 
+    def tell(self) -> None:
+        """Say that the queue has changed: who makes the worker's steps says so, where they were made from."""
+        self._changed.tell()
+
     # --- putting in ------------------------------------------------------------------------------
 
     def put(self, *ops: Op, merge: bool = True) -> list[Put]:
@@ -142,7 +148,7 @@ class Outbox:
             )
             self._unsynced = True
         self._noted = self._edited = True
-        self._tell()
+        self._decided()
         return results
 
     @property
@@ -158,7 +164,7 @@ class Outbox:
             if not paused:
                 self._take_over(db)
         self._noted = True
-        self._tell()
+        self._decided()
 
     # --- looking in ------------------------------------------------------------------------------
 
@@ -242,7 +248,7 @@ class Outbox:
                 f"where {where}",
                 given,
             ).rowcount
-        self._tell()
+        self._decided()
         return done
 
     def hurry(self) -> None:
@@ -250,7 +256,7 @@ class Outbox:
         where, given = self._where(state="waiting", attempts=0, error="")
         with self._writing() as db:
             db.execute(f"update ops set not_before = 0 where not_before > 0 and {where}", given)
-        self._tell()
+        self._decided()
 
     def discard(self, op: str) -> list[Op]:
         """Drop an operation, and those that stand on it: later edits of a row never inserted."""
@@ -264,7 +270,7 @@ class Outbox:
             for one in dropped:
                 rows.remove(db, one)
                 decisions.drop_open(db, one)
-        self._tell()
+        self._decided()
         return dropped
 
     def mend(self, op: Op, *, decided: Iterable[int] = (), asks: bool = False) -> bool:
@@ -292,7 +298,7 @@ class Outbox:
                 )
                 mended = replace(mended, untold=False)
             rows.store(db, mended)
-        self._tell()
+        self._decided()
         return True
 
     def take_back(self, puts: Iterable[Put]) -> list[Put]:
@@ -301,7 +307,7 @@ class Outbox:
             undone = [
                 put for put in reversed([*puts]) if rows.take_back(db, self._lease.owner, put)
             ]
-        self._tell()
+        self._decided()
         return undone
 
     # --- merge records ---------------------------------------------------------------------------
@@ -317,7 +323,7 @@ class Outbox:
         """Keep what a person decided."""
         with self._writing() as db:
             decisions.keep(db, op, records)
-        self._tell()
+        self._decided()
 
     # --- the worker's steps ----------------------------------------------------------------------
 
@@ -352,22 +358,24 @@ class Outbox:
             if not self._lease.take(db, now):
                 return []
             rows.expire(db, self._lease.owner, now)
-            ops = self._next(db, limit, now)
+            ops, self.more = self._next(db, limit, now)
             db.executemany("update ops set sent = 1 where seq = ?", [(op.seq,) for op in ops])
         return ops
 
-    def _next(self, db: sqlite3.Connection, limit: int, now: float) -> list[Op]:
-        """What leaves in at most ``limit`` statements; a single one, alone, where that is 1."""
+    def _next(self, db: sqlite3.Connection, limit: int, now: float) -> tuple[list[Op], bool]:
+        """What leaves in at most ``limit`` statements (a single one, alone, where that is 1), and whether
+        more waits.
+        """
         paused = sessions.held(db, self.session.id)
-        asked, ops = limit, rows.ready(db, self._lease.owner, limit, now, paused)
+        asked, (ops, more) = limit, rows.ready(db, self._lease.owner, limit, now, paused)
         while limit > 1 and len(ops) == asked < ROWS_AT_ONCE:
             asked = min(2 * asked, ROWS_AT_ONCE)
-            more = rows.ready(db, self._lease.owner, asked, now, paused)
-            statements = sum(len(decide.statements(group)) for group in decide.runs(more))
-            if statements > limit or any(op.kind == "broadcast" for op in more):
+            further, still_more = rows.ready(db, self._lease.owner, asked, now, paused)
+            statements = sum(len(decide.statements(group)) for group in decide.runs(further))
+            if statements > limit or any(op.kind == "broadcast" for op in further):
                 break
-            ops = more
-        return ops
+            ops, more = further, still_more
+        return ops, more
 
     def next_at(self) -> float | None:
         """When the next operation may leave; None: nothing waits."""
@@ -386,20 +394,19 @@ class Outbox:
     ) -> None:
         """Several operations are done, as one commit; ``records`` are of the first."""
         with self._fenced() as db:
-            decisions.keep(db, done[0][0], records)
+            if records:
+                decisions.keep(db, done[0][0], records)
             for op, row in done:
                 rows.remove(db, op)
                 text = None if row is None else encode(row).decode()
                 db.execute("insert or replace into done values (?, ?, ?)", (op.id, op.seq, text))
             db.execute("delete from done where seq <= ?", (done[-1][0].seq - KEPT_DONE,))
-        self._tell()
 
-    def back(self, op: Op, *, records: Sequence[dict[str, Json]] = ()) -> None:
+    def back(self, op: Op, records: Sequence[dict[str, Json]] = ()) -> None:
         """An operation returns to the queue as ``op`` says: its state, times and words."""
         with self._fenced() as db:
             decisions.keep(db, op, records)
             rows.store(db, op)
-        self._tell()
 
     def _take_over(self, db: sqlite3.Connection, op: str | None = None) -> int:
         """Make this session's what others left that were paused when they ended; how much of it waits."""
@@ -481,8 +488,10 @@ class Outbox:
                     db.execute("rollback")
                 raise
 
-    def _tell(self) -> None:
-        self._changed.tell()
+    def _decided(self) -> None:
+        """The user has changed the queue: there may be more to send."""
+        self.more = True
+        self.tell()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

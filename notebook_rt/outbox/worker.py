@@ -56,45 +56,31 @@ class Worker:
     ) -> None:
         self.outbox = outbox
         self.paused = False
-        self._delivery = Delivery(
+        self.delivery = Delivery(
             outbox, rest, listener, clock, random, strategies, max_attempts, batch
         )
         self._listener = listener
         self._clock = clock
         self._batch = batch
-        self._waking = asyncio.Event()
+        self.waking = asyncio.Event()
+        """Set when there may be something new in the queue."""
         self._busy = asyncio.Lock()
         self._taking = asyncio.Lock()
         self._changed = -1
         self._trouble = ""
         """What was said last of why nothing leaves."""
 
-    @property
-    def offline(self) -> bool:
-        """The last request found no network; one operation at a time asks whether it is back."""
-        return self._delivery.offline
-
-    @property
-    def unauthorized(self) -> str:
-        """The server's words when it refused the login, until there is a new one (`wake`)."""
-        return self._delivery.unauthorized
-
     async def undecided(self) -> tuple[tuple[int, Op | None], int]:
         """How many operations were refused, and the last of them; and how many ask."""
-        return await self._delivery.on_disk(self.outbox.undecided)
+        return await self.delivery.on_disk(self.outbox.undecided)
 
     # --- from outside, on the loop thread --------------------------------------------------------
 
     def wake(self) -> None:
         """Something changed: a new operation, the network, the login."""
-        self._delivery.unauthorized = ""
-        self._delivery.retry_at = 0.0
-        self._waking.set()
-
-    def put(self) -> None:
-        """There may be something new in the queue."""
-        if not (self.paused or self._delivery.stopped):
-            self._waking.set()
+        self.delivery.unauthorized = ""
+        self.delivery.retry_at = 0.0
+        self.waking.set()
 
     def pause(self) -> None:
         """Send nothing more until `resume`; what is on its way is still settled."""
@@ -114,7 +100,7 @@ class Worker:
         watch_at = 0.0
         try:
             while True:
-                self._waking.clear()
+                self.waking.clear()
                 sent = 0
                 try:
                     if time.monotonic() >= watch_at:
@@ -127,30 +113,31 @@ class Worker:
                 except Exception as error:
                     self._say(error)
                     await asyncio.sleep(WATCH_SECONDS)
-                if not sent:
+                if not (sent and self.outbox.more):
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(max(0.0, watch_at - time.monotonic())):
-                            await self._waking.wait()
+                            await self.waking.wait()
         finally:
-            await self._delivery.end()
+            await self.delivery.end()
 
     async def step(self) -> int:
         """Take a batch and carry it out; how many operations came to an end or moved on."""
-        delivery = self._delivery
+        delivery = self.delivery
         async with self._busy:
             async with self._taking:
                 if self.paused or delivery.stopped:
                     return 0
-                limit = 1 if self.offline else self._batch
+                limit = 1 if delivery.offline else self._batch
                 ops = await delivery.on_disk(self.outbox.take, limit, self._clock())
             groups = decide.runs(ops)
             moved = 0
             delivery.waiting.clear()
-            for group in groups:
+            for place, group in enumerate(groups):
                 if delivery.stopped or not all(may_pass(group[0], one) for one in delivery.waiting):
                     await delivery.put_back(group)
                     continue
-                await delivery.on_disk(delivery.still_ours)
+                if place:  # the first leaves right after the lease was taken with it
+                    await delivery.still_ours()
                 moved += await delivery.send(group)
             return moved
 
@@ -163,14 +150,14 @@ class Worker:
         self._trouble = str(error)
         if isinstance(error, QueueError):
             logger.warning("the queue's worker tries again and again: %s", error)
-            self._delivery.tell(self._listener.stuck, self._trouble)
+            self.delivery.tell(self._listener.stuck, self._trouble)
         else:
             logger.error("the queue's worker tries again and again", exc_info=error)
 
     async def _watch(self) -> None:
-        changed = await self._delivery.on_disk(self.outbox.changed)
+        changed = await self.delivery.on_disk(self.outbox.changed)
         if changed != self._changed:
             self._changed = changed
-            self._delivery.tell(self._listener.elsewhere)
-        self._delivery.tell(self._listener.tick)
-        await self._delivery.on_disk(self.outbox.flush)
+            self.delivery.tell(self._listener.elsewhere)
+        self.delivery.tell(self._listener.tick)
+        await self.delivery.on_disk(self.outbox.flush)

@@ -56,7 +56,7 @@ class Writer:
         """The conditional write, with the row back."""
         table = _table(op)
         answer = await self.send(decide.write(op, by_xmin=by_xmin, narrow=table in self._narrow))
-        if decide.forbidden(answer) and table not in self._narrow:
+        if answer.status >= 400 and decide.forbidden(answer) and table not in self._narrow:
             answer = await self.send(decide.write(op, by_xmin=by_xmin, narrow=True))
             if not decide.forbidden(answer):
                 self._narrow.add(table)

@@ -36,7 +36,6 @@ from notebook_rt.errors import (
 from notebook_rt.model.rows import Key, Row, RowChange, Rows, at_most
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Backend, Schema
-from notebook_rt.net.loop import Coalesced
 from notebook_rt.net.registry import Place
 from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.runtime.buffer import Buffer
@@ -144,7 +143,6 @@ class TableDriver(Feed):
         """What local edits did to the view, and who listens was not told yet."""
         self._edits = 0
         self._edits_told = 0
-        self._tell_edits = Coalesced(services.thread, self._publish_edits)
         self._shown: JournalledTable | None = None
         self._made: dict[int, JournalledTable] = {}
         options = services.options
@@ -483,7 +481,7 @@ class TableDriver(Feed):
         """An edit has changed the view: tell so soon, on the loop, in its place among the others."""
         self._edited.append(changes)
         self._edits += 1
-        self._tell_edits.ask()
+        self.services.lock.soon(self._publish_edits)
 
     def columns_suspect(self) -> None:
         """What is known of the columns may be old: learn them again, soon, on the loop."""

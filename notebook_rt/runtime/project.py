@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,7 +23,7 @@ from notebook_rt.model.spec import QuerySpec, TableSpec
 from notebook_rt.model.types import Backend
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.login import Login
-from notebook_rt.net.loop import LoopThread
+from notebook_rt.net.loop import LoopThread, WakingLock
 from notebook_rt.net.rest import RestClient
 from notebook_rt.net.supervisor import Connection
 from notebook_rt.options import Options
@@ -123,7 +122,7 @@ class Project:
             turns=Turns(options.polls_at_once),
             rate=ChangeRate(self.usage.plan),
             on_overload=self._overloaded,
-            lock=threading.RLock(),
+            lock=WakingLock(thread),
             unreachable=lambda: self.connection.last_error,
             on_contact=self._on_contact,
             calm=self.calm,

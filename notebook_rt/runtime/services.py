@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from notebook_rt.errors import NotebookRTError
-from notebook_rt.net.loop import LoopThread
+from notebook_rt.net.loop import LoopThread, WakingLock
 from notebook_rt.net.registry import Registry
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
@@ -31,7 +30,7 @@ class Services:
     """Whether the server may be dropping changes."""
     on_overload: Callable[[], None]
     """Told when, as ``rate`` has just said, it may be from now on."""
-    lock: threading.RLock
+    lock: WakingLock
     """Held by whoever writes a table: the mirror's feeder here, a local edit on the user's thread."""
     unreachable: Callable[[], NotebookRTError | None]
     """Why the socket cannot be opened, while it cannot."""

@@ -35,9 +35,7 @@ from notebook_rt.model.kinds import INT_LIMITS
 from notebook_rt.model.rows import Key
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Column, canonical
-from notebook_rt.net.credentials import claims
 from notebook_rt.net.http import HttpClient
-from notebook_rt.net.loop import Coalesced
 from notebook_rt.outbox import key_cache
 from notebook_rt.outbox.empty import EMPTY
 from notebook_rt.outbox.key_cache import ColumnName, KeyCache, NoKeyDrawnError
@@ -80,7 +78,7 @@ class Writes:
         self.keys = KeyCache(self._fetch)
         self._asked: set[ColumnName] = set()
         self._path = None if path is None else Path(path)
-        self._login = self.who()
+        self._login = project.credentials.login
         self._session = kernel_name() if project.options.queue_scope == "session" else ""
         self._lock = project.services.lock
         self._open: _Open | None = None
@@ -197,7 +195,7 @@ class Writes:
         """Why nothing is sent that waits; empty: it is."""
         if self.paused:
             return "the queue is paused: resume() it"
-        refused = "" if self._open is None else self._open.worker.unauthorized
+        refused = "" if self._open is None else self._open.worker.delivery.unauthorized
         return (
             f"the server refuses the login ({refused}): sign_in() or set_auth()" if refused else ""
         )
@@ -219,11 +217,6 @@ class Writes:
 
     def listen(self, fn: Callable[[], object]) -> Callable[[], None]:
         return self.listeners.add(fn)
-
-    def who(self) -> str:
-        """The login that requests have now: the user's id, or the key's role."""
-        subject = claims(self.project.credentials.bearer).get("sub")
-        return subject if isinstance(subject, str) else self.project.credentials.role
 
     def _tell_of_others(self, outbox: Outbox) -> None:
         """Say, once of each, whose writes the file holds besides."""
@@ -287,7 +280,7 @@ class Writes:
             self.tell_worker(Worker.wake)
 
     def _login_changed(self) -> None:
-        login, self._login = self._login, self.who()
+        login, self._login = self._login, self.project.credentials.login
         if login == self._login:
             self.tell_worker(Worker.wake)
             return
@@ -353,7 +346,6 @@ class _Open:
             self.outbox.pause(True)
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
-        self._look_soon = Coalesced(project.thread, self._look)
         self.refused: tuple[int, Op | None] = (0, None)
         """How many operations were refused, and the last of them, as was last looked at."""
         self.asking = 0
@@ -368,7 +360,7 @@ class _Open:
     @property
     def _ours(self) -> bool:
         """Nobody else has signed in meanwhile."""
-        return self.writes.who() == self.owner.login
+        return self.project.credentials.login == self.owner.login
 
     def _count_written(self) -> None:
         """A row was written here: the server tells of it, or drops that, too."""
@@ -431,19 +423,19 @@ class _Open:
         self.editors.clear()
 
     def _changed(self) -> None:
-        with contextlib.suppress(ClosedError):
-            self._look_soon.ask()
+        self.project.services.lock.soon(self._look)
         self.writes.listeners.tell()
 
     def _look(self) -> None:
         """The queue has changed: there may be something to send, and something to say."""
         if self._closed:  # this was asked for before
             return
-        self.worker.put()
+        if self.outbox.more:
+            self.worker.waking.set()
         self._news.set()
         if self.refused[0] or self.asking:
             self._count_refused()
-        offline = self._ours and (self.worker.offline or not self.project.reachable)
+        offline = (self.worker.delivery.offline or not self.project.reachable) and self._ours
         if offline and not self._waited:
             waiting = self.outbox.counts()["waiting"]
             if waiting:
@@ -462,8 +454,8 @@ class _Open:
 
     async def linger(self) -> None:
         """Let the last writes leave, where they can."""
-        worker = self.worker
-        away = worker.offline or worker.paused or worker.unauthorized
+        worker, delivery = self.worker, self.worker.delivery
+        away = delivery.offline or worker.paused or delivery.unauthorized
         if self._ours and self.project.reachable and not away:
             with contextlib.suppress(TimeoutError, QueueError):
                 async with asyncio.timeout(LINGER_SECONDS):
@@ -517,8 +509,11 @@ class TableEdits:
     writes: Writes
     driver: TableDriver
 
-    def open(self) -> Editor:
-        """Its editor; the queue's file is made if it is not there."""
+    def open(self, columns: Collection[str] = ()) -> Editor:
+        """Its editor, which knows these columns even where no row was there to name them; the queue's
+        file is made if it is not there.
+        """
+        self.driver.know(columns)
         return self.writes.opened().editors[self.driver]
 
     def known(self) -> Editor | None:
@@ -532,14 +527,9 @@ class TableEdits:
             spec, role = self.driver.spec, self.writes.project.credentials.role
             raise PermissionDeniedError(spec.schema, spec.table, role, right, columns=columns)
 
-    def know(self, columns: Collection[str]) -> None:
-        """Learn the columns of these names, where no row was there to name all that there are."""
-        self.driver.know(columns)
-
     def insert(self, values: Mapping[str, Any]) -> Key:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
-        self.know(values)
-        editor = self.open()
+        editor = self.open(values)
         wanted = editor.drawn(values)
         for _ in range(MAX_TAKEN_KEYS):
             row = {**values, **{column: self._draw(editor, column) for column in wanted}}

@@ -8,6 +8,7 @@ skewed, or not yet well known, is never taken for a server that is late.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 DRIFT: Final = 1e-4
@@ -35,6 +36,12 @@ class ServerClock:
     def now(self, monotonic: float, wall: float) -> float:
         """The best guess: this machine's ``wall`` clock, put right as far as it must be wrong."""
         return min(max(wall, monotonic + self._low), monotonic + self._high)
+
+    def reader(
+        self, monotonic: Callable[[], float], wall: Callable[[], float]
+    ) -> Callable[[], float]:
+        """What gives `now` by these two clocks."""
+        return lambda: self.now(monotonic(), wall())
 
     def lag(self, commit_time: float, monotonic: float) -> float:
         """Seconds that have passed since a commit, at the least; 0.0 while nothing is known."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from notebook_rt.errors import ClosedError
-from notebook_rt.net.loop import PAUSE_SECONDS, Coalesced, LoopThread, shared
+from notebook_rt.net.loop import PAUSE_SECONDS, LoopThread, WakingLock, shared
 from notebook_rt.runtime.callbacks import Mailbox, Subscribers
 from notebook_rt.runtime.host import Run
 from notebook_rt.sync.connection.health import Metrics
@@ -75,11 +75,15 @@ def test_stopped_it_says_so_and_leaves_no_thread() -> None:
 def test_what_is_asked_for_again_and_again_is_done_soon_but_not_each_time() -> None:
     asked: list[int] = []
     seen: list[int] = []
-    call = Coalesced(shared(), lambda: seen.append(len(asked)))
+    lock = WakingLock(shared())
+
+    def look() -> None:
+        seen.append(len(asked))
+
     began = time.monotonic()
     for number in range(20_000):
         asked.append(number)
-        call.ask()
+        lock.soon(look)
     until(lambda: seen and seen[-1] == 20_000)
     assert len(seen) <= (time.monotonic() - began) / PAUSE_SECONDS + 1
 
@@ -95,12 +99,38 @@ def test_what_is_asked_for_after_a_rest_or_a_failure_is_done_all_the_same(
         if done == 1:
             raise ValueError("mine")
 
-    call = Coalesced(shared(), fail_at_first)
+    lock = WakingLock(shared())
     for times in (1, 2, 3):
-        call.ask()
+        lock.soon(fail_at_first)
         until(lambda times=times: done == times)
         time.sleep(PAUSE_SECONDS * (times - 1) * 2)
     assert "on the network thread" in caplog.text
+
+
+def test_what_is_asked_for_under_the_lock_is_done_by_one_wake_once_it_is_released() -> None:
+    thread, done = LoopThread(), []
+    wakes = []
+    post = thread.post
+    thread.post = lambda fn, *args: (wakes.append(fn), post(fn, *args))  # type: ignore[method-assign]  # counted
+    lock = WakingLock(thread)
+
+    def show() -> None:
+        done.append("show")
+
+    def send() -> None:
+        done.append("send")
+
+    with lock:
+        lock.soon(show)
+        with lock:
+            lock.soon(send)
+            lock.soon(show)
+        thread.call(lambda: None)
+        assert not done
+    until(lambda: len(done) == 2)
+    thread.call(lambda: None)
+    assert (done, len(wakes)) == (["show", "send"], 1)
+    thread.stop()
 
 
 def test_a_mailbox_calls_in_order_on_one_thread_and_its_thread_goes() -> None:

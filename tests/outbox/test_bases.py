@@ -144,10 +144,7 @@ class Edits:
     def may(self, right: str, columns: object = ()) -> None:
         """Everybody may do everything."""
 
-    def know(self, columns: object) -> None:
-        """Every column is known."""
-
-    def open(self) -> Editor:
+    def open(self, columns: object = ()) -> Editor:
         return self.editor
 
     def known(self) -> Editor:
@@ -379,7 +376,7 @@ class Run:
             self.asked |= columns
             kernel.editor.resolve(1, None, "mine" if columns == {"note"} else "theirs")
         assert not kernel.outbox.ops()
-        await kernel.worker._delivery.end()
+        await kernel.worker.delivery.end()
 
     def check(self) -> None:
         server = self.server.rows[1]
@@ -446,7 +443,7 @@ def values(kernel: Kernel, column: str) -> Any:
     async def end() -> None:
         kernel.deliver()
         await kernel.drain()
-        await kernel.worker._delivery.end()
+        await kernel.worker.delivery.end()
 
     asyncio.run(end())
     return kernel.server.rows[1][column]

@@ -534,7 +534,7 @@ async def test_the_network_is_waited_for_and_that_is_no_attempt(
         await k.worker.step()
         k.worker.wake()
     assert k.outbox.ops()[0].attempts == 0
-    assert k.worker.offline
+    assert k.worker.delivery.offline
     proxy.up()
     k.worker.wake()
     await k.drain()
@@ -576,7 +576,7 @@ async def test_a_refused_token_is_refreshed_once_then_asked_for(
     k.credentials.access_token = stack.token("anon", ttl=-60)
     k.editor.edit(key, {"note": "mine"})
     await k.worker.step()
-    assert "401" in k.worker.unauthorized
+    assert "401" in k.worker.delivery.unauthorized
     assert states(k) == ["waiting"]
     assert await k.worker.step() == 0
     k.refreshes.append(k.key)
@@ -591,7 +591,7 @@ async def test_a_paused_queue_sends_nothing_and_a_running_one_drains_as_it_fills
 ) -> None:
     k, later = kernel(), kernel()
     loop = asyncio.get_running_loop()
-    k.outbox.subscribe(lambda: loop.call_soon_threadsafe(k.worker.put))
+    k.outbox.subscribe(lambda: loop.call_soon_threadsafe(k.worker.waking.set))
     running = asyncio.create_task(k.worker.run())
     k.worker.pause()
     k.editor.edit(key, {"note": "held"})
