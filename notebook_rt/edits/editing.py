@@ -82,7 +82,7 @@ class Editing:
         strategies: Strategies | None = None,
         changed: Callable[[Sequence[RowChange]], object] | None = None,
         columns_suspect: Callable[[], object] = lambda: None,
-        ordered: Callable[[], Ordered | None] = lambda: None,
+        ordered: Callable[[], Ordered | None] | None = None,
     ) -> Editor:
         """The editor of one live table.
 
@@ -93,7 +93,7 @@ class Editing:
         columns_suspect : callable, optional
             Told when what is known of its columns has refused an edit, or the server one for it.
         ordered : callable, optional
-            Gives the view that is shown of it, where it has an order or a limit.
+            Gives the view that is shown of it, where it has a limit.
         """
         editor = Editor(
             self._shared,

@@ -436,7 +436,7 @@ class Editor(PendingEdits):
         for key in self._outside(keys):
             del there[key]
         for key in found.keys() - there.keys():
-            ordered = self.ordered()
+            ordered = self.ordered and self.ordered()
             limited = (
                 ""
                 if ordered is None or ordered.limit is None
@@ -453,7 +453,7 @@ class Editor(PendingEdits):
 
         What the open batch did to a row is its user's to see.
         """
-        ordered, batch = self.ordered(), self._batch
+        ordered, batch = self.ordered and self.ordered(), self._batch
         if ordered is None:
             return []
         return [key for key in ordered.beyond(keys) if batch is None or key not in batch.rows]

@@ -103,8 +103,8 @@ class PendingEdits:
     """Told what edits did to the view."""
     columns_suspect: Callable[[], object]
     """Told when what is known of the columns has refused an edit."""
-    ordered: Callable[[], Ordered | None] = lambda: None
-    """The view that is shown of the table, where it has an order or a limit."""
+    ordered: Callable[[], Ordered | None] | None = None
+    """Gives the view that is shown of the table, where it has a limit."""
     overlay: Overlay | None = field(default=None, init=False)
     on_merge: Signal[Sequence[Mapping[str, Json]]] = field(default_factory=Signal, init=False)
     """Told the records of each merge (see ``conflicts``), on the loop thread."""

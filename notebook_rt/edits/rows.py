@@ -233,6 +233,7 @@ def ready(
     What is set aside, of a session that is ``paused``, or not sent yet because it may be taken back,
     holds up its own lane alone.
     """
+    _expire(db, owner, now)
     # By the primary key, lazily: mostly the first few rows are what is looked for.
     found = db.execute(
         "select * from ops not indexed where owner = ? and state = 'waiting' and lane not in "
@@ -285,7 +286,7 @@ def _not_of(paused: Sequence[str]) -> str:
     return f"and session not in ({', '.join('?' * len(paused))})" if paused else ""
 
 
-def expire(db: sqlite3.Connection, owner: str, now: float) -> None:
+def _expire(db: sqlite3.Connection, owner: str, now: float) -> None:
     """Drop what nobody wants to be sent any more."""
     expired = db.execute(
         "select * from ops where expires_at <= ? and owner = ?", (now, owner)

@@ -72,8 +72,8 @@ class HttpClient:
         The longest that a piece of the answer, or a connection, may take.
     usage : Usage, optional
         Told of the bytes of each request.
-    may_send : callable, optional
-        Whether the login of now may send; asked before each request.
+    login : str, optional
+        Whose requests these are; once somebody else has signed in, none is sent.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class HttpClient:
         chunk_seconds: float | None = None,
         connect_seconds: float | None = None,
         usage: Usage | None = None,
-        may_send: Callable[[], bool] = lambda: True,
+        login: str | None = None,
     ) -> None:
         self.url = url
         self.credentials = credentials
@@ -97,7 +97,7 @@ class HttpClient:
         self._refresh = refresh
         self._seconds = seconds
         self._usage = usage
-        self._may_send = may_send
+        self._login = login
         timeout = httpx.Timeout(chunk_seconds or seconds, connect=connect_seconds or seconds)
         self._client = new_client(url, timeout, max_answer_bytes)
 
@@ -133,7 +133,7 @@ class HttpClient:
     async def _send(self, request: Request, exact_numbers: bool, purpose: Purpose) -> Answer:
         if self._client.is_closed:
             raise ClosedError("this session")
-        if not self._may_send():
+        if self._login is not None and self.credentials.login != self._login:
             raise NoAnswerError(self.url, "somebody else has signed in", sent=False)
         reading = request.method in ("GET", "HEAD")
         headers = {

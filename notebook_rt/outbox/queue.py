@@ -357,7 +357,6 @@ class Outbox:
         with self._writing(synced=True) as db:
             if not self._lease.take(db, now):
                 return []
-            rows.expire(db, self._lease.owner, now)
             ops, self.more = self._next(db, limit, now)
             db.executemany("update ops set sent = 1 where seq = ?", [(op.seq,) for op in ops])
         return ops

@@ -328,7 +328,7 @@ class _Open:
             seconds=REQUEST_SECONDS,
             max_answer_bytes=project.options.max_answer_bytes,
             usage=project.usage,
-            may_send=lambda: self._ours,
+            login=self.owner.login,
         )
         self._rest = HttpRest(http)
         self.worker = Worker(
@@ -401,7 +401,7 @@ class _Open:
             driver.strategies,
             driver.edited,
             driver.columns_suspect,
-            lambda: driver.ordered,
+            (lambda: driver.ordered) if spec.limit is not None else None,
         )
         editor.on_merge = on_merge
         self.editors[driver] = editor
