@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.cli.main import AUDIT_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.net.rest import RestClient
+from notebook_rt.runtime.optional_sql import AUDIT_SQL
 from tests.link import Link
 from tests.waiting import scaled, until
 

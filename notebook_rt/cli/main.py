@@ -32,10 +32,6 @@ INSTALLED_NOTEBOOKS = PACKAGE / "_notebooks"
 ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"
 """What asks over a newcomer's first notebook whether there shall be news of Jupyter's."""
 
-DESCRIBE_SQL = PACKAGE / "sync" / "table" / "describe.sql"
-AUDIT_SQL = PACKAGE / "sync" / "table" / "audit.sql"
-LEDGER_SQL = PACKAGE / "outbox" / "ledger.sql"
-
 ACTIONS = ("list", "show", "retry", "discard", "export")
 """Of ``notebook-rt queue``."""
 
@@ -246,6 +242,7 @@ def _doctor_project() -> int:
 
 def _print_sql() -> int:
     """Print the optional SQL: tables' descriptions, the audit's digest, operations, sequences' keys."""
-    for file in (DESCRIBE_SQL, AUDIT_SQL, LEDGER_SQL):
-        print(file.read_text())
+    from notebook_rt.runtime.optional_sql import optional_sql
+
+    print(optional_sql())
     return 0
