@@ -3,12 +3,12 @@
 ```python
 import notebook_rt as nrt
 
-rt = nrt.connect()                      # $SUPABASE_URL and $SUPABASE_KEY; a notebook needs neither
-prices = rt.table("prices", filter="symbol=in.(AAPL,MSFT)")
-prices.df                               # a pandas DataFrame; look again later, and it has moved
+rt = nrt.demo()                         # sample data that moves; your own: nrt.connect(url, key)
+stocks = rt.table("stocks", filter="symbol=in.(AAPL,MSFT)")
+stocks.df                               # a pandas DataFrame; look again later, and it has moved
 ```
 
-`connect` gives a `Session`; its ``table`` a `LiveTable` (``df``, ``on_change``, ``edit``), its
+`connect` and `demo` give a `Session`; its ``table`` a `LiveTable` (``df``, ``on_change``, ``edit``), its
 ``query`` a `LiveQuery`, its ``channel`` a `Channel` (``on``, ``send``, ``presence``). `local` is the
 embedded stack, `errors` has every failure by name, `Options` every number, and `run` runs a
 coroutine from a cell or a script.
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from notebook_rt.running import run
     from notebook_rt.runtime.changes import ChangeBatch
     from notebook_rt.runtime.feed import Verdict
+    from notebook_rt.sample.demo import demo
     from notebook_rt.session import Session, connect
     from notebook_rt.table import LiveTable
 
@@ -54,6 +55,7 @@ _HOMES = {
     "SendResult": "notebook_rt.edits.editing",
     "Session": "notebook_rt.session",
     "connect": "notebook_rt.session",
+    "demo": "notebook_rt.sample.demo",
     "map": "notebook_rt.frame",
     "Verdict": "notebook_rt.runtime.feed",
     "run": "notebook_rt.running",
@@ -77,6 +79,7 @@ __all__ = [
     "Session",
     "Verdict",
     "connect",
+    "demo",
     "errors",
     "local",
     "map",

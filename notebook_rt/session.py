@@ -134,7 +134,7 @@ def connect(
             options=options,
             client=None if access_token else client,
         )
-        return _connected(session)
+        return connected(session)
     stack = None
     if url is None and (url := environment_url(os.environ, has_key=bool(key))) is None:
         if not is_interactive():
@@ -145,7 +145,7 @@ def connect(
         stack = _embedded()
     if stack is not None:
         url, key = stack.url, key or stack.anon_key
-    return _connected(
+    return connected(
         Session(
             url,
             key or environment_key(os.environ, project_url(url)),
@@ -186,27 +186,29 @@ def _warn_of_secret(credentials: Credentials, url: str) -> None:
 CLOSE_SECONDS = 5.0
 """The longest that ``close`` waits; what is left goes on behind it."""
 
-_cells: dict[str, tuple[object, list[weakref.ref[Session]]]] = {}
-"""What a notebook's cell connected: which run of it, and the sessions."""
+_cells: dict[str, tuple[object, list[tuple[str, weakref.ref[Session]]]]] = {}
+"""What a notebook's cell connected: which run of it, and the sessions with their projects."""
 
 
-def _connected(session: Session) -> Session:
+def connected(session: Session, project: str | None = None) -> Session:
     """A cell that is run again begins anew: what it had connected to the same project is closed.
 
     Callbacks, presence and what the kernel keeps of a cell's output would hold it for ever.
+    ``project`` says which project it is, where its URL is another one each time.
     """
+    project = project or session.url
     at_session_end(session._finalizer)  # a visitor of a marimo app who leaves closes what is theirs
     run = running()
     if run is None or run.cell is None:
         return session
     number, made = _cells.get(run.cell, (run.number, []))
     if number != run.number:
-        for each in made:
+        for name, each in made:
             old = each()
-            if old is not None and old.url == session.url:
+            if old is not None and name == project:
                 old._finalizer()
         made = []
-    _cells[run.cell] = (run.number, [*made, weakref.ref(session)])
+    _cells[run.cell] = (run.number, [*made, (project, weakref.ref(session))])
     return session
 
 
@@ -237,7 +239,7 @@ class Session(Opening):
             raise TypeError(f"options are nrt.Options(poll_interval=2.0, ...), not {options!r}")
         self.options = options or Options()
         self.stack = stack
-        """The local stack, where the session uses it."""
+        """The local stack, where the session uses it; `demo` gives it one of its own."""
         self._thread: LoopThread = shared()
         followed = None
         if client is not None:

@@ -14,9 +14,9 @@ from typing import Any
 import hypothesis
 import pytest
 
-from notebook_rt.cli.doctor import DESCRIBE_SQL, LEDGER_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
+from notebook_rt.runtime.optional_sql import DESCRIBE_SQL, LEDGER_SQL
 from tests.proxy import Proxy
 from tests.waiting import TIME_FACTOR, scaled
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notebook_rt.cli import doctor
-from notebook_rt.cli.doctor import AUDIT_SQL, DESCRIBE_SQL, LEDGER_SQL, Finding
+from notebook_rt.cli.doctor import Finding
 from notebook_rt.local import LocalStack, StackOptions, start
+from notebook_rt.runtime.optional_sql import AUDIT_SQL, DESCRIBE_SQL, LEDGER_SQL
 
 WHOLE = """
 drop table if exists ill cascade; drop table if exists "Ill one" cascade; drop sequence if exists ill_ids;

@@ -14,12 +14,9 @@ import pandas as pd
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.cli.doctor import AUDIT_SQL
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
-from notebook_rt.model.http import Answer, Request
-from notebook_rt.net.http import HttpClient
-from tests.benchmarks import bench_far
+from notebook_rt.runtime.optional_sql import AUDIT_SQL
 from tests.link import Link
 from tests.waiting import scaled, until
 

@@ -15,18 +15,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from notebook_rt.errors import NotebookRTError, identifier, printable, qualified
+from notebook_rt.runtime.optional_sql import optional_sql
 
 if TYPE_CHECKING:
     from notebook_rt.session import Session
 
-_PACKAGE: Final = Path(__file__).parent.parent
-DESCRIBE_SQL: Final = _PACKAGE / "sync" / "table" / "describe.sql"
-AUDIT_SQL: Final = _PACKAGE / "sync" / "table" / "audit.sql"
-LEDGER_SQL: Final = _PACKAGE / "outbox" / "ledger.sql"
 CONNECT_SECONDS: Final = 10.0
 CONNECT_RETRIES: Final = 2
 TABLE_SECONDS: Final = 15.0
@@ -85,7 +81,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """Look, and say what was found."""
     if parsed.sql:
-        print("\n".join(file.read_text() for file in (DESCRIBE_SQL, AUDIT_SQL, LEDGER_SQL)))
+        print(optional_sql())
         return 0
     found: list[Finding] = []
     for finding in _found(parsed.schema, parsed.tables):

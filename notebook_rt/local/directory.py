@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -127,6 +128,15 @@ class StackDirectory:
     def forget_running(self) -> None:
         """The server is gone."""
         (self.path / "running.json").unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove all of it; for whoever holds `server.lock`.
+
+        Renamed first, so that nobody who looks at the lock puts a file into what is being removed.
+        """
+        aside = self.path.with_name(f".{self.path.name}.removed")
+        self.path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def last_port(self) -> int:
         """The port of the last run, so that a URL stays good; 0 if there was none."""

@@ -114,7 +114,7 @@ class Postgres:
         binaries, major = await asyncio.to_thread(_installation)
         user = _user()
         if not data.exists():
-            self.progress("making the database (only the first time)")
+            self.progress("making the database")
             await self._make(binaries, user)
         elif (owner := data.stat().st_uid) != (runs_as := user.pw_uid if user else os.geteuid()):
             raise DirectoryError(

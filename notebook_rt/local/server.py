@@ -19,6 +19,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -293,6 +294,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m notebook_rt.local.server", description=__doc__)
     parser.add_argument("directory", type=Path, help="where the stack keeps its data")
     parser.add_argument("--port", type=int, help="on 127.0.0.1 (default: the last one, or any)")
+    parser.add_argument(
+        "--temporary", action="store_true", help="remove the directory when the stack ends"
+    )
     parser.add_argument("--options", default="{}", help="StackOptions as JSON")
     arguments = parser.parse_args()
     os.umask(0o077)
@@ -310,8 +314,12 @@ def main() -> int:
                 raise DirectoryError(directory.path, "another server runs on it")
             with contextlib.suppress(asyncio.CancelledError):  # nobody waited for it any more
                 asyncio.run(serve(directory, arguments.port, options, say))
+            if arguments.temporary:
+                directory.remove()
     except StackError as error:
         say({"error": type(error).__name__, "message": str(error)})
+        if arguments.temporary:
+            shutil.rmtree(arguments.directory, ignore_errors=True)
         return 1
     return 0
 

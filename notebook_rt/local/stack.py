@@ -15,6 +15,7 @@ import os
 import selectors
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -48,6 +49,8 @@ def start(
     directory: str | os.PathLike[str] | None = None,
     port: int | None = None,
     options: StackOptions | None = None,
+    *,
+    temporary: bool = False,
 ) -> LocalStack:
     """Start the local stack of a directory, or attach to it if it runs already.
 
@@ -60,18 +63,25 @@ def start(
         On 127.0.0.1. Default: the one it had last, or any free one.
     options : StackOptions, optional
         Default: `StackOptions()`, or those it runs with already.
+    temporary : bool
+        Start a stack of its own in a new directory of the system's temporary one, which is removed
+        when the stack ends.
 
     Raises
     ------
     MissingExtraError, UnsupportedSystemError, DirectoryError, PortInUseError, OtherOptionsError,
     PostgresError
         All of them `StackError`, each with what to do.
+    ValueError
+        If it is ``temporary`` and a directory is given.
 
     Examples
     --------
     >>> with start() as stack:  # doctest: +SKIP
     ...     stack.sql("create table t (id bigint primary key)")
     """
+    if temporary and directory is not None:
+        raise ValueError("a temporary stack has a directory of its own: leave directory out")
     if sys.platform not in ("linux", "darwin"):
         raise UnsupportedSystemError(
             f"the local stack runs on Linux and macOS, not on {sys.platform}: "
@@ -83,12 +93,14 @@ def start(
 
     from notebook_rt.local.directory import StackDirectory
 
+    if temporary:
+        directory = tempfile.mkdtemp(prefix="notebook_rt-")
     files = StackDirectory.prepare(Path(directory or _default_directory()).expanduser())
     with files.locked("start.lock", wait=True):
         found = _attach(files)
         process = None
         if found is None:
-            process = _spawn(files, port, options)
+            process = _spawn(files, port, options, temporary)
             found = _attach(files)
             if process.stdin is not None:
                 process.stdin.close()  # from now on the lease keeps it
@@ -321,8 +333,11 @@ def _default_directory() -> Path:
 def _holds_lock(directory: Path) -> bool:
     from notebook_rt.local.directory import StackDirectory
 
-    with StackDirectory(directory).locked("server.lock", wait=False) as free:
-        return not free
+    try:
+        with StackDirectory(directory).locked("server.lock", wait=False) as free:
+            return not free
+    except FileNotFoundError:  # a temporary one is gone
+        return False
 
 
 def _attach(files: StackDirectory) -> tuple[Lease, Running] | None:
@@ -343,12 +358,14 @@ def _attach(files: StackDirectory) -> tuple[Lease, Running] | None:
 
 
 def _spawn(
-    files: StackDirectory, port: int | None, options: StackOptions | None
+    files: StackDirectory, port: int | None, options: StackOptions | None, temporary: bool
 ) -> subprocess.Popen[bytes]:
     """Start the server; return when it is ready, or raise what it says."""
     command = [sys.executable, "-P", "-m", "notebook_rt.local.server", str(files.path)]
     if port is not None:
         command += ["--port", str(port)]
+    if temporary:
+        command.append("--temporary")
     if options is not None:
         import msgspec
 

@@ -78,6 +78,8 @@ class Project:
         """Called when there is another login, or a fresh token."""
         self.closers: list[Callable[[], Awaitable[None]]] = []
         """Awaited first when the project closes."""
+        self.enders: list[Callable[[], Awaitable[None]]] = []
+        """Awaited last when the project closes: what it was connected to may go now."""
         self.state_listeners: Signal[State, str] = Signal()
         """Called with each new state and why; must be quick."""
         self.note_listeners: Signal[str, str] = Signal()
@@ -447,6 +449,7 @@ class Project:
             self.login.stop,
             self.connection.stop,
             self.rest.aclose,
+            *self.enders,
         )
         for step in steps:
             try:

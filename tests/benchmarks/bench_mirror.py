@@ -18,8 +18,8 @@ import orjson
 import pandas as pd
 
 import notebook_rt as nrt
-from notebook_rt.cli.doctor import AUDIT_SQL
 from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime.optional_sql import AUDIT_SQL
 from tests.benchmarks.harness import OURS, Result
 
 SUITE = "true again, and proven"

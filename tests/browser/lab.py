@@ -280,23 +280,22 @@ class Browser:
         scale: float = 1,
         script: str = "",
     ) -> Iterator[OpenNotebook]:
-        """A fresh notebook, its kernel started; the kernel is shut down at the end.
+        """A notebook, a fresh one unless there is one of that name, its kernel started; the kernel is
+        shut down at the end.
 
         ``script`` runs in the page before anything else.
         """
         name = name or f"n{secrets.token_hex(4)}.ipynb"
         path = self.server.root / name
         kernel = {"name": "python3", "display_name": "Python 3"}
-        path.write_text(
-            json.dumps(
-                {
-                    "cells": [],
-                    "metadata": {"kernelspec": kernel},
-                    "nbformat": 4,
-                    "nbformat_minor": 5,
-                }
-            )
-        )
+        fresh = {
+            "cells": [],
+            "metadata": {"kernelspec": kernel},
+            "nbformat": 4,
+            "nbformat_minor": 5,
+        }
+        if not path.exists():
+            path.write_text(json.dumps(fresh))
         context = self._chromium.new_context(
             viewport={"width": width, "height": height}, device_scale_factor=scale
         )

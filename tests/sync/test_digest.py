@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.cli.doctor import AUDIT_SQL
 from notebook_rt.local import LocalStack
 from notebook_rt.model.filters import parse
 from notebook_rt.model.rows import Upsert
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
+from notebook_rt.runtime.optional_sql import AUDIT_SQL
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.table.digest import Digest, hash_int8, hasher
 from notebook_rt.sync.table.flows import Ahead
