@@ -16,7 +16,10 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
+from notebook_rt.model.http import Answer, Request
+from notebook_rt.net.http import HttpClient
 from notebook_rt.runtime.optional_sql import AUDIT_SQL
+from tests.benchmarks import bench_far
 from tests.link import Link
 from tests.waiting import scaled, until
 
