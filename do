@@ -137,6 +137,7 @@ lock) developers; "$bin/uv" pip compile -q --universal --python-version 3.11 --g
 release) developers; exec "$bin/python" .github/release.py "$@" ;;
 docs) developers; exec "$bin/pdoc" --docformat numpy --output-directory build/docs notebook_rt "$@" ;;
 pictures) developers; browser; exec "$bin/python" -m tests.browser.pictures "$@" ;;
+animation) developers; browser; exec "$bin/python" -m tests.browser.animation "$@" ;;
 clean) rm -rf .venv node_modules build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .pictures ;;
 help)
     cat <<'TXT'
@@ -150,7 +151,8 @@ help)
 ./do bounds    the tests with the lowest, newest or next dependencies
 ./do lock      requirements-dev.lock anew      ./do release VERSION
 ./do latency   from df to pixel beside other grids, in JupyterLab ([seconds])
-./do pictures  widgets, light and dark, as PNG ./do clean     remove what this script made
+./do pictures  widgets, light and dark, as PNG ./do animation the README's moving picture
+./do clean     remove what this script made
 TXT
     ;;
 *) echo "unknown chore: $chore (./do help)" >&2; exit 2 ;;
