@@ -221,9 +221,12 @@ def test_the_verdicts_of_the_real_server_are_ours() -> None:
             None if t == "null" else t.strip("'") if t[0] == "'" else json.loads(t) for t in texts
         ]
         row = dict(zip(("id", "name", "n", "flag", "note"), cells, strict=True))
-        ours = [topic for topic, one in filters.items() if one.matches(row, SCHEMA)]
-        assert ours == line["topics"], line["q"]
-        assert None not in [one.matches(row, SCHEMA) for one in filters.values()]
+        for topic, one in filters.items():
+            ours = one.matches(row, SCHEMA)
+            if ours is None:  # a regular expression
+                assert {"match", "imatch"} & {c.operator for c in one.conditions}, topic
+            else:
+                assert ours is (topic in line["topics"]), (topic, line["q"])
         seen += 1
     assert seen == 4
 
@@ -292,8 +295,7 @@ def test_like_is_the_naive_like(text: str, pattern: str) -> None:
         ("match.a*a*a*a*a*a*b", None),
         ("match." + "a?" * 40 + "a{40}b", None),
         ("match." + "(a|a)" * 40 + "b", None),
-        ("match.^a*b", False),
-        ("match." + "|".join(f"b{n}" for n in range(10)), False),
+        ("match.^a*b", None),
     ],
 )
 def test_a_long_text_costs_a_pattern_no_more_than_a_moment(
@@ -365,37 +367,8 @@ def test_a_certain_no_outweighs_a_doubt_and_a_missing_column_is_a_doubt() -> Non
     assert matches("zzz=eq.1", zzz=1) is None
 
 
-@pytest.mark.parametrize(
-    ("pattern", "text", "expected"),
-    [
-        ("^h", "hello", True),
-        ("o$", "hello", True),
-        ("o$", "hello\n", False),
-        ("l{2}", "hello", True),
-        ("^(ab)+$", "abab", True),
-        ("^(a+b)?(a|c)$", "aabc", True),
-        ("[^a-c]", "abc", False),
-        (r"\d", "a1", True),
-        (r"\d", "٣", None),
-        (r"\s", "\x1f", False),
-        ("(?i)x", "x", None),
-        ("[[:alpha:]]", "x", None),
-        ("*a", "a", None),
-        ("a{300}", "a", None),
-        ("(a", "a", None),
-        (r"\y", "a", None),
-        ("", "a", True),
-    ],
-)
-def test_a_regular_expression_is_translated_or_left_to_the_server(
-    pattern: str, text: str, expected: bool | None
-) -> None:
-    one = Filter((Condition("name", "match", (pattern,)),))
-    assert one.matches({"name": text}, SCHEMA) is expected
-
-
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)*$", "((a*))*$", "(a?){30}$"])
-def test_a_pattern_that_python_would_try_for_hours_is_the_servers(pattern: str) -> None:
+@pytest.mark.parametrize("pattern", ["^a", "(a+)+$", "(a|aa)*$", "(?i)x", "(a", r"\y"])
+def test_a_regular_expression_is_the_servers_to_read(pattern: str) -> None:
     one = Filter((Condition("name", "match", (pattern,)),))
     assert one.matches({"name": "a" * 60 + "b"}, SCHEMA) is None
 
@@ -409,5 +382,5 @@ def test_null_is_not_in_an_empty_list() -> None:
 
 def test_case_beyond_ascii_is_the_locales() -> None:
     assert matches("name=ilike.HE%", name="hello") is True
-    assert matches("name=imatch.^H", name="hello") is True
+    assert matches("name=imatch.^H", name="hello") is None
     assert matches("name=ilike.É%", name="été") is None

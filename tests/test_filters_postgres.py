@@ -113,14 +113,14 @@ def test_certain_verdicts_are_postgresqls(stack: LocalStack, pg_type: str) -> No
     assert certain > asked * 0.3, "most verdicts must be certain"
 
 
-@pytest.mark.parametrize("operator", _PATTERNS)
+@pytest.mark.parametrize("operator", ["like", "ilike"])
 def test_patterns_of_random_texts_are_postgresqls(stack: LocalStack, operator: str) -> None:
     chance = random.Random(operator)
-    letters = "aabB._\\n%\\\\€" if operator.endswith("like") else "aabB.*+?|()^$"
+    letters = "aabB._\\n%\\\\€"
     pairs = [
         (
             "".join(chance.choices("aabB._\\n%\\\\€"[: 4 + i % 7], k=chance.randrange(9))),
-            "".join(chance.choices(letters + "%%_"[: 3 * operator.count("like")], k=i % 8)),
+            "".join(chance.choices(letters + "%%_", k=i % 8)),
         )
         for i in range(4_000)
     ]

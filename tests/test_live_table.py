@@ -295,6 +295,21 @@ def test_a_filtered_table_is_the_filtered_table(
     assert frame.verify(scaled(30)).differed == 0
 
 
+def test_a_table_filtered_by_a_regular_expression_asks_the_server_about_each_change(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} select g, 'a' || g, g from generate_series(1, 5) g")
+    frame = rt.table(table, filter=r"name=match.^a\d$").wait(scaled(10))
+    until(lambda: frame.status == "live")
+    stack.sql(f"update {table} set name = 'b' where id = 1")
+    stack.sql(f"update {table} set price = 100 where id = 2")
+    stack.sql(f"insert into {table} values (6, 'a6', 6), (7, 'b7', 7)")
+    stack.sql(f"delete from {table} where id = 3")
+    until(lambda: sorted(frame.df.index) == [2, 4, 5, 6], what=lambda: frame.df)
+    until(lambda: frame.df.price[2] == 100)
+
+
 # What goes wrong --------------------------------------------------------------------------------
 
 

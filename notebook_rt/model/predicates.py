@@ -2,7 +2,7 @@
 
 ``holds`` takes an operator of the filter language, a typed value of a row and the literals of the
 filter, and answers with SQL's three values (True, False, None for NULL) or ``"unknowable"``: the
-order of text depends on the server's collation, a regular expression may use what Python has not,
+order of text depends on the server's collation, a regular expression is PostgreSQL's own,
 a literal such as ``'now'`` means something only over there. ``"unknowable"`` costs one read of the
 row; a wrong answer would cost the truth of the table (promise 7), so every doubt goes that way.
 """
@@ -19,7 +19,7 @@ from uuid import UUID
 import numpy as np
 
 from notebook_rt.model.kinds import INT_LIMITS
-from notebook_rt.model.patterns import like, match
+from notebook_rt.model.patterns import like
 from notebook_rt.model.types import decode
 
 Truth: TypeAlias = bool | Literal["unknowable"] | None
@@ -75,8 +75,10 @@ def holds(operator: str, value: Any, literals: tuple[str, ...], pg_type: str) ->
         return None
     if operator == "in":
         return _in(value, literals, pg_type)
-    if operator in ("like", "ilike", "match", "imatch"):
-        return _pattern(operator, value, literals[0], pg_type)
+    if operator in ("match", "imatch"):
+        return UNKNOWABLE
+    if operator in ("like", "ilike"):
+        return _like(operator, value, literals[0], pg_type)
     return _compare(operator, value, literals[0], pg_type)
 
 
@@ -259,16 +261,12 @@ def _order_time(mine: Any, theirs: Any) -> _Sign:
     return _three_way(mine, theirs)
 
 
-def _pattern(operator: str, value: Any, pattern: str, pg_type: str) -> Truth:
+def _like(operator: str, value: Any, pattern: str, pg_type: str) -> Truth:
     if pg_type not in _TEXTS or not isinstance(value, str):
         return UNKNOWABLE
-    insensitive = operator.startswith("i")
-    if insensitive and not (value.isascii() and pattern.isascii()):
-        return UNKNOWABLE  # folding case is the locale's business
-    if operator.endswith("match"):
-        found = match(value, pattern, insensitive)
-    elif insensitive:
-        found = like(value.lower(), pattern.lower())
-    else:
-        found = like(value, pattern)
+    if operator == "ilike":
+        if not (value.isascii() and pattern.isascii()):
+            return UNKNOWABLE  # folding case is the locale's business
+        value, pattern = value.lower(), pattern.lower()
+    found = like(value, pattern)
     return UNKNOWABLE if found is None else found

@@ -112,6 +112,7 @@ MIGRATIONS: list[str] = [
 ]
 """Each takes the file one version further; never changed, only added to."""
 
+IN_MEMORY = Path(":memory:")
 LOCKED_SECONDS = 10.0
 """How long a write waits for another kernel's to end."""
 
@@ -133,12 +134,16 @@ def path_for(owner: Owner) -> Path:
 def open_file(path: Path) -> sqlite3.Connection:
     """Open (or make) the queue's file, brought to this version; commits do not sync (``normal``).
 
+    ``:memory:`` is none: who has written nothing has a queue, and no file is made for it.
+
     Raises
     ------
     QueueError
         If the file cannot be made or opened, a damaged one cannot be set aside, a newer version of
         the package wrote it, or it is no queue but something of the user's.
     """
+    if path == IN_MEMORY:
+        return _connect(path)
     try:
         _check_owner(path)
         if salvage.is_strange(path):

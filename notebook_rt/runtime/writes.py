@@ -13,9 +13,10 @@ import contextlib
 import logging
 import random
 import time
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -37,13 +38,12 @@ from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Column, canonical
 from notebook_rt.net.http import HttpClient
 from notebook_rt.outbox import key_cache
-from notebook_rt.outbox.empty import EMPTY
 from notebook_rt.outbox.key_cache import ColumnName, KeyCache, NoKeyDrawnError
 from notebook_rt.outbox.lease import kernel_name
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import REQUEST_SECONDS, HttpRest
-from notebook_rt.outbox.schema import path_for
+from notebook_rt.outbox.schema import IN_MEMORY, path_for
 from notebook_rt.outbox.sessions import whose
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.runtime.driver import TableDriver
@@ -105,7 +105,13 @@ class Writes:
     @property
     def outbox(self) -> Outbox:
         """The queue; an empty one without a file while nothing was written."""
-        return EMPTY if self._open is None else self._open.outbox
+        return self._empty if self._open is None else self._open.outbox
+
+    @cached_property
+    def _empty(self) -> Outbox:
+        empty = Outbox(IN_MEMORY)
+        weakref.finalize(self, empty.close)
+        return empty
 
     def table(self, driver: TableDriver) -> TableEdits:
         """The writing side of one live table."""

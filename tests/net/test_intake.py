@@ -1,4 +1,4 @@
-"""What is cut out of the bytes here is what ``websockets`` would have found, however TCP chops them."""
+"""Each message of the bytes is handed on once and in order, however TCP chops them."""
 
 from __future__ import annotations
 
@@ -54,11 +54,10 @@ class _Transport(asyncio.Transport):
 def intake(loop: asyncio.AbstractEventLoop, got: list[bytes]) -> Intake:
     """A connection whose handshake is over."""
     protocol = ClientProtocol(parse_uri("ws://localhost/"), state=State.OPEN, max_size=LARGEST)
-    found = Intake(protocol, on_message=got.append, largest=LARGEST, ping_interval=None)
+    found = Intake(protocol, on_message=got.append, ping_interval=None)
     next(protocol.parser)
     found.connection_made(_Transport())
     found.response = Response(101, "Switching Protocols", Headers())
-    found._cutting = True
     return found
 
 
@@ -208,7 +207,7 @@ async def test_frames_right_behind_the_handshake_are_taken_too() -> None:
             whole.set()
 
     def made(*args: Any, **kwargs: Any) -> Intake:
-        return Intake(*args, on_message=take, largest=LARGEST, **kwargs)
+        return Intake(*args, on_message=take, **kwargs)
 
     serving = await asyncio.start_server(server, "127.0.0.1", 0)
     port = serving.sockets[0].getsockname()[1]

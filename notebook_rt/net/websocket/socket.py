@@ -120,11 +120,7 @@ class Socket(Carrier):
                 close_timeout=CLOSE_SECONDS,
                 max_size=self.options.max_frame_bytes,
                 compression=None,
-                create_connection=partial(  # type: ignore[arg-type]  # a factory is all it is called as
-                    Intake,
-                    on_message=self._dispatch,
-                    largest=self.options.max_frame_bytes,
-                ),
+                create_connection=partial(Intake, on_message=self._dispatch),  # type: ignore[arg-type]  # a factory is all it is called as
                 ping_interval=None,  # the protocol's own heartbeat sees more: the server, not TCP
                 logger=_quiet,
                 proxy=None if is_loopback(self.project_url) else True,
