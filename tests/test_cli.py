@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -125,6 +126,14 @@ def test_demo_opens_the_notebooks_in_jupyterlab_and_leaves_nothing_running(tmp_p
 
 
 @contextmanager
+def killed_at_the_end(process: subprocess.Popen[Any]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.kill()  # nothing happens to one that has ended
+
+
+@contextmanager
 def started(home: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [*COMMAND, *arguments],
@@ -212,7 +221,7 @@ def test_a_watched_table_is_lines_of_json_in_a_pipe(
         stdout=subprocess.PIPE,
         text=True,
     )
-    with process:
+    with process, killed_at_the_end(process):
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["key"] == 1
         stack.sql(f"update {prices} set price = 99 where id = 1")
@@ -250,12 +259,12 @@ def test_a_watched_table_is_drawn_in_a_terminal_and_obeys_nothing_in_it(
                 break
         return text in seen.decode(errors="replace")
 
-    with process:
-        until(lambda: reads("30 rows, the first 14"), what=seen.decode)
+    with process, killed_at_the_end(process):
+        until(lambda: reads("30 rows, the first 14"), 30, what=seen.decode)
         assert reads("�[2JS30")
         assert b"\x1b[2JS" not in seen
         stack.sql(f"update {prices} set price = 77.25 where id = 1")
-        until(lambda: reads("77.25"), what=seen.decode)
+        until(lambda: reads("77.25"), 30, what=seen.decode)
         assert "\x1b[1;7m" in seen.decode(), "what has just changed is marked"
         process.send_signal(signal.SIGINT)
         assert process.wait(scaled(10)) == 130

@@ -373,7 +373,12 @@ def test_a_listener_that_raises_or_sleeps_hurts_nobody(
 
 
 @pytest.mark.parametrize(
-    ("token", "error"), [("expired", errors.TokenExpiredError), ("garbage", errors.AuthError)]
+    ("token", "error"),
+    [
+        ("expired", errors.TokenExpiredError),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.Z2FyYmFnZQ", errors.AuthError),
+    ],
+    ids=["expired", "garbage"],
 )
 def test_a_channel_whose_token_is_refused_says_so_and_is_joined_with_the_right_one(
     session: Callable[..., nrt.Session], stack: LocalStack, topic: str, token: str, error: Any

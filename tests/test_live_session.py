@@ -368,7 +368,7 @@ def test_after_a_wrong_token_the_right_one_is_live_at_once(
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         frame = rt.table(table).wait(scaled(10))
         until(lambda: frame.status == "live")
-        rt.set_auth("garbage")
+        rt.set_auth("eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.Z2FyYmFnZQ")
         until(lambda: frame.status == "stale", what=lambda: frame)
         until(lambda: "refuses the key or token" in rt.health.reason, what=lambda: rt.health)
         rt.set_auth(None)

@@ -273,6 +273,7 @@ def test_a_flush_that_takes_long_shows_how_far_it_is_in_a_notebook(
             bars.append(self)
 
     monkeypatch.setattr(tqdm.auto, "tqdm", Seen)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # another test may have loaded it
     name = make_table()
     with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(progress_after=0.0)) as rt:
         frame = rt.table(name).wait(scaled(20))

@@ -8,6 +8,7 @@ from pathlib import Path
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
 from tests.benchmarks.ways import TABLE, Trace, Tracer, shortest
+from tests.waiting import scaled
 
 
 def test_an_edit_takes_few_calls_and_five_thread_crossings(
@@ -21,7 +22,7 @@ def test_an_edit_takes_few_calls_and_five_thread_crossings(
             tracer.installed(),
             nrt.connect(stack.url, stack.anon_key, queue_path=tmp_path / "q.sqlite3") as rt,
         ):
-            trace = shortest(tracer, rt.table("ways").wait(30))
+            trace = shortest(tracer, rt.table("ways").wait(scaled(30)))
     finally:
         sql("drop table ways")
     wakes = [one for one in trace.crossings if one.thread == "MainThread"]

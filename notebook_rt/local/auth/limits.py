@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+_ROUNDING = 1e-6
+"""Who waits as long as they were told is admitted, whatever floats make of it."""
+
 
 class Attempts:
     """A bucket of attempts that fills again at a steady rate.
@@ -39,7 +42,7 @@ class Attempts:
         rate = self._limit / self._window
         self._left = min(float(self._limit), self._left + (now - self._at) * rate)
         self._at = now
-        if self._left < 1:
+        if self._left < 1 - _ROUNDING:
             return (1 - self._left) / rate
         self._left -= 1
         return 0.0
