@@ -184,6 +184,9 @@ class Channel:
     ) -> SendResult:
         """Send a broadcast: over the socket, else over REST, else it is queued.
 
+        To a private channel that is still joining it is sent once the join is answered, or after
+        ``Options.join_timeout``: only the join says whether this login is let in.
+
         Parameters
         ----------
         event : str
@@ -202,8 +205,8 @@ class Channel:
 
         Raises
         ------
-        RefusedError, ChannelRefusedError, WaitTimeoutError
-            If the server refuses it, or with ``ack`` does not answer.
+        RefusedError, ChannelRefusedError, AuthError, WaitTimeoutError
+            If the server refuses it or the channel, or with ``ack`` does not answer.
         TypeError, ValueError
             If the event is no text, the payload is no dict, or it has no form in JSON.
         QueueError
@@ -349,6 +352,8 @@ class Presence:
         ------
         TypeError, ValueError
             If a field has no form in JSON.
+        ChannelRefusedError, AuthError
+            If the server has refused the channel.
         """
         if not isinstance(state, Mapping | None):
             raise TypeError(
@@ -356,8 +361,8 @@ class Presence:
             )
         meta = {**(state or {}), **meta}
         self._channel._check()
-        self._room.holds = self._channel  # whoever is seen stays, though no variable holds it
         self._thread.call(self._room.track, plain(meta, f'channel "{self._room.topic}", presence'))
+        self._room.holds = self._channel  # whoever is seen stays, though no variable holds it
 
     def update(self, **meta: Any) -> None:
         """Change some of the fields of ``track``; the others stay. Raises as it does.

@@ -166,6 +166,81 @@ def test_a_private_channel_without_a_policy_is_refused_by_name(
     assert channel.status == "refused"
 
 
+@pytest.mark.parametrize("ack", [False, True])
+def test_nothing_is_said_to_be_sent_to_a_private_channel_that_is_refused(
+    session: Callable[..., nrt.Session], topic: str, ack: bool
+) -> None:
+    channel = session().channel(topic, private=True)
+    assert channel.status != "refused"  # the join is not answered yet
+    with pytest.raises(errors.ChannelRefusedError, match="Unauthorized: You do not have"):
+        channel.send("note", {"n": 1}, ack=ack)
+    assert channel.status == "refused"
+    with pytest.raises(errors.ChannelRefusedError, match="Unauthorized: You do not have"):
+        channel.send("note", {"n": 2}, ack=ack)
+
+
+def test_who_is_refused_by_a_channel_is_not_said_to_be_seen_in_it(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    channel = session().channel(topic, private=True)
+    with pytest.raises(errors.ChannelRefusedError):
+        channel.wait(scaled(15))
+    with pytest.raises(errors.ChannelRefusedError, match="Unauthorized: You do not have"):
+        channel.presence.track(name="Ada")
+    channel.presence.untrack()
+
+
+def test_health_names_a_channel_that_is_refused_until_it_is_let_go(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    rt = session()
+    rt.channel(f"{topic}:public").wait(scaled(15))
+    channel = rt.channel(topic, private=True)
+    with pytest.raises(errors.ChannelRefusedError):
+        channel.wait(scaled(15))
+    assert (rt.health.status, rt.health.color) == ("refused", "yellow")
+    assert f"channel {topic} was refused: Unauthorized" in rt.health.reason
+    channel.close()
+    until(lambda: rt.health.status == "healthy", what=lambda: rt.health)
+
+
+def test_a_broadcast_to_a_private_channel_that_is_joining_arrives(
+    session: Callable[..., nrt.Session], stack: LocalStack, topic: str
+) -> None:
+    for right in ("select to anon using", "insert to anon with check"):
+        where = f"on realtime.messages for {right} (realtime.topic() = '{topic}')"
+        stack.sql(f'create policy "{topic}:{right[:6]}" {where}')
+    try:
+        heard: list[Any] = []
+        session().channel(topic, private=True).wait(scaled(15)).on("note", heard.append)
+        sender = session().channel(topic, private=True)
+        assert sender.send("note", {"n": 1}, ack=True) == nrt.SendResult(queued=False)
+        assert sender.status == "joined"
+        until(lambda: heard == [{"n": 1}])
+    finally:
+        for right in ("select", "insert"):
+            stack.sql(f'drop policy "{topic}:{right}" on realtime.messages')
+
+
+def test_a_broadcast_to_a_private_channel_waits_in_the_queue_where_no_join_can_be_answered(
+    tmp_path: Path, topic: str
+) -> None:
+    with nrt.connect("http://127.0.0.1:9", "key", queue_path=tmp_path / "queue") as offline:
+        channel = offline.channel(topic, private=True)
+        began = time.monotonic()
+        assert channel.send("late", {"n": 1}).queued
+        assert time.monotonic() - began < nrt.Options().join_timeout
+
+
+def test_a_broadcast_that_the_server_refuses_over_rest_is_refused_by_name(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    channel = session().channel(topic)
+    assert channel.status != "joined"
+    with pytest.raises(errors.RefusedError, match="422"):
+        channel._thread.wait(channel._room._post("", {"n": 1}))
+
+
 def test_a_channel_that_was_refused_is_joined_once_a_policy_lets_us_in_and_it_is_asked_for_again(
     session: Callable[..., nrt.Session], stack: LocalStack, topic: str
 ) -> None:

@@ -282,14 +282,23 @@ class Project:
         )
 
     def _facts(self) -> Facts:
-        states, now = list(self.connection.registry.channels().values()), time.monotonic()
+        states, now = self.connection.registry.channels(), time.monotonic()
+        refused = {
+            room.topic: room.reason or str(error)
+            for room in list(self.rooms.values())
+            if (error := room.error) is not None
+        }
         return Facts(
             state=self.state,
             reason=self.connection.machine.reason,
             silent_for=now - self.connection.socket.last_frame_at,
             latency=self.counters.latency.latest if self.state == "connected" else None,
             reachable=self.reachable,
-            unjoined=sum(state in ("out", "joining") for state in states),
+            unjoined=sum(
+                state in ("out", "joining")
+                for topic, state in states.items()
+                if topic not in refused
+            ),
             tables=[
                 TableFacts(
                     driver.spec.table,
@@ -309,6 +318,7 @@ class Project:
             ],
             closed=self.closed,
             refused=self.refused(),
+            refused_channels=list(refused.items()),
             calm=self.calm(),
         )
 

@@ -41,6 +41,8 @@ logger = logging.getLogger("notebook_rt")
 REPLICATING: Final = "Replication connection established"
 NOT_REPLICATING: Final = "Replication connection was not established in time"
 """What the server says to a join that asked for ``replication_ready``."""
+JOIN_POLL: Final = 0.1
+"""Seconds between looks at whether a join that is waited for can still be answered."""
 
 RoomStatus: TypeAlias = Literal["joining", "joined", "waiting", "refused", "closed"]
 
@@ -178,6 +180,7 @@ class Room:
         """Have ``wait`` and ``send`` raise it, until the channel is joined all the same."""
         self._ended, self.error = "refused", error
         self._joined.set()
+        self.services.on_facts()
 
     def evicted(self) -> None:
         self.lost("every channel is taken by something more important")
@@ -239,8 +242,13 @@ class Room:
         Raises
         ------
         NotebookRTError
-            If the server refuses it; `WaitTimeoutError` if ``ack`` was asked for and none came.
+            If the server refuses it or the channel; `WaitTimeoutError` if ``ack`` was asked for and
+            none came.
         """
+        if self.private and not self._joined.is_set():
+            await self._wait_for_the_join()
+        if self._ended == "closed":
+            raise ClosedError(f'channel "{self.topic}"')
         if self.error is not None:
             raise fresh(self.error)
         message = {"type": "broadcast", "event": event, "payload": payload}
@@ -265,6 +273,25 @@ class Room:
                 reason = str(answer.get("reason", answer))
                 raise RefusedError(f'broadcast "{event}"', 413, reason=reason)
         return await self._post(event, payload)
+
+    async def _wait_for_the_join(self) -> None:
+        """Wait until the join is answered, ``Options.join_timeout`` at most.
+
+        Over REST the server takes a broadcast to a private channel and drops it without a word where
+        the login may not write: only the join says that it is refused. Not waited for where no answer
+        can come now: the server cannot be reached, or every channel is taken.
+        """
+        services = self.services
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(services.options.join_timeout):
+                while not (
+                    self._joined.is_set()
+                    or services.unreachable()
+                    or services.registry.state_of(self.topic) == "evicted"
+                ):
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(JOIN_POLL):
+                            await self._joined.wait()
 
     async def _post(self, event: str, payload: Any) -> bool:
         message = {
@@ -291,7 +318,15 @@ class Room:
             self.services.registry.rejoin(self.topic)
 
     def track(self, meta: Meta | None) -> None:
-        """Others should see this of us; None: nothing. Sent as soon as the throttle allows."""
+        """Others should see this of us; None: nothing. Sent as soon as the throttle allows.
+
+        Raises
+        ------
+        NotebookRTError
+            If the server refuses the channel.
+        """
+        if self.error is not None and meta is not None:
+            raise fresh(self.error)
         self.enable_presence()
         self._throttle.want(meta)
         self._call_presence()

@@ -54,6 +54,8 @@ def table(
         (Facts("connected", latency=0.01, tables=[table("live")]), "healthy"),
         (Facts("connected", latency=0.6, tables=[table("live")]), "slow"),
         (Facts("connected", latency=0.6, tables=[table("live")], refused="why"), "refused"),
+        (Facts("connected", latency=0.6, refused_channels=[("room", "why")]), "refused"),
+        (Facts("connected", unjoined=1, refused_channels=[("room", "why")]), "connecting"),
         (Facts("connected", tables=[table("live", True)], refused="why"), "drifting"),
         (Facts("connected", unjoined=1, tables=[table("live")], refused="why"), "connecting"),
         (Facts("connected", latency=0.6, tables=[table("live", True)]), "drifting"),

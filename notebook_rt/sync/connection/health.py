@@ -52,7 +52,7 @@ OUTAGE: Final[frozenset[HealthStatus]] = frozenset({"offline", "polling", "stale
 WELL: Final[frozenset[HealthStatus]] = frozenset({"healthy", "slow", "refused"})
 """Words of a session that misses nothing."""
 NAMED: Final = 5
-"""Tables that a reason names."""
+"""Tables, or refused channels, that a reason names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,13 @@ class Facts:
     reachable: bool = True
     """Whether the last request over HTTP reached the server."""
     unjoined: int = 0
-    """Channels that are wanted and not joined."""
+    """Channels that are wanted and not joined, without those that were refused."""
     tables: Sequence[TableFacts] = ()
     closed: bool = False
     refused: str = ""
     """What the server refused of the user's edits, in a sentence."""
+    refused_channels: Sequence[tuple[str, str]] = ()
+    """Topics that the server does not let this login into, and its reasons."""
     calm: bool = False
     """Whether live updates, if they are away, are so for so short a time that they may be back at once."""
 
@@ -221,8 +223,9 @@ def _worst(
     unaudited = [table for table in tables if table.unaudited]
     if unaudited:
         return "connecting", f"waiting for the first audit: {_names(unaudited)}"
-    if facts.refused:
-        return "refused", facts.refused
+    refusals = [f"channel {topic} was refused: {why}" for topic, why in facts.refused_channels]
+    if refusals or facts.refused:
+        return "refused", "; ".join([*refusals[:NAMED], *filter(None, [facts.refused])])
     if facts.latency is not None and facts.latency * 1000 > slow_ms:
         return "slow", f"latency {facts.latency * 1000:.0f} ms"
     return "healthy", "live"
