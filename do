@@ -127,6 +127,7 @@ lock) developers; "$bin/uv" pip compile -q --universal --python-version 3.11 --g
         --all-extras --group dev pyproject.toml -o requirements-dev.lock ;;
 release) developers; exec "$bin/python" .github/release.py "$@" ;;
 docs) developers; exec "$bin/pdoc" --docformat numpy --output-directory build/docs notebook_rt "$@" ;;
+animation) developers; browser; exec "$bin/python" -m tests.browser.animation "$@" ;;
 pictures) developers; browser; exec "$bin/python" -m tests.browser.pictures "$@" ;;
 clean) rm -rf .venv node_modules build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .pictures ;;
 help)
@@ -141,7 +142,8 @@ help)
 ./do bounds    the tests with the lowest, newest or next dependencies
 ./do lock      requirements-dev.lock anew      ./do release VERSION
 ./do latency   from df to pixel beside other grids, in JupyterLab ([seconds])
-./do pictures  widgets, light and dark, as PNG ./do clean     remove what this script made
+./do pictures  widgets, light and dark, as PNG ./do animation the README's moving picture anew
+./do clean     remove what this script made
 TXT
     ;;
 *) echo "unknown chore: $chore (./do help)" >&2; exit 2 ;;
