@@ -117,7 +117,7 @@ def test_the_first_block_shows_rows_that_change_at_a_prompt(tmp_path: Path) -> N
     try:
         read_until(">>> $")
         os.write(ours, FIRST.encode())
-        read_until(r"\n<LiveTable stocks live, 5 rows>\n>>> $")
+        read_until(r"\n<LiveTable stocks .*, 5 rows.*>\n>>> $")
         os.write(ours, b"exit()\n")
         assert process.wait(scaled(20)) == 0
     finally:
