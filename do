@@ -136,8 +136,8 @@ lock) developers; "$bin/uv" pip compile -q --universal --python-version 3.11 --g
         --all-extras --group dev pyproject.toml -o requirements-dev.lock ;;
 release) developers; exec "$bin/python" .github/release.py "$@" ;;
 docs) developers; exec "$bin/pdoc" --docformat numpy --output-directory build/docs notebook_rt "$@" ;;
-pictures) developers; browser; exec "$bin/python" -m tests.browser.pictures "$@" ;;
 animation) developers; browser; exec "$bin/python" -m tests.browser.animation "$@" ;;
+pictures) developers; browser; exec "$bin/python" -m tests.browser.pictures "$@" ;;
 clean) rm -rf .venv node_modules build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .pictures ;;
 help)
     cat <<'TXT'

@@ -70,8 +70,9 @@ class LiveFrame:
 
     def __repr__(self) -> str:
         feed = self._feed
-        number = 0 if feed.table is None else len(feed.table)
-        rows = "" if feed.table is None else f", {number:,} row{'s' * (number != 1)}"
+        shown = feed.table if feed.ordered is None else feed.ordered
+        number = 0 if shown is None else len(shown)
+        rows = "" if shown is None else f", {number:,} row{'s' * (number != 1)}"
         told = self.status in ("error", "polling", "stale") or self._untold()
         why = f": {self.reason}" if told else ""
         return printable(f"<{type(self).__name__} {feed.name} {self.status}{rows}{why}>")

@@ -41,7 +41,7 @@ def rt() -> Iterator[nrt.Session]:
 @given(st.integers(), st.integers(1, 300))
 def test_the_same_seed_is_the_same_market(seed: int, steps: int) -> None:
     one, other = Market(Random(seed)), Market(Random(seed))
-    assert one.opening(NOW) == other.opening(NOW)
+    assert one.opening(NOW, 8) == other.opening(NOW, 8)
     assert [one.step() for _ in range(steps)] == [other.step() for _ in range(steps)]
 
 
@@ -49,7 +49,7 @@ def test_the_same_seed_is_the_same_market(seed: int, steps: int) -> None:
 def test_a_price_is_its_change_and_an_order_that_is_closed_was_open(seed: int, steps: int) -> None:
     market = Market(Random(seed))
     opened = {company.symbol: company.price for company in COMPANIES}
-    places = set(range(1, len(market.opening(NOW)["orders"]) + 1))
+    places = set(range(1, len(market.opening(NOW, 8)["orders"]) + 1))
     latest = max(places)
     for event in (event for _ in range(steps) for event in market.step()):
         match event:
@@ -81,7 +81,7 @@ def test_rows_of_every_table_change_and_people_are_there(rt: nrt.Session) -> Non
 
 def test_it_begins_with_the_rows_of_the_seed() -> None:
     with nrt.demo(rate=0, seed=7) as still:
-        opening = Market(Random(7)).opening(NOW)
+        opening = Market(Random(7)).opening(NOW, 8)
         stocks = still.table("stocks").df
         assert stocks["price"].to_dict() == {r["symbol"]: r["price"] for r in opening["stocks"]}
         assert len(still.table("trades").df) == len(opening["trades"])

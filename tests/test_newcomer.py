@@ -294,6 +294,21 @@ def test_who_waits_too_short_is_told_why_nobody_answers() -> None:
             frame.wait(0.1)
 
 
+def test_a_console_says_how_many_rows_a_limit_shows(rt: nrt.Session, stack: LocalStack) -> None:
+    stack.sql(
+        "create table many_rows (id int primary key); alter publication supabase_realtime add table many_rows"
+    )
+    stack.sql(
+        "insert into many_rows select generate_series(1, 30); grant select on many_rows to anon"
+    )
+    try:
+        first = rt.table("many_rows", order="id", limit=3).wait(scaled(10))
+        assert len(first.df) == 3
+        assert ", 3 rows" in repr(first)
+    finally:
+        stack.sql("drop table many_rows")
+
+
 def test_what_a_console_shows_says_what_it_is(rt: nrt.Session, people: str) -> None:
     table = rt.table(people).wait(scaled(10))
     assert repr(table.changes(0)).startswith("<Changes of newcomers, 0 waiting")

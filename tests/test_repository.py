@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import tomllib
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 import notebook_rt
+from notebook_rt.cli.main import ANNOUNCEMENTS
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / ".github").rglob("*.yml"))
@@ -27,6 +30,17 @@ def test_a_workflow_is_yaml_and_runs_chores_that_exist(path: Path) -> None:
 def test_each_chore_is_in_the_help() -> None:
     told = subprocess.run([ROOT / "do", "help"], capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"\./do (\w+)", told)) | {"help"} == CHORES
+
+
+def test_binder_opens_the_quickstart(tmp_path: Path) -> None:
+    env = os.environ | {"HOME": str(tmp_path)}
+    subprocess.run([ROOT / "binder" / "postBuild"], env=env, check=True)
+    config = tmp_path / ".jupyter"
+    settings = json.loads((config / "jupyter_server_config.json").read_text())
+    opened = settings["LabApp"]["default_url"].removeprefix("/lab/tree/")
+    assert (ROOT / opened).is_file()
+    page = json.loads((config / "labconfig" / "page_config.json").read_text())
+    assert page == {"disabledExtensions": {ANNOUNCEMENTS: True}}
 
 
 def test_the_lock_has_names_versions_and_hashes_and_no_host() -> None:
@@ -61,3 +75,10 @@ def test_private_names_of_a_dependency_stand_behind_an_upper_bound() -> None:
     for name in ("realtime", "supabase", "websockets"):
         (bound,) = [one for one in dependencies if re.match(rf"{name}\b", one)]
         assert "<" in bound
+
+
+def test_the_readmes_moving_picture_is_small() -> None:
+    for theme in ("light", "dark"):
+        picture = ROOT / "docs" / "images" / f"quickstart-{theme}.webp"
+        assert picture.name in (ROOT / "README.md").read_text()
+        assert picture.stat().st_size <= 1_500_000

@@ -73,7 +73,7 @@ class Way:
             except nrt.errors.TableError as error:
                 self.do(str(error))
                 continue
-            until(lambda: frame.status == "live", what=lambda: frame)
+            until(lambda frame=frame: frame.status == "live")
             if not len(frame) and not empty:
                 self.do(frame.reason)
                 until(lambda frame=frame: len(frame) > 0, scaled(30))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from notebook_rt.local import LocalStack
     from notebook_rt.session import Session
 
+RATE = 8.0
 FASTEST = 20.0
 """Trades a second: each is some three changes, and the stack streams 100 a second, as hosted projects
 on the free plan do."""
@@ -33,8 +34,8 @@ on the free plan do."""
 def demo(
     tables: str | Sequence[str] = TABLES,
     *,
-    rate: float = 4.0,
-    seed: int = 50,
+    rate: float = RATE,
+    seed: int = 42,
     options: Options | None = None,
 ) -> Session:
     """Sample data that moves, with nothing set up: a stock market on this machine.
@@ -103,7 +104,7 @@ def demo(
         stack = undo.enter_context(local.start(temporary=True))
         writer = Writer(stack.directory)
         undo.callback(writer.stop)
-        opening = Market(Random(seed)).opening(dt.datetime.now(dt.UTC))
+        opening = Market(Random(seed)).opening(dt.datetime.now(dt.UTC), rate or RATE)
         stack.sql(optional_sql() + statements(wanted))
         for name in wanted:
             _fill(stack, name, opening)

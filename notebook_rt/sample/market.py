@@ -31,9 +31,8 @@ OPEN_ORDERS = 12
 """About so many orders are open at a time."""
 TRADES_KEPT = 2_000
 """The oldest trades go, so that a demo may be left alone over night."""
-PAST_TRADES = 400
-PAST = dt.timedelta(minutes=10)
-"""How long the market has been open when a demo starts, and what was traded meanwhile."""
+PAST_TRADES = 800
+"""What was traded before a demo starts, at its own rate: a chart of it begins full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +47,16 @@ class Company:
 
 
 COMPANIES = (
-    Company("NVDA", "NVIDIA", "Technology", 134.0, 9),
-    Company("AAPL", "Apple", "Technology", 231.0, 7),
-    Company("MSFT", "Microsoft", "Technology", 417.0, 6),
+    Company("NVDA", "NVIDIA", "Tech", 134.0, 9),
+    Company("AAPL", "Apple", "Tech", 231.0, 7),
+    Company("MSFT", "Microsoft", "Tech", 417.0, 6),
     Company("GOOG", "Alphabet", "Media", 172.0, 5),
     Company("META", "Meta", "Media", 563.0, 4),
     Company("NFLX", "Netflix", "Media", 756.0, 3),
     Company("AMZN", "Amazon", "Consumer", 198.0, 6),
     Company("TSLA", "Tesla", "Consumer", 249.0, 8),
     Company("KO", "Coca-Cola", "Consumer", 63.0, 3),
-    Company("JPM", "JPMorgan Chase", "Finance", 239.0, 4),
+    Company("JPM", "JPMorgan", "Finance", 239.0, 4),
     Company("V", "Visa", "Finance", 309.0, 3),
     Company("XOM", "Exxon Mobil", "Energy", 118.0, 3),
     Company("CVX", "Chevron", "Energy", 154.0, 3),
@@ -145,17 +144,18 @@ class Market:
     def __post_init__(self) -> None:
         chance = self.chance
         self._stocks = [
-            _Stock(each, chance.gauss(0, 1.2), 1_000 * chance.randint(200, 900) * each.weight)
+            _Stock(each, chance.gauss(0, 1.2), 100 * chance.randint(20, 90) * each.weight)
             for each in COMPANIES
         ]
         self._past = [self._trade() for _ in range(PAST_TRADES)]
         self._orders = [self._order() for _ in range(OPEN_ORDERS)]
         self.open_orders = list(range(1, OPEN_ORDERS + 1))  # as the database counts them
 
-    def opening(self, now: dt.datetime) -> Mapping[str, list[Row]]:
-        """The rows of each table when a demo starts, in the order of their keys."""
-        apart = PAST / PAST_TRADES
-        begin = now - PAST
+    def opening(self, now: dt.datetime, rate: float) -> Mapping[str, list[Row]]:
+        """The rows of each table when a demo starts, in the order of their keys; ``rate`` is the number
+        of trades a second so far."""
+        apart = dt.timedelta(seconds=1 / rate)
+        begin = now - PAST_TRADES * apart
         return {
             "stocks": [
                 {
