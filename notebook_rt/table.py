@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from notebook_rt.edits.at import At
@@ -16,6 +17,7 @@ from notebook_rt.edits.listing import conflicts_df, pending_df
 from notebook_rt.edits.shown import Shown
 from notebook_rt.errors import QueueError
 from notebook_rt.frame import LiveFrame
+from notebook_rt.model.spec import parse_names
 from notebook_rt.model.types import Column
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.feed import Feed
@@ -164,10 +166,15 @@ class LiveTable(LiveFrame):
         ------
         ValueError
             If a column is not there, or a format is invalid.
+        UnreachableError
+            If a column is named that is not known yet, since the table has no row, and the server does
+            not answer what it is.
         """
         from notebook_rt.widgets import display
 
         self._feed.look()
+        named = (() if isinstance(one, bool) else parse_names(one) for one in (columns, editable))
+        self._edits.know({*chain.from_iterable(names or () for names in named), *(formats or ())})
         return display.grid(
             self, columns=columns, formats=formats, height=height, editable=editable
         )
@@ -350,7 +357,7 @@ class LiveTable(LiveFrame):
     def at(self) -> At:
         """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``; see `At`."""
         note(self)
-        return At(self._editor(), self._shown, self._edits.may)
+        return At(self._editor(), self._shown, self._edits.may, self._edits.know)
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) of this table that has not left, or that the server

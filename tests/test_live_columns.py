@@ -571,6 +571,37 @@ def test_the_first_row_of_an_empty_table_is_inserted_and_edited_at_once(
     assert dtypes_of(frame.df)["made"] == dtype("timestamptz")
 
 
+def test_a_cell_of_a_table_that_was_empty_is_read_and_set_by_a_column_it_has_not_shown(
+    stack: LocalStack, make: Callable[[Shape], str], undescribed: None, anon: nrt.Session
+) -> None:
+    table = make(Shape({}, (), "id int primary key, name text, size int"))
+    stack.sql(f"grant select, insert, update, delete on {table} to anon")
+    frame = opened(anon, table)
+    anon.queue.pause()
+    frame.insert(id=1)
+    assert frame.at[1, "size"] is None
+    frame.at[1, "name"] = "x"
+    with pytest.raises(KeyError, match="nam"):
+        frame.at[1, "nam"]
+    with pytest.raises(errors.InvalidEditError, match="nam"):
+        frame.at[1, "nam"] = "slip"
+    anon.queue.resume()
+    assert anon.queue.flush(timeout=scaled(10)) == 0
+    assert stack.sql(f"select id, name, size from {table}") == [(1, "x", None)]
+
+
+def test_a_grid_of_an_empty_table_takes_columns_that_it_has_not_shown(
+    stack: LocalStack, make: Callable[[Shape], str], undescribed: None, anon: nrt.Session
+) -> None:
+    frame = opened(anon, make(Shape({}, (), "id int primary key, name text, size int, note text")))
+    assert frame.schema is not None
+    assert frame.schema.names == ("id",)
+    frame.grid(columns="name, id", formats={"size": ",d"}, editable=["note"])
+    assert set(frame.schema.names) == {"id", "name", "size", "note"}
+    with pytest.raises(ValueError, match='no column "nam"; there are id'):
+        frame.grid(columns=["nam"])
+
+
 def test_many_rows_of_a_table_that_was_empty_are_edited_by_columns_it_has_not_shown(
     stack: LocalStack, make: Callable[[Shape], str], undescribed: None, anon: nrt.Session
 ) -> None:

@@ -18,16 +18,22 @@ class At:
     What is assigned is based on what this object showed of the cell, else, as in ``edit``, on what its
     frame showed last: in ``frame.at[7, "stock"] += 1`` a change of somebody else's may come between the
     two, and is theirs. A function of the old value may be assigned. Reading raises KeyError where there
-    is no such row or column; assigning raises as ``edit`` does, and a cell that is no pair of key and
+    is no such row or column, and UnreachableError where a column that is not known yet cannot be asked
+    for; assigning raises as ``edit`` does, and a cell that is no pair of key and
     column a TypeError.
     """
 
     def __init__(
-        self, editor: Editor, shown: Shown, may: Callable[[str, Collection[str]], object]
+        self,
+        editor: Editor,
+        shown: Shown,
+        may: Callable[[str, Collection[str]], object],
+        know: Callable[[Collection[str]], object],
     ) -> None:
         self._editor = editor
         self._shown = shown
         self._may = may
+        self._know = know
         self._read: tuple[tuple[Key, str], Any] | None = None
 
     def __repr__(self) -> str:
@@ -36,6 +42,9 @@ class At:
     def __getitem__(self, cell: tuple[Hashable, str]) -> Any:
         key, column = self._parts(cell)
         found = self._editor.find(key)
+        if found is not None and column not in found[1]:
+            self._know((column,))
+            found = self._editor.find(key)
         if found is None:
             raise KeyError(key)
         typed, row = found
@@ -47,6 +56,7 @@ class At:
     def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
         key, column = self._parts(cell)
         self._may("update", (column,))
+        self._know((column,))
         read, self._read = self._read, None
         typed = self._editor.key(key)
         if read is not None and read[0] == (typed, column):  # whatever was shown elsewhere since

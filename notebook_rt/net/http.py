@@ -156,10 +156,11 @@ class HttpClient:
                     headers=headers,
                     json=request.body,
                 )
+        # Not as its cause: a traceback prints that with the server's words as they came.
         except _NOT_SENT as error:
-            raise NoAnswerError(self.url, _reason(error), sent=False) from error
+            raise NoAnswerError(self.url, _reason(error), sent=False) from None
         except (httpx.TransportError, httpx.DecodingError, OSError) as error:
-            raise NoAnswerError(self.url, _reason(error), sent=True) from error
+            raise NoAnswerError(self.url, _reason(error), sent=True) from None
         came, now = time.monotonic(), time.time()
         if isinstance(response.stream, _BoundedStream):
             received = response.stream.received

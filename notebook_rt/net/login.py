@@ -180,13 +180,13 @@ class Login:
                 checked_token(session.access_token)
             return answer
         except (AuthRetryableError, TimeoutError) as error:
-            raise UnreachableError(self._url, str(error) or "no answer in time") from error
-        except AuthError as error:
             # Not as its cause: a traceback prints that with the server's words as they came.
+            raise UnreachableError(self._url, str(error) or "no answer in time") from None
+        except AuthError as error:
             raise LoginError(self._url, error.message) from None
-        except ValueError as error:  # pydantic's ValidationError is one
+        except ValueError:  # pydantic's ValidationError is one
             reason = f"what answers there is no Supabase; {BETWEEN}"
-            raise UnreachableError(self._url, reason) from error
+            raise UnreachableError(self._url, reason) from None
 
     async def set_auth(self, token: Token) -> None:
         turn = self._next_turn()

@@ -249,7 +249,9 @@ class RestClient:
         try:
             return await self.http.send(request, **how)
         except NoAnswerError as error:  # whether it was sent is the queue's business
-            raise UnreachableError(error.url, error.reason) from error.__cause__
+            raise UnreachableError(
+                error.url, error.reason
+            ) from None  # a cause is printed as it came
 
 
 _UNDESCRIBED = Page((), None, 0.0)

@@ -126,7 +126,7 @@ class Socket(Carrier):
                 proxy=None if is_loopback(self.project_url) else True,
             )
         except InvalidStatus as error:
-            raise _refused(self.project_url, error) from error
+            raise _refused(self.project_url, error) from None  # its text quotes headers
         except InvalidURI:
             raise UnreachableError(
                 self.project_url, "this is no URL"
