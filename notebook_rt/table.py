@@ -174,7 +174,9 @@ class LiveTable(LiveFrame):
 
         self._feed.look()
         named = (() if isinstance(one, bool) else parse_names(one) for one in (columns, editable))
-        self._edits.know({*chain.from_iterable(names or () for names in named), *(formats or ())})
+        asked = {*chain.from_iterable(names or () for names in named), *(formats or ())}
+        if asked:
+            self._edits.open(asked)
         return display.grid(
             self, columns=columns, formats=formats, height=height, editable=editable
         )
@@ -357,7 +359,7 @@ class LiveTable(LiveFrame):
     def at(self) -> At:
         """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``; see `At`."""
         note(self)
-        return At(self._editor(), self._shown, self._edits.may, self._edits.know)
+        return At(self._editor(), self._shown, self._edits.may, self._edits.open)
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) of this table that has not left, or that the server
