@@ -239,6 +239,7 @@ def test_a_watched_table_is_drawn_in_a_terminal_and_obeys_nothing_in_it(
     stack: LocalStack, prices: str, tmp_path: Path
 ) -> None:
     project = {"SUPABASE_URL": stack.url, "SUPABASE_KEY": stack.anon_key, "TERM": "xterm"}
+    project |= {"LINES": "20", "COLUMNS": "100"}  # else another test's, where it has set them
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 100, 0, 0))
     process = subprocess.Popen(

@@ -58,7 +58,8 @@ def test_realtime_is_imported_in_one_module() -> None:
         for path in PACKAGE.rglob("*.py")
         if re.search(r"^\s*(from|import) realtime\b", path.read_text(), re.M)
     }
-    assert importing == {"net/websocket/upstream.py"}
+    # The demo's writer is somebody else: an unmodified client, in a process of its own.
+    assert importing - {"sample/writer.py"} == {"net/websocket/upstream.py"}
 
 
 def test_the_names_of_websockets_that_are_leaned_on_are_there() -> None:
