@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack, start
-from notebook_rt.local.errors import StackError
+from notebook_rt.local.errors import MissingExtraError, StackError
 from notebook_rt.runtime.host import Run
 from notebook_rt.sample.market import COMPANIES, PEOPLE, TABLES, Closed, Market, Opened, Trade
 from tests.waiting import scaled, until
@@ -122,6 +122,12 @@ def test_what_it_cannot_be_is_refused_before_anything_starts() -> None:
     for rate in (-1, 1000, float("nan")):
         with pytest.raises(ValueError, match="0 to 20"):
             nrt.demo(rate=rate)
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("notebook_rt.local.stack.NEEDED", ("no_such_package",))
+    with pytest.raises(MissingExtraError, match=r"notebook_rt\[local\]"):
+        nrt.demo()
 
 
 def test_it_is_never_in_place_of_the_users_project(
@@ -258,8 +264,9 @@ def test_it_goes_on_when_postgresql_was_restarted_or_a_table_dropped() -> None:
         version = stocks.version
         until(lambda: stocks.version > version, 30)
         session.stack.sql("drop table trades")
-        log = (session.stack.directory / "writer.log").read_text()
-        assert log == ""
+        version = stocks.version
+        until(lambda: stocks.version > version + 20, 30)
+        assert (session.stack.directory / "writer.log").read_text() == ""
 
 
 # The stack beneath it

@@ -117,13 +117,22 @@ async def _trade(job: Job) -> None:
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(job.dsn) as connection:
+                tables = await _existing(connection, job.tables)
                 while True:
                     for event in market.step():
-                        await _write(connection, event, job.tables, market)
+                        await _write(connection, event, tables, market)
                     await connection.commit()
                     await asyncio.sleep(pace.uniform(0.5, 1.5) / job.rate)
         except psycopg.Error:  # PostgreSQL is restarted, or somebody dropped a table
             await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def _existing(connection: Connection, tables: tuple[str, ...]) -> tuple[str, ...]:
+    cursor = await connection.execute(
+        "select name from unnest(%s::text[]) name where to_regclass('public.' || name) is not null",
+        [list(tables)],
+    )
+    return tuple(name for (name,) in await cursor.fetchall())
 
 
 async def _write(
