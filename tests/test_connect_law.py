@@ -251,7 +251,7 @@ def world(environment: dict[str, str], place: Place) -> Iterator[World]:
         mock.patch.dict(os.environ, environment, clear=True),
         mock.patch.object(session, "_embedded", started),
         mock.patch.object(session, "Session", opened),
-        mock.patch.object(session, "_connected", lambda made: made),
+        mock.patch.object(session, "connected", lambda made: made),
         mock.patch.object(session, "is_interactive", return_value=interactive),
         mock.patch("builtins.print"),
     ):
