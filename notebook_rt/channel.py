@@ -96,7 +96,7 @@ class Channel:
             If the server does not take the access token, and no other one can be had
             (`TokenExpiredError`: its time is over); after `Session.set_auth` it joins.
         UnreachableError
-            If nobody answers at the URL; it goes on trying.
+            If the URL does not answer; it goes on trying.
         """
         self._check()
         try:

@@ -403,7 +403,7 @@ class LiveFrame:
                         raise fresh(error) from None
                     bar.show()
         finally:
-            future.cancel()  # nobody waits for it any more
+            future.cancel()  # its caller has gone
 
     async def ready(self) -> Self:
         """Wait for the first data without blocking the caller's loop; raises as ``wait`` does.
@@ -569,7 +569,7 @@ class LiveFrame:
     def log(self) -> pd.DataFrame:
         """The latest ``Options.log_size`` changes, oldest first, one row each.
 
-        ``at`` (datetime64, UTC) is the time of the commit by the server's clock; of what told none (an
+        ``at`` (datetime64, UTC) is the time of the commit by the server's clock; for what has none (an
         edit, an audit), when it was shown by this one's. ``version`` (int64), ``cause`` and ``kind``
         (str), ``key``, ``old`` and ``new`` (object) are those of a `ChangeBatch` and its changes. What
         the reading of the whole table brings (``snapshot``) is not in it.

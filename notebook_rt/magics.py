@@ -2,7 +2,7 @@
 
 In: IPython's shell. Out: ``%rt`` says how the notebook's sessions and tables are; completion offers
 tables in ``rt.table("``, columns in ``frame.edit(7, `` and ``order="``, and keys in ``frame.at["``.
-Only names of the notebook are looked up: nothing of what is typed is run.
+Only names of the notebook are looked up; what is typed is never run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a session opens: the part of ``Session`` that makes tables, queries and channels.
 
 Asking twice for the same thing gives two handles on one subscription and one store, counted; the
-last that lets go, or that nobody holds any more, ends it.
+last that is closed or garbage-collected ends it.
 """
 
 from __future__ import annotations

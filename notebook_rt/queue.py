@@ -38,7 +38,7 @@ class Queue:
     wake, pause, resume : callable
         Tell the worker; from any thread.
     held : callable, optional
-        Why nothing of what waits is sent; empty: it is.
+        Why the queue sends nothing; empty while it sends.
     display : callable, optional
         How it is shown in a front end.
     listen : callable, optional
@@ -273,7 +273,7 @@ class Queue:
         Raises
         ------
         QueueError
-            If something waits that nobody sends: the queue is paused, or the login refused.
+            If edits wait that are not sent: the queue is paused, or the login was refused.
         WaitTimeoutError
             If something still waits after ``timeout``.
         """

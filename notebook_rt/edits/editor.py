@@ -384,7 +384,7 @@ class Editor(PendingEdits):
         return op if lane == op.lane else replace(op, lane=lane)
 
     def _based(self, key: Key, there: Row, known: Row) -> Row:
-        """What an edit is based on of what is ``known``.
+        """The base of an edit: which of the ``known`` values it was made from.
 
         What a cell holds now may be an edit of this queue that whoever edits has not seen (made in a
         grid, or through another handle). The later of two edits stands, and neither is a conflict;
@@ -394,7 +394,7 @@ class Editor(PendingEdits):
         other -= {c for c in other if self.strategies.of(c) in ("delta", "union")}
         if not other:
             return known
-        dropped = self._need()[0].dropped.get(key, {})  # it was shown, and was nobody's but mine
+        dropped = self._need()[0].dropped.get(key, {})  # shown, and only this user's
         mended = {c: there[c] for c in other if c in dropped and equal(dropped[c], known[c])}
         known = {**known, **mended}
         mine: dict[str, Any] = {}

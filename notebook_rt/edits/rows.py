@@ -141,7 +141,7 @@ def _would_overtake(db: sqlite3.Connection, owner: str, op: Op, place: int) -> b
 def _mend(db: sqlite3.Connection, owner: str, op: Op, session: str) -> Put | None:
     """Make ``op`` one with the first of its lane, which was refused; None: it is not about that.
 
-    What was refused is none of what waits: edited anew, it leaves after all that it must not pass.
+    A refused edit has left the line: edited again, it leaves after everything that it must not pass.
     """
     found = db.execute(
         "select * from ops where owner = ? and lane = ? order by seq", (owner, op.lane)
@@ -276,7 +276,7 @@ def ready(
 
 
 def next_at(db: sqlite3.Connection, where: str, given: list[object], paused: Sequence[str]) -> Any:
-    """When the next of what waits and is not blocked may leave."""
+    """When the next waiting edit that is not blocked may leave."""
     return db.execute(
         f"select min(not_before) from ops where {where} {_not_of(paused)}", [*given, *paused]
     ).fetchone()[0]
@@ -287,7 +287,7 @@ def _not_of(paused: Sequence[str]) -> str:
 
 
 def _expire(db: sqlite3.Connection, owner: str, now: float) -> None:
-    """Drop what nobody wants to be sent any more."""
+    """Drop edits that are no longer to be sent."""
     expired = db.execute(
         "select * from ops where expires_at <= ? and owner = ?", (now, owner)
     ).fetchall()

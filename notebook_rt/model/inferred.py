@@ -1,4 +1,4 @@
-"""Types of columns that nobody describes: a function's result, by the JSON values it came as.
+"""Types of columns without a description (a function's result), inferred from the JSON values.
 
 In go the values of a column, out comes a type of PostgreSQL that holds them all. The rules, public
 in ``Session.query``: true and false are ``bool``; whole numbers ``int8``; other numbers ``float8``

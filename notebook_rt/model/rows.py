@@ -119,7 +119,7 @@ def at_most(changes: Sequence[RowChange]) -> int:
 
 
 class Load(Protocol):
-    """A whole table being collected beside the one that is seen; nobody sees it before ``commit``."""
+    """A whole table collected beside the one that is shown; it replaces it at ``commit``."""
 
     def extend(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> None:
         """Add a page of undecoded rows, with their ``keys`` where they are known; a key seen before

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from notebook_rt.errors import NoKeyError, NoProjectError, UnreachableError
 
 _AROUND: Final = "\ufeff\u200b\u200e\u200f \t\r\n\"'`“”‘’«»<>,;"
-"""What stands around a text where it is copied from: quotes of a file, a comma, what nobody sees."""
+"""What stands around a text where it is copied from: quotes of a file, a comma, invisible characters."""
 _INTERFACE: Final = re.compile(r"/(rest|realtime|auth|storage|functions|graphql)/v1(/.*)?\Z")
 _REF: Final = re.compile(r"[a-z]{20}")
 """A project's reference, the first word of its host; twenty letters."""

@@ -235,7 +235,7 @@ class Registry:
                 await self._push_token(entry.channel)
 
     def push_token_if_it_changed(self, channel: SocketChannel) -> None:
-        """Between its join and the answer nobody could be told."""
+        """Between its join and the answer there is nobody to tell."""
         if channel.joined_as != self.socket.access_token:
             self._spawn(self._push_token(channel), "tell a channel of the token")
 

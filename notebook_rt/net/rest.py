@@ -206,7 +206,7 @@ class RestClient:
         return reading
 
     async def _read_description(self, schema: str) -> Page | NotebookRTError:
-        """An error is given back, not raised: perhaps nobody waits for it any more."""
+        """An error is returned, not raised: its caller may have gone."""
         accept = "application/openapi+json, application/json"
         request = Request("GET", "/rest/v1/", schema=schema, accept=accept)
         try:

@@ -104,7 +104,7 @@ class Gathering:
 def changes_df(batches: Iterable[ChangeBatch], last: int | None = None) -> pd.DataFrame:
     """The changes of ``batches`` as a DataFrame, the ``last`` so many of them.
 
-    ``at`` is the time of the commit; of what told none (an edit, an audit), when it was shown.
+    ``at`` is the time of the commit, or, where the cause has none (an edit, an audit), the time it was shown.
     """
     import pandas as pd
 

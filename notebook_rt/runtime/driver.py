@@ -462,7 +462,7 @@ class TableDriver(Feed):
 
     @contextmanager
     def _maybe_later(self, event: Event) -> Iterator[None]:
-        """In a flood that nobody listens to, only what is still in the log when somebody reads it
+        """In a flood without listeners, only what is still in the log when it is read
         is worked out.
         """
         flood = isinstance(event, ReceivedMany) and len(event.changes) >= FLOOD

@@ -36,7 +36,7 @@ from notebook_rt.sync.events import Progress, Status
 T = TypeVar("T")
 
 PATIENCE = 4.0
-"""Seconds that a waiting user is kept when nobody answers at the URL, before that is said."""
+"""Seconds that ``wait`` goes on while the URL does not answer, before it raises."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Changes as an iterator, for ``for`` and ``async for``: what ``LiveFrame.changes`` gives.
 
 In: the batches of a feed, on the loop thread. Out: the same batches, in order, on whatever thread or
-loop iterates. What nobody takes is bounded: the oldest goes first.
+loop iterates. What is not taken is bounded: the oldest is dropped first.
 """
 
 from __future__ import annotations

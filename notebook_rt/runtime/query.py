@@ -72,7 +72,7 @@ class QueryDriver(TableDriver):
         return found
 
     def _make_rows(self, schema: Schema) -> Rows:
-        return Table(schema, self.dtype_backend)  # nobody edits an answer: no overlay
+        return Table(schema, self.dtype_backend)  # an answer is not edited: no overlay
 
     def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
         assert isinstance(rows, Table)  # _make_rows made it; the server has put it in order

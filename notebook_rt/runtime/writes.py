@@ -242,7 +242,7 @@ class Writes:
         self._told |= others.keys()
 
     def _tell_of_paused(self, outbox: Outbox) -> None:
-        """Say what waits of a session that was paused when it ended: nobody sends it unasked."""
+        """Say that edits of a session that ended while paused wait: they are not sent before ``resume``."""
         left = outbox.left()
         if not left:
             return

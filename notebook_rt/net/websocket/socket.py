@@ -71,7 +71,7 @@ class SocketListener(Protocol):
     def heartbeat_answered(self, ref: str) -> None: ...
 
     def frame_unreadable(self, reason: str) -> None:
-        """A frame nobody can read might have been a change of any table."""
+        """An unreadable frame may have been a change of any table."""
 
     def limit_near(self) -> None:
         """The rate of messages has come near the limit of the plan."""
@@ -238,7 +238,7 @@ class Socket(Carrier):
 async def hang_up(ws: ClientConnection) -> None:
     """Close a socket, politely where the other side is there to hear it.
 
-    ``close`` first waits for room in the send buffer, for ever if nobody reads at the other end.
+    ``close`` first waits for room in the send buffer, for ever if the other end does not read.
     """
     try:
         with contextlib.suppress(TimeoutError):

@@ -248,7 +248,7 @@ def _names(tables: Sequence[TableFacts]) -> str:
 class Interruption:
     """Since when live updates are away, and whether that was told. Times are monotonic seconds.
 
-    What is over within ``grace`` seconds is told to nobody.
+    What is over within ``grace`` seconds is not reported.
     """
 
     def __init__(self, grace: float) -> None:

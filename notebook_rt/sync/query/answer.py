@@ -57,7 +57,7 @@ class Answers:
         """The server cuts an answer at so many rows; 0: it never did."""
 
     def read(self, schema: Schema | None) -> Answer:
-        """All rows. The server may cut an answer short, and says so to nobody: what is as long as
+        """All rows. The server may cut an answer short without saying so: an answer as long as
         the longest answer that is known to be whole is looked behind.
         """
         self.pages = 0

@@ -10,7 +10,7 @@ depends on says is only *that* something changed. The promises:
   query is fetched whatever the lights say. While the socket is down it is fetched by polling.
 * **An answer is shown whole,** as one change, or not at all; a failure keeps what is shown.
 
-How a whole answer is read, and of what columns it is: ``sync/query/answer.py``.
+How a whole answer is read, and which columns it has: ``sync/query/answer.py``.
 """
 
 from __future__ import annotations
@@ -239,13 +239,13 @@ class Requery(Machine):
                     raise
                 if not isinstance(refusal.error, MissingTableError):
                     raise
-                answers.is_function = True  # no view of this name; perhaps nobody described it
+                answers.is_function = True  # no view of this name, or one without a description
                 rows = yield from answers.read(self.schema)
             if answers.pages == 1 or mark == self._marks:
                 break
         took = self._now - began
         if rows and not (answers.described or answers.is_function):
-            # A view that nobody describes: its columns can be compared, a function's result cannot.
+            # A view without a description: its columns can be compared, a function's result cannot.
             answers.described = yield from typed(tuple(rows[0]), rows)
         changed = self._show(rows, cause)
         self._refusal, self._refusals = None, 0

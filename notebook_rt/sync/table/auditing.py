@@ -19,7 +19,7 @@ LONG_INTERVAL: Final = Options().audit_interval
 AUDIT_SHARE: Final = 0.01
 """At most this share of the time is spent auditing a true table, at ``LONG_INTERVAL`` and above."""
 SHORT_SHARE: Final = 0.25
-"""The same for an interval that is shorter than that: who asks for it wants it."""
+"""The same for a shorter interval, which the user has asked for."""
 HINTED_SHARE: Final = 0.1
 """At most this share of the time is spent on audits that hints have brought forward."""
 HINTED_PART: Final = 0.25

@@ -19,7 +19,7 @@ from notebook_rt.sync.table.nulls import Nulls
 
 
 class UnreadableError(Exception):
-    """A change without a key that can be read: something was told, and nobody knows what."""
+    """A change without a readable key: something changed, but not known what."""
 
 
 class ChangeReader:

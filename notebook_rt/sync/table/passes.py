@@ -54,7 +54,7 @@ class Proof:
     differing: int = 0
     """Rows that had to be mended."""
     closes_gaps: bool = True
-    """False: something was told meanwhile that nobody could read."""
+    """False: an unreadable change came in meanwhile."""
 
 
 Pass: TypeAlias = Generator[Ask, Sequence[Read], Proof]
@@ -93,7 +93,7 @@ class Passes:
         self.order_at = float("-inf")
         """When the server may be asked for its order again."""
         self.verdicts: deque[float] = deque()
-        """When it is known of what an audit mended whether that was drift."""
+        """When it is known whether what an audit mended was drift."""
         self._make_rows = make_rows
         self._horizon = horizon
         self._emit = emit
@@ -161,7 +161,7 @@ class Passes:
         """Load a table whose columns have changed, beside the one that is seen."""
         self._emit(Told("schema", {"columns": replica.known.names}))
         self._reads = Reads(self.spec, replica.schema, self.options.page_size)
-        # What was refused while a column was missing says nothing of what this server can do.
+        # A refusal while a column was missing does not tell what this server can do.
         self._paging = Paging(
             self.options.page_size, self.options.reads_at_once, most=self.options.max_rows
         )
@@ -180,7 +180,7 @@ class Passes:
         order: list[Key] = []
         window = replica.window
         if window is not None and not window.sortable:
-            # Before anything is shown: nobody sees the rows in an order that was not asked for.
+            # Before anything is shown, so that rows are never seen in another order than asked for.
             if window.limit is None:
                 yield from ranks(replica, self.reads, self._paging, order)
             else:
@@ -308,7 +308,7 @@ class Passes:
         return done
 
     def _rank(self, keys: Sequence[Key]) -> None:
-        """Tell the server's order, if these keys are in it and nobody here could know."""
+        """Tell the server's order, if these keys are in it and it cannot be known here."""
         window = None if self.replica is None else self.replica.window
         if window is not None and not window.sortable:
             self._emit(Ranked(keys))

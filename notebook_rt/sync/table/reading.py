@@ -46,7 +46,7 @@ READS_AT_ONCE: Final = 4
 
 @dataclass(slots=True)
 class Paging:
-    """How this server cuts pages: it may give fewer rows than asked, and says so to nobody."""
+    """How this server cuts pages: it may give fewer rows than asked, without saying so."""
 
     size: int
     at_once: int = 1
@@ -199,7 +199,7 @@ def load(
     progress: Callable[[int, int | None], None],
     first_keys: Read | None = None,
 ) -> Generator[Ask, Sequence[Read], Read]:
-    """Collect the whole table into the new ``into``, committed as one; nobody sees it before.
+    """Collect the whole table into the new ``into``, shown at once when it is committed.
 
     ``first_keys`` are those of the first page as they were some time before, if they are known.
 

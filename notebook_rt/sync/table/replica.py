@@ -197,7 +197,7 @@ class Replica:
             self.apply(pending)
 
     def _row(self, key: Key, before: Sequence[Op] = ()) -> dict[str, Any] | None:
-        """The row as it is, with ``before`` laid over it, which nobody has applied yet."""
+        """The row as it is, with the change ``before``, not yet applied, laid over it."""
         self._flush()
         row = self.rows.get(key)
         for op in before:

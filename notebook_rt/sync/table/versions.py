@@ -43,7 +43,7 @@ class Versions:
         return list(filterfalse(self._xmin.__contains__, keys))
 
     def forget(self, key: Key) -> None:
-        """``key`` has changed, and nobody said to what version."""
+        """``key`` has changed, to an unknown version."""
         self._xmin.pop(key, None)
 
     def is_same(self, key: Key, xmin: object) -> bool:
