@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from notebook_rt.edits.at import At
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.listing import conflicts_df, pending_df
+from notebook_rt.edits.ops import Right
 from notebook_rt.edits.shown import Shown
 from notebook_rt.errors import QueueError
 from notebook_rt.frame import LiveFrame
@@ -56,16 +57,15 @@ def _row(method: str, values: object, columns: Mapping[str, Any]) -> dict[str, A
 class Edits(Protocol):
     """The writing side of one table (``writes.TableEdits``)."""
 
-    def open(self, columns: Collection[str] = ()) -> Editor:
+    def open(self, right: Right | None = None, columns: Collection[str] = ()) -> Editor:
         """Its editor, which knows these columns even where no row was there to name them; the queue's
         file is made if it is not there.
+
+        Refuses a ``right`` that this login has no grant for, where the project tells its grants.
         """
 
     def known(self) -> Editor | None:
         """Its editor, if there is a queue."""
-
-    def may(self, right: str, columns: Collection[str] = ()) -> None:
-        """Refuse what this login has no grant for, where the project tells its grants."""
 
     def insert(self, values: Mapping[str, Any]) -> Hashable:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
@@ -176,7 +176,7 @@ class LiveTable(LiveFrame):
         named = (() if isinstance(one, bool) else parse_names(one) for one in (columns, editable))
         asked = {*chain.from_iterable(names or () for names in named), *(formats or ())}
         if asked:
-            self._edits.open(asked)
+            self._edits.open(columns=asked)
         return display.grid(
             self, columns=columns, formats=formats, height=height, editable=editable
         )
@@ -278,9 +278,7 @@ class LiveTable(LiveFrame):
         QueueError, NotebookRTError
             As `edit`.
         """
-        edits = self._loaded()
-        edits.may("insert")
-        return edits.insert(_row("insert", values, columns))
+        return self._loaded().insert(_row("insert", values, columns))
 
     def delete(self, key: Hashable, *, after: float = 0.0) -> None:
         """Delete a row.
@@ -299,9 +297,7 @@ class LiveTable(LiveFrame):
         QueueError, NotebookRTError
             As `edit`.
         """
-        edits = self._loaded()
-        edits.may("delete")
-        edits.open().delete(key, after)
+        self._loaded().open("delete").delete(key, after)
 
     def edit_many(
         self,
@@ -352,14 +348,14 @@ class LiveTable(LiveFrame):
         of it, and takes nothing but itself back if it raises. So are blocks of several tables:
         ``with orders.batch(), items.batch():`` keeps an order before the items that refer to it.
         """
-        with self._editor().batch(self._shown):
+        with self._loaded().open().batch(self._shown):
             yield
 
     @property
     def at(self) -> At:
         """``frame.at[key, column] = value`` is ``frame.edit(key, column=value)``; see `At`."""
         note(self)
-        return At(self._editor(), self._shown, self._edits.may, self._edits.open)
+        return At(self._loaded().open(), self._shown, self._edits.open)
 
     def undo(self) -> bool:
         """Take back the last edit (or batch) of this table that has not left, or that the server
@@ -473,7 +469,7 @@ class LiveTable(LiveFrame):
         InvalidEditError
             If the value does not fit the column's type.
         """
-        editor = self._editor()
+        editor = self._loaded().open()
         editor.resolve(key, column, choice, value=value)
         row = editor.row(key)
         if row is not None:  # who decides knows what stands
@@ -533,14 +529,9 @@ class LiveTable(LiveFrame):
             self.wait()
         return edits
 
-    def _editor(self, columns: Collection[str] = ()) -> Editor:
-        """The table's editor, once the columns that are to be edited are known."""
-        return self._loaded().open(columns)
-
     def _changing(self, columns: Collection[str]) -> Editor:
         """The table's editor, where this login may change these columns, as far as is known."""
-        self._loaded().may("update", columns)
-        return self._editor(columns)
+        return self._loaded().open("update", columns)
 
     def _known(self) -> Editor | None:
         return self._writable().known()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
 from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.ops import Right
 from notebook_rt.edits.shown import Shown
 from notebook_rt.model.rows import Key
 
@@ -27,12 +28,10 @@ class At:
         self,
         editor: Editor,
         shown: Shown,
-        may: Callable[[str, Collection[str]], object],
-        know: Callable[[Collection[str]], object],
+        know: Callable[[Right | None, Collection[str]], object],
     ) -> None:
         self._editor = editor
         self._shown = shown
-        self._may = may
         self._know = know
         self._read: tuple[tuple[Key, str], Any] | None = None
 
@@ -43,7 +42,7 @@ class At:
         key, column = self._parts(cell)
         found = self._editor.find(key)
         if found is not None and column not in found[1]:
-            self._know((column,))
+            self._know(None, (column,))
             found = self._editor.find(key)
         if found is None:
             raise KeyError(key)
@@ -55,8 +54,7 @@ class At:
 
     def __setitem__(self, cell: tuple[Hashable, str], value: Any) -> None:
         key, column = self._parts(cell)
-        self._may("update", (column,))
-        self._know((column,))
+        self._know("update", (column,))
         read, self._read = self._read, None
         typed = self._editor.key(key)
         if read is not None and read[0] == (typed, column):  # whatever was shown elsewhere since

@@ -84,6 +84,18 @@ class Verdict:
     """It was refused for what a column is or may hold: what is known of the columns may be old."""
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A merge decision as the file keeps it."""
+
+    number: int
+    op: str
+    schema: str
+    target: str
+    open: bool
+    record: dict[str, Json]
+
+
 def judge(
     answer: Answer, attempts: int, now: float, jitter: float = 0.0, max_attempts: int = 3
 ) -> Verdict:

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from notebook_rt.edits.based import NOW, Known, called, known_of, row_said, rows_said
 from notebook_rt.edits.block import Block, in_order
-from notebook_rt.edits.decisions import Record
+from notebook_rt.edits.decide import Record
 from notebook_rt.edits.listing import conflicts_df, pending_df, refused
 from notebook_rt.edits.merge import Edit
-from notebook_rt.edits.ops import Json, Op, changes_key
+from notebook_rt.edits.ops import Json, Op, Put, changes_key
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.edits.pending import PendingEdits
-from notebook_rt.edits.rows import Put
 from notebook_rt.errors import ConflictError, InvalidEditError, QueueError
 from notebook_rt.model.rows import Key, Row, RowChange
 from notebook_rt.model.types import equal

@@ -12,12 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-import msgspec
-
-from notebook_rt.model.decode import decode_json
-from notebook_rt.model.values import ascii_json
-
 Json: TypeAlias = Any
+Right: TypeAlias = Literal["insert", "update", "delete"]
+"""A grant that an edit needs."""
 OpKind: TypeAlias = Literal["insert", "update", "delete", "rpc", "broadcast"]
 OpState: TypeAlias = Literal["waiting", "failed", "asking"]
 
@@ -78,56 +75,22 @@ class Op:
     """An earlier operation of its lane has not been settled."""
 
 
-_BODY = (
-    "key",
-    "values",
-    "base",
-    "types",
-    "rules",
-    "version",
-    "own_key",
-    "drawn",
-    "event",
-    "private",
-    "repeatable",
-    "xmin",
-    "untold",
-)
 _as_lane = json.JSONEncoder(ensure_ascii=False).encode
-_encode = msgspec.json.Encoder(decimal_format="number").encode
-_decode = msgspec.json.Decoder().decode
 
 
-def encode(value: Json) -> bytes:
-    """JSON for the file: at any depth, and with half a surrogate pair, as a server's row may have it."""
-    try:
-        return _encode(value)
-    except (RecursionError, UnicodeEncodeError):
-        return ascii_json(value, exact_numbers=True).encode()
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What became of an operation that was put into the queue."""
 
+    op: Op | None
+    """As it is stored now, but for its ``seq``, owner and session.
 
-def decode(text: str | bytes) -> Json:
-    """What `encode` has written; raises msgspec.DecodeError where the file is damaged."""
-    try:
-        return _decode(text)
-    except (RecursionError, msgspec.DecodeError) as error:
-        try:
-            return decode_json(text)
-        except ValueError:
-            raise msgspec.DecodeError(str(error)) from error
-
-
-def body(op: Op) -> str:
-    """What of an operation is stored as one JSON document; empty parts are left out."""
-    return encode({name: value for name in _BODY if (value := getattr(op, name))}).decode()
-
-
-def unbody(text: str | bytes) -> dict[str, Json]:
-    """The fields of ``body``."""
-    fields = decode(text)
-    if not isinstance(fields, dict):
-        raise TypeError("an operation's body is an object")
-    return {name: value for name, value in fields.items() if name in _BODY}
+    None: it took back one that had not left, and nothing is left to send.
+    """
+    before: Op | None = None
+    """The operation that it was made one with, as it was."""
+    parked: tuple[Op, ...] = ()
+    """What stood behind ``before``, which had failed, and is in ``op`` too."""
 
 
 def lane_of(schema: str, target: str, key: Mapping[str, Json] | None = None) -> str:

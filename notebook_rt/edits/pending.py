@@ -17,11 +17,10 @@ from typing import Any, Literal, Protocol
 
 from notebook_rt.edits.block import Blocks
 from notebook_rt.edits.compose import Composer
-from notebook_rt.edits.decisions import Record
+from notebook_rt.edits.decide import Record
 from notebook_rt.edits.merge import Edit, Strategies
-from notebook_rt.edits.ops import WRITES, Json, Op
+from notebook_rt.edits.ops import WRITES, Json, Op, Put
 from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay
-from notebook_rt.edits.rows import Put
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.rows import Key, Row, RowChange
 from notebook_rt.model.signal import Signal

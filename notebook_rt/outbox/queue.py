@@ -27,18 +27,18 @@ from typing import Any
 
 import msgspec
 
-from notebook_rt.edits import decide, decisions, rows
-from notebook_rt.edits.decisions import Record
-from notebook_rt.edits.ops import Json, Op, OpState, changes_key, decode, encode
-from notebook_rt.edits.rows import Put
+from notebook_rt.edits import decide
+from notebook_rt.edits.decide import Record
+from notebook_rt.edits.ops import Json, Op, OpState, Put, changes_key
 from notebook_rt.errors import QueueError
 from notebook_rt.model.signal import Signal
-from notebook_rt.outbox import sessions
+from notebook_rt.outbox import decisions, rows, sessions
 from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.salvage import is_damage
 from notebook_rt.outbox.schema import open_file
 from notebook_rt.outbox.sessions import Session
+from notebook_rt.outbox.stored import decode, encode
 
 ROWS_AT_ONCE = 500
 """Operations that are taken at a time, at the most."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from notebook_rt.edits.ops import decode, unbody
+from notebook_rt.outbox.stored import decode, unbody
 
 Connect: TypeAlias = Callable[[Path], sqlite3.Connection]
 

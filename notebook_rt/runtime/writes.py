@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 from notebook_rt.edits.editing import Editing, SendResult
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.listing import in_states, refused, undecided, what
-from notebook_rt.edits.ops import Op
+from notebook_rt.edits.ops import Op, Right
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import (
     ClosedError,
@@ -515,10 +515,15 @@ class TableEdits:
     writes: Writes
     driver: TableDriver
 
-    def open(self, columns: Collection[str] = ()) -> Editor:
+    def open(self, right: Right | None = None, columns: Collection[str] = ()) -> Editor:
         """Its editor, which knows these columns even where no row was there to name them; the queue's
         file is made if it is not there.
+
+        Refuses a ``right`` that this login has no grant for, where the project tells its grants.
         """
+        if right and not self.driver.allows(right):
+            spec, role = self.driver.spec, self.writes.project.credentials.role
+            raise PermissionDeniedError(spec.schema, spec.table, role, right, columns=columns)
         self.driver.know(columns)
         return self.writes.opened().editors[self.driver]
 
@@ -527,15 +532,9 @@ class TableEdits:
         opened = self.writes.known()
         return None if opened is None else opened.editors.get(self.driver)
 
-    def may(self, right: str, columns: Collection[str] = ()) -> None:
-        """Refuse what this login has no grant for, where the project tells its grants."""
-        if not self.driver.allows(right):
-            spec, role = self.driver.spec, self.writes.project.credentials.role
-            raise PermissionDeniedError(spec.schema, spec.table, role, right, columns=columns)
-
     def insert(self, values: Mapping[str, Any]) -> Key:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
-        editor = self.open(values)
+        editor = self.open("insert", values)
         wanted = editor.drawn(values)
         for _ in range(MAX_TAKEN_KEYS):
             row = {**values, **{column: self._draw(editor, column) for column in wanted}}

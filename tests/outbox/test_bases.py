@@ -141,10 +141,7 @@ class Edits:
     def __init__(self, editor: Editor) -> None:
         self.editor = editor
 
-    def may(self, right: str, columns: object = ()) -> None:
-        """Everybody may do everything."""
-
-    def open(self, columns: object = ()) -> Editor:
+    def open(self, right: str | None = None, columns: object = ()) -> Editor:
         return self.editor
 
     def known(self) -> Editor:

@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from notebook_rt.edits.ops import Op
-from notebook_rt.edits.rows import Put
+from notebook_rt.edits.ops import Op, Put
 from notebook_rt.errors import QueueError
 from notebook_rt.outbox import schema
 from notebook_rt.outbox.lease import LeaseLostError

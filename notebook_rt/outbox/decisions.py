@@ -7,24 +7,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from notebook_rt.edits.ops import Json, Op, decode, encode
+from notebook_rt.edits.decide import Record
+from notebook_rt.edits.ops import Json, Op
+from notebook_rt.outbox.stored import decode, encode
 
 KEPT = 10_000
 """Decisions made that are kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A merge decision as the file keeps it."""
-
-    number: int
-    op: str
-    schema: str
-    target: str
-    open: bool
-    record: dict[str, Json]
 
 
 def find(

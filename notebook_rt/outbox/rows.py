@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from notebook_rt.edits.decide import only_once
-from notebook_rt.edits.ops import WRITES, Op, body, coalesce, keeps_place, lane_of, may_pass, unbody
+from notebook_rt.edits.ops import (
+    WRITES,
+    Op,
+    Put,
+    coalesce,
+    keeps_place,
+    lane_of,
+    may_pass,
+)
+from notebook_rt.outbox.stored import body, unbody
 
 _INSERT = """insert into ops
     (id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, attempts,
@@ -26,21 +35,6 @@ _UPDATE = """update ops set kind = :kind, body = :body, made_at = :made_at,
     not_before = :not_before, error = :error, session = :session, barrier = :barrier where id = :id"""
 _LANES = 500
 """Lanes that are asked for in one statement."""
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """What became of an operation that was put into the queue."""
-
-    op: Op | None
-    """As it is stored now, but for its ``seq``, owner and session.
-
-    None: it took back one that had not left, and nothing is left to send.
-    """
-    before: Op | None = None
-    """The operation that it was made one with, as it was."""
-    parked: tuple[Op, ...] = ()
-    """What stood behind ``before``, which had failed, and is in ``op`` too."""
 
 
 def put(
