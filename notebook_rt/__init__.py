@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from notebook_rt.runtime.feed import Verdict
     from notebook_rt.sample.demo import demo
     from notebook_rt.session import Session, connect
+    from notebook_rt.sqlview import SqlFrame, sql
     from notebook_rt.table import LiveTable
 
 __version__ = "0.1.0"
@@ -58,7 +59,9 @@ _HOMES = {
     "demo": "notebook_rt.sample.demo",
     "map": "notebook_rt.frame",
     "Verdict": "notebook_rt.runtime.feed",
+    "SqlFrame": "notebook_rt.sqlview",
     "run": "notebook_rt.running",
+    "sql": "notebook_rt.sqlview",
 }
 _MODULES = ("errors", "local")
 
@@ -77,6 +80,7 @@ __all__ = [
     "RowChange",
     "SendResult",
     "Session",
+    "SqlFrame",
     "Verdict",
     "connect",
     "demo",
@@ -84,6 +88,7 @@ __all__ = [
     "local",
     "map",
     "run",
+    "sql",
 ]
 
 

@@ -521,6 +521,15 @@ class FilterError(NotebookRTError, ValueError):
     """A filter that cannot be understood, or that the table refuses."""
 
 
+class SqlError(NotebookRTError, ValueError):
+    """A query of `sql` that DuckDB cannot run, or that reads what is no frame."""
+
+    def __init__(self, query: str, reason: str) -> None:
+        super().__init__(f"{reason.strip()}\nin: {query.strip()}")
+        self.query = query
+        self.reason = reason
+
+
 # Channels -------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
-"""``%load_ext notebook_rt``: the magic ``%rt``, and Tab inside the quotes.
+"""``%load_ext notebook_rt``: the magics ``%rt`` and ``%%live``, and Tab inside the quotes.
 
-In: IPython's shell. Out: ``%rt`` says how the notebook's sessions and tables are; completion offers
+In: IPython's shell. Out: ``%rt`` says how the notebook's sessions and tables are; a cell of SQL after
+``%%live`` is shown as it changes; completion offers
 tables in ``rt.table("``, columns in ``frame.edit(7, `` and ``order="``, and keys in ``frame.at["``.
 Only names of the notebook are looked up; what is typed is never run.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from notebook_rt.errors import NotebookRTError, printable
 from notebook_rt.frame import LiveFrame
+from notebook_rt.mapped import MappedFrame
 from notebook_rt.session import Session
 from notebook_rt.table import LiveTable
 
@@ -51,6 +53,8 @@ def load(shell: InteractiveShell) -> None:
     """What ``%load_ext notebook_rt`` does."""
     magic: Any = partial(rt, shell.user_ns)  # IPython annotates it as a method of its own
     shell.register_magic_function(magic, "line", "rt")
+    of_a_cell: Any = partial(live, shell.user_ns)
+    shell.register_magic_function(of_a_cell, "cell", "live")
     try:
         from IPython.core.completer import SimpleCompletion, context_matcher
     except ImportError:  # before IPython 8.6
@@ -150,6 +154,39 @@ def rt(names: Mapping[str, Any], line: str) -> Any:
         session.retry()
         return None
     return session.tables if what == "tables" else session.queue
+
+
+def live(names: dict[str, Any], line: str, cell: str) -> Any:
+    """``%%live``: the cell's SQL over the notebook's live frames, shown as it changes. ``%%live totals``
+    names the view, ``%%live totals symbol`` says its key, too. A table that no variable has is opened
+    where there is one session.
+    """
+    from notebook_rt.sqlview import SqlFrame, made
+
+    words = shlex.split(line)
+    name, key = words[0] if words else None, words[1:]
+    if name is not None and not (name.isidentifier() and not name.startswith("_")):
+        print("%%live, %%live name, or %%live name key: the cell's SQL, as a variable")
+        return None
+    view: SqlFrame = made(cell, None, partial(_frame, names), key or None)
+    if name is not None:
+        names[name] = view
+    return view
+
+
+def _frame(names: Mapping[str, Any], table: tuple[str, str]) -> Any:
+    """What a query of ``%%live`` names: a frame of the notebook, else a table of the one session."""
+    import pandas as pd
+
+    schema, name = table
+    frame = names.get(name)
+    if not schema and isinstance(frame, (LiveFrame, MappedFrame, pd.DataFrame)):
+        return frame
+    sessions = {id(one): one for one in names.values() if isinstance(one, Session)}
+    if len(sessions) == 1:
+        return next(iter(sessions.values())).table(name, schema=schema or None)
+    why = "several sessions could have it" if sessions else "there is no session to open it"
+    raise NotebookRTError(f"no live frame of this notebook is named {name}, and {why}")
 
 
 def _said(names: Mapping[str, Any], sessions: Mapping[str, Session]) -> Iterator[str]:

@@ -8,6 +8,7 @@ thread, so that a slow function delays nothing else.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,6 @@ from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.following import Followed, Reads, is_running, note_all, recording
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from notebook_rt.runtime.feed import Feed
     from notebook_rt.widgets.chart import ChartWidget
     from notebook_rt.widgets.grid import GridWidget
@@ -28,17 +27,17 @@ if TYPE_CHECKING:
 class _Run:
     """What a run of the function has read and returned: one value, as any thread may run it."""
 
-    dfs: tuple[pd.DataFrame, ...] | None
+    given: tuple[Any, ...] | None
     """The snapshots it was given; None before the first run, and if the last one raised."""
     value: Any
     reads: Reads
     """What it has read besides."""
 
-    def is_fresh(self, now: Sequence[pd.DataFrame]) -> bool:
+    def is_fresh(self, now: Sequence[Any]) -> bool:
         """Whether another run would read the same."""
         return (
-            self.dfs is not None
-            and all(one is other for one, other in zip(self.dfs, now, strict=True))
+            self.given is not None
+            and all(one is other for one, other in zip(self.given, now, strict=True))
             and all(frame.version == version for frame, version in self.reads.values())
         )
 
@@ -72,17 +71,25 @@ class MappedFrame:
 
     def _compute(self) -> tuple[_Run, BaseException | None]:
         """The latest run, made now unless that is fresh, and what the function has raised in it."""
-        dfs, run = tuple(frame.df for frame in self.frames), self._run
+        given, run = self._given(), self._run
         reads, error = run.reads, None
-        if not run.is_fresh(dfs):
+        if not run.is_fresh(given):
             try:
                 with recording(self) as reads:
-                    run = _Run(dfs, self._fn(*dfs), reads)
+                    run = _Run(given, self._fn(*given), reads)
             except BaseException as raised:
                 run, error = _Run(None, self.latest, reads), raised
             self._run = run
         note_all(reads)
         return run, error
+
+    def _given(self) -> tuple[Any, ...]:
+        """What the function is given: an object a frame, the same while that has not changed."""
+        return tuple(frame.df for frame in self.frames)
+
+    def _pause(self) -> float:
+        """Seconds to wait after a run for listeners, before the next one."""
+        return 0.0
 
     @property
     def latest(self) -> Any:
@@ -158,7 +165,9 @@ class _Listening:
         size, what = feed.options.buffer_size, f"{first.name}.on_change"
         self._box = Mailbox(self._tell, size, what, feed.counters)
         self._box.holds = mapped  # who listens keeps the frames, though no variable does
-        self._closed = False
+        self._told: _Run | None = None
+        self._not_before = 0.0
+        self._over = threading.Event()
         self.unsubscribe = feed.subscribers.add(fn, self._remove)
         for frame in mapped.frames:
             frame._removers.append(self.unsubscribe)
@@ -169,11 +178,17 @@ class _Listening:
         self._box.put(True)
 
     def _tell(self, tell: bool) -> Any:
+        if self._over.wait(max(0.0, self._not_before - time.monotonic())):
+            return None
         run, error = self._mapped._compute()
+        self._not_before = time.monotonic() + self._mapped._pause()
         changed = self._follow(run)
         if error is not None:
             raise error
-        return self._fn(run.value) if tell or changed else None
+        if run is self._told or not (tell or changed):
+            return None
+        self._told = run
+        return self._fn(run.value)
 
     def _follow(self, run: _Run) -> bool:
         """Be called for what ``run`` has read; whether any of it changed after ``fn`` was subscribed,
@@ -183,12 +198,12 @@ class _Listening:
         for feed in self._attached.keys() - sources.keys():
             self._attached.pop(feed)()
         for feed, frame in sources.items():
-            if feed not in self._attached and not self._closed:
+            if feed not in self._attached and not self._over.is_set():
                 self._attached[feed] = frame._attach(self._changed)
                 if frame.version != run.reads[feed][1]:
                     self._box.put(True)  # it changed between the reading and now
                 changed = changed or feed.changed_at >= self._since
-        if self._closed:
+        if self._over.is_set():
             self._detach()
         return changed
 
@@ -197,6 +212,6 @@ class _Listening:
             self._attached.popitem()[1]()
 
     def _remove(self) -> None:
-        self._closed = True
+        self._over.set()
         self._box.close()
         self._detach()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from notebook_rt.channel import Channel
     from notebook_rt.query import LiveQuery
+    from notebook_rt.sqlview import SqlFrame
 
 
 class Opening:
@@ -253,6 +254,49 @@ class Opening:
         query = LiveQuery(driver, release, self)
         weakref.finalize(query, release).atexit = False
         return query
+
+    def sql(
+        self,
+        query: str,
+        params: Mapping[str, Any] | Sequence[Any] | None = None,
+        /,
+        *,
+        key: str | Sequence[str] | None = None,
+    ) -> SqlFrame:
+        """A SQL query over tables of the project, as live as they are; DuckDB runs it here.
+
+        Each table that the query reads is opened as by `table`, and all of its rows come here; of more
+        than a few million, open what is needed with ``filter=`` and give that to `notebook_rt.sql`.
+
+        Parameters
+        ----------
+        query : str
+            One SELECT, in DuckDB's SQL; ``schema.table`` for another schema than the session's.
+        params, key
+            As for `notebook_rt.sql`.
+
+        Returns
+        -------
+        SqlFrame
+            The view.
+
+        Raises
+        ------
+        SqlError
+            If the query is no single SELECT, or cannot be parsed.
+        TypeError
+            If it reads no table.
+        ImportError
+            If DuckDB is not installed: ``pip install 'notebook_rt[sql]'``.
+
+        Examples
+        --------
+        >>> rt.sql("select sector, avg(price) from stocks group by all", key="sector").df  # doctest: +SKIP
+        """
+        self._check()
+        from notebook_rt.sqlview import made
+
+        return made(query, params, lambda name: self.table(name[1], schema=name[0] or None), key)
 
     # Channels
 
