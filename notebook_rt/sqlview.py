@@ -144,7 +144,7 @@ class SqlFrame(MappedFrame):
             kinds = [str(kind) for kind in result.types]
             df = _dataframe(result.to_arrow_table(), kinds)
         except duckdb.Error as error:
-            raise SqlError(self.query, str(error)) from error
+            raise SqlError(self.query, str(error)) from None
         return _keyed(df, self._key, self.query) if self._key else df
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
