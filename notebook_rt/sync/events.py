@@ -179,6 +179,13 @@ class ColumnsSuspect:
 
 
 @dataclass(frozen=True, slots=True)
+class RowSuspect:
+    """Nobody knows which is later, what came of this row or the answer to a write: it is to be read."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The last user of the table let go."""
 
@@ -198,6 +205,7 @@ Event: TypeAlias = (
     | Hint
     | Turn
     | ColumnsSuspect
+    | RowSuspect
     | Closed
 )
 
