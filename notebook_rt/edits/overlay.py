@@ -369,6 +369,8 @@ class Overlay:
 
     def _server_says(self, op: Op, aside: _Aside) -> None:
         if isinstance(op, Delete):
+            if aside.shield is not None and aside.row is not None:
+                return  # of the row before; if it is later than the write, a read tells
             row = None
         elif aside.shield is not None and self._older(op.row, aside.shield):
             return

@@ -163,6 +163,17 @@ ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pa
     truncated=0.3,
     toast=False,
 )
+@example(  # the event of the deletion comes after the answer to the insert
+    story=[
+        (0.0, ("write", 1, None, "a")),
+        (0.0, ("delete", 2, 0.0, 0.0)),
+        (0.0, ("insert", 2, 0.0, 0.0)),
+    ],
+    seed=0,
+    text=None,
+    truncated=0.0,
+    toast=False,
+)
 @example(  # ours is outside of the filter, so that no event of it comes
     story=[
         (0.0, ("edit", 1, 0.05, 0.0)),
