@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from notebook_rt.edits.based import NOW, Known, called, known_of, row_said, rows_said
 from notebook_rt.edits.block import Block, in_order
@@ -368,7 +368,7 @@ class Editor(PendingEdits):
         """A user's key, typed; or one of an edit made when the table had a key of another type."""
         composer = self._need()[1]
         edited: set[Key] = {composer.edit(op).key for op in self._ops()}
-        return cast("Key", key) if key in edited else composer.key(key)
+        return key if key in edited else composer.key(key)
 
     def _edit(self, key: Key, there: Row, values: Mapping[str, Any], known: Row) -> Op | None:
         overlay, composer = self._need()
