@@ -212,6 +212,10 @@ def test_what_cannot_be_had_is_said_by_name(
     stack.sql(f"alter publication supabase_realtime add table {trades}_secret")
     assert len(rt.query(totals, depends_on=[trades, f"{trades}_secret"]).wait(scaled(10)).df)
     stack.sql(f"drop table {trades}_secret")
+    with pytest.raises(errors.MissingTableError, match=f'"{trades}_secret" is not in schema'):
+        rt.query(f"{trades}_totals", depends_on=[trades, f"{trades}_secret"], key="sector").wait(
+            scaled(10)
+        )
     with pytest.raises(errors.MissingQueryError, match="nothing_such"):
         rt.query("nothing_such", depends_on=[trades]).wait(scaled(10))
     with pytest.raises(errors.MissingQueryError):

@@ -492,6 +492,19 @@ def op_of(op: Op, left: Rebased) -> Op:
     )
 
 
+def in_doubt(op: Op, left: Rebased) -> Op:
+    """The operation that asks after a merge: an update without the columns of which nothing is left.
+
+    What the server's row holds already must not be written once more when somebody has decided
+    about the others: it may have been changed or removed by then.
+    """
+    if op.kind != "update" or left.edit is None:
+        return op
+    done = op.values.keys() - left.edit.values.keys()
+    values = {c: v for c, v in op.values.items() if c not in done}
+    return replace(op, values=values, base={c: v for c, v in op.base.items() if c not in done})
+
+
 def record_of(op: Op, conflict: Conflict) -> dict[str, Json]:
     """A merge record as JSON, as the file keeps it."""
 

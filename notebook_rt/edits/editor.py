@@ -232,7 +232,7 @@ class Editor(PendingEdits):
         """Drop the pending edits of a row, whatever their state; how many operations it were."""
         with self._shared.lock:
             overlay, composer = self._need()
-            key = composer.key(key)
+            key = self._key_of_edits(key)
             ids = dict.fromkeys(edit.id for edit in overlay.edits_of(key))
             # Those, too, that the view cannot show: of a column that is not there any more.
             ids.update((op.id, None) for op in self._ops() if composer.edit(op).key == key)
@@ -261,7 +261,7 @@ class Editor(PendingEdits):
             )
         with self._shared.lock:
             overlay, composer = self._need()
-            key = composer.key(key)
+            key = self._key_of_edits(key)
             ids = {edit.id for edit in overlay.edits_of(key)}
             # The key that an edit gave up may be another row's by now.
             ids.update(edit.id for edit in overlay.edits if edit.key == key)
@@ -362,6 +362,12 @@ class Editor(PendingEdits):
         return marks
 
     # --- inside: making operations ---------------------------------------------------------------
+
+    def _key_of_edits(self, key: Hashable) -> Key:
+        """A user's key, typed; or one of an edit made when the table had a key of another type."""
+        composer = self._need()[1]
+        edited: set[Key] = {composer.edit(op).key for op in self._ops()}
+        return key if key in edited else composer.key(key)
 
     def _edit(self, key: Key, there: Row, values: Mapping[str, Any], known: Row) -> Op | None:
         overlay, composer = self._need()

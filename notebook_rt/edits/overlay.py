@@ -9,6 +9,8 @@ another order of the same events would not have made.
 An edit leaves when its effect was seen. The answer to a write brings the row; an event that was
 committed before it may still be on its way, and must not be shown: until the event with the effect
 has come (or the table is read anew) a *shield* holds it back. So an edit goes without a flicker.
+Where an event came while the write was on its way, and no version tells which of the two is later,
+the written columns stay laid over what the event said until a read tells.
 
 A delete that the mirror reports is either one or a row that left the filter; the edit stays pending
 in both, the view shows the row no more, and the outbox finds out which it was (``merge.rebase``).
@@ -51,6 +53,8 @@ class _Shield:
     version: float | None
     since: float
     """When the answer came, monotonic seconds."""
+    unsure: bool = False
+    """Whether the row that is here may be later than the answer: only a read tells."""
 
 
 @dataclass(slots=True)
@@ -76,6 +80,8 @@ class Overlay:
         How the table merges.
     matches : callable, optional
         Whether a row is in the table's filter (None: only the server knows).
+    suspect : callable, optional
+        Told the key of a row that must be read: what came and what was answered have no known order.
     """
 
     def __init__(
@@ -84,17 +90,21 @@ class Overlay:
         schema: Schema,
         strategies: Strategies | None = None,
         matches: Callable[[Row], bool | None] | None = None,
+        suspect: Callable[[Key], object] = lambda key: None,
     ) -> None:
         self.rows = rows
         self.schema = schema
         self.strategies = strategies or Strategies()
         self._matches = matches
+        self._suspect = suspect
         self._aside: dict[Key, _Aside] = {}
         self._stacks = Stacks(schema)
         self.dropped: dict[Key, Row] = {}
         """Values that edits gave to rows and that were discarded, until the server says of the row."""
         self._seen: dict[str, set[Key]] = {}
         """Edits whose effect has come as an event before their answer, and under which keys."""
+        self._crossed: set[str] = set()
+        """Edits on their way of whose rows something else has come since they left."""
         self._shown: dict[Key, Row] = {}
         """What the view shows under the keys that are kept aside, where it shows a row."""
         self._shielded: dict[Key, None] = {}
@@ -223,6 +233,7 @@ class Overlay:
         for edit in laid:
             if not edit.sent:
                 self._seen.pop(edit.id, None)
+                self._crossed.discard(edit.id)
             known = self._stacks.get(edit.id)
             if known is not None:
                 touched.update(dict.fromkeys(self._stacks.linked(known.key).keys))
@@ -247,6 +258,7 @@ class Overlay:
                     self.dropped[key] = {**self.dropped.pop(key, {}), **edit.values}
                 self._stacks.take(op)
                 self._seen.pop(op, None)
+                self._crossed.discard(op)
         while len(self.dropped) > DROPPED:
             del self.dropped[next(iter(self.dropped))]
         return self._refresh(touched, [], want_changes)
@@ -271,20 +283,25 @@ class Overlay:
         touched = dict.fromkeys(self._stacks.linked(known.key).keys)
         edit = self._stacks.take(op)
         seen = self._seen.pop(op, set())
+        crossed = op in self._crossed
+        self._crossed.discard(op)
         new = self.new_key(edit)
         if row is not None and new not in seen:
-            touched[self._answered(edit, row, now)] = None
+            touched[self._answered(edit, row, now, crossed=crossed)] = None
         if edit.key not in seen and (new != edit.key or (edit.kind == "delete" and row is None)):
-            self._gone(edit.key, now)
+            self._gone(edit.key, now, crossed=crossed)
         return self._refresh(touched, [], want_changes)
 
     def lower_shields(self, now: float) -> None:
         """Stop to hold back events for writes that were answered long ago.
 
-        An event that has not come by now was lost, and the next one is the truth.
+        An event that has not come by now was lost, and the next one is the truth. What a read is to
+        tell waits for it.
         """
         for key in list(self._shielded):
             shield = self._aside[key].shield
+            if shield is not None and shield.unsure:
+                continue
             if shield is None or now >= shield.since + SHIELD_SECONDS:
                 self._aside[key].shield = None
                 del self._shielded[key]
@@ -308,18 +325,20 @@ class Overlay:
             if row is not None:
                 self._shown[key] = row
 
-    def _gone(self, key: Key, now: float) -> None:
+    def _gone(self, key: Key, now: float, *, crossed: bool) -> None:
         aside = self._aside.get(key)
         if aside is not None and aside.row is not None:
             version = self.strategies.time_of(aside.row)
             aside.last, aside.row = aside.row, None
             self._shield(key, _Shield(None, version, now))
+            if crossed:
+                self._suspect(key)
 
     def _shield(self, key: Key, shield: _Shield) -> None:
         self._aside[key].shield = shield
         self._shielded[key] = None
 
-    def _answered(self, edit: Edit, row: Row, now: float) -> Key:
+    def _answered(self, edit: Edit, row: Row, now: float, *, crossed: bool) -> Key:
         key = self.schema.key_of(row)
         self._keep_aside([key])
         aside = self._aside[key]
@@ -333,9 +352,15 @@ class Overlay:
             later = version is not None and known is not None and known > version
             if later or (written and not differs(written, aside.row)):
                 return key  # its event has come before, and perhaps others after it
+            earlier = version is not None and known is not None and known < version
+            if crossed and written and not earlier:
+                self._shield(key, _Shield(written, version, now, unsure=True))
+                self._suspect(key)
+                return key
         if self._matches is not None and self._matches(full) is False:
             aside.row, aside.last = None, full
-            self._shield(key, _Shield(written, version, now))
+            if edit.kind != "insert":  # nobody is told of a row that was never in the filter
+                self._shield(key, _Shield(written, version, now))
             return key
         aside.row = full
         if written:
@@ -344,6 +369,8 @@ class Overlay:
 
     def _server_says(self, op: Op, aside: _Aside) -> None:
         if isinstance(op, Delete):
+            if aside.shield is not None and aside.row is not None:
+                return  # of the row before; if it is later than the write, a read tells
             row = None
         elif aside.shield is not None and self._older(op.row, aside.shield):
             return
@@ -360,6 +387,8 @@ class Overlay:
         for edit in self._stacks.naming(key):
             if edit.sent and self._is_effect(edit, key, row):
                 self._seen.setdefault(edit.id, set()).add(key)
+            elif edit.sent:
+                self._crossed.add(edit.id)
 
     def _is_effect(self, edit: Edit, key: Key, row: Row | None) -> bool:
         """Whether what comes in is the effect of a write that is on its way, or later than it.
@@ -391,11 +420,13 @@ class Overlay:
 
     def _compute(self, keys: Iterable[Key], edits: Sequence[Edit]) -> dict[Key, Row]:
         """What the view shows under linked keys: the server's rows with the edits laid over, in order."""
-        rows: dict[Key, Row] = {
-            key: aside.row
-            for key in keys
-            if (aside := self._aside.get(key)) is not None and aside.row is not None
-        }
+        rows: dict[Key, Row] = {}
+        for key in keys:
+            aside = self._aside.get(key)
+            if aside is not None and aside.row is not None:
+                shield = aside.shield
+                written = shield.seen if shield is not None and shield.unsure else None
+                rows[key] = {**aside.row, **written} if written else aside.row
         for edit in edits:
             row = rows.get(edit.key)
             new = self.new_key(edit)

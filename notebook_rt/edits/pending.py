@@ -166,7 +166,9 @@ class PendingEdits:
             return
         known = {edit.id: edit.at for edit in self.overlay.edits}
         there = self._outbox.versions(self.schema_name, self.table)
-        for op_id in known.keys() - there.keys():
+        for op_id in known:  # the edits of a row in order: the answer to the last one stands
+            if op_id in there:
+                continue
             done, row = self._outbox.fate(op_id)
             if done:
                 self._settle(op_id, row, time.monotonic())

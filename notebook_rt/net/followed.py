@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
-from notebook_rt.errors import UnreachableError
+from notebook_rt.errors import NotebookRTError, UnreachableError
 
 if TYPE_CHECKING:
     from notebook_rt.net.address import SupabaseClient
+
+_CLIENT: Final = "the supabase client"
 
 
 class FollowedClient:
@@ -48,16 +50,37 @@ class FollowedClient:
         return None if not token or token == self._client.supabase_key else token
 
     def fresh(self) -> str:
-        """A token that has not ended, from any thread but the client's own loop."""
-        session: Any = self._client.auth.get_session()
-        if asyncio.iscoroutine(session):
-            if self._loop is None or self._loop.is_closed():
-                session.close()
-                raise UnreachableError("the supabase client", "the event loop it was made in ended")
-            session = asyncio.run_coroutine_threadsafe(session, self._loop).result(self._timeout)
+        """A token that has not ended, from any thread but the client's own loop.
+
+        Raises
+        ------
+        UnreachableError
+            If the client gives none.
+        """
+        try:
+            session: Any = self._client.auth.get_session()
+            if asyncio.iscoroutine(session):
+                session = self._awaited(session)
+        except NotebookRTError:
+            raise
+        except Exception as error:  # the client and its HTTP library raise what they like
+            # Not as its cause: a traceback prints that with the server's words as they came.
+            raise UnreachableError(_CLIENT, f"{type(error).__name__}: {error}") from None
         if session is None:
-            raise UnreachableError("the supabase client", "nobody is signed in there any more")
+            raise UnreachableError(_CLIENT, "nobody is signed in there any more")
         return str(session.access_token)
+
+    def _awaited(self, session: Coroutine[Any, Any, Any]) -> Any:
+        if self._loop is None or self._loop.is_closed():
+            session.close()
+            raise UnreachableError(_CLIENT, "the event loop it was made in ended")
+        future = asyncio.run_coroutine_threadsafe(session, self._loop)
+        try:
+            return future.result(self._timeout)
+        except TimeoutError:
+            if not future.cancel():  # it is the client's own
+                raise
+            raise UnreachableError(_CLIENT, f"no answer in {self._timeout:g} s") from None
 
     def listen(self, changed: Callable[[], object]) -> None:
         """Call ``changed``, a bound method that is held weakly, after each sign-in, refresh and

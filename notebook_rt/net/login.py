@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import httpx
 
-from notebook_rt.errors import ClosedError, LoginError, UnreachableError
+from notebook_rt.errors import ClosedError, LoginError, NotebookRTError, UnreachableError
 from notebook_rt.net.answers import BETWEEN
 from notebook_rt.net.credentials import Credentials, checked_token, claims
 from notebook_rt.net.followed import FollowedClient
@@ -244,8 +244,10 @@ class Login:
                 await self._refreshed(token)
         except TimeoutError:
             self._tell_failed(f"no answer in {seconds:g} s")
-        except Exception as error:  # supabase_auth and the user's function raise what they like
+        except NotebookRTError as error:
             self._tell_failed(str(error))
+        except Exception as error:  # supabase_auth and the user's function raise what they like
+            self._tell_failed(repr(error))
         got = self._credentials.access_token != before
         self._plan_refresh(again=not got)
         return got

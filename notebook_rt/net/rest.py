@@ -92,7 +92,7 @@ class RestClient:
         exact_numbers: bool = False,
         purpose: Purpose = "read",
     ) -> Page:
-        """Read a page of ``table``, or call the function ``query.rpc``.
+        """Read a page of ``table`` (or of ``query.of``), or call the function ``query.rpc``.
 
         ``purpose`` is what its bytes are counted as.
 
@@ -101,6 +101,8 @@ class RestClient:
         NotebookRTError
             By name; ``model.classify`` says whether trying again can help.
         """
+        if query.of is not None:
+            schema, table = query.of
         if query.describe:
             return await self.describe(schema, query.describe)
         if query.proves:

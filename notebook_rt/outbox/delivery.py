@@ -400,7 +400,9 @@ class Delivery:
         left = rebase(decide.edit_of(op), typed, strategies, self._clock(), moved=moved)
         records = [decide.record_of(op, conflict) for conflict in left.conflicts]
         if left.open:
-            asking = replace(op, state="asking", error=left.conflicts[-1].rule)
+            asking = replace(
+                decide.in_doubt(op, left), state="asking", error=left.conflicts[-1].rule
+            )
             await self._store(self.outbox.back, asking, records)
             self.tell(self._listener.rebased, asking, records)
             return False

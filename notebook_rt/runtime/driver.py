@@ -72,6 +72,7 @@ from notebook_rt.sync.events import (
     ReceivedMany,
     Refused,
     Rejoin,
+    RowSuspect,
     Shown,
     Status,
     StatusChanged,
@@ -487,6 +488,10 @@ class TableDriver(Feed):
         """What is known of the columns may be old: learn them again, soon, on the loop."""
         self.thread.post(self._feed, ColumnsSuspect())
 
+    def _row_suspect(self, key: Key) -> None:
+        """Nobody knows which is later, a change of the row or the answer to a write: read it, soon."""
+        self.thread.post(self._feed, RowSuspect(key))
+
     def allows(self, right: str) -> bool:
         """Whether this login may write so, as far as anybody says; waits before it says no.
 
@@ -568,7 +573,8 @@ class TableDriver(Feed):
                 names = schema.names
                 raise MissingColumnError(self.spec.schema, self.spec.table, column, names)
         table = JournalledTable(schema, self.dtype_backend)
-        overlay = Overlay(table, schema, self.strategies, partial(self._matches, schema))
+        matches = partial(self._matches, schema)
+        overlay = Overlay(table, schema, self.strategies, matches, self._row_suspect)
         self._made[id(overlay)] = table
         return overlay
 

@@ -51,6 +51,8 @@ class Query:
     count: Literal["exact", "estimated"] | None = None
     """Ask for the count. An estimated one is exact up to the rows of a page, and beyond them what
     PostgreSQL's planner expects: to count a large table exactly may take longer than is allowed."""
+    of: tuple[str, str] | None = None
+    """Read this schema's table instead of the machine's own."""
     head: bool = False
     """No body: only the count."""
     rpc: str | None = None
@@ -179,6 +181,13 @@ class ColumnsSuspect:
 
 
 @dataclass(frozen=True, slots=True)
+class RowSuspect:
+    """Nobody knows which is later, what came of this row or the answer to a write: it is to be read."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The last user of the table let go."""
 
@@ -198,6 +207,7 @@ Event: TypeAlias = (
     | Hint
     | Turn
     | ColumnsSuspect
+    | RowSuspect
     | Closed
 )
 

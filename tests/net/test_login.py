@@ -7,11 +7,17 @@ import base64
 import json
 import threading
 import time
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
+from supabase_auth.errors import AuthSessionMissingError
 
+from notebook_rt.errors import LoginError, UnreachableError
 from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.followed import FollowedClient
 from notebook_rt.net.login import Login, Token
 from notebook_rt.net.loop import shared
 from notebook_rt.options import Options
@@ -72,6 +78,68 @@ def test_a_token_function_that_raises_is_no_token(caplog: pytest.LogCaptureFixtu
     assert credentials.access_token == "first"
     assert "could not be refreshed" in (one._counters.last_error or "")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("raised", [KeyError("token"), ValueError(), LoginError("url", "why")])
+def test_what_a_token_function_raises_is_told_with_its_name(raised: Exception) -> None:
+    thread, credentials = shared(), Credentials("key")
+    one = login(credentials)
+
+    def give() -> str:
+        if credentials.access_token is None:
+            return "first"
+        raise raised
+
+    assert thread.wait(ask_at_once(one, give, 1), timeout=scaled(10)) == [False]
+    told = one._counters.last_error or ""
+    named = "url does not sign in: why" if isinstance(raised, LoginError) else repr(raised)
+    assert named in told
+
+
+class Brought:
+    """As much of a client of the ``supabase`` package as is asked for a fresh token."""
+
+    def __init__(self, get_session: Callable[[], object]) -> None:
+        self.auth = SimpleNamespace(get_session=get_session)
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+@pytest.mark.parametrize("raised", [httpx.ConnectError(""), AuthSessionMissingError()])
+def test_what_the_client_that_is_followed_raises_is_told_as_the_clients(
+    raised: Exception, way: str
+) -> None:
+    def get_session() -> object:
+        raise raised
+
+    async def get_session_later() -> object:
+        raise raised
+
+    async def follow() -> FollowedClient:
+        client: Any = Brought(get_session if way == "sync" else get_session_later)
+        return FollowedClient(client, scaled(5))
+
+    followed = shared().wait(follow(), timeout=scaled(5))
+    with pytest.raises(UnreachableError, match=f"supabase client: {type(raised).__name__}"):
+        followed.fresh()
+
+
+def test_a_client_that_gives_no_token_in_time_is_told_so_and_asked_no_more() -> None:
+    given_up = threading.Event()
+
+    async def get_session() -> object:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+
+    async def follow() -> FollowedClient:
+        client: Any = Brought(get_session)
+        return FollowedClient(client, 0.05)
+
+    followed = shared().wait(follow(), timeout=scaled(5))
+    with pytest.raises(UnreachableError, match=r"no answer in 0\.05 s"):
+        followed.fresh()
+    assert given_up.wait(scaled(5))
 
 
 def jwt(seconds: float, name: str = "") -> str:

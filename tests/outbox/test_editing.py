@@ -5,12 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import InvalidEditError, QueueError
 from notebook_rt.local import LocalStack
+from notebook_rt.model.types import Column, Schema
+from notebook_rt.store.table import Table
 from tests.outbox.kernel import Kernel
 
 MakeKernel = Callable[..., Kernel]
@@ -191,3 +196,34 @@ def test_undo_on_a_full_disk_can_be_done_again(rows: tuple[str, str], kernel: Ma
     mine.outbox._db.execute("pragma query_only = off")
     assert mine.editor.undo()
     assert (mine.view(A)["note"], len(mine.outbox)) == ("a", 0)
+
+
+@pytest.mark.parametrize("choice", ["mine", "theirs", "discard"])
+async def test_a_conflict_of_a_table_that_is_made_again_is_decided_by_the_key_of_then(
+    stack: LocalStack, table: str, rows: tuple[str, str], kernel: MakeKernel, choice: Any
+) -> None:
+    """Its key is of another type now, so that the old one is no value of it."""
+    mine = kernel(strategies=Strategies(default="ask"))
+    mine.editor.edit(A, {"note": "mine"})
+    stack.sql(f"update {table} set note = 'theirs'")
+    await mine.drain()
+    assert list(mine.editor.conflicts["key"]) == [A]
+    stack.sql(f"drop table {table}")
+    stack.sql(
+        f"create table {table} (id bigint primary key, note text); "
+        f"grant select, insert, update, delete on {table} to anon, authenticated, service_role; "
+        "notify pgrst, 'reload schema'"
+    )
+    schema = Schema((Column("id", "int8"), Column("note", "text")), key=("id",))
+    mine.editor.attach(Overlay(Table(schema), schema, Strategies(default="ask")))
+    assert list(mine.editor.conflicts["key"]) == [A], "as it was then"
+    with pytest.raises(InvalidEditError, match="no value"):
+        mine.editor.discard(B)
+    if choice == "discard":
+        assert mine.editor.discard(A) == 1
+    else:
+        mine.editor.resolve(A, None, choice)
+    assert not mine.editor.conflicts["open"].any()
+    await mine.drain()
+    assert [op.state for op in mine.outbox.ops()] == (["failed"] if choice == "mine" else [])
+    await mine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
+from notebook_rt.sync.events import RowSuspect
 from tests.sync.simulation import Faults, Server, World
 
 COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}
@@ -139,6 +141,50 @@ ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pa
     st.sampled_from((0.0, 0.3)),
     st.booleans(),
 )
+@example(  # the second edit of a row waits for the answer to the first, as in the queue
+    story=[(0.0, ("edit", 1, 0.0, 0.05)), (0.0, ("edit", 1, 0.0, 0.0))],
+    seed=1,
+    text=None,
+    truncated=0.3,
+    toast=False,
+)
+@example(  # ours came without its text, and the next one says what ours was based on
+    story=[
+        (0.0, ("write", 1, None, "a")),
+        (0.0, ("write", 1, None, "a")),
+        (0.0, ("write", 2, 0, "b")),
+        (0.0, ("write", 3, None, "a")),
+        (0.3, ("write", 1, None, "a")),
+        (0.0, ("edit", 2, 0.0, 0.05)),
+        (0.0, ("write", 2, 0, "b")),
+    ],
+    seed=1,
+    text=None,
+    truncated=0.3,
+    toast=False,
+)
+@example(  # the event of the deletion comes after the answer to the insert
+    story=[
+        (0.0, ("write", 1, None, "a")),
+        (0.0, ("delete", 2, 0.0, 0.0)),
+        (0.0, ("insert", 2, 0.0, 0.0)),
+    ],
+    seed=0,
+    text=None,
+    truncated=0.0,
+    toast=False,
+)
+@example(  # ours is outside of the filter, so that no event of it comes
+    story=[
+        (0.0, ("edit", 1, 0.05, 0.0)),
+        (0.0, ("insert", 9, 0.0, 0.0)),
+        (0.0, ("write", 9, 1, "a")),
+    ],
+    seed=1,
+    text="grp=eq.1",
+    truncated=0.0,
+    toast=False,
+)
 def test_what_others_do_is_seen_soon_after_a_write_of_ours(
     story: list[Any], seed: int, text: str | None, truncated: float, toast: bool
 ) -> None:
@@ -146,7 +192,12 @@ def test_what_others_do_is_seen_soon_after_a_write_of_ours(
     spec = TableSpec("t", filter=parse(text))
 
     def make_rows(schema: Schema) -> Overlay:
-        return Overlay(Table(schema), schema, matches=lambda row: spec.filter.matches(row, schema))
+        return Overlay(
+            Table(schema),
+            schema,
+            matches=lambda row: spec.filter.matches(row, schema),
+            suspect=lambda key: world.at(world.now, lambda: world.handle(RowSuspect(key))),
+        )
 
     world = World(
         spec,
@@ -159,6 +210,14 @@ def test_what_others_do_is_seen_soon_after_a_write_of_ours(
     world.connect()
     world.run(8)
     one, numbers = world.server, iter(range(10**6))
+    lanes: dict[int, list[Callable[[], None]]] = {}
+    """A row's writes, the first under way: the next leaves when it was answered, as the queue has
+    it (promises, edits: order is kept per row; ``edits.rows.ready``)."""
+
+    def next_of(key: int) -> None:
+        lanes[key].pop(0)
+        if lanes[key]:
+            lanes[key][0]()
 
     def write(kind: str, key: int, until_sent: float, until_answered: float) -> None:
         overlay: Any = world.mirror.rows
@@ -179,16 +238,22 @@ def test_what_others_do_is_seen_soon_after_a_write_of_ours(
                 refused = there["note"] != edit.base["note"]
             if refused:
                 world.mirror.rows.discard([edit.id])  # type: ignore[union-attr]
+                next_of(key)
                 return
             world.mirror.rows.sent([edit.id])  # type: ignore[union-attr]
             one.write(key, None if kind == "delete" else values)
             row = one.known.decode(one.rows[key]) if key in one.rows else None
-            world.at(
-                one.now + until_answered,
-                lambda: world.mirror.rows.settle(edit.id, row, now=one.now),  # type: ignore[union-attr]
-            )
 
-        world.at(one.now + until_sent, arrive)
+            def answer() -> None:
+                world.mirror.rows.settle(edit.id, row, now=one.now)  # type: ignore[union-attr]
+                next_of(key)
+
+            world.at(one.now + until_answered, answer)
+
+        lane = lanes.setdefault(key, [])
+        lane.append(lambda: world.at(one.now + until_sent, arrive))
+        if len(lane) == 1:
+            lane[0]()
 
     for pause, step in story:
         if step[0] == "write":
@@ -197,6 +262,8 @@ def test_what_others_do_is_seen_soon_after_a_write_of_ours(
             world.run(pause)
             write(*step)
     world.settle(5)
+    while any(lanes.values()):
+        world.settle(5)
     world.settle(5)  # what was sent last has been told by then, and read again where need be
     converged(world)
     overlay: Any = world.mirror.rows

@@ -23,11 +23,12 @@ from typing import Any, Final
 from notebook_rt.errors import (
     MissingQueryError,
     MissingTableError,
+    NotPublishedError,
     PermissionDeniedError,
     QueryKeyError,
 )
 from notebook_rt.model.rows import Key, Row, RowChange, Rows, WireRow
-from notebook_rt.model.spec import QuerySpec
+from notebook_rt.model.spec import QuerySpec, TableSpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.sync.events import (
@@ -44,7 +45,7 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.query.answer import POSITION, Answers
 from notebook_rt.sync.rate import ChangeRate
-from notebook_rt.sync.table.discovery import Described, described, typed
+from notebook_rt.sync.table.discovery import Described, described, named, typed
 from notebook_rt.sync.table.flows import Flow, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon
 from notebook_rt.sync.table.machine import JOIN_PATIENCE, Machine
@@ -117,7 +118,11 @@ class Requery(Machine):
         self._gap_mark, self._due = self._marks, self._now
 
     def _refused_for_good(self, error: Exception) -> None:
-        self._fail(error)
+        if isinstance(error, NotPublishedError):
+            self._flows.stop_all()
+            self._flows.start(READ, self._guard(self._end(error)), self._now)
+        else:
+            self._fail(error)
 
     # What to do next ------------------------------------------------------------------------------
 
@@ -223,6 +228,18 @@ class Requery(Machine):
         self._learnt = True
         if bindings:
             self._emit(Rejoin("the dependencies are known"))
+
+    def _end(self, error: NotPublishedError) -> Flow:
+        """Fail; but Realtime has one sentence for a dependency that is not published and for one that
+        is not there: a read tells them apart.
+        """
+        found: Exception = error
+        try:
+            yield [Query((("limit", "1"),), of=(error.schema, error.table))]
+        except ReadRefusedError as refusal:
+            of_it = named(refusal.error, TableSpec(error.table, schema=error.schema))
+            found = of_it if isinstance(of_it, MissingTableError | PermissionDeniedError) else error
+        self._fail(found)
 
     def _read(self, cause: Cause) -> Flow:
         answers = self._answers

@@ -119,8 +119,7 @@ class Horizon:
         """A change of ``key``, newer than its last read, was applied."""
         unseen_until = self.now + self.options.visible_within
         self._touched[key] = (self.moment(), commit_time, unseen_until)
-        if commit_time is None or commit_time <= self._floor:
-            self._followed.add(key)
+        self._followed.add(key)
         if self._covers:
             self._covers.pop(key, None)
 

@@ -33,6 +33,7 @@ from notebook_rt.sync.events import (
     Event,
     FetchFailed,
     Joined,
+    RowSuspect,
     Turn,
     TurnOver,
     TurnWanted,
@@ -167,6 +168,9 @@ class Mirror(Machine):
                     if named:  # somebody waits for the answer
                         self._passes.named = (*self._passes.replica.known.names, *named)
                         self._learn_at = self._now
+            case RowSuspect(key):
+                if self._passes.replica is not None:
+                    self._passes.replica.want(key, self._now)
             case _:
                 super()._take(event)
 
