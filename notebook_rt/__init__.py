@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from notebook_rt import local
     from notebook_rt.channel import Channel, Message, Person, Presence
     from notebook_rt.edits.editing import SendResult
+    from notebook_rt.edits.report import WriteReport
     from notebook_rt.errors import InvalidEditError, NotebookRTError
     from notebook_rt.frame import LiveFrame, map
     from notebook_rt.model.rows import RowChange
@@ -58,6 +59,7 @@ _HOMES = {
     "demo": "notebook_rt.sample.demo",
     "map": "notebook_rt.frame",
     "Verdict": "notebook_rt.runtime.feed",
+    "WriteReport": "notebook_rt.edits.report",
     "run": "notebook_rt.running",
 }
 _MODULES = ("errors", "local")
@@ -78,6 +80,7 @@ __all__ = [
     "SendResult",
     "Session",
     "Verdict",
+    "WriteReport",
     "connect",
     "demo",
     "errors",

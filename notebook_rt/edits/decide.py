@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 import msgspec
 
 from notebook_rt.edits.merge import RULES, Conflict, Edit, Kind, Rebased, Strategies, Strategy
-from notebook_rt.edits.ops import Json, Op, changes_key
+from notebook_rt.edits.ops import Json, Op, changes_key, encode
 from notebook_rt.errors import identifier, qualified
 from notebook_rt.model.classify import SERVER_WAIT, by_status
 from notebook_rt.model.filters import Condition, column_name
@@ -39,6 +39,11 @@ from notebook_rt.model.types import (
 LEDGER: Final = "notebook_rt_write"
 RENAMED: Final = "it was renamed or dropped since: discard this and edit the row again"
 _INSERTING: Final = "return=representation,resolution=ignore-duplicates"
+_UPSERTING: Final = "return=representation,resolution=merge-duplicates"
+_MAX_BODY: Final = 500_000
+"""Bytes of the rows that are inserted by one statement."""
+_UPDATE_INSTEAD: Final = {"23502", "42501", "428C9"}
+"""NOT NULL, no right to insert, a key "generated always": no insert may be what an update may."""
 _MAX_CONDITION = 1_500
 """Characters of base values in a URL; what is longer is compared through ``xmin``."""
 _MAX_CONDITIONS = 4_000
@@ -191,8 +196,7 @@ def write_all(ops: Sequence[Op], *, narrow: bool = False) -> Request:
     first = ops[0]
     select = ("select", _back(first, narrow))
     if first.kind == "insert":
-        rows = [dict(op.values) for op in ops]
-        return Request("POST", _table(first), (select,), rows, _INSERTING, first.schema)
+        return _insert(first, (select,), [dict(op.values) for op in ops])
     either = f"({','.join(map(_row_condition, ops))})"
     if first.kind == "update":
         values, params = dict(first.values), (("or", either), select)
@@ -217,12 +221,31 @@ def write(op: Op, *, by_xmin: bool = False, narrow: bool = False, unseen: bool =
         return Request("POST", _table(op), (), dict(op.values), "return=minimal", op.schema)
     select = ("select", _back(op, narrow))
     if op.kind == "insert":
-        return Request("POST", _table(op), (select,), dict(op.values), _INSERTING, op.schema)
+        return _insert(op, (select,), dict(op.values))
     condition = [Condition("xmin", "eq", (op.xmin,))] if by_xmin else _conditions(op)[0]
     params = (*_key_filters(op), *(one.to_rest() for one in condition), select)
     method: Literal["DELETE", "PATCH"] = "DELETE" if op.kind == "delete" else "PATCH"
     body = None if op.kind == "delete" else dict(op.values)
     return Request(method, _table(op), params, body, "return=representation", op.schema)
+
+
+def _insert(op: Op, params: tuple[tuple[str, str], ...], rows: Json) -> Request:
+    """Insert rows; where there is one of the key already, it stays, or an upsert sets its columns."""
+    if not op.upsert:
+        return Request("POST", _table(op), params, rows, _INSERTING, op.schema)
+    on = ("on_conflict", ",".join(map(column_name, op.key)))
+    return Request("POST", _table(op), (on, *params), rows, _UPSERTING, op.schema)
+
+
+def as_update(op: Op, answer: Answer) -> Op | None:
+    """The update that an upsert is of a row that is there, if ``answer`` is one that refuses the insert.
+
+    PostgreSQL looks at what an insert may not before it looks whether there is a row of its key.
+    """
+    values = {name: value for name, value in op.values.items() if name not in op.key}
+    if answer.code not in _UPDATE_INSTEAD or not values:
+        return None
+    return replace(op, kind="update", upsert=False, values=values, base={})
 
 
 def _back(op: Op, narrow: bool) -> str:
@@ -444,6 +467,7 @@ def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
         op.own_key,
         op.sent,
         op.lane,
+        op.upsert,
     )
 
 
@@ -513,14 +537,21 @@ def runs(ops: Sequence[Op]) -> list[list[Op]]:
     groups: list[list[Op]] = []
     length = 0
     for op in ops:
-        more = len(urllib.parse.quote(_row_condition(op))) if op.kind == "delete" else 0
+        more, most = _length(op)
         length += more
-        if groups and _together(groups[-1][-1], op) and length <= _MAX_CONDITIONS:
+        if groups and _together(groups[-1][-1], op) and length <= most:
             groups[-1].append(op)
         else:
             groups.append([op])
             length = more
     return groups
+
+
+def _length(op: Op) -> tuple[int, int]:
+    """What an operation adds to the URL of a delete or the body of an insert, and how long that may be."""
+    if op.kind == "delete":
+        return len(urllib.parse.quote(_row_condition(op))), _MAX_CONDITIONS
+    return (len(encode(op.values)), _MAX_BODY) if op.kind == "insert" else (0, 0)
 
 
 def statements(group: Sequence[Op]) -> list[list[Op]]:
@@ -555,7 +586,8 @@ def _together(last: Op, op: Op) -> bool:
         case "update":
             return not changes_key(op) and not changes_key(last)
         case "insert":
-            return table and op.values.keys() == last.values.keys()
+            alike = op.upsert == last.upsert and op.key.keys() == last.key.keys()
+            return table and alike and op.values.keys() == last.values.keys()
         case "delete":
             return table and not needs_version(op) and not needs_version(last)
         case _:

@@ -48,8 +48,8 @@ class Listener(Protocol):
     def leaving(self, ops: Sequence[Op]) -> None:
         """They are on their way."""
 
-    def settled(self, op: Op, row: Mapping[str, Json] | None) -> None:
-        """Done; ``row`` is what the server answered, if it answered one."""
+    def settled(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]]) -> None:
+        """Done; with the rows that the server answered, where it answered one."""
 
     def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
         """Merged with the server's row; ``op`` is what is left to send, or asks."""
@@ -207,7 +207,10 @@ class Delivery:
         return 1
 
     async def _write_all(self, group: Sequence[Op]) -> int:
-        """Several rows in one statement; whichever the server did not take goes on by itself."""
+        """Several rows in one statement; whichever the server did not take goes on by itself.
+
+        A statement that is refused for a row of it is halved, until that row is alone.
+        """
         try:
             answer = await self._writer.write_all(group)
         except NoAnswerError as error:
@@ -223,10 +226,16 @@ class Delivery:
         ]
         if done:
             await self._settle(*done)
-        left = [op for op in group if op.id not in {one.id for one, _ in done}]
-        if decide.judge(answer, 0, 0.0).lost:
+        taken = {one.id for one, _ in done}
+        left = [op for op in group if op.id not in taken]
+        verdict = decide.judge(answer, 0, 0.0)
+        if verdict.lost:
             left = [replace(op, sent=True) for op in left]
         moved = len(done)
+        if verdict.meaning == "refused" and group[0].kind != "update":
+            if group[0].upsert and decide.as_update(group[0], answer) is not None:
+                return moved + await self._each([[op] for op in left])
+            return moved + await self._halves(left)
         if group[0].kind == "update":
             return moved + await self._each([[op] for op in left])
         for op in left:
@@ -237,8 +246,22 @@ class Delivery:
                 moved += await self._one(op)
         return moved
 
+    async def _halves(self, group: Sequence[Op]) -> int:
+        """Carry out a statement that was refused as two, one after the other."""
+        moved, middle = 0, (len(group) + 1) // 2
+        for half in filter(None, (group[:middle], group[middle:])):
+            if self.stopped or self.waiting:
+                await self.put_back(half)
+                continue
+            await self.still_ours()
+            moved += await (self._write_all(half) if len(half) > 1 else self._one(half[0]))
+        return moved
+
     async def _write(self, job: _Job) -> None:
         """Insert, update or delete a row, if it is what the operation was based on."""
+        if job.op.upsert:
+            await self._upsert(job.op)
+            return
         denied = False
         for _ in range(_MERGES):
             by_xmin = False
@@ -283,6 +306,21 @@ class Delivery:
             elif not await self._merge(job, row, None):
                 return
         await self._back(job.op, until=self._clock() + NETWORK_WAIT)
+
+    async def _upsert(self, op: Op) -> None:
+        """Insert a row, or set its columns; once more does no harm, so a lost answer is not asked about."""
+        answer = await self._writer.write(op)
+        update = decide.as_update(op, answer)
+        if update is not None:
+            updated = await self._writer.write(update)
+            if updated.status >= 300 or updated.body:
+                answer = updated
+        if answer.status >= 300:
+            await self._no(op, answer)
+        elif isinstance(answer.body, list) and answer.body:
+            await self._settle((op, answer.body[0]))
+        else:
+            await self._fail(op, _SKIPPED.format(op.target))
 
     async def _insert_unseen(self, op: Op) -> None:
         """Insert a row that may not be read: without it back, and without its key compared."""
@@ -408,7 +446,7 @@ class Delivery:
             await self._store(self.outbox.settle, op, row, records)
             if records:
                 self.tell(self._listener.rebased, op, records)
-            self.tell(self._listener.settled, op, row)
+            self.tell(self._listener.settled, [(op, row)])
             return False
         job.op = decide.op_of(op, left)
         leaving = replace(job.op, sent=True)  # it goes out again at once
@@ -423,8 +461,7 @@ class Delivery:
             self._settlings.add(self._settling)
             self._settling.add_done_callback(self._settlings.discard)
         await asyncio.shield(self._settling)  # what the server has done is put down in any case
-        for op, row in done:
-            self.tell(self._listener.settled, op, row)
+        self.tell(self._listener.settled, done)
 
     async def _settle_done(self) -> None:
         """One commit, which waits for the disk, for all that is done by the time the last one ends."""

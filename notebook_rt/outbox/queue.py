@@ -40,7 +40,7 @@ from notebook_rt.outbox.salvage import is_damage
 from notebook_rt.outbox.schema import open_file
 from notebook_rt.outbox.sessions import Session
 
-ROWS_AT_ONCE = 500
+ROWS_AT_ONCE = 1_000
 """Operations that are taken at a time, at the most."""
 KEPT_DONE = 10_000
 """Settled operations that other kernels on the file can still ask about."""
@@ -187,6 +187,10 @@ class Outbox:
         """The ids of what is in the queue for a table, in order, and when each was last edited."""
         found = self._select("id, made_at", "order by seq", schema=schema, target=target)
         return {row["id"]: row["made_at"] for row in found}
+
+    def states(self, schema: str, target: str) -> dict[str, str]:
+        """The ids of what is in the queue for a table, and whether each waits, failed or asks."""
+        return dict(map(tuple, self._select("id, state", schema=schema, target=target)))
 
     def counts(self) -> dict[str, int]:
         """How many wait, failed, and ask."""
@@ -368,7 +372,7 @@ class Outbox:
         paused = sessions.held(db, self.session.id)
         asked, (ops, more) = limit, rows.ready(db, self._lease.owner, limit, now, paused)
         while limit > 1 and len(ops) == asked < ROWS_AT_ONCE:
-            asked = min(2 * asked, ROWS_AT_ONCE)
+            asked = min(4 * asked, ROWS_AT_ONCE)
             further, still_more = rows.ready(db, self._lease.owner, asked, now, paused)
             statements = sum(len(decide.statements(group)) for group in decide.runs(further))
             if statements > limit or any(op.kind == "broadcast" for op in further):
