@@ -373,7 +373,7 @@ class LiveTable(LiveFrame):
     @overload
     def delete(
         self,
-        key: list[Any] | pd.Index[Any] | pd.Series[Any] | pd.DataFrame | np.ndarray[Any, Any],
+        key: list[Any] | pd.Index | pd.Series[Any] | pd.DataFrame | np.ndarray,
         *,
         after: float = 0.0,
     ) -> WriteReport: ...
@@ -383,12 +383,7 @@ class LiveTable(LiveFrame):
 
     def delete(
         self,
-        key: Hashable
-        | list[Any]
-        | pd.Index[Any]
-        | pd.Series[Any]
-        | pd.DataFrame
-        | np.ndarray[Any, Any],
+        key: Hashable | list[Any] | pd.Index | pd.Series[Any] | pd.DataFrame | np.ndarray,
         *,
         after: float = 0.0,
     ) -> WriteReport | None:

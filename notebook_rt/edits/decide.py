@@ -37,6 +37,9 @@ from notebook_rt.model.types import (
 )
 
 LEDGER: Final = "notebook_rt_write"
+MANY: Final = "notebook_rt_write_many"
+_MANY_VERSION: Final = 1
+"""The form of what `MANY` takes and gives; another one of it is not used."""
 RENAMED: Final = "it was renamed or dropped since: discard this and edit the row again"
 _INSERTING: Final = "return=representation,resolution=ignore-duplicates"
 _UPSERTING: Final = "return=representation,resolution=merge-duplicates"
@@ -279,6 +282,60 @@ def ledger_probe(op: Op) -> Request:
 def no_ledger(answer: Answer) -> bool:
     """Whether the ledger's function is not there."""
     return answer.status == 404 or answer.code == "PGRST202"
+
+
+def through_many(ops: Sequence[Op]) -> Request:
+    """Updates of rows of one table, or deletes, by the function that carries each out by itself."""
+    asked = [
+        {"key": dict(op.key), "base": {c: v for c, v in op.base.items() if c not in op.key}}
+        | ({} if op.kind == "delete" else {"set": dict(op.values)})
+        for op in ops
+    ]
+    first = ops[0]
+    args = {"p_schema": first.schema, "p_table": first.target, "p_ops": asked}
+    return Request("POST", f"/rest/v1/rpc/{MANY}", (), args, schema="public")
+
+
+def many_probe(op: Op) -> Request:
+    """Whether there is the function for many operations: asked for none."""
+    request = through_many([op])
+    return replace(request, body={**request.body, "p_ops": []})
+
+
+def results_of(answer: Answer, number: int) -> list[Answer | None] | None:
+    """What became of each of so many operations; None in it: nothing was there that it was based on.
+
+    None: the answer does not say.
+
+    Examples
+    --------
+    >>> one = {"row": {"id": 1}}, {"row": None}, {"error": {"code": "23514", "message": "no"}}
+    >>> [a and a.status for a in results_of(Answer(200, {"version": 1, "results": [*one]}), 3)]
+    [200, None, 400]
+    """
+    said = answer.body
+    if answer.status >= 300 or not isinstance(said, dict) or said.get("version") != _MANY_VERSION:
+        return None
+    results = said.get("results")
+    if not isinstance(results, list) or len(results) != number:
+        return None
+    found: list[Answer | None] = []
+    for one in results:
+        if "error" in one:
+            found.append(Answer(400, one["error"]))
+        else:
+            found.append(None if one["row"] is None else Answer(200, [one["row"]]))
+    return found
+
+
+def timed_out(answer: Answer) -> bool:
+    """Whether the statement took longer than the server lets one: half of it takes less."""
+    return answer.code == "57014"
+
+
+def is_final(answer: Answer) -> bool:
+    """Whether PostgreSQL refused it for good, in words that the row's own statement would get."""
+    return _is_final(answer.code) and not forbidden(answer)
 
 
 def call(op: Op) -> Request:
@@ -527,17 +584,17 @@ def record_of(op: Op, conflict: Conflict) -> dict[str, Json]:
     }
 
 
-def runs(ops: Sequence[Op]) -> list[list[Op]]:
+def runs(ops: Sequence[Op], *, many: bool = False) -> list[list[Op]]:
     """What may leave together: updates of different rows, broadcasts, and as one statement inserts
     of one shape and deletes from one table.
 
     An insert may be what the next row refers to, and a delete what stood in its way: they keep
-    their place.
+    their place. ``many``: deletes and updates leave through `MANY`.
     """
     groups: list[list[Op]] = []
     length = 0
     for op in ops:
-        more, most = _length(op)
+        more, most = _length(op, many)
         length += more
         if groups and _together(groups[-1][-1], op) and length <= most:
             groups[-1].append(op)
@@ -547,17 +604,24 @@ def runs(ops: Sequence[Op]) -> list[list[Op]]:
     return groups
 
 
-def _length(op: Op) -> tuple[int, int]:
-    """What an operation adds to the URL of a delete or the body of an insert, and how long that may be."""
-    if op.kind == "delete":
+def _length(op: Op, many: bool) -> tuple[int, int]:
+    """What an operation adds to a statement's URL, or its body, and how long that may be."""
+    if op.kind == "delete" and not many:
         return len(urllib.parse.quote(_row_condition(op))), _MAX_CONDITIONS
-    return (len(encode(op.values)), _MAX_BODY) if op.kind == "insert" else (0, 0)
+    if op.kind in ("insert", "delete"):
+        return len(encode(op.values or op.base)), _MAX_BODY
+    return 0, 0
 
 
-def statements(group: Sequence[Op]) -> list[list[Op]]:
-    """What of a group (`runs`) leaves as one statement: updates of one table to the same values, too."""
+def statements(group: Sequence[Op], *, many: bool = False) -> list[list[Op]]:
+    """What of a group (`runs`) leaves as one statement: updates of one table to the same values, too.
+
+    Of any values, where they leave through `MANY`.
+    """
     if group[0].kind != "update":
         return [list(group)]
+    if many:
+        return _by_table(group)
     found: list[list[Op]] = []
     last: dict[object, tuple[list[Op], int]] = {}
     """By what the updates write: the statement that takes more of them, and how long it is."""
@@ -573,6 +637,24 @@ def statements(group: Sequence[Op]) -> list[list[Op]]:
             found.append(statement)
         statement.append(op)
         last[alike] = statement, length
+    return found
+
+
+def _by_table(group: Sequence[Op]) -> list[list[Op]]:
+    """Updates as the function for many takes them; sums and unions are not among them."""
+    found: list[list[Op]] = []
+    last: dict[object, tuple[list[Op], int]] = {}
+    for op in group:
+        if only_once(op):
+            found.append([op])
+            continue
+        statement, length = last.get((op.schema, op.target), ([], _MAX_BODY))
+        length += len(encode(op.values)) + len(encode(op.base))
+        if length > _MAX_BODY:
+            statement, length = [], length - _MAX_BODY
+            found.append(statement)
+        statement.append(op)
+        last[op.schema, op.target] = statement, length
     return found
 
 

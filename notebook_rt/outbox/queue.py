@@ -352,20 +352,23 @@ class Outbox:
                     self._lease.sync(db)
                 self._unsynced = False
 
-    def take(self, limit: int, now: float) -> list[Op]:
+    def take(self, limit: int, now: float, many: bool = False) -> list[Op]:
         """The next operations to send, marked as having left; none without the lease.
 
-        As many as leave in ``limit`` statements, which are several rows each where that may be.
+        As many as leave in ``limit`` statements, which are several rows each where that may be (any
+        updates, with ``many``).
         ``sent`` of what is returned says whether it had left *before*, unanswered.
         """
         with self._writing(synced=True) as db:
             if not self._lease.take(db, now):
                 return []
-            ops, self.more = self._next(db, limit, now)
+            ops, self.more = self._next(db, limit, now, many)
             db.executemany("update ops set sent = 1 where seq = ?", [(op.seq,) for op in ops])
         return ops
 
-    def _next(self, db: sqlite3.Connection, limit: int, now: float) -> tuple[list[Op], bool]:
+    def _next(
+        self, db: sqlite3.Connection, limit: int, now: float, many: bool
+    ) -> tuple[list[Op], bool]:
         """What leaves in at most ``limit`` statements (a single one, alone, where that is 1), and whether
         more waits.
         """
@@ -374,7 +377,8 @@ class Outbox:
         while limit > 1 and len(ops) == asked < ROWS_AT_ONCE:
             asked = min(4 * asked, ROWS_AT_ONCE)
             further, still_more = rows.ready(db, self._lease.owner, asked, now, paused)
-            statements = sum(len(decide.statements(group)) for group in decide.runs(further))
+            groups = decide.runs(further, many=many)
+            statements = sum(len(decide.statements(group, many=many)) for group in groups)
             if statements > limit or any(op.kind == "broadcast" for op in further):
                 break
             ops, more = further, still_more
