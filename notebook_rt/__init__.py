@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from notebook_rt import local
     from notebook_rt.channel import Channel, Message, Person, Presence
     from notebook_rt.edits.editing import SendResult
+    from notebook_rt.edits.report import WriteReport
     from notebook_rt.errors import InvalidEditError, NotebookRTError
     from notebook_rt.frame import LiveFrame, map
     from notebook_rt.model.rows import RowChange
@@ -60,6 +61,7 @@ _HOMES = {
     "map": "notebook_rt.frame",
     "Verdict": "notebook_rt.runtime.feed",
     "SqlFrame": "notebook_rt.sqlview",
+    "WriteReport": "notebook_rt.edits.report",
     "run": "notebook_rt.running",
     "sql": "notebook_rt.sqlview",
 }
@@ -82,6 +84,7 @@ __all__ = [
     "Session",
     "SqlFrame",
     "Verdict",
+    "WriteReport",
     "connect",
     "demo",
     "errors",

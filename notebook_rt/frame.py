@@ -40,7 +40,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-_EDITS = ("at", "batch", "delete", "discard", "edit", "edit_many", "insert", "pending", "undo")
+_EDITS = (
+    "at",
+    "batch",
+    "delete",
+    "discard",
+    "edit",
+    "edit_many",
+    "insert",
+    "pending",
+    "undo",
+    "upsert",
+)
 
 
 class LiveFrame:

@@ -7,14 +7,15 @@ shows it. Looking at what is pending opens no file where none is.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from notebook_rt.edits.at import At
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.listing import conflicts_df, pending_df
 from notebook_rt.edits.ops import Right
+from notebook_rt.edits.report import WriteReport
 from notebook_rt.edits.shown import Shown
 from notebook_rt.errors import QueueError
 from notebook_rt.frame import LiveFrame
@@ -25,6 +26,7 @@ from notebook_rt.runtime.feed import Feed
 from notebook_rt.runtime.following import note
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from notebook_rt.runtime.changes import ChangeBatch
@@ -47,11 +49,17 @@ def _row(method: str, values: object, columns: Mapping[str, Any]) -> dict[str, A
     how = ""
     if hasattr(values, "to_dict") and getattr(values, "ndim", 0) == 1:
         how = ": pass its .to_dict()"
-    elif method == "insert" and not isinstance(values, str) and hasattr(values, "__len__"):
-        how = "; several rows are as many inserts, in one batch()"
     raise TypeError(
         f"{method} takes the columns of one row, by name or as a dict; not {type(values).__name__}{how}"
     )
+
+
+def _many(given: object) -> bool:
+    """Whether these are several rows; a Series is one, and is answered with how rows are given."""
+    one = isinstance(given, (str, bytes, Mapping)) or (
+        hasattr(given, "to_dict") and getattr(given, "ndim", 0) == 1
+    )
+    return isinstance(given, Iterable) and not one
 
 
 class Edits(Protocol):
@@ -69,6 +77,11 @@ class Edits(Protocol):
 
     def insert(self, values: Mapping[str, Any]) -> Hashable:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
+
+    def write_many(
+        self, data: object, *, upsert: bool = False, on: Sequence[str] = ()
+    ) -> WriteReport:
+        """Insert or upsert rows; what they lack of the key is made or drawn."""
 
     def fills(self, column: Column) -> bool:
         """Whether a new row may go without this column of the key, as far as is known."""
@@ -246,8 +259,24 @@ class LiveTable(LiveFrame):
         """Change columns of a row, from what a grid has ``shown`` of them; else from what is there."""
         self._changing(values).edit(key, values, base=shown or None)
 
-    def insert(self, values: Mapping[str, Any] | None = None, /, **columns: Any) -> Hashable:
-        """Insert a row, and give its key.
+    @overload
+    def insert(self, rows: Mapping[str, Any] | None = None, /, **columns: Any) -> Hashable: ...
+
+    @overload
+    def insert(self, rows: pd.DataFrame | Iterable[Mapping[str, Any]], /) -> WriteReport: ...
+
+    def insert(
+        self,
+        rows: Mapping[str, Any] | pd.DataFrame | Iterable[Mapping[str, Any]] | None = None,
+        /,
+        **columns: Any,
+    ) -> Hashable | WriteReport:
+        """Insert a row, and give its key; or many rows, and report of them.
+
+        Many rows are checked before anything is queued: if a cell is wrong, the error names its row and
+        column (the first few), and none is queued. What the server refuses it refuses row by row: the other
+        rows are written, and the report says which were not, and why. They leave in few requests, in their
+        order.
 
         A key that is not given is made here if its type is uuid, and drawn from its sequence if it is an
         integer and the project has the SQL of ``notebook-rt doctor --sql``: the first time, and now and
@@ -258,56 +287,143 @@ class LiveTable(LiveFrame):
 
         Parameters
         ----------
-        values : dict, optional
-            Columns and what they hold, for columns whose names are no Python names.
+        rows : dict, DataFrame or iterable of dict, optional
+            Columns and what they hold, of one row (for columns whose names are no Python names), or of many.
+            Of a DataFrame, a named index is columns, an unnamed one is not read; NaN, NaT and NA mean null.
         **columns
-            Columns and what they hold; those left out get the server's defaults.
+            Columns and what they hold, of one row; those left out get the server's defaults.
 
         Returns
         -------
-        hashable
-            The key, as the index of ``df`` has it.
+        hashable or WriteReport
+            Of one row, its key, as the index of ``df`` has it; of many, what becomes of them.
 
         Raises
         ------
         TypeError
-            If ``values`` is no dict.
+            If ``rows`` is none of these.
         InvalidEditError
-            If there is a row with this key already, the key is not given and can be neither made nor
-            drawn now, or a value does not fit.
+            If there is a row with this key already, or the key is there twice, the key is not given and can
+            be neither made nor drawn now, a column is not there, or a value does not fit.
         QueueError, NotebookRTError
             As `edit`.
-        """
-        return self._loaded().insert(_row("insert", values, columns))
 
-    def delete(self, key: Hashable, *, after: float = 0.0) -> None:
-        """Delete a row.
+        Examples
+        --------
+        >>> positions.insert(symbol="AAPL", size=3)  # doctest: +SKIP
+        >>> positions.insert(pd.read_csv("new.csv"))  # doctest: +SKIP
+        """
+        if _many(rows) and not columns:
+            return self._loaded().write_many(rows)
+        return self._loaded().insert(_row("insert", rows, columns))
+
+    def upsert(
+        self,
+        rows: Mapping[str, Any] | pd.DataFrame | Iterable[Mapping[str, Any]],
+        /,
+        *,
+        on: str | Sequence[str] | None = None,
+    ) -> WriteReport:
+        """Insert rows, or where there is one of that key already, set its columns.
+
+        As the database's own upsert, it says how the rows are to be: what others changed of these columns
+        meanwhile is overwritten, and not merged. `edit_many` writes only on top of what was seen. Columns
+        that are not named stay as they are, and a row that is as it is shown is not sent.
+
+        Everything is checked before anything is queued, and the server refuses row by row, as in `insert`.
 
         Parameters
         ----------
-        key : hashable
-            The row's key; a tuple for a composite key.
+        rows : dict, DataFrame or iterable of dict
+            One row or many, with their keys: as columns, or as a DataFrame's named index. NaN, NaT and NA in
+            a DataFrame mean null. A row whose key is null is inserted, as by `insert`.
+        on : str or sequence of str, optional
+            Columns of a unique constraint by which a row is found instead of the key, among the rows
+            that are shown. Default: the key.
+
+        Returns
+        -------
+        WriteReport
+            What becomes of the rows.
+
+        Raises
+        ------
+        TypeError
+            If ``rows`` is none of these.
+        InvalidEditError
+            If the key is not among the columns, or is there twice, a column is not there, a value does not
+            fit, or two rows that are shown have the same ``on``.
+        QueueError, NotebookRTError
+            As `edit`.
+
+        Examples
+        --------
+        >>> report = positions.upsert(df)  # doctest: +SKIP
+        >>> users.upsert([{"email": "ada@x.org", "name": "Ada"}], on="email")  # doctest: +SKIP
+        """
+        if isinstance(rows, Mapping):
+            rows = [rows]
+        return self._loaded().write_many(rows, upsert=True, on=parse_names(on) or ())
+
+    @overload
+    def delete(
+        self,
+        key: list[Any] | pd.Index | pd.Series[Any] | pd.DataFrame | np.ndarray,
+        *,
+        after: float = 0.0,
+    ) -> WriteReport: ...
+
+    @overload
+    def delete(self, key: Hashable, *, after: float = 0.0) -> None: ...
+
+    def delete(
+        self,
+        key: Hashable | list[Any] | pd.Index | pd.Series[Any] | pd.DataFrame | np.ndarray,
+        *,
+        after: float = 0.0,
+    ) -> WriteReport | None:
+        """Delete a row, or the rows of many keys.
+
+        Parameters
+        ----------
+        key : hashable, list, Index, Series, array or DataFrame
+            The row's key; a tuple for a composite key. Many: a list, an Index, a Series or an array of
+            keys, or a DataFrame with the keys as its index or among its columns.
         after : float
             Seconds that it waits in the queue before it is sent, in which `undo` takes it back.
+
+        Returns
+        -------
+        WriteReport or None
+            Of many, what becomes of the rows.
 
         Raises
         ------
         InvalidEditError
-            If there is no such row.
+            If there is no such row; of many, nothing is deleted then.
         QueueError, NotebookRTError
             As `edit`.
         """
-        self._loaded().open("delete").delete(key, after)
+        editor = self._loaded().open("delete")
+        if isinstance(key, Hashable):
+            editor.delete(key, after)
+            return None
+        return editor.delete_many(key, after)
 
     def edit_many(
         self,
         changes: pd.DataFrame | pd.Series[Any],
         *,
         base: pd.DataFrame | pd.Series[Any] | None = None,
-    ) -> int:
+    ) -> WriteReport:
         """Change many rows, all or none: index = key, columns = the columns to set.
 
-        NaN, NaT and NA mean null, as in a DataFrame that was read from SQL.
+        Where the index has no name and the key is among the columns, as in a file that was just read, it is
+        taken from there. NaN, NaT and NA mean null, as in a DataFrame that was read from SQL.
+
+        Each row is written on the condition of what it was made from, and merged with what others changed
+        meanwhile, as by `edit`. What the server refuses it refuses row by row: the others are written. With
+        the SQL of ``notebook-rt doctor --sql`` a few hundred rows are one request.
 
         Parameters
         ----------
@@ -319,17 +435,17 @@ class LiveTable(LiveFrame):
 
         Returns
         -------
-        int
-            How many rows it changes.
+        WriteReport
+            What becomes of the rows; its ``changed`` is how many it changes.
 
         Raises
         ------
         TypeError
             If it is neither a DataFrame nor a Series.
         InvalidEditError
-            If a row or a column is not there, or is named twice, or a value does not fit; or if the key
-            is a column and the index has no name, as in a file that was just read: ``set_index`` it; or
-            if ``base`` lacks what is changed, or what was shown is not known any more.
+            If a row or a column is not there, or is named twice, or a value does not fit: the error names
+            the rows and columns; or if ``base`` lacks what is changed, or what was shown is not known any
+            more.
         QueueError, NotebookRTError
             As `edit`.
         """

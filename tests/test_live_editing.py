@@ -388,7 +388,7 @@ def test_many_rows_at_once_in_a_batch_and_undone(
     rt.queue.pause()
     batches: list[Any] = []
     stop = frame.on_change(batches.append)
-    assert frame.edit_many(pd.DataFrame({"quantity": [1, 2]}, index=[A, B])) == 2
+    assert frame.edit_many(pd.DataFrame({"quantity": [1, 2]}, index=[A, B])).changed == 2
     with frame.batch():
         frame.edit(A, notes="first")
         frame.edit(A, quantity=5)

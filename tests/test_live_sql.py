@@ -265,10 +265,14 @@ def queries(draw: st.DrawFn, depth: int = 3) -> tuple[str, frozenset[str]]:
         return f"({one}) union all select * from ({other}) q", reads | more
     if kind == "recursive":
         again = f"select x + 1 from {quoted(name)} where x < 3"
-        query = f"with recursive {quoted(name)} as (({one}) union {again}) select * from ({other}) q"
+        query = (
+            f"with recursive {quoted(name)} as (({one}) union {again}) select * from ({other}) q"
+        )
         return query, (reads | more) - {name.casefold()}
     # The first query of a WITH does not see itself: there its name is a table's.
-    return f"with {quoted(name)} as ({one}) select * from ({other}) q", reads | (more - {name.casefold()})
+    return f"with {quoted(name)} as ({one}) select * from ({other}) q", reads | (
+        more - {name.casefold()}
+    )
 
 
 @settings(max_examples=150)

@@ -505,8 +505,8 @@ def test_a_row_that_is_no_dict_is_answered_with_how_rows_are_given(
     row: Any = pd.Series({"id": 9, "name": "n"})
     with pytest.raises(TypeError, match=r"by name or as a dict; not Series: pass its .to_dict"):
         frame.insert(row)
-    rows: Any = [{"id": 9}]
-    with pytest.raises(TypeError, match=r"not list; several rows are as many inserts"):
+    rows: Any = [{"id": 9}, "name"]
+    with pytest.raises(TypeError, match=r"sequence of dicts, one a row; row 1 is str"):
         frame.insert(rows)
     with pytest.raises(TypeError, match="edit takes the columns of one row"):
         frame.edit(1, "name")  # type: ignore[arg-type]  # the slip that is tried here

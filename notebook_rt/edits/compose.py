@@ -56,6 +56,15 @@ class Composer:
         op = self._op("update", key, changed, {c: row[c] for c in changed})
         return replace(op, values={**op.values, **exact}) if exact else op
 
+    def upsert(self, key: Key, row: Row, values: Mapping[str, Any]) -> Op | None:
+        """Set columns of a row that is there as ``row``, whatever it is by then; None: it is so already."""
+        typed = self.typed(values)
+        exact = self._exact(values, typed)
+        if not exact and all(equal(v, row.get(c)) for c, v in typed.items()):
+            return None
+        op = self._op("insert", key, typed, {})
+        return replace(op, values={**op.values, **exact}, upsert=True)
+
     def insert(self, values: Mapping[str, Any], drawn: str = "") -> Op:
         """A new row; a key of type uuid is made here if it is not given, ``drawn`` is the column that a
         sequence gave.

@@ -25,6 +25,7 @@ from notebook_rt.errors import identifier, qualified
 from notebook_rt.model.classify import SERVER_WAIT, by_status
 from notebook_rt.model.filters import Condition, column_name
 from notebook_rt.model.http import Answer, Request
+from notebook_rt.model.stored import encode
 from notebook_rt.model.types import (
     Numeric,
     canonical,
@@ -37,8 +38,16 @@ from notebook_rt.model.types import (
 )
 
 LEDGER: Final = "notebook_rt_write"
+MANY: Final = "notebook_rt_write_many"
+_MANY_VERSION: Final = 1
+"""The form of what `MANY` takes and gives; another one of it is not used."""
 RENAMED: Final = "it was renamed or dropped since: discard this and edit the row again"
 _INSERTING: Final = "return=representation,resolution=ignore-duplicates"
+_UPSERTING: Final = "return=representation,resolution=merge-duplicates"
+_MAX_BODY: Final = 500_000
+"""Bytes of the rows that are inserted by one statement."""
+_UPDATE_INSTEAD: Final = {"23502", "42501", "428C9"}
+"""NOT NULL, no right to insert, a key "generated always": no insert may be what an update may."""
 _MAX_CONDITION = 1_500
 """Characters of base values in a URL; what is longer is compared through ``xmin``."""
 _MAX_CONDITIONS = 4_000
@@ -203,8 +212,7 @@ def write_all(ops: Sequence[Op], *, narrow: bool = False) -> Request:
     first = ops[0]
     select = ("select", _back(first, narrow))
     if first.kind == "insert":
-        rows = [dict(op.values) for op in ops]
-        return Request("POST", _table(first), (select,), rows, _INSERTING, first.schema)
+        return _insert(first, (select,), [dict(op.values) for op in ops])
     either = f"({','.join(map(_row_condition, ops))})"
     if first.kind == "update":
         values, params = dict(first.values), (("or", either), select)
@@ -229,12 +237,31 @@ def write(op: Op, *, by_xmin: bool = False, narrow: bool = False, unseen: bool =
         return Request("POST", _table(op), (), dict(op.values), "return=minimal", op.schema)
     select = ("select", _back(op, narrow))
     if op.kind == "insert":
-        return Request("POST", _table(op), (select,), dict(op.values), _INSERTING, op.schema)
+        return _insert(op, (select,), dict(op.values))
     condition = [Condition("xmin", "eq", (op.xmin,))] if by_xmin else _conditions(op)[0]
     params = (*_key_filters(op), *(one.to_rest() for one in condition), select)
     method: Literal["DELETE", "PATCH"] = "DELETE" if op.kind == "delete" else "PATCH"
     body = None if op.kind == "delete" else dict(op.values)
     return Request(method, _table(op), params, body, "return=representation", op.schema)
+
+
+def _insert(op: Op, params: tuple[tuple[str, str], ...], rows: Json) -> Request:
+    """Insert rows; where there is one of the key already, it stays, or an upsert sets its columns."""
+    if not op.upsert:
+        return Request("POST", _table(op), params, rows, _INSERTING, op.schema)
+    on = ("on_conflict", ",".join(map(column_name, op.key)))
+    return Request("POST", _table(op), (on, *params), rows, _UPSERTING, op.schema)
+
+
+def as_update(op: Op, answer: Answer) -> Op | None:
+    """The update that an upsert is of a row that is there, if ``answer`` is one that refuses the insert.
+
+    PostgreSQL looks at what an insert may not before it looks whether there is a row of its key.
+    """
+    values = {name: value for name, value in op.values.items() if name not in op.key}
+    if answer.code not in _UPDATE_INSTEAD or not values:
+        return None
+    return replace(op, kind="update", upsert=False, values=values, base={})
 
 
 def _back(op: Op, narrow: bool) -> str:
@@ -268,6 +295,60 @@ def ledger_probe(op: Op) -> Request:
 def no_ledger(answer: Answer) -> bool:
     """Whether the ledger's function is not there."""
     return answer.status == 404 or answer.code == "PGRST202"
+
+
+def through_many(ops: Sequence[Op]) -> Request:
+    """Updates of rows of one table, or deletes, by the function that carries each out by itself."""
+    asked = [
+        {"key": dict(op.key), "base": {c: v for c, v in op.base.items() if c not in op.key}}
+        | ({} if op.kind == "delete" else {"set": dict(op.values)})
+        for op in ops
+    ]
+    first = ops[0]
+    args = {"p_schema": first.schema, "p_table": first.target, "p_ops": asked}
+    return Request("POST", f"/rest/v1/rpc/{MANY}", (), args, schema="public")
+
+
+def many_probe(op: Op) -> Request:
+    """Whether there is the function for many operations: asked for none."""
+    request = through_many([op])
+    return replace(request, body={**request.body, "p_ops": []})
+
+
+def results_of(answer: Answer, number: int) -> list[Answer | None] | None:
+    """What became of each of so many operations; None in it: nothing was there that it was based on.
+
+    None: the answer does not say.
+
+    Examples
+    --------
+    >>> one = {"row": {"id": 1}}, {"row": None}, {"error": {"code": "23514", "message": "no"}}
+    >>> [a and a.status for a in results_of(Answer(200, {"version": 1, "results": [*one]}), 3)]
+    [200, None, 400]
+    """
+    said = answer.body
+    if answer.status >= 300 or not isinstance(said, dict) or said.get("version") != _MANY_VERSION:
+        return None
+    results = said.get("results")
+    if not isinstance(results, list) or len(results) != number:
+        return None
+    found: list[Answer | None] = []
+    for one in results:
+        if "error" in one:
+            found.append(Answer(400, one["error"]))
+        else:
+            found.append(None if one["row"] is None else Answer(200, [one["row"]]))
+    return found
+
+
+def timed_out(answer: Answer) -> bool:
+    """Whether the statement took longer than the server lets one: half of it takes less."""
+    return answer.code == "57014"
+
+
+def is_final(answer: Answer) -> bool:
+    """Whether PostgreSQL refused it for good, in words that the row's own statement would get."""
+    return _is_final(answer.code) and not forbidden(answer)
 
 
 def call(op: Op) -> Request:
@@ -456,6 +537,7 @@ def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
         op.own_key,
         op.sent,
         op.lane,
+        op.upsert,
     )
 
 
@@ -528,19 +610,19 @@ def record_of(op: Op, conflict: Conflict) -> dict[str, Json]:
     }
 
 
-def runs(ops: Sequence[Op]) -> list[list[Op]]:
+def runs(ops: Sequence[Op], *, many: bool = False) -> list[list[Op]]:
     """What may leave together: updates of different rows, broadcasts, and as one statement inserts
     of one shape and deletes from one table.
 
     An insert may be what the next row refers to, and a delete what stood in its way: they keep
-    their place.
+    their place. ``many``: deletes and updates leave through `MANY`.
     """
     groups: list[list[Op]] = []
     length = 0
     for op in ops:
-        more = len(urllib.parse.quote(_row_condition(op))) if op.kind == "delete" else 0
+        more, most = _length(op, many)
         length += more
-        if groups and _together(groups[-1][-1], op) and length <= _MAX_CONDITIONS:
+        if groups and _together(groups[-1][-1], op) and length <= most:
             groups[-1].append(op)
         else:
             groups.append([op])
@@ -548,10 +630,24 @@ def runs(ops: Sequence[Op]) -> list[list[Op]]:
     return groups
 
 
-def statements(group: Sequence[Op]) -> list[list[Op]]:
-    """What of a group (`runs`) leaves as one statement: updates of one table to the same values, too."""
+def _length(op: Op, many: bool) -> tuple[int, int]:
+    """What an operation adds to a statement's URL, or its body, and how long that may be."""
+    if op.kind == "delete" and not many:
+        return len(urllib.parse.quote(_row_condition(op))), _MAX_CONDITIONS
+    if op.kind in ("insert", "delete"):
+        return len(encode(op.values or op.base)), _MAX_BODY
+    return 0, 0
+
+
+def statements(group: Sequence[Op], *, many: bool = False) -> list[list[Op]]:
+    """What of a group (`runs`) leaves as one statement: updates of one table to the same values, too.
+
+    Of any values, where they leave through `MANY`.
+    """
     if group[0].kind != "update":
         return [list(group)]
+    if many:
+        return _by_table(group)
     found: list[list[Op]] = []
     last: dict[object, tuple[list[Op], int]] = {}
     """By what the updates write: the statement that takes more of them, and how long it is."""
@@ -570,6 +666,24 @@ def statements(group: Sequence[Op]) -> list[list[Op]]:
     return found
 
 
+def _by_table(group: Sequence[Op]) -> list[list[Op]]:
+    """Updates as the function for many takes them; sums and unions are not among them."""
+    found: list[list[Op]] = []
+    last: dict[object, tuple[list[Op], int]] = {}
+    for op in group:
+        if only_once(op):
+            found.append([op])
+            continue
+        statement, length = last.get((op.schema, op.target), ([], _MAX_BODY))
+        length += len(encode(op.values)) + len(encode(op.base))
+        if length > _MAX_BODY:
+            statement, length = [], length - _MAX_BODY
+            found.append(statement)
+        statement.append(op)
+        last[op.schema, op.target] = statement, length
+    return found
+
+
 def _together(last: Op, op: Op) -> bool:
     if last.kind != op.kind:
         return False
@@ -580,7 +694,8 @@ def _together(last: Op, op: Op) -> bool:
         case "update":
             return not changes_key(op) and not changes_key(last)
         case "insert":
-            return table and op.values.keys() == last.values.keys()
+            alike = op.upsert == last.upsert and op.key.keys() == last.key.keys()
+            return table and alike and op.values.keys() == last.values.keys()
         case "delete":
             return table and not needs_version(op) and not needs_version(last)
         case _:

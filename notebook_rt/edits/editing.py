@@ -58,7 +58,7 @@ class Editing:
     lock : context manager, optional
         Guards every overlay of the session, in the hand of who feeds the tables, too.
     written : callable, optional
-        Told when the server has taken the write of a row.
+        Told of how many rows the server has taken the write.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Editing:
         make_id: Callable[[], str] = lambda: str(uuid.uuid4()),
         note: Callable[[NoteKind, str], object] | None = None,
         lock: AbstractContextManager[Any] | None = None,
-        written: Callable[[], object] = lambda: None,
+        written: Callable[[int], object] = lambda rows: None,
     ) -> None:
         self._shared = Shared(outbox, clock, make_id, lock or threading.RLock())
         self._note = note or (lambda kind, text: None)
@@ -187,12 +187,18 @@ class Editing:
                 if editor.overlay is not None:
                     editor.overlay.sent(op.id for op in ops)
 
-    def settled(self, op: Op, row: Mapping[str, Json] | None) -> None:
-        if op.kind in WRITES:
-            self._written()
+    def settled(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]]) -> None:
+        self._written(sum(op.kind in WRITES for op, _ in done))
         with self.lock:
-            for editor in self._shared.editors_of(op.schema, op.target):
-                editor.settled(op, row)
+            by_table: dict[tuple[str, str], list[tuple[Op, Mapping[str, Json] | None]]] = {}
+            for op, row in done:
+                by_table.setdefault((op.schema, op.target), []).append((op, row))
+                report = self._shared.reports.pop(op.id, None)
+                if report is not None:
+                    report._settled(op.id)
+            for (schema, target), some in by_table.items():
+                for editor in self._shared.editors_of(schema, target):
+                    editor.settled(some)
 
     def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
         with self.lock:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from notebook_rt.edits import tabular
 from notebook_rt.edits.based import NOW, Known, called, known_of, row_said, rows_said
 from notebook_rt.edits.block import Block, in_order
 from notebook_rt.edits.decide import Record
@@ -21,9 +22,21 @@ from notebook_rt.edits.merge import Edit
 from notebook_rt.edits.ops import Json, Op, Put, changes_key
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.edits.pending import PendingEdits
+from notebook_rt.edits.report import WriteReport
+from notebook_rt.edits.tabular import (
+    Checks,
+    Given,
+    cells_of,
+    keyed,
+    keys_given,
+    rows_given,
+    typed_keys,
+)
 from notebook_rt.errors import ConflictError, InvalidEditError, QueueError
+from notebook_rt.model.coerce import missing
 from notebook_rt.model.rows import Key, Row, RowChange
 from notebook_rt.model.types import equal
+from notebook_rt.model.values import ascii_json
 
 if TYPE_CHECKING:
     from collections import deque
@@ -127,19 +140,13 @@ class Editor(PendingEdits):
         changes: pd.DataFrame | pd.Series[Any],
         known: Known = NOW,
         base: pd.DataFrame | pd.Series[Any] | None = None,
-    ) -> int:
+    ) -> WriteReport:
         """Change many rows at once, all or none: index = key, columns = the columns to set.
 
         NaN, NaT and NA mean null, as in a DataFrame that was read from SQL. A Series is one column.
         They are based on the rows of ``base``, as in `edit`.
-
-        Returns
-        -------
-        int
-            The rows that it changes.
         """
-        from pandas import DataFrame, Series, isna
-        from pandas.api.types import is_scalar
+        from pandas import DataFrame, Series
 
         if isinstance(changes, Series):
             changes = changes.to_frame()
@@ -150,38 +157,154 @@ class Editor(PendingEdits):
             )
         with self._shared.lock:
             composer = self._need()[1]
-            if not changes.columns.is_unique:
-                twice = changes.columns[changes.columns.duplicated()][0]
-                raise composer.invalid(f"the column {twice!r} is there twice")
-            key_columns = composer.schema.key
-            if {None} == set(changes.index.names) and set(key_columns) <= set(changes.columns):
-                # As read from a file: its row numbers are no keys, nor are the keys to be changed.
-                raise composer.invalid(
-                    "the index of the DataFrame is to be the keys: set_index("
-                    f"{key_columns[0] if len(key_columns) == 1 else [*key_columns]!r})"
-                )
-            wanted = {}
-            for key, *cells in changes.itertuples(name=None):
-                key = composer.key(key)
-                if key in wanted:
-                    raise composer.invalid(f"the row {key!r} is there twice: which is it to be?")
-                wanted[key] = cells
-            there = self._all_there(wanted)
+            labels = list(changes.index)
+            changes = keyed(composer, changes)
             names = list(changes.columns)
+            tabular.known(composer, names)
+            wanted = {}
+            checks = Checks(composer, len(changes))
+            rows_in = zip(labels, changes.index, cells_of(changes), strict=True)
+            for label, key, cells in rows_in:
+                with checks.of(label):
+                    key = composer.key(key)
+                    if key in wanted:
+                        raise composer.invalid(
+                            f"the row {key!r} is there twice: which is it to be?"
+                        )
+                    wanted[key] = (label, cells)
+            checks.end()
+            there = self._all_there(wanted)
             if base is not None:
-                cells_of = rows_said(composer, wanted, base, names)
+                based_on = rows_said(composer, wanted, base, names)
             else:
-                cells_of = known_of(composer, known, wanted, names)
-            ops, rows = [], []
-            for key, cells in wanted.items():
-                values = [None if is_scalar(cell) and isna(cell) else cell for cell in cells]
-                named = dict(zip(changes.columns, values, strict=True))
-                op = self._edit(key, there[key], named, cells_of[key])
-                if op is not None:
-                    ops.append(op)
-                    rows.append(there[key])
-            self._tell_written(self._put(ops, rows), known)
-            return len(ops)
+                based_on = known_of(composer, known, wanted, names)
+            made: list[tuple[Hashable, Op, Row]] = []
+            for key, (label, cells) in wanted.items():
+                with checks.of(label):
+                    named = dict(zip(names, cells, strict=True))
+                    op = self._edit(key, there[key], named, based_on[key])
+                    if op is not None:
+                        made.append((label, op, there[key]))
+            checks.end()
+            report, edits = self._put_all("edit", len(wanted), made, _name_of(changes))
+            self._tell_written(edits, known)
+            return report
+
+    def given(self, data: object, verb: str, on: Sequence[str] = ()) -> list[Given]:
+        """Rows that are to be written, without what they lack of the key.
+
+        By ``on``, other columns than the key's, the rows are found that are shown; their keys are put in.
+        """
+        with self._shared.lock:
+            composer = self._need()[1]
+            rows = rows_given(composer, data, verb)
+            on = list(on)
+            if on and on != list(composer.schema.key):
+                tabular.known(composer, on)
+                self._find_by(on, rows)
+            typed_keys(composer, rows)
+            return rows
+
+    def write_many(self, rows: Sequence[Given], *, upsert: bool, name: Any = None) -> WriteReport:
+        """Insert rows, or with ``upsert`` set the columns of those that are there; all or none is queued."""
+        with self._shared.lock:
+            composer = self._need()[1]
+            keys = typed_keys(composer, rows)
+            shown = self._shown_now([key for key in keys if key is not None])
+            outside = set(self._outside(list(shown)))
+            checks = Checks(composer, len(rows))
+            made: list[tuple[Hashable, Op, Row]] = []
+            for row, key in zip(rows, keys, strict=True):
+                with checks.of(row.label):
+                    there = None if key is None else shown.get(key)
+                    op: Op | None
+                    if there is None or key is None:
+                        op = composer.insert(row.values, row.drawn)
+                        if upsert and key is not None and not row.drawn:
+                            op = replace(op, upsert=True)
+                        op = self._in_lane(composer.edit(op).key if key is None else key, op)
+                    elif upsert:
+                        op = composer.upsert(key, there, row.values)
+                        op = op and self._in_lane(key, op)
+                    else:
+                        how = "it is outside the limit" if key in outside else "upsert() changes it"
+                        raise composer.invalid(
+                            f"there is a row with the key {key!r}: {how}", composer.schema.key[0]
+                        )
+                    if op is not None:
+                        made.append((row.label, op, there or {}))
+            checks.end()
+            what = "upsert" if upsert else "insert"
+            return self._put_all(what, len(rows), made, name)[0]
+
+    def delete_many(self, data: object, after: float = 0.0) -> WriteReport:
+        """Delete the rows of many keys, all or none; they leave after so many seconds."""
+        with self._shared.lock:
+            composer = self._need()[1]
+            given = keys_given(composer, data)
+            keys = dict.fromkeys(map(composer.key, given))
+            if len(keys) < len(given):
+                raise composer.invalid("a key is there twice: which rows are to be deleted?")
+            there = self._all_there(keys)
+            made: list[tuple[Hashable, Op, Row]] = [
+                (key, self._in_lane(key, composer.delete(key, there[key], after)), there[key])
+                for key in keys
+            ]
+            names = composer.schema.key
+            return self._put_all("delete", len(keys), made, names if len(names) > 1 else names[0])[
+                0
+            ]
+
+    def _put_all(
+        self, what: str, number: int, made: Sequence[tuple[Hashable, Op, Row]], name: Any
+    ) -> tuple[WriteReport, list[Edit]]:
+        """Commit many operations, and report of their rows by their labels."""
+        labels = {op.id: label for label, op, _ in made}
+        report = WriteReport(self._outbox, self.schema_name, self.table, what, number, labels, name)
+        self._shared.reports.update(dict.fromkeys(labels, report))
+        return report, self._put([op for _, op, _ in made], [row for _, _, row in made])
+
+    def _find_by(self, on: Sequence[str], rows: Sequence[Given]) -> None:
+        """Put the keys of the rows that are shown into those given, as ``on`` tells."""
+        composer = self._need()[1]
+        batch = self._batch
+        shown = self._shown_now(
+            [*self._need()[0].rows.keys(), *([] if batch is None else batch.rows)]
+        )
+        places: dict[tuple[str, ...], Key] = {}
+
+        def value_of(row: Mapping[str, Any]) -> tuple[str, ...] | None:
+            if any(missing(row.get(column)) for column in on):
+                return None  # null is equal to nothing
+            said = composer.json({column: row[column] for column in on})
+            return tuple(ascii_json(said[column]) for column in on)
+
+        for key, there in shown.items():
+            value = None if there is None else value_of(there)
+            if value is not None and places.setdefault(value, key) != key:
+                raise composer.invalid(
+                    f"on= is to be the key or unique columns: the rows {places[value]!r} and {key!r} "
+                    f"have the same {', '.join(on)}"
+                )
+        checks = Checks(composer, len(rows))
+        for row in rows:
+            with checks.of(row.label):
+                lacking = [column for column in on if column not in row.values]
+                if lacking:
+                    raise composer.invalid(f"it lacks the column {lacking[0]!r} of on=", lacking[0])
+                value = value_of(composer.typed({column: row.values[column] for column in on}))
+                known_key = None if value is None else places.get(value)
+                if known_key is None:
+                    continue
+                for column, part in composer.schema.values_of(known_key).items():
+                    own = row.values.get(column)
+                    if not missing(own) and not equal(composer.typed({column: own})[column], part):
+                        raise composer.invalid(
+                            f"the row of this {', '.join(on)} has the key {known_key!r}, not {own!r}",
+                            column,
+                        )
+                    row.values[column] = part
+        checks.end()
 
     @contextlib.contextmanager
     def batch(self, known: Known = NOW) -> Iterator[None]:
@@ -427,6 +550,10 @@ class Editor(PendingEdits):
         """Undo the steps of a block after the first ``to``."""
         before = list(block.edits)
         block.take_back(to)
+        for edit in before[len(block.edits) :]:
+            report = self._shared.reports.pop(edit.id, None)
+            if report is not None:
+                report._taken_back(edit.id)
         self._tell_taken_back(before[len(block.edits) :], known)
 
     def _there(self, key: Key) -> Row:
@@ -434,9 +561,7 @@ class Editor(PendingEdits):
 
     def _all_there(self, keys: Collection[Key]) -> dict[Key, Row]:
         """The rows as the user sees them; raises `InvalidEditError` if one is not there."""
-        batch = self._batch
-        edited = {} if batch is None else {k: batch.rows[k] for k in keys if k in batch.rows}
-        found = self._need()[0].views([key for key in keys if key not in edited]) | edited
+        found = self._shown_now(keys)
         there: dict[Key, Row] = {key: row for key, row in found.items() if row is not None}
         for key in self._outside(keys):
             del there[key]
@@ -452,6 +577,12 @@ class Editor(PendingEdits):
             )
             raise self._need()[1].invalid(f"there is no row with the key {key!r}{limited}")
         return there
+
+    def _shown_now(self, keys: Collection[Key]) -> dict[Key, dict[str, Any] | None]:
+        """The rows as the user sees them, with what the open batch did to them; None: none is there."""
+        batch = self._batch
+        edited = {} if batch is None else {k: batch.rows[k] for k in keys if k in batch.rows}
+        return self._need()[0].views([key for key in keys if key not in edited]) | edited
 
     def _outside(self, keys: Collection[Key]) -> list[Key]:
         """Those of ``keys`` whose rows are held, and not shown for the ``limit``.
@@ -532,6 +663,10 @@ class Editor(PendingEdits):
     ) -> None:
         """Lay over the view what the queue has now; ``edits`` are what was put into it."""
         self._undo.append(puts)
+        for put, edit in zip(puts, edits, strict=True) if self._shared.reports else ():
+            report = self._shared.reports.get(edit.id)
+            if report is not None:
+                self._shared.reports[report._put(edit.id, put)] = report
         stored: dict[str, Op | None] = {}
         for put in puts:
             if put.op is not None:
@@ -610,3 +745,9 @@ class Editor(PendingEdits):
                 )
             self._lay_everywhere([left])
         self._outbox.record(op, *decided)
+
+
+def _name_of(frame: pd.DataFrame) -> Any:
+    """The name of an index, or the names of its levels."""
+    names = tuple(frame.index.names)
+    return names if len(names) > 1 else names[0]

@@ -18,7 +18,7 @@ def pending_df(ops: Sequence[Op]) -> pd.DataFrame:
     ops = [op for op in ops if op.kind in WRITES]
     return pd.DataFrame(
         {
-            "kind": [op.kind for op in ops],
+            "kind": [kind_of(op) for op in ops],
             "key": pd.Series([plain_key(op.key) for op in ops], dtype=object).tolist(),
             "values": [dict(op.values) for op in ops],
             "base": [dict(op.base) for op in ops],
@@ -51,6 +51,11 @@ def plain_key(key: Mapping[str, Json]) -> Any:
     return values[0] if len(values) == 1 else values
 
 
+def kind_of(op: Op) -> str:
+    """What an operation is called: an insert that may set an existing row's columns is an upsert."""
+    return "upsert" if op.upsert else op.kind
+
+
 def what(op: Op) -> str:
     """An operation in a few words; names of others, so never put it into HTML unescaped."""
     if op.kind == "broadcast":
@@ -59,7 +64,7 @@ def what(op: Op) -> str:
         return f"call {op.target}"
     key = ", ".join(map(str, op.key.values()))
     columns = f" ({', '.join(op.values)})" if op.kind == "update" else ""
-    return f"{op.kind} {op.target} {key}{columns}"
+    return f"{kind_of(op)} {op.target} {key}{columns}"
 
 
 def undecided(number: int) -> str:

@@ -118,6 +118,8 @@ class Edit:
     """It left at least once, and whether it had an effect is not known yet."""
     lane: str = ""
     """What it shares its order with in the queue, where it was put there."""
+    upsert: bool = False
+    """An insert that, where there is a row of its key, sets its columns instead, whatever they were."""
 
 
 @dataclass(frozen=True, slots=True)

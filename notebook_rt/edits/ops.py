@@ -44,6 +44,8 @@ class Op:
     version: str = ""
     """The column with the time of a row's last change, if the table has one."""
     own_key: bool = False
+    upsert: bool = False
+    """An insert that, where there is a row of its key, sets its columns instead, whatever they were."""
     drawn: str = ""
     """The key's column that a sequence gave: a row that is there already is somebody else's."""
     event: str = ""
@@ -148,7 +150,22 @@ def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
                 rules={**last.rules, **new.rules},
                 made_at=new.made_at,
             ), True
-        case "insert", "delete":
+        case "insert", "insert" if new.upsert:
+            return replace(
+                last,
+                values={**last.values, **new.values},
+                types={**last.types, **new.types},
+                rules={**last.rules, **new.rules},
+                made_at=new.made_at,
+                upsert=True,
+                own_key=False,
+                drawn="",
+            ), True
+        case "update", "insert" if (
+            new.upsert and not changes_key(last) and last.values.keys() <= new.values.keys()
+        ):
+            return replace(new, id=last.id, owner=last.owner, seq=last.seq, lane=last.lane), True
+        case "insert", "delete" if not last.upsert:
             return None, True
         case "update", "delete" if not changes_key(last):
             return replace(

@@ -266,30 +266,38 @@ class Overlay:
     def settle(
         self, op: str, row: Row | None = None, *, now: float = 0.0, want_changes: bool = False
     ) -> Sequence[RowChange]:
-        """Say that an edit was written.
+        """Say that an edit was written; parameters are those of `settle_all`."""
+        return self.settle_all([(op, row)], now=now, want_changes=want_changes)
+
+    def settle_all(
+        self, done: Iterable[tuple[str, Row | None]], *, now: float, want_changes: bool = False
+    ) -> Sequence[RowChange]:
+        """Say that edits were written, as one change.
 
         Parameters
         ----------
-        op : str
-            The edit's id; nothing happens if it is not here.
-        row
-            The row as the server has it now, typed; None: deleted, or not known.
+        done
+            The edits' ids, of which nothing happens to those that are not here, and the rows as the server
+            has them now, typed; None: deleted, or not known.
         now : float
             Monotonic seconds.
         """
-        known = self._stacks.get(op)
-        if known is None:
-            return []
-        touched = dict.fromkeys(self._stacks.linked(known.key).keys)
-        edit = self._stacks.take(op)
-        seen = self._seen.pop(op, set())
-        crossed = op in self._crossed
-        self._crossed.discard(op)
-        new = self.new_key(edit)
-        if row is not None and new not in seen:
-            touched[self._answered(edit, row, now, crossed=crossed)] = None
-        if edit.key not in seen and (new != edit.key or (edit.kind == "delete" and row is None)):
-            self._gone(edit.key, now, crossed=crossed)
+        touched: dict[Key, None] = {}
+        for op, row in done:
+            known = self._stacks.get(op)
+            if known is None:
+                continue
+            touched.update(dict.fromkeys(self._stacks.linked(known.key).keys))
+            edit = self._stacks.take(op)
+            seen = self._seen.pop(op, set())
+            crossed = op in self._crossed
+            self._crossed.discard(op)
+            new = self.new_key(edit)
+            if row is not None and new not in seen:
+                touched[self._answered(edit, row, now, crossed=crossed)] = None
+            left = new != edit.key or (edit.kind == "delete" and row is None)
+            if left and edit.key not in seen:
+                self._gone(edit.key, now, crossed=crossed)
         return self._refresh(touched, [], want_changes)
 
     def lower_shields(self, now: float) -> None:
@@ -400,7 +408,8 @@ class Overlay:
             return key == edit.key
         if edit.kind == "delete" or self.new_key(edit) != key:
             return False
-        if edit.kind == "insert" or all(equal(v, row.get(n)) for n, v in edit.values.items()):
+        plain = edit.kind == "insert" and not edit.upsert
+        if plain or all(equal(v, row.get(n)) for n, v in edit.values.items()):
             return True
         return any(
             not equal(row.get(name), edit.base[name])
@@ -446,6 +455,8 @@ class Overlay:
     def _merged(self, edit: Edit, row: Row) -> Row:
         if edit.own_key:
             return row
+        if edit.upsert:
+            return {**row, **edit.values}
         merged = dict(row)
         theirs_at = self.strategies.time_of(row)
         for column, mine in edit.values.items():

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
+from weakref import WeakValueDictionary
 
 from notebook_rt.edits.block import Blocks
 from notebook_rt.edits.compose import Composer
@@ -21,6 +22,7 @@ from notebook_rt.edits.decide import Record
 from notebook_rt.edits.merge import Edit, Strategies
 from notebook_rt.edits.ops import WRITES, Json, Op, Put
 from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay
+from notebook_rt.edits.report import WriteReport
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.rows import Key, Row, RowChange
 from notebook_rt.model.signal import Signal
@@ -48,6 +50,8 @@ class Operations(Protocol):
     def refused(self, **wanted: str) -> tuple[int, Op | None]: ...
 
     def versions(self, schema: str, target: str) -> dict[str, float]: ...
+
+    def states(self, schema: str, target: str) -> dict[str, str]: ...
 
     def fate(self, op: str) -> tuple[bool, dict[str, Json] | None]: ...
 
@@ -77,6 +81,8 @@ class Shared:
     blocks: Blocks = field(default_factory=Blocks)
     editors: list[PendingEdits] = field(default_factory=list)
     """Of the open tables."""
+    reports: WeakValueDictionary[str, WriteReport] = field(default_factory=WeakValueDictionary)
+    """Who follows an operation, by its id."""
     _done: dict[tuple[str, str], deque[list[Put]]] = field(default_factory=dict)
 
     def editors_of(self, schema: str, table: str) -> list[PendingEdits]:
@@ -136,7 +142,7 @@ class PendingEdits:
             early, self._early = self._early, []
             self.lay([op for op, *_ in early])
             for op, row, at in early:
-                self._settle(op.id, row, at)
+                self._settle([(op.id, row)], at)
             self.lay(self._ops())
 
     def lay(
@@ -157,7 +163,13 @@ class PendingEdits:
         writes = (op for op in ops if op.kind in WRITES)
         known = (op for op in writes if all(name in types for name in (*op.values, *op.key)))
         edits = [made.get(op.id) or composer.edit(op) for op in known]
-        shown = [edit for edit in edits if edit.kind != "insert" or overlay.accepts(edit.values)]
+        shown = [
+            edit
+            for edit in edits
+            if edit.kind != "insert"
+            or (edit.upsert and (edit.key in seen or overlay.view(edit.key) is not None))
+            or overlay.accepts(edit.values)
+        ]
         self._say(overlay.put(shown, seen=seen, want_changes=self._changed is not None))
 
     def catch_up(self) -> None:
@@ -171,7 +183,7 @@ class PendingEdits:
                 continue
             done, row = self._outbox.fate(op_id)
             if done:
-                self._settle(op_id, row, time.monotonic())
+                self._settle([(op_id, row)], time.monotonic())
             else:  # somebody discarded it
                 self._say(self.overlay.discard([op_id], want_changes=True))
         news = [op_id for op_id, edited in there.items() if known.get(op_id) != edited]
@@ -182,19 +194,19 @@ class PendingEdits:
         self.catch_up()
         self.lay(self._ops())
 
-    def settled(self, op: Op, row: Mapping[str, Json] | None) -> None:
-        """The server has it, and answered ``row``."""
+    def settled(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]]) -> None:
+        """The server has them, and answered these rows."""
         now = time.monotonic()
         if self.overlay is not None:
-            self._settle(op.id, row, now)
+            self._settle([(op.id, row) for op, row in done], now)
             return
         self._early = [one for one in self._early if one[2] > now - SHIELD_SECONDS]
-        self._early.append((op, row, now))
+        self._early += [(op, row, now) for op, row in done]
 
-    def _settle(self, op: str, row: Mapping[str, Json] | None, now: float) -> None:
+    def _settle(self, done: Iterable[tuple[str, Mapping[str, Json] | None]], now: float) -> None:
         overlay = self._need()[0]
-        typed = None if row is None else overlay.schema.decode(row)
-        self._say(overlay.settle(op, typed, now=now, want_changes=True))
+        typed = ((op, None if row is None else overlay.schema.decode(row)) for op, row in done)
+        self._say(overlay.settle_all(typed, now=now, want_changes=True))
 
     def _say(self, changes: Sequence[RowChange]) -> None:
         if changes and self._changed is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from notebook_rt.edits.decide import Record
 from notebook_rt.edits.ops import Json, Op
-from notebook_rt.outbox.stored import decode, encode
+from notebook_rt.model.stored import decode, encode
 
 KEPT = 10_000
 """Decisions made that are kept."""

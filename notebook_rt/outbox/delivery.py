@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -29,6 +29,8 @@ from notebook_rt.outbox.writing import Writer
 logger = logging.getLogger("notebook_rt")
 T = TypeVar("T")
 
+_PARALLEL = 10
+"""Rounds of statements at a time between two looks at whether the lease is still ours."""
 _MERGES = 8
 """Times that one row is merged anew before the worker looks after the others."""
 
@@ -48,8 +50,8 @@ class Listener(Protocol):
     def leaving(self, ops: Sequence[Op]) -> None:
         """They are on their way."""
 
-    def settled(self, op: Op, row: Mapping[str, Json] | None) -> None:
-        """Done; ``row`` is what the server answered, if it answered one."""
+    def settled(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]]) -> None:
+        """Done; with the rows that the server answered, where it answered one."""
 
     def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
         """Merged with the server's row; ``op`` is what is left to send, or asks."""
@@ -124,33 +126,72 @@ class Delivery:
         """Nothing may leave now."""
         return bool(self.unauthorized) or (self.retry_at > 0 and self.retry_at > self._clock())
 
+    @property
+    def many(self) -> bool:
+        """The server carries out many updates of any values in one request."""
+        return bool(self._writer.many)
+
     async def send(self, group: Sequence[Op]) -> int:
         """Carry out what may leave together; how many came to an end or moved on."""
         self.tell(self._listener.leaving, group)
-        if group[0].kind == "broadcast":
+        try:
+            return await self._send(group)
+        finally:  # none of it is taken again before it is put down
+            await self._settled()
+
+    async def _send(self, group: Sequence[Op]) -> int:
+        kind = group[0].kind
+        if kind == "broadcast":
             return await self._broadcast(group)
-        if group[0].kind in ("insert", "delete") and len(group) > 1:
+        if kind == "insert" and len(group) > 1:
             return await self._write_all(group)
-        group = await self._choose_way(group)
-        return await self._each(decide.statements(group)) if group else 0
+        if kind == "update":
+            group = await self._choose_way(group)
+        if not group:
+            return 0
+        statements = decide.statements(group, many=self.many)
+        if self._writer.many is None and (len(statements) > 1 or kind == "delete"):
+            try:
+                await self._writer.look_for_many(group[0])
+            except NoAnswerError as error:
+                await self._no_answer(group, error)
+                return 0
+            statements = decide.statements(group, many=self.many)
+        return await self._each(statements)
 
     async def _each(self, statements: Sequence[Sequence[Op]]) -> int:
         """Carry out updates of different rows, several statements at a time."""
         moved = 0
-        for place in range(0, len(statements), self._at_once):
-            some = statements[place : place + self._at_once]
+        at_once = _PARALLEL * self._at_once
+        for place in range(0, len(statements), at_once):
+            some = statements[place : place + at_once]
             if place:
                 if self.stopped:
                     await self.put_back([op for ops in statements[place:] for op in ops])
                     break
                 await self.still_ours()
-            ways = (self._one(ops[0]) if len(ops) == 1 else self._write_all(ops) for ops in some)
+            left = iter(some)
+            ways = (self._in_turn(left) for _ in range(min(self._at_once, len(some))))
             # To the last one, whatever happens to the others: none goes on behind the next step's back.
             ends = await asyncio.gather(*ways, return_exceptions=True)
             for end in ends:
                 if isinstance(end, BaseException):
                     raise end
             moved += sum(end for end in ends if isinstance(end, int))
+        return moved
+
+    async def _in_turn(self, statements: Iterator[Sequence[Op]]) -> int:
+        """Carry out one statement after the other, until there is none or nothing may leave."""
+        moved = 0
+        for ops in statements:
+            if self.stopped:
+                await self.put_back(ops)
+            elif len(ops) == 1:
+                moved += await self._one(ops[0])
+            elif self.many and ops[0].kind != "insert":
+                moved += await self._write_many(ops)
+            else:
+                moved += await self._write_all(ops)
         return moved
 
     async def _choose_way(self, group: Sequence[Op]) -> Sequence[Op]:
@@ -207,7 +248,10 @@ class Delivery:
         return 1
 
     async def _write_all(self, group: Sequence[Op]) -> int:
-        """Several rows in one statement; whichever the server did not take goes on by itself."""
+        """Several rows in one statement; whichever the server did not take goes on by itself.
+
+        A statement that is refused for a row of it is halved, until that row is alone.
+        """
         try:
             answer = await self._writer.write_all(group)
         except NoAnswerError as error:
@@ -222,11 +266,17 @@ class Delivery:
             if (key := decide.row_key(op, op.key)) in there
         ]
         if done:
-            await self._settle(*done)
-        left = [op for op in group if op.id not in {one.id for one, _ in done}]
-        if decide.judge(answer, 0, 0.0).lost:
+            self._settle(*done)
+        taken = {one.id for one, _ in done}
+        left = [op for op in group if op.id not in taken]
+        verdict = decide.judge(answer, 0, 0.0)
+        if verdict.lost:
             left = [replace(op, sent=True) for op in left]
         moved = len(done)
+        if verdict.meaning == "refused" and group[0].kind != "update":
+            if group[0].upsert and decide.as_update(group[0], answer) is not None:
+                return moved + await self._each([[op] for op in left])
+            return moved + await self._halves(left)
         if group[0].kind == "update":
             return moved + await self._each([[op] for op in left])
         for op in left:
@@ -237,8 +287,54 @@ class Delivery:
                 moved += await self._one(op)
         return moved
 
+    async def _write_many(self, group: Sequence[Op]) -> int:
+        """Updates or deletes by the function that carries each out; what it cannot goes on by itself."""
+        try:
+            answer = await self._writer.send(decide.through_many(group))
+        except NoAnswerError as error:
+            await self._no_answer(group, error)
+            return 0
+        self.offline = False
+        results = decide.results_of(answer, len(group))
+        if results is None:
+            verdict = decide.judge(answer, 0, 0.0)
+            if (
+                decide.no_ledger(answer) or verdict.meaning == "done"
+            ):  # dropped, or made anew, since
+                self._writer.many = False
+            elif len(group) > 1 and (verdict.meaning == "refused" or decide.timed_out(answer)):
+                return await self._halves(group)
+            if verdict.lost or verdict.meaning == "done":
+                group = [replace(op, sent=True) for op in group]
+            return await self._each([[op] for op in group])
+        moved, alone = 0, []
+        for op, result in zip(group, results, strict=True):
+            if result is None or (result.status >= 300 and not decide.is_final(result)):
+                alone.append([op])
+            elif result.status >= 300:
+                await self._no(op, result)
+                moved += 1
+            else:
+                self._settle((op, None if op.kind == "delete" else result.body[0]))
+                moved += 1
+        return moved + (await self._each(alone) if alone else 0)
+
+    async def _halves(self, group: Sequence[Op]) -> int:
+        """Carry out a statement that was refused as two, one after the other."""
+        moved, middle = 0, (len(group) + 1) // 2
+        for half in filter(None, (group[:middle], group[middle:])):
+            if self.stopped or self.waiting:
+                await self.put_back(half)
+                continue
+            await self.still_ours()
+            moved += await self._in_turn(iter([half]))
+        return moved
+
     async def _write(self, job: _Job) -> None:
         """Insert, update or delete a row, if it is what the operation was based on."""
+        if job.op.upsert:
+            await self._upsert(job.op)
+            return
         denied = False
         for _ in range(_MERGES):
             by_xmin = False
@@ -258,7 +354,7 @@ class Delivery:
                 await self._no(op, answer)
                 return
             if isinstance(answer.body, list) and answer.body:
-                await self._settle((op, None if op.kind == "delete" else answer.body[0]))
+                self._settle((op, None if op.kind == "delete" else answer.body[0]))
                 return
             row, problem = await self._writer.fetch(op)
             if row is None and problem is None and op.sent and changes_key(op):
@@ -284,12 +380,27 @@ class Delivery:
                 return
         await self._back(job.op, until=self._clock() + NETWORK_WAIT)
 
+    async def _upsert(self, op: Op) -> None:
+        """Insert a row, or set its columns; once more does no harm, so a lost answer is not asked about."""
+        answer = await self._writer.write(op)
+        update = decide.as_update(op, answer)
+        if update is not None:
+            updated = await self._writer.write(update)
+            if updated.status >= 300 or updated.body:
+                answer = updated
+        if answer.status >= 300:
+            await self._no(op, answer)
+        elif isinstance(answer.body, list) and answer.body:
+            self._settle((op, answer.body[0]))
+        else:
+            await self._fail(op, _SKIPPED.format(op.target))
+
     async def _insert_unseen(self, op: Op) -> None:
         """Insert a row that may not be read: without it back, and without its key compared."""
         answer, row = await self._writer.insert_unseen(op)
         in_already = op.sent and op.own_key and decide.same_key(op, answer)
         if in_already or decide.judge(answer, 0, 0.0).meaning == "done":
-            await self._settle((op, row))
+            self._settle((op, row))
         else:
             await self._no(op, answer)
 
@@ -301,7 +412,7 @@ class Delivery:
         row, problem = await self._writer.fetch(replace(op, key=key_after(op)))
         if row is None or not decide.may_have_moved(op, row):
             return problem, False
-        await self._settle((op, row))
+        self._settle((op, row))
         return None, True
 
     async def _look_first(self, job: _Job) -> bool | None:
@@ -352,7 +463,7 @@ class Delivery:
                     await self._no(op, answer)
                     return
                 row = answer.body.get("row") if isinstance(answer.body, dict) else None
-                await self._settle((op, row))
+                self._settle((op, row))
                 return
             # Its id is not in the ledger: it was certainly not applied.
             job.op = replace(op, sent=False)
@@ -374,7 +485,7 @@ class Delivery:
         answer = await self._writer.send(decide.call(op))
         if decide.judge(answer, 0, 0.0).meaning != "done":
             return await self._no(op, answer)
-        return await self._settle((op, None))
+        return self._settle((op, None))
 
     async def _broadcast(self, group: Sequence[Op]) -> int:
         try:
@@ -385,7 +496,7 @@ class Delivery:
         self.offline = False
         for op in group:
             if decide.judge(answer, 0, 0.0).meaning == "done":
-                await self._settle((op, None))
+                self._settle((op, None))
             else:
                 await self._no(op, answer)
         return len(group)
@@ -410,7 +521,7 @@ class Delivery:
             await self._store(self.outbox.settle, op, row, records)
             if records:
                 self.tell(self._listener.rebased, op, records)
-            self.tell(self._listener.settled, op, row)
+            self.tell(self._listener.settled, [(op, row)])
             return False
         job.op = decide.op_of(op, left)
         leaving = replace(job.op, sent=True)  # it goes out again at once
@@ -418,21 +529,29 @@ class Delivery:
         self.tell(self._listener.rebased, leaving, records)
         return True
 
-    async def _settle(self, *done: tuple[Op, dict[str, Json] | None]) -> None:
+    def _settle(self, *done: tuple[Op, dict[str, Json] | None]) -> None:
+        """Have it put down that operations are done, and told; `_settled` waits for it."""
         self._done += done
         if self._settling is None:
             self._settling = asyncio.ensure_future(self._settle_done())
             self._settlings.add(self._settling)
-            self._settling.add_done_callback(self._settlings.discard)
-        await asyncio.shield(self._settling)  # what the server has done is put down in any case
-        for op, row in done:
-            self.tell(self._listener.settled, op, row)
 
     async def _settle_done(self) -> None:
         """One commit, which waits for the disk, for all that is done by the time the last one ends."""
         async with self._committing:
             done, self._done, self._settling = self._done, [], None
             await self._store(self.outbox.settle_all, done)
+        self.tell(self._listener.settled, done)
+
+    async def _settled(self) -> None:
+        """Wait until all that is done is put down; raises why it could not be."""
+        some = set(self._settlings)
+        # What the server has done is put down in any case: nobody who is cancelled takes it along.
+        ends = await asyncio.shield(asyncio.gather(*some, return_exceptions=True))
+        self._settlings -= some
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
 
     async def _no(self, op: Op, answer: Answer, *, read: bool = False) -> None:
         """An answer that is not a success; to a ``read``, which has no effect that could be lost."""

@@ -7,7 +7,10 @@
 -- An integer key that nobody gave is drawn from its column's sequence before the row is sent, so that
 -- an insert whose answer was lost can be sent again.
 --
--- Both functions run with the caller's own rights: grants and row-level security hold.
+-- Many edits are one request: each row is written on the condition of what its edit was based on, by
+-- itself, so that one that is refused does not take the others along.
+--
+-- All functions run with the caller's own rights: grants and row-level security hold.
 
 create schema if not exists notebook_rt;
 
@@ -76,6 +79,76 @@ begin
 end
 $$;
 
+create or replace function notebook_rt.write_row(p_table text, p_op jsonb) returns jsonb
+language plpgsql
+security invoker
+set search_path = pg_catalog
+as $$
+declare
+    v_where text;
+    v_set text;
+    v_row jsonb;
+begin
+    select string_agg(format('t.%1$I = (jsonb_populate_record(null::%2$s, $1)).%1$I', c, p_table),
+                      ' and ')
+      into v_where from jsonb_object_keys(p_op -> 'key') as c;
+    select v_where || coalesce(string_agg(format(
+               ' and to_jsonb(t.%1$I) is not distinct from '
+               'to_jsonb((jsonb_populate_record(null::%2$s, $2)).%1$I)', c, p_table), ''), '')
+      into v_where from jsonb_object_keys(p_op -> 'base') as c;
+    if p_op ? 'set' then
+        select string_agg(format('%1$I = (jsonb_populate_record(null::%2$s, $3)).%1$I', c, p_table),
+                          ', ')
+          into v_set from jsonb_object_keys(p_op -> 'set') as c;
+        execute format('update %s t set %s where %s returning to_jsonb(t)', p_table, v_set, v_where)
+            into v_row using p_op -> 'key', p_op -> 'base', p_op -> 'set';
+    else
+        execute format('delete from %s t where %s returning to_jsonb(t)', p_table, v_where)
+            into v_row using p_op -> 'key', p_op -> 'base';
+    end if;
+    return jsonb_build_object('row', v_row);  -- null: another base, or no such row
+end
+$$;
+
+create or replace function public.notebook_rt_write_many(
+    p_schema text, p_table text, p_ops jsonb
+) returns jsonb
+language plpgsql
+security invoker
+set search_path = pg_catalog
+as $$
+declare
+    v_table text := format('%I.%I', p_schema, p_table);
+    v_op jsonb;
+    v_results jsonb[] := '{}';
+    v_code text;
+    v_message text;
+    v_details text;
+    v_hint text;
+begin
+    begin  -- most often none is refused: a savepoint a row would cost more than the row
+        for v_op in select o from jsonb_array_elements(p_ops) as o loop
+            v_results := v_results || notebook_rt.write_row(v_table, v_op);
+        end loop;
+        return jsonb_build_object('version', 1, 'results', to_jsonb(v_results));
+    exception when others then
+        v_results := '{}';
+    end;
+    for v_op in select o from jsonb_array_elements(p_ops) as o loop
+        begin
+            v_results := v_results || notebook_rt.write_row(v_table, v_op);
+        exception when others then
+            get stacked diagnostics v_code = returned_sqlstate, v_message = message_text,
+                v_details = pg_exception_detail, v_hint = pg_exception_hint;
+            v_results := v_results || jsonb_build_object('error', jsonb_build_object(
+                'code', v_code, 'message', v_message, 'details', nullif(v_details, ''),
+                'hint', nullif(v_hint, '')));
+        end;
+    end loop;
+    return jsonb_build_object('version', 1, 'results', to_jsonb(v_results));
+end
+$$;
+
 create or replace function public.notebook_rt_keys(
     p_schema text, p_table text, p_column text, p_count integer
 ) returns bigint[]
@@ -122,7 +195,11 @@ end
 $$;
 
 revoke all on function public.notebook_rt_write from public;
+revoke all on function notebook_rt.write_row from public;
+revoke all on function public.notebook_rt_write_many from public;
 revoke all on function public.notebook_rt_keys from public;
 grant execute on function public.notebook_rt_write to anon, authenticated, service_role;
+grant execute on function notebook_rt.write_row to anon, authenticated, service_role;
+grant execute on function public.notebook_rt_write_many to anon, authenticated, service_role;
 grant execute on function public.notebook_rt_keys to anon, authenticated, service_role;
 notify pgrst, 'reload schema';

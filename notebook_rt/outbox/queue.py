@@ -32,15 +32,15 @@ from notebook_rt.edits.decide import Record
 from notebook_rt.edits.ops import Json, Op, OpState, Put, changes_key
 from notebook_rt.errors import QueueError
 from notebook_rt.model.signal import Signal
+from notebook_rt.model.stored import decode, encode
 from notebook_rt.outbox import decisions, rows, sessions
 from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.salvage import is_damage
 from notebook_rt.outbox.schema import open_file
 from notebook_rt.outbox.sessions import Session
-from notebook_rt.outbox.stored import decode, encode
 
-ROWS_AT_ONCE = 500
+ROWS_AT_ONCE = 1_000
 """Operations that are taken at a time, at the most."""
 KEPT_DONE = 10_000
 """Settled operations that other kernels on the file can still ask about."""
@@ -187,6 +187,10 @@ class Outbox:
         """The ids of what is in the queue for a table, in order, and when each was last edited."""
         found = self._select("id, made_at", "order by seq", schema=schema, target=target)
         return {row["id"]: row["made_at"] for row in found}
+
+    def states(self, schema: str, target: str) -> dict[str, str]:
+        """The ids of what is in the queue for a table, and whether each waits, failed or asks."""
+        return dict(map(tuple, self._select("id, state", schema=schema, target=target)))
 
     def counts(self) -> dict[str, int]:
         """How many wait, failed, and ask."""
@@ -348,29 +352,33 @@ class Outbox:
                     self._lease.sync(db)
                 self._unsynced = False
 
-    def take(self, limit: int, now: float) -> list[Op]:
+    def take(self, limit: int, now: float, many: bool = False) -> list[Op]:
         """The next operations to send, marked as having left; none without the lease.
 
-        As many as leave in ``limit`` statements, which are several rows each where that may be.
+        As many as leave in ``limit`` statements, which are several rows each where that may be (any
+        updates, with ``many``).
         ``sent`` of what is returned says whether it had left *before*, unanswered.
         """
         with self._writing(synced=True) as db:
             if not self._lease.take(db, now):
                 return []
-            ops, self.more = self._next(db, limit, now)
+            ops, self.more = self._next(db, limit, now, many)
             db.executemany("update ops set sent = 1 where seq = ?", [(op.seq,) for op in ops])
         return ops
 
-    def _next(self, db: sqlite3.Connection, limit: int, now: float) -> tuple[list[Op], bool]:
+    def _next(
+        self, db: sqlite3.Connection, limit: int, now: float, many: bool
+    ) -> tuple[list[Op], bool]:
         """What leaves in at most ``limit`` statements (a single one, alone, where that is 1), and whether
         more waits.
         """
         paused = sessions.held(db, self.session.id)
         asked, (ops, more) = limit, rows.ready(db, self._lease.owner, limit, now, paused)
         while limit > 1 and len(ops) == asked < ROWS_AT_ONCE:
-            asked = min(2 * asked, ROWS_AT_ONCE)
+            asked = min(4 * asked, ROWS_AT_ONCE)
             further, still_more = rows.ready(db, self._lease.owner, asked, now, paused)
-            statements = sum(len(decide.statements(group)) for group in decide.runs(further))
+            groups = decide.runs(further, many=many)
+            statements = sum(len(decide.statements(group, many=many)) for group in groups)
             if statements > limit or any(op.kind == "broadcast" for op in further):
                 break
             ops, more = further, still_more

@@ -144,7 +144,7 @@ def _mend(db: sqlite3.Connection, owner: str, op: Op, session: str) -> Put | Non
     about = op.kind == "delete" or op.values.keys() & failed.values
     if failed.state != "failed" or not about or any(one.sent for one in parked):
         return None
-    if failed.sent and (failed.kind == "insert" or only_once(failed)):
+    if failed.sent and ((failed.kind == "insert" and not failed.upsert) or only_once(failed)):
         return None  # it may be in: only what it was is recognised
     whole: Op | None = failed
     for one in (*parked, op):

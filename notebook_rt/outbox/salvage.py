@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from notebook_rt.outbox.stored import decode, unbody
+from notebook_rt.model.stored import decode
+from notebook_rt.outbox.stored import unbody
 
 Connect: TypeAlias = Callable[[Path], sqlite3.Connection]
 

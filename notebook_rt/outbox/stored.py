@@ -1,14 +1,11 @@
-"""What the queue's file stores as JSON: an operation's body, a merge decision, any value of a row."""
+"""What of an operation the queue's file stores as JSON."""
 
 from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from notebook_rt.edits.ops import Json, Op
-from notebook_rt.model.decode import decode_json
-from notebook_rt.model.values import ascii_json
+from notebook_rt.model.stored import decode, encode
 
 _BODY: Final = (
     "key",
@@ -18,6 +15,7 @@ _BODY: Final = (
     "rules",
     "version",
     "own_key",
+    "upsert",
     "drawn",
     "event",
     "private",
@@ -25,27 +23,6 @@ _BODY: Final = (
     "xmin",
     "untold",
 )
-_encode = msgspec.json.Encoder(decimal_format="number").encode
-_decode = msgspec.json.Decoder().decode
-
-
-def encode(value: Json) -> bytes:
-    """JSON for the file: at any depth, and with half a surrogate pair, as a server's row may have it."""
-    try:
-        return _encode(value)
-    except (RecursionError, UnicodeEncodeError):
-        return ascii_json(value, exact_numbers=True).encode()
-
-
-def decode(text: str | bytes) -> Json:
-    """What `encode` has written; raises msgspec.DecodeError where the file is damaged."""
-    try:
-        return _decode(text)
-    except (RecursionError, msgspec.DecodeError) as error:
-        try:
-            return decode_json(text)
-        except ValueError:
-            raise msgspec.DecodeError(str(error)) from error
 
 
 def body(op: Op) -> str:

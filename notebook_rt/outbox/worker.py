@@ -128,8 +128,9 @@ class Worker:
                 if self.paused or delivery.stopped:
                     return 0
                 limit = 1 if delivery.offline else self._batch
-                ops = await delivery.on_disk(self.outbox.take, limit, self._clock())
-            groups = decide.runs(ops)
+                many = delivery.many
+                ops = await delivery.on_disk(self.outbox.take, limit, self._clock(), many)
+            groups = decide.runs(ops, many=many)
             moved = 0
             delivery.waiting.clear()
             for place, group in enumerate(groups):

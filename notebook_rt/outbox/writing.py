@@ -25,6 +25,8 @@ class Writer:
     def __init__(self, rest: Rest) -> None:
         self.ledger: bool | None = None
         """It has the function for sums; None: that was not asked yet (`look_for_ledger`)."""
+        self.many: bool | None = None
+        """It has the function for many operations; None: that was not asked yet (`look_for_many`)."""
         self._rest = rest
         self._no_xmin: set[TableName] = set()
         self._narrow: set[TableName] = set()
@@ -48,6 +50,18 @@ class Writer:
         else:
             self.ledger = True
         return None
+
+    async def look_for_many(self, op: Op) -> None:
+        """Ask whether there is a function for many operations, once that can be told."""
+        try:
+            answer = await self.send(decide.many_probe(op))
+        except NoAnswerError as error:
+            error.sent = False  # it asks for nothing
+            raise
+        if decide.no_ledger(answer):
+            self.many = False
+        elif decide.judge(answer, 0, 0.0).meaning in ("done", "refused"):
+            self.many = decide.results_of(answer, 0) is not None
 
     async def send(self, request: Request) -> Answer:
         return await self._rest.send(request)

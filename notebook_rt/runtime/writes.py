@@ -25,6 +25,8 @@ from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.listing import in_states, refused, undecided, what
 from notebook_rt.edits.ops import Op, Right
 from notebook_rt.edits.overlay import Overlay
+from notebook_rt.edits.report import WriteReport
+from notebook_rt.edits.tabular import columns_of
 from notebook_rt.errors import (
     ClosedError,
     PermissionDeniedError,
@@ -368,10 +370,10 @@ class _Open:
         """Nobody else has signed in meanwhile."""
         return self.project.credentials.login == self.owner.login
 
-    def _count_written(self) -> None:
-        """A row was written here: the server tells of it, or drops that, too."""
+    def _count_written(self, rows: int) -> None:
+        """Rows were written here: the server tells of them, or drops that, too."""
         services = self.project.services
-        if services.rate.wrote(1, time.monotonic()):
+        if services.rate.wrote(rows, time.monotonic()):
             services.on_overload()
 
     def start(self) -> None:
@@ -541,6 +543,24 @@ class TableEdits:
             if not wanted or not editor.has(row):
                 break
         return editor.insert(row, *wanted[-1:])
+
+    def write_many(
+        self, data: object, *, upsert: bool = False, on: Sequence[str] = ()
+    ) -> WriteReport:
+        """Insert or upsert rows; what they lack of the key is made or drawn."""
+        editor = self.open("insert", columns_of(data))
+        if upsert:
+            editor = self.open("update")
+        rows = editor.given(data, "upsert" if upsert else "insert", on)
+        for row in rows:
+            wanted = editor.drawn(row.values)
+            for _ in range(MAX_TAKEN_KEYS if wanted else 0):
+                row.values |= {column: self._draw(editor, column) for column in wanted}
+                row.drawn = wanted[-1]
+                if not editor.has(row.values):
+                    break
+        names = tuple(getattr(getattr(data, "index", None), "names", (None,)))
+        return editor.write_many(rows, upsert=upsert, name=names if len(names) > 1 else names[0])
 
     def _draw(self, editor: Editor, column: str) -> int:
         try:

@@ -50,7 +50,7 @@ def test_many_rows_are_changed_as_they_say_or_none_is(
 
 def test_a_series_is_a_column_of_changes(rows: tuple[str, str], kernel: MakeKernel) -> None:
     mine = kernel()
-    assert mine.editor.edit_many(pd.Series([5.0, None], index=list(rows), name="n")) == 2
+    assert mine.editor.edit_many(pd.Series([5.0, None], index=list(rows), name="n")).changed == 2
     assert [mine.view(key)["n"] for key in rows] == [5, None]
 
 
@@ -149,7 +149,7 @@ def test_an_edit_of_what_was_refused_mends_it_with_all_that_was_parked_behind_it
     refused = [("update", {"n": -1}, "failed"), ("update", {"note": "parked"}, "parked")]
     assert pending(mine) == refused
     changes = pd.DataFrame({"n": [5, 6]}, index=list(rows))
-    assert mine.editor.edit_many(changes) == 2
+    assert mine.editor.edit_many(changes).changed == 2
     assert pending(mine) == [
         ("update", {"n": 5, "note": "parked"}, "waiting"),
         ("update", {"n": 6}, "waiting"),

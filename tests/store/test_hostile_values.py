@@ -232,7 +232,8 @@ def test_what_a_cell_cannot_hold_is_its_text() -> None:
 
 
 def test_a_row_of_the_queue_file_nested_deep_is_read() -> None:
-    from notebook_rt.outbox.stored import decode, encode, unbody
+    from notebook_rt.model.stored import decode, encode
+    from notebook_rt.outbox.stored import unbody
 
     for text in HOSTILE:
         stored = encode(decode_json(text))

@@ -212,7 +212,7 @@ def test_what_others_do_is_seen_soon_after_a_write_of_ours(
     one, numbers = world.server, iter(range(10**6))
     lanes: dict[int, list[Callable[[], None]]] = {}
     """A row's writes, the first under way: the next leaves when it was answered, as the queue has
-    it (promises, edits: order is kept per row; ``edits.rows.ready``)."""
+    it (promises, edits: order is kept per row; ``outbox.rows.ready``)."""
 
     def next_of(key: int) -> None:
         lanes[key].pop(0)

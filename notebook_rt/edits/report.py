@@ -1,0 +1,174 @@
+"""What became of rows that were written together: `WriteReport`.
+
+An editor makes it and says which operation of the queue each row became; the worker's word and the queue's
+file say the rest, whenever it is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from notebook_rt.edits.ops import Json, Op, Put
+from notebook_rt.errors import QueueError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class States(Protocol):
+    """What a report asks the queue's file (``outbox.queue.Outbox``)."""
+
+    def states(self, schema: str, target: str) -> dict[str, str]: ...
+
+    def get(self, op: str) -> Op | None: ...
+
+    def fate(self, op: str) -> tuple[bool, dict[str, Json] | None]: ...
+
+
+class WriteReport:
+    """What became of rows that were written together; it follows the queue.
+
+    Given by ``insert`` and ``upsert`` of many rows, ``delete`` of many keys and ``edit_many``. Right after
+    the call most rows wait; after ``rt.queue.flush()`` none does.
+
+    Examples
+    --------
+    >>> report = positions.upsert(df)  # doctest: +SKIP
+    >>> rt.queue.flush()  # doctest: +SKIP
+    >>> report  # doctest: +SKIP
+    upsert of 5,000 rows, table "positions": 4,998 written, 2 refused; .refused_df says why
+    >>> df.loc[report.refused_df.index]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        outbox: States,
+        schema: str,
+        table: str,
+        what: str,
+        rows: int,
+        labels: Mapping[str, Hashable],
+        name: Any = None,
+    ) -> None:
+        self._outbox = outbox
+        self._schema, self._table, self._what = schema, table, what
+        self._rows = rows
+        self._labels = dict(labels)
+        """The operation of each row that has one."""
+        self._name = name
+        self._states: dict[str, str] = {}
+        """As they were last looked at."""
+        self._written: set[str] = set()
+        self._open = set(self._labels)
+        """Operations that are not in the queue yet: the batch that they are of has not ended."""
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> int:
+        """How many rows were given."""
+        return self._rows
+
+    @property
+    def changed(self) -> int:
+        """How many of them write something; the others are as they were shown."""
+        return len(self._labels)
+
+    @property
+    def written(self) -> int:
+        """How many the server has."""
+        return self._counts()["written"]
+
+    @property
+    def waiting(self) -> int:
+        """How many are still to be sent, or answered."""
+        return self._counts()["waiting"]
+
+    @property
+    def refused(self) -> int:
+        """How many the server refused: `refused_df` says which and why."""
+        return self._counts()["failed"]
+
+    @property
+    def conflicts(self) -> int:
+        """How many wait for your decision: ``.conflicts`` of the table says which."""
+        return self._counts()["asking"]
+
+    @property
+    def refused_df(self) -> pd.DataFrame:
+        """The refused rows: their labels as its index, their values, and ``reason``, the server's words.
+
+        The index is that of the DataFrame that was given (the row's place, of dicts; of ``delete``, the key).
+        """
+        import pandas as pd
+
+        self._look()
+        failed = [op for op, state in self._states.items() if state == "failed"]
+        found = [op for op in map(self._outbox.get, failed) if op is not None]
+        rows = [{**op.key, **op.values, "reason": op.error} for op in found]
+        labels: list[Any] = [self._labels[op.id] for op in found]
+        index = (
+            pd.MultiIndex.from_tuples(labels, names=self._name)
+            if labels and isinstance(self._name, tuple)
+            else pd.Index(labels, name=None if isinstance(self._name, tuple) else self._name)
+        )
+        return pd.DataFrame(rows, index=index, columns=None if rows else ["reason"])
+
+    def __repr__(self) -> str:
+        counts = self._counts()
+        said = [f"{counts['written']:,} written"] if counts["written"] or not self._labels else []
+        names = {"waiting": "waiting", "failed": "refused", "asking": "in conflict"}
+        said += [f"{counts[state]:,} {name}" for state, name in names.items() if counts[state]]
+        if counts["dropped"]:
+            said.append(f"{counts['dropped']:,} discarded")
+        if len(self._labels) < self._rows:
+            said.append(f"{self._rows - len(self._labels):,} unchanged")
+        why = "; .refused_df says why" if counts["failed"] else ""
+        rows = "row" if self._rows == 1 else "rows"
+        return (
+            f'{self._what} of {self._rows:,} {rows}, table "{self._table}": {", ".join(said)}{why}'
+        )
+
+    def _counts(self) -> Counter[str]:
+        self._look()
+        return Counter(self._states.values())
+
+    def _look(self) -> None:
+        """Ask the queue's file; where it is closed, what was known last stands."""
+        try:
+            there = self._outbox.states(self._schema, self._table)
+            for op in self._labels:
+                if op in there or op in self._open:
+                    self._states[op] = there.get(op, "waiting")
+                elif op in self._written or self._outbox.fate(op)[0]:
+                    self._states[op] = "written"
+                    self._written.add(op)
+                else:
+                    self._states[op] = "dropped"
+        except QueueError:
+            for op in self._labels:
+                if op in self._written:
+                    self._states[op] = "written"
+                else:
+                    self._states.setdefault(op, "waiting")
+
+    # --- told by the editor and the worker -------------------------------------------------------
+
+    def _put(self, op: str, put: Put) -> str:
+        """An operation was put into the queue, perhaps as one with an earlier one of its row; its id."""
+        stored = op if put.op is None else put.op.id
+        self._open.discard(op)
+        self._labels[stored] = self._labels.pop(op)
+        if put.op is None:  # it took back what had not left
+            self._written.add(stored)
+        return stored
+
+    def _taken_back(self, op: str) -> None:
+        """The batch ended without the operation."""
+        self._open.discard(op)
+
+    def _settled(self, op: str) -> None:
+        """The server has the operation."""
+        self._written.add(op)

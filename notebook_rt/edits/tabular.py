@@ -1,0 +1,208 @@
+"""Many rows as an analyst has them, a DataFrame or dicts, as rows of a table.
+
+In: what ``insert``, ``upsert``, ``edit_many`` and ``delete`` were given. Out: rows by column, each with the
+label that its user knows it by, or an `InvalidEditError` that names the rows and columns that are wrong.
+Everything is checked before anything is queued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from notebook_rt.edits.compose import Composer
+from notebook_rt.errors import InvalidEditError
+from notebook_rt.model.coerce import missing
+from notebook_rt.model.rows import Key
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHOWN: Final = 5
+"""Rows that an error names; the others are counted."""
+
+
+@dataclass(slots=True)
+class Given:
+    """A row that is to be written."""
+
+    label: Hashable
+    """Its label in the DataFrame, or its place among the rows."""
+    values: dict[str, Any]
+    drawn: str = ""
+    """The key's column that a sequence gave."""
+
+
+@dataclass(slots=True)
+class Checks:
+    """Collects what is wrong with rows, and raises it as one error."""
+
+    composer: Composer
+    rows: int
+    _found: list[tuple[Hashable, InvalidEditError]] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def of(self, label: Hashable) -> Iterator[None]:
+        """What the block raises is wrong with the row of this label."""
+        try:
+            yield
+        except InvalidEditError as error:
+            self._found.append((label, error))
+
+    def end(self) -> None:
+        """Raise what was found, if anything was."""
+        if not self._found:
+            return
+        said = [f"row {label!r}: {error.reason}" for label, error in self._found[:_SHOWN]]
+        if len(self._found) > _SHOWN:
+            said.append(f"and {len(self._found) - _SHOWN:,} more")
+        if self.rows == 1:
+            raise self._found[0][1]
+        raise self.composer.invalid(
+            f"{len(self._found):,} of {self.rows:,} rows cannot be written, so none is queued: "
+            + "; ".join(said),
+            self._found[0][1].column,
+        )
+
+
+def columns_of(data: object) -> list[str]:
+    """The names that rows give values to, as far as they are known without reading all of them."""
+    import pandas as pd
+
+    if isinstance(data, pd.DataFrame):
+        return [name for name in (*data.index.names, *data.columns) if isinstance(name, str)]
+    if isinstance(data, Sequence):
+        rows = (row for row in data if isinstance(row, Mapping))
+        return list(dict.fromkeys(name for row in rows for name in row))
+    return []
+
+
+def rows_given(composer: Composer, data: object, verb: str) -> list[Given]:
+    """The rows of a DataFrame or a sequence of dicts; only their columns are checked.
+
+    A named index is columns, an unnamed one is not read. In a DataFrame NaN, NaT and NA are null.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    InvalidEditError
+        If a column is not there, or twice.
+    """
+    import pandas as pd
+
+    if isinstance(data, pd.DataFrame):
+        named = [name for name in data.index.names if name is not None]
+        unique(composer, [*named, *data.columns])
+        known(composer, [*named, *data.columns])
+        labels = data.index.tolist()
+        if named:
+            unnamed: list[Hashable] = [
+                at for at, name in enumerate(data.index.names) if name is None
+            ]
+            data = data.droplevel(unnamed) if unnamed else data
+            data = data.reset_index()
+        names = list(data.columns)
+        return [
+            Given(label, dict(zip(names, cells, strict=True)))
+            for label, cells in zip(labels, cells_of(data), strict=True)
+        ]
+    if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
+        raise TypeError(
+            f"{verb} takes a DataFrame or a sequence of dicts, one a row; not {type(data).__name__}"
+        )
+    found: list[Given] = []
+    for place, row in enumerate(data):
+        if not isinstance(row, Mapping):
+            raise TypeError(
+                f"{verb} takes a DataFrame or a sequence of dicts, one a row; row {place} is "
+                f"{type(row).__name__}"
+            )
+        found.append(Given(place, dict(row)))
+    known(composer, dict.fromkeys(name for row in found for name in row.values))
+    return found
+
+
+def cells_of(data: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """The rows of a DataFrame as Python values; None where there is nothing."""
+    columns = []
+    for place in range(data.shape[1]):
+        column = data.iloc[:, place]
+        values = column.tolist() if getattr(column.dtype, "kind", "O") in "iubf" else list(column)
+        absent = column.isna().to_numpy()
+        if absent.any():
+            values = [None if gone else v for v, gone in zip(values, absent, strict=True)]
+        columns.append(values)
+    return zip(*columns, strict=True) if columns else iter([()] * len(data))
+
+
+def keyed(composer: Composer, data: pd.DataFrame) -> pd.DataFrame:
+    """With the keys as its index: where that has no name and the key is among the columns, from these."""
+    names = list(composer.schema.key)
+    unique(composer, list(data.columns))
+    if {None} == set(data.index.names) and set(names) <= set(data.columns):
+        return data.set_index(names)
+    if len(names) > 1 and set(data.index.names) == set(names) and list(data.index.names) != names:
+        return data.reorder_levels(names)
+    return data
+
+
+def keys_given(composer: Composer, data: object) -> list[Hashable]:
+    """The keys that a DataFrame, an Index or another collection of keys names."""
+    import pandas as pd
+
+    if isinstance(data, pd.DataFrame):
+        return list(keyed(composer, data).index)
+    if isinstance(data, Iterable):
+        return list(data)
+    raise TypeError(f"keys are a list, an Index or a DataFrame, not {type(data).__name__}")
+
+
+def typed_keys(composer: Composer, rows: Sequence[Given]) -> list[Key | None]:
+    """The key of each row, None where a part of it is not given; raises if one is there twice."""
+    names = composer.schema.key
+    keys: list[Key | None] = []
+    seen: dict[Key, Hashable] = {}
+    checks = Checks(composer, len(rows))
+    for row in rows:
+        with checks.of(row.label):
+            parts = tuple(row.values.get(name) for name in names)
+            if any(map(missing, parts)):
+                keys.append(None)
+                continue
+            key = composer.key(parts if len(parts) > 1 else parts[0])
+            keys.append(key)
+            if key in seen:
+                raise composer.invalid(
+                    f"its key {key!r} is there twice, in row {seen[key]!r} too: which is it to be?"
+                )
+            seen[key] = row.label
+    checks.end()
+    return keys
+
+
+def known(composer: Composer, names: Collection[Any]) -> None:
+    """Raise for columns that the table does not have, with the names that are like theirs."""
+    there = list(composer.schema.types)
+    unknown = [name for name in names if name not in composer.schema.types]
+    if not unknown:
+        return
+    if set(there) == set(composer.schema.key):
+        composer.typed(dict.fromkeys(unknown))  # says that no row was there to name the columns
+    said = []
+    for name in unknown:
+        near = difflib.get_close_matches(str(name), there, 1)
+        said.append(f"no column {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    raise composer.invalid(f"{', '.join(said)}; there are {', '.join(there)}", str(unknown[0]))
+
+
+def unique(composer: Composer, names: Sequence[Any]) -> None:
+    """Raise if a column is named twice."""
+    seen: set[Any] = set()
+    for name in names:
+        if name in seen:
+            raise composer.invalid(f"the column {name!r} is there twice")
+        seen.add(name)
