@@ -58,10 +58,14 @@ export function barOf(view, acts) {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let placing;
   function place() {
-    clearTimeout(placing);
     const wait = moved + STILL - performance.now();
-    if (wait > 0 && wait < Infinity) placing = setTimeout(place, wait);
-    if (wait <= 0) note.hidden = !noted;
+    if (wait > 0) later(wait);
+    else note.hidden = !noted;
+  }
+  // A page that was held up hears of the pointer only now: what it has in store comes before a timer.
+  function later(wait = 0) {
+    clearTimeout(placing);
+    if (wait < Infinity) placing = setTimeout(place, wait);
   }
   /** @param {"pointermove" | "pointerdown" | "pointerup" | "pointerleave"} event @param {(moment: PointerEvent) => number} when */
   const pointer = (event, when) => view.body.addEventListener(event, (moment) => {
@@ -116,7 +120,7 @@ export function barOf(view, acts) {
         noted = content.note;
         if (noted) setText(note, noted);
         note.style.visibility = noted ? "" : "hidden";
-        place();
+        later();
       }
     },
   };

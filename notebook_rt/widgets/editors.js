@@ -58,6 +58,14 @@ function base(values, make) {
     focus() {
       this.input.focus();
     }
+    // Goes on with what is typed in another editor of the same cell, which closes.
+    resume(/** @type {{ start: string | null, input: HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement }} */ { start, input }) {
+      this.start = start;
+      this.#parts.set(start);
+      this.input.value = input.value;
+      if (input instanceof HTMLSelectElement || this.input instanceof HTMLSelectElement || input.selectionStart === null) return;
+      this.input.setSelectionRange(input.selectionStart, input.selectionEnd);
+    }
     loadValue(/** @type {Row | undefined} */ row) {
       if (this.#loaded || !row) return;
       this.#loaded = true;

@@ -76,4 +76,6 @@ export interface View {
   paint(): void;
   /** The number of rows has changed. */
   recount(): void;
+  /** Tells the kernel whether an editor is open, if that is another answer than before. */
+  hold(): void;
 }

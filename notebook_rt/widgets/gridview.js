@@ -24,21 +24,29 @@ export default function gridView(body, say, lib) {
 
   /** @type {Timer} */
   let toasting;
-  let recounting = false; // the number of rows has changed under an open editor
+  let recounting = false; // the number of rows has changed under an open editor that could not be moved
+  let counted = 0; // rows that SlickGrid knows of
+  let held = false; // the kernel knows of an open editor
+  let composing = false; // an input method is at work in the editor
+  let moving = false; // the editor is closed and opened again
+  /** @type {Row | null} */
+  let edited = null; // whose cell the editor is or was open in
   const table = new Table();
   const screen = new Screen();
   const focus = new Focus();
   const answers = new Answers(say);
   /** @type {View} */
-  const view = Object.freeze({ body, holder, say, table, screen, focus, answers, tell, hear, paint, recount });
+  const view = Object.freeze({ body, holder, say, table, screen, focus, answers, tell, hear, paint, recount: () => arrange(), hold });
   const aria = accessible(view);
   const picked = selecting(view);
   const edits = editing(view);
   const draft = drafting(view, edits);
   const bar = barOf(view, { add: draft.add, remove: picked.remove, save: draft.save, discard: draft.discard, undo: () => say({ t: "undo" }) });
   body.append(holder, toast);
-  const resized = new ResizeObserver(() => screen.drawn && screen.grid.resizeCanvas());
+  const resized = new ResizeObserver(() => screen.drawn && rearrange(() => screen.grid.resizeCanvas()));
   resized.observe(holder);
+  body.addEventListener("compositionstart", () => (composing = true));
+  body.addEventListener("compositionend", () => (composing = false));
 
   function tell(/** @type {string} */ text, seconds = 6) {
     setText(toast, text);
@@ -60,6 +68,7 @@ export default function gridView(body, say, lib) {
     const shadow = holder.getRootNode();
     const columns = columnsOf(view, edits);
     const drafted = Object.fromEntries(columns.map((column) => [column.id, { editor: column.drafted }]));
+    counted = table.length;
     const grid = new lib.SlickGrid(
       holder,
       {
@@ -70,8 +79,12 @@ export default function gridView(body, say, lib) {
       {
         rowHeight: ROW, enableColumnReorder: false, editable: true, autoEdit: false, enableCellNavigation: true,
         multiColumnSort: true, tristateMultiColumnSort: true, editorLock: new lib.SlickEditorLock(), frozenColumn: keys > 0 && keys < 3 ? keys - 1 : -1,
-        editCommandHandler: (/** @type {Row} */ item, /** @type {any} */ { field }, /** @type {any} */ { serializedValue, editor }) =>
-          (item.texts ? draft.set(field, serializedValue) : edits.send(item, field, serializedValue, editor.start)),
+        // SlickGrid names the row that stands in the editor's place, which may be another one by now.
+        editCommandHandler: (/** @type {Row} */ _item, /** @type {any} */ { field }, /** @type {any} */ { serializedValue, editor }) => {
+          const item = edited && (table.named(edited.rid) ?? edited);
+          if (item?.texts) draft.set(field, serializedValue);
+          else if (item) edits.send(item, field, serializedValue, editor.start);
+        },
         enableHtmlRendering: false, enableTextSelectionOnCells: false, emulatePagingWhenScrolling: false,
         shadowRoot: shadow instanceof ShadowRoot ? shadow : undefined, minRowBuffer: 6,
       },
@@ -110,15 +123,17 @@ export default function gridView(body, say, lib) {
       const item = table.at(row);
       if (!item || item.gone) return false;
       focus.edit(item, cell);
-      edits.quiet();
-      say({ t: "hold", on: true });
+      edited = item;
+      if (!moving) edits.quiet();
+      hold();
       return true;
     });
     grid.onBeforeCellEditorDestroy.subscribe(() => {
       focus.done();
-      say({ t: "hold", on: false });
+      if (moving) return;
+      setTimeout(hold); // who goes on to the next cell lets no row move between
       edits.quiet();
-      if (recounting) setTimeout(recount);
+      if (recounting) setTimeout(caughtUp);
     });
     grid.onValidationError.subscribe((_event, /** @type {any} */ { editor, row, cell, validationResults }) => {
       edits.tellAt(row, cell, validationResults.msg);
@@ -269,12 +284,65 @@ export default function gridView(body, say, lib) {
     aria.sorted(by);
   }
 
-  // SlickGrid would close an open editor.
-  function recount() {
-    recounting = focus.editing !== null;
-    if (recounting) return;
-    screen.grid.updateRowCount();
-    fit(view);
+  function hold() {
+    const on = focus.editing !== null;
+    if (on !== held) say({ t: "hold", on });
+    held = on;
+  }
+
+  // Does what makes SlickGrid close an open editor, which is then opened again where its row stands, with what is
+  // typed; put off until it is closed if that cannot be done unseen. False: it is put off.
+  function rearrange(/** @type {() => void} */ change) {
+    const { grid } = screen;
+    const { editing } = focus;
+    const editor = /** @type {any} */ (grid.getCellEditor());
+    if (!editing || !editor) {
+      change();
+      return true;
+    }
+    const row = table.named(editing.rid);
+    const { top, bottom } = grid.getViewport();
+    recounting = composing || !row || row.at < top || row.at > bottom;
+    if (!row || recounting) return false;
+    const root = /** @type {Document | ShadowRoot} */ (body.getRootNode());
+    const here = body.contains(root.activeElement);
+    moving = true;
+    try {
+      focus.with(() => {
+        grid.getEditorLock().cancelCurrentEdit();
+        change();
+        grid.setActiveCell(row.at, editing.cell);
+        grid.editActiveCell();
+        /** @type {any} */ (grid.getCellEditor())?.resume(editor);
+      });
+    } finally {
+      moving = false;
+    }
+    if (!here) /** @type {HTMLElement | null} */ (root.activeElement)?.blur();
+    hold();
+    return true;
+  }
+
+  // How many rows there are, and where they stand, may be new; then `draw`.
+  function arrange(draw = () => {}) {
+    const { grid } = screen;
+    const { editing } = focus;
+    const still = editing && counted === table.length && table.named(editing.rid)?.at === grid.getActiveCell()?.row;
+    const all = () => {
+      counted = table.length;
+      grid.updateRowCount();
+      fit(view);
+      draw();
+    };
+    if (still || !rearrange(all)) draw();
+  }
+
+  // What was put off while an editor was open.
+  function caughtUp() {
+    if (focus.editing || !screen.drawn) return;
+    recounting = false;
+    arrange(() => redraw(null));
+    follow();
   }
 
   function whole(/** @type {GridMessage} */ content, /** @type {DataView} */ buffer) {
@@ -289,10 +357,7 @@ export default function gridView(body, say, lib) {
     }
     if (!content.columns.length) return;
     if (!screen.drawn) build();
-    else {
-      recount();
-      redraw(null);
-    }
+    else arrange(() => redraw(null));
     ask();
   }
 
@@ -308,12 +373,13 @@ export default function gridView(body, say, lib) {
     }
     focus.place(table);
     const next = deleted && !table.named(active?.rid) ? nearest() : focus.active;
-    recount();
-    focus.set(next);
-    sorting = false;
-    moveTo(content);
-    if (content.selection) picked.follow(content.selection);
-    redraw(null);
+    arrange(() => {
+      focus.set(next);
+      sorting = false;
+      moveTo(content);
+      if (content.selection) picked.follow(content.selection);
+      redraw(null);
+    });
     follow();
     edits.explain();
   }
@@ -322,8 +388,9 @@ export default function gridView(body, say, lib) {
     const before = table.total;
     const { changed, touched, again } = table.cells(content, buffer);
     around(content);
-    if (table.total !== before) recount();
-    if (again || touched.size) redraw(again ? null : touched);
+    focus.place(table);
+    if (table.total !== before) arrange(() => redraw(null));
+    else if (again || touched.size) redraw(again ? null : touched);
     edits.explain();
     flash(changed);
   }
