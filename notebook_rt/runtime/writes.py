@@ -533,6 +533,10 @@ class TableEdits:
             spec, role = self.driver.spec, self.writes.project.credentials.role
             raise PermissionDeniedError(spec.schema, spec.table, role, right, columns=columns)
 
+    def granted(self, right: str) -> bool:
+        """Whether this login has the grant, as far as is known; never waits."""
+        return self.driver.granted(right)
+
     def insert(self, values: Mapping[str, Any]) -> Key:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
         editor = self.open(values)
