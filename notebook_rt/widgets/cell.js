@@ -120,7 +120,7 @@ export function makeFormat(/** @type {Pick<Column, "format" | "shape">} */ colum
         if (float || fixed || grouped) {
           const as = number ?? renew(Math.max(digits, 0));
           if (!fixed && tooSmall(value, digits)) return value.toExponential(3).replace(/\.?0+e/, "e");
-          return Math.abs(value) >= 1e15 ? String(value) : as.format(value);
+          return Math.abs(value) >= 1e15 && !grouped ? String(value) : as.format(value);
         }
         return String(value);
       }

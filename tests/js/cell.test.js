@@ -51,6 +51,7 @@ test("a format is followed", () => {
   assert.equal(format("integer", ",d").text(one(1234567, "number"), 0), "1,234,567");
   assert.equal(format("integer").text(one(1234567, "number"), 0), "1234567");
   assert.equal(format("integer", ",").text(one(1234567, "number"), 0), "1,234,567");
+  assert.equal(format("integer", ",d").text(one(1e15, "number"), 0), "1,000,000,000,000,000");
   // Decimals and long integers come as texts: grouped without losing a digit.
   assert.equal(format("integer", ",d").text(one("12345678901234567891", "text"), 0), "12,345,678,901,234,567,891");
   assert.equal(format("number", ",").text(one("1234567.10", "text"), 0), "1,234,567.10");
