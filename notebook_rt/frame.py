@@ -145,6 +145,8 @@ class LiveFrame:
         columns: str | Sequence[str] | None = None,
         formats: Mapping[str, str] | None = None,
         height: int = 360,
+        style: Mapping[str, str | Mapping[Any, str]] | None = None,
+        totals: Mapping[str, str] | str | Sequence[str] | None = None,
     ) -> GridWidget:
         """The live grid, with options.
 
@@ -156,6 +158,13 @@ class LiveFrame:
             Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
         height : int
             In pixels, at most: a few rows take less.
+        style : dict, optional
+            Column to how its cells are drawn: ``"bar"`` (as long as the number), ``"color"`` (as strong
+            as the number; of texts, each its own), ``"updown"`` (above and below zero), or a dict of
+            values to ``"blue"``, ``"green"``, ``"grey"``, ``"red"`` or ``"yellow"``.
+        totals : dict, str or sequence of str, optional
+            Column to ``"sum"``, ``"mean"``, ``"median"``, ``"min"``, ``"max"`` or ``"count"`` of the rows
+            shown, in a line below them; names alone are summed.
 
         Returns
         -------
@@ -165,12 +174,22 @@ class LiveFrame:
         Raises
         ------
         ValueError
-            If a column is not there, or a format is invalid.
+            If a column is not there, or a format, a style or a total is invalid.
+
+        Examples
+        --------
+        >>> trades.grid(  # doctest: +SKIP
+        ...     formats={"price": ",.2f"},
+        ...     style={"size": "bar", "change": "updown", "side": {"buy": "green", "sell": "red"}},
+        ...     totals={"size": "sum", "price": "mean"},
+        ... )
         """
         from notebook_rt.widgets import display
 
         self._feed.look()
-        return display.grid(self, columns=columns, formats=formats, height=height)
+        return display.grid(
+            self, columns=columns, formats=formats, height=height, style=style, totals=totals
+        )
 
     def plot(
         self,

@@ -137,11 +137,15 @@ class MappedFrame:
         columns: str | Sequence[str] | None = None,
         formats: Mapping[str, str] | None = None,
         height: int = 360,
+        style: Mapping[str, str | Mapping[Any, str]] | None = None,
+        totals: Mapping[str, str] | str | Sequence[str] | None = None,
     ) -> GridWidget:
         """The live grid, with the options of ``LiveFrame.grid``; nothing in it can be edited."""
         from notebook_rt.widgets import display
 
-        return display.mapped_grid(self, columns=columns, formats=formats, height=height)
+        return display.mapped_grid(
+            self, columns=columns, formats=formats, height=height, style=style, totals=totals
+        )
 
     def plot(
         self, x: str | None = None, y: str | Sequence[str] = (), **options: Any

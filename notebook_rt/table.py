@@ -75,6 +75,9 @@ class Edits(Protocol):
     def known(self) -> Editor | None:
         """Its editor, if there is a queue."""
 
+    def granted(self, right: Right) -> bool:
+        """Whether this login has the grant, as far as is known; never waits."""
+
     def insert(self, values: Mapping[str, Any]) -> Hashable:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
 
@@ -154,6 +157,8 @@ class LiveTable(LiveFrame):
         columns: str | Sequence[str] | None = None,
         formats: Mapping[str, str] | None = None,
         height: int = 360,
+        style: Mapping[str, str | Mapping[Any, str]] | None = None,
+        totals: Mapping[str, str] | str | Sequence[str] | None = None,
         editable: bool | str | Sequence[str] = True,
     ) -> GridWidget:
         """The live grid, with options.
@@ -166,6 +171,13 @@ class LiveTable(LiveFrame):
             Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
         height : int
             In pixels, at most: a few rows take less.
+        style : dict, optional
+            Column to how its cells are drawn: ``"bar"`` (as long as the number), ``"color"`` (as strong
+            as the number; of texts, each its own), ``"updown"`` (above and below zero), or a dict of
+            values to ``"blue"``, ``"green"``, ``"grey"``, ``"red"`` or ``"yellow"``.
+        totals : dict, str or sequence of str, optional
+            Column to ``"sum"``, ``"mean"``, ``"median"``, ``"min"``, ``"max"`` or ``"count"`` of the rows
+            shown, in a line below them; names alone are summed.
         editable : bool, str or sequence of str
             Which columns may be edited in place. True: all but the key's, and rows can be added and
             deleted.
@@ -178,7 +190,7 @@ class LiveTable(LiveFrame):
         Raises
         ------
         ValueError
-            If a column is not there, or a format is invalid.
+            If a column is not there, or a format, a style or a total is invalid.
         UnreachableError
             If a column is named that is not known yet, since the table has no row, and the server does
             not answer what it is.
@@ -187,11 +199,19 @@ class LiveTable(LiveFrame):
 
         self._feed.look()
         named = (() if isinstance(one, bool) else parse_names(one) for one in (columns, editable))
+        summed = (totals,) if isinstance(totals, str) else totals or ()
         asked = {*chain.from_iterable(names or () for names in named), *(formats or ())}
+        asked |= {*(style or ()), *summed}
         if asked:
             self._edits.open(columns=asked)
         return display.grid(
-            self, columns=columns, formats=formats, height=height, editable=editable
+            self,
+            columns=columns,
+            formats=formats,
+            height=height,
+            editable=editable,
+            style=style,
+            totals=totals,
         )
 
     # Editing

@@ -534,6 +534,10 @@ class TableEdits:
         opened = self.writes.known()
         return None if opened is None else opened.editors.get(self.driver)
 
+    def granted(self, right: Right) -> bool:
+        """Whether this login has the grant, as far as is known; never waits."""
+        return self.driver.granted(right)
+
     def insert(self, values: Mapping[str, Any]) -> Key:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
         editor = self.open("insert", values)

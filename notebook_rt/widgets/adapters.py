@@ -23,7 +23,7 @@ from notebook_rt.model.types import Column
 from notebook_rt.store import table as store
 from notebook_rt.sync.connection.health import UNAVAILABLE
 from notebook_rt.widgets import handles
-from notebook_rt.widgets.sources import Conflict, Unsubscribe, listen
+from notebook_rt.widgets.sources import Conflict, Right, Unsubscribe, listen
 
 MARKS_FOR: Final = 0.25
 """Seconds that the marks of pending edits are kept: they are read from the queue's file."""
@@ -40,6 +40,9 @@ class _ReadOnly:
     @property
     def name(self) -> str:
         raise NotImplementedError
+
+    def may(self, right: Right) -> bool:
+        return False
 
     def edit(self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
         raise ReadOnlyError(self.name)
@@ -153,6 +156,9 @@ class TableOf(FrameOf):
     @property
     def editable(self) -> bool:  # type: ignore[override]  # a closed one is not
         return self.status != "closed"
+
+    def may(self, right: Right) -> bool:
+        return self._frame._edits.granted(right)
 
     def _fills(self, column: Column) -> bool:
         return self._frame._edits.fills(column)

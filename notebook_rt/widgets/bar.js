@@ -1,5 +1,5 @@
 // The bar above the grid: its name, how many rows, how the table is; rows added and deleted; the filter.
-import { h, setText, svg } from "./common.js";
+import { command, h, setText, svg } from "./common.js";
 
 /** @import { View } from "./grid.js" */
 /** @import { Around, Head } from "./protocol.js" */
@@ -9,7 +9,6 @@ const ICONS = {
   remove: "M2 3.5 H10 M4.5 3.5 V2 H7.5 V3.5 M3.2 3.5 L3.7 10.2 H8.3 L8.8 3.5 M5.1 5.4 V8.4 M6.9 5.4 V8.4",
 };
 const STILL = 1000; // milliseconds
-const command = /Mac|iP(hone|ad)/.test(navigator.platform) ? "⌘" : "Ctrl+";
 
 function iconButton(/** @type {"add" | "remove"} */ icon, /** @type {string} */ label, /** @type {string} */ key, /** @type {() => void} */ onclick) {
   return h(
@@ -36,10 +35,12 @@ export function barOf(view, acts) {
     class: "nrt-filter", type: "search", placeholder: "Filter:  acme  price>10", "aria-label": "Filter rows",
     autocomplete: "off", spellcheck: "false",
   });
+  const trouble = h("span", { class: "nrt-trouble", role: "status" });
   const note = h("p", { class: "nrt-note", role: "status" });
   const rows = h("span", { class: "nrt-rows", role: "group", "aria-label": "Rows" }, undo, save, discard, add, remove);
+  const search = h("span", { class: "nrt-search" }, filter, trouble);
   note.hidden = rows.hidden = undo.hidden = true;
-  view.body.append(h("div", { class: "nrt-tools" }, title, count, status, live, rows, filter), note);
+  view.body.append(h("div", { class: "nrt-tools" }, title, count, status, live, rows, search), note);
 
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let typing;
@@ -58,10 +59,14 @@ export function barOf(view, acts) {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let placing;
   function place() {
-    clearTimeout(placing);
     const wait = moved + STILL - performance.now();
-    if (wait > 0 && wait < Infinity) placing = setTimeout(place, wait);
-    if (wait <= 0) note.hidden = !noted;
+    if (wait > 0) later(wait);
+    else note.hidden = !noted;
+  }
+  // A page that was held up hears of the pointer only now: what it has in store comes before a timer.
+  function later(wait = 0) {
+    clearTimeout(placing);
+    if (wait < Infinity) placing = setTimeout(place, wait);
   }
   /** @param {"pointermove" | "pointerdown" | "pointerup" | "pointerleave"} event @param {(moment: PointerEvent) => number} when */
   const pointer = (event, when) => view.body.addEventListener(event, (moment) => {
@@ -78,20 +83,20 @@ export function barOf(view, acts) {
   let leaving = 0;
   return {
     // Something that was done, for a moment, or for the seconds in which it can be undone.
-    hear(/** @type {string} */ text, seconds = 0) {
+    hear(/** @type {string} */ text, seconds = 0, stay = false) {
       setText(live, text);
       undo.hidden = !seconds;
       clearTimeout(hearing);
-      hearing = setTimeout(() => this.hear(""), (seconds || 4) * 1000);
+      if (!stay) hearing = setTimeout(() => this.hear(""), (seconds || 4) * 1000);
     },
     // What can be done to rows now.
     offer(/** @type {boolean} */ selected) {
       const { head, draft } = table;
-      rows.hidden = !head.rows;
+      rows.hidden = !head.add && !head.remove && !draft && undo.hidden;
       add.hidden = !head.add || Boolean(draft);
       save.hidden = discard.hidden = !draft;
       save.disabled = Boolean(draft?.saving);
-      remove.hidden = Boolean(draft);
+      remove.hidden = !head.remove || Boolean(draft);
       remove.disabled = !selected;
     },
     // A new state of all: the name.
@@ -103,6 +108,10 @@ export function barOf(view, acts) {
     around(/** @type {Around} */ content) {
       leaving = content.leaving ?? leaving;
       if (content.filter !== undefined && typing === undefined && /** @type {Document | ShadowRoot} */ (filter.getRootNode()).activeElement !== filter) filter.value = content.filter;
+      if (content.trouble !== undefined) {
+        setText(trouble, content.trouble);
+        filter.toggleAttribute("aria-invalid", Boolean(content.trouble));
+      }
       if (content.total !== undefined || content.leaving !== undefined || content.filter !== undefined) {
         const there = table.total - leaving;
         const known = table.head.columns.length > 0; // else nobody knows how many
@@ -116,7 +125,7 @@ export function barOf(view, acts) {
         noted = content.note;
         if (noted) setText(note, noted);
         note.style.visibility = noted ? "" : "hidden";
-        place();
+        later();
       }
     },
   };

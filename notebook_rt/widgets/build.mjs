@@ -45,7 +45,7 @@ async function all() {
   const take = (/** @type {import("esbuild").OutputFile[]} */ made) => {
     for (const file of made) files.set(file.path, Buffer.from(file.contents));
   };
-  take((await build({ ...OPTIONS, loader: { ".css": "empty" }, entryPoints: [join(HERE, "gridview.js")] })).outputFiles);
+  take((await build({ ...OPTIONS, loader: { ".css": "empty", ".view.css": "text" }, entryPoints: [join(HERE, "gridview.js")] })).outputFiles);
   const define = {
     GRIDVIEW: JSON.stringify(named("gridview", /** @type {Buffer} */ (files.get(join(BUILT, "gridview.js"))))),
     SLICKGRID: JSON.stringify(named("slickgrid", /** @type {Buffer} */ (files.get(VENDORED)))),

@@ -1,5 +1,6 @@
 // Cells: from the message's binary columns to values, and from values to text.
 import { h } from "./common.js";
+import { lookOf } from "./looks.js";
 
 /** @import { Cells, Column, Span, Value } from "./protocol.js" */
 /** @import { Draft, Format, Mark, Row } from "./grid.js" */
@@ -91,6 +92,8 @@ export function makeFormat(/** @type {Pick<Column, "format" | "shape">} */ colum
     return number = new Intl.NumberFormat(undefined, { ...options, minimumFractionDigits: n, maximumFractionDigits: n });
   };
   const float = column.shape === "number";
+  const grouped = options.useGrouping;
+  const numeric = float || column.shape === "integer";
   const day = (/** @type {string} */ text) => (column.shape === "date" ? text.slice(0, 10) : text);
   return {
     // Looks at the values of a window; true if what is drawn must be drawn again.
@@ -106,13 +109,18 @@ export function makeFormat(/** @type {Pick<Column, "format" | "shape">} */ colum
       const value = row.v[c];
       if (isNull(row, c)) return "null";
       const kind = row.k[c];
-      if (typeof value === "string") return value;
+      if (typeof value === "string") {
+        // Decimals and long integers come as texts, of which every digit is kept.
+        if (!numeric || !(fixed || grouped) || !/^-?\d+(\.\d+)?$/.test(value)) return value;
+        const places = fixed ? Math.max(digits, 0) : value.split(".")[1]?.length ?? 0;
+        return new Intl.NumberFormat(undefined, { ...options, minimumFractionDigits: places, maximumFractionDigits: places }).format(/** @type {any} */ (value));
+      }
       if (kind === "number") {
         if (!Number.isFinite(value)) return String(value);
-        if (float || fixed) {
+        if (float || fixed || grouped) {
           const as = number ?? renew(Math.max(digits, 0));
           if (!fixed && tooSmall(value, digits)) return value.toExponential(3).replace(/\.?0+e/, "e");
-          return Math.abs(value) >= 1e15 ? String(value) : as.format(value);
+          return Math.abs(value) >= 1e15 && !grouped ? String(value) : as.format(value);
         }
         return String(value);
       }
@@ -174,7 +182,8 @@ export function disputeOf(/** @type {Row | undefined} */ row) {
 }
 
 // The inside of a cell; the first of a row says what is to be decided about the whole row.
-export function cellNode(/** @type {Format} */ format, /** @type {Column} */ column, /** @type {Row} */ row, /** @type {number} */ c) {
+/** @param {Format} format @param {Column} column @param {Row} row @param {number} c @param {[low: number, high: number]} [range] */
+export function cellNode(format, column, row, c, range) {
   const node = document.createElement("span");
   const dispute = c === 0 && disputeOf(row);
   /** @type {Mark | undefined} */
@@ -182,7 +191,15 @@ export function cellNode(/** @type {Format} */ format, /** @type {Column} */ col
   node.className = `nrt-v nrt-as-${column.shape}`;
   if (column.shape === "text") node.dir = "auto"; // Hebrew and Arabic run from the right
   if (isNull(row, c)) node.classList.add("nrt-null");
-  node.textContent = mark?.text ?? format.text(row, c) + (isCut(row, c) ? "…" : "");
+  const text = mark?.text ?? format.text(row, c) + (isCut(row, c) ? "…" : "");
+  const look = mark?.text === undefined ? lookOf(column, row, c, range, text) : null;
+  if (look?.classes[0] === "nrt-tag") node.append(h("span", { text })); // the colour is as wide as the text
+  else node.textContent = text;
+  if (look) {
+    node.classList.add(...look.classes);
+    for (const [name, value] of Object.entries(look.props)) node.style.setProperty(name, value);
+    if (look.arrow) node.prepend(h("span", { class: "nrt-arrow", "aria-hidden": "true", text: look.arrow }));
+  }
   const hint = format.hint(row, c);
   if (mark) {
     node.classList.add("nrt-mark", `nrt-is-${mark.kind}`);

@@ -50,6 +50,8 @@ export function keyed(parent, items, keyOf, make, draw) {
   }
 }
 
+export const command = /Mac|iP(hone|ad)/.test(globalThis.navigator?.platform ?? "") ? "⌘" : "Ctrl+";
+
 export const setText = (/** @type {Node} */ node, /** @type {string} */ text) => {
   if (node.textContent !== text) node.textContent = text;
 };

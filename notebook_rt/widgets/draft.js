@@ -58,6 +58,7 @@ export function drafting(view, edits) {
     const { draft } = table;
     if (!draft || draft.saving || !screen.grid.getEditorLock().commitCurrentEdit()) return;
     draft.saving = true;
+    view.hold(); // the new row may take its place
     view.say({ t: "insert", rid: 0, cells: [...draft.texts] });
     view.paint();
   }

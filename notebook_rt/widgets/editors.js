@@ -1,6 +1,7 @@
 // Editors by type, each a SlickGrid editor. A patch of the row never reaches an open one.
 import { indented } from "./cell.js";
 import { h, setText } from "./common.js";
+import { EXAMPLE, isTime, readTime, shownTime } from "./times.js";
 
 /** @import { EditorArguments } from "slickgrid" */
 /** @import { Read, Row } from "./grid.js" */
@@ -58,6 +59,14 @@ function base(values, make) {
     focus() {
       this.input.focus();
     }
+    // Goes on with what is typed in another editor of the same cell, which closes.
+    resume(/** @type {{ start: string | null, input: HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement }} */ { start, input }) {
+      this.start = start;
+      this.#parts.set(start);
+      this.input.value = input.value;
+      if (input instanceof HTMLSelectElement || this.input instanceof HTMLSelectElement || input.selectionStart === null) return;
+      this.input.setSelectionRange(input.selectionStart, input.selectionEnd);
+    }
     loadValue(/** @type {Row | undefined} */ row) {
       if (this.#loaded || !row) return;
       this.#loaded = true;
@@ -83,8 +92,6 @@ function within(/** @type {HTMLElement} */ input, /** @type {Args} */ args) {
   if (over > 0) input.style.marginLeft = `${-over - 1}px`;
 }
 
-/** @type {Partial<Record<string, string>>} */
-const INPUTS = { date: "date", timestamptz: "datetime-local", timestamp: "datetime-local" };
 const NUMBER = /^\s*[-+−]?(\d[\d,\s]*\.?\d*|\.\d+)(e[-+]?\d+)?\s*$|^\s*[-+]?(nan|inf(inity)?)\s*$/i;
 const WHOLE = /^\s*[-+−]?\d[\d,\s]*$/;
 
@@ -95,44 +102,54 @@ export function checked(/** @type {Pick<Column, "name" | "shape">} */ column, /*
   if (text === "") return draft ? null : { valid: false, msg: `${column.name} cannot be empty: it is NOT NULL`, learnt: true };
   if (column.shape === "integer" && !WHOLE.test(text)) return { valid: false, msg: `“${text}” is not a whole number` };
   if (column.shape === "number" && !NUMBER.test(text)) return { valid: false, msg: `“${text}” is not a number` };
+  if (isTime(column.shape) && readTime(column.shape, text) === null) return { valid: false, msg: `“${text}” is not a ${column.shape === "date" ? "date" : "time"} like ${EXAMPLE[/** @type {"date"} */ (column.shape)]}` };
   return null;
 }
 
-// An instant as this browser's time, without a zone.
-export function localTime(/** @type {string} */ text) {
-  const date = new Date(text);
-  return new Date(date.getTime() - date.getTimezoneOffset() * 60000).toISOString().slice(0, -1);
+// A button that opens the browser's calendar; the day chosen there goes into `input`, whose time stays.
+function calendar(/** @type {HTMLInputElement} */ input, /** @type {string} */ label) {
+  const native = h("input", { type: "date", class: "nrt-native", tabindex: "-1", "aria-hidden": "true" });
+  const button = h("button", { type: "button", class: "nrt-days", tabindex: "-1", "aria-label": `Choose a day for ${label}`, title: "Choose a day", text: "▾", onclick: () => {
+    native.value = input.value.trim().slice(0, 10);
+    native.showPicker?.();
+  } });
+  button.addEventListener("pointerdown", (event) => event.preventDefault()); // the focus stays in the input
+  for (const event of ["click", "dblclick"]) button.addEventListener(event, (one) => one.stopPropagation());
+  native.addEventListener("change", () => {
+    if (native.value) input.value = native.value + input.value.trim().slice(10);
+    input.focus();
+  });
+  return [native, button];
 }
 
 function inputEditor(/** @type {Column} */ column, /** @type {Values} */ values, /** @type {boolean} */ draft) {
-  const type = INPUTS[column.shape] ?? "text";
+  const time = isTime(column.shape);
   const numeric = column.shape === "number" || column.shape === "integer";
   return base(values, (args) => {
     const input = h("input", {
-      class: `nrt-editor${numeric ? " nrt-editor-number" : ""}`, type, step: type === "datetime-local" ? "any" : null,
+      class: `nrt-editor${numeric ? " nrt-editor-number" : ""}`, type: "text", "data-time": time ? column.shape : null,
       inputmode: numeric ? "decimal" : null, "aria-label": column.name, autocomplete: "off", spellcheck: "false", dir: column.shape === "text" ? "auto" : null,
       placeholder: draft ? (column.needed ? "required" : column.filled ? "default" : null) : null,
     });
-    args.container.append(input);
-    within(input, args);
+    const node = time ? h("span", { class: "nrt-when", "data-time": column.shape }, input, ...calendar(input, column.name)) : input;
+    args.container.append(node);
+    within(node, args);
     input.addEventListener("keydown", (event) => {
       if (["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key)) event.stopImmediatePropagation();
-      if (type !== "text" && ["ArrowUp", "ArrowDown"].includes(event.key)) event.stopImmediatePropagation();
     });
-    const instant = column.shape === "timestamptz";
     let shown = "";
     return {
-      node: input, input,
+      node, input,
       set(text) {
-        input.value = text === null ? "" : instant ? localTime(text) : text;
+        input.value = text === null ? "" : time ? shownTime(column.shape, text) : text;
         shown = input.value;
         input.focus();
-        if (type === "text") input.select();
+        input.select();
       },
       read(start) {
         if (input.value === shown) return start;
         if (input.value === "" && column.nullable) return null;
-        return instant && input.value ? new Date(input.value).toISOString() : input.value;
+        return time && input.value ? readTime(column.shape, input.value) ?? input.value : input.value;
       },
       check: (text) => checked(column, text, draft),
     };

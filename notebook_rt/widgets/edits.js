@@ -31,7 +31,7 @@ export function editing(/** @type {View} */ view) {
     }, 4000);
   }
 
-  function reply(/** @type {ReplyMessage} */ content) {
+  function reply(/** @type {ReplyMessage} */ content, /** @type {DataView | undefined} */ buffer) {
     const row = table.named(content.rid);
     if (content.kind === "refused") {
       const { c = focus.active?.cell ?? 0 } = content;
@@ -43,10 +43,10 @@ export function editing(/** @type {View} */ view) {
       return;
     }
     if (content.kind === "said") {
-      view.hear(content.text, content.undo);
+      view.hear(content.text, content.undo ?? 0);
       return;
     }
-    answers.settle(content);
+    answers.settle(content, buffer);
   }
 
   // Puts `node` below a cell, or above where there is more room, over everything else of the page (no

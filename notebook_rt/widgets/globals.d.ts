@@ -2,6 +2,11 @@
 declare const GRIDVIEW: string;
 declare const SLICKGRID: string;
 declare module "*.css";
+/** Rules that come with the grid's view, not in a widget's state. */
+declare module "*.view.css" {
+  const rules: string;
+  export default rules;
+}
 
 interface CSSStyleDeclaration {
   currentCSSZoom?: number;

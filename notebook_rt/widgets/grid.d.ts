@@ -71,9 +71,11 @@ export interface View {
   /** Says a sentence below the grid; an empty one takes it away. */
   tell(text: string, seconds?: number): void;
   /** Says in the bar what was done, and for how many seconds it can be undone. */
-  hear(text: string, undo?: number): void;
+  hear(text: string, undo?: number, stay?: boolean): void;
   /** Draws what SlickGrid leaves to us on every row. */
   paint(): void;
   /** The number of rows has changed. */
   recount(): void;
+  /** Tells the kernel whether an editor is open, if that is another answer than before. */
+  hold(): void;
 }

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cache
 from hashlib import sha256
 from html import escape
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from notebook_rt.errors import ClosedError
 from notebook_rt.model.coerce import missing
 from notebook_rt.model.spec import parse_names
 from notebook_rt.widgets.base import HERE, LiveWidget, built, pump, static_table
 from notebook_rt.widgets.columns import text_of
+from notebook_rt.widgets.export import MAKERS
 from notebook_rt.widgets.gridmodel import GridModel
 from notebook_rt.widgets.sources import Eyes, FrameSource
 from notebook_rt.widgets.state import cut
@@ -96,6 +101,11 @@ class GridWidget(LiveWidget):
         names.
     height
         In pixels.
+    style
+        Column to ``"bar"``, ``"color"`` or ``"updown"``, or to a dict of values to colours.
+    totals
+        Column to ``"sum"``, ``"mean"``, ``"median"``, ``"min"``, ``"max"`` or ``"count"`` of the rows
+        shown; names alone are summed.
     """
 
     _esm = built("grid.js")
@@ -113,6 +123,8 @@ class GridWidget(LiveWidget):
         formats: Mapping[str, str] | None = None,
         editable: bool | str | Sequence[str] = True,
         height: int = 360,
+        style: Mapping[str, str | Mapping[Any, str]] | None = None,
+        totals: Mapping[str, str] | str | Sequence[str] | None = None,
         eyes: Eyes | None = None,
     ) -> None:
         model = GridModel(
@@ -123,7 +135,10 @@ class GridWidget(LiveWidget):
             editable=editable,
             formats=formats,
             height=height,
+            style=style,
+            totals=totals,
         )
+        self._model: GridModel | None = model
 
         def selected() -> pd.DataFrame:
             df, keys = source.df, model.selection
@@ -143,6 +158,60 @@ class GridWidget(LiveWidget):
         """The selected rows, as they are now; empty if nothing is selected."""
         return self._selected()
 
+    @property
+    def shown(self) -> pd.DataFrame:
+        """What the grid shows: its rows, filtered and sorted, and its columns, in their order."""
+        return self._read()[0]
+
+    def to_csv(self, path: str | Path) -> None:
+        """Save what the grid shows as CSV: UTF-8, with a heading.
+
+        A text that a spreadsheet would take for a formula is given an apostrophe in front.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, written anew.
+        """
+        self._save(path, "csv")
+
+    def to_excel(self, path: str | Path) -> None:
+        """Save what the grid shows as an Excel file; needs the extra ``excel``.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, written anew.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If openpyxl is not installed.
+        ValueError
+            If there are more rows than an Excel sheet can hold.
+        """
+        self._save(path, "xlsx")
+
+    def _save(self, path: str | Path, ending: str) -> None:
+        df, types, name = self._read()
+        Path(path).write_bytes(MAKERS[ending](df, types, name))
+
+    def _read(self) -> tuple[pd.DataFrame, Mapping[str, str], str]:
+        """What is shown, read by the thread that the model belongs to."""
+        model = self._model
+        if model is None:
+            raise ClosedError("this grid")
+        found: Future[tuple[pd.DataFrame, Mapping[str, str], str]] = Future()
+
+        def read() -> None:
+            try:
+                found.set_result((model.shown().reset_index(drop=True), model.types, model.name))
+            except Exception as error:
+                found.set_exception(error)
+
+        pump.call(read)
+        return found.result()
+
     def _let_go(self) -> None:
         super()._let_go()
-        self._selected = pd.DataFrame
+        self._selected, self._model = pd.DataFrame, None

@@ -9,6 +9,7 @@ comm or a thread; ``grid.py`` does.
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -20,16 +21,23 @@ import pandas as pd
 
 from notebook_rt.model.spec import parse_names
 from notebook_rt.model.types import Column
-from notebook_rt.widgets import gridwindow
+from notebook_rt.widgets import export, gridwindow
 from notebook_rt.widgets.columns import shape_of, text_of
+from notebook_rt.widgets.gridsummary import Summary, checked_style, checked_totals
 from notebook_rt.widgets.gridwindow import Rids, Window
 from notebook_rt.widgets.gridwrites import Answer, GridWrites
-from notebook_rt.widgets.order import Order, column_of, keys_as
+from notebook_rt.widgets.order import Order, column_of, keys_as, term_text
 from notebook_rt.widgets.sources import FrameSource
 from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.transport import Message
 
 COPY_CELLS: Final = 500_000
+FILTER: Final = 400
+"""Characters of a filter."""
+PART: Final = 200_000
+"""Bytes of a file that go in one message: a Jupyter server drops what goes out faster than 1 MB/s."""
+FILE_BYTES: Final = 30_000_000
+"""What the browser is sent of a file; a larger one is saved by the kernel."""
 FOLLOWED: Final = 10_000
 """A selection of at most so many rows is followed when rows move; a larger one is let go."""
 MAX_WINDOW: Final = 400
@@ -50,6 +58,8 @@ class _View:
     moved: bool = False
     """Rows may stand elsewhere than where this view has them."""
     replies: list[dict[str, Any]] = field(default_factory=list)
+    file: bytes = b""
+    """What this view is fetching, part by part."""
 
 
 class GridModel:
@@ -69,6 +79,10 @@ class GridModel:
         Which columns may be edited; True for all but the key's, and whole rows; False for none.
     formats
         Column to a number format: ``",.2f"``, ``".1%"``, ``",d"``.
+    style
+        Column to how its cells are drawn (``gridsummary.STYLES``), or values to colours.
+    totals
+        Column to a function of its rows shown (``gridsummary.TOTALS``); names alone are summed.
     """
 
     def __init__(
@@ -81,11 +95,14 @@ class GridModel:
         editable: bool | str | Sequence[str] = True,
         formats: Mapping[str, str] | None = None,
         height: int = 360,
+        style: Mapping[str, str | Mapping[Any, str]] | None = None,
+        totals: Mapping[str, str] | str | Sequence[str] | None = None,
     ) -> None:
         if not isinstance(editable, bool):
             names = parse_names(editable)
             editable = True if names is None else names
         self._source = source
+        self._act = act
         self._writes = GridWrites(source, act, editable)
         self._changed = changed
         self._wanted = parse_names(columns)
@@ -96,7 +113,15 @@ class GridModel:
         if isinstance(height, bool) or not isinstance(height, int) or height <= 0:
             raise TypeError(f"height is a whole number of pixels above 0, not {height!r}")
         self._height = height
+        self._style = checked_style(style)
+        self._totals = checked_totals(totals)
+        self._summary = Summary(self._style, self._totals)
         self._order = Order()
+        self._hidden: list[str] = []
+        self._pinned: list[str] | None = None
+        """The columns that stay at the left, in this order; None: nobody has said, so the key's."""
+        self._laid: tuple[object, ...] = ()
+        """What columns there are and what may be done to them, as views were told."""
         self._views: defaultdict[str, _View] = defaultdict(_View)
         self._rids = Rids()
         self._fields: tuple[Column, ...] = ()
@@ -108,13 +133,14 @@ class GridModel:
         if source.fields:
             self._fields = tuple(source.fields)
             named = () if isinstance(editable, bool) else editable
-            self._check([*(self._wanted or ()), *self._formats, *named])
+            asked = (*(self._wanted or ()), *self._formats, *named, *self._style, *self._totals)
+            self._check(asked)
 
     # -- out ---------------------------------------------------------------------------------
 
     def wants(self) -> float:
         # A status has no event of its own: looked at now and then.
-        return min(self._order.wait(), LOOK)
+        return min(self._order.wait(), self._summary.wait(), LOOK)
 
     def whole(self, view: str) -> Sequence[Message]:
         df = self._refresh()
@@ -126,8 +152,10 @@ class GridModel:
             "name": cut(self._source.name, 80),
             "columns": self._head(df),
             "height": self._height,
-            "rows": self._writes.rows,
-            "add": self._writes.rows and self._all_needed_shown(),
+            "add": self._writes.adds and self._all_needed_shown(),
+            "remove": self._writes.deletes,
+            "pinned": self._pins(df),
+            "hidden": len(self._asked()) - len(self._names),
         }
         return [gridwindow.whole(view, window, head, gridwindow.widest(df, self._names))]
 
@@ -136,9 +164,9 @@ class GridModel:
         replies = {name: view.replies for name, view in self._views.items()}
         for view in self._views.values():
             view.replies = []
-        columns = self._fields
+        laid = self._laid
         df = self._refresh()
-        if columns != self._fields:  # others, or of another type, or they may hold other values
+        if laid != self._laid:  # other columns, or others may be written, or hold other values
             messages = [message for view in tuple(self._views) for message in self.whole(view)]
             return messages + [self._reply(df, name, r) for name, rs in replies.items() for r in rs]
         messages = []
@@ -155,17 +183,24 @@ class GridModel:
             key = content.pop("key")
             found = self._order.find(keys_as([key], df.index)).tolist()
             content |= {"rid": self._rids.of(key), "row": found[0] if found else -1}
-        return Message({"t": "reply", **content}, to=view)
+        buffers = content.pop("buffers", ())
+        return Message({"t": "reply", **content}, buffers, to=view)
 
     def left(self, view: str) -> None:
         known = self._views.get(view)
         if known is not None:
-            known.sent, known.held = None, False
+            known.sent, known.held, known.file = None, False, b""
 
     def _refresh(self) -> pd.DataFrame:
         df = self._source.df
-        if self._source.fields != self._fields or not self._names:
-            self._fields = tuple(self._source.fields)
+        laid = (
+            tuple(self._source.fields),
+            tuple(self._hidden),
+            None if self._pinned is None else tuple(self._pinned),
+            self._writes.rights,
+        )
+        if laid != self._laid:
+            self._laid, self._fields = laid, laid[0]
             self._names = [f.name for f in self._shown()]
         held = any(view.held for view in self._views.values())
         leaving = self._source.leaving()
@@ -175,14 +210,29 @@ class GridModel:
         if self._order.refresh(df, self._names, held=held, leaving=self._leaving):
             for view in self._views.values():
                 view.moved = True
+        self._summary.refresh(df, self._order)
         return df
 
-    def _shown(self) -> list[Column]:
+    def _asked(self) -> list[Column]:
+        """The columns that were asked for, hidden ones too."""
         if self._wanted is None:
             return list(self._fields)
         self._check(self._wanted)
         by_name = {f.name: f for f in self._fields}
         return [by_name[name] for name in self._wanted]
+
+    def _shown(self) -> list[Column]:
+        """The columns as they stand: those that are pinned first, those that are hidden not at all."""
+        there = {f.name: f for f in self._asked() if f.name not in self._hidden}
+        first = [name for name in self._pinned or () if name in there]
+        return [there[name] for name in (*first, *(n for n in there if n not in first))]
+
+    def _pins(self, df: pd.DataFrame) -> int:
+        """How many columns stay at the left."""
+        if self._pinned is not None:
+            return len([name for name in self._pinned if name in self._names])
+        keys = next((i for i, n in enumerate(self._names) if n not in df.index.names), 0)
+        return keys if keys < 3 else 0
 
     def _check(self, names: Sequence[str]) -> None:
         """A column that is not there is told where it was asked for."""
@@ -209,6 +259,8 @@ class GridModel:
                     "filled": shown.filled,
                     "choices": list(shown.choices),
                     "format": self._formats.get(shown.name, ""),
+                    "style": self._style.get(shown.name, ""),
+                    "total": self._totals.get(shown.name, ""),
                 }
             )
         return head
@@ -236,6 +288,17 @@ class GridModel:
             # Of all views: one that shows a part, or an order, says so.
             "sort": [[self._names.index(n), up] for n, up in self._order.by if n in self._names],
             "filter": self._order.filter,
+            "trouble": self._order.trouble,
+            "ranges": [
+                [self._names.index(name), *found]
+                for name, found in self._summary.ranges.items()
+                if name in self._names
+            ],
+            "totals": [
+                [self._names.index(name), value]
+                for name, value in self._summary.totals.items()
+                if name in self._names
+            ],
             "leaving": self._order.leaving,
             "status": self._source.status,
             "note": cut(self._source.note),
@@ -290,6 +353,9 @@ class GridModel:
             "window": self._on_window,
             "sort": self._on_sort,
             "filter": self._on_filter,
+            "only": self._on_only,
+            "columns": self._on_columns,
+            "export": self._on_export,
             "hold": self._on_hold,
             "edit": self._on_edit,
             "insert": self._on_insert,
@@ -320,8 +386,42 @@ class GridModel:
         view.first, view.last, view.anchor = 0, view.last - view.first, None
 
     def _on_filter(self, view: _View, content: Mapping[str, Any]) -> None:
-        self._order.ask(self._order.by, str(content["text"])[:400])
+        self._filter(view, str(content["text"])[:FILTER])
+
+    def _filter(self, view: _View, text: str) -> None:
+        self._order.ask(self._order.by, text)
         view.first, view.last, view.anchor = 0, view.last - view.first, None
+
+    def _on_only(self, view: _View, content: Mapping[str, Any]) -> None:
+        """Only rows that have the value of this cell, besides what is filtered already."""
+        cell = self._cell(content)
+        if cell is None:
+            return
+        found = self._value(*cell)
+        if found is None:
+            return
+        term = term_text(cell[1].name, found[0], cell[1].pg_type)
+        text = f"{self._order.filter} {term}".strip()
+        if len(text) <= FILTER:
+            self._filter(view, text)
+        else:
+            self._answer(view, content)("refused", why="This value is too long for a filter")
+
+    def _on_columns(self, view: _View, content: Mapping[str, Any]) -> None:
+        """Hide a column, pin it or let it go; of the widget, not of one view."""
+        act, c, names = content.get("act"), int(content.get("c", -1)), self._names
+        if act == "all":
+            self._hidden = []
+            return
+        if not 0 <= c < len(names):
+            return
+        name, pinned = names[c], names[: self._pins(self._source.df)]
+        if act == "hide" and len(names) > 1:
+            self._hidden.append(name)
+        elif act == "pin" and name not in pinned:
+            self._pinned = [*pinned, name]
+        elif act == "unpin":
+            self._pinned = [one for one in pinned if one != name]
 
     def _on_hold(self, view: _View, content: Mapping[str, Any]) -> None:
         view.held = bool(content["on"])
@@ -354,7 +454,7 @@ class GridModel:
     def _on_insert(self, view: _View, content: Mapping[str, Any]) -> None:
         shown = self._shown()
         texts = {shown[int(c)].name: text for c, text in content["cells"] if int(c) < len(shown)}
-        if self._writes.rows:
+        if self._writes.adds:
             self._writes.insert(shown, texts, self._answer(view, content))
 
     def _on_delete(self, view: _View, content: Mapping[str, Any]) -> None:
@@ -409,16 +509,70 @@ class GridModel:
         cell = self._cell(content)
         if cell is None:
             return
-        key, shown = cell
-        df = self._source.df
-        found = df.index.get_indexer(keys_as([key], df.index))
-        if found[0] < 0:
+        found = self._value(*cell)
+        if found is None:
             return
-        value = column_of(df, shown.name).iloc[int(found[0])]
-        text = cut(text_of(value), 200_000)
+        text = cut(text_of(found[0]), 200_000)
         view.replies.append(
             {"kind": "text", "rid": content["rid"], "c": content["c"], "text": text}
         )
+
+    def _value(self, key: Hashable, column: Column) -> tuple[Any] | None:
+        """What a cell has; None: the row is gone."""
+        df = self._source.df
+        (found,) = df.index.get_indexer(keys_as([key], df.index))
+        return None if found < 0 else (column_of(df, column.name).iloc[int(found)],)
+
+    def shown(self) -> pd.DataFrame:
+        """The rows and columns shown, in their order, under a plain index."""
+        df = self._refresh()
+        _, positions = self._order.rows(0, len(self._order))
+        return export.chosen(df, self._names).take(positions[positions >= 0])
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Columns to PostgreSQL types."""
+        return {f.name: f.pg_type for f in self._fields}
+
+    @property
+    def name(self) -> str:
+        """The table's."""
+        return self._source.name
+
+    def _on_export(self, view: _View, content: Mapping[str, Any]) -> None:
+        """A file of what is shown: made when the first part is asked for, then handed out."""
+        ending, part = str(content["as"]), int(content["part"])
+        make, answer = export.MAKERS.get(ending), self._answer(view, content)
+        if make is None:
+            return
+        if part:
+            self._hand_out(view, part, answer)
+            return
+        df, types, name = self.shown().reset_index(drop=True), self.types, self.name
+
+        def write() -> None:
+            try:
+                made = make(df, types, name)
+                view.file = gzip.compress(made, 5) if ending == "csv" else made
+                if len(view.file) > FILE_BYTES:
+                    view.file, what = b"", {"csv": "to_csv", "xlsx": "to_excel"}[ending]
+                    raise ValueError(
+                        f"{len(df):,} rows are too many for the browser: in a cell,"
+                        f' grid = table.grid(), then grid.{what}("{export.file_name(name, ending)}")'
+                    )
+            except Exception as error:
+                answer("file", part=0, parts=0, why=cut(error))
+            else:
+                self._hand_out(view, 0, answer, name=export.file_name(name, ending), rows=len(df))
+
+        self._act(write)
+
+    def _hand_out(self, view: _View, part: int, answer: Answer, **more: Any) -> None:
+        piece = view.file[part * PART : (part + 1) * PART]
+        parts = -(-len(view.file) // PART)
+        answer("file", part=part, parts=parts, buffers=(piece,), **more)
+        if part >= parts - 1:
+            view.file = b""
 
     def _on_copy(self, view: _View, content: Mapping[str, Any]) -> None:
         first, last, left, right = (int(n) for n in content["range"])
@@ -427,5 +581,9 @@ class GridModel:
         _, positions = self._order.rows(first, first + rows)
         df = self._source.df
         there = positions[positions >= 0]
-        text = gridwindow.clipboard(df, there, shown)
+        if content.get("as") == "csv":
+            names = [column.name for column in shown]
+            text = export.csv_text(export.chosen(df, names).take(there), self.types)
+        else:
+            text = gridwindow.clipboard(df, there, shown)
         view.replies.append({"kind": "copy", "text": text, "rows": len(there)})

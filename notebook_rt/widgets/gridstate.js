@@ -4,15 +4,15 @@ import { makeFormat } from "./cell.js";
 import { Rows } from "./rows.js";
 
 /** @import { SlickGrid } from "slickgrid" */
-/** @import { Around, CellsMessage, Column, GridMessage, Head, ReplyMessage, Sort, ToKernel, WindowMessage } from "./protocol.js" */
+/** @import { Around, CellsMessage, Column, FileReply, GridMessage, Head, ReplyMessage, Sort, ToKernel, WindowMessage } from "./protocol.js" */
 /** @import { Active, Draft, Format, Row } from "./grid.js" */
 
 /** @type {Head & { sort: Sort }} */
-const NOTHING = { name: "", columns: [], height: 0, rows: false, add: false, sort: [] };
+const NOTHING = { name: "", columns: [], height: 0, add: false, remove: false, pinned: 0, hidden: 0, sort: [] };
 
 // Whether columns look and are edited alike; what they may hold can be learnt anew under an open editor.
-const looks = (/** @type {Column[]} */ columns) =>
-  JSON.stringify(columns.map(({ name, type, shape, key, editable, choices, format }) => [name, type, shape, key, editable, choices.length > 0, format]));
+const looks = (/** @type {{ columns: Column[], pinned: number }} */ { columns, pinned }) =>
+  JSON.stringify([pinned, columns.map(({ name, type, shape, key, editable, choices, format, style, total }) => [name, type, shape, key, editable, choices.length > 0, format, style, total])]);
 
 // The table as the kernel has told it, and the row that is being typed behind its last one.
 export class Table {
@@ -20,6 +20,11 @@ export class Table {
   /** @type {Format[]} */
   #formats = [];
   #total = 0;
+  #filtered = false;
+  /** @type {Map<number, [low: number, high: number]>} */
+  #ranges = new Map();
+  /** @type {Map<number, number | string | null>} */
+  #totals = new Map();
   #rows = new Rows();
 
   get head() {
@@ -32,8 +37,19 @@ export class Table {
   get total() {
     return this.#total;
   }
+  get filtered() {
+    return this.#filtered;
+  }
   get draft() {
     return this.#rows.draft;
+  }
+  // The lowest and highest value of a column, of the rows shown.
+  range(/** @type {number} */ c) {
+    return this.#ranges.get(c);
+  }
+  // What a column's total is; null: there is no value; undefined: it is not known.
+  sum(/** @type {number} */ c) {
+    return this.#totals.get(c);
   }
   // How many rows the grid has: the draft too.
   get length() {
@@ -53,17 +69,27 @@ export class Table {
   // Texts of a column, for its width.
   samples(/** @type {number} */ c) {
     const few = [...this.#rows.at.values()].filter((row) => !row.texts).slice(0, 60);
-    return [...few, ...(this.#rows.sample ? [this.#rows.sample] : [])].map((row) => this.#formats[c].text(row, c));
+    const texts = [...few, ...(this.#rows.sample ? [this.#rows.sample] : [])].map((row) => this.#formats[c].text(row, c));
+    return this.#head.columns[c].total ? [...texts, this.totalText(c)] : texts;
+  }
+  // A column's total as its cells are written; empty: there is none.
+  totalText(/** @type {number} */ c) {
+    const value = this.#totals.get(c);
+    if (value === undefined || value === null) return "";
+    if (this.#head.columns[c].total === "count") return value.toLocaleString();
+    const read = { v: [], f: [], k: [] };
+    Object.assign(read, { v: { [c]: value }, f: { [c]: 0 }, k: { [c]: typeof value === "number" ? "number" : "text" } });
+    return this.#formats[c].text(read, c);
   }
 
   // A new state of all; false if its columns are others than before, and must be built anew.
   whole(/** @type {GridMessage} */ content, /** @type {DataView} */ buffer) {
     const before = this.#head.columns;
-    const same = looks(before) === looks(content.columns);
+    const same = looks(this.#head) === looks(content);
     if (!same) this.#formats = content.columns.map(makeFormat);
     const columns = same ? before.map((column, c) => Object.assign(column, content.columns[c])) : content.columns;
-    const { name, height, rows, add, sort = [] } = content;
-    this.#head = { name, height, rows, add, sort, columns };
+    const { name, height, add, remove, pinned, hidden, sort = [] } = content;
+    this.#head = { name, height, add, remove, pinned, hidden, sort, columns };
     this.#rows.fill(content, buffer, this.#formats);
     this.#around(content);
     return same;
@@ -89,6 +115,9 @@ export class Table {
   #around(/** @type {Around} */ content) {
     this.#total = content.total ?? this.#total;
     if (content.sort) this.#head = { ...this.#head, sort: content.sort };
+    if (content.filter !== undefined) this.#filtered = content.filter !== "";
+    if (content.ranges) this.#ranges = new Map(content.ranges.map(([c, low, high]) => [c, [low, high]]));
+    if (content.totals) this.#totals = new Map(content.totals);
     if (this.draft) this.#rows.keep(this.draft, this.#total);
   }
 }
@@ -173,12 +202,20 @@ export class Answers {
     return this.#ask(`${rid}:${c}`, { t: "text", rid, c }).then(({ text }) => text);
   }
   /** @returns {Promise<{ text: string, rows: number }>} */
-  copy(/** @type {[number, number, number, number]} */ range) {
-    return this.#ask("copy", { t: "copy", range });
+  copy(/** @type {[number, number, number, number]} */ range, /** @type {"csv" | undefined} */ as = undefined) {
+    return this.#ask("copy", { t: "copy", range, ...(as ? { as } : {}) });
   }
-  settle(/** @type {ReplyMessage} */ reply) {
-    const key = reply.kind === "copy" ? "copy" : `${reply.rid}:${reply.c}`;
-    this.#waiting.get(key)?.(reply);
+  // A part of a file, put behind the others; an error if there is none.
+  /** @param {"csv" | "xlsx"} as @param {number} part @param {DataView[]} pieces @returns {Promise<FileReply>} */
+  async file(as, part, pieces) {
+    const { buffer, ...reply } = await this.#ask("file", { t: "export", as, part });
+    if (reply.why !== undefined) throw new Error(reply.why);
+    pieces.push(buffer);
+    return reply;
+  }
+  settle(/** @type {ReplyMessage} */ reply, /** @type {DataView | undefined} */ buffer = undefined) {
+    const key = reply.kind === "copy" || reply.kind === "file" ? reply.kind : `${reply.rid}:${reply.c}`;
+    this.#waiting.get(key)?.(buffer ? { ...reply, buffer } : reply);
     this.#waiting.delete(key);
   }
   #ask(/** @type {string} */ key, /** @type {ToKernel} */ word) {

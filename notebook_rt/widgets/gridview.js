@@ -7,10 +7,12 @@ import { ROW_MARK } from "./cell.js";
 import { h, setText } from "./common.js";
 import { drafting } from "./draft.js";
 import { editing } from "./edits.js";
+import { menus } from "./gridmenu.js";
 import { Answers, Focus, Screen, Table } from "./gridstate.js";
 import { keyboard } from "./keys.js";
-import { ROW, columnsOf, fit, keepWidth } from "./layout.js";
+import { FOOT, ROW, columnsOf, fit, frozen, keepWidth, widen } from "./layout.js";
 import { selecting } from "./selection.js";
+import rules from "./grid.view.css";
 
 /** @import { Active, Row, View } from "./grid.js" */
 /** @import { CellsMessage, GridMessage, ReplyMessage, Say, Sort, WindowMessage } from "./protocol.js" */
@@ -24,21 +26,35 @@ export default function gridView(body, say, lib) {
 
   /** @type {Timer} */
   let toasting;
-  let recounting = false; // the number of rows has changed under an open editor
+  let recounting = false; // the number of rows has changed under an open editor that could not be moved
+  let counted = 0; // rows that SlickGrid knows of
+  let held = false; // the kernel knows of an open editor
+  let composing = false; // an input method is at work in the editor
+  let moving = false; // the editor is closed and opened again
+  /** @type {Row | null} */
+  let edited = null; // whose cell the editor is or was open in
   const table = new Table();
   const screen = new Screen();
   const focus = new Focus();
   const answers = new Answers(say);
   /** @type {View} */
-  const view = Object.freeze({ body, holder, say, table, screen, focus, answers, tell, hear, paint, recount });
+  const view = Object.freeze({ body, holder, say, table, screen, focus, answers, tell, hear, paint, recount: () => arrange(), hold });
   const aria = accessible(view);
   const picked = selecting(view);
   const edits = editing(view);
   const draft = drafting(view, edits);
+  const menu = menus(view, picked, sort, relaid);
   const bar = barOf(view, { add: draft.add, remove: picked.remove, save: draft.save, discard: draft.discard, undo: () => say({ t: "undo" }) });
-  body.append(holder, toast);
-  const resized = new ResizeObserver(() => screen.drawn && screen.grid.resizeCanvas());
+  body.append(holder, toast, h("style", { text: rules }));
+  const edges = [h("div", { class: "nrt-edge nrt-edge-left" }), h("div", { class: "nrt-edge nrt-edge-right" })];
+  const resized = new ResizeObserver(() => {
+    if (!screen.drawn) return;
+    rearrange(() => screen.grid.resizeCanvas());
+    edge();
+  });
   resized.observe(holder);
+  body.addEventListener("compositionstart", () => (composing = true));
+  body.addEventListener("compositionend", () => (composing = false));
 
   function tell(/** @type {string} */ text, seconds = 6) {
     setText(toast, text);
@@ -47,8 +63,8 @@ export default function gridView(body, say, lib) {
     if (text) toasting = setTimeout(() => tell(""), seconds * 1000);
   }
 
-  function hear(/** @type {string} */ text, undo = 0) {
-    bar.hear(text, undo);
+  function hear(/** @type {string} */ text, undo = 0, stay = false) {
+    bar.hear(text, undo, stay);
   }
 
   // ---- the grid -------------------------------------------------------------------------------
@@ -56,10 +72,10 @@ export default function gridView(body, say, lib) {
   function build() {
     const { head } = table;
     fit(view);
-    const keys = head.columns.findIndex((column) => !column.key);
     const shadow = holder.getRootNode();
     const columns = columnsOf(view, edits);
     const drafted = Object.fromEntries(columns.map((column) => [column.id, { editor: column.drafted }]));
+    counted = table.length;
     const grid = new lib.SlickGrid(
       holder,
       {
@@ -69,9 +85,15 @@ export default function gridView(body, say, lib) {
       /** @type {any[]} */ (columns),
       {
         rowHeight: ROW, enableColumnReorder: false, editable: true, autoEdit: false, enableCellNavigation: true,
-        multiColumnSort: true, tristateMultiColumnSort: true, editorLock: new lib.SlickEditorLock(), frozenColumn: keys > 0 && keys < 3 ? keys - 1 : -1,
-        editCommandHandler: (/** @type {Row} */ item, /** @type {any} */ { field }, /** @type {any} */ { serializedValue, editor }) =>
-          (item.texts ? draft.set(field, serializedValue) : edits.send(item, field, serializedValue, editor.start)),
+        multiColumnSort: true, tristateMultiColumnSort: true, editorLock: new lib.SlickEditorLock(),
+        frozenColumn: frozen(head.pinned, columns.map(({ width }) => width), holder.clientWidth) - 1, skipFreezeColumnValidation: true,
+        createFooterRow: head.columns.some(({ total }) => total), showFooterRow: true, footerRowHeight: FOOT,
+        // SlickGrid names the row that stands in the editor's place, which may be another one by now.
+        editCommandHandler: (/** @type {Row} */ _item, /** @type {any} */ { field }, /** @type {any} */ { serializedValue, editor }) => {
+          const item = edited && (table.named(edited.rid) ?? edited);
+          if (item?.texts) draft.set(field, serializedValue);
+          else if (item) edits.send(item, field, serializedValue, editor.start);
+        },
         enableHtmlRendering: false, enableTextSelectionOnCells: false, emulatePagingWhenScrolling: false,
         shadowRoot: shadow instanceof ShadowRoot ? shadow : undefined, minRowBuffer: 6,
       },
@@ -81,18 +103,16 @@ export default function gridView(body, say, lib) {
     if (head.sort.length) grid.setSortColumns(head.sort.map(([c, up]) => ({ columnId: `c${c}`, sortAsc: up })));
     grid.onViewportChanged.subscribe(ask);
     grid.onRendered.subscribe(paint);
+    grid.onScroll.subscribe(edge);
     grid.onColumnsResized.subscribe((_event, { triggeredByColumn }) => {
       keepWidth(view, triggeredByColumn);
       fit(view);
+      edge();
     });
     grid.onSort.subscribe((_event, /** @type {any} */ { sortCols }) => {
       /** @type {Sort} */
       const by = sortCols.map((/** @type {any} */ { sortCol, sortAsc }) => [sortCol.field, sortAsc]);
-      sorting = true;
-      anchor = null;
-      say({ t: "sort", by });
-      aria.sorted(by);
-      grid.scrollRowToTop(0);
+      sort(by);
     });
     grid.onActiveCellChanged.subscribe((_event, { row, cell }) => {
       const item = table.at(row);
@@ -110,22 +130,24 @@ export default function gridView(body, say, lib) {
       const item = table.at(row);
       if (!item || item.gone) return false;
       focus.edit(item, cell);
-      edits.quiet();
-      say({ t: "hold", on: true });
+      edited = item;
+      if (!moving) edits.quiet();
+      hold();
       return true;
     });
     grid.onBeforeCellEditorDestroy.subscribe(() => {
       focus.done();
-      say({ t: "hold", on: false });
+      if (moving) return;
+      setTimeout(hold); // who goes on to the next cell lets no row move between
       edits.quiet();
-      if (recounting) setTimeout(recount);
+      if (recounting) setTimeout(caughtUp);
     });
     grid.onValidationError.subscribe((_event, /** @type {any} */ { editor, row, cell, validationResults }) => {
       edits.tellAt(row, cell, validationResults.msg);
       if (validationResults.learnt) say({ t: "doubt" }); // what is known of the column may be old
       editor.input.addEventListener("input", edits.quiet, { once: true });
     });
-    grid.onKeyDown.subscribe(keyboard(view, picked, edits, draft));
+    grid.onKeyDown.subscribe(keyboard(view, picked, edits, draft, menu));
     grid.onDblClick.subscribe((event, { row, cell }) => {
       if (edits.open(row, cell)) event.stopImmediatePropagation();
     });
@@ -137,7 +159,98 @@ export default function gridView(body, say, lib) {
     });
     aria.sorted(head.sort);
     fit(view);
+    holder.append(...edges);
+    total();
+    edge();
     holder.dataset.drawn = "";
+  }
+
+  // Builds the grid anew for other columns; the focus, and what is scrolled to, stay with their row.
+  function rebuild(/** @type {string | undefined} */ name) {
+    const root = /** @type {Document | ShadowRoot} */ (holder.getRootNode());
+    const here = holder.contains(root.activeElement);
+    const at = [...holder.querySelectorAll(".slick-viewport")].map(({ scrollTop }) => scrollTop);
+    const rid = focus.active?.rid;
+    screen.clear();
+    holder.replaceChildren();
+    if (!table.head.columns.length) return;
+    build();
+    for (const viewport of holder.querySelectorAll(".slick-viewport")) viewport.scrollTop = Math.max(...at, 0);
+    const row = table.named(rid);
+    const cell = Math.max(0, table.head.columns.findIndex((column) => column.name === name));
+    if (row && rid) focus.with(() => screen.grid.setActiveCell(row.at, cell));
+    focus.set(row && rid ? { rid, cell } : null);
+    if (row && rid) picked.select([[row.at, row.at]], cell, cell, [row.at, cell]);
+    else picked.select([], 0, 0, [0, 0]);
+    if (here) screen.grid.focus();
+  }
+
+  // Sorts in the kernel, and shows the first rows of the new order.
+  function sort(/** @type {Sort} */ by) {
+    sorting = true;
+    anchor = null;
+    say({ t: "sort", by });
+    ordered(by);
+    screen.grid.scrollRowToTop(0);
+  }
+
+  // Widths that nobody has set any more.
+  function relaid() {
+    const { grid } = screen;
+    const fresh = columnsOf(view, edits);
+    grid.getColumns().forEach((column, i) => (column.width = fresh[i].width));
+    wide();
+  }
+
+  function wide() {
+    screen.grid.reRenderColumns(false);
+    fit(view);
+    edge();
+  }
+
+  // Columns follow what they show, a few times a second.
+  /** @type {Timer} */
+  let widening;
+  function follows() {
+    widening ??= setTimeout(() => {
+      widening = undefined;
+      if (screen.drawn && !focus.editing && widen(view)) wide();
+    }, 300);
+  }
+
+  // Where there is more than is seen, the edge has a shade.
+  function edge() {
+    /** @type {HTMLElement | null} */
+    const pane = holder.querySelector(".slick-viewport-right.slick-viewport-top") ?? holder.querySelector(".slick-viewport-top");
+    const wide = [...holder.querySelectorAll(".slick-viewport-top")].find((node) => node.scrollWidth > node.clientWidth + 1 && getComputedStyle(node).overflowX !== "hidden");
+    const shown = wide ?? pane;
+    const more = [];
+    if (shown && shown.scrollLeft > 1) more.push("left");
+    if (shown && shown.scrollLeft + shown.clientWidth < shown.scrollWidth - 1) more.push("right");
+    if (shown) {
+      const [inside, outside] = [shown.getBoundingClientRect(), holder.getBoundingClientRect()];
+      edges[0].style.left = `${inside.left - outside.left - 1}px`;
+      edges[1].style.left = `${inside.left - outside.left - 1 + shown.clientWidth - 12}px`;
+    }
+    holder.dataset.more = more.join(" ");
+  }
+
+  // The totals of the rows shown.
+  function total() {
+    const { columns } = table.head;
+    if (!columns.some((column) => column.total)) return;
+    columns.forEach((column, c) => {
+      const node = screen.grid.getFooterRowColumn(`c${c}`);
+      const text = table.totalText(c);
+      const numeric = ["number", "integer"].includes(column.shape);
+      node.classList.toggle("nrt-right", numeric);
+      node.setAttribute("role", "gridcell");
+      node.parentElement?.setAttribute("role", "row");
+      const said = node.querySelector(".nrt-total");
+      if (said?.textContent === text && node.firstChild) return;
+      node.replaceChildren(...(column.total ? [h("span", { class: "nrt-soft", text: column.total }), " ", h("span", { class: "nrt-total", text })] : []));
+      node.title = text ? `${column.total} of ${column.name}: ${text}` : "";
+    });
   }
 
   // ---- drawing --------------------------------------------------------------------------------
@@ -184,7 +297,7 @@ export default function gridView(body, say, lib) {
 
   function flash(/** @type {[row: number, column: number][]} */ cells) {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    const colour = body.parentElement?.dataset.theme === "dark" ? "rgb(250 204 21 / 32%)" : "rgb(250 204 21 / 45%)";
+    const colour = body.parentElement?.dataset.theme === "dark" ? "rgb(167 139 250 / 45%)" : "rgb(124 58 237 / 26%)"; // no mark's
     for (const [row, c] of cells) {
       const item = table.at(row);
       if (item && focus.editing?.row === row && focus.editing.cell === c) {
@@ -258,42 +371,89 @@ export default function gridView(body, say, lib) {
   function around(/** @type {GridMessage | WindowMessage | CellsMessage} */ content) {
     bar.around(content);
     if (content.sort) ordered(content.sort);
+    if (content.totals && screen.drawn) total();
   }
 
   // The order, whichever view asked for it.
   function ordered(/** @type {Sort} */ by) {
     if (!screen.drawn) return;
     const shown = screen.grid.getSortColumns().map(({ columnId, sortAsc }) => [Number(String(columnId).slice(1)), sortAsc]);
-    if (JSON.stringify(shown) === JSON.stringify(by)) return;
-    screen.grid.setSortColumns(by.map(([c, up]) => ({ columnId: `c${c}`, sortAsc: up })));
+    if (JSON.stringify(shown) !== JSON.stringify(by)) screen.grid.setSortColumns(by.map(([c, up]) => ({ columnId: `c${c}`, sortAsc: up })));
     aria.sorted(by);
   }
 
-  // SlickGrid would close an open editor.
-  function recount() {
-    recounting = focus.editing !== null;
-    if (recounting) return;
-    screen.grid.updateRowCount();
-    fit(view);
+  function hold() {
+    const on = focus.editing !== null;
+    if (on !== held) say({ t: "hold", on });
+    held = on;
+  }
+
+  // Does what makes SlickGrid close an open editor, which is then opened again where its row stands, with what is
+  // typed; put off until it is closed if that cannot be done unseen. False: it is put off.
+  function rearrange(/** @type {() => void} */ change) {
+    const { grid } = screen;
+    const { editing } = focus;
+    const editor = /** @type {any} */ (grid.getCellEditor());
+    if (!editing || !editor) {
+      change();
+      return true;
+    }
+    const row = table.named(editing.rid);
+    const { top, bottom } = grid.getViewport();
+    recounting = composing || !row || row.at < top || row.at > bottom;
+    if (!row || recounting) return false;
+    const root = /** @type {Document | ShadowRoot} */ (body.getRootNode());
+    const here = body.contains(root.activeElement);
+    moving = true;
+    try {
+      focus.with(() => {
+        grid.getEditorLock().cancelCurrentEdit();
+        change();
+        grid.setActiveCell(row.at, editing.cell);
+        grid.editActiveCell();
+        /** @type {any} */ (grid.getCellEditor())?.resume(editor);
+      });
+    } finally {
+      moving = false;
+    }
+    if (!here) /** @type {HTMLElement | null} */ (root.activeElement)?.blur();
+    hold();
+    return true;
+  }
+
+  // How many rows there are, and where they stand, may be new; then `draw`.
+  function arrange(draw = () => {}) {
+    const { grid } = screen;
+    const { editing } = focus;
+    const still = editing && counted === table.length && table.named(editing.rid)?.at === grid.getActiveCell()?.row;
+    const all = () => {
+      counted = table.length;
+      grid.updateRowCount();
+      fit(view);
+      draw();
+    };
+    if (still || !rearrange(all)) draw();
+  }
+
+  // What was put off while an editor was open.
+  function caughtUp() {
+    if (focus.editing || !screen.drawn) return;
+    recounting = false;
+    arrange(() => redraw(null));
+    follow();
   }
 
   function whole(/** @type {GridMessage} */ content, /** @type {DataView} */ buffer) {
     const before = table.head.columns;
+    const name = before[focus.active?.cell ?? -1]?.name;
     const same = table.whole(content, buffer) && screen.drawn;
     if (!same) draft.rename(before);
     bar.whole(content);
-    around(content);
-    if (!same) {
-      screen.clear();
-      holder.replaceChildren();
-    }
-    if (!content.columns.length) return;
-    if (!screen.drawn) build();
-    else {
-      recount();
-      redraw(null);
-    }
-    ask();
+    if (same) around(content);
+    else bar.around(content);
+    if (!same) rebuild(name);
+    else arrange(() => redraw(null));
+    if (screen.drawn) ask();
   }
 
   function moved(/** @type {WindowMessage} */ content, /** @type {DataView} */ buffer) {
@@ -308,13 +468,15 @@ export default function gridView(body, say, lib) {
     }
     focus.place(table);
     const next = deleted && !table.named(active?.rid) ? nearest() : focus.active;
-    recount();
-    focus.set(next);
-    sorting = false;
-    moveTo(content);
-    if (content.selection) picked.follow(content.selection);
-    redraw(null);
+    arrange(() => {
+      focus.set(next);
+      sorting = false;
+      moveTo(content);
+      if (content.selection) picked.follow(content.selection);
+      redraw(null);
+    });
     follow();
+    follows();
     edits.explain();
   }
 
@@ -322,8 +484,10 @@ export default function gridView(body, say, lib) {
     const before = table.total;
     const { changed, touched, again } = table.cells(content, buffer);
     around(content);
-    if (table.total !== before) recount();
-    if (again || touched.size) redraw(again ? null : touched);
+    focus.place(table);
+    if (table.total !== before) arrange(() => redraw(null));
+    else if (again || touched.size || content.ranges) redraw(again || content.ranges ? null : touched);
+    if (changed.length) follows();
     edits.explain();
     flash(changed);
   }
@@ -331,7 +495,7 @@ export default function gridView(body, say, lib) {
   function receive(/** @type {GridMessage | WindowMessage | CellsMessage | ReplyMessage} */ content, /** @type {DataView[]} */ [buffer] = []) {
     if (content.t === "grid") whole(content, buffer);
     else if (!screen.drawn) return;
-    else if (content.t === "reply") (content.rid === 0 || content.kind === "inserted" ? draft : edits).reply(content);
+    else if (content.t === "reply") content.rid === 0 || content.kind === "inserted" ? draft.reply(content) : edits.reply(content, buffer);
     else if (content.t === "window") moved(content, buffer);
     else if (content.t === "cells") cells(content, buffer);
   }
@@ -339,6 +503,7 @@ export default function gridView(body, say, lib) {
   return {
     receive,
     close() {
+      menu.close();
       resized.disconnect();
       screen.clear();
     },

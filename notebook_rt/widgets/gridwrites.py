@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Protocol
 
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.types import Column
-from notebook_rt.widgets.sources import FrameSource
+from notebook_rt.widgets.sources import FrameSource, Right
 from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.typed import parse_typed
 
@@ -60,14 +60,27 @@ class GridWrites:
 
     def may_edit(self, name: str) -> bool:
         """Whether the column can be edited here."""
-        if not self._source.editable or name in self._source.df.index.names:
+        if not self._may("update") or name in self._source.df.index.names:
             return False
         return self._editable if isinstance(self._editable, bool) else name in self._editable
 
     @property
-    def rows(self) -> bool:
-        """Whether rows can be added and deleted here."""
-        return self._source.editable and self._editable is True
+    def adds(self) -> bool:
+        """Whether rows can be added here."""
+        return self._may("insert") and self._editable is True
+
+    @property
+    def deletes(self) -> bool:
+        """Whether rows can be deleted here."""
+        return self._may("delete") and self._editable is True
+
+    @property
+    def rights(self) -> tuple[bool, ...]:
+        """What may be written here, to be compared with what was."""
+        return tuple(self._may(right) for right in ("update", "insert", "delete"))
+
+    def _may(self, right: Right) -> bool:
+        return self._source.editable and self._source.may(right)
 
     def needs(self, column: Column) -> bool:
         """Whether a new row must be given a value of the column, as far as is known."""
@@ -121,7 +134,7 @@ class GridWrites:
 
     def delete(self, keys: Sequence[Hashable], answer: Answer) -> None:
         """Delete rows: all of them, or none and why."""
-        if not self.rows:
+        if not self.deletes:
             answer("refused", why="Rows cannot be deleted here")
             return
         if len(keys) > DELETE_ROWS:

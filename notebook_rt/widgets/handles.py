@@ -60,6 +60,8 @@ class Edits(Protocol):
 
     def columns_suspect(self) -> None: ...
 
+    def granted(self, right: str) -> bool: ...
+
 
 class Table(Frame, Protocol):
     """A live table: a frame whose rows can be written."""

@@ -3,14 +3,15 @@
 /** @import { drafting } from "./draft.js" */
 /** @import { editing } from "./edits.js" */
 /** @import { Cell, View } from "./grid.js" */
+/** @import { menus } from "./gridmenu.js" */
 /** @import { selecting } from "./selection.js" */
 
 /** @type {Record<string, [rows: number, columns: number]>} */
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const limit = (/** @type {number} */ n, /** @type {number} */ count) => Math.min(Math.max(n, 0), count - 1);
 
-/** @param {View} view @param {ReturnType<typeof selecting>} picked @param {ReturnType<typeof editing>} edits @param {ReturnType<typeof drafting>} draft */
-export function keyboard(view, picked, edits, draft) {
+/** @param {View} view @param {ReturnType<typeof selecting>} picked @param {ReturnType<typeof editing>} edits @param {ReturnType<typeof drafting>} draft @param {ReturnType<typeof menus>} menu */
+export function keyboard(view, picked, edits, draft, menu) {
   const { focus, screen, table } = view;
   // True: this key has been dealt with.
   function pressed(/** @type {KeyboardEvent} */ key, /** @type {number} */ row, /** @type {number} */ cell) {
@@ -24,6 +25,10 @@ export function keyboard(view, picked, edits, draft) {
       const next = limit(r + step[0], table.total);
       picked.extend(next, limit(c + step[1], table.head.columns.length));
       screen.grid.scrollRowIntoView(next);
+      return true;
+    }
+    if (key.key === "ContextMenu" || (key.shiftKey && key.key === "F10")) {
+      menu.atFocus();
       return true;
     }
     if (command && letter === "c") {

@@ -13,6 +13,8 @@ import { page } from "./library.js";
 export const ROW = 28;
 const FRAME = 2;
 const HEAD = 31 + FRAME; // the heading, and the frame
+export const FOOT = 28; // the totals
+const FROZEN = 0.7; // of the width, at most
 const WIDE = 320; // a column is no wider unasked, but where there is room
 const NARROW = 180; // a text gives up what is more, where that makes all columns fit; a name always
 /** @type {CanvasRenderingContext2D | null} */
@@ -28,7 +30,7 @@ function needs(/** @type {Column} */ column, /** @type {string[]} */ values, /**
   };
   const longest = Math.max(0, ...values.map((text) => breadth(text, column.key ? 600 : 400, column.shape === "json" ? mono : font)));
   const name = breadth(column.name, 600, font) + 34;
-  const inside = Math.max(longest + 26, column.needed ? breadth("required", 400, font) + 24 : 64);
+  const inside = Math.max(longest + (column.style ? 42 : 26) + (column.total ? breadth(column.total, 400, font) : 0), column.needed ? breadth("required", 400, font) + 24 : 64);
   return [Math.ceil(Math.max(name, inside)), Math.ceil(Math.min(Math.max(Math.min(name, NARROW), inside), WIDE))];
 }
 
@@ -41,15 +43,13 @@ function scrollBar(/** @type {HTMLElement} */ parent) {
   return width;
 }
 
-const keyOf = (/** @type {View} */ { table }, /** @type {Column} */ column) => `${table.head.name}\u0000${column.name}`;
+export const keyOf = (/** @type {View} */ { table }, /** @type {Column} */ column) => `${table.head.name}\u0000${column.name}`;
 
 /** @param {View} view @param {ReturnType<typeof editing>} edits @returns {Drawn[]} */
 export function columnsOf(view, edits) {
   const { answers, body, focus, holder, table } = view;
   const { head, formats } = table;
-  const style = getComputedStyle(holder);
-  const font = `${style.fontSize} ${style.fontFamily}`;
-  const mono = `12px ${style.getPropertyValue("--nrt-mono")}`; // of JSON (grid.css)
+  const { font, mono } = fonts(holder);
   /** @type {number[]} */
   const wishes = [];
   const columns = head.columns.map((column, c) => {
@@ -73,7 +73,7 @@ export function columnsOf(view, edits) {
       width: least, minWidth: 48, sortable: true,
       cssClass: numeric ? "nrt-right" : "", headerCssClass: numeric ? "nrt-right" : "",
       headerCellAttrs: { "aria-colindex": c + 1 }, cellAttrs: { "aria-colindex": c + 1 },
-      formatter: (/** @type {number} */ _row, /** @type {number} */ cell, /** @type {unknown} */ _value, /** @type {unknown} */ _column, /** @type {Row} */ row) => (isDraft(row) ? draftNode(column, row, cell) : cellNode(formats[cell], column, row, cell)),
+      formatter: (/** @type {number} */ _row, /** @type {number} */ cell, /** @type {unknown} */ _value, /** @type {unknown} */ _column, /** @type {Row} */ row) => (isDraft(row) ? draftNode(column, row, cell) : cellNode(formats[cell], column, row, cell, table.range(cell))),
       editor: column.editable ? editorOf(column, values) : null,
       drafted: editorOf(column, values, true),
     };
@@ -81,7 +81,7 @@ export function columnsOf(view, edits) {
   const free = columns.filter((column) => !(keyOf(view, head.columns[column.field]) in page().widths));
   const texts = free.filter((column) => ["text", "json"].includes(head.columns[column.field].shape));
   const used = columns.reduce((sum, column) => sum + column.width, 0);
-  const bar = table.total * ROW > head.height - HEAD ? scrollBar(body) : 0;
+  const bar = table.total * ROW > head.height - HEAD - footOf(head.columns) ? scrollBar(body) : 0;
   share((body.parentElement?.clientWidth ?? 0) - FRAME - bar - used, free, texts, wishes);
   return columns;
 }
@@ -95,6 +95,39 @@ export function share(/** @type {number} */ spare, /** @type {Wide[]} */ free, /
     column.width += change;
     spare -= change;
   }
+}
+
+// How high the totals are; nothing if there are none.
+const footOf = (/** @type {Column[]} */ columns) => (columns.some(({ total }) => total) ? FOOT : 0);
+
+// How many columns stay at the left: those that are pinned, as far as there is room left for others.
+export function frozen(/** @type {number} */ pinned, /** @type {number[]} */ widths, /** @type {number} */ room) {
+  let used = 0;
+  let n = 0;
+  while (n < Math.min(pinned, widths.length - 1) && (used += widths[n]) <= FROZEN * (room || Infinity)) n++;
+  return n;
+}
+
+// Columns whose width nobody has set become wider where what is shown needs it, and never narrower. True: some did.
+export function widen(/** @type {View} */ view) {
+  const { holder, screen, table } = view;
+  const { widths } = page();
+  const { font, mono } = fonts(holder);
+  let wider = false;
+  for (const column of screen.grid.getColumns()) {
+    const about = table.head.columns[Number(column.field)];
+    if (keyOf(view, about) in widths) continue;
+    const [, least] = needs(about, table.samples(Number(column.field)), font, mono);
+    if (least <= (column.width ?? 0)) continue;
+    column.width = least;
+    wider = true;
+  }
+  return wider;
+}
+
+function fonts(/** @type {HTMLElement} */ holder) {
+  const style = getComputedStyle(holder);
+  return { font: `${style.fontSize} ${style.fontFamily}`, mono: `12px ${style.getPropertyValue("--nrt-mono")}` }; // of JSON (grid.view.css)
 }
 
 export function keepWidth(/** @type {View} */ view, /** @type {string | number} */ id) {
@@ -111,8 +144,9 @@ export function fit(/** @type {View} */ { body, holder, screen, table }) {
   /** @type {HTMLElement | null} */
   const pane = holder.querySelector(".slick-viewport-right.slick-viewport-top, .slick-viewport-top");
   const [barX, barY] = pane ? [pane.offsetHeight - pane.clientHeight, pane.offsetWidth - pane.clientWidth] : [0, 0];
-  const rows = Math.min(total || 2, Math.floor((table.head.height - HEAD - barX) / ROW));
-  const height = Math.max(HEAD + barX + Math.max(rows, 1) * ROW, parseFloat(holder.style.height) || 0);
+  const around = HEAD + footOf(table.head.columns) + barX;
+  const rows = Math.min(total || 2, Math.floor((table.head.height - around) / ROW));
+  const height = Math.max(around + Math.max(rows, 1) * ROW, parseFloat(holder.style.height) || 0);
   const width = grid?.getColumns().reduce((sum, column) => sum + (column.width ?? 0), FRAME + barY);
   const before = holder.style.cssText;
   holder.style.height = `${height}px`;

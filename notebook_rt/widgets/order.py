@@ -10,6 +10,8 @@ place until that is written, and gets it back if it is not.
 
 from __future__ import annotations
 
+import difflib
+import re
 import shlex
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -29,6 +31,7 @@ LOOKED: Final = 100
 Positions: TypeAlias = npt.NDArray[np.intp]
 NOTHING: Final = pd.DataFrame()
 _OPERATORS: Final = (">=", "<=", "!=", "=", ">", "<", ":")
+_WHOLE: Final = re.compile(r"[+-]?\d{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +49,91 @@ def parse_terms(text: str, columns: Sequence[str]) -> list[Term]:
     >>> parse_terms("price>10 acme", ["price"])
     [Term(column='price', operator='>', value='10'), Term(column=None, operator=':', value='acme')]
     """
+    return [_term(word, columns) for word in _words(text)[0]]
+
+
+def _words(text: str) -> tuple[list[str], bool]:
+    """The words, and whether every quotation mark is closed."""
     try:
-        words = shlex.split(text)
+        return shlex.split(text), True
     except ValueError:  # a quote that is still being typed
-        words = text.split()
-    terms = []
-    for word in words:
-        found = [(word.index(o), -len(o), o) for o in _OPERATORS if o in word]
-        if found:
-            at, _, operator = min(found)
-            name = word[:at]
-            if name in columns:
-                terms.append(Term(name, operator, word[at + len(operator) :]))
-                continue
-        terms.append(Term(None, ":", word))
-    return terms
+        return text.split(), False
+
+
+def _term(word: str, columns: Sequence[str]) -> Term:
+    # The longest name first: one may begin with another, and have an operator in it.
+    for name in sorted(columns, key=len, reverse=True):
+        if word.startswith(name):
+            rest = word[len(name) :]
+            for operator in _OPERATORS:
+                if rest.startswith(operator):
+                    return Term(name, operator, rest[len(operator) :])
+    return Term(None, ":", word)
+
+
+def term_text(name: str, value: Any, pg_type: str = "") -> str:
+    """The word of the filter box that finds the rows that have this value, and no others.
+
+    >>> term_text("name", "it's"), term_text("price", None)
+    ('\'name=it\'"\'"\'s\'', 'price=null')
+    """
+    return shlex.quote(f"{name}=" + ("null" if missing(value) else text_of(value, pg_type)))
+
+
+def misread(text: str, df: pd.DataFrame, columns: Sequence[str]) -> str:
+    """Why a filter does not do what it seems to say, in a sentence; empty if it does."""
+    words, closed = _words(text)
+    if not closed:
+        return "A quotation mark is not closed"
+    for term in (_term(word, columns) for word in words):
+        why = _unread(term, columns) if term.column is None else _unfit(term, df)
+        if why:
+            return why
+    return ""
+
+
+def _unread(term: Term, columns: Sequence[str]) -> str:
+    """Of a word that is looked for as a text: whether it looks like something else."""
+    found = [(term.value.index(o), -len(o), o) for o in _OPERATORS[:-1] if o in term.value]
+    name = term.value[: min(found)[0]] if found else ""
+    if not name.isidentifier():
+        return ""
+    near = difflib.get_close_matches(name.casefold(), columns, 1, 0.6)
+    hint = f"; did you mean “{_brief(near[0])}”?" if near else ""
+    return f"There is no column “{_brief(name)}”{hint}"
+
+
+def _unfit(term: Term, df: pd.DataFrame) -> str:
+    """Of a comparison with a column: whether its value is one of the column's type."""
+    assert term.column is not None
+    series, value, name = column_of(df, term.column), term.value, _brief(term.column)
+    if term.operator == ":" or value == "null" or pd.api.types.is_bool_dtype(series.dtype):
+        return ""
+    number = pd.api.types.is_numeric_dtype(series.dtype)
+    if not (number or pd.api.types.is_datetime64_any_dtype(series.dtype)):
+        return ""
+    if not value:
+        return f"{name}{term.operator} needs a {'number' if number else 'date'} behind it"
+    if number:
+        return "" if _number(value) is not None else f"“{_brief(value)}” is not a number: {name}"
+    if pd.isna(_time(value, series)):
+        return f"“{_brief(value)}” is not a date like 2026-03-31 14:30: {name}"
+    return ""
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _time(text: str, series: pd.Series[Any]) -> Any:
+    return pd.to_datetime(text, errors="coerce", utc=isinstance(series.dtype, pd.DatetimeTZDtype))
 
 
 def column_of(df: pd.DataFrame, name: str) -> pd.Series[Any]:
@@ -88,17 +161,23 @@ def _contains(series: pd.Series[Any], text: str) -> npt.NDArray[np.bool_]:
 
 def _compared(series: pd.Series[Any], operator: str, value: str) -> npt.NDArray[np.bool_]:
     other: Any = value
+    if value == "null" and operator in ("=", "!="):
+        null = np.asarray(series.isna(), dtype=bool)
+        if not pd.api.types.is_numeric_dtype(series.dtype):  # a text may say so
+            null = null | np.asarray(
+                _texts(series).str.casefold().eq("null").fillna(False), dtype=bool
+            )
+        return null if operator == "=" else ~null
     if pd.api.types.is_bool_dtype(series.dtype):
         other = value.casefold() in ("true", "t", "yes", "1")
     elif pd.api.types.is_numeric_dtype(series.dtype):
-        try:
-            other = float(value)
-        except ValueError:
-            return np.ones(len(series), dtype=bool)  # still being typed
+        other = _number(value)
+        if other is None:
+            return np.ones(len(series), dtype=bool)  # misread says so
+        if not pd.api.types.is_float_dtype(series.dtype) and _WHOLE.fullmatch(value):
+            other = int(value)
     elif pd.api.types.is_datetime64_any_dtype(series.dtype):
-        other = pd.to_datetime(
-            value, errors="coerce", utc=isinstance(series.dtype, pd.DatetimeTZDtype)
-        )
+        other = _time(value, series)
         if pd.isna(other):
             return np.ones(len(series), dtype=bool)
     else:
@@ -156,6 +235,10 @@ class Order:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.by: tuple[tuple[str, bool], ...] = ()
         self.filter = ""
+        self.trouble = ""
+        """Why the filter does not do what it seems to say."""
+        self.version = 0
+        """Counts the orders that were computed."""
         self.stale = False
         """A newer order is due once its cost allows."""
         self._clock = clock
@@ -231,14 +314,16 @@ class Order:
         started = self._clock()
         plain = not self.by and not self.filter
         if plain:
-            self._positions = self._with_places(df.index)
+            self._positions, self.trouble = self._with_places(df.index), ""
         self._ordered, self._index = df.index, df.index
         self._same_keys, self._asked, self.stale = True, False, False
+        self.version += 1
         if len(self._leaving):
             self._index = df.index.append(self._leaving.index)
             df = df if plain else pd.concat([df, self._leaving])
         if not plain:
             terms = parse_terms(self.filter, columns)
+            self.trouble = misread(self.filter, df, columns) if self.filter else ""
             positions = np.flatnonzero(keep(df, terms, columns)) if terms else np.arange(len(df))
             known = [(name, ascending) for name, ascending in self.by if name in columns]
             self._positions = sort(df, positions.astype(np.intp), known)
@@ -292,6 +377,16 @@ class Order:
         if self._same_keys or self._df is None:
             return keys.tolist(), np.where(chosen < len(self._ordered), chosen, -1)
         return keys.tolist(), np.asarray(self._df.index.get_indexer(keys), dtype=np.intp)
+
+    def shown(self) -> Positions | None:
+        """Where the rows shown are in the snapshot, without order; None: all of it."""
+        if self._positions is None or self._df is None:
+            return None
+        chosen = self._positions[self._positions < len(self._ordered)]
+        if self._same_keys:
+            return chosen
+        found = np.asarray(self._df.index.get_indexer(self._ordered[chosen]), dtype=np.intp)
+        return found[found >= 0]
 
     def keys(self, first: int, last: int) -> pd.Index[Any]:
         """The keys of rows ``first`` to ``last`` (excluded)."""

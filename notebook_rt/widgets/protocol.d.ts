@@ -25,6 +25,10 @@ export interface Column {
   filled: boolean;
   choices: string[];
   format: string;
+  /** How cells are drawn; or texts to colours. */
+  style: "" | "bar" | "color" | "updown" | Record<string, string>;
+  /** The function of its total; empty: it has none. */
+  total: string;
 }
 
 export type Sort = [column: number, ascending: boolean][];
@@ -38,6 +42,11 @@ export interface Around {
   total?: number;
   sort?: Sort;
   filter?: string;
+  /** Why the filter does not do what it seems to say. */
+  trouble?: string;
+  /** Lowest and highest value of a column, of the rows shown. */
+  ranges?: [column: number, low: number, high: number][];
+  totals?: [column: number, value: number | string | null][];
   leaving?: number;
   status?: string;
   note?: string;
@@ -51,8 +60,11 @@ export interface Head {
   name: string;
   columns: Column[];
   height: number;
-  rows: boolean;
   add: boolean;
+  remove: boolean;
+  /** How many columns stay at the left, and how many are hidden. */
+  pinned: number;
+  hidden: number;
 }
 
 interface Filled extends Around {
@@ -64,12 +76,15 @@ interface Filled extends Around {
 export type GridMessage = { t: "grid"; samples?: Cells[] } & Head & Filled;
 export type WindowMessage = { t: "window" } & Filled;
 export type CellsMessage = { t: "cells"; cols: ({ c: number; rows: Span } & Cells)[] } & Around;
+/** A part of a file, in the buffer; or why there is none. */
+export type FileReply = { kind: "file"; part: number; parts: number; name?: string; rows?: number; why?: string };
 export type ReplyMessage = { t: "reply"; rid?: number; c?: number } & (
   | { kind: "refused"; why: string }
   | { kind: "said"; text: string; undo?: number }
   | { kind: "inserted"; row: number }
   | { kind: "text"; text: string }
   | { kind: "copy"; text: string; rows: number }
+  | FileReply
 );
 
 export interface Health {
@@ -150,13 +165,17 @@ export type ToKernel =
   | { t: "window"; first: number; last: number; anchor: [rid: number, row: number] | null }
   | { t: "sort"; by: Sort }
   | { t: "filter"; text: string }
+  | { t: "only"; rid: number; c: number }
+  | { t: "columns"; act: "hide" | "pin" | "unpin"; c: number }
+  | { t: "columns"; act: "all" }
+  | { t: "export"; as: "csv" | "xlsx"; part: number }
   | { t: "hold"; on: boolean }
   | { t: "edit"; rid: number; c: number; value: string | null; was?: string | null }
   | { t: "insert"; rid: 0; cells: [column: number, text: string | null][] }
   | { t: "delete"; rids?: number[] }
   | { t: "doubt" | "undo" }
   | { t: "select"; rows: Run }
-  | { t: "copy"; range: [first: number, last: number, left: number, right: number] }
+  | { t: "copy"; range: [first: number, last: number, left: number, right: number]; as?: "csv" }
   | { t: "paste"; rid: number; c: number; cells: string[][] }
   | { t: "text"; rid: number; c: number }
   | { t: "resolve"; rid: number; c?: number; choice: Choice };

@@ -1,5 +1,7 @@
 // What is selected: by pointer and keyboard, told to the kernel, copied as tab separated text.
 
+import { readTime } from "./times.js";
+
 const MANY = 1000;
 
 /** @import { Selected, View } from "./grid.js" */
@@ -33,7 +35,7 @@ export function selecting(/** @type {View} */ view) {
 
   // Deletes the selected rows: those that are here by name, so that it is these though rows move meanwhile.
   function remove() {
-    if (!selection || !table.head.rows) return;
+    if (!selection || !table.head.remove) return;
     /** @type {number[]} */
     const rids = [];
     let known = true;
@@ -77,16 +79,16 @@ export function selecting(/** @type {View} */ view) {
   });
   holder.addEventListener("pointerup", () => (dragging = false));
 
-  function copy() {
+  function copy(/** @type {"csv" | undefined} */ as = undefined) {
     if (!selection) return;
     /** @type {[number, number, number, number]} */
     const range = [selection.runs[0][0], selection.runs[selection.runs.length - 1][1], selection.left, selection.right];
-    const text = answers.copy(range);
+    const text = answers.copy(range, as);
     const written = globalThis.ClipboardItem && navigator.clipboard?.write
       ? navigator.clipboard.write([new ClipboardItem({ "text/plain": text.then(({ text }) => new Blob([text], { type: "text/plain" })) })])
       : text.then(({ text }) => navigator.clipboard.writeText(text));
     Promise.all([text, written]).then(
-      ([{ rows }]) => view.hear(`Copied ${rows} row${rows === 1 ? "" : "s"}`),
+      ([{ rows }]) => view.hear(`Copied ${rows} row${rows === 1 ? "" : "s"}${as ? " as CSV" : ""}`),
       () => view.tell("The browser did not allow copying."),
     );
   }
@@ -102,8 +104,7 @@ export function selecting(/** @type {View} */ view) {
     }
     // A time without a zone is meant as it is shown: in this browser's.
     cells = cells.map((line) => line.map((value, n) => {
-      const moment = table.head.columns[left + n]?.shape === "timestamptz" && /^\d{4}-\d\d-\d\d[T ][\d:.]+$/.test(value) && new Date(value);
-      return moment && !Number.isNaN(moment.getTime()) ? moment.toISOString() : value;
+      return (table.head.columns[left + n]?.shape === "timestamptz" && readTime("timestamptz", value)) || value;
     }));
     view.say({ t: "paste", rid: top.rid, c: left, cells });
   }
@@ -125,7 +126,11 @@ export function selecting(/** @type {View} */ view) {
     return runs.length > 1 || runs[0][0] !== runs[0][1] || left !== right;
   }
 
+  // How many rows are selected.
+  const rows = () => selection?.runs.reduce((sum, [first, last]) => sum + last - first + 1, 0) ?? 0;
+
   return {
+    rows,
     get current() {
       return selection;
     },

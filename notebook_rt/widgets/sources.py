@@ -78,6 +78,8 @@ class Person:
     you: bool = False
 
 
+Right: TypeAlias = Literal["insert", "update", "delete"]
+"""What a login may do to a table."""
 NoteKind: TypeAlias = Literal["merged", "queued", "failed", "live", "unavailable", "limit", "info"]
 
 
@@ -168,6 +170,9 @@ class FrameSource(Protocol):
 
     @property
     def editable(self) -> bool: ...
+
+    def may(self, right: Right) -> bool:
+        """Whether this login may write so, as far as is known; never waits."""
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe: ...
 

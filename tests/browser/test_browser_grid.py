@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from tests.browser import scenes
 from tests.browser.axe import findings
 from tests.browser.lab import Browser, OpenNotebook
 from tests.waiting import scaled, until
@@ -224,7 +225,11 @@ def test_what_a_person_does_in_cells(browser: Browser) -> None:
               }, 50);
             }"""
         )
-        notebook.ask("source.note = 'Cut off'; source.tell()")
+        # It comes while the page is held up: the pointer's moves of that time are heard after it.
+        notebook.ask(
+            "threading.Timer(0.2, lambda: (vars(source).update(note='Cut off'), source.tell())).start()"
+        )
+        page.evaluate("const end = performance.now() + 1400; while (performance.now() < end);")
         note.wait_for(state="attached")
         page.wait_for_function("until => window.moves > until", arg=page.evaluate("moves") + 30)
         assert (note.is_visible(), aim.bounding_box()) == (False, before)
@@ -404,3 +409,69 @@ def test_what_a_grid_says_before_it_has_rows_and_after_it_has_ended(browser: Bro
         notebook.page.emulate_media(forced_colors="active")
         ring = grid.locator(".slick-cell.active")
         assert ring.evaluate("n => getComputedStyle(n).outlineStyle") == "solid"
+
+
+ON_ITS_WAY = """
+def on_its_way(first):
+    '''The kernel sends an order anew though an editor is open: that was told too late.'''
+    def send():
+        for view in g._link.model._views.values():
+            view.held = False
+        source.set(pd.concat([frame(1).df.set_axis([first], axis=0).rename_axis('id'), source.df]))
+    pump.call(send)
+"""
+
+
+def test_an_editor_goes_with_its_row_when_an_order_comes_that_was_on_its_way(
+    browser: Browser,
+) -> None:
+    with browser.notebook() as notebook:
+        page = notebook.page
+        notebook.run(SETUP)
+        notebook.run(f"from notebook_rt.widgets.base import pump\n{ON_ITS_WAY}\nsource = frame(6)")
+        grid = notebook.show("g = GridWidget(source, columns=HERO); g")
+        grid.locator('[data-row="5"] .l0 .nrt-v').wait_for()
+        draft = grid.locator(".nrt-draft")
+
+        # A row that is being typed: what is typed stays in it, and so does the keyboard.
+        grid.get_by_role("button", name="Add a row").click()
+        draft.locator(".l0 .nrt-editor").wait_for()
+        page.keyboard.type("70")
+        notebook.ask("on_its_way(90)")
+        grid.locator('.nrt-draft[data-row="7"] .l0 .nrt-editor').wait_for()
+        page.keyboard.type("0")
+        page.keyboard.press("Enter")
+        draft.locator(".l1 .nrt-editor").wait_for()
+        assert draft.locator(".l0").inner_text() == "700"
+        page.keyboard.type("TSM")
+        notebook.ask("on_its_way(91)")
+        grid.locator('.nrt-draft[data-row="8"] .l1 .nrt-editor').wait_for()
+        page.keyboard.press("Tab")
+        assert draft.locator(".l1").inner_text() == "TSM"
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        draft.first.wait_for(state="detached")
+        assert notebook.ask("print(source.edits)") == "[]"
+
+        # A cell, a choice and a long text of a row that is there.
+        for column, typed, written in (
+            ("quantity", "5", 5),
+            ("status", None, "closed"),
+            ("notes", "sold", "sold"),
+        ):
+            at = scenes.HERO.index(column)
+            rows = int(notebook.ask("print(len(source.df))"))
+            grid.locator(f'[data-row="{rows - 3}"] .l{at}').dblclick()
+            editor = grid.locator(".nrt-editor, .nrt-editor-long")
+            editor.wait_for()
+            if typed is None:
+                editor.select_option(label="closed")
+            else:
+                page.keyboard.type(typed)
+            notebook.ask(f"on_its_way({100 + at})")
+            grid.get_by_text(f"{rows + 1} rows").wait_for()
+            grid.locator(f'[data-row="{rows - 2}"] .l{at}.active').wait_for()
+            page.keyboard.press("Enter")
+            notebook.until(f"source.edits and {column!r} in source.edits[-1][1]")
+            assert notebook.ask("print(source.edits[-1])") == str((4, {column: written}))
+        assert notebook.console == []

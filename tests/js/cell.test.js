@@ -50,6 +50,14 @@ test("a format is followed", () => {
   assert.equal(format("number", ",.2f").text(one(1234.5, "number"), 0), "1,234.50");
   assert.equal(format("integer", ",d").text(one(1234567, "number"), 0), "1,234,567");
   assert.equal(format("integer").text(one(1234567, "number"), 0), "1234567");
+  assert.equal(format("integer", ",").text(one(1234567, "number"), 0), "1,234,567");
+  assert.equal(format("integer", ",d").text(one(1e15, "number"), 0), "1,000,000,000,000,000");
+  // Decimals and long integers come as texts: grouped without losing a digit.
+  assert.equal(format("integer", ",d").text(one("12345678901234567891", "text"), 0), "12,345,678,901,234,567,891");
+  assert.equal(format("number", ",").text(one("1234567.10", "text"), 0), "1,234,567.10");
+  assert.equal(format("number", ",.2f").text(one("-1234567.891", "text"), 0), "-1,234,567.89");
+  assert.equal(format("number", ",.2f").text(one("<b>", "text"), 0), "<b>");
+  assert.equal(format("text", ",").text(one("1234567", "text"), 0), "1234567");
 });
 
 test("null, truth, infinity and dates have their words", () => {

@@ -20,7 +20,7 @@ function windowOf(first, rids, total, more = {}) {
 /** @param {Table} table @param {number[]} rids @param {Column[]} [columns] */
 function begin(table, rids, columns = COLUMNS) {
   const { content, buffer } = windowOf(0, rids, rids.length);
-  return table.whole(/** @type {GridMessage} */ (/** @type {unknown} */ ({ ...content, t: "grid", name: "t", columns, height: 300, rows: true, add: true })), buffer);
+  return table.whole(/** @type {GridMessage} */ (/** @type {unknown} */ ({ ...content, t: "grid", name: "t", columns, height: 300, add: true, remove: true, pinned: 0, hidden: 0 })), buffer);
 }
 
 /** @returns {Draft} */
@@ -123,6 +123,33 @@ test("an answer goes to who asked for it", async () => {
   answers.settle({ t: "reply", kind: "text", rid: 4, c: 1, text: "whole" });
   assert.equal(await text, "whole");
   assert.equal((await copy).rows, 1);
+});
+
+test("a file comes in parts, and says why there is none", async () => {
+  /** @type {ToKernel[]} */
+  const said = [];
+  const answers = new Answers((word) => said.push(word));
+  /** @type {DataView[]} */
+  const pieces = [];
+  const first = answers.file("csv", 0, pieces);
+  const buffer = new DataView(new ArrayBuffer(3));
+  answers.settle({ t: "reply", kind: "file", part: 0, parts: 2, name: "t.csv", rows: 7 }, buffer);
+  assert.equal((await first).name, "t.csv");
+  assert.deepEqual(pieces, [buffer]);
+  const none = answers.file("xlsx", 0, pieces);
+  answers.settle({ t: "reply", kind: "file", part: 0, parts: 0, why: "too many" });
+  await assert.rejects(none, /too many/);
+  assert.deepEqual(said[1], { t: "export", as: "xlsx", part: 0 });
+});
+
+test("totals are written as their column is, a count as a count", () => {
+  const table = new Table();
+  begin(table, [1, 2], [column("name", { total: "count" }), column("price", { shape: "number", type: "float8", format: ",.2f", total: "sum" })]);
+  table.cells(/** @type {CellsMessage} */ ({ t: "cells", cols: [], totals: [[0, 1234], [1, 98765.5]], ranges: [[1, -1, 4]] }), new Pack().view());
+  assert.deepEqual([table.totalText(0), table.totalText(1)], ["1,234", "98,765.50"]);
+  assert.deepEqual(table.range(1), [-1, 4]);
+  table.cells(/** @type {CellsMessage} */ ({ t: "cells", cols: [], totals: [[1, null]] }), new Pack().view());
+  assert.equal(table.totalText(1), "");
 });
 
 test("nobody but its owner changes a piece of state", () => {

@@ -31,5 +31,5 @@ export class Pack {
 
 /** @returns {import("../../notebook_rt/widgets/protocol.js").Column} */
 export const column = (/** @type {string} */ name, /** @type {object} */ more = {}) => ({
-  name, type: "text", shape: "text", key: false, editable: true, nullable: true, needed: false, filled: false, choices: [], format: "", ...more,
+  name, type: "text", shape: "text", key: false, editable: true, nullable: true, needed: false, filled: false, choices: [], format: "", style: "", total: "", ...more,
 });

@@ -124,6 +124,7 @@ class MemoryFrame(Told):
         self.status = "live"
         self.note = ""
         self.editable = True
+        self.rights = {"insert", "update", "delete"}
         self.edits: list[tuple[Hashable, dict[str, Any]]] = []
         self.bases: list[dict[str, Any]] = []
         """What the cells showed, of each edit."""
@@ -191,6 +192,9 @@ class MemoryFrame(Told):
 
     def batch(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def may(self, right: str) -> bool:
+        return right in self.rights
 
     def undo(self) -> bool:
         if not self.edits:

@@ -36,7 +36,7 @@ NEEDY = [
 def test_a_new_row_is_typed_text_by_text_and_inserted_as_one():
     bench = Bench(table(3), NEEDY)
     head = bench.whole.content
-    assert (head["rows"], head["add"]) == (True, True)
+    assert (head["remove"], head["add"]) == (True, True)
     assert [c["needed"] for c in head["columns"]] == [True, True, False, False]
     messages = bench.say(t="insert", rid=0, cells=[[0, "7"], [1, "1,250.5"], [2, HOSTILE]])
     assert bench.source.edits == [(7, {"id": 7, "price": 1250.5, "name": HOSTILE})]
@@ -70,7 +70,7 @@ def test_a_new_row_that_the_filter_hides_stands_in_no_row():
 
 
 @pytest.mark.parametrize(
-    ("options", "rows", "add"),
+    ("options", "remove", "add"),
     [
         ({}, True, True),
         ({"editable": False}, False, False),
@@ -78,19 +78,19 @@ def test_a_new_row_that_the_filter_hides_stands_in_no_row():
         ({"columns": ["id", "name"]}, True, False),
     ],
 )
-def test_rows_are_added_where_everything_may_be_typed_and_is_shown(options, rows, add):
+def test_rows_are_added_where_everything_may_be_typed_and_is_shown(options, remove, add):
     bench = Bench(table(3), NEEDY, **options)
-    assert (bench.whole.content["rows"], bench.whole.content["add"]) == (rows, add)
+    assert (bench.whole.content["remove"], bench.whole.content["add"]) == (remove, add)
     messages = bench.say(t="delete", rids=rids(bench.whole)[:1])
-    assert bool(bench.source.edits) == rows
-    assert replies(messages)[0]["kind"] == ("said" if rows else "refused")
+    assert bool(bench.source.edits) == remove
+    assert replies(messages)[0]["kind"] == ("said" if remove else "refused")
 
 
 def test_nothing_is_added_to_what_is_read_only():
     bench = Bench(table(3))
     bench.source.editable = False
     (whole,) = bench.model.whole("v")
-    assert (whole.content["rows"], whole.content["add"]) == (False, False)
+    assert (whole.content["remove"], whole.content["add"]) == (False, False)
     bench.say(t="insert", rid=0, cells=[[0, "7"]])
     bench.say(t="delete", rids=rids(whole))
     assert bench.source.edits == []

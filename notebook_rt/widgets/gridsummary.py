@@ -1,0 +1,183 @@
+"""What a grid says of a column as a whole: its range, by which cells are coloured, and its total.
+
+In: a snapshot, the order that says which of its rows are shown, the time. Out: for columns with a
+style the lowest and highest value, for columns with a total one number. Like an order (``order.py``)
+they are computed anew only so often that this takes ``DUTY`` of one core. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from notebook_rt.model.coerce import missing
+from notebook_rt.widgets.order import DUTY, Order, Positions, column_of
+
+Total: TypeAlias = float | int | str | None
+STYLES: Final = ("bar", "color", "updown")
+COLORS: Final = ("blue", "green", "grey", "red", "yellow")
+TOTALS: Final = ("count", "max", "mean", "median", "min", "sum")
+_SAFE: Final = 2**53
+
+
+def checked_style(
+    style: Mapping[str, str | Mapping[Any, str]] | None,
+) -> dict[str, str | dict[str, str]]:
+    """What ``grid(style=)`` was given, its keys as the browser shows them.
+
+    Raises
+    ------
+    ValueError
+        If a style or a colour is none of those there are.
+    """
+    found: dict[str, str | dict[str, str]] = {}
+    for name, how in (style or {}).items():
+        if isinstance(how, str):
+            if how not in STYLES:
+                raise ValueError(f"{name}: a style is one of {', '.join(STYLES)}, not {how!r}")
+            found[name] = how
+            continue
+        for color in how.values():
+            if color not in COLORS:
+                raise ValueError(f"{name}: a colour is one of {', '.join(COLORS)}, not {color!r}")
+        found[name] = {_shown(value): color for value, color in how.items()}
+    return found
+
+
+def _shown(value: object) -> str:
+    if missing(value):
+        return "null"
+    return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
+
+
+def checked_totals(totals: Mapping[str, str] | str | Sequence[str] | None) -> dict[str, str]:
+    """What ``grid(totals=)`` was given as columns to functions; names alone are summed.
+
+    Raises
+    ------
+    ValueError
+        If a function is none of those there are.
+    """
+    if totals is None:
+        return {}
+    if not isinstance(totals, Mapping):
+        names = [totals] if isinstance(totals, str) else totals
+        return dict.fromkeys(names, "sum")
+    for name, function in totals.items():
+        if function not in TOTALS:
+            raise ValueError(f"{name}: a total is one of {', '.join(TOTALS)}, not {function!r}")
+    return dict(totals)
+
+
+class Summary:
+    """Ranges and totals of the rows shown.
+
+    Parameters
+    ----------
+    style
+        Columns to their style; of ``bar`` and ``color`` the range is wanted.
+    totals
+        Columns to functions.
+    clock
+        Seconds; measures what a computation costs.
+    """
+
+    def __init__(
+        self,
+        style: Mapping[str, str | Mapping[str, str]],
+        totals: Mapping[str, str],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.ranges: dict[str, tuple[float, float]] = {}
+        self.totals: dict[str, Total] = {}
+        self._ranged = [name for name, how in style.items() if how in ("bar", "color")]
+        self._functions = dict(totals)
+        self._clock = clock
+        self._of: tuple[object, int] = (None, -1)
+        self._filter = ""
+        self._not_before = 0.0
+        self._stale = False
+
+    def wait(self) -> float:
+        """Seconds until what is stale may be computed."""
+        return max(0.0, self._not_before - self._clock()) if self._stale else float("inf")
+
+    def refresh(self, df: pd.DataFrame, order: Order) -> None:
+        """Take in a snapshot that ``order`` has taken in.
+
+        Another filter is somebody's wish, who is not kept waiting.
+        """
+        if not (self._ranged or self._functions):
+            return
+        if self._of[0] is df and self._of[1] == order.version:
+            return
+        filter = order.filter
+        self._stale = filter == self._filter and self._clock() < self._not_before
+        if self._stale:
+            return
+        self._filter = filter
+        started = self._clock()
+        self._of = (df, order.version)
+        positions = order.shown()
+        self.ranges = {
+            name: found
+            for name in self._ranged
+            if (found := _range(_taken(df, name, positions))) is not None
+        }
+        self.totals = {
+            name: _total(_taken(df, name, positions), function)
+            for name, function in self._functions.items()
+        }
+        now = self._clock()
+        self._not_before = now + (now - started) * (1 / DUTY - 1)
+
+
+def _taken(df: pd.DataFrame, name: str, positions: Positions | None) -> pd.Series[Any]:
+    series = column_of(df, name)
+    return series if positions is None else series.iloc[positions]
+
+
+def _numbers(series: pd.Series[Any]) -> pd.Series[Any]:
+    """The column as numbers; what is none becomes null."""
+    if pd.api.types.is_numeric_dtype(series.dtype):
+        return series
+    return pd.to_numeric(series, errors="coerce")
+
+
+def _range(series: pd.Series[Any]) -> tuple[float, float] | None:
+    if series.dtype == object and not series.map(lambda v: isinstance(v, Decimal)).any():
+        return None
+    if not (pd.api.types.is_numeric_dtype(series.dtype) or series.dtype == object):
+        return None  # text, coloured by what it says
+    values = _numbers(series).to_numpy(dtype=np.float64, na_value=np.nan)
+    values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if len(values) else None
+
+
+def _total(series: pd.Series[Any], function: str) -> Total:
+    if function == "count":
+        return int(series.notna().sum())
+    if series.dtype == object:  # exact decimals
+        exact = [value for value in series if isinstance(value, Decimal) and value.is_finite()]
+        if function == "sum" and exact:
+            return str(sum(exact, Decimal(0)))
+    if pd.api.types.is_datetime64_any_dtype(series.dtype):
+        found = getattr(series, function)() if function in ("min", "max") else None
+        return None if found is None or missing(found) else f"{found:%Y-%m-%d %H:%M:%S}"
+    numbers = _numbers(series)
+    if not numbers.notna().any():
+        return None
+    value = getattr(numbers, function)()
+    if missing(value):
+        return None
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, int | np.integer):
+        return int(value) if abs(int(value)) <= _SAFE else str(value)
+    return float(value) if math.isfinite(value) else str(value)
