@@ -79,6 +79,7 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
         )
         assert notebook.ask("print(len(sent), w.seen)") == "0 False"
         page.locator(".nrt-health").evaluate("node => node.closest('.nrt').style.display = ''")
+        pill.scroll_into_view_if_needed()
         page.locator(".nrt-word", has_text="Slow").wait_for()
         assert notebook.ask("print(len(sent), sent[0]['whole'])") == "1 True"
 
