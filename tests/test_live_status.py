@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import time
 import types
@@ -15,12 +16,19 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, start
-from notebook_rt.widgets.sessions import SessionHealth
+from notebook_rt.widgets.sessions import _SAID, LABELS, SessionHealth
 from tests.faults.lab import AUDIT, laboratory
 from tests.proxy import Delay, Drop
 from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.slow
+
+
+def said(session: nrt.Session) -> str:
+    """What the panel says."""
+    report = SessionHealth(session).health()
+    return " ".join([*report.sentences, report.audits])
+
 
 LOST_FOR = 6.0
 """Seconds for which a small table may be wrong after a burst (promise 4), on a quick machine."""
@@ -67,10 +75,10 @@ def test_before_the_first_audit_nothing_is_claimed(stack: LocalStack) -> None:
     with laboratory(stack, options=nrt.Options()) as lab:
         if not lab.session.metrics["audits"]:
             assert lab.session.health.status != "healthy"
-            assert "every row" not in SessionHealth(lab.session).health().detail
+            assert "every row" not in said(lab.session)
         until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         assert lab.session.metrics["audits"] > 0
-        assert "found every row right" in SessionHealth(lab.session).health().detail
+        assert "found every row right" in said(lab.session)
 
 
 def test_health_says_when_the_next_audit_is(stack: LocalStack) -> None:
@@ -81,16 +89,62 @@ def test_health_says_when_the_next_audit_is(stack: LocalStack) -> None:
         assert 0 <= health.next_audit_s <= 15
         assert health.metrics["next_audit_s"] == health.next_audit_s
         assert health.audited_s is not None
-        assert "Next audit in" in SessionHealth(lab.session).health().detail
+        assert "The next audit is in" in said(lab.session)
 
 
 def test_without_audits_none_is_promised_and_none_claimed(stack: LocalStack) -> None:
     with laboratory(stack) as lab:
         until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
         assert lab.session.health.next_audit_s is None
-        detail = SessionHealth(lab.session).health().detail
-        assert "audit" not in detail
-        assert "every row" not in detail
+        assert SessionHealth(lab.session).health().audits == ""
+        assert "every row right" not in said(lab.session)
+        assert "Audits are off" in said(lab.session)
+
+
+def test_the_panel_compares_every_table_and_says_what_it_found(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    names = [make_table(), make_table()]
+    for name in names:
+        stack.sql(f"insert into {name} (id) select * from generate_series(1, 20)")
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        source, found = SessionHealth(rt), list[str]()
+        source.verify(found.append)
+        until(lambda: found)
+        assert found.pop() == "There is no table to compare."
+        for name in names:
+            rt.table(name).wait(scaled(20))
+        frames = [rt.table(name) for name in names]
+        source.verify(found.append)
+        until(lambda: found, 20)
+        assert re.fullmatch(
+            r"40 rows of 2 tables compared in \d+\.\d s: no row differed\.", found.pop()
+        )
+        assert all(frame.status == "live" for frame in frames)
+    source.verify(found.append)
+    until(lambda: found)
+
+
+def test_the_panel_names_every_metric_in_words(stack: LocalStack) -> None:
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        assert set(rt.metrics) == {*LABELS, *_SAID}
+
+
+def test_the_panel_says_since_when_and_draws_what_was_measured(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    name = make_table()
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        frame = rt.table(name).wait(scaled(20))
+        until(lambda: rt.health.status == "healthy", 20, lambda: rt.health)
+        stack.sql(f"insert into {name} (id) select * from generate_series(1, 50)")
+        until(lambda: sum(rt.health.trends["changes_per_s"]) >= 9, 20, lambda: rt.health.trends)  # type: ignore[arg-type]  # zeros, never None
+        until(lambda: rt.health.since_s > 1.5, 20)
+        changes, lag, _ = SessionHealth(rt).health().trends
+        assert len(changes.points) == len(lag.points) == 60
+        assert [point for point in lag.points if point is not None]
+        assert "It has been so for" in said(rt)
+        assert frame.status == "live"
 
 
 def test_a_loss_in_a_busy_stream_is_found_seconds_after_it_stops(stack: LocalStack) -> None:
@@ -238,7 +292,7 @@ def test_presence_that_comes_near_its_limit_is_told_and_stands_in_the_panel(
         assert "presence messages a second; the free plan allows 20 a second" in text
         assert rt.metrics["peak_presence_messages_per_s"] > 16
         until(lambda: any("presence messages a second" in text for _, text in told))
-        assert SessionHealth(rt).health().metrics["peak presence messages a second"]
+        assert SessionHealth(rt).health().metrics["presence messages a second, at most"]
 
 
 def test_conflicts_that_wait_for_a_decision_are_not_green(

@@ -70,7 +70,7 @@ def test_the_reason_of_health_is_text() -> None:
         Facts("connected", tables=(TableFacts(HOSTILE, "error", error=HOSTILE),)),
         Facts("connected", tables=(TableFacts(HOSTILE, "polling"),)),
     ):
-        _, reason = health(facts, slow_ms=500, stale_after=60, poll_interval=5, behind_after=3)
+        _, reason, _ = health(facts, slow_ms=500, stale_after=60, poll_interval=5, behind_after=3)
         assert is_safe(reason)
     metrics = Metrics()
     metrics.state("reconnecting", HOSTILE, 1.0)

@@ -261,7 +261,7 @@ class TableDriver(Feed):
         if latest.commit_time is None or self.mirror.status != "live":
             return
         rest, now = self.services.rest, time.monotonic()
-        self.services.metrics.lag.add(max(0.0, rest.clock() - latest.commit_time))
+        self.services.metrics.lagged(max(0.0, rest.clock() - latest.commit_time), now)
         lag = rest.server_clock.lag(latest.commit_time, now)
         self._freshness.applied(lag, now)
         late, was_late = lag > self.options.behind_after, self._late

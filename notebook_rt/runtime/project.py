@@ -28,16 +28,18 @@ from notebook_rt.net.rest import RestClient
 from notebook_rt.net.supervisor import Connection
 from notebook_rt.options import Options
 from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime.feed import Verdict
 from notebook_rt.runtime.query import QueryDriver
 from notebook_rt.runtime.room import Room
 from notebook_rt.runtime.services import Services
 from notebook_rt.sync.connection.health import (
     CALM,
     Facts,
+    Finding,
     Health,
-    HealthStatus,
     Interruption,
     Metrics,
+    Since,
     TableFacts,
     health,
 )
@@ -89,6 +91,7 @@ class Project:
         self.refused: Callable[[], str] = lambda: ""
         """What the server refused of what is written here, in a sentence; from any thread."""
         self._looking = False
+        self._since = Since()
         self._interruption = Interruption(CALM * options.backoff_base)
         self._users: dict[object, int] = {}
         self.login = Login(
@@ -256,22 +259,25 @@ class Project:
 
     def health(self) -> Health:
         """From any thread."""
-        facts = self._facts()
-        verdict, reason = self._verdict(facts)
-        latency_ms = None if facts.latency is None else 1000 * facts.latency
+        facts, now = self._facts(), time.monotonic()
+        status, reason, cause = self._verdict(facts)
         metrics = self.metrics()
+        hour = self.usage.hour(now)
         return Health(
-            verdict,
+            status,
             reason,
-            latency_ms,
+            None if facts.latency is None else 1000 * facts.latency,
             metrics,
             next_audit_s=metrics["next_audit_s"],
             audited_s=metrics["audited_s"],
-            usage=self.usage.sentence(hour := self.usage.hour(time.monotonic())),
+            usage=self.usage.sentence(hour),
             near_limits=tuple(near.text for near in self._near(hour)),
+            cause=cause,
+            since_s=self._since.look(status, now),
+            trends=self.counters.trends(now),
         )
 
-    def _verdict(self, facts: Facts) -> tuple[HealthStatus, str]:
+    def _verdict(self, facts: Facts) -> Finding:
         options = self.options
         return health(
             facts,
@@ -358,6 +364,27 @@ class Project:
             **self.counters.as_dict(now),
         }
 
+    async def verify(self, within: float) -> list[tuple[str, Verdict | Exception]]:
+        """Compare every table with the server, for at most so many seconds: each by its name, and what
+        was found of it, or why nothing was.
+        """
+        asked = [
+            (driver.spec.table, asyncio.wrap_future(driver.verify()))
+            for driver in self.tables.values()
+        ]
+        if asked:
+            await asyncio.wait([future for _, future in asked], timeout=within)
+        late = TimeoutError(f"no result within {within:g} s")
+        found: list[tuple[str, Verdict | Exception]] = []
+        for name, future in asked:
+            if not future.done():
+                future.cancel()
+                found.append((name, late))
+            else:
+                error = future.exception()
+                found.append((name, error if isinstance(error, Exception) else future.result()))
+        return found
+
     def _near(self, hour: Hour) -> list[Near]:
         states = list(self.connection.registry.channels().values())
         channels = sum(state in ("joined", "joining") for state in states)
@@ -374,7 +401,7 @@ class Project:
         self.look_at_health()
 
     def _on_latency(self, seconds: float) -> None:
-        self.counters.latency.add(seconds)
+        self.counters.answered(seconds, time.monotonic())
         self.look_at_health()
 
     def _on_status(self, status: Status, reason: str) -> None:
@@ -393,8 +420,8 @@ class Project:
 
     def _tell_health(self) -> None:
         self._looking = False
-        found, now = self.health(), time.monotonic()
-        self.health_listeners.tell(found)
+        now = time.monotonic()
+        self.health_listeners.tell(self.health())
         for near in self.usage.due(self._near(self.usage.hour(now)), now):
             self.note("limit", near.text)
         # A table that cannot be had says so itself: the lines tell of what is lost and comes back.
@@ -402,7 +429,8 @@ class Project:
         tables = [table for table in facts.tables if table.status != "error"]
         facts = replace(facts, tables=tables)
         interruption, since = self._interruption, self._interruption.since
-        told = interruption.look(facts.away, *self._verdict(facts), now)
+        found = self._verdict(facts)
+        told = interruption.look(facts.away, found.status, found.reason, now)
         if told is not None:
             self.note(*told)
         if since is None and interruption.since is not None:

@@ -1,8 +1,8 @@
-// The health dot: state in words beside the colour, latency, a sparkline; opens to the metrics.
+// The health dot: state in words beside the colour, and latency; opens to sentences, pictures and metrics.
 import { h, svg, keyed, setText, disclosure, widget } from "./common.js";
 import "./health.css";
 
-/** @import { Health, Say, StateMessage } from "./protocol.js" */
+/** @import { Health, Say, StateMessage, Trend } from "./protocol.js" */
 
 const GLYPHS = {
   green: "M3 6.2 5.2 8.4 9 3.8",
@@ -11,30 +11,56 @@ const GLYPHS = {
   grey: "M3 6 H9",
 };
 
-export function sparkline(/** @type {number[]} */ values) {
-  const top = Math.max(...values, 1);
+// The points of a line through a box of 64 by 16; where nothing was measured it goes straight on.
+export function sparkline(/** @type {(number | null)[]} */ values) {
+  const top = Math.max(...values.map(Number), 1);
   const step = 64 / Math.max(values.length - 1, 1);
-  return values.map((v, i) => `${(i * step).toFixed(1)},${(15 - (v / top) * 13).toFixed(1)}`).join(" ");
+  return values.flatMap((v, i) => (v === null ? [] : [`${(i * step).toFixed(1)},${(15 - (v / top) * 13).toFixed(1)}`])).join(" ");
 }
 
-export function health(/** @type {HTMLElement} */ body, /** @type {Say} */ _say) {
+// What a screen reader says of a picture.
+export function described(/** @type {Trend} */ { name, meaning, now, points }) {
+  const all = points.filter((point) => point !== null);
+  if (!all.length) return `${name}: nothing measured in five minutes`;
+  return `${name}, ${meaning}: ${now ? `now ${now}, ` : ""}at most ${Math.round(Math.max(...all)).toLocaleString()} in five minutes`;
+}
+
+export function health(/** @type {HTMLElement} */ body, /** @type {Say} */ say) {
   const glyph = svg("path", { fill: "none", stroke: "currentColor", "stroke-width": "1.8", "stroke-linecap": "round", "stroke-linejoin": "round" });
   const dot = h("span", { class: "nrt-dot", "aria-hidden": "true" }, svg("svg", { viewBox: "0 0 12 12", width: "12", height: "12" }, glyph));
   const word = h("span", { class: "nrt-word", text: "Connection" });
   const latency = h("span", { class: "nrt-soft" });
-  const line = svg("polyline", { fill: "none", stroke: "currentColor", "stroke-width": "1.4", "stroke-linejoin": "round" });
-  const spark = svg("svg", { class: "nrt-spark", viewBox: "0 0 64 16", width: "64", height: "16", "aria-hidden": "true" }, line);
-  const face = h("span", { class: "nrt-face" }, dot, word, latency, spark);
-  const detail = h("p", { class: "nrt-detail" });
+  const face = h("span", { class: "nrt-face" }, dot, word, latency);
+  const sentences = h("div", { class: "nrt-sentences" });
+  const trends = h("div", { class: "nrt-trends" });
+  const audits = h("p", { class: "nrt-detail" });
   const usage = h("p", { class: "nrt-detail" });
   const limits = h("div", { class: "nrt-limits" });
+  const compare = h("button", { type: "button", class: "nrt-button", "data-act": "verify", text: "Compare with the server now", onclick: () => say({ t: "verify" }) });
+  const compared = h("span", { class: "nrt-soft", role: "status" });
   const metrics = h("dl", { class: "nrt-metrics" });
   const error = h("p", { class: "nrt-error" });
-  const panel = h("div", { class: "nrt-panel" }, detail, usage, limits, metrics, error);
+  const more = h("details", { class: "nrt-more" }, h("summary", { text: "Details" }), metrics, error);
+  const panel = h("div", { class: "nrt-panel" }, sentences, trends, limits, usage, audits, h("div", { class: "nrt-compare" }, compare, compared), more);
   const button = disclosure(face, panel, "Connection details");
   // Only the state is announced: the latency changes all the time.
   const live = h("span", { class: "nrt-hear", "aria-live": "polite" });
   body.append(h("div", { class: "nrt-health" }, button, live), panel);
+  /** @type {WeakMap<Element, (trend: Trend) => void>} */
+  const drawn = new WeakMap();
+  const figure = (/** @type {Trend} */ { name, meaning }) => {
+    const line = svg("polyline", { "vector-effect": "non-scaling-stroke" });
+    const box = svg("svg", { class: "nrt-spark", viewBox: "0 0 64 16", "aria-hidden": "true", preserveAspectRatio: "none" }, line);
+    const now = h("span", { class: "nrt-now" });
+    const node = h("figure", { role: "img", title: `${name}: ${meaning}; the last five minutes` },
+      h("figcaption", {}, h("span", { class: "nrt-soft", text: name }), now), box);
+    drawn.set(node, (trend) => {
+      setText(now, trend.now || "–");
+      node.setAttribute("aria-label", described(trend));
+      line.setAttribute("points", sparkline(trend.points));
+    });
+    return node;
+  };
   return (/** @type {Health} */ state) => {
     body.dataset.state = state.state;
     dot.dataset.colour = state.colour;
@@ -42,16 +68,20 @@ export function health(/** @type {HTMLElement} */ body, /** @type {Say} */ _say)
     setText(word, state.word);
     setText(latency, state.latency === null ? "" : `${Math.round(state.latency)} ms`);
     setText(live, `Connection: ${state.word}`);
-    spark.toggleAttribute("hidden", state.spark.length < 2 || state.latency === null); // else it is of yesterday
-    if (state.spark.length > 1) line.setAttribute("points", sparkline(state.spark));
-    setText(detail, state.detail);
+    keyed(sentences, state.sentences.map((text, i) => ({ text, i })), ({ i }) => i,
+      () => h("p", { class: "nrt-sentence" }), (node, { text }) => setText(node, text));
+    keyed(trends, state.trends, ({ name }) => name, figure, (node, trend) => drawn.get(node)?.(trend));
+    setText(audits, state.audits);
     setText(usage, state.usage);
-    usage.hidden = !state.usage;
     keyed(limits, state.limits.map((text, i) => ({ text, i })), ({ i }) => i,
       () => h("p", { class: "nrt-limit" }),
       (node, { text }) => setText(node, text));
+    compare.disabled = state.comparing;
+    compare.hidden = state.state === "closed";
+    setText(compared, state.compared);
     setText(error, state.error ? `Last error: ${state.error}` : "");
     error.hidden = !state.error;
+    more.hidden = !state.error && !state.metrics.length;
     keyed(
       metrics, state.metrics, (item) => item[0],
       (item) => h("div", {}, h("dt", { text: item[0] }), h("dd")),

@@ -1,17 +1,18 @@
-"""The health dot. In: a ``HealthSource``. Out: its state in words and colour, latency, metrics.
+"""The health dot and its panel. In: a ``HealthSource``. Out: its state in a word, a colour and four
+sentences, three small pictures, the metrics.
 
 Green is never told by colour alone (docs/design/promises.md): every state has its word and its glyph.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any, Final
 
-from notebook_rt.widgets.base import LiveWidget, built, static_table
+from notebook_rt.widgets.base import LiveWidget, built, pump, static_table
 from notebook_rt.widgets.sources import Eyes, HealthReport, HealthSource, Unsubscribe
-from notebook_rt.widgets.state import StateModel, cut
+from notebook_rt.widgets.state import LONG, Handler, StateModel, cut
 
 COLORS: Final = {
     "healthy": "green",
@@ -25,36 +26,18 @@ COLORS: Final = {
     "connecting": "grey",
     "closed": "grey",
 }
-DETAILS: Final = {
-    "healthy": "Changes arrive as they happen.",
-    "slow": "Connected, but answers take longer than they should.",
-    "refused": "The server refused an edit of yours, or one is in conflict. It is still shown: decide it.",
-    "drifting": "The last check found differences from the server and repaired them.",
-    "behind": "Changes arrive late, or some may have been lost: the data may not be the server's.",
-    "polling": "Live updates temporarily unavailable; data refreshes every few seconds.",
-    "stale": "Connected, but nothing has been heard for a while.",
-    "offline": "No connection. Your edits are kept and will be sent.",
-    "connecting": "Connecting.",
-    "closed": "This session was closed. Connect again to see live data.",
-}
 LOOK = 2.0
 """Seconds between two looks at the metrics, while somebody looks at them."""
-HISTORY = 60
-"""Latencies kept for the sparkline."""
+COMPARING: Final = "Comparing every row with the server …"
 
 
 class HealthState:
-    """Reads a source into what ``health.js`` draws, keeping the latest latencies."""
+    """Reads a source into what ``health.js`` draws, and keeps what the last comparison found."""
 
     def __init__(self, source: HealthSource) -> None:
         self._source = source
-        self._latencies: deque[float] = deque(maxlen=HISTORY)
-
-    def note(self) -> None:
-        """Remember the latency of now, whether or not anybody looks."""
-        latency = self._source.health().latency
-        if latency is not None and (not self._latencies or self._latencies[-1] != latency):
-            self._latencies.append(latency)
+        self._changed: Callable[[], object] = lambda: None
+        self._result = ""
 
     def __call__(self) -> dict[str, Any]:
         report = self._source.health()
@@ -62,24 +45,40 @@ class HealthState:
             "state": report.state,
             "word": report.state.capitalize(),
             "colour": COLORS.get(report.state, "grey"),
-            "detail": cut(report.detail or DETAILS.get(report.state, "")),
+            "sentences": [cut(text) for text in report.sentences],
+            "audits": cut(report.audits),
             "latency": report.latency,
-            "spark": [round(latency, 1) for latency in self._latencies],
+            "trends": [
+                {"name": t.name, "meaning": t.meaning, "now": t.now, "points": list(t.points)}
+                for t in report.trends
+            ],
             "metrics": [[cut(k, 60), cut(v, 120)] for k, v in report.metrics.items()],
             "usage": cut(report.usage),
             "limits": [cut(text) for text in report.near_limits],
             "error": cut(report.last_error) if report.last_error else None,
+            "compared": cut(self._result),
+            "comparing": self._result == COMPARING,
         }
 
-    def subscribe(self, changed: Any) -> Unsubscribe:
-        """Listen to the source: remember, then say that something changed."""
-        self.note()
+    def subscribe(self, changed: Callable[[], object]) -> Unsubscribe:
+        """Listen to the source."""
+        self._changed = changed
+        return self._source.on_health(changed)
 
-        def heard() -> None:
-            self.note()
-            changed()
+    def verify(self) -> None:
+        """Compare with the server, unless a comparison is on its way; from the worker thread."""
+        if self._result != COMPARING:
+            self._say(COMPARING)
+            self._source.verify(self._say)
 
-        return self._source.on_health(heard)
+    def _say(self, text: str) -> None:
+        self._result = text
+        self._changed()
+
+
+def health_handlers(state: HealthState) -> Mapping[str, Handler]:
+    """The button that compares."""
+    return {"verify": lambda word: pump.act(state.verify)}
 
 
 def health_text(report: HealthReport) -> str:
@@ -89,16 +88,14 @@ def health_text(report: HealthReport) -> str:
 
 
 def health_html(report: HealthReport) -> str:
-    """The static form: the line, what it means, then the metrics."""
-    detail = escape(cut(report.detail or DETAILS.get(report.state, "")))
-    rows = [(name, value) for name, value in report.metrics.items()]
-    usage = f"<p>{escape(cut(report.usage))}</p>" if report.usage else ""
+    """The static form: the line, the sentences, then the metrics."""
+    texts = [" ".join(report.sentences), report.audits, report.usage]
+    said = "".join(f"<p>{escape(cut(text, 4 * LONG))}</p>" for text in texts if text)
     limits = "".join(f"<p><b>{escape(cut(text))}</b></p>" for text in report.near_limits)
     error = f"<p>Last error: {escape(report.last_error)}</p>" if report.last_error else ""
-    table = static_table(("metric", "value"), rows) if rows else ""
-    return (
-        f"<p><b>{escape(health_text(report))}</b></p><p>{detail}</p>{usage}{limits}{error}{table}"
-    )
+    table = static_table(("metric", "value"), list(report.metrics.items()))
+    table = table if report.metrics else ""
+    return f"<p><b>{escape(health_text(report))}</b></p>{said}{limits}{error}{table}"
 
 
 class HealthWidget(LiveWidget):
@@ -110,7 +107,7 @@ class HealthWidget(LiveWidget):
     def __init__(self, source: HealthSource, *, eyes: Eyes | None = None) -> None:
         state = HealthState(source)
         super().__init__(
-            StateModel({"health": state}, look=LOOK),
+            StateModel({"health": state}, health_handlers(state), look=LOOK),
             subscribe=state.subscribe,
             static=lambda: (health_text(source.health()), health_html(source.health())),
             eyes=eyes,

@@ -91,13 +91,22 @@ export interface Health {
   state: string;
   word: string;
   colour: "green" | "yellow" | "red" | "grey";
-  detail: string;
+  sentences: string[];
+  audits: string;
   latency: number | null;
-  spark: number[];
+  trends: Trend[];
   metrics: [name: string, value: string][];
   usage: string;
   limits: string[];
   error: string | null;
+  compared: string;
+  comparing: boolean;
+}
+export interface Trend {
+  name: string;
+  meaning: string;
+  now: string;
+  points: (number | null)[];
 }
 export interface Write {
   id: string;
@@ -160,6 +169,7 @@ export type ToKernel =
   | { t: "ack"; seq: number }
   | { t: "library"; name: string }
   | { t: "static" }
+  | { t: "verify" }
   | { t: "retry" | "discard"; id: string }
   | { t: "dismiss"; id: number }
   | { t: "window"; first: number; last: number; anchor: [rid: number, row: number] | null }

@@ -10,27 +10,75 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, Final, cast, get_args
 
 from notebook_rt.errors import ClosedError, NotebookRTError
+from notebook_rt.runtime.feed import Verdict
 from notebook_rt.sync.connection.health import Health
+from notebook_rt.sync.connection.sentences import audits, compared, sentences, span
 from notebook_rt.widgets.handles import Presence, Queue, Session
-from notebook_rt.widgets.health import DETAILS
 from notebook_rt.widgets.sources import (
     HealthReport,
     Note,
     NoteKind,
     Person,
     QueuedWrite,
+    Trend,
     Unsubscribe,
     listen,
 )
 
 NOTES_KEPT: Final = 200
-_UNITS: Final = {"ms": "{:,.0f} ms", "s": "{:,.1f} s"}
-_SAID: Final = ("next_audit_s", "audited_s", "messages_this_hour", "messages_a_month")
-"""Metrics that the panel says in sentences."""
+VERIFY_SECONDS: Final = 30.0
+"""The longest that a comparison of all tables is waited for."""
+LATELY: Final = 12
+"""Ticks of a trend, a minute, in which the lag that is shown was measured."""
+_SAID: Final = (
+    "last_error",
+    "status",
+    "next_audit_s",
+    "audited_s",
+    "messages_this_hour",
+    "messages_a_month",
+)
+"""Metrics that the panel says in sentences, and those that it shows by themselves."""
+LABELS: Final = {
+    "uptime_s": "time connected",
+    "disconnects": "connections lost",
+    "retries": "tries to connect again",
+    "messages": "messages received",
+    "events": "changes applied",
+    "events_per_s": "changes a second",
+    "latency_avg_ms": "latency, average",
+    "latency_p50_ms": "latency, median",
+    "latency_p95_ms": "latency, 95th percentile",
+    "latency_p99_ms": "latency, 99th percentile",
+    "lag_avg_ms": "lag, average",
+    "lag_p50_ms": "lag, median",
+    "lag_p95_ms": "lag, 95th percentile",
+    "lag_p99_ms": "lag, 99th percentile",
+    "audits": "audits",
+    "drift": "rows that audits repaired",
+    "gaps": "times that changes may have been missed",
+    "reconciliations": "comparisons after that",
+    "tables": "tables and queries open",
+    "rooms": "your channels open",
+    "channels": "channels joined, tables' too",
+    "requests": "requests",
+    "bytes": "bytes received",
+    "bytes_in_this_hour": "bytes received this hour",
+    "bytes_out_this_hour": "bytes sent this hour",
+    "sent_this_hour": "messages sent this hour",
+    "peak_messages_per_s": "messages a second, at most",
+    "peak_presence_messages_per_s": "presence messages a second, at most",
+    "audit_share": "part of the reading that is for audits",
+    "poll_share": "part of the reading that replaces live updates",
+    "unknown": "messages of a kind that is not known",
+    "callback_errors": "errors in your callbacks",
+}
+"""What the panel calls a metric, in the order in which it lists them."""
 _NAMES: Final = ("name", "username", "user_name", "display_name", "full_name", "email", "user")
 
 
@@ -42,59 +90,84 @@ class SessionHealth:
 
     def health(self) -> HealthReport:
         health = self._session.health
-        error = health.metrics.get("last_error")
+        metrics = health.metrics
+        error = metrics.get("last_error")
         return HealthReport(
             health.status,
-            _detail(health),
+            sentences(health),
+            audits(health),
             health.latency_ms,
             None if error is None else str(error),
-            dict(
-                _metric(name, value)
-                for name, value in health.metrics.items()
-                if value is not None and name not in ("last_error", "status", *_SAID)
-            ),
+            {
+                label: _written(name, value)
+                for name, label in LABELS.items()
+                if (value := metrics.get(name)) is not None
+            },
             health.usage,
             health.near_limits,
+            _trends(health),
         )
 
     def on_health(self, fn: Callable[[], object]) -> Unsubscribe:
         return listen(self._session.on_health, fn)
 
+    def verify(self, done: Callable[[str], object]) -> None:
+        project = self._session._project
 
-def _metric(name: str, value: Any) -> tuple[str, str]:
-    """A metric as it is read: its name without the unit, the value with it.
+        def over(future: Future[list[tuple[str, Verdict | Exception]]]) -> None:
+            error = future.exception()
+            done(f"Not compared: {error}" if error else compared(_found(future.result())))
 
-    >>> _metric("lag_p50_ms", 44.2), _metric("events_per_s", 0.44)
-    (('lag p50', '44 ms'), ('events a second', '0.4'))
-    >>> _metric("audit_share", 0.125)
-    ('HTTP bytes for audits', '12%')
+        project.thread.submit(project.verify(VERIFY_SECONDS)).add_done_callback(over)
+
+
+def _found(
+    results: Sequence[tuple[str, Verdict | Exception]],
+) -> list[tuple[str, int, int, float, str]]:
+    return [
+        (name, 0, 0, 0.0, str(result))
+        if isinstance(result, Exception)
+        else (name, result.compared, result.differed, result.seconds, "")
+        for name, result in results
+    ]
+
+
+def _trends(health: Health) -> list[Trend]:
+    def points(key: str) -> list[float | None]:
+        return [None if p is None else round(p, 1) for p in health.trends.get(key, ())]
+
+    gone = health.status in ("offline", "closed")
+    changes, lags = points("changes_per_s"), points("lag_ms")
+    rate = "" if gone or not changes else f"{changes[-1]:,.0f}"
+    lag = (
+        ""
+        if gone
+        else next((f"{p:,.0f} ms" for p in lags[: -LATELY - 1 : -1] if p is not None), "")
+    )
+    latency = "" if health.latency_ms is None else f"{health.latency_ms:,.0f} ms"
+    from_there = "from a commit on the server until the change is here"
+    return [
+        Trend("Changes a second", "changes applied to your tables", rate, changes),
+        Trend("Lag", from_there, lag, lags),
+        Trend(
+            "Latency", "of an answer of the server, there and back", latency, points("latency_ms")
+        ),
+    ]
+
+
+def _written(name: str, value: Any) -> str:
+    """The value of a metric with its unit.
+
+    >>> _written("lag_p50_ms", 44.2), _written("audit_share", 0.125), _written("uptime_s", 750.0)
+    ('44 ms', '12%', '12 min')
     """
-    rest, _, unit = name.rpartition("_")
-    if unit == "share":
-        return f"HTTP bytes for {rest}s", f"{value:.0%}"
-    if name.endswith("_per_s"):
-        return f"{name.removesuffix('_per_s').replace('_', ' ')} a second", _plain(value)
-    if unit in _UNITS:
-        return rest.replace("_", " "), _UNITS[unit].format(value)
-    return name.replace("_", " "), _plain(value)
-
-
-def _detail(health: Health) -> str:
-    """A sentence on the state, and one on the audits: when, and what the last of them found."""
-    sentence = health.reason[:1].upper() + health.reason[1:] if health.reason else ""
-    ends = sentence if sentence.endswith((".", "!", "?", "…")) else f"{sentence}."
-    said = [DETAILS["healthy"] if health.status == "healthy" else ends]
-    if health.status == "healthy" and health.audited_s is not None:
-        said.append(f"The last audit, {health.audited_s:.0f} s ago, found every row right.")
-    if health.next_audit_s is not None:
-        said.append(f"Next audit in {health.next_audit_s:.0f} s.")
-    return " ".join(said)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if name.endswith("_share"):
+        return f"{value:.0%}"
+    if name.endswith("_ms"):
+        return f"{value:,.0f} ms"
+    if name == "uptime_s":
+        return span(value)
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
 
 
 class PeoplePresent:

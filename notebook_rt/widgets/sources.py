@@ -40,11 +40,26 @@ Health: TypeAlias = Literal[
 
 
 @dataclass(frozen=True, slots=True)
+class Trend:
+    """A measure of the last five minutes: what it is, its latest value with the unit, a number for each
+    5 s (None: nothing was measured).
+    """
+
+    name: str
+    meaning: str
+    now: str = ""
+    points: Sequence[float | None] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HealthReport:
     """How the connection is doing: ``latency`` in ms, ``metrics`` as short names to values."""
 
     state: Health
-    detail: str = ""
+    sentences: Sequence[str] = ()
+    """What is wrong, since when, what is done about it, what to do."""
+    audits: str = ""
+    """The last audit and the next, in a sentence or two."""
     latency: float | None = None
     last_error: str | None = None
     metrics: Mapping[str, object] = field(default_factory=dict)
@@ -52,6 +67,7 @@ class HealthReport:
     """The traffic of the last hour, in a sentence."""
     near_limits: Sequence[str] = ()
     """A sentence for each limit that is near."""
+    trends: Sequence[Trend] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +132,9 @@ class HealthSource(Protocol):
     def health(self) -> HealthReport: ...
 
     def on_health(self, fn: Callable[[], object]) -> Unsubscribe: ...
+
+    def verify(self, done: Callable[[str], object]) -> object:
+        """Compare every table with the server, and call ``done`` with what was found, in a sentence."""
 
 
 class QueueSource(Protocol):

@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from notebook_rt.widgets.base import LiveWidget, built
-from notebook_rt.widgets.health import LOOK, HealthState, health_html, health_text
+from notebook_rt.widgets.health import (
+    LOOK,
+    HealthState,
+    health_handlers,
+    health_html,
+    health_text,
+)
 from notebook_rt.widgets.presence import presence_html, presence_state, presence_text
 from notebook_rt.widgets.queue import queue_handlers, queue_html, queue_state, queue_text
 from notebook_rt.widgets.sources import (
@@ -69,7 +75,10 @@ class StatusBar(LiveWidget):
                         None if presence is None else presence_state(presence.people())
                     ),
                 },
-                {} if queue is None else queue_handlers(queue),
+                {
+                    **health_handlers(state),
+                    **({} if queue is None else queue_handlers(queue)),
+                },
                 look=LOOK,
             ),
             subscribe=subscribe,

@@ -14,6 +14,7 @@ from pathlib import Path
 from playwright.sync_api import Page
 
 from tests.browser.lab import REPOSITORY, OpenNotebook, browsing, serving
+from tests.browser.scenes import HEALTH
 
 FOLDER = REPOSITORY / ".pictures"
 SETUP = "from tests.browser.scenes import *"
@@ -30,11 +31,20 @@ class Picture:
 
 
 PICTURES = [
-    Picture("health-healthy", "health('healthy')"),
-    Picture("health-open", "health('slow')", click=(".nrt-pill",)),
-    Picture("health-healthy-open", "health('healthy')", click=(".nrt-pill",)),
-    Picture("health-behind-open", "health('behind')", click=(".nrt-pill",)),
-    *[Picture(f"health-{s}", f"health('{s}')") for s in ("polling", "stale", "offline", "closed")],
+    *[
+        Picture(f"health-{state}", f"health('{state}')")
+        for state in ("healthy", "polling", "stale", "offline", "closed")
+    ],
+    *[
+        Picture(f"health-{state}-open", f"health('{state}')", click=(".nrt-pill",))
+        for state in HEALTH
+    ],
+    Picture(
+        "health-compared",
+        "health('drifting', '48,211 rows of 3 tables compared in 1.2 s: no row differed.')",
+        click=(".nrt-pill",),
+    ),
+    Picture("health-details", "health('offline')", click=(".nrt-pill", ".nrt-more > summary")),
     Picture("queue-empty", "queue(0)"),
     Picture("queue-waiting", "queue(2)"),
     Picture("queue-failed-open", "queue(5)", click=(".nrt-pill",)),
@@ -43,6 +53,7 @@ PICTURES = [
     Picture("statusbar", "status_bar()"),
     Picture("statusbar-behind", "status_bar('behind')"),
     Picture("statusbar-open", "status_bar()", click=('[data-part="queue"] .nrt-pill',)),
+    Picture("statusbar-health", "status_bar()", click=('[data-part="health"] .nrt-pill',)),
     Picture("notes", "notes()"),
     Picture("chart-line", "chart()"),
     Picture("chart-lines", "chart(y=['bid', 'ask'], last=400)"),

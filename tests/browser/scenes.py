@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pandas as pd
 
 from notebook_rt.model.types import Column
+from notebook_rt.sync.connection.health import Health
+from notebook_rt.sync.connection.sentences import audits, sentences
 from notebook_rt.widgets import (
     ChartWidget,
     GridWidget,
@@ -15,7 +19,14 @@ from notebook_rt.widgets import (
     QueueWidget,
     StatusBar,
 )
-from notebook_rt.widgets.sources import Conflict, HealthReport, Note, Person, QueuedWrite
+from notebook_rt.widgets.sources import (
+    Conflict,
+    HealthReport,
+    Note,
+    Person,
+    QueuedWrite,
+    Trend,
+)
 from tests.widgets.memory import (
     METRICS,
     MemoryFrame,
@@ -56,13 +67,58 @@ WRITES = [
 ]
 
 
-SAID = {
-    "healthy": "Changes arrive as they happen. The last audit, 12 s ago, found every row right."
-    " Next audit in 8 s.",
-    "behind": "17 s behind the server: positions; 1,240 changes wait to be applied."
-    " Next audit in 2 s.",
+HEALTH = {
+    "healthy": Health("healthy", "live", audited_s=12, next_audit_s=8, since_s=750, cause="live"),
+    "slow": Health(
+        "slow", "latency 640 ms", audited_s=12, next_audit_s=8, since_s=95, cause="slow"
+    ),
+    "behind": Health(
+        "behind",
+        "17 s behind the server: positions; 1,240 changes wait to be applied",
+        audited_s=41,
+        next_audit_s=2,
+        since_s=19,
+        cause="late",
+    ),
+    "drifting": Health(
+        "drifting",
+        "the last audit found a difference, and repaired it: positions",
+        audited_s=3,
+        next_audit_s=17,
+        since_s=3,
+        cause="drifted",
+    ),
+    "refused": Health(
+        "refused",
+        '1 edit to decide: positions 42 violates check constraint "price_positive"',
+        audited_s=12,
+        next_audit_s=8,
+        since_s=300,
+        cause="refused",
+    ),
+    "polling": Health(
+        "polling",
+        "Live updates temporarily unavailable, data refreshes every 5 s",
+        audited_s=31,
+        since_s=41,
+        cause="polling",
+    ),
+    "stale": Health(
+        "stale",
+        'table "trades" is not published; run: alter publication supabase_realtime add table '
+        "public.trades",
+        since_s=3700,
+        cause="failed",
+    ),
+    "offline": Health(
+        "offline", "connection lost", audited_s=190, since_s=180, cause="unreachable"
+    ),
+    "connecting": Health(
+        "connecting", "reconnecting", audited_s=20, since_s=2, cause="reconnecting"
+    ),
+    "closed": Health("closed", "closed", since_s=200_000, cause="closed"),
 }
-"""What a session says of some states (``widgets/sessions.py``)."""
+"""What a session finds, a state each."""
 _EVERY = "were every hour like it; the free plan includes 2 M."
 USAGE = f"1,240 messages this hour: about 0.9 M a month, {_EVERY}"
 MUCH_USAGE = f"2,400 messages this hour: about 1.7 M a month, {_EVERY}"
@@ -74,32 +130,55 @@ NEAR_LIMITS = (
 """What a session says of its traffic (``sync/usage.py``)."""
 
 
+def trends(state: str) -> list[Trend]:
+    rng = np.random.default_rng(3)
+    late = state == "behind"
+    changes = np.round(np.abs(rng.normal(18, 9, 60)) + np.linspace(0, 70, 60) * late, 1).tolist()
+    lag = np.round(np.abs(rng.normal(44, 15, 60)) + np.geomspace(1, 17_000, 60) * late, 1).tolist()
+    latency: list[float | None] = [None] * 60
+    latency[2::5] = [float(value) for value in LATENCIES[:12]]
+    gone = state in ("offline", "closed")
+    if gone or state == "polling":
+        changes[-36 if gone else -8 :] = [0.0] * (36 if gone else 8)
+        lag[-36 if gone else -8 :] = [None] * (36 if gone else 8)
+        latency[-36:] = [None] * 36
+    now = ("18", f"{lag[-1]:,.0f} ms" if lag[-1] else "", "640 ms" if state == "slow" else "14 ms")
+    if state == "slow":
+        latency[-13::5] = [310.0, 590.0, 640.0]
+    now = ("", "", "") if gone else now
+    return [
+        Trend("Changes a second", "changes applied to your tables", now[0], changes),
+        Trend("Lag", "from a commit on the server until the change is here", now[1], lag),
+        Trend("Latency", "of an answer of the server, there and back", now[2], latency),
+    ]
+
+
 def health_source(state: str) -> MemoryHealth:
-    source = MemoryHealth()
-    for latency in LATENCIES:
-        source.report = HealthReport("healthy", latency=float(latency))
-        source.tell()
-    latency = {"healthy": 12.0, "slow": 640.0, "behind": 14.0}.get(state)
-    error = "1006: the socket closed without a close frame" if state not in SAID else None
-    detail = SAID.get(state, "")
-    source.report = HealthReport(
-        state,
-        detail,
-        latency=latency,
-        metrics=METRICS,
-        last_error=error,
-        usage=MUCH_USAGE if state == "behind" else USAGE,
-        near_limits=NEAR_LIMITS if state == "behind" else (),
+    found = HEALTH[state]
+    quiet = state in ("healthy", "slow", "behind", "drifting", "refused")
+    return MemoryHealth(
+        HealthReport(
+            found.status,
+            sentences(found),
+            audits(found),
+            latency={"healthy": 12.0, "slow": 640.0, "behind": 14.0}.get(state),
+            metrics=METRICS,
+            last_error=None if quiet else "1006: the socket closed without a close frame",
+            usage=MUCH_USAGE if state == "behind" else USAGE,
+            near_limits=NEAR_LIMITS if state == "behind" else (),
+            trends=trends(state),
+        )
     )
-    return source
 
 
-def health(state: str) -> HealthWidget:
-    source = health_source("healthy")
+def health(state: str, compared: str = "") -> HealthWidget:
+    source = health_source(state)
     widget = HealthWidget(source)
-    for latency in LATENCIES:
-        source.set(HealthReport("healthy", latency=float(latency)))
-    source.set(health_source(state).report)
+    if compared:
+        widget._enqueue(widget, {"view": "picture", "t": "verify"}, [])
+        while not source.verified:
+            time.sleep(0.01)
+        source.verified.pop()(compared)
     return widget
 
 
@@ -119,12 +198,8 @@ def presence(n: int) -> PresenceWidget:
 
 
 def status_bar(state: str = "healthy") -> StatusBar:
-    source = health_source("healthy")
-    bar = StatusBar(source, MemoryQueue(*WRITES), MemoryPresence(*people(5)))
-    for latency in LATENCIES:
-        source.set(HealthReport("healthy", latency=float(latency), metrics=METRICS))
-    source.set(health_source(state).report)
-    return bar
+    people_here = MemoryPresence(*people(5))
+    return StatusBar(health_source(state), MemoryQueue(*WRITES), people_here)
 
 
 def notes() -> NotesWidget:

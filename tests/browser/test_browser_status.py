@@ -36,6 +36,26 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
         assert not page.locator(".nrt-panel").is_visible()
         assert pill.evaluate("node => node === document.activeElement")
 
+        # It says what is wrong and what was compared, and the counters are behind "Details".
+        pill.click()
+        panel = page.locator(".nrt-health + .nrt-panel")
+        notebook.run("source.set(health_source('polling').report)")
+        panel.get_by_text("rt.retry() tries at once").wait_for()
+        assert panel.locator(".nrt-sentence").count() == 4
+        assert panel.get_by_role("img").count() == 3
+        assert not panel.locator("dl").is_visible()
+        panel.get_by_text("Details").click()
+        assert panel.locator("dl").is_visible()
+        compare = panel.get_by_role("button", name="Compare with the server now")
+        with notebook.busy():
+            compare.click()
+            panel.get_by_text("Comparing every row").wait_for()
+        assert compare.is_disabled()
+        notebook.run("source.verified.pop()('2 rows compared')")
+        panel.get_by_text("2 rows compared").wait_for()
+        assert compare.is_enabled()
+        pill.click()
+
         # A click is handled while a cell sleeps, on the queue's own thread.
         notebook.run("writes = MemoryQueue(*WRITES); q = QueueWidget(writes); display(q)")
         page.locator(".nrt-queue .nrt-pill").click()
@@ -59,6 +79,7 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
         )
         assert notebook.ask("print(len(sent), w.seen)") == "0 False"
         page.locator(".nrt-health").evaluate("node => node.closest('.nrt').style.display = ''")
+        pill.scroll_into_view_if_needed()
         page.locator(".nrt-word", has_text="Slow").wait_for()
         assert notebook.ask("print(len(sent), sent[0]['whole'])") == "1 True"
 
@@ -78,7 +99,8 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
             "        QueueWidget(MemoryQueue(\n"
             "            QueuedWrite('1', HOSTILE, 'failed', HOSTILE, payload=HOSTILE))),\n"
             "        HealthWidget(MemoryHealth(HealthReport(\n"
-            "            'offline', HOSTILE, last_error=HOSTILE, metrics={HOSTILE: HOSTILE}))),\n"
+            "            'offline', [HOSTILE] * 4, HOSTILE, last_error=HOSTILE, usage=HOSTILE,\n"
+            "            metrics={HOSTILE: HOSTILE}, trends=[Trend(HOSTILE, HOSTILE, HOSTILE, [1.0])]))),\n"
             "        NotesWidget(MemoryNotes(Note(1, 'failed', HOSTILE, ago(1)))))"
         )
         page.locator(".nrt-notes li").wait_for()

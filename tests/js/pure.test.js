@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ago } from "../../notebook_rt/widgets/common.js";
 import { checked, notJson } from "../../notebook_rt/widgets/editors.js";
-import { sparkline } from "../../notebook_rt/widgets/health.js";
+import { described, sparkline } from "../../notebook_rt/widgets/health.js";
 import { sortedBy } from "../../notebook_rt/widgets/gridmenu.js";
 import { frozen, share } from "../../notebook_rt/widgets/layout.js";
 import { hueOf, lookOf } from "../../notebook_rt/widgets/looks.js";
@@ -73,6 +73,18 @@ test("missing room comes from the widest texts, if they have enough, else the gr
 test("a sparkline spans its box, and one value does not divide by nothing", () => {
   assert.equal(sparkline([0, 10]), "0.0,15.0 64.0,2.0");
   assert.equal(sparkline([5]), "0.0,2.0");
+  assert.equal(sparkline([]), "");
+});
+
+test("a sparkline goes on over what was not measured", () => {
+  assert.equal(sparkline([null, 10, null, 0, null]), "16.0,2.0 48.0,15.0");
+  assert.equal(sparkline([null, null]), "");
+});
+
+test("a picture is described in words", () => {
+  const lag = { name: "Lag", meaning: "from there to here", now: "12 ms", points: [null, 44.4, 12] };
+  assert.equal(described(lag), "Lag, from there to here: now 12 ms, at most 44 in five minutes");
+  assert.match(described({ ...lag, now: "", points: [null] }), /nothing measured/);
 });
 
 test("a menu is walked by arrows round its ends, and by letters", () => {

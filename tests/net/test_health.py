@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
+import re
 import sys
 import threading
 from dataclasses import replace
+from typing import get_args
 
 import hypothesis.strategies as st
 import pytest
@@ -13,13 +17,19 @@ from hypothesis import given
 from notebook_rt.options import Options
 from notebook_rt.sync.connection.health import (
     COLORS,
+    Cause,
     Facts,
+    Health,
+    HealthStatus,
     Interruption,
     Metrics,
     Series,
+    Since,
     TableFacts,
+    Trend,
     health,
 )
+from notebook_rt.sync.connection.sentences import CLAIMS, audits, sentences
 from notebook_rt.sync.connection.supervisor import (
     Opened,
     Retry,
@@ -33,7 +43,7 @@ STATUSES = ["loading", "live", "polling", "stale", "closed", "error"]
 
 
 def word(facts: Facts) -> str:
-    return health(facts, **NUMBERS)[0]
+    return health(facts, **NUMBERS).status
 
 
 def late(seconds: float, waiting: int = 0, name: str = "t") -> TableFacts:
@@ -101,7 +111,7 @@ def test_a_table_that_cannot_be_had_any_more_is_named_with_what_to_do() -> None:
         TableFacts("trades", "error", error='table "trades" is not there'),
     ]
     facts = Facts("connected", tables=[table("live"), *wrong])
-    assert health(facts, **NUMBERS) == (
+    assert health(facts, **NUMBERS)[:2] == (
         "stale",
         'table "positions" is not published; run: alter … (in error, too: trades)',
     )
@@ -109,7 +119,7 @@ def test_a_table_that_cannot_be_had_any_more_is_named_with_what_to_do() -> None:
 
 def test_behind_says_by_how_much_which_tables_and_what_waits() -> None:
     facts = Facts("connected", tables=[late(17.2, 1240, "positions"), late(4.0, 0, "trades")])
-    assert health(facts, **NUMBERS) == (
+    assert health(facts, **NUMBERS)[:2] == (
         "behind",
         "17 s behind the server: positions, trades; 1,240 changes wait to be applied",
     )
@@ -120,7 +130,7 @@ def test_a_table_in_doubt_says_why_and_when_it_is_checked() -> None:
         TableFacts(name, "live", doubt="why", audit_in=at) for name, at in (("a", 2.9), ("b", 4))
     ]
     facts = Facts("connected", tables=tables)
-    assert health(facts, **NUMBERS) == (
+    assert health(facts, **NUMBERS)[:2] == (
         "behind",
         "changes may have been lost: a, b (why); the next check is in 3 s",
     )
@@ -152,6 +162,8 @@ def test_a_reason_names_each_table_once_and_only_a_few(status: str) -> None:
     st.booleans(),
     st.sampled_from(["", "1 edit of yours was refused"]),
     st.sampled_from(["", "more than 100 a second came"]),
+    st.sampled_from([None, 0.0, 12.0]),
+    st.sampled_from([None, 8.0]),
 )
 def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     state: str,
@@ -164,6 +176,8 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     unaudited: bool,
     refused: str,
     doubt: str,
+    audited: float | None,
+    next_audit: float | None,
 ) -> None:
     facts = Facts(
         state,  # type: ignore[arg-type]  # drawn from the four
@@ -175,7 +189,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         [replace(table(*one), behind=behind, unaudited=unaudited, doubt=doubt) for one in tables],
         refused=refused,
     )
-    verdict, reason = health(facts, **NUMBERS)
+    verdict, reason, cause = health(facts, **NUMBERS)
     assert isinstance(reason, str)
     if COLORS[verdict] == "green":
         assert state == "connected"
@@ -192,7 +206,73 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     rest = [one for one in tables if one not in never]
     alive = [replace(table(*one), behind=behind, unaudited=unaudited, doubt=doubt) for one in rest]
     without = replace(facts, tables=alive)
-    assert health(without, **NUMBERS) == (verdict, reason)  # what never lived changes nothing
+    assert health(without, **NUMBERS) == (
+        verdict,
+        reason,
+        cause,
+    )  # what never lived changes nothing
+    found = Health(verdict, reason, audited_s=audited, next_audit_s=next_audit, cause=cause)
+    said = [*sentences(replace(found, since_s=silent)), audits(found)]
+    if COLORS[verdict] != "green":
+        assert not any(claim in text for claim in CLAIMS for text in said)
+
+
+UNKNOWN_TO_ITS_READER = re.compile(
+    r"\b(socket|websocket|heartbeat|frame|reconcil|drift|gap|join|http|comm\b|payload|replica)",
+    re.I,
+)
+
+
+@pytest.mark.parametrize("cause", get_args(Cause))
+@pytest.mark.parametrize("audited", [None, 12.0])
+def test_every_cause_has_four_sentences_and_only_a_healthy_one_says_that_all_is_well(
+    cause: Cause, audited: float | None
+) -> None:
+    status = "healthy" if cause == "live" else "polling"  # its own name is not read here
+    found = Health(status, "why {it} is so", audited_s=audited, cause=cause, since_s=41.0)
+    said = sentences(found)
+    assert len(set(said)) == 4
+    for text in said:
+        assert text[:1].isupper()
+        assert text.endswith(".")
+        assert not UNKNOWN_TO_ITS_READER.search(text)
+    assert said.since == "It has been so for 41 s."
+    claims = [claim for claim in CLAIMS if claim in " ".join([*said, audits(found)])]
+    assert bool(claims) == (cause == "live")
+
+
+def test_a_table_that_cannot_be_read_says_the_sql_that_mends_it() -> None:
+    why = 'table "t" is not published; run: alter publication supabase_realtime add table t'
+    found = health(Facts("connected", tables=[TableFacts("t", "error", error=why)]), **NUMBERS)
+    assert "alter publication" in sentences(Health(*found[:2], cause=found.cause)).advice
+
+
+@given(st.lists(st.tuples(st.sampled_from(get_args(HealthStatus)), st.floats(0, 500)), min_size=1))
+def test_since_is_the_time_for_which_the_status_was_seen_without_another(
+    looks: list[tuple[HealthStatus, float]],
+) -> None:
+    since, now, seen = Since(), 0.0, list[tuple[HealthStatus, float]]()
+    for status, later in looks:
+        now += later
+        seen.append((status, now))
+        same = list(itertools.takewhile(lambda one, s=status: one[0] == s, reversed(seen)))
+        assert since.look(status, now) == now - same[-1][1]
+
+
+@given(st.lists(st.tuples(st.integers(1, 100), st.floats(0, 400)), max_size=40), st.floats(0, 400))
+def test_a_trend_has_what_was_measured_in_the_last_five_minutes_and_nothing_older(
+    measured: list[tuple[int, float]], later: float
+) -> None:
+    trend, now, all_of = Trend(operator.add), 1000.0, dict[int, float]()
+    for value, wait in measured:
+        now += wait
+        trend.add(value, now)
+        all_of[int(now // 5)] = all_of.get(int(now // 5), 0) + value
+    now += later
+    points = trend.points(now)
+    first = int(now // 5) - 60
+    assert points == [all_of.get(first + n) for n in range(60)]
+    assert len(trend._ticks) <= 61
 
 
 # Interruptions -------------------------------------------------------------------------------------
@@ -238,7 +318,7 @@ def test_an_end_is_calm_until_its_grace_has_passed_and_an_outage_from_then_on(
             unjoined=int(waiting),
             calm=interruption.calm(now),
         )
-        verdict, reason = health(facts, **NUMBERS)
+        verdict, reason, _ = health(facts, **NUMBERS)
         missing = machine.state != "connected" or status != "live"
         away_since = (now if away_since is None else away_since) if missing else None
         out = missing and now - (away_since or now) >= GRACE

@@ -22,7 +22,7 @@ from notebook_rt.widgets import (
     StatusBar,
 )
 from notebook_rt.widgets.base import HERE, built, pump
-from notebook_rt.widgets.health import COLORS, DETAILS, HISTORY, HealthState, health_html
+from notebook_rt.widgets.health import COLORS, COMPARING, HealthState, health_html
 from notebook_rt.widgets.notes import SHOWN, NotesState
 from notebook_rt.widgets.presence import initials, presence_html, presence_state
 from notebook_rt.widgets.queue import queue_state
@@ -71,11 +71,12 @@ def test_no_widget_writes_html(path):
 
 
 @pytest.mark.parametrize("state", COLORS)
-def test_every_state_of_health_has_a_word_a_colour_and_a_sentence(state):
-    drawn = HealthState(MemoryHealth(HealthReport(state)))()
+def test_every_state_of_health_has_a_word_a_colour_and_four_sentences(state):
+    drawn = HealthState(scenes.health_source(state))()
     assert drawn["word"]
     assert drawn["colour"] in {"green", "yellow", "red", "grey"}
-    assert drawn["detail"] == DETAILS[state]
+    assert len(set(drawn["sentences"])) == 4
+    assert [trend["name"] for trend in drawn["trends"]] == ["Changes a second", "Lag", "Latency"]
 
 
 def test_how_far_behind_and_when_the_next_audit_is_are_said_in_words():
@@ -84,23 +85,32 @@ def test_how_far_behind_and_when_the_next_audit_is_are_said_in_words():
     drawn = HealthState(source)()
     assert (drawn["word"], drawn["colour"]) == ("Behind", "yellow")
     widget = StatusBar(source)
-    for text in (drawn["detail"], widget._repr_mimebundle_()[0]["text/html"]):
+    said = " ".join([*drawn["sentences"], drawn["audits"]])
+    for text in (said, widget._repr_mimebundle_()[0]["text/html"]):
         assert "17 s behind the server: positions; 1,240 changes wait" in text
-        assert "Next audit in 2 s" in text
+        assert "The next audit is in 2 s" in text
     widget.close()
 
 
-def test_the_sentence_on_a_healthy_session_claims_no_check():
-    assert "row" not in DETAILS["healthy"]
-
-
-def test_the_sparkline_keeps_the_latest_latencies():
-    source = MemoryHealth(HealthReport("healthy", latency=0.0))
-    state = HealthState(source)
-    state.subscribe(lambda: None)
-    for n in range(200):
-        source.set(HealthReport("healthy", latency=float(n)))
-    assert state()["spark"] == [float(n) for n in range(200 - HISTORY, 200)]
+def test_the_button_compares_once_at_a_time_and_says_what_was_found():
+    source = MemoryHealth()
+    widget = HealthWidget(source)
+    state = widget._link.model._parts["health"]
+    press = {"view": "v", "t": "verify"}
+    widget._enqueue(widget, press, [])
+    until(lambda: len(source.verified) == 1)
+    assert (state()["compared"], state()["comparing"]) == (COMPARING, True)
+    widget._enqueue(widget, press, [])
+    widget._enqueue(widget, {"view": "v", "t": "look"}, [])
+    until(lambda: widget.seen)
+    pump.act(lambda: source.verified.append(None))  # after what was asked before
+    until(lambda: len(source.verified) >= 2)
+    assert source.verified[1] is None
+    source.verified[0]("2 rows compared")
+    assert (state()["compared"], state()["comparing"]) == ("2 rows compared", False)
+    widget._enqueue(widget, press, [])
+    until(lambda: len(source.verified) == 3)
+    widget.close()
 
 
 def test_what_needs_the_user_comes_first_and_the_list_is_bounded():

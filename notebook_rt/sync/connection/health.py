@@ -3,16 +3,18 @@
 Pure. ``health`` looks at ``Facts`` that the session gathers; green needs five things at once: the
 socket, every channel joined, changes confirmed, nothing late, and a last audit that was clean and that
 began after whatever hints at a loss.
-``Metrics`` counts, in constant memory: percentiles come from counts by magnitude.
+``Metrics`` counts, in constant memory: percentiles come from counts by magnitude. What the verdict means
+in sentences is in ``sentences.py``.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from notebook_rt.errors import printable
 from notebook_rt.sync.connection.supervisor import State
@@ -30,6 +32,28 @@ HealthStatus: TypeAlias = Literal[
     "healthy",
     "closed",
 ]
+Cause: TypeAlias = Literal[
+    "closed",
+    "denied",
+    "unreachable",
+    "silent",
+    "failed",
+    "connecting",
+    "reconnecting",
+    "waiting",
+    "comparing",
+    "polling",
+    "late",
+    "drifted",
+    "doubted",
+    "loading",
+    "unaudited",
+    "channel",
+    "refused",
+    "slow",
+    "live",
+]
+"""What a status comes from, where one status has several causes: what is done about each differs."""
 COLORS: Final[dict[HealthStatus, str]] = {
     "offline": "red",
     "connecting": "grey",
@@ -111,6 +135,15 @@ class Facts:
         return missing or self.state not in ("connected", "connecting")
 
 
+class Finding(NamedTuple):
+    """The worst that is true."""
+
+    status: HealthStatus
+    reason: str
+    """Why, in a part of a sentence, fit for a terminal."""
+    cause: Cause
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """The verdict. ``str(health)`` is its word; ``color`` never stands alone."""
@@ -131,6 +164,13 @@ class Health:
     """The messages of the last hour, and what they are in a month, in a sentence."""
     near_limits: tuple[str, ...] = ()
     """A line for each limit of which more than 80 % is used: near it or over it, and what it is."""
+    cause: Cause = field(default="live", compare=False)
+    """What the status comes from."""
+    since_s: float = field(default=0.0, compare=False)
+    """Seconds for which the status has been this one."""
+    trends: Mapping[str, Sequence[float | None]] = field(default_factory=dict, compare=False)
+    """``changes_per_s``, ``lag_ms`` and ``latency_ms`` of the last five minutes, a number for each 5 s,
+    the latest last; None where nothing was measured."""
     display: Callable[[], Any] | None = field(default=None, compare=False)
     """How the session shows its health as it goes on, where there is a front end."""
 
@@ -151,20 +191,20 @@ class Health:
 
 def health(
     facts: Facts, *, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
-) -> tuple[HealthStatus, str]:
+) -> Finding:
     """The worst that is true, and why; the reason is fit for a terminal.
 
     >>> limits = {"slow_ms": 500, "stale_after": 60, "poll_interval": 5, "behind_after": 3}
-    >>> health(Facts("connected", latency=0.02), **limits)
-    ('healthy', 'live')
+    >>> tuple(health(Facts("connected", latency=0.02), **limits))
+    ('healthy', 'live', 'live')
     """
-    state, reason = _worst(facts, slow_ms, stale_after, poll_interval, behind_after)
-    return state, printable(reason)
+    status, cause, reason = _worst(facts, slow_ms, stale_after, poll_interval, behind_after)
+    return Finding(status, printable(reason), cause)
 
 
 def _worst(
     facts: Facts, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
-) -> tuple[HealthStatus, str]:
+) -> tuple[HealthStatus, Cause, str]:
     # A table that never lived says itself what is wrong.
     tables = [t for t in facts.tables if t.status != "error" or t.denied or t.shown]
     statuses = [table.status for table in tables]
@@ -173,62 +213,65 @@ def _worst(
     # Without the socket, polling is all there is; without HTTP not even that.
     polled = "polling" in statuses and facts.reachable
     if facts.closed:
-        return "closed", "closed"
+        return "closed", "closed", "closed"
     if denied:
-        return "offline", denied[0].error
+        return "offline", "denied", denied[0].error
     calm = facts.calm and facts.reachable and facts.state != "disconnected"
     if facts.state not in ("connected", "connecting") and not polled and not calm:
-        return "offline", facts.reason
+        return "offline", "unreachable", facts.reason
     if facts.state == "connected" and facts.silent_for > stale_after:
-        return "stale", f"silent for {facts.silent_for:.0f} s"
+        return "stale", "silent", f"silent for {facts.silent_for:.0f} s"
     if failed:
         others = _names(failed[1:])
-        return "stale", failed[0].error + (f" (in error, too: {others})" if others else "")
+        reason = failed[0].error + (f" (in error, too: {others})" if others else "")
+        return "stale", "failed", reason
     if facts.state == "connecting":
-        return "connecting", facts.reason
+        return "connecting", "connecting", facts.reason
     if calm and facts.away:
         if facts.state != "connected":
-            return "connecting", "reconnecting"
+            return "connecting", "reconnecting", "reconnecting"
         if "polling" in statuses:
             polling = [table for table in tables if table.status == "polling"]
-            return "connecting", f"waiting for live updates: {_names(polling)}"
-        return "connecting", _compared(tables)
+            return "connecting", "waiting", f"waiting for live updates: {_names(polling)}"
+        return "connecting", "comparing", _compared(tables)
     if facts.state != "connected":
-        return "polling", UNAVAILABLE.format(interval=poll_interval)
+        return "polling", "polling", UNAVAILABLE.format(interval=poll_interval)
     if "stale" in statuses:
-        return "stale", _compared(tables)
+        return "stale", "comparing", _compared(tables)
     if "polling" in statuses:
         polling = [table for table in tables if table.status == "polling"]
         ages = [table.age for table in polling if table.age is not None]
         oldest = f"; the oldest is {max(ages):.0f} s old" if ages else ""
         note = UNAVAILABLE.format(interval=poll_interval)
-        return "polling", f"{note} ({_names(polling)}){oldest}"
+        return "polling", "polling", f"{note} ({_names(polling)}){oldest}"
     late = [table for table in tables if table.behind > behind_after]
     if late:
         seconds, waiting = max(t.behind for t in late), sum(t.waiting for t in late)
         more = f"; {waiting:,} changes wait to be applied" if waiting else ""
         more = "; 1 change waits to be applied" if waiting == 1 else more
-        return "behind", f"{seconds:.0f} s behind the server: {_names(late)}{more}"
+        return "behind", "late", f"{seconds:.0f} s behind the server: {_names(late)}{more}"
     drifted = [table for table in tables if table.drifted]
     if drifted:
-        return "drifting", f"the last audit found a difference, and repaired it: {_names(drifted)}"
+        reason = f"the last audit found a difference, and repaired it: {_names(drifted)}"
+        return "drifting", "drifted", reason
     doubted = [table for table in tables if table.doubt]
     if doubted:
         when = min((t.audit_in for t in doubted if t.audit_in is not None), default=0.0)
         check = f"the next check is in {when:.0f} s" if when >= 0.5 else "being checked now"
         names, why = _names(doubted), doubted[0].doubt
-        return "behind", f"changes may have been lost: {names} ({why}); {check}"
+        return "behind", "doubted", f"changes may have been lost: {names} ({why}); {check}"
     if "loading" in statuses or facts.unjoined:
-        return "connecting", "waiting for the first data"
+        return "connecting", "loading", "waiting for the first data"
     unaudited = [table for table in tables if table.unaudited]
     if unaudited:
-        return "connecting", f"waiting for the first audit: {_names(unaudited)}"
+        return "connecting", "unaudited", f"waiting for the first audit: {_names(unaudited)}"
     refusals = [f"channel {topic} was refused: {why}" for topic, why in facts.refused_channels]
     if refusals or facts.refused:
-        return "refused", "; ".join([*refusals[:NAMED], *filter(None, [facts.refused])])
+        reason = "; ".join([*refusals[:NAMED], *filter(None, [facts.refused])])
+        return "refused", "channel" if refusals else "refused", reason
     if facts.latency is not None and facts.latency * 1000 > slow_ms:
-        return "slow", f"latency {facts.latency * 1000:.0f} ms"
-    return "healthy", "live"
+        return "slow", "slow", f"latency {facts.latency * 1000:.0f} ms"
+    return "healthy", "live", "live"
 
 
 def _compared(tables: Sequence[TableFacts]) -> str:
@@ -275,6 +318,50 @@ class Interruption:
             after = f" after {seconds:.0f} s" if seconds >= 1 else ""
             return ("live", f"Live again{after}") if told else None
         return None
+
+
+class Since:
+    """For how long the status has been what it is. Times are monotonic seconds; from any thread."""
+
+    def __init__(self) -> None:
+        self._begun: tuple[HealthStatus, float] | None = None
+
+    def look(self, status: HealthStatus, now: float) -> float:
+        """Take the status of now; gives the seconds since it became that."""
+        begun = self._begun
+        if begun is None or begun[0] != status:
+            self._begun = begun = status, now
+        return max(0.0, now - begun[1])
+
+
+class Trend:
+    """What was measured lately, a number for each 5 s of the last five minutes: for a small picture.
+
+    Parameters
+    ----------
+    combine
+        Makes one number of two within a tick.
+    """
+
+    TICK: Final = 5.0
+    TICKS: Final = 60
+
+    def __init__(self, combine: Callable[[float, float], float]) -> None:
+        self._combine = combine
+        self._ticks: deque[tuple[int, float]] = deque(maxlen=self.TICKS + 1)
+
+    def add(self, value: float, now: float) -> None:
+        number, ticks = int(now // self.TICK), self._ticks
+        if ticks and ticks[-1][0] >= number:
+            ticks[-1] = ticks[-1][0], self._combine(ticks[-1][1], value)
+        else:
+            ticks.append((number, value))
+
+    def points(self, now: float) -> list[float | None]:
+        """Of the ticks that are over, the latest last; None: nothing was measured. From any thread."""
+        known = dict(self._ticks)
+        number = int(now // self.TICK)
+        return [known.get(tick) for tick in range(number - self.TICKS, number)]
 
 
 class Series:
@@ -337,6 +424,7 @@ class Metrics:
         self.lag = Series()
         """Commit on the server to applied here, by the server's clock (``sync/clock.py``)."""
         self._recent: deque[tuple[float, int]] = deque(maxlen=256)
+        self._changes, self._lags, self._latencies = Trend(operator.add), Trend(max), Trend(max)
 
     def state(self, state: State, reason: str, now: float) -> None:
         if state == "connected":
@@ -352,6 +440,29 @@ class Metrics:
     def applied(self, changes: int, now: float) -> None:
         self.events += changes
         self._recent.append((now, changes))
+        self._changes.add(changes, now)
+
+    def lagged(self, seconds: float, now: float) -> None:
+        """A change was applied so long after its commit."""
+        self.lag.add(seconds)
+        self._lags.add(seconds, now)
+
+    def answered(self, seconds: float, now: float) -> None:
+        """A heartbeat took so long, there and back."""
+        self.latency.add(seconds)
+        self._latencies.add(seconds, now)
+
+    def trends(self, now: float) -> dict[str, list[float | None]]:
+        """What `Health.trends` is; from any thread."""
+
+        def scaled(trend: Trend, factor: float) -> list[float | None]:
+            return [None if point is None else point * factor for point in trend.points(now)]
+
+        return {
+            "changes_per_s": [point or 0.0 for point in scaled(self._changes, 1 / Trend.TICK)],
+            "lag_ms": scaled(self._lags, 1000),
+            "latency_ms": scaled(self._latencies, 1000),
+        }
 
     def rate(self, now: float) -> float:
         """Changes a second over the last ten seconds; from any thread."""

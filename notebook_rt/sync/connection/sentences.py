@@ -1,0 +1,234 @@
+"""What a verdict on the connection means, in sentences: what is wrong, since when, what is done, what to do.
+
+Pure. In: a ``Health``. Out: texts that the health panel shows. Only a healthy session is told that all is
+well: no other sentence claims it (docs/design/promises.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from notebook_rt.sync.connection.health import Cause, Health
+
+SHORT: Final = 1.5
+"""Seconds below which something has just begun."""
+
+
+class Sentences(NamedTuple):
+    """The four of the panel."""
+
+    what: str
+    """What is wrong, or that nothing is."""
+    since: str
+    """Since when."""
+    done: str
+    """What is done about it."""
+    advice: str
+    """What the reader can do."""
+
+
+REASON: Final = "{reason}"
+"""The reason itself is the sentence."""
+WAIT: Final = "You can wait: it takes some seconds."
+CLAIMS: Final = (
+    "Changes arrive as they happen.",
+    "There is nothing for you to do.",
+    "found every row right",
+)
+"""What is said of a healthy session only."""
+
+_SAID: Final[dict[Cause, tuple[str, str, str]]] = {
+    "closed": (
+        "This session was closed.",
+        "Its tables keep their last data, and follow no change any more.",
+        "Connect again with nrt.connect() to see live data.",
+    ),
+    "denied": (
+        "The server does not accept the key or the login.",
+        "What was read stays as it was; your edits are kept.",
+        REASON,
+    ),
+    "unreachable": (
+        "There is no connection to the server.",
+        "It is tried again by itself; your edits are kept, and sent when the connection is back.",
+        "Check your network; rt.retry() tries at once.",
+    ),
+    "silent": (
+        "Nothing comes from the server, though the connection is open.",
+        "The connection is made anew, and then every table is compared with the server.",
+        "You can wait some seconds, or call rt.retry() to try at once.",
+    ),
+    "failed": (
+        "A table cannot be read any more.",
+        "It keeps its last rows, and follows no change until this is mended.",
+        REASON,
+    ),
+    "connecting": (
+        "The connection is being made.",
+        "The tables are read as soon as it stands.",
+        "You can wait; if it lasts, check the URL and your network.",
+    ),
+    "reconnecting": (
+        "The connection was lost, and is being made again.",
+        "What has changed meanwhile is read then; your edits are kept.",
+        WAIT,
+    ),
+    "waiting": (
+        REASON,
+        "Until they come, the rows are read again every few seconds.",
+        WAIT,
+    ),
+    "comparing": (
+        REASON,
+        "Rows that differ are replaced by the server's.",
+        WAIT,
+    ),
+    "polling": (
+        REASON,
+        "The rows are read again and again, and live updates are tried meanwhile.",
+        "You can go on working; rt.retry() tries at once.",
+    ),
+    "late": (
+        REASON,
+        "Changes are applied as fast as they come, and the rows compared with the server after that.",
+        "You can wait; if it lasts, a filter brings fewer changes.",
+    ),
+    "drifted": (
+        REASON,
+        "The next audit tells whether every row is the server's again.",
+        "Run again what you computed from these rows.",
+    ),
+    "doubted": (
+        REASON,
+        "The rows are compared with the server, and those that differ are repaired.",
+        "You can wait for that, or compare now.",
+    ),
+    "loading": (
+        "The first data is not here yet.",
+        "The rows are being read.",
+        "You can wait; a large table takes a while.",
+    ),
+    "unaudited": (
+        REASON,
+        "The rows are shown, and are being compared with the server.",
+        WAIT,
+    ),
+    "channel": (
+        REASON,
+        "A channel that was refused stays closed until there is another login; the rest goes on.",
+        "Sign in as somebody whom the project's policies let in.",
+    ),
+    "refused": (
+        REASON,
+        "It is kept and still shown, and is not sent again until you decide.",
+        "Decide it: rt.queue lists what was refused, and a table's .conflicts what is in conflict.",
+    ),
+    "slow": (
+        "The server answers late: {reason}.",
+        "Everything goes on, later than it should.",
+        "You can go on working; if it lasts, check your network.",
+    ),
+    "live": (
+        CLAIMS[0],
+        "The rows are compared with the server every now and then.",
+        CLAIMS[1],
+    ),
+}
+_UNAUDITED: Final = "Audits are off: nothing compares the rows with the server unless you do."
+
+
+def sentences(health: Health) -> Sentences:
+    """The four sentences of a verdict.
+
+    >>> print(*sentences(Health("healthy", "live", since_s=750.0, next_audit_s=8.0)), sep="\\n")
+    Changes arrive as they happen.
+    It has been so for 12 min.
+    The rows are compared with the server every now and then.
+    There is nothing for you to do.
+    """
+    reason = health.reason.rstrip(".")
+    what, done, advice = (
+        _sentence(text.format(reason=reason) if "{reason}" in text else text)
+        for text in _SAID[health.cause]
+    )
+    if health.cause == "live" and health.next_audit_s is None and health.audited_s is None:
+        done = _UNAUDITED
+    return Sentences(what, _since(health.since_s), done, advice)
+
+
+def audits(health: Health) -> str:
+    """The last audit and the next, and what the last found where the session is healthy since.
+
+    >>> audits(Health("slow", "latency 640 ms", audited_s=12.0, next_audit_s=8.0))
+    'The last audit was 12 s ago. The next audit is in 8 s.'
+    """
+    said = []
+    if health.audited_s is not None:
+        ago = f"{span(health.audited_s)} ago"
+        right = health.status == "healthy"
+        said.append(
+            f"The last audit, {ago}, {CLAIMS[2]}." if right else f"The last audit was {ago}."
+        )
+    if health.next_audit_s is not None:
+        said.append(f"The next audit is in {span(health.next_audit_s)}.")
+    return " ".join(said)
+
+
+def compared(found: Sequence[tuple[str, int, int, float, str]]) -> str:
+    """What a comparison of all tables has found, in a sentence or two.
+
+    Parameters
+    ----------
+    found
+        Of each table its name, the rows compared and those that differed, the seconds, and where it
+        could not be compared, why.
+
+    >>> compared([("positions", 2000, 0, 0.5, ""), ("trades", 345, 2, 0.84, "")])
+    '2,345 rows of 2 tables compared in 0.8 s: 2 rows of trades differed, and were repaired.'
+    >>> compared([("positions", 0, 0, 0.0, "no result within 30 s")])
+    'positions could not be compared: no result within 30 s.'
+    """
+    if not found:
+        return "There is no table to compare."
+    done = [one for one in found if not one[4]]
+    said = [f"{name} could not be compared: {why.rstrip('.')}." for name, *_, why in found if why]
+    if done:
+        rows, seconds = sum(one[1] for one in done), max(one[3] for one in done)
+        wrong = [f"{_rows(one[2])} of {one[0]}" for one in done if one[2]]
+        result = (
+            f"{' and '.join(wrong)} differed, and were repaired" if wrong else "no row differed"
+        )
+        tables = "1 table" if len(done) == 1 else f"{len(done)} tables"
+        said.insert(0, f"{_rows(rows)} of {tables} compared in {seconds:.1f} s: {result}.")
+    return " ".join(said)
+
+
+def span(seconds: float) -> str:
+    """Seconds as they are read.
+
+    >>> [span(seconds) for seconds in (0.4, 59.6, 750, 7300, 200_000)]
+    ['0 s', '60 s', '12 min', '2 h', '2 days']
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds // 60:.0f} min"
+    if seconds < 172_800:
+        return f"{seconds // 3600:.0f} h"
+    return f"{seconds // 86_400:.0f} days"
+
+
+def _since(seconds: float) -> str:
+    if seconds < SHORT:
+        return "It has just begun."
+    return f"It has been so for {span(seconds)}."
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s'[: count != 1]}"
