@@ -252,6 +252,14 @@ class Schema:
         columns = [self._keys_in(name, [row[name] for row in page]) for name in self.key]
         return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
+    def keys_in(self, columns: Sequence[list[Any]]) -> list[Key]:
+        """The keys of rows whose key's columns hold these typed values."""
+        parts = [
+            values if set(map(type, values)) <= _KEY_CLASSES else [key_part(one) for one in values]
+            for values in columns
+        ]
+        return parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
+
     def _keys_in(self, name: str, values: list[Json]) -> list[Key]:
         """One column of the keys of a page, decoded as a whole: row by row takes twice as long."""
         decode = self._decoders[name]

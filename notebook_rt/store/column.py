@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,16 @@ from numpy.typing import NDArray
 
 from notebook_rt.model.types import Backend, Kind, Numeric, kind
 from notebook_rt.store.dense import Positions, Step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What a column holds, in the layout in which it holds it; it never changes."""
+
+    data: NDArray[Any] | pa.ChunkedArray
+    """Numbers, truth, moments in microseconds; objects; Arrow's chunks of text."""
+    mask: NDArray[np.bool_] | None = None
+    """Which of the numbers are null, where one is."""
 
 
 class ColumnStore(ABC):
@@ -63,6 +74,10 @@ class ColumnStore(ABC):
     @abstractmethod
     def arrow(self) -> pa.Array | pa.ChunkedArray | None:
         """The column as Arrow has it, sharing memory where the layout allows; None if it cannot."""
+
+    @abstractmethod
+    def parts(self) -> Parts:
+        """What it holds as it is now, without a copy; `columns.of_parts` makes a column of it."""
 
     @property
     @abstractmethod

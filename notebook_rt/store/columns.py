@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from notebook_rt.model.types import Backend, Kind, Numeric, arrow_type, dtype, fits
 from notebook_rt.store.arrays import exact_arrow, objects
-from notebook_rt.store.column import ColumnStore, differing, family
+from notebook_rt.store.column import ColumnStore, Parts, differing, family
 from notebook_rt.store.dense import Buffer, Dense, Positions, Step
 from notebook_rt.store.encode import CLASSES, NULL_MOMENT, STORED, encode, moments, unequal
 from notebook_rt.store.frozen import freeze
@@ -51,6 +51,22 @@ def column_of(
     if encoded is not None:
         return FixedColumn(*encoded, pg_type, backend, numeric)
     return ObjectColumn(values, pg_type, backend, numeric)
+
+
+def of_parts(parts: Parts, pg_type: str, backend: Backend, numeric: Numeric) -> ColumnStore:
+    """The column that holds ``parts``, whose arrays are its own from now on."""
+    if isinstance(parts.data, pa.ChunkedArray):
+        return TextColumn(one_chunk(parts.data), pg_type, backend, numeric)
+    if parts.data.dtype == object:
+        return ObjectColumn(parts.data.tolist(), pg_type, backend, numeric)
+    return FixedColumn(parts.data, parts.mask, pg_type, backend, numeric)
+
+
+def one_chunk(chunks: pa.ChunkedArray) -> pa.Array:
+    """All chunks as one; a single one is not copied."""
+    if chunks.num_chunks == 1:
+        return chunks.chunk(0)
+    return pa.concat_arrays(chunks.chunks or [pa.array([], chunks.type)])
 
 
 def pick(column: ColumnStore, places: Positions) -> ColumnStore:
@@ -187,6 +203,9 @@ class FixedColumn(ColumnStore):
         if self._mask is not None and self._mask.peek().any():
             return objects(self.everything())
         return self._data.view()
+
+    def parts(self) -> Parts:
+        return Parts(self._data.view(), None if self._mask is None else self._mask.view())
 
     def arrow(self) -> pa.Array:
         data: NDArray[Any] = self._data.view()
@@ -344,6 +363,9 @@ class ObjectColumn(ColumnStore):
     def numpy(self) -> NDArray[Any]:
         return self._data.view()
 
+    def parts(self) -> Parts:
+        return Parts(self._data.view())
+
     def arrow(self) -> pa.Array | None:
         if self.kind == "decimal":
             return exact_arrow(self.everything())
@@ -485,6 +507,9 @@ class TextColumn(ColumnStore):
 
     def numpy(self) -> NDArray[Any]:
         return objects(self.everything())
+
+    def parts(self) -> Parts:
+        return Parts(self.chunked())
 
     def arrow(self) -> pa.ChunkedArray:
         return self.chunked()

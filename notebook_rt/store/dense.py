@@ -241,8 +241,8 @@ class Dense:
     __slots__ = ("_back", "_front", "_lent", "_missed", "size")
 
     def __init__(self, data: NDArray[Any]) -> None:
-        """Take ``data``, which must own its memory and be written to by nobody else."""
-        assert data.base is None
+        """Take ``data``, which nobody else writes to: its memory is its own, or mapped privately."""
+        assert data.flags.writeable
         self.size = len(data)
         self._front = Buffer(data)
         self._back: Buffer | None = None

@@ -46,6 +46,29 @@ class Keys:
         self._most = _RECENT
         """Keys in the dict from which on it is tried to sort them in."""
 
+    @classmethod
+    def numbered(cls, keys: Positions | Sequence[Key]) -> Keys:
+        """``keys``, numbered from 0 on; an array of integers takes no dict.
+
+        Raises
+        ------
+        ValueError
+            If two are equal.
+        """
+        found, once = cls(), True
+        if isinstance(keys, np.ndarray):
+            once = _rising(keys)
+            order = np.arange(len(keys)) if once else np.argsort(keys, kind="stable")
+            found._sorted, found._numbers = keys[order], order
+            found._most = max(_RECENT, len(keys) // 8)
+            once = once or _rising(found._sorted)
+        else:
+            found._recent = dict(zip(keys, range(len(keys)), strict=True))
+            once = len(found._recent) == len(keys)
+        if not once:
+            raise ValueError("two rows have one key")
+        return found
+
     def __len__(self) -> int:
         return len(self._recent) + len(self._sorted) - self._left
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, WireRow
 from notebook_rt.model.types import Backend, Column, Schema, differs, key_part, kind
-from notebook_rt.store.column import ColumnStore
-from notebook_rt.store.columns import TextColumn, column_of, pick
+from notebook_rt.store.column import ColumnStore, Parts
+from notebook_rt.store.columns import FixedColumn, TextColumn, column_of, of_parts, pick
 from notebook_rt.store.dense import Positions, Step
 from notebook_rt.store.encode import unequal
 from notebook_rt.store.export import arrow_table
@@ -252,6 +252,39 @@ class Table:
         with self.lock:
             self._take_step()
             return arrow_table(self.schema, self._columns)
+
+    def parts(self) -> dict[str, Parts]:
+        """What each column holds, without a copy: what `restore` makes the table of again."""
+        with self.lock:
+            self._take_step()
+            return {name: column.parts() for name, column in self._columns.items()}
+
+    def restore(self, parts: Mapping[str, Parts]) -> None:
+        """Take the columns of a table with this schema, as ``parts`` gave them.
+
+        Raises
+        ------
+        ValueError
+            If they are not of one length, or two rows have one key.
+        """
+        schema = self.schema
+        new = type(self)(schema, self.dtype_backend)
+        for column in schema.columns:
+            held = parts[column.name]
+            new._columns[column.name] = of_parts(
+                held, column.pg_type, self.dtype_backend, schema.numeric
+            )
+        sizes = set(map(len, new._columns.values()))
+        new._keys = _keys_of(schema, new._columns)
+        if sizes != {len(new._keys)}:
+            raise ValueError(f"columns of {sizes} rows, with {len(new._keys)} keys")
+        new._born = new._next = len(new._keys)
+        self.adopt(new)
+
+    def adopt(self, other: Table) -> None:
+        """Become ``other``, which has this schema, and which nobody has seen yet."""
+        with self.lock:
+            self._adopt(other)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Arrow's stream interface: polars, DuckDB and pyarrow read the table through it."""
@@ -528,6 +561,16 @@ class Table:
             arrays[0], name=self.schema.key[0], copy=False, dtype=arrays[0].dtype
         )
         return index
+
+
+def _keys_of(schema: Schema, columns: Mapping[str, ColumnStore]) -> Keys:
+    """The keys of whole columns, in the order of their rows."""
+    only = columns[schema.key[0]]
+    if len(schema.key) == 1 and isinstance(only, FixedColumn) and only.kind == "int":
+        held = only.parts()
+        if held.mask is None:
+            return Keys.numbered(np.asarray(held.data))
+    return Keys.numbered(schema.keys_in([columns[name].everything() for name in schema.key]))
 
 
 def _given(rows: Sequence[Row], places: Positions, name: str) -> tuple[Positions, list[Any]]:

@@ -1,0 +1,139 @@
+"""The cache as a whole: where it is, what is in it, and what gives way when it grows too large.
+
+One directory a project and login, one `Shelf` a table in it. Deleting any of it at any time is safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from notebook_rt.disk import snapshot
+from notebook_rt.disk.errors import RefusedFileError
+from notebook_rt.disk.kept import Facts, Identity
+from notebook_rt.disk.shelf import JOURNAL, LOCK, SNAPSHOT, Shelf, opened
+
+
+def root() -> Path:
+    """Where tables are kept."""
+    return Path(platformdirs.user_cache_dir("notebook_rt")) / "tables"
+
+
+def directory_of(identity: Identity) -> Path:
+    """Where the tables of the identity's project and login are kept."""
+    host = re.sub(r"[^\w.-]", "_", urlsplit(identity.project).netloc).strip(".")[:80]
+    return root() / f"{host}-{identity.login}"
+
+
+def path_of(identity: Identity) -> Path:
+    """Where a table's snapshot is kept."""
+    name = re.sub(r"[^\w.-]", "_", identity.table)[:60]
+    digest = sha256(identity.asked.encode()).hexdigest()[:16]
+    return directory_of(identity) / f"{name}-{digest}{SNAPSHOT}"
+
+
+def shelf(identity: Identity) -> Shelf:
+    """The place of a table."""
+    return Shelf(path_of(identity), identity)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A table in the cache, as a list shows it."""
+
+    path: Path
+    """Of its snapshot."""
+    bytes: int
+    used: float
+    """When it was read or written last: seconds since the epoch."""
+    project: str = ""
+    table: str = ""
+    rows: int = 0
+    as_of: float = 0.0
+    refused: str = ""
+    """Why it is as if it were not there; then nothing is known of it but its size."""
+
+
+def entries() -> list[Entry]:
+    """All that is kept, what was used last at the end."""
+    found = []
+    for path in root().glob(f"*/*{SNAPSHOT}"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(_entry(path))
+    return sorted(found, key=lambda one: one.used)
+
+
+def clear(login: Identity | None = None) -> int:
+    """Remove what is kept of everybody, or of the project and login of ``login``; the bytes freed.
+
+    A kernel that runs goes on, and writes its tables again.
+    """
+    directories = [directory_of(login)] if login is not None else list(root().glob("*"))
+    freed = 0
+    for directory in directories:
+        for path in list(directory.glob("*")):
+            with contextlib.suppress(OSError):
+                size = path.lstat().st_size
+                # Without its lock's file there might be two writers.
+                if path.suffix != LOCK:
+                    path.unlink()
+                    freed += size
+    return freed
+
+
+def make_room(most: int, but: Path) -> int:
+    """Remove what was used least lately until at most ``most`` bytes are kept; how many tables went.
+
+    ``but`` stays, and what a running kernel writes.
+    """
+    kept, gone = entries(), 0
+    total = sum(one.bytes for one in kept)
+    for one in kept:
+        if total <= most:
+            break
+        if one.path != but and _remove(one.path):
+            total -= one.bytes
+            gone += 1
+    return gone
+
+
+def _remove(path: Path) -> bool:
+    """Remove a table that nobody writes."""
+    held = Shelf(path, Identity("", "", "", ""))
+    try:
+        if not held.take():
+            return False
+    except (OSError, RefusedFileError):
+        return False
+    try:
+        held.clear()
+    except OSError:
+        return False
+    finally:
+        held.close()
+    return True
+
+
+def _entry(path: Path) -> Entry:
+    def stats(suffix: str) -> Iterator[tuple[int, float]]:
+        with contextlib.suppress(FileNotFoundError):
+            status = path.with_suffix(suffix).lstat()
+            yield status.st_size, status.st_mtime
+
+    found = [*stats(SNAPSHOT), *stats(JOURNAL), *stats(LOCK)]
+    size, used = sum(one for one, _ in found), max((at for _, at in found), default=0.0)
+    try:
+        with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+            head = snapshot.read_head(raw)
+        as_of = Facts.read(head["facts"]).as_of
+    except (RefusedFileError, OSError, ValueError) as error:
+        return Entry(path, size, used, refused=str(error))
+    return Entry(path, size, used, head["project"], head["table"], head["rows"], as_of)

@@ -1,0 +1,64 @@
+"""What has changed since a snapshot, as a file that grows: one record a batch.
+
+Each record's checksum goes on from the one before, and the first from the snapshot's generation. So
+what is read is the batches from the first on, up to where something was cut off or changed; a record of
+another file, or one that stands in another place, ends it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+from notebook_rt.disk.kept import Batch, Facts
+from notebook_rt.disk.values import dump, dump_key, dump_ops, key_of, load, load_ops
+from notebook_rt.model.types import Schema
+
+MAGIC: Final = b"nrt-jrnl"
+_HEAD: Final = struct.Struct("<8sI32sI")
+"""The file's kind, the format, the generation, and their checksum."""
+_RECORD: Final = struct.Struct("<II")
+"""A record's length and checksum."""
+
+
+def begin(generation: str, form: int) -> tuple[bytes, int]:
+    """The first bytes of the journal of a snapshot, and the checksum that its first record goes on from."""
+    named = generation.encode().ljust(32, b"\0")
+    total = zlib.crc32(named, form)
+    return _HEAD.pack(MAGIC, form, named, total), total
+
+
+def record(batch: Batch, schema: Schema, total: int) -> tuple[bytes, int]:
+    """A batch as bytes, after a record with the checksum ``total``; and its own checksum."""
+    versions = [[dump_key(key, schema), xmin] for key, xmin in batch.versions.items()]
+    raw = dump([batch.facts.plain(), dump_ops(batch.ops, schema), versions])
+    total = zlib.crc32(raw, total)
+    return _RECORD.pack(len(raw), total) + raw, total
+
+
+def batches(raw: bytes, schema: Schema, generation: str, form: int) -> Iterator[Batch]:
+    """The batches of a journal's bytes; none, if it belongs to another snapshot."""
+    head, total = begin(generation, form)
+    if raw[: len(head)] != head:
+        return
+    at = len(head)
+    while at + _RECORD.size <= len(raw):
+        length, wanted = _RECORD.unpack_from(raw, at)
+        at += _RECORD.size
+        body = raw[at : at + length]
+        total = zlib.crc32(body, total)
+        if len(body) < length or total != wanted:
+            return
+        try:
+            facts, ops, versions = load(body)
+            found = Batch(
+                load_ops(ops, schema),
+                {key_of(key, schema): xmin for key, xmin in versions},
+                Facts.read(facts),
+            )
+        except (LookupError, TypeError, ValueError):
+            return
+        yield found
+        at += length

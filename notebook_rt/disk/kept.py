@@ -1,0 +1,165 @@
+"""What is kept of a table: whose it is, what the mirror knew, its rows with their versions; and batches.
+
+A ``Kept`` is one state of a table, a ``Batch`` what has changed since the one before. Both are values:
+``snapshot.py`` and ``journal.py`` say how they are written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from notebook_rt.model.rows import Key, Op
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Schema
+from notebook_rt.store.column import Parts
+from notebook_rt.store.columns import of_parts
+from notebook_rt.store.table import Table
+from notebook_rt.sync.table.memory import Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which table of whom: what is kept for another one is not there."""
+
+    project: str
+    """The project's URL."""
+    login: str
+    """A digest of whose login it is; never a key, a token or the login itself."""
+    table: str
+    """Schema and name."""
+    asked: str
+    """The whole of what was asked for: filter, columns, order, ..."""
+
+    @classmethod
+    def of(cls, project: str, login: str, spec: TableSpec) -> Identity:
+        """Of the table of ``spec`` as the user or role ``login`` of a project sees it."""
+        project = project.rstrip("/")
+        digest = hashlib.sha256(f"{project}\n{login}".encode()).hexdigest()[:24]
+        return cls(project, digest, f"{spec.schema}.{spec.table}", repr(spec))
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What changes with each batch, besides the rows."""
+
+    as_of: float
+    """When the rows were last known to be the server's: seconds since the epoch, by this machine."""
+    memory: Memory
+    """What the mirror knew of the server's clock."""
+
+    def plain(self) -> list[Any]:
+        """As JSON and MessagePack have it."""
+        memory = self.memory
+        return [self.as_of, memory.since, memory.heard, memory.believed, memory.moved]
+
+    @classmethod
+    def read(cls, told: Sequence[Any]) -> Facts:
+        """What `plain` gave.
+
+        Raises
+        ------
+        ValueError
+            If it is something else.
+        """
+        try:
+            as_of, since, heard, believed, moved = msgspec.convert(
+                told, tuple[float, float | None, float | None, bool, bool]
+            )
+        except msgspec.ValidationError as error:
+            raise ValueError(f"no facts: {error}") from error
+        return cls(as_of, Memory(since, heard, believed, moved))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Operations on the rows, in order, and the versions of their keys that are known after them."""
+
+    ops: Sequence[Op]
+    versions: Mapping[Key, int]
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """One state of a table."""
+
+    known: Schema
+    """All columns of the server's table."""
+    names: tuple[str, ...]
+    """Those that are kept, key and all."""
+    columns: Mapping[str, Parts]
+    versions: NDArray[np.int64]
+    """Each row's ``xmin``; -1: not known."""
+    facts: Facts
+    ranks: NDArray[np.int64] | None = None
+    """Each row's place in an order that only the server knows; -1: none."""
+    batches: Sequence[Batch] = field(default=())
+    """What has changed since, oldest first."""
+
+    @property
+    def schema(self) -> Schema:
+        """The columns that are kept."""
+        return self.known.project(self.names)
+
+    @property
+    def latest(self) -> Facts:
+        """The facts after all batches."""
+        return self.batches[-1].facts if self.batches else self.facts
+
+    def fill(self, table: Table) -> Versions:
+        """Make an empty ``table`` with this schema the one that was kept; gives its rows' versions.
+
+        Raises
+        ------
+        ValueError
+            If the columns are no table's.
+        """
+        schema = self.schema
+        versions = Versions(self, {name: _own(self.columns[name]) for name in schema.key})
+        table.restore(self.columns)
+        for batch in self.batches:
+            table.apply(batch.ops)
+        return versions
+
+
+class Versions:
+    """The versions of the rows of a table that was read; worked out when they are wanted.
+
+    A million of them take longer than the table itself.
+    """
+
+    def __init__(self, kept: Kept, keys: Mapping[str, Parts]) -> None:
+        self._kept = kept
+        self._keys = keys
+
+    def by_key(self) -> dict[Key, int]:
+        """Where they are known: of what has changed since the snapshot, those that were told."""
+        kept, schema = self._kept, self._kept.schema
+        columns = (
+            of_parts(held, schema.types[name], None, schema.numeric).everything()
+            for name, held in self._keys.items()
+        )
+        keys = schema.keys_in(list(columns))
+        found = dict(zip(keys, kept.versions.tolist(), strict=True))
+        for batch in kept.batches:
+            for op in batch.ops:
+                found.pop(op.key, None)
+            found.update(batch.versions)
+        if -1 in found.values():
+            found = {key: xmin for key, xmin in found.items() if xmin >= 0}
+        return found
+
+
+def _own(parts: Parts) -> Parts:
+    """A copy that the table does not write to."""
+    if isinstance(parts.data, pa.ChunkedArray):
+        return parts
+    return Parts(parts.data.copy(), None if parts.mask is None else parts.mask.copy())

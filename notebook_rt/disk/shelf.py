@@ -1,0 +1,213 @@
+"""The files of one table in the cache: a snapshot, its journal, and the lock of who writes them.
+
+One writer at a time, told by the lock; everybody may read. A snapshot takes the place of the one before
+as a whole, and the journal after it: whoever reads the journal first and the snapshot then has a state
+that was once written, whatever is written meanwhile. Only files are read that are this user's alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Final
+
+from notebook_rt.disk import journal, snapshot
+from notebook_rt.disk.errors import RefusedFileError
+from notebook_rt.disk.kept import Batch, Identity, Kept
+from notebook_rt.model.types import Schema
+
+SNAPSHOT: Final = ".arrow"
+JOURNAL: Final = ".journal"
+LOCK: Final = ".lock"
+LEAST_JOURNAL: Final = 4 << 20
+"""Bytes that a journal may have, or half of its snapshot's: then it is time for another snapshot."""
+
+
+class Shelf:
+    """One table's place in the cache. Used by one thread at a time.
+
+    Parameters
+    ----------
+    path : Path
+        Of the snapshot (`cache.path_of`); its directory is made with mode 0700 when something is written.
+    identity : Identity
+        Whose it is; what is there of another one is not read.
+    """
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        self.path = path
+        self.identity = identity
+        self._generation = ""
+        self._total = 0
+        self._written = self._limit = 0
+        self._lock: sqlite3.Connection | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a file to read."""
+        return self.path.exists()
+
+    def read(self) -> Kept:
+        """What was kept last.
+
+        Raises
+        ------
+        RefusedFileError
+            If what is there is not to be read.
+        OSError
+            If there is nothing, or the disk does not give it.
+        """
+        check_directory(self.path.parent)
+        raw = b""
+        with contextlib.suppress(FileNotFoundError), opened(self._file(JOURNAL)) as file:
+            raw = file.read()  # before the snapshot: a later one has all of it
+        with opened(self.path) as file:
+            kept, generation = snapshot.read(file, self.identity)
+        self._touch()
+        found = journal.batches(raw, kept.schema, generation, snapshot.FORMAT)
+        return replace(kept, batches=tuple(found))
+
+    # Writing
+
+    def take(self) -> bool:
+        """Become the one who writes here, if nobody else is. True: it is so, or was before."""
+        if self._lock is not None:
+            return True
+        _make_directory(self.path.parent)
+        path = self._file(LOCK)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        check(path.lstat(), path)
+        # An empty database's lock: it is everywhere SQLite is, and ends with the process.
+        lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            lock.execute("begin exclusive")
+        except sqlite3.OperationalError:
+            lock.close()
+            return False
+        self._lock = lock
+        self._sweep()
+        return True
+
+    def write(self, kept: Kept) -> int:
+        """Put a whole state in the place of what is there; gives its size in bytes."""
+        generation = uuid.uuid4().hex
+        with self._replacing(self.path) as file:
+            snapshot.write(file, kept, self.identity, generation)
+            size = file.tell()
+        head, self._total = journal.begin(generation, snapshot.FORMAT)
+        with self._replacing(self._file(JOURNAL)) as file:
+            file.write(head)
+        self._generation = generation
+        self._written, self._limit = 0, max(LEAST_JOURNAL, size // 2)
+        self._touch()
+        return size
+
+    def append(self, batch: Batch, schema: Schema) -> None:
+        """Put a batch behind what is there, for rows of ``schema``; only after `write`."""
+        raw, total = journal.record(batch, schema, self._total)
+        file = os.open(self._file(JOURNAL), os.O_WRONLY | os.O_APPEND)
+        try:
+            done = 0
+            while done < len(raw):  # a disk that is full writes a part
+                done += os.write(file, raw[done:])
+        finally:
+            os.close(file)
+        self._total = total
+        self._written += len(raw)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time for another snapshot."""
+        return not self._generation or self._written > self._limit
+
+    def clear(self) -> None:
+        """Remove what is kept."""
+        self._generation = ""
+        for suffix in (SNAPSHOT, JOURNAL):
+            self._file(suffix).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let somebody else write."""
+        self._generation = ""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _file(self, suffix: str) -> Path:
+        return self.path.with_suffix(suffix)
+
+    def _touch(self) -> None:
+        """Note that it was used: what was used least lately gives way first."""
+        with contextlib.suppress(OSError):
+            os.utime(self._file(LOCK))
+
+    def _sweep(self) -> None:
+        """Remove what a writer that was killed had begun."""
+        for path in self.path.parent.glob(f"{self.path.stem}*.new"):
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _replacing(self, path: Path) -> Iterator[IO[bytes]]:
+        """A new file, private, that takes the place of ``path`` when all of it is on the disk."""
+        number, name = tempfile.mkstemp(".new", path.name, path.parent)  # 0600
+        try:
+            with os.fdopen(number, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def check(status: os.stat_result, path: Path) -> None:
+    """Refuse what is not this user's alone.
+
+    Raises
+    ------
+    RefusedFileError
+        If it is a link, another user's, or others may read or write it.
+    """
+    if stat.S_ISLNK(status.st_mode):
+        raise RefusedFileError("unsafe", f"{path} is a link")
+    if not hasattr(os, "geteuid"):
+        return
+    if status.st_uid != os.geteuid():
+        raise RefusedFileError("unsafe", f"{path} belongs to user {status.st_uid}, not to you")
+    if status.st_mode & 0o077:
+        raise RefusedFileError("unsafe", f"{path} is open to others: chmod go-rwx {path}")
+
+
+def check_directory(directory: Path) -> None:
+    """As `check`, of a directory in which files are kept.
+
+    Raises
+    ------
+    RefusedFileError
+        If it is not this user's alone.
+    """
+    check(directory.lstat(), directory)
+
+
+def _make_directory(directory: Path) -> None:
+    directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    directory.mkdir(exist_ok=True, mode=0o700)
+    check_directory(directory)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file to read, if it is this user's alone."""
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(number, "rb") as file:
+        check(os.fstat(file.fileno()), path)
+        yield file

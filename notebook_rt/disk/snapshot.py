@@ -1,0 +1,223 @@
+"""One state of a table as a file: Arrow's IPC format, mapped into memory when it is read.
+
+The file is a first line, the columns as one record batch, and a *head* at the end: JSON with the format's
+number, whose table it is, its schema, what the mirror knew, and the checksums of all that stands before
+it. Numbers lie in the layout in which a column has them, so a table that is read is the file's pages,
+mapped privately: what is written to them later reaches neither the file nor another process.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import IO, Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from notebook_rt.disk.errors import RefusedFileError
+from notebook_rt.disk.kept import Facts, Identity, Kept
+from notebook_rt.disk.values import dump, load
+from notebook_rt.model.types import Column, Schema
+from notebook_rt.store.arrays import objects
+from notebook_rt.store.column import Parts
+from notebook_rt.store.columns import one_chunk
+
+FORMAT: Final = 1
+"""Rises with every change that an older version would misread."""
+FIRST: Final = b"notebook_rt table\n".ljust(64, b"\0")
+LAST: Final = b"nrt-kept"
+TAIL: Final = struct.Struct("<IIQ8s")
+"""The format, the head's checksum, its length, and ``LAST``."""
+BLOCK: Final = 1 << 24
+"""Bytes a checksum is of."""
+
+
+def write(file: IO[bytes], kept: Kept, identity: Identity, generation: str) -> None:
+    """Write a state to an empty file.
+
+    Parameters
+    ----------
+    generation : str
+        Names this file: the journal that belongs to it says the same.
+    """
+    sink = _Summed(file)
+    sink.write(FIRST)
+    fields, forms = _fields(kept)
+    batch = pa.record_batch(fields)
+    with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), batch.schema) as writer:
+        writer.write_batch(batch)
+    head = {
+        **asdict(identity),
+        "generation": generation,
+        "columns": [asdict(column) for column in kept.known.columns],
+        "key": kept.known.key,
+        "numeric": kept.known.numeric,
+        "names": kept.names,
+        "forms": forms,
+        "rows": len(kept.versions),
+        "facts": kept.facts.plain(),
+        "length": sink.length,
+        "sums": sink.finish(),
+    }
+    raw = json.dumps(head, ensure_ascii=True).encode()
+    file.write(raw)
+    file.write(TAIL.pack(FORMAT, zlib.crc32(raw), len(raw), LAST))
+
+
+def read(file: IO[bytes], identity: Identity) -> tuple[Kept, str]:
+    """The state in a file, without its batches, and its generation.
+
+    Raises
+    ------
+    RefusedFileError
+        If it is not a whole file of this format, or of another table.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size < len(FIRST) + TAIL.size:
+        raise RefusedFileError("torn", "it is cut off")
+    raw = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+    head = read_head(raw)
+    if any(head[name] != value for name, value in asdict(identity).items()):
+        raise RefusedFileError("foreign", "it is of another project, login or table")
+    length, sums = head["length"], head["sums"]
+    whole = memoryview(raw)
+    if [zlib.crc32(whole[at : min(at + BLOCK, length)]) for at in range(0, length, BLOCK)] != sums:
+        raise RefusedFileError("torn", "its checksum is another")
+    try:
+        return _kept(raw, head), str(head["generation"])
+    except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        raise RefusedFileError("torn", f"it does not say a table: {error!r}") from error
+
+
+def read_head(raw: Any) -> dict[str, Any]:
+    """The head of a file, given as its bytes or their mapping; checked against its own checksum.
+
+    Raises
+    ------
+    RefusedFileError
+        If it is none.
+    """
+    size = len(raw)
+    if size < len(FIRST) + TAIL.size:
+        raise RefusedFileError("torn", "it is cut off")
+    form, total, length, last = TAIL.unpack(raw[size - TAIL.size :])
+    if last != LAST or raw[: len(FIRST)] != FIRST:
+        raise RefusedFileError("torn", "it is no file of a table, or cut off")
+    if form > FORMAT:
+        raise RefusedFileError("newer", f"its format is {form}, and this version knows {FORMAT}")
+    text = raw[max(0, size - TAIL.size - length) : size - TAIL.size]
+    if form != FORMAT or zlib.crc32(text) != total:
+        raise RefusedFileError("torn", "its head's checksum is another")
+    found: dict[str, Any] = json.loads(text)
+    if found["length"] != size - TAIL.size - length:
+        raise RefusedFileError("torn", "its length is another")
+    return found
+
+
+class _Summed:
+    """A file to write to, with a checksum of each block."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.length = 0
+        self._file = file
+        self._sums: list[int] = []
+        self._sum = 0
+
+    def write(self, raw: Any) -> int:
+        given = memoryview(raw)
+        written = self._file.write(given)
+        at = 0
+        while at < len(given):
+            part = given[at : at + BLOCK - self.length % BLOCK]
+            self._sum = zlib.crc32(part, self._sum)
+            self.length += len(part)
+            at += len(part)
+            if not self.length % BLOCK:
+                self._sums.append(self._sum)
+                self._sum = 0
+        return written
+
+    def finish(self) -> list[int]:
+        """The checksums of all that was written."""
+        return [*self._sums, self._sum] if self.length % BLOCK else list(self._sums)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def tell(self) -> int:
+        return self.length
+
+
+def _fields(kept: Kept) -> tuple[dict[str, pa.Array], list[str]]:
+    fields: dict[str, pa.Array] = {"xmin": _numbers(kept.versions)}
+    if kept.ranks is not None:
+        fields["rank"] = _numbers(kept.ranks)
+    forms = []
+    for place, name in enumerate(kept.names):
+        parts = kept.columns[name]
+        data = parts.data
+        if isinstance(data, pa.ChunkedArray):
+            form = "text"
+            fields[f"c{place}"] = one_chunk(data)
+        elif data.dtype == object:
+            form = "object"
+            raw = [None if value is None else dump(value) for value in data.tolist()]
+            fields[f"c{place}"] = pa.array(raw, pa.large_binary())
+        else:
+            form = data.dtype.str
+            fields[f"c{place}"] = _numbers(data)
+            if parts.mask is not None:
+                fields[f"m{place}"] = _numbers(parts.mask)
+        forms.append(form)
+    return fields, forms
+
+
+def _numbers(values: NDArray[Any]) -> pa.Array:
+    """Numbers as Arrow's, without a copy; truth a byte each."""
+    held = values.view("u1") if values.dtype == bool else values
+    of = pa.from_numpy_dtype(held.dtype)
+    return pa.Array.from_buffers(of, len(held), [None, pa.py_buffer(held)])
+
+
+def _kept(raw: mmap.mmap, head: Mapping[str, Any]) -> Kept:
+    columns = tuple(Column(**{**one, "choices": tuple(one["choices"])}) for one in head["columns"])
+    known = Schema(columns, tuple(head["key"]), head["numeric"])
+    names = tuple(head["names"])
+    whole = pa.py_buffer(raw)
+    body = whole.slice(len(FIRST), head["length"] - len(FIRST))
+    batch = pa.ipc.open_file(pa.BufferReader(body)).get_batch(0)
+
+    def mapped(name: str, of: str) -> NDArray[Any]:
+        """The numbers of a field, over the mapping: Arrow would make a view that cannot be written."""
+        held = batch.column(name).buffers()[1]
+        at = held.address - whole.address if held is not None and len(batch.column(name)) else 0
+        return np.frombuffer(raw, of, len(batch.column(name)), at)
+
+    found = {}
+    for place, (name, form) in enumerate(zip(names, head["forms"], strict=True)):
+        if form == "text":
+            found[name] = Parts(pa.chunked_array([batch.column(f"c{place}")]))
+        elif form == "object":
+            values = batch.column(f"c{place}").to_pylist()
+            found[name] = Parts(objects([None if one is None else load(one) for one in values]))
+        else:
+            masked = f"m{place}" in batch.schema.names
+            mask = mapped(f"m{place}", "?") if masked else None
+            found[name] = Parts(mapped(f"c{place}", form), mask)
+    ranks = mapped("rank", "<i8") if "rank" in batch.schema.names else None
+    if not _agree(head["rows"], batch.num_rows, known, names):
+        raise ValueError("its parts do not agree")
+    return Kept(known, names, found, mapped("xmin", "<i8"), Facts.read(head["facts"]), ranks)
+
+
+def _agree(rows: int, found: int, known: Schema, names: Sequence[str]) -> bool:
+    return rows == found and {*known.key} <= {*names} <= {*known.names}

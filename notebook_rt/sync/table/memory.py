@@ -1,0 +1,19 @@
+"""What a mirror knows that another one, in a kernel that starts later, goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Server times, in seconds since the epoch, and how far the watermark is believed."""
+
+    since: float | None = None
+    """Nothing that was committed before is missing from the rows; None: it was never proven."""
+    heard: float | None = None
+    """What was committed until then may be in the rows already."""
+    believed: bool = False
+    """Whether no change was seen that did not move the watermark (``watermark.py``)."""
+    moved: bool = False
+    """Whether a change was seen that moved it."""

@@ -1,0 +1,257 @@
+"""The laws of the files: what is read is a state that was once written, or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from notebook_rt.disk import cache, shelf, snapshot, values
+from notebook_rt.disk.errors import RefusedFileError
+from notebook_rt.disk.kept import Facts, Identity
+from notebook_rt.disk.shelf import Shelf
+from notebook_rt.model.rows import Upsert
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column, Schema, equal
+from notebook_rt.store.table import Table
+from notebook_rt.sync.table.memory import Memory
+from tests.disk.model import ME, batches, facts, kept_of, ops_of, restored, schemas, state
+from tests.store.test_laws import VALUES
+
+some = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+backends = st.sampled_from([None, "numpy_nullable", "pyarrow"])
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@given(st.one_of(*VALUES.values()) | st.lists(st.one_of(*VALUES.values()), max_size=3))
+def test_a_value_comes_back_as_it_was(value: Any) -> None:
+    found = values.load(values.dump(value))
+    assert equal(found, value)
+    assert type(found) is type(value)
+
+
+class History:
+    """A table that is written, batch by batch, with a copy of every state that was."""
+
+    def __init__(self, data: st.DataObject, path: Path) -> None:
+        self.schema = data.draw(schemas())
+        self.shelf = Shelf(path, ME)
+        assert self.shelf.take()
+        self.table, self.versions = Table(self.schema), dict[Any, int]()
+        self.table.apply(data.draw(ops_of(self.schema)))
+        self.states: list[Any] = []
+        self.snapshot(data)
+
+    def snapshot(self, data: st.DataObject) -> None:
+        kept = kept_of(self.table, data.draw(facts), self.versions)
+        self.shelf.write(kept)
+        self.note(kept.facts)
+
+    def batch(self, data: st.DataObject) -> None:
+        batch = data.draw(batches(self.schema))
+        self.table.apply(batch.ops)
+        for op in batch.ops:
+            self.versions.pop(op.key, None)
+        self.versions.update(
+            {key: xmin for key, xmin in batch.versions.items() if key in self.table}
+        )
+        self.shelf.append(batch, self.schema)
+        self.note(batch.facts)
+
+    def note(self, told: Any) -> None:
+        rows = [(repr(key), self.versions.get(key)) for key in list(self.table.keys())]
+        self.states.append((self.table.snapshot(), rows, told))
+
+
+def same(found: Any, written: Any) -> bool:
+    try:
+        pd.testing.assert_frame_equal(found[0], written[0])
+    except AssertionError:
+        return False
+    return bool(found[1:] == written[1:])
+
+
+@some
+@given(st.data(), st.lists(st.sampled_from(["batch", "batch", "snapshot"]), max_size=5), backends)
+def test_any_history_that_is_written_is_read_back(
+    data: st.DataObject, steps: list[str], backend: Any
+) -> None:
+    with TemporaryDirectory() as name:
+        history = History(data, Path(name) / "mine" / "t.arrow")
+        for step in steps:
+            getattr(history, step)(data)
+        found = Shelf(history.shelf.path, ME).read()
+        assert found.known == history.schema
+        assert same(state(found), history.states[-1])
+        table, _ = restored(found, backend)  # and it is a table like any other from then on
+        other = Table(history.schema, backend)
+        other.restore(found_again(history))
+        more = data.draw(ops_of(history.schema))
+        for one in (table, other):
+            one.apply(more)
+        pd.testing.assert_frame_equal(table.snapshot(), other.snapshot())
+
+
+def found_again(history: History) -> Any:
+    """The columns of a second reading of a snapshot with everything in it."""
+    history.shelf.write(kept_of(history.table, history.states[-1][2], history.versions))
+    return Shelf(history.shelf.path, ME).read().columns
+
+
+@some
+@given(st.data(), st.lists(st.sampled_from(["batch", "batch", "snapshot"]), max_size=4))
+def test_whatever_is_cut_off_flipped_or_mixed_what_is_read_was_once_written(
+    data: st.DataObject, steps: list[str]
+) -> None:
+    with TemporaryDirectory() as name:
+        path = Path(name) / "mine" / "t.arrow"
+        history = History(data, path)
+        files = [path, path.with_suffix(shelf.JOURNAL)]
+        older = [[file.read_bytes() for file in files]]
+        for step in steps:
+            getattr(history, step)(data)
+            older.append([file.read_bytes() for file in files])
+        for place, file in enumerate(files):
+            raw = bytearray(file.read_bytes())
+            match data.draw(st.sampled_from(["as it is", "cut", "flip", "older", "gone", "more"])):
+                case "cut":
+                    raw = raw[: data.draw(st.integers(0, len(raw)))]
+                case "flip":
+                    at = data.draw(st.integers(0, len(raw) - 1))
+                    raw[at] ^= 1 << data.draw(st.integers(0, 7))
+                case "older":
+                    raw = bytearray(data.draw(st.sampled_from(older))[place])
+                case "gone":
+                    file.unlink()
+                    continue
+                case "more":
+                    raw += data.draw(st.binary(max_size=40))
+            file.write_bytes(raw)
+        with suppress(RefusedFileError, OSError):
+            found = state(Shelf(path, ME).read())
+            assert any(same(found, written) for written in history.states)
+
+
+@some
+@given(st.data())
+def test_a_table_that_is_read_can_be_written_to_and_the_file_stays(data: st.DataObject) -> None:
+    with TemporaryDirectory() as name:
+        history = History(data, Path(name) / "mine" / "t.arrow")
+        raw = history.shelf.path.read_bytes()
+        table, _ = restored(history.shelf.read())
+        for _ in range(3):  # left and right buffers have both been written to then
+            table.apply(data.draw(ops_of(history.schema)))
+            table.snapshot()
+        assert history.shelf.path.read_bytes() == raw
+
+
+def written(place: Path, identity: Identity = ME) -> Shelf:
+    """A table in the cache."""
+    table = Table(Schema((Column("id", "int8"), Column("note", "text")), ("id",)))
+    table.apply([Upsert(key, {"id": key, "note": f"note {key}"}) for key in range(10)])
+    found = cache.shelf(identity)
+    assert found.take()
+    found.write(kept_of(table, Facts(1e9, Memory(since=1e9)), {}))
+    return found
+
+
+def test_what_another_login_project_or_table_has_kept_is_not_there(place: Path) -> None:
+    mine = written(place)
+    for other in (
+        Identity.of("https://x.supabase.co", "6f1c", TableSpec("prices")),
+        Identity.of("https://y.supabase.co", "anon", TableSpec("prices")),
+        Identity.of("https://x.supabase.co", "anon", TableSpec("prices", limit=3)),
+    ):
+        assert not cache.shelf(other).is_there
+        elsewhere = cache.path_of(other)
+        elsewhere.parent.mkdir(mode=0o700, exist_ok=True)
+        shutil.copy2(mine.path, elsewhere)
+        with pytest.raises(RefusedFileError, match="another project, login or table"):
+            cache.shelf(other).read()
+
+
+def test_a_newer_format_is_not_there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "FORMAT", snapshot.FORMAT + 1)
+        mine = written(place)
+    with pytest.raises(RefusedFileError, match="its format is 2") as refused:
+        mine.read()
+    assert refused.value.kind == "newer"
+
+
+@pytest.mark.parametrize("what", ["directory", "snapshot", "journal"])
+def test_what_others_may_read_or_write_is_refused(place: Path, what: str) -> None:
+    mine = written(place)
+    files = {"directory": mine.path.parent, "snapshot": mine.path}
+    files["journal"] = mine.path.with_suffix(shelf.JOURNAL)
+    assert [path.stat().st_mode & 0o777 for path in files.values()] == [0o700, 0o600, 0o600]
+    files[what].chmod(0o755 if what == "directory" else 0o644)
+    with pytest.raises(RefusedFileError, match="is open to others"):
+        mine.read()
+
+
+def test_a_link_is_refused(place: Path) -> None:
+    mine = written(place)
+    aside = mine.path.with_suffix(".aside")
+    mine.path.rename(aside)
+    mine.path.symlink_to(aside)
+    with pytest.raises((RefusedFileError, OSError)):
+        mine.read()
+
+
+def test_one_writes_and_everybody_reads(place: Path) -> None:
+    mine, other = written(place), cache.shelf(ME)
+    assert not other.take()
+    assert len(restored(other.read())[0]) == 10
+    mine.close()
+    assert other.take()
+    other.close()
+
+
+def test_a_writer_that_was_killed_leaves_no_half_written_file(place: Path) -> None:
+    mine = written(place)
+    half = mine.path.with_name(mine.path.name + "abc.new")
+    half.write_bytes(b"half")
+    mine.close()
+    assert cache.shelf(ME).take()
+    assert not half.exists()
+
+
+def test_what_was_used_least_lately_gives_way(place: Path) -> None:
+    names = ("a", "b", "c")
+    tables = [
+        written(place, Identity.of("https://x.supabase.co", "anon", TableSpec(name)))
+        for name in names
+    ]
+    for age, table in zip((3, 1, 2), tables, strict=True):
+        table.close()
+        for path in table.path.parent.glob(f"{table.path.stem}.*"):
+            os.utime(path, (1e9 - age, 1e9 - age))
+    assert [one.table for one in cache.entries()] == ["public.a", "public.c", "public.b"]
+    size = cache.entries()[0].bytes
+    assert cache.make_room(2 * size, tables[0].path) == 1
+    assert [one.table for one in cache.entries()] == ["public.a", "public.b"]
+    assert tables[1].take()  # somebody writes it
+    assert cache.make_room(0, tables[0].path) == 0
+    assert cache.clear() > 0
+    assert cache.entries() == []
+
+
+def test_nothing_in_the_files_is_a_login(place: Path) -> None:
+    login = "6f1c1c1e-0000-4000-8000-000000000000"
+    mine = written(place, Identity.of("https://x.supabase.co", login, TableSpec("prices")))
+    for path in mine.path.parent.iterdir():
+        assert login.encode() not in path.read_bytes() + str(path).encode()
