@@ -163,6 +163,21 @@ ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pa
     truncated=0.3,
     toast=False,
 )
+@example(  # what changes no text comes behind what was held back as older than ours
+    story=[
+        (0.0, ("write", 1, 0, "a")),
+        (0.0, ("insert", 9, 0.0, 0.0)),
+        (0.0, ("write", 1, None, "a")),
+        (0.0, ("write", 1, None, "a")),
+        (0.0, ("write", 1, None, "a")),
+        (0.0, ("write", 9, 0, "a")),
+        (0.0, ("write", 9, 0, "a")),
+    ],
+    seed=166732,
+    text=None,
+    truncated=0.3,
+    toast=True,
+)
 @example(  # the event of the deletion comes after the answer to the insert
     story=[
         (0.0, ("write", 1, None, "a")),
