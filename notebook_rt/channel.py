@@ -184,8 +184,8 @@ class Channel:
     ) -> SendResult:
         """Send a broadcast: over the socket, else over REST, else it is queued.
 
-        To a private channel that is still joining it is sent once the join is answered, or after
-        ``Options.join_timeout``: only the join says whether this login is let in.
+        To a private channel that is still joining it is sent once the join is answered, for which it
+        waits ``Options.join_timeout`` at most: only the join says whether this login is let in.
 
         Parameters
         ----------
@@ -206,7 +206,8 @@ class Channel:
         Raises
         ------
         RefusedError, ChannelRefusedError, AuthError, WaitTimeoutError
-            If the server refuses it or the channel, or with ``ack`` does not answer.
+            If the server refuses it or the channel, or does not answer with ``ack``, or to a private
+            channel's join.
         TypeError, ValueError
             If the event is no text, the payload is no dict, or it has no form in JSON.
         QueueError

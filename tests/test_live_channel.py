@@ -17,6 +17,7 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
+from tests.proxy import Drop, Proxy
 from tests.waiting import scaled, until
 
 _numbers = itertools.count(time.monotonic_ns())
@@ -230,6 +231,24 @@ def test_a_broadcast_to_a_private_channel_waits_in_the_queue_where_no_join_can_b
         began = time.monotonic()
         assert channel.send("late", {"n": 1}).queued
         assert time.monotonic() - began < nrt.Options().join_timeout
+
+
+@pytest.mark.parametrize("ack", [False, True])
+def test_a_broadcast_to_a_private_channel_whose_join_is_never_answered_is_not_said_to_be_sent(
+    stack: LocalStack, tmp_path: Path, topic: str, ack: bool
+) -> None:
+    with Proxy(stack.url) as proxy:
+        proxy.rules = [Drop(kind="reply")]
+        options = nrt.Options(join_timeout=0.5)
+        with nrt.connect(
+            proxy.url, stack.anon_key, queue_path=tmp_path / "queue", options=options
+        ) as rt:
+            channel = rt.channel(topic, private=True)
+            with pytest.raises(
+                errors.WaitTimeoutError, match=f'"{topic}": its join was not answered'
+            ):
+                channel.send("note", {"n": 1}, ack=ack)
+            assert not len(rt.queue)
 
 
 def test_a_broadcast_that_the_server_refuses_over_rest_is_refused_by_name(

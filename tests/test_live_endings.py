@@ -80,6 +80,9 @@ def unread() -> Iterator[str]:
             open_sockets.append(client)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
+        # What it accepts has a small buffer that does not grow: else the system takes megabytes, and
+        # more of them the slower the sender is.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
         threading.Thread(target=serve, args=(server,), daemon=True).start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
         server.shutdown(socket.SHUT_RDWR)

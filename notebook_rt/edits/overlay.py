@@ -422,10 +422,11 @@ class Overlay:
         version = self.strategies.time_of(row)
         if version is not None and shield.version is not None and version != shield.version:
             return version < shield.version
-        # Without a version (or one that nothing moves) the write's own event is known by its
-        # values; what is committed later comes after it.
-        named = [name for name in shield.seen or () if name in row]
-        return not named or not all(equal(row[n], (shield.seen or {})[n]) for n in named)
+        # Without a version (or one that nothing moves) the write's own event is known by all of its
+        # values; what is committed later comes after it. One that lacks some is left to a read: it
+        # may be a part of what follows one that was held back.
+        seen = shield.seen
+        return not seen or any(n not in row or not equal(row[n], seen[n]) for n in seen)
 
     def _compute(self, keys: Iterable[Key], edits: Sequence[Edit]) -> dict[Key, Row]:
         """What the view shows under linked keys: the server's rows with the edits laid over, in order."""

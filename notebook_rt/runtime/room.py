@@ -243,7 +243,7 @@ class Room:
         ------
         NotebookRTError
             If the server refuses it or the channel; `WaitTimeoutError` if ``ack`` was asked for and
-            none came.
+            none came, or a private channel's join was not answered.
         """
         if self.private and not self._joined.is_set():
             await self._wait_for_the_join()
@@ -280,10 +280,15 @@ class Room:
         Over REST the server takes a broadcast to a private channel and drops it without a word where
         the login may not write: only the join says that it is refused. Not waited for where no answer
         can come now: the server cannot be reached, or every channel is taken.
+
+        Raises
+        ------
+        WaitTimeoutError
+            If the server can be reached and does not answer.
         """
-        services = self.services
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(services.options.join_timeout):
+        services, seconds = self.services, self.services.options.join_timeout
+        try:
+            async with asyncio.timeout(seconds):
                 while not (
                     self._joined.is_set()
                     or services.unreachable()
@@ -292,6 +297,12 @@ class Room:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(JOIN_POLL):
                             await self._joined.wait()
+        except TimeoutError:
+            raise WaitTimeoutError(
+                f'channel "{self.topic}": its join was not answered in {seconds:g} s, and only that says '
+                "whether this login may send to a private channel; nothing was sent: send it again, or "
+                "raise Options.join_timeout"
+            ) from None
 
     async def _post(self, event: str, payload: Any) -> bool:
         message = {

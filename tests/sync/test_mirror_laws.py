@@ -115,6 +115,18 @@ def test_it_converges_and_never_goes_back(
     st.sampled_from((0.0, 0.3)),
     st.booleans(),
 )
+@example(  # the deletion says what is here, while a read is out that was sent before it
+    story=[
+        (0.0, ("write", 1, None, "a")),
+        (1.0, ("write", 1, 0, "a")),
+        (0.3, ("write", 1, None, "a")),
+    ],
+    seed=1,
+    unseen=0.15,
+    text=None,
+    truncated=0.0,
+    toast=False,
+)
 def test_a_read_that_does_not_see_yet_what_was_told_takes_nothing_back(
     story: list[Any], seed: int, unseen: float, text: str | None, truncated: float, toast: bool
 ) -> None:
@@ -162,6 +174,21 @@ ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pa
     text=None,
     truncated=0.3,
     toast=False,
+)
+@example(  # what changes no text comes behind what was held back as older than ours
+    story=[
+        (0.0, ("write", 1, 0, "a")),
+        (0.0, ("insert", 9, 0.0, 0.0)),
+        (0.0, ("write", 1, None, "a")),
+        (0.0, ("write", 1, None, "a")),
+        (0.0, ("write", 1, None, "a")),
+        (0.0, ("write", 9, 0, "a")),
+        (0.0, ("write", 9, 0, "a")),
+    ],
+    seed=166732,
+    text=None,
+    truncated=0.3,
+    toast=True,
 )
 @example(  # the event of the deletion comes after the answer to the insert
     story=[

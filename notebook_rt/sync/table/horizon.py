@@ -117,11 +117,16 @@ class Horizon:
 
     def told(self, key: Key, commit_time: float | None) -> None:
         """A change of ``key``, newer than its last read, was applied."""
-        unseen_until = self.now + self.options.visible_within
-        self._touched[key] = (self.moment(), commit_time, unseen_until)
-        self._followed.add(key)
+        self.agreed(key, commit_time)
+        if commit_time is None or commit_time <= self._floor:
+            self._followed.add(key)
         if self._covers:
             self._covers.pop(key, None)
+
+    def agreed(self, key: Key, commit_time: float | None) -> None:
+        """A change of ``key`` says what is here: a read that was sent before it is not the last word."""
+        unseen_until = self.now + self.options.visible_within
+        self._touched[key] = (self.moment(), commit_time, unseen_until)
 
     def newer(self, key: Key, read: Read) -> Newer:
         """What wins for ``key``: what ``read`` says, or what was taken since it was sent."""

@@ -228,6 +228,7 @@ class Replica:
         if not news and self._agrees(change, key):
             tells_all = change.kind == "DELETE" or self._reader.says_all(change)
             if tells_all:  # what is held came before it
+                self.horizon.agreed(key, change.commit_time)
                 self._held.pop(key, None)
                 self.horizon.follow(key)
             if tells_all or not held:
