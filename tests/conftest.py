@@ -166,7 +166,10 @@ def ledger(stack: LocalStack) -> Iterator[None]:
     stack.sql(sql)
     stack.sql(sql)  # it may be run again
     yield
-    stack.sql("drop function notebook_rt_write, notebook_rt_keys; drop schema notebook_rt cascade")
+    stack.sql(
+        "drop function notebook_rt_write, notebook_rt_write_many, notebook_rt_keys; "
+        "drop schema notebook_rt cascade"
+    )
     stack.sql("notify pgrst, 'reload schema'")
 
 

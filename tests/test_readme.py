@@ -1,4 +1,4 @@
-"""Every Python block of the README runs as it stands, in a process of its own, and makes no noise.
+"""Every Python block of the README and the how-tos runs as it stands, in a process of its own, silently.
 
 The first one needs nothing: it shows rows that change in a fresh notebook, at a prompt and in a script.
 """
@@ -20,7 +20,12 @@ from notebook_rt.local import LocalStack
 from tests.waiting import scaled
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs" / "how-to").glob("*.md")))
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+]
 
 
 @pytest.fixture(scope="module")

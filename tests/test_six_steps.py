@@ -23,6 +23,10 @@ from tests.waiting import scaled, until
 STEPS = 6
 SQL = re.compile(r"run: (?P<sql>.+?)(?: \(a view|, or sign|$)")
 PASTE = "`notebook-rt doctor --sql`"
+WITHOUT_SQL = (
+    "drop function if exists nrt_describe, notebook_rt_write, notebook_rt_write_many, "
+    "notebook_rt_keys"
+)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +206,7 @@ def test_an_empty_table_of_an_unusual_key_asks_for_key_or_the_sql_once(
             assert frame.reason == "", "the SQL says that no policy hides a row"
             moves(way, frame, "insert into odd_steps values ('red', 1)")
     finally:
-        project.sql("drop function if exists nrt_describe, notebook_rt_write, notebook_rt_keys")
+        project.sql(WITHOUT_SQL)
         project.sql("drop schema if exists notebook_rt cascade; notify pgrst, 'reload schema'")
 
 
@@ -219,7 +223,7 @@ def test_a_serial_key_is_asked_for_step_by_step(project: LocalStack) -> None:
                     assert frame.df.n.tolist() == [1]
         assert len(way.ran) == (2 if OLD_PLATFORM else 5), way.ran
     finally:
-        project.sql("drop function if exists nrt_describe, notebook_rt_write, notebook_rt_keys")
+        project.sql(WITHOUT_SQL)
         project.sql("drop schema if exists notebook_rt cascade; notify pgrst, 'reload schema'")
 
 
@@ -242,5 +246,5 @@ def test_a_view_is_never_told_to_be_published(project: LocalStack, described: bo
     finally:
         project.sql("drop view view_steps")
         if described:
-            project.sql("drop function if exists nrt_describe, notebook_rt_write, notebook_rt_keys")
+            project.sql(WITHOUT_SQL)
             project.sql("drop schema if exists notebook_rt cascade; notify pgrst, 'reload schema'")

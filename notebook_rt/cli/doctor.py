@@ -47,6 +47,7 @@ WANTED: Final = {
 _NEEDED_SQL: Final = {
     "nrt_digest": "audits of a whole table in one request",
     "notebook_rt_write": "sums and calls that are sent exactly once",
+    "notebook_rt_write_many": "many edits in one request",
 }
 _MARKS: Final = {"ok": "✓", "note": "–", "wrong": "✗"}
 

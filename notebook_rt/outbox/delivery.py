@@ -149,15 +149,22 @@ class Delivery:
             group = await self._choose_way(group)
         if not group:
             return 0
-        statements = decide.statements(group, many=self.many)
-        if self._writer.many is None and (len(statements) > 1 or kind == "delete"):
-            try:
-                await self._writer.look_for_many(group[0])
-            except NoAnswerError as error:
-                await self._no_answer(group, error)
-                return 0
-            statements = decide.statements(group, many=self.many)
-        return await self._each(statements)
+        return await self._each(decide.statements(group, many=self.many))
+
+    async def look_for_many(self, groups: Sequence[Sequence[Op]]) -> bool:
+        """Ask once, where many rows wait, whether the server has the function for them.
+
+        False: there was no answer, and all of it waits.
+        """
+        of_rows = [group for group in groups if group[0].kind in ("update", "delete")]
+        if self._writer.many is not None or sum(map(len, of_rows)) < 2:
+            return True
+        try:
+            await self._writer.look_for_many(of_rows[0][0])
+        except NoAnswerError as error:
+            await self._no_answer([op for group in groups for op in group], error)
+            return False
+        return True
 
     async def _each(self, statements: Sequence[Sequence[Op]]) -> int:
         """Carry out updates of different rows, several statements at a time."""

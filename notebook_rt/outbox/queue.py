@@ -85,6 +85,8 @@ class Outbox:
         """Who puts operations in here."""
         self._noted = False
         self._edited = False
+        self._reached = 0
+        """Operations that were taken last time, where they were many."""
         self.more = True
         """Something may be ready to leave that the last `take` has not given."""
         self._lock = threading.RLock()
@@ -375,13 +377,15 @@ class Outbox:
         paused = sessions.held(db, self.session.id)
         asked, (ops, more) = limit, rows.ready(db, self._lease.owner, limit, now, paused)
         while limit > 1 and len(ops) == asked < ROWS_AT_ONCE:
-            asked = min(4 * asked, ROWS_AT_ONCE)
+            asked = max(min(4 * asked, ROWS_AT_ONCE), self._reached)
+            self._reached = 0
             further, still_more = rows.ready(db, self._lease.owner, asked, now, paused)
             groups = decide.runs(further, many=many)
             statements = sum(len(decide.statements(group, many=many)) for group in groups)
             if statements > limit or any(op.kind == "broadcast" for op in further):
                 break
             ops, more = further, still_more
+            self._reached = len(ops)  # the next are mostly of the same kind
         return ops, more
 
     def next_at(self) -> float | None:

@@ -133,6 +133,8 @@ class Worker:
             groups = decide.runs(ops, many=many)
             moved = 0
             delivery.waiting.clear()
+            if self.outbox.more and not await delivery.look_for_many(groups):
+                return 0
             for place, group in enumerate(groups):
                 if delivery.stopped or not all(may_pass(group[0], one) for one in delivery.waiting):
                     await delivery.put_back(group)

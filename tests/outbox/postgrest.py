@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
+from notebook_rt.edits.decide import MANY
 from notebook_rt.edits.ops import Json
 from notebook_rt.model.http import Answer, Request
 from notebook_rt.model.rows import Delete, Op, Upsert
@@ -30,9 +31,14 @@ BAD = "bad"
 
 
 class Table:
-    """The rows, the events of their changes in order, and the faults that are still to come."""
+    """The rows, the events of their changes in order, and the faults that are still to come.
 
-    def __init__(self, keys: Iterable[int]) -> None:
+    ``many``: it has the function for many operations.
+    """
+
+    def __init__(self, keys: Iterable[int], *, many: bool = False) -> None:
+        self.many = many
+        self.requests = 0
         self.rows: dict[int, dict[str, Any]] = {
             key: {"id": key, "a": "a", "n": 0, "up": None} for key in keys
         }
@@ -44,6 +50,7 @@ class Table:
         self._versions = dict.fromkeys(self.rows, 100)
 
     async def send(self, request: Request) -> Answer:
+        self.requests += 1
         fault = self.faults.pop(0) if self.faults else ""
         if fault in ("away", "silent"):
             raise NoAnswerError("http://x", fault, sent=fault == "silent")
@@ -85,10 +92,13 @@ class Table:
         return Answer(409, {"code": code, "message": code})
 
     def _answer(self, request: Request) -> Answer:
+        if request.path.endswith(f"/rpc/{MANY}") and self.many:
+            results = [self._result(one) for one in request.body["p_ops"]]
+            return Answer(200, {"version": 1, "results": results})
         if "/rpc/" in request.path:
             return Answer(404, {"code": "PGRST202"})
         if request.method == "POST":
-            return self._insert(request.body)
+            return self._insert(request.body, "merge-duplicates" in request.prefer)
         matching = self._matching(dict(request.params))
         if request.method == "GET":
             return Answer(200, [self._given(key) for key in matching])
@@ -107,13 +117,31 @@ class Table:
                 return refusal
         return Answer(200, [self._given(request.body.get("id", key)) for key in matching])
 
-    def _insert(self, body: Json) -> Answer:
+    def _result(self, one: Json) -> Json:
+        """As ``notebook_rt_write_many`` says what became of an operation."""
+        key = one["key"]["id"]
+        there = self.rows.get(key)
+        if there is None or any(there[c] != value for c, value in one["base"].items()):
+            return {"row": None}
+        given = self._given(key)
+        if "set" in one:
+            refusal = self.put(key, {**there, **one["set"]})
+            given = self._given(one["set"].get("id", key)) if refusal is None else given
+        elif self._referred(key):
+            refusal = self._refuse("23503")
+        else:
+            refusal = self.remove(key)
+        return {"row": given} if refusal is None else {"error": refusal.body}
+
+    def _insert(self, body: Json, merges: bool) -> Answer:
         before = copy.deepcopy((self.rows, self.events, self._versions))
         made = []
         for row in body if isinstance(body, list) else [body]:
-            if row["id"] in self.rows:
+            there = self.rows.get(row["id"])
+            if there is not None and not merges:
                 continue  # resolution=ignore-duplicates
-            refusal = self.put(None, {**dict.fromkeys(SCHEMA.names), **row})
+            old = None if there is None else row["id"]
+            refusal = self.put(old, {**(there or dict.fromkeys(SCHEMA.names)), **row})
             if refusal is not None:
                 self.rows, self.events, self._versions = before
                 return refusal

@@ -115,7 +115,7 @@ class Server:
         return Answer(200, [self.rows[key]])
 
     def add(self, args: dict[str, Any]) -> Answer:
-        if not self.with_ledger:
+        if not self.with_ledger or "p_key" not in args:  # no function for many operations
             return Answer(404, {"code": "PGRST202"})
         key = args["p_key"]["id"]
         row = self.rows.get(key)

@@ -16,6 +16,7 @@ from notebook_rt.edits.editing import Editing
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.merge import Edit, Strategies, merge_value
 from notebook_rt.edits.overlay import Overlay
+from notebook_rt.edits.report import WriteReport
 from notebook_rt.model.rows import Key, Upsert
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.worker import Worker
@@ -55,6 +56,10 @@ class Kernel:
     def edit(self, key: int, **values: Any) -> None:
         if self.editor.row(key) is not None and self.editor.row(values.get("id", -1)) is None:
             self.editor.edit(key, values)
+
+    def upsert(self, *rows: dict[str, Any]) -> WriteReport:
+        given = self.editor.given(rows, "upsert")
+        return self.editor.write_many(given, upsert=True)
 
     def delete(self, key: int) -> None:
         if self.editor.row(key) is not None:
@@ -113,6 +118,8 @@ def laid_over(rows: dict[Key, dict[str, Any]], edits: Iterable[Edit]) -> dict[Ke
 def _merged(edit: Edit, row: dict[str, Any] | None) -> dict[str, Any]:
     if row is None:
         return {**dict.fromkeys(SCHEMA.names), **edit.values}
+    if edit.upsert:
+        return {**row, **edit.values}
     merged = dict(row)
     for column, mine in edit.values.items():
         if edit.sent and column == "n":
@@ -139,7 +146,7 @@ keys = st.sampled_from([1, 2, 3, 8, 9])
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("key"), keys, keys),
-        st.tuples(st.sampled_from(["set", "add", "insert", "delete"]), keys, keys),
+        st.tuples(st.sampled_from(["set", "add", "insert", "delete", "upsert"]), keys, keys),
         st.tuples(st.sampled_from(["they delete", "they insert", "they set"]), keys, keys),
         st.tuples(st.just("send"), st.lists(st.sampled_from(FAULTS), max_size=3), st.just(0)),
         st.tuples(st.sampled_from(["hear", "mine", "theirs"]), st.just(0), st.just(0)),
@@ -163,6 +170,8 @@ async def play(kernel: Kernel, steps: list[tuple[str, Any, int]], mine: bool) ->
                 kernel.insert(key, a=f"new {number}")
             case "delete":
                 kernel.delete(key)
+            case "upsert":
+                kernel.upsert(*({"id": one, "a": f"up {number}"} for one in {key, other}))
             case "they delete" if key in server.rows:
                 server.remove(key)
             case "they insert" if key not in server.rows:
@@ -185,13 +194,13 @@ async def play(kernel: Kernel, steps: list[tuple[str, Any, int]], mine: bool) ->
 
 
 @settings(max_examples=100, deadline=None)
-@given(steps, st.booleans())
-@example([("key", 3, 8), ("insert", 3, 1), ("they delete", 3, 1)], False)
+@given(steps, st.booleans(), st.booleans())
+@example([("key", 3, 8), ("insert", 3, 1), ("they delete", 3, 1)], False, False)
 def test_the_view_is_the_servers_rows_with_the_edits_over_it_whatever_becomes_of_keys(
-    steps: list[tuple[str, Any, int]], mine: bool
+    steps: list[tuple[str, Any, int]], mine: bool, many: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        kernel = Kernel(Table([1, 2, 3]), Path(directory) / "queue.sqlite3")
+        kernel = Kernel(Table([1, 2, 3], many=many), Path(directory) / "queue.sqlite3")
         try:
             asyncio.run(play(kernel, steps, mine))
         finally:
@@ -263,13 +272,13 @@ async def play_in_order(kernel: Kernel, steps: list[tuple[str, Any, int]], batch
 
 
 @settings(max_examples=100, deadline=None)
-@given(orders, st.booleans())
-@example([("bad", 1, 1), ("send", [""], 0), ("insert", 2, 2), ("anew", 1, 2)], False)
+@given(orders, st.booleans(), st.booleans())
+@example([("bad", 1, 1), ("send", [""], 0), ("insert", 2, 2), ("anew", 1, 2)], False, False)
 def test_whatever_the_server_fails_nothing_leaves_before_what_it_depends_on(
-    steps: list[tuple[str, Any, int]], batched: bool
+    steps: list[tuple[str, Any, int]], batched: bool, many: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        kernel = Kernel(Table([1]), Path(directory) / "queue.sqlite3")
+        kernel = Kernel(Table([1], many=many), Path(directory) / "queue.sqlite3")
         kernel.worker.delivery._max_attempts = 1000  # nothing is given up
         try:
             asyncio.run(play_in_order(kernel, steps, batched))
