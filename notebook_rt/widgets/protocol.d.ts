@@ -140,7 +140,7 @@ export interface Notes {
 /** Each widget has some of the parts; a status bar's may be null. */
 export type StateMessage = { t: "state"; health: Health; queue: Queue; presence: Presence; notes: Notes };
 
-export type ChartMessage = { t: "chart"; spec: any; names: string[]; cols: Cells[]; label: string; foot: string; note: string };
+export type ChartMessage = { t: "chart"; spec: any; name: string; names: string[]; cols: Cells[]; label: string; foot: string; note: string };
 export type DataMessage = { t: "data"; cols: Cells[]; label: string; foot: string; note: string };
 export type NoteMessage = { t: "note"; note: string };
 
