@@ -215,7 +215,7 @@ class GridModel:
 
     def _asked(self) -> list[Column]:
         """The columns that were asked for, hidden ones too."""
-        if self._wanted is None:
+        if self._wanted is None or not self._fields:  # without data nobody knows them
             return list(self._fields)
         self._check(self._wanted)
         by_name = {f.name: f for f in self._fields}

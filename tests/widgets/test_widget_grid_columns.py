@@ -405,3 +405,16 @@ def test_a_widget_saves_what_it_shows(tmp_path):
         pd.read_excel(tmp_path / "a.xlsx"), widget.shown, check_dtype=False
     )
     widget.close()
+
+
+def test_a_grid_whose_table_has_no_data_yet_says_so_and_shows_it_when_it_comes(tmp_path):
+    source = MemoryFrame(table(3), FIELDS)
+    full, fields = source.df, source.fields
+    source.df, source.fields = pd.DataFrame(), ()
+    widget = GridWidget(source, columns=["id", "name"], totals="price", style={"price": "bar"})
+    assert widget.shown.empty
+    with pytest.raises(ValueError, match=r'table "positions" has no data yet.*\.wait\(\)'):
+        widget.to_csv(tmp_path / "a.csv")
+    source.fields, source.df = fields, full
+    assert widget.shown.columns.tolist() == ["id", "name"]
+    widget.close()
