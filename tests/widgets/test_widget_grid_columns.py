@@ -86,6 +86,26 @@ def test_a_new_row_is_offered_only_where_all_that_it_needs_is_shown():
     assert not message.content["add"]
 
 
+def test_a_word_said_before_columns_moved_is_about_the_column_it_was_said_of():
+    """A kernel that was busy hears what was done meanwhile, one after the other."""
+    bench = Bench(table(9))
+    layout, rid = bench.whole.content["layout"], rids(bench.whole)[4]
+    say = {"layout": layout, "rid": rid}
+    bench.say(t="columns", act="hide", c=1, layout=layout)
+    bench.say(t="columns", act="pin", c=2, layout=layout)
+    bench.say(t="edit", c=2, value="renamed", **say)
+    bench.say(t="edit", c=1, value="7.5", **say)
+    assert bench.source.edits == [(5, {"name": "renamed"}), (5, {"price": 7.5})]
+    bench.say(t="sort", by=[[2, False]], layout=layout)
+    bench.say(t="only", c=2, **say)
+    (whole,) = bench.model.whole("v")
+    assert names(whole) == ["id", "name", "at"]
+    assert (whole.content["sort"], whole.content["filter"]) == ([[1, False]], "name=renamed")
+    (reply,) = replies(bench.say(t="copy", range=[0, 0, 1, 2], layout=layout))
+    assert reply["text"] == "7.5\trenamed"
+    assert bench.say(t="edit", c=2, value="x", rid=rid, layout=999) == []
+
+
 # What this login may write
 
 
