@@ -286,6 +286,29 @@ def test_a_grant_is_the_logins_and_who_signs_in_has_theirs(
         frame.delete(1)
 
 
+@pytest.mark.usefixtures("described_by_sql")
+def test_a_grid_offers_to_write_only_what_the_login_has_the_grant_for(
+    stack: LocalStack, rt: nrt.Session, make: MakeTable
+) -> None:
+    name = make("id int primary key, n int", "insert into {0} values (1, 1)", grant="select")
+    stack.sql(f"grant select, update, delete on {name} to authenticated")
+    grid = rt.table(name).wait(scaled(10)).grid()
+
+    def offered() -> tuple[bool, bool, bool]:
+        (whole,) = grid._link.model.whole("v")
+        edit = any(column["editable"] for column in whole.content["columns"])
+        return edit, whole.content["add"], whole.content["remove"]
+
+    assert offered() == (False, False, False)
+    # What the other login may is not known yet: it is offered, and refused with the reason.
+    rt.set_auth(stack.token("authenticated", str(uuid.uuid4())))
+    until(lambda: offered() == (True, True, True))
+    with pytest.raises(nrt.errors.PermissionDeniedError, match="to authenticated"):
+        rt.table(name).insert(id=2, n=2)
+    assert offered() == (True, False, True)
+    grid.close()
+
+
 def test_a_table_without_grant_and_publication_is_granted_first_and_published_next(
     stack: LocalStack, rt: nrt.Session
 ) -> None:

@@ -45,6 +45,7 @@ def project(stack: LocalStack) -> LocalStack:
 def test_readme_block_runs_without_noise(block: str, project: LocalStack, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "default::RuntimeWarning", "-c", block],
+        cwd=tmp_path,
         env=os.environ
         | {
             "SUPABASE_URL": project.url,

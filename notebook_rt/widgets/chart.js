@@ -18,12 +18,17 @@ function rowsOf(/** @type {{ cols: Cells[], names: string[] }} */ content, /** @
   return Array.from({ length }, (_, i) => Object.fromEntries(content.names.map((name, c) => [name, read[c](i)])));
 }
 
+// A file's name of what may be hostile.
+export const fileName = (/** @type {string} */ name, /** @type {string} */ ending) => `${name.replace(/[^\p{L}\p{N}_-]+/gu, "_").replace(/^_+|_+$/g, "").slice(0, 60) || "chart"}.${ending}`;
+
 export default widget((body, say, model) => {
   const holder = h("div", { class: "nrt-chart", role: "img" });
   const note = h("p", { class: "nrt-note", role: "status" });
   const foot = h("p", { class: "nrt-soft nrt-chart-foot" });
-  body.append(note, holder, foot);
-  note.hidden = true;
+  const button = (/** @type {"png" | "svg"} */ as) => h("button", { type: "button", class: "nrt-button", text: as.toUpperCase(), title: `Save the picture as ${as.toUpperCase()}`, "aria-label": `Save as ${as.toUpperCase()}`, onclick: () => void save(as) });
+  const saves = h("span", { class: "nrt-saves", role: "group", "aria-label": "Save the picture" }, button("png"), button("svg"));
+  body.append(note, h("div", { class: "nrt-chart-frame" }, holder, saves), foot);
+  note.hidden = saves.hidden = true;
   /** @type {ChartMessage | null} */
   let head = null;
   /** @type {object[]} */
@@ -64,12 +69,28 @@ export default widget((body, say, model) => {
       view?.finalize();
       view = made.view;
       feed();
+      saves.hidden = false;
       body.dataset.drawn = "";
     })();
     await building.finally(() => (building = null));
     if (again) {
       again = false;
       build();
+    }
+  }
+
+  // As it is seen, on the page's colour: a picture of a dark page has light words.
+  async function save(/** @type {"png" | "svg"} */ as) {
+    if (!view) return;
+    const shown = view.background();
+    const solid = getComputedStyle(root()).getPropertyValue("--nrt-bg").trim();
+    try {
+      const url = await view.background(solid).toImageURL(as, 2);
+      const link = h("a", { href: url, download: fileName(head?.name ?? "", as) });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(url), 60000);
+    } finally {
+      view?.background(shown).runAsync();
     }
   }
 

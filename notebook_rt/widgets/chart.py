@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from functools import cache
 from html import escape
 from importlib.metadata import version
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -29,7 +31,7 @@ from notebook_rt.errors import ClosedError
 from notebook_rt.model.coerce import missing
 from notebook_rt.widgets.base import LiveWidget, built
 from notebook_rt.widgets.chartspec import kind_of, picture
-from notebook_rt.widgets.columns import Pack, cells, text_of
+from notebook_rt.widgets.columns import NULL, Pack, cells, text_of
 from notebook_rt.widgets.order import DUTY, column_of
 from notebook_rt.widgets.sources import Eyes, FrameSource
 from notebook_rt.widgets.state import cut
@@ -42,6 +44,21 @@ Kind: TypeAlias = Literal["line", "area", "bar", "point", "tick", "hist"]
 Positions: TypeAlias = npt.NDArray[np.intp]
 POINTS: Final = 2_000
 BINS: Final = 40
+SAVED: Final = ("png", "svg", "pdf", "json")
+"""What a chart can be saved as."""
+WIDTH: Final = 720
+"""Pixels of a saved chart, unless its style says another width."""
+PRINTED: Final = {
+    "background": "white",
+    "view": {"stroke": None},
+    "axisX": {"grid": False},
+    "axis": {"gridColor": "#d8dee4", "domainColor": "#d8dee4", "tickColor": "#d8dee4"},
+    "mark": {"color": "#0b62c4"},
+    "area": {"fillOpacity": 0.35, "line": True},
+    "point": {"filled": True, "size": 36, "opacity": 0.75},
+    "range": {"category": ["#0b62c4", "#8b4600", "#5da200", "#a21774", "#748bff", "#d174a2"]},
+}
+"""How a saved chart looks: as ``chart.js`` draws it on a light page."""
 INTERVAL: Final = 0.1
 """Seconds between two pictures at least: more is not seen, and Vega draws each anew."""
 
@@ -195,6 +212,44 @@ class ChartModel:
         """The Altair chart, on a data source named ``live`` with columns ``x``, ``y``, ``c``."""
         return self._style(picture(self.source.df, self.kind, self.x, self.y, self.color))
 
+    def save(self, path: Path) -> None:
+        """Write the picture, with its data in it, to a file of the kind that its ending says."""
+        ending = path.suffix[1:].lower()
+        if ending not in SAVED:
+            endings = ", ".join(f".{kind}" for kind in SAVED)
+            raise ValueError(f"a chart is saved as {endings}, not {path.name!r}")
+        if trouble := self._trouble():
+            raise ValueError(trouble)
+        import vl_convert
+
+        spec = self.chart().to_dict(validate=False)
+        spec["data"] = {"name": "live", "values": self._rows()}
+        spec["config"] = PRINTED | spec.get("config", {})
+        if spec.get("width") == "container":
+            spec["width"] = WIDTH
+        if ending == "png":
+            path.write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
+        elif ending == "pdf":
+            path.write_bytes(vl_convert.vegalite_to_pdf(spec))
+        elif ending == "svg":
+            path.write_text(vl_convert.vegalite_to_svg(spec), "utf-8")
+        else:
+            path.write_text(json.dumps(spec), "utf-8")
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """The points as the browser's Vega has them: times in milliseconds, null where there is none."""
+        df = self.source.df if self._last is None else self.source.df.iloc[-self._last :]
+        columns = self._histogram(df)[0] if self.kind == "hist" else self._points_of(df)[0]
+        names = ["x", "y", "x_end" if self.kind == "hist" else "c"]
+        read = []
+        for column in columns:
+            of = cells(column, np.arange(len(column)))
+            values: list[Any] = of.values if isinstance(of.values, list) else of.values.tolist()
+            if of.kind in ("instant", "local"):
+                values = [value / 1000 for value in values]
+            read.append([None if f & NULL else v for v, f in zip(values, of.flags, strict=True)])
+        return [dict(zip(names, point, strict=False)) for point in zip(*read, strict=True)]
+
     def _kinds(self) -> tuple[str, ...]:
         """What the picture depends on: another one is drawn when a column has another type."""
         names = [self.x, *self.y, *([self.color] if self.color else [])]
@@ -250,7 +305,7 @@ class ChartModel:
         self._drawn, self._owed = self._kinds(), self._owed and view is not None
         data, buffers = self._data()
         names = ["x", "y", "x_end" if self.kind == "hist" else "c"][: len(data["cols"])]
-        head = {"t": "chart", "spec": spec, "names": names}
+        head = {"t": "chart", "spec": spec, "name": cut(self.source.name, 80), "names": names}
         return Message({**head, **data}, buffers, whole=True, to=view)
 
     def _note(self, view: str | None) -> Sequence[Message]:
@@ -380,6 +435,24 @@ class ChartWidget(LiveWidget):
         if self._model is None:
             raise ClosedError("this chart")
         return self._model.chart()
+
+    def save(self, path: str | Path) -> None:
+        """Save the picture with the data of now, on white.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, written anew; its ending says how: ``.png``, ``.svg``, ``.pdf``, or ``.json``
+            (Vega-Lite's specification).
+
+        Raises
+        ------
+        ValueError
+            If the ending is none of those, or there is nothing to draw.
+        """
+        if self._model is None:
+            raise ClosedError("this chart")
+        self._model.save(Path(path))
 
     def _let_go(self) -> None:
         super()._let_go()

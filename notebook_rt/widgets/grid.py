@@ -172,6 +172,11 @@ class GridWidget(LiveWidget):
         ----------
         path : str or Path
             The file, written anew.
+
+        Raises
+        ------
+        ValueError
+            If there is no data yet.
         """
         self._save(path, "csv")
 
@@ -188,12 +193,14 @@ class GridWidget(LiveWidget):
         ModuleNotFoundError
             If openpyxl is not installed.
         ValueError
-            If there are more rows than an Excel sheet can hold.
+            If there is no data yet, or there are more rows than an Excel sheet can hold.
         """
         self._save(path, "xlsx")
 
     def _save(self, path: str | Path, ending: str) -> None:
         df, types, name = self._read()
+        if not len(df.columns):
+            raise ValueError(f'table "{name}" has no data yet: wait for it with .wait()')
         Path(path).write_bytes(MAKERS[ending](df, types, name))
 
     def _read(self) -> tuple[pd.DataFrame, Mapping[str, str], str]:

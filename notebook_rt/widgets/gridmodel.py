@@ -34,6 +34,8 @@ from notebook_rt.widgets.transport import Message
 COPY_CELLS: Final = 500_000
 FILTER: Final = 400
 """Characters of a filter."""
+LAYOUTS: Final = 100
+"""Layouts of columns that a word of a view may still be about."""
 PART: Final = 200_000
 """Bytes of a file that go in one message: a Jupyter server drops what goes out faster than 1 MB/s."""
 FILE_BYTES: Final = 30_000_000
@@ -126,6 +128,10 @@ class GridModel:
         self._rids = Rids()
         self._fields: tuple[Column, ...] = ()
         self._names: list[str] = []
+        self._layouts: dict[int, list[str]] = {}
+        """The names by place, of each layout that views may still have."""
+        self._meant: list[Column | None] = []
+        """The columns by place, as the view has them whose word is heard; None: there no more."""
         self._leaving = pd.DataFrame()
         """Rows whose deletion is not written yet."""
         self.selection: pd.Index[Any] | None = None
@@ -156,6 +162,7 @@ class GridModel:
             "remove": self._writes.deletes,
             "pinned": self._pins(df),
             "hidden": len(self._asked()) - len(self._names),
+            "layout": max(self._layouts, default=0),
         }
         return [gridwindow.whole(view, window, head, gridwindow.widest(df, self._names))]
 
@@ -202,6 +209,9 @@ class GridModel:
         if laid != self._laid:
             self._laid, self._fields = laid, laid[0]
             self._names = [f.name for f in self._shown()]
+            number = max(self._layouts, default=0) + 1
+            self._layouts[number] = self._names
+            self._layouts.pop(number - LAYOUTS, None)
         held = any(view.held for view in self._views.values())
         leaving = self._source.leaving()
         if len(leaving):  # a deletion that the snapshot does not show yet
@@ -215,7 +225,7 @@ class GridModel:
 
     def _asked(self) -> list[Column]:
         """The columns that were asked for, hidden ones too."""
-        if self._wanted is None:
+        if self._wanted is None or not self._fields:  # without data nobody knows them
             return list(self._fields)
         self._check(self._wanted)
         by_name = {f.name: f for f in self._fields}
@@ -368,8 +378,18 @@ class GridModel:
             "text": self._on_text,
             "resolve": self._on_resolve,
         }.get(str(content.get("t")))
-        if handler is not None:
-            handler(self._views[view], content)
+        if handler is None:
+            return
+        # Columns go by place, and may stand elsewhere since: what is meant is what the view has there.
+        there = {f.name: f for f in self._asked()}
+        names = self._layouts.get(int(content.get("layout", max(self._layouts, default=0))), [])
+        self._meant = [there.get(name) for name in names]
+        handler(self._views[view], content)
+
+    def _column(self, place: object) -> Column | None:
+        """What the view means by a place."""
+        number = int(cast("Any", place))
+        return self._meant[number] if 0 <= number < len(self._meant) else None
 
     def _on_window(self, view: _View, content: Mapping[str, Any]) -> None:
         first, last = int(content["first"]), int(content["last"])
@@ -381,7 +401,8 @@ class GridModel:
             view.anchor = (key, int(anchor[1]))
 
     def _on_sort(self, view: _View, content: Mapping[str, Any]) -> None:
-        by = [(self._names[int(c)], bool(up)) for c, up in content["by"] if c < len(self._names)]
+        meant = [(self._column(c), bool(up)) for c, up in content["by"]]
+        by = [(column.name, up) for column, up in meant if column is not None]
         self._order.ask(by, self._order.filter)
         view.first, view.last, view.anchor = 0, view.last - view.first, None
 
@@ -409,13 +430,13 @@ class GridModel:
 
     def _on_columns(self, view: _View, content: Mapping[str, Any]) -> None:
         """Hide a column, pin it or let it go; of the widget, not of one view."""
-        act, c, names = content.get("act"), int(content.get("c", -1)), self._names
+        act, column, names = content.get("act"), self._column(content.get("c", -1)), self._names
         if act == "all":
             self._hidden = []
             return
-        if not 0 <= c < len(names):
+        if column is None or column.name not in names:
             return
-        name, pinned = names[c], names[: self._pins(self._source.df)]
+        name, pinned = column.name, names[: self._pins(self._source.df)]
         if act == "hide" and len(names) > 1:
             self._hidden.append(name)
         elif act == "pin" and name not in pinned:
@@ -428,10 +449,8 @@ class GridModel:
 
     def _cell(self, content: Mapping[str, Any]) -> tuple[Hashable, Column] | None:
         key = self._rids.key(int(content["rid"]))
-        number = int(content["c"])
-        if key is None or not 0 <= number < len(self._names):
-            return None
-        return key, self._shown()[number]
+        column = self._column(content["c"])
+        return None if key is None or column is None else (key, column)
 
     def _answer(self, view: _View, content: Mapping[str, Any]) -> Answer:
         """How to answer what a view has asked, about the cell that it named; from any thread."""
@@ -452,10 +471,10 @@ class GridModel:
             self._writes.edit(*cell, content.get("value"), answer, was)
 
     def _on_insert(self, view: _View, content: Mapping[str, Any]) -> None:
-        shown = self._shown()
-        texts = {shown[int(c)].name: text for c, text in content["cells"] if int(c) < len(shown)}
+        typed = [(self._column(c), text) for c, text in content["cells"]]
+        texts = {column.name: text for column, text in typed if column is not None}
         if self._writes.adds:
-            self._writes.insert(shown, texts, self._answer(view, content))
+            self._writes.insert(self._shown(), texts, self._answer(view, content))
 
     def _on_delete(self, view: _View, content: Mapping[str, Any]) -> None:
         """The rows named, or where the browser does not know them all, those selected."""
@@ -479,7 +498,7 @@ class GridModel:
             return
         first, texts = int(found[0]), content["cells"]
         keys, _ = self._order.rows(first, min(first + len(texts), len(self._order)))
-        columns = self._shown()[int(content["c"]) :]
+        columns = [column for column in self._meant[int(content["c"]) :] if column is not None]
         self._writes.paste(keys, columns, texts, self._answer(view, content))
 
     def _on_undo(self, view: _View, content: Mapping[str, Any]) -> None:
@@ -576,7 +595,7 @@ class GridModel:
 
     def _on_copy(self, view: _View, content: Mapping[str, Any]) -> None:
         first, last, left, right = (int(n) for n in content["range"])
-        shown = self._shown()[left : right + 1]
+        shown = [column for column in self._meant[left : right + 1] if column is not None]
         rows = min(last + 1 - first, COPY_CELLS // max(len(shown), 1))
         _, positions = self._order.rows(first, first + rows)
         df = self._source.df

@@ -124,15 +124,16 @@ class Summary:
         self._filter = filter
         started = self._clock()
         self._of = (df, order.version)
-        positions = order.shown()
+        positions, there = order.shown(), {*df.columns, *df.index.names}
         self.ranges = {
             name: found
             for name in self._ranged
-            if (found := _range(_taken(df, name, positions))) is not None
+            if name in there and (found := _range(_taken(df, name, positions))) is not None
         }
         self.totals = {
             name: _total(_taken(df, name, positions), function)
             for name, function in self._functions.items()
+            if name in there  # a table without data has no columns yet; one may be dropped
         }
         now = self._clock()
         self._not_before = now + (now - started) * (1 / DUTY - 1)

@@ -18,8 +18,8 @@ import rules from "./grid.view.css";
 /** @import { CellsMessage, GridMessage, ReplyMessage, Say, Sort, WindowMessage } from "./protocol.js" */
 /** @typedef {ReturnType<typeof setTimeout> | undefined} Timer */
 
-/** @param {HTMLElement} body @param {Say} say @param {typeof import("slickgrid")} lib */
-export default function gridView(body, say, lib) {
+/** @param {HTMLElement} body @param {Say} send @param {typeof import("slickgrid")} lib */
+export default function gridView(body, send, lib) {
   const holder = h("div", { class: "nrt-grid" });
   const toast = h("p", { class: "nrt-toast", role: "alert" });
   toast.hidden = true;
@@ -34,6 +34,8 @@ export default function gridView(body, say, lib) {
   /** @type {Row | null} */
   let edited = null; // whose cell the editor is or was open in
   const table = new Table();
+  /** @type {Say} */
+  const say = (word) => send(/** @type {any} */ ({ ...word, layout: table.head.layout }));
   const screen = new Screen();
   const focus = new Focus();
   const answers = new Answers(say);
@@ -171,6 +173,7 @@ export default function gridView(body, say, lib) {
     const here = holder.contains(root.activeElement);
     const at = [...holder.querySelectorAll(".slick-viewport")].map(({ scrollTop }) => scrollTop);
     const rid = focus.active?.rid;
+    menu.close();
     screen.clear();
     holder.replaceChildren();
     if (!table.head.columns.length) return;

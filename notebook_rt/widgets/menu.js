@@ -58,7 +58,7 @@ export function openMenu(parent, label, items, place, left) {
     open = false;
     const here = node.contains(root().activeElement);
     removeEventListener("pointerdown", away, true);
-    removeEventListener("scroll", away, true);
+    removeEventListener("wheel", away, true);
     removeEventListener("resize", close);
     document.removeEventListener("visibilitychange", hidden);
     node.remove();
@@ -90,7 +90,7 @@ export function openMenu(parent, label, items, place, left) {
   node.style.top = `${Math.max(4, above ? place.top - height : Math.min(place.bottom, innerHeight - height - 4)) / zoom}px`;
   (buttons[0] ?? node).focus();
   addEventListener("pointerdown", away, true);
-  addEventListener("scroll", away, true);
+  addEventListener("wheel", away, { capture: true, passive: true }); // not scroll: rows that arrive above scroll too
   addEventListener("resize", close);
   document.addEventListener("visibilitychange", hidden);
   return close;

@@ -74,8 +74,8 @@ def _term(word: str, columns: Sequence[str]) -> Term:
 def term_text(name: str, value: Any, pg_type: str = "") -> str:
     """The word of the filter box that finds the rows that have this value, and no others.
 
-    >>> term_text("name", "it's"), term_text("price", None)
-    ('\'name=it\'"\'"\'s\'', 'price=null')
+    >>> term_text("price", 9.5), term_text("name", "a b"), term_text("price", None)
+    ('price=9.5', "'name=a b'", 'price=null')
     """
     return shlex.quote(f"{name}=" + ("null" if missing(value) else text_of(value, pg_type)))
 

@@ -65,6 +65,8 @@ export interface Head {
   /** How many columns stay at the left, and how many are hidden. */
   pinned: number;
   hidden: number;
+  /** Which layout of columns this is: every word says by which it counts. */
+  layout: number;
 }
 
 interface Filled extends Around {
@@ -149,7 +151,7 @@ export interface Notes {
 /** Each widget has some of the parts; a status bar's may be null. */
 export type StateMessage = { t: "state"; health: Health; queue: Queue; presence: Presence; notes: Notes };
 
-export type ChartMessage = { t: "chart"; spec: any; names: string[]; cols: Cells[]; label: string; foot: string; note: string };
+export type ChartMessage = { t: "chart"; spec: any; name: string; names: string[]; cols: Cells[]; label: string; foot: string; note: string };
 export type DataMessage = { t: "data"; cols: Cells[]; label: string; foot: string; note: string };
 export type NoteMessage = { t: "note"; note: string };
 
@@ -163,7 +165,7 @@ export type Unnumbered =
   | { t: "static"; html: string };
 export type FromKernel = Numbered<Drawn | { t: "beat" }> | Unnumbered;
 
-/** Words of a view; every one carries `view`, the view's name. */
+/** Words of a view; every one carries `view`, the view's name, and of a grid `layout`, by which its columns count. */
 export type ToKernel =
   | { t: "look" | "leave" | "visible" | "hidden" | "online" | "offline" }
   | { t: "ack"; seq: number }

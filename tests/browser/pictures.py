@@ -28,6 +28,9 @@ class Picture:
     source: str
     click: tuple[str, ...] = ()
     double: tuple[str, ...] = ()
+    right: tuple[str, ...] = ()
+    hover: bool = False
+    """The pointer stays where it was."""
 
 
 PICTURES = [
@@ -83,6 +86,11 @@ PICTURES = [
         click=('[data-row="3"] .l2', '[data-act="remove"]'),
     ),
     Picture("grid-editor", "grid()", double=(".slick-row:nth-child(3) .l4",)),
+    Picture("grid-styled", "styled()"),
+    Picture("grid-menu", "styled()", right=('[data-row="2"] .l3',)),
+    Picture("grid-unread", "unread()"),
+    Picture("grid-date-editor", "grid(8, columns=HERO)", double=('[data-row="2"] .l6',)),
+    Picture("chart-saves", "chart()", click=(".nrt-chart",), hover=True),
     Picture("grid-long-editor", "grid()", double=(".slick-row:nth-child(3) .l8",)),
 ]
 
@@ -108,10 +116,15 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
         output.locator(selector).first.click()
     for selector in picture.double:
         output.locator(selector).first.dblclick()
-    page.mouse.move(5, 5)
+    for selector in picture.right:
+        output.locator(selector).first.click(button="right")
+    if not picture.hover:
+        page.mouse.move(5, 5)
     settled(page)
     boxes = [
-        box for each in (output, *output.locator(".nrt-pop").all()) if (box := each.bounding_box())
+        box
+        for each in (output, *output.locator(".nrt-pop, .nrt-menu").all())
+        if (box := each.bounding_box())
     ]
     box = boxes[0]
     height = max(one["y"] + one["height"] for one in boxes) - box["y"]  # with a panel over the page

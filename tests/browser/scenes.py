@@ -295,6 +295,30 @@ def grid(n: int = 1000, state: str = "live", **options: object) -> GridWidget:
     return GridWidget(frame(n, state), formats={"change": ".2%"}, **options)
 
 
+def styled(n: int = 40) -> GridWidget:
+    """Bars, colours, up and down, totals; wider than the page."""
+    return GridWidget(
+        frame(n, "marked"),
+        height=300,
+        formats={"change": ".2%", "quantity": ",d"},
+        style={
+            "quantity": "bar",
+            "price": "color",
+            "change": "updown",
+            "symbol": "color",
+            "status": {"open": "green", "held": "yellow", "closed": "grey"},
+        },
+        totals={"quantity": "sum", "price": "mean", "symbol": "count"},
+    )
+
+
+def unread() -> GridWidget:
+    """A filter that cannot be read."""
+    widget = grid(8, columns=HERO, height=200)
+    widget._link.model.heard("v", {"t": "filter", "text": "pric>10"})
+    return widget
+
+
 def closed() -> GridWidget:
     source = frame(5)
     source.status, source.editable = "closed", False

@@ -1,4 +1,4 @@
-"""The grid's menu, files, colours and totals in a real JupyterLab, in one page."""
+"""The grid's menu, files, colours and totals, and a chart's pictures, in a real JupyterLab."""
 
 from __future__ import annotations
 
@@ -247,4 +247,16 @@ def test_colours_totals_and_edges_follow_what_is_shown(browser: Browser) -> None
         head.click(button="right")
         chosen(notebook, grid, "Fit the width to the content")
         until(lambda: head.evaluate(width) > narrow + 20)
+
+        # A chart in the same page saves as it is seen, under a name that is harmless.
+        notebook.ask("quotes = prices(50); quotes.name = HOSTILE")
+        chart = notebook.show("ChartWidget(quotes, 'at', 'bid')")
+        chart.locator("canvas").wait_for(timeout=scaled(60_000))
+        for label, begins in (("Save as PNG", b"\x89PNG"), ("Save as SVG", b"<svg")):
+            chart.hover()
+            with page.expect_download() as download:
+                chart.get_by_role("button", name=label).click()
+            assert download.value.path().read_bytes().startswith(begins)
+            assert set("<>/'=") & set(download.value.suggested_filename) == set()
+        assert findings(page) == []
         assert notebook.console == []

@@ -20,7 +20,7 @@ function windowOf(first, rids, total, more = {}) {
 /** @param {Table} table @param {number[]} rids @param {Column[]} [columns] */
 function begin(table, rids, columns = COLUMNS) {
   const { content, buffer } = windowOf(0, rids, rids.length);
-  return table.whole(/** @type {GridMessage} */ (/** @type {unknown} */ ({ ...content, t: "grid", name: "t", columns, height: 300, add: true, remove: true, pinned: 0, hidden: 0 })), buffer);
+  return table.whole(/** @type {GridMessage} */ (/** @type {unknown} */ ({ ...content, t: "grid", name: "t", columns, height: 300, add: true, remove: true, pinned: 0, hidden: 0, layout: 1 })), buffer);
 }
 
 /** @returns {Draft} */

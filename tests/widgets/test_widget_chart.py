@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -276,3 +278,28 @@ def test_a_column_that_changes_its_type_is_drawn_anew_and_one_that_goes_is_named
     source.set(before)
     messages = list(model.update())  # for the late one, and for the other, which has names still
     assert [(m.content["t"], m.to) for m in messages] == [("chart", None)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"y": ["bid", "ask"], "last": 50},
+        {"x": "venue", "y": "volume", "kind": "bar"},
+        {"y": "volume", "kind": "hist"},
+        {"x": "at", "y": "bid", "kind": "point", "color": "venue"},
+    ],
+)
+def test_a_chart_is_saved_with_its_data(options: dict[str, Any], tmp_path: Path) -> None:
+    widget = ChartWidget(prices(300), **{"x": "at", "y": "bid"} | options)
+    for ending, begin in (("png", b"\x89PNG"), ("svg", b"<svg"), ("pdf", b"%PDF")):
+        path = tmp_path / f"a.{ending}"
+        widget.save(path)
+        assert path.read_bytes().startswith(begin)
+    widget.save(str(tmp_path / "a.json"))
+    spec = json.loads((tmp_path / "a.json").read_text())
+    assert spec["data"]["values"]
+    assert (tmp_path / "a.svg").read_text().count("aria-roledescription") > 2, "marks, and axes"
+    with pytest.raises(ValueError, match=r"a chart is saved as \.png, \.svg, \.pdf, \.json"):
+        widget.save(tmp_path / "a.gif")
+    widget.close()

@@ -86,6 +86,26 @@ def test_a_new_row_is_offered_only_where_all_that_it_needs_is_shown():
     assert not message.content["add"]
 
 
+def test_a_word_said_before_columns_moved_is_about_the_column_it_was_said_of():
+    """A kernel that was busy hears what was done meanwhile, one after the other."""
+    bench = Bench(table(9))
+    layout, rid = bench.whole.content["layout"], rids(bench.whole)[4]
+    say = {"layout": layout, "rid": rid}
+    bench.say(t="columns", act="hide", c=1, layout=layout)
+    bench.say(t="columns", act="pin", c=2, layout=layout)
+    bench.say(t="edit", c=2, value="renamed", **say)
+    bench.say(t="edit", c=1, value="7.5", **say)
+    assert bench.source.edits == [(5, {"name": "renamed"}), (5, {"price": 7.5})]
+    bench.say(t="sort", by=[[2, False]], layout=layout)
+    bench.say(t="only", c=2, **say)
+    (whole,) = bench.model.whole("v")
+    assert names(whole) == ["id", "name", "at"]
+    assert (whole.content["sort"], whole.content["filter"]) == ([[1, False]], "name=renamed")
+    (reply,) = replies(bench.say(t="copy", range=[0, 0, 1, 2], layout=layout))
+    assert reply["text"] == "7.5\trenamed"
+    assert bench.say(t="edit", c=2, value="x", rid=rid, layout=999) == []
+
+
 # What this login may write
 
 
@@ -404,4 +424,17 @@ def test_a_widget_saves_what_it_shows(tmp_path):
     pd.testing.assert_frame_equal(
         pd.read_excel(tmp_path / "a.xlsx"), widget.shown, check_dtype=False
     )
+    widget.close()
+
+
+def test_a_grid_whose_table_has_no_data_yet_says_so_and_shows_it_when_it_comes(tmp_path):
+    source = MemoryFrame(table(3), FIELDS)
+    full, fields = source.df, source.fields
+    source.df, source.fields = pd.DataFrame(), ()
+    widget = GridWidget(source, columns=["id", "name"], totals="price", style={"price": "bar"})
+    assert widget.shown.empty
+    with pytest.raises(ValueError, match=r'table "positions" has no data yet.*\.wait\(\)'):
+        widget.to_csv(tmp_path / "a.csv")
+    source.fields, source.df = fields, full
+    assert widget.shown.columns.tolist() == ["id", "name"]
     widget.close()
