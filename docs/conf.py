@@ -22,7 +22,7 @@ highlight_language = "none"
 
 html_theme = "pydata_sphinx_theme"
 html_title = "notebook_rt"
-html_static_path: list[str] = []
+html_sidebars = {name: [] for name in ("index", "tutorial", "symptoms")}  # single pages
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
