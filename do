@@ -135,7 +135,7 @@ bounds) # lowest, newest or next: the tests that touch the dependencies, with th
 lock) developers; "$bin/uv" pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
         --all-extras --group dev pyproject.toml -o requirements-dev.lock ;;
 release) developers; exec "$bin/python" .github/release.py "$@" ;;
-docs) developers; exec "$bin/pdoc" --docformat numpy --output-directory build/docs notebook_rt "$@" ;;
+docs) developers; exec "$bin/sphinx-build" -W --keep-going -q -b html "$@" docs build/docs ;; # a warning is an error
 animation) developers; browser; exec "$bin/python" -m tests.browser.animation "$@" ;;
 pictures) developers; browser; exec "$bin/python" -m tests.browser.pictures "$@" ;;
 clean) rm -rf .venv node_modules build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .pictures ;;
@@ -146,7 +146,7 @@ help)
 ./do nightly   the long versions of the tests, and the older platform ([long|old])
 ./do lint      ruff, eslint, bundles           ./do types     mypy --strict, tsc --checkJs
 ./do js        bundle the widgets ([watch])
-./do bench     benchmarks beside their peers   ./do docs      API pages into build/docs
+./do bench     benchmarks beside their peers   ./do docs      the site into build/docs
 ./do package   wheel and sdist, installed and tried
 ./do bounds    the tests with the lowest, newest or next dependencies
 ./do lock      requirements-dev.lock anew      ./do release VERSION

@@ -398,8 +398,8 @@ class Session(Opening):
         last audit found a difference, and repaired it), ``refused`` (an edit of yours, or one that
         is in conflict, which ``df`` still shows), ``slow`` (over ``Options.slow_ms``) or
         ``healthy``; ``reason`` is a sentence, ``latency_ms`` the last heartbeat's way there and back
-        in milliseconds, ``next_audit_s`` the seconds until the next audit and ``audited_s`` those
-        since the last.
+        in milliseconds, ``since_s`` the seconds for which the status has been this one,
+        ``next_audit_s`` the seconds until the next audit and ``audited_s`` those since the last.
         """
         return replace(self._project.health(), display=partial(_show, "health_bundle", self))
 

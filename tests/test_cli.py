@@ -71,6 +71,39 @@ def test_doctor_prints_sql_that_postgres_takes(stack: LocalStack, tmp_path: Path
     stack.sql(done.stdout)  # again: somebody is not sure whether it was done
 
 
+def offered(home: Path, line: str) -> list[str]:
+    """What Tab offers at the end of ``line``, in a bash that was told of the command."""
+    script = """
+    eval "$(register-python-argcomplete notebook-rt)"
+    COMP_LINE=$1 COMP_POINT=${#1} COMP_TYPE=9
+    _python_argcomplete notebook-rt
+    printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", line],
+        env=environment(home, PATH=path),
+        capture_output=True,
+        text=True,
+        timeout=scaled(60),
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_tab_completes_commands_options_and_actions(tmp_path: Path) -> None:
+    assert offered(tmp_path, "notebook-rt do") == ["doctor"]
+    assert "--no-browser" in offered(tmp_path, "notebook-rt demo --")
+    assert {"list", "retry", "discard"} <= set(offered(tmp_path, "notebook-rt queue "))
+
+
+def test_without_the_library_tab_offers_nothing_and_makes_no_noise(tmp_path: Path) -> None:
+    (tmp_path / "argcomplete.py").write_text("raise ImportError")
+    done = run(tmp_path, "--version", PYTHONPATH=str(tmp_path), _ARGCOMPLETE="1")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("command", ["", "demo", "local", "doctor", "queue"])
 def test_help_explains_the_command(tmp_path: Path, command: str) -> None:
     done = run(tmp_path, *command.split(), "--help", COLUMNS="200")

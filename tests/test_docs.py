@@ -14,7 +14,6 @@ from pathlib import Path
 from types import ModuleType
 
 import numpydoc.validate
-import pdoc
 import pytest
 from numpydoc.docscrape import NumpyDocString
 
@@ -103,23 +102,6 @@ def test_every_option_says_what_it_is_and_what_it_is_by_default() -> None:
         default, meaning = said[option.name]
         assert ast.literal_eval(default) == option.default
         assert meaning
-
-
-@pytest.mark.filterwarnings("ignore:.*type 'Series' is not subscriptable")  # to mypy it is
-@pytest.mark.filterwarnings("error")
-def test_every_public_name_has_a_page() -> None:
-    pages: dict[str, str] = {}
-    for name in notebook_rt.__all__:
-        public = getattr(notebook_rt, name)
-        home = public if isinstance(public, ModuleType) else inspect.getmodule(public)
-        assert home is not None
-        page = pages.get(home.__name__)
-        if page is None:
-            page = pages[home.__name__] = pdoc.render.html_module(
-                pdoc.doc.Module(home), all_modules={}
-            )
-        if public is not home:
-            assert f'id="{public.__name__}"' in page, f"{name} is missing in {home.__name__}"
 
 
 def test_no_public_name_is_hidden_by_a_module_of_the_same_name() -> None:

@@ -339,7 +339,7 @@ with nrt.connect(url, key) as rt:
 def test_the_tab_key_offers_every_name_and_no_other(stack: LocalStack, people: str) -> None:
     """As IPython and Jupyter ask: jedi offers nothing at all where one annotation is too much.
 
-    In a process of its own: pdoc, which other tests run, gives our modules more names than they have.
+    In a process of its own: other tests may have given our modules more names than they have.
     """
     asked = [sys.executable, "-c", TAB, stack.url, stack.anon_key, people]
     process = subprocess.run(asked, capture_output=True, text=True, timeout=scaled(60))

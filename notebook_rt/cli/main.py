@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: what global completion looks for
 """The command line: ``notebook-rt demo``, ``local``, ``doctor``, ``watch`` and ``queue``.
 
 ``demo`` opens JupyterLab with the example notebooks on the embedded stack; ``local`` runs that stack
@@ -8,6 +9,7 @@ in the foreground; ``doctor`` says what this machine has and lacks, and prints t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -102,6 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     queue.add_argument("id", nargs="?", help="an operation's id, or the beginning of it")
     queue.add_argument("--file", type=Path, help="one queue's file (default: all of this user)")
+
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what Tab offers
+        with contextlib.suppress(ImportError):  # the extra ``cli`` has it
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
 
     parsed = parser.parse_args(arguments)
     try:
