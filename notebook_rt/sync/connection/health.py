@@ -101,6 +101,8 @@ class Facts:
     """What the server refused of the user's edits, in a sentence."""
     refused_channels: Sequence[tuple[str, str]] = ()
     """Topics that the server does not let this login into, and its reasons."""
+    away_since: str = ""
+    """When the server was heard of last, or the session began, while there is no connection."""
     calm: bool = False
     """Whether live updates, if they are away, are so for so short a time that they may be back at once."""
 
@@ -131,6 +133,8 @@ class Health:
     """The messages of the last hour, and what they are in a month, in a sentence."""
     near_limits: tuple[str, ...] = ()
     """A line for each limit of which more than 80 % is used: near it or over it, and what it is."""
+    disk: str = field(default="", compare=False)
+    """What went wrong last with tables that are kept on disk, in a sentence; empty: nothing did."""
     display: Callable[[], Any] | None = field(default=None, compare=False)
     """How the session shows its health as it goes on, where there is a front end."""
 
@@ -178,7 +182,8 @@ def _worst(
         return "offline", denied[0].error
     calm = facts.calm and facts.reachable and facts.state != "disconnected"
     if facts.state not in ("connected", "connecting") and not polled and not calm:
-        return "offline", facts.reason
+        since = f" (offline since {facts.away_since})" if facts.away_since else ""
+        return "offline", facts.reason + since
     if facts.state == "connected" and facts.silent_for > stale_after:
         return "stale", f"silent for {facts.silent_for:.0f} s"
     if failed:

@@ -126,6 +126,12 @@ class Mirror(Machine):
         self._gaps += 1
 
     @property
+    def known(self) -> Schema:
+        """All columns of the server's table."""
+        assert self._passes.replica is not None  # asked only of a table that is shown
+        return self._passes.replica.known
+
+    @property
     def proven(self) -> bool:
         """Whether the server was asked for what is shown, and no gap is open."""
         return self._shows and not self._unproven and self._gaps == self._closed_gaps
