@@ -24,8 +24,10 @@ from urllib.request import urlopen
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.cli.main import ANNOUNCEMENTS
+from notebook_rt.cli import doctor
+from notebook_rt.cli.main import ANNOUNCEMENTS, main
 from notebook_rt.local import LocalStack
+from tests.disk.model import written
 from tests.waiting import scaled, until
 
 COMMAND = [sys.executable, "-m", "notebook_rt"]
@@ -71,7 +73,7 @@ def test_doctor_prints_sql_that_postgres_takes(stack: LocalStack, tmp_path: Path
     stack.sql(done.stdout)  # again: somebody is not sure whether it was done
 
 
-@pytest.mark.parametrize("command", ["", "demo", "local", "doctor", "queue"])
+@pytest.mark.parametrize("command", ["", "demo", "local", "doctor", "queue", "cache"])
 def test_help_explains_the_command(tmp_path: Path, command: str) -> None:
     done = run(tmp_path, *command.split(), "--help", COLUMNS="200")
     assert done.returncode == 0, done.stderr
@@ -79,6 +81,26 @@ def test_help_explains_the_command(tmp_path: Path, command: str) -> None:
     assert usage.startswith("usage: notebook-rt")
     assert "`" not in done.stdout
     assert len(description.split()) > 5
+
+
+def test_cache_lists_clears_and_says_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> str:
+        assert main(["cache", *arguments]) == 0
+        return capsys.readouterr().out
+
+    assert said() == "nothing is kept\n"
+    assert list(doctor.kept()) == []
+    table = written()
+    assert said("path") == f"{table.path.parent.parent}\n"
+    assert "public.prices  10 rows, " in said()
+    assert "of https://x.supabase.co" in said("list")
+    (finding,) = doctor.kept()
+    assert finding.text.startswith("1 table is kept")
+    table.path.write_bytes(b"torn")
+    assert "not used: it is cut off" in said()
+    assert [one.level for one in doctor.kept()] == ["ok", "note"]
+    assert said("clear").endswith("freed\n")
+    assert said() == "nothing is kept\n"
 
 
 def test_queue_without_a_queue_is_calm(tmp_path: Path) -> None:

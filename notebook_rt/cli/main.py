@@ -1,8 +1,8 @@
-"""The command line: ``notebook-rt demo``, ``local``, ``doctor``, ``watch`` and ``queue``.
+"""The command line: ``notebook-rt demo``, ``local``, ``doctor``, ``watch``, ``queue`` and ``cache``.
 
 ``demo`` opens JupyterLab with the example notebooks on the embedded stack; ``local`` runs that stack
 in the foreground; ``doctor`` says what this machine has and lacks, and prints the optional SQL;
-``queue`` shows what waits to be sent when no kernel runs.
+``queue`` shows what waits to be sent when no kernel runs; ``cache``, what is kept of tables.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"
 
 ACTIONS = ("list", "show", "retry", "discard", "export")
 """Of ``notebook-rt queue``."""
+
+CACHE_ACTIONS = ("list", "clear", "path")
+"""Of ``notebook-rt cache``."""
 
 GRACE_SECONDS = 15.0
 
@@ -103,6 +106,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     queue.add_argument("id", nargs="?", help="an operation's id, or the beginning of it")
     queue.add_argument("--file", type=Path, help="one queue's file (default: all of this user)")
 
+    cache = commands.add_parser(
+        "cache",
+        help="what is kept of tables on this disk",
+        description="What is kept of tables on this disk, for a kernel that starts before it has a "
+        "network. list: each with its size and age, what was used last at the top; clear: remove all of "
+        "it (a kernel that runs writes its tables again); path: where it is.",
+    )
+    cache.add_argument(
+        "action", nargs="?", default="list", choices=CACHE_ACTIONS, help="see above (default: list)"
+    )
+
     parsed = parser.parse_args(arguments)
     try:
         match parsed.command:
@@ -114,6 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return doctor.run(parsed)
             case "watch":
                 return watch.run(parsed)
+            case "cache":
+                from notebook_rt.cli.cache import run as run_cache
+
+                return run_cache(parsed)
             case None:
                 parser.print_help()
                 return 0
