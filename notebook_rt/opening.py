@@ -87,6 +87,7 @@ class Opening:
         lazy: bool = False,
         priority: Priority = "normal",
         debounce: float = 0.0,
+        keep: bool | None = None,
     ) -> LiveTable:
         """A table as a live DataFrame.
 
@@ -132,6 +133,10 @@ class Opening:
         debounce : float
             Seconds for which changes are gathered before ``on_change`` is called with all of them as
             one batch, a change a row; 0: at once. ``df`` and the widgets never wait.
+        keep : bool, optional
+            Keep it on disk for the next kernel, which then shows it before it has a network: ``stale``,
+            as of when it was read last, until it was compared with the server. For this login only,
+            with whatever its row policies let it see. Default: ``Options.keep``.
 
         Raises
         ------
@@ -164,7 +169,7 @@ class Opening:
             named=tuple(map(str, merge)) if isinstance(merge, Mapping) else (),
         )
         shared_as, driver = self._thread.call(
-            self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy
+            self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy, keep
         )
         release = _Release(self._thread, self._project, shared_as, priority)
         frame = LiveTable(driver, release, self, self._writes.table(driver), debounce)

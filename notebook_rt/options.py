@@ -133,6 +133,12 @@ class Options:
         ``"project"`` that opens the file. In either scope, no session sends what another edited
         that is paused; if that one ended while it was paused, `Queue.resume` or `Queue.retry`
         sends it.
+    keep : bool, default False
+        Whether tables are kept on disk for the next kernel, where ``table`` was not told otherwise:
+        those of which the project tells that no row policy decides who sees what.
+    keep_bytes : int, default 1,073,741,824
+        Bytes that kept tables take on disk, of all projects and logins; what was used least lately
+        gives way.
 
     Raises
     ------
@@ -205,6 +211,10 @@ class Options:
     queue_max_attempts: int = 3
     queue_scope: Literal["project", "session"] = "project"
 
+    # What is kept on disk
+    keep: bool = False
+    keep_bytes: int = 1024 * 1024 * 1024
+
     def __post_init__(self) -> None:
         zero_is_fine = {"audit_interval", "jitter", "max_retries", "progress_after", "debounce"}
         for field in fields(self):
@@ -215,6 +225,9 @@ class Options:
             elif field.name == "plan":
                 if value not in ("free", "pro", None):
                     raise ValueError(f'Options.plan must be "free", "pro" or None, not {value!r}')
+            elif field.name == "keep":
+                if not isinstance(value, bool):
+                    raise TypeError(f"Options.keep is True or False, not {value!r}")
             elif field.name == "queue_scope":
                 if value not in ("project", "session"):
                     raise ValueError(

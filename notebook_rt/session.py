@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from notebook_rt.disk import cache
 from notebook_rt.errors import ClosedError, NoProjectError
 from notebook_rt.net import ways
 from notebook_rt.net.address import (
@@ -637,10 +638,14 @@ class Session(Opening):
     def sign_out(self) -> None:
         """Back to the key that the session was opened with; what only the user may see goes.
 
-        The server ends the session too, if it can be reached. Nothing happens without a login.
+        The server ends the session too, if it can be reached, and what was kept of the user's tables on
+        this disk is removed. Nothing happens without a login.
         """
         self._check()
+        before = self._project.credentials.login
         self._thread.wait(self._project.login.sign_out())
+        if self._project.credentials.login != before:
+            cache.clear_login(self.url, before)
 
     def set_auth(self, token: Token) -> None:
         """Use this access token from now on; None: back to the key.

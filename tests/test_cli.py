@@ -24,8 +24,10 @@ from urllib.request import urlopen
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.cli.main import ANNOUNCEMENTS
+from notebook_rt.cli import doctor
+from notebook_rt.cli.main import ANNOUNCEMENTS, main
 from notebook_rt.local import LocalStack
+from tests.disk.model import written
 from tests.waiting import scaled, until
 
 COMMAND = [sys.executable, "-m", "notebook_rt"]
@@ -104,7 +106,7 @@ def test_without_the_library_tab_offers_nothing_and_makes_no_noise(tmp_path: Pat
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("command", ["", "demo", "local", "doctor", "queue"])
+@pytest.mark.parametrize("command", ["", "demo", "local", "doctor", "queue", "cache"])
 def test_help_explains_the_command(tmp_path: Path, command: str) -> None:
     done = run(tmp_path, *command.split(), "--help", COLUMNS="200")
     assert done.returncode == 0, done.stderr
@@ -112,6 +114,26 @@ def test_help_explains_the_command(tmp_path: Path, command: str) -> None:
     assert usage.startswith("usage: notebook-rt")
     assert "`" not in done.stdout
     assert len(description.split()) > 5
+
+
+def test_cache_lists_clears_and_says_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> str:
+        assert main(["cache", *arguments]) == 0
+        return capsys.readouterr().out
+
+    assert said() == "nothing is kept\n"
+    assert list(doctor.kept()) == []
+    table = written()
+    assert said("path") == f"{table.path.parent.parent}\n"
+    assert "public.prices  10 rows, " in said()
+    assert "of https://x.supabase.co" in said("list")
+    (finding,) = doctor.kept()
+    assert finding.text.startswith("1 table is kept")
+    table.path.write_bytes(b"torn")
+    assert "not used: it is cut off" in said()
+    assert [one.level for one in doctor.kept()] == ["ok", "note"]
+    assert said("clear").endswith("freed\n")
+    assert said() == "nothing is kept\n"
 
 
 def test_queue_without_a_queue_is_calm(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def _print(finding: Finding) -> None:
 
 def _found(schema: str, tables: Sequence[str]) -> Iterator[Finding]:
     yield from machine()
+    yield from kept()
     import notebook_rt as nrt
     from notebook_rt.net.address import environment_url
 
@@ -133,6 +134,20 @@ def machine() -> Iterator[Finding]:
     if kernel.startswith("7.0."):
         words = "ipykernel 7.0 loses updates from threads: pip install 'ipykernel>=7.1'"
         yield Finding("wrong", "python", words)
+
+
+def kept() -> Iterator[Finding]:
+    """What is kept of tables on this disk, if anything is."""
+    from notebook_rt.disk import cache  # pandas and all: not for --help
+
+    found = cache.entries()
+    if found:
+        size = sum(one.bytes for one in found) / 1e6
+        tables = f"{len(found)} table{'s are' if len(found) > 1 else ' is'}"
+        yield Finding("ok", "disk", f"{tables} kept, {size:,.1f} MB in {cache.root()}")
+    for one in found:
+        if one.refused:
+            yield Finding("note", "disk", f"{one.path} is as if it were not there: {one.refused}")
 
 
 # The project ------------------------------------------------------------------------------------

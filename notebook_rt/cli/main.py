@@ -1,9 +1,9 @@
 # PYTHON_ARGCOMPLETE_OK: what global completion looks for
-"""The command line: ``notebook-rt demo``, ``local``, ``doctor``, ``watch`` and ``queue``.
+"""The command line: ``notebook-rt demo``, ``local``, ``doctor``, ``watch``, ``queue`` and ``cache``.
 
 ``demo`` opens JupyterLab with the example notebooks on the embedded stack; ``local`` runs that stack
 in the foreground; ``doctor`` says what this machine has and lacks, and prints the optional SQL;
-``queue`` shows what waits to be sent when no kernel runs.
+``queue`` shows what waits to be sent when no kernel runs; ``cache``, what is kept of tables.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"
 
 ACTIONS = ("list", "show", "retry", "discard", "export")
 """Of ``notebook-rt queue``."""
+
+CACHE_ACTIONS = ("list", "clear", "path")
+"""Of ``notebook-rt cache``."""
 
 GRACE_SECONDS = 15.0
 
@@ -105,6 +108,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     queue.add_argument("id", nargs="?", help="an operation's id, or the beginning of it")
     queue.add_argument("--file", type=Path, help="one queue's file (default: all of this user)")
 
+    cache = commands.add_parser(
+        "cache",
+        help="what is kept of tables on this disk",
+        description="What is kept of tables on this disk, for a kernel that starts before it has a "
+        "network. list: each with its size and age, what was used last at the top; clear: remove all of "
+        "it (a kernel that runs writes its tables again); path: where it is.",
+    )
+    cache.add_argument(
+        "action", nargs="?", default="list", choices=CACHE_ACTIONS, help="see above (default: list)"
+    )
+
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what Tab offers
         with contextlib.suppress(ImportError):  # the extra ``cli`` has it
             import argcomplete
@@ -122,6 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return doctor.run(parsed)
             case "watch":
                 return watch.run(parsed)
+            case "cache":
+                from notebook_rt.cli.cache import run as run_cache
+
+                return run_cache(parsed)
             case None:
                 parser.print_help()
                 return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +20,7 @@ from notebook_rt.disk import snapshot
 from notebook_rt.disk.errors import RefusedFileError
 from notebook_rt.disk.kept import Facts, Identity
 from notebook_rt.disk.shelf import JOURNAL, LOCK, SNAPSHOT, Shelf, opened
+from notebook_rt.model.spec import TableSpec
 
 
 def root() -> Path:
@@ -71,12 +72,17 @@ def entries() -> list[Entry]:
     return sorted(found, key=lambda one: one.used)
 
 
-def clear(login: Identity | None = None) -> int:
-    """Remove what is kept of everybody, or of the project and login of ``login``; the bytes freed.
+def clear_login(project: str, login: str) -> int:
+    """Remove what is kept of a project for a login; the bytes freed."""
+    return _clear([directory_of(Identity.of(project, login, TableSpec("any")))])
 
-    A kernel that runs goes on, and writes its tables again.
-    """
-    directories = [directory_of(login)] if login is not None else list(root().glob("*"))
+
+def clear() -> int:
+    """Remove all that is kept; the bytes freed. A kernel that runs goes on, and writes its tables again."""
+    return _clear(root().glob("*"))
+
+
+def _clear(directories: Iterable[Path]) -> int:
     freed = 0
     for directory in directories:
         for path in list(directory.glob("*")):

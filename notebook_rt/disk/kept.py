@@ -123,7 +123,7 @@ class Kept:
             If the columns are no table's.
         """
         schema = self.schema
-        versions = Versions(self, {name: _own(self.columns[name]) for name in schema.key})
+        versions = Versions(self, {name: own(self.columns[name]) for name in schema.key})
         table.restore(self.columns)
         for batch in self.batches:
             table.apply(batch.ops)
@@ -140,15 +140,14 @@ class Versions:
         self._kept = kept
         self._keys = keys
 
+    def keys(self) -> list[Key]:
+        """The keys of the snapshot's rows, in their order."""
+        return keys_of(self._kept.schema, self._keys)
+
     def by_key(self) -> dict[Key, int]:
         """Where they are known: of what has changed since the snapshot, those that were told."""
-        kept, schema = self._kept, self._kept.schema
-        columns = (
-            of_parts(held, schema.types[name], None, schema.numeric).everything()
-            for name, held in self._keys.items()
-        )
-        keys = schema.keys_in(list(columns))
-        found = dict(zip(keys, kept.versions.tolist(), strict=True))
+        kept = self._kept
+        found = dict(zip(self.keys(), kept.versions.tolist(), strict=True))
         for batch in kept.batches:
             for op in batch.ops:
                 found.pop(op.key, None)
@@ -158,8 +157,19 @@ class Versions:
         return found
 
 
-def _own(parts: Parts) -> Parts:
-    """A copy that the table does not write to."""
+def keys_of(schema: Schema, columns: Mapping[str, Parts]) -> list[Key]:
+    """The keys of rows whose columns, the key's among them, hold these parts."""
+    held = ((name, own(columns[name])) for name in schema.key)
+    return schema.keys_in(
+        [
+            of_parts(parts, schema.types[name], None, schema.numeric).everything()
+            for name, parts in held
+        ]
+    )
+
+
+def own(parts: Parts) -> Parts:
+    """A copy that may be written to."""
     if isinstance(parts.data, pa.ChunkedArray):
         return parts
     return Parts(parts.data.copy(), None if parts.mask is None else parts.mask.copy())

@@ -99,6 +99,7 @@ class Shelf:
     def write(self, kept: Kept) -> int:
         """Put a whole state in the place of what is there; gives its size in bytes."""
         generation = uuid.uuid4().hex
+        _make_directory(self.path.parent)  # somebody may have cleared all of it
         with self._replacing(self.path) as file:
             snapshot.write(file, kept, self.identity, generation)
             size = file.tell()

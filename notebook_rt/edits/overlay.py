@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from notebook_rt.edits.difference import between, net, operation
 from notebook_rt.edits.merge import Edit, Strategies, merge_value
 from notebook_rt.edits.stacks import Stacks
-from notebook_rt.model.rows import Delete, Key, Load, Op, Row, RowChange, Rows, WireRow
+from notebook_rt.model.rows import Delete, Key, Load, Op, Row, RowChange, Rows, Upsert, WireRow
 from notebook_rt.model.types import Schema, differs, equal
 
 DROPPED = 1_000
@@ -108,6 +108,8 @@ class Overlay:
         self._shown: dict[Key, Row] = {}
         """What the view shows under the keys that are kept aside, where it shows a row."""
         self._shielded: dict[Key, None] = {}
+        self.noted: list[Op] | None = None
+        """What has changed the server's rows, in order, since somebody took it; None: nobody does."""
 
     # --- the server's rows: what the mirror sees -------------------------------------------------
 
@@ -145,6 +147,8 @@ class Overlay:
                 yield key
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
+        if self.noted is not None:
+            self.noted += ops
         for op in ops if self.dropped else ():
             self.dropped.pop(op.key, None)
         if not self._aside:
@@ -215,6 +219,16 @@ class Overlay:
     def accepts(self, row: Row) -> bool:
         """Whether a new row may be shown: it is not known to be outside of the filter."""
         return self._matches is None or self._matches(row) is not False
+
+    def underneath(self) -> list[Op]:
+        """What makes of the rows of the view those that the server has."""
+        found: list[Op] = []
+        for key, aside in self._aside.items():
+            if aside.row is not None:
+                found.append(Upsert(key, aside.row))
+            elif key in self._shown:
+                found.append(Delete(key))
+        return found
 
     def put(
         self,
@@ -338,6 +352,8 @@ class Overlay:
         if aside is not None and aside.row is not None:
             version = self.strategies.time_of(aside.row)
             aside.last, aside.row = aside.row, None
+            if self.noted is not None:
+                self.noted.append(Delete(key))
             self._shield(key, _Shield(None, version, now))
             if crossed:
                 self._suspect(key)
@@ -367,10 +383,14 @@ class Overlay:
                 return key
         if self._matches is not None and self._matches(full) is False:
             aside.row, aside.last = None, full
+            if self.noted is not None:
+                self.noted.append(Delete(key))
             if edit.kind != "insert":  # nobody is told of a row that was never in the filter
                 self._shield(key, _Shield(written, version, now))
             return key
         aside.row = full
+        if self.noted is not None:
+            self.noted.append(Upsert(key, full))
         if written:
             self._shield(key, _Shield(written, version, now))
         return key

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ from notebook_rt.net.registry import Place
 from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.runtime.buffer import Buffer
 from notebook_rt.runtime.feed import Feed, T, Verdict
+from notebook_rt.runtime.keeping import Disk, Keeping, Warm
 from notebook_rt.runtime.reader import Reader
 from notebook_rt.runtime.services import Services
 from notebook_rt.runtime.waiting import Checks, Question
@@ -91,6 +93,8 @@ logger = logging.getLogger("notebook_rt")
 
 FLOOD = 50
 """Changes in one batch from which on their old and new rows are worked out later, if ever."""
+ANOTHER_LOGIN = "another login"
+"""Why what is shown may be what this login does not see."""
 KNOW_SECONDS = 5.0
 """How long an edit waits for what it must know of the table: its columns, the login's grants."""
 
@@ -158,6 +162,10 @@ class TableDriver(Feed):
         """What Realtime said when it refused the table; told once REST has spoken."""
         self.place = Place(services.registry, topic, self, priority)
         self._started = False
+        self.keeping: Keeping | None = None
+        """Keeps it on disk; None: nobody asked for that."""
+        self._early: list[Event] | None = None
+        """What happens while it is read what was kept; None: that is over."""
 
     def _machine(self) -> Mirror | Requery:
         """What decides; this carries out what it says."""
@@ -169,7 +177,11 @@ class TableDriver(Feed):
         """Begin; a lazy one when somebody has looked."""
         if not self._started and not (self.lazy and not self.looked_at):
             self._started = True
-            self._begin()
+            if self.keeping is not None and self.keeping.is_there:
+                self._early = []
+                self.thread.spawn(self._begin_warm(self.keeping), "read a kept table")
+            else:
+                self._begin()
             if self.lazy:
                 self._see_who_looks()
 
@@ -193,6 +205,47 @@ class TableDriver(Feed):
         loop = asyncio.get_running_loop()
         loop.call_later(max(1.0, self.options.lazy_after - idle), self._see_who_looks)
 
+    def keep(self, disk: Disk, asked: bool) -> None:
+        """Keep it on disk from now on; ``asked``: because somebody asked for this very table."""
+        if self.keeping is None:
+            self.keeping = Keeping(self, disk, asked)
+            self.keeping.look()
+        self.keeping.asked |= asked
+
+    async def _begin_warm(self, keeping: Keeping) -> None:
+        """Show what was kept, then begin with it. Nothing is asked of the server before."""
+        try:
+            warm = await keeping.read()
+            if warm is not None and self._early is not None:
+                await self._show_kept(warm)
+        finally:
+            early, self._early = self._early, None
+            if early is not None and self._started:
+                self._begin()
+                for event in early:
+                    self._feed(event)
+
+    async def _show_kept(self, warm: Warm) -> None:
+        schema = warm.kept.schema
+        try:
+            rows = self._make_rows(schema)
+        except MissingColumnError:  # of another table: the server says which columns there are
+            return
+        self._made[id(rows)].adopt(warm.table)
+        self._show(rows, schema, warm.ranked)
+        with self.services.lock:
+            self._telling.tell(())  # what is shown first is no change
+        said = warm.said(dt.datetime.now(dt.UTC))
+        self.synced_at = pd.Timestamp(warm.as_of)
+        self.version += 1
+        self.changed_at = time.monotonic()
+        self.set_status("stale", said)
+        self.settle(None)
+        versions = await asyncio.to_thread(warm.versions.by_key)
+        if self._early is not None and isinstance(self.mirror, Mirror):
+            memory = warm.kept.latest.memory
+            self.mirror.resume(rows, schema, warm.kept.known, versions, memory, said)
+
     def _begin(self) -> None:
         self.mirror.want_changes = True
         self._feed(Tick())
@@ -203,6 +256,9 @@ class TableDriver(Feed):
         """The last user let go."""
         if self.status == "closed":
             return
+        self._early = None
+        if self.keeping is not None:
+            self.keeping.close()
         self._feed(Closed())
         self.set_status("closed", "closed")
         self.place.leave()
@@ -408,6 +464,9 @@ class TableDriver(Feed):
     # Feeding the mirror and carrying out
 
     def _feed(self, event: Event) -> None:
+        if self._early is not None:
+            self._early.append(event)
+            return
         try:
             with self.services.lock:
                 edited, self._edited = self._edited, []
@@ -462,6 +521,10 @@ class TableDriver(Feed):
             self._measure(event)
         if self._refused is not None:
             self._tell_refused()
+        if self.keeping is not None:
+            if isinstance(event, Gap) and event.reason == ANOTHER_LOGIN:
+                self.keeping.arm()
+            self.keeping.look()
 
     @contextmanager
     def _maybe_later(self, event: Event) -> Iterator[None]:

@@ -8,6 +8,7 @@ cell was run again, the project closes. All methods are called on the loop, unle
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import hashlib
 import logging
 import time
@@ -27,8 +28,9 @@ from notebook_rt.net.loop import LoopThread, WakingLock
 from notebook_rt.net.rest import RestClient
 from notebook_rt.net.supervisor import Connection
 from notebook_rt.options import Options
-from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime.driver import ANOTHER_LOGIN, TableDriver
 from notebook_rt.runtime.feed import Verdict
+from notebook_rt.runtime.keeping import Disk
 from notebook_rt.runtime.query import QueryDriver
 from notebook_rt.runtime.room import Room
 from notebook_rt.runtime.services import Services
@@ -70,6 +72,8 @@ class Project:
         self.closed = False
         self._closing: asyncio.Task[None] | None = None
         self.reachable = True
+        self._heard_at = dt.datetime.now(dt.UTC)
+        """When the server was heard of last, while there is no connection; at first, now."""
         self.presence_key = uuid.uuid4().hex
         """Under which others see this session; the same after every reconnect."""
         self.tables: dict[object, TableDriver] = {}
@@ -104,6 +108,12 @@ class Project:
             self.counters,
             lambda: self.rest.clock(),
         )
+        self.disk = Disk(
+            lambda: (url, credentials.login),
+            options.keep_bytes,
+            lambda text: self.note("info", text),
+        )
+        self.enders.append(self.disk.drain)
         self.usage = Usage(options.plan)
         self.rest = RestClient(url, credentials, options, self.login.refresh, self.usage)
         self.connection = Connection(
@@ -150,6 +160,7 @@ class Project:
         priority: Priority,
         strategies: Strategies | None = None,
         lazy: bool = False,
+        keep: bool | None = None,
     ) -> tuple[object, TableDriver]:
         """The one driver of this view of a table, and what to give back to ``let_go``."""
         merged_as = (
@@ -160,6 +171,8 @@ class Project:
         if driver is not None:
             driver.place.share(priority)
             driver.restart()
+            if keep:
+                driver.keep(self.disk, asked=True)
         else:
             driver = TableDriver(
                 spec,
@@ -173,6 +186,8 @@ class Project:
             if spec.numeric == "decimal":
                 self.connection.socket.exact_numbers = True
             self.tables[shared_as] = driver
+            if keep or (keep is None and self.options.keep):
+                driver.keep(self.disk, asked=bool(keep))
             self.table_listeners.tell(driver)
             driver.status_listeners.add(self._on_status)
             driver.start()
@@ -275,6 +290,7 @@ class Project:
             cause=cause,
             since_s=self._since.look(status, now),
             trends=self.counters.trends(now),
+            disk=self.disk.problem,
         )
 
     def _verdict(self, facts: Facts) -> Finding:
@@ -325,6 +341,7 @@ class Project:
             closed=self.closed,
             refused=self.refused(),
             refused_channels=list(refused.items()),
+            away_since="" if self.state == "connected" else f"{self._heard_at:%H:%M} UTC",
             calm=self.calm(),
         )
 
@@ -359,6 +376,7 @@ class Project:
             "channels": sum(state == "joined" for state in states),
             "tables": len(self.tables),
             "rooms": len(self.rooms),
+            "kept_refused": self.disk.refused,
             "next_audit_s": max(0.0, min(coming) - now) if coming else None,
             "audited_s": now - min(audited) if audited and len(audited) == len(live) else None,
             **self.counters.as_dict(now),
@@ -396,6 +414,8 @@ class Project:
         self.note_listeners.tell(kind, text)
 
     def _on_state(self, state: State, reason: str) -> None:
+        if self.counters.connected_since is not None:
+            self._heard_at = dt.datetime.now(dt.UTC)
         self.counters.state(state, reason, time.monotonic())
         self.state_listeners.tell(state, reason)
         self.look_at_health()
@@ -439,6 +459,8 @@ class Project:
 
     def _on_contact(self, reached: bool) -> None:
         """A request that succeeds after one that failed says that the network is back."""
+        if reached:
+            self._heard_at = dt.datetime.now(dt.UTC)
         if reached and not self.reachable:
             self.connection.retry("network")
         if reached != self.reachable:
@@ -449,13 +471,21 @@ class Project:
 
     async def _take_token(self, token: str | None) -> None:
         """Another login's: what failed begins anew, the rest is compared with what it may see."""
-        before = self.credentials.access_token
+        before, login = self.credentials.access_token, self.credentials.login
+        kept = [one.keeping for one in list(self.tables.values()) if one.keeping is not None]
+        moves = Credentials(self.credentials.key, token).login != login
+        for keeping in kept if moves else ():
+            await keeping.leave()
         await self.connection.set_token(token)
+        for keeping in kept if moves else ():
+            keeping.move()
         for driver in list(self.tables.values()):
             if driver.error is not None:
                 driver.restart()
+                if driver.keeping is not None:
+                    driver.keeping.arm()
             elif token != before:
-                driver.gap("another login")
+                driver.gap(ANOTHER_LOGIN)
         for room in list(self.rooms.values()):
             room.ask_again()
         self._login_changed()

@@ -117,6 +117,11 @@ class Ordered:
             self._ranked = {key: (place, self._seen(key)) for place, key in enumerate(keys)}
             self._order = self._snapshot = None
 
+    @property
+    def ranked(self) -> list[Key]:
+        """The keys in the order that was told last; empty, where it is known here."""
+        return list(self._ranked)
+
     def _columns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*(term.column for term in self.by), *self.table.schema.key)))
 

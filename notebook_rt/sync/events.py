@@ -18,7 +18,9 @@ from notebook_rt.model.types import Column, Schema
 from notebook_rt.sync.usage import Purpose
 
 Status: TypeAlias = Literal["loading", "live", "polling", "stale", "closed", "error"]
-Cause: TypeAlias = Literal["snapshot", "stream", "reconcile", "audit", "poll", "refetch", "refill"]
+Cause: TypeAlias = Literal[
+    "snapshot", "stream", "reconcile", "audit", "poll", "refetch", "refill", "warm"
+]
 
 
 @dataclass(frozen=True, slots=True)

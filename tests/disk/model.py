@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
 
+from notebook_rt.disk import cache
 from notebook_rt.disk.kept import Batch, Facts, Identity, Kept
+from notebook_rt.disk.shelf import Shelf
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
@@ -83,3 +85,13 @@ def restored(kept: Kept, backend: Any = None) -> tuple[Table, dict[Key, int]]:
     """The table of what was read, and the versions of its rows."""
     table = Table(kept.schema, backend)
     return table, kept.fill(table).by_key()
+
+
+def written(identity: Identity = ME) -> Shelf:
+    """A table in the cache."""
+    table = Table(Schema((Column("id", "int8"), Column("note", "text")), ("id",)))
+    table.apply([Upsert(key, {"id": key, "note": f"note {key}"}) for key in range(10)])
+    found = cache.shelf(identity)
+    assert found.take()
+    found.write(kept_of(table, Facts(1e9, Memory(since=1e9)), {}))
+    return found

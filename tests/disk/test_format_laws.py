@@ -16,24 +16,16 @@ from hypothesis import strategies as st
 
 from notebook_rt.disk import cache, shelf, snapshot, values
 from notebook_rt.disk.errors import RefusedFileError
-from notebook_rt.disk.kept import Facts, Identity
+from notebook_rt.disk.kept import Identity
 from notebook_rt.disk.shelf import Shelf
-from notebook_rt.model.rows import Upsert
 from notebook_rt.model.spec import TableSpec
-from notebook_rt.model.types import Column, Schema, equal
+from notebook_rt.model.types import equal
 from notebook_rt.store.table import Table
-from notebook_rt.sync.table.memory import Memory
-from tests.disk.model import ME, batches, facts, kept_of, ops_of, restored, schemas, state
+from tests.disk.model import ME, batches, facts, kept_of, ops_of, restored, schemas, state, written
 from tests.store.test_laws import VALUES
 
 some = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 backends = st.sampled_from([None, "numpy_nullable", "pyarrow"])
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
 
 
 @given(st.one_of(*VALUES.values()) | st.lists(st.one_of(*VALUES.values()), max_size=3))
@@ -76,12 +68,12 @@ class History:
         self.states.append((self.table.snapshot(), rows, told))
 
 
-def same(found: Any, written: Any) -> bool:
+def same(found: Any, once: Any) -> bool:
     try:
-        pd.testing.assert_frame_equal(found[0], written[0])
+        pd.testing.assert_frame_equal(found[0], once[0])
     except AssertionError:
         return False
-    return bool(found[1:] == written[1:])
+    return bool(found[1:] == once[1:])
 
 
 @some
@@ -142,7 +134,7 @@ def test_whatever_is_cut_off_flipped_or_mixed_what_is_read_was_once_written(
             file.write_bytes(raw)
         with suppress(RefusedFileError, OSError):
             found = state(Shelf(path, ME).read())
-            assert any(same(found, written) for written in history.states)
+            assert any(same(found, one) for one in history.states)
 
 
 @some
@@ -158,18 +150,8 @@ def test_a_table_that_is_read_can_be_written_to_and_the_file_stays(data: st.Data
         assert history.shelf.path.read_bytes() == raw
 
 
-def written(place: Path, identity: Identity = ME) -> Shelf:
-    """A table in the cache."""
-    table = Table(Schema((Column("id", "int8"), Column("note", "text")), ("id",)))
-    table.apply([Upsert(key, {"id": key, "note": f"note {key}"}) for key in range(10)])
-    found = cache.shelf(identity)
-    assert found.take()
-    found.write(kept_of(table, Facts(1e9, Memory(since=1e9)), {}))
-    return found
-
-
-def test_what_another_login_project_or_table_has_kept_is_not_there(place: Path) -> None:
-    mine = written(place)
+def test_what_another_login_project_or_table_has_kept_is_not_there() -> None:
+    mine = written()
     for other in (
         Identity.of("https://x.supabase.co", "6f1c", TableSpec("prices")),
         Identity.of("https://y.supabase.co", "anon", TableSpec("prices")),
@@ -183,18 +165,18 @@ def test_what_another_login_project_or_table_has_kept_is_not_there(place: Path) 
             cache.shelf(other).read()
 
 
-def test_a_newer_format_is_not_there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_format_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(snapshot, "FORMAT", snapshot.FORMAT + 1)
-        mine = written(place)
+        mine = written()
     with pytest.raises(RefusedFileError, match="its format is 2") as refused:
         mine.read()
     assert refused.value.kind == "newer"
 
 
 @pytest.mark.parametrize("what", ["directory", "snapshot", "journal"])
-def test_what_others_may_read_or_write_is_refused(place: Path, what: str) -> None:
-    mine = written(place)
+def test_what_others_may_read_or_write_is_refused(what: str) -> None:
+    mine = written()
     files = {"directory": mine.path.parent, "snapshot": mine.path}
     files["journal"] = mine.path.with_suffix(shelf.JOURNAL)
     assert [path.stat().st_mode & 0o777 for path in files.values()] == [0o700, 0o600, 0o600]
@@ -203,8 +185,8 @@ def test_what_others_may_read_or_write_is_refused(place: Path, what: str) -> Non
         mine.read()
 
 
-def test_a_link_is_refused(place: Path) -> None:
-    mine = written(place)
+def test_a_link_is_refused() -> None:
+    mine = written()
     aside = mine.path.with_suffix(".aside")
     mine.path.rename(aside)
     mine.path.symlink_to(aside)
@@ -212,8 +194,8 @@ def test_a_link_is_refused(place: Path) -> None:
         mine.read()
 
 
-def test_one_writes_and_everybody_reads(place: Path) -> None:
-    mine, other = written(place), cache.shelf(ME)
+def test_one_writes_and_everybody_reads() -> None:
+    mine, other = written(), cache.shelf(ME)
     assert not other.take()
     assert len(restored(other.read())[0]) == 10
     mine.close()
@@ -221,8 +203,8 @@ def test_one_writes_and_everybody_reads(place: Path) -> None:
     other.close()
 
 
-def test_a_writer_that_was_killed_leaves_no_half_written_file(place: Path) -> None:
-    mine = written(place)
+def test_a_writer_that_was_killed_leaves_no_half_written_file() -> None:
+    mine = written()
     half = mine.path.with_name(mine.path.name + "abc.new")
     half.write_bytes(b"half")
     mine.close()
@@ -230,11 +212,10 @@ def test_a_writer_that_was_killed_leaves_no_half_written_file(place: Path) -> No
     assert not half.exists()
 
 
-def test_what_was_used_least_lately_gives_way(place: Path) -> None:
+def test_what_was_used_least_lately_gives_way() -> None:
     names = ("a", "b", "c")
     tables = [
-        written(place, Identity.of("https://x.supabase.co", "anon", TableSpec(name)))
-        for name in names
+        written(Identity.of("https://x.supabase.co", "anon", TableSpec(name))) for name in names
     ]
     for age, table in zip((3, 1, 2), tables, strict=True):
         table.close()
@@ -250,8 +231,8 @@ def test_what_was_used_least_lately_gives_way(place: Path) -> None:
     assert cache.entries() == []
 
 
-def test_nothing_in_the_files_is_a_login(place: Path) -> None:
+def test_nothing_in_the_files_is_a_login() -> None:
     login = "6f1c1c1e-0000-4000-8000-000000000000"
-    mine = written(place, Identity.of("https://x.supabase.co", login, TableSpec("prices")))
+    mine = written(Identity.of("https://x.supabase.co", login, TableSpec("prices")))
     for path in mine.path.parent.iterdir():
         assert login.encode() not in path.read_bytes() + str(path).encode()

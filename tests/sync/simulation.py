@@ -25,7 +25,7 @@ from notebook_rt.errors import RefusedError, ServerError, StatementTimeoutError
 from notebook_rt.local.realtime.limits import EventRate
 from notebook_rt.model.filters import Filter
 from notebook_rt.model.order import order_text
-from notebook_rt.model.rows import Key, RowChange
+from notebook_rt.model.rows import Key, RowChange, Upsert
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema, equal
 from notebook_rt.options import Options
@@ -410,8 +410,10 @@ class World:
         faults: Faults | None = None,
         options: Options | None = None,
         make_rows: Callable[[Schema], Any] = DictRows,
+        before: World | None = None,
     ) -> None:
         self.spec = spec
+        self.make_rows = make_rows
         self.server = server
         self.faults = faults or Faults()
         self.random = random.Random(seed)
@@ -440,7 +442,21 @@ class World:
         self._cancelled: set[int] = set()
         server.listener = self._committed
         self.server.tells = lambda: bool(self._active)
+        if before is not None:
+            self._resume(before)
         self.handle(Tick())
+
+    def _resume(self, before: World) -> None:
+        """Begin in another kernel, with what was kept of the one before: its view, where it had one."""
+        rows, schema = before.mirror.rows, before.mirror.schema
+        replica = before.mirror._passes.replica
+        if rows is None or schema is None or replica is None:
+            return
+        mine = self.make_rows(schema)
+        mine.apply([Upsert(key, dict(row)) for key, row in before.view.items()])
+        versions, memory = before.mirror.versions.known(), before.mirror.memory
+        self.mirror.resume(mine, schema, replica.known, versions, memory, "as of 14:03")
+        self.ranked = list(before.ranked)
 
     @property
     def now(self) -> float:

@@ -125,6 +125,8 @@ class Facts:
     """What the server refused of the user's edits, in a sentence."""
     refused_channels: Sequence[tuple[str, str]] = ()
     """Topics that the server does not let this login into, and its reasons."""
+    away_since: str = ""
+    """When the server was heard of last, or the session began, while there is no connection."""
     calm: bool = False
     """Whether live updates, if they are away, are so for so short a time that they may be back at once."""
 
@@ -171,6 +173,8 @@ class Health:
     trends: Mapping[str, Sequence[float | None]] = field(default_factory=dict, compare=False)
     """``changes_per_s``, ``lag_ms`` and ``latency_ms`` of the last five minutes, a number for each 5 s,
     the latest last; None where nothing was measured."""
+    disk: str = field(default="", compare=False)
+    """What went wrong last with tables that are kept on disk, in a sentence; empty: nothing did."""
     display: Callable[[], Any] | None = field(default=None, compare=False)
     """How the session shows its health as it goes on, where there is a front end."""
 
@@ -218,7 +222,8 @@ def _worst(
         return "offline", "denied", denied[0].error
     calm = facts.calm and facts.reachable and facts.state != "disconnected"
     if facts.state not in ("connected", "connecting") and not polled and not calm:
-        return "offline", "unreachable", facts.reason
+        since = f" (offline since {facts.away_since})" if facts.away_since else ""
+        return "offline", "unreachable", facts.reason + since
     if facts.state == "connected" and facts.silent_for > stale_after:
         return "stale", "silent", f"silent for {facts.silent_for:.0f} s"
     if failed:

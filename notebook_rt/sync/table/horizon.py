@@ -74,6 +74,17 @@ class Horizon:
         """Server time: a change committed later is newer than every read of the whole table."""
         return self._floor
 
+    @property
+    def heard_until(self) -> float | None:
+        """What was committed until then may be in the rows already; None: there is no such time."""
+        covers = (at for at, _ in self._covers.values())
+        found = max(self._floor, self._latest, *covers)
+        return None if found == float("-inf") else found
+
+    def resume(self, heard: float | None) -> None:
+        """The rows are those of a horizon that had `heard_until` this."""
+        self._floor = max(self._floor, float("-inf") if heard is None else heard)
+
     def whole(self, read: Read) -> None:
         """The whole table was read."""
         self._floor = max(self._floor, self._before(read))

@@ -22,7 +22,7 @@ from notebook_rt.errors import (
     PermissionDeniedError,
 )
 from notebook_rt.model.classify import classify
-from notebook_rt.model.rows import Rows
+from notebook_rt.model.rows import Key, Rows
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
@@ -45,8 +45,10 @@ from notebook_rt.sync.table.change import UnreadableError
 from notebook_rt.sync.table.flows import Flow, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon
 from notebook_rt.sync.table.machine import POLL_SHARE, Machine
+from notebook_rt.sync.table.memory import Memory
 from notebook_rt.sync.table.passes import Learning, Pass, Passes, Proof
 from notebook_rt.sync.table.replica import Replica
+from notebook_rt.sync.table.versions import Versions
 
 MAIN: Final = "main"
 REFETCH: Final = "refetch"
@@ -90,6 +92,8 @@ class Mirror(Machine):
         """Whether this table has asked to poll, and may."""
         self._asked_at = float("-inf")
         self._refusals = 0
+        self._unproven = ""
+        """While the rows are those of an earlier kernel, and the server was not asked: as of when."""
 
     # What the driver asks -----------------------------------------------------------------------
 
@@ -103,6 +107,46 @@ class Mirror(Machine):
         """What is shown; None until the first load (``Shown``)."""
         replica = self._passes.replica
         return replica.rows if replica is not None and replica.loaded else None
+
+    def resume(
+        self,
+        rows: Rows,
+        kept: Schema,
+        known: Schema,
+        versions: dict[Key, int],
+        memory: Memory,
+        as_of: str,
+    ) -> None:
+        """Begin with the rows that an earlier kernel has kept: shown by the caller, not proven yet.
+
+        Until a pass has compared them with the server, the table is ``stale``, because of ``as_of``.
+        Called before the first event.
+        """
+        self._passes.resume(rows, kept, known, versions, memory)
+        self._since, self._unproven = memory.since, as_of
+        self._gaps += 1
+
+    @property
+    def known(self) -> Schema:
+        """All columns of the server's table."""
+        assert self._passes.replica is not None  # asked only of a table that is shown
+        return self._passes.replica.known
+
+    @property
+    def proven(self) -> bool:
+        """Whether the server was asked for what is shown, and no gap is open."""
+        return self._shows and not self._unproven and self._gaps == self._closed_gaps
+
+    @property
+    def memory(self) -> Memory:
+        """What a later kernel goes on from."""
+        return self._passes.memory(self._since)
+
+    @property
+    def versions(self) -> Versions:
+        """What is known of the rows' versions; only to be read."""
+        assert self._passes.replica is not None  # asked only of a table that is shown
+        return self._passes.replica.versions
 
     @property
     def described(self) -> discovery.Described:
@@ -145,6 +189,8 @@ class Mirror(Machine):
         return self.rows is not None
 
     def _begin(self) -> None:
+        if self._unproven:  # the columns are learnt by the first flow that is due
+            return
         self._flows.start(MAIN, self._guard(self._prove(self._passes.learn())), self._now)
 
     # What happened ------------------------------------------------------------------------------
@@ -211,7 +257,7 @@ class Mirror(Machine):
 
     def _note_gap(self) -> None:
         self._gaps += 1
-        if self._shows:
+        if self._shows and not self._unproven:
             self._audits.hint(self._now, "")
 
     # What to do next ----------------------------------------------------------------------------
@@ -252,9 +298,12 @@ class Mirror(Machine):
             replica.schema_moved = False
             self._learn_at = self._now + LEARN_PAUSE
             return self._prove(self._passes.learn())
-        if not replica.loaded:
-            due = self._confirmed or self._has_lost or self._now >= self._patience_ends
-            return self._prove(self._passes.load(replica)) if due else None
+        if not replica.loaded or self._unproven:
+            if not (self._confirmed or self._has_lost or self._now >= self._patience_ends):
+                return None
+            if not replica.loaded:
+                return self._prove(self._passes.load(replica))
+            return self._prove(self._passes.reconcile(replica, "warm", self._since))
         if self._audits.asked and self._now >= self._audits.at:
             return self._audit(replica)
         if self._confirmed and self._gaps > self._closed_gaps:
@@ -287,6 +336,8 @@ class Mirror(Machine):
         replica = self._passes.replica
         if replica is None or not replica.loaded:
             self._set_status("loading", "starting")
+        elif self._unproven:
+            self._set_status("stale", self._unproven)
         elif self._confirmed:
             if self._gaps > self._closed_gaps:
                 self._set_status("stale", self._gap_reason)
@@ -301,7 +352,7 @@ class Mirror(Machine):
         times: list[float] = []
         replica = self._passes.replica
         if replica is not None and MAIN not in self._flows:
-            if not replica.loaded:
+            if not replica.loaded or self._unproven:
                 times.append(self._patience_ends)
             else:
                 if self._confirmed:
@@ -341,8 +392,10 @@ class Mirror(Machine):
                 return
             self._open_gap(str(error))
             renamed = isinstance(error, MissingColumnError) and self._now >= self._learn_at
-            replica.schema_moved |= renamed
+            replica.schema_moved |= renamed or bool(self._unproven)
             self._retry_at = self._now + (0.0 if renamed else self.options.poll_interval)
+            if self._unproven:
+                self._learn_at = self._retry_at
         except NotebookRTError as error:
             self._fail(error)
         except Exception as error:  # a fault of ours: a gap as well (promise 3), never a traceback
@@ -354,6 +407,8 @@ class Mirror(Machine):
             self._open_gap(f"an exception while reading: {error!r:.200}")
             replica.schema_moved = True  # columns that moved meanwhile are the likely cause
             self._retry_at = self._now + self.options.poll_interval
+            if self._unproven:
+                self._learn_at = self._retry_at
         else:
             self._refusals = 0
 
@@ -407,5 +462,6 @@ class Mirror(Machine):
         self._since = proof.server_time
         if proof.closes_gaps:
             self._closed_gaps = gaps
+            self._unproven = ""
         self._audits.loaded(self._now, proof.took)
         self._poll_at = self._next_poll(proof.took)

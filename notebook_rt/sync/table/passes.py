@@ -31,6 +31,7 @@ from notebook_rt.sync.table import discovery
 from notebook_rt.sync.table.change import UnreadableError
 from notebook_rt.sync.table.flows import Ask, Flow
 from notebook_rt.sync.table.horizon import Horizon, Read
+from notebook_rt.sync.table.memory import Memory
 from notebook_rt.sync.table.queries import Reads
 from notebook_rt.sync.table.reading import Comparison, Paging, by_keys, glance, load, ranks, scan
 from notebook_rt.sync.table.reconcile import Reconciliation
@@ -116,6 +117,27 @@ class Passes:
         self._early.extend((self.now, change) for change in changes)
         while self._early and self._early[0][0] <= self.now - self.options.visible_within:
             self._early.popleft()
+
+    # The rows of an earlier kernel --------------------------------------------------------------
+
+    def resume(
+        self, rows: Rows, kept: Schema, known: Schema, versions: dict[Key, int], memory: Memory
+    ) -> None:
+        """Go on from what an earlier kernel has kept; its columns are learnt again before all else."""
+        self.replica = replica = Replica(self.spec, kept, known, self._horizon)
+        self._reads = Reads(self.spec, kept, self.options.page_size)
+        replica.rows = rows
+        replica.versions.resume(versions)
+        replica.watermark.believed &= memory.believed
+        replica.watermark.moved = memory.moved
+        replica.schema_moved = True
+        self._horizon.resume(memory.heard)
+
+    def memory(self, since: float | None) -> Memory:
+        """What a later kernel goes on from, where the rows were proven as of ``since``."""
+        assert self.replica is not None  # asked only of a table that is shown
+        watermark = self.replica.watermark
+        return Memory(since, self._horizon.heard_until, watermark.believed, watermark.moved)
 
     # The columns, and the load ------------------------------------------------------------------
 
@@ -219,16 +241,17 @@ class Passes:
     # True again, true still ---------------------------------------------------------------------
 
     def reconcile(
-        self, replica: Replica, cause: Literal["reconcile", "poll"], since: float | None
+        self, replica: Replica, cause: Literal["reconcile", "poll", "warm"], since: float | None
     ) -> Pass:
         """Mend what was lost since ``since``, a server time (None: at any time)."""
         took = self._stopwatch()
-        one = Reconciliation(replica, self.reads, self._paging, since, brief=cause == "poll")
+        brief, warm = cause == "poll", cause == "warm"
+        one = Reconciliation(replica, self.reads, self._paging, since, brief=brief, warm=warm)
         watched = self._watch_window()
         yield from one.steps(lambda: self.now)
         self.publish(cause, None)
         watched(one.order)
-        if cause == "reconcile" and replica.window is not None:
+        if cause != "poll" and replica.window is not None:
             # An order that was read while changes were lost may be of rows that are back as they
             # were, and then nothing that was compared tells of it.
             replica.window.stale |= not replica.window.sortable

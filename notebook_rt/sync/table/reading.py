@@ -477,6 +477,17 @@ def glance(replica: Replica, reads: Reads, paging: Paging) -> Steps:
         replica.look_at_page(read.page.rows)
 
 
+def try_xmin(replica: Replica, reads: Reads, paging: Paging) -> Steps:
+    """Learn whether the server lets ``xmin`` through, where no load has shown it."""
+    if paging.xmin:
+        try:
+            (read,) = yield [reads.with_xmin(True).page(reads.by_key(), limit=1)]
+        except ReadRefusedError:
+            paging.xmin = False
+        else:
+            replica.look_at_page(read.page.rows)
+
+
 def ranks(replica: Replica, reads: Reads, paging: Paging, keys: list[Key]) -> Steps:
     """Read all keys in the order that only the server knows."""
     window = replica.window

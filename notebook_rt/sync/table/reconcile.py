@@ -20,7 +20,15 @@ from notebook_rt.model.types import kind, sortable
 from notebook_rt.sync.table.flows import Ask, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Count, Reads
-from notebook_rt.sync.table.reading import READS_AT_ONCE, Comparison, Paging, Steps, by_digest, scan
+from notebook_rt.sync.table.reading import (
+    READS_AT_ONCE,
+    Comparison,
+    Paging,
+    Steps,
+    by_digest,
+    scan,
+    try_xmin,
+)
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.watermark import OVERLAP
 
@@ -35,7 +43,14 @@ class Reconciliation:
     """One pass over what may have been lost since ``since`` (server time; None: everything)."""
 
     def __init__(
-        self, replica: Replica, reads: Reads, paging: Paging, since: float | None, *, brief: bool
+        self,
+        replica: Replica,
+        reads: Reads,
+        paging: Paging,
+        since: float | None,
+        *,
+        brief: bool,
+        warm: bool = False,
     ) -> None:
         self.replica = replica
         self.reads = reads
@@ -43,6 +58,9 @@ class Reconciliation:
         self.since = since
         self.brief = brief
         """A poll: the next one mends what counting could not prove."""
+        self.warm = warm
+        """The rows are those of an earlier kernel: where a hash proves all of them, it is asked first, and
+        a watermark that no change was seen to move is not believed."""
         self.method = ""
         self.differing = 0
         self.order: list[Key] = []
@@ -52,8 +70,14 @@ class Reconciliation:
 
     def steps(self, now: Callable[[], float]) -> Steps:
         """The flow. ``now`` is asked whenever something is applied."""
+        if self.warm:
+            yield from try_xmin(self.replica, self.reads, self.paging)
         small = len(self.replica.rows) <= self.paging.rows // 2
         whole = self.replica.window_read is not None or not self.replica.watermark.believed
+        if self.warm and not small and not whole:
+            if (yield from self._hashed(now)):
+                return
+            whole = not self.replica.watermark.moved
         if self.since is None or small or whole:
             yield from self._everything(now)
             return
@@ -183,8 +207,9 @@ class Reconciliation:
         comparison = Comparison(self.replica)
         if not (yield from by_digest(self.replica, self.reads, self.paging, comparison)):
             return False
-        self.method = "watermark and hash"
+        self.method = f"{self.method} and hash" if self.method else "hash"
         self.differing += comparison.apply(now())
+        self.proven_at = self.proven_at or comparison.began
         return True
 
     def _everything(self, now: Callable[[], float]) -> Steps:

@@ -22,6 +22,18 @@ class Versions:
     def __init__(self) -> None:
         self._xmin: dict[Key, int] = {}
 
+    def resume(self, known: dict[Key, int]) -> None:
+        """Take what another kernel knew of the same rows."""
+        self._xmin = known
+
+    def known(self) -> dict[Key, int]:
+        """A copy of all that is known."""
+        return dict(self._xmin)
+
+    def of(self, keys: Iterable[Key]) -> dict[Key, int]:
+        """What is known of ``keys``."""
+        return {key: xmin for key in keys if (xmin := self._xmin.get(key)) is not None}
+
     def note(self, key: Key, xmin: object) -> None:
         """A read brought ``key`` with this ``xmin`` (None: the read did not ask)."""
         if isinstance(xmin, (int, str)):

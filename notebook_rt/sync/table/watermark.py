@@ -30,6 +30,8 @@ class Watermark:
         self.column = (column or "") if usable else ""
         self.pg_type = pg_type or ""
         self.believed = usable
+        self.moved = False
+        """Whether a change was seen that moved it to the time of its commit."""
 
     def value_at(self, server_time: float) -> Any:
         """The typed value of the column for a moment of server time."""
@@ -54,10 +56,9 @@ class Watermark:
         theirs = self._moment(record)
         if theirs is None:
             self.believed = False  # it can be null
-        elif change.commit_time is not None and not (
-            -OVERLAP < theirs - change.commit_time < _AHEAD
-        ):
-            self.believed = False  # a change did not move it to its own time
+        elif change.commit_time is not None:
+            # else a change did not move it to its own time
+            self.believed = self.moved = -OVERLAP < theirs - change.commit_time < _AHEAD
 
     def look_at_page(self, page: Iterable[WireRow]) -> None:
         """Lose faith if it can be null: such rows are behind every cursor."""

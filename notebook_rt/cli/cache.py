@@ -1,0 +1,64 @@
+"""``notebook-rt cache``: what is kept of live tables on this disk, and how to be rid of it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from notebook_rt.disk import cache
+from notebook_rt.errors import printable
+
+_UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """List, clear, or say where it is."""
+    match parsed.action:
+        case "path":
+            print(cache.root())
+        case "clear":
+            print(f"{_size(cache.clear())} freed")
+        case _:
+            _list()
+    return 0
+
+
+def _list() -> None:
+    found = cache.entries()
+    if not found:
+        print("nothing is kept")
+        return
+    now = time.time()
+    for one in reversed(found):
+        if one.refused:
+            what = f"not used: {one.refused} ({one.path})"
+        else:
+            rows = f"{one.rows:,} row{'s' * (one.rows != 1)}"
+            what = f"{one.table}  {rows}, {_age(now - one.as_of)} old, of {one.project}"
+        print(printable(f"{_size(one.bytes):>9}  {what}"))
+    print(f"{_size(sum(one.bytes for one in found)):>9}  in {cache.root()}")
+
+
+def _size(size: int) -> str:
+    """Bytes in the unit that people read.
+
+    >>> _size(999), _size(1_500_000)
+    ('999 B', '1.5 MB')
+    """
+    if size < 1000:
+        return f"{size} B"
+    units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")]
+    length, unit = next(one for one in units if size >= one[0])
+    return f"{size / length:.1f} {unit}"
+
+
+def _age(seconds: float) -> str:
+    """Seconds in the largest unit of which there is one.
+
+    >>> _age(59.0), _age(7_300.0)
+    ('59 s', '2 h')
+    """
+    for length, unit in _UNITS:
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return "0 s"

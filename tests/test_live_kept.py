@@ -1,0 +1,267 @@
+"""A table on disk: there before the network, and proven before it is ``live`` (a real stack)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt.disk import cache
+from notebook_rt.local import LocalStack
+from tests.proxy import Proxy
+from tests.waiting import scaled, until
+
+pytestmark = pytest.mark.slow
+
+QUICK = nrt.Options(audit_interval=2.0, poll_interval=0.3, connect_timeout=1.0, backoff_max=1.0)
+
+
+@pytest.fixture
+def table(make_table: Callable[..., str], sql: Any) -> str:
+    name = make_table("id bigint primary key, note text, price numeric, updated_at timestamptz")
+    sql(f"insert into {name} select n, 'note ' || n, n, now() from generate_series(1, 50) n")
+    return name
+
+
+def kept(url: str, stack: LocalStack, table: str, **more: Any) -> tuple[nrt.Session, nrt.LiveTable]:
+    session = nrt.connect(url, stack.anon_key, options=QUICK)
+    return session, session.table(table, keep=True, **more)
+
+
+def first_kernel(stack: LocalStack, table: str, url: str = "", **more: Any) -> pd.DataFrame:
+    """Keep the table, as a kernel does that ends."""
+    session, frame = kept(url or stack.url, stack, table, **more)
+    until(lambda: frame.status == "live", 10, lambda: frame)
+    shown = frame.df
+    session.close()
+    return shown
+
+
+def test_a_kernel_that_starts_shows_the_table_before_the_network(
+    stack: LocalStack, proxy: Proxy, table: str
+) -> None:
+    shown = first_kernel(stack, table, proxy.url)
+    proxy.down()
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        pd.testing.assert_frame_equal(frame.df, shown)
+        assert frame.status == "stale"
+        assert "as of " in frame.reason
+        assert "as of " in repr(frame)
+        assert frame.synced_at is not None
+        until(lambda: session.health.status == "offline", 10, lambda: session.health)
+        assert "offline since" in session.health.reason
+
+
+def test_what_was_missed_is_told_with_old_and_new_before_it_is_live(
+    stack: LocalStack, proxy: Proxy, table: str, sql: Any
+) -> None:
+    first_kernel(stack, table, proxy.url)
+    sql(f"update {table} set note = 'other' where id = 7")
+    sql(f"delete from {table} where id = 8")
+    sql(f"insert into {table} values (51, 'new', 1, now())")
+    proxy.down()
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        told: list[Any] = []
+        frame.on_change(told.append)
+        assert frame.df.loc[7, "note"] == "note 7"
+        proxy.up()
+        session.retry()
+        until(lambda: told, 20, lambda: frame)
+        (batch,) = told
+        assert batch.cause == "warm"
+        notes = {
+            change.key: [one and one["note"] for one in (change.old, change.new)]
+            for change in batch.changes
+        }
+        assert notes == {7: ["note 7", "other"], 8: ["note 8", None], 51: [None, "new"]}
+        assert frame.df.loc[7, "note"] == "other"
+        until(lambda: frame.status == "live", 10, lambda: frame)
+
+
+def test_without_a_network_it_is_read_and_edited_and_the_edit_leaves_later(
+    stack: LocalStack, proxy: Proxy, table: str, sql: Any
+) -> None:
+    first_kernel(stack, table, proxy.url)
+    proxy.down()
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        frame.edit(3, note="on a train")
+        assert frame.df.loc[3, "note"] == "on a train"
+        assert len(session.queue) == 1
+    session, frame = kept(proxy.url, stack, table)  # the kernel is restarted, and still no network
+    with session:
+        assert frame.df.loc[3, "note"] == "on a train"
+        proxy.up()
+        session.retry()
+        until(
+            lambda: sql(f"select note from {table} where id = 3") == [("on a train",)],
+            20,
+            lambda: frame,
+        )
+        until(lambda: frame.status == "live", 20, lambda: frame)
+
+
+def test_a_local_edit_is_not_in_what_is_kept(stack: LocalStack, proxy: Proxy, table: str) -> None:
+    """The queue has it; the table on disk is the server's."""
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        until(lambda: frame.status == "live", 10, lambda: frame)
+        session.queue.pause()
+        frame.edit(3, note="mine")
+        frame.insert(id=99, note="mine too")
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        feed: Any = frame._feed
+        assert frame.df.loc[3, "note"] == "mine"
+        assert feed.overlay.get(3)["note"] == "note 3"
+        assert feed.overlay.get(99) is None
+
+
+def test_it_is_not_kept_unless_said(stack: LocalStack, table: str) -> None:
+    with nrt.connect(stack.url, stack.anon_key, options=QUICK) as session:
+        frame = session.table(table)
+        until(lambda: frame.status == "live", 10, lambda: frame)
+    assert cache.entries() == []
+
+
+@pytest.mark.usefixtures("described_by_sql")
+def test_a_session_keeps_its_tables_but_those_with_row_policies(
+    stack: LocalStack, table: str, make_table: Callable[..., str], sql: Any
+) -> None:
+    other = make_table("id bigint primary key")
+    sql(f"alter table {other} enable row level security")
+    sql(f"create policy all_of_them on {other} for select using (true)")
+    options = nrt.Options(keep=True, audit_interval=2.0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as session:
+        notes: list[str] = []
+        session.on_note(lambda kind, text: notes.append(text))
+        frames = [
+            session.table(table),
+            session.table(other),
+            session.table(table, keep=False, limit=3),
+        ]
+        until(lambda: all(one.status == "live" for one in frames), 10, lambda: frames)
+        until(lambda: any("row policies" in text for text in notes), 10)
+    assert [one.table for one in cache.entries()] == [f"public.{table}"]
+
+
+def test_signing_out_removes_what_was_kept_and_no_login_sees_anothers(
+    stack: LocalStack, table: str, sql: Any
+) -> None:
+    sql(f"alter table {table} enable row level security")
+    sql(f"create policy mine on {table} for select to authenticated using (true)")
+    user = "6f1c1c1e-0000-4000-8000-000000000001"
+    session, frame = kept(stack.url, stack, table)
+    with session:
+        until(lambda: [one.rows for one in cache.entries()] == [0], 10, lambda: frame)
+        session.set_auth(stack.token("authenticated", user))
+        until(lambda: len(frame.df) == 50, 10)
+        until(lambda: sorted(one.rows for one in cache.entries()) == [0, 50], 10, cache.entries)
+        for path in cache.root().rglob("*"):
+            if path.is_file():
+                raw = path.read_bytes()
+                assert user.encode() not in raw
+                assert b"eyJ" not in raw  # how each token and key begins
+        session.sign_out()
+        until(lambda: len(frame.df) == 0, 10)
+        assert [one.rows for one in cache.entries()] == [0]
+    assert [one.rows for one in cache.entries()] == [0]
+
+
+def test_a_file_that_cannot_be_used_is_as_if_it_were_not_there(
+    stack: LocalStack, table: str
+) -> None:
+    shown = first_kernel(stack, table)
+    (one,) = cache.entries()
+    raw = bytearray(one.path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    one.path.write_bytes(raw)
+    session, frame = kept(stack.url, stack, table)
+    with session:
+        until(lambda: frame.status == "live", 10, lambda: frame)
+        pd.testing.assert_frame_equal(frame.df, shown)
+        assert session.metrics["kept_refused"] == 1
+        assert "checksum" in session.health.disk
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a directory's mode")
+def test_a_disk_that_cannot_be_written_harms_nothing_and_is_said_once(
+    stack: LocalStack, table: str, monkeypatch: pytest.MonkeyPatch, sql: Any
+) -> None:
+    from notebook_rt.disk import snapshot
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(snapshot, "write", full)
+    session, frame = kept(stack.url, stack, table)
+    with session:
+        notes: list[str] = []
+        session.on_note(lambda kind, text: notes.append(text))
+        until(lambda: "No space left" in session.health.disk, 10, lambda: session.health)
+        sql(f"update {table} set note = 'other' where id = 7")
+        until(lambda: frame.df.loc[7, "note"] == "other", 10)
+        assert session.health.status in ("healthy", "connecting")
+        assert sum("No space left" in text for text in notes) <= 1
+    assert cache.entries() == []
+
+
+def test_two_kernels_read_one_cache_and_one_writes(stack: LocalStack, table: str, sql: Any) -> None:
+    session, frame = kept(stack.url, stack, table)
+    with session:
+        until(lambda: cache.entries(), 10)
+        other, again = kept(stack.url, stack, table)
+        with other:
+            until(lambda: again.status == "live", 10, lambda: again)
+            sql(f"update {table} set note = 'other' where id = 7")
+            until(lambda: again.df.loc[7, "note"] == "other", 10)
+            until(lambda: frame.df.loc[7, "note"] == "other", 10)
+        assert "disk" not in other.health.disk
+    session, frame = kept("http://127.0.0.1:9", stack, table)
+    session.close()
+    session, frame = kept(stack.url, stack, table)
+    with session:
+        assert frame.df.loc[7, "note"] == "other"
+        assert frame.wait(timeout=scaled(10)) is not None
+
+
+def test_a_table_in_an_order_that_only_the_server_knows_is_kept_in_it(
+    stack: LocalStack, proxy: Proxy, make_table: Callable[..., str], sql: Any
+) -> None:
+    name = make_table("id bigint primary key, name text")
+    sql(f"insert into {name} values (1, 'b'), (2, 'A'), (3, 'a'), (4, 'B'), (5, 'c')")
+    shown = first_kernel(stack, name, proxy.url, order="name", limit=4)
+    proxy.down()
+    session, frame = kept(proxy.url, stack, name, order="name", limit=4)
+    with session:
+        pd.testing.assert_frame_equal(frame.df, shown)
+        proxy.up()
+        session.retry()
+        until(lambda: frame.status == "live", 20, lambda: frame)
+        pd.testing.assert_frame_equal(frame.df, shown)
+
+
+def test_other_columns_on_the_server_replace_what_was_kept(
+    stack: LocalStack, table: str, sql: Any
+) -> None:
+    first_kernel(stack, table)
+    sql(f"alter table {table} add column more text default 'x'")
+    session, frame = kept(stack.url, stack, table)
+    with session:
+        until(lambda: frame.status == "live", 20, lambda: frame)
+        assert set(frame.df["more"]) == {"x"}
+
+
+def test_nothing_of_it_is_open_to_others(stack: LocalStack, table: str, tmp_path: Path) -> None:
+    first_kernel(stack, table)
+    (one,) = cache.entries()
+    assert one.path.is_relative_to(tmp_path)
+    assert {path.stat().st_mode & 0o077 for path in one.path.parent.iterdir()} == {0}
+    assert one.path.parent.stat().st_mode & 0o077 == 0
