@@ -214,6 +214,7 @@ def test_copy_upsert_merge_key_changes_and_truncate_arrive(
         "merge into bc using (values (77, 0), (0, 77)) s (old, new) on bc.id = s.old"
         " when matched then update set id = 78"
         " when not matched then insert values (s.new, 'taken again')",
+        "insert into bc values (77, 'x'), (77, 'y') on conflict (id) do update set id = 79",
         "truncate bc",
     ):
         connection.execute(statement)

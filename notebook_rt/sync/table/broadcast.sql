@@ -101,16 +101,8 @@ begin
         -- As JSON: a key that is equal and not the same (citext) is another key to a client.
         v_gone := v_gone || format(' except select %s from new_rows r', v_object);
     end if;
-    -- The triggers of a MERGE run in the order insert, update, delete, whatever its rows did: a key that
-    -- it freed and took again is not gone. Only what this transaction wrote before can be such a key.
-    if exists (select from notebook_rt.change_log l
-                where l.xid = pg_current_xact_id() and l.topic = v_topic and l.op in ('I', 'U')) then
-        v_gone := format('select g.j from (%s) g where not exists (select from %s r where %s)',
-            v_gone, tg_relid::regclass, (
-                select string_agg(format('r.%1$I = (jsonb_populate_record(null::%2$s, g.j)).%1$I',
-                                         k, tg_relid::regclass), ' and ') from unnest(v_key) k)
-                || format(' and %s = g.j', v_object));
-    end if;
+    -- A key that one statement frees and takes again is not gone for it: the triggers of a MERGE run in the
+    -- order delete, update, insert, those of an upsert in the order update, insert.
     execute format(v_entries, 'gone', v_gone) using v_topic, 'D';
     return null;
 end $$;
