@@ -103,7 +103,7 @@ class Reader:
 
 
 def one(connection: Connection, query: Any, *params: Any) -> Any:
-    row = connection.execute(query, params).fetchone()
+    row = connection.execute(query, params or None).fetchone()
     return row[0] if row else None
 
 
@@ -609,12 +609,12 @@ def test_a_table_dropped_and_made_again_starts_anew(connection: Connection, live
 def test_nothing_is_left_after_the_last_table(connection: Connection) -> None:
     count = (
         "select (select count(*) from pg_proc where proname like any"
-        " ('{broadcast_key,broadcast_capture,broadcast_m%%,broadcast_p%%,broadcast_f%%,broadcast_r%%,"
+        " ('{broadcast_key,broadcast_capture,broadcast_m%,broadcast_p%,broadcast_f%,broadcast_r%,"
         "broadcast_add,notebook_rt_head,notebook_rt_since}') and pronamespace in"
         " ('public'::regnamespace, to_regnamespace('notebook_rt')))"
-        " + (select count(*) from pg_class where relname like any ('{broadcast_%%,change_log%%}'))"
-        " + (select count(*) from pg_policies where policyname like 'notebook_rt_broadcast_%%')"
-        " + (select count(*) from pg_trigger where tgname like 'notebook_rt_%%')"
+        " + (select count(*) from pg_class where relname like any ('{broadcast_%,change_log%}'))"
+        " + (select count(*) from pg_policies where policyname like 'notebook_rt_broadcast_%')"
+        " + (select count(*) from pg_trigger where tgname like 'notebook_rt_%')"
     )
     before = one(connection, count)
     for _ in made(connection, "bc_first", COLUMNS):
