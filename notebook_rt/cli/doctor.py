@@ -18,7 +18,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from notebook_rt.errors import NotebookRTError, identifier, printable, qualified
-from notebook_rt.runtime.optional_sql import optional_sql
+from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql, optional_sql
 
 if TYPE_CHECKING:
     from notebook_rt.session import Session
@@ -75,14 +75,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sql",
         action="store_true",
-        help="print the optional SQL for a project instead; it may be run more than once",
+        help="print the optional SQL for a project instead, or, with tables, the SQL that broadcasts "
+        "their changes from the database; it may be run more than once",
+    )
+    parser.add_argument(
+        "--remove", action="store_true", help="with --sql TABLE: print what takes that back"
+    )
+    parser.add_argument(
+        "--source-policy",
+        metavar="CONDITION",
+        help="with --sql TABLE: who may read the changes of all rows, as an SQL condition; a table "
+        "with row-level security needs one",
     )
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Look, and say what was found."""
+    if parsed.remove and not (parsed.sql and parsed.tables):
+        print("--remove needs --sql and at least one table", file=sys.stderr)
+        return 2
+    if parsed.source_policy is not None and (parsed.remove or not (parsed.sql and parsed.tables)):
+        print("--source-policy needs --sql and at least one table", file=sys.stderr)
+        return 2
     if parsed.sql:
-        print(optional_sql())
+        if parsed.remove:
+            print(broadcast_remove_sql(parsed.schema, parsed.tables))
+        elif parsed.tables:
+            print(broadcast_sql(parsed.schema, parsed.tables, parsed.source_policy))
+        else:
+            print(optional_sql())
         return 0
     found: list[Finding] = []
     for finding in _found(parsed.schema, parsed.tables):

@@ -1,19 +1,54 @@
 """The optional SQL: what ``notebook-rt doctor --sql`` prints, and what a demo's stack has from the start.
 
 Three files, each of which may be run more than once: tables that describe themselves, the audit's
-digest, and operations with the keys that a sequence makes.
+digest, and operations with the keys that a sequence makes. For tables whose changes are broadcast
+from the database there is a fourth (``docs/design/broadcast.md``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from notebook_rt.errors import qualified
 
 PACKAGE = Path(__file__).parent.parent
 DESCRIBE_SQL = PACKAGE / "sync" / "table" / "describe.sql"
 AUDIT_SQL = PACKAGE / "sync" / "table" / "audit.sql"
 LEDGER_SQL = PACKAGE / "outbox" / "ledger.sql"
+BROADCAST_SQL = PACKAGE / "sync" / "table" / "broadcast.sql"
+BROADCAST_REMOVE_SQL = PACKAGE / "sync" / "table" / "broadcast_remove.sql"
 
 
 def optional_sql() -> str:
     """All of it, as one text."""
     return "\n".join(file.read_text() for file in (DESCRIBE_SQL, AUDIT_SQL, LEDGER_SQL))
+
+
+def broadcast_sql(schema: str, tables: Sequence[str], source_policy: str | None = None) -> str:
+    """What makes these tables' changes broadcast.
+
+    ``source_policy`` is an SQL condition: who may read the changes of all rows.
+    """
+    policy = "" if source_policy is None else f", source_policy => {_literal(source_policy)}"
+    calls = [
+        f"select notebook_rt.broadcast_add({_relation(schema, table)}{policy});\n"
+        for table in tables
+    ]
+    return BROADCAST_SQL.read_text() + "\n" + "".join(calls)
+
+
+def broadcast_remove_sql(schema: str, tables: Sequence[str]) -> str:
+    """What ends that again; with the last table, all of it goes."""
+    calls = [
+        f"select notebook_rt.broadcast_remove({_relation(schema, table)});\n" for table in tables
+    ]
+    return "".join(calls) + BROADCAST_REMOVE_SQL.read_text()
+
+
+def _relation(schema: str, table: str) -> str:
+    return f"{_literal(qualified(schema, table))}::regclass"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

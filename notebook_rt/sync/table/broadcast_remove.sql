@@ -1,0 +1,17 @@
+-- Without any table left, what `notebook-rt doctor --sql TABLE…` made goes, too.
+do $$
+begin
+    if to_regclass('notebook_rt.broadcast_tables') is null
+        or exists (select from notebook_rt.broadcast_tables) then
+        return;
+    end if;
+    if (select by_cron from notebook_rt.broadcast_state) then
+        perform cron.unschedule('notebook_rt_broadcast_prune');
+    end if;
+    drop function public.notebook_rt_head, public.notebook_rt_since;
+    drop table notebook_rt.change_log;
+    drop function notebook_rt.broadcast_add, notebook_rt.broadcast_remove,
+        notebook_rt.broadcast_refused, notebook_rt.broadcast_flush, notebook_rt.broadcast_prune,
+        notebook_rt.broadcast_message, notebook_rt.broadcast_capture, notebook_rt.broadcast_key;
+    drop table notebook_rt.broadcast_tables, notebook_rt.broadcast_state;
+end $$;
