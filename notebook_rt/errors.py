@@ -521,6 +521,10 @@ class FilterError(NotebookRTError, ValueError):
     """A filter that cannot be understood, or that the table refuses."""
 
 
+class DerivationError(NotebookRTError, ValueError):
+    """What is to be derived of live tables cannot be kept up as pandas has it; ``map`` computes it anew."""
+
+
 # Channels -------------------------------------------------------------------------------------
 
 

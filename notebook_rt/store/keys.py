@@ -46,6 +46,15 @@ class Keys:
         self._most = _RECENT
         """Keys in the dict from which on it is tried to sort them in."""
 
+    @classmethod
+    def of_integers(cls, keys: Positions) -> Keys:
+        """``keys``, each there once, numbered in their order."""
+        found = cls()
+        order = np.arange(len(keys)) if _rising(keys) else np.argsort(keys, kind="stable")
+        found._sorted, found._numbers = keys[order], order
+        found._most = max(_RECENT, len(keys) // 8)
+        return found
+
     def __len__(self) -> int:
         return len(self._recent) + len(self._sorted) - self._left
 
