@@ -33,6 +33,7 @@ from notebook_rt.runtime.following import note
 from notebook_rt.runtime.iteration import Changes
 from notebook_rt.runtime.progress import Bar
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
+from notebook_rt.sync.derive.join import How, Join
 from notebook_rt.sync.derive.operator import Operator
 from notebook_rt.sync.derive.where import Where
 
@@ -636,6 +637,44 @@ class LiveFrame:
         """
         parsed = parse(filter)
         return DerivedFrame(f"{self.name}.where({str(parsed)!r})", (self,), lambda: Where(parsed))
+
+    def join(
+        self,
+        other: LiveFrame,
+        on: str | Sequence[str] | None = None,
+        how: How = "left",
+        suffixes: tuple[str, str] = ("", ""),
+    ) -> LiveFrame:
+        """A live frame of the rows with the columns of their partners: ``df.join(other.df, on, how)``.
+
+        Parameters
+        ----------
+        other : LiveFrame
+            Of the same session. A row's partner is its row whose key is what ``on`` holds.
+        on : str or sequence of str, optional
+            Columns of this frame. Default: its key.
+        how : {"left", "inner"}
+            Whether a row without a partner stays, its new columns empty.
+        suffixes : tuple of str
+            What is added to the names of columns that both have.
+
+        Returns
+        -------
+        LiveFrame
+            The rows in this frame's order, with its index; dtypes are those of pandas.
+
+        Raises
+        ------
+        DerivationError
+            If ``how`` is another, the frames are of two sessions, or, when it is read, ``on`` is not the
+            other's key: use ``map``.
+        """
+        if how not in ("left", "inner"):
+            raise DerivationError(f"join: how is 'left' or 'inner', not {how!r}; others with map")
+        by = (on,) if isinstance(on, str) else None if on is None else tuple(on)
+        return DerivedFrame(
+            f"{self.name}.join({other.name})", (self, other), lambda: Join(by, how, suffixes)
+        )
 
     def groupby(self, by: str | Sequence[str]) -> LiveGroupBy:
         """Group the rows by the values of columns, as ``DataFrame.groupby``; say what of them by ``agg``.

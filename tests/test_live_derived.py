@@ -66,6 +66,26 @@ def test_derived_frames_follow_the_table(stack: LocalStack, trades: nrt.LiveTabl
     assert not hasattr(by_symbol, "edit")
 
 
+def test_a_join_moves_when_either_side_does(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable, make_table: Callable[..., str]
+) -> None:
+    table = make_table("symbol text primary key, sector text, rank int")
+    stack.sql(f"insert into {table} values ('a', 'tech', 1), ('z', 'oil', 2)")
+    symbols = session.table(table).wait(scaled(10))
+    rich = trades.join(symbols, on="symbol")
+    by_sector = rich.groupby("sector").agg(volume=("size", "sum"))
+    same(rich.df, trades.df.join(symbols.df, on="symbol"))
+    stack.sql(f"insert into {table} values ('b', 'oil', 3)")
+    until(lambda: len(symbols.df) == 3)
+    same(rich.df, trades.df.join(symbols.df, on="symbol"))
+    assert by_sector.df["volume"].to_dict() == {"oil": 20, "tech": 15}
+    stack.sql(f"update {trades.name} set symbol = 'b' where id = 1")
+    until(lambda: trades.df.loc[1, "symbol"] == "b")
+    same(rich.df, trades.df.join(symbols.df, on="symbol"))
+    with pytest.raises(errors.DerivationError, match="say by on="):
+        _ = trades.join(symbols).df
+
+
 def test_an_edit_that_waits_shows_through(trades: nrt.LiveTable) -> None:
     by_symbol = trades.groupby("symbol").agg(volume=("size", "sum"), high=("price", "max"))
     assert by_symbol.df.loc["b", "volume"] == 20

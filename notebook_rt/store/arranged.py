@@ -100,7 +100,8 @@ class Arranged(Ordered):
                 )
             return column.astype(wanted)
         values: list[Any] = self.table.arrays([name])[name][self._places()].tolist()
-        return pd.Series(objects(self._blanked(name, values)), column.index, copy=False)
+        found = objects(self._blanked(name, values))
+        return pd.Series(found, column.index, dtype=object, copy=False)
 
     def _blanked(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
         """Values with NaN, as pandas has it, for a partner that is not there."""

@@ -60,6 +60,9 @@ def pick(column: ColumnStore, places: Positions) -> ColumnStore:
 
 def take(column: ColumnStore, places: Positions) -> ColumnStore:
     """A column of its own of the values at ``places``; null where the place is -1."""
+    if not len(column):
+        blank = [None] * len(places)
+        return column_of(blank, column.pg_type, column.backend, column.numeric)
     if isinstance(column, FixedColumn):
         return column.taken(places)
     if isinstance(column, TextColumn):
@@ -128,9 +131,6 @@ class FixedColumn(ColumnStore):
 
     def taken(self, places: Positions) -> ColumnStore:
         """See ``take``."""
-        if not len(self):
-            blank = [None] * len(places)
-            return column_of(blank, self.pg_type, self.backend, self.numeric)
         data = self._data.peek()[places]
         mask = None if self._mask is None else self._mask.peek()[places]
         absent = places < 0

@@ -30,6 +30,7 @@ from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.table import Table
 from notebook_rt.store.touched import RANK
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
+from notebook_rt.sync.derive.join import Join
 from notebook_rt.sync.derive.operator import Derived, Operator
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.derive.where import Where
@@ -79,6 +80,10 @@ class Node:
     names: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     said: str = ""
+
+    @property
+    def backend(self) -> Any:
+        return self.inputs[0].backend if self.table is None else self.table.dtype_backend
 
     def advance(self) -> None:
         for one in self.inputs:
@@ -267,6 +272,48 @@ def made(
     )
 
 
+def of_kind(node: Node, name: str) -> str:
+    """The PostgreSQL type of a column of a node that is not built yet, by its name."""
+    if node.table is not None:
+        return node.table.schema.types[name]
+    return TYPES.get(name) or of_kind(node.inputs[0], name)
+
+
+def join(draw: Any, of: Node, nodes: Sequence[Node]) -> Node | None:
+    left, right = of, draw(st.sampled_from(nodes))
+    if left.backend != right.backend:
+        return None
+    how = draw(st.sampled_from(["left", "inner"]))
+    on: tuple[str, ...] | None
+    if right.keys == ("id",):
+        on = None if left.keys == ("id",) else ("id",)
+        kinds = {of_kind(one, "id") for one in (left, right) if "id" in one.keys}
+        if on is None and len(kinds) > 1:
+            return None
+        if on is not None:
+            return None
+    else:
+        on = right.keys
+        if not {*on} <= {*left.names, *left.keys} or {*on} & {"v", "w"}:
+            return None
+        if not {*on} <= {"g", "h", "on", "n", "at", "day"}:
+            return None
+    both = {*left.names} & {*right.names}
+    mine = {name: f"{name}_x" if name in both else name for name in left.names}
+    theirs = {name: f"{name}_y" if name in both else name for name in right.names}
+    names = [*mine.values(), *theirs.values()]
+    if len({*names, *left.keys}) < len(names) + len(left.keys):
+        return None
+
+    def expression(a: Frame, b: Frame) -> Frame:
+        if on is None:
+            return a.join(b, how=how, suffixes=("_x", "_y"))
+        return a.join(b, on=list(on), how=how, suffixes=("_x", "_y"))
+
+    said = f"join {on} {how}"
+    return made(Join(on, how, ("_x", "_y")), expression, [left, right], names, left.keys, said)
+
+
 OPERATORS = [where, groupby]
 
 
@@ -332,7 +379,7 @@ def batch(draw: Any, node: Node, nulls: bool) -> None:
     table.apply(ops, want_changes=draw(st.booleans()))
 
 
-@pytest.mark.timeout(1800 if NIGHTLY else 120)
+@pytest.mark.timeout(7200 if NIGHTLY else 300)
 @settings(
     max_examples=HISTORIES,
     deadline=None,
@@ -350,7 +397,8 @@ def test_derived_is_pandas_after_every_batch(data: st.DataObject) -> None:
         leaves = [leaf(draw, backend) for _ in range(2)]
         nodes = list(leaves)
         for _ in range(draw(st.integers(1, 3))):
-            found = draw(st.sampled_from(OPERATORS))(draw, draw(st.sampled_from(nodes)))
+            of, operator = draw(st.sampled_from(nodes)), draw(st.sampled_from([*OPERATORS, join]))
+            found = join(draw, of, nodes) if operator is join else operator(draw, of)
             if found is not None:
                 nodes.append(found)
         for one in leaves:
