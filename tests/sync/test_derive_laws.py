@@ -9,7 +9,6 @@ before, give the result after.
 from __future__ import annotations
 
 import datetime as dt
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +34,7 @@ from notebook_rt.sync.derive.operator import Derived, Operator
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.derive.where import Where
 
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-HISTORIES = 10_000 if NIGHTLY else 200
+HISTORIES = 200
 
 TYPES = {
     "g": "text",
@@ -379,14 +377,26 @@ def batch(draw: Any, node: Node, nulls: bool) -> None:
     table.apply(ops, want_changes=draw(st.booleans()))
 
 
-@pytest.mark.timeout(7200 if NIGHTLY else 300)
-@settings(
-    max_examples=HISTORIES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=HISTORIES, deadline=None, suppress_health_check=QUIET)
 @given(st.data())
 def test_derived_is_pandas_after_every_batch(data: st.DataObject) -> None:
+    play(data)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(7200)
+@settings(max_examples=10_000, deadline=None, suppress_health_check=QUIET)
+@given(st.data())
+def test_derived_is_pandas_after_every_batch_of_many(data: st.DataObject) -> None:
+    play(data)
+
+
+def play(data: st.DataObject) -> None:
+    """A random tree of operators, and a random history of its tables."""
     draw = data.draw
     with pytest.MonkeyPatch.context() as patch:
         if draw(st.booleans()):  # the limits that a table of ten rows never meets
