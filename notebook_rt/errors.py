@@ -530,6 +530,10 @@ class SqlError(NotebookRTError, ValueError):
         self.reason = reason
 
 
+class DerivationError(NotebookRTError, ValueError):
+    """What is to be derived of live tables cannot be kept up as pandas has it; ``map`` computes it anew."""
+
+
 # Channels -------------------------------------------------------------------------------------
 
 

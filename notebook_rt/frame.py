@@ -15,14 +15,27 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
 
-from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError, fresh, printable
+from notebook_rt.errors import (
+    ClosedError,
+    DerivationError,
+    NotebookRTError,
+    WaitTimeoutError,
+    fresh,
+    printable,
+)
 from notebook_rt.mapped import MappedFrame
+from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
+from notebook_rt.runtime.derived import DerivedFeed
 from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
 from notebook_rt.runtime.iteration import Changes
 from notebook_rt.runtime.progress import Bar
+from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
+from notebook_rt.sync.derive.join import How, Join
+from notebook_rt.sync.derive.operator import Operator
+from notebook_rt.sync.derive.where import Where
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -630,6 +643,84 @@ class LiveFrame:
         """
         return MappedFrame((self,), fn)
 
+    # Deriving
+
+    def where(self, filter: FilterSource) -> LiveFrame:
+        """A live frame of the rows that a filter selects: ``df[mask]``, at the cost of what changed.
+
+        Parameters
+        ----------
+        filter : str, dict or list
+            As of ``Session.table``: ``"price=gte.100,symbol=in.(AAPL,MSFT)"``, ``{"symbol": "AAPL"}``.
+
+        Returns
+        -------
+        LiveFrame
+            The rows, in this frame's order, with its dtypes and index.
+
+        Raises
+        ------
+        FilterError
+            If the filter cannot be read.
+        DerivationError
+            When it is read, if there is no such column, or only the server could decide.
+        """
+        parsed = parse(filter)
+        return DerivedFrame(f"{self.name}.where({str(parsed)!r})", (self,), lambda: Where(parsed))
+
+    def join(
+        self,
+        other: LiveFrame,
+        on: str | Sequence[str] | None = None,
+        how: How = "left",
+        suffixes: tuple[str, str] = ("", ""),
+    ) -> LiveFrame:
+        """A live frame of the rows with the columns of their partners: ``df.join(other.df, on, how)``.
+
+        Parameters
+        ----------
+        other : LiveFrame
+            Of the same session. A row's partner is its row whose key is what ``on`` holds.
+        on : str or sequence of str, optional
+            Columns of this frame. Default: its key.
+        how : {"left", "inner"}
+            Whether a row without a partner stays, its new columns empty.
+        suffixes : tuple of str
+            What is added to the names of columns that both have.
+
+        Returns
+        -------
+        LiveFrame
+            The rows in this frame's order, with its index; dtypes are those of pandas.
+
+        Raises
+        ------
+        DerivationError
+            If ``how`` is another, the frames are of two sessions, or, when it is read, ``on`` is not the
+            other's key: use ``map``.
+        """
+        if how not in ("left", "inner"):
+            raise DerivationError(f"join: how is 'left' or 'inner', not {how!r}; others with map")
+        by = (on,) if isinstance(on, str) else None if on is None else tuple(on)
+        return DerivedFrame(
+            f"{self.name}.join({other.name})", (self, other), lambda: Join(by, how, suffixes)
+        )
+
+    def groupby(self, by: str | Sequence[str]) -> LiveGroupBy:
+        """Group the rows by the values of columns, as ``DataFrame.groupby``; say what of them by ``agg``.
+
+        Parameters
+        ----------
+        by : str or sequence of str
+            Columns, those of the key among them. A row with a null in one of them is in no group.
+
+        Returns
+        -------
+        LiveGroupBy
+            Its ``agg`` gives the live frame.
+        """
+        return LiveGroupBy(self, (by,) if isinstance(by, str) else tuple(by))
+
     # The end
 
     def close(self) -> None:
@@ -653,6 +744,192 @@ class LiveFrame:
 
     async def __aexit__(self, *error: object) -> None:
         self.close()
+
+
+class DerivedFrame(LiveFrame):
+    """What an operator makes of live frames: as live as they are, and all that a live frame is."""
+
+    def __init__(
+        self, name: str, frames: Sequence[LiveFrame], make: Callable[[], Operator]
+    ) -> None:
+        first = frames[0]
+        for frame in frames:
+            frame._check()
+            if frame._feed.lock is not first._feed.lock:
+                raise DerivationError(
+                    f"{name}: the frames are of two sessions, whose changes do not come together; use map"
+                )
+        feed = DerivedFeed(name, [frame._feed for frame in frames], make)
+        feed.holds = tuple(frames)
+        super().__init__(feed, feed.close, first._session)
+        self._frames = tuple(frames)
+
+    @property
+    def status(self) -> Status:
+        """The worst of the statuses of the frames that it is derived of."""
+        if self._closed or any(frame.status == "closed" for frame in self._frames):
+            return "closed"
+        return "error" if self._feed.error is not None else self._feed.status
+
+    @property
+    def reason(self) -> str:
+        """Why the status is what it is."""
+        return str(self._feed.error or self._feed.why_empty() or self._feed.reason)
+
+    @property
+    def synced_at(self) -> pd.Timestamp | None:
+        """When all of what it is derived of was last known to be the server's (UTC)."""
+        times = [frame.synced_at for frame in self._frames]
+        known = [time for time in times if time is not None]
+        return min(known) if len(known) == len(times) else None
+
+    def _read(self, snapshot: Callable[[], T | None]) -> T:
+        self._feed.error = None  # what an input was refused for may be gone
+        return super()._read(snapshot)
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Wait for the first data of the frames that it is derived of, and derive it.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+
+        Returns
+        -------
+        LiveFrame
+            Itself.
+
+        Raises
+        ------
+        NotebookRTError
+            What ``wait`` of those frames raises.
+        DerivationError
+            If it cannot be derived.
+        """
+        self._check()
+        until = None if timeout is None else time.monotonic() + timeout
+        for frame in self._frames:
+            frame.wait(None if until is None else max(0.0, until - time.monotonic()))
+        self._feed.snapshot()
+        return self
+
+    async def ready(self) -> Self:
+        """Wait for the first data without blocking the caller's loop; raises as ``wait`` does.
+
+        Returns
+        -------
+        LiveFrame
+            Itself.
+        """
+        for frame in self._frames:
+            await frame.ready()
+        self._feed.snapshot()
+        return self
+
+    def verify(self, timeout: float | None = None) -> Verdict:
+        """Compare the frames that it is derived of with the server, and it with what is derived anew.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds for each frame.
+
+        Returns
+        -------
+        Verdict
+            Rows that were compared and that differed, in all.
+
+        Raises
+        ------
+        NotebookRTError
+            What ``verify`` of those frames raises.
+        """
+        began = time.monotonic()
+        found = [frame.verify(timeout) for frame in self._frames]
+        compared, differed = self._feed.compare()
+        return Verdict(
+            sum(one.compared for one in found) + compared,
+            sum(one.differed for one in found) + differed,
+            time.monotonic() - began,
+        )
+
+    def changes(self, timeout: float | None = None, *, for_: float | None = None) -> Changes:
+        """Iterate over batches of changes as they come; as of every live frame.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds without a change after which the iteration ends.
+        for_ : float, optional
+            Seconds from now after which the iteration ends, whatever changes.
+
+        Returns
+        -------
+        Changes
+            The iterator, of `ChangeBatch`.
+        """
+        self._feed.advance()  # what changes from now on is told
+        return super().changes(timeout, for_=for_)
+
+    def _attach(self, put: Callable[[ChangeBatch], None]) -> Callable[[], None]:
+        self._feed.advance()  # what changes from now on is told
+        # Who listens to it keeps it: by what it is derived of, since nothing else holds it.
+        held = [frame._attach(lambda batch: self._held()) for frame in self._frames]
+        detach = super()._attach(put)
+
+        def end() -> None:
+            detach()
+            for let_go in held:
+                let_go()
+
+        return end
+
+    def _held(self) -> None:
+        """Nothing: that it can be called keeps it alive."""
+
+    _feed: DerivedFeed
+
+
+class LiveGroupBy:
+    """The groups of a live frame's rows; made by ``LiveFrame.groupby``."""
+
+    def __init__(self, frame: LiveFrame, by: tuple[str, ...]) -> None:
+        self._frame = frame
+        self._by = by
+
+    def __repr__(self) -> str:
+        return f"<LiveGroupBy {', '.join(self._by)} of {self._frame!r}>"
+
+    def agg(self, **columns: tuple[str, str | Callable[[pd.Series], Any]]) -> LiveFrame:
+        """A live frame of a row a group: ``df.groupby(by).agg(...)``, at the cost of what changed.
+
+        A function of yours is called again with all values of each group that has changed.
+
+        Parameters
+        ----------
+        **columns : tuple of (str, str or callable)
+            New column to a column and its function: ``n=("id", "count")``. By name: all, any, count, first,
+            last, max, mean, median, min, nunique, size, std, sum, var. Or a function of a Series.
+
+        Returns
+        -------
+        LiveFrame
+            One row a group, sorted by the groups, which are its index; dtypes are those of pandas.
+
+        Raises
+        ------
+        DerivationError
+            If a function is not kept up, at once or when the column's type is known: use ``map``.
+
+        Examples
+        --------
+        >>> by_symbol = trades.groupby("symbol").agg(volume=("size", "sum"))  # doctest: +SKIP
+        """
+        aggregates = [Aggregate(name, *given) for name, given in columns.items()]
+        GroupBy(self._by, aggregates)  # refused now, if at all
+        name = f"{self._frame.name}.groupby({', '.join(self._by)})"
+        return DerivedFrame(name, (self._frame,), lambda: GroupBy(self._by, aggregates))
 
 
 def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> MappedFrame:

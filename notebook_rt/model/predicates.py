@@ -121,6 +121,17 @@ def _compare(operator: str, value: Any, literal: str, pg_type: str) -> Truth:
             return sign >= 0
 
 
+def literal(pg_type: str, text: str) -> Any:
+    """A filter's literal as typed values of ``pg_type`` compare with it; None where this side cannot
+    read it with certainty.
+    """
+    comparer = _comparer(pg_type)
+    try:
+        return None if comparer is None else comparer[0](text)
+    except (ValueError, InvalidOperation, ArithmeticError):
+        return None
+
+
 _Sign: TypeAlias = int | Literal["different", "unknowable"]
 
 

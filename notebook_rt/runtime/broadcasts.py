@@ -14,6 +14,7 @@ from typing import Any
 
 from notebook_rt.model.rows import Delete, Key, Op, Row, Upsert
 from notebook_rt.model.types import Column, Schema
+from notebook_rt.net.loop import WakingLock
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.runtime.room import Message, Room
 from notebook_rt.store.table import Table
@@ -42,6 +43,10 @@ class BroadcastFeed(Feed):
         self._received = 0
         self._new: list[Message] = []
         self._make_table()
+
+    @property
+    def lock(self) -> WakingLock:
+        return self.room.services.lock
 
     @property
     def filled(self) -> bool:
@@ -91,15 +96,17 @@ class BroadcastFeed(Feed):
             gone = next(iter(self._rows))
             del self._rows[gone]
             ops.append(Delete(gone))
-        table = self.table
-        if widened or table is None:
-            known = set() if table is None else set(table.keys())
-            table = self._make_table()
-            table.apply(
-                [Upsert(k, self._typed(row)) for k, row in self._rows.items() if k in known]
-            )
-        ops += [Upsert(key, self._typed(self._rows[key])) for key in touched if key in self._rows]
-        self.publish(table.apply(ops, want_changes=True), "stream", messages[-1].at)
+        with self.lock:  # what is derived of it never sees half of a batch
+            table = self.table
+            if widened or table is None:
+                known = set() if table is None else set(table.keys())
+                table = self._make_table()
+                table.apply(
+                    [Upsert(k, self._typed(row)) for k, row in self._rows.items() if k in known]
+                )
+            ops += [Upsert(k, self._typed(self._rows[k])) for k in touched if k in self._rows]
+            changes = table.apply(ops, want_changes=True)
+        self.publish(changes, "stream", messages[-1].at)
 
     def _make_table(self) -> Table:
         """An empty one with the columns known so far; what no message has told of a key is text."""

@@ -37,6 +37,7 @@ from notebook_rt.errors import (
 from notebook_rt.model.rows import Key, Row, RowChange, Rows, at_most
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Backend, Schema
+from notebook_rt.net.loop import WakingLock
 from notebook_rt.net.registry import Place
 from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.runtime.buffer import Buffer
@@ -184,6 +185,10 @@ class TableDriver(Feed):
                 self._begin()
             if self.lazy:
                 self._see_who_looks()
+
+    @property
+    def lock(self) -> WakingLock:
+        return self.services.lock
 
     def look(self) -> None:
         self.looked_at = time.monotonic()

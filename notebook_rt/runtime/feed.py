@@ -23,7 +23,7 @@ from notebook_rt.model.classify import classify
 from notebook_rt.model.rows import Key, RowChange, at_most
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Schema
-from notebook_rt.net.loop import LoopThread
+from notebook_rt.net.loop import LoopThread, WakingLock
 from notebook_rt.options import Options
 from notebook_rt.runtime.callbacks import Subscribers
 from notebook_rt.runtime.changes import ChangeBatch
@@ -112,6 +112,11 @@ class Feed:
         return None if at is None else (pd.Timestamp.now("UTC") - at).total_seconds()
 
     # For the user's thread
+
+    @property
+    def lock(self) -> WakingLock:
+        """What whoever changes what is shown holds: the session's lock."""
+        raise NotImplementedError
 
     def look(self) -> None:
         """Somebody looks at it: a lazy feed begins."""

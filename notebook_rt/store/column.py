@@ -55,6 +55,14 @@ class ColumnStore(ABC):
         Returns the column that takes this one's place, and whether anything is other than before.
         """
 
+    @abstractmethod
+    def null_count(self) -> int:
+        """How many values are null."""
+
+    def odd_count(self) -> int:
+        """How many values do not fit the column's type."""
+        return 0
+
     def value(self, place: int) -> Any:
         """The typed value at one place."""
         return self.values(np.array([place]))[0]

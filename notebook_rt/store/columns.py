@@ -74,6 +74,24 @@ def pick(column: ColumnStore, places: Positions) -> ColumnStore:
     return column_of(column.values(places), column.pg_type, column.backend, column.numeric)
 
 
+def take(column: ColumnStore, places: Positions) -> ColumnStore:
+    """A column of its own of the values at ``places``; null where the place is -1."""
+    if not len(column):
+        blank = [None] * len(places)
+        return column_of(blank, column.pg_type, column.backend, column.numeric)
+    if isinstance(column, FixedColumn):
+        return column.taken(places)
+    if isinstance(column, TextColumn):
+        absent = places < 0
+        wanted = pa.array(places, mask=absent if absent.any() else None)
+        taken = column.chunked().take(wanted).combine_chunks()
+        return TextColumn(taken, column.pg_type, column.backend, column.numeric)
+    values = column.values(places)
+    for at in np.flatnonzero(places < 0).tolist():
+        values[at] = None
+    return column_of(values, column.pg_type, column.backend, column.numeric)
+
+
 # --- fixed width ------------------------------------------------------------------------------
 
 
@@ -121,6 +139,22 @@ class FixedColumn(ColumnStore):
         if self._mask is not None and self._mask.peek().item(place):
             return None
         return self._data.peek().item(place)
+
+    def null_count(self) -> int:
+        if self._moment:
+            return int((self._data.peek() == NULL_MOMENT).sum())
+        return 0 if self._mask is None else int(self._mask.peek().sum())
+
+    def taken(self, places: Positions) -> ColumnStore:
+        """See ``take``."""
+        data = self._data.peek()[places]
+        mask = None if self._mask is None else self._mask.peek()[places]
+        absent = places < 0
+        if absent.any():
+            data[absent] = NULL_MOMENT if self._moment else np.nan if self.kind == "float" else 0
+            if not self._moment:
+                mask = absent if mask is None else mask | absent
+        return FixedColumn(data, mask, self.pg_type, self.backend, self.numeric)
 
     def pick(self, places: Positions) -> ColumnStore:
         mask = None if self._mask is None else self._mask.peek()[places]
@@ -318,6 +352,12 @@ class ObjectColumn(ColumnStore):
     def nbytes(self) -> int:
         return self._data.nbytes
 
+    def null_count(self) -> int:
+        return sum(value is None for value in self._data.peek().tolist())
+
+    def odd_count(self) -> int:
+        return self._odd
+
     def values(self, places: Positions) -> list[Any]:
         found: list[Any] = self._data.peek()[places].tolist()
         return found
@@ -452,6 +492,9 @@ class TextColumn(ColumnStore):
             chunks[owner][place].as_py()
             for owner, place in zip(owners.tolist(), inside.tolist(), strict=True)
         ]
+
+    def null_count(self) -> int:
+        return int(self.chunked().null_count)
 
     def value(self, place: int) -> Any:
         owner = int(self._starts.searchsorted(place, "right")) - 1

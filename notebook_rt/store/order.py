@@ -111,6 +111,11 @@ class Ordered:
         with self.table.lock:
             return self.table.to_arrow().drop_columns(list(self.carried)).take(self._places())
 
+    def positions(self) -> np.ndarray:
+        """Where the rows of the view are in the table, in order."""
+        with self.table.lock:
+            return self._places()
+
     def rank(self, keys: Sequence[Key]) -> None:
         """Take the server's order of ``keys``, for an order that is not sortable here."""
         with self.table.lock:

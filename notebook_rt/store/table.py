@@ -36,6 +36,7 @@ from notebook_rt.store.keys import Keys
 from notebook_rt.store.load import Pages
 from notebook_rt.store.marks import Kept, Mark
 from notebook_rt.store.parallel import in_parallel
+from notebook_rt.store.touched import RANK, Delta, Place, Touched
 from notebook_rt.store.uninterrupted import uninterrupted
 
 _NONE: Final[Positions] = np.empty(0, "int64")
@@ -100,6 +101,9 @@ class Table:
 
         self._mark: weakref.ref[Mark] | None = None
         """The mark of the columns as they are, if there is one."""
+
+        self._followers: weakref.WeakSet[Touched] = weakref.WeakSet()
+        """Who wants to know which rows a batch touches, and what they were."""
 
         self._know(schema)
         for column in schema.columns:
@@ -182,6 +186,8 @@ class Table:
             if ops:
                 self.version += 1
                 with uninterrupted():
+                    if self._followers:
+                        self._tell_followers(ops)
                     self._write(ops)
             noted = len(self._changed) + len(self._fresh) + len(self._gone)
             if noted > _PENDING and noted > len(self._keys) // 8:
@@ -207,6 +213,82 @@ class Table:
                 values = [rows[at][name] for at in here[given].tolist()]
                 differs[here[given]] |= column.differs(places[given], values)
         return [(keys[at], rows[at]) for at in np.flatnonzero(differs).tolist()]
+
+    # --- following ----------------------------------------------------------------------------
+
+    def follow(self) -> Touched:
+        """A follower, told of every batch for as long as somebody holds it."""
+        with self.lock:
+            follower = Touched()
+            self._followers.add(follower)
+            return follower
+
+    def take_touched(self, follower: Touched) -> list[Delta] | None:
+        """What has changed since ``follower`` took it last, each row once; None: read the whole."""
+        with self.lock:
+            before, whole = follower.before, follower.whole
+            follower.before, follower.whole = {}, False
+            if whole:
+                return None
+            after = self._ranked(before)
+            return [
+                Delta(key, was, after[key])
+                for key, was in before.items()
+                if _moved(was, after[key])
+            ]
+
+    def ranks(self) -> Positions:
+        """The rank of each row, in the table's order: its number, or what its column `RANK` says."""
+        with self.lock:
+            self._take_step()
+            if RANK in self._columns:
+                return self._columns[RANK].numpy()
+            born = np.ones(self._born, bool)
+            born[self._dead] = False
+            return np.flatnonzero(born)
+
+    def columns(self) -> Mapping[str, ColumnStore]:
+        """The columns as they are now; hold the lock for as long as they are read."""
+        with self.lock:
+            self._take_step()
+            return self._columns
+
+    def replace(
+        self, columns: Mapping[str, ColumnStore], schema: Schema, *, want_changes: bool = False
+    ) -> list[RowChange]:
+        """Become a table of ``columns``, made for this one, as one change; return what changed if asked."""
+        new = Table(schema, self.dtype_backend)
+        new._columns = dict(columns)
+        new._keys = _keys_of(schema, columns)
+        new._born = new._next = len(new._keys)
+        with self.lock:
+            changes = _differences(self, new) if want_changes else []
+            self._know(schema)
+            self._adopt(new)
+        return changes
+
+    def _tell_followers(self, ops: Sequence[Op]) -> None:
+        """Have the followers remember the rows that ``ops`` are about, as they are."""
+        for follower in tuple(self._followers):
+            if follower.whole:
+                continue
+            fresh = dict.fromkeys(op.key for op in ops if op.key not in follower.before)
+            if follower.has_room(len(fresh), len(self._keys)):
+                follower.before.update(self._ranked(fresh))
+            else:
+                follower.reset()
+
+    def _leave_followers(self) -> None:
+        """Have the followers read the whole: what they remember means nothing any more."""
+        for follower in tuple(self._followers):
+            follower.reset()
+
+    def _ranked(self, keys: Collection[Key]) -> dict[Key, Place | None]:
+        rows, numbers = self._rows(keys), self._keys.numbers(keys)
+        return {
+            key: None if row is None else Place(row.get(RANK, numbers[key]), row)
+            for key, row in rows.items()
+        }
 
     # --- reading the whole --------------------------------------------------------------------
 
@@ -307,6 +389,7 @@ class Table:
             self._know(Schema(columns, self.schema.key, self.schema.numeric))
             self._columns[column.name] = self._store([None] * len(self), column)
             self._snapshot = None
+            self._leave_followers()
             self.version += 1
 
     def drop_column(self, name: str) -> None:
@@ -317,6 +400,7 @@ class Table:
             self._know(Schema(columns, self.schema.key, self.schema.numeric))
             del self._columns[name]
             self._snapshot = None
+            self._leave_followers()
             self.version += 1
 
     def _know(self, schema: Schema) -> None:
@@ -332,6 +416,7 @@ class Table:
         """Become ``other``, which nobody has seen yet."""
         self._before_step()
         self._leave_to_marks()
+        self._leave_followers()
         self._columns, self._keys, self._dead = other._columns, other._keys, other._dead
         self._born, self._next = other._born, other._next
         self._changed, self._fresh, self._gone = other._changed, other._fresh, other._gone
@@ -545,6 +630,7 @@ class Table:
         self._keys.renumber(self._places)
         self._dead = _NONE
         self._born = self._next = len(self._keys)
+        self._leave_followers()
 
     def _indexed(self) -> pd.Index:
         arrays = [self._columns[name].array() for name in self.schema.key]
@@ -561,6 +647,13 @@ class Table:
             arrays[0], name=self.schema.key[0], copy=False, dtype=arrays[0].dtype
         )
         return index
+
+
+def _moved(was: Place | None, now: Place | None) -> bool:
+    """Whether a row is other than it was, or elsewhere."""
+    if was is None or now is None:
+        return was is not now
+    return was.rank != now.rank or differs(now.row, was.row)
 
 
 def _keys_of(schema: Schema, columns: Mapping[str, ColumnStore]) -> Keys:

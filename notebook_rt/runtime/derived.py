@@ -1,0 +1,235 @@
+"""What a derived live frame shows: an operator's result, kept up with its inputs (design, derivation).
+
+It is pulled, not pushed: whoever reads brings it up to date first, under the session's lock, so that what is
+seen is the operator's result of the inputs as they are at that moment, edits that wait among them. On
+the loop it is brought up to date after each batch of an input, and what changed is told.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any, Final
+
+import pandas as pd
+import pyarrow as pa
+
+from notebook_rt.errors import ClosedError, NotebookRTError, ProtocolError
+from notebook_rt.model.rows import Key, RowChange
+from notebook_rt.model.types import Backend, equal
+from notebook_rt.net.loop import WakingLock
+from notebook_rt.runtime.changes import ChangeBatch
+from notebook_rt.runtime.feed import Feed, T
+from notebook_rt.store.arranged import ALONE, Arranged
+from notebook_rt.store.marks import Mark
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
+from notebook_rt.store.telling import Telling
+from notebook_rt.store.touched import RANK
+from notebook_rt.sync.derive.operator import Derived, Operator
+from notebook_rt.sync.derive.source import Source
+from notebook_rt.sync.events import Status
+
+WORST_FIRST: Final[tuple[Status, ...]] = (
+    *("error", "closed", "stale", "loading", "polling", "live"),
+)
+
+
+class DerivedFeed(Feed):
+    """See the module. ``make`` gives a new operator."""
+
+    def __init__(self, name: str, inputs: Sequence[Feed], make: Callable[[], Operator]) -> None:
+        first = inputs[0]
+        super().__init__(name, first.thread, first.options, first.counters)
+        self.inputs = tuple(inputs)
+        self.make = make
+        self.holds: object = None
+        """Kept alive while there is this feed: the handles on the inputs."""
+        self._derived: Derived | None = None
+        self._bound: tuple[tuple[Table | None, Ordered | None], ...] = ()
+        self._untold: list[Sequence[RowChange]] = []
+        self._telling = Telling()
+        self._latest: ChangeBatch | None = None
+        """The input's batch that was heard last."""
+        heard = weakref.WeakMethod(self._hear)
+
+        def hear(batch: ChangeBatch) -> None:
+            method = heard()
+            if method is not None:
+                method(batch)
+
+        looks = weakref.WeakMethod(self._look_at_inputs)
+
+        def look(status: Status, reason: str) -> None:
+            method = looks()
+            if method is not None:
+                method()
+
+        for one in dict.fromkeys(inputs):
+            one.thread.call(one.listeners.add, hear)
+            one.thread.call(one.status_listeners.add, look)
+            weakref.finalize(self, _leave, one, hear, look).atexit = False
+        self._look_at_inputs()
+
+    # For any thread
+
+    @property
+    def lock(self) -> WakingLock:
+        return self.inputs[0].lock
+
+    def look(self) -> None:
+        for one in self.inputs:
+            one.look()
+
+    @property
+    def filled(self) -> bool:
+        return all(one.filled for one in self.inputs)
+
+    def calm(self) -> bool:
+        return any(one.calm() for one in self.inputs)
+
+    def why_empty(self) -> str:
+        if self.table is None or len(self.table):
+            return ""
+        return next((why for one in self.inputs if (why := one.why_empty())), "")
+
+    def catch_up(self) -> None:
+        for one in self.inputs:
+            one.catch_up()
+        self.advance()
+        if self._untold:
+            self.thread.call(self._tell)
+
+    def snapshot(self) -> pd.DataFrame | None:
+        with self.lock:
+            return super().snapshot() if self.advance() else None
+
+    def arrow(self) -> pa.Table | None:
+        with self.lock:
+            return super().arrow() if self.advance() else None
+
+    def shown(self, read: Callable[[Table | Ordered], T]) -> tuple[T, Mark] | None:
+        with self.lock:
+            return super().shown(read) if self.advance() else None
+
+    def find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
+        with self.lock:
+            return super().find(key) if self.advance() else None
+
+    def compare(self) -> tuple[int, int]:
+        """Rows that were compared with the result derived anew, and those that differed: mended now."""
+        with self.lock:
+            if not self.advance() or self._derived is None or self.table is None:
+                return 0, 0
+            before, rows = dict.fromkeys(self.table.keys()), len(self.table)
+            old = self.table.gather(before)
+            self._bound = ()
+            self.advance()
+            new = self.table.gather(dict.fromkeys([*before, *self.table.keys()]))
+            same = sum(equal(row, old.get(key)) for key, row in new.items())
+            return rows, len(new) - same
+
+    def advance(self) -> bool:
+        """Bring it up to date with the inputs as they are; False: an input has no data yet."""
+        if self.status == "closed":
+            return self.table is not None
+        with self.lock:
+            for one in self.inputs:
+                if isinstance(one, DerivedFeed) and not one.advance():
+                    return False
+            if not self.filled:
+                return False
+            with ExitStack() as held:
+                tables = [one.table for one in self.inputs if one.table is not None]
+                for table in sorted(set(tables), key=id):
+                    held.enter_context(table.lock)
+                self._advance(tables[0].dtype_backend)
+            return True
+
+    def _advance(self, backend: Backend) -> None:
+        bound = tuple((one.table, one.ordered) for one in self.inputs)
+        derived = self._derived
+        if derived is None:
+            derived = self._derived = Derived(self.make(), backend)
+        if bound != self._bound:
+            sources = [Source(table, view) for table, view in bound if table is not None]
+            derived.bind(sources)
+            self._bound = bound
+        elif not derived.moved:
+            return
+        try:
+            changes = derived.advance(want_changes=self.table is not None)
+        except NotebookRTError as error:
+            self.error, self.reason = error, str(error)
+            raise
+        except Exception as problem:
+            self.error = ProtocolError(f"{self.name}: {problem!r}")
+            raise self.error from problem
+        self.error = None
+        assert derived.table is not None  # just made
+        first = self.table is None
+        if self.table is not derived.table:
+            self._telling.show(derived.table, derived.view)
+            self.table, self.ordered = derived.table, derived.view
+        schema = derived.table.schema
+        self.schema = schema.project([n for n in schema.names if n not in (RANK, ALONE)])
+        visible = self._telling.tell(changes)
+        if first and self.listeners:  # who listened before there was anything is told of all of it
+            visible = self._everything(derived.view)
+        if visible or first:
+            self._untold.append(visible)
+            self.lock.soon(self._tell)
+
+    def _everything(self, view: Arranged | None) -> list[RowChange]:
+        assert self.table is not None
+        assert view is not None
+        rows = self.table.gather(view.keys())
+        return [
+            RowChange("insert", key, None, view.visible(row or {})) for key, row in rows.items()
+        ]
+
+    # On the loop
+
+    def _hear(self, batch: ChangeBatch) -> None:
+        """An input has changed. Until somebody has looked at the result, it is not made."""
+        self._latest = batch
+        if self._derived is not None or self.listeners:
+            try:
+                self.advance()
+            except NotebookRTError as error:
+                self.fail(error)
+        self._tell()
+
+    def _look_at_inputs(self) -> None:
+        """Its status is the worst of the inputs'."""
+        if self.status != "closed":
+            worst = min(self.inputs, key=lambda one: WORST_FIRST.index(one.status))
+            self.set_status(worst.status, worst.reason)
+
+    def _tell(self) -> None:
+        with self.lock:
+            untold, self._untold = self._untold, []
+        latest = self._latest
+        for changes in untold:
+            if latest is None:
+                self.publish(changes, "snapshot")
+            else:
+                self.publish(changes, latest.cause, latest.commit_time)
+
+    def fail(self, error: Exception) -> None:
+        """Told once; it may be mended by the next change of an input."""
+        self.error = error
+        self.settle(error)
+
+    def close(self) -> None:
+        """The last data stays."""
+        self.set_status("closed", "closed")
+
+
+def _leave(
+    feed: Feed, hear: Callable[[ChangeBatch], None], look: Callable[[Status, str], None]
+) -> None:
+    with suppress(ClosedError):  # the loop has ended
+        feed.thread.post(feed.listeners.remove, hear)
+        feed.thread.post(feed.status_listeners.remove, look)

@@ -1,0 +1,111 @@
+"""A derived table as it is shown: its rows in the order of their ranks, its dtypes those of pandas.
+
+In go a table with the hidden column `RANK` and the dtypes that pandas' expression would give, out
+comes the view. A column's dtype is pandas' and not the table's own where the two differ: what is
+filtered out of a nullable column stays nullable, though no null is left in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pandas.api.types import is_object_dtype
+
+from notebook_rt.model.order import OrderBy
+from notebook_rt.store.arrays import objects
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
+from notebook_rt.store.touched import RANK
+
+ALONE: Final = "\0alone"
+"""The hidden column of a join's rows without a partner (bool)."""
+
+
+class Arranged(Ordered):
+    """The rows of ``table`` by rank; ``blank`` are columns that a row without a partner leaves empty."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__(table, (OrderBy(RANK),), None, (RANK, ALONE))
+        self.sortable = True  # each rank is there once: the key breaks no tie
+        self._plain = True
+        self.dtypes: Mapping[str, Any] = {}
+        """The dtype of each column and each level of the index, by name."""
+        self.blank: frozenset[str] = frozenset()
+        self._cast: Mapping[str, Any] | None = None
+
+    def snapshot(self) -> pd.DataFrame:
+        with self.table.lock:
+            if self._cast is not self.dtypes:
+                self._cast, self._snapshot = self.dtypes, None
+            return super().snapshot()
+
+    def to_arrow(self) -> pa.Table:
+        with self.table.lock:
+            whole = self.table.to_arrow()
+            whole = whole.drop_columns(
+                [name for name in self.carried if name in whole.column_names]
+            )
+            return whole if self.in_order() else whole.take(self._places())
+
+    def in_order(self) -> bool:
+        """Whether the table's own order is that of the ranks."""
+        self._places()
+        return self._plain
+
+    def _sorted(self) -> np.ndarray:
+        ranks = self.table.ranks()
+        self._plain = bool((ranks[1:] > ranks[:-1]).all())
+        return np.arange(len(ranks)) if self._plain else np.argsort(ranks, kind="stable")
+
+    def _shown(self, whole: pd.DataFrame) -> pd.DataFrame:
+        names = [name for name in whole.columns if name not in self.carried]
+        shown = whole[names] if self.in_order() else whole[names].take(self._places())
+        changed = {
+            name: self._as_pandas(name, shown[name], self.dtypes[name])
+            for name in names
+            if name in self.dtypes and self._differs(name, shown[name].dtype)
+        }
+        if changed:
+            shown = shown.assign(**changed)
+        shown.index = self._index(shown.index)
+        return shown
+
+    def _differs(self, name: str, dtype: Any) -> bool:
+        wanted = self.dtypes[name]
+        return dtype != wanted or (name in self.blank and is_object_dtype(wanted))
+
+    def _index(self, index: pd.Index) -> pd.Index:
+        dtypes = [self.dtypes.get(name) for name in self.table.schema.key]
+        if isinstance(index, pd.MultiIndex):
+            levels = [
+                level if wanted is None or level.dtype == wanted else level.astype(wanted)
+                for level, wanted in zip(
+                    map(index.get_level_values, range(len(dtypes))), dtypes, strict=True
+                )
+            ]
+            return pd.MultiIndex.from_arrays(levels, names=index.names)
+        wanted = dtypes[0]
+        return index if wanted is None or index.dtype == wanted else index.astype(wanted)
+
+    def _as_pandas(self, name: str, column: pd.Series, wanted: Any) -> pd.Series:
+        """``column`` with the dtype that pandas gives it; where that is object, its typed values."""
+        if not is_object_dtype(wanted):
+            if column.dtype == "Int64" and wanted == np.dtype("float64"):
+                return pd.Series(
+                    column.to_numpy("float64", na_value=np.nan), column.index, copy=False
+                )
+            return column.astype(wanted)
+        values: list[Any] = self.table.arrays([name])[name][self._places()].tolist()
+        found = objects(self._blanked(name, values))
+        return pd.Series(found, column.index, dtype=object, copy=False)
+
+    def _blanked(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
+        """Values with NaN, as pandas has it, for a partner that is not there."""
+        if name not in self.blank:
+            return values
+        alone = self.table.arrays([ALONE])[ALONE][self._places()].tolist()
+        return [np.nan if one else value for one, value in zip(alone, values, strict=True)]

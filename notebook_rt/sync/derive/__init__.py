@@ -1,0 +1,1 @@
+"""Operators over live tables: pure incremental machines over batches of row changes."""

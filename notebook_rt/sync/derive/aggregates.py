@@ -1,0 +1,322 @@
+"""The functions of ``agg``: each with a state, of one column of one group, that can forget.
+
+In go the values of a group's rows with their ranks, all at once or one by one, and those that leave. Out
+comes what pandas' function gives of the values that are there. Values are typed; None is null, and so
+is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Sequence
+from decimal import Context, Decimal
+from typing import Any, Final
+
+import numpy as np
+
+from notebook_rt.errors import DerivationError
+from notebook_rt.model.types import Kind
+from notebook_rt.sync.derive.exact import SCALE, exact, exact_sum, is_finite, quotient
+from notebook_rt.sync.derive.operator import RebuildError
+
+_ANY: Final = frozenset({"count", "size", "first", "last"})
+_ORDERED: Final = _ANY | {"min", "max", "nunique"}
+_NUMBER: Final = _ORDERED | {"sum", "mean", "std", "var", "median", "any", "all"}
+FUNCTIONS: Final = tuple(sorted(_NUMBER))
+"""What ``agg`` knows by name."""
+
+_OF_KIND: Final[dict[Kind, frozenset[str]]] = {
+    **dict.fromkeys(("int", "float", "bool"), _NUMBER),
+    **dict.fromkeys(("text", "timestamptz", "timestamp", "date"), _ORDERED),
+    "decimal": _ANY | {"sum", "min", "max", "nunique"},
+}
+_EXACT: Final = Context(prec=400)
+"""For sums of decimals: PostgreSQL's have 131,072 digits at most, in practice some dozens."""
+
+
+def supported(function: str, kind: Kind, column: str) -> None:
+    """Refuse a function that is not known, or not kept up for this kind of column."""
+    if function not in _NUMBER:
+        raise DerivationError(
+            f'agg of "{column}": no function {function!r} is kept up; there are {", ".join(FUNCTIONS)}, '
+            "and a Python function; others with map"
+        )
+    if function not in _OF_KIND.get(kind, _ANY):
+        known = ", ".join(sorted(_OF_KIND.get(kind, _ANY)))
+        raise DerivationError(
+            f'agg of "{column}": {function!r} of {kind} is not kept up, {known} are; use map'
+        )
+
+
+class State(ABC):
+    """The values of one column in one group."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._float = kind == "float"
+
+    def is_null(self, value: Any) -> bool:
+        return value is None or value != value
+
+    def present(self, values: Sequence[Any]) -> list[Any]:
+        """Those of ``values`` that are not null."""
+        if self._float:
+            return [value for value in values if value is not None and value == value]
+        return [value for value in values if value is not None]
+
+    @abstractmethod
+    def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
+        """Take all values of the group, in the order of their ranks; it is empty before."""
+
+    @abstractmethod
+    def add(self, rank: int, value: Any) -> None: ...
+
+    @abstractmethod
+    def remove(self, rank: int, value: Any) -> None: ...
+
+    @abstractmethod
+    def result(self, function: str) -> Any:
+        """What ``function`` gives now."""
+
+
+class Count(State):
+    """How many are not null."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind)
+        self._count = 0
+
+    def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
+        self._count = len(self.present(values))
+
+    def add(self, rank: int, value: Any) -> None:
+        self._count += not self.is_null(value)
+
+    def remove(self, rank: int, value: Any) -> None:
+        self._count -= not self.is_null(value)
+
+    def result(self, function: str) -> int:
+        return self._count
+
+
+class Sums(State):
+    """Of numbers: their sum and the sum of their squares, exact (see ``exact.py``)."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind)
+        self._count = self._sum = self._squares = 0
+        self._infinite: Counter[float] = Counter()
+
+    def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
+        numbers = self.present(values)
+        if not self._float:
+            self._count, self._sum = len(numbers), sum(numbers)
+            self._squares = sum(number * number for number in numbers)
+            return
+        array = np.array(numbers, "float64")
+        if not is_finite(array):
+            for number in numbers:
+                self._move(number, 1)
+            return
+        self._count, self._sum = len(numbers), exact_sum(array)
+        parts, exponents = np.frexp(array)
+        whole = (parts * 2.0**53).astype("int64")
+        for exponent in np.unique(exponents).tolist():
+            squares = sum(one * one for one in whole[exponents == exponent].tolist())
+            shift = 2 * (exponent - 53 + SCALE)
+            self._squares += squares << shift if shift >= 0 else squares >> -shift
+
+    def add(self, rank: int, value: Any) -> None:
+        if not self.is_null(value):
+            self._move(value, 1)
+
+    def remove(self, rank: int, value: Any) -> None:
+        if not self.is_null(value):
+            self._move(value, -1)
+
+    def _move(self, value: Any, sign: int) -> None:
+        self._count += sign
+        if self._float:
+            if math.isinf(value):
+                self._infinite[value] += sign
+                return
+            value = exact(value)
+        self._sum += sign * value
+        self._squares += sign * value * value
+
+    def result(self, function: str) -> Any:
+        scale = 1 << SCALE if self._float else 1
+        infinite = [value for value, count in self._infinite.items() if count]
+        count = self._count
+        match function:
+            case "sum" if self._float:
+                return sum(infinite) if infinite else quotient(self._sum, scale)
+            case "sum":
+                return (self._sum + 2**63) % 2**64 - 2**63  # as int64 has it
+            case "mean":
+                if not count:
+                    return None
+                return sum(infinite) if infinite else quotient(self._sum, count * scale)
+        if count < 2:
+            return None
+        if infinite:
+            return math.nan
+        above = count * self._squares - self._sum**2
+        variance = quotient(above, count * (count - 1) * scale**2)
+        return variance if function == "var" else math.sqrt(variance)
+
+
+class DecimalSum(State):
+    """The sum of decimals, to the last digit."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind)
+        self._count, self._sum = 0, Decimal(0)
+
+    def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
+        for value in values:
+            self.add(0, value)
+
+    def add(self, rank: int, value: Any) -> None:
+        self._move(value, 1)
+
+    def remove(self, rank: int, value: Any) -> None:
+        self._move(value, -1)
+
+    def _move(self, value: Any, sign: int) -> None:
+        if value is not None:
+            if not value.is_finite():
+                raise RebuildError
+            self._count += sign
+            self._sum = _EXACT.add(self._sum, value if sign > 0 else -value)
+
+    def result(self, function: str) -> Any:
+        if not self._count:
+            raise RebuildError  # pandas' sum of no object is the int 0, or None
+        return self._sum
+
+
+class Sorted(State):
+    """The values in order: their ends and their middle."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind)
+        self._values: list[Any] = []
+
+    def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
+        self._values = sorted(self.present(values))
+
+    def add(self, rank: int, value: Any) -> None:
+        if not self.is_null(value):
+            insort(self._values, value)
+
+    def remove(self, rank: int, value: Any) -> None:
+        if not self.is_null(value):
+            del self._values[bisect_left(self._values, value)]
+
+    def result(self, function: str) -> Any:
+        values = self._values
+        if not values:
+            return None
+        if function == "min":
+            return values[0]
+        if function == "max":
+            return values[-1]
+        middle = len(values) // 2
+        if len(values) % 2:
+            return float(values[middle])
+        return (float(values[middle - 1]) + float(values[middle])) / 2
+
+
+class Distinct(State):
+    """How often each value is there."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind)
+        self._counts: Counter[Any] = Counter()
+
+    def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
+        self._counts = Counter(self.present(values))
+
+    def add(self, rank: int, value: Any) -> None:
+        if not self.is_null(value):
+            self._counts[value] += 1
+
+    def remove(self, rank: int, value: Any) -> None:
+        if not self.is_null(value):
+            self._counts[value] -= 1
+            if not self._counts[value]:
+                del self._counts[value]
+
+    def result(self, function: str) -> int:
+        return len(self._counts)
+
+
+class Ends(State):
+    """The values by their ranks: the first and the last that are not null."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind)
+        self._ranks: list[int] = []
+        self._values: dict[int, Any] = {}
+
+    def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
+        pairs = zip(ranks, values, strict=True)
+        self._values = {rank: value for rank, value in pairs if not self.is_null(value)}
+        self._ranks = sorted(self._values)
+
+    def add(self, rank: int, value: Any) -> None:
+        if not self.is_null(value):
+            insort(self._ranks, rank)
+            self._values[rank] = value
+
+    def remove(self, rank: int, value: Any) -> None:
+        if self._values.pop(rank, None) is not None:
+            del self._ranks[bisect_left(self._ranks, rank)]
+
+    def result(self, function: str) -> Any:
+        if not self._ranks:
+            return None
+        return self._values[self._ranks[0 if function == "first" else -1]]
+
+
+class Truths(State):
+    """How many are not null, and how many of those are true."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind)
+        self._count = self._true = 0
+
+    def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
+        there = self.present(values)
+        self._count, self._true = len(there), sum(map(bool, there))
+
+    def add(self, rank: int, value: Any) -> None:
+        if not self.is_null(value):
+            self._count += 1
+            self._true += bool(value)
+
+    def remove(self, rank: int, value: Any) -> None:
+        if not self.is_null(value):
+            self._count -= 1
+            self._true -= bool(value)
+
+    def result(self, function: str) -> bool:
+        return bool(self._true) if function == "any" else self._true == self._count
+
+
+_STATES: Final[dict[str, type[State]]] = {
+    "count": Count,
+    **dict.fromkeys(("sum", "mean", "std", "var"), Sums),
+    **dict.fromkeys(("min", "max", "median"), Sorted),
+    "nunique": Distinct,
+    **dict.fromkeys(("first", "last"), Ends),
+    **dict.fromkeys(("any", "all"), Truths),
+}
+
+
+def state_of(function: str, kind: Kind) -> type[State]:
+    """The state that gives ``function``; those of one class share one."""
+    return DecimalSum if (function, kind) == ("sum", "decimal") else _STATES[function]

@@ -1,0 +1,427 @@
+"""``groupby(by).agg(...)``: a row a group, as pandas gives it, sorted by the groups' values.
+
+The whole is pandas' own ``agg``, over codes that are kept. A group that a change touches gets a state
+for each of its columns (``aggregates.py``), made of the rows that it has then; from there on a change of it
+costs what that state costs, not what the group holds. A Python function is called again with all
+values of each group that was touched.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from bisect import bisect_left, insort
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pandas.api.types import (
+    is_bool_dtype,
+    is_datetime64_any_dtype,
+    is_float_dtype,
+    is_integer_dtype,
+    is_object_dtype,
+    is_string_dtype,
+)
+
+from notebook_rt.errors import DerivationError
+from notebook_rt.model.rows import Delete, Key, Op, Upsert
+from notebook_rt.model.types import Column, Kind, Schema, fits
+from notebook_rt.store.column import ColumnStore, family
+from notebook_rt.store.columns import column_of
+from notebook_rt.store.dense import Positions
+from notebook_rt.store.encode import moments
+from notebook_rt.store.touched import RANK, Delta, Place
+from notebook_rt.sync.derive.aggregates import State, state_of, supported
+from notebook_rt.sync.derive.groups import NO_GROUP, Groups, typed
+from notebook_rt.sync.derive.operator import (
+    Columns,
+    Operator,
+    RebuildError,
+    known,
+    rank_column,
+    ranked,
+)
+from notebook_rt.sync.derive.source import Source
+
+Function: TypeAlias = str | Callable[[pd.Series], Any]
+
+_GAP: Final = 16
+"""Between the ranks of two groups, for those that come between them. Ranks are small: what is derived
+of the result keeps arrays by rank."""
+_GROUPED: Final = frozenset({"int", "float", "bool", "text", "timestamptz", "timestamp", "date"})
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """One column of the result: a function of a column's values."""
+
+    name: str
+    column: str
+    function: Function
+
+
+class GroupBy(Operator):
+    """A row for each group of ``by``."""
+
+    def __init__(self, by: Sequence[str], aggregates: Sequence[Aggregate]) -> None:
+        self.by = tuple(by)
+        self.aggregates = tuple(aggregates)
+        names = [*by, *(one.name for one in aggregates)]
+        if not by or not aggregates or len(set(names)) < len(names):
+            raise DerivationError(
+                "groupby(by).agg(name=(column, function)): columns to group by, and names that are "
+                f"all different; not {', '.join(names) or 'nothing'}"
+            )
+        self.used = tuple(dict.fromkeys(one.column for one in aggregates))
+        self._named = [(one, one.function) for one in aggregates if isinstance(one.function, str)]
+        self._called = [
+            (one, one.function) for one in aggregates if not isinstance(one.function, str)
+        ]
+
+    # The whole
+
+    def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
+        [source] = sources
+        schema = self._schema = source.schema
+        self._check(source)
+        backend = self._backend = source.table.dtype_backend
+        groups = self._groups = Groups(source, self.by)
+        self._past: dict[str, Past] = {}
+        self._states: dict[int, list[State]] = {}
+        self._kept = list(
+            dict.fromkeys(
+                (one.column, state_of(function, self._kinds[one.column]))
+                for one, function in self._named
+                if function != "size"
+            )
+        )
+        inside = groups.codes >= 0
+        self._sizes = np.bincount(groups.codes[inside], minlength=len(groups.values)).tolist()
+        self._order = sorted(groups.values)
+        self._ranks = self._spaced()
+        found = self._aggregated(source, groups.codes, inside)
+        self._types = {one.name: self._type(one, found[one.name].dtype) for one in self.aggregates}
+        self._built = source.dtypes(), {name: one.dtype for name, one in found.items()}
+        order = np.array([groups.code(values) for values in self._order], "int64")
+        columns: dict[str, ColumnStore] = {}
+        for at, name in enumerate(self.by):
+            values = [key[at] for key in self._order]
+            columns[name] = column_of(values, schema.types[name], backend, schema.numeric)
+        for name, pg_type in self._types.items():
+            values = typed(found[name].array.take(order), family(pg_type, schema.numeric))
+            columns[name] = column_of(values, pg_type, backend, schema.numeric)
+        columns[RANK] = rank_column(np.array(list(self._ranks.values()), "int64"), backend)
+        made = [Column(name, schema.types[name]) for name in self.by]
+        made += [Column(name, pg_type) for name, pg_type in self._types.items()]
+        self._result = ranked(made, self.by, schema)
+        return self._result, columns
+
+    def _check(self, source: Source) -> None:
+        """Refuse what cannot be kept up."""
+        known(source, (*self.by, *self.used), f"groupby {', '.join(self.by)}")
+        columns = source.table.columns()
+        self._kinds = {name: columns[name].kind for name in (*self.by, *self.used)}
+        for name in self.by:
+            if self._kinds[name] not in _GROUPED:
+                raise DerivationError(
+                    f'groupby "{name}": rows are not grouped by {self._kinds[name]}; use map'
+                )
+        for one, function in self._named:
+            supported(function, self._kinds[one.column], one.column)
+        for name in self._kinds:
+            if source.table.dtype_backend and has_nan(columns[name]):
+                raise DerivationError(
+                    f'groupby: "{name}" holds NaN, which the nullable dtypes tell apart from null; use map'
+                )
+            if name in self._told_apart(source) and has_negative_zero(columns[name]):
+                raise DerivationError(
+                    f'groupby: "{name}" holds -0.0, which Arrow tells apart from 0.0; use map'
+                )
+            if columns[name].odd_count():
+                raise DerivationError(
+                    f'groupby: "{name}" holds a value that is none of its type, such as infinity '
+                    "among moments; use map"
+                )
+
+    def _told_apart(self, source: Source) -> set[str]:
+        """The columns whose values are told apart, and by Arrow."""
+        if source.table.dtype_backend != "pyarrow":
+            return set()
+        counted = {one.column for one, function in self._named if function == "nunique"}
+        return {*self.by, *counted}
+
+    def _aggregated(
+        self, source: Source, codes: NDArray[np.int64], inside: NDArray[np.bool_]
+    ) -> dict[str, pd.Series]:
+        """pandas' own result, a row a group, in the order of the codes."""
+        values = pd.DataFrame({name: source.series(name) for name in self.used}, copy=False)
+        given = {f"{at}": (one.column, one.function) for at, one in enumerate(self.aggregates)}
+        if not inside.all():
+            values, codes = values[inside], codes[inside]
+        found = values.groupby(codes).agg(**given)
+        return {one.name: found[f"{at}"] for at, one in enumerate(self.aggregates)}
+
+    def _type(self, one: Aggregate, dtype: Any) -> str:
+        if one.function in ("first", "last", "min", "max") or (
+            one.function == "sum" and self._kinds[one.column] == "decimal"
+        ):
+            return self._schema.types[one.column]
+        return type_of(dtype, f'agg of "{one.column}"')
+
+    def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
+        now, (then, built) = sources[0].dtypes(), self._built
+        found = {name: now[name] for name in self.by}
+        for one in self.aggregates:
+            found[one.name] = built[one.name]
+            if now[one.column] != then[one.column] and isinstance(one.function, str):
+                found[one.name] = dtype_of(one.function, now[one.column])
+        return found
+
+    # What changes
+
+    def step(self, sources: Sequence[Source], deltas: Sequence[Sequence[Delta]]) -> list[Op]:
+        [source], [changes] = sources, deltas
+        used = [delta for delta in changes if self._matters(delta)]
+        if not used:
+            return []
+        self._check_values(source, used)
+        for name, _ in self._kept:
+            if name not in self._past:
+                self._past[name] = Past(source, name, changes)
+        touched: dict[int, None] = {}
+        for delta in used:  # all that leave before any that comes: it may take another's rank
+            if delta.old is not None:
+                self._leave(delta.old, touched)
+        for delta in used:
+            if delta.new is not None:
+                self._come(delta.new, touched)
+        return self._told(source, list(touched))
+
+    def _matters(self, delta: Delta) -> bool:
+        """Whether anything that is used has changed."""
+        old, new = delta.old, delta.new
+        if old is None or new is None or old.rank != new.rank:
+            return True
+        mine, theirs = old.row, new.row
+        return any(mine[name] != theirs[name] for name in self._kinds)
+
+    def _check_values(self, source: Source, deltas: Sequence[Delta]) -> None:
+        """Build anew where a value is none of its type, or where a function of the user's may give
+        values of another dtype."""
+        if self._called and source.dtypes() != self._built[0]:
+            raise RebuildError
+        types, numeric = self._schema.types, self._schema.numeric
+        for name in self._kinds:
+            for delta in deltas:
+                value = None if delta.new is None else delta.new.row[name]
+                if value is None:
+                    continue
+                if not fits(types[name], value, numeric=numeric):
+                    raise RebuildError
+                if self._backend and (
+                    value != value or (value == 0 and math.copysign(1, value) < 0)
+                ):
+                    raise RebuildError
+
+    def _leave(self, place: Place, touched: dict[int, None]) -> None:
+        code = int(self._groups.by_rank[place.rank])
+        if code != NO_GROUP:
+            self._move(code, place, come=False)
+            self._sizes[code] -= 1
+            touched[code] = None
+        self._groups.drop(place.rank)
+
+    def _come(self, place: Place, touched: dict[int, None]) -> None:
+        values = self._groups.values_of(place.row)
+        code = NO_GROUP if values is None else self._groups.code_of(values)
+        if code == len(self._sizes):
+            self._sizes.append(0)
+        if code != NO_GROUP:
+            self._move(code, place, come=True)
+            self._sizes[code] += 1
+            touched[code] = None
+        self._groups.put(place.rank, code)
+        for name, past in self._past.items():
+            past.set(place.rank, place.row[name])
+
+    def _move(self, code: int, place: Place, *, come: bool) -> None:
+        """Add a row to the states of a group, or remove it."""
+        if not self._kept:
+            return
+        states = self._states.get(code)
+        if states is None:
+            states = self._states[code] = self._new_states(code)
+        for state, (name, _) in zip(states, self._kept, strict=True):
+            (state.add if come else state.remove)(place.rank, place.row[name])
+
+    def _new_states(self, code: int) -> list[State]:
+        states = [made(self._kinds[name]) for name, made in self._kept]
+        if self._sizes[code]:
+            ranks = self._groups.members(code)
+            for state, (name, _) in zip(states, self._kept, strict=True):
+                state.fill(ranks.tolist(), self._past[name].get(ranks))
+        return states
+
+    # What that changes in the result
+
+    def _told(self, source: Source, touched: Sequence[int]) -> list[Op]:
+        called = self._call(source, [code for code in touched if self._sizes[code]])
+        ops: list[Op] = []
+        moved = False
+        for code in touched:
+            values = self._groups.values[code]
+            key = self._key(values)
+            if not self._sizes[code]:
+                self._states.pop(code, None)
+                if values in self._ranks:
+                    del self._order[bisect_left(self._order, values)], self._ranks[values]
+                    ops.append(Delete(key))
+                continue
+            row = dict(zip(self.by, values, strict=True))
+            if values not in self._ranks:
+                moved |= not self._rank(values)
+            row[RANK] = self._ranks[values]
+            states = dict(zip(self._kept, self._states.get(code, ()), strict=False))
+            for one, function in self._named:
+                if function == "size":
+                    row[one.name] = self._sizes[code]
+                else:
+                    state = states[one.column, state_of(function, self._kinds[one.column])]
+                    row[one.name] = _present(state.result(function))
+            ops.append(Upsert(key, {**row, **called.get(code, {})}))
+        if moved:
+            self._ranks = self._spaced()
+            ranks = self._ranks.items()
+            ops += [Upsert(self._key(values), {RANK: rank}) for values, rank in ranks]
+        return ops
+
+    def _key(self, values: tuple[Any, ...]) -> Key:
+        return self._result.key_of(dict(zip(self.by, values, strict=True)))
+
+    def _rank(self, values: tuple[Any, ...]) -> bool:
+        """Give a new group a rank between its neighbours'; False: there is no room."""
+        order, ranks = self._order, self._ranks
+        at = bisect_left(order, values)
+        below = ranks[order[at - 1]] if at else 0
+        above = ranks[order[at]] if at < len(order) else below + 2 * _GAP
+        insort(order, values)
+        ranks[values] = (below + above) // 2
+        return below < ranks[values] < above
+
+    def _spaced(self) -> dict[tuple[Any, ...], int]:
+        """The ranks of all groups, as far apart as they were in the beginning."""
+        return {values: at * _GAP for at, values in enumerate(self._order, 1)}
+
+    def _call(self, source: Source, codes: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """What the user's functions give of groups, by column."""
+        if not self._called or not codes:
+            return {}
+        found: dict[int, dict[str, Any]] = {code: {} for code in codes}
+        ranks = source.ranks()
+        places = {code: np.searchsorted(ranks, self._groups.members(code)) for code in codes}
+        for one, function in self._called:
+            series = source.series(one.column)
+            pg_type = self._types[one.name]
+            for code, at in places.items():
+                result = function(series.iloc[at])
+                [value] = typed([result], family(pg_type, self._schema.numeric))
+                if value is not None and not fits(pg_type, value):
+                    raise RebuildError
+                if value is None and self._result_has_no_null(one.name):
+                    raise RebuildError
+                found[code][one.name] = value
+        return found
+
+    def _result_has_no_null(self, name: str) -> bool:
+        """Whether a null would change the dtype that pandas infers."""
+        return self._built[1][name] in (np.dtype("int64"), np.dtype("bool"))
+
+
+class Past:
+    """A column's values by rank, as they were before ``deltas``."""
+
+    def __init__(self, source: Source, name: str, deltas: Sequence[Delta]) -> None:
+        self._name = name
+        self._kind: Kind = source.table.columns()[name].kind
+        values, ranks = source.arrays([name])[name], source.ranks()
+        self._values: NDArray[Any] = np.zeros(int(ranks.max(initial=-1)) + 1, values.dtype)
+        self._values[ranks] = values
+        for delta in deltas:
+            if delta.old is not None:
+                self.set(delta.old.rank, delta.old.row[name])
+
+    def set(self, rank: int, value: Any) -> None:
+        """Note the value of a row."""
+        if rank >= len(self._values):
+            more = np.zeros(rank + 1 + len(self._values) // 8, self._values.dtype)
+            more[: len(self._values)] = self._values
+            self._values = more
+        dtype = self._values.dtype.kind
+        if dtype == "M":
+            value = np.datetime64("NaT") if value is None else np.datetime64(_naive(value), "us")
+        elif value is None and dtype != "O":
+            self._values = self._values.astype(object)
+        self._values[rank] = value
+
+    def get(self, ranks: Positions) -> list[Any]:
+        """The values of rows, typed."""
+        found = self._values[ranks]
+        return moments(found.view("i8"), self._kind) if found.dtype.kind == "M" else found.tolist()
+
+
+def _naive(value: Any) -> Any:
+    return value.replace(tzinfo=None) if isinstance(value, dt.datetime) else value
+
+
+def _present(value: Any) -> Any:
+    """A result; NaN is null."""
+    return None if isinstance(value, float) and value != value else value
+
+
+def has_nan(column: ColumnStore) -> bool:
+    """Whether a column of floats holds a NaN that is not null."""
+    if column.kind != "float":
+        return False
+    values = column.numpy()
+    if values.dtype.kind == "f":
+        return bool(np.isnan(values).any())
+    return any(value is not None and value != value for value in values.tolist())
+
+
+def has_negative_zero(column: ColumnStore) -> bool:
+    """Whether a column of floats holds -0.0."""
+    if column.kind != "float":
+        return False
+    return any(value == 0.0 and math.copysign(1, value) < 0 for value in column.everything())
+
+
+def type_of(dtype: Any, what: str) -> str:
+    """The PostgreSQL type that holds what pandas has computed."""
+    for test, pg_type in (
+        (is_bool_dtype, "bool"),
+        (is_integer_dtype, "int8"),
+        (is_float_dtype, "float8"),
+        (is_string_dtype, "text"),
+    ):
+        if not is_object_dtype(dtype) and test(dtype):
+            return pg_type
+    if is_datetime64_any_dtype(dtype):
+        return "timestamp" if getattr(dtype, "tz", None) is None else "timestamptz"
+    raise DerivationError(f"{what}: its result is {dtype}, which is not kept up; use map")
+
+
+@lru_cache(maxsize=1024)
+def dtype_of(function: str, dtype: Any) -> Any:
+    """The dtype of pandas' ``function`` of a column of ``dtype``."""
+    if isinstance(dtype, np.dtype):
+        values = pd.Series(np.zeros(1, dtype)) if dtype.kind != "O" else pd.Series([Decimal(0)])
+    else:
+        values = pd.Series(pd.array([None], dtype=dtype))
+    frame = pd.DataFrame({"by": [0], "value": values})
+    return frame.groupby("by").agg(found=("value", function))["found"].dtype

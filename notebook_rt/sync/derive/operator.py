@@ -1,0 +1,132 @@
+"""What every operator is: a whole result made of whole inputs, then kept up by their changes.
+
+``build`` is vectorised, and costs what pandas' own expression does. ``step`` takes the changes of each
+input since, and gives the operations that make the old result the new one; it costs what was touched.
+Where a change is beyond what the operator can follow, ``step`` raises `RebuildError`, and the result is built
+anew: slower, and never wrong. What pandas' result cannot be kept up at all is refused by
+`DerivationError`, when the operator is made or when its inputs are first seen.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from notebook_rt.errors import DerivationError
+from notebook_rt.model.rows import Op
+from notebook_rt.model.types import Backend, Column, Schema
+from notebook_rt.store.arranged import Arranged
+from notebook_rt.store.column import ColumnStore
+from notebook_rt.store.columns import FixedColumn
+from notebook_rt.store.dense import Positions
+from notebook_rt.store.table import Table
+from notebook_rt.store.touched import RANK, Delta
+from notebook_rt.sync.derive.source import Source
+
+Columns = Mapping[str, ColumnStore]
+
+
+class RebuildError(Exception):
+    """A change that cannot be followed: the result is to be built anew."""
+
+
+class Operator(ABC):
+    """See the module. ``blank`` are columns that a row without a partner leaves empty."""
+
+    blank: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
+        """The whole result: its schema, `RANK` among the columns, and what it holds."""
+
+    @abstractmethod
+    def step(self, sources: Sequence[Source], deltas: Sequence[Sequence[Delta]]) -> list[Op]:
+        """What the inputs' changes change in the result."""
+
+    @abstractmethod
+    def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
+        """The dtypes of pandas' result, by the names of its columns and of its index."""
+
+
+def ranked(columns: Iterable[Column], key: tuple[str, ...], like: Schema) -> Schema:
+    """A result's schema: these columns and the hidden rank."""
+    return Schema((*columns, Column(RANK, "int8")), key, like.numeric)
+
+
+def rank_column(ranks: Positions, backend: Backend) -> ColumnStore:
+    """Ranks as the hidden column."""
+    return FixedColumn(np.array(ranks, "int64"), None, "int8", backend, "float")
+
+
+def known(source: Source, names: Iterable[str], what: str) -> None:
+    """Refuse a column that is not there."""
+    types = source.schema.types
+    for name in names:
+        if name not in types:
+            raise DerivationError(f'{what}: no column "{name}"; there are {", ".join(types)}')
+
+
+class Derived:
+    """An operator, its inputs and its result; hold the inputs' locks to bring it up to date."""
+
+    def __init__(self, operator: Operator, backend: Backend) -> None:
+        self.operator = operator
+        self.backend: Backend = backend
+        self.table: Table | None = None
+        """The result; None before it is first built."""
+        self.view: Arranged | None = None
+        self.builds = 0
+        """How often the result was built as a whole."""
+        self._sources: tuple[Source, ...] = ()
+
+    @property
+    def moved(self) -> bool:
+        """Whether an input may have changed."""
+        return self.table is None or any(source.moved for source in self._sources)
+
+    def bind(self, sources: Sequence[Source]) -> None:
+        """Take other inputs: the result is built anew."""
+        self._sources = tuple(sources)
+
+    def advance(self, *, want_changes: bool) -> Sequence[Any]:
+        """Bring the result up to date; what changed in it, if asked."""
+        deltas = [source.deltas() for source in self._sources]
+        if self.table is not None and self.view is not None and None not in deltas:
+            try:
+                ops = self.operator.step(self._sources, [found or () for found in deltas])
+            except RebuildError:
+                pass
+            except BaseException:
+                self._forget()
+                raise
+            else:
+                changes = self.table.apply(ops, want_changes=want_changes) if ops else ()
+                self.view.dtypes = self.operator.dtypes(self._sources)
+                return changes
+        return self._build(want_changes=want_changes)
+
+    def _build(self, *, want_changes: bool) -> Sequence[Any]:
+        self.builds += 1
+        try:
+            schema, columns = self.operator.build(self._sources)
+        except BaseException:
+            self._forget()
+            raise
+        changes: Sequence[Any] = ()
+        if self.table is None or self.view is None or self.table.schema != schema:
+            table = Table(schema, self.backend)
+            table.replace(columns, schema)
+            self.table, self.view = table, Arranged(table)
+            self.view.blank = self.operator.blank
+        else:
+            changes = self.table.replace(columns, schema, want_changes=want_changes)
+        self.view.dtypes = self.operator.dtypes(self._sources)
+        return changes
+
+    def _forget(self) -> None:
+        """Half of a step may have been taken: the next one builds anew."""
+        for source in self._sources:
+            source.forget()

@@ -1,0 +1,218 @@
+"""An operator's input: a table as it is, and what has changed in it since it was read last.
+
+In goes a table of the store, or a view of one. Out come, all in the view's order, its columns, ranks
+and dtypes as a whole, and `Delta`s where the changes are enough. Hold the table's lock meanwhile.
+
+Each row has a rank, an int that no other row of the table has at that time; ranks rise in the
+table's order. Of a table they are the rows' numbers, of a derived one its column `RANK`. A view in an
+order that was asked for, or cut to the first rows, has no ranks that last: it is read as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from notebook_rt.model.types import Schema, dtype, fits
+from notebook_rt.store.arranged import Arranged
+from notebook_rt.store.column import ColumnStore
+from notebook_rt.store.columns import take
+from notebook_rt.store.dense import Positions
+from notebook_rt.store.encode import CLASSES
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
+from notebook_rt.store.touched import Delta
+
+
+class Source:
+    """See the module."""
+
+    def __init__(self, table: Table, view: Ordered | None = None) -> None:
+        self.table = table
+        self.view = view
+        self.lasting = view is None or isinstance(view, Arranged)
+        """Whether the ranks last, so that changes can be followed."""
+        self._follower = table.follow()
+        self._version = -1
+        self._census: Census | None = None
+
+    @property
+    def schema(self) -> Schema:
+        """The columns that are shown, and the key."""
+        schema, carried = self.table.schema, frozenset[str]()
+        if self.view is not None:
+            carried = self.view.carried
+        if not carried:
+            return schema
+        return schema.project([name for name in schema.names if name not in carried])
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything may have changed since `deltas` was called last."""
+        if not self.lasting:
+            return self._version != self.table.version
+        return bool(self._follower) or self._version < 0
+
+    def deltas(self) -> list[Delta] | None:
+        """What has changed since the last call; None: read the whole."""
+        if not self.lasting:
+            changed = self._version != self.table.version
+            self._version, self._census = self.table.version, None
+            return None if changed else []
+        found = self.table.take_touched(self._follower)
+        if found is None or self._version < 0:
+            self._version, self._census = 0, None
+            return None
+        if self._census is not None:
+            self._census.count(found)
+        return found
+
+    def forget(self) -> None:
+        """Have the next call of `deltas` read the whole."""
+        self._follower.reset()
+        self._version = -1
+
+    # The whole
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The snapshot that the user sees."""
+        return self.table.snapshot() if self.view is None else self.view.snapshot()
+
+    def series(self, name: str) -> pd.Series:
+        """A column as the user sees it, or a level of the index as a column of its own."""
+        frame = self.frame
+        if name in self.table.schema.key:
+            level = frame.index.get_level_values(name)
+            return pd.Series(level.array, frame.index, name=name, copy=False)
+        return frame[name]
+
+    def arrays(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Columns as `Table.arrays` gives them."""
+        found = self.table.arrays(names)
+        places = self._places()
+        return found if places is None else {name: one[places] for name, one in found.items()}
+
+    def ranks(self) -> Positions:
+        """The ranks; without any that last, the positions."""
+        if not self.lasting:
+            return np.arange(len(self.frame))
+        ranks, places = self.table.ranks(), self._places()
+        return ranks if places is None else ranks[places]
+
+    def picked(self, rows: Positions, names: Iterable[str]) -> dict[str, ColumnStore]:
+        """Columns of their own of the rows at these positions of the view."""
+        places = self._places()
+        rows = rows if places is None else places[rows]
+        columns = self.table.columns()
+        return {name: take(columns[name], rows) for name in names}
+
+    def __len__(self) -> int:
+        return len(self.table) if self.view is None else len(self.view)
+
+    def _places(self) -> Positions | None:
+        """Where the view's rows are in the table; None: it is the table."""
+        view = self.view
+        if view is None or (isinstance(view, Arranged) and view.in_order()):
+            return None
+        with self.table.lock:
+            return view.positions()
+
+    # dtypes
+
+    def dtypes(self) -> Mapping[str, Any]:
+        """The dtype of each column and each level of the index, as the user sees them."""
+        if isinstance(self.view, Arranged):
+            return self.view.dtypes
+        if self.view is not None:
+            return frame_dtypes(self.frame)
+        if self._census is None:
+            self._census = Census(self)
+        return self._census.dtypes()
+
+
+def frame_dtypes(frame: pd.DataFrame) -> dict[str, Any]:
+    """The dtypes of a DataFrame by name, those of its index among them."""
+    index = frame.index
+    levels = index.levels if isinstance(index, pd.MultiIndex) else [index]
+    named = [*zip(index.names, (level.dtype for level in levels), strict=True)]
+    named += frame.dtypes.items()
+    return {str(name): dtype for name, dtype in named}
+
+
+class Census:
+    """How many values of each column are null or of no class of its type: what decides a dtype.
+
+    Counted along with the changes, so that the dtypes are known without a step of the columns.
+    """
+
+    def __init__(self, source: Source) -> None:
+        schema, backend = source.schema, source.table.dtype_backend
+        self._schema, self._backend = schema, backend
+        self._frame: Callable[[], pd.DataFrame] = lambda: source.frame
+        self._nulls: dict[str, int] = {}
+        self._odd: dict[str, int] = {}
+        self._types: dict[str, tuple[type, str]] = {}
+        """The class of the values that fit a column, and its type."""
+        self._varying: list[str] = []
+        """Columns whose dtype depends on more than that: it is looked up."""
+        self._known: dict[str, Any] | None = None
+        columns = source.table.columns()
+        for name in schema.names:
+            column = columns[name]
+            known = CLASSES.get(column.kind)
+            if known is None:
+                if backend == "pyarrow":
+                    self._varying.append(name)
+                continue
+            self._types[name] = known, column.pg_type
+            self._nulls[name] = column.null_count()
+            self._odd[name] = column.odd_count()
+
+    def count(self, deltas: Iterable[Delta]) -> None:
+        """Take note of changes."""
+        for delta in deltas:
+            for place, sign in ((delta.old, -1), (delta.new, 1)):
+                if place is None:
+                    continue
+                row = place.row
+                for name, (known, pg_type) in self._types.items():
+                    value = row.get(name)
+                    if value is None:
+                        self._add(self._nulls, name, sign)
+                    elif (value.__class__ is not known or known in (int, str)) and not fits(
+                        pg_type, value, numeric=self._schema.numeric
+                    ):
+                        self._add(self._odd, name, sign)
+
+    def _add(self, counts: dict[str, int], name: str, sign: int) -> None:
+        before = counts[name]
+        counts[name] = before + sign
+        if not before or not counts[name]:
+            self._known = None
+
+    def dtypes(self) -> Mapping[str, Any]:
+        """The dtypes now; the same object until one of them may have changed."""
+        if self._known is None or self._varying:
+            schema = self._schema
+            seen = frame_dtypes(self._frame()) if self._varying else {}
+            found = {
+                name: seen[name]
+                if name in seen and name in self._varying
+                else self._of(name, pg_type)
+                for name, pg_type in schema.types.items()
+            }
+            if self._known != found:
+                self._known = found
+        assert self._known is not None  # just found
+        return self._known
+
+    def _of(self, name: str, pg_type: str) -> Any:
+        if self._odd.get(name):
+            return np.dtype(object)
+        nulls = bool(self._nulls.get(name))
+        return dtype(pg_type, self._backend, nulls=nulls, numeric=self._schema.numeric)

@@ -1,0 +1,157 @@
+"""``where``: the rows that a filter selects, as ``df[mask]`` gives them.
+
+The filter's language is that of tables, and so are its meanings (``model/predicates.py``), of the
+values that the input shows: a numeric that is shown as a float64 is compared as one. What only the
+server can decide (the order of text, a regular expression) is refused.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from notebook_rt.errors import DerivationError
+from notebook_rt.model.filters import AnyOf, Condition, Filter
+from notebook_rt.model.predicates import literal
+from notebook_rt.model.rows import Delete, Op, Row, Upsert
+from notebook_rt.model.types import Schema, canonical, kind
+from notebook_rt.store.touched import RANK, Delta
+from notebook_rt.sync.derive.operator import Columns, Operator, known, rank_column, ranked
+from notebook_rt.sync.derive.source import Source
+
+Mask = NDArray[np.bool_]
+
+_COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "eq": operator.eq,
+    "neq": operator.ne,
+    "lt": operator.lt,
+    "lte": operator.le,
+    "gt": operator.gt,
+    "gte": operator.ge,
+}
+
+
+class Where(Operator):
+    """The rows that ``filter`` selects."""
+
+    def __init__(self, filter: Filter) -> None:
+        self.filter = filter
+
+    def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
+        [source] = sources
+        known(source, self.filter.columns, f"where {str(self.filter)!r}")
+        schema = source.schema
+        self._schema = compared(schema)
+        rows = np.flatnonzero(selected(self.filter, source, self._schema))
+        ranks = rank_column(source.ranks()[rows], source.table.dtype_backend)
+        columns = {**source.picked(rows, schema.names), RANK: ranks}
+        return ranked(schema.columns, schema.key, schema), columns
+
+    def step(self, sources: Sequence[Source], deltas: Sequence[Sequence[Delta]]) -> list[Op]:
+        gone: list[Op] = []
+        come: list[tuple[int, Op]] = []
+        for delta in deltas[0]:
+            old, new = delta.old, delta.new
+            was = old is not None and self._selects(old.row)
+            if new is not None and self._selects(new.row):
+                rank = new.rank
+                come.append((rank, Upsert(delta.key, {**new.row, RANK: rank})))
+                if was and old is not None and old.rank != rank:
+                    gone.append(Delete(delta.key))  # it comes again at its new place
+            elif was:
+                gone.append(Delete(delta.key))
+        come.sort(key=lambda ranked: ranked[0])
+        return [*gone, *(op for _, op in come)]
+
+    def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
+        return sources[0].dtypes()
+
+    def _selects(self, row: Row) -> bool:
+        return _certain(self.filter.matches(row, self._schema), self.filter)
+
+
+def compared(schema: Schema) -> Schema:
+    """The schema by whose types values are compared: a numeric that is a float is compared as one."""
+    if schema.numeric == "decimal":
+        return schema
+    columns = [
+        replace(column, pg_type="float8") if kind(column.pg_type) == "decimal" else column
+        for column in schema.columns
+    ]
+    return Schema(tuple(columns), schema.key, schema.numeric)
+
+
+def selected(filter: Filter, source: Source, schema: Schema) -> Mask:
+    """Which rows of a whole table ``filter`` selects."""
+    found = np.ones(len(source), bool)
+    for condition in filter.conditions:
+        if isinstance(condition, AnyOf):
+            masks = [selected(one, source, schema) for one in condition.alternatives]
+            found &= np.logical_or.reduce(masks)
+        else:
+            found &= _holds(condition, source, schema)
+    return found
+
+
+def _holds(condition: Condition, source: Source, schema: Schema) -> Mask:
+    name = condition.column
+    pg_type = canonical(schema.types[name])
+    values = source.arrays([name])[name]
+    if condition.operator in _COMPARE and values.dtype.kind in "ifM":
+        wanted = literal(pg_type, condition.value)
+        if wanted is not None and pg_type != "float4" and not isinstance(wanted, str):
+            return _compared(condition, values, wanted)
+    codes, distinct = _distinct(source, name, values)
+    verdicts = [_certain(condition.holds({name: one}, schema), condition) for one in distinct]
+    return np.array(verdicts, bool)[codes] if len(verdicts) else np.zeros(len(codes), bool)
+
+
+def _compared(condition: Condition, values: NDArray[Any], wanted: Any) -> Mask:
+    """Numbers or moments with a literal; a NaN is greater than every number, as in PostgreSQL."""
+    nulls = np.zeros(len(values), bool)
+    if values.dtype.kind == "M":
+        nulls = np.isnat(values)
+        moment = pd.Timestamp(wanted)
+        naive = moment if moment.tz is None else moment.tz_convert("UTC").tz_localize(None)
+        wanted = naive.as_unit("us").to_datetime64()
+    compare = _COMPARE[condition.operator]
+    if values.dtype.kind == "f" and (wanted != wanted or np.isnan(values).any()):
+        mine, theirs = np.isnan(values), wanted != wanted
+        number = compare(np.where(mine, 0.0, values), 0.0 if theirs else wanted)
+        found = np.where(mine | theirs, compare(mine.astype("i1"), np.int8(theirs)), number)
+    else:
+        found = compare(values, wanted)
+    return np.asarray((found != condition.negated) & ~nulls)
+
+
+def _distinct(
+    source: Source, name: str, values: NDArray[Any]
+) -> tuple[NDArray[np.int64], list[Any]]:
+    """Each row's place among the distinct values of a column, and those, typed."""
+    if values.dtype.kind == "b":
+        return values.astype("int64"), [False, True]
+    if values.dtype.kind in "if":
+        codes, distinct = pd.factorize(values, use_na_sentinel=False)
+        return codes, distinct.tolist()
+    if kind(source.schema.types[name]) == "text":
+        codes, texts = pd.factorize(source.series(name).array)
+        found = [*texts.tolist(), None]
+        return codes, [None if one is pd.NA or one != one else one for one in found]
+    typed = source.picked(np.arange(len(values)), [name])[name].everything()
+    return np.arange(len(typed)), typed
+
+
+def _certain(verdict: bool | None, what: Filter | Condition) -> bool:
+    if verdict is None:
+        text = what.to_realtime() if isinstance(what, Condition) else str(what)
+        raise DerivationError(
+            f"where {text!r}: only the server can decide this (the order of text, a pattern, a form of "
+            "a value that is its own); filter the table itself, or use map"
+        )
+    return verdict

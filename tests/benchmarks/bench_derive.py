@@ -1,0 +1,172 @@
+"""What is derived of a table of a million rows, beside pandas, DuckDB and polars, which compute it anew.
+
+``python -m tests.benchmarks.bench_derive [rows]`` prints a table: the first build, and one change with the
+read after it, in milliseconds (medians). The peers read the same DataFrame, without its being made.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from notebook_rt.model.filters import parse
+from notebook_rt.model.rows import Upsert
+from notebook_rt.model.types import Column, Schema
+from notebook_rt.store.columns import column_of
+from notebook_rt.store.table import Table
+from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
+from notebook_rt.sync.derive.operator import Derived, Operator
+from notebook_rt.sync.derive.source import Source
+from notebook_rt.sync.derive.where import Where
+
+CHANGES = 200
+
+
+def table_of(rows: int, symbols: int = 500) -> Table:
+    """Trades: id, symbol, price, size, flag."""
+    rng = np.random.default_rng(7)
+    names = np.array([f"S{n:03}" for n in range(symbols)], object)
+    columns = (
+        Column("id", "int8"),
+        Column("symbol", "text"),
+        Column("price", "float8"),
+        Column("size", "int8"),
+        Column("flag", "bool"),
+    )
+    schema = Schema(columns, ("id",))
+    values: dict[str, list[Any]] = {
+        "id": list(range(rows)),
+        "symbol": names[rng.integers(0, symbols, rows)].tolist(),
+        "price": rng.uniform(1, 500, rows).tolist(),
+        "size": rng.integers(1, 1000, rows).tolist(),
+        "flag": (rng.random(rows) < 0.5).tolist(),
+    }
+    table = Table(schema)
+    made = {c.name: column_of(values[c.name], c.pg_type, None, "float") for c in columns}
+    table.replace(made, schema)
+    return table
+
+
+def milliseconds(work: Callable[[], object], times: int = 5) -> float:
+    """The median of ``times`` runs."""
+    found = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - began)
+    return 1000 * statistics.median(found)
+
+
+def build(table: Table, make: Callable[[], Operator]) -> Derived:
+    """The first build, and the read after it."""
+    derived = Derived(make(), None)
+    derived.bind([Source(table)])
+    derived.advance(want_changes=False)
+    assert derived.view is not None
+    derived.view.snapshot()
+    return derived
+
+
+def change(table: Table, derived: Derived, count: int, rng: np.random.Generator) -> float:
+    """The seconds from ``count`` changes that were applied to the result that shows them."""
+    keys = rng.integers(0, len(table), count).tolist()
+    ops = [
+        Upsert(key, {"price": float(rng.uniform(1, 500)), "size": int(rng.integers(1, 1000))})
+        for key in keys
+    ]
+    table.apply(ops)
+    began = time.perf_counter()
+    derived.advance(want_changes=True)
+    assert derived.view is not None
+    derived.view.snapshot()
+    return time.perf_counter() - began
+
+
+Peer = Callable[[], object]
+
+
+def measure(rows: int) -> list[tuple[str, dict[str, float]]]:
+    """Each operator: the milliseconds of each way."""
+    table = table_of(rows)
+    df = table.snapshot()
+    found = []
+    for name, (make, peers) in operators(df).items():
+        times = {f"{who}": milliseconds(work) for who, work in peers.items()}
+        times["first build"] = milliseconds(lambda make=make: build(table, make), 3)
+        derived = build(table, make)
+        rng = np.random.default_rng(1)
+        change(table, derived, 1, rng)  # what is made once, for all changes to come
+        times["one change"] = 1000 * statistics.median(
+            [change(table, derived, 1, rng) for _ in range(CHANGES)]
+        )
+        times["100 changes"] = 1000 * statistics.median(
+            [change(table, derived, 100, rng) for _ in range(CHANGES // 10)]
+        )
+        found.append((name, times))
+    return found
+
+
+def operators(df: pd.DataFrame) -> dict[str, tuple[Callable[[], Operator], dict[str, Peer]]]:
+    """The operators that are measured, and what each peer does instead."""
+    import duckdb
+
+    flat = df.reset_index()
+    aggregates = [
+        Aggregate("n", "id", "count"),
+        Aggregate("volume", "size", "sum"),
+        Aggregate("mean", "price", "mean"),
+        Aggregate("high", "price", "max"),
+    ]
+    given = {"volume": ("size", "sum"), "mean": ("price", "mean"), "high": ("price", "max")}
+    connection = duckdb.connect()
+    connection.register("trades", flat)
+
+    def sql(text: str) -> Peer:
+        return lambda: connection.sql(text).df()
+
+    return {
+        "where, 2 % of the rows": (
+            lambda: Where(parse("price=gte.490")),
+            {
+                "pandas": lambda: df[df["price"] >= 490],
+                "duckdb": sql("select * from trades where price >= 490"),
+            },
+        ),
+        "where, half of the rows": (
+            lambda: Where(parse("price=gte.250")),
+            {
+                "pandas": lambda: df[df["price"] >= 250],
+                "duckdb": sql("select * from trades where price >= 250"),
+            },
+        ),
+        "groupby, 500 groups": (
+            lambda: GroupBy(("symbol",), aggregates),
+            {
+                "pandas": lambda: flat.groupby("symbol").agg(n=("id", "count"), **given),
+                "duckdb": sql(
+                    "select symbol, count(id) n, sum(size) volume, avg(price) mean, max(price) high "
+                    "from trades group by symbol order by symbol"
+                ),
+            },
+        ),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    ways = ["pandas", "duckdb", "first build", "one change", "100 changes"]
+    print(f"| {rows:,} rows, ms | {' | '.join(ways)} |")
+    print("| --- " * (len(ways) + 1) + "|")
+    for name, times in measure(rows):
+        print(f"| {name} | {' | '.join(f'{times[way]:.2f}' for way in ways)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,422 @@
+"""What is derived of tables equals pandas' expression over their DataFrames, after every batch.
+
+Random trees of operators over random tables of the real store, and any history: inserts, updates that
+move rows between groups and partners, deletes, rows that leave and come again, whole tables that are read
+anew, edits laid over them, merged and refused. And the changes that are told, played on the result
+before, give the result after.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from notebook_rt.model.filters import parse
+from notebook_rt.model.rows import Delete, Key, Op, Upsert
+from notebook_rt.model.types import Column, Schema, equal, to_json
+from notebook_rt.store import table as table_module
+from notebook_rt.store import touched as touched_module
+from notebook_rt.store.arranged import ALONE
+from notebook_rt.store.journal import JournalledTable
+from notebook_rt.store.table import Table
+from notebook_rt.store.touched import RANK
+from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
+from notebook_rt.sync.derive.join import Join
+from notebook_rt.sync.derive.operator import Derived, Operator
+from notebook_rt.sync.derive.source import Source
+from notebook_rt.sync.derive.where import Where
+
+HISTORIES = 200
+
+TYPES = {
+    "g": "text",
+    "h": "int4",
+    "on": "bool",
+    "n": "int8",
+    "v": "float8",
+    "w": "numeric",
+    "at": "timestamptz",
+    "day": "date",
+    "doc": "jsonb",
+}
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "g": st.sampled_from(["a", "b", "c", "é", "B", ""]),
+    "h": st.integers(0, 3),
+    "on": st.booleans(),
+    "n": st.integers(-3, 3) | st.sampled_from([2**40, -(2**40) + 1]),
+    "v": st.sampled_from([0.0, 0.1, 0.2, 2.5, -7.25, 1e6, 1e-9, 3.0]),
+    "w": st.sampled_from([0.1, 2.0, -1.5, 1e5]),
+    "at": st.integers(0, 3).map(lambda n: dt.datetime(2024, 1, 1 + n, 12, tzinfo=dt.UTC)),
+    "day": st.integers(0, 3).map(lambda n: dt.date(2024, 2, 1 + n)),
+    "doc": st.sampled_from([{"a": 1}, [1, 2], "x"]),
+}
+KEYS: dict[str, st.SearchStrategy[Any]] = {
+    "int8": st.integers(0, 11),
+    "text": st.sampled_from([*"abcdefghij", "B", "é"]),
+}
+
+Frame = pd.DataFrame
+Expression = Callable[..., Frame]
+
+
+@dataclass
+class Node:
+    """A derived result and pandas' expression for it."""
+
+    derived: Derived | None
+    expression: Expression
+    inputs: Sequence[Node]
+    table: Table | None = None
+    names: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    said: str = ""
+
+    @property
+    def backend(self) -> Any:
+        return self.inputs[0].backend if self.table is None else self.table.dtype_backend
+
+    def advance(self) -> None:
+        for one in self.inputs:
+            one.advance()
+        if self.derived is None:
+            return
+        before = rows_of(self.derived)
+        if before is None:
+            self.derived.bind([one.source() for one in self.inputs])
+        changes = self.derived.advance(want_changes=True)
+        if before is not None:
+            check_told(before, changes, rows_of(self.derived), self.said)
+
+    def source(self) -> Source:
+        if self.derived is None:
+            assert self.table is not None
+            return Source(self.table)
+        assert self.derived.table is not None
+        return Source(self.derived.table, self.derived.view)
+
+    def wanted(self) -> Frame:
+        return self.expression(*[one.wanted() for one in self.inputs])
+
+    def check(self) -> None:
+        for one in self.inputs:
+            one.check()
+        if self.derived is not None:
+            assert self.derived.view is not None
+            same(self.derived.view.snapshot(), self.wanted(), self.said)
+
+
+def rows_of(derived: Derived) -> dict[Key, dict[str, Any]] | None:
+    table, view = derived.table, derived.view
+    if table is None or view is None:
+        return None
+    found = {}
+    for key in list(view.keys()):
+        row = view.get(key)
+        assert row is not None
+        found[key] = row
+    return found
+
+
+def check_told(
+    before: dict[Key, Any], changes: Sequence[Any], after: dict[Key, Any] | None, said: str
+) -> None:
+    """The changes, played on what was there, give what is there; each is of a row that was so."""
+    now = dict(before)
+    for change in changes:
+        old, new = (
+            None if row is None else {n: v for n, v in row.items() if n not in (RANK, ALONE)}
+            for row in (change.old, change.new)
+        )
+        assert equal(now.get(change.key), old), said
+        if new is None:
+            del now[change.key]
+        else:
+            now[change.key] = new
+    assert now.keys() == (after or {}).keys(), said
+    assert all(equal(row, (after or {})[key]) for key, row in now.items()), said
+
+
+def same(found: Frame, wanted: Frame, said: str) -> None:
+    pd.testing.assert_frame_equal(
+        found, wanted, rtol=1e-9, atol=1e-7, check_freq=False, obj=said, check_column_type=False
+    )
+
+
+# Operators, and pandas' words for them
+
+
+def column(frame: Frame, name: str) -> pd.Series[Any]:
+    if name in frame.index.names:
+        level = frame.index.get_level_values(name)
+        return pd.Series(level.array, frame.index)
+    return frame[name]
+
+
+def flat(frame: Frame) -> Frame:
+    """With the levels of the index as columns, too, where pandas asks for columns."""
+    levels = {name: column(frame, str(name)) for name in frame.index.names}
+    return frame.assign(**{str(name): level for name, level in levels.items()})
+
+
+def truths(mask: pd.Series[Any]) -> np.ndarray:
+    return np.array([one is not pd.NA and one == 1 for one in mask.tolist()], bool)
+
+
+def every(*masks: pd.Series[Any]) -> pd.Series[Any]:
+    return pd.Series(np.logical_and.reduce([truths(mask) for mask in masks]))
+
+
+def some(*masks: pd.Series[Any]) -> pd.Series[Any]:
+    return pd.Series(np.logical_or.reduce([truths(mask) for mask in masks]))
+
+
+FILTERS: dict[str, Callable[[Frame], Any]] = {
+    "h=gte.1": lambda df: column(df, "h") >= 1,
+    "h=not.eq.2": lambda df: every(column(df, "h") != 2, column(df, "h").notna()),
+    "g=in.(a,é)": lambda df: column(df, "g").isin(["a", "é"]),
+    "g=is.null": lambda df: column(df, "g").isna(),
+    "n=lt.2,g=neq.b": lambda df: every(
+        column(df, "n") < 2, column(df, "g") != "b", column(df, "g").notna()
+    ),
+    "on=is.true": lambda df: column(df, "on") == True,  # noqa: E712  # of a Series
+    "v=gt.0.15": lambda df: column(df, "v") > 0.15,
+    "at=lte.2024-01-02T12:00:00+00:00": lambda df: (
+        column(df, "at") <= pd.Timestamp("2024-01-02 12:00", tz="UTC")
+    ),
+    "day=eq.2024-02-02": lambda df: pd.to_datetime(column(df, "day")) == pd.Timestamp(2024, 2, 2),
+    "or=(h.eq.1,v.lt.0)": lambda df: some(column(df, "h") == 1, column(df, "v") < 0),
+    "rows=gte.2": lambda df: column(df, "rows") >= 2,
+}
+USES = {text: parse(text).columns for text in FILTERS}
+
+
+def where(draw: Any, of: Node) -> Node | None:
+    known = [text for text, used in USES.items() if {*used} <= {*of.names, *of.keys}]
+    if not known:
+        return None
+    text = draw(st.sampled_from(known))
+
+    def expression(df: Frame) -> Frame:
+        return df[truths(FILTERS[text](df))]
+
+    return made(Where(parse(text)), expression, [of], of.names, of.keys, f"where {text}")
+
+
+NUMBER = ["count", "size", "sum", "mean", "min", "max", "first", "last", "std", "var", "median"]
+ORDERED = ["count", "size", "min", "max", "first", "last", "nunique"]
+FUNCTIONS = {
+    **{name: [*NUMBER, "nunique", "any", "all"] for name in ("h", "on", "n", "v", "w")},
+    **dict.fromkeys(("g", "at", "day"), ORDERED),
+    "doc": ["count", "size", "first", "last"],
+}
+
+
+def spread(values: pd.Series[Any]) -> float:
+    return float(values.max()) - float(values.min()) if values.count() else 0.0
+
+
+def groupby(draw: Any, of: Node) -> Node | None:
+    names = [*of.names, *of.keys]
+    by = draw(
+        st.lists(
+            st.sampled_from([n for n in names if not n.startswith("doc")]), min_size=1, max_size=2
+        )
+    )
+    by = list(dict.fromkeys(by))
+    used = [name for name in names if name in FUNCTIONS]
+    if not used:
+        return None
+    columns = draw(st.lists(st.sampled_from(used), min_size=1, max_size=3))
+    given = {"rows": (columns[0], "size")} if "rows" not in by else {}
+    for at, name in enumerate(columns):
+        given[f"{name}_{len(names)}_{at}"] = (name, draw(st.sampled_from(FUNCTIONS[name])))
+    if "v" in names and "spread" not in by and draw(st.booleans()):
+        given["spread"] = ("v", spread)
+    aggregates = [Aggregate(name, *what) for name, what in given.items()]
+
+    def expression(df: Frame) -> Frame:
+        groups = flat(df).reset_index(drop=True).groupby(by)
+        return groups.agg(**given)
+
+    if {*by} & {*given}:
+        return None
+    said = f"groupby {by} {given}"
+    return made(GroupBy(by, aggregates), expression, [of], tuple(given), tuple(by), said)
+
+
+def made(
+    operator: Operator,
+    expression: Expression,
+    inputs: Sequence[Node],
+    names: Sequence[str],
+    keys: Sequence[str],
+    said: str,
+) -> Node:
+    of = inputs[0]
+    while of.table is None:
+        of = of.inputs[0]
+    derived = Derived(operator, of.table.dtype_backend)
+    inner = ", ".join(one.said for one in inputs)
+    return Node(
+        derived, expression, inputs, names=tuple(names), keys=tuple(keys), said=f"{said} <- {inner}"
+    )
+
+
+def of_kind(node: Node, name: str) -> str:
+    """The PostgreSQL type of a column of a node that is not built yet, by its name."""
+    if node.table is not None:
+        return node.table.schema.types[name]
+    return TYPES.get(name) or of_kind(node.inputs[0], name)
+
+
+def join(draw: Any, of: Node, nodes: Sequence[Node]) -> Node | None:
+    left, right = of, draw(st.sampled_from(nodes))
+    if left.backend != right.backend:
+        return None
+    how = draw(st.sampled_from(["left", "inner"]))
+    on: tuple[str, ...] | None
+    if right.keys == ("id",):
+        on = None if left.keys == ("id",) else ("id",)
+        kinds = {of_kind(one, "id") for one in (left, right) if "id" in one.keys}
+        if on is None and len(kinds) > 1:
+            return None
+        if on is not None:
+            return None
+    else:
+        on = right.keys
+        if not {*on} <= {*left.names, *left.keys} or {*on} & {"v", "w"}:
+            return None
+        if not {*on} <= {"g", "h", "on", "n", "at", "day"}:
+            return None
+    both = {*left.names} & {*right.names}
+    mine = {name: f"{name}_x" if name in both else name for name in left.names}
+    theirs = {name: f"{name}_y" if name in both else name for name in right.names}
+    names = [*mine.values(), *theirs.values()]
+    if len({*names, *left.keys}) < len(names) + len(left.keys):
+        return None
+
+    def expression(a: Frame, b: Frame) -> Frame:
+        if on is None:
+            return a.join(b, how=how, suffixes=("_x", "_y"))
+        return a.join(b, on=list(on), how=how, suffixes=("_x", "_y"))
+
+    said = f"join {on} {how}"
+    return made(Join(on, how, ("_x", "_y")), expression, [left, right], names, left.keys, said)
+
+
+OPERATORS = [where, groupby]
+
+
+# Tables and their histories
+
+
+def leaf(draw: Any, backend: Any) -> Node:
+    key = draw(st.sampled_from(list(KEYS)))
+    types = draw(st.permutations(list(TYPES)))
+    names = ["g", "h", *[name for name in types if name not in ("g", "h")][:5]]
+    columns = [Column("id", key), *(Column(name, TYPES[name]) for name in names)]
+    table = JournalledTable(Schema(tuple(columns), ("id",)), backend)
+
+    def expression() -> Frame:
+        return table.snapshot()
+
+    return Node(None, expression, (), table, tuple(names), ("id",), f"{key} {names} {backend}")
+
+
+def row(draw: Any, names: Sequence[str], nulls: bool, nan: bool) -> dict[str, Any]:
+    found = {}
+    for name in names:
+        values = VALUES[name]
+        if name in ("v", "w") and nan:
+            values |= st.sampled_from([-0.0, float("nan")] if name == "w" else [-0.0])
+        found[name] = draw(st.none() | values if nulls else values)
+    return found
+
+
+def op(draw: Any, node: Node, nulls: bool) -> list[Op]:
+    table = node.table
+    assert table is not None
+    schema = table.schema
+    key = draw(KEYS[schema.types["id"]])
+    what = draw(st.sampled_from(["insert", "insert", "update", "update", "delete", "again"]))
+    whole = {"id": key, **row(draw, node.names, nulls, table.dtype_backend is None)}
+    if what == "insert":
+        return [Upsert(key, whole)]
+    if what == "update":
+        some = draw(st.lists(st.sampled_from(node.names), min_size=1, max_size=2))
+        return [Upsert(key, {name: whole[name] for name in some})]
+    if what == "delete":
+        return [Delete(key)]
+    return [Delete(key), Upsert(key, whole)]
+
+
+def batch(draw: Any, node: Node, nulls: bool) -> None:
+    """Something happens to a table."""
+    table = node.table
+    assert table is not None
+    if draw(st.integers(0, 9)) == 0:  # it is read anew
+        load = table.load()
+        keys = draw(st.lists(KEYS[table.schema.types["id"]], max_size=8, unique=True))
+        types = table.schema.types
+        page = []
+        for key in keys:
+            whole = {"id": key, **row(draw, node.names, nulls, table.dtype_backend is None)}
+            page.append({name: to_json(types[name], value) for name, value in whole.items()})
+        load.extend(page)
+        load.commit()
+        return
+    ops = [one for _ in range(draw(st.integers(1, 5))) for one in op(draw, node, nulls)]
+    table.apply(ops, want_changes=draw(st.booleans()))
+
+
+QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=HISTORIES, deadline=None, suppress_health_check=QUIET)
+@given(st.data())
+def test_derived_is_pandas_after_every_batch(data: st.DataObject) -> None:
+    play(data)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(7200)
+@settings(max_examples=10_000, deadline=None, suppress_health_check=QUIET)
+@given(st.data())
+def test_derived_is_pandas_after_every_batch_of_many(data: st.DataObject) -> None:
+    play(data)
+
+
+def play(data: st.DataObject) -> None:
+    """A random tree of operators, and a random history of its tables."""
+    draw = data.draw
+    with pytest.MonkeyPatch.context() as patch:
+        if draw(st.booleans()):  # the limits that a table of ten rows never meets
+            patch.setattr(table_module, "_SPARSE", 2)
+            patch.setattr(touched_module, "_LEAST", draw(st.sampled_from([3, 256])))
+        backend = draw(st.sampled_from([None, None, "numpy_nullable", "pyarrow"]))
+        nulls = draw(st.booleans())
+        leaves = [leaf(draw, backend) for _ in range(2)]
+        nodes = list(leaves)
+        for _ in range(draw(st.integers(1, 3))):
+            of, operator = draw(st.sampled_from(nodes)), draw(st.sampled_from([*OPERATORS, join]))
+            found = join(draw, of, nodes) if operator is join else operator(draw, of)
+            if found is not None:
+                nodes.append(found)
+        for one in leaves:
+            batch(draw, one, nulls)
+        root = nodes[-1]
+        root.advance()
+        root.check()
+        for _ in range(draw(st.integers(1, 6))):
+            batch(draw, draw(st.sampled_from(leaves)), nulls)
+            root.advance()
+            root.check()

@@ -1,0 +1,151 @@
+"""Live frames made of live frames, on real parts: pandas' own results, at the cost of what changed."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt import errors
+from notebook_rt.local import LocalStack
+from tests.waiting import scaled, until
+
+same = pd.testing.assert_frame_equal
+
+
+@pytest.fixture
+def session(stack: LocalStack) -> Iterator[nrt.Session]:
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        yield session
+
+
+@pytest.fixture
+def trades(
+    stack: LocalStack, session: nrt.Session, make_table: Callable[..., str]
+) -> nrt.LiveTable:
+    table = make_table("id bigint primary key, symbol text, size int, price numeric")
+    stack.sql(
+        f"insert into {table} values (1, 'a', 10, 1.5), (2, 'b', 20, 2), (3, 'a', 5, 4), (4, null, 1, 1)"
+    )
+    return session.table(table).wait(scaled(10))
+
+
+def volumes(df: pd.DataFrame) -> pd.DataFrame:
+    return df.groupby("symbol").agg(volume=("size", "sum"), high=("price", "max"))
+
+
+def test_derived_frames_follow_the_table(stack: LocalStack, trades: nrt.LiveTable) -> None:
+    large = trades.where("size=gte.10")
+    by_symbol = trades.groupby("symbol").agg(volume=("size", "sum"), high=("price", "max"))
+    of_large = large.groupby("symbol").agg(n=("id", "count"))
+    same(large.df, trades.df[trades.df["size"] >= 10])
+    same(by_symbol.df, volumes(trades.df))
+    assert large.df is large.df
+    told: list[nrt.ChangeBatch] = []
+    by_symbol.on_change(told.append)
+    stack.sql(f"update {trades.name} set size = 50 where id = 3")
+    until(lambda: trades.df.loc[3, "size"] == 50)
+    same(large.df, trades.df[trades.df["size"] >= 10])
+    same(by_symbol.df, volumes(trades.df))
+    assert of_large.df["n"].to_dict() == {"a": 2, "b": 1}
+    until(lambda: told)
+    [change] = told[0]
+    assert (change.kind, change.key) == ("update", "a")
+    assert told[0].cause == trades.log["cause"].tolist()[-1]
+    assert change.old == {"symbol": "a", "volume": 15, "high": 4.0}
+    assert change.new == {"symbol": "a", "volume": 60, "high": 4.0}
+    assert by_symbol.log["key"].tolist()[-1] == "a"
+    assert (large.status, by_symbol.synced_at) == ("live", trades.synced_at)
+    assert by_symbol.to_arrow().to_pydict()["volume"] == [60, 20]
+    assert by_symbol.get("b") == {"symbol": "b", "volume": 20, "high": 2.0}
+    assert by_symbol.verify(scaled(20)).differed == 0
+    assert not hasattr(by_symbol, "edit")
+
+
+def test_a_join_moves_when_either_side_does(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable, make_table: Callable[..., str]
+) -> None:
+    table = make_table("symbol text primary key, sector text, rank int")
+    stack.sql(f"insert into {table} values ('a', 'tech', 1), ('z', 'oil', 2)")
+    symbols = session.table(table).wait(scaled(10))
+    rich = trades.join(symbols, on="symbol")
+    by_sector = rich.groupby("sector").agg(volume=("size", "sum"))
+    same(rich.df, trades.df.join(symbols.df, on="symbol"))
+    stack.sql(f"insert into {table} values ('b', 'oil', 3)")
+    until(lambda: len(symbols.df) == 3)
+    same(rich.df, trades.df.join(symbols.df, on="symbol"))
+    assert by_sector.df["volume"].to_dict() == {"oil": 20, "tech": 15}
+    stack.sql(f"update {trades.name} set symbol = 'b' where id = 1")
+    until(lambda: trades.df.loc[1, "symbol"] == "b")
+    same(rich.df, trades.df.join(symbols.df, on="symbol"))
+    with pytest.raises(errors.DerivationError, match="say by on="):
+        _ = trades.join(symbols).df
+
+
+def test_an_edit_that_waits_shows_through(trades: nrt.LiveTable) -> None:
+    by_symbol = trades.groupby("symbol").agg(volume=("size", "sum"), high=("price", "max"))
+    assert by_symbol.df.loc["b", "volume"] == 20
+    version = by_symbol.version
+    trades.edit(2, size=7)
+    assert by_symbol.df.loc["b", "volume"] == 7
+    assert by_symbol.version > version
+    same(by_symbol.df, volumes(trades.df))
+
+
+def test_what_is_derived_of_what_is_not_there_yet_waits_for_it(
+    stack: LocalStack, session: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table("id bigint primary key, n int")
+    empty = session.table(table)
+    rows = empty.where({"n": 1})
+    assert rows.status in ("loading", "live")
+    assert len(rows.wait(scaled(10)).df) == 0
+    told: list[nrt.ChangeBatch] = []
+    rows.on_change(told.append)
+    stack.sql(f"insert into {table} values (1, 1), (2, 2)")
+    until(lambda: told, 10)
+    assert rows.df.index.tolist() == [1]
+
+
+def test_what_cannot_be_derived_is_refused_by_name(trades: nrt.LiveTable) -> None:
+    with pytest.raises(errors.DerivationError, match='no column "colour"'):
+        _ = trades.where("colour=eq.red").df
+    with pytest.raises(errors.DerivationError, match="use map"):
+        _ = trades.where("symbol=gt.a").df
+    with pytest.raises(errors.DerivationError, match="use map"):
+        _ = trades.groupby("symbol").agg(middle=("symbol", "median")).df
+    with pytest.raises(errors.DerivationError, match="all different"):
+        trades.groupby("symbol").agg(symbol=("size", "sum"))
+
+
+def test_it_is_released_with_its_last_reader_and_kept_by_a_listener(
+    stack: LocalStack, trades: nrt.LiveTable
+) -> None:
+    told: list[int] = []
+    large = trades.where("size=gte.10")
+    ref = weakref.ref(large._feed)
+    listeners = len(trades._feed.listeners)
+    stop = large.where("price=gte.0").on_change(lambda batch: told.append(len(batch)))
+    del large
+    gc.collect()
+    assert ref() is not None
+    stack.sql(f"insert into {trades.name} values (9, 'c', 90, 1)")
+    until(lambda: told == [1])
+    stop()
+    del stop
+    until(lambda: gc.collect() >= 0 and ref() is None)
+    until(lambda: len(trades._feed.listeners) < listeners)
+
+
+def test_a_frame_that_is_closed_takes_what_is_derived_of_it_along(trades: nrt.LiveTable) -> None:
+    large = trades.where("size=gte.10")
+    last = large.df
+    trades.close()
+    assert large.status == "closed"
+    same(large.df, last)
+    with pytest.raises(errors.ClosedError):
+        large.on_change(print)
