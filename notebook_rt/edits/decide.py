@@ -483,8 +483,8 @@ def op_of(op: Op, left: Rebased) -> Op:
 def in_doubt(op: Op, left: Rebased) -> Op:
     """The operation that asks after a merge: what is in already changes nothing any more.
 
-    Such columns (or those that stay theirs) are based on what they were to become: when somebody has decided about the others,
-    they are not written over what others made of them by then.
+    Such columns, and those that stay theirs, are based on what they were to become: when somebody
+    has decided about the others, they are not written over what was made of them by then.
     """
     if op.kind != "update" or left.edit is None:
         return op
