@@ -575,16 +575,15 @@ def op_of(op: Op, left: Rebased) -> Op:
 
 
 def in_doubt(op: Op, left: Rebased) -> Op:
-    """The operation that asks after a merge: an update without the columns of which nothing is left.
+    """The operation that asks after a merge: what is in already changes nothing any more.
 
-    What the server's row holds already must not be written once more when somebody has decided
-    about the others: it may have been changed or removed by then.
+    Such columns, and those that stay theirs, are based on what they were to become: when somebody
+    has decided about the others, they are not written over what was made of them by then.
     """
     if op.kind != "update" or left.edit is None:
         return op
-    done = op.values.keys() - left.edit.values.keys()
-    values = {c: v for c, v in op.values.items() if c not in done}
-    return replace(op, values=values, base={c: v for c, v in op.base.items() if c not in done})
+    done = {c: v for c, v in op.values.items() if c not in left.edit.values}
+    return replace(op, base={**op.base, **done})
 
 
 def record_of(op: Op, conflict: Conflict) -> dict[str, Json]:
