@@ -570,6 +570,8 @@ class LiveFrame:
     def changes(self, timeout: float | None = None, *, for_: float | None = None) -> Changes:
         """Iterate over batches of changes as they come, with ``for`` or ``async for``.
 
+        The iterator keeps the frame: ``for batch in rt.table("orders").changes()`` needs no variable.
+
         Parameters
         ----------
         timeout : float, optional
@@ -591,7 +593,7 @@ class LiveFrame:
         """
         self._check()
         self._feed.look()
-        changes = Changes(self._feed, timeout, for_, self._told)
+        changes = Changes(self._feed, timeout, for_, self._told, holds=self)
         self._iterations.add(changes)
         return changes
 

@@ -29,10 +29,13 @@ class Changes:
         timeout: float | None,
         for_: float | None = None,
         taken: Callable[[ChangeBatch], object] | None = None,
+        holds: object = None,
     ) -> None:
         self._feed = feed
         self._taken = taken
         """Told of each batch that is given out, in the thread that takes it."""
+        self._holds = holds
+        """Kept alive until the iteration is over or forgotten: the frame, though no variable holds it."""
         self._timeout = timeout
         self._until = None if for_ is None else time.monotonic() + for_
         self._batches: deque[ChangeBatch] = deque(maxlen=feed.options.buffer_size)
@@ -128,6 +131,7 @@ class Changes:
         """Stop listening; whoever waits for the next batch gets those that are here, and no more."""
         self._leave()
         self._put(None)
+        self._holds = None
 
 
 def _unless_closed(leave: Callable[[], None]) -> None:
