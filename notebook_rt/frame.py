@@ -311,9 +311,7 @@ class LiveFrame:
         """What ``snapshot`` gives, once there is something; an error of the table is raised."""
         note(self)
         self._feed.look()
-        error = self._feed.error
-        if error is not None:
-            raise fresh(error)
+        self._check_error()
         found = snapshot()
         if found is None:
             self.wait()
@@ -505,6 +503,11 @@ class LiveFrame:
         if self.status == "closed":
             raise ClosedError(f'table "{self.name}"')
 
+    def _check_error(self) -> None:
+        error = self._feed.error
+        if error is not None:
+            raise fresh(error)
+
     # Listening
 
     def on_change(self, fn: Callable[[ChangeBatch], Any]) -> Callable[[], None]:
@@ -583,7 +586,8 @@ class LiveFrame:
         Returns
         -------
         Changes
-            The iterator, of `ChangeBatch`.
+            The iterator, of `ChangeBatch`. It raises the table's error, by name as `df` does, where the
+            table is gone or cannot be had.
 
         Examples
         --------
