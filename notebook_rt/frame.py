@@ -324,9 +324,7 @@ class LiveFrame:
         """What ``snapshot`` gives, once there is something; an error of the table is raised."""
         note(self)
         self._feed.look()
-        error = self._feed.error
-        if error is not None:
-            raise fresh(error)
+        self._check_error()
         found = snapshot()
         if found is None:
             self.wait()
@@ -518,6 +516,11 @@ class LiveFrame:
         if self.status == "closed":
             raise ClosedError(f'table "{self.name}"')
 
+    def _check_error(self) -> None:
+        error = self._feed.error
+        if error is not None:
+            raise fresh(error)
+
     # Listening
 
     def on_change(self, fn: Callable[[ChangeBatch], Any]) -> Callable[[], None]:
@@ -583,6 +586,8 @@ class LiveFrame:
     def changes(self, timeout: float | None = None, *, for_: float | None = None) -> Changes:
         """Iterate over batches of changes as they come, with ``for`` or ``async for``.
 
+        The iterator keeps the frame: ``for batch in rt.table("orders").changes()`` needs no variable.
+
         Parameters
         ----------
         timeout : float, optional
@@ -594,7 +599,8 @@ class LiveFrame:
         Returns
         -------
         Changes
-            The iterator, of `ChangeBatch`.
+            The iterator, of `ChangeBatch`. It raises the table's error, by name as `df` does, where the
+            table is gone or cannot be had.
 
         Examples
         --------
@@ -604,7 +610,7 @@ class LiveFrame:
         """
         self._check()
         self._feed.look()
-        changes = Changes(self._feed, timeout, for_, self._told)
+        changes = Changes(self._feed, timeout, for_, self._told, holds=self)
         self._iterations.add(changes)
         return changes
 

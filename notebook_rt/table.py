@@ -661,6 +661,7 @@ class LiveTable(LiveFrame):
 
     def _loaded(self) -> Edits:
         edits = self._writable()
+        self._check_error()
         if self._feed.table is None:
             self.wait()
         return edits

@@ -276,6 +276,26 @@ async def test_in_a_running_loop_with_and_without_await(
             break
 
 
+def test_who_iterates_keeps_the_frame_though_no_variable_does(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    batches = rt.table(table).changes(timeout=scaled(10))
+    until(lambda: batches._feed.status == "live", what=lambda: batches._feed.reason)
+    stack.sql(f"insert into {table} values (1, 'a', 1)")
+    assert [change.key for change in next(batches)] == [1]
+
+    async def first() -> list[Any]:
+        iterated = rt.table(table, filter="id=gt.0").changes(timeout=scaled(10))
+        await asyncio.to_thread(until, lambda: iterated._feed.status == "live")
+        stack.sql(f"insert into {table} values (2, 'b', 2)")
+        return [change.key for change in await anext(iterated)]
+
+    assert asyncio.run(first()) == [2]
+    batches.close()
+    until(lambda: not rt._project.tables, what=lambda: rt._project.tables)  # who stops lets go
+
+
 @pytest.mark.parametrize(
     "filter",
     ["price=gt.5", {"price": {"gt": 5, "neq": 50}}, [{"price": {"gt": 8}}, {"price": [6, 7, 8]}]],
