@@ -450,26 +450,37 @@ class Project:
     async def _take_token(self, token: str | None) -> None:
         """Another login's: what failed begins anew, the rest is compared with what it may see."""
         before = self.credentials.access_token
+        if not self._use(token):
+            for driver in list(self.tables.values()):
+                if driver.error is not None:
+                    driver.restart()
+                elif token != before:
+                    driver.gap("another access token")
         await self.connection.set_token(token)
-        for driver in list(self.tables.values()):
-            if driver.error is not None:
-                driver.restart()
-            elif token != before:
-                driver.gap("another login")
         for room in list(self.rooms.values()):
             room.ask_again()
-        self._login_changed()
 
     async def _refreshed(self, token: str) -> None:
-        self.credentials.access_token = token
+        self._use(token)
         await self.connection.registry.push_token()
         for room in list(self.rooms.values()):
             if isinstance(room.error, AuthError):
                 room.ask_again()
-        self._login_changed()
 
-    def _login_changed(self) -> None:
+    def _use(self, token: str | None) -> bool:
+        """Use this token from now on; whether it is another user's, or none's: then nothing is shown any
+        more of what the last one saw, and all is read anew.
+
+        All in one step: nobody is shown, or edits, one user's rows as another.
+        """
+        before = self.credentials.identity
+        self.credentials.access_token = token
+        changed = self.credentials.identity != before
+        if changed:
+            for driver in list(self.tables.values()):
+                driver.login_changed()
         self.login_listeners.tell()
+        return changed
 
     # The end
 
