@@ -11,13 +11,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.following import Followed, Reads, is_running, note_all, recording
 
 if TYPE_CHECKING:
+    from notebook_rt.runtime.changes import ChangeBatch
     from notebook_rt.runtime.feed import Feed
     from notebook_rt.widgets.chart import ChartWidget
     from notebook_rt.widgets.grid import GridWidget
@@ -32,11 +33,20 @@ class _Run:
     value: Any
     reads: Reads
     """What it has read besides."""
+    versions: Mapping[Feed, int] = field(default_factory=dict)
+    """The versions of the frames it was given, from before they were read."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether all that it has read is what the present logins see."""
+        read = {feed: version for feed, (_, version) in self.reads.items()} | {**self.versions}
+        return all(version >= feed.login_version for feed, version in read.items())
 
     def is_fresh(self, now: Sequence[Any]) -> bool:
         """Whether another run would read the same."""
         return (
             self.given is not None
+            and self.is_ours
             and all(one is other for one, other in zip(self.given, now, strict=True))
             and all(frame.version == version for frame, version in self.reads.values())
         )
@@ -71,14 +81,15 @@ class MappedFrame:
 
     def _compute(self) -> tuple[_Run, BaseException | None]:
         """The latest run, made now unless that is fresh, and what the function has raised in it."""
+        versions = {frame._feed: frame.version for frame in self.frames}
         given, run = self._given(), self._run
         reads, error = run.reads, None
         if not run.is_fresh(given):
             try:
                 with recording(self) as reads:
-                    run = _Run(given, self._fn(*given), reads)
+                    run = _Run(given, self._fn(*given), reads, versions)
             except BaseException as raised:
-                run, error = _Run(None, self.latest, reads), raised
+                run, error = _Run(None, self.latest, {**run.reads, **reads}, run.versions), raised
             self._run = run
         note_all(reads)
         return run, error
@@ -93,8 +104,11 @@ class MappedFrame:
 
     @property
     def latest(self) -> Any:
-        """The value computed last, without computing it anew; None before there is one."""
-        return self._run.value
+        """The value computed last, without computing it anew; None before there is one, and where it is of
+        rows that another login saw.
+        """
+        run = self._run
+        return run.value if run.is_ours else None
 
     @property
     def sources(self) -> list[Followed]:
@@ -178,8 +192,9 @@ class _Listening:
             self._attached[frame._feed] = frame._attach(self._changed)
         self._box.put(at_once)  # even if not: what the function reads is known when it has run
 
-    def _changed(self, batch: object) -> None:
-        self._box.put(True)
+    def _changed(self, batch: ChangeBatch) -> None:
+        if batch.cause != "login":  # then there is nothing to compute from until there are rows
+            self._box.put(True)
 
     def _tell(self, tell: bool) -> Any:
         if self._over.wait(max(0.0, self._not_before - time.monotonic())):

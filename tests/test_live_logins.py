@@ -11,7 +11,10 @@ import pandas as pd
 import pytest
 
 import notebook_rt as nrt
+from notebook_rt.errors import InvalidEditError, PermissionDeniedError, QueueError
 from notebook_rt.local import LocalStack
+from notebook_rt.runtime.changes import ChangeBatch
+from notebook_rt.widgets.adapters import MappedOf
 from tests.waiting import scaled, until
 
 OPTIONS = nrt.Options(backoff_base=0.1, backoff_max=0.3, poll_interval=0.3)
@@ -193,3 +196,114 @@ def test_what_one_kind_of_key_left_no_other_roles_key_shows_or_sends(
         assert stack.sql(f"select n from {table}") == [(7,)]
     finally:
         stack.sql(f"drop table {table}")
+
+
+@pytest.fixture
+def private(stack: LocalStack) -> Iterator[str]:
+    """A row each of two users, which only its owner sees, and nobody without a login."""
+    name = f"logins_{uuid.uuid4().hex[:8]}"
+    stack.sql(f"create table {name} (id int primary key, owner uuid, body text)")
+    stack.sql(f"insert into {name} values (1, '{ANN}', 'ann''s'), (2, '{BEN}', 'ben''s')")
+    stack.sql(f"revoke all on {name} from anon, authenticated")
+    stack.sql(f"grant select, insert, update, delete on {name} to authenticated, service_role")
+    stack.sql(f"alter table {name} enable row level security")
+    stack.sql(f"create policy own on {name} for all to authenticated using (owner = auth.uid())")
+    stack.sql(f"alter publication supabase_realtime add table {name}")
+    yield name
+    stack.sql(f"drop table {name}")
+
+
+def test_rows_of_one_login_are_shown_to_no_other(
+    stack: LocalStack, private: str, sign_in: Callable[[nrt.Session, str], None]
+) -> None:
+    with nrt.connect(stack.url, stack.anon_key, options=OPTIONS) as rt:
+        sign_in(rt, ANN)
+        frame = rt.table(private).wait(scaled(10))
+        first = rt.table(private, order="body", limit=1).wait(scaled(10))
+        query = rt.query(private, depends_on=[private], key="id").wait(scaled(10))
+        bodies = frame.map(lambda df: [*df["body"]])
+        grid, computed = frame.grid(), MappedOf(frame.map(lambda df: df[["body"]]))
+        seen: list[int] = []
+        computed.on_change(lambda: seen.append(len(computed.df)))
+        live = (frame, first, query)
+        assert [[*one.df["body"]] for one in live] == [["ann's"]] * 3
+        assert bodies.df == ["ann's"]
+        assert [*grid.shown["body"]] == ["ann's"]
+        until(lambda: seen)
+        told: list[ChangeBatch] = []
+        frame.on_change(told.append)
+        frame.edit(1, body="ann's new")
+        assert rt.queue.flush(scaled(10)) == 0
+
+        rt.sign_out()
+        assert [one.status in ("loading", "error") for one in live] == [True] * 3
+        assert bodies.latest is None
+        assert (len(grid.shown), len(computed.df)) == (0, 0)
+        until(lambda: seen[-1] == 0)
+        assert len(frame.log) == 0
+        assert frame.get(1) is None
+        for read in (*live, bodies, rt.table(private)):
+            with pytest.raises(PermissionDeniedError):
+                _ = read.df
+        with pytest.raises(PermissionDeniedError):
+            frame.edit(1, body="nobody's")
+        until(lambda: any(batch.cause == "login" for batch in told))
+        assert [(one.kind, one.key) for one in told[-1]] == [("delete", 1)]
+
+        sign_in(rt, BEN)
+        assert bodies.latest is None
+        with pytest.raises(InvalidEditError):  # it waits for the rows of ben's
+            frame.edit(1, body="ben over ann")
+        for one in live:
+            assert [*one.wait(scaled(10)).df["body"]] == ["ben's"]
+        assert bodies.df == ["ben's"]
+        assert [*grid.shown["body"]] == ["ben's"]
+        until(lambda: seen[-1] == 1 and [*computed.df["body"]] == ["ben's"])
+        until(lambda: [(one.kind, one.key) for one in told[-1]] == [("insert", 2)])
+
+        sign_in(rt, ANN)
+        for one in live:
+            assert [*one.df["body"]] == ["ann's new"]
+        assert stack.sql(f"select body from {private} order by id") == [("ann's new",), ("ben's",)]
+
+
+def test_another_token_of_the_same_user_keeps_what_is_shown(
+    stack: LocalStack, private: str
+) -> None:
+    with nrt.connect(stack.url, stack.anon_key, options=OPTIONS) as rt:
+        rt.set_auth(stack.token("authenticated", ANN, 600))
+        frame = rt.table(private).wait(scaled(10))
+        told: list[ChangeBatch] = []
+        frame.on_change(told.append)
+        rt.set_auth(stack.token("authenticated", ANN, 900))
+        assert frame.status != "loading"
+        assert frame.get(1) is not None
+        assert frame.verify(scaled(10)).differed == 0
+        assert told == []
+
+
+def test_what_was_edited_while_paused_is_sent_after_its_user_is_back(
+    stack: LocalStack,
+    private: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sign_in: Callable[[nrt.Session, str], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with nrt.connect(stack.url, stack.anon_key, options=OPTIONS) as rt:
+        sign_in(rt, ANN)
+        frame = rt.table(private).wait(scaled(10))
+        rt.queue.pause()
+        frame.edit(1, body="ann's draft")
+        rt.sign_out()
+        sign_in(rt, ANN)
+        assert frame.df.loc[1, "body"] == "ann's draft"
+        with pytest.raises(QueueError, match="paused"):
+            rt.queue.flush(scaled(10))
+        rt.sign_out()
+        rt.queue.resume()
+        sign_in(rt, ANN)
+        assert rt.queue.flush(scaled(10)) == 0
+    assert stack.sql(f"select body from {private} where id = 1") == [("ann's draft",)]
+    assert "another session" not in caplog.text

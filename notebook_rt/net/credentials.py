@@ -65,6 +65,11 @@ class Credentials:
         return subject if isinstance(subject, str) else self.role
 
     @property
+    def identity(self) -> tuple[str, str]:
+        """Whose rows are read, and with which grants: another token of the same user has the same."""
+        return self.login, self.role
+
+    @property
     def key_role(self) -> str:
         """The role that a key of the old (JWT) kind names; of a key of the new kind, nothing."""
         return str(claims(self.key).get("role", ""))

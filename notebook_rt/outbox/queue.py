@@ -19,7 +19,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -164,9 +164,16 @@ class Outbox:
         with self._writing(synced=True) as db:
             sessions.note(db, self.session)
             if not paused:
-                self._take_over(db)
+                self._take_over(db, sessions.left(db, self.session.id))
         self._noted = True
         self._decided()
+
+    def adopt(self, earlier: Collection[str]) -> None:
+        """Make this session's what it has put in under ``earlier`` ids, paused or not."""
+        known = [one for one in self.sessions() if one in earlier and one != self.session.id]
+        if known:
+            with self._writing() as db:
+                self._take_over(db, known)
 
     # --- looking in ------------------------------------------------------------------------------
 
@@ -248,7 +255,7 @@ class Outbox:
         """
         where, given = self._where(id=op, state="failed")
         with self._writing() as db:
-            done = self._take_over(db, op)
+            done = self._take_over(db, sessions.left(db, self.session.id), op)
             done += db.execute(
                 "update ops set state = 'waiting', attempts = 0, not_before = 0, error = '' "
                 f"where {where}",
@@ -419,9 +426,8 @@ class Outbox:
             decisions.keep(db, op, records)
             rows.store(db, op)
 
-    def _take_over(self, db: sqlite3.Connection, op: str | None = None) -> int:
-        """Make this session's what others left that were paused when they ended; how much of it waits."""
-        left = sessions.left(db, self.session.id)
+    def _take_over(self, db: sqlite3.Connection, left: Sequence[str], op: str | None = None) -> int:
+        """Make this session's what the sessions ``left`` have put in; how much of it waits."""
         if not left:
             return 0
         where, given = self._where(id=op)

@@ -277,10 +277,39 @@ class TableDriver(Feed):
             self.set_status("loading", "starting again")
             self._begin()
 
+    def login_changed(self) -> None:
+        """Show nothing any more of what another login saw, and begin anew as the present one."""
+        if not self._started or self.status == "closed":
+            return
+        filled = self.filled
+        self.place.leave()  # what the channel still brings is the last login's
+        self._publish_edits()
+        with self.services.lock:
+            gone = self._drop() if self.listeners else ()
+            if not self.listeners:  # nobody was told anything that is to be taken back
+                self._telling = Telling()
+            self._forget()
+            self._grants, self._role = None, self.services.rest.credentials.role
+        self.set_status("loading", "another login: its rows are read")
+        self.login_version = self.version + filled
+        if filled:
+            super().publish(gone, "login")
+        self.synced_at = None
+        self.log.clear()
+        self._logged = 0
+        self._begin()
+        if self._checks.waiting:
+            self._feed(AuditNow())
+
+    def _drop(self) -> Sequence[RowChange]:
+        """What is to be told when nothing is shown any more."""
+        return self._telling.drop()
+
     def _forget(self) -> None:
         self._stop_work()
         self.mirror, self._refused = self._machine(), None
         self.table = self.ordered = self.overlay = self.error = self._shown = None
+        self._made.clear()
         self.drifted, self.audited_at = False, None
         self._freshness = Freshness()
 
@@ -550,6 +579,8 @@ class TableDriver(Feed):
 
     def edited(self, changes: Sequence[RowChange]) -> None:
         """An edit has changed the view: tell so soon, on the loop, in its place among the others."""
+        if self.overlay is None:  # the view has gone meanwhile, with the login
+            return
         self._edited.append(changes)
         self._edits += 1
         self.services.lock.soon(self._publish_edits)

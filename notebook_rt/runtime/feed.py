@@ -90,6 +90,8 @@ class Feed:
         self.reason = "the server has not answered yet"
         self.error: Exception | None = None
         self.version = 0
+        self.login_version = 0
+        """The version with which the rows of the present login began: what was shown before is another's."""
         self.changed_at = 0.0
         """Monotonic time of the latest version."""
         self.synced_at: pd.Timestamp | None = None

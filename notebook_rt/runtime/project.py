@@ -476,30 +476,43 @@ class Project:
         moves = Credentials(self.credentials.key, token).login != login
         for keeping in kept if moves else ():
             await keeping.leave()
-        await self.connection.set_token(token)
+        changed = self._use(token)
         for keeping in kept if moves else ():
             keeping.move()
         for driver in list(self.tables.values()):
-            if driver.error is not None:
+            if not changed and driver.error is None:
+                if token != before:
+                    driver.gap(ANOTHER_LOGIN)
+                continue
+            if not changed:
                 driver.restart()
-                if driver.keeping is not None:
-                    driver.keeping.arm()
-            elif token != before:
-                driver.gap(ANOTHER_LOGIN)
+            if driver.keeping is not None:
+                driver.keeping.arm()
+        await self.connection.set_token(token)
         for room in list(self.rooms.values()):
             room.ask_again()
-        self._login_changed()
 
     async def _refreshed(self, token: str) -> None:
-        self.credentials.access_token = token
+        self._use(token)
         await self.connection.registry.push_token()
         for room in list(self.rooms.values()):
             if isinstance(room.error, AuthError):
                 room.ask_again()
-        self._login_changed()
 
-    def _login_changed(self) -> None:
+    def _use(self, token: str | None) -> bool:
+        """Use this token from now on; whether it is another user's, or none's: then nothing is shown any
+        more of what the last one saw, and all is read anew.
+
+        All in one step: nobody is shown, or edits, one user's rows as another.
+        """
+        before = self.credentials.identity
+        self.credentials.access_token = token
+        changed = self.credentials.identity != before
+        if changed:
+            for driver in list(self.tables.values()):
+                driver.login_changed()
         self.login_listeners.tell()
+        return changed
 
     # The end
 

@@ -13,12 +13,12 @@ import pandas as pd
 import pyarrow as pa
 
 from notebook_rt.errors import NotebookRTError, NotPublishedError
-from notebook_rt.model.rows import Key, Rows
+from notebook_rt.model.rows import Key, Row, RowChange, Rows
 from notebook_rt.model.spec import QuerySpec
 from notebook_rt.model.types import Backend, Schema
 from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.runtime.services import Services
-from notebook_rt.store.table import Table
+from notebook_rt.store.table import Table, differences
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.events import Refused
 from notebook_rt.sync.query.answer import POSITION
@@ -40,6 +40,8 @@ class QueryDriver(TableDriver):
         self.query = spec
         super().__init__(spec, topic, services, dtype_backend=dtype_backend, priority=priority)
         self._ranged: tuple[pd.DataFrame, pd.DataFrame] | None = None
+        self._dropped = False
+        """Whether it was told that nothing is shown: then the next answer is told whole."""
 
     def _machine(self) -> Requery:
         return Requery(self.query, self._make_rows, self.services.options, self.services.rate)
@@ -71,8 +73,22 @@ class QueryDriver(TableDriver):
             found[1].pop(POSITION, None)
         return found
 
-    def _make_rows(self, schema: Schema) -> Rows:
+    def _make_rows(self, schema: Schema) -> Table:
         return Table(schema, self.dtype_backend)  # an answer is not edited: no overlay
+
+    def _drop(self) -> Sequence[RowChange]:
+        self._dropped = self._dropped or self.table is not None
+        return (
+            [] if self.table is None else _between(self.table, self._make_rows(self.table.schema))
+        )
+
+    def publish(
+        self, changes: Sequence[RowChange], cause: str, commit_time: float | None = None
+    ) -> None:
+        if self._dropped and self.table is not None:
+            self._dropped = False
+            changes = _between(self._make_rows(self.table.schema), self.table)
+        super().publish(changes, cause, commit_time)
 
     def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
         assert isinstance(rows, Table)  # _make_rows made it; the server has put it in order
@@ -93,3 +109,15 @@ class QueryDriver(TableDriver):
                     return NotPublishedError(schema, table), final
             return NotPublishedError(*self.query.depends_on[0]), final
         return error, final
+
+
+def _between(old: Table, new: Table) -> list[RowChange]:
+    """What is different in ``new``, as it is told."""
+    return [
+        RowChange(change.kind, change.key, _told(change.old), _told(change.new))
+        for change in differences(old, new)
+    ]
+
+
+def _told(row: Row | None) -> Row | None:
+    return None if row is None else {name: row[name] for name in row if name != POSITION}

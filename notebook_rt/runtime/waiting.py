@@ -36,6 +36,11 @@ class Checks:
         self._checks = [one for one in self._checks if not one.future.done()] + [check]
         return check.future
 
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for a verdict."""
+        return any(not check.future.done() for check in self._checks)
+
     def audited(self, detail: Mapping[str, Any]) -> None:
         """An audit is over; what differed may yet be explained by changes on their way."""
         for check in self._checks:

@@ -84,6 +84,8 @@ class Writes:
         self._session = kernel_name() if project.options.queue_scope == "session" else ""
         self._lock = project.services.lock
         self._open: _Open | None = None
+        self._ids: set[str] = set()
+        """The ids that this session has had in queue files: another one with each login."""
         self._told: set[Owner] = set()
         self._drivers: dict[TableDriver, Merges] = {}
         """The open tables, and who hears of their merges."""
@@ -140,6 +142,8 @@ class Writes:
                 raise ClosedError("this session")
             if self._open is None:
                 self._open = _Open(self, self.path, self.owner)
+                self._open.outbox.adopt(self._ids)
+                self._ids.add(self._open.outbox.session.id)
                 self._tell_of_others(self._open.outbox)
                 self._tell_of_paused(self._open.outbox)
                 for driver, on_merge in self._drivers.items():
@@ -422,11 +426,8 @@ class _Open:
             self.editing.forget(editor)
 
     def take_away(self) -> None:
-        """Show the tables without these edits."""
-        for driver, editor in self.editors.items():
-            if editor.overlay is not None:
-                ids = [edit.id for edit in editor.overlay.edits]
-                driver.edited(editor.overlay.discard(ids, want_changes=True))
+        """Lay nothing over the tables any more; what was laid over them has gone with their rows."""
+        for editor in self.editors.values():
             self.editing.forget(editor)
         self.editors.clear()
 

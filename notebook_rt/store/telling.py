@@ -58,6 +58,18 @@ class Telling:
             return news
         return changes if self.plain else self._visible(changes)
 
+    def drop(self) -> Sequence[RowChange]:
+        """Nothing is shown until the next `show`; gives what is to be told of that."""
+        table, ordered = self._table, self._ordered
+        if table is None:
+            return []
+        empty = Table(table.schema, table.dtype_backend)
+        view = None
+        if ordered is not None:
+            view = Ordered(empty, ordered.by, ordered.limit, ordered.carried)
+        self.show(empty, view)
+        return self.tell(())
+
     def _follow(self, ordered: Ordered, touched: Collection[Key] | None) -> list[RowChange]:
         """From the rows that were told to those of the view; of the rows that have stayed only
         ``touched`` are looked at (None: all).

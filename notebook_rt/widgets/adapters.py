@@ -32,6 +32,9 @@ CALM_WORDS: Final = {"stale": "comparing", "polling": "reconnecting"}
 """What a grid says of a status that will be over in a moment, as a rule: no word of alarm."""
 
 
+_EMPTY: Final = pd.DataFrame()
+
+
 class _ReadOnly:
     """What is shown and cannot be written."""
 
@@ -241,6 +244,8 @@ class MappedOf(_ReadOnly):
     @property
     def df(self) -> pd.DataFrame:
         value = self._mapped.latest
+        if value is None:  # such as after another login
+            value = _EMPTY
         if self._shown[0] is not value:
             self._shown = (value, tabular(value))
         return self._shown[1]
@@ -268,7 +273,20 @@ class MappedOf(_ReadOnly):
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
         # At once, too: nobody listened while nobody looked.
-        return listen(partial(self._mapped.on_change, at_once=True), fn)
+        stop = listen(partial(self._mapped.on_change, at_once=True), fn)
+
+        def look_if_gone(batch: object) -> None:
+            if self._mapped.latest is None:
+                fn()
+
+        # With another login the value is gone long before there is another one to be told of.
+        stops = [stop, *(source._attach(look_if_gone) for source in self._mapped.sources)]
+
+        def stop_all() -> None:
+            for each in stops:
+                each()
+
+        return stop_all
 
 
 def tabular(value: object) -> pd.DataFrame:

@@ -184,3 +184,28 @@ def test_a_killed_session_is_over_though_another_process_has_its_number_now(tmp_
         assert [op.id for op in other.left()] == ["mine-1"]
         assert killed.lease(1.0)
         assert other.lease(1.0), "nobody waits for it"
+
+
+@pytest.mark.parametrize("closed", ["closed", "still closing"])
+@pytest.mark.parametrize("paused", [True, False])
+def test_what_a_session_edited_before_another_login_is_its_own_when_that_is_over(
+    tmp_path: Path, paused: bool, closed: str
+) -> None:
+    path = tmp_path / "queue.sqlite3"
+    before = Outbox(path, OWNER)
+    before.pause(True)
+    before.put(mine(1))
+    if closed == "closed":
+        before.close()
+    with closing(Outbox(path, OWNER)) as again:
+        if paused:
+            again.pause(True)
+        again.adopt({before.session.id})
+        assert again.left() == []
+        with closing(Outbox(path, OWNER)) as other:
+            assert (other.next_at() is None) == paused
+        if closed == "still closing":
+            before.close()
+        if paused:
+            again.pause(False)
+        assert taken(again) == ["mine-1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
@@ -10,8 +11,12 @@ from hypothesis import strategies as st
 
 from notebook_rt.model.filters import parse
 from notebook_rt.model.order import parse_order
+from notebook_rt.model.rows import RowChange, Upsert
 from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column, Schema
+from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
+from notebook_rt.store.telling import Telling
 from tests.sync.simulation import Faults, World
 from tests.sync.test_mirror_laws import (
     COLUMNS,
@@ -104,3 +109,46 @@ def test_what_changes_while_the_table_is_read_again_is_told(
     world.settle(15)
     assert world.failed is None
     assert world.replayed.keys() == world.seen.keys()
+
+
+tables = st.dictionaries(st.integers(0, 5), st.integers(0, 3), max_size=6)
+
+
+@many
+@given(
+    st.lists(st.one_of(st.none(), tables), max_size=8),
+    st.sampled_from((None, "n", "n.desc")),
+    st.sampled_from((None, 2)),
+    st.booleans(),
+)
+def test_what_is_told_when_one_login_follows_another_is_what_is_shown(
+    story: list[dict[int, int] | None], order: str | None, limit: int | None, carried: bool
+) -> None:
+    """Nothing of the last login's rows stays, as told: they leave at once, and the next one's enter."""
+    schema = Schema((Column("id", "int4"), Column("n", "int4")), key=("id",))
+    telling, told = Telling(), dict[Any, Any]()
+    first = True
+    for rows in story:
+        changes: Sequence[RowChange]
+        if rows is None:
+            changes, shown = telling.drop(), {}
+        else:
+            table = Table(schema)
+            table.apply([Upsert(key, {"id": key, "n": n}) for key, n in rows.items()])
+            view = None
+            if order or limit:
+                by = parse_order(order or "id")
+                view = Ordered(table, by, limit, {"n"} if carried else ())
+            telling.show(table, view)
+            changes = telling.tell(())
+            found = table.gather(table.keys() if view is None else view.keys())
+            shown = {k: r if view is None else view.visible(r) for k, r in found.items() if r}
+            if first:
+                told, first = dict(shown), False
+                assert not changes
+        for change in changes:
+            was = told.pop(change.key, None)
+            assert was == change.old
+            if change.new is not None:
+                told[change.key] = change.new
+        assert told == shown

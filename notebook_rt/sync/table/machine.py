@@ -155,7 +155,7 @@ class Machine(ABC):
                 self._confirmed = True
                 self._flows.hurry()
                 self._flows.tick(self._now)
-                self._open_gap("changes were confirmed")
+                self._open_gap("live updates have begun; what came before them is compared")
             case Lost(reason):
                 self._leave_stream(reason)
             case Refused(error, final):
