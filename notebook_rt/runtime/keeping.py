@@ -178,6 +178,8 @@ class Keeping:
         """A snapshot is due."""
         self._armed = True
         """False: what is shown may be another login's still."""
+        self._arming = False
+        """It is that no longer once the gap is closed."""
         self._over = False
         self._not_before = self._written_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
@@ -229,8 +231,8 @@ class Keeping:
             self._timer = driver.thread.loop.call_later(after, self._begin)
 
     def arm(self) -> None:
-        """What is shown from the next proof on is this login's."""
-        self._armed = True
+        """What is shown once no gap is open any more is this login's."""
+        self._arming = True
 
     def _begin(self) -> None:
         self._timer = None
@@ -247,7 +249,10 @@ class Keeping:
     def _may(self) -> bool:
         """Whether what is shown may be written: it was proven, and is this login's to keep."""
         mirror = self.driver.mirror
-        if not (self._armed and isinstance(mirror, Mirror) and mirror.proven):
+        if not isinstance(mirror, Mirror):
+            return False
+        self._armed |= self._arming and mirror.gapless
+        if not (self._armed and mirror.proven):
             return False
         policies = mirror.described.row_security
         if self.asked or policies is False:
@@ -333,7 +338,7 @@ class Keeping:
 
     async def leave(self) -> None:
         """Another login comes: what is shown is not written for it, nor for the one that goes."""
-        self._armed, self._whole = False, True
+        self._armed, self._arming, self._whole = False, False, True
         self._stop_timer()
         if self._writing is not None:
             await asyncio.wait([self._writing])

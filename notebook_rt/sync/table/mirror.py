@@ -134,8 +134,13 @@ class Mirror(Machine):
 
     @property
     def proven(self) -> bool:
-        """Whether the server was asked for what is shown, and no gap is open."""
-        return self._shows and not self._unproven and self._gaps == self._closed_gaps
+        """Whether what is shown came from the server, or was compared with it, in this kernel."""
+        return self._shows and not self._unproven
+
+    @property
+    def gapless(self) -> bool:
+        """Whether no gap is open."""
+        return self._gaps == self._closed_gaps
 
     @property
     def memory(self) -> Memory:
