@@ -259,19 +259,24 @@ def test_since_is_the_time_for_which_the_status_was_seen_without_another(
         assert since.look(status, now) == now - same[-1][1]
 
 
-@given(st.lists(st.tuples(st.integers(1, 100), st.floats(0, 400)), max_size=40), st.floats(0, 400))
+@given(
+    st.lists(st.tuples(st.integers(1, 100), st.floats(0, 400)), max_size=40),
+    st.floats(0, 400),
+    st.sampled_from([None, 0.0]),
+)
 def test_a_trend_has_what_was_measured_in_the_last_five_minutes_and_nothing_older(
-    measured: list[tuple[int, float]], later: float
+    measured: list[tuple[int, float]], later: float, nothing: float | None
 ) -> None:
-    trend, now, all_of = Trend(operator.add), 1000.0, dict[int, float]()
+    trend, now, all_of = Trend(operator.add, nothing), 1000.0, dict[int, float]()
     for value, wait in measured:
         now += wait
         trend.add(value, now)
         all_of[int(now // 5)] = all_of.get(int(now // 5), 0) + value
     now += later
     points = trend.points(now)
-    first = int(now // 5) - 60
-    assert points == [all_of.get(first + n) for n in range(60)]
+    ticks = range(int(now // 5) - 60, int(now // 5))
+    began = min(all_of, default=int(now // 5))
+    assert points == [all_of.get(tick, nothing if tick > began else None) for tick in ticks]
     assert len(trend._ticks) <= 61
 
 
@@ -405,12 +410,12 @@ def test_uptime_and_rate_are_counted_over_reconnects() -> None:
 
 
 def test_metrics_are_read_while_they_are_counted() -> None:
-    metrics, end = Metrics(), threading.Event()
+    metrics, end, seconds = Metrics(), threading.Event(), itertools.count()
 
     def count() -> None:
         while not end.is_set():
-            metrics.applied(1, 0.0)
-            metrics.lag.add(0.001)
+            metrics.applied(1, next(seconds))
+            metrics.lagged(0.001, next(seconds))
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -420,8 +425,31 @@ def test_metrics_are_read_while_they_are_counted() -> None:
         try:
             for _ in range(2000):
                 assert metrics.as_dict(5.0)["events_per_s"] >= 0
+                assert len(metrics.trends(5.0)["lag_ms"]) == 60
         finally:
             end.set()
             counting.join()
     finally:
         sys.setswitchinterval(before)
+
+
+def test_what_is_measured_first_can_be_read_at_every_moment() -> None:
+    """Each line of ``Series.add`` may be the last one that another thread's reader comes after."""
+    for stop in range(1, 12):
+        series, left = Series(), [stop]
+
+        def trace(frame: object, event: str, arg: object, left: list[int] = left) -> object:
+            if event == "line":
+                left[0] -= 1
+                if not left[0]:
+                    raise InterruptedError
+            return trace
+
+        sys.settrace(trace)  # type: ignore[arg-type]  # its own type is a cycle
+        try:
+            series.add(0.001)
+        except InterruptedError:
+            pass
+        finally:
+            sys.settrace(None)
+        assert len(series.summary("lag")) == 4

@@ -346,13 +346,20 @@ class Trend:
     ----------
     combine
         Makes one number of two within a tick.
+    nothing
+        What a tick is in which nothing was measured, from the first measure on.
     """
 
     TICK: Final = 5.0
     TICKS: Final = 60
 
-    def __init__(self, combine: Callable[[float, float], float]) -> None:
+    def __init__(
+        self, combine: Callable[[float, float], float], nothing: float | None = None
+    ) -> None:
         self._combine = combine
+        self._nothing = nothing
+        self._first = math.inf
+        """The tick of the first measure."""
         self._ticks: deque[tuple[int, float]] = deque(maxlen=self.TICKS + 1)
 
     def add(self, value: float, now: float) -> None:
@@ -361,12 +368,16 @@ class Trend:
             ticks[-1] = ticks[-1][0], self._combine(ticks[-1][1], value)
         else:
             ticks.append((number, value))
+            self._first = min(self._first, number)
 
     def points(self, now: float) -> list[float | None]:
         """Of the ticks that are over, the latest last; None: nothing was measured. From any thread."""
-        known = dict(self._ticks)
-        number = int(now // self.TICK)
-        return [known.get(tick) for tick in range(number - self.TICKS, number)]
+        known = dict(tuple(self._ticks))  # at once: the loop may add meanwhile
+        first, number = self._first, int(now // self.TICK)
+        return [
+            known.get(tick, self._nothing if tick > first else None)
+            for tick in range(number - self.TICKS, number)
+        ]
 
 
 class Series:
@@ -380,11 +391,11 @@ class Series:
         """Of the values by their logarithm, a hundred steps to the power of e."""
 
     def add(self, value: float) -> None:
-        self.count += 1
-        self.total += value
-        self.latest = value
         step = round(100 * math.log(min(max(value, 1e-6), 1e6)))
         self._counts[step] = self._counts.get(step, 0) + 1
+        self.total += value
+        self.latest = value
+        self.count += 1  # last: who reads meanwhile finds what is counted
 
     def _quantile(self, share: float) -> float:
         counts = self._counts.copy()  # at once: the loop may add meanwhile
@@ -429,12 +440,17 @@ class Metrics:
         self.lag = Series()
         """Commit on the server to applied here, by the server's clock (``sync/clock.py``)."""
         self._recent: deque[tuple[float, int]] = deque(maxlen=256)
-        self._changes, self._lags, self._latencies = Trend(operator.add), Trend(max), Trend(max)
+        self._changes, self._lags, self._latencies = (
+            Trend(operator.add, 0.0),
+            Trend(max),
+            Trend(max),
+        )
 
     def state(self, state: State, reason: str, now: float) -> None:
         if state == "connected":
             if self.connected_since is None:
                 self.connected_since = now
+                self._changes.add(0, now)  # from here on, no change is a measure, too
         elif self.connected_since is not None:
             self.connected_before += now - self.connected_since
             self.connected_since = None
@@ -464,7 +480,7 @@ class Metrics:
             return [None if point is None else point * factor for point in trend.points(now)]
 
         return {
-            "changes_per_s": [point or 0.0 for point in scaled(self._changes, 1 / Trend.TICK)],
+            "changes_per_s": scaled(self._changes, 1 / Trend.TICK),
             "lag_ms": scaled(self._lags, 1000),
             "latency_ms": scaled(self._latencies, 1000),
         }
