@@ -526,7 +526,8 @@ class TableEdits:
         """
         if right and not self.driver.allows(right):
             spec, role = self.driver.spec, self.writes.project.credentials.role
-            raise PermissionDeniedError(spec.schema, spec.table, role, right, columns=columns)
+            named = columns if right == "update" else ()
+            raise PermissionDeniedError(spec.schema, spec.table, role, right, columns=named)
         self.driver.know(columns)
         return self.writes.opened().editors[self.driver]
 

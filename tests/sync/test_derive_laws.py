@@ -34,7 +34,7 @@ from notebook_rt.sync.derive.operator import Derived, Operator
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.derive.where import Where
 
-HISTORIES = 200
+HISTORIES = 60
 
 TYPES = {
     "g": "text",
@@ -145,9 +145,30 @@ def check_told(
 
 
 def same(found: Frame, wanted: Frame, said: str) -> None:
+    """Equal, dtypes and index included. A missing cell of an object column may be None or NaN: which of
+    them pandas takes depends on its way there, and each means null.
+    """
     pd.testing.assert_frame_equal(
-        found, wanted, rtol=1e-9, atol=1e-7, check_freq=False, obj=said, check_column_type=False
+        _one_null(found),
+        _one_null(wanted),
+        rtol=1e-9,
+        atol=1e-7,
+        check_freq=False,
+        obj=said,
+        check_column_type=False,
     )
+
+
+def _one_null(frame: Frame) -> Frame:
+    objects = {
+        at: frame.iloc[:, at].where(frame.iloc[:, at].notna(), None)
+        for at, kind in enumerate(frame.dtypes)
+        if kind == object
+    }
+    frame = frame.copy(deep=False)
+    for at, column in objects.items():
+        frame.isetitem(at, column)
+    return frame
 
 
 # Operators, and pandas' words for them
