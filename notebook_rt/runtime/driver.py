@@ -158,6 +158,8 @@ class TableDriver(Feed):
         """What Realtime said when it refused the table; told once REST has spoken."""
         self.place = Place(services.registry, topic, self, priority)
         self._started = False
+        self._unjoined = False
+        """Nobody has joined since another login: what comes yet under the same topic is the last one's."""
 
     def _machine(self) -> Mirror | Requery:
         """What decides; this carries out what it says."""
@@ -221,7 +223,8 @@ class TableDriver(Feed):
         if not self._started or self.status == "closed":
             return
         filled = self.filled
-        self.place.leave()  # what the channel still brings is the last login's
+        self.place.leave()
+        self._unjoined = True
         self._publish_edits()
         with self.services.lock:
             gone = self._drop() if self.listeners else ()
@@ -369,6 +372,7 @@ class TableDriver(Feed):
         return self.mirror.bindings
 
     def joined(self, channel: SocketChannel) -> None:
+        self._unjoined = False
         self._buffer.event(Joined())
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
@@ -383,6 +387,8 @@ class TableDriver(Feed):
         """Reads are refused, too, and say so."""
 
     def change(self, change: Change | None) -> None:
+        if self._unjoined:
+            return
         if self.services.rate.came(1, time.monotonic()):
             self.services.on_overload()
         self._buffer.change(change)
