@@ -235,6 +235,8 @@ def test_rows_of_one_login_are_shown_to_no_other(
         until(lambda: seen)
         told: list[ChangeBatch] = []
         frame.on_change(told.append)
+        answers: list[ChangeBatch] = []
+        query.on_change(answers.append)
         frame.edit(1, body="ann's new")
         assert rt.queue.flush(scaled(10)) == 0
 
@@ -252,6 +254,8 @@ def test_rows_of_one_login_are_shown_to_no_other(
             frame.edit(1, body="nobody's")
         until(lambda: any(batch.cause == "login" for batch in told))
         assert [(one.kind, one.key) for one in told[-1]] == [("delete", 1)]
+        until(lambda: any(batch.cause == "login" for batch in answers))
+        assert [(one.kind, one.key) for one in answers[-1]] == [("delete", 1)]
 
         sign_in(rt, BEN)
         assert bodies.latest is None
@@ -263,6 +267,7 @@ def test_rows_of_one_login_are_shown_to_no_other(
         assert [*grid.shown["body"]] == ["ben's"]
         until(lambda: seen[-1] == 1 and [*computed.df["body"]] == ["ben's"])
         until(lambda: [(one.kind, one.key) for one in told[-1]] == [("insert", 2)])
+        until(lambda: [(one.kind, one.key) for one in answers[-1]] == [("insert", 2)])
 
         sign_in(rt, ANN)
         for one in live:
