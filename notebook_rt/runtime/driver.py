@@ -227,8 +227,10 @@ class TableDriver(Feed):
         self._unjoined = True
         self._publish_edits()
         with self.services.lock:
-            gone = self._drop() if self.listeners else ()
-            if not self.listeners:  # nobody was told anything that is to be taken back
+            gone: Sequence[RowChange] = ()
+            if self.listeners:
+                gone = self._drop()
+            else:  # nobody was told anything that is to be taken back
                 self._telling = Telling()
             self._forget()
             self._grants, self._role = None, self.services.rest.credentials.role
