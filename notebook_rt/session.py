@@ -536,6 +536,8 @@ class Session(Opening):
     ) -> Mapping[str, Any]:
         """Sign in; the token refreshes itself from then on, and every table follows.
 
+        What another login was shown is gone at once: `LiveFrame.df` waits for what this one may see.
+
         Parameters
         ----------
         email : str, optional

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import notebook_rt as nrt
 from notebook_rt.errors import InvalidEditError, PermissionDeniedError, QueueError
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.changes import ChangeBatch
+from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.sync.events import Change
 from notebook_rt.widgets.adapters import MappedOf
 from tests.waiting import scaled, until
 
@@ -232,6 +235,8 @@ def test_rows_of_one_login_are_shown_to_no_other(
         until(lambda: seen)
         told: list[ChangeBatch] = []
         frame.on_change(told.append)
+        answers: list[ChangeBatch] = []
+        query.on_change(answers.append)
         frame.edit(1, body="ann's new")
         assert rt.queue.flush(scaled(10)) == 0
 
@@ -249,6 +254,8 @@ def test_rows_of_one_login_are_shown_to_no_other(
             frame.edit(1, body="nobody's")
         until(lambda: any(batch.cause == "login" for batch in told))
         assert [(one.kind, one.key) for one in told[-1]] == [("delete", 1)]
+        until(lambda: any(batch.cause == "login" for batch in answers))
+        assert [(one.kind, one.key) for one in answers[-1]] == [("delete", 1)]
 
         sign_in(rt, BEN)
         assert bodies.latest is None
@@ -260,6 +267,7 @@ def test_rows_of_one_login_are_shown_to_no_other(
         assert [*grid.shown["body"]] == ["ben's"]
         until(lambda: seen[-1] == 1 and [*computed.df["body"]] == ["ben's"])
         until(lambda: [(one.kind, one.key) for one in told[-1]] == [("insert", 2)])
+        until(lambda: [(one.kind, one.key) for one in answers[-1]] == [("insert", 2)])
 
         sign_in(rt, ANN)
         for one in live:
@@ -307,3 +315,28 @@ def test_what_was_edited_while_paused_is_sent_after_its_user_is_back(
         assert rt.queue.flush(scaled(10)) == 0
     assert stack.sql(f"select body from {private} where id = 1") == [("ann's draft",)]
     assert "another session" not in caplog.text
+
+
+def test_a_change_on_its_way_to_the_last_login_is_not_shown_to_the_next(
+    stack: LocalStack, private: str, sign_in: Callable[[nrt.Session, str], None]
+) -> None:
+    """What the server sent before it heard of the other login comes under the same topic."""
+    with nrt.connect(stack.url, stack.anon_key, options=OPTIONS) as rt:
+        sign_in(rt, BEN)
+        frame = rt.table(private).wait(scaled(10))
+        assert frame.schema is not None
+        record = {"id": 1, "owner": ANN, "body": "ann's"}
+        late = Change("UPDATE", record, {"id": 1}, frame.schema.columns, time.time() + 60)
+        driver = frame._feed
+        assert isinstance(driver, TableDriver)
+
+        def change_login() -> None:
+            driver.login_changed()
+            driver.change(late)
+
+        rt._thread.call(change_login)
+        assert list(frame.df.index) == [2]
+        until(lambda: frame.status == "live")
+        assert list(frame.df.index) == [2]
+        stack.sql(f"update {private} set body = 'ben''s new' where id = 2")
+        until(lambda: frame.df.loc[2, "body"] == "ben's new")

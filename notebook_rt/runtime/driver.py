@@ -167,6 +167,8 @@ class TableDriver(Feed):
         """Keeps it on disk; None: nobody asked for that."""
         self._early: list[Event] | None = None
         """What happens while it is read what was kept; None: that is over."""
+        self._unjoined = False
+        """Nobody has joined since another login: what comes yet under the same topic is the last one's."""
 
     def _machine(self) -> Mirror | Requery:
         """What decides; this carries out what it says."""
@@ -282,11 +284,14 @@ class TableDriver(Feed):
         if not self._started or self.status == "closed":
             return
         filled = self.filled
-        self.place.leave()  # what the channel still brings is the last login's
+        self.place.leave()
+        self._unjoined = True
         self._publish_edits()
         with self.services.lock:
-            gone = self._drop() if self.listeners else ()
-            if not self.listeners:  # nobody was told anything that is to be taken back
+            gone: Sequence[RowChange] = ()
+            if self.listeners:
+                gone = self._drop()
+            else:  # nobody was told anything that is to be taken back
                 self._telling = Telling()
             self._forget()
             self._grants, self._role = None, self.services.rest.credentials.role
@@ -430,6 +435,7 @@ class TableDriver(Feed):
         return self.mirror.bindings
 
     def joined(self, channel: SocketChannel) -> None:
+        self._unjoined = False
         self._buffer.event(Joined())
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
@@ -444,6 +450,8 @@ class TableDriver(Feed):
         """Reads are refused, too, and say so."""
 
     def change(self, change: Change | None) -> None:
+        if self._unjoined:
+            return
         if self.services.rate.came(1, time.monotonic()):
             self.services.on_overload()
         self._buffer.change(change)

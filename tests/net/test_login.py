@@ -272,3 +272,18 @@ def test_a_refresh_that_failed_is_tried_again_before_the_token_ends(
     until(lambda: credentials.access_token != given[0], seconds=6)
     assert asked == ["given", "failed", "given"]
     ends(one)
+
+
+def test_another_token_of_the_same_user_is_the_same_identity() -> None:
+    def token(**said: object) -> str:
+        return f"x.{base64.urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip('=')}.y"
+
+    ann = Credentials("sb_publishable_x", token(sub="ann", role="authenticated", exp=1)).identity
+    later = token(sub="ann", role="authenticated", exp=2, aal="aal2")
+    assert Credentials("sb_publishable_x", later).identity == ann
+    others = (None, token(sub="ben", role="authenticated"), token(sub="ann", role="auditor"))
+    for other in others:
+        assert Credentials("sb_publishable_x", other).identity != ann
+    anon = Credentials("sb_publishable_x").identity
+    assert anon == Credentials(token(role="anon")).identity
+    assert anon != Credentials(token(role="service_role")).identity

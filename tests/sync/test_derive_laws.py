@@ -163,7 +163,7 @@ def _one_null(frame: Frame) -> Frame:
     objects = {
         at: frame.iloc[:, at].where(frame.iloc[:, at].notna(), None)
         for at, kind in enumerate(frame.dtypes)
-        if kind == object
+        if kind == "object"
     }
     frame = frame.copy(deep=False)
     for at, column in objects.items():
