@@ -583,7 +583,8 @@ class LiveFrame:
         Returns
         -------
         Changes
-            The iterator, of `ChangeBatch`.
+            The iterator, of `ChangeBatch`. It raises the table's error, by name as `df` does, where the
+            table is gone or cannot be had.
 
         Examples
         --------

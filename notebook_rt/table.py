@@ -17,7 +17,7 @@ from notebook_rt.edits.listing import conflicts_df, pending_df
 from notebook_rt.edits.ops import Right
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.edits.shown import Shown
-from notebook_rt.errors import QueueError
+from notebook_rt.errors import QueueError, fresh
 from notebook_rt.frame import LiveFrame
 from notebook_rt.model.spec import parse_names
 from notebook_rt.model.types import Column
@@ -661,6 +661,9 @@ class LiveTable(LiveFrame):
 
     def _loaded(self) -> Edits:
         edits = self._writable()
+        error = self._feed.error
+        if error is not None:
+            raise fresh(error)
         if self._feed.table is None:
             self.wait()
         return edits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -84,6 +85,39 @@ def test_a_table_that_is_gone_is_said_to_be_gone(
     with pytest.raises(errors.MissingTableError, match=table):
         frame.wait(scaled(1))
     stack.sql(f"drop table if exists {table}_old")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ("drop table {0}", errors.MissingTableError),
+        ("revoke all on {0} from anon", errors.PermissionDeniedError),
+    ],
+)
+def test_who_waits_for_changes_is_told_that_the_table_is_gone_and_edits_no_more(
+    stack: LocalStack, rt: nrt.Session, table: str, change: str, error: type[Exception]
+) -> None:
+    frame = live(rt.table(table))
+    assert isinstance(frame, nrt.LiveTable)
+    batches, awaited = frame.changes(timeout=scaled(20)), frame.changes(timeout=scaled(20))
+    stack.sql(f"update {table} set n = 7 where id = 1")
+    assert [found.key for found in next(batches)] == [1]
+    stack.sql(change.format(table))
+    with pytest.raises(error, match=table):
+        next(batches)
+    assert list(batches) == []
+
+    async def all_of_them() -> None:
+        async for batch in awaited:
+            assert [found.key for found in batch] == [1]
+
+    with pytest.raises(error, match=table):
+        asyncio.run(all_of_them())
+    with pytest.raises(error, match=table):
+        next(frame.changes(timeout=scaled(10)))
+    with pytest.raises(error, match=table):
+        frame.edit(1, n=8)
+    assert frame.pending.empty
 
 
 TWO_STEPS = {

@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from notebook_rt.errors import ClosedError, printable
+from notebook_rt.errors import ClosedError, fresh, printable
 from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.sync.events import Status
@@ -42,6 +42,8 @@ class Changes:
         self._ready = threading.Condition()
         self._wake: Callable[[], object] | None = None
         self._over = False
+        self._error: Exception | None = None
+        """Why the table ended, to be raised once after what came before."""
         thread = feed.thread
         # Weakly: who leaves a loop with ``break`` closes nothing, and is forgotten all the same.
         weak = weakref.ref(self)
@@ -53,6 +55,8 @@ class Changes:
         def on_status(status: Status, reason: str) -> None:
             if status == "closed":
                 put(None)
+            elif status == "error" and (changes := weak()) is not None:
+                changes._fail(feed.error)
 
         def listen() -> None:
             feed.listeners.add(put)
@@ -71,6 +75,11 @@ class Changes:
         state = "over" if self._over else f"{len(self._batches):,} waiting"
         return printable(f"<Changes of {self._feed.name}, {state}: iterate with for or async for>")
 
+    def _fail(self, error: Exception | None) -> None:
+        if not self._over:
+            self._error = error
+            self._put(None)
+
     def _put(self, batch: ChangeBatch | None) -> None:
         with self._ready:
             if batch is None:
@@ -88,11 +97,10 @@ class Changes:
     def __next__(self) -> ChangeBatch:
         with self._ready:
             self._ready.wait_for(lambda: self._batches or self._over, self._patience())
-            batch = self._batches.popleft() if self._batches else None
-        if batch is not None:
-            return self._give(batch)
-        self.close()
-        raise StopIteration
+        batch = self._next()
+        if batch is None:
+            raise StopIteration
+        return batch
 
     def __aiter__(self) -> AsyncIterator[ChangeBatch]:
         return self
@@ -110,20 +118,26 @@ class Changes:
         finally:
             with self._ready:
                 self._wake = None
-        with self._ready:
-            batch = self._batches.popleft() if self._batches else None
-        if batch is not None:
-            return self._give(batch)
-        self.close()
-        raise StopAsyncIteration
+        batch = self._next()
+        if batch is None:
+            raise StopAsyncIteration
+        return batch
 
     def _patience(self) -> float | None:
         """Seconds to wait for the next batch; None: as long as it takes."""
         left = None if self._until is None else max(0.0, self._until - time.monotonic())
         return min((one for one in (self._timeout, left) if one is not None), default=None)
 
-    def _give(self, batch: ChangeBatch) -> ChangeBatch:
-        if self._taken is not None:
+    def _next(self) -> ChangeBatch | None:
+        """The next batch that is here; None, or the table's error: the iteration is over."""
+        with self._ready:
+            batch = self._batches.popleft() if self._batches else None
+        if batch is None:
+            error, self._error = self._error, None
+            self.close()
+            if error is not None:
+                raise fresh(error)
+        elif self._taken is not None:
             self._taken(batch)
         return batch
 
