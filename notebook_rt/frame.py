@@ -335,7 +335,11 @@ class LiveFrame:
 
     @property
     def status(self) -> Status:
-        """``loading``, ``live``, ``polling``, ``stale``, ``closed`` or ``error``."""
+        """``loading``, ``live``, ``polling``, ``stale``, ``closed`` or ``error``.
+
+        What is in ``error`` for a reason that may be mended in the database, such as a table that was
+        dropped, is asked for again, in the end about once a minute, and comes back by itself.
+        """
         return "closed" if self._closed else self._feed.status
 
     @property

@@ -20,7 +20,8 @@ class Options:
     Parameters
     ----------
     backoff_base : float, default 1.0
-        The first wait before connecting again; doubled with each try.
+        The first wait before connecting again; doubled with each try. A table in error is asked for
+        again after twice as long at first, and after a minute in the end.
     backoff_max : float, default 30.0
         The longest wait between two tries.
     jitter : float, default 0.2

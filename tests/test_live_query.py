@@ -253,6 +253,20 @@ def test_a_function_that_starts_to_fail_keeps_its_rows_and_recovers(
     assert query.df["price"].tolist() == [7, 2.5, 10]
 
 
+def test_a_query_that_is_made_later_comes_to_life_by_itself(stack: LocalStack, trades: str) -> None:
+    name = f"{trades}_later"
+    options = nrt.Options(poll_interval=0.3, backoff_base=0.02)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        query = rt.query(name, depends_on=[trades], key="id")
+        with pytest.raises(errors.MissingQueryError):
+            query.wait(scaled(10))
+        stack.sql(f"create view {name} as select * from {trades}")
+        stack.sql(f"grant select on {name} to anon")
+        until(lambda: query.status == "live", what=lambda: query)
+        stack.sql(f"delete from {trades} where id = 1")
+        until(lambda: list(query.df.index) == [2, 3], what=lambda: query.df)
+
+
 def test_with_no_dependency_it_is_polled(
     stack: LocalStack, rt: nrt.Session, trades: str, totals: str
 ) -> None:

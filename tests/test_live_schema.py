@@ -120,6 +120,43 @@ def test_who_waits_for_changes_is_told_that_the_table_is_gone_and_edits_no_more(
     assert frame.pending.empty
 
 
+PUBLISH = "alter publication supabase_realtime add table {0}"
+GRANT = "grant select, insert, update, delete on {0} to anon, authenticated, service_role"
+ENDS = {
+    "dropped": (
+        "drop table {0}",
+        f"create table {{0}} (id int primary key, n int); {GRANT}; {PUBLISH}",
+    ),
+    "revoked": ("revoke all on {0} from anon", GRANT),
+    "published": ("alter publication supabase_realtime drop table {0}", PUBLISH),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_table_that_is_mended_comes_back_by_itself_and_is_in_error_until_then(
+    stack: LocalStack, table: str, end: str
+) -> None:
+    ends, mends = ENDS[end]
+    options = nrt.Options(audit_interval=0.5, poll_interval=0.5, backoff_base=0.02)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        frame = live(rt.table(table))
+        stack.sql(ends.format(table))
+        until(lambda: frame.status == "error", 20, what=lambda: repr(frame))
+        told: list[str] = []
+        frame._feed.status_listeners.add(lambda status, reason: told.append(status))
+        asked = rt.metrics["requests"]
+        until(lambda: rt.metrics["requests"] > asked + 3)  # asked for again, in vain
+        assert told == []
+        with pytest.raises(errors.TableError, match=table):
+            _ = frame.df
+        stack.sql(mends.format(table))
+        until(lambda: frame.status == "live", 20, what=lambda: repr(frame))
+        stack.sql(f"insert into {table} values (9, 9)")
+        until(lambda: 9 in frame.df.index, what=lambda: frame.df)
+        assert len(frame.df) == (1 if end == "dropped" else 6)
+        assert "error" not in told
+
+
 TWO_STEPS = {
     "type, then rename": ("alter n type text using n::text", "rename n to m"),
     "type, then drop": ("alter n type text using n::text || '!'", "drop n"),

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import datetime as dt
 import logging
+import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -87,6 +88,7 @@ from notebook_rt.sync.events import (
     Wake,
 )
 from notebook_rt.sync.query.requery import Requery
+from notebook_rt.sync.table.again import Again
 from notebook_rt.sync.table.discovery import described
 from notebook_rt.sync.table.mirror import Mirror
 
@@ -158,6 +160,10 @@ class TableDriver(Feed):
         # Through the buffer: what the socket brought before an answer comes before it.
         self._reader = Reader(spec, services, self.contact, self._buffer.event)
         self._timer: asyncio.TimerHandle | None = None
+        self._again = Again(options, random.random)
+        self._again_timer: asyncio.TimerHandle | None = None
+        self._asking_again = False
+        """In error, and tried anew beneath it."""
         self._waiting_since: float | None = None
         self._refused: str | None = None
         """What Realtime said when it refused the table; told once REST has spoken."""
@@ -256,6 +262,8 @@ class TableDriver(Feed):
     def _begin(self) -> None:
         self.mirror.want_changes = True
         self._feed(Tick())
+        if self._asking_again:
+            return  # no channel for a table that is not there: it is joined once REST has spoken
         if self.mirror.bindings:  # else a Rejoin comes when they are known
             self._rejoin()
 
@@ -310,13 +318,23 @@ class TableDriver(Feed):
         """What is to be told when nothing is shown any more."""
         return self._telling.drop()
 
-    def _forget(self) -> None:
+    def _ask_again(self) -> None:
+        """Try anew what has failed; the error stands until there is something to show."""
+        self._renew()
+        self._asking_again = True
+        self._begin()
+
+    def _renew(self) -> None:
         self._stop_work()
         self.mirror, self._refused = self._machine(), None
-        self.table = self.ordered = self.overlay = self.error = self._shown = None
         self._made.clear()
         self.drifted, self.audited_at = False, None
         self._freshness = Freshness()
+
+    def _forget(self) -> None:
+        self._renew()
+        self._asking_again = False
+        self.table = self.ordered = self.overlay = self.error = self._shown = None
 
     # How fresh it is; from any thread
 
@@ -421,6 +439,13 @@ class TableDriver(Feed):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._stop_asking()
+
+    def _stop_asking(self) -> None:
+        if self._again_timer is not None:
+            self._again_timer.cancel()
+            self._again_timer = None
+        self._asking_again = False
 
     # What the channel tells (registry.Owner)
 
@@ -487,7 +512,8 @@ class TableDriver(Feed):
         """Realtime has one sentence for a table that is not there, has no key, is not published;
         REST tells them apart, so it speaks first.
         """
-        if self._refused is not None and (self.mirror.schema is not None or self.error is not None):
+        failed = self.error is not None and not self._asking_again
+        if self._refused is not None and (self.mirror.schema is not None or failed):
             message, self._refused = self._refused, None
             self._buffer.event(Refused(*self._refusal(message)))
 
@@ -535,10 +561,14 @@ class TableDriver(Feed):
                     self._reader.cancel(request)
                 case Shown(rows, schema, ranked):
                     self._show(rows, schema, ranked)
+                    self._again.shown(time.monotonic())
+                    self.error, self._asking_again = None, False
                 case Ranked(keys):
                     if self.ordered is not None:
                         self.ordered.rank(keys)
                         self._tell_moved()
+                case StatusChanged() if self._asking_again:
+                    pass  # it is loading, and the error stands
                 case StatusChanged(status, reason):
                     before = self.status
                     self.set_status(status, reason)
@@ -558,6 +588,8 @@ class TableDriver(Feed):
                     self.progress = effect
                 case Told(what, detail):
                     self._told(what, detail)
+        if self._asking_again and self.mirror.schema is not None and not self.place.taken:
+            self._rejoin()
         self._waiting_since = self.mirror.waiting_since
         if isinstance(event, Received | ReceivedMany):
             self._measure(event)
@@ -757,7 +789,12 @@ class TableDriver(Feed):
         self.services.metrics.last_error = str(error)
         self.place.leave()  # it is another's
         self._begin_polls(self.services.turns.done(self._my_turn))
+        self._stop_asking()
         super().fail(error)
+        pause = self._again.failed(error, time.monotonic())
+        if pause is not None:
+            loop = asyncio.get_running_loop()
+            self._again_timer = loop.call_later(pause, self._ask_again)
 
     def _wake(self, at: float) -> None:
         if self._timer is not None:
