@@ -19,7 +19,7 @@ import platformdirs
 from notebook_rt.disk import snapshot
 from notebook_rt.disk.errors import RefusedFileError
 from notebook_rt.disk.kept import Facts, Identity
-from notebook_rt.disk.shelf import JOURNAL, LOCK, SNAPSHOT, Shelf, opened
+from notebook_rt.disk.shelf import JOURNAL, LOCK, SNAPSHOT, Shelf, check_directory, opened
 from notebook_rt.model.spec import TableSpec
 
 
@@ -85,6 +85,13 @@ def clear() -> int:
 def _clear(directories: Iterable[Path]) -> int:
     freed = 0
     for directory in directories:
+        try:
+            check_directory(directory)
+        except (
+            RefusedFileError,
+            FileNotFoundError,
+        ):  # a link, another user's: no directory of ours
+            continue
         for path in list(directory.glob("*")):
             with contextlib.suppress(OSError):
                 size = path.lstat().st_size

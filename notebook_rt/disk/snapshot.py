@@ -82,7 +82,7 @@ def read(file: IO[bytes], identity: Identity) -> tuple[Kept, str]:
     size = os.fstat(file.fileno()).st_size
     if size < len(FIRST) + TAIL.size:
         raise RefusedFileError("torn", "it is cut off")
-    raw = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+    raw = _held(file, size)
     head = read_head(raw)
     if any(head[name] != value for name, value in asdict(identity).items()):
         raise RefusedFileError("foreign", "it is of another project, login or table")
@@ -94,6 +94,15 @@ def read(file: IO[bytes], identity: Identity) -> tuple[Kept, str]:
         return _kept(raw, head), str(head["generation"])
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise RefusedFileError("torn", f"it does not say a table: {error!r}") from error
+
+
+def _held(file: IO[bytes], size: int) -> mmap.mmap | bytearray:
+    """The file's bytes, to write to as one likes; on Windows, where no file takes the place of one that is
+    mapped, a copy.
+    """
+    if os.name == "nt":
+        return bytearray(file.read())
+    return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
 
 
 def read_head(raw: Any) -> dict[str, Any]:
@@ -188,7 +197,7 @@ def _numbers(values: NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(of, len(held), [None, pa.py_buffer(held)])
 
 
-def _kept(raw: mmap.mmap, head: Mapping[str, Any]) -> Kept:
+def _kept(raw: mmap.mmap | bytearray, head: Mapping[str, Any]) -> Kept:
     columns = tuple(Column(**{**one, "choices": tuple(one["choices"])}) for one in head["columns"])
     known = Schema(columns, tuple(head["key"]), head["numeric"])
     names = tuple(head["names"])

@@ -200,7 +200,7 @@ class Keeping:
         """What was kept; None: nothing that can be used, and the reason is told."""
         try:
             return await asyncio.to_thread(self._read)
-        except (RefusedFileError, OSError, ValueError) as error:
+        except Exception as error:  # whatever is in a file: it is as if it were not there
             self.disk.refused += 1
             self.disk.say(f'table "{self.driver.name}" is not read from the disk: {error}')
             return None
@@ -236,7 +236,7 @@ class Keeping:
 
     def _begin(self) -> None:
         self._timer = None
-        if self._writing is None and not self._over and self._may:
+        if self._writing is None and not self._over and self._may_write():
             self._writing = self.driver.thread.spawn(self._write(), "keep a table")
             self._writing.add_done_callback(self._done)
 
@@ -245,9 +245,11 @@ class Keeping:
             self._writing = None
             self.look()
 
-    @property
-    def _may(self) -> bool:
-        """Whether what is shown may be written: it was proven, and is this login's to keep."""
+    def _may_write(self) -> bool:
+        """Whether what is shown may be written: it was proven, and is this login's to keep.
+
+        What is not to be kept at all is said, and given up.
+        """
         mirror = self.driver.mirror
         if not isinstance(mirror, Mirror):
             return False
@@ -272,7 +274,7 @@ class Keeping:
             if not await _beside(self._shelf.take):
                 self._whole, self._not_before = True, time.monotonic() + WRITER_AFTER
                 return
-            if self._may and not self._over:
+            if self._may_write() and not self._over:
                 await self._put()
         except FileNotFoundError:  # somebody has cleared the cache
             self._whole = True
@@ -297,7 +299,7 @@ class Keeping:
 
     def _take(self, overlay: Overlay) -> _Taken:
         driver, mirror = self.driver, self.driver.mirror
-        assert isinstance(mirror, Mirror)  # `_may` has looked
+        assert isinstance(mirror, Mirror)  # `_may_write` has looked
         assert driver.table is not None
         with driver.services.lock:
             overlay.noted = []
@@ -362,7 +364,7 @@ class Keeping:
     def _last(self) -> _Taken | Batch | None:
         """What there is to write at the end, taken while the mirror still tells."""
         overlay = self._overlay
-        if overlay is None or not self._may or time.monotonic() < self._not_before:
+        if overlay is None or not self._may_write() or time.monotonic() < self._not_before:
             return None
         self._written_at = float("-inf")
         return self._take(overlay) if self._whole else self._batch(overlay)
