@@ -2,17 +2,22 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
+from tests.waiting import scaled, throughout, until
 
 
 async def faults(stack: LocalStack, **wanted: bool) -> dict[str, Any]:
@@ -134,3 +139,44 @@ async def test_a_client_that_does_not_read_is_cut_and_delays_nobody(tmp_path: An
                     break
                 await asyncio.sleep(0.05)
             assert (await faults(stack))["sockets"] == 1
+
+
+def insert(dsn: str, table: str, key: int) -> None:
+    """On a connection of its own, which may have to wait."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"insert into {table} values ({key})".encode())
+
+
+def test_a_commit_that_others_do_not_see_yet_is_told_once_they_do(tmp_path: Path) -> None:
+    """The log has a commit before its rows can be read: policies are asked once they can.
+
+    PostgreSQL waits in between for a standby; on a busy machine there is such a moment by itself.
+    """
+    with start(tmp_path / "stack") as stack:
+        stack.sql("create table owned (id int primary key)")
+        stack.sql("alter table owned enable row level security")
+        stack.sql("create policy all_of_it on owned using (true)")
+        stack.sql("grant select on owned to anon")
+        stack.sql("alter publication supabase_realtime add table owned")
+        options = nrt.Options(audit_interval=0)
+        with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+            frame = rt.table("owned").wait(scaled(20))
+            stack.sql("insert into owned values (1)")
+            until(lambda: len(frame.df) == 1, 20)
+            causes: list[str] = []
+            frame.on_change(lambda batch: causes.append(batch.cause))
+            stack.sql("alter system set synchronous_standby_names = 'nobody'")
+            stack.sql("select pg_reload_conf()")
+            until(lambda: stack.sql("show synchronous_standby_names") == [("nobody",)])
+            writing = threading.Thread(target=insert, args=[stack.dsn, "owned", 2])
+            writing.start()
+            waits = "select 1 from pg_stat_activity where wait_event = 'SyncRep'"
+            until(lambda: stack.sql(waits))
+            sent = "select 1 from pg_stat_replication where sent_lsn >= pg_current_wal_flush_lsn()"
+            until(lambda: stack.sql(sent))
+            throughout(lambda: len(frame.df) == 1, 0.4)
+            stack.sql("alter system reset synchronous_standby_names")
+            stack.sql("select pg_reload_conf()")
+            writing.join()
+            until(lambda: list(frame.df.index) == [1, 2])
+            assert set(causes) <= {"stream", "refetch"}, "a message brought it"

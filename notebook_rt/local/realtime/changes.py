@@ -149,6 +149,8 @@ class Changes:
         self._routes: dict[int, dict[str, list[_Route]]] = {}
         self._layouts: dict[tuple[int, str, Select], Layout] = {}
         self._last_poll = 0.0
+        self._xid = 0
+        """The transaction that is being read."""
 
     def subscribe(self, subscription: Subscription) -> None:
         self._subscriptions[subscription] = None
@@ -169,7 +171,8 @@ class Changes:
         chunk: list[Change] = []
         async for message in messages:
             match message:
-                case pgoutput.Begin(committed=microseconds):
+                case pgoutput.Begin(committed=microseconds, xid=xid):
+                    self._xid = xid
                     committed = commit_timestamp(microseconds)
                     if self.poll_interval:
                         await self._polled(pgoutput.EPOCH + microseconds / 1e6)
@@ -327,6 +330,7 @@ class Changes:
                 tables[hit.table.oid] = hit.table
         if not groups:
             return hits
+        await rls.committed(self.callers, self._xid)
         seen = {
             group: await rls.visible(self.callers, tables[group[0]], group[1], group[2], list(keys))
             for group, keys in groups.items()
