@@ -138,7 +138,7 @@ def _trends(health: Health) -> list[Trend]:
 
     gone = health.status in ("offline", "closed")
     changes, lags = points("changes_per_s"), points("lag_ms")
-    rate = "" if gone or not changes else f"{changes[-1]:,.0f}"
+    rate = "" if gone or not changes or changes[-1] is None else f"{changes[-1]:,.0f}"
     lag = (
         ""
         if gone
