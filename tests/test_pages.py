@@ -104,7 +104,7 @@ def test_the_tutorial(reader: Reader, capsys: pytest.CaptureFixture[str]) -> Non
 def test_csv(reader: Reader, project: LocalStack, capsys: pytest.CaptureFixture[str]) -> None:
     Path("goods.csv").write_text("sku,name,price\na-1,nail,1.5\na-2,bolt,2\na-3,nut,0.5\n")
     reader("howto/csv")
-    assert "1 rows changed, 1 inserted" in capsys.readouterr().out
+    assert 'upsert of 3 rows, table "goods": 2 written, 1 unchanged' in capsys.readouterr().out
     rows = project.sql("select sku, name, price from goods order by sku")
     assert rows == [("a-1", "nail", 1.5), ("a-2", "bolt", 2.0), ("a-3", "nut", 0.5)]
 
