@@ -324,7 +324,9 @@ class LiveFrame:
         """What ``snapshot`` gives, once there is something; an error of the table is raised."""
         note(self)
         self._feed.look()
-        self._check_error()
+        error = self._feed.error
+        if error is not None:
+            raise fresh(error)
         found = snapshot()
         if found is None:
             self.wait()

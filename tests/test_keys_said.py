@@ -128,7 +128,7 @@ class Shop:
 
     @property
     def at(self) -> At:
-        return At(self.editor, Shown(), lambda verb, columns: None, lambda columns: None)
+        return At(self.editor, Shown(), lambda verb, columns: None)
 
     def shown(self) -> dict[Key, dict[str, Any]]:
         keys = list(self.table.keys()) if self.ordered is None else self.ordered.keys()

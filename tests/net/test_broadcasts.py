@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -30,7 +31,9 @@ TURNS = st.lists(st.lists(JSON | st.dictionaries(NAMES, JSON), min_size=1, max_s
 
 
 def feed(key: tuple[str, ...] | None, limit: int) -> BroadcastFeed:
-    services = SimpleNamespace(thread=shared(), options=Options(), metrics=Metrics())
+    services = SimpleNamespace(
+        thread=shared(), options=Options(), metrics=Metrics(), lock=threading.RLock()
+    )
     room = SimpleNamespace(services=services, listeners=Signal(), topic="room")
     return BroadcastFeed(cast(Room, room), "e", key, limit)
 

@@ -124,9 +124,9 @@ def test_never_healthy_while_what_was_applied_last_is_older_than_the_bound(
                 now += seconds
         facts = TableFacts("t", "live", behind=fresh.behind(now, audited=audited))
         limits = {"slow_ms": 500.0, "stale_after": 60.0, "poll_interval": 5.0}
-        word, _ = health(Facts("connected", tables=[facts]), behind_after=bound, **limits)
+        word, *_ = health(Facts("connected", tables=[facts]), behind_after=bound, **limits)
         silent = not audited and now >= at + late
         assert (word == "healthy") == (late <= bound or silent)
         unaudited = replace(facts, unaudited=True)
-        word, _ = health(Facts("connected", tables=[unaudited]), behind_after=bound, **limits)
+        word, *_ = health(Facts("connected", tables=[unaudited]), behind_after=bound, **limits)
         assert word != "healthy"

@@ -54,7 +54,7 @@ def test_a_widget_s_module_is_one_valid_module_without_imports(name, tmp_path):
 
 @pytest.mark.parametrize("name", WIDGETS)
 def test_code_and_style_are_small_enough_for_a_saved_notebook(name):
-    assert len(built(f"{name}.js")) + len(built(f"{name}.css")) < 20_000
+    assert len(built(f"{name}.js")) + len(built(f"{name}.css")) < 21_000
 
 
 def test_the_grid_asks_for_the_libraries_that_the_kernel_has():
