@@ -34,7 +34,7 @@ from notebook_rt.sync.derive.operator import Derived, Operator
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.derive.where import Where
 
-HISTORIES = 60
+HISTORIES = 30
 
 TYPES = {
     "g": "text",
