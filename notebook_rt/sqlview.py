@@ -191,7 +191,7 @@ def sql(
     SqlError
         If the query is no single SELECT, cannot be parsed, or reads a table that is no frame.
     TypeError
-        If a frame is none, or none of them is live.
+        If one is neither a live frame nor a DataFrame, or no frame is live.
     ImportError
         If DuckDB is not installed: ``pip install 'notebook_rt[sql]'``.
 

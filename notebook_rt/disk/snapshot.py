@@ -111,7 +111,7 @@ def read_head(raw: Any) -> dict[str, Any]:
     Raises
     ------
     RefusedFileError
-        If it is none.
+        If it is no head, or another format's.
     """
     size = len(raw)
     if size < len(FIRST) + TAIL.size:

@@ -188,7 +188,7 @@ class Delivery:
         return moved
 
     async def _in_turn(self, statements: Iterator[Sequence[Op]]) -> int:
-        """Carry out one statement after the other, until there is none or nothing may leave."""
+        """Carry out one statement after the other, until no more are there or may leave."""
         moved = 0
         for ops in statements:
             if self.stopped:

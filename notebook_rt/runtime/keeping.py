@@ -393,7 +393,7 @@ class Keeping:
 
 
 async def _beside(fn: Callable[[], Any]) -> Any:
-    """On a thread beside; where Python is ending and there is none to be had, here."""
+    """On a thread beside, or here where Python is ending and starts no more threads."""
     try:
         return await asyncio.to_thread(fn)
     except ConnectionAbortedError:

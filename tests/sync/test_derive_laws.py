@@ -2,8 +2,8 @@
 
 Random trees of operators over random tables of the real store, and any history: inserts, updates that
 move rows between groups and partners, deletes, rows that leave and come again, whole tables that are read
-anew, edits laid over them, merged and refused. And the changes that are told, played on the result
-before, give the result after.
+anew. And the changes that are told, played on the result before, give the result after. Edits laid over a
+table are not drawn: `tests/test_live_derived.py` has one that waits.
 """
 
 from __future__ import annotations
