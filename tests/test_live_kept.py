@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt.disk import cache
 from notebook_rt.local import LocalStack
+from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime.keeping import Keeping
 from tests.proxy import Proxy
 from tests.waiting import scaled, until
 
@@ -173,6 +177,42 @@ def test_signing_out_removes_what_was_kept_and_no_login_sees_anothers(
         until(lambda: len(frame.df) == 0, 10)
         assert [one.rows for one in cache.entries()] == [0]
     assert [one.rows for one in cache.entries()] == [0]
+
+
+def test_what_was_kept_of_one_login_is_not_shown_to_the_next_that_comes_while_it_is_read(
+    stack: LocalStack, table: str, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql(f"alter table {table} enable row level security")
+    sql(f"create policy mine on {table} for select to authenticated using (true)")
+    token = stack.token("authenticated", "6f1c1c1e-0000-4000-8000-000000000001")
+    session, frame = kept(stack.url, stack, table)
+    with session:
+        session.set_auth(token)
+        until(lambda: 50 in [one.rows for one in cache.entries()], 10, cache.entries)
+    reading, may_end, shown = threading.Event(), threading.Event(), []
+    read, show = Keeping.read, TableDriver._show_kept
+
+    async def slowly(keeping: Keeping) -> Any:
+        found = await read(keeping)
+        reading.set()
+        await asyncio.to_thread(may_end.wait, 10)
+        return found
+
+    async def noted(driver: TableDriver, warm: Any) -> None:
+        shown.append(warm.table)
+        await show(driver, warm)
+
+    monkeypatch.setattr(Keeping, "read", slowly)
+    monkeypatch.setattr(TableDriver, "_show_kept", noted)
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        session.set_auth(token)
+        frame = session.table(table, keep=True)
+        assert reading.wait(10)
+        session.sign_out()
+        may_end.set()
+        until(lambda: frame.status == "live", 10, lambda: frame)
+        assert frame.df.empty
+        assert shown == []
 
 
 def test_a_file_that_cannot_be_used_is_as_if_it_were_not_there(

@@ -333,6 +333,7 @@ class TableDriver(Feed):
 
     def _forget(self) -> None:
         self._renew()
+        self._early = None  # what is being read from the disk is not shown any more
         self._asking_again = False
         self.table = self.ordered = self.overlay = self.error = self._shown = None
 
