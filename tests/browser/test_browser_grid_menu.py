@@ -172,7 +172,9 @@ def test_what_a_menu_offers_is_done_and_the_focus_stays(browser: Browser) -> Non
         ).wait_for()
         editor.fill(f"2025-{shown[5:]}")
         page.keyboard.press("Enter")
-        notebook.until("source.edits and source.edits[-1][1]['updated_at'].year == 2025")
+        notebook.until(
+            "[v['updated_at'].year for _, v, *_ in source.edits[-1:] if 'updated_at' in v] == [2025]"
+        )
         grid.locator('[data-row="1"] .l6', has_text=f"2025-{shown[5:]}").wait_for()
         assert notebook.console == []
 
