@@ -195,7 +195,7 @@ def test_what_was_kept_of_one_login_is_not_shown_to_the_next_that_comes_while_it
     async def slowly(keeping: Keeping) -> Any:
         found = await read(keeping)
         reading.set()
-        await asyncio.to_thread(may_end.wait, 10)
+        await asyncio.to_thread(may_end.wait, scaled(10))
         return found
 
     async def noted(driver: TableDriver, warm: Any) -> None:
@@ -207,7 +207,7 @@ def test_what_was_kept_of_one_login_is_not_shown_to_the_next_that_comes_while_it
     with nrt.connect(stack.url, stack.anon_key) as session:
         session.set_auth(token)
         frame = session.table(table, keep=True)
-        assert reading.wait(10)
+        assert reading.wait(scaled(10))
         session.sign_out()
         may_end.set()
         until(lambda: frame.status == "live", 10, lambda: frame)
