@@ -359,9 +359,10 @@ def test_a_progress_bar_over_a_whole_table_ends_full(
 
     monkeypatch.setattr(tqdm.auto, "tqdm", Seen)
     name = make_table()
-    stack.sql(f"insert into {name} (id) select * from generate_series(1, 3000)")
+    stack.sql(f"insert into {name} (id) select * from generate_series(1, 20000)")
+    # Pages enough that it is still being loaded when `wait` looks.
     options = nrt.Options(progress_after=0.0, page_size=50, audit_interval=0)
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         rt.table(name).wait(scaled(30))
     assert len(bars) == 1
-    assert bars[0].n == bars[0].total == 3000
+    assert bars[0].n == bars[0].total == 20000
