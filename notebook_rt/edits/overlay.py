@@ -108,6 +108,9 @@ class Overlay:
         self._shown: dict[Key, Row] = {}
         """What the view shows under the keys that are kept aside, where it shows a row."""
         self._shielded: dict[Key, None] = {}
+        self._arriving: dict[Key, None] = {}
+        """Keys of rows that an insert on its way makes and that are not here yet: they may be gone again
+        before its answer comes."""
         self.noted: list[Op] | None = None
         """What has changed the server's rows, in order, since somebody took it; None: nobody does."""
 
@@ -123,7 +126,7 @@ class Overlay:
 
     @property
     def pending_keys(self) -> Collection[Key]:
-        return self._shielded.keys()
+        return self._shielded.keys() | self._arriving.keys()
 
     def admit(self, key: Key, sent_at: float) -> None:
         aside = self._aside.get(key)
@@ -254,11 +257,18 @@ class Overlay:
             self._stacks.add(edit)
             touched.update(dict.fromkeys(self._stacks.keys_of(edit)))
         self._keep_aside(touched, seen)
+        for edit in laid:
+            self._expect(edit)
         return self._refresh(touched, [], want_changes)
 
     def sent(self, ids: Iterable[str]) -> None:
         """Say that edits are on their way: a sum of theirs is no longer added to what comes in."""
+        ids = list(ids)
         self._stacks.sent(ids)
+        for op in ids:
+            edit = self._stacks.get(op)
+            if edit is not None:
+                self._expect(edit)
 
     def discard(self, ids: Iterable[str], *, want_changes: bool = False) -> Sequence[RowChange]:
         """Take edits away; the rows are the server's again."""
@@ -273,6 +283,7 @@ class Overlay:
                 self._stacks.take(op)
                 self._seen.pop(op, None)
                 self._crossed.discard(op)
+                self._arriving.pop(edit.key, None)
         while len(self.dropped) > DROPPED:
             del self.dropped[next(iter(self.dropped))]
         return self._refresh(touched, [], want_changes)
@@ -306,6 +317,7 @@ class Overlay:
             seen = self._seen.pop(op, set())
             crossed = op in self._crossed
             self._crossed.discard(op)
+            self._arriving.pop(edit.key, None)
             new = self.new_key(edit)
             if row is not None and new not in seen:
                 touched[self._answered(edit, row, now, crossed=crossed)] = None
@@ -346,6 +358,13 @@ class Overlay:
             self._aside[key] = _Aside(row)
             if row is not None:
                 self._shown[key] = row
+
+    def _expect(self, edit: Edit) -> None:
+        """Listen for the row that an insert on its way makes."""
+        if edit.sent and edit.kind == "insert" and self._aside[edit.key].row is None:
+            self._arriving[edit.key] = None
+        elif edit.kind == "insert":
+            self._arriving.pop(edit.key, None)
 
     def _gone(self, key: Key, now: float, *, crossed: bool) -> None:
         aside = self._aside.get(key)
@@ -388,11 +407,14 @@ class Overlay:
             if edit.kind != "insert":  # nobody is told of a row that was never in the filter
                 self._shield(key, _Shield(written, version, now))
             return key
+        deleted = crossed and aside.row is None
         aside.row = full
         if self.noted is not None:
             self.noted.append(Upsert(key, full))
         if written:
-            self._shield(key, _Shield(written, version, now))
+            self._shield(key, _Shield(written, version, now, unsure=deleted))
+        if deleted:
+            self._suspect(key)
         return key
 
     def _server_says(self, op: Op, aside: _Aside) -> None:
@@ -409,11 +431,14 @@ class Overlay:
     def _set_server(self, key: Key, aside: _Aside, row: dict[str, Any] | None) -> None:
         if aside.row is not None and row is None:
             aside.last = aside.row
+        arriving = aside.row is None and row is None and key in self._arriving
         aside.row = row
         aside.shield = None
         self._shielded.pop(key, None)
+        if row is not None:
+            self._arriving.pop(key, None)
         for edit in self._stacks.naming(key):
-            if edit.sent and self._is_effect(edit, key, row):
+            if edit.sent and not arriving and self._is_effect(edit, key, row):
                 self._seen.setdefault(edit.id, set()).add(key)
             elif edit.sent:
                 self._crossed.add(edit.id)

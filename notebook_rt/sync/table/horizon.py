@@ -16,14 +16,16 @@ What lies between is *unclear*: the caller compares values, and reads the row ag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
-from notebook_rt.model.rows import Key
+from notebook_rt.model.rows import Key, Row
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Page
 
 KEEP_COVERS: Final = 120.0
 """Seconds after which a single row's read is forgotten; no change is told so late."""
+KEEP_FOLLOWED: Final = 120.0
+"""Seconds for which it is remembered, and for as long again at most, that a row is as a change told it."""
 
 Newer: TypeAlias = Literal["read", "told", "unclear"]
 
@@ -44,6 +46,20 @@ class Read:
         return self.page.server_time + 1.0
 
 
+class _Cover(NamedTuple):
+    """What a read of a single row was."""
+
+    until: float
+    """A change committed later, by the server's clock, is newer."""
+    at: float
+    """When it was taken, monotonic seconds."""
+    new: bool
+    """Whether it showed another row than was here, which no change of this join has told yet."""
+    passed: Row | None
+    """The row shown before it, where that was such a one and it shows none. A deletion may be of the
+    time before that row, or behind it."""
+
+
 class Horizon:
     """Remembers what reads and changes said about which key, as long as it can matter."""
 
@@ -53,9 +69,12 @@ class Horizon:
         """Monotonic seconds, set with each event."""
         self._moment = 0
         self._floor = float("-inf")
-        self._covers: dict[Key, tuple[float, float]] = {}
+        self._covers: dict[Key, _Cover] = {}
         self._followed: set[Key] = set()
         """Keys whose row is as a change of this join says, so that the next change is newer."""
+        self._followed_before: set[Key] = set()
+        """Those of the time before; forgetting one costs a read and no truth."""
+        self._followed_since = 0.0
         self._touched: dict[Key, tuple[int, float | None, float]] = {}
         """When a change (with its commit time) or another read was last taken: its moment, and until
         when what is sent may not see it."""
@@ -77,7 +96,7 @@ class Horizon:
     @property
     def heard_until(self) -> float | None:
         """What was committed until then may be in the rows already; None: there is no such time."""
-        covers = (at for at, _ in self._covers.values())
+        covers = (cover.until for cover in self._covers.values())
         found = max(self._floor, self._latest, *covers)
         return None if found == float("-inf") else found
 
@@ -88,38 +107,72 @@ class Horizon:
     def whole(self, read: Read) -> None:
         """The whole table was read."""
         self._floor = max(self._floor, self._before(read))
-        self._followed.clear()
+        self._follow_none()
 
-    def one(self, key: Key, read: Read, now: float) -> None:
-        """What a read said of ``key`` was taken, as the last word until now."""
+    def one(
+        self, key: Key, read: Read, now: float, *, agrees: bool = True, before: Row | None = None
+    ) -> None:
+        """What a read said of ``key`` was taken, as the last word until now.
+
+        ``agrees``: it is as the row was that is here; ``before``: that row, if the read shows none.
+        """
+        cover = self._covers.get(key)
+        untold = cover is not None and cover.new and not self.follows(key)
+        passed = before if untold else None
+        if cover is not None and agrees:
+            passed = cover.passed
         if self.watching:
             self._touched[key] = (self.moment(), None, float("-inf"))
-        self._followed.discard(key)
+        self.unfollow(key)
         horizon = self._before(read)
         if horizon > self._floor:
-            self._covers[key] = (horizon, now)
+            new = not agrees or (cover is not None and cover.new)
+            self._covers[key] = _Cover(horizon, now, new, passed)
 
     def follow(self, key: Key) -> None:
         """The row of ``key`` that was read is the one that the latest change of this join tells."""
+        cover = self._covers.get(key)
+        if cover is not None:
+            if cover.passed is not None:
+                return
+            self._covers[key] = cover._replace(new=False)
         self._followed.add(key)
+
+    def unfollow(self, key: Key) -> None:
+        """The row of ``key`` is not known to be as a change of this join tells it."""
+        self._followed.discard(key)
+        self._followed_before.discard(key)
+
+    def passed(self, key: Key) -> Row | None:
+        """The row of ``key`` that reads have passed over before a change told it."""
+        cover = self._covers.get(key)
+        return None if cover is None else cover.passed
+
+    def caught_up(self, key: Key) -> None:
+        """A change told the row of ``key`` that reads have passed over."""
+        self._covers[key] = self._covers[key]._replace(passed=None)
 
     def follows(self, key: Key) -> bool:
         """Whether the next change of ``key`` is newer than its row by the order of arrival."""
-        return key in self._followed
+        return key in self._followed or key in self._followed_before
 
     def joined(self) -> None:
         """A new join may repeat what the last one has told already."""
         self._floor = max(self._floor, self._latest)
+        self._follow_none()
+
+    def _follow_none(self) -> None:
         self._followed.clear()
+        self._followed_before.clear()
 
     def is_news(self, key: Key, commit_time: float | None) -> bool:
         """Whether a change told now is certainly newer than every read of ``key``."""
-        if key in self._followed:
+        if key in self._followed or key in self._followed_before:
             return True
         if commit_time is None or commit_time <= self._floor:
             return False
         cover = self._covers.get(key)
-        return cover is None or commit_time > cover[0]
+        return cover is None or commit_time > cover.until
 
     def heard(self, commit_time: float | None) -> None:
         """A change of this commit time arrived."""
@@ -129,8 +182,7 @@ class Horizon:
     def told(self, key: Key, commit_time: float | None) -> None:
         """A change of ``key``, newer than its last read, was applied."""
         self.agreed(key, commit_time)
-        if commit_time is None or commit_time <= self._floor:
-            self._followed.add(key)
+        self._followed.add(key)
         if self._covers:
             self._covers.pop(key, None)
 
@@ -156,10 +208,13 @@ class Horizon:
         """Drop what can no longer matter."""
         self.watching = reads_out
         pause = self.options.visible_within
+        if now - self._followed_since > KEEP_FOLLOWED:
+            self._followed_since = now
+            self._followed_before, self._followed = self._followed, set()
         if not reads_out and self._touched and now - self._tidied_at > pause:
             self._tidied_at = now
             self._touched = {key: one for key, one in self._touched.items() if one[2] > now}
         if self._covers:
-            old = [key for key, (_, at) in self._covers.items() if now - at > KEEP_COVERS]
+            old = [key for key, cover in self._covers.items() if now - cover.at > KEEP_COVERS]
             for key in old:
                 del self._covers[key]

@@ -116,6 +116,7 @@ class Replica:
             if rows.pending_keys:  # what was ignored as older may have been later: a read tells
                 for op in ops:
                     if op.key in rows.pending_keys:
+                        self.horizon.unfollow(op.key)
                         self.want(op.key, self.horizon.now)
 
     def _look_at_order(self, ops: Sequence[Op]) -> None:
@@ -225,6 +226,9 @@ class Replica:
         news = self.horizon.is_news(key, change.commit_time)
         news = news or self.watermark.moves_on(change.record, self._row(key))
         held = self._held.get(key, [])
+        passed = self.horizon.passed(key)
+        if passed is not None and self._shows(passed, change, key):
+            self.horizon.caught_up(key)
         if not news and self._agrees(change, key):
             tells_all = change.kind == "DELETE" or self._reader.says_all(change)
             if tells_all:  # what is held came before it
@@ -402,7 +406,8 @@ class Replica:
         if newer == "told":
             return None
         if not (agrees and self.horizon.follows(key)):
-            self.horizon.one(key, read, now)
+            before = mine if row is None else None
+            self.horizon.one(key, read, now, agrees=agrees, before=before)
         if self._let_go(key, row, read):
             self.horizon.follow(key)
         self.versions.note(key, xmin)
