@@ -83,6 +83,18 @@ beginnings = st.fixed_dictionaries(
 
 @many
 @given(steps, st.integers(0, 2**32), st.booleans(), st.sampled_from((3, 1000)), beginnings)
+@example(  # a read was refused, and its turn to poll is not there yet when it may be tried again
+    story=[
+        (0.0, ("connect",)),
+        (2.5, ("write", 1, 0, "a")),
+        (2.5, ("write", 1, None, "a")),
+        (2.5, ("disconnect",)),
+    ],
+    seed=0,
+    passes_xmin=False,
+    max_rows=3,
+    begins={"describes": "not", "rows": 0},
+)
 @example(  # a refused read, then a lost stream: the poll is due, and waits for the read's next try
     story=[
         (1.0, ("write", 1, 0, "a")),

@@ -139,4 +139,7 @@ def test_no_change_waits_longer_than_reads_need_to_see_it(
     play(world, story)
     world.settle(10)
     converged(world)
-    assert max(world.waits, default=0.0) <= 0.2 + 2 * unseen
+    # Of a row that is back in the filter, without all its values, a read may show those that it had
+    # before it left: it is shown when a read certainly sees that it had left.
+    back = options.visible_within if toast and text else 0.0
+    assert max(world.waits, default=0.0) <= 0.2 + 2 * unseen + back

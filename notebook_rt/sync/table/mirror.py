@@ -368,7 +368,7 @@ class Mirror(Machine):
                 times.append(self._passes.order_at)
             if replica.schema_moved:
                 times.append(self._learn_at)
-            if self._gaps > self._closed_gaps:
+            if self._gaps > self._closed_gaps and self._retry_at > self._now:
                 times.append(self._retry_at)
             # Nothing of these is begun before a refused read may be tried again.
             times = [max(time, self._retry_at) for time in times]
