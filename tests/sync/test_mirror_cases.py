@@ -644,6 +644,28 @@ def test_a_named_key_that_tells_rows_apart_no_longer_is_an_error_as_at_the_load(
     assert value is None or "'row 1'" in words
 
 
+@pytest.mark.parametrize("key", [("grp",), ("id", "grp")])
+@pytest.mark.parametrize("later", [False, True])
+def test_a_null_in_a_named_key_is_an_error_on_whatever_page_it_would_be(
+    key: tuple[str, ...], later: bool
+) -> None:
+    """Pages by key pass over it, and a count of the rows that are here does as well."""
+    one = Server({"id": "int8", "grp": "int4", "note": "text"})
+    for number in range(40):
+        one.write(number, {"grp": number, "note": f"row {number}"})
+    if not later:
+        one.write(3, {"grp": None})
+    world = World(TableSpec("t", key=key), one, options=Options(page_size=7))
+    world.connect()
+    world.run(10)
+    if later:
+        assert world.failed is None
+        one.write(3, {"grp": None})
+        world.run(10)
+    assert isinstance(world.failed, DuplicateKeyError)
+    assert "'row 3'" in str(world.failed)
+
+
 def test_a_row_that_comes_on_two_pages_of_an_audit_is_read_again_and_no_duplicate() -> None:
     """Pages that are read at a time overlap where rows come or go between two looks at the index."""
     world = live(one=server(8))

@@ -52,8 +52,10 @@ class ChangeReader:
                 self._look_at_key(change.kind, record)
             if self._single is not None:
                 value = self._decode_key(record[self._single])
-                if not isinstance(value, (list, dict)):
+                if value is not None and not isinstance(value, (list, dict)):
                     return cast(Key, value)
+            if any(record[name] is None for name in self._schema.key):
+                raise KeyError  # no key of a table has a null: what was named as key is none
             return self._key_in(record)
         except KeyError:
             raise UnreadableError(f"a {change.kind} without its key") from None

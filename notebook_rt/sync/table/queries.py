@@ -86,6 +86,17 @@ class Reads:
         params = [("select", select), *self.spec.filter.to_rest(), *extra]
         return Query(tuple(params), count="exact", head=True)
 
+    def without_key(self) -> Query | None:
+        """One row whose named key has a null, which no page by key may show; None: there is no such."""
+        nullable = {column.name for column in self.schema.columns if column.nullable}
+        cases = [f"{column_name(name)}.is.null" for name in self.spec.key or () if name in nullable]
+        if not cases:
+            return None
+        select = ("select", self._select(None))
+        return Query(
+            (select, *self.spec.filter.to_rest(), ("or", f"({','.join(cases)})"), ("limit", "1"))
+        )
+
     def at_least(self, column: str, value: Any) -> tuple[str, str]:
         """The parameter that asks for rows whose ``column`` is ``value`` or more."""
         return Condition(column, "gte", (self._text(column, value),)).to_rest()

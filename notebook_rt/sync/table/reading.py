@@ -208,6 +208,7 @@ def load(
     Pages that are read at a time may overlap where rows come or go between two looks at the index
     (``ranges.py``). So a key that comes twice is blamed only where the pages come one by one.
     """
+    yield from each_has_a_key(replica, reads)
     try:
         return (yield from _load(replica, reads, paging, into, progress, first_keys))
     except (DuplicateKeyError, InexactKeyError):
@@ -215,6 +216,17 @@ def load(
             raise
     one_by_one = replace(paging, at_once=1)
     return (yield from _load(replica, reads, one_by_one, into, progress, None))
+
+
+def each_has_a_key(replica: Replica, reads: Reads) -> Steps:
+    """Raise ``DuplicateKeyError`` where a row has a null in a key that was named: it is on no page."""
+    query = reads.without_key()
+    if query is None or replica.window_read is not None:
+        return
+    (read,) = yield [query]
+    if read.page.rows:
+        spec = reads.spec
+        raise DuplicateKeyError(spec.schema, spec.table, reads.schema.key, read.page.rows)
 
 
 def _load(
@@ -459,6 +471,7 @@ def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> St
     window = replica.window_read
     many = len(replica.rows) > paging.rows
     by_version = paging.xmin and many and len(replica.versions) * 10 > len(replica.rows) * 9
+    yield from each_has_a_key(replica, reads)
     if window is None and (yield from by_digest(replica, reads, paging, into)):
         return
     if window is not None:
