@@ -344,6 +344,39 @@ def test_a_flush_that_takes_long_shows_how_far_it_is_in_a_notebook(
     assert bars[0].n == bars[0].total > 0
 
 
+def test_a_progress_bar_never_passes_its_end_where_the_total_is_an_estimate(
+    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL estimates by the rows of its last look, which were far wider."""
+    import tqdm.auto
+
+    seen: list[tuple[int, int]] = []
+
+    class Seen(tqdm.tqdm):  # type: ignore[type-arg]  # generic only in its stub
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **{**more, "disable": False, "file": sys.stderr})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            done = super().update(n)
+            seen.append((self.n, self.total))
+            return done
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Seen)
+    name = make_table()
+    stack.sql(
+        f"alter table {name} set (autovacuum_enabled = off);"
+        f"insert into {name} (id, name) select i, repeat('wide', 400) from generate_series(1, 2000) i;"
+        f"analyze {name}; update {name} set name = null;"
+        f"insert into {name} (id) select * from generate_series(2001, 20000)"
+    )
+    options = nrt.Options(progress_after=0.0, page_size=50, audit_interval=0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        rt.table(name).wait(scaled(30))
+    assert seen[-1] == (20000, 20000)
+    assert all(done <= total for done, total in seen)
+    assert any(total < 20000 for _, total in seen)  # it was an estimate
+
+
 def test_a_progress_bar_over_a_whole_table_ends_full(
     stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,11 @@ LOOK_SECONDS = 0.2
 """Seconds between two looks at how many writes wait: the file is the worker's, too."""
 
 
+def at_least(done: int, total: int | None) -> int | None:
+    """How many rows there are to load, where ``total`` is an estimate of the server's."""
+    return None if total is None else max(done, total)
+
+
 class WritesBar:
     """A progress bar for writes that take long to leave; in a notebook only."""
 
@@ -69,7 +74,7 @@ class Bar:
             self._bar = tqdm(
                 total=progress.total, desc=self._feed.name, unit=" rows", disable=silent
             )
-        self._bar.total = progress.total
+        self._bar.total = at_least(progress.done, progress.total)
         self._bar.update(progress.done - self._bar.n)
 
     def __exit__(self, *error: object) -> None:
