@@ -16,10 +16,13 @@ from typing import Any
 import psycopg
 import pytest
 from realtime import AsyncRealtimeClient
+from websockets.asyncio.client import ClientConnection, connect
 
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
+from tests.faults.rules import Delay, Double, Drop, Frame
+from tests.proxy import Proxy
 from tests.waiting import scaled
 
 TABLE = "rt_broadcasts"
@@ -270,6 +273,45 @@ async def test_no_poll_of_changes_holds_up_a_broadcast(home: Path) -> None:
         async with listening(stack) as heard:
             stack.sql(f"insert into {TABLE} values (1, 'a')")
             assert await heard.numbers(1) == [1]
+
+
+async def test_the_proxy_loses_doubles_and_delays_numbered_messages(live: LocalStack) -> None:
+    """As faults of other tests: by the number that the message has."""
+    for version in ("1.0.0", "2.0.0"):
+        numbers = []
+        with Proxy(live.url) as proxy:
+            first = live.sql("select notebook_rt_head('public', %s) ->> 'n'", TABLE)[0][0]
+            second, third, fourth = (frozenset({int(first) + more}) for more in (2, 3, 4))
+            proxy.rules = (
+                Drop(kind="broadcast", numbers=second),
+                Double(kind="broadcast", numbers=third),
+                Delay(kind="broadcast", numbers=fourth, seconds=1.0, in_order=False),
+            )
+            async with raw(proxy.url, live.anon_key, version) as socket:
+                for _ in range(5):
+                    live.sql(
+                        f"insert into {TABLE} values (1, '') on conflict (id) do update set v = ''"
+                    )
+                while len(numbers) < 5:
+                    numbers.append(Frame.read(await within(socket.recv())).number)
+            assert proxy.counts["Drop"] == proxy.counts["Double"] == 1
+        assert [number - int(first) for number in numbers if number] == [1, 3, 3, 5, 4]
+
+
+@asynccontextmanager
+async def raw(url: str, key: str, version: str) -> AsyncIterator[ClientConnection]:
+    """A socket that has joined the table's topic, and whose messages come."""
+    address = f"{url.replace('http', 'ws')}/realtime/v1/websocket?vsn={version}&apikey={key}"
+    topic = f"realtime:{TOPIC}"
+    config = {"config": {"private": True, "broadcast": {"replication_ready": True}}}
+    join: Any = ["1", "1", topic, "phx_join", config]
+    if version == "1.0.0":
+        join = {"topic": topic, "event": "phx_join", "payload": config, "ref": "1"}
+    async with connect(address) as socket:
+        await socket.send(json.dumps(join))
+        while READY not in str(await within(socket.recv())):
+            pass
+        yield socket
 
 
 # realtime.messages ------------------------------------------------------------------------------
