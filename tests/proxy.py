@@ -40,7 +40,6 @@ from tests.faults.rules import (
     Frame,
     FrameRule,
     HangUp,
-    Kind,
     RequestRule,
     Rule,
     Stall,
@@ -199,14 +198,15 @@ class Proxy:
             and self._happens(rule)
         ]
 
-    def frames(self, kind: Kind, table: str | None) -> list[FrameRule]:
+    def frames(self, frame: Frame) -> list[FrameRule]:
         """The rules that this frame meets, counted."""
         return [
             rule
             for rule in self.rules
             if isinstance(rule, FrameRule)
-            and rule.kind in (None, kind)
-            and rule.table in (None, table)
+            and rule.kind in (None, frame.kind)
+            and rule.table in (None, frame.table)
+            and (rule.numbers is None or frame.number in rule.numbers)
             and self._happens(rule)
         ]
 
@@ -321,7 +321,7 @@ class _Relay:
         self.joins: dict[str, str] = {}
         """The ref of each joined topic's join."""
         self.v2 = "vsn=2" in request.query_string
-        self._late: list[tuple[float, int, str]] = []
+        self._late: list[tuple[float, int, str | bytes]] = []
         """Frames with the time they are due, as a heap."""
         self._due_after: dict[str, float] = {}
         """By topic: nothing of it may arrive earlier, so that it stays in order."""
@@ -397,24 +397,22 @@ class _Relay:
         """From the server to the client."""
         async for message in self.server:
             await self.proxy.stalled()
-            if message.type == aiohttp.WSMsgType.TEXT:
+            if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                 await self._pass(message.data)
-            elif message.type == aiohttp.WSMsgType.BINARY:
-                await self.client.send_bytes(message.data)
         code = self.server.close_code
         if code in (None, 1006):
             _abort(self.request)
         else:
             await self.client.close(code=code)
 
-    async def _pass(self, text: str) -> None:
+    async def _pass(self, text: str | bytes) -> None:
         frame = Frame.read(text)
         if frame.topic not in self.joins and frame.kind != "heartbeat":
             return  # the server's word on a channel that we closed behind its back
         counts = self.proxy.counts
         counts[frame.kind] += 1
         copies, delay, in_order = 1, 0.0, True
-        for rule in self.proxy.frames(frame.kind, frame.table):
+        for rule in self.proxy.frames(frame):
             match rule:
                 case Drop():
                     return
@@ -423,7 +421,7 @@ class _Relay:
                     return
                 case Double():
                     copies += 1
-                case Truncate() if frame.kind == "change":
+                case Truncate() if frame.kind == "change" and isinstance(text, str):
                     text = truncated(text)
                 case Delay():
                     delay += self.proxy.dice.uniform(0, rule.seconds)
@@ -431,16 +429,22 @@ class _Relay:
         for _ in range(copies):
             await self._deliver(text, frame.topic, delay, in_order)
 
-    async def _deliver(self, text: str, topic: str, delay: float, in_order: bool) -> None:
+    async def _deliver(self, text: str | bytes, topic: str, delay: float, in_order: bool) -> None:
         now = self.proxy._loop.time()
         due = now + delay
         if in_order:
             due = self._due_after[topic] = max(due, self._due_after.get(topic, 0.0))
         if due <= now and not self._late:
-            await self.client.send_str(text)
+            await self._send(text)
         else:
             heapq.heappush(self._late, (due, next(self._numbers), text))
             self._wake.set()
+
+    async def _send(self, frame: str | bytes) -> None:
+        if isinstance(frame, str):
+            await self.client.send_str(frame)
+        else:
+            await self.client.send_bytes(frame)
 
     async def _send_late(self) -> None:
         while True:
@@ -449,7 +453,7 @@ class _Relay:
                 await self._wake.wait()
             now = self.proxy._loop.time()
             if self._late[0][0] <= now:
-                await self.client.send_str(heapq.heappop(self._late)[2])
+                await self._send(heapq.heappop(self._late)[2])
             else:
                 await asyncio.sleep(min(0.005, self._late[0][0] - now))
 

@@ -20,11 +20,14 @@ Kind: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameRule:
-    """Which frames of the server: by ``chance``, ``kind`` and the table of a change (None: any)."""
+    """Which frames of the server: by ``chance``, ``kind``, the table of a change, and the numbers of
+    messages that tell a table's changes by broadcast (None: any).
+    """
 
     chance: float = 1.0
     kind: Kind | None = "change"
     table: str | None = None
+    numbers: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +122,14 @@ class Frame:
     topic: str
     kind: Kind
     table: str | None
+    number: int | None = None
 
     @classmethod
-    def read(cls, text: str) -> Frame:
+    def read(cls, text: str | bytes) -> Frame:
+        if isinstance(text, bytes):  # a broadcast of version 2: four sizes, then what they are of
+            topic_size, event_size, meta_size = text[1:4]
+            start = 5 + topic_size + event_size + meta_size
+            return cls(text[5 : 5 + topic_size].decode(), "broadcast", None, _number(text[start:]))
         message = msgspec.json.decode(text, type=list[msgspec.Raw] | dict[str, msgspec.Raw])
         raw_topic, raw_event, payload = (
             message[2:5]
@@ -134,15 +142,25 @@ class Frame:
             return cls(topic, "change", msgspec.json.decode(payload, type=_Payload).data.table)
         if event in ("INSERT", "UPDATE", "DELETE"):  # the old style of a join without config
             return cls(topic, "change", msgspec.json.decode(payload, type=_Data).table)
+        if event == "broadcast":
+            body = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
+            return cls(topic, "broadcast", None, _number(bytes(body.get("payload", b""))))
         if topic == "phoenix":
             return cls(topic, "heartbeat", None)
         return cls(topic, _KINDS.get(event, "reply"), None)
 
 
+def _number(payload: bytes) -> int | None:
+    """The number of a message that tells a table's changes (docs/design/broadcast.md)."""
+    try:
+        return msgspec.json.decode(payload, type=_Numbered).n
+    except msgspec.MsgspecError:  # somebody else's broadcast
+        return None
+
+
 _KINDS: Final[dict[str, Kind]] = {
     "phx_reply": "reply",
     "system": "system",
-    "broadcast": "broadcast",
     "presence_state": "presence",
     "presence_diff": "presence",
     "phx_close": "close",
@@ -152,6 +170,10 @@ _KINDS: Final[dict[str, Kind]] = {
 
 class _Data(msgspec.Struct):
     table: str
+
+
+class _Numbered(msgspec.Struct):
+    n: int
 
 
 class _Payload(msgspec.Struct):

@@ -1,9 +1,11 @@
 """The parts of the local Realtime server, each held against its own law or against PostgreSQL."""
 
+import asyncio
 import contextlib
 import json
 import struct
-from typing import Any
+from collections.abc import AsyncGenerator
+from typing import Any, Literal
 
 import pytest
 from hypothesis import example, given
@@ -11,13 +13,17 @@ from hypothesis import strategies as st
 from psycopg_pool import AsyncConnectionPool
 
 from notebook_rt.local import LocalStack
+from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.local.realtime import elixir, pgoutput, protocol
+from notebook_rt.local.realtime.broadcasts import DatabaseBroadcasts
 from notebook_rt.local.realtime.filters import Condition, FilterError, Judge, Question, parse
+from notebook_rt.local.realtime.hub import Frame, Hub
 from notebook_rt.local.realtime.limits import TICK, CallLimit, EventRate
 from notebook_rt.local.realtime.presence import Presence
-from notebook_rt.local.realtime.protocol import Message, UserBroadcast
+from notebook_rt.local.realtime.protocol import Message, UserBroadcast, Version
 from notebook_rt.local.realtime.rows import commit_timestamp
 from notebook_rt.local.realtime.values import PgType, encoder, parse_array
+from notebook_rt.local.realtime.wal import WalStream
 
 # --- pgoutput
 
@@ -276,6 +282,66 @@ def test_a_burst_passes_and_what_follows_does_not() -> None:
     assert not rate.admit()
     now = 200.0  # the window has gone by
     assert rate.admit()
+
+
+class Listener:
+    """A member of a topic that counts what it gets."""
+
+    vsn: Version = "2.0.0"
+    key = ("t", True)
+    presence_key = ""
+    presence_enabled = False
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.failed: list[str] = []
+
+    def push(self, event: str, payload: str, with_join_ref: bool = True) -> None: ...
+
+    def send(self, frame_: Frame) -> None:
+        self.frames += 1
+
+    def rebind(self, delay: float) -> None: ...
+
+    def fail(self, message: str) -> None:
+        self.failed.append(message)
+
+
+@given(
+    members=st.integers(0, 4),
+    every=st.sampled_from([0.05, 0.11, 0.3]),
+    over_rate=st.sampled_from(["silent", "closed"]),
+)
+def test_a_message_of_the_database_counts_once_and_once_for_each_member(
+    members: int, every: float, over_rate: Literal["silent", "closed"]
+) -> None:
+    """Within 20 a second none is lost; over it some are, or are the last of their channels."""
+    now = 0.0
+    options = RealtimeOptions(over_rate=over_rate)
+    hub = Hub(lambda count: None)
+    joined = [Listener() for _ in range(members)]
+    for member in joined:
+        hub.join(member)
+    stream = WalStream("", [], 0.0, None)
+    broadcasts = DatabaseBroadcasts(options, hub, EventRate(20, lambda: now), stream)
+
+    async def log() -> AsyncGenerator[pgoutput.PgMessage, None]:
+        nonlocal now
+        columns = ("topic", "extension", "payload", "event", "private", "id")
+        yield pgoutput.Relation(1, "realtime", "messages_2026_11_29", "d", columns, ())
+        for _ in range(300):
+            now += every
+            yield pgoutput.Insert(1, ["t", "broadcast", "{}", "e", "t", "1"])
+
+    async def read() -> None:
+        broadcasts.warm_up()
+        await broadcasts.run(log())
+
+    asyncio.run(read())
+    within = (1 + members) / every <= 19 or not members
+    for member in joined:
+        assert (member.frames == 300) is (within or over_rate == "closed")
+        assert bool(member.failed) is (not within and over_rate == "closed")
 
 
 def test_presence_that_is_delivered_counts_toward_the_rate_as_a_call_does() -> None:

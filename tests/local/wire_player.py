@@ -405,6 +405,17 @@ class Player:
             await connection.recv()
             await self.sql("select realtime.send('{}', 'passed', 'wire-barrier', false)")
             await asyncio.wait_for(connection.recv(), PATIENCE)
+        # Changes have a stream of their own.
+        emit = "select pg_logical_emit_message(true, 'wire-barrier', '') - '0/0'::pg_lsn"
+        emitted = await (await self._database.execute(emit)).fetchone()
+        assert emitted is not None
+        async with asyncio.timeout(PATIENCE), httpx.AsyncClient() as client:
+            read_to = 0
+            while read_to <= emitted[0]:
+                answer = await client.post(
+                    f"{self.url}/realtime/v1/local/faults", headers={"apikey": key}
+                )
+                read_to = answer.raise_for_status().json()["read_to"]
 
     async def _http(self, step: Step) -> None:
         url = urlsplit(step["url"])

@@ -136,8 +136,6 @@ class Changes:
     rate: EventRate
     max_record_bytes: int
     on_schema_change: Callable[[], None]
-    on_message_row: Callable[[dict[str, str | None]], None]
-    """Called with rows inserted into `realtime.messages`."""
     poll_interval: float = 0.0
     """See `RealtimeOptions`."""
     faults: Faults = field(default_factory=Faults)
@@ -151,6 +149,8 @@ class Changes:
         self._last_poll = 0.0
         self._xid = 0
         """The transaction that is being read."""
+        self.read_to = 0
+        """Where the last transaction ended in the log that was sent whole."""
 
     def subscribe(self, subscription: Subscription) -> None:
         self._subscriptions[subscription] = None
@@ -190,8 +190,9 @@ class Changes:
                     await self._flush(chunk)
                     self._forget()
                     self.on_schema_change()
-                case pgoutput.Commit():
+                case pgoutput.Commit(end_lsn):
                     await self._flush(chunk)
+                    self.read_to = end_lsn
             if len(chunk) >= CHUNK:
                 await self._flush(chunk)
 
@@ -225,13 +226,6 @@ class Changes:
         wanted: list[tuple[Change, Table]] = []
         for change in changes:
             relation = change.relation
-            if relation.schema == "realtime" and relation.table.startswith("messages"):
-                if change.kind == "INSERT" and change.new is not None:
-                    values = (None if isinstance(v, Unchanged) else v for v in change.new)
-                    row = dict(zip(relation.columns, values, strict=True))
-                    with _alone("a message of the database"):
-                        self.on_message_row(row)
-                continue
             table = self.catalog.get(relation.oid) or await self.catalog.table(relation.oid)
             if table is not None and self._route(relation, table):
                 wanted.append((change, table))

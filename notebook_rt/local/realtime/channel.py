@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 NO_DATABASE = "Realtime was unable to connect to the project database"
+REPLICATING = "Replication connection established"
+NOT_REPLICATING = "Replication connection was not established in time"
 
 
 class Connection(Protocol):
@@ -108,6 +110,7 @@ class Channel:
         """
         config = self._config
         options = self._tenant.options
+        self._tenant.from_database.warm_up()
         outcome = await self._checked() if config.bindings else None
         replayed = []
         if config.replay is not None:
@@ -124,7 +127,10 @@ class Channel:
             self.push("presence_state", self._tenant.hub.presence_state(self.key))
             self._tenant.presence.count()
         if config.replication_ready:
-            self.system("Replication connection established", "ok", "system")
+            if self._tenant.from_database.ready:
+                self.system(REPLICATING, "ok", "system")
+            else:
+                self._later("replication", self._say_when_replicating())
         for stored in replayed:
             self._replay(stored)
         if outcome is not None:
@@ -167,6 +173,15 @@ class Channel:
     async def _expire(self) -> None:
         await asyncio.sleep(max(0.0, self.claims.expires - time.time()))
         self.fail(tokens.expired(self.claims.expires).on_push)
+
+    async def _say_when_replicating(self) -> None:
+        try:
+            async with asyncio.timeout(self._tenant.options.replication_timeout):
+                await self._tenant.from_database.until_ready()
+        except TimeoutError:
+            self.fail(NOT_REPLICATING)
+        else:
+            self.system(REPLICATING, "ok", "system")
 
     # --- changes
 
@@ -235,15 +250,18 @@ class Channel:
         within = self._tenant.broadcasts.admit()
         others = None if self._config.to_self else self
         if isinstance(payload, UserBroadcast):
-            hub.user_broadcast(self.key, payload, others)
+            sent = hub.user_broadcast(self.key, payload, others)
         elif isinstance(payload, bytes):
             raw, topic, event = payload, self.topic, message.event
-            hub.send(self.key, lambda vsn: protocol.raw_broadcast(vsn, topic, event, raw), others)
+            sent = hub.send(
+                self.key, lambda vsn: protocol.raw_broadcast(vsn, topic, event, raw), others
+            )
         elif payload[:1] not in ("{", "n"):
             self._crash(payload)
             return
         else:
-            hub.broadcast(self.key, payload, others)
+            sent = hub.broadcast(self.key, payload, others)
+        self._tenant.broadcasts.count(sent)
         if ack:
             self.reply(message.ref, {})
         if not within:

@@ -41,6 +41,8 @@ class Member(Protocol):
 
     def rebind(self, delay: float) -> None: ...
 
+    def fail(self, message: str) -> None: ...
+
 
 class Topic:
     """The channels of one topic, oldest first, and who of them is present."""
@@ -62,6 +64,10 @@ class Hub:
     def channels(self) -> list[Member]:
         return [channel for topic in self._topics.values() for channel in topic.channels]
 
+    def members(self, key: TopicKey) -> list[Member]:
+        topic = self._topics.get(key)
+        return list(topic.channels) if topic else []
+
     def join(self, channel: Member) -> None:
         self._topics.setdefault(channel.key, Topic()).channels[channel] = None
 
@@ -77,33 +83,30 @@ class Hub:
         elif diff is not None:
             self._send_diff(channel.key, diff)
 
-    def send(self, key: TopicKey, encode: Encode, exclude: Member | None = None) -> None:
-        """Send a frame to everybody in a topic, or to all but one."""
-        topic = self._topics.get(key)
-        if topic is None:
-            return
+    def send(self, key: TopicKey, encode: Encode, exclude: Member | None = None) -> int:
+        """Send a frame to everybody in a topic, or to all but one; how many they are."""
         frames: dict[Version, Frame | None] = {}
-        for channel in topic.channels:
-            if channel is exclude:
-                continue
+        members = [member for member in self.members(key) if member is not exclude]
+        for channel in members:
             vsn = channel.vsn
             if vsn not in frames:
                 frames[vsn] = encode(vsn)
             made = frames[vsn]
             if made is not None:
                 channel.send(made)
+        return len(members)
 
-    def broadcast(self, key: TopicKey, payload: str, exclude: Member | None = None) -> None:
+    def broadcast(self, key: TopicKey, payload: str, exclude: Member | None = None) -> int:
         """Relay a broadcast's payload (JSON text) as it is."""
         topic = f"realtime:{key[0]}"
-        self.send(key, lambda vsn: frame(vsn, topic, "broadcast", payload), exclude)
+        return self.send(key, lambda vsn: frame(vsn, topic, "broadcast", payload), exclude)
 
     def user_broadcast(
         self, key: TopicKey, message: UserBroadcast, exclude: Member | None = None
-    ) -> None:
+    ) -> int:
         """Relay a broadcast in its binary form."""
         topic = f"realtime:{key[0]}"
-        self.send(key, lambda vsn: user_broadcast(vsn, topic, message), exclude)
+        return self.send(key, lambda vsn: user_broadcast(vsn, topic, message), exclude)
 
     def first(self, key: TopicKey, vsn: Version) -> Member | None:
         """Who joined a topic first of those who speak that version."""

@@ -149,8 +149,8 @@ async def faults(request: web.Request) -> web.Response:
     - `"disconnect": true`: drop every socket as the real server's administrator does (1012);
     - `"abort": true`: cut every socket without a closing frame (1006).
 
-    The answer tells how many changes were dropped so far, how often the stream was started, and
-    how many sockets and channels there are.
+    The answer tells how many changes were dropped so far, how often the stream of changes was
+    started and where in the log it is, and how many sockets and channels there are.
     """
     tenant = request.app[_TENANT]
     if _claims(request).role != "service_role":
@@ -172,7 +172,8 @@ async def faults(request: web.Request) -> web.Response:
             "drop_changes": state.drop_changes,
             "dropped": state.dropped,
             "stream_starts": tenant.wal.starts,
-            "streaming": tenant.wal.streaming.is_set(),
+            "streaming": tenant.wal.streaming.is_set() and tenant.messages.streaming.is_set(),
+            "read_to": tenant.changes.read_to,
             "sockets": len(tenant.sockets),
             "channels": len(tenant.hub.channels()),
         }

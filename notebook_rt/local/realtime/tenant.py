@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from datetime import UTC, datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import Error as PgError
 
-from notebook_rt.local.realtime import tokens
+from notebook_rt.local.realtime import pgoutput, tokens
+from notebook_rt.local.realtime.broadcasts import DatabaseBroadcasts
 from notebook_rt.local.realtime.catalog import PUBLICATION, Catalog
 from notebook_rt.local.realtime.changes import Changes
 from notebook_rt.local.realtime.hub import Hub
 from notebook_rt.local.realtime.limits import EventRate
-from notebook_rt.local.realtime.protocol import UserBroadcast, dumps
 from notebook_rt.local.realtime.tokens import Claims
 from notebook_rt.local.realtime.wal import WalStream
 
@@ -30,6 +31,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MESSAGES_PUBLICATION = "supabase_realtime_messages_publication"
+
+
+PARTITIONS_EVERY = 30.0
+"""Seconds between two looks whether the day has changed."""
+
+
+class Reader(Protocol):
+    """What follows a stream of the log."""
+
+    async def run(self, messages: AsyncGenerator[pgoutput.PgMessage, None]) -> None: ...
 
 
 class Client(Protocol):
@@ -49,26 +60,31 @@ class Tenant:
         self.options = context.options.realtime
         self.pool = context.pool
         self.callers = context.callers
-        self.presence = EventRate(self.options.presence_per_second, time.monotonic)
+        self.presence = self._rate(self.options.presence_per_second)
         self.hub = Hub(self.presence.count)
         self.sockets: set[Client] = set()
-        self.broadcasts = EventRate(self.options.events_per_second, time.monotonic)
+        self.broadcasts = self._rate(self.options.events_per_second)
         self.changes = Changes(
             catalog=Catalog(context.pool),
             callers=context.callers,
-            rate=EventRate(self.options.events_per_second, time.monotonic),
+            rate=self._rate(self.options.events_per_second),
             max_record_bytes=self.options.max_record_bytes,
             on_schema_change=self._schema_changed,
-            on_message_row=self._database_broadcast,
             poll_interval=self.options.poll_interval,
         )
         self.wal = WalStream(
             context.dsn,
-            [PUBLICATION, MESSAGES_PUBLICATION],
+            [PUBLICATION],
             self.options.restart_delay,
             # PostgreSQL was away: the pool would find its dead connections one by one, each
             # with a longer wait than the last.
             on_restart=self._check_pools,
+        )
+        self.messages = WalStream(
+            context.dsn, [MESSAGES_PUBLICATION], self.options.restart_delay, on_restart=None
+        )
+        self.from_database = DatabaseBroadcasts(
+            self.options, self.hub, self.broadcasts, self.messages
         )
         self._context = context
         self._published: frozenset[tuple[str, str]] = frozenset()
@@ -80,8 +96,14 @@ class Tenant:
         async with self.pool.connection() as connection:
             await connection.execute(statements.encode())
         self._published = await self.changes.catalog.published()
-        self._spawn(self._follow())
+        self._spawn(self._follow(self.changes, self.wal))
+        self._spawn(self._follow(self.from_database, self.messages))
+        self._spawn(self._keep_partitions())
         await self.wal.streaming.wait()
+        await self.messages.streaming.wait()
+
+    def _rate(self, limit: float | None) -> EventRate:
+        return EventRate(limit, time.monotonic, self.options.rate_tick)
 
     async def _check_pools(self) -> None:
         await asyncio.gather(self.pool.check(), self.callers.check())
@@ -100,15 +122,31 @@ class Tenant:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _follow(self) -> None:
+    async def _follow(self, reader: Reader, stream: WalStream) -> None:
         while True:
             try:
-                await self.changes.run(self.wal.messages())
+                await reader.run(stream.messages())
             except Exception:
                 # The real server's worker is restarted by its supervisor; what was under way is
                 # lost, and clients are not told.
-                log.exception("the stream of changes broke, starting again")
+                log.exception("a stream of the log broke, starting again")
                 await asyncio.sleep(self.options.restart_delay)
+
+    async def _keep_partitions(self) -> None:
+        """A day's messages need its partition, and days pass while a stack runs or a laptop sleeps."""
+        made = datetime.now(UTC).date()
+        while True:
+            await asyncio.sleep(PARTITIONS_EVERY)
+            today = datetime.now(UTC).date()
+            if today == made:
+                continue
+            try:
+                async with self.pool.connection() as connection:
+                    await connection.execute("select realtime.notebook_rt_partitions()")
+            except PgError:
+                log.exception("the partitions of realtime.messages could not be made")
+            else:
+                made = today
 
     def _schema_changed(self) -> None:
         self._spawn(self._look_at_publication())
@@ -122,18 +160,3 @@ class Tenant:
             self._published = published
             for channel in self.hub.channels():
                 channel.rebind(self.options.publication_delay)
-
-    def _database_broadcast(self, row: dict[str, str | None]) -> None:
-        """A row of `realtime.messages` is a broadcast from the database."""
-        if row.get("extension") != "broadcast" or row.get("topic") is None:
-            return
-        binary = row.get("binary_payload")
-        payload = (
-            bytes.fromhex(binary.removeprefix("\\x"))
-            if binary is not None
-            else (row.get("payload") or "null").encode()
-        )
-        message = UserBroadcast(
-            row.get("event") or "", payload, binary is None, dumps({"id": row.get("id")})
-        )
-        self.hub.user_broadcast((row["topic"] or "", row.get("private") == "t"), message)

@@ -54,7 +54,7 @@ class WalStream:
         dsn: str,
         publications: list[str],
         restart_delay: float,
-        on_restart: Callable[[], Awaitable[None]],
+        on_restart: Callable[[], Awaitable[None]] | None,
     ) -> None:
         self._dsn = conninfo.make_conninfo(
             dsn, replication="database", options=_SETTINGS, application_name="realtime"
@@ -74,7 +74,7 @@ class WalStream:
             try:
                 connection = await self._start()
                 self.starts += 1
-                if self.starts > 1:
+                if self.starts > 1 and self._on_restart is not None:
                     await self._on_restart()
                 self.streaming.set()
                 async for message in self._read(connection):

@@ -1,30 +1,84 @@
 -- Messages: broadcasts from the database, and the table whose policies guard private channels.
 
--- The real table is partitioned by day; nothing that a client can see depends on that.
-create table if not exists realtime.messages (
-  topic text not null,
-  extension text not null,
-  payload jsonb,
-  event text,
-  private boolean default false,
-  updated_at timestamp not null default now(),
-  inserted_at timestamp not null default now(),
-  id uuid not null default gen_random_uuid(),
-  primary key (id, inserted_at)
-);
-create index if not exists messages_topic on realtime.messages (topic, inserted_at);
+-- A table of an older version of this package was not partitioned: its rows and policies move.
+do $$
+declare
+  policy text;
+  policies text[];
+begin
+  if to_regclass('realtime.messages') is null then
+    create table realtime.messages (
+      topic text not null,
+      extension text not null,
+      payload jsonb,
+      event text,
+      private boolean default false,
+      updated_at timestamp not null default now(),
+      inserted_at timestamp not null default now(),
+      id uuid not null default gen_random_uuid(),
+      primary key (id, inserted_at)
+    ) partition by range (inserted_at);
+  elsif (select relkind from pg_class where oid = 'realtime.messages'::regclass) = 'r' then
+    select array_agg(format('create policy %I on realtime.messages as %s for %s to %s', p.policyname,
+             p.permissive, p.cmd, array_to_string(array(select quote_ident(r) from unnest(p.roles) r), ', '))
+             || coalesce(' using (' || p.qual || ')', '')
+             || coalesce(' with check (' || p.with_check || ')', ''))
+      into policies
+      from pg_policies p where p.schemaname = 'realtime' and p.tablename = 'messages';
+    alter table realtime.messages rename to messages_before;
+    create table realtime.messages (like realtime.messages_before including defaults)
+      partition by range (inserted_at);
+    alter table realtime.messages add primary key (id, inserted_at);
+    foreach policy in array coalesce(policies, '{}') loop
+      execute policy;
+    end loop;
+  end if;
+end $$;
+
+-- A partition a day: those of the last three days, which is as long as the real server keeps messages,
+-- and of the next three. Without one a message cannot be sent, which is a warning.
+create or replace function realtime.notebook_rt_partitions() returns void
+language plpgsql set timezone = 'UTC' set client_min_messages = 'warning' set search_path = '' as $$
+declare
+  day date;
+  partition text;
+begin
+  for day in select generate_series(current_date - 3, current_date + 3, '1 day') loop
+    execute format(
+      'create table if not exists realtime.%I partition of realtime.messages'
+      ' for values from (%L) to (%L)', to_char(day, '"messages_"YYYY_MM_DD'), day, day + 1);
+  end loop;
+  for partition in
+    select c.relname from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
+     where i.inhparent = 'realtime.messages'::regclass
+       and c.relname < to_char(current_date - 3, '"messages_"YYYY_MM_DD')
+  loop
+    execute format('drop table realtime.%I', partition);
+  end loop;
+end $$;
+select realtime.notebook_rt_partitions();
+
+do $$
+begin
+  if to_regclass('realtime.messages_before') is not null then
+    insert into realtime.messages
+      select * from realtime.messages_before
+       where inserted_at >= (now() at time zone 'UTC')::date - 3;
+    drop table realtime.messages_before;
+  end if;
+end $$;
+create index if not exists messages_by_topic on realtime.messages (topic, inserted_at);
 alter table realtime.messages enable row level security;
 grant select, insert, update on realtime.messages to anon, authenticated, service_role;
--- The real server keeps them for three days.
-delete from realtime.messages where inserted_at < now() - interval '3 days';
 
 do $$
 begin
   if not exists (
     select from pg_publication where pubname = 'supabase_realtime_messages_publication'
   ) then
-    create publication supabase_realtime_messages_publication for table realtime.messages;
+    create publication supabase_realtime_messages_publication;
   end if;
+  alter publication supabase_realtime_messages_publication set table realtime.messages;
 end $$;
 
 create or replace function realtime.topic() returns text language sql stable as $$
