@@ -275,7 +275,12 @@ class Mirror(Machine):
                 super()._take(event)
 
     def _refused_for_good(self, error: Exception) -> None:
-        if self.rows is None:
+        if self._passes.log is not None:
+            if self.spec.source == "broadcast":
+                self._leave_stream(str(error))
+            else:
+                self._fall_back(str(error))
+        elif self.rows is None:
             self._fail(error)
         else:
             self._leave_stream(str(error))
