@@ -362,6 +362,23 @@ class NotPublishedError(TableError):
         )
 
 
+class NotBroadcastError(TableError):
+    """A table was asked for with ``source="broadcast"``, and the database does not broadcast its changes.
+
+    ``reason`` says what is missing.
+    """
+
+    def __init__(self, schema: str, table: str, reason: str) -> None:
+        named = table if schema == "public" else f"{schema}.{table}"
+        super().__init__(
+            schema,
+            table,
+            f'the database does not broadcast the changes of table "{table}" to this login: {reason}; '
+            f"run the SQL that `notebook-rt doctor --sql {named}` prints, or ask for the table with "
+            'source="auto"',
+        )
+
+
 class NoTablesError(TableError):
     """The project does not tell this login which tables there are."""
 

@@ -99,7 +99,8 @@ class LiveFrame:
         rows = "" if shown is None else f", {number:,} row{'s' * (number != 1)}"
         told = self.status in ("error", "polling", "stale") or self._untold()
         why = f": {self.reason}" if told else ""
-        return printable(f"<{type(self).__name__} {feed.name} {self.status}{rows}{why}>")
+        by = " by broadcast" if feed.source == "broadcast" and self.status == "live" else ""
+        return printable(f"<{type(self).__name__} {feed.name} {self.status}{by}{rows}{why}>")
 
     def _untold(self) -> str:
         """What the status does not say."""

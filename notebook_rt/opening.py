@@ -16,7 +16,7 @@ from notebook_rt.edits.merge import Strategy as Merge
 from notebook_rt.errors import ClosedError, NoTablesError
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.order import parse_order
-from notebook_rt.model.spec import TableSpec, parse_names
+from notebook_rt.model.spec import Source, TableSpec, parse_names
 from notebook_rt.model.types import Backend
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.options import Options
@@ -88,6 +88,7 @@ class Opening:
         priority: Priority = "normal",
         debounce: float = 0.0,
         keep: bool | None = None,
+        source: Source | None = None,
     ) -> LiveTable:
         """A table as a live DataFrame.
 
@@ -137,6 +138,11 @@ class Opening:
             Keep it on disk for the next kernel, which then shows it before it has a network: ``stale``,
             as of when it was read last, until it was compared with the server. For this login only,
             with whatever its row policies let it see. Default: ``Options.keep``.
+        source : {"auto", "changes", "broadcast"}, optional
+            How changes come. ``"changes"``: by Postgres Changes. ``"broadcast"``: by broadcast from the
+            database, for which it needs the SQL of ``notebook-rt doctor --sql TABLE``; without it the
+            table is in error. ``"auto"``: so where the database does it and this login may read it,
+            else by Postgres Changes. ``repr`` says which it is. Default: ``Options.source``.
 
         Raises
         ------
@@ -157,6 +163,8 @@ class Opening:
             raise ValueError(f"debounce is a number of seconds, not {debounce!r}")
         _one_of("priority", priority, Priority)
         _one_of("dtype_backend", dtype_backend, Backend)
+        if source is not None:
+            _one_of("source", source, Source)
         spec = TableSpec(
             table=name,
             schema=schema or self.schema,
@@ -166,6 +174,7 @@ class Opening:
             order=parse_order(order),
             limit=limit,
             numeric=self.options.numeric,
+            source=self.options.source if source is None else source,
             named=tuple(map(str, merge)) if isinstance(merge, Mapping) else (),
         )
         shared_as, driver = self._thread.call(

@@ -134,6 +134,10 @@ class Options:
         ``"project"`` that opens the file. In either scope, no session sends what another edited
         that is paused; if that one ended while it was paused, `Queue.resume` or `Queue.retry`
         sends it.
+    source : {"auto", "changes", "broadcast"}, default "auto"
+        How a table's changes come, where ``table`` was not told otherwise: by broadcast from the
+        database where the project has the SQL for that (``notebook-rt doctor --sql TABLE``), else by
+        Postgres Changes.
     keep : bool, default False
         Whether tables are kept on disk for the next kernel, where ``table`` was not told otherwise:
         those of which the project tells that no row policy decides who sees what.
@@ -202,6 +206,7 @@ class Options:
     log_size: int = 1_000
     progress_after: float = 0.5
     numeric: Literal["float", "decimal"] = "float"
+    source: Literal["auto", "changes", "broadcast"] = "auto"
 
     # Presence
     presence_calls: int = 4
@@ -226,6 +231,11 @@ class Options:
             elif field.name == "plan":
                 if value not in ("free", "pro", None):
                     raise ValueError(f'Options.plan must be "free", "pro" or None, not {value!r}')
+            elif field.name == "source":
+                if value not in ("auto", "changes", "broadcast"):
+                    raise ValueError(
+                        f'Options.source must be "auto", "changes" or "broadcast", not {value!r}'
+                    )
             elif field.name == "keep":
                 if not isinstance(value, bool):
                     raise TypeError(f"Options.keep is True or False, not {value!r}")

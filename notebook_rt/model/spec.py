@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import Literal, TypeAlias
 
 from notebook_rt.errors import FilterError
 from notebook_rt.model.filters import Filter
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.types import Numeric
+
+Source: TypeAlias = Literal["auto", "changes", "broadcast"]
 
 
 def parse_names(source: str | Sequence[str] | None) -> tuple[str, ...] | None:
@@ -45,6 +48,8 @@ class TableSpec:
     numeric: Numeric = "float"
     watermark: str | None = "updated_at"
     """A column that every change moves to the server's now; ignored where the table has none."""
+    source: Source = "changes"
+    """How changes come: by Postgres Changes, by broadcast from the database, or by that where it can be."""
     named: tuple[str, ...] = ()
     """Columns that are spoken of elsewhere (``merge=``): there though no row shows them."""
 

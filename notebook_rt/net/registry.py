@@ -96,6 +96,10 @@ class Place:
             for priority in self._priorities:
                 self._registry.unwant(self._topic, priority)
 
+    def move(self, topic: str, owner: Owner) -> None:
+        """Another topic, and who owns it there; not while this one is taken."""
+        self._topic, self._owner = topic, owner
+
     def share(self, priority: Priority) -> None:
         """One more handle."""
         self._priorities.append(priority)

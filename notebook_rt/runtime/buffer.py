@@ -10,8 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from notebook_rt.sync.events import Change, Event, Gap, Received, ReceivedMany
+from notebook_rt.sync.events import Change, Event, Gap, Received, ReceivedMany, ReceivedMessages
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    payload: object
 
 
 class Buffer:
@@ -21,7 +27,7 @@ class Buffer:
         self._size = size
         self._batch = batch
         self._feed = feed
-        self._items: deque[Event | Change] = deque()
+        self._items: deque[Event | Change | _Message] = deque()
         self._draining = False
         self._overflowed = False
 
@@ -39,13 +45,20 @@ class Buffer:
 
     def change(self, change: Change | None) -> None:
         """A change; None where it could not be understood."""
+        self._take(Gap("a change of an unknown kind") if change is None else change)
+
+    def message(self, payload: object) -> None:
+        """A message of a broadcast log."""
+        self._take(_Message(payload))
+
+    def _take(self, item: Event | Change | _Message) -> None:
         if len(self._items) >= self._size:
             if not self._overflowed:
                 self._overflowed = True
                 self._items.clear()
                 self.event(Gap("changes came faster than they could be applied"))
             return
-        self._items.append(Gap("a change of an unknown kind") if change is None else change)
+        self._items.append(item)
         if not self._draining:
             self._drain_soon()
 
@@ -66,21 +79,27 @@ class Buffer:
         items = self._items
         budget = self._batch
         changes: list[Change] = []
+        messages: list[object] = []
         while items and budget:
             budget -= 1
             item = items.popleft()
             if isinstance(item, Change):
                 changes.append(item)
-                continue
-            self._feed_changes(changes)
-            changes = []
-            self._feed(item)
-        self._feed_changes(changes)
+            elif isinstance(item, _Message):
+                messages.append(item.payload)
+            else:
+                self._feed_all(changes, messages)
+                changes, messages = [], []
+                self._feed(item)
+        self._feed_all(changes, messages)
         if items:
             asyncio.get_running_loop().call_soon(self._drain)
         else:
             self._draining = self._overflowed = False
 
-    def _feed_changes(self, changes: list[Change]) -> None:
+    def _feed_all(self, changes: list[Change], messages: list[object]) -> None:
+        """What came of both kinds; of one table only one kind counts at a time."""
         if changes:
             self._feed(Received(changes[0]) if len(changes) == 1 else ReceivedMany(changes))
+        if messages:
+            self._feed(ReceivedMessages(messages))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -25,6 +25,7 @@ from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import (
     AuthError,
+    ChannelRefusedError,
     ClosedError,
     FilterError,
     MissingColumnError,
@@ -46,6 +47,7 @@ from notebook_rt.runtime.feed import Feed, T, Verdict
 from notebook_rt.runtime.keeping import Disk, Keeping, Warm
 from notebook_rt.runtime.reader import Reader
 from notebook_rt.runtime.services import Services
+from notebook_rt.runtime.topics import NOT_REPLICATING, REPLICATING, SharedTopic
 from notebook_rt.runtime.waiting import Checks, Question
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.marks import Mark
@@ -89,6 +91,7 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.query.requery import Requery
 from notebook_rt.sync.table.again import Again
+from notebook_rt.sync.table.broadcast import EVENT
 from notebook_rt.sync.table.discovery import described
 from notebook_rt.sync.table.mirror import Mirror
 
@@ -98,6 +101,8 @@ FLOOD = 50
 """Changes in one batch from which on their old and new rows are worked out later, if ever."""
 ANOTHER_LOGIN = "another login"
 """Why what is shown may be what this login does not see."""
+STREAM_TRIES = 3
+"""Joins of which the server says that it does not stream broadcasts, before changes come another way."""
 KNOW_SECONDS = 5.0
 """How long an edit waits for what it must know of the table: its columns, the login's grants."""
 
@@ -168,6 +173,10 @@ class TableDriver(Feed):
         self._refused: str | None = None
         """What Realtime said when it refused the table; told once REST has spoken."""
         self.place = Place(services.registry, topic, self, priority)
+        self._followed: tuple[str, SharedTopic] | None = None
+        """The topic on which the database broadcasts its changes."""
+        self._unstreamed = 0
+        """Joins in a row of which the server said that it does not stream broadcasts."""
         self._started = False
         self.keeping: Keeping | None = None
         """Keeps it on disk; None: nobody asked for that."""
@@ -264,8 +273,7 @@ class TableDriver(Feed):
         self._feed(Tick())
         if self._asking_again:
             return  # no channel for a table that is not there: it is joined once REST has spoken
-        if self.mirror.bindings:  # else a Rejoin comes when they are known
-            self._rejoin()
+        self._rejoin()  # where it is not known yet what to join, a Rejoin comes
 
     def close(self) -> None:
         """The last user let go."""
@@ -277,6 +285,7 @@ class TableDriver(Feed):
         self._feed(Closed())
         self.set_status("closed", "closed")
         self.place.leave()
+        self._follow(None)
         self._stop_work()
         self.settle(ClosedError(f'table "{self.spec.table}"'))
 
@@ -343,6 +352,11 @@ class TableDriver(Feed):
     def unaudited(self) -> bool:
         """Whether the first audit of what is shown is still to come."""
         return self.audited_at is None and self.options.audit_interval > 0
+
+    @property
+    def source(self) -> Literal["changes", "broadcast"] | None:
+        """How changes come; None until that is known."""
+        return self.mirror.source if isinstance(self.mirror, Mirror) else None
 
     @property
     def next_audit(self) -> float | None:
@@ -466,7 +480,9 @@ class TableDriver(Feed):
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
         if error is not None:
-            self._buffer.event(Refused(error, final=False))
+            # A topic that is refused for good: changes come another way, if they may.
+            final = isinstance(error, ChannelRefusedError) and self.mirror.topic is not None
+            self._buffer.event(Refused(error, final=final))
         self._buffer.event(Lost(reason))
 
     def evicted(self) -> None:
@@ -489,7 +505,9 @@ class TableDriver(Feed):
 
     def system(self, payload: Mapping[str, Any]) -> None:
         message = str(payload.get("message", ""))
-        if payload.get("extension") != "postgres_changes":
+        if self.mirror.topic is not None:
+            self._streamed(message, payload.get("status") == "ok")
+        elif payload.get("extension") != "postgres_changes":
             self.services.metrics.last_error = message
             self._buffer.event(
                 Hint("")
@@ -500,8 +518,25 @@ class TableDriver(Feed):
             self._refused = message
             self._tell_refused()
 
+    def _streamed(self, message: str, ok: bool) -> None:
+        """The server has said of a topic that broadcasts from the database come, or another word."""
+        if ok and message == REPLICATING:
+            self._unstreamed = 0
+            self._buffer.event(Confirmed())
+        elif message == NOT_REPLICATING:
+            self._unstreamed += 1
+            error = ServerError(f'streaming table "{self.spec.table}"', 500, message)
+            self._buffer.event(Refused(error, final=self._unstreamed >= STREAM_TRIES))
+        elif not ok:
+            self.services.metrics.last_error = message
+            self._buffer.event(Gap(message))
+
     def broadcast(self, payload: Mapping[str, Any]) -> None:
-        pass
+        if self._unjoined or payload.get("event") != EVENT:
+            return
+        if self.services.rate.came(1, time.monotonic()):
+            self.services.on_overload()
+        self._buffer.message(payload.get("payload"))
 
     def presence(self, event: str, payload: Mapping[str, Any]) -> None:
         pass
@@ -804,10 +839,31 @@ class TableDriver(Feed):
         self._timer = loop.call_later(max(0.0, at - time.monotonic()), self._buffer.event, Tick())
 
     def _rejoin(self) -> None:
-        if self.place.taken:
+        """Join what the machine says: its bindings, or a topic that others may have joined already."""
+        self._follow(self.mirror.topic)
+        if self._followed is not None:
+            if not self.place.taken:
+                self.place.take()
+                self._followed[1].tell_state(self)
+        elif self.place.taken:
             self.services.registry.rejoin(self.topic)
         elif self.mirror.bindings:
             self.place.take()
+
+    def _follow(self, name: str | None) -> None:
+        """Have the place on the topic of this name; None: on this table's own."""
+        if name == (self._followed and self._followed[0]):
+            return
+        self.place.leave()
+        if self._followed is not None:
+            self.services.topics.unfollow(self._followed[0], self)
+            self._followed = None
+        if name is None:
+            self.place.move(self.topic, self)
+        else:
+            shared = self.services.topics.follow(name, self)
+            self._followed = name, shared
+            self.place.move(name, shared)
 
     def _told(self, what: str, detail: Mapping[str, Any]) -> None:
         metrics = self.services.metrics
@@ -818,6 +874,12 @@ class TableDriver(Feed):
                 metrics.reconciliations += 1
                 self.synced_at = pd.Timestamp.now("UTC")
                 self._freshness.proven()
+            case "source":
+                self.services.on_note(
+                    "info",
+                    f'table "{self.spec.table}": the database does not broadcast its changes any more '
+                    f"({detail['reason']}); they come by Postgres Changes",
+                )
             case "learnt":
                 for question in self._questions:
                     question.learnt(detail["named"])

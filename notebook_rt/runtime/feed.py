@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -170,6 +170,11 @@ class Feed:
             return None
         row = shown.get(typed)
         return None if row is None else (typed, row)
+
+    @property
+    def source(self) -> Literal["changes", "broadcast"] | None:
+        """How a table's changes come; None for what is no table, and until it is known."""
+        return None
 
     # On the loop
 

@@ -34,6 +34,7 @@ from notebook_rt.runtime.keeping import Disk
 from notebook_rt.runtime.query import QueryDriver
 from notebook_rt.runtime.room import Room
 from notebook_rt.runtime.services import Services
+from notebook_rt.runtime.topics import Topics
 from notebook_rt.sync.connection.health import (
     CALM,
     Facts,
@@ -134,6 +135,7 @@ class Project:
             registry=self.connection.registry,
             options=options,
             metrics=self.counters,
+            topics=Topics(),
             turns=Turns(options.polls_at_once),
             rate=ChangeRate(self.usage.plan),
             on_overload=self._overloaded,
@@ -291,6 +293,11 @@ class Project:
             since_s=self._since.look(status, now),
             trends=self.counters.trends(now),
             disk=self.disk.problem,
+            sources={
+                driver.spec.table: driver.source
+                for driver in list(self.tables.values())
+                if driver.source is not None
+            },
         )
 
     def _verdict(self, facts: Facts) -> Finding:
@@ -375,6 +382,9 @@ class Project:
             "poll_share": hour.share("poll"),
             "channels": sum(state == "joined" for state in states),
             "tables": len(self.tables),
+            "broadcast_tables": sum(
+                driver.source == "broadcast" for driver in list(self.tables.values())
+            ),
             "rooms": len(self.rooms),
             "kept_refused": self.disk.refused,
             "next_audit_s": max(0.0, min(coming) - now) if coming else None,

@@ -32,15 +32,13 @@ from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.runtime.callbacks import Subscribers
 from notebook_rt.runtime.feed import PATIENCE
 from notebook_rt.runtime.services import Services
+from notebook_rt.runtime.topics import NOT_REPLICATING, REPLICATING
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.connection.presence import Meta, People, Person, Throttle
 from notebook_rt.sync.events import Binding, Change
 
 logger = logging.getLogger("notebook_rt")
 
-REPLICATING: Final = "Replication connection established"
-NOT_REPLICATING: Final = "Replication connection was not established in time"
-"""What the server says to a join that asked for ``replication_ready``."""
 JOIN_POLL: Final = 0.1
 """Seconds between looks at whether a join that is waited for can still be answered."""
 

@@ -10,6 +10,7 @@ from notebook_rt.net.loop import LoopThread, WakingLock
 from notebook_rt.net.registry import Registry
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
+from notebook_rt.runtime.topics import Topics
 from notebook_rt.sync.connection.health import Metrics
 from notebook_rt.sync.connection.turns import Turns
 from notebook_rt.sync.rate import ChangeRate
@@ -24,6 +25,7 @@ class Services:
     registry: Registry
     options: Options
     metrics: Metrics
+    topics: Topics
     turns: Turns[Callable[[], None]]
     """Who polls when; each is called when its turn has come."""
     rate: ChangeRate

@@ -43,6 +43,9 @@ class Change(msgspec.Struct, frozen=True):
     columns: tuple[Column, ...]
     commit_time: float | None
     errors: tuple[str, ...] = ()
+    exact: bool = False
+    """Out of the log of ``sync/table/broadcast.py``: the record is whole and as REST has it, and is newer
+    than the one before of the same key; the key goes beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,13 @@ class ReceivedMany:
 
 
 @dataclass(frozen=True, slots=True)
+class ReceivedMessages:
+    """Messages of a broadcast log, in the order they came (``sync/table/broadcast.py`` reads them)."""
+
+    payloads: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """Something may have been lost: an unreadable frame, an overflow, a slept machine, an exception."""
 
@@ -201,6 +211,7 @@ Event: TypeAlias = (
     | Refused
     | Received
     | ReceivedMany
+    | ReceivedMessages
     | Gap
     | Fetched
     | FetchFailed
@@ -319,7 +330,9 @@ class Told:
     changes that were late have come for all of them; or else ``drift`` counts those that were lost.
     """
 
-    what: Literal["gap", "reconciled", "audit", "explained", "drift", "schema", "learnt", "refetch"]
+    what: Literal[
+        "gap", "reconciled", "audit", "explained", "drift", "schema", "learnt", "refetch", "source"
+    ]
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 

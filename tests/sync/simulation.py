@@ -13,7 +13,7 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
@@ -51,6 +51,7 @@ from notebook_rt.sync.events import (
     Query,
     Ranked,
     Received,
+    ReceivedMessages,
     Rejoin,
     Shown,
     StatusChanged,
@@ -61,6 +62,7 @@ from notebook_rt.sync.events import (
     Wake,
 )
 from notebook_rt.sync.rate import ChangeRate
+from notebook_rt.sync.table.broadcast import HEAD, SINCE, Position
 from notebook_rt.sync.table.mirror import Mirror
 from notebook_rt.sync.usage import Plan
 from tests.sync.model import DictRows
@@ -105,6 +107,8 @@ class Faults:
     read_time: tuple[float, float] = (0.005, 0.3)
     turns: tuple[float, float] = (0.0, 0.5)
     """How long a poll waits for those of other tables."""
+    overtaking: float = 0.002
+    """Seconds by which a message may come before one that was sent earlier."""
     limit: float | None = None
     """Changes a second above which, on average, the server drops what follows, without a word."""
     date_skew: float = 0.0
@@ -134,6 +138,22 @@ class Server:
     now: float = 0.0
     transaction: int = 100
     rev: int = 0
+    broadcasts: bool = False
+    """Whether the project has the SQL that broadcasts the table's changes (``broadcast.sql``)."""
+    epoch: int = 0
+    number: int = 0
+    """Of the latest message."""
+    log: list[dict[str, Any]] = field(default_factory=list)
+    entry: int = 0
+    entry_size: int = 400_000
+    part_rows: int = 2
+    """Entries that fit into a message."""
+    pruned: int = 0
+    open: set[int] = field(default_factory=set)
+    """Transactions that are not over."""
+    committed: dict[int, float] = field(default_factory=dict)
+    waiting: dict[Key, list[Callable[[], None]]] = field(default_factory=dict)
+    """What waits for the lock of a row that an open transaction has written."""
     unseen: float = 0.0
     """Seconds for which a commit that was told is not yet seen by reads."""
     tells: Callable[[], bool] = lambda: True
@@ -147,6 +167,9 @@ class Server:
     listener: Callable[[str, dict[str, Any] | None, dict[str, Any] | None, float], None] | None = (
         None
     )
+
+    sender: Callable[[dict[str, Any]], None] | None = None
+    """Given each message as it is sent."""
 
     @cached_property
     def known(self) -> Schema:
@@ -168,11 +191,141 @@ class Server:
 
     def write(self, key: Any, values: dict[str, Any] | None) -> None:
         """Insert, update or delete one row, in a transaction of its own."""
+        if self._waits(self._placed(key)[0], lambda: self.write(key, values)):
+            return
+        self.transaction += 1
+        entries = self._write(key, values)
+        self._commit(self.transaction, entries)
+
+    def write_all(self, writes: Sequence[tuple[Any, dict[str, Any] | None]]) -> None:
+        """Write several rows in one transaction."""
+        for key, _ in writes:
+            if self._waits(self._placed(key)[0], lambda: self.write_all(writes)):
+                return
+        self.transaction += 1
+        entries = [entry for key, values in writes for entry in self._write(key, values)]
+        self._commit(self.transaction, entries)
+
+    def write_slowly(
+        self, key: Any, values: dict[str, Any] | None, *, early: bool, commits: bool
+    ) -> Callable[[], None]:
+        """Write a row in a transaction that is open until the result is called.
+
+        ``early``: its message has its number before it commits, as after ``set constraints all
+        immediate``.
+        """
+        placed = self._placed(key)[0]
+        if placed in self.waiting:
+            return lambda: None
+        self.transaction += 1
+        x = self.transaction
+        self.open.add(x)
+        self.waiting[placed] = []
+        self.entry += 1
+        entry = self.entry
+        number = None
+        if early and self.broadcasts:
+            self.number += 1
+            number = (self.epoch, self.number)
+
+        def end() -> None:
+            self.open.discard(x)
+            if commits:
+                entries = self._write(key, values, x=x)
+                if entries:
+                    entries[0]["id"] = entry
+                self._commit(x, entries, number)
+            for waiting in self.waiting.pop(placed):
+                waiting()
+
+        return end
+
+    def _waits(self, key: Key, do: Callable[[], None]) -> bool:
+        if key in self.waiting:
+            self.waiting[key].append(do)
+        return key in self.waiting
+
+    def _commit(
+        self, x: int, entries: Sequence[dict[str, Any]], number: tuple[int, int] | None = None
+    ) -> None:
+        self.committed[x] = self.now
+        if not self.broadcasts or not entries:
+            return
+        self.log += [{**entry, "x": str(x)} for entry in entries]
+        self.log.sort(key=lambda one: one["id"])
+        size = self.part_rows
+        parts = [entries[start : start + size] for start in range(0, len(entries), size)]
+        for place, part in enumerate(parts, 1):
+            if number is None or number[0] != self.epoch or place > 1:
+                self.number += 1
+                number = (self.epoch, self.number)
+            message = {
+                "epoch": str(self.epoch),
+                "n": number[1],
+                "x": str(x),
+                "part": place,
+                "last": place == len(parts),
+                "changes": [dict(one) for one in part],
+            }
+            if self.sender is not None:
+                self.sender(message)
+
+    def install(self) -> None:
+        """Run the SQL that broadcasts, anew."""
+        self.broadcasts = True
+        self.epoch += 1
+        self.number, self.log = 0, []
+
+    def prune(self) -> None:
+        """The log forgets what is over for all."""
+        before = min(self.open, default=self.transaction + 1)
+        gone = [int(one["x"]) for one in self.log if int(one["x"]) < before]
+        self.log = [one for one in self.log if int(one["x"]) >= before]
+        self.pruned = max([self.pruned, *gone])
+
+    def _snapshot(self) -> str:
+        """What a read of now sees, as ``pg_snapshot`` has it."""
+        late = self.now - self.unseen
+        unseen = {x for x, at in self.committed.items() if self.unseen and at > late}
+        hidden = sorted(self.open | unseen)
+        high = self.transaction + 1
+        return f"{min(hidden, default=high)}:{high}:{','.join(map(str, hidden))}"
+
+    def _call(self, function: str, args: Mapping[str, Any]) -> Page:
+        """What the functions of ``broadcast.sql`` return."""
+        if not self.broadcasts:
+            raise RefusedError(f"POST /rpc/{function}", 404, "PGRST202", "no such function")
+        if function == HEAD:
+            head = {"version": 1, "topic": "nrt:public.t", "epoch": str(self.epoch)}
+            head |= {"position": self._snapshot(), "n": self.number}
+            return Page((), None, 0.0, head, scalar=True)
+        since = Position.of(args["p_position"])
+        until = Position.of(args.get("p_until") or self._snapshot())
+        missed = [
+            one
+            for one in self.log
+            if one["id"] > args.get("p_after", 0)
+            and not since.sees(int(one["x"]))
+            and until.sees(int(one["x"]))
+        ]
+        fit = -(-args["p_bytes"] // self.entry_size)
+        answer = {
+            "until": until.text,
+            "too_old": self.pruned >= since.low,
+            "behind": None if "p_until" in args else len(missed) * self.entry_size,
+            "more": len(missed) > fit,
+            "changes": missed[:fit],
+        }
+        return Page((), None, 0.0, answer, scalar=True)
+
+    def _write(
+        self, key: Any, values: dict[str, Any] | None, x: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Do it; return what the log is told."""
         key, parts = self._placed(key)
         old = self.rows.get(key)
         if old is None and values is None:
-            return
-        self.transaction += 1
+            return []
         self.rev += 1
         new: dict[str, Any] | None = None
         if values is not None:
@@ -182,14 +335,27 @@ class Server:
                 new["rev"] = self.rev
             if "updated_at" in self.columns and (self.moves_watermark or old is None):
                 new["updated_at"] = _stamp(self.clock)
-        self._set(key, new)
+        self._set(key, new, x)
         kind = "INSERT" if old is None else "DELETE" if new is None else "UPDATE"
         if self.listener is not None:
             self.listener(kind, old, new, self.clock)
+        self.entry += 1
+        if new is None:
+            gone = dict(zip(self.key, parts, strict=True))
+            return [{"id": self.entry, "op": "D", "gone": [gone]}]
+        return [self._told(kind[0], new)]
+
+    def _told(self, op: str, row: dict[str, Any]) -> dict[str, Any]:
+        if any(isinstance(value, str) and len(value) > 230_000 for value in row.values()):
+            return {"id": self.entry, "op": op, "big": [{name: row[name] for name in self.key}]}
+        return {"id": self.entry, "op": op, "rows": [dict(row)]}
 
     def move(self, key: Any, to: Any) -> None:
         """Update one row's key, if there is such a row and nothing at the other key."""
-        (key, _), (to, parts) = self._placed(key), self._placed(to)
+        (key, before), (to, parts) = self._placed(key), self._placed(to)
+        for one in (key, to):
+            if self._waits(one, lambda: self.move(before if len(before) > 1 else before[0], to)):
+                return
         old = self.rows.get(key)
         if old is None or to in self.rows:
             return
@@ -202,6 +368,10 @@ class Server:
         self._set(to, new)
         if self.listener is not None:
             self.listener("UPDATE", old, new, self.clock)
+        self.entry += 2
+        row = self._told("U", new)
+        gone = {"id": self.entry - 1, "op": "D", "gone": [{name: old[name] for name in self.key}]}
+        self._commit(self.transaction, [gone, row])
 
     def alter(self, columns: dict[str, str]) -> None:
         """Add and drop columns."""
@@ -212,12 +382,18 @@ class Server:
             self.rows[key] = {name: row.get(name) for name in columns}
 
     def truncate(self) -> None:
-        """Nobody is told."""
+        """Only a broadcast tells of it."""
+        for key in list(self.waiting):  # it waits for all locks
+            self.waiting[key].append(self.truncate)
+            return
+        self.transaction += 1
         self.rev += 1
         for key in list(self.rows):
             self._set(key, None)
+        self.entry += 1
+        self._commit(self.transaction, [{"id": self.entry, "op": "T"}])
 
-    def _set(self, key: Key, new: dict[str, Any] | None) -> None:
+    def _set(self, key: Key, new: dict[str, Any] | None, x: int | None = None) -> None:
         if self.unseen and self.tells():
             self.past.append((self.now, dict(self.rows), dict(self.xmin)))
         if new is None:
@@ -225,7 +401,7 @@ class Server:
             self.xmin.pop(key, None)
         else:
             self.rows[key] = new
-            self.xmin[key] = self.transaction
+            self.xmin[key] = self.transaction if x is None else x
         self.history.setdefault(key, []).append((self.rev, None if new is None else dict(new)))
 
     def select(self, query: Query) -> Page:
@@ -243,6 +419,8 @@ class Server:
             return Page((), None, 0.0, self._description())
         if query.proves:
             return Page((), None, 0.0, bool(self.key) and set(query.proves) == set(self.key))
+        if query.rpc in (HEAD, SINCE):
+            return self._call(query.rpc, query.args or {})
         if query.rpc is not None:
             raise RefusedError(f"POST /rpc/{query.rpc}", 404, "PGRST202", "no such function")
         params = dict(query.params)
@@ -436,11 +614,15 @@ class World:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._join = self._still = 0
-        self._active: tuple[Binding, ...] | None = None
+        self._active: tuple[Binding, ...] | str | None = None
+        """What is joined: bindings, or the topic of the broadcasts."""
+        self._wants = False
+        """Whether it is to be joined as soon as it is known what."""
         self._arrives = 0.0
         self._wakes = 0
         self._cancelled: set[int] = set()
         server.listener = self._committed
+        server.sender = self._sent
         self.server.tells = lambda: bool(self._active)
         if before is not None:
             self._resume(before)
@@ -567,8 +749,8 @@ class World:
                 wait = self.random.uniform(*self.faults.turns)
                 self.at(self.now + wait, lambda: self.handle(Turn()))
             case Rejoin():
-                if self._active is not None:
-                    self.connect()
+                if self._active is not None or self._wants:
+                    self.at(self.now, self.connect)
             case Failed(error):
                 self.failed = error
             case Shown(rows, _, keys):
@@ -670,6 +852,9 @@ class World:
     def connect(self) -> None:
         """Join: the reply first, the confirmation later, changes from somewhere between."""
         self.disconnect(told=False)
+        self._wants = not (self.mirror.bindings or self.mirror.topic)
+        if self._wants:
+            return
         self._join += 1
         join = self._join
         self.handle(Joined())
@@ -678,7 +863,7 @@ class World:
 
         def begin() -> None:
             if self._join == join:
-                self._active = self.mirror.bindings
+                self._active = self.mirror.topic or self.mirror.bindings
 
         def confirm() -> None:
             if self._join == join:
@@ -690,14 +875,14 @@ class World:
     def disconnect(self, *, told: bool = True) -> None:
         """The socket is gone, and what was on its way with it."""
         self._join += 1
-        self._active = None
+        self._active, self._wants = None, False
         if told:
             self.handle(Lost("the socket closed"))
 
     def _committed(
         self, kind: str, old: dict[str, Any] | None, new: dict[str, Any] | None, at: float
     ) -> None:
-        if self._active is None or not self._active:
+        if not self._active or isinstance(self._active, str):
             return
         commit = int(at * 1000) / 1000
         if not self.limiter.admit():
@@ -707,6 +892,23 @@ class World:
                 if self.random.random() < self.faults.loss or self.events_stop:
                     continue
                 self._deliver(self._spoilt(change, old, new), self._join)
+
+    def _sent(self, message: dict[str, Any]) -> None:
+        if self._active != self.mirror.topic or self._active is None:
+            return
+        for _ in range(1 + (self.random.random() < self.faults.doubled)):
+            if self.random.random() < self.faults.loss or self.events_stop:
+                continue
+            join = self._join
+            self._arrives = max(self._arrives, self.now + self.random.uniform(*self.faults.latency))
+            # Two of nearly the same moment may overtake each other.
+            arrives = self._arrives + self.random.uniform(0, self.faults.overtaking)
+
+            def arrive(join: int = join) -> None:
+                if self._join == join:
+                    self.handle(ReceivedMessages([message]))
+
+            self.at(arrives, arrive)
 
     def _spoilt(
         self, change: Change, old: dict[str, Any] | None, new: dict[str, Any] | None

@@ -16,7 +16,7 @@ from notebook_rt.edits.merge import Edit
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.model.filters import parse
 from notebook_rt.model.order import parse_order
-from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
@@ -32,6 +32,23 @@ writes = st.tuples(
     st.just("write"), keys, st.one_of(st.none(), st.integers(0, 2)), st.sampled_from("abc")
 )
 moves = st.tuples(st.just("move"), keys, keys)
+PAIR = (1, 2, 3)
+"""Rows that are written in one transaction."""
+slow = st.tuples(
+    st.just("slow"),
+    keys,
+    st.one_of(st.none(), st.integers(0, 2)),
+    st.booleans(),
+    st.booleans(),
+    pauses,
+)
+logged = st.one_of(
+    st.tuples(st.just("pair"), st.integers(0, 2)),
+    slow,
+    st.sampled_from((("truncate",), ("prune",), ("lose", 0.5), ("lose", 1.0), ("lose", 0.0))),
+)
+"""What only matters where changes come by broadcast."""
+sources = st.sampled_from(("changes", "broadcast"))
 faults = st.sampled_from((("disconnect",), ("connect",), ("gap",), ("network", False)))
 steps = st.lists(st.tuples(pauses, st.one_of(writes, writes, writes, moves, faults)), max_size=40)
 
@@ -57,6 +74,20 @@ def play(world: World, story: list[tuple[float, tuple[Any, ...]]]) -> None:
                 world.network = up
             case ("truncate",):
                 world.server.truncate()
+            case ("pair", group):
+                world.server.write_all([(key, {"grp": group}) for key in PAIR])
+            case ("slow", key, group, early, commits, seconds):
+                values = None if group is None else {"grp": group, "note": "slow"}
+                end = world.server.write_slowly(key, values, early=early, commits=commits)
+                world.at(world.now + seconds, end)
+            case ("prune",):
+                world.server.prune()
+            case ("drop",):
+                world.server.broadcasts = False
+            case ("install",):
+                world.server.install()
+            case ("lose", share):
+                world.faults = replace(world.faults, loss=share)
 
 
 def converged(world: World) -> None:
@@ -65,8 +96,8 @@ def converged(world: World) -> None:
     assert world.mirror.status == "live"
 
 
-def server(rows: int = 8, **more: Any) -> Server:
-    made = Server(dict(COLUMNS), **more)
+def server(rows: int = 8, source: str = "changes", **more: Any) -> Server:
+    made = Server(dict(COLUMNS), broadcasts=source == "broadcast", **more)
     for key in range(1, rows + 1):
         made.write(key, {"grp": key % 3, "note": "start"})
     return made
@@ -82,19 +113,7 @@ beginnings = st.fixed_dictionaries(
 
 
 @many
-@given(steps, st.integers(0, 2**32), st.booleans(), st.sampled_from((3, 1000)), beginnings)
-@example(  # a read was refused, and its turn to poll is not there yet when it may be tried again
-    story=[
-        (0.0, ("connect",)),
-        (2.5, ("write", 1, 0, "a")),
-        (2.5, ("write", 1, None, "a")),
-        (2.5, ("disconnect",)),
-    ],
-    seed=0,
-    passes_xmin=False,
-    max_rows=3,
-    begins={"describes": "not", "rows": 0},
-)
+@given(steps, st.integers(0, 2**32), st.booleans(), st.sampled_from((3, 1000)), beginnings, sources)
 @example(  # a refused read, then a lost stream: the poll is due, and waits for the read's next try
     story=[
         (1.0, ("write", 1, 0, "a")),
@@ -105,13 +124,19 @@ beginnings = st.fixed_dictionaries(
     passes_xmin=False,
     max_rows=3,
     begins={"describes": "not", "rows": 0},
+    source="changes",
 )
 def test_it_converges_and_never_goes_back(
-    story: list[Any], seed: int, passes_xmin: bool, max_rows: int, begins: dict[str, Any]
+    story: list[Any],
+    seed: int,
+    passes_xmin: bool,
+    max_rows: int,
+    begins: dict[str, Any],
+    source: Source,
 ) -> None:
     """Promises 1, 2, 3, 5, 6, 9: whatever happens, ten quiet seconds later the view is the table."""
-    one = server(passes_xmin=passes_xmin, max_rows=max_rows, **begins)
-    world = World(TableSpec("t"), one, seed=seed)
+    one = server(passes_xmin=passes_xmin, max_rows=max_rows, source=source, **begins)
+    world = World(TableSpec("t", source=source), one, seed=seed)
     world.connect()
     play(world, story)
     world.settle(10)
@@ -126,6 +151,7 @@ def test_it_converges_and_never_goes_back(
     st.sampled_from((None, "grp=eq.1")),
     st.sampled_from((0.0, 0.3)),
     st.booleans(),
+    sources,
 )
 @example(  # the deletion says what is here, while a read is out that was sent before it
     story=[
@@ -138,16 +164,24 @@ def test_it_converges_and_never_goes_back(
     text=None,
     truncated=0.0,
     toast=False,
+    source="changes",
 )
 def test_a_read_that_does_not_see_yet_what_was_told_takes_nothing_back(
-    story: list[Any], seed: int, unseen: float, text: str | None, truncated: float, toast: bool
+    story: list[Any],
+    seed: int,
+    unseen: float,
+    text: str | None,
+    truncated: float,
+    toast: bool,
+    source: Source,
 ) -> None:
     """Promise 6: a commit is told a moment before other sessions see it."""
     unaudited = Options(audit_interval=0, page_size=5)
     faults = Faults(truncated=truncated, toast=toast, latency=(0.001, 0.05))
-    spec = TableSpec("t", filter=parse(text))
-    world = World(spec, server(), seed=seed, options=unaudited, faults=faults)
-    world.server.unseen = unseen
+    spec = TableSpec("t", filter=parse(text), source=source)
+    one = server(source=source)
+    world = World(spec, one, seed=seed, options=unaudited, faults=faults)
+    one.unseen = unseen
     world.connect()
     play(world, story)
     world.settle(10)
@@ -330,13 +364,14 @@ def test_what_others_do_is_seen_soon_after_a_write_of_ours(
 
 
 @many
-@given(steps, st.integers(0, 2**32))
-def test_it_converges_with_a_watermark(story: list[Any], seed: int) -> None:
+@given(steps, st.integers(0, 2**32), sources)
+def test_it_converges_with_a_watermark(story: list[Any], seed: int, source: Source) -> None:
     """Promise 3: changed rows by a watermark, keys that are gone by comparing."""
-    one = Server({**COLUMNS, "updated_at": "timestamptz"}, max_rows=5)
+    broadcasts = source == "broadcast"
+    one = Server({**COLUMNS, "updated_at": "timestamptz"}, max_rows=5, broadcasts=broadcasts)
     for key in range(1, 9):
         one.write(key, {"grp": key % 3, "note": "start"})
-    world = World(TableSpec("t"), one, seed=seed)
+    world = World(TableSpec("t", source=source), one, seed=seed)
     world.connect()
     play(world, story)
     world.settle(10)
@@ -349,12 +384,14 @@ def test_it_converges_with_a_watermark(story: list[Any], seed: int) -> None:
     st.integers(0, 2**32),
     st.sampled_from(("grp=eq.1", "grp=in.(0,2),note=neq.a", "or=(grp.eq.1,note.eq.a)")),
     beginnings,
+    sources,
 )
 def test_a_filtered_table_is_the_filtered_table(
-    story: list[Any], seed: int, text: str, begins: dict[str, Any]
+    story: list[Any], seed: int, text: str, begins: dict[str, Any], source: Source
 ) -> None:
     """Promise 7: rows come and go by the filter, over the socket and by reconciliation."""
-    world = World(TableSpec("t", filter=parse(text)), server(**begins), seed=seed)
+    spec = TableSpec("t", filter=parse(text), source=source)
+    world = World(spec, server(source=source, **begins), seed=seed)
     world.connect()
     play(world, story)
     world.settle(10)
@@ -368,9 +405,10 @@ def test_a_filtered_table_is_the_filtered_table(
     st.sampled_from(("grp", "grp.desc,note", "grp.desc.nullslast", "note.desc")),
     st.sampled_from((1, 3, 6)),
     st.booleans(),
+    sources,
 )
 def test_order_and_limit_hold(
-    story: list[Any], seed: int, order: str, limit: int, filtered: bool
+    story: list[Any], seed: int, order: str, limit: int, filtered: bool, source: Source
 ) -> None:
     """Promise 8: the first rows in the server's order, refilled when one leaves."""
     spec = TableSpec(
@@ -378,9 +416,10 @@ def test_order_and_limit_hold(
         filter=parse("grp=neq.2" if filtered else None),
         order=parse_order(order),
         limit=limit,
+        source=source,
     )
     with mock.patch("notebook_rt.sync.table.window.SPARE_LEAST", 1):
-        world = World(spec, server(), seed=seed)
+        world = World(spec, server(source=source), seed=seed)
         world.connect()
         play(world, story)
         world.settle(15)
@@ -388,10 +427,11 @@ def test_order_and_limit_hold(
 
 
 @many
-@given(steps, st.integers(0, 2**32))
-def test_the_order_of_text_is_the_servers(story: list[Any], seed: int) -> None:
+@given(steps, st.integers(0, 2**32), sources)
+def test_the_order_of_text_is_the_servers(story: list[Any], seed: int, source: Source) -> None:
     """Promise 8: where this side cannot know the order, the server is asked."""
-    world = World(TableSpec("t", order=parse_order("note,grp.desc")), server(), seed=seed)
+    spec = TableSpec("t", order=parse_order("note,grp.desc"), source=source)
+    world = World(spec, server(source=source), seed=seed)
     world.connect()
     play(world, story)
     world.settle(15)
@@ -399,13 +439,13 @@ def test_the_order_of_text_is_the_servers(story: list[Any], seed: int) -> None:
 
 
 @many
-@given(steps, st.integers(0, 2**32), st.booleans(), beginnings)
+@given(steps, st.integers(0, 2**32), st.booleans(), beginnings, sources)
 def test_polling_is_the_same_table(
-    story: list[Any], seed: int, filtered: bool, begins: dict[str, Any]
+    story: list[Any], seed: int, filtered: bool, begins: dict[str, Any], source: Source
 ) -> None:
     """Promise 10: without a socket, true to the table within the longest poll."""
-    spec = TableSpec("t", filter=parse("grp=eq.1" if filtered else None))
-    one = server(**begins)
+    spec = TableSpec("t", filter=parse("grp=eq.1" if filtered else None), source=source)
+    one = server(source=source, **begins)
     world = World(spec, one, seed=seed, options=Options(page_size=7, poll_max=8))
     play(world, [(pause, step) for pause, step in story if step[0] in ("write", "network")])
     world.network = True
@@ -424,15 +464,16 @@ def test_polling_is_the_same_table(
     st.sampled_from((0.3, 1.0)),
     st.booleans(),
     st.floats(2.5, 19.0),
+    sources,
 )
 def test_the_audit_finds_what_was_lost_without_a_word(
-    story: list[Any], seed: int, loss: float, passes_xmin: bool, interval: float
+    story: list[Any], seed: int, loss: float, passes_xmin: bool, interval: float, source: Source
 ) -> None:
     """Promise 4: with every light green, the audit alone keeps the table true."""
     quick = Faults(read_time=(0.005, 0.1))  # an audit takes less than a quarter of the interval
     world = World(
-        TableSpec("t"),
-        server(passes_xmin=passes_xmin),
+        TableSpec("t", source=source),
+        server(passes_xmin=passes_xmin, source=source),
         seed=seed,
         faults=quick,
         options=Options(page_size=7, audit_interval=interval),
@@ -522,6 +563,7 @@ places = st.integers(0, 6)
     st.sampled_from((2, 1000)),
     st.sampled_from(("by the API", "by SQL")),
     st.booleans(),
+    sources,
 )
 def test_it_converges_whatever_a_key_is(
     pg_type: str,
@@ -531,11 +573,13 @@ def test_it_converges_whatever_a_key_is(
     max_rows: int,
     describes: Literal["by the API", "by SQL"],
     filtered: bool,
+    source: Source,
 ) -> None:
     """Promises 1, 2, 3, 5, 11: a key of NaN, of an infinity, of a zero, of a list or an object."""
     columns = {"k": pg_type, "m": "int8", "grp": "int4", "note": "text", "rev": "int8"}
     key = ("k", "m") if composite else ("k",)
-    one = Server(columns, key, max_rows=max_rows, describes=describes)
+    broadcasts = source == "broadcast"
+    one = Server(columns, key, max_rows=max_rows, describes=describes, broadcasts=broadcasts)
     known = ODD_KEYS[pg_type]
 
     def place(number: int) -> Any:
@@ -544,7 +588,7 @@ def test_it_converges_whatever_a_key_is(
 
     for number in range(4):
         one.write(place(number), {"grp": number % 3, "note": "start"})
-    spec = TableSpec("t", filter=parse("grp=eq.1" if filtered else None))
+    spec = TableSpec("t", filter=parse("grp=eq.1" if filtered else None), source=source)
     world = World(spec, one, seed=seed, options=Options(page_size=3))
     world.connect()
     for pause, (what, first, second) in story:
@@ -562,3 +606,105 @@ def test_it_converges_whatever_a_key_is(
                 world.gap()
     world.settle(60)  # an audit, too
     converged(world)
+
+
+# Changes that come by broadcast -------------------------------------------------------------------
+
+told = st.lists(
+    st.tuples(pauses, st.one_of(writes, writes, moves, logged, logged, faults)), max_size=40
+)
+
+
+@many
+@given(
+    told,
+    st.integers(0, 2**32),
+    st.sampled_from((0.0, 0.15)),
+    st.sampled_from((None, "grp=eq.1")),
+    st.sampled_from((0.0, 0.3)),
+    st.sampled_from((10_000, 400_000, 1_000_000)),
+    st.sampled_from((0.002, 0.4)),
+)
+def test_no_message_that_is_lost_late_or_doubled_leaves_a_wrong_row(
+    story: list[Any],
+    seed: int,
+    unseen: float,
+    text: str | None,
+    doubled: float,
+    size: int,
+    overtaking: float,
+) -> None:
+    """Promises 1, 2, 3, 5, 6 without any audit: numbers show a loss, and the log says what it was."""
+    unaudited = Options(audit_interval=0, page_size=5)
+    one = server(source="broadcast", entry_size=size)
+    spec = TableSpec("t", filter=parse(text), source="broadcast")
+    late = Faults(doubled=doubled, overtaking=overtaking)
+    world = World(spec, one, seed=seed, options=unaudited, faults=late)
+    one.unseen = unseen
+    world.connect()
+    play(world, story)
+    world.settle(20)
+    converged(world)
+
+
+@many
+@given(
+    st.lists(
+        st.tuples(
+            pauses,
+            st.one_of(writes, moves, logged, faults, st.sampled_from((("drop",), ("install",)))),
+        ),
+        max_size=40,
+    ),
+    st.integers(0, 2**32),
+    st.booleans(),
+)
+def test_a_table_whose_sql_is_dropped_goes_on_without_a_gap(
+    story: list[Any], seed: int, installed: bool
+) -> None:
+    """What falls back to Postgres Changes is true again at once, and does not go back in time."""
+    one = server(source="broadcast" if installed else "changes")
+    world = World(TableSpec("t", source="auto"), one, seed=seed, options=Options(page_size=5))
+    world.connect()
+    play(world, story)
+    world.settle(120)  # an audit finds what a TRUNCATE did that Postgres Changes do not tell
+    converged(world)
+    assert world.mirror.source == ("broadcast" if world.mirror.topic else "changes")
+
+
+@many
+@given(
+    st.lists(
+        st.tuples(
+            pauses,
+            st.one_of(
+                st.tuples(st.just("pair"), st.integers(0, 50)),
+                st.sampled_from((("lose", 0.5), ("lose", 0.0), ("disconnect",), ("connect",))),
+            ),
+        ),
+        max_size=40,
+    ),
+    st.integers(0, 2**32),
+)
+def test_a_transaction_is_seen_as_one(story: list[Any], seed: int) -> None:
+    """Nobody sees half of what one transaction wrote, however many messages it came in, as long as the
+    log is followed: what compares the whole table, an audit, applies what it finds.
+    """
+    one = server(source="broadcast", entry_size=1_000)
+    one.write_all([(key, {"grp": 0}) for key in PAIR])
+    unaudited = Options(audit_interval=0, page_size=2)
+    world = World(TableSpec("t", source="broadcast"), one, seed=seed, options=unaudited)
+    halves: list[Any] = []
+    check = world._check
+
+    def check_and_look() -> None:
+        check()
+        if len({row["grp"] for key, row in world.view.items() if key in PAIR}) > 1:
+            halves.append((world.now, world.view))
+
+    world._check = check_and_look  # type: ignore[method-assign]  # looks after every event
+    world.connect()
+    play(world, story)
+    world.settle(15)
+    converged(world)
+    assert halves == []

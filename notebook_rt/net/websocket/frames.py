@@ -20,6 +20,8 @@ from notebook_rt.model.types import Column
 from notebook_rt.sync.events import Change
 
 _MARK: Final = b'"postgres_changes"'
+_BROADCAST: Final = b'"realtime:nrt:'
+"""The topics on which the database broadcasts tables' changes begin so."""
 _KINDS: Final = frozenset({"INSERT", "UPDATE", "DELETE"})
 _CHANGE_EVENTS: Final = _KINDS | {"postgres_changes", "TRUNCATE"}
 """Events that tell of changes; by the kinds themselves a join of the old style is told."""
@@ -95,7 +97,8 @@ def decode_frame(frame: bytes, exact_numbers: bool = False) -> Frame | ChangeFra
 
 def _leniently(frame: bytes, exact_numbers: bool) -> Frame | ChangeFrame | UnknownFrame:
     try:
-        message = decode_json(frame, exact_numbers and _MARK in frame)
+        of_a_table = _MARK in frame or _BROADCAST in frame
+        message = decode_json(frame, exact_numbers and of_a_table)
     except _UNREADABLE:
         # A binary broadcast of a 2.0.0 client reaches us as broken JSON (docs/design/wire.md): no change.
         return UnknownFrame(b"postgres_changes" in frame)

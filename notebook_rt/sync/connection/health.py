@@ -175,6 +175,8 @@ class Health:
     the latest last; None where nothing was measured."""
     disk: str = field(default="", compare=False)
     """What went wrong last with tables that are kept on disk, in a sentence; empty: nothing did."""
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """How each table's changes come: ``changes`` (Postgres Changes) or ``broadcast``."""
     display: Callable[[], Any] | None = field(default=None, compare=False)
     """How the session shows its health as it goes on, where there is a front end."""
 

@@ -6,7 +6,6 @@ a filter's second binding, whether it moved a row to another key, and whether it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 from msgspec.structs import replace
@@ -73,6 +72,7 @@ class ChangeReader:
         """Whether this is the frame that only tells whether a row is still in the filter."""
         return (
             self._narrow is not None
+            and not change.exact
             and change.kind == "UPDATE"
             and all(column.name in self._narrow for column in change.columns)
         )
@@ -84,10 +84,13 @@ class ChangeReader:
 
     def says_all(self, change: Change) -> bool:
         """Whether it tells the true value of every column that is kept."""
-        return self.is_whole(change) and not self.lossy(change.record or {})
+        return self.is_whole(change) and not self.lossy(change)
 
-    def lossy(self, record: Mapping[str, Any]) -> bool:
+    def lossy(self, change: Change) -> bool:
         """Whether a value may not be the true one (docs/design/wire.md "Values"): the row must be read."""
+        if change.exact:
+            return False
+        record = change.record or {}
         for name in self.nulls.uncertain:
             if record.get(name, 0) is None:
                 return True

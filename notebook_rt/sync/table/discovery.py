@@ -36,6 +36,7 @@ from notebook_rt.model.rows import Json, WireRow
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema, canonical
 from notebook_rt.sync.events import Query
+from notebook_rt.sync.table.broadcast import head_query
 from notebook_rt.sync.table.flows import Ask, Flow, ReadRefusedError, together
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Reads
@@ -85,6 +86,7 @@ def learn(
     spec: TableSpec,
     done: Callable[[Schema, Schema, Described], None],
     page_size: int | None = None,
+    found_log: Callable[[Read], bool] | None = None,
 ) -> Flow:
     """Ask for the schema and call ``done(kept, known, found)``: the projection, all columns, and what
     else was said.
@@ -92,6 +94,8 @@ def learn(
     A round trip costs more than a request, so what the next step needs, if the usual answer comes, is
     asked for beside each question: some rows beside the description; beside the proof of the key, the
     first ``page_size`` keys (None: a load does not come next), which show a load where to begin.
+    With ``found_log`` it is asked, too, whether the table's changes are broadcast: called with the answer
+    to ``head_query`` before anything else; returns whether they come that way.
 
     Raises
     ------
@@ -100,12 +104,14 @@ def learn(
     """
     describe, some_rows = Query((), describe=(spec.table,)), replace(_some(), refusable=True)
     sample: Read | None = None
+    heads = [] if found_log is None else [head_query(spec)]
     try:
-        read, sample = yield [describe, some_rows]
+        read, sample, *found_heads = yield [describe, some_rows, *heads]
     except ReadRefusedError:  # perhaps of the rows only, which are not asked for yet
-        (read,) = yield [describe]
+        read, *found_heads = yield [describe, *heads]
+    broadcast = any(found_log(head) for head in found_heads) if found_log is not None else False
     found = described(read.page.value, spec.table)
-    if found.published is False and "select" in (found.grants or ()):
+    if found.published is False and not broadcast and "select" in (found.grants or ()):
         raise NotPublishedError(spec.schema, spec.table, found.kind)
     if not found.columns:
         found = yield from _probed(spec, sample, page_size)

@@ -27,6 +27,9 @@ KEEP_COVERS: Final = 120.0
 KEEP_FOLLOWED: Final = 120.0
 """Seconds for which it is remembered, and for as long again at most, that a row is as a change told it."""
 
+UNKNOWN: Final = float("inf")
+"""The floor while it is not known which commits are in the rows: no change is certainly newer."""
+
 Newer: TypeAlias = Literal["read", "told", "unclear"]
 
 
@@ -80,6 +83,8 @@ class Horizon:
         when what is sent may not see it."""
         self._tidied_at = 0.0
         self._latest = float("-inf")
+        self.logged = False
+        """Whether changes come out of a log that has its own order, and no commit times."""
         self.watching = False
         """Whether reads are out, so that what others say meanwhile must be remembered by key."""
 
@@ -106,8 +111,19 @@ class Horizon:
 
     def whole(self, read: Read) -> None:
         """The whole table was read."""
-        self._floor = max(self._floor, self._before(read))
+        before = self._before(read)
+        self._floor = before if self._floor == UNKNOWN else max(self._floor, before)
         self._follow_none()
+
+    def unlogged(self) -> None:
+        """Changes come with their commit times from now on, which what the log told had not."""
+        self.logged = False
+        self._floor = UNKNOWN
+
+    def proven(self, server_time: float | None) -> None:
+        """The whole table was compared, by reads from this time on."""
+        if self._floor == UNKNOWN and server_time is not None:
+            self._floor = server_time + 1.0 + self.options.clock_margin
 
     def one(
         self, key: Key, read: Read, now: float, *, agrees: bool = True, before: Row | None = None
@@ -125,7 +141,7 @@ class Horizon:
             self._touched[key] = (self.moment(), None, float("-inf"))
         self.unfollow(key)
         horizon = self._before(read)
-        if horizon > self._floor:
+        if horizon > self._floor or self.logged:
             new = not agrees or (cover is not None and cover.new)
             self._covers[key] = _Cover(horizon, now, new, passed)
 
@@ -173,6 +189,16 @@ class Horizon:
             return False
         cover = self._covers.get(key)
         return cover is None or commit_time > cover.until
+
+    def is_next(self, key: Key) -> bool:
+        """Whether a change out of the log is certainly newer than every read of ``key``."""
+        return self.follows(key) or key not in self._covers
+
+    def logged_until(self, sent_at: float) -> None:
+        """The log was read, which was asked for at this time: what it tells, and all that comes later, is
+        newer than what was read of any key before.
+        """
+        self._covers = {key: one for key, one in self._covers.items() if one.at > sent_at}
 
     def heard(self, commit_time: float | None) -> None:
         """A change of this commit time arrived."""

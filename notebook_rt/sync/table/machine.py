@@ -69,6 +69,11 @@ class Machine(ABC):
         self._audits = AuditTimer(options)
 
     @property
+    def topic(self) -> str | None:
+        """The private topic on which changes are broadcast; None: they come by bindings."""
+        return None
+
+    @property
     def next_audit(self) -> float | None:
         """Monotonic time of the next audit; None while none is to come."""
         return self._audits.at if self._confirmed and self._audits.at != NEVER else None

@@ -18,6 +18,7 @@ from typing import Final, Literal
 from notebook_rt.errors import (
     MissingColumnError,
     MissingTableError,
+    NotBroadcastError,
     NotebookRTError,
     PermissionDeniedError,
 )
@@ -33,7 +34,10 @@ from notebook_rt.sync.events import (
     Event,
     FetchFailed,
     Joined,
+    ReceivedMessages,
+    Rejoin,
     RowSuspect,
+    Told,
     Turn,
     TurnOver,
     TurnWanted,
@@ -41,9 +45,10 @@ from notebook_rt.sync.events import (
 from notebook_rt.sync.rate import ChangeRate
 from notebook_rt.sync.table import discovery
 from notebook_rt.sync.table.auditing import NEVER, Traffic
+from notebook_rt.sync.table.broadcast import ChangeLog, read_head, read_message
 from notebook_rt.sync.table.change import UnreadableError
 from notebook_rt.sync.table.flows import Flow, ReadRefusedError
-from notebook_rt.sync.table.horizon import Horizon
+from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.machine import POLL_SHARE, Machine
 from notebook_rt.sync.table.memory import Memory
 from notebook_rt.sync.table.passes import Learning, Pass, Passes, Proof
@@ -51,6 +56,7 @@ from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.versions import Versions
 
 MAIN: Final = "main"
+LOG: Final = "log"
 REFETCH: Final = "refetch"
 LEARN_PAUSE: Final = 10.0
 """Seconds between two questions for columns that a page has shown to be others."""
@@ -82,6 +88,11 @@ class Mirror(Machine):
         self._passes = Passes(
             spec, make_rows, options, self._horizon, self._emit, lambda: self._flows.waited
         )
+        self._source: Literal["changes", "broadcast"] | None = (
+            "changes" if spec.source == "changes" else None
+        )
+        self._not_broadcast = ""
+        """Why changes do not come by broadcast, which was asked for."""
         self._gaps = 0
         self._closed_gaps = 0
         self._since: float | None = None
@@ -165,13 +176,26 @@ class Mirror(Machine):
         return None if replica is None else replica.waiting_since
 
     @property
+    def source(self) -> Literal["changes", "broadcast"] | None:
+        """How changes come; None until that is known (then ``Rejoin`` comes)."""
+        return self._source
+
+    @property
+    def topic(self) -> str | None:
+        """The private topic to join, where changes come by broadcast."""
+        return None if self._passes.log is None else self._passes.log.topic
+
+    @property
     def bindings(self) -> tuple[Binding, ...]:
-        """The bindings to join with; empty until they are known (then ``Rejoin`` comes).
+        """The bindings to join with; empty until they are known (then ``Rejoin`` comes), and where there
+        is a ``topic``.
 
         A filter that the socket can carry needs four (docs/design/facts.md): what comes in, what stays in, a
         narrow one for what leaves, and deletions, which a filter would swallow.
         """
         spec, schema = self.spec, self.schema
+        if self._source != "changes":
+            return ()
         if spec.columns is None:
             select = None
         elif schema is None:
@@ -196,7 +220,30 @@ class Mirror(Machine):
     def _begin(self) -> None:
         if self._unproven:  # the columns are learnt by the first flow that is due
             return
-        self._flows.start(MAIN, self._guard(self._prove(self._passes.learn())), self._now)
+        self._flows.start(MAIN, self._guard(self._prove(self._learn())), self._now)
+
+    def _learn(self) -> Learning:
+        """Learn the columns, and how changes come where that is not known yet."""
+        found_log = self._found_log if self._source is None else None
+        proof = yield from self._passes.learn(found_log)
+        if self._source is None:
+            raise NotBroadcastError(self.spec.schema, self.spec.table, self._not_broadcast)
+        return proof
+
+    def _found_log(self, read: Read) -> bool:
+        """Take the answer to whether changes come by broadcast."""
+        head, why = read_head(read.page)
+        if head is not None:
+            self._source = "broadcast"
+            self._passes.log = ChangeLog(self.spec, head, self.options, self._now)
+            self._horizon.logged = True
+        elif self.spec.source == "broadcast":
+            self._not_broadcast = why
+            return True
+        else:
+            self._source = "changes"
+        self._emit(Rejoin("the source is known"))
+        return head is not None
 
     # What happened ------------------------------------------------------------------------------
 
@@ -211,6 +258,8 @@ class Mirror(Machine):
                 super()._take(event)
                 self._horizon.joined()
                 self._open_gap("a new join")
+            case ReceivedMessages(payloads):
+                self._hear(payloads)
             case Turn():
                 self._turn = "had"
             case ColumnsSuspect(named):
@@ -226,7 +275,12 @@ class Mirror(Machine):
                 super()._take(event)
 
     def _refused_for_good(self, error: Exception) -> None:
-        if self.rows is None:
+        if self._passes.log is not None:
+            if self.spec.source == "broadcast":
+                self._leave_stream(str(error))
+            else:
+                self._fall_back(str(error))
+        elif self.rows is None:
             self._fail(error)
         else:
             self._leave_stream(str(error))
@@ -241,8 +295,31 @@ class Mirror(Machine):
             return replace(event, retry_after=self.options.backoff_base)
         return event
 
+    def _hear(self, payloads: Sequence[object]) -> None:
+        log = self._passes.log
+        if log is None:
+            return
+        messages = []
+        for payload in payloads:
+            message = read_message(payload)
+            if message is None:
+                self._open_gap("a message that cannot be read")
+            elif log.is_of_another_epoch(message):
+                log.forget()
+                log.kept.append(message)
+                self._open_gap("the table's messages are numbered anew")
+            else:
+                messages.append(message)
+        try:
+            self._passes.hear(messages)
+        except UnreadableError as error:
+            self._open_gap(str(error))
+        self._passes.publish("stream", None)
+
     def _receive(self, changes: Sequence[Change]) -> None:
         replica = self._passes.replica
+        if self._source != "changes":
+            return
         if self._passes.kept is not None:
             self._passes.kept += changes
             if len(self._passes.kept) > self.options.buffer_size:
@@ -262,17 +339,25 @@ class Mirror(Machine):
 
     def _note_gap(self) -> None:
         self._gaps += 1
-        if self._shows and not self._unproven:
+        log = self._passes.log
+        followed = log is not None and log.position is not None  # the log says all that was lost
+        if self._shows and not self._unproven and not followed:
             self._audits.hint(self._now, "")
 
     # What to do next ----------------------------------------------------------------------------
 
     def _start_what_is_due(self) -> None:
         replica = self._passes.replica
-        if replica is None:
+        log = self._passes.log
+        if log is not None and log.ended:
+            self._fall_back(log.ended)
+            log = None
+        if replica is None or self._failed is not None:
             return
         replica.want_changes = self.want_changes
         self._see_what_hints(replica)
+        if log is not None and log.position is not None and replica.loaded:
+            self._follow_log(replica, log)
         if MAIN not in self._flows and self._now >= self._retry_at:
             flow = self._next_flow(replica)
             if flow is not None:
@@ -288,12 +373,42 @@ class Mirror(Machine):
         if self._passes.judge_audit(replica):
             self._rate.lost(self._now)
             self._audits.hint(self._now, "the last audit found rows that had been lost")
+        if self._passes.log is not None:
+            return  # its numbers show what is lost
         if self._traffic.fell_quiet(self._now):  # what is late after that is lost
             self._audits.hint(self._now, "changes have stopped coming", within=0.0)
         if replica.loaded and self._now < self._rate.until:
             self._audits.hint(self._now, self._rate.reason, until=self._rate.until)
 
+    def _follow_log(self, replica: Replica, log: ChangeLog) -> None:
+        """Ask the log for what was lost, and its head whether something was."""
+        if not self._confirmed or LOG in self._flows or self._now < self._retry_at:
+            return
+        if self._now >= log.numbers.lost_at and self.gapless:
+            self._open_gap("messages of the database were lost; they are read from its log")
+        if not self.gapless:
+            flow = self._follow(replica, log)
+        elif self._now >= log.head_at:
+            flow = self._passes.look_at_head(log)
+        else:
+            return
+        self._flows.start(LOG, self._guard(flow), self._now)
+
+    def _fall_back(self, reason: str) -> None:
+        """Nothing is broadcast any more: changes come by Postgres Changes from now on."""
+        self._flows.stop(LOG)
+        self._passes.log = None
+        self._horizon.unlogged()
+        if self.spec.source == "broadcast":
+            self._fail(NotBroadcastError(self.spec.schema, self.spec.table, reason))
+            return
+        self._source = "changes"
+        self._emit(Told("source", {"source": "changes", "reason": reason}))
+        self._leave_stream(f"the database does not broadcast its changes any more: {reason}")
+        self._emit(Rejoin("another source"))
+
     def _next_flow(self, replica: Replica) -> Flow | None:
+        log = self._passes.log
         if replica.moved_to is not None:
             columns, replica.moved_to = replica.moved_to, None
             return self._prove(self._passes.change_columns(replica, columns))
@@ -302,19 +417,20 @@ class Mirror(Machine):
         if replica.schema_moved and self._now >= self._learn_at:
             replica.schema_moved = False
             self._learn_at = self._now + LEARN_PAUSE
-            return self._prove(self._passes.learn())
+            return self._prove(self._learn())
         if not replica.loaded or self._unproven:
             if not (self._confirmed or self._has_lost or self._now >= self._patience_ends):
                 return None
             if not replica.loaded:
                 return self._prove(self._passes.load(replica))
-            return self._prove(self._passes.reconcile(replica, "warm", self._since))
+            return self._prove(self._reconcile(replica, "warm"))
         if self._audits.asked and self._now >= self._audits.at:
             return self._audit(replica)
         if self._confirmed and self._gaps > self._closed_gaps:
             if self._now >= self._audits.by:  # it compares everything, so it closes gaps as well
                 return self._audit(replica)
-            return self._prove(self._passes.reconcile(replica, "reconcile", self._since))
+            if log is None or log.position is None:
+                return self._prove(self._reconcile(replica, "reconcile"))
         if (
             replica.window is not None
             and replica.window.stale
@@ -339,6 +455,8 @@ class Mirror(Machine):
 
     def _judge(self) -> None:
         replica = self._passes.replica
+        if self._failed is not None:
+            return
         if replica is None or not replica.loaded:
             self._set_status("loading", "starting")
         elif self._unproven:
@@ -372,6 +490,15 @@ class Mirror(Machine):
                 times.append(self._retry_at)
             # Nothing of these is begun before a refused read may be tried again.
             times = [max(time, self._retry_at) for time in times]
+        log = self._passes.log
+        if (
+            log is not None
+            and self._confirmed
+            and LOG not in self._flows
+            and log.position is not None
+        ):
+            due = min(log.head_at, log.numbers.lost_at) if self.gapless else self._retry_at
+            times.append(max(due, self._retry_at))
         if self._flows.wake_at is not None:
             times.append(self._flows.wake_at)
         if replica is not None and replica.wanted and REFETCH not in self._flows:
@@ -450,11 +577,32 @@ class Mirror(Machine):
         self._audits.ended(self._now, proof.took, clean=not proof.differing)
         self._proven(proof, gaps)
 
-    def _poll(self, replica: Replica) -> Flow:
+    def _reconcile(self, replica: Replica, cause: Literal["reconcile", "poll", "warm"]) -> Pass:
+        log = self._passes.log
+        if log is None:
+            return (yield from self._passes.reconcile(replica, cause, self._since))
+        # No time bounds what is missing, for what the log told had none.
+        one = self._passes.reconcile(replica, cause, None)
+        return (yield from self._passes.rooted(replica, log, one))
+
+    def _follow(self, replica: Replica, log: ChangeLog) -> Flow:
         gaps = self._gaps
+        proof = yield from self._passes.follow(replica, log, "reconcile")
+        if proof is not None:
+            self._proven(proof, gaps)
+        else:
+            log.forget()
+            self._open_gap("what was missed is read from the table, not from its log")
+
+    def _poll(self, replica: Replica) -> Flow:
+        gaps, log = self._gaps, self._passes.log
         self._flows.serve(MAIN, "poll")
+        proof = None
         try:
-            proof = yield from self._passes.reconcile(replica, "poll", self._since)
+            if log is not None and log.position is not None:
+                proof = yield from self._passes.follow(replica, log, "poll")
+            if proof is None:
+                proof = yield from self._reconcile(replica, "poll")
         finally:
             self._end_turn()
         self._slow_down(changed=bool(proof.differing))
@@ -465,6 +613,7 @@ class Mirror(Machine):
     def _proven(self, proof: Proof, gaps: int) -> None:
         """Nothing that was committed before the proof is missing."""
         self._since = proof.server_time
+        self._horizon.proven(proof.server_time)
         if proof.closes_gaps:
             self._closed_gaps = gaps
             self._unproven = ""

@@ -12,7 +12,8 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
-from notebook_rt.model.rows import Delete, Key, Rows, Upsert
+from notebook_rt.errors import InexactKeyError
+from notebook_rt.model.rows import Delete, Key, Rows, Upsert, at_most
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema, built_in
 from notebook_rt.options import Options
@@ -28,6 +29,7 @@ from notebook_rt.sync.events import (
     Told,
 )
 from notebook_rt.sync.table import discovery
+from notebook_rt.sync.table.broadcast import ChangeLog, Entry, Message, Missed
 from notebook_rt.sync.table.change import UnreadableError
 from notebook_rt.sync.table.flows import Ask, Flow
 from notebook_rt.sync.table.horizon import Horizon, Read
@@ -89,6 +91,8 @@ class Passes:
         """Columns that edits have named, of a table of which no row was there to name them."""
         self.kept: list[Change] | None = None
         """The changes that came while loading; None: nothing is being loaded."""
+        self.log: ChangeLog | None = None
+        """What is followed where changes come by broadcast; None: they come by Postgres Changes."""
         self._early: deque[tuple[float, Change]] = deque(maxlen=options.buffer_size)
         """The changes that came just before the load: it may not see them yet."""
         self.order_at = float("-inf")
@@ -141,13 +145,13 @@ class Passes:
 
     # The columns, and the load ------------------------------------------------------------------
 
-    def learn(self) -> Learning:
-        """Learn the columns, and load again if they are others."""
+    def learn(self, found_log: Callable[[Read], bool] | None = None) -> Learning:
+        """Learn the columns, and load again if they are others; ``found_log``: see `discovery.learn`."""
         found: list[tuple[Schema, Schema, discovery.Described]] = []
         asked = self.named
         spec = replace(self.spec, named=(*self.spec.named, *asked))
         size = self.options.page_size if self.replica is None else None
-        yield from discovery.learn(spec, lambda *schemas: found.append(schemas), size)
+        yield from discovery.learn(spec, lambda *schemas: found.append(schemas), size, found_log)
         kept, known, self.described = found[0]
         if self.named is asked:  # else others are to be asked for next
             self.named = tuple(name for name in asked if name in known.types)
@@ -191,6 +195,11 @@ class Passes:
 
     def load(self, replica: Replica) -> Pass:
         """Read the whole table and show it as one."""
+        log = self.log
+        start = None
+        if log is not None:
+            log.restart(self.now)
+            start = yield from log.begin(lambda: self.now)
         self.kept = [one for at, one in self._early if at > self.now - self.options.visible_within]
         self._early.clear()
         rows = self._make_rows(replica.schema)
@@ -207,6 +216,9 @@ class Passes:
                 yield from ranks(replica, self.reads, self._paging, order)
             else:
                 order = list(rows.keys())
+        missed = None
+        if log is not None and start is not None:
+            missed = yield from log.read_since(start, len(rows))
         kept, self.kept = self.kept, None
         before = self.replica
         old = before.rows if before is not None and before.loaded else None
@@ -216,6 +228,8 @@ class Passes:
         readable = True
         try:
             replica.receive(kept, self.now)
+            if log is not None and missed is not None:
+                self._take_missed(replica, log, missed)
         except UnreadableError:
             readable = False
         if old is not None:
@@ -228,7 +242,94 @@ class Passes:
         self._emit(Shown(rows, replica.schema, order))
         replica.dirty = True
         self.publish("snapshot", None)
-        return Proof(read.page.server_time, took(), closes_gaps=readable)
+        followed = log is None or missed is not None
+        return Proof(read.page.server_time, took(), closes_gaps=readable and followed)
+
+    # Following the log --------------------------------------------------------------------------
+
+    def hear(self, messages: Sequence[Message]) -> None:
+        """Messages came: apply what is whole, as one.
+
+        Raises
+        ------
+        UnreadableError
+            If something changed and it is not known what.
+        """
+        log, replica = self.log, self.replica
+        assert log is not None  # messages come of a log only
+        if log.position is None or replica is None or not replica.loaded:
+            for message in messages:
+                log.keep(message, self.now)
+            if len(log.kept) > self.options.buffer_size:
+                log.kept.clear()
+                raise UnreadableError("too many messages while the table is read")
+            return
+        entries = [entry for message in messages for entry in log.hear(message, self.now)]
+        self._take_entries(replica, log, entries)
+
+    def _take_entries(self, replica: Replica, log: ChangeLog, entries: Sequence[Entry]) -> None:
+        try:
+            batch = log.batch(entries, replica.keys_of)
+        except (KeyError, InexactKeyError) as error:
+            replica.schema_moved = True
+            raise UnreadableError(f"a message whose keys cannot be read: {error!r:.100}") from None
+        replica.receive_logged(batch.changes.items(), batch.emptied, self.now)
+        if batch.unknown:
+            log.forget()
+            raise UnreadableError("the table had no primary key when it changed")
+
+    def _take_missed(self, replica: Replica, log: ChangeLog, missed: Missed) -> None:
+        """Apply what the log had, and then what has come as messages meanwhile."""
+        self._horizon.logged_until(missed.sent.sent_at)
+        log.took(missed)
+        kept, log.kept = log.kept, []
+        heard = [entry for message in kept for entry in log.hear(message, self.now)]
+        self._take_entries(replica, log, [*missed.entries, *heard])
+
+    def follow(
+        self, replica: Replica, log: ChangeLog, cause: Literal["reconcile", "poll"]
+    ) -> Learning:
+        """Take what the log has since the position; None: it does not say, or the table is read with less."""
+        took, position = self._stopwatch(), log.position
+        missed = None
+        if position is not None:
+            missed = yield from log.read_since(position, len(replica.rows))
+        if missed is None or log.position is None:
+            return None
+        try:
+            self._take_missed(replica, log, missed)
+        except UnreadableError:
+            log.forget()
+            return None
+        changed = at_most(replica.published or ())
+        self.publish(cause, None)
+        detail = {"method": "log", "differing": changed, "seconds": took(), "cause": cause}
+        self._emit(Told("reconciled", detail))
+        return Proof(missed.sent.page.server_time, took(), changed)
+
+    def rooted(self, replica: Replica, log: ChangeLog, one: Pass) -> Pass:
+        """A pass that compares the whole table, after which it is as of a position of the log."""
+        log.forget()
+        start = yield from log.begin(lambda: self.now)
+        proof = yield from one
+        missed = None
+        if start is not None:
+            missed = yield from log.read_since(start, len(replica.rows))
+        if missed is None:
+            return replace(proof, closes_gaps=False)
+        try:
+            self._take_missed(replica, log, missed)
+        except UnreadableError:
+            log.forget()
+            proof = replace(proof, closes_gaps=False)
+        self.publish("reconcile", None)
+        return proof
+
+    def look_at_head(self, log: ChangeLog) -> Generator[Ask, Sequence[Read], None]:
+        """See whether the latest messages were lost; where none was, the position moves on."""
+        position = yield from log.ask_head(lambda: self.now)
+        if position is not None and log.position is not None and not log.numbers.missing:
+            log.adopt(position)
 
     def _progress(self, done: int, total: int | None) -> None:
         self._emit(Progress(done, total))

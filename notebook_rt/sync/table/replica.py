@@ -13,8 +13,8 @@ read. Once a read shows a row as a change of this join tells it, the next change
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from notebook_rt.errors import InexactKeyError
 from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert, WireRow
@@ -26,6 +26,9 @@ from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.versions import Versions
 from notebook_rt.sync.table.watermark import Watermark
 from notebook_rt.sync.table.window import Window
+
+EMPTIED: Final = Change("DELETE", None, None, (), None, exact=True)
+"""What TRUNCATE tells of every row."""
 
 
 class Held(NamedTuple):
@@ -173,6 +176,28 @@ class Replica:
         finally:
             self._flush()
 
+    def receive_logged(
+        self, changes: Iterable[tuple[Key, Change]], emptied: Collection[Key] | None, now: float
+    ) -> None:
+        """Apply changes out of the log (``broadcast.py``) as one; ``emptied``: after all rows but these
+        have gone.
+        """
+        self.watermark.believed = False  # nothing shows whether a change moved it to its own time
+        if emptied is not None:
+            for key in {*self.rows.keys(), *self.rows.pending_keys, *self._held}.difference(
+                emptied
+            ):
+                self._receive(EMPTIED, key, now)
+        for key, change in changes:
+            self._receive(change, key, now)
+        self._flush()
+
+    def _is_news(self, change: Change, key: Key) -> bool:
+        """Whether a change that is told now is certainly newer than every read of ``key``."""
+        if change.exact:
+            return self.horizon.is_next(key)
+        return self.horizon.is_news(key, change.commit_time)
+
     def _receive(
         self, change: Change, key: Key, now: float, unseen_until: float | None = None
     ) -> None:
@@ -180,7 +205,7 @@ class Replica:
             self.suspects.pop(key, None)
         if unseen_until is None:
             unseen_until = now + self.horizon.options.visible_within
-        if key in self._held or not self.horizon.is_news(key, change.commit_time):
+        if key in self._held or not self._is_news(change, key):
             self._unclear(change, key, now, unseen_until)
             return
         ops = self._ops(change, key)
@@ -223,7 +248,7 @@ class Replica:
             self.wanted.pop(key, None)
 
     def _unclear(self, change: Change, key: Key, now: float, unseen_until: float) -> None:
-        news = self.horizon.is_news(key, change.commit_time)
+        news = self._is_news(change, key)
         news = news or self.watermark.moves_on(change.record, self._row(key))
         held = self._held.get(key, [])
         passed = self.horizon.passed(key)
@@ -278,16 +303,18 @@ class Replica:
         if change.kind == "DELETE":
             return self._end(key, before)
         record = change.record or {}
-        if change.errors or self._reader.lossy(record):
+        if change.errors or self._reader.lossy(change):
             return None
         row = self.schema.decode(record, "socket")
+        if change.exact and record.keys() != self._names and self.spec.columns is None:
+            self.schema_moved = True
         whole = len(row) == self._width
         if whole and self._unbounded and change.columns is self._last_columns:
             return [Upsert(key, row)]  # nearly every change
         narrow = self._reader.is_narrow(change)
         if change.columns is not self._last_columns and not narrow:
             self._look_at_columns(change.columns)
-        verdict = self._verdict(record, key, before, vouched=not narrow)
+        verdict = self._verdict(record, key, before, vouched=not (narrow or change.exact))
         if verdict is None:
             return None
         if not verdict:
@@ -324,9 +351,9 @@ class Replica:
         narrow = self._reader.is_narrow(change)
         if change.columns is not self._last_columns and not narrow:
             self._look_at_columns(change.columns)
-        if change.errors or self._reader.lossy(record):
+        if change.errors or self._reader.lossy(change):
             return False
-        verdict = self._verdict(record, key, vouched=not narrow)
+        verdict = self._verdict(record, key, vouched=not (narrow or change.exact))
         if not verdict:
             return verdict is False and mine is None
         if narrow:
@@ -396,7 +423,8 @@ class Replica:
         """Take what ``read`` says of ``key`` (None: no such row); return what it changes."""
         held = self._held.get(key)
         if held is not None and row is not None:
-            self.nulls.learn([one.change.record or {} for one in held], row)
+            records = [one.change.record or {} for one in held if not one.change.exact]
+            self.nulls.learn(records, row)
         mine = self.rows.get(key)
         agrees = mine is None if row is None else mine is not None and not differs(row, mine)
         newer = self.horizon.newer(key, read)
@@ -468,9 +496,11 @@ class Replica:
         if change.kind == "DELETE":
             return row is None
         record = change.record or {}
+        if change.exact and change.errors:
+            return False  # its key alone says nothing of the row
         if row is None:
             return self._verdict(record, key, vouched=False) is False
-        said = self._reader.sure(record).items()
+        said = (self.schema.decode(record) if change.exact else self._reader.sure(record)).items()
         return all(equal(row[name], value) for name, value in said if name in row)  # else dropped
 
     def is_held(self, key: Key) -> bool:

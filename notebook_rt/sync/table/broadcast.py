@@ -1,0 +1,418 @@
+"""Following the log of a table's changes: which messages came, which were lost, what of them is news.
+
+The database sends a transaction's changes at its commit, in numbered messages, and keeps them in a log
+(``broadcast.sql``, ``docs/design/broadcast.md``). In go messages, the answers of ``notebook_rt_head`` and
+``notebook_rt_since``, and the time; out come the changes to apply, in the log's order, and what to ask next.
+
+* **Numbers** show a loss: one that is still missing half a second after a later one came, or after the
+  head named it, is a reason to ask ``since``. What a number is missing for (a loss, a rollback) does
+  not matter: the log says what was committed.
+* **The position** is a snapshot of PostgreSQL's: what it sees is in the rows here. What committed
+  after it comes as a message, or from ``since``; what comes twice is known by the ids of the log.
+* **Order** is the log's, for each key: of two transactions that changed one key, the later one waited
+  for the other's lock before its entry had an id. Deletions count as any change.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from notebook_rt.errors import AnswerTooLargeError, StatementTimeoutError
+from notebook_rt.model.rows import Key, WireRow
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.options import Options
+from notebook_rt.sync.events import Change, Page, Query
+from notebook_rt.sync.table.flows import Ask, ReadRefusedError
+from notebook_rt.sync.table.horizon import Read
+
+VERSION: Final = 1
+"""Of ``broadcast.sql``: what its functions and messages mean."""
+EVENT: Final = "changes"
+"""The event of its messages."""
+HEAD: Final = "notebook_rt_head"
+SINCE: Final = "notebook_rt_since"
+HOLE: Final = 0.5
+"""Seconds after which a number that is missing was lost: late ones were late by 2.1 ms at most."""
+HEAD_PAUSE: Final = 2.0
+HEAD_PAUSE_MAX: Final = 10.0
+"""Seconds between two questions for the head: the longer, the longer nothing came."""
+PAGE_BYTES: Final = 1_000_000
+"""Of an answer of ``since``."""
+
+T = TypeVar("T")
+_TOO_LARGE: Final = "the row is larger than a message may be"
+_GONE: Final = Change("DELETE", None, None, (), None, exact=True)
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What one statement changed, or a part of that: an entry of the log."""
+
+    id: int
+    op: str
+    """``I``, ``U``: rows; ``D``: gone; ``T``: all rows are gone; ``R``: read the table again."""
+    x: int = 0
+    """The transaction; in a message the message's own says it."""
+    rows: list[dict[str, Any]] = []
+    gone: list[dict[str, Any]] = []
+    """Keys."""
+    big: list[dict[str, Any]] = []
+    """Keys of rows that are too large for a message."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A part of what one transaction changed, as it was broadcast."""
+
+    epoch: str
+    """Another one: the numbers began anew."""
+    n: int
+    x: int
+    part: int
+    last: bool
+    changes: list[Entry]
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What the log has at a moment: all that ``position`` sees has a number of at most ``n``."""
+
+    version: int
+    topic: str
+    epoch: str
+    position: str
+    n: int
+
+
+class _Since(msgspec.Struct, frozen=True):
+    until: str
+    changes: list[Entry]
+    more: bool
+    too_old: bool | None = None
+    behind: int | None = None
+
+
+def read_message(payload: Any) -> Message | None:
+    """A broadcast's payload as a message; None: it is none."""
+    return _converted(payload, Message)
+
+
+def _converted(value: Any, into: type[T]) -> T | None:
+    try:
+        return msgspec.convert(value, into, strict=False)
+    except msgspec.ValidationError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A snapshot, as ``pg_snapshot`` writes it: which transactions it sees."""
+
+    text: str
+    low: int
+    """All before were over."""
+    high: int
+    """This one and all later ones had not begun."""
+    open: frozenset[int]
+
+    @classmethod
+    def of(cls, text: str) -> Position:
+        """
+        >>> position = Position.of("5:9:6,8")
+        >>> [position.sees(x) for x in (4, 5, 6, 7, 8, 9)]
+        [True, True, False, True, False, False]
+        """
+        low, high, between = text.split(":")
+        return cls(text, int(low), int(high), frozenset(map(int, filter(None, between.split(",")))))
+
+    def sees(self, transaction: int) -> bool:
+        """Whether it was committed, or rolled back, by then."""
+        return transaction < self.low or (transaction < self.high and transaction not in self.open)
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Numbers that did not come."""
+
+    low: int
+    high: int
+    since: float
+    """When it was seen that they are missing, monotonic seconds."""
+
+
+class Numbers:
+    """Which of the messages' numbers have come."""
+
+    def __init__(self) -> None:
+        self._top = 0
+        self._holes: list[Hole] = []
+
+    def came(self, number: int, now: float) -> None:
+        """A message came."""
+        if number > self._top:
+            self.expect(number - 1, now)
+            self._top = number
+            return
+        for place, hole in enumerate(self._holes):
+            if hole.low <= number <= hole.high:
+                parts = ((hole.low, number - 1), (number + 1, hole.high))
+                self._holes[place : place + 1] = [
+                    Hole(low, high, hole.since) for low, high in parts if low <= high
+                ]
+                return
+
+    def expect(self, number: int, now: float) -> bool:
+        """All up to ``number`` were drawn; whether that says that some are missing."""
+        if number <= self._top:
+            return False
+        self._holes.append(Hole(self._top + 1, number, now))
+        self._top = number
+        return True
+
+    def settle(self, before: float) -> None:
+        """What was missing already at this time is in the log as it was read since."""
+        self._holes = [hole for hole in self._holes if hole.since > before]
+
+    @property
+    def lost_at(self) -> float:
+        """When the oldest hole is a loss; infinite where there is none."""
+        return min((hole.since for hole in self._holes), default=float("inf")) + HOLE
+
+    @property
+    def missing(self) -> Sequence[Hole]:
+        return self._holes
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is to be applied as one: for each key the last of its changes."""
+
+    changes: dict[Key, Change] = field(default_factory=dict)
+    emptied: frozenset[Key] | None = None
+    """First all rows go but these; None: they stay."""
+    unknown: bool = False
+    """Something changed, and the log does not know what: the table is to be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What the log had since a position."""
+
+    entries: Sequence[Entry]
+    until: Position
+    sent: Read
+    """The first of the answers."""
+
+
+class ChangeLog:
+    """The log of one table as it is followed here."""
+
+    def __init__(self, spec: TableSpec, head: Head, options: Options, now: float) -> None:
+        self.topic = head.topic
+        self.position: Position | None = None
+        """What it sees is in the rows; None: they are to be read first."""
+        self.kept: list[Message] = []
+        """Messages that wait for the position."""
+        self.numbers = Numbers()
+        self.ended = ""
+        """Why there is nothing to follow any more; empty while there is."""
+        self.head_at = now + HEAD_PAUSE
+        """When the head is to be asked for."""
+        self._spec = spec
+        self._visible_within = options.visible_within
+        self._epoch = head.epoch
+        self._start: Position | None = Position.of(head.position)
+        """Where the first reading of the table begins: the position as the log was found."""
+        self._pause = HEAD_PAUSE
+        self._recent: deque[tuple[float, Message]] = deque()
+        """What came just now, and when: a read may not see it yet."""
+        self._parts: dict[int, dict[int, Message]] = {}
+        self._taken: dict[Key, tuple[int, int]] = {}
+        """The entry that a key's row is from, and its transaction, where the position does not see that."""
+        self._emptied = 0
+        """The entry of the latest TRUNCATE."""
+        self.numbers.expect(head.n, now)
+
+    # Messages -----------------------------------------------------------------------------------
+
+    def hear(self, message: Message, now: float) -> list[Entry]:
+        """A message came: the entries of its transaction, once all parts are here."""
+        self.numbers.came(message.n, now)
+        self._pause = HEAD_PAUSE
+        self.head_at = min(self.head_at, now + HEAD_PAUSE)
+        if self.position is not None and self.position.sees(message.x):
+            return []
+        self._recent.append((now, message))
+        while self._recent[0][0] <= now - self._visible_within:
+            self._recent.popleft()
+        parts = self._parts.setdefault(message.x, {})
+        parts[message.part] = message
+        last = max(parts)
+        if len(parts) < last or not parts[last].last:
+            return []
+        del self._parts[message.x]
+        return [
+            msgspec.structs.replace(entry, x=message.x)
+            for part in sorted(parts)
+            for entry in parts[part].changes
+        ]
+
+    def is_of_another_epoch(self, message: Message) -> bool:
+        """Whether the numbers began anew."""
+        return message.epoch != self._epoch
+
+    def forget(self) -> None:
+        """The rows are not known to be as of any position: they are to be compared, and then followed."""
+        self.position = None
+
+    def restart(self, now: float) -> None:
+        """All rows are read anew."""
+        self.forget()
+        late = now - self._visible_within
+        self.kept = [*(one for at, one in self._recent if at > late), *self.kept]
+        self._recent.clear()
+        self._parts, self._taken = {}, {}
+
+    def keep(self, message: Message, now: float) -> None:
+        """A message came while there is no position."""
+        self.numbers.came(message.n, now)
+        self.kept.append(message)
+
+    # What is news -------------------------------------------------------------------------------
+
+    def batch(
+        self, entries: Iterable[Entry], keys_of: Callable[[Sequence[WireRow]], list[Key]]
+    ) -> Batch:
+        """What of ``entries`` is newer than what was taken before, in the order of the log."""
+        batch = Batch()
+        for entry in sorted(entries, key=lambda one: one.id):
+            if entry.id <= self._emptied:
+                continue
+            if entry.op == "R":
+                batch.unknown = True
+            elif entry.op == "T":
+                self._emptied = entry.id
+                later = {key: one for key, one in self._taken.items() if one[0] > entry.id}
+                self._taken = later
+                batch.changes = {}
+                batch.emptied = frozenset(later)
+            for key in keys_of(entry.gone) if entry.gone else ():
+                if self._is_news(key, entry):
+                    batch.changes[key] = _GONE
+            for record, key in zip(
+                entry.rows, keys_of(entry.rows) if entry.rows else (), strict=True
+            ):
+                if self._is_news(key, entry):
+                    batch.changes[key] = Change("UPDATE", record, None, (), None, exact=True)
+            for record, key in zip(entry.big, keys_of(entry.big) if entry.big else (), strict=True):
+                if self._is_news(key, entry):
+                    batch.changes[key] = Change(
+                        "UPDATE", record, None, (), None, (_TOO_LARGE,), exact=True
+                    )
+        return batch
+
+    def _is_news(self, key: Key, entry: Entry) -> bool:
+        before = self._taken.get(key)
+        if before is not None and entry.id <= before[0]:
+            return False
+        self._taken[key] = (entry.id, entry.x)
+        return True
+
+    # The head and the log, as they are read -----------------------------------------------------
+
+    def adopt(self, position: Position) -> None:
+        """All that ``position`` sees is in the rows."""
+        self.position = position
+        self._parts = {x: parts for x, parts in self._parts.items() if not position.sees(x)}
+        self._taken = {key: one for key, one in self._taken.items() if not position.sees(one[1])}
+
+    def ask_head(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
+        """The position of now; None: there is none any more. ``now`` is asked when it has come."""
+        (read,) = yield [head_query(self._spec)]
+        head, self.ended = read_head(read.page)
+        if head is None:
+            return None
+        if head.epoch != self._epoch or head.topic != self.topic:
+            self._epoch, self.numbers = head.epoch, Numbers()
+            self._parts, self._taken, self._emptied = {}, {}, 0
+            self.topic = head.topic
+            self.kept = [one for one in self.kept if one.epoch == head.epoch]
+            self.forget()
+        news = self.numbers.expect(head.n, now())
+        self._pause = HEAD_PAUSE if news else min(self._pause * 2, HEAD_PAUSE_MAX)
+        self.head_at = now() + self._pause
+        return Position.of(head.position)
+
+    def begin(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
+        """The position at which a reading of the table that begins now starts to follow; None: there is
+        nothing to follow any more.
+        """
+        start, self._start = self._start, None
+        if start is None:
+            start = yield from self.ask_head(now)
+        return start
+
+    def read_since(
+        self, position: Position, rows: int
+    ) -> Generator[Ask, Sequence[Read], Missed | None]:
+        """What the log has since ``position``; None: it does not reach so far back, or reading the table
+        of so many rows costs less.
+        """
+        entries: list[Entry] = []
+        first: Read | None = None
+        asked: dict[str, Any] = {"p_topic": self.topic, "p_position": position.text}
+        while True:
+            args = {**asked, "p_bytes": PAGE_BYTES}
+            try:
+                (read,) = yield [Query((), rpc=SINCE, args=args, refusable=True)]
+            except ReadRefusedError as refused:
+                if isinstance(refused.error, StatementTimeoutError | AnswerTooLargeError):
+                    return None
+                raise
+            first = first or read
+            page = _converted(read.page.value, _Since)
+            if page is None:
+                self.ended = _why(read.page)
+                return None
+            if page.too_old:
+                return None
+            entries += page.changes
+            if not page.more:
+                return Missed(entries, Position.of(page.until), first)
+            told = sum(len(one.rows) + len(one.gone) for one in page.changes)
+            if page.behind is not None and page.behind / PAGE_BYTES * told > rows:
+                return None
+            asked |= {"p_until": page.until, "p_after": page.changes[-1].id}
+
+    def took(self, missed: Missed) -> None:
+        """All that was missed is in the rows."""
+        self.adopt(missed.until)
+        self.numbers.settle(missed.sent.sent_at - HOLE)
+
+
+def head_query(spec: TableSpec) -> Query:
+    """Ask whether a table's changes are broadcast, and where its log is."""
+    args = {"p_schema": spec.schema, "p_table": spec.table}
+    return Query((), rpc=HEAD, args=args, refusable=True)
+
+
+def read_head(page: Page) -> tuple[Head | None, str]:
+    """The answer to ``head_query``; None where there is nothing to follow, and why."""
+    if page.refusal is not None or page.value is None:
+        return None, _why(page)
+    version = page.value.get("version") if isinstance(page.value, dict) else None
+    if version != VERSION:
+        return None, f"its SQL has version {version}, and this notebook_rt needs {VERSION}"
+    head = _converted(page.value, Head)
+    return (
+        head,
+        "" if head is not None else "its SQL says what this notebook_rt does not understand",
+    )
+
+
+def _why(page: Page) -> str:
+    if page.refusal is not None:
+        return "the project does not have the SQL"
+    return "the table is not broadcast, or this login may not read its topic"
