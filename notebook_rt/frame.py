@@ -32,6 +32,7 @@ from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
 from notebook_rt.runtime.iteration import Changes
 from notebook_rt.runtime.progress import Bar
+from notebook_rt.runtime.watching import Condition, Watching
 from notebook_rt.sync.derive.concat import Concat
 from notebook_rt.sync.derive.distinct import Distinct
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
@@ -588,13 +589,143 @@ class LiveFrame:
         self._removers.append(unsubscribe)
         return unsubscribe
 
-    def _attach(self, put: Callable[[ChangeBatch], None]) -> Callable[[], None]:
+    def _attach(
+        self, put: Callable[[ChangeBatch], None], *, gather: bool = True
+    ) -> Callable[[], None]:
         """Have the loop call ``put`` with each batch; returns how to end that."""
         feed = self._feed
         feed.look()
-        listener = Gathering(put, self._debounce) if self._debounce else put
+        listener = Gathering(put, self._debounce) if self._debounce and gather else put
         feed.thread.call(feed.listeners.add, listener)
         return lambda: feed.thread.post(feed.listeners.remove, listener)
+
+    def when(
+        self,
+        condition: Condition,
+        enter: Callable[[dict[str, Any]], Any],
+        leave: Callable[[dict[str, Any]], Any] | None = None,
+        *,
+        name: str | None = None,
+        at_once: bool = False,
+        debounce: float = 0.0,
+    ) -> Callable[[], None]:
+        """Call ``enter(row)`` once for each row that begins to match, and ``leave(row)`` once it stops.
+
+        Once, whatever happens to the connection: rows that are read again tell nothing anew, and what
+        began or stopped to match meanwhile is told then. Each login has its own: another one's rows begin as
+        at first, and who comes back goes on. The functions are called as those of `on_change` are: in
+        order, on a thread of their own; one that raises is logged once and stays; what a cell has registered
+        is replaced when the cell is run again.
+
+        Parameters
+        ----------
+        condition : str, dict, list or callable
+            A filter as of `where`: ``"price=gt.250"``; or a function of a row, a dict, that says whether it
+            matches. It is asked about every row at first, then about those that change.
+        enter : callable
+            Given the row as it is now, a dict of columns to typed values.
+        leave : callable, optional
+            Given the row as it is now or, if it is gone, as it was; of one that went while no kernel
+            looked, its key alone. It is called only for a row that was told to ``enter``.
+        name : str, optional
+            Remember on disk what was told, for this project and login: a kernel that starts anew tells
+            nothing twice, and tells what has changed in between. The name is one alert's alone: what uses it
+            next in a session takes its place, and two kernels at the same time both tell.
+        at_once : bool
+            Whether rows that match already the first time are told. Otherwise they are when they have
+            stopped to match and begin again.
+        debounce : float
+            Seconds for which a row must go on matching, or not matching, before it is told.
+
+        Returns
+        -------
+        callable
+            Call it to end it.
+
+        Raises
+        ------
+        FilterError
+            If the filter cannot be read.
+        DerivationError
+            If there is no such column, only the server could decide, or the rows have no key; where the
+            first data is still to come, it is logged then.
+        TypeError, ValueError
+            If what is to be called is no function, or ``debounce`` is negative.
+
+        Examples
+        --------
+        >>> stop = prices.when("price=gt.250", print)  # doctest: +SKIP
+        >>> stop = prices.when(lambda row: row["bid"] > row["ask"], tell, name="crossed")  # doctest: +SKIP
+        """
+        self._check()
+        for called in (enter, leave):
+            if not callable(called) and (called is enter or called is not None):
+                raise TypeError(f"when needs a function to call with a row, not {called!r}")
+        if not debounce >= 0:
+            raise ValueError(f"debounce is a number of seconds, not {debounce!r}")
+        watching = Watching(
+            self, condition, enter, leave, name=name, at_once=at_once, debounce=debounce
+        )
+        stop = self._feed.subscribers.add(enter, watching.stop)
+        self._removers.append(stop)
+        return stop
+
+    def until(self, condition: Condition, timeout: float | None = None) -> dict[str, Any]:
+        """Wait until a row matches, and give it: at once, if one does already. Ctrl-C works.
+
+        Parameters
+        ----------
+        condition : str, dict, list or callable
+            As of `when`.
+        timeout : float, optional
+            Seconds.
+
+        Returns
+        -------
+        dict
+            The first row that matches, columns to typed values.
+
+        Raises
+        ------
+        WaitTimeoutError
+            If none does in time.
+        ClosedError
+            If the frame or its session is closed meanwhile.
+        FilterError, DerivationError
+            As `when`; also what a function of yours raises.
+        NotebookRTError
+            What `wait` raises, and why the table is in error, if it comes to that.
+
+        Examples
+        --------
+        >>> jobs.until({"id": 7, "status": "done"}, timeout=600)  # doctest: +SKIP
+        """
+        self._check()
+        found: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
+
+        def settle(row: dict[str, Any] | None, error: Exception | None = None) -> None:
+            if not found.done():
+                found.set_exception(error) if row is None else found.set_result(row)
+
+        ends = None if timeout is None else time.monotonic() + timeout
+        self.wait(timeout)
+        watching = Watching(
+            self, condition, settle, at_once=True, failed=lambda error: settle(None, error)
+        )
+        try:
+            while True:
+                step = 0.1 if ends is None else min(0.1, max(0.0, ends - time.monotonic()))
+                try:
+                    return found.result(step)
+                except concurrent.futures.TimeoutError:
+                    if found.done():
+                        raise
+                self._check()
+                self._check_error()
+                if ends is not None and time.monotonic() >= ends:
+                    raise WaitTimeoutError(f'no row of "{self.name}" matches after {timeout:g} s')
+        finally:
+            watching.stop()
 
     def changes(self, timeout: float | None = None, *, for_: float | None = None) -> Changes:
         """Iterate over batches of changes as they come, with ``for`` or ``async for``.
@@ -1029,11 +1160,13 @@ class DerivedFrame(LiveFrame):
         self._feed.advance()  # what changes from now on is told
         return super().changes(timeout, for_=for_)
 
-    def _attach(self, put: Callable[[ChangeBatch], None]) -> Callable[[], None]:
+    def _attach(
+        self, put: Callable[[ChangeBatch], None], *, gather: bool = True
+    ) -> Callable[[], None]:
         self._feed.advance()  # what changes from now on is told
         # Who listens to it keeps it: by what it is derived of, since nothing else holds it.
         held = [frame._attach(lambda batch: self._held()) for frame in self._frames]
-        detach = super()._attach(put)
+        detach = super()._attach(put, gather=gather)
 
         def end() -> None:
             detach()

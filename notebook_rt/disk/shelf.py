@@ -80,7 +80,7 @@ class Shelf:
         """Become the one who writes here, if nobody else is. True: it is so, or was before."""
         if self._lock is not None:
             return True
-        _make_directory(self.path.parent)
+        make_directory(self.path.parent)
         path = self._file(LOCK)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -99,7 +99,7 @@ class Shelf:
     def write(self, kept: Kept) -> int:
         """Put a whole state in the place of what is there; gives its size in bytes."""
         generation = uuid.uuid4().hex
-        _make_directory(self.path.parent)  # somebody may have cleared all of it
+        make_directory(self.path.parent)  # somebody may have cleared all of it
         with self._replacing(self.path) as file:
             snapshot.write(file, kept, self.identity, generation)
             size = file.tell()
@@ -199,7 +199,8 @@ def check_directory(directory: Path) -> None:
     check(directory.lstat(), directory)
 
 
-def _make_directory(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
+    """Make a directory that is this user's alone, if it is not there; refuse one that is not."""
     directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     directory.mkdir(exist_ok=True, mode=0o700)
     check_directory(directory)

@@ -32,6 +32,8 @@ class BroadcastFeed(Feed):
     names are called ``n_`` and ``at_``. Else the last value per key.
     """
 
+    declared = False
+
     def __init__(self, room: Room, event: str, key: tuple[str, ...] | None, limit: int) -> None:
         services = room.services
         super().__init__(event, services.thread, services.options, services.metrics)
@@ -49,8 +51,16 @@ class BroadcastFeed(Feed):
         return self.room.services.lock
 
     @property
+    def owner(self) -> tuple[str, str]:
+        return self.room.services.owner
+
+    @property
     def filled(self) -> bool:
         return self.version > 0
+
+    @property
+    def is_whole(self) -> bool:
+        return True
 
     def missing(self, seconds: float) -> str:
         return f'nobody has sent "{self.name}" to the channel "{self.room.topic}" in {seconds:g} s'

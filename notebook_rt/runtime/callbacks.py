@@ -74,6 +74,11 @@ class Mailbox:
             self._ready.notify()
 
     @property
+    def waiting(self) -> int:
+        """How many items wait."""
+        return len(self._items)
+
+    @property
     def idle(self) -> bool:
         """Nothing waits, and nothing is being called."""
         return not self._items and not self._calling

@@ -78,6 +78,10 @@ class DerivedFeed(Feed):
     def lock(self) -> WakingLock:
         return self.inputs[0].lock
 
+    @property
+    def owner(self) -> tuple[str, str]:
+        return self.inputs[0].owner
+
     def look(self) -> None:
         for one in self.inputs:
             one.look()

@@ -207,6 +207,10 @@ class TableDriver(Feed):
     def lock(self) -> WakingLock:
         return self.services.lock
 
+    @property
+    def owner(self) -> tuple[str, str]:
+        return self.services.owner
+
     def look(self) -> None:
         self.looked_at = time.monotonic()
         if not self._started and self.status != "closed":

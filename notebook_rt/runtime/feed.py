@@ -75,6 +75,8 @@ class Feed:
 
     comparable = False
     """Whether the server keeps what is shown, so that it can be compared."""
+    declared = True
+    """Whether the columns are known from the first data on; else messages bring them."""
 
     def __init__(self, name: str, thread: LoopThread, options: Options, counters: Metrics) -> None:
         self.name = name
@@ -130,6 +132,16 @@ class Feed:
     def filled(self) -> bool:
         """Whether the first data has come."""
         return self.table is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the rows that are there are all."""
+        return self.filled
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """The project, and the login whose rows these are."""
+        raise NotImplementedError
 
     def snapshot(self) -> pd.DataFrame | None:
         """The table as it is now; None before the first data."""

@@ -44,3 +44,8 @@ class Services:
     """Told of what is worth a line: kind and text."""
     on_facts: Callable[[], None]
     """Told when a table's lag or its last audit may make for another health."""
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """The project, and the login whose rows are shown: a user's id or the key's role, and the role."""
+        return self.rest.url, "\n".join(self.rest.credentials.identity)

@@ -76,6 +76,12 @@ class Where(Operator):
         return _certain(self.filter.matches(row, self._schema), self.filter)
 
 
+def selects(filter: Filter, schema: Schema) -> Callable[[Row], bool]:
+    """Says of a row of this schema whether ``filter`` selects it, as `Where` does."""
+    types = compared(schema)
+    return lambda row: _certain(filter.matches(row, types), filter)
+
+
 def compared(schema: Schema) -> Schema:
     """The schema by whose types values are compared: a numeric that is a float is compared as one."""
     if schema.numeric == "decimal":

@@ -1,0 +1,392 @@
+"""``when`` and ``until``: a live frame's rows are judged by a condition, and who asked is told (design, 13).
+
+``sync/watch.py`` decides. The loop hears of batches, and takes a `_Cut` of all rows at first, after another
+login, and where too much waits to be judged. A mailbox' thread judges them, since a condition may be a
+function of the user's, and calls the user's functions: a row at a time, after it is remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial, update_wrapper
+from sys import maxsize
+from typing import Any, Final, Protocol, TypeAlias
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from notebook_rt.disk.alerts import Memory
+from notebook_rt.disk.errors import RefusedFileError
+from notebook_rt.errors import DerivationError, NotebookRTError
+from notebook_rt.model.filters import Filter, FilterSource, parse
+from notebook_rt.model.rows import Key, Row
+from notebook_rt.model.types import Schema
+from notebook_rt.runtime.callbacks import Mailbox
+from notebook_rt.runtime.changes import ChangeBatch
+from notebook_rt.runtime.feed import Feed
+from notebook_rt.store.marks import Mark, OutOfReachError
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
+from notebook_rt.sync.derive.operator import known
+from notebook_rt.sync.derive.source import Source
+from notebook_rt.sync.derive.where import compared, selected, selects
+from notebook_rt.sync.events import Status
+from notebook_rt.sync.query.answer import POSITION
+from notebook_rt.sync.watch import Turn, Watch
+
+logger = logging.getLogger("notebook_rt")
+
+Condition: TypeAlias = FilterSource | Callable[[dict[str, Any]], object]
+"""A filter as of ``where``, or a function of a row."""
+Told: TypeAlias = Callable[[dict[str, Any]], Any]
+
+_AT_A_TIME: Final = 10_000
+"""Rows that are read at a time for a function: nobody else reads the table meanwhile."""
+WAITING: Final = 1_000
+"""Batches and calls that wait, at most, before batches are skipped and the rows read anew instead."""
+
+
+class Watched(Protocol):
+    """A live frame, as far as who watches it looks at it."""
+
+    _feed: Feed
+    _removers: list[Callable[[], None]]
+    _session: object
+
+    @property
+    def name(self) -> str: ...
+
+    def _attach(
+        self, put: Callable[[ChangeBatch], None], *, gather: bool = True
+    ) -> Callable[[], None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """All rows at one moment, and whose they are."""
+
+    owner: tuple[str, str]
+    schema: Schema
+    keys: Sequence[Key]
+    mark: Mark
+    selected: Sequence[Key] | None
+    """Those that the filter selects; None: the condition is a function."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A turn that the user is told of, and whose."""
+
+    owner: tuple[str, str]
+    schema: Schema
+    turn: Turn
+
+
+class Watching:
+    """Calls ``enter`` and ``leave`` for each row of ``frame`` that begins and stops to match.
+
+    Parameters
+    ----------
+    frame
+        What is watched; it is kept alive until `stop`.
+    condition, enter, leave, name, at_once, debounce
+        As `LiveFrame.when` takes them.
+    failed : callable, optional
+        Given what the condition raises; by default that is logged once.
+
+    Raises
+    ------
+    FilterError, DerivationError
+        If the condition cannot be read or, where there is data already, not be decided here.
+    """
+
+    def __init__(
+        self,
+        frame: Watched,
+        condition: Condition,
+        enter: Told,
+        leave: Told | None = None,
+        *,
+        name: str | None = None,
+        at_once: bool = False,
+        debounce: float = 0.0,
+        failed: Callable[[Exception], object] | None = None,
+    ) -> None:
+        self._feed = feed = frame._feed
+        self._what = f"{frame.name}.when"
+        self._filter: Filter | None = None if callable(condition) else parse(condition)
+        self._function = condition if callable(condition) else None
+        self._selects: tuple[Schema, Callable[[Row], bool]] | None = None
+        self._enter, self._leave = enter, leave
+        self._name, self._failed = name, failed
+        self._make = partial(Watch, at_once=at_once, debounce=debounce)
+        self._watches: dict[tuple[str, str], Watch] = {}
+        self._memories: dict[tuple[str, str], Memory] = {}
+        self._judged: tuple[tuple[str, str], Schema, Watch] | None = None
+        """Whose rows are judged. Of the mailbox' thread, as what follows."""
+        self._error: Exception | None = None
+        """What the condition has raised first for the rows that are being judged."""
+        self._heard: tuple[str, str] | None = None
+        """Whose rows are heard of; None: they are to be read. Of the loop."""
+        self._skipping = False
+        """Too much waits: the rows are read anew when the mailbox comes to it. Of the loop."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._over = False
+        take = update_wrapper(lambda item: self._take(item), enter, ("__qualname__",), ())
+        self._box = Mailbox(take, maxsize, self._what, feed.counters)
+        self._box.holds = frame  # who waits for a row keeps the frame, though no variable does
+        if name is not None:
+            before = _named.get((id(frame._session), name))
+            if before is not None:
+                before.stop()
+            _named[id(frame._session), name] = self
+        thread = feed.thread
+        self._stops = [frame._attach(self._hear, gather=False)]
+        thread.call(feed.status_listeners.add, self._look)
+        self._stops.append(lambda: thread.post(feed.status_listeners.remove, self._look))
+        try:
+            thread.call(self._begin)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Call nobody any more."""
+        self._over = True
+        self._box.close()
+        for stop in self._stops:
+            stop()
+        for memory in tuple(self._memories.values()):
+            memory.close()
+
+    # On the loop
+
+    def _hear(self, batch: ChangeBatch) -> None:
+        feed = self._feed
+        if batch.cause == "login" or self._heard != feed.owner:
+            self._heard = None
+            self._look()
+        elif self._skipping:
+            pass
+        elif self._box.waiting > WAITING:
+            self._skipping = True
+            self._box.put(None)
+        else:
+            self._box.put(batch)
+
+    def _look(self, status: Status = "live", reason: str = "") -> None:
+        """Read the rows, once what is being told now has been told to everybody."""
+        if self._heard != self._feed.owner:
+            self._heard = None
+            self._feed.thread.post(self._begin_later)
+
+    def _begin_later(self) -> None:
+        try:
+            if self._heard is None and not self._over:
+                self._begin()
+        except NotebookRTError as error:
+            self._box.put(error)
+
+    def _begin(self) -> None:
+        """Read the rows, if there are any yet, and hear of changes from then on."""
+        feed = self._feed
+        with feed.lock:
+            feed.catch_up()
+            if feed.table is None or not feed.is_whole:
+                return
+            cut = self._cut(feed.table, feed.ordered)
+            self._heard, self._skipping = cut.owner, False
+        self._box.put(cut)
+
+    def _cut(self, table: Table, view: Ordered | None) -> _Cut:
+        feed, schema = self._feed, self._feed.schema
+        assert schema is not None  # there is a table
+        if POSITION in schema.key:
+            raise DerivationError(
+                f'"{feed.name}": its rows have no key, so none can be told from another: say key='
+            )
+        with table.lock:
+            source, chosen = Source(table, view), None
+            keys = list(table.keys() if view is None else view.keys())
+            if self._filter is not None and self._is_known(schema):
+                known(source, self._filter.columns, f"when {str(self._filter)!r}")
+                mask = selected(self._filter, source, compared(source.schema))
+                chosen = [keys[at] for at in np.flatnonzero(mask)]
+            elif self._filter is not None:
+                chosen = []
+            return _Cut(feed.owner, schema, keys, table.mark(), chosen)
+
+    def _wake(self, at: float) -> None:
+        """Have the mailbox look again what is due."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._over:
+            pause = max(0.0, at - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(pause, self._box.put, at)
+
+    def _is_known(self, schema: Schema) -> bool:
+        """Whether the filter can be asked: a column that a message may yet bring selects no row till then."""
+        assert self._filter is not None
+        return self._feed.declared or set(self._filter.columns) <= schema.types.keys()
+
+    def _begin_anew(self) -> None:
+        self._heard = None
+        self._begin_later()
+
+    # On the mailbox' thread
+
+    def _take(self, item: _Cut | ChangeBatch | _Call | NotebookRTError | float | None) -> Any:
+        """What the loop has put in: a cut, a batch, a time to look what is due, None (have the rows read
+        anew), what went wrong; or a call, from here.
+        """
+        match item:
+            case _Call():
+                return self._call(item)
+            case NotebookRTError():
+                self._fail(item)
+            case None:
+                self._feed.thread.call(self._begin_anew)
+            case _Cut():
+                self._take_cut(item)
+            case _ if self._judged is not None:
+                watch, now = self._judged[2], time.monotonic()
+                if isinstance(item, ChangeBatch):
+                    self._tell(self._judge(watch, item, now))
+                self._tell(watch.due(now))
+        error, self._error = self._error, None
+        if error is not None:
+            self._fail(error)
+        return None
+
+    def _take_cut(self, cut: _Cut) -> None:
+        watch = self._watches.get(cut.owner)
+        first = watch is None
+        if watch is None:
+            watch = self._watches[cut.owner] = self._make(self._remembered(cut))
+        try:
+            matching, others = self._read(watch, cut)
+        except OutOfReachError:
+            self._feed.thread.call(self._begin_anew)
+            return
+        self._judged = cut.owner, cut.schema, watch
+        turns = watch.whole(matching, others, time.monotonic())
+        if first:
+            self._remember(cut.owner, ())  # that it was there, if no row matches
+        self._tell(turns)
+
+    def _read(self, watch: Watch, cut: _Cut) -> tuple[Mapping[Key, Row], Mapping[Key, Row]]:
+        """The rows that match, in order, and those that have matched, are there and do not."""
+        matching: dict[Key, Row] = {}
+        others: dict[Key, Row] = {}
+        names = [name for name in cut.schema.names if name]
+        watched = set(watch.keys)
+        chosen = cut.keys if cut.selected is None else cut.selected
+        matches = None if cut.selected is None else set(cut.selected)
+        besides = () if matches is None else [key for key in cut.keys if key in watched - matches]
+        for keys in (*_parts(chosen), besides):
+            found = cut.mark.rows(keys)
+            for key in keys:
+                row = {name: found[key][name] for name in names}
+                if self._matches(watch, key, row) if matches is None else key in matches:
+                    matching[key] = row
+                elif key in watched:
+                    others[key] = row
+        return matching, others
+
+    def _judge(self, watch: Watch, batch: ChangeBatch, now: float) -> list[Turn]:
+        found: list[Turn] = []
+        for change in batch:
+            row = change.new if change.new is not None else change.old
+            matches = change.new is not None and self._matches(watch, change.key, change.new)
+            found += watch.change(change.key, row, matches, now)
+        return found
+
+    def _matches(self, watch: Watch, key: Key, row: Row) -> bool:
+        """Whether a row matches; as it did before, where the condition raises."""
+        try:
+            if self._function is not None:
+                return bool(self._function(dict(row)))
+            assert self._filter is not None
+            schema = self._feed.schema
+            assert schema is not None  # there is a row
+            if self._selects is None or self._selects[0] is not schema:
+                self._selects = schema, selects(self._filter, schema)
+            return self._is_known(schema) and self._selects[1](row)
+        except Exception as error:
+            self._error = self._error or error
+            return watch.matches(key)
+
+    def _tell(self, turns: Sequence[Turn]) -> None:
+        """Remember what is not told; have the rest told, a row at a time."""
+        assert self._judged is not None  # there were rows
+        owner, schema, watch = self._judged
+        silent = [turn for turn in turns if not turn.told]
+        if silent:
+            self._remember(owner, silent)
+        for turn in turns:
+            if turn.told:
+                self._box.put(_Call(owner, schema, turn))
+        if watch.next_due is not None:
+            self._feed.thread.post(self._wake, watch.next_due)
+
+    def _call(self, call: _Call) -> Any:
+        turn = call.turn
+        self._remember(
+            call.owner, [turn]
+        )  # first: a kernel that is killed in the call tells it once
+        fn = self._enter if turn.kind == "enter" else self._leave
+        if fn is None:
+            return None
+        row = call.schema.values_of(turn.key) if turn.row is None else turn.row
+        return fn(dict(row))
+
+    def _fail(self, error: Exception) -> None:
+        if self._failed is None:
+            raise error
+        self._failed(error)
+
+    # What is remembered
+
+    def _remembered(self, cut: _Cut) -> Mapping[Key, bool] | None:
+        if self._name is None:
+            return None
+        try:
+            memory = Memory(*cut.owner, self._name, cut.schema)
+            self._memories[cut.owner] = memory
+            return memory.read()
+        except _TROUBLE as error:
+            self._forget(error)
+            return None
+
+    def _remember(self, owner: tuple[str, str], turns: Sequence[Turn]) -> None:
+        memory = self._memories.get(owner)
+        if memory is not None:
+            try:
+                memory.write(
+                    (turn.key, turn.told if turn.kind == "enter" else None) for turn in turns
+                )
+            except _TROUBLE as error:
+                self._forget(error)
+
+    def _forget(self, error: Exception) -> None:
+        """The file cannot be had: go on without, and say so once."""
+        logger.warning(
+            "%s: what %r has told cannot be remembered (%s): another kernel may tell it again",
+            *(self._what, self._name, error),
+        )
+        self._memories.clear()
+        self._name = None
+
+
+def _parts(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
+    return (keys[at : at + _AT_A_TIME] for at in range(0, len(keys), _AT_A_TIME))
+
+
+_TROUBLE: Final = (OSError, sqlite3.Error, RefusedFileError)
+_named: WeakValueDictionary[tuple[int, str], Watching] = WeakValueDictionary()
+"""Who uses a name in a session: who uses it next takes its place."""
