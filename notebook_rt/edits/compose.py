@@ -86,6 +86,15 @@ class Composer:
             op, values={**op.values, **self._exact(values, typed)}, own_key=made, drawn=drawn
         )
 
+    def unkeyed(self, values: Mapping[str, Any]) -> Op:
+        """A new row whose key the server makes; what of the key is of type uuid is made here."""
+        lacking = self._missing(values)
+        typed = self.typed({name: v for name, v in values.items() if name not in lacking})
+        types = self.schema.types
+        typed |= {n: self.make_id() for n in lacking if canonical(types[n]) == "uuid"}
+        op = self._op("insert", None, typed, {})
+        return replace(op, values={**op.values, **self._exact(values, typed)})
+
     def drawn(self, values: Mapping[str, Any]) -> list[str]:
         """The key's columns that are not given, and which a sequence may give."""
         types = self.schema.types
@@ -106,11 +115,12 @@ class Composer:
         op = self._op("delete", key, {}, row)
         return replace(op, not_before=self.clock() + after) if after else op
 
-    def _op(self, kind: OpKind, key: Key, values: Row, base: Row) -> Op:
-        named = self.json(self.schema.values_of(key))
+    def _op(self, kind: OpKind, key: Key | None, values: Row, base: Row) -> Op:
+        named = {} if key is None else self.json(self.schema.values_of(key))
         shape = self._shape(tuple(values), tuple(base))
+        made_id = self.make_id()
         return Op(
-            self.make_id(),
+            made_id,
             kind,
             self.schema_name,
             self.table,
@@ -121,7 +131,7 @@ class Composer:
             types=shape.types,
             rules=shape.rules,
             version=shape.version,
-            lane=lane_of(self.schema_name, self.table, named),
+            lane=lane_of(self.schema_name, self.table, named or {"": made_id}),
         )
 
     def _shape(self, values: tuple[str, ...], base: tuple[str, ...]) -> _Shape:

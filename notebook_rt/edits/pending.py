@@ -20,7 +20,7 @@ from notebook_rt.edits.block import Blocks
 from notebook_rt.edits.compose import Composer
 from notebook_rt.edits.decide import Record
 from notebook_rt.edits.merge import Edit, Strategies
-from notebook_rt.edits.ops import WRITES, Json, Op, Put
+from notebook_rt.edits.ops import WRITES, Json, Op, Put, unkeyed
 from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.errors import InvalidEditError
@@ -142,7 +142,7 @@ class PendingEdits:
             early, self._early = self._early, []
             self.lay([op for op, *_ in early])
             for op, row, at in early:
-                self._settle([(op.id, row)], at)
+                self._settle([(op, row)], at)
             self.lay(self._ops())
 
     def lay(
@@ -160,7 +160,7 @@ class PendingEdits:
             return
         overlay, composer = self._need()
         types = overlay.schema.types
-        writes = (op for op in ops if op.kind in WRITES)
+        writes = (op for op in ops if op.kind in WRITES and not unkeyed(op))
         known = (op for op in writes if all(name in types for name in (*op.values, *op.key)))
         edits = [made.get(op.id) or composer.edit(op) for op in known]
         shown = [
@@ -183,7 +183,7 @@ class PendingEdits:
                 continue
             done, row = self._outbox.fate(op_id)
             if done:
-                self._settle([(op_id, row)], time.monotonic())
+                self._lower([(op_id, row)], time.monotonic())
             else:  # somebody discarded it
                 self._say(self.overlay.discard([op_id], want_changes=True))
         news = [op_id for op_id, edited in there.items() if known.get(op_id) != edited]
@@ -198,12 +198,22 @@ class PendingEdits:
         """The server has them, and answered these rows."""
         now = time.monotonic()
         if self.overlay is not None:
-            self._settle([(op.id, row) for op, row in done], now)
+            self._settle(done, now)
             return
         self._early = [one for one in self._early if one[2] > now - SHIELD_SECONDS]
         self._early += [(op, row, now) for op, row in done]
 
-    def _settle(self, done: Iterable[tuple[str, Mapping[str, Json] | None]], now: float) -> None:
+    def _settle(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]], now: float) -> None:
+        """Take down what was laid over; show the rows that could not be before they had a key."""
+        self._lower([(op.id, row) for op, row in done if not unkeyed(op)], now)
+        made = [row for op, row in done if row is not None and unkeyed(op)]
+        if made:
+            overlay, composer = self._need()
+            rows = [composer.whole(overlay.schema.decode(row)) for row in made]
+            self._say(overlay.inserted(rows, now=now, want_changes=True))
+            overlay.expect_no_more(op.id for op, _ in done)
+
+    def _lower(self, done: Iterable[tuple[str, Mapping[str, Json] | None]], now: float) -> None:
         overlay = self._need()[0]
         typed = ((op, None if row is None else overlay.schema.decode(row)) for op, row in done)
         self._say(overlay.settle_all(typed, now=now, want_changes=True))

@@ -256,8 +256,11 @@ class Outbox:
         where, given = self._where(id=op, state="failed")
         with self._writing() as db:
             done = self._take_over(db, sessions.left(db, self.session.id), op)
+            # Of these nothing tells whether they are in: who sends one again says that they are not.
             done += db.execute(
-                "update ops set state = 'waiting', attempts = 0, not_before = 0, error = '' "
+                "update ops set state = 'waiting', attempts = 0, not_before = 0, error = '', "
+                "sent = sent and not (kind = 'rpc' or "
+                "(kind = 'insert' and json_extract(body, '$.key') is null)) "
                 f"where {where}",
                 given,
             ).rowcount
