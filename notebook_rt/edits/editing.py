@@ -186,10 +186,11 @@ class Editing:
             for editor in self._shared.editors:
                 if editor.overlay is not None:
                     editor.overlay.sent(op.id for op in ops)
-                    table = editor.schema_name, editor.table
-                    editor.overlay.expect(
-                        op.id for op in ops if unkeyed(op) and (op.schema, op.target) == table
-                    )
+            for op in ops:
+                if op.kind == "insert" and unkeyed(op):
+                    for editor in self._shared.editors_of(op.schema, op.target):
+                        if editor.overlay is not None:
+                            editor.overlay.expect([op.id])
 
     def settled(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]]) -> None:
         self._written(sum(op.kind in WRITES for op, _ in done))

@@ -247,9 +247,8 @@ class Editor(PendingEdits):
                     if row.unkeyed:
                         op = composer.unkeyed(row.values)
                     elif there is None or key is None:
-                        op = composer.insert(row.values, row.drawn)
-                        if upsert and key is not None and not row.drawn:
-                            op = replace(op, upsert=True)
+                        sets = upsert and key is not None and not row.drawn
+                        op = composer.insert(row.values, row.drawn, upsert=sets)
                         op = self._in_lane(composer.edit(op).key if key is None else key, op)
                     elif upsert:
                         op = composer.upsert(key, there, row.values)

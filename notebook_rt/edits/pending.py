@@ -142,7 +142,8 @@ class PendingEdits:
             early, self._early = self._early, []
             self.lay([op for op, *_ in early])
             for op, row, at in early:
-                self._settle([(op, row)], at)
+                self._settle([(op.id, row)], at)
+                self._insert([(op, row)], at)
             self.lay(self._ops())
 
     def lay(
@@ -160,7 +161,7 @@ class PendingEdits:
             return
         overlay, composer = self._need()
         types = overlay.schema.types
-        writes = (op for op in ops if op.kind in WRITES and not unkeyed(op))
+        writes = (op for op in ops if op.kind in WRITES and op.key)  # others are `unkeyed`
         known = (op for op in writes if all(name in types for name in (*op.values, *op.key)))
         edits = [made.get(op.id) or composer.edit(op) for op in known]
         shown = [
@@ -183,7 +184,7 @@ class PendingEdits:
                 continue
             done, row = self._outbox.fate(op_id)
             if done:
-                self._lower([(op_id, row)], time.monotonic())
+                self._settle([(op_id, row)], time.monotonic())
             else:  # somebody discarded it
                 self._say(self.overlay.discard([op_id], want_changes=True))
         news = [op_id for op_id, edited in there.items() if known.get(op_id) != edited]
@@ -198,22 +199,22 @@ class PendingEdits:
         """The server has them, and answered these rows."""
         now = time.monotonic()
         if self.overlay is not None:
-            self._settle(done, now)
+            self._settle([(op.id, row) for op, row in done], now)
+            if not all(op.key for op, _ in done):
+                self._insert(done, now)
             return
         self._early = [one for one in self._early if one[2] > now - SHIELD_SECONDS]
         self._early += [(op, row, now) for op, row in done]
 
-    def _settle(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]], now: float) -> None:
-        """Take down what was laid over; show the rows that could not be before they had a key."""
-        self._lower([(op.id, row) for op, row in done if not unkeyed(op)], now)
+    def _insert(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]], now: float) -> None:
+        """Show the rows that could not be before they had a key."""
+        overlay, composer = self._need()
         made = [row for op, row in done if row is not None and unkeyed(op)]
-        if made:
-            overlay, composer = self._need()
-            rows = [composer.whole(overlay.schema.decode(row)) for row in made]
-            self._say(overlay.inserted(rows, now=now, want_changes=True))
-            overlay.expect_no_more(op.id for op, _ in done)
+        rows = [composer.whole(overlay.schema.decode(row)) for row in made]
+        self._say(overlay.inserted(rows, now=now, want_changes=True))
+        overlay.expect_no_more(op.id for op, _ in done)
 
-    def _lower(self, done: Iterable[tuple[str, Mapping[str, Json] | None]], now: float) -> None:
+    def _settle(self, done: Iterable[tuple[str, Mapping[str, Json] | None]], now: float) -> None:
         overlay = self._need()[0]
         typed = ((op, None if row is None else overlay.schema.decode(row)) for op, row in done)
         self._say(overlay.settle_all(typed, now=now, want_changes=True))

@@ -143,10 +143,11 @@ class Delivery:
         kind = group[0].kind
         if kind == "broadcast":
             return await self._broadcast(group)
-        if unkeyed(group[0]):
-            return await self._insert_unkeyed(group)
-        if kind == "insert" and len(group) > 1:
-            return await self._write_all(group)
+        if kind == "insert":
+            if unkeyed(group[0]):
+                return await self._insert_unkeyed(group)
+            if len(group) > 1:
+                return await self._write_all(group)
         if kind == "update":
             group = await self._choose_way(group)
         if not group:
@@ -195,7 +196,7 @@ class Delivery:
         for ops in statements:
             if self.stopped:
                 await self.put_back(ops)
-            elif unkeyed(ops[0]):
+            elif ops[0].kind == "insert" and unkeyed(ops[0]):
                 moved += await self._insert_unkeyed(ops)
             elif len(ops) == 1:
                 moved += await self._one(ops[0])

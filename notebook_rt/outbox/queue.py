@@ -406,6 +406,13 @@ class Outbox:
             moment = rows.next_at(self._db, where, given, paused)
         return None if moment is None else float(moment)
 
+    def waits(self) -> bool:
+        """Whether anything waits that is not blocked; cheap, however much does."""
+        where, given = self._where(state="waiting", blocked=0)
+        with self._lock, _errors(self.path):
+            paused = sessions.held(self._db, self.session.id)
+            return rows.waits(self._db, where, given, paused)
+
     def settle(self, op: Op, row: Json = None, records: Sequence[dict[str, Json]] = ()) -> None:
         """An operation is done; ``row`` is what the server answered."""
         self.settle_all([(op, row)], records)

@@ -229,6 +229,12 @@ class Writes:
         if worker is not None:  # awake when this is over: `flush` then asks whether it may send
             self.project.thread.call(worker.wake)
 
+    def send(self) -> None:
+        """Have what waits sent now."""
+        opened = self._open
+        if opened is not None:  # awake when this is over, as after `decided`
+            self.project.thread.call(opened.worker.wake)
+
     def pause(self, paused: bool = True) -> None:
         self.paused = paused
         opened, thread = self._open, self.project.thread
