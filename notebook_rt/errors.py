@@ -611,6 +611,26 @@ class InvalidEditError(NotebookRTError, ValueError):
         self.column = column
 
 
+class AnswerLostError(TableError):
+    """The answer to an insert without its key was lost: the row may be in the table.
+
+    Attributes
+    ----------
+    op : str
+        The operation, which is kept in ``rt.queue`` and is not sent again unasked.
+    """
+
+    def __init__(self, schema: str, table: str, op: str) -> None:
+        super().__init__(
+            schema,
+            table,
+            f'table "{table}": the answer to an insert without its key was lost, so the row may be in. It '
+            f"is not sent again unasked: look for it, then rt.queue.discard({op!r}) if it is there, or "
+            f"rt.queue.retry({op!r}) if it is not",
+        )
+        self.op = op
+
+
 class ConflictError(NotebookRTError):
     """A local edit and a change of somebody else exclude each other, and it must be decided."""
 

@@ -37,6 +37,8 @@ class Queue:
         The file; a function is asked for the present one.
     wake, pause, resume : callable
         Tell the worker; from any thread.
+    send : callable, optional
+        Has what waits sent now.
     held : callable, optional
         Why the queue sends nothing; empty while it sends.
     display : callable, optional
@@ -55,6 +57,7 @@ class Queue:
         outbox: Outbox | Callable[[], Outbox],
         *,
         wake: Callable[[], object] = lambda: None,
+        send: Callable[[], object] = lambda: None,
         pause: Callable[[], object] = lambda: None,
         resume: Callable[[], object] = lambda: None,
         held: Callable[[], str] = lambda: "",
@@ -66,6 +69,7 @@ class Queue:
     ) -> None:
         self._outbox = outbox
         self._wake = wake
+        self._send = send
         self._pause = pause
         self._resume = resume
         self._held = held
@@ -279,9 +283,9 @@ class Queue:
         """
         until = None if timeout is None else time.monotonic() + timeout
         self.outbox.hurry()
-        self._wake()
+        self._send()
         with WritesBar(self._progress_after) as bar:
-            while self.outbox.next_at() is not None:
+            while self.outbox.waits():
                 if why := self._held():
                     waiting = self.outbox.counts()["waiting"]
                     raise QueueError(f"{why}; {waiting} of the queue wait{'s' * (waiting == 1)}")

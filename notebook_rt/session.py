@@ -286,6 +286,7 @@ class Session(Opening):
         return Queue(
             lambda: writes.outbox,
             wake=writes.decided,
+            send=writes.send,
             pause=writes.pause,
             resume=partial(writes.pause, False),
             held=writes.held,

@@ -300,7 +300,9 @@ class LiveTable(LiveFrame):
 
         A key that is not given is made here if its type is uuid, and drawn from its sequence if it is an
         integer and the project has the SQL of ``notebook-rt doctor --sql``: the first time, and now and
-        then, that is a request to the server.
+        then, that is a request to the server. Without that SQL the server makes the integer key as it
+        inserts the row: the call waits for its answer, and cannot be made offline or in a `batch`. If the
+        answer is lost the row is not sent again unasked, so that it is never in twice.
 
         If somebody else inserts a row of that key meanwhile, theirs is not overwritten: it is an open
         conflict of the whole row (`resolve`), unless ``merge=`` is ``"server"`` or ``"local"``.
@@ -324,7 +326,10 @@ class LiveTable(LiveFrame):
             If ``rows`` is none of these.
         InvalidEditError
             If there is a row with this key already, or the key is there twice, the key is not given and can
-            be neither made nor drawn now, a column is not there, or a value does not fit.
+            be neither made nor drawn now, a column is not there, a value does not fit, or the server, which
+            was to make the key, refuses the row.
+        AnswerLostError
+            If the server was to make the key and its answer was lost: the row may be in.
         QueueError, NotebookRTError
             As `edit`.
 

@@ -522,13 +522,13 @@ def test_an_operation_that_is_none_is_not_retried_silently(rt: nrt.Session) -> N
 def test_a_key_that_is_not_given_is_answered_with_all_that_may_be_so(
     rt: nrt.Session, people: str
 ) -> None:
-    """A plain integer key: without the optional SQL nobody tells whether a sequence makes it."""
+    """A plain integer key: without the optional SQL only the server tells whether a sequence makes it."""
     with pytest.raises(errors.InvalidEditError) as caught:
         rt.table(people).wait(scaled(10)).insert(name="x")
     said = str(caught.value)
-    assert 'give the key column "id"' in said
-    assert "only where a sequence makes it" in said
-    assert 'not "generated always"' in said
+    assert 'null value in column "id"' in said
+    assert "no default and no sequence fills in must be given, the key too" in said
+    assert len(rt.queue) == 0
 
 
 def test_what_is_given_in_place_of_another_is_said(rt: nrt.Session, people: str) -> None:

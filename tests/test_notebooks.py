@@ -31,7 +31,8 @@ def test_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     client = NotebookClient(
         notebook, timeout=scaled(120), resources={"metadata": {"path": str(path.parent)}}
     )
-    with mock.patch.dict(os.environ, {"XDG_STATE_HOME": str(tmp_path)}), platform():
+    own = {"XDG_STATE_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with mock.patch.dict(os.environ, own), platform():
         os.environ.pop("SUPABASE_URL", None)
         client.execute()
     errors = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 from notebook_rt.edits import decide
@@ -53,8 +54,7 @@ class Composer:
         changed = {c: v for c, v in typed.items() if c in exact or not equal(v, row[c])}
         if not changed:
             return None
-        op = self._op("update", key, changed, {c: row[c] for c in changed})
-        return replace(op, values={**op.values, **exact}) if exact else op
+        return self._op("update", key, changed, {c: row[c] for c in changed}, exact)
 
     def upsert(self, key: Key, row: Row, values: Mapping[str, Any]) -> Op | None:
         """Set columns of a row that is there as ``row``, whatever it is by then; None: it is so already."""
@@ -62,12 +62,11 @@ class Composer:
         exact = self._exact(values, typed)
         if not exact and all(equal(v, row.get(c)) for c, v in typed.items()):
             return None
-        op = self._op("insert", key, typed, {})
-        return replace(op, values={**op.values, **exact}, upsert=True)
+        return self._op("insert", key, typed, {}, exact, upsert=True)
 
-    def insert(self, values: Mapping[str, Any], drawn: str = "") -> Op:
+    def insert(self, values: Mapping[str, Any], drawn: str = "", *, upsert: bool = False) -> Op:
         """A new row; a key of type uuid is made here if it is not given, ``drawn`` is the column that a
-        sequence gave.
+        sequence gave. ``upsert``: where there is a row of that key, its columns are set.
 
         It must be known before the row leaves: else one whose answer was lost could not be told from
         a second one.
@@ -81,10 +80,16 @@ class Composer:
                 raise self.keyless(name)
             typed[name] = self.make_id()
             made = True
-        op = self._op("insert", self.schema.key_of(typed), typed, {})
-        return replace(
-            op, values={**op.values, **self._exact(values, typed)}, own_key=made, drawn=drawn
-        )
+        key, exact = self.schema.key_of(typed), self._exact(values, typed)
+        return self._op("insert", key, typed, {}, exact, own_key=made, drawn=drawn, upsert=upsert)
+
+    def unkeyed(self, values: Mapping[str, Any]) -> Op:
+        """A new row whose key the server makes; what of the key is of type uuid is made here."""
+        lacking = self._missing(values)
+        typed = self.typed({name: v for name, v in values.items() if name not in lacking})
+        types = self.schema.types
+        typed |= {n: self.make_id() for n in lacking if canonical(types[n]) == "uuid"}
+        return self._op("insert", None, typed, {}, self._exact(values, typed))
 
     def drawn(self, values: Mapping[str, Any]) -> list[str]:
         """The key's columns that are not given, and which a sequence may give."""
@@ -106,22 +111,33 @@ class Composer:
         op = self._op("delete", key, {}, row)
         return replace(op, not_before=self.clock() + after) if after else op
 
-    def _op(self, kind: OpKind, key: Key, values: Row, base: Row) -> Op:
-        named = self.json(self.schema.values_of(key))
+    def _op(
+        self,
+        kind: OpKind,
+        key: Key | None,
+        values: Row,
+        base: Row,
+        exact: Mapping[str, Json] = MappingProxyType({}),
+        **of_insert: Any,
+    ) -> Op:
+        """An operation; ``exact`` are numbers as JSON that take the place of ``values``."""
+        named = {} if key is None else self.json(self.schema.values_of(key))
         shape = self._shape(tuple(values), tuple(base))
+        made_id = self.make_id()
         return Op(
-            self.make_id(),
+            made_id,
             kind,
             self.schema_name,
             self.table,
             self.clock(),
             key=named,
-            values=self.json(values),
+            values={**self.json(values), **exact},
             base=self.json(base),
             types=shape.types,
             rules=shape.rules,
             version=shape.version,
-            lane=lane_of(self.schema_name, self.table, named),
+            lane=lane_of(self.schema_name, self.table, named or {"": made_id}),
+            **of_insert,
         )
 
     def _shape(self, values: tuple[str, ...], base: tuple[str, ...]) -> _Shape:

@@ -42,6 +42,13 @@ MANY: Final = "notebook_rt_write_many"
 _MANY_VERSION: Final = 1
 """The form of what `MANY` takes and gives; another one of it is not used."""
 RENAMED: Final = "it was renamed or dropped since: discard this and edit the row again"
+LOST: Final = (
+    "its answer was lost, so the row may be in, under a key that is not known: look for it, then discard "
+    "this if it is there, or retry it if it is not"
+)
+UNFILLED: Final = (
+    "a NOT NULL column that no default and no sequence fills in must be given, the key too"
+)
 _INSERTING: Final = "return=representation,resolution=ignore-duplicates"
 _UPSERTING: Final = "return=representation,resolution=merge-duplicates"
 _MAX_BODY: Final = 500_000
@@ -155,6 +162,11 @@ def forbidden(answer: Answer) -> bool:
     return answer.code == "42501"
 
 
+def lacks_value(answer: Answer) -> bool:
+    """Whether a NOT NULL column of a new row was given nothing."""
+    return answer.code == "23502"
+
+
 def renamed(answer: Answer) -> bool:
     """Whether a column of a write is not there."""
     return answer.code in ("PGRST204", "42703")
@@ -251,6 +263,17 @@ def _insert(op: Op, params: tuple[tuple[str, str], ...], rows: Json) -> Request:
         return Request("POST", _table(op), params, rows, _INSERTING, op.schema)
     on = ("on_conflict", ",".join(map(column_name, op.key)))
     return Request("POST", _table(op), (on, *params), rows, _UPSERTING, op.schema)
+
+
+def insert_unkeyed(ops: Sequence[Op], *, narrow: bool = False) -> Request:
+    """Insert rows whose keys the server makes, as one statement: all or none.
+
+    A key that another row has is an error, unlike in `_insert`: no such row is this one.
+    """
+    first = ops[0]
+    rows = [dict(op.values) for op in ops]
+    select = ("select", _back(first, narrow))
+    return Request("POST", _table(first), (select,), rows, "return=representation", first.schema)
 
 
 def as_update(op: Op, answer: Answer) -> Op | None:

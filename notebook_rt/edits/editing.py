@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.merge import Strategies
-from notebook_rt.edits.ops import WRITES, Json, Op
+from notebook_rt.edits.ops import WRITES, Json, Op, unkeyed
 from notebook_rt.edits.pending import Operations, Shared
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.rows import RowChange
@@ -186,6 +186,11 @@ class Editing:
             for editor in self._shared.editors:
                 if editor.overlay is not None:
                     editor.overlay.sent(op.id for op in ops)
+            for op in ops:
+                if op.kind == "insert" and unkeyed(op):
+                    for editor in self._shared.editors_of(op.schema, op.target):
+                        if editor.overlay is not None:
+                            editor.overlay.expect([op.id])
 
     def settled(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]]) -> None:
         self._written(sum(op.kind in WRITES for op, _ in done))
@@ -215,8 +220,15 @@ class Editing:
 
     def failed(self, op: Op) -> None:
         kept = (
-            "it is still shown: retry or discard it" if op.kind in WRITES else "retry or discard it"
+            "it is still shown: retry or discard it"
+            if op.kind in WRITES and not unkeyed(op)
+            else "retry or discard it"
         )
+        if unkeyed(op):
+            with self.lock:
+                for editor in self._shared.editors_of(op.schema, op.target):
+                    if editor.overlay is not None:
+                        editor.overlay.expect_no_more([op.id])
         self._note("failed", f"{op.target}: {op.error}; {kept} (rt.queue)")
 
     def columns_suspect(self, op: Op) -> None:

@@ -19,7 +19,7 @@ from notebook_rt.edits.block import Block, in_order
 from notebook_rt.edits.decide import Record
 from notebook_rt.edits.listing import conflicts_df, pending_df, refused
 from notebook_rt.edits.merge import Edit
-from notebook_rt.edits.ops import Json, Op, Put, changes_key
+from notebook_rt.edits.ops import Json, Op, Put, changes_key, unkeyed
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.edits.pending import PendingEdits
 from notebook_rt.edits.report import WriteReport
@@ -110,6 +110,17 @@ class Editor(PendingEdits):
         with self._shared.lock:
             return self._need()[1].keyless(column, why)
 
+    def refusal(self, words: str) -> InvalidEditError:
+        """What is raised if the server refuses a row."""
+        with self._shared.lock:
+            return self._need()[1].invalid(words)
+
+    def key_of(self, row: Mapping[str, Json]) -> Key:
+        """The key of a row of the server's."""
+        with self._shared.lock:
+            schema = self._need()[1].schema
+            return schema.key_of(schema.decode({name: row[name] for name in schema.key}))
+
     def insert(self, values: Mapping[str, Any], drawn: str = "") -> Key:
         """Insert a row; a key of type uuid is made here if it is not given. Returns the key.
 
@@ -126,6 +137,21 @@ class Editor(PendingEdits):
                 )
             self._put([self._in_lane(key, op)], [{}])
             return key
+
+    def insert_unkeyed(self, values: Mapping[str, Any]) -> Op:
+        """Insert a row whose key the server makes; it is shown once that has answered.
+
+        Gives the operation.
+        """
+        with self._shared.lock:
+            op = self._need()[1].unkeyed(values)
+            self._put([op], [{}])
+            return op
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether this thread has a batch open."""
+        return self._batch is not None
 
     def delete(self, key: Hashable, after: float = 0.0) -> None:
         """Delete a row; it leaves after so many seconds."""
@@ -218,10 +244,11 @@ class Editor(PendingEdits):
                 with checks.of(row.label):
                     there = None if key is None else shown.get(key)
                     op: Op | None
-                    if there is None or key is None:
-                        op = composer.insert(row.values, row.drawn)
-                        if upsert and key is not None and not row.drawn:
-                            op = replace(op, upsert=True)
+                    if row.unkeyed:
+                        op = composer.unkeyed(row.values)
+                    elif there is None or key is None:
+                        sets = upsert and key is not None and not row.drawn
+                        op = composer.insert(row.values, row.drawn, upsert=sets)
                         op = self._in_lane(composer.edit(op).key if key is None else key, op)
                     elif upsert:
                         op = composer.upsert(key, there, row.values)
@@ -478,6 +505,8 @@ class Editor(PendingEdits):
         composer = self._need()[1]
         # What is set aside last: an edit that is parked behind it is about the same cells.
         for op in sorted(self._ops(), key=lambda op: op.state != "waiting"):
+            if unkeyed(op):
+                continue
             edit = composer.edit(op)
             state = {"waiting": "pending", "asking": "conflict"}.get(op.state, op.state)
             for column in composer.schema.names if edit.kind == "delete" else edit.values:

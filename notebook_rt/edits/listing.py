@@ -46,8 +46,8 @@ def conflicts_df(records: Sequence[dict[str, Json]]) -> pd.DataFrame:
 
 
 def plain_key(key: Mapping[str, Json]) -> Any:
-    """A key as the user knows it: a value, or a tuple."""
-    values = tuple(key.values())
+    """A key as the user knows it: a value, or a tuple; None: the server makes it."""
+    values = tuple(key.values()) or (None,)
     return values[0] if len(values) == 1 else values
 
 
@@ -62,7 +62,7 @@ def what(op: Op) -> str:
         return f"broadcast {op.event} to {op.target}"
     if op.kind == "rpc":
         return f"call {op.target}"
-    key = ", ".join(map(str, op.key.values()))
+    key = ", ".join(map(str, op.key.values())) or "without its key"
     columns = f" ({', '.join(op.values)})" if op.kind == "update" else ""
     return f"{kind_of(op)} {op.target} {key}{columns}"
 

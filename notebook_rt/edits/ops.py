@@ -32,7 +32,7 @@ class Op:
     """The table, function or topic."""
     made_at: float
     key: Mapping[str, Json] = field(default_factory=dict)
-    """The row's key columns before the write."""
+    """The row's key columns before the write; none of a row that is inserted and `unkeyed`."""
     values: Mapping[str, Json] = field(default_factory=dict)
     """The changed columns; a call's arguments; a broadcast's payload."""
     base: Mapping[str, Json] = field(default_factory=dict)
@@ -102,6 +102,14 @@ def lane_of(schema: str, target: str, key: Mapping[str, Json] | None = None) -> 
 
 def changes_key(op: Op) -> bool:
     return op.kind == "update" and any(name in op.values for name in op.key)
+
+
+def unkeyed(op: Op) -> bool:
+    """Whether only the server can make the key of a row that is inserted.
+
+    Nothing tells afterwards whether such a row is in, so it leaves once.
+    """
+    return op.kind == "insert" and not op.key
 
 
 def keeps_place(op: Op) -> bool:

@@ -111,6 +111,10 @@ class Overlay:
         self._arriving: dict[Key, None] = {}
         """Keys of rows that an insert on its way makes and that are not here yet: they may be gone again
         before its answer comes."""
+        self._expected: set[str] = set()
+        """Inserts without a key that are on their way."""
+        self._departed: set[Key] = set()
+        """Rows of which the server has said meanwhile that they are gone."""
         self.noted: list[Op] | None = None
         """What has changed the server's rows, in order, since somebody took it; None: nobody does."""
 
@@ -154,6 +158,8 @@ class Overlay:
             self.noted += ops
         for op in ops if self.dropped else ():
             self.dropped.pop(op.key, None)
+        if self._expected:
+            self._departed.update(op.key for op in ops if isinstance(op, Delete))
         if not self._aside:
             return self.rows.apply(ops, want_changes=want_changes)
         through: list[Op] = []
@@ -324,6 +330,37 @@ class Overlay:
             left = new != edit.key or (edit.kind == "delete" and row is None)
             if left and edit.key not in seen:
                 self._gone(edit.key, now, crossed=crossed)
+        return self._refresh(touched, [], want_changes)
+
+    def expect(self, ids: Iterable[str]) -> None:
+        """Say that rows are on their way whose keys the server makes (`inserted`)."""
+        self._expected.update(ids)
+
+    def expect_no_more(self, ids: Iterable[str]) -> None:
+        """Say that they were inserted, or that nobody will tell."""
+        self._expected.difference_update(ids)
+        if not self._expected:
+            self._departed.clear()
+
+    def inserted(
+        self, rows: Iterable[Row], *, now: float, want_changes: bool = False
+    ) -> Sequence[RowChange]:
+        """Show rows that were inserted without a key, and so without an edit, as the server answered them.
+
+        Parameters
+        ----------
+        rows
+            Whole and typed.
+        now : float
+            Monotonic seconds.
+        """
+        touched: dict[Key, None] = {}
+        for row in rows:
+            key = self.schema.key_of(row)
+            if key in self or key in self._departed:
+                continue  # its event has come before, and perhaps others after it
+            edit = Edit("", "insert", key, dict(row), {}, now)
+            touched[self._answered(edit, row, now, crossed=False)] = None
         return self._refresh(touched, [], want_changes)
 
     def lower_shields(self, now: float) -> None:

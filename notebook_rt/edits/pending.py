@@ -20,7 +20,7 @@ from notebook_rt.edits.block import Blocks
 from notebook_rt.edits.compose import Composer
 from notebook_rt.edits.decide import Record
 from notebook_rt.edits.merge import Edit, Strategies
-from notebook_rt.edits.ops import WRITES, Json, Op, Put
+from notebook_rt.edits.ops import WRITES, Json, Op, Put, unkeyed
 from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.errors import InvalidEditError
@@ -143,6 +143,7 @@ class PendingEdits:
             self.lay([op for op, *_ in early])
             for op, row, at in early:
                 self._settle([(op.id, row)], at)
+                self._insert([(op, row)], at)
             self.lay(self._ops())
 
     def lay(
@@ -160,7 +161,7 @@ class PendingEdits:
             return
         overlay, composer = self._need()
         types = overlay.schema.types
-        writes = (op for op in ops if op.kind in WRITES)
+        writes = (op for op in ops if op.kind in WRITES and op.key)  # others are `unkeyed`
         known = (op for op in writes if all(name in types for name in (*op.values, *op.key)))
         edits = [made.get(op.id) or composer.edit(op) for op in known]
         shown = [
@@ -199,9 +200,19 @@ class PendingEdits:
         now = time.monotonic()
         if self.overlay is not None:
             self._settle([(op.id, row) for op, row in done], now)
+            if not all(op.key for op, _ in done):
+                self._insert(done, now)
             return
         self._early = [one for one in self._early if one[2] > now - SHIELD_SECONDS]
         self._early += [(op, row, now) for op, row in done]
+
+    def _insert(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]], now: float) -> None:
+        """Show the rows that could not be before they had a key."""
+        overlay, composer = self._need()
+        made = [row for op, row in done if row is not None and unkeyed(op)]
+        rows = [composer.whole(overlay.schema.decode(row)) for row in made]
+        self._say(overlay.inserted(rows, now=now, want_changes=True))
+        overlay.expect_no_more(op.id for op, _ in done)
 
     def _settle(self, done: Iterable[tuple[str, Mapping[str, Json] | None]], now: float) -> None:
         overlay = self._need()[0]

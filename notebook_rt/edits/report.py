@@ -82,6 +82,11 @@ class WriteReport:
         return self._counts()["written"]
 
     @property
+    def ops(self) -> list[str]:
+        """The operations of the queue that the rows became."""
+        return list(self._labels)
+
+    @property
     def waiting(self) -> int:
         """How many are still to be sent, or answered."""
         return self._counts()["waiting"]

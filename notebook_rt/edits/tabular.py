@@ -34,6 +34,8 @@ class Given:
     values: dict[str, Any]
     drawn: str = ""
     """The key's column that a sequence gave."""
+    unkeyed: bool = False
+    """The server makes the key as it inserts the row."""
 
 
 @dataclass(slots=True)

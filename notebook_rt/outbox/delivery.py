@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from notebook_rt.edits import decide
 from notebook_rt.edits.merge import Strategies, rebase
-from notebook_rt.edits.ops import WRITES, Json, Op, changes_key, key_after
+from notebook_rt.edits.ops import WRITES, Json, Op, changes_key, key_after, unkeyed
 from notebook_rt.errors import QueueError
 from notebook_rt.model.classify import NETWORK_WAIT
 from notebook_rt.model.http import Answer
@@ -143,8 +143,11 @@ class Delivery:
         kind = group[0].kind
         if kind == "broadcast":
             return await self._broadcast(group)
-        if kind == "insert" and len(group) > 1:
-            return await self._write_all(group)
+        if kind == "insert":
+            if unkeyed(group[0]):
+                return await self._insert_unkeyed(group)
+            if len(group) > 1:
+                return await self._write_all(group)
         if kind == "update":
             group = await self._choose_way(group)
         if not group:
@@ -193,6 +196,8 @@ class Delivery:
         for ops in statements:
             if self.stopped:
                 await self.put_back(ops)
+            elif ops[0].kind == "insert" and unkeyed(ops[0]):
+                moved += await self._insert_unkeyed(ops)
             elif len(ops) == 1:
                 moved += await self._one(ops[0])
             elif self.many and ops[0].kind != "insert":
@@ -293,6 +298,42 @@ class Delivery:
                 await self.still_ours()
                 moved += await self._one(op)
         return moved
+
+    async def _insert_unkeyed(self, group: Sequence[Op]) -> int:
+        """Insert rows whose keys the server makes: once, whatever becomes of the answer.
+
+        Without it nothing tells whether the rows are in, so they are set aside.
+        """
+        for op in group:
+            if op.sent:
+                await self._fail(op, decide.LOST)
+        new = [op for op in group if not op.sent]
+        if not new:
+            return len(group)
+        try:
+            answer = await self._writer.insert_unkeyed(new)
+        except NoAnswerError as error:
+            if not error.sent:
+                await self._no_answer(new, error)
+                return len(group) - len(new)
+            for op in new:
+                await self._fail(replace(op, sent=True), f"{decide.LOST} ({error.reason})")
+            return len(group)
+        self.offline = False
+        verdict = decide.judge(answer, 0, 0.0)
+        rows = answer.body if isinstance(answer.body, list) else []
+        if verdict.meaning == "done" and len(rows) == len(new):
+            self._settle(*zip(new, rows, strict=True))
+        elif verdict.meaning == "done" or (verdict.lost and not decide.timed_out(answer)):
+            words = verdict.words or f"{len(rows)} rows came back of {len(new)}"
+            for op in new:
+                await self._fail(replace(op, sent=True), f"{decide.LOST} ({words})")
+        elif len(new) > 1 and (verdict.meaning == "refused" or decide.timed_out(answer)):
+            return len(group) - len(new) + await self._halves(new)
+        else:
+            for op in new:
+                await self._no(op, answer, read=decide.timed_out(answer))
+        return len(group)
 
     async def _write_many(self, group: Sequence[Op]) -> int:
         """Updates or deletes by the function that carries each out; what it cannot goes on by itself."""
@@ -570,6 +611,8 @@ class Delivery:
             verdict = replace(
                 verdict, words=verdict.words + decide.lacking(op, answer, self.outbox.role)
             )
+        elif unkeyed(op) and decide.lacks_value(answer):
+            verdict = replace(verdict, words=f"{verdict.words}; {decide.UNFILLED}")
         elif op.kind in WRITES and decide.renamed(answer):
             verdict = replace(verdict, words=f"{verdict.words}; {decide.RENAMED}")
         op = replace(op, attempts=op.attempts + verdict.counts, sent=op.sent or verdict.lost)

@@ -256,8 +256,11 @@ class Outbox:
         where, given = self._where(id=op, state="failed")
         with self._writing() as db:
             done = self._take_over(db, sessions.left(db, self.session.id), op)
+            # Of these nothing tells whether they are in: who sends one again says that they are not.
             done += db.execute(
-                "update ops set state = 'waiting', attempts = 0, not_before = 0, error = '' "
+                "update ops set state = 'waiting', attempts = 0, not_before = 0, error = '', "
+                "sent = sent and not (kind = 'rpc' or "
+                "(kind = 'insert' and json_extract(body, '$.key') is null)) "
                 f"where {where}",
                 given,
             ).rowcount
@@ -402,6 +405,13 @@ class Outbox:
             paused = sessions.held(self._db, self.session.id)
             moment = rows.next_at(self._db, where, given, paused)
         return None if moment is None else float(moment)
+
+    def waits(self) -> bool:
+        """Whether anything waits that is not blocked; cheap, however much does."""
+        where, given = self._where(state="waiting", blocked=0)
+        with self._lock, _errors(self.path):
+            paused = sessions.held(self._db, self.session.id)
+            return rows.waits(self._db, where, given, paused)
 
     def settle(self, op: Op, row: Json = None, records: Sequence[dict[str, Json]] = ()) -> None:
         """An operation is done; ``row`` is what the server answered."""

@@ -276,6 +276,14 @@ def next_at(db: sqlite3.Connection, where: str, given: list[object], paused: Seq
     ).fetchone()[0]
 
 
+def waits(db: sqlite3.Connection, where: str, given: list[object], paused: Sequence[str]) -> bool:
+    """Whether there is a waiting edit that is not blocked."""
+    found = db.execute(
+        f"select 1 from ops where {where} {_not_of(paused)} limit 1", [*given, *paused]
+    )
+    return found.fetchone() is not None
+
+
 def _not_of(paused: Sequence[str]) -> str:
     return f"and session not in ({', '.join('?' * len(paused))})" if paused else ""
 

@@ -80,6 +80,16 @@ class Writer:
         """Several inserts or deletes as one statement."""
         return await self.send(decide.write_all(group, narrow=_table(group[0]) in self._narrow))
 
+    async def insert_unkeyed(self, group: Sequence[Op]) -> Answer:
+        """Insert rows whose keys the server makes, with the rows back; a refusal had no effect."""
+        table = _table(group[0])
+        answer = await self.send(decide.insert_unkeyed(group, narrow=table in self._narrow))
+        if decide.forbidden(answer) and table not in self._narrow:
+            answer = await self.send(decide.insert_unkeyed(group, narrow=True))
+            if not decide.forbidden(answer):
+                self._narrow.add(table)
+        return answer
+
     async def insert_unseen(self, op: Op) -> tuple[Answer, dict[str, Json] | None]:
         """Insert a row that may not be read as it is written: the answer, and the row if it may be now.
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,11 +24,12 @@ from typing import Any, TypeAlias
 from notebook_rt.edits.editing import Editing, SendResult
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.listing import in_states, refused, undecided, what
-from notebook_rt.edits.ops import Op, Right
+from notebook_rt.edits.ops import Op, Put, Right
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.edits.tabular import columns_of
 from notebook_rt.errors import (
+    AnswerLostError,
     ClosedError,
     PermissionDeniedError,
     QueueError,
@@ -40,7 +42,13 @@ from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Column, canonical
 from notebook_rt.net.http import HttpClient
 from notebook_rt.outbox import key_cache
-from notebook_rt.outbox.key_cache import ColumnName, KeyCache, NoKeyDrawnError
+from notebook_rt.outbox.key_cache import (
+    AHEAD,
+    ColumnName,
+    KeyCache,
+    NoKeyDrawnError,
+    ServerMakesKeyError,
+)
 from notebook_rt.outbox.lease import kernel_name
 from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
@@ -60,8 +68,12 @@ MAX_TAKEN_KEYS = 1000
 """Keys tried that the table has already: rows were inserted beside its sequence."""
 DRAW_SECONDS = 5.0
 """How long somebody who inserts a row waits for its key."""
+LEAVE_SECONDS = 5.0
+"""How long somebody who inserts rows whose keys the server makes waits for them to leave."""
 LINGER_SECONDS = 1.0
 """How long a closing session lets the last writes leave; the rest leaves with the next session."""
+ANSWER_SECONDS = LEAVE_SECONDS + 2 * REQUEST_SECONDS
+"""How long for the answer, once they have left."""
 COUNT_SECONDS = 0.1
 """Pause between two looks at what was refused."""
 STATES = ("waiting", "failed", "asking")
@@ -174,6 +186,29 @@ class Writes:
         except TimeoutError:
             raise UnreachableError(self.project.url, "no answer in time") from None
 
+    def wait_for(self, editor: Editor, ids: Collection[str]) -> None:
+        """Wait until operations of a table are settled or set aside, and what they did is shown.
+
+        One that has not left after `LEAVE_SECONDS` is waited for no more.
+        """
+        changed = threading.Event()
+        outbox = self.opened().outbox
+        self.tell_worker(Worker.wake)
+        with contextlib.ExitStack() as ends:
+            ends.callback(outbox.subscribe(changed.set))
+            leave, answer = (time.monotonic() + s for s in (LEAVE_SECONDS, ANSWER_SECONDS))
+            while True:
+                changed.clear()
+                states = outbox.states(editor.schema_name, editor.table)
+                first = next((op for op in ids if states.get(op) == "waiting"), None)
+                op = None if first is None else outbox.get(first)
+                end = answer if op is not None and op.sent else leave
+                remaining = end - time.monotonic()
+                if first is None or remaining <= 0 or self.project.closed:
+                    break
+                changed.wait(min(remaining, COUNT_SECONDS))
+        self.project.thread.wait(asyncio.sleep(0))  # the loop shows right after it has put down
+
     def tell_worker(self, what: Callable[[Worker], object]) -> None:
         """Have something said to the worker, on the loop, if there is one."""
         if self._open is not None:
@@ -193,6 +228,12 @@ class Writes:
                 worker = self._open.worker
         if worker is not None:  # awake when this is over: `flush` then asks whether it may send
             self.project.thread.call(worker.wake)
+
+    def send(self) -> None:
+        """Have what waits sent now."""
+        opened = self._open
+        if opened is not None:  # awake when this is over, as after `decided`
+            self.project.thread.call(opened.worker.wake)
 
     def pause(self, paused: bool = True) -> None:
         self.paused = paused
@@ -544,10 +585,14 @@ class TableEdits:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
         editor = self.open("insert", values)
         wanted = editor.drawn(values)
-        for _ in range(MAX_TAKEN_KEYS):
-            row = {**values, **{column: self._draw(editor, column) for column in wanted}}
-            if not wanted or not editor.has(row):
-                break
+        try:
+            for _ in range(MAX_TAKEN_KEYS):
+                row = {**values, **{column: self._draw(editor, column) for column in wanted}}
+                if not wanted or not editor.has(row):
+                    break
+        except ServerMakesKeyError as why:
+            self._may_go_unkeyed(editor, wanted[-1], why)
+            return self._inserted(editor, wanted[-1], editor.insert_unkeyed(values))
         return editor.insert(row, *wanted[-1:])
 
     def write_many(
@@ -558,19 +603,58 @@ class TableEdits:
         if upsert:
             editor = self.open("update")
         rows = editor.given(data, "upsert" if upsert else "insert", on)
+        unkeyed = False
         for row in rows:
             wanted = editor.drawn(row.values)
-            for _ in range(MAX_TAKEN_KEYS if wanted else 0):
-                row.values |= {column: self._draw(editor, column) for column in wanted}
-                row.drawn = wanted[-1]
-                if not editor.has(row.values):
-                    break
+            row.unkeyed = bool(wanted) and unkeyed
+            try:
+                for _ in range(MAX_TAKEN_KEYS if wanted and not unkeyed else 0):
+                    row.values |= {column: self._draw(editor, column) for column in wanted}
+                    row.drawn = wanted[-1]
+                    if not editor.has(row.values):
+                        break
+            except ServerMakesKeyError as why:
+                self._may_go_unkeyed(editor, wanted[-1], why)
+                row.unkeyed = unkeyed = True
         names = tuple(getattr(getattr(data, "index", None), "names", (None,)))
-        return editor.write_many(rows, upsert=upsert, name=names if len(names) > 1 else names[0])
+        report = editor.write_many(rows, upsert=upsert, name=names if len(names) > 1 else names[0])
+        if unkeyed:
+            self.writes.wait_for(editor, report.ops)
+        return report
+
+    def _may_go_unkeyed(self, editor: Editor, column: str, why: ServerMakesKeyError) -> None:
+        """Raise if the server cannot make the key of a row right now."""
+        held = "in a batch rows need their keys" if editor.in_batch else self.writes.held()
+        if held:
+            raise editor.keyless(column, f"{held}; {why}") from why
+
+    def _inserted(self, editor: Editor, column: str, op: Op) -> Key:
+        """Wait for a row whose key the server makes, and give that.
+
+        A row that has not left when the time is over is taken back, and so is one that was refused: whoever
+        waits is told. One that may be in stays in the queue.
+        """
+        outbox, table = self.writes.outbox, editor.table
+        self.writes.wait_for(editor, [op.id])
+        left = outbox.get(op.id)
+        if left is None:
+            row = outbox.fate(op.id)[1]
+            if row is None:
+                raise QueueError(f'table "{table}": the row was discarded before it was inserted')
+            return editor.key_of(row)
+        if left.state == "failed" and not left.sent:
+            outbox.discard(op.id)
+            raise editor.refusal(f"the server refuses the row: {left.error}")
+        if outbox.take_back([Put(op)]):
+            reason = f"cannot reach {self.writes.project.url}, and only the server makes it: "
+            raise editor.keyless(column, reason + AHEAD)
+        raise AnswerLostError(editor.schema_name, table, op.id)
 
     def _draw(self, editor: Editor, column: str) -> int:
         try:
             return self.writes.keys.take((editor.schema_name, editor.table, column))
+        except ServerMakesKeyError:
+            raise
         except NoKeyDrawnError as error:
             raise editor.keyless(column, str(error)) from error
 

@@ -44,6 +44,8 @@ class Table:
         }
         self.events: list[Op] = []
         self.faults: list[Fault] = []
+        self.sequence = 99
+        """The last key that was made here; what is refused uses one up, too."""
         self.refused: list[str] = []
         """The codes of what was refused, but for `BAD` values."""
         self._version = 100
@@ -137,6 +139,9 @@ class Table:
         before = copy.deepcopy((self.rows, self.events, self._versions))
         made = []
         for row in body if isinstance(body, list) else [body]:
+            if "id" not in row:
+                self.sequence += 1
+                row = {"id": self.sequence, **row}
             there = self.rows.get(row["id"])
             if there is not None and not merges:
                 continue  # resolution=ignore-duplicates

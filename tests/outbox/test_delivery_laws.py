@@ -29,12 +29,12 @@ STRATEGIES = Strategies(columns={"n": "delta"})
 class Kernel:
     """An editor, its queue and its worker, in front of a `Table`; time passes when it is told to."""
 
-    def __init__(self, server: Table, path: Path) -> None:
+    def __init__(self, server: Table, path: Path, first_id: int = 0) -> None:
         self.server = server
         self.now = 0.0
         self.heard = len(server.events)
         self.outbox = Outbox(path)
-        ids = itertools.count()
+        ids = itertools.count(first_id)
         editing = Editing(self.outbox, clock=lambda: self.now, make_id=lambda: f"op-{next(ids):03}")
         self.rows = DictRows(SCHEMA)
         self.overlay = Overlay(self.rows, SCHEMA, STRATEGIES)

@@ -70,7 +70,7 @@ def test_flush_waits_until_nothing_waits_and_says_what_was_set_aside(outbox: Out
         for op in outbox.take(10, 0.0):
             outbox.settle(op)
 
-    queue = Queue(outbox, wake=lambda: threading.Timer(0.1, send).start())
+    queue = Queue(outbox, send=lambda: threading.Timer(0.1, send).start())
     assert queue.flush(timeout=scaled(5)) == 2
     outbox.retry()
     with pytest.raises(WaitTimeoutError):
