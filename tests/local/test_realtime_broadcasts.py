@@ -355,6 +355,31 @@ def test_messages_are_partitioned_by_day(stack: LocalStack) -> None:
     assert [name for (name,) in stack.sql(names)] == [f"messages_{day:%Y_%m_%d}" for day in days]
 
 
+def test_making_partitions_changes_nothing_where_none_is_missing(stack: LocalStack) -> None:
+    """It is done every half minute, and must not say that the schema changed."""
+    version = "select count(*), max(xmin::text::bigint) from pg_class"
+    before = stack.sql(version)
+    stack.sql("select realtime.notebook_rt_partitions()")
+    assert stack.sql(version) == before
+
+
+def test_who_holds_the_messages_does_not_make_senders_wait_for_a_partition(
+    live: LocalStack,
+) -> None:
+    (last,) = live.sql(
+        "select 'realtime.' || to_char((now() at time zone 'UTC') + interval '3 days',"
+        " '\"messages_\"YYYY_MM_DD')"
+    )[0]
+    live.sql(f"drop table {last}")
+    with psycopg.connect(live.dsn) as holder:
+        holder.execute("select realtime.send('{}', 'e', 't')")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            live.sql("select realtime.notebook_rt_partitions()")
+        live.sql(f"insert into {TABLE} values (1, 'a')")
+    live.sql("select realtime.notebook_rt_partitions()")
+    assert live.sql("select to_regclass(%s) is not null", last) == [(True,)]
+
+
 def test_without_a_partition_the_message_is_a_warning_and_the_write_holds(
     live: LocalStack,
 ) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine
-from datetime import UTC, datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,7 +33,7 @@ MESSAGES_PUBLICATION = "supabase_realtime_messages_publication"
 
 
 PARTITIONS_EVERY = 30.0
-"""Seconds between two looks whether the day has changed."""
+"""Seconds between two looks whether a partition is missing; they are made three days ahead."""
 
 
 class Reader(Protocol):
@@ -134,19 +133,13 @@ class Tenant:
 
     async def _keep_partitions(self) -> None:
         """A day's messages need its partition, and days pass while a stack runs or a laptop sleeps."""
-        made = datetime.now(UTC).date()
         while True:
             await asyncio.sleep(PARTITIONS_EVERY)
-            today = datetime.now(UTC).date()
-            if today == made:
-                continue
             try:
                 async with self.pool.connection() as connection:
                     await connection.execute("select realtime.notebook_rt_partitions()")
-            except PgError:
-                log.exception("the partitions of realtime.messages could not be made")
-            else:
-                made = today
+            except PgError as error:  # PostgreSQL is away, or somebody holds the table for long
+                log.warning("the partitions of realtime.messages are not up to date: %s", error)
 
     def _schema_changed(self) -> None:
         self._spawn(self._look_at_publication())

@@ -36,17 +36,20 @@ begin
 end $$;
 
 -- A partition a day: those of the last three days, which is as long as the real server keeps messages,
--- and of the next three. Without one a message cannot be sent, which is a warning.
+-- and of the next three. Without one a message cannot be sent, which is a warning. To make or drop one
+-- locks the table, and who waits for that lock long holds up every sender.
 create or replace function realtime.notebook_rt_partitions() returns void
-language plpgsql set timezone = 'UTC' set client_min_messages = 'warning' set search_path = '' as $$
+language plpgsql set timezone = 'UTC' set lock_timeout = '500ms' set search_path = '' as $$
 declare
   day date;
   partition text;
 begin
   for day in select generate_series(current_date - 3, current_date + 3, '1 day') loop
-    execute format(
-      'create table if not exists realtime.%I partition of realtime.messages'
-      ' for values from (%L) to (%L)', to_char(day, '"messages_"YYYY_MM_DD'), day, day + 1);
+    partition := to_char(day, '"messages_"YYYY_MM_DD');
+    if to_regclass('realtime.' || partition) is null then
+      execute format('create table realtime.%I partition of realtime.messages'
+        ' for values from (%L) to (%L)', partition, day, day + 1);
+    end if;
   end loop;
   for partition in
     select c.relname from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
