@@ -302,6 +302,7 @@ begin
         execute format('drop trigger if exists %I on %s', 'notebook_rt_' || v_trigger, p_relation);
     end loop;
     execute format('drop policy if exists %I on realtime.messages', v_policy);
+    execute format('drop policy if exists %I on realtime.messages', v_policy || '_send');
     execute format('drop policy if exists %I on notebook_rt.change_log', v_policy);
     execute format('drop policy if exists %I on notebook_rt.broadcast_tables', v_policy);
     delete from notebook_rt.broadcast_tables where relation = p_relation returning * into v_table;
@@ -321,6 +322,7 @@ declare
     v_numbers constant text := 'notebook_rt.broadcast_numbers_' || p_relation::oid;
     v_topic text;
     v_reads text;
+    v_sender text;
     v_other record;
     v_event record;
 begin
@@ -336,6 +338,8 @@ begin
     loop
         execute format('drop policy if exists %I on realtime.messages',
                        'notebook_rt_broadcast_' || v_other.relation);
+        execute format('drop policy if exists %I on realtime.messages',
+                       'notebook_rt_broadcast_' || v_other.relation || '_send');
         execute format('drop policy if exists %I on notebook_rt.change_log',
                        'notebook_rt_broadcast_' || v_other.relation);
         execute format('drop policy if exists %I on notebook_rt.broadcast_tables',
@@ -360,6 +364,13 @@ begin
     execute format('drop policy if exists %I on realtime.messages', v_policy);
     execute format('create policy %I on realtime.messages for select to anon, authenticated using '
         '(extension = ''broadcast'' and realtime.topic() = %L and %s)', v_policy, v_topic, v_reads);
+    -- Whoever owns the functions sends; policies may hold for that role, too.
+    select p.proowner::regrole::text into v_sender
+      from pg_catalog.pg_proc p where p.oid = 'notebook_rt.broadcast_flush'::regproc;
+    execute format('drop policy if exists %I on realtime.messages', v_policy || '_send');
+    execute format('create policy %I on realtime.messages for insert to %s with check '
+        '(extension = ''broadcast'' and private and topic = %L)', v_policy || '_send', v_sender,
+        v_topic);
     execute format('drop policy if exists %I on notebook_rt.change_log', v_policy);
     execute format('create policy %I on notebook_rt.change_log for select to anon, authenticated '
         'using (%s)', v_policy, v_reads);
@@ -436,7 +447,8 @@ revoke all on function public.notebook_rt_head, public.notebook_rt_since from pu
 grant execute on function public.notebook_rt_head, public.notebook_rt_since
     to anon, authenticated, service_role;
 
--- Where there is pg_cron, it prunes every minute, and writers need not.
+-- Where there is pg_cron, and this role may use it, it prunes every minute, and writers need not.
+update notebook_rt.broadcast_state set by_cron = false;
 do $$
 begin
     if exists (select from pg_catalog.pg_extension where extname = 'pg_cron') then
@@ -444,4 +456,6 @@ begin
                               'select notebook_rt.broadcast_prune(100000)');
         update notebook_rt.broadcast_state set by_cron = true;
     end if;
+exception when insufficient_privilege then
+    raise notice 'notebook_rt: writers prune the log of changes; pg_cron refused: %', sqlerrm;
 end $$;

@@ -5,8 +5,10 @@ begin
         or exists (select from notebook_rt.broadcast_tables) then
         return;
     end if;
-    if (select by_cron from notebook_rt.broadcast_state) then
-        perform cron.unschedule('notebook_rt_broadcast_prune');
+    if (select by_cron from notebook_rt.broadcast_state)
+        and exists (select from pg_catalog.pg_extension where extname = 'pg_cron') then
+        perform cron.unschedule(jobname)
+           from cron.job where jobname = 'notebook_rt_broadcast_prune' and username = current_user;
     end if;
     drop function public.notebook_rt_head, public.notebook_rt_since;
     drop table notebook_rt.change_log;
