@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.local import LocalStack
+from notebook_rt import errors
+from notebook_rt.local import LocalStack, start
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
+from tests.conftest import QUICK
 from tests.faults.rules import Delay, Double, Drop, Rule
 from tests.proxy import Proxy
 from tests.waiting import scaled, until
@@ -37,7 +43,8 @@ def broadcast(stack: LocalStack, make_table: Callable[..., str]) -> Iterator[Cal
         return name
 
     yield make
-    stack.sql(broadcast_remove_sql("public", made))
+    if stack.sql("select to_regproc('notebook_rt.broadcast_remove')") != [(None,)]:
+        stack.sql(broadcast_remove_sql("public", made))
 
 
 def rows(frame: nrt.LiveFrame) -> dict[Any, list[Any]]:
@@ -168,3 +175,189 @@ def test_a_channel_that_is_silent_while_it_is_joined_is_found_by_the_head(
     for number in range(3):
         run(f"update {{}} set price = {number} where id = {number + 1}")
     assert whole_reads(proxy) == before
+
+
+# What it takes to have them -------------------------------------------------------------------------
+
+
+def test_auto_is_by_postgres_changes_where_the_table_is_not_broadcast(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    frame = rt.table(table)
+    frame.wait(scaled(10))
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+    assert rt.health.sources == {table: "changes"}
+    assert "broadcast" not in repr(frame)
+    with pytest.raises(errors.NotBroadcastError, match=f"notebook-rt doctor --sql {table}"):
+        rt.table(table, source="broadcast").wait(scaled(10))
+    with pytest.raises(errors.MissingTableError):
+        rt.table("no_such_table", source="broadcast").wait(scaled(10))
+
+
+def test_a_table_asked_for_by_broadcast_begins_when_its_sql_has_run(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    frame = rt.table(table, source="broadcast")
+    until(lambda: frame.status == "error", what=lambda: repr(frame))
+    stack.sql(broadcast_sql("public", [table]))
+    try:
+        until(lambda: frame.status == "live", 20, lambda: repr(frame))
+        stack.sql(f"insert into {table} values (1, 'a', 1)")
+        until(lambda: rows(frame) == {1: ["a", 1.0]}, what=lambda: repr(frame))
+    finally:
+        stack.sql(broadcast_remove_sql("public", [table]))
+
+
+def test_a_table_whose_sql_is_removed_goes_on_by_postgres_changes(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    table = broadcast()
+    stack.sql(f"alter publication supabase_realtime add table {table}")
+    frame, demanded = rt.table(table), rt.table(table, source="broadcast")
+    for one in (frame, demanded):
+        one.wait(scaled(10))
+        until(lambda one=one: one.status == "live", what=lambda one=one: repr(one))  # type: ignore[misc]  # bound now
+    assert rt.health.sources == {table: "broadcast"}
+    stack.sql(broadcast_remove_sql("public", [table]))
+    stack.sql(f"insert into {table} values (1, 'not broadcast', 1)")
+    until(lambda: rows(frame) == {1: ["not broadcast", 1.0]}, 15, lambda: repr(frame))
+    until(lambda: frame.status == "live", 15, lambda: repr(frame))
+    assert "broadcast" not in repr(frame)
+    stack.sql(f"update {table} set name = 'by changes'")
+    until(lambda: rows(frame) == {1: ["by changes", 1.0]}, what=lambda: repr(frame))
+    until(lambda: demanded.status == "error", 15, lambda: repr(demanded))
+
+
+def test_who_may_not_read_the_topic_has_postgres_changes(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(broadcast_sql("public", [table], "auth.uid() is not null"))
+    try:
+        frame = rt.table(table)
+        frame.wait(scaled(10))
+        until(lambda: frame.status == "live", what=lambda: repr(frame))
+        assert rt.health.sources == {table: "changes"}
+        token = stack.token("authenticated", "00000000-0000-4000-8000-000000000001")
+        with nrt.connect(stack.url, stack.anon_key, access_token=token) as other:
+            theirs = other.table(table)
+            theirs.wait(scaled(10))
+            until(lambda: theirs.status == "live", what=lambda: repr(theirs))
+            assert other.health.sources == {table: "broadcast"}
+            stack.sql(f"insert into {table} values (1, 'a', 1)")
+            until(lambda: rows(frame) == rows(theirs) == {1: ["a", 1.0]})
+    finally:
+        stack.sql(broadcast_remove_sql("public", [table]))
+
+
+def test_several_tables_of_one_topic_share_its_channel(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    table = broadcast()
+    stack.sql(f"insert into {table} select i, 'n', i from generate_series(1, 9) i")
+    whole = rt.table(table)
+    whole.wait(scaled(10))
+    until(lambda: whole.status == "live", what=lambda: repr(whole))
+    dear = rt.table(table, filter="price=gt.5")
+    first = rt.table(table, order="price.desc", limit=2, columns="price")
+    for frame in (dear, first):
+        frame.wait(scaled(10))
+        until(lambda frame=frame: frame.status == "live", what=lambda frame=frame: repr(frame))  # type: ignore[misc]  # bound now
+    assert rt.metrics["channels"] == 1
+    stack.sql(
+        f"update {table} set price = 100 where id = 1; update {table} set price = 0 where id = 9"
+    )
+    until(lambda: set(dear.df.index) == {1, 6, 7, 8}, what=lambda: dear.df)
+    until(lambda: list(first.df.index) == [1, 8], what=lambda: first.df)
+    whole.close()
+    stack.sql(f"delete from {table} where id = 8")
+    until(lambda: set(dear.df.index) == {1, 6, 7}, what=lambda: dear.df)
+    dear.close()
+    first.close()
+    until(lambda: rt.metrics["channels"] == 0)
+
+
+# Values ---------------------------------------------------------------------------------------------
+
+
+def test_values_are_those_of_rest_and_large_rows_arrive(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    table = broadcast(
+        "id uuid primary key, big int8, num numeric, f float8, at timestamptz, span interval,"
+        " b bytea, j jsonb, a int[], t text, day date, ok bool"
+    )
+    frame = rt.table(table)
+    frame.wait(scaled(10))
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+    stack.sql(
+        f"insert into {table} values"
+        " ('00000000-0000-4000-8000-000000000001', 9223372036854775807, 'NaN', 'Infinity', now(),"
+        "  '1 month 2 days', '\\xdead', '{\"a\": [1, 2.50]}', '{1,null,3}', 'x', '2024-02-29', true),"
+        " ('00000000-0000-4000-8000-000000000002', null, null, null, null, null, null, null, null, null,"
+        "  null, null),"
+        " ('00000000-0000-4000-8000-000000000003', 1, 1.5, 0.1, '2024-01-01', '1 day', '', '1', '{}',"
+        "  repeat('x', 300000), null, false)"
+    )
+    until(lambda: len(frame.df) == 3, what=lambda: repr(frame))
+    assert len(frame.df["t"].iloc[-1]) == 300_000
+    stack.sql(f"alter publication supabase_realtime add table {table}")
+    with nrt.connect(stack.url, stack.anon_key) as other:
+        read = other.table(table, source="changes")
+        pd.testing.assert_frame_equal(frame.df.sort_index(), read.df.sort_index())
+    stack.sql(f"update {table} set t = repeat('y', 300000)")
+    until(lambda: set(frame.df["t"].str[0]) == {"y"}, what=lambda: frame.df["t"].str[:9])
+    verdict = frame.verify()
+    assert (verdict.compared, verdict.differed) == (3, 0)
+
+
+def test_numbers_are_exact_where_they_are_asked_for(
+    stack: LocalStack, broadcast: Callable[..., str]
+) -> None:
+    table = broadcast()
+    with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(numeric="decimal")) as rt:
+        frame = rt.table(table, source="broadcast")
+        frame.wait(scaled(10))
+        until(lambda: frame.status == "live", what=lambda: repr(frame))
+        stack.sql(f"insert into {table} values (1, 'a', 0.1234567890123456789012345678901)")
+        until(lambda: len(frame.df) == 1)
+        assert frame.df["price"].iloc[0] == Decimal("0.1234567890123456789012345678901")
+
+
+def test_a_column_that_is_added_appears(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    table = broadcast()
+    stack.sql(f"insert into {table} values (1, 'a', 1)")
+    frame = rt.table(table)
+    frame.wait(scaled(10))
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+    stack.sql(f"alter table {table} add more int default 7")
+    stack.sql(f"update {table} set name = 'b'")
+    until(lambda: rows(frame) == {1: ["b", 1.0, 7]}, 15, lambda: frame.df)
+
+
+# How fast -------------------------------------------------------------------------------------------
+
+
+def test_a_bulk_change_is_in_df_within_a_second_on_a_small_plan(
+    tmp_path: Path,
+) -> None:
+    """7,000 rows are a handful of messages, which a limit of 100 a second lets through."""
+    options = replace(QUICK, realtime=replace(QUICK.realtime, events_per_second=100.0))
+    with start(tmp_path / "stack", options=options) as stack:
+        stack.sql(
+            "create table bulk (id int primary key, v int);"
+            "insert into bulk select i, 0 from generate_series(1, 7000) i;"
+            "grant select, insert, update, delete on bulk to anon, authenticated, service_role"
+        )
+        stack.sql(broadcast_sql("public", ["bulk"]))
+        with nrt.connect(stack.url, stack.anon_key, options=UNAUDITED) as rt:
+            frame = rt.table("bulk", source="broadcast")
+            frame.wait(scaled(20))
+            until(lambda: frame.status == "live", what=lambda: repr(frame))
+            stack.sql("update bulk set v = 1")
+            until(lambda: (frame.df["v"] == 1).all(), 1.0, lambda: frame.df)
+            assert rt.metrics["gaps"] <= 2  # of the join

@@ -26,6 +26,7 @@ from jupyter_client.manager import start_new_kernel
 from realtime import AsyncRealtimeClient, RealtimePostgresChangesListenEvent
 
 import notebook_rt as nrt
+from notebook_rt.runtime.optional_sql import broadcast_sql
 from tests.benchmarks.harness import OURS, Result
 
 PEER = "realtime"
@@ -157,6 +158,62 @@ def commit_to_df(writes: int) -> list[Result]:
             ("commit to df, 99th percentile", "goal: 60 ms", lambda v: percentile(v, 0.99)),
         )
         for side, values in ((OURS, ours), (PEER, theirs))
+    ]
+
+
+def broadcast_to_df(writes: int, rows: int) -> list[Result]:
+    """The same where the database broadcasts the changes; and one UPDATE of many rows, on a plan that
+    lets a hundred messages a second through.
+    """
+    with tempfile.TemporaryDirectory() as directory, nrt.local.start(directory) as stack:
+        stack.sql(
+            "create table commits (id bigint primary key, price float8, note text);"
+            "create table bulk (id int primary key, v int);"
+            f"insert into bulk select i, 0 from generate_series(1, {rows}) i;"
+            "grant select, insert, update, delete on commits, bulk to anon"
+        )
+        stack.sql(broadcast_sql("public", ["commits", "bulk"]))
+        arrived = threading.Event()
+        took = []
+        with (
+            psycopg.connect(stack.dsn, autocommit=True) as db,
+            nrt.connect(stack.url, stack.anon_key) as rt,
+        ):
+            frame, bulk = rt.table("commits", source="broadcast"), rt.table("bulk")
+            live(frame)
+            live(bulk)
+            for one in (frame, bulk):
+                one._feed.listeners.add(lambda batch: arrived.set())
+            for number in range(writes):
+                arrived.clear()
+                began = time.perf_counter()
+                db.execute("insert into commits values (%s, 1.5, 'one')", (number,))
+                while number not in frame.df.index:
+                    assert arrived.wait(10)
+                    arrived.clear()
+                took.append((time.perf_counter() - began) * 1e3)
+                time.sleep(0.005)
+            db.execute("update bulk set v = 1")
+            began = time.perf_counter()
+            while not (bulk.df["v"] == 1).all():
+                assert arrived.wait(10)
+                arrived.clear()
+            many = (time.perf_counter() - began) * 1e3
+    return [
+        Result(SUITE, case, OURS, value, "ms", note=note)
+        for case, value, note in (
+            (
+                "commit to df by broadcast, median",
+                statistics.median(took),
+                "goal: 5 ms; the INSERT and its triggers included",
+            ),
+            ("commit to df by broadcast, 99th percentile", percentile(took, 0.99), "goal: 30 ms"),
+            (
+                f"UPDATE of {rows:,} rows to df by broadcast, after its commit",
+                many,
+                "goal: 1 s, where the server takes 100 messages a second",
+            ),
+        )
     ]
 
 
@@ -450,6 +507,7 @@ def run(quick: bool) -> list[Result]:
     if quick:
         return [
             *commit_to_df(3),
+            *broadcast_to_df(3, 100),
             *throughput(500, 100, 100),
             *frame_to_df(200, 2000, 100),
             *broadcast(3),
@@ -459,6 +517,7 @@ def run(quick: bool) -> list[Result]:
         ]
     return [
         *commit_to_df(200),
+        *broadcast_to_df(200, 7_000),
         *throughput(200_000, 20_000, 10_000),
         *frame_to_df(10_000, 2000, 100_000),
         *broadcast(300),

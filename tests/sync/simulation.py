@@ -138,6 +138,8 @@ class Server:
     now: float = 0.0
     transaction: int = 100
     rev: int = 0
+    published: bool = True
+    """Whether Postgres Changes tell of it."""
     broadcasts: bool = False
     """Whether the project has the SQL that broadcasts the table's changes (``broadcast.sql``)."""
     epoch: int = 0
@@ -453,7 +455,8 @@ class Server:
                 {"name": name, "type": OPENAPI.get(pg_type, pg_type), "not_null": name in self.key}
                 for name, pg_type in self.columns.items()
             ]
-            return {"tables": {"t": {"columns": columns, "key": list(self.key)}}}
+            said = {"columns": columns, "key": list(self.key), "grants": ["select"]}
+            return {"tables": {"t": {**said, "published": self.published}}}
         properties = {
             name: {
                 "format": OPENAPI.get(pg_type, pg_type),

@@ -45,7 +45,8 @@ slow = st.tuples(
 logged = st.one_of(
     st.tuples(st.just("pair"), st.integers(0, 2)),
     slow,
-    st.sampled_from((("truncate",), ("prune",), ("lose", 0.5), ("lose", 1.0), ("lose", 0.0))),
+    st.sampled_from((("truncate",), ("prune",), ("alter", "extra"))),
+    st.sampled_from((("lose", 0.5), ("lose", 1.0), ("lose", 0.0))),
 )
 """What only matters where changes come by broadcast."""
 sources = st.sampled_from(("changes", "broadcast"))
@@ -86,6 +87,9 @@ def play(world: World, story: list[tuple[float, tuple[Any, ...]]]) -> None:
                 world.server.broadcasts = False
             case ("install",):
                 world.server.install()
+            case ("alter", name):
+                added = {**world.server.columns, name: "int4"}
+                world.server.alter(added if name not in world.server.columns else dict(COLUMNS))
             case ("lose", share):
                 world.faults = replace(world.faults, loss=share)
 
@@ -636,13 +640,15 @@ def test_no_message_that_is_lost_late_or_doubled_leaves_a_wrong_row(
 ) -> None:
     """Promises 1, 2, 3, 5, 6 without any audit: numbers show a loss, and the log says what it was."""
     unaudited = Options(audit_interval=0, page_size=5)
-    one = server(source="broadcast", entry_size=size)
+    one = server(source="broadcast", entry_size=size, published=False, describes="by SQL")
     spec = TableSpec("t", filter=parse(text), source="broadcast")
     late = Faults(doubled=doubled, overtaking=overtaking)
     world = World(spec, one, seed=seed, options=unaudited, faults=late)
     one.unseen = unseen
     world.connect()
     play(world, story)
+    world.settle(20)
+    one.write(1, {"note": "end"})  # which shows the columns of now
     world.settle(20)
     converged(world)
 

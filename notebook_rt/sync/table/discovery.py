@@ -87,6 +87,8 @@ def learn(
     done: Callable[[Schema, Schema, Described], None],
     page_size: int | None = None,
     found_log: Callable[[Read], bool] | None = None,
+    *,
+    broadcast: bool = False,
 ) -> Flow:
     """Ask for the schema and call ``done(kept, known, found)``: the projection, all columns, and what
     else was said.
@@ -95,7 +97,7 @@ def learn(
     asked for beside each question: some rows beside the description; beside the proof of the key, the
     first ``page_size`` keys (None: a load does not come next), which show a load where to begin.
     With ``found_log`` it is asked, too, whether the table's changes are broadcast: called with the answer
-    to ``head_query`` before anything else; returns whether they come that way.
+    to ``head_query`` before anything else; returns whether they come that way. ``broadcast``: they do.
 
     Raises
     ------
@@ -109,7 +111,8 @@ def learn(
         read, sample, *found_heads = yield [describe, some_rows, *heads]
     except ReadRefusedError:  # perhaps of the rows only, which are not asked for yet
         read, *found_heads = yield [describe, *heads]
-    broadcast = any(found_log(head) for head in found_heads) if found_log is not None else False
+    if found_log is not None:
+        broadcast = any(map(found_log, found_heads))
     found = described(read.page.value, spec.table)
     if found.published is False and not broadcast and "select" in (found.grants or ()):
         raise NotPublishedError(spec.schema, spec.table, found.kind)

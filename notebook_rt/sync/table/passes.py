@@ -151,7 +151,13 @@ class Passes:
         asked = self.named
         spec = replace(self.spec, named=(*self.spec.named, *asked))
         size = self.options.page_size if self.replica is None else None
-        yield from discovery.learn(spec, lambda *schemas: found.append(schemas), size, found_log)
+        yield from discovery.learn(
+            spec,
+            lambda *schemas: found.append(schemas),
+            size,
+            found_log,
+            broadcast=self.log is not None,
+        )
         kept, known, self.described = found[0]
         if self.named is asked:  # else others are to be asked for next
             self.named = tuple(name for name in asked if name in known.types)
