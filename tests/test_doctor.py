@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -41,6 +42,13 @@ ILLS = {
     "revoke usage on sequence ill_ids from anon": "not take a key from the sequence ill_ids",
     "drop publication supabase_realtime": "there is no publication",
 }
+
+
+NOTED = {
+    "alter table ill drop constraint ill_pkey; create unique index on ill (id)": "no primary key",
+    "drop trigger ill_now on ill": "no trigger sets updated_at",
+}
+"""What is broken so that the mend is somebody's decision: a note, with the SQL."""
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +113,65 @@ def test_what_is_wrong_is_found_and_mended_by_its_sql(
     assert wrong(looked(capsys, "ill")) == []
 
 
+@pytest.mark.parametrize("ill", NOTED)
+def test_what_is_to_be_decided_is_noted_and_mended_by_its_sql(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str], ill: str
+) -> None:
+    whole.sql(ill)
+    (noted,) = [one for one in looked(capsys, "ill") if NOTED[ill] in one.text and one.sql]
+    whole.sql(noted.sql)
+    found = looked(capsys, "ill")
+    assert wrong(found) == []
+    assert not [one for one in found if NOTED[ill] in one.text]
+
+
+def test_a_partitioned_table_is_told_what_follows_it_and_no_sql_that_does_nothing(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole.sql(
+        'create table "Ill one" (id int, at date, primary key (id, at)) partition by range (at);'
+        "create table ill_2026 partition of \"Ill one\" for values from ('2026-01-01') to ('2027-01-01');"
+        'grant select on "Ill one" to anon; alter publication supabase_realtime add table "Ill one"'
+    )
+    found = [one for one in looked(capsys, "Ill one") if one.about == "Ill one"]
+    assert any('rt.query("Ill one", depends_on=[...])' in text for text in wrong(found))
+    assert [one.sql for one in found if one.level == "wrong" and one.sql] == []
+
+
+def test_a_project_that_gives_few_rows_a_request_is_told_what_that_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = StackOptions(row_limit=40, anon_timeout=1.0)
+    with start(tmp_path / "few", options=options) as stack:
+        stack.sql(DESCRIBE_SQL.read_text())
+        stack.sql(WHOLE)
+        stack.sql("insert into ill (name) select 'x' from generate_series(1, 118)")
+        monkeypatch.setenv("SUPABASE_URL", stack.url)
+        monkeypatch.setenv("SUPABASE_KEY", stack.publishable_key)
+        found = looked(capsys, "ill")
+        (few,) = [one for one in found if "at most 40 rows a request" in one.text]
+        assert "takes 3 requests" in few.text
+        assert any("120 rows, live" in one.text for one in found), "and nothing is missing"
+        (slow,) = [one for one in found if one.level == "wrong"]
+        assert "may take 1 s" in slow.text
+        for finding in (few, slow):  # as the hosted platform reads them
+            stack.sql(finding.sql)
+        settings = stack.sql(
+            "select rolname, unnest(rolconfig) from pg_roles where rolname in ('anon', 'authenticator')"
+        )
+        assert ("anon", "statement_timeout=8s") in settings
+        assert ("authenticator", "pgrst.db_max_rows=1000") in settings
+        monkeypatch.setenv("SUPABASE_KEY", stack.token("anon", ttl=-100))
+        assert any("Token has expired" in text for text in wrong(looked(capsys)))
+
+
+@pytest.mark.parametrize(("skew", "words"), [(3600.0, "3,600 s behind"), (-90.0, "90 s ahead of")])
+def test_a_clock_that_is_wrong_is_said(skew: float, words: str) -> None:
+    assert words in doctor.of_clock(skew).text
+    assert doctor.of_clock(skew).level == "note"
+    assert doctor.of_clock(skew / 1000).level == "ok"
+
+
 def test_a_table_that_is_not_there_names_the_one_that_is(
     whole: LocalStack, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +203,8 @@ def test_notes_say_what_may_be_better(
         one for one in looked(capsys, "Ill one") if one.level == "note" and one.about == "Ill one"
     ]
     said = {one.text: one.sql for one in notes}
-    assert """it has no primary key: say rt.table("Ill one", key='sku')""" in said
+    key = """it has no primary key: add one, or say rt.table("Ill one", key='sku')"""
+    assert said[key] == 'alter table public."Ill one" add primary key (sku);'
     (off,) = [sql for text, sql in said.items() if "row-level security is off" in text]
     assert off == 'alter table public."Ill one" enable row level security;'
     assert any("no trigger sets updated_at" in text for text in said)

@@ -18,10 +18,12 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from notebook_rt.errors import NotebookRTError, identifier, printable, qualified
+from notebook_rt.model.filters import column_name
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql, optional_sql
 
 if TYPE_CHECKING:
     from notebook_rt.session import Session
+    from notebook_rt.table import LiveTable
 
 CONNECT_SECONDS: Final = 10.0
 CONNECT_RETRIES: Final = 2
@@ -287,6 +289,7 @@ def _opened(session: Session, name: str) -> Iterator[Finding]:
             until = time.monotonic() + TABLE_SECONDS
             while table.status not in ("live", "error") and time.monotonic() < until:
                 time.sleep(0.05)
+            yield from _row_limit(session, table, name)
             rows = f"{len(table):,} row{'s' * (len(table) != 1)}"
             level: Literal["ok", "wrong"] = "ok" if table.status == "live" else "wrong"
             reason = f": {table.reason}" if table.reason else ""
@@ -294,6 +297,25 @@ def _opened(session: Session, name: str) -> Iterator[Finding]:
     except NotebookRTError as error:
         near = _near(session, name)
         yield Finding("wrong", name, str(error) + near, _sql_of(str(error)))
+
+
+def _row_limit(session: Session, table: LiveTable, name: str) -> Iterator[Finding]:
+    """Whether the project gives fewer rows a request than a page has."""
+    from notebook_rt.sync.events import Query
+
+    key = ",".join(map(column_name, table.schema.key)) if table.schema is not None else ""
+    wanted = min(session._project.options.page_size, len(table))
+    query = Query((("select", key), ("limit", str(wanted))))
+    rest = session._project.rest
+    found = len(session._thread.wait(rest.fetch(session.schema, name, query)).rows) if key else 0
+    if 0 < found < wanted:
+        yield Finding(
+            "note",
+            name,
+            f"the project returns at most {found:,} rows a request, so reading it takes "
+            f"{-(-len(table) // found):,} requests (dashboard: Project Settings, Data API, Max rows)",
+            "alter role authenticator set pgrst.db_max_rows = '1000';\nnotify pgrst, 'reload config';",
+        )
 
 
 def _near(session: Session, name: str) -> str:
@@ -317,20 +339,31 @@ def _sql_of(words: str) -> str:
 def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iterator[Finding]:
     """What a table says of itself (``nrt_describe``) to a login of this role.
 
-    The SQL changes who may do what and what is streamed, never the table's columns or its key.
+    The SQL of what is wrong changes who may do what and what is streamed, never the table's columns or
+    its key; that of a note may add a key or a trigger.
     """
     table = qualified(schema, name)
     if told.get("kind", "r") not in ("r", "p"):
         words = f'it is a view: rt.query("{name}", depends_on=[...]) follows it'
         yield Finding("note", name, words)
         return
-    if told.get("published") is False:
+    if told.get("kind") == "p":
+        yield Finding(
+            "wrong",
+            name,
+            "it is partitioned, and only its partitions can be in the publication: "
+            f'rt.query("{name}", depends_on=[...]) with the names of these follows it',
+        )
+    elif told.get("published") is False:
         sql = f"alter publication supabase_realtime add table {table};"
         yield Finding("wrong", name, "it is not in the publication: no change is streamed", sql)
     if not told.get("key"):
         unique = [list(map(str, names)) for names in told.get("unique") or () if names]
         key = "..." if not unique else repr(unique[0] if len(unique[0]) > 1 else unique[0][0])
-        yield Finding("note", name, f'it has no primary key: say rt.table("{name}", key={key})')
+        by = ", ".join(map(identifier, unique[0])) if unique else ""
+        sql = f"alter table {table} add primary key ({by});" if unique else ""
+        words = f'it has no primary key: add one, or say rt.table("{name}", key={key})'
+        yield Finding("note", name, words, sql)
     if told.get("replica_identity") == "n":
         sql = f"alter table {table} replica identity default;"
         words = (

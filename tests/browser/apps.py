@@ -29,8 +29,8 @@ rt = nrt.connect(queue_path={path!r}, options=nrt.Options(backoff_base=0.2, back
 frame = rt.table({table!r}, order="id")
 _ = frame.wait(scaled(20))
 """
-THEIRS = ("@jupyterlab/docregistry", "/labextensions/@pyviz/", "https://cdn.")
-"""Errors of Voila's own page, with nothing of ours on it: parts of its Lab, Panel's part of that, sheets."""
+THEIRS = ("@jupyterlab/docregistry", "https://cdn.")
+"""Errors of Voila's own page, with nothing of ours on it: parts of its Lab, sheets."""
 
 POLICY = """
 addEventListener("DOMContentLoaded", () => {
