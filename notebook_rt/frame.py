@@ -271,15 +271,21 @@ class LiveFrame:
     def df(self) -> pd.DataFrame:
         """The current snapshot, index = primary key: consistent, never half-applied.
 
-        Two reads with no change between them are the same object. What you do to it never reaches
-        the table. The first read waits for the first data. A column of dates or times is ``object``
-        while it holds what no datetime can be: ``infinity``, a year BC or past 9999.
+        Each read is a DataFrame of its own, which shares its memory with the others until one is written
+        to: what you do to it reaches neither the table nor any other reader. `version` says whether
+        anything has changed since. The first read waits for the first data. A column of dates or times is
+        ``object`` while it holds what no datetime can be: ``infinity``, a year BC or past 9999.
 
         Raises
         ------
         NotebookRTError
             By name, if the table cannot be had (not published, no key, wrong key, ...).
         """
+        return self._whole.copy(deep=False)
+
+    @property
+    def _whole(self) -> pd.DataFrame:
+        """What `df` copies: the same object until something has changed, and nobody writes to it."""
         return self._show(lambda shown: shown.snapshot(), self._feed.snapshot)
 
     def to_arrow(self) -> pa.Table:
