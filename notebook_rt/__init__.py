@@ -24,35 +24,43 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from notebook_rt import local
     from notebook_rt.channel import Channel, Message, Person, Presence
+    from notebook_rt.edits.at import At
     from notebook_rt.edits.editing import SendResult
     from notebook_rt.edits.report import WriteReport
     from notebook_rt.errors import InvalidEditError, NotebookRTError
     from notebook_rt.frame import LiveFrame, concat, map
+    from notebook_rt.mapped import MappedFrame
     from notebook_rt.model.rows import RowChange
     from notebook_rt.options import Options
     from notebook_rt.query import LiveQuery
+    from notebook_rt.queue import Queue
     from notebook_rt.running import run
     from notebook_rt.runtime.changes import ChangeBatch
     from notebook_rt.runtime.feed import Verdict
     from notebook_rt.sample.demo import demo
     from notebook_rt.session import Session, connect
     from notebook_rt.sqlview import SqlFrame, sql
+    from notebook_rt.sync.connection.health import Health
     from notebook_rt.table import LiveTable
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "At": "notebook_rt.edits.at",
     "ChangeBatch": "notebook_rt.runtime.changes",
     "Channel": "notebook_rt.channel",
+    "Health": "notebook_rt.sync.connection.health",
     "InvalidEditError": "notebook_rt.errors",
     "LiveFrame": "notebook_rt.frame",
     "LiveQuery": "notebook_rt.query",
     "LiveTable": "notebook_rt.table",
+    "MappedFrame": "notebook_rt.mapped",
     "Message": "notebook_rt.channel",
     "NotebookRTError": "notebook_rt.errors",
     "Options": "notebook_rt.options",
     "Person": "notebook_rt.channel",
     "Presence": "notebook_rt.channel",
+    "Queue": "notebook_rt.queue",
     "RowChange": "notebook_rt.model.rows",
     "SendResult": "notebook_rt.edits.editing",
     "Session": "notebook_rt.session",
@@ -69,17 +77,21 @@ _HOMES = {
 _MODULES = ("errors", "local")
 
 __all__ = [
+    "At",
     "ChangeBatch",
     "Channel",
+    "Health",
     "InvalidEditError",
     "LiveFrame",
     "LiveQuery",
     "LiveTable",
+    "MappedFrame",
     "Message",
     "NotebookRTError",
     "Options",
     "Person",
     "Presence",
+    "Queue",
     "RowChange",
     "SendResult",
     "Session",

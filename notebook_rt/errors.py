@@ -7,10 +7,12 @@ messages, and never a key or a token is.
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 
 def identifier(name: str) -> str:
@@ -23,6 +25,16 @@ def identifier(name: str) -> str:
     if letters and not name[0].isdigit():
         return name
     return '"' + name.replace('"', '""') + '"'
+
+
+def near(name: object, names: Collection[str]) -> str:
+    """The one of ``names`` that is most like ``name``, as a question; empty: it is like none of them.
+
+    >>> print(near("pric", ["id", "price"]), near("x", ["id"]))
+     (did you mean 'price'?)
+    """
+    found = difflib.get_close_matches(str(name), names, 1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def qualified(schema: str, table: str) -> str:
@@ -52,6 +64,13 @@ def _is_harmless(c: str, lines: bool) -> bool:
         or c in "\u200c\u200d"
         or (lines and c in "\n\t")
     )
+
+
+HOW_TO_RUN: Final = (
+    "Run what `notebook-rt doctor --sql` prints once (in the SQL editor of a hosted project, by "
+    "rt.stack.sql(...) in the embedded stack)"
+)
+"""The optional SQL, by which tables describe themselves."""
 
 
 class NotebookRTError(Exception):
@@ -173,8 +192,8 @@ class LoginError(AuthError):
     def __init__(self, url: str, reason: str) -> None:
         NotebookRTError.__init__(
             self,
-            f"{url} does not sign in: {reason}. It takes sign_in(email, password) of a user of the "
-            "project who has confirmed the address, or send_code(email) and sign_in(email, code=...)",
+            f"{url} does not sign in: {reason.rstrip('.')}. It takes sign_in(email, password) of a user of "
+            "the project who has confirmed the address, or send_code(email) and sign_in(email, code=...)",
         )
         self.url = url
         self.reason = reason
@@ -267,8 +286,12 @@ class TableError(NotebookRTError):
 class MissingTableError(TableError):
     """There is no such table, or this login may not know of it."""
 
-    def __init__(self, schema: str, table: str, hint: str = "", *, exposed: bool = True) -> None:
+    def __init__(
+        self, schema: str, table: str, hint: str = "", *, exposed: bool = True, url: str = ""
+    ) -> None:
         self.hint = hint
+        here = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+        of = f", of the project on this machine ({url}; SUPABASE_URL names another)" if here else ""
         if not exposed:
             told = f" ({hint})" if hint else ""
             super().__init__(
@@ -286,7 +309,7 @@ class MissingTableError(TableError):
         super().__init__(
             schema,
             table,
-            f'table "{table}" is not in schema "{schema}". Check its name{apart}'
+            f'table "{table}" is not in schema "{schema}"{of}. Check its name{apart}'
             + (f" ({hint})" if hint else "")
             + ", and that the schema is exposed by the API; a table made a moment ago is known "
             "after: notify pgrst, 'reload schema'",
@@ -332,7 +355,7 @@ class MissingColumnError(TableError):
         super().__init__(
             schema,
             table,
-            f'table "{table}" has no column "{column}"{there}. '
+            f'table "{table}" has no column "{column}"{near(column, columns)}{there}. '
             "Check `columns`, `key`, `order`, `filter` and `merge`",
         )
         self.column = column
@@ -386,9 +409,8 @@ class NoTablesError(TableError):
         super().__init__(
             schema,
             "*",
-            "the project tells its tables to secret keys only. Paste what `notebook-rt doctor --sql` "
-            "prints into the SQL editor once, and every login sees those that it may read; a table "
-            "that you know by name opens without it: rt.table(name)",
+            f"the project tells its tables to secret keys only. {HOW_TO_RUN}, and every login sees those "
+            "that it may read; a table that you know by name opens without it: rt.table(name)",
         )
 
 
@@ -432,10 +454,10 @@ class UnknownKeyError(TableError):
         super().__init__(
             schema,
             table,
-            f'the primary key of table "{table}" is not known: this login may not read the API\'s '
-            f'description, and {said}. Name the key: rt.table("{table}", key=...), with columns that '
-            "are unique and never null; or run what `notebook-rt doctor --sql` prints once in the "
-            "project's SQL editor: then tables describe themselves. A view has no key: see rt.query",
+            f'the primary key of table "{table}" cannot be found out: the project describes its tables to '
+            f'secret keys only, and {said}. Name the key: rt.table("{table}", key=...), with columns that '
+            f"are unique and never null. {HOW_TO_RUN}: then tables describe themselves. "
+            "A view has no key: see rt.query",
         )
         self.tried = tuple(map(tuple, tried))
 

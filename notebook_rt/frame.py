@@ -74,6 +74,18 @@ _EDITS = (
 )
 
 
+_MEANT = {
+    "add": "insert(column=value, ...)",
+    "append": "insert(column=value, ...)",
+    "drop": "delete(key)",
+    "remove": "delete(key)",
+    "set": "edit(key, column=value)",
+    "to_sql": "upsert(DataFrame)",
+    "update": "edit(key, column=value)",
+}
+"""What other libraries call a write, and what does it here."""
+
+
 class LiveFrame:
     """A pandas DataFrame that keeps itself up to date: a table, a query or a channel's messages.
 
@@ -117,6 +129,8 @@ class LiveFrame:
         error = f"{type(self).__name__!r} has no attribute {name!r}"
         if name in _EDITS:
             error += "; it is read only: only a table can be edited"
+        elif self.editable and name in _MEANT:
+            error += f"; a table has .{_MEANT[name]} for that"
         elif not name.startswith("_"):
             import pandas as pd
 
@@ -278,15 +292,21 @@ class LiveFrame:
     def df(self) -> pd.DataFrame:
         """The current snapshot, index = primary key: consistent, never half-applied.
 
-        Two reads with no change between them are the same object. What you do to it never reaches
-        the table. The first read waits for the first data. A column of dates or times is ``object``
-        while it holds what no datetime can be: ``infinity``, a year BC or past 9999.
+        Each read is a DataFrame of its own, which shares its memory with the others until one is written
+        to: what you do to it reaches neither the table nor any other reader. `version` says whether
+        anything has changed since. The first read waits for the first data. A column of dates or times is
+        ``object`` while it holds what no datetime can be: ``infinity``, a year BC or past 9999.
 
         Raises
         ------
         NotebookRTError
             By name, if the table cannot be had (not published, no key, wrong key, ...).
         """
+        return self._whole.copy(deep=False)
+
+    @property
+    def _whole(self) -> pd.DataFrame:
+        """What `df` copies: the same object until something has changed, and nobody writes to it."""
         return self._show(lambda shown: shown.snapshot(), self._feed.snapshot)
 
     def to_arrow(self) -> pa.Table:
@@ -541,7 +561,9 @@ class LiveFrame:
         """Call ``fn(batch)`` with each `ChangeBatch`, in order, on a thread of its own.
 
         A coroutine function works too. One that raises is logged once and stays. What a cell has
-        registered is replaced when the cell is run again.
+        registered is replaced when the cell is run again. Where the table comes to be in error (it was
+        dropped, a grant was taken away), nothing is called until it is back, and that is logged; `changes`
+        raises it.
 
         Parameters
         ----------
@@ -555,14 +577,14 @@ class LiveFrame:
         """
         told = self._told
         if told is None or not callable(fn):
-            return self._listen(fn, fn)
+            return self._listen(fn, fn, log_errors=True)
 
         def show(batch: ChangeBatch) -> Any:
             told(batch)
             return fn(batch)
 
         # Logged under its own name if it raises.
-        return self._listen(update_wrapper(show, fn, ("__qualname__",), ()), fn)
+        return self._listen(update_wrapper(show, fn, ("__qualname__",), ()), fn, log_errors=True)
 
     @property
     def _told(self) -> Callable[[ChangeBatch], object] | None:
@@ -573,17 +595,21 @@ class LiveFrame:
         self,
         call: Callable[[ChangeBatch], Any],
         fn: Callable[..., Any],
+        *,
+        log_errors: bool = False,
     ) -> Callable[[], None]:
-        """Call ``call(batch)``, which is the user's ``fn`` or ends in it."""
+        """Call ``call(batch)``, which is the user's ``fn`` or ends in it; log why the table is in error."""
         self._check()
         feed = self._feed
         box = Mailbox(call, feed.options.buffer_size, f"{self.name}.on_change", feed.counters)
         box.holds = self  # who listens keeps the frame, though no variable does
         detach = self._attach(box.put)
+        be_quiet = feed.log_errors(box.what) if log_errors else lambda: None
 
         def remove() -> None:
             box.close()
             detach()
+            be_quiet()
 
         unsubscribe = feed.subscribers.add(fn, remove)
         self._removers.append(unsubscribe)

@@ -87,7 +87,7 @@ class MappedFrame:
         if not run.is_fresh(given):
             try:
                 with recording(self) as reads:
-                    run = _Run(given, self._fn(*given), reads, versions)
+                    run = _Run(given, self._run_fn(given), reads, versions)
             except BaseException as raised:
                 run, error = _Run(None, self.latest, {**run.reads, **reads}, run.versions), raised
             self._run = run
@@ -96,7 +96,11 @@ class MappedFrame:
 
     def _given(self) -> tuple[Any, ...]:
         """What the function is given: an object a frame, the same while that has not changed."""
-        return tuple(frame.df for frame in self.frames)
+        return tuple(frame._whole for frame in self.frames)
+
+    def _run_fn(self, given: tuple[Any, ...]) -> Any:
+        """What the function returns: it may write to what it is given."""
+        return self._fn(*(df.copy(deep=False) for df in given))
 
     def _pause(self) -> float:
         """Seconds to wait after a run for listeners, before the next one."""

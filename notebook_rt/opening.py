@@ -17,7 +17,7 @@ from notebook_rt.errors import ClosedError, NoTablesError
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.order import parse_order
 from notebook_rt.model.spec import Source, TableSpec, parse_names
-from notebook_rt.model.types import Backend
+from notebook_rt.model.types import Backend, Numeric
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.options import Options
 from notebook_rt.runtime.project import Project
@@ -83,6 +83,7 @@ class Opening:
         limit: int | None = None,
         schema: str | None = None,
         dtype_backend: Backend = None,
+        numeric: Numeric | None = None,
         merge: Merge | Mapping[str, Merge] | None = None,
         lazy: bool = False,
         priority: Priority = "normal",
@@ -120,6 +121,9 @@ class Opening:
             Another schema than the session's.
         dtype_backend : {None, "numpy_nullable", "pyarrow"}
             As in pandas' readers; `notebook_rt.model.types` has the dtype of each PostgreSQL type.
+        numeric : {"float", "decimal"}, optional
+            What PostgreSQL's ``numeric`` becomes: float64, or ``Decimal`` with every digit. Default:
+            ``Options.numeric``.
         merge : str, function or dict of them by column, optional
             What happens to a cell that both you and somebody else changed: ``"lww"`` (default: the
             later wins, by the row's ``updated_at`` and the edit's time on the server's clock; without
@@ -165,6 +169,8 @@ class Opening:
         _one_of("dtype_backend", dtype_backend, Backend)
         if source is not None:
             _one_of("source", source, Source)
+        if numeric is not None:
+            _one_of("numeric", numeric, Numeric)
         spec = TableSpec(
             table=name,
             schema=schema or self.schema,
@@ -173,7 +179,7 @@ class Opening:
             key=parse_names(key),
             order=parse_order(order),
             limit=limit,
-            numeric=self.options.numeric,
+            numeric=numeric or self.options.numeric,
             source=self.options.source if source is None else source,
             named=tuple(map(str, merge)) if isinstance(merge, Mapping) else (),
         )

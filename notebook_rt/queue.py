@@ -28,6 +28,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+class Left(int):
+    """How many operations are left in the queue, ``own`` of them of this session; made by ``Queue.flush``.
+
+    It is the number of all: ``own`` is what a script answers for.
+    """
+
+    own: int
+    """Those that this session put in, or edited last."""
+
+    @classmethod
+    def of(cls, own: int, others: int) -> Left:
+        """So many of this session's, and of other notebooks and scripts of the login."""
+        made = cls(own + others)
+        made.own = own
+        return made
+
+    @property
+    def others(self) -> int:
+        """Those of other notebooks and scripts of this login, or of earlier runs."""
+        return self - self.own
+
+    def __repr__(self) -> str:
+        return f"{int(self)} left: {self.own} of this session, {self.others} of others"
+
+    __str__ = int.__repr__
+
+
 class Queue:
     """What waits to be sent. ``len(queue)`` counts it all.
 
@@ -255,7 +282,7 @@ class Queue:
         """Send what waits, now and from now on; also what sessions left that ended while paused."""
         self._resume()
 
-    def flush(self, timeout: float | None = None) -> int:
+    def flush(self, timeout: float | None = None) -> Left:
         """Send now, and wait until nothing waits any more; in a notebook with a progress bar, if it is long.
 
         Tables then show what the server answered: its defaults, what its triggers made of a value. What it
@@ -270,9 +297,10 @@ class Queue:
 
         Returns
         -------
-        int
+        Left
             How many are left, set aside: they failed, ask, were edited in another session that is (or
-            ended while) paused, or are parked behind such a one.
+            ended while) paused, or are parked behind such a one. An int, with how many of them are this
+            session's ``own``, and how many are of ``others``: of other scripts, or of earlier runs.
 
         Raises
         ------
@@ -294,7 +322,9 @@ class Queue:
                 bar.show(lambda: self.outbox.counts()["waiting"])
                 time.sleep(0.02)
         self._wake()  # what was answered this moment is in the file: have it shown, too
-        return len(self.outbox)
+        mine, left = self.outbox.session.id, self.outbox.ops()
+        own = sum(op.session == mine for op in left)
+        return Left.of(own, len(left) - own)
 
     def _still_waiting(self, seconds: float) -> str:
         ops = self.outbox.ops(state="waiting")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt.disk import cache
-from notebook_rt.errors import ClosedError, NoProjectError
+from notebook_rt.errors import ClosedError, MissingQueryError, NoProjectError, RefusedError
 from notebook_rt.net import ways
 from notebook_rt.net.address import (
     environment_key,
@@ -327,6 +327,8 @@ class Session(Opening):
             If ``function`` is no text, or ``params`` is no dict or has no form in JSON.
         UnreachableError
             If no project answers within ``Options.request_timeout``.
+        MissingQueryError
+            If there is no such function, or none with these parameters.
         NotebookRTError
             By name, what the server says: `RefusedError`, `AuthError`, ...
 
@@ -339,7 +341,12 @@ class Session(Opening):
         args = arguments(function, params)
         query = Query((), rpc=function, args=args)
         project = self._project
-        page = self._thread.wait(project.rest.fetch(schema or self.schema, "", query))
+        try:
+            page = self._thread.wait(project.rest.fetch(schema or self.schema, "", query))
+        except RefusedError as error:
+            if error.code != "PGRST202":
+                raise
+            raise MissingQueryError(schema or self.schema, function, error.hint) from None
         return page.value if page.scalar else list(page.rows)
 
     # How it goes
@@ -411,9 +418,11 @@ class Session(Opening):
         return SessionMetrics(self._project.metrics())
 
     def retry(self) -> None:
-        """Try to connect now, with all of ``Options.max_retries`` tries before it."""
+        """Try to connect now, with all of ``Options.max_retries`` tries before it, and ask again for each
+        table that is in error.
+        """
         self._check()
-        self._thread.post(self._project.connection.retry, "user")
+        self._thread.post(self._project.retry)
 
     def on_status(self, fn: Callable[[State, str], Any]) -> Callable[[], None]:
         """Call ``fn(status, reason)`` with each new `status` and why, on a thread of its own.

@@ -114,6 +114,9 @@ class SqlFrame(MappedFrame):
             found.append(known[1])
         return tuple(found)
 
+    def _run_fn(self, given: tuple[Any, ...]) -> Any:
+        return self._result(*given)
+
     def _pause(self) -> float:
         return self._seconds * (1 / SHARE - 1)
 

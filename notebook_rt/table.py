@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
@@ -22,7 +23,7 @@ from notebook_rt.frame import LiveFrame
 from notebook_rt.model.spec import parse_names
 from notebook_rt.model.types import Column
 from notebook_rt.runtime.callbacks import Mailbox
-from notebook_rt.runtime.feed import Feed
+from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
 
 if TYPE_CHECKING:
@@ -512,6 +513,29 @@ class LiveTable(LiveFrame):
         """
         editor = self._known()
         return editor is not None and editor.undo(self._shown)
+
+    def verify(self, timeout: float | None = None) -> Verdict:
+        """Compare with the server now, as `LiveFrame.verify`.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+
+        Returns
+        -------
+        Verdict
+            Rows that were compared and that differed; ``unwritten`` are the keys of those that ``df`` shows
+            with edits of yours that wait, were refused or are in conflict.
+
+        Raises
+        ------
+        NotebookRTError
+            As `LiveFrame.verify`.
+        """
+        found = super().verify(timeout)
+        editor = self._edits.known()
+        return found if editor is None else replace(found, unwritten=editor.unwritten())
 
     @property
     def reason(self) -> str:

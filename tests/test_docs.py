@@ -19,16 +19,12 @@ from numpydoc.docscrape import NumpyDocString
 
 import notebook_rt
 from notebook_rt import errors, local
-from notebook_rt.edits.at import At
-from notebook_rt.mapped import MappedFrame
 from notebook_rt.model.types import Column, Schema
-from notebook_rt.queue import Queue
 from notebook_rt.runtime.iteration import Changes
 from notebook_rt.runtime.metrics import SessionMetrics
-from notebook_rt.sync.connection.health import Health
 
 ROOT = Path(__file__).parent.parent
-HANDED_OUT = (At, Changes, Column, Health, MappedFrame, Queue, Schema, SessionMetrics)
+HANDED_OUT = (Changes, Column, Schema, SessionMetrics)
 """What a public name gives: without a name of its own in the package, and used all the same."""
 WITHOUT_EXAMPLES = ("notebook_rt.local.server",)
 

@@ -294,7 +294,7 @@ def test_broadcasts_as_a_frame_by_last_value(
     sender.send("price", {"symbol": "AAPL", "price": 151.25})
     until(lambda: len(prices.df) == 2 and prices.df.loc["AAPL", "price"] == 151.25)
     assert str(prices.df["price"].dtype) == "float64"
-    assert prices.df is prices.df
+    assert prices._feed.snapshot() is prices._feed.snapshot()
     assert prices.df.loc["MSFT", "note"] == "up"
     assert prices.df["note"].isna().sum() == 1
     sender.send("price", {"price": 1})  # belongs to no row

@@ -70,7 +70,7 @@ def test_a_view_with_a_join_follows_both_of_its_tables(
         "latest": "datetime64[us, UTC]",
     }
     assert query.status == "live"
-    assert query.df is df
+    assert query._feed.snapshot() is query._feed.snapshot()
     stack.sql(f"insert into {trades} values (4, 'A', 100)")
     until(lambda: query.df["total"].to_dict() == {"tech": 104.0, "bank": 10.0})
     assert list(query.df.index) == ["tech", "bank"]
@@ -101,7 +101,7 @@ def test_a_set_returning_function_with_params(
     until(lambda: batches)
     assert [(c.kind, c.key) for c in batches[0]] == [("insert", 1)]
     again = rt.query(f"{trades}_above", depends_on=trades, params={"lowest": 2}, key="id")
-    assert again.df is query.df
+    assert again._feed.snapshot() is query._feed.snapshot()
     narrow = rt.query(
         f"{trades}_above",
         depends_on=trades,
@@ -136,7 +136,7 @@ def test_rows_without_a_key_are_compared_whole_and_counted(
     df = query.wait(scaled(10)).df
     assert isinstance(df.index, pd.RangeIndex)
     assert df["symbol"].tolist() == ["A", "A", "B"]
-    assert query.df is df
+    assert query._feed.snapshot() is query._feed.snapshot()
     seen = query.changes(timeout=scaled(10))
     stack.sql(f"delete from {trades} where id = 1")
     batch = next(iter(seen))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pytest
 import supabase
@@ -16,6 +17,7 @@ import supabase
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
+from notebook_rt.widgets.adapters import FrameOf
 from tests.waiting import scaled, until
 
 
@@ -105,18 +107,25 @@ def test_rows_written_while_the_snapshot_is_read_are_neither_lost_nor_doubled(
     until(lambda: same(frame, select(stack, table)), what=lambda: repr(frame))
 
 
-def test_two_reads_with_no_change_between_are_the_same_object(
+def shares_memory(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether the numbers of two snapshots are the same memory."""
+    names = one.select_dtypes("number").columns
+    return all(np.shares_memory(one[name].to_numpy(), other[name].to_numpy()) for name in names)
+
+
+def test_two_reads_with_no_change_between_share_their_memory(
     stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
 ) -> None:
     table = make_table()
     stack.sql(f"insert into {table} values (1, 'a', 1)")
     frame = rt.table(table)
-    first = frame.df
-    assert frame.df is first
+    first, whole = frame.df, frame._feed.snapshot()
+    assert shares_memory(frame.df, first)
+    assert frame._feed.snapshot() is whole
     version = frame.version
     stack.sql(f"insert into {table} values (2, 'b', 2)")
     until(lambda: len(frame.df) == 2)
-    assert frame.df is not first
+    assert not shares_memory(frame.df, first)
     assert frame.version > version
 
 
@@ -139,13 +148,46 @@ def test_a_snapshot_kept_aside_never_changes_and_writing_to_it_reaches_nobody(
     assert frame.df.loc[1, "price"] == -1
 
 
+def test_what_is_written_into_a_snapshot_is_seen_by_no_other_reader(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(f"insert into {table} select g, 'a' || g, g from generate_series(1, 10) g")
+    frame, other = rt.table(table).wait(scaled(10)), rt.table(table)
+    cheap = frame.where("price=lt.5")
+    given: list[pd.DataFrame] = []
+
+    def spoil(df: pd.DataFrame) -> int:
+        given.append(df)
+        df["price"] = 0
+        df["of_map"] = 1
+        return len(df)
+
+    before, of_cheap = frame.df.copy(deep=True), cheap.df.copy(deep=True)
+    mapped = frame.map(spoil)
+    assert mapped.df == 10
+    mine, second = frame.df, cheap.df
+    for df in (mine, second):
+        df.loc[1, "price"] = 1e9
+        df["mine"] = "x"
+        df.pop("name")
+        df.index.name = "key"
+    for reader in (frame, other):
+        pd.testing.assert_frame_equal(reader.df, before)
+    pd.testing.assert_frame_equal(cheap.df, of_cheap)
+    assert frame.to_arrow().column_names == ["id", "name", "price"]
+    assert FrameOf(frame).df.columns.tolist() == ["name", "price"]
+    with pytest.warns(pd.errors.ChainedAssignmentError):
+        frame.df["lost"] = 1
+
+
 def test_asking_twice_shares_one_subscription_and_one_store(
     stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
 ) -> None:
     table = make_table()
     stack.sql(f"insert into {table} values (1, 'a', 1)")
     first, second = rt.table(table), rt.table(table)
-    assert first.wait(scaled(10)).df is second.wait(scaled(10)).df
+    assert first.wait(scaled(10))._feed.snapshot() is second.wait(scaled(10))._feed.snapshot()
     assert rt.metrics["tables"] == 1
     first.close()
     assert first.status == "closed"
@@ -485,7 +527,7 @@ def test_what_was_refused_is_there_once_it_is_mended_and_asked_for_again(
     again = rt.table(table).wait(scaled(10))
     stack.sql(f"insert into {table} values (7)")
     until(lambda: list(again.df.index) == [7], what=lambda: again)
-    assert first.df is again.df
+    assert first._feed.snapshot() is again._feed.snapshot()
     assert first.status in ("live", "stale")
 
 

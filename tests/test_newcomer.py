@@ -485,7 +485,7 @@ def test_a_frame_and_a_channel_of_a_closed_session_say_so(
         table, room = session.table(people).wait(scaled(10)), session.channel("closed")
         table.edit(1, name="edited")
         read = table.df
-    assert table.df is read  # what was read stays
+    pd.testing.assert_frame_equal(table.df, read)  # what was read stays
     asked = (
         lambda: table.on_change(print),
         lambda: table.changes(60),

@@ -10,6 +10,7 @@ from typing import Any
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.ops import Right
 from notebook_rt.edits.shown import Shown
+from notebook_rt.errors import near
 from notebook_rt.model.rows import Key
 
 
@@ -44,9 +45,15 @@ class At:
         if found is not None and column not in found[1]:
             self._know(None, (column,))
             found = self._editor.find(key)
+        table = self._editor.table
         if found is None:
-            raise KeyError(key)
+            raise KeyError(f'table "{table}" shows no row with the key {key!r}')
         typed, row = found
+        if column not in row:
+            raise KeyError(
+                f'table "{table}" has no column {column!r}{near(column, list(row))}; there are '
+                f"{', '.join(row)}"
+            )
         value = row[column]
         self._shown.cells(typed, {column: value})
         self._read = ((typed, column), value)

@@ -162,5 +162,6 @@ def called(
             if column not in there:
                 composer.typed({column: None})  # says which columns there are
             old[column] = there[column]
+            composer.check_exact(column, there[column])
             made[column] = function(there[column])
     return made, old

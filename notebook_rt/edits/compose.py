@@ -5,11 +5,12 @@ Pure: rows as the user sees them come in, operations or an `InvalidEditError` go
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from notebook_rt.edits import decide
 from notebook_rt.edits.merge import Edit, Strategies, Strategy
@@ -18,7 +19,10 @@ from notebook_rt.errors import ConflictError, InvalidEditError
 from notebook_rt.model.coerce import coerce, missing
 from notebook_rt.model.kinds import INT_LIMITS
 from notebook_rt.model.rows import Key, Row
-from notebook_rt.model.types import Schema, canonical, decode, equal, to_json
+from notebook_rt.model.types import Schema, canonical, decode, equal, kind, to_json
+
+FLOAT_DIGITS: Final = 15
+"""Decimal digits that a float64 always holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +175,32 @@ class Composer:
                 found[name] = to_json("numeric", exact)
         return found
 
+    def check_exact(self, column: str, value: Any) -> None:
+        """Refuse to compute from a numeric of which the float that is shown may not hold every digit."""
+        if value.__class__ is not float or kind(self.schema.types[column]) != "decimal":
+            return
+        digits = len(Decimal(repr(value)).normalize().as_tuple().digits)
+        if abs(value) < math.inf and (abs(value) >= 2**53 or digits > FLOAT_DIGITS):
+            raise self.invalid(
+                f"column {column!r}: {value!r} is a float64, which may not hold every digit of the numeric: "
+                f'compute from a Decimal, by rt.table("{self.table}", numeric="decimal")',
+                column,
+            )
+
     def key(self, key: Hashable) -> Key:
         """A user's key, typed."""
         try:
             return self.schema.coerce_key(key)
         except ValueError as error:
+            if (
+                isinstance(key, list | set | dict)
+                or hasattr(key, "to_numpy")
+                or hasattr(key, "shape")
+            ):
+                raise self.invalid(
+                    f"one row's key is needed, not a {type(key).__name__} of several; many rows are written "
+                    "by edit_many(frame.df.loc[keys].assign(column=value)), and deleted by delete(keys)"
+                ) from None
             raise self.invalid(str(error)) from None
 
     def typed(self, values: Mapping[str, Any]) -> dict[str, Any]:

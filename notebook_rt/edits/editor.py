@@ -471,6 +471,12 @@ class Editor(PendingEdits):
         with self._shared.lock:
             return self._need()[1].key(key)
 
+    def unwritten(self) -> tuple[Key, ...]:
+        """The rows that are shown otherwise than the server has them: their edits are not written."""
+        with self._shared.lock:
+            overlay = self.overlay
+            return () if overlay is None else tuple(dict.fromkeys(e.key for e in overlay.edits))
+
     def open_conflicts(self) -> list[Record]:
         """The conflicts that ask."""
         return self._outbox.conflicts(self.schema_name, self.table, only_open=True)

@@ -8,13 +8,12 @@ Everything is checked before anything is queued.
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from notebook_rt.edits.compose import Composer
-from notebook_rt.errors import InvalidEditError
+from notebook_rt.errors import InvalidEditError, near
 from notebook_rt.model.coerce import missing
 from notebook_rt.model.rows import Key
 
@@ -194,10 +193,7 @@ def known(composer: Composer, names: Collection[Any]) -> None:
         return
     if set(there) == set(composer.schema.key):
         composer.typed(dict.fromkeys(unknown))  # says that no row was there to name the columns
-    said = []
-    for name in unknown:
-        near = difflib.get_close_matches(str(name), there, 1)
-        said.append(f"no column {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    said = [f"no column {name!r}{near(name, there)}" for name in unknown]
     raise composer.invalid(f"{', '.join(said)}; there are {', '.join(there)}", str(unknown[0]))
 
 

@@ -32,9 +32,9 @@ Decisions, each so that nothing is lost without a word:
 * ``infinity``, years BC and years past 9999 fit no ``datetime``: their typed value is PostgreSQL's
   own text, and the DataFrame's column is ``object`` (datetimes and texts) while it holds one. In
   the same way a value that does not fit its declared type is kept as it is, in an object column.
-* ``numeric`` is a float64 unless the schema says ``numeric="decimal"``; whoever makes a schema for
-  the pyarrow backend says so, since that backend can hold it (decimal128, or 256, with the scale
-  of the longest value; a NaN or an infinity among them makes the column object).
+* ``numeric`` is a float64 unless the table was asked for with ``numeric="decimal"`` (``Session.table``,
+  or ``Options.numeric`` for a session). With it the pyarrow backend has decimal128, or 256, with the
+  scale of the longest value; a NaN or an infinity among them makes the column object.
 * null and NaN in a float column are two typed values; in default pandas both show as NaN, the two
   other backends tell them apart as far as pandas does.
 * JSON ``null`` and SQL ``NULL`` in a json column are one value in JSON, hence here. Numbers inside
@@ -51,6 +51,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+from notebook_rt.errors import near
 from notebook_rt.model.coerce import coerce
 from notebook_rt.model.kinds import (
     Backend,
@@ -220,7 +221,8 @@ class Schema:
         typed = {}
         for name, value in row.items():
             if name not in self.types:
-                raise ValueError(f"no column {name!r}; there are {', '.join(self.types)}")
+                like = near(name, list(self.types))
+                raise ValueError(f"no column {name!r}{like}; there are {', '.join(self.types)}")
             try:
                 typed[name] = coerce(self.types[name], value, numeric=self.numeric)
             except ValueError as error:

@@ -155,7 +155,9 @@ def table_error(
         return error
     # 42883 stands for an operator, too: a type without equality, which is no table that is missing.
     if code in _NO_TABLE and not message.startswith("operator"):
-        return MissingTableError(schema, table, words.get("hint", ""), exposed=code != "PGRST106")
+        return MissingTableError(
+            schema, table, words.get("hint", ""), exposed=code != "PGRST106", url=url
+        )
     if code in ("42703", "PGRST204"):
         return MissingColumnError(schema, table, _quoted(message))
     if code in _BAD_FILTER and request.method in ("GET", "HEAD"):

@@ -300,6 +300,11 @@ class TableDriver(Feed):
             self.set_status("loading", "starting again")
             self._begin()
 
+    def retry(self) -> None:
+        """The user asks: try anew now what has failed; the error stands until there is something to show."""
+        if self.error is not None and self._started and self.status != "closed":
+            self._ask_again()
+
     def login_changed(self) -> None:
         """Show nothing any more of what another login saw, and begin anew as the present one."""
         if not self._started or self.status == "closed":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -18,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import pandas as pd
 import pyarrow as pa
 
-from notebook_rt.errors import NotebookRTError
+from notebook_rt.errors import NotebookRTError, printable
 from notebook_rt.model.classify import classify
 from notebook_rt.model.rows import Key, RowChange, at_most
 from notebook_rt.model.signal import Signal
@@ -33,6 +34,7 @@ from notebook_rt.store.table import Table
 from notebook_rt.sync.connection.health import Metrics
 from notebook_rt.sync.events import Progress, Status
 
+logger = logging.getLogger("notebook_rt")
 T = TypeVar("T")
 
 PATIENCE = 4.0
@@ -49,6 +51,9 @@ class Verdict:
     """Rows that were not the server's, and that no change on its way has explained."""
     seconds: float
     """How long it took."""
+    unwritten: tuple[Key, ...] = ()
+    """Rows that ``df`` shows otherwise than the server has them, for edits of yours that wait, were refused
+    or are in conflict; they are no difference, and are compared as the server has them."""
 
     @property
     def repaired(self) -> int:
@@ -60,6 +65,11 @@ class Verdict:
         if self.differed:
             found = (
                 f"{self.differed:,} differed and {'was' if self.differed == 1 else 'were'} repaired"
+            )
+        if self.unwritten:
+            some = ", ".join(map(repr, self.unwritten[:5])) + ", ..." * (len(self.unwritten) > 5)
+            found += (
+                f"; {len(self.unwritten):,} shown as edited here, not as the server has it: {some}"
             )
         return f"{self.compared:,} rows compared in {self.seconds:.2g} s: {found}"
 
@@ -230,6 +240,18 @@ class Feed:
         self.error = error
         self.set_status("error", str(error))
         self.settle(error)
+
+    def log_errors(self, what: str) -> Callable[[], None]:
+        """Log when it comes to be in error, for ``what`` is not called then; returns how to end that."""
+
+        def look(status: Status, reason: str) -> None:
+            if status == "error":
+                logger.warning(
+                    "%s: nothing is called until it is back: %s", what, printable(reason)
+                )
+
+        self.thread.call(self.status_listeners.add, look)
+        return lambda: self.thread.post(self.status_listeners.remove, look)
 
     def verify(self) -> concurrent.futures.Future[Verdict]:
         """A future of a comparison with the server that begins now."""

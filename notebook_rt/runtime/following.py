@@ -28,7 +28,8 @@ class Followed(Protocol):
     def name(self) -> str: ...
 
     @property
-    def df(self) -> pd.DataFrame: ...
+    def _whole(self) -> pd.DataFrame:
+        """The snapshot, the same object until it has changed; nobody writes to it."""
 
     @property
     def version(self) -> int: ...

@@ -226,6 +226,12 @@ class Project:
         self.rooms.pop(shared_as, None)
         owner.close()
 
+    def retry(self) -> None:
+        """The user asks: try everything that has failed, now."""
+        self.connection.retry("user")
+        for driver in list(self.tables.values()):
+            driver.retry()
+
     # Channels
 
     def room(

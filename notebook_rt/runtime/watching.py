@@ -149,6 +149,8 @@ class Watching:
         self._stops = [frame._attach(self._hear, gather=False)]
         thread.call(feed.status_listeners.add, self._look)
         self._stops.append(lambda: thread.post(feed.status_listeners.remove, self._look))
+        if failed is None:
+            self._stops.append(feed.log_errors(self._what))
         try:
             thread.call(self._begin)
         except BaseException:

@@ -158,6 +158,7 @@ class Writes:
                 self._ids.add(self._open.outbox.session.id)
                 self._tell_of_others(self._open.outbox)
                 self._tell_of_paused(self._open.outbox)
+                self._tell_of_refused(self._open.outbox)
                 for driver, on_merge in self._drivers.items():
                     self._open.add(driver, on_merge)
                 self.project.thread.post(self._open.start)
@@ -297,6 +298,24 @@ class Writes:
         text = printable(
             f"{len(left)} {'edit' if one else 'edits'} of another session {'waits' if one else 'wait'}, "
             f"the last by {by}: rt.queue.resume() or rt.queue.retry() sends {'it' if one else 'them'}"
+        )
+        logger.warning(text)
+        self.project.thread.post(self.project.note, "info", text)
+
+    def _tell_of_refused(self, outbox: Outbox) -> None:
+        """Say that edits of earlier sessions were refused: tables still show them."""
+        failed = [op for op in outbox.ops(state="failed") if op.session not in self._ids]
+        if not failed:
+            return
+        one, last = len(failed) == 1, failed[-1]
+        many = (
+            "1 edit of another session was"
+            if one
+            else f"{len(failed)} edits of other sessions were"
+        )
+        text = printable(
+            f"{many} refused, and df still shows {'it' if one else 'them'}: {what(last)}: {last.error}; "
+            "rt.queue.df lists what was refused, .retry() sends it again, .discard(id) drops it"
         )
         logger.warning(text)
         self.project.thread.post(self.project.note, "info", text)
@@ -522,7 +541,7 @@ class _Open:
             logger.warning(
                 "not written yet: %s%s. Kept in %s: what waits is sent by the next session%s, "
                 "`notebook-rt queue` shows all of it",
-                in_states({s: sum(op.state == s for op in ops) for s in STATES}),
+                in_states({s: n for s in STATES if (n := sum(op.state == s for op in ops))}),
                 printable(failed),
                 self.outbox.path,
                 " once rt.queue.resume() is said there" if self.outbox.session.paused else "",

@@ -180,9 +180,11 @@ class TableLaws(RuleBasedStateMachine):
         pd.testing.assert_frame_equal(self.table.snapshot(), self.model.frame())
         assert self.table.snapshot() is self.table.snapshot()
 
-    @rule()
-    def hold(self) -> None:
+    @rule(own=st.booleans())
+    def hold(self, own: bool) -> None:
         frame = self.table.snapshot()
+        if own:  # as LiveFrame.df gives it
+            frame = frame.copy(deep=False)
         self.held.append((frame, frame.copy()))
 
     @rule()

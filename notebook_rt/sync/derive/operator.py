@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from notebook_rt.errors import DerivationError
+from notebook_rt.errors import DerivationError, near
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import Backend, Column, Schema
 from notebook_rt.store.arranged import Arranged
@@ -76,7 +76,9 @@ def known(source: Source, names: Iterable[str], what: str) -> None:
     types = source.schema.types
     for name in names:
         if name not in types:
-            raise DerivationError(f'{what}: no column "{name}"; there are {", ".join(types)}')
+            raise DerivationError(
+                f'{what}: no column "{name}"{near(name, list(types))}; there are {", ".join(types)}'
+            )
 
 
 class Derived:

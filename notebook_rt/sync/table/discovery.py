@@ -229,6 +229,9 @@ def _probed(spec: TableSpec, sample: Read | None, page_size: int | None) -> Step
     rows = yield from _sample(spec, sample)
     names = tuple(rows[0]) if rows else ()
     key = spec.key or ()
+    for name in (*key, *(spec.columns or ())) if names else ():
+        if name not in names:
+            raise MissingColumnError(spec.schema, spec.table, name, names)
     if not key and names and spec.columns is None:
         likely = next(candidates(spec.table, names, rows), ())
         first = _first_keys(spec, likely, page_size)
