@@ -109,6 +109,11 @@ class LiveFrame:
         error = f"{type(self).__name__!r} has no attribute {name!r}"
         if name in _EDITS:
             error += "; it is read only: only a table can be edited"
+        elif name == "history":
+            error += (
+                "; only a table has one: its changes come with the times of their commits. What is "
+                "derived of a table has a past, too: table.history().replay().groupby(...)"
+            )
         elif not name.startswith("_"):
             import pandas as pd
 

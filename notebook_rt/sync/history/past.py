@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
+
+import pandas as pd
 
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Delete, Key, Op, RowChange, Upsert
@@ -59,11 +61,15 @@ class View:
     limit: int | None = None
     carried: Collection[str] = ()
 
-    def of(self, table: Table) -> Table | Ordered:
-        """What is shown of ``table``."""
-        if self.by or self.limit is not None:
-            return Ordered(table, self.by, self.limit, self.carried)
-        return table
+    def of(self, table: Table) -> Ordered | None:
+        """What is shown of ``table``; None: all of it, as it is.
+
+        An order that only the server knows is not recorded: then the rows are as they arrived.
+        """
+        if not (self.by or self.carried or self.limit is not None):
+            return None
+        made = Ordered(table, self.by, self.limit, self.carried)
+        return made if made.sortable else Ordered(table, (), None, self.carried)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +88,11 @@ class Moment:
         made = Table(self.schema, backend)
         made.restore(self.columns)
         return made
+
+    def snapshot(self, backend: Backend = None) -> pd.DataFrame:
+        """It, as it was shown."""
+        table = self.table(backend)
+        return (self.view.of(table) or table).snapshot()
 
 
 @dataclass(slots=True, eq=False)
@@ -162,6 +173,15 @@ class Past:
         at = len(self.gaps) - self._open
         self.gaps.insert(at, Gap(since, reason, max(since, until)))
 
+    def seal(self) -> int:
+        """The time of the last change; what comes later is recorded as later."""
+        if not self._eras:
+            return 0
+        record = self._eras[-1].record
+        found = record.last
+        record.seal()
+        return found
+
     def drop(self) -> None:
         """Forget everything, such as what another login saw."""
         self.forgotten += len(self)
@@ -235,6 +255,10 @@ class Past:
             if place and began > after:
                 yield self._told_between(place, key)
             yield era.record.told(after, until, key)
+
+    def first_row(self, key: Key) -> dict[str, Any] | None:
+        """The row under ``key`` at the earliest moment that is known."""
+        return self._eras[0].record.row_at_the_beginning(key) if self._eras else None
 
     def moments(self, after: int, until: int) -> list[int]:
         """When something changed after one moment, up to another, each once."""

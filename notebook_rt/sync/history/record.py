@@ -168,6 +168,11 @@ class Record:
             if self._noted_ops >= BATCH:
                 self.pack()
 
+    def seal(self) -> None:
+        """Let no later change have the time of the last one."""
+        self.pack()
+        self._last += 1
+
     # Packing --------------------------------------------------------------------------------------
 
     def pack(self) -> None:
