@@ -657,6 +657,14 @@ class ConflictError(NotebookRTError):
     """A local edit and a change of somebody else exclude each other, and it must be decided."""
 
 
+class HistoryError(NotebookRTError, LookupError):
+    """A moment was asked for whose past is not recorded, or is forgotten, or that is still to come."""
+
+
+class HistoryGapWarning(UserWarning):
+    """A moment lies in a time in which changes may have been lost: it is known by what was read since."""
+
+
 class QueueError(NotebookRTError):
     """The file of unsent writes cannot be used."""
 

@@ -131,6 +131,11 @@ class LiveFrame:
             error += "; it is read only: only a table can be edited"
         elif self.editable and name in _MEANT:
             error += f"; a table has .{_MEANT[name]} for that"
+        elif name == "history":
+            error += (
+                "; only a table has one: its changes come with the times of their commits. What is "
+                "derived of a table has a past, too: table.history().replay().groupby(...)"
+            )
         elif not name.startswith("_"):
             import pandas as pd
 

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
 
 from notebook_rt.edits.at import At
 from notebook_rt.edits.editor import Editor
@@ -20,6 +20,7 @@ from notebook_rt.edits.report import WriteReport
 from notebook_rt.edits.shown import Shown
 from notebook_rt.errors import QueueError
 from notebook_rt.frame import LiveFrame
+from notebook_rt.history import MOST_BYTES, History, microseconds_of
 from notebook_rt.model.spec import parse_names
 from notebook_rt.model.types import Column
 from notebook_rt.runtime.callbacks import Mailbox
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from notebook_rt.runtime.changes import ChangeBatch
+    from notebook_rt.runtime.driver import TableDriver
     from notebook_rt.store.order import Ordered
     from notebook_rt.store.table import Table
     from notebook_rt.widgets.grid import GridWidget
@@ -118,6 +120,43 @@ class LiveTable(LiveFrame):
         self._edits = edits
         self._shown = Shown()
         """What this handle has shown: what edits through it are made from."""
+
+    # The past
+
+    def history(self, span: Any = "1h", *, most_bytes: int = MOST_BYTES) -> History:
+        """Record the table's past from now on: what changed, and when it was committed.
+
+        Waits for the first data. A table has one history: asked for again, it goes on, bounded anew.
+
+        Parameters
+        ----------
+        span : str, timedelta or float
+            How much is kept: ``"1h"``, ``"30min"``, seconds. What is older may be forgotten.
+        most_bytes : int
+            Memory that it takes at most; before it takes more, the oldest is forgotten. Default: 256 MB.
+
+        Returns
+        -------
+        History
+            Its ``as_of``, ``diff``, ``changes_df``, ``of``, ``replay`` and ``to_parquet``. Recording ends
+            with its ``close``, or with the table.
+
+        Raises
+        ------
+        ValueError
+            If ``span`` is no span.
+        NotebookRTError
+            What ``wait`` raises.
+
+        Examples
+        --------
+        >>> past = prices.history("1h")  # doctest: +SKIP
+        >>> past.as_of("-10min")  # doctest: +SKIP
+        """
+        microseconds = microseconds_of(span)
+        self.wait()
+        driver = cast("TableDriver", self._feed)
+        return History(self, driver, driver.thread.call(driver.record, microseconds, most_bytes))
 
     # Reading
 

@@ -117,6 +117,10 @@ class Overlay:
         """Rows of which the server has said meanwhile that they are gone."""
         self.noted: list[Op] | None = None
         """What has changed the server's rows, in order, since somebody took it; None: nobody does."""
+        self.heard: list[Op] | None = None
+        """What the mirror has told, answers to writes left out, since somebody took it; None: nobody does."""
+        self.answers: list[Op] = []
+        """What answers to writes have told, where somebody takes what was heard."""
 
     # --- the server's rows: what the mirror sees -------------------------------------------------
 
@@ -156,6 +160,8 @@ class Overlay:
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
         if self.noted is not None:
             self.noted += ops
+        if self.heard is not None:
+            self.heard += ops
         for op in ops if self.dropped else ():
             self.dropped.pop(op.key, None)
         if self._expected:
@@ -408,11 +414,16 @@ class Overlay:
         if aside is not None and aside.row is not None:
             version = self.strategies.time_of(aside.row)
             aside.last, aside.row = aside.row, None
-            if self.noted is not None:
-                self.noted.append(Delete(key))
+            self._note_answer(Delete(key))
             self._shield(key, _Shield(None, version, now))
             if crossed:
                 self._suspect(key)
+
+    def _note_answer(self, op: Op) -> None:
+        if self.noted is not None:
+            self.noted.append(op)
+        if self.heard is not None:
+            self.answers.append(op)
 
     def _shield(self, key: Key, shield: _Shield) -> None:
         self._aside[key].shield = shield
@@ -439,15 +450,13 @@ class Overlay:
                 return key
         if self._matches is not None and self._matches(full) is False:
             aside.row, aside.last = None, full
-            if self.noted is not None:
-                self.noted.append(Delete(key))
+            self._note_answer(Delete(key))
             if edit.kind != "insert":  # nobody is told of a row that was never in the filter
                 self._shield(key, _Shield(written, version, now))
             return key
         deleted = crossed and aside.row is None
         aside.row = full
-        if self.noted is not None:
-            self.noted.append(Upsert(key, full))
+        self._note_answer(Upsert(key, full))
         if written:
             self._shield(key, _Shield(written, version, now, unsure=deleted))
         if deleted:

@@ -35,12 +35,16 @@ class Upsert(msgspec.Struct, frozen=True):
 
     key: Key
     row: Row
+    at: float | None = None
+    """When it was committed, seconds since the epoch by the server's clock; None: nobody said."""
 
 
 class Delete(msgspec.Struct, frozen=True):
     """Remove ``key``; nothing happens if it is not there."""
 
     key: Key
+    at: float | None = None
+    """See ``Upsert``."""
 
 
 Op: TypeAlias = Upsert | Delete

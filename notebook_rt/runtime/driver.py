@@ -46,6 +46,7 @@ from notebook_rt.runtime.buffer import Buffer
 from notebook_rt.runtime.feed import Feed, T, Verdict
 from notebook_rt.runtime.keeping import Disk, Keeping, Warm
 from notebook_rt.runtime.reader import Reader
+from notebook_rt.runtime.recording import Recording
 from notebook_rt.runtime.services import Services
 from notebook_rt.runtime.topics import NOT_REPLICATING, REPLICATING, SharedTopic
 from notebook_rt.runtime.waiting import Checks, Question
@@ -180,6 +181,8 @@ class TableDriver(Feed):
         self._started = False
         self.keeping: Keeping | None = None
         """Keeps it on disk; None: nobody asked for that."""
+        self.recording: Recording | None = None
+        """Records its past; None: nobody asked for that."""
         self._early: list[Event] | None = None
         """What happens while it is read what was kept; None: that is over."""
         self._unjoined = False
@@ -221,7 +224,8 @@ class TableDriver(Feed):
         if self.status == "closed":
             return
         idle = time.monotonic() - self.looked_at
-        if not self.listeners and idle >= self.options.lazy_after:
+        unused = not self.listeners and self.recording is None
+        if unused and idle >= self.options.lazy_after:
             self.place.leave()
             self._forget()  # that it was left, too: it is no reason to poll
             self._telling = Telling()  # it would keep the rows
@@ -237,6 +241,14 @@ class TableDriver(Feed):
             self.keeping = Keeping(self, disk, asked)
             self.keeping.look()
         self.keeping.asked |= asked
+
+    def record(self, span: int, most: int) -> Recording:
+        """Record its past from now on, or go on with that; ``span`` in microseconds, ``most`` in bytes."""
+        if self.recording is None:
+            self.recording = Recording(self, span, most)
+            self.recording.start()
+        self.recording.bound(span, most)
+        return self.recording
 
     async def _begin_warm(self, keeping: Keeping) -> None:
         """Show what was kept, then begin with it. Nothing is asked of the server before."""
@@ -286,6 +298,8 @@ class TableDriver(Feed):
         self._early = None
         if self.keeping is not None:
             self.keeping.close()
+        if self.recording is not None:
+            self.recording.close()
         self._feed(Closed())
         self.set_status("closed", "closed")
         self.place.leave()
@@ -320,6 +334,8 @@ class TableDriver(Feed):
             else:  # nobody was told anything that is to be taken back
                 self._telling = Telling()
             self._forget()
+            if self.recording is not None:
+                self.recording.drop()
             self._grants, self._role = None, self.services.rest.credentials.role
         self.set_status("loading", "another login: its rows are read")
         self.login_version = self.version + filled
@@ -344,6 +360,8 @@ class TableDriver(Feed):
 
     def _renew(self) -> None:
         self._stop_work()
+        if self.recording is not None:
+            self.recording.lose(self.reason)
         self.mirror, self._refused = self._machine(), None
         self._made.clear()
         self.drifted, self.audited_at = False, None
@@ -640,6 +658,8 @@ class TableDriver(Feed):
             self._measure(event)
         if self._refused is not None:
             self._tell_refused()
+        if self.recording is not None:
+            self.recording.hear(effects)
         if self.keeping is not None:
             if isinstance(event, Gap) and event.reason == ANOTHER_LOGIN:
                 self.keeping.arm()
@@ -802,6 +822,8 @@ class TableDriver(Feed):
                 ordered.rank(ranked)
             self.ordered, self.table = ordered, table
             self._telling.show(table, ordered)
+        if self.recording is not None:
+            self.recording.show(rows)
 
     def _carried(self, schema: Schema) -> set[str]:
         """The columns that are read for the order only, and not shown."""

@@ -79,6 +79,11 @@ class Machine(ABC):
         return self._audits.at if self._confirmed and self._audits.at != NEVER else None
 
     @property
+    def told_reason(self) -> str:
+        """Why the status is what it is."""
+        return self._told_reason
+
+    @property
     def doubt(self) -> str:
         """Why what is shown may be wrong while changes flow, until an audit has looked; empty: no reason."""
         return self._audits.doubt

@@ -301,7 +301,7 @@ class Replica:
     def _ops(self, change: Change, key: Key, before: Sequence[Op] = ()) -> list[Op] | None:
         """What ``change`` does, once ``before`` is done; None: only a read can tell."""
         if change.kind == "DELETE":
-            return self._end(key, before)
+            return self._end(key, before, change.commit_time)
         record = change.record or {}
         if change.errors or self._reader.lossy(change):
             return None
@@ -310,7 +310,7 @@ class Replica:
             self.schema_moved = True
         whole = len(row) == self._width
         if whole and self._unbounded and change.columns is self._last_columns:
-            return [Upsert(key, row)]  # nearly every change
+            return [Upsert(key, row, change.commit_time)]  # nearly every change
         narrow = self._reader.is_narrow(change)
         if change.columns is not self._last_columns and not narrow:
             self._look_at_columns(change.columns)
@@ -318,20 +318,22 @@ class Replica:
         if verdict is None:
             return None
         if not verdict:
-            return self._end(key, before)
+            return self._end(key, before, change.commit_time)
         if narrow:
             return []  # the full frame of the same change follows
         if not whole and not self._has(key, before):
             return None
         if self.window_read is not None:
-            return self._ops_in_window(key, row, before)
-        return [Upsert(key, row)]
+            return self._ops_in_window(key, row, before, change.commit_time)
+        return [Upsert(key, row, change.commit_time)]
 
-    def _end(self, key: Key, before: Sequence[Op]) -> list[Op]:
+    def _end(self, key: Key, before: Sequence[Op], at: float | None) -> list[Op]:
         """The row leaves, if it is here."""
-        return [Delete(key)] if self._has(key, before) or key in self.rows.pending_keys else []
+        return [Delete(key, at)] if self._has(key, before) or key in self.rows.pending_keys else []
 
-    def _ops_in_window(self, key: Key, row: Row, before: Sequence[Op]) -> list[Op] | None:
+    def _ops_in_window(
+        self, key: Key, row: Row, before: Sequence[Op], at: float | None
+    ) -> list[Op] | None:
         whole = row
         if self.window is not None and not self.window.knows(row):
             known = self._row(key, before)
@@ -339,8 +341,8 @@ class Replica:
                 return None
             whole = {**known, **row}
         if self.keeps(key, whole, before):
-            return [Upsert(key, row)]
-        return self._end(key, before)
+            return [Upsert(key, row, at)]
+        return self._end(key, before, at)
 
     def _agrees(self, change: Change, key: Key) -> bool:
         """Whether the rows already are as ``change`` says, so that it says nothing."""

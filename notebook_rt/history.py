@@ -1,0 +1,701 @@
+"""``History``: the past of a live table, as far as it was recorded; and ``Replay``, which plays it.
+
+Thin: what is recorded, and how a moment is put together of it, is in ``sync/history``; when, in
+``runtime/recording.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import os
+import threading
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+
+from notebook_rt.errors import ClosedError, HistoryError, HistoryGapWarning, printable
+from notebook_rt.frame import LiveFrame
+from notebook_rt.model.types import equal
+from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime.recording import Recording
+from notebook_rt.runtime.replaying import ReplayFeed
+from notebook_rt.store.columns import of_parts
+from notebook_rt.store.export import arrow_table
+from notebook_rt.store.table import differences
+from notebook_rt.sync.history import pieces
+from notebook_rt.sync.history.past import ForgottenMomentError, Gap, Moment, Past
+from notebook_rt.sync.history.record import KINDS, Told
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+MOST_BYTES: Final = 256 << 20
+"""What a history takes at most, where nothing else is said."""
+COMMIT, CHANGE, CAUSE = "_commit_timestamp", "_change_type", "_cause"
+AHEAD: Final = 5_000_000
+"""Microseconds by which a moment may be ahead of the server's clock as it is known here."""
+SNAPSHOT: Final = "snapshot"
+"""The change type of rows that were there when the history began."""
+
+
+class History:
+    """What a table was at any moment since it is recorded; made by ``LiveTable.history``.
+
+    A moment is a ``Timestamp`` or ``datetime``, its text (``"2026-03-01 14:03"``; without a zone: UTC),
+    seconds since the epoch, or a time before now: ``"-10min"``, a negative ``timedelta``. Moments are of the
+    server's clock, by which changes were committed.
+    """
+
+    def __init__(self, frame: LiveFrame, driver: TableDriver, recording: Recording) -> None:
+        self._frame = frame  # who has its past keeps the table
+        self._driver = driver
+        self._recording = recording
+
+    def __repr__(self) -> str:
+        return self._recording.read(self._described)
+
+    def _described(self, past: Past) -> str:
+        name, began, last = self._driver.name, past.began, past.last
+        if began is None or last is None:
+            return printable(f"<History of {name}, nothing is recorded yet>")
+        gaps = len(past.gaps)
+        parts = [
+            f"{_clock(began)} to {_clock(max(last, began))} UTC of the last {_span(past.span)}",
+            f"{len(past):,} change{'s' * (len(past) != 1)}",
+            f"{_bytes(past.nbytes)} of {_bytes(past.most)}",
+            f"{gaps or 'no'} gap{'s' * (gaps != 1)}",
+        ]
+        if past.forgotten:
+            why = "there were too many bytes" if past.squeezed else "older than that"
+            parts.append(f"{past.forgotten:,} changes forgotten: {why}")
+        if self._recording.closed:
+            parts.append("closed")
+        return printable(f"<History of {name}, {', '.join(parts)}>")
+
+    # What there is
+
+    def __len__(self) -> int:
+        """How many changes are recorded."""
+        return self._recording.read(len)
+
+    @property
+    def start(self) -> pd.Timestamp | None:
+        """The earliest moment that is known; None: nothing is recorded yet."""
+        began = self._recording.read(lambda past: past.began)
+        return None if began is None else _timestamp(began)
+
+    @property
+    def end(self) -> pd.Timestamp | None:
+        """When the last change was; None: nothing is recorded yet."""
+        last = self._recording.read(lambda past: past.last)
+        return None if last is None else _timestamp(last)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes."""
+        return self._recording.read(lambda past: past.nbytes)
+
+    @property
+    def forgotten(self) -> int:
+        """Changes that were forgotten, because of the span or the bytes."""
+        return self._recording.read(lambda past: past.forgotten)
+
+    @property
+    def gaps(self) -> pd.DataFrame:
+        """The times in which changes may have been lost: ``since``, ``until`` (NaT: open), ``reason``."""
+        import pandas as pd
+
+        found = self._recording.read(lambda past: list(past.gaps))
+        frame = pd.DataFrame(
+            {
+                "since": [one.since for one in found],
+                "until": [one.until for one in found],
+                "reason": [one.reason for one in found],
+            }
+        )
+        for name in ("since", "until"):
+            frame[name] = pd.to_datetime(frame[name], unit="us", utc=True).dt.as_unit("us")
+        return frame.astype({"reason": "str"})
+
+    # Looking
+
+    def as_of(self, time: Any) -> pd.DataFrame:
+        """The table as it was at a moment, edits that waited left out: what the server had.
+
+        Parameters
+        ----------
+        time : Timestamp, datetime, timedelta, str or float
+            The moment: see `History`.
+
+        Returns
+        -------
+        DataFrame
+            With the index, the dtypes and the order that ``df`` had. ``attrs["as_of"]`` is the moment; in a
+            gap, ``attrs["gap"]`` says so: ``since``, ``until``, ``reason``, and ``known``, the latest moment
+            before at which the table was known. An order that only the server knows is not recorded.
+
+        Raises
+        ------
+        HistoryError
+            If the moment is before what is known, or to come.
+        ValueError
+            If it is no moment.
+
+        Warns
+        -----
+        HistoryGapWarning
+            If it lies in a gap: what happened in there is known only by what was read at its end.
+
+        Examples
+        --------
+        >>> prices.history("1h").as_of("-10min")  # doctest: +SKIP
+        """
+        moment = self._at(time)
+        frame = moment.snapshot(self._driver.dtype_backend)
+        frame.attrs["as_of"] = _timestamp(moment.when).isoformat()
+        gap = moment.gap
+        if gap is not None:
+            known = gap.known(moment.when)
+            frame.attrs["gap"] = {
+                "since": _timestamp(gap.since).isoformat(),
+                "until": None if gap.until is None else _timestamp(gap.until).isoformat(),
+                "reason": gap.reason,
+                "known": _timestamp(known).isoformat(),
+            }
+            warnings.warn(self._warning(moment.when, gap, known), HistoryGapWarning, stacklevel=2)
+        return frame
+
+    def diff(self, start: Any, end: Any = None) -> pd.DataFrame:
+        """What was different at a later moment: one row for each row that was.
+
+        Parameters
+        ----------
+        start, end : Timestamp, datetime, timedelta, str or float
+            The moments: see `History`. Default of ``end``: now.
+
+        Returns
+        -------
+        DataFrame
+            ``kind`` (``"insert"``, ``"update"``, ``"delete"``), ``key``, ``old`` and ``new`` (whole rows, or
+            None) as in ``LiveFrame.log``, and ``changed``: the names of the columns that differ.
+
+        Raises
+        ------
+        HistoryError
+            As `as_of`.
+        """
+        import pandas as pd
+
+        old, new = self._at(start), self._at(self._recording.now() / 1e6 if end is None else end)
+        changes = differences(old.table(), new.table())
+        rows = [
+            (one.kind, one.key, one.old, one.new, _changed(one.old, one.new)) for one in changes
+        ]
+        names = ["kind", "key", "old", "new", "changed"]
+        return pd.DataFrame(rows, columns=names).astype({"kind": "str"})
+
+    def changes_df(self, start: Any = None, end: Any = None) -> pd.DataFrame:
+        """All changes after one moment and up to another, in their order, a row each.
+
+        Parameters
+        ----------
+        start, end : Timestamp, datetime, timedelta, str or float, optional
+            The moments: see `History`. Default: all that is recorded.
+
+        Returns
+        -------
+        DataFrame
+            ``_commit_timestamp`` (datetime64, UTC), ``_change_type`` (``"insert"``, ``"update"``,
+            ``"delete"``) and ``_cause``, then the table's columns, the key among them, as the change left
+            them; of a deleted row, as it was. Of a change that was read and not heard, such as the outcome
+            of a gap (``reconcile``, ``audit``, ``poll``, ``snapshot``), the time is that of the reading.
+
+        Raises
+        ------
+        HistoryError
+            As `as_of`.
+        """
+        import pandas as pd
+
+        after, until = self._range(start, end)
+        told, causes = self._recording.read(
+            lambda past: (list(past.told(after, until)), list(past.causes))
+        )
+        frames = [_frame(one, causes) for one in told]
+        return pd.concat(
+            [frame for frame in frames if len(frame)] or frames[-1:], ignore_index=True
+        )
+
+    def of(
+        self, key: Hashable, column: str | None = None, *, by: str | None = None
+    ) -> pd.DataFrame:
+        """What happened to one row, or to one cell of it.
+
+        Parameters
+        ----------
+        key : hashable
+            The row's, in any form that ``LiveFrame.get`` takes.
+        column : str, optional
+            Only what this cell was.
+        by : str, optional
+            A column in which the table notes who wrote the row, such as ``"updated_by"``.
+
+        Returns
+        -------
+        DataFrame
+            A row a change: ``at``, ``kind`` (``"snapshot"``: what it was when the history began), ``cause``;
+            ``by``, if asked for; ``changed``, the columns that differ; ``old`` and ``new``, the row's or the
+            cell's values.
+
+        Raises
+        ------
+        HistoryError
+            If nothing is recorded.
+        ValueError
+            If there is no such column, or the key is no key.
+        """
+        import pandas as pd
+
+        past = self._recording.read(lambda past: past)
+        with self._recording.lock:
+            schema, began = past.schema, past.began
+            if schema is None or began is None:
+                raise HistoryError(f'table "{self._driver.name}": nothing is recorded yet')
+            for name in (column, by):
+                if name is not None and name not in schema.types:
+                    raise ValueError(f'table "{self._driver.name}" has no column "{name}"')
+            typed = schema.coerce_key(key)
+            found: list[tuple[str, int, str, dict[str, Any] | None, dict[str, Any] | None]] = [
+                (SNAPSHOT, began, SNAPSHOT, None, past.first_row(typed))
+            ]
+            for told in past.told(began, 1 << 62, typed):
+                olds = pieces.rows_of(told.schema, told.old)
+                news = pieces.rows_of(told.schema, told.new)
+                for place in range(len(told)):
+                    kind = KINDS[int(told.kinds[place])]
+                    found.append(
+                        (
+                            kind,
+                            int(told.times[place]),
+                            past.causes[int(told.causes[place])],
+                            None if kind == "insert" else olds[place],
+                            None if kind == "delete" else news[place],
+                        )
+                    )
+        rows = []
+        for kind, when, cause, old, new in found:
+            changed = _changed(old, new)
+            if (kind == SNAPSHOT and new is None) or (
+                column is not None and kind == "update" and column not in changed
+            ):
+                continue
+            who = None if by is None or new is None else new[by]
+            shown: tuple[Any, Any] = (old, new)
+            if column is not None:
+                shown = (old and old.get(column), new and new.get(column))
+            rows.append((_timestamp(when), kind, cause, who, changed, *shown))
+        names = ["at", "kind", "cause", "by", "changed", "old", "new"]
+        frame = pd.DataFrame(rows, columns=names)
+        frame["at"] = pd.to_datetime(frame["at"], utc=True).dt.as_unit("us")
+        frame = frame.astype({"kind": "str", "cause": "str"})
+        return frame if by is not None else frame.drop(columns="by")
+
+    # Leaving the kernel
+
+    def to_parquet(
+        self, path: str | os.PathLike[str], *, every: float = 60.0
+    ) -> Callable[[], None]:
+        """Write what is recorded to a directory of Parquet files, and go on writing.
+
+        Each file is whole as soon as it is there, so that ``pandas.read_parquet(path)``, polars and DuckDB
+        read the directory at any time.
+
+        Parameters
+        ----------
+        path : path
+            The directory; it is made if it is not there. It must be empty, or of an earlier call.
+        every : float
+            Seconds between two files, where something changed.
+
+        Returns
+        -------
+        callable
+            Call it to write what is left and stop; closing the history does so, too.
+
+        Raises
+        ------
+        FileExistsError
+            If there is something else at ``path``.
+        OSError
+            If the first file cannot be written.
+        """
+        writer = _Writer(self._recording, self._driver, Path(path))
+        writer.write()
+        self._driver.thread.call(writer.begin, every)
+        return writer.stop
+
+    def replay(self, speed: float = 10.0, start: Any = None, end: Any = None) -> Replay:
+        """A live frame that plays what is recorded, from one moment to another.
+
+        Parameters
+        ----------
+        speed : float
+            Recorded seconds a second.
+        start, end : Timestamp, datetime, timedelta, str or float, optional
+            The moments: see `History`. Default: all that is recorded.
+
+        Returns
+        -------
+        Replay
+            A live frame: ``df``, ``on_change``, ``plot``, ``groupby``, ... It begins at once.
+
+        Raises
+        ------
+        HistoryError
+            As `as_of`.
+        ValueError
+            If ``speed`` is not positive.
+
+        Examples
+        --------
+        >>> trades.history("1h").replay(speed=60).plot("at", "price")  # doctest: +SKIP
+        """
+        if not speed > 0:
+            raise ValueError(f"speed is a positive number, not {speed!r}")
+        after, until = self._range(start, end)
+        feed = ReplayFeed(self._recording, self._driver, float(speed), after, until)
+        replay = Replay(feed, self._frame._session)
+        feed.thread.call(feed.play)
+        return replay
+
+    # The end
+
+    def close(self) -> None:
+        """Stop recording, for everybody who has a history of this table; what was recorded can be read."""
+        if not self._recording.closed:
+            self._driver.thread.call(self._recording.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # Moments
+
+    def _at(self, time: Any) -> Moment:
+        when = self._moment(time)
+        try:
+            return self._recording.read(lambda past: past.at(when))
+        except ForgottenMomentError:
+            raise HistoryError(self._why_not(when)) from None
+
+    def _range(self, start: Any, end: Any) -> tuple[int, int]:
+        began, last = self._recording.read(lambda past: (past.began, past.last))
+        if began is None or last is None:
+            raise HistoryError(f'table "{self._driver.name}": nothing is recorded yet')
+        after = began if start is None else self._moment(start)
+        until = max(last, began) if end is None else self._moment(end)
+        if after < began:
+            raise HistoryError(self._why_not(after))
+        if until < after:
+            raise ValueError(f"the end, {_clock(until)}, is before the start, {_clock(after)}")
+        return after, until
+
+    def _moment(self, time: Any) -> int:
+        now = self._recording.now()
+        when = _microseconds(time, now)
+        last = self._recording.read(lambda past: past.last)
+        if when > max(now, last or 0) + AHEAD:
+            raise HistoryError(f"{_clock(when)} UTC is still to come: it is {_clock(now)} UTC")
+        return when
+
+    def _why_not(self, when: int) -> str:
+        past = self._recording.read(lambda past: past)
+        name, began = self._driver.name, past.began
+        if began is None:
+            return f'table "{name}": nothing is recorded yet'
+        why = "its recording began then"
+        if past.forgotten:
+            why = "what was before is forgotten"
+            more = "most_bytes" if past.squeezed else "span"
+            why += f"; a larger {more} keeps more: history(span, most_bytes=...)"
+        return f'table "{name}" is known from {_clock(began)} UTC on, not at {_clock(when)}: {why}'
+
+    def _warning(self, when: int, gap: Gap, known: int) -> str:
+        until = "now" if gap.until is None else f"{_clock(gap.until)} UTC"
+        return printable(
+            f'table "{self._driver.name}" at {_clock(when)} UTC: changes from {_clock(gap.since)} UTC '
+            f"to {until} may be missing ({gap.reason}). Shown is what was known at {_clock(known)} UTC, "
+            "and what was heard since"
+        )
+
+
+class Replay(LiveFrame):
+    """A recorded past that is played, as a live frame; made by ``History.replay``.
+
+    Its ``status`` is ``stale``, since it is not what the server has now; ``reason`` and ``synced_at``
+    say which moment it shows.
+    """
+
+    _feed: ReplayFeed
+
+    def __init__(self, feed: ReplayFeed, session: object) -> None:
+        super().__init__(feed, lambda: feed.thread.call(feed.close), session)
+
+    @property
+    def at(self) -> pd.Timestamp:
+        """The moment that is shown (UTC)."""
+        return _timestamp(self._feed.at)
+
+    @property
+    def playing(self) -> bool:
+        """Whether it goes on by itself."""
+        return self._feed.playing
+
+    def pause(self) -> None:
+        """Stay at the moment that is shown."""
+        self._feed.thread.call(self._feed.pause)
+
+    def play(self, speed: float | None = None) -> None:
+        """Go on from the moment that is shown; from the start, if it is over.
+
+        Parameters
+        ----------
+        speed : float, optional
+            Recorded seconds a second from now on.
+        """
+        if speed is not None and not speed > 0:
+            raise ValueError(f"speed is a positive number, not {speed!r}")
+
+        def go_on() -> None:
+            self._feed.pause()
+            self._feed.speed = self._feed.speed if speed is None else float(speed)
+            self._feed.play()
+
+        self._check()
+        self._feed.thread.call(go_on)
+
+    def seek(self, time: Any) -> None:
+        """Show another moment.
+
+        Parameters
+        ----------
+        time : Timestamp, datetime, timedelta, str or float
+            See `History`; a time before now counts from now, not from the moment that is shown.
+
+        Raises
+        ------
+        HistoryError
+            If it is not between the replay's start and end.
+        """
+        self._check()
+        feed = self._feed
+        when = _microseconds(time, feed.recording.now())
+        if not feed.start <= when <= feed.end:
+            raise HistoryError(
+                f"the replay is of {_clock(feed.start)} to {_clock(feed.end)} UTC, not of {_clock(when)}"
+            )
+        try:
+            moment = feed.recording.read(lambda past: past.at(when))
+        except ForgottenMomentError:
+            raise HistoryError(f"{_clock(when)} UTC has been forgotten meanwhile") from None
+        feed.thread.call(feed.seek, moment)
+
+
+class _Writer:
+    """Writes a past to a directory, a file at a time. `write` and `stop` are for any thread."""
+
+    def __init__(self, recording: Recording, driver: TableDriver, path: Path) -> None:
+        self._recording = recording
+        self._driver = driver
+        self._path = path
+        self._written: int | None = None
+        self._number = 0
+        self._lock = threading.Lock()
+        self.ended = asyncio.Event()
+
+    def begin(self, every: float) -> None:
+        """Go on writing. On the loop."""
+        self._recording.listeners.append(self._see_whether_closed)
+        self._driver.thread.spawn(self._go_on(every), "write a history")
+
+    def write(self) -> None:
+        """Write what has changed since the last time."""
+        with self._lock:
+            self._write()
+
+    def _write(self) -> None:
+        self._path.mkdir(parents=True, exist_ok=True)
+        known = sorted(self._path.glob("part-*.parquet"))
+        if self._written is None:
+            strange = [one.name for one in self._path.iterdir() if one not in known]
+            if strange:
+                raise FileExistsError(f"{self._path} holds something else: {strange[0]}")
+            self._number = len(known)
+        for table in self._recording.read(self._new):
+            if len(table):
+                self._put(table)
+
+    def _new(self, past: Past) -> list[pa.Table]:
+        began = past.began
+        if began is None:
+            return []
+        found: list[pa.Table] = []
+        after = self._written
+        if after is None or after < began:
+            moment = past.at(began)
+            found.append(_arrow(_as_told(moment), [SNAPSHOT], [SNAPSHOT]))
+            after = began
+        until = past.seal()
+        found += [_arrow(told, past.causes) for told in past.told(after, until)]
+        self._written = max(until, after)
+        return found
+
+    def _put(self, table: pa.Table) -> None:
+        import pyarrow.parquet as pq
+
+        path = self._path / f"part-{self._number:06d}.parquet"
+        being_written = path.with_suffix(".tmp")
+        pq.write_table(table, being_written)
+        being_written.replace(path)
+        self._number += 1
+
+    async def _go_on(self, every: float) -> None:
+        while not self.ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every):
+                    await self.ended.wait()
+            await asyncio.to_thread(self.write)
+        self._recording.listeners.remove(self._see_whether_closed)
+
+    def _see_whether_closed(self) -> None:
+        if self._recording.closed:
+            self.ended.set()
+
+    def stop(self) -> None:
+        """Write what is left, and end."""
+        try:
+            self._driver.thread.call(self.ended.set)
+        except ClosedError:
+            return
+        self.write()
+
+
+def _microseconds(time: Any, now: int) -> int:
+    """A moment as a user gives it."""
+    import pandas as pd
+
+    if isinstance(time, bool):
+        raise ValueError(f"no moment: {time!r}")
+    if isinstance(time, int | float):
+        return round(time * 1e6)
+    try:
+        ago = time if isinstance(time, dt.timedelta) else None
+        if isinstance(time, str) and time.strip()[:1] in ("-", "+"):
+            ago = pd.Timedelta(time)
+        if ago is not None:
+            return now + round(pd.Timedelta(ago) / pd.Timedelta(1, "us"))
+        if isinstance(time, str) and time.strip() == "now":
+            return now
+        at = pd.Timestamp(time)
+        at = at.tz_localize("UTC") if at.tzinfo is None else at.tz_convert("UTC")
+        return int((at - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(1, "us"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'no moment: {time!r}; such as "2026-03-01 14:03", "-10min" or a Timestamp ({error})'
+        ) from None
+
+
+def microseconds_of(span: Any) -> int:
+    """A span as a user gives it: ``"1h"``, a ``timedelta``, seconds."""
+    import pandas as pd
+
+    try:
+        found = pd.Timedelta(span, "s") if isinstance(span, int | float) else pd.Timedelta(span)
+        microseconds = round(found / pd.Timedelta(1, "us"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'no span: {span!r}; such as "1h" or a timedelta ({error})') from None
+    if microseconds <= 0:
+        raise ValueError(f"a span is longer than nothing, not {span!r}")
+    return microseconds
+
+
+def _timestamp(when: int) -> pd.Timestamp:
+    import pandas as pd
+
+    return pd.Timestamp(when, unit="us", tz="UTC").as_unit("us")
+
+
+def _clock(when: int) -> str:
+    return f"{_timestamp(when):%Y-%m-%d %H:%M:%S}"
+
+
+def _span(microseconds: int) -> str:
+    seconds = microseconds / 1e6
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds:.3g} s"
+
+
+def _bytes(number: int) -> str:
+    for unit, name in ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{number} B"
+
+
+def _changed(old: Any, new: Any) -> tuple[str, ...]:
+    """The columns that differ."""
+    if old is None or new is None:
+        return tuple(old or new or ())
+    return tuple(name for name in new if name not in old or not equal(old[name], new[name]))
+
+
+def _frame(told: Told, causes: Sequence[str]) -> pd.DataFrame:
+    """Changes as a DataFrame; of a deletion the row as it was."""
+    import pandas as pd
+
+    schema, backend = told.schema, None
+    columns: dict[str, Any] = {
+        COMMIT: pd.to_datetime(told.times, unit="us", utc=True).as_unit("us"),
+        CHANGE: pd.array([KINDS[kind] for kind in told.kinds.tolist()], "str"),
+        CAUSE: pd.array([causes[cause] for cause in told.causes.tolist()], "str"),
+    }
+    for name, parts in told.new.items():
+        column = of_parts(pieces.own(parts), schema.types[name], backend, schema.numeric)
+        columns[name] = column.array()
+    return pd.DataFrame(columns, copy=True)
+
+
+def _arrow(told: Told, causes: Sequence[str], kinds: Sequence[str] = KINDS) -> pa.Table:
+    """Changes as Arrow's table: as `_frame`, json as its text."""
+    import pyarrow as pa
+
+    schema = told.schema
+    columns = {
+        name: of_parts(pieces.own(parts), schema.types[name], None, schema.numeric)
+        for name, parts in told.new.items()
+    }
+    table = arrow_table(schema, columns)
+    head = {
+        COMMIT: pa.array(told.times, pa.timestamp("us", "UTC")),
+        CHANGE: pa.array([kinds[kind] for kind in told.kinds.tolist()], pa.string()),
+        CAUSE: pa.array([causes[cause] for cause in told.causes.tolist()], pa.string()),
+    }
+    return pa.table({**head, **dict(zip(table.column_names, table.columns, strict=True))})
+
+
+def _as_told(moment: Moment) -> Told:
+    """A state as if each of its rows had come then."""
+    rows = len(next(iter(moment.columns.values())).data)
+    zeros = np.zeros(rows, "uint8")
+    times = np.full(rows, moment.when)
+    return Told(moment.schema, times, zeros, zeros, moment.columns, moment.columns)

@@ -1,0 +1,267 @@
+"""Records a table's past while it is live: what its driver hears goes to a ``Past`` (``sync/history``).
+
+In come, on the loop, the operations that the mirror tells, the effects that say what they were, and the
+status; the user's threads read. The loop never waits for a reader: while one has the past, what happens
+is kept aside and recorded by whoever comes next.
+
+Recorded is what the server has, never an edit that waits. The answer to a write is older news than the
+change that follows it, and has no time of its own; it is recorded only if that change does not come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay
+from notebook_rt.model.rows import Delete, Key, Op, Upsert
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Backend, differs
+from notebook_rt.net.loop import LoopThread
+from notebook_rt.runtime.services import Services
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
+from notebook_rt.sync.events import Effect, Published, Told
+from notebook_rt.sync.history import pieces
+from notebook_rt.sync.history.past import Past, View
+from notebook_rt.sync.query.requery import Requery
+from notebook_rt.sync.table.mirror import Mirror
+
+T = TypeVar("T")
+
+FORGET_EVERY: Final = 1.0
+"""Seconds between two looks whether something is to be forgotten."""
+LOST: Final = "changes had been lost without a word, and an audit found it"
+
+
+class Driver(Protocol):
+    """A live table's driver, as far as its past is concerned."""
+
+    name: str
+    spec: TableSpec
+    dtype_backend: Backend
+    thread: LoopThread
+    services: Services
+    mirror: Mirror | Requery
+    overlay: Overlay | None
+    table: Table | None
+    ordered: Ordered | None
+    recording: Recording | None
+
+
+class Recording:
+    """The past of one driver's table. On the loop, but for what says otherwise.
+
+    Parameters
+    ----------
+    span : int
+        Microseconds.
+    most : int
+        Bytes.
+    """
+
+    def __init__(self, driver: Driver, span: int, most: int) -> None:
+        self.driver = driver
+        self.lock = threading.RLock()
+        self._past = Past(span, most)
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._overlay: Overlay | None = None
+        self._answers: dict[Key, tuple[Op, float]] = {}
+        """Answers to writes, and when they came; until the change that follows is heard."""
+        self._live: bool | None = None
+        """Whether changes are heard; None: to be judged anew."""
+        self._doubted: tuple[int, int] | None = None
+        """The times between which rows were lost that an audit has read, if no late change explains them."""
+        self._forgot_at = 0.0
+        self._forgetting: asyncio.Task[None] | None = None
+        self.listeners: list[Callable[[], object]] = []
+        """Called, on the loop, when something may have changed."""
+        self.closed = False
+
+    def now(self) -> int:
+        """The server's time, as far as it is known here. From any thread."""
+        return round(self.driver.services.rest.clock() * 1e6)
+
+    def read(self, look: Callable[[Past], T]) -> T:
+        """What ``look`` makes of the past, up to now. From any thread; it may take its time."""
+        with self.lock:
+            self._drain()
+            return look(self._past)
+
+    # What happens ---------------------------------------------------------------------------------
+
+    def bound(self, span: int, most: int) -> None:
+        """Keep so much from now on."""
+
+        def set_bounds() -> None:
+            self._past.span, self._past.most = span, most
+
+        self._do(set_bounds)
+
+    def start(self) -> None:
+        """Begin with what is shown."""
+        if self.driver.overlay is not None:
+            self.show(self.driver.overlay, "snapshot")
+            self.judge()
+
+    def show(self, overlay: Overlay, cause: str = "snapshot") -> None:
+        """The whole table is this from now on."""
+        driver, schema = self.driver, overlay.schema
+        table, ordered = driver.table, driver.ordered
+        if table is None or self.closed:
+            return
+        if self._overlay is not None:
+            self._overlay.heard = None
+        self._overlay = overlay
+        self._answers.clear()
+        with driver.services.lock:
+            overlay.heard, overlay.answers = [], []
+            base, underneath = table.parts(), overlay.underneath()
+        if underneath:  # edits that wait are no history
+            server = Table(schema)
+            server.restore({name: pieces.own(parts) for name, parts in base.items()})
+            server.apply(underneath)
+            base = server.parts()
+        spec = driver.spec
+        view = View(spec.order, spec.limit, () if ordered is None else ordered.carried)
+        self._do(partial(self._past.begin, schema, base, self.now(), view, cause))
+        self._live = None
+
+    def hear(self, effects: Sequence[Effect]) -> None:
+        """The mirror has told something, and what it was."""
+        overlay = self._overlay
+        if overlay is None or self.closed:
+            return
+        cause = "refetch"
+        for effect in effects:
+            if isinstance(effect, Published):
+                cause = effect.cause
+        ops = overlay.heard
+        if ops:
+            overlay.heard = []
+        if overlay.answers or self._answers:
+            ops = [*(ops or ()), *self._unheard_answers(overlay, ops or ())]
+        if ops:
+            self._do(partial(self._past.add, ops, cause, self.now()))
+        for effect in effects:
+            if isinstance(effect, Told):
+                self._told(effect)
+        self.judge()
+        if ops:
+            for listener in self.listeners:
+                listener()
+            self._forget_soon()
+
+    def judge(self) -> None:
+        """Changes are lost, or are lost no longer, as the status says."""
+        mirror = self.driver.mirror
+        live = mirror.status == "live"
+        if live != self._live:
+            self._live = live
+            if live:
+                self._do(partial(self._past.regain, self.now()))
+            else:
+                self._do(partial(self._past.lose, mirror.told_reason))
+
+    def lose(self, reason: str) -> None:
+        """What changes is not heard any more."""
+        self._live = False
+        self._do(partial(self._past.lose, reason))
+
+    def drop(self) -> None:
+        """Forget everything: another login may not see it."""
+        self._overlay = self._live = None
+        self._answers.clear()
+        self._do(self._past.drop)
+
+    def close(self) -> None:
+        """Nothing is recorded any more; what was stays until nobody holds it."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._overlay is not None:
+            self._overlay.heard, self._overlay.answers = None, []
+        self.driver.recording = None
+        self._do(partial(self._past.lose, "it is not recorded any more"))
+        for listener in tuple(self.listeners):
+            listener()
+
+    def _told(self, effect: Told) -> None:
+        match effect.what:
+            case "audit" | "reconciled":
+                now = self.now()
+                self._do(partial(self._prove, now, bool(effect.detail.get("differing"))))
+            case "explained":
+                self._do(self._explain)
+            case "drift":
+                self._do(self._found)
+            case _:
+                pass
+
+    def _prove(self, now: int, differing: bool) -> None:
+        before = self._past.prove(now)
+        if differing and self._live and self._doubted is None:
+            self._doubted = (before, now)
+
+    def _explain(self) -> None:
+        self._doubted = None
+
+    def _found(self) -> None:
+        if self._doubted is not None:
+            self._past.found(*self._doubted, LOST)
+            self._doubted = None
+
+    def _unheard_answers(self, overlay: Overlay, ops: Sequence[Op]) -> list[Op]:
+        """The rows of answers whose change has not come in time, as the server has them."""
+        for op in ops:
+            waits = self._answers.get(op.key)
+            if waits is not None and _agree(op, waits[0]):
+                del self._answers[op.key]
+        now = time.monotonic()
+        answers, overlay.answers = overlay.answers, []
+        self._answers.update((op.key, (op, now)) for op in answers)
+        late = [key for key, (_, at) in self._answers.items() if at < now - SHIELD_SECONDS]
+        found: list[Op] = []
+        for key in late:
+            del self._answers[key]
+            row = overlay.get(key)
+            found.append(Delete(key) if row is None else Upsert(key, row))
+        return found
+
+    def _do(self, what: Callable[[], object]) -> None:
+        self._waiting.append(what)
+        if self.lock.acquire(blocking=False):
+            try:
+                self._drain()
+            finally:
+                self.lock.release()
+
+    def _drain(self) -> None:
+        while self._waiting:
+            self._waiting.popleft()()
+
+    def _forget_soon(self) -> None:
+        now = time.monotonic()
+        if now - self._forgot_at >= FORGET_EVERY and self._forgetting is None:
+            self._forgot_at = now
+            self._forgetting = self.driver.thread.spawn(self._forget(), "forget a table's past")
+            self._forgetting.add_done_callback(self._forgotten)
+
+    async def _forget(self) -> None:
+        now = self.now()
+        await asyncio.to_thread(self.read, lambda past: past.forget(now))
+
+    def _forgotten(self, task: asyncio.Task[None]) -> None:
+        self._forgetting = None
+
+
+def _agree(op: Op, answer: Op) -> bool:
+    """Whether a change that came is the one whose answer was here before."""
+    if isinstance(op, Delete) or isinstance(answer, Delete):
+        return isinstance(op, Delete) and isinstance(answer, Delete)
+    return not differs(op.row, answer.row)

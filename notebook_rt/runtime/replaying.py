@@ -1,0 +1,174 @@
+"""What a replay shows: a recorded past that is played, as a feed.
+
+In go a recording and a speed; out comes what any live frame has. It is played on the loop, twenty times a
+second, what changed meanwhile as one batch; the changes are read from the past on a thread beside, some
+thousand ahead. ``lock`` is the session's, so that frames are derived of it as of any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import pandas as pd
+
+from notebook_rt.model.rows import Delete, Op, Upsert
+from notebook_rt.model.types import Schema
+from notebook_rt.net.loop import WakingLock
+from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime.feed import Feed
+from notebook_rt.runtime.recording import Recording
+from notebook_rt.store.telling import Telling
+from notebook_rt.sync.history import pieces
+from notebook_rt.sync.history.past import Moment, Past
+from notebook_rt.sync.history.record import DELETE, Told
+
+TICK: Final = 0.05
+"""Seconds between two batches."""
+AHEAD: Final = 4096
+"""Changes that are read ahead."""
+
+
+class ReplayFeed(Feed):
+    """See the module. ``start`` and ``end`` are microseconds of the server's time."""
+
+    def __init__(
+        self, recording: Recording, driver: TableDriver, speed: float, start: int, end: int
+    ) -> None:
+        super().__init__(f"{driver.name} replayed", driver.thread, driver.options, driver.counters)
+        self.recording = recording
+        self.speed = speed
+        self.start, self.end = start, end
+        self.at = start
+        """The moment that is shown, microseconds."""
+        self._backend = driver.dtype_backend
+        self._lock = driver.services.lock
+        self._telling = Telling()
+        self._ahead: deque[tuple[int, str, Schema, Op]] = deque()
+        self._read_until = start
+        self._task: asyncio.Task[None] | None = None
+        self._show(self._moment(start))
+        self.version = 1
+        self._say()
+
+    @property
+    def lock(self) -> WakingLock:
+        return self._lock
+
+    @property
+    def playing(self) -> bool:
+        """Whether it goes on by itself. From any thread."""
+        return self._task is not None
+
+    # On the loop
+
+    def play(self) -> None:
+        """Go on from the moment that is shown."""
+        if self._task is None and self.status != "closed":
+            if self.at >= self.end:
+                self.seek(self._moment(self.start))
+            self._task = self.thread.spawn(self._play(), f"replay {self.name}")
+
+    def pause(self) -> None:
+        """Stay at the moment that is shown."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+            self._say()
+
+    def seek(self, moment: Moment) -> None:
+        """Show another moment, as one change; it goes on from there if it was going on."""
+        playing = self.playing
+        self.pause()
+        self._ahead.clear()
+        self._read_until = self.at = moment.when
+        with self._lock:
+            self._show(moment)
+            changes = self._telling.tell(())
+        self._say()
+        self.publish(changes, "seek", moment.when / 1e6)
+        if playing:
+            self.play()
+
+    def close(self) -> None:
+        """The last data stays."""
+        self.pause()
+        self.set_status("closed", "closed")
+
+    async def _play(self) -> None:
+        began, since = time.monotonic(), self.at
+        while self.at < self.end:
+            if len(self._ahead) < AHEAD // 4 and self._read_until < self.end:
+                await asyncio.to_thread(self._read_ahead)
+            due = since + round((time.monotonic() - began) * self.speed * 1e6)
+            self._advance(min(due, self.end))
+            await asyncio.sleep(TICK)
+        self._task = None
+        self._say()
+
+    def _advance(self, until: int) -> None:
+        """Show what changed up to a moment, as far as it is read."""
+        until = min(until, self._read_until)
+        batch: list[Op] = []
+        cause, last = "", self.at
+        while self._ahead and self._ahead[0][0] <= until:
+            when, cause, schema, op = self._ahead.popleft()
+            if schema != (None if self.table is None else self.table.schema):
+                batch.clear()
+                self._ahead.clear()
+                self.seek(self.recording.read(lambda past, at=when: past.at(at)))  # type: ignore[misc]  # the default is of mypy's making
+                return
+            batch.append(op)
+            last = when
+        self.at = until
+        if batch and self.table is not None:
+            with self._lock:
+                told = self._telling.tell(self.table.apply(batch, want_changes=True))
+            self.publish(told, cause, last / 1e6)
+        self._say()
+
+    def _say(self) -> None:
+        at = pd.Timestamp(self.at, unit="us", tz="UTC")
+        gap = self.recording.read(lambda past: past.gap(self.at))
+        how = f"at {self.speed:g}×" if self.playing else "over" if self.at >= self.end else "paused"
+        lost = "" if gap is None else f"; changes may be missing: {gap.reason}"
+        self.synced_at = at
+        self.set_status("stale", f"a replay, {how}, as of {at:%Y-%m-%d %H:%M:%S} UTC{lost}")
+
+    def _show(self, moment: Moment) -> None:
+        table = moment.table(self._backend)
+        view = moment.view.of(table)
+        self.schema = moment.schema.project(
+            [name for name in moment.schema.names if name not in moment.view.carried]
+        )
+        self.table, self.ordered = table, view
+        self._telling.show(table, view)
+
+    def _moment(self, when: int) -> Moment:
+        return self.recording.read(lambda past: past.at(when))
+
+    # On a thread beside
+
+    def _read_ahead(self) -> None:
+        after, until = self._read_until, self.recording.read(self._next)
+        for told in self.recording.read(lambda past: list(past.told(after, until))):
+            self._ahead.extend(_ops(told, self.recording.read(lambda past: past.causes)))
+        self._read_until = until
+
+    def _next(self, past: Past) -> int:
+        moments = past.moments(self._read_until, self.end)
+        return moments[AHEAD - 1] if len(moments) > AHEAD else self.end
+
+
+def _ops(told: Told, causes: Sequence[str]) -> Iterator[tuple[int, str, Schema, Op]]:
+    schema = told.schema
+    rows = pieces.rows_of(schema, told.new)
+    for when, kind, cause, row in zip(
+        told.times.tolist(), told.kinds.tolist(), told.causes.tolist(), rows, strict=True
+    ):
+        key = schema.key_of(row)
+        op: Op = Delete(key) if kind == DELETE else Upsert(key, row)
+        yield when, causes[cause], schema, op

@@ -1,0 +1,336 @@
+"""``Past``: what is known of a table's past, and what is not: eras, gaps, what was forgotten.
+
+An *era* begins when the whole table was read or its columns became others; within one, every change is
+recorded. A *gap* is a time in which changes may have been lost: what happened inside it is known by its
+outcome only, and by what was read meanwhile. The past is bounded by a span and by bytes: what is older
+is forgotten, the oldest first.
+
+Times are microseconds since 1970 by the server's clock, as of ``record.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pandas as pd
+
+from notebook_rt.model.order import OrderBy
+from notebook_rt.model.rows import Delete, Key, Op, RowChange, Upsert
+from notebook_rt.model.types import Backend, Schema
+from notebook_rt.store.column import Parts
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table, differences
+from notebook_rt.sync.history.record import BATCH, Record, Told
+
+SHARE: Final = 8
+"""A past is cut when an eighth of its changes are too old: to cut it costs what the table holds."""
+
+
+class ForgottenMomentError(LookupError):
+    """The moment is before what is known."""
+
+
+@dataclass(slots=True, eq=False)
+class Gap:
+    """A time in which changes may have been lost."""
+
+    since: int
+    """The last moment up to which everything is known."""
+    reason: str
+    until: int | None = None
+    """When the table was compared with the server again; None: not yet."""
+    proven: list[int] = field(default_factory=list)
+    """When it was compared meanwhile: at these moments it was known, too."""
+
+    def __contains__(self, when: int) -> bool:
+        inside = self.since < when and (self.until is None or when < self.until)
+        return inside and when not in self.proven
+
+    def known(self, when: int) -> int:
+        """The last moment up to ``when`` at which the table was known."""
+        return max((at for at in self.proven if at <= when), default=self.since)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a table shows its rows: in an order, cut, without the columns that are for the order only."""
+
+    by: Sequence[OrderBy] = ()
+    limit: int | None = None
+    carried: Collection[str] = ()
+
+    def of(self, table: Table) -> Ordered | None:
+        """What is shown of ``table``; None: all of it, as it is.
+
+        An order that only the server knows is not recorded: then the rows are as they arrived.
+        """
+        if not (self.by or self.carried or self.limit is not None):
+            return None
+        made = Ordered(table, self.by, self.limit, self.carried)
+        return made if made.sortable else Ordered(table, (), None, self.carried)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """A table as it was."""
+
+    when: int
+    schema: Schema
+    columns: Mapping[str, Parts]
+    view: View
+    gap: Gap | None = None
+    """The gap in which it lies."""
+
+    def table(self, backend: Backend = None) -> Table:
+        """It, as a table of its own."""
+        made = Table(self.schema, backend)
+        made.restore(self.columns)
+        return made
+
+    def snapshot(self, backend: Backend = None) -> pd.DataFrame:
+        """It, as it was shown."""
+        table = self.table(backend)
+        return (self.view.of(table) or table).snapshot()
+
+
+@dataclass(slots=True, eq=False)
+class _Era:
+    record: Record
+    view: View
+    cause: str
+
+
+class Past:
+    """See the module.
+
+    Parameters
+    ----------
+    span : int
+        Microseconds that are kept, at least while the bytes suffice.
+    most : int
+        Bytes.
+    """
+
+    def __init__(self, span: int, most: int) -> None:
+        self.span = span
+        self.most = most
+        self.gaps: list[Gap] = []
+        self.forgotten = 0
+        """Changes that were forgotten."""
+        self.squeezed = False
+        """Whether something was forgotten because of the bytes before its time had come."""
+        self._eras: list[_Era] = []
+        self._causes: list[str] = []
+        self._known = 0
+        """Until when everything is known, as long as no gap is open."""
+        self._proven = 0
+
+    # What is told ---------------------------------------------------------------------------------
+
+    def begin(
+        self, schema: Schema, base: Mapping[str, Parts], now: int, view: View, cause: str
+    ) -> None:
+        """The whole table is this from now on."""
+        now = self._after(now)
+        self._eras.append(_Era(Record(schema, base, now), view, cause))
+        self._known = now
+
+    def add(self, ops: Sequence[Op], cause: str, now: int) -> None:
+        """Rows have changed; ``now`` is the time of operations that have none."""
+        if not self._eras or not ops:
+            return
+        if cause not in self._causes:
+            self._causes.append(cause)
+        self._eras[-1].record.add(ops, self._causes.index(cause), now)
+        at = ops[-1].at
+        if at is not None and not self._open:
+            self._known = max(self._known, round(at * 1e6))
+
+    def lose(self, reason: str) -> None:
+        """From what is known on, changes may be lost."""
+        if self._eras and not self._open:
+            self.gaps.append(Gap(self._known, reason))
+
+    def prove(self, now: int) -> int:
+        """The table was compared with the server; gives when that was before."""
+        before, self._proven = self._proven or self._known, now
+        if self._eras:
+            now = self._after(now)
+            self._known = max(self._known, now)
+            if self._open:
+                self.gaps[-1].proven.append(now)
+        return before
+
+    def regain(self, now: int) -> None:
+        """No change is lost any more."""
+        if self._open:
+            self.gaps[-1].until = self._known = self._after(now)
+
+    def found(self, since: int, until: int, reason: str) -> None:
+        """It turned out that changes were lost in a time in which nothing told of it."""
+        at = len(self.gaps) - self._open
+        self.gaps.insert(at, Gap(since, reason, max(since, until)))
+
+    def seal(self) -> int:
+        """The time of the last change; what comes later is recorded as later."""
+        if not self._eras:
+            return 0
+        record = self._eras[-1].record
+        found = record.last
+        record.seal()
+        return found
+
+    def drop(self) -> None:
+        """Forget everything, such as what another login saw."""
+        self.forgotten += len(self)
+        self._eras.clear()
+        self.gaps.clear()
+        self._known = self._proven = 0
+
+    @property
+    def _open(self) -> bool:
+        return bool(self.gaps) and self.gaps[-1].until is None
+
+    def _after(self, now: int) -> int:
+        """``now``, or when the last change was, if that is later."""
+        return max(now, self._eras[-1].record.last) if self._eras else now
+
+    # What is known --------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """How many changes are recorded."""
+        return sum(len(era.record) for era in self._eras)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use."""
+        return sum(era.record.nbytes for era in self._eras)
+
+    @property
+    def began(self) -> int | None:
+        """The earliest moment that is known; None: nothing is recorded yet."""
+        return self._eras[0].record.began if self._eras else None
+
+    @property
+    def last(self) -> int | None:
+        """The time of the last change; None: nothing is recorded yet."""
+        return self._eras[-1].record.last if self._eras else None
+
+    @property
+    def schema(self) -> Schema | None:
+        """The columns as they are now."""
+        return self._eras[-1].record.schema if self._eras else None
+
+    @property
+    def causes(self) -> Sequence[str]:
+        """What the numbers of causes mean."""
+        return self._causes
+
+    def at(self, when: int) -> Moment:
+        """The table as it was at ``when``.
+
+        Raises
+        ------
+        ForgottenMomentError
+            If that is before what is known.
+        """
+        era = self._era(when)
+        record = era.record
+        return Moment(when, record.schema, record.at(when), era.view, self.gap(when))
+
+    def gap(self, when: int) -> Gap | None:
+        """The gap in which a moment lies."""
+        return next((gap for gap in reversed(self.gaps) if when in gap), None)
+
+    def told(self, after: int, until: int, key: Key | None = None) -> Iterator[Told]:
+        """The changes after one moment, up to another, of all rows or of one: an era each, and what the
+        beginning of the next one showed to have changed.
+        """
+        for place, era in enumerate(self._eras):
+            began = era.record.began
+            if began > until:
+                return
+            if place and began > after:
+                yield self._told_between(place, key)
+            yield era.record.told(after, until, key)
+
+    def first_row(self, key: Key) -> dict[str, Any] | None:
+        """The row under ``key`` at the earliest moment that is known."""
+        return self._eras[0].record.row_at_the_beginning(key) if self._eras else None
+
+    def moments(self, after: int, until: int) -> list[int]:
+        """When something changed after one moment, up to another, each once."""
+        found: list[int] = []
+        for place, era in enumerate(self._eras):
+            if place and after < era.record.began <= until:
+                found.append(era.record.began)
+            found += era.record.moments(after, until)
+        return sorted(set(found))
+
+    def changes_at(self, place: int) -> list[RowChange]:
+        """What the beginning of an era showed to have changed."""
+        before, now = self._eras[place - 1].record, self._eras[place].record
+        old = Moment(now.began, before.schema, before.at(now.began), View()).table()
+        new = Moment(now.began, now.schema, now.base, View()).table()
+        return differences(old, new)
+
+    def _told_between(self, place: int, key: Key | None) -> Told:
+        now = self._eras[place]
+        changes = [one for one in self.changes_at(place) if key is None or one.key == key]
+        # Recorded for themselves, on what was there before, so that they are read as all others.
+        record = now.record
+        names = record.schema.names
+        old = [one for one in changes if one.old is not None]
+        base = Table(record.schema)
+        base.apply(
+            [Upsert(one.key, {name: (one.old or {}).get(name) for name in names}) for one in old]
+        )
+        alone = Record(record.schema, base.parts(), 0)
+        if now.cause not in self._causes:
+            self._causes.append(now.cause)
+        ops: list[Op] = [
+            Delete(one.key) if one.new is None else Upsert(one.key, one.new) for one in changes
+        ]
+        alone.add(ops, self._causes.index(now.cause), record.began)
+        return alone.told(0, record.began)
+
+    def _era(self, when: int) -> _Era:
+        for era in reversed(self._eras):
+            if era.record.began <= when:
+                return era
+        raise ForgottenMomentError
+
+    # Forgetting -----------------------------------------------------------------------------------
+
+    def forget(self, now: int) -> None:
+        """Let go of what is older than the span, and of the oldest while there are too many bytes."""
+        horizon = now - self.span
+        while len(self._eras) > 1 and self._eras[1].record.began <= horizon:
+            self._drop_first()
+        if self._eras:
+            record = self._eras[0].record
+            old = record.until(horizon)
+            if old >= max(BATCH, len(record) // SHARE, record.base_rows // 2):
+                self._cut(record, horizon)
+        while self._eras and self.nbytes > self.most:
+            record = self._eras[0].record
+            if len(record):
+                self._cut(record, record.time_of(max(1, len(record) // 4) - 1))
+            elif len(self._eras) > 1:
+                self._drop_first()
+            else:
+                break
+            self.squeezed = True
+        began = self.began
+        if began is not None:
+            self.gaps = [gap for gap in self.gaps if gap.until is None or gap.until > began]
+
+    def _cut(self, record: Record, when: int) -> None:
+        before = len(record)
+        record.forget(when)
+        self.forgotten += before - len(record)
+
+    def _drop_first(self) -> None:
+        self.forgotten += len(self._eras.pop(0).record)

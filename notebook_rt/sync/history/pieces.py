@@ -1,0 +1,125 @@
+"""Columns of typed values as they are recorded: packed, put one after another, and picked from.
+
+Each is a ``Parts``, the layout in which a table's column holds its values, so a state that is put together
+of them becomes a table without decoding a value.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from notebook_rt.model.types import Numeric, Schema, kind
+from notebook_rt.store.arrays import objects
+from notebook_rt.store.column import Parts
+from notebook_rt.store.columns import column_of, of_parts, one_chunk
+from notebook_rt.store.dense import Positions
+from notebook_rt.store.keys import Keys
+
+
+def pack(values: Sequence[Any], pg_type: str, numeric: Numeric) -> Parts:
+    """Typed values as a column has them."""
+    return column_of(values, pg_type, None, numeric).parts()
+
+
+def own(parts: Parts) -> Parts:
+    """A copy that may be written to."""
+    data, mask = parts.data, parts.mask
+    if isinstance(data, pa.ChunkedArray):
+        return parts
+    return Parts(data.copy(), None if mask is None else mask.copy())
+
+
+def join(parts: Sequence[Parts], pg_type: str, numeric: Numeric) -> Parts:
+    """Columns of one type, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    datas = [one.data for one in parts]
+    texts = [one for one in datas if isinstance(one, pa.ChunkedArray)]
+    if len(texts) == len(parts):
+        chunks = [chunk for text in texts for chunk in text.chunks]
+        whole = one_chunk(pa.chunked_array(chunks, texts[0].type))
+        return Parts(pa.chunked_array([whole]))
+    arrays = [one for one in datas if isinstance(one, np.ndarray)]
+    if len(arrays) == len(parts) and len({one.dtype for one in arrays}) == 1:
+        mask = None
+        if any(one.mask is not None for one in parts):
+            mask = np.concatenate(
+                [
+                    np.zeros(len(data), bool) if one.mask is None else one.mask
+                    for one, data in zip(parts, arrays, strict=True)
+                ]
+            )
+        return Parts(np.concatenate(arrays), mask)
+    return Parts(objects([value for one in parts for value in values(one, pg_type, numeric)]))
+
+
+def pick(parts: Parts, places: Positions) -> Parts:
+    """The values at ``places``, as a column of its own."""
+    data = parts.data
+    if isinstance(data, pa.ChunkedArray):
+        taken = one_chunk(data).take(pa.array(places))
+        return Parts(pa.chunked_array([taken]))
+    return Parts(data[places], None if parts.mask is None else parts.mask[places])
+
+
+def values(parts: Parts, pg_type: str, numeric: Numeric) -> list[Any]:
+    """The typed values."""
+    return of_parts(own(parts), pg_type, None, numeric).everything()
+
+
+def length(parts: Parts) -> int:
+    return len(parts.data)
+
+
+def nbytes(parts: Parts) -> int:
+    """Bytes of memory in use; of Python's objects an estimate."""
+    data = parts.data
+    if isinstance(data, pa.ChunkedArray):
+        return int(data.nbytes)
+    size = data.nbytes + (0 if parts.mask is None else parts.mask.nbytes)
+    if data.dtype == object:
+        size += sum(map(_weight, data.tolist()))
+    return size
+
+
+def numbered(schema: Schema, columns: Mapping[str, Parts]) -> Keys:
+    """The keys of whole columns, numbered in the order of their rows."""
+    first = columns[schema.key[0]]
+    one = len(schema.key) == 1 and kind(schema.types[schema.key[0]]) == "int"
+    if one and isinstance(first.data, np.ndarray) and first.data.dtype == "int64":
+        return Keys.numbered(first.data)
+    return Keys.numbered(keys_of(schema, columns))
+
+
+def keys_of(schema: Schema, columns: Mapping[str, Parts]) -> list[Any]:
+    """The keys of rows whose columns, the key's among them, hold these parts."""
+    return schema.keys_in(
+        [values(columns[name], schema.types[name], schema.numeric) for name in schema.key]
+    )
+
+
+def rows_of(schema: Schema, columns: Mapping[str, Parts]) -> list[dict[str, Any]]:
+    """Rows, typed, of the columns that are given."""
+    types = schema.types
+    lists = [values(parts, types[name], schema.numeric) for name, parts in columns.items()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
+
+
+def _weight(value: Any) -> int:
+    size = sys.getsizeof(value)
+    if isinstance(value, dict):
+        size += sum(_weight(key) + _weight(one) for key, one in value.items())
+    elif isinstance(value, list | tuple):
+        size += sum(map(_weight, value))
+    return size
+
+
+def rising(found: NDArray[Any]) -> bool:
+    """Whether each value is greater than the one before."""
+    return bool((found[1:] > found[:-1]).all())

@@ -1,0 +1,477 @@
+"""``Record``: the changes of a table of one schema since a moment, and its state at any moment since.
+
+In go operations on rows, each with the time of its commit where that is known. They are noted as they come
+and packed into columns by the thousand: time, row, kind, cause and values. A state is put together of a
+*base*, the state at the beginning, and for each row the last change until then, all rows at once.
+
+Times are microseconds since 1970 by the server's clock, and never fall: what is told late is recorded at
+the time of what came before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from notebook_rt.model.rows import Delete, Key, Op, Row
+from notebook_rt.model.types import Schema
+from notebook_rt.store.column import Parts
+from notebook_rt.store.dense import Positions
+from notebook_rt.sync.history import pieces
+
+INSERT: Final = 0
+UPDATE: Final = 1
+DELETE: Final = 2
+KINDS: Final = ("insert", "update", "delete")
+
+BATCH: Final = 1024
+"""Operations that are noted before they are packed."""
+FAN: Final = 16
+"""Chunks of one size that become one of the next."""
+NOTED_BYTES: Final = 400
+"""What an operation that is only noted takes, as an estimate."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Changes, packed, in their order."""
+
+    times: NDArray[np.int64]
+    ids: NDArray[np.int32]
+    """Which row: a number that a key keeps."""
+    kinds: NDArray[np.uint8]
+    causes: NDArray[np.uint8]
+    columns: Mapping[str, Parts]
+    """The row after the change; of a deletion only the key."""
+    given: Mapping[str, NDArray[np.bool_]]
+    """For a column that some changes did not tell: which did. Deletions tell no value."""
+    level: int = 0
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of memory in use."""
+        each = self.times.nbytes + self.ids.nbytes + self.kinds.nbytes + self.causes.nbytes
+        each += sum(one.nbytes for one in self.given.values())
+        return each + sum(map(pieces.nbytes, self.columns.values()))
+
+    def part(self, start: int, stop: int) -> Chunk:
+        """The changes from ``start`` to ``stop``, in memory of their own."""
+        places = np.arange(start, stop)
+        return Chunk(
+            self.times[places],
+            self.ids[places],
+            self.kinds[places],
+            self.causes[places],
+            {name: pieces.pick(parts, places) for name, parts in self.columns.items()},
+            {name: mask[places] for name, mask in self.given.items()},
+            self.level,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """Changes between two moments, in their order: columns of equal length."""
+
+    schema: Schema
+    times: NDArray[np.int64]
+    kinds: NDArray[np.uint8]
+    causes: NDArray[np.uint8]
+    new: Mapping[str, Parts]
+    """The rows after each change; of a deletion, before it."""
+    old: Mapping[str, Parts]
+    """The rows before each change; of an insert, after it."""
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+@dataclass(slots=True)
+class _Noted:
+    ops: Sequence[Op]
+    cause: int
+    now: int
+
+
+@dataclass(slots=True, eq=False)
+class _Whole:
+    """The base and changes behind it as one list of places."""
+
+    ids: NDArray[np.int32]
+    kinds: NDArray[np.uint8]
+    columns: Sequence[tuple[Mapping[str, Parts], int]]
+    """Columns, and how many of their values count."""
+    given: Sequence[Mapping[str, NDArray[np.bool_]]]
+
+
+class Record:
+    """See the module.
+
+    Parameters
+    ----------
+    base : mapping of str to Parts
+        The state at the beginning, a column each, all of ``schema``.
+    began : int
+        When that was.
+    """
+
+    def __init__(self, schema: Schema, base: Mapping[str, Parts], began: int) -> None:
+        self.schema = schema
+        self.began = began
+        """The earliest moment whose state is known."""
+        self._base = dict(base)
+        self._keys = pieces.numbered(schema, base)
+        rows = len(self._keys)
+        self._base_ids = np.arange(rows, dtype="int32")
+        self._there = bytearray(b"\1" * rows)
+        """For each row whether it is there, after all that is packed."""
+        self._chunks: list[Chunk] = []
+        self._noted: list[_Noted] = []
+        self._noted_ops = 0
+        self._last = began
+        self._base_bytes = sum(map(pieces.nbytes, self._base.values()))
+
+    def __len__(self) -> int:
+        """How many changes are recorded."""
+        return sum(map(len, self._chunks)) + self._noted_ops
+
+    @property
+    def last(self) -> int:
+        """The time of the last change, or the beginning."""
+        self.pack()
+        return self._last
+
+    @property
+    def base_rows(self) -> int:
+        """Rows of the state at the beginning."""
+        return len(self._base_ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use."""
+        packed = sum(chunk.nbytes for chunk in self._chunks)
+        ids = self._base_ids.nbytes + self._keys.nbytes + len(self._there)
+        return self._base_bytes + packed + ids + self._noted_ops * NOTED_BYTES
+
+    def add(self, ops: Sequence[Op], cause: int, now: int) -> None:
+        """Note ``ops``, which nobody changes any more; ``now`` is the time of those without one."""
+        if ops:
+            self._noted.append(_Noted(ops, cause, now))
+            self._noted_ops += len(ops)
+            if self._noted_ops >= BATCH:
+                self.pack()
+
+    def seal(self) -> None:
+        """Let no later change have the time of the last one."""
+        self.pack()
+        self._last += 1
+
+    # Packing --------------------------------------------------------------------------------------
+
+    def pack(self) -> None:
+        """Bring what was noted into columns."""
+        if not self._noted:
+            return
+        noted, self._noted, self._noted_ops = self._noted, [], 0
+        known = self._keys.numbers(list({op.key for one in noted for op in one.ops}))
+        there, last = self._there, self._last
+        new: list[tuple[Key, int]] = []
+        ids: list[int] = []
+        kinds: list[int] = []
+        times: list[int] = []
+        causes: list[int] = []
+        keys: list[Key] = []
+        rows: list[Row] = []
+        blank: Row = dict.fromkeys(self.schema.names)
+        for one in noted:
+            for op in one.ops:
+                key = op.key
+                number = known.get(key)
+                if op.__class__ is Delete:
+                    if number is None or not there[number]:
+                        continue
+                    there[number] = 0
+                    kind, row = DELETE, blank
+                else:
+                    row = op.row  # type: ignore[union-attr]  # an Upsert: asked above, quicker than isinstance
+                    if number is None:
+                        number = known[key] = len(there)
+                        new.append((key, number))
+                        there.append(1)
+                        kind = INSERT
+                    elif there[number]:
+                        kind = UPDATE
+                    else:
+                        there[number] = 1
+                        kind = INSERT
+                at = one.now if op.at is None else round(op.at * 1e6)
+                if at > last:
+                    last = at
+                ids.append(number)
+                kinds.append(kind)
+                times.append(last)
+                causes.append(one.cause)
+                keys.append(key)
+                rows.append(row)
+        self._last = last
+        if new:
+            self._keys.update(new)
+            self._keys.settle()
+        if ids:
+            columns, given = self._columns(keys, rows, kinds)
+            self._chunks.append(
+                Chunk(
+                    np.array(times, "int64"),
+                    np.array(ids, "int32"),
+                    np.array(kinds, "uint8"),
+                    np.array(causes, "uint8"),
+                    columns,
+                    given,
+                )
+            )
+            self._merge()
+
+    def _columns(
+        self, keys: Sequence[Key], rows: Sequence[Row], kinds: Sequence[int]
+    ) -> tuple[dict[str, Parts], dict[str, NDArray[np.bool_]]]:
+        schema = self.schema
+        parts: Iterable[Any] = [keys]
+        if len(schema.key) > 1:
+            parts = zip(*cast("Sequence[tuple[Any, ...]]", keys), strict=True)
+        of_key = dict(zip(schema.key, parts, strict=True))
+        columns: dict[str, Parts] = {}
+        given: dict[str, NDArray[np.bool_]] = {}
+        for name, pg_type in schema.types.items():
+            values: list[Any]
+            if name in of_key:
+                values = list(of_key[name])
+            else:
+                try:
+                    values = [row[name] for row in rows]
+                except (
+                    KeyError
+                ):  # a part of a row, as where an unchanged value is too large to be told
+                    values = [row.get(name) for row in rows]
+                    told = zip(kinds, rows, strict=True)
+                    given[name] = np.array([of == INSERT or name in row for of, row in told], bool)
+            columns[name] = pieces.pack(values, pg_type, schema.numeric)
+        return columns, given
+
+    def _merge(self) -> None:
+        """Make one chunk of those of one size, where there are many."""
+        while len(self._chunks) >= FAN:
+            some = self._chunks[-FAN:]
+            if some[0].level != some[-1].level:
+                return
+            self._chunks[-FAN:] = [replace(self._joined(some), level=some[0].level + 1)]
+
+    def _joined(self, chunks: Sequence[Chunk]) -> Chunk:
+        schema = self.schema
+        partly = {name for chunk in chunks for name in chunk.given}
+        return Chunk(
+            np.concatenate([chunk.times for chunk in chunks]),
+            np.concatenate([chunk.ids for chunk in chunks]),
+            np.concatenate([chunk.kinds for chunk in chunks]),
+            np.concatenate([chunk.causes for chunk in chunks]),
+            {
+                name: pieces.join([chunk.columns[name] for chunk in chunks], of, schema.numeric)
+                for name, of in schema.types.items()
+            },
+            {
+                name: np.concatenate(
+                    [chunk.given.get(name, np.ones(len(chunk), bool)) for chunk in chunks]
+                )
+                for name in partly
+            },
+        )
+
+    # Reading --------------------------------------------------------------------------------------
+
+    def at(self, when: int) -> dict[str, Parts]:
+        """The state at ``when``, not before the beginning: columns, in the table's order."""
+        self.pack()
+        whole = self._until(when)
+        return self._rows(whole, self._shown(whole))
+
+    @property
+    def base(self) -> dict[str, Parts]:
+        """The state from before the first change."""
+        return {name: pieces.own(parts) for name, parts in self._base.items()}
+
+    def told(self, after: int, until: int, key: Key | None = None) -> Told:
+        """The changes after one moment, up to another, of all rows or of one."""
+        self.pack()
+        whole = self._until(until)
+        times = np.concatenate(
+            [
+                np.full(len(self._base_ids), self.began),
+                *(chunk.times for chunk in self._chunks),
+            ]
+        )[: len(whole.ids)]
+        causes = np.concatenate(
+            [np.zeros(len(self._base_ids), "uint8"), *(chunk.causes for chunk in self._chunks)]
+        )[: len(whole.ids)]
+        wanted = np.arange(len(whole.ids)) >= len(self._base_ids)
+        wanted &= times > after
+        considered: Positions = np.arange(len(whole.ids))
+        if key is not None:
+            number = self._keys.get(key)
+            considered = np.flatnonzero(whole.ids == (-1 if number is None else number))
+        # By row, in its order: what comes before a change of a row stands right before it.
+        order = considered[np.argsort(whole.ids[considered], kind="stable")]
+        picked = np.flatnonzero(wanted[order])
+        picked = picked[np.argsort(order[picked], kind="stable")]
+        found = order[picked]
+        kinds = whole.kinds[found]
+        new, old = {}, {}
+        for name in self.schema.names:
+            told = self._gives(whole, name)[order]
+            sources = np.maximum.accumulate(np.where(told, np.arange(len(order)), 0))
+            before = np.where(kinds == INSERT, picked, picked - 1)
+            new[name] = self._values(whole, name, order[sources[picked]])
+            old[name] = self._values(whole, name, order[sources[before]])
+        return Told(self.schema, times[found], kinds, causes[found], new, old)
+
+    def row_at_the_beginning(self, key: Key) -> dict[str, Any] | None:
+        """The row that the base has under ``key``."""
+        number = self._keys.get(key)
+        places = np.flatnonzero(self._base_ids == (-1 if number is None else number))
+        if not len(places):
+            return None
+        columns = {name: pieces.pick(parts, places) for name, parts in self._base.items()}
+        return pieces.rows_of(self.schema, columns)[0]
+
+    def _until(self, when: int) -> _Whole:
+        counts = [int(chunk.times.searchsorted(when, "right")) for chunk in self._chunks]
+        used = [(chunk, n) for chunk, n in zip(self._chunks, counts, strict=True) if n]
+        rows = len(self._base_ids)
+        return _Whole(
+            np.concatenate([self._base_ids, *(chunk.ids[:n] for chunk, n in used)]),
+            np.concatenate([np.zeros(rows, "uint8"), *(chunk.kinds[:n] for chunk, n in used)]),
+            [(self._base, rows), *((chunk.columns, n) for chunk, n in used)],
+            [{}, *(chunk.given for chunk, _ in used)],
+        )
+
+    def _shown(self, whole: _Whole) -> Positions:
+        """The rows that are there, as numbers, in the table's order: as loaded, then as arrived."""
+        size = len(self._there)
+        born = np.full(size, -1)
+        came = np.flatnonzero(whole.kinds == INSERT)
+        born[whole.ids[came]] = came  # the last one counts
+        last = np.full(size, -1)
+        last[whole.ids] = np.arange(len(whole.ids))
+        here = np.flatnonzero(last >= 0)
+        here = here[whole.kinds[last[here]] != DELETE]
+        places = born[here]
+        if pieces.rising(places):
+            return cast(Positions, here)
+        return cast(Positions, here[np.argsort(places, kind="stable")])
+
+    def _rows(self, whole: _Whole, rows: Positions) -> dict[str, Parts]:
+        found = {}
+        last = np.full(len(self._there), -1)
+        last[whole.ids] = np.arange(len(whole.ids))
+        for name in self.schema.names:
+            places = last
+            if any(name in given for given in whole.given):
+                told = np.flatnonzero(self._gives(whole, name))
+                places = np.full(len(self._there), -1)
+                places[whole.ids[told]] = told
+            found[name] = self._values(whole, name, places[rows])
+        return found
+
+    def _gives(self, whole: _Whole, name: str) -> NDArray[np.bool_]:
+        """Which places tell a value of a column."""
+        if name in self.schema.key:
+            return np.ones(len(whole.ids), bool)
+        found: NDArray[np.bool_] = whole.kinds != DELETE
+        start = 0
+        for (_, count), given in zip(whole.columns, whole.given, strict=True):
+            if name in given:
+                found[start : start + count] &= given[name][:count]
+            start += count
+        return found
+
+    def _values(self, whole: _Whole, name: str, places: Positions) -> Parts:
+        """The values of a column at ``places``."""
+        # Each piece as a whole: to cut it costs more than what is left unused of the last ones.
+        starts, shift, at = [], [], 0
+        for columns, count in whole.columns:
+            starts.append(at)
+            shift.append(pieces.length(columns[name]) - count)
+            at += count
+        behind = np.cumsum([0, *shift[:-1]])
+        if behind.any():
+            places = places + behind[np.searchsorted(starts, places, "right") - 1]
+        of = self.schema.types[name]
+        joined = pieces.join(
+            [columns[name] for columns, _ in whole.columns], of, self.schema.numeric
+        )
+        return pieces.pick(joined, places)
+
+    # Forgetting -----------------------------------------------------------------------------------
+
+    def forget(self, before: int) -> None:
+        """Begin at ``before``: its state becomes the base, and what led to it is forgotten."""
+        self.pack()
+        if before <= self.began:
+            return
+        whole = self._until(before)
+        rows = self._shown(whole)
+        self._base = self._rows(whole, rows)
+        self._base_ids = rows.astype("int32")
+        self._base_bytes = sum(map(pieces.nbytes, self._base.values()))
+        kept = []
+        for chunk in self._chunks:
+            count = int(chunk.times.searchsorted(before, "right"))
+            if count < len(chunk):
+                kept.append(chunk.part(count, len(chunk)) if count else chunk)
+        self._chunks = kept
+        self.began = before
+        self._last = max(self._last, before)
+        used = np.unique(np.concatenate([self._base_ids, *(chunk.ids for chunk in kept)]))
+        if len(self._there) > 2 * len(used) + BATCH:
+            self._renumber(used)
+
+    def time_of(self, count: int) -> int:
+        """The time of the change with this number, from the first one on."""
+        self.pack()
+        for chunk in self._chunks:
+            if count < len(chunk):
+                return int(chunk.times[count])
+            count -= len(chunk)
+        return self._last
+
+    def until(self, when: int) -> int:
+        """How many changes there are up to a moment."""
+        self.pack()
+        return sum(int(chunk.times.searchsorted(when, "right")) for chunk in self._chunks)
+
+    def moments(self, after: int, until: int) -> Iterable[int]:
+        """The times of changes after one moment, up to another, each once."""
+        self.pack()
+        times = [chunk.times for chunk in self._chunks]
+        found = np.unique(np.concatenate(times)) if times else np.empty(0, "int64")
+        return found[(found > after) & (found <= until)].tolist()  # type: ignore[no-any-return]  # of ints
+
+    def _renumber(self, used: Positions) -> None:
+        """Forget the keys of rows that nothing recorded is about any more."""
+        anew = np.full(len(self._there), -1)
+        anew[used] = np.arange(len(used))
+        numbers = anew.tolist()
+        keys = self._keys.as_dict().items()
+        self._keys.remove([key for key, number in keys if numbers[number] < 0])
+        anew = np.append(anew, -1)  # of -1, the last one, it is -1
+        self._keys.renumber(anew.__getitem__)
+        self._there = bytearray(np.frombuffer(self._there, "uint8")[used].tobytes())
+        self._base_ids = anew[self._base_ids].astype("int32")
+        self._chunks = [
+            replace(chunk, ids=anew[chunk.ids].astype("int32")) for chunk in self._chunks
+        ]

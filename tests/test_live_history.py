@@ -1,0 +1,291 @@
+"""The past of a live table, on real parts: the server's commit times, edits, gaps, replays, Parquet."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import notebook_rt as nrt
+from notebook_rt import errors
+from notebook_rt.history import History
+from notebook_rt.local import LocalStack
+from tests.waiting import scaled, until
+
+same = pd.testing.assert_frame_equal
+
+
+@pytest.fixture
+def session(stack: LocalStack, tmp_path: Path) -> Iterator[nrt.Session]:
+    with nrt.connect(stack.url, stack.anon_key, queue_path=tmp_path / "queue.db") as session:
+        yield session
+
+
+@pytest.fixture
+def trades(
+    stack: LocalStack, session: nrt.Session, make_table: Callable[..., str]
+) -> nrt.LiveTable:
+    table = make_table(
+        "id bigint primary key, symbol text, price numeric, by_whom text, facts jsonb"
+    )
+    stack.sql(
+        f"insert into {table} values (1, 'a', 1.5, 'ann'), (2, 'b', 2, 'bob'), (3, 'c', 3, null)"
+    )
+    frame = session.table(table).wait(scaled(10))
+    until(lambda: session.metrics["reconciliations"] >= 1 and frame.status == "live")
+    return frame
+
+
+def now(stack: LocalStack) -> pd.Timestamp:
+    return pd.Timestamp(stack.sql("select clock_timestamp()")[0][0])
+
+
+def heard(past: History, number: int) -> None:
+    until(lambda: len(past) >= number)
+
+
+def test_the_table_as_it_was_by_the_time_of_the_commit(
+    stack: LocalStack, trades: nrt.LiveTable
+) -> None:
+    before = trades.df
+    past = trades.history("1h")
+    times = []
+    for statement in (
+        "update {} set price = 10 where id = 1",
+        "insert into {} values (4, 'd', 4, 'dan', '[1]')",
+        "delete from {} where id = 2",
+        "update {} set id = 9 where id = 3",
+    ):
+        times.append(now(stack))
+        stack.sql(statement.format(trades.name))
+    heard(past, 5)
+    same(past.as_of("now"), trades.df)
+    same(past.as_of(times[0]), before)
+    assert past.as_of(times[1]).loc[1, "price"] == 10
+    assert list(past.as_of(times[2]).index) == [1, 2, 3, 4]
+    assert list(past.as_of(times[3].to_pydatetime()).index) == [1, 3, 4]
+    assert list(past.as_of("now").index) == [1, 4, 9]
+    assert past.as_of(times[2]).attrs["as_of"] == times[2].isoformat()
+    changes = past.changes_df()
+    assert list(changes["_change_type"]) == ["update", "insert", "delete", "delete", "insert"]
+    assert list(changes["id"]) == [1, 4, 2, 3, 9]
+    assert list(changes["symbol"]) == ["a", "d", "b", "c", "c"]
+    assert (changes["_cause"] == "stream").all()
+    assert changes["_commit_timestamp"].is_monotonic_increasing
+    assert times[0] <= changes["_commit_timestamp"][0] <= times[1]
+    difference = past.diff(times[0], times[2])
+    assert list(difference["kind"]) == ["update", "insert"]
+    assert list(difference["changed"])[0] == ("price",)
+    assert "5 changes" in repr(past)
+
+
+def test_a_moment_that_is_not_recorded_is_refused_with_the_reason(trades: nrt.LiveTable) -> None:
+    past = trades.history("1h")
+    with pytest.raises(errors.HistoryError, match="its recording began then"):
+        past.as_of("-10min")
+    with pytest.raises(errors.HistoryError, match="still to come"):
+        past.as_of("2199-01-01")
+    with pytest.raises(ValueError, match="no moment"):
+        past.as_of("yesterday-ish")
+    with pytest.raises(ValueError, match="no span"):
+        trades.history("a while")
+    with pytest.raises(AttributeError, match=r"table\.history\(\)\.replay\(\)"):
+        trades.where("id=gt.1").history("1h")  # type: ignore[attr-defined]
+
+
+def test_an_edit_that_waits_is_no_history(stack: LocalStack, trades: nrt.LiveTable) -> None:
+    past = trades.history("1h")
+    stack.sql(f"revoke update on {trades.name} from anon")
+    trades.edit(1, price=77)
+    assert trades.df.loc[1, "price"] == 77
+    assert past.as_of("now").loc[1, "price"] == 1.5
+    again = trades.history("2h")  # the same recording
+    assert again.as_of("now").loc[1, "price"] == 1.5
+    trades.discard(1)
+    stack.sql(f"grant update on {trades.name} to anon")
+    trades.edit(1, price=78)
+    heard(past, 1)
+    assert past.of(1, "price")["new"].tolist() == [1.5, 78.0]
+
+
+def test_a_history_that_begins_while_an_edit_waits_begins_with_the_servers_rows(
+    stack: LocalStack, trades: nrt.LiveTable
+) -> None:
+    stack.sql(f"revoke update, insert on {trades.name} from anon")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trades.edit(1, price=77)
+    past = trades.history("1h")
+    assert past.as_of("now").loc[1, "price"] == 1.5
+    assert len(past) == 0
+
+
+def test_what_happened_to_a_cell_and_who_did_it(stack: LocalStack, trades: nrt.LiveTable) -> None:
+    past = trades.history("1h")
+    stack.sql(f"update {trades.name} set price = 8, by_whom = 'eve' where id = 1")
+    stack.sql(f"update {trades.name} set symbol = 'z' where id = 1")
+    stack.sql(f"delete from {trades.name} where id = 1")
+    heard(past, 3)
+    cell = past.of("1", "price", by="by_whom")
+    assert list(cell["kind"]) == ["snapshot", "update", "delete"]
+    assert cell["by"].tolist()[:2] == ["ann", "eve"]
+    assert cell["old"].tolist()[1:] == [1.5, 8.0]
+    assert cell["new"].tolist()[:2] == [1.5, 8.0]
+    row = past.of(1)
+    assert row["changed"].tolist()[1:3] == [("price", "by_whom"), ("symbol",)]
+    assert row["new"][2]["symbol"] == "z"
+    assert "by" not in row
+    assert len(past.of(777)) == 0
+    with pytest.raises(ValueError, match='no column "prise"'):
+        past.of(1, "prise")
+
+
+def test_a_gap_is_said_and_its_outcome_is_known(stack: LocalStack, trades: nrt.LiveTable) -> None:
+    past = trades.history("1h")
+    driver = past._driver
+    driver.thread.call(driver.gap, "a cable was pulled")
+    until(lambda: past.gaps["reason"].tolist()[-1:] == ["a cable was pulled"])
+    until(lambda: trades.status == "live")
+    since, end, _ = past.gaps.iloc[-1]
+    inside = since + (end - since) / 2
+    with pytest.warns(errors.HistoryGapWarning, match="a cable was pulled"):
+        frame = past.as_of(inside)
+    assert frame.attrs["gap"]["reason"] == "a cable was pulled"
+    json.dumps(frame.attrs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        past.as_of(since)
+        past.as_of(end)
+    assert f"{len(past.gaps)} gap" in repr(past)
+
+
+def test_other_columns_are_another_era(stack: LocalStack, trades: nrt.LiveTable) -> None:
+    past = trades.history("1h")
+    before = trades.df
+    at = now(stack)
+    stack.sql(f"alter table {trades.name} add column more int default 5")
+    stack.sql(f"update {trades.name} set price = 8 where id = 1")
+    until(lambda: "more" in trades.df.columns and trades.status == "live", 20)
+    same(past.as_of(at), before)
+    same(past.as_of("now"), trades.df)
+    assert past.changes_df()["more"].tolist()[-1] == 5
+    assert past.of(1, "price")["new"].tolist() == [1.5, 8.0]
+
+
+def test_another_login_finds_nothing(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable
+) -> None:
+    past = trades.history("1h")
+    at = now(stack)
+    stack.sql(f"update {trades.name} set price = 8 where id = 1")
+    heard(past, 1)
+    session.set_auth(stack.token("authenticated", "00000000-0000-0000-0000-000000000007", 60))
+    until(lambda: past.start is not None and past.start > at and trades.status == "live", 20)
+    with pytest.raises(errors.HistoryError, match="forgotten"):
+        past.as_of(at)
+    same(past.as_of("now"), trades.df)
+
+
+def test_a_replay_is_a_live_frame_that_plays(stack: LocalStack, trades: nrt.LiveTable) -> None:
+    past = trades.history("1h")
+    first = trades.df
+    for price in range(5):
+        stack.sql(f"update {trades.name} set price = {price} where id = 1")
+    stack.sql(f"insert into {trades.name} values (4, 'a', 40)")
+    heard(past, 6)
+    replay = past.replay(speed=1e-6)
+    same(replay.df, first)
+    assert replay.status == "stale"
+    assert "a replay" in replay.reason
+    by_symbol = replay.groupby("symbol").agg(total=("price", "sum"))
+    assert by_symbol.df.loc["a", "total"] == 1.5
+    told: list[nrt.ChangeBatch] = []
+    replay.on_change(told.append)
+    replay.play(1000)
+    until(lambda: not replay.playing)
+    same(replay.df, trades.df)
+    assert by_symbol.df.loc["a", "total"] == 44
+    until(lambda: told and told[-1].changes[-1].key == 4)
+    assert told[-1].commit_time is not None
+    assert past.end is not None
+    assert replay.at == past.end
+    assert past.start is not None
+    replay.seek(past.start)
+    same(replay.df, first)
+    assert by_symbol.df.loc["a", "total"] == 1.5
+    with pytest.raises(errors.HistoryError, match="the replay is of"):
+        replay.seek("2001-01-01")
+    replay.close()
+    with pytest.raises(errors.ClosedError):
+        replay.play()
+
+
+def test_parquet_goes_on_being_written_until_the_end(
+    stack: LocalStack, trades: nrt.LiveTable, tmp_path: Path
+) -> None:
+    past = trades.history("1h")
+    path = tmp_path / "trades"
+    past.to_parquet(path, every=0.1)
+    kinds = lambda: pd.read_parquet(path)["_change_type"].tolist()  # noqa: E731  # a word for it
+    assert kinds() == ["snapshot"] * 3
+    stack.sql(f"update {trades.name} set price = 8, facts = '{{\"a\": 1}}' where id = 1")
+    until(lambda: kinds() == ["snapshot"] * 3 + ["update"])
+    stack.sql(f"delete from {trades.name} where id = 1")
+    heard(past, 2)
+    past.close()
+    until(lambda: kinds() == ["snapshot"] * 3 + ["update", "delete"])
+    found = pd.read_parquet(path)
+    assert found["facts"].tolist()[-2:] == ['{"a": 1}'] * 2
+    assert not list(path.glob("*.tmp"))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match=r"thesis\.tex"):
+        past.to_parquet(other)
+
+
+def test_closing_ends_the_recording_and_what_was_recorded_is_there(
+    stack: LocalStack, trades: nrt.LiveTable
+) -> None:
+    with trades.history("1h") as past:
+        stack.sql(f"update {trades.name} set price = 8 where id = 1")
+        heard(past, 1)
+    assert "closed" in repr(past)
+    stack.sql(f"update {trades.name} set price = 9 where id = 1")
+    until(lambda: trades.df.loc[1, "price"] == 9)
+    assert past.end is not None
+    assert past.as_of(past.end).loc[1, "price"] == 8
+    with pytest.warns(errors.HistoryGapWarning, match="not recorded any more"):
+        past.as_of("now")
+
+
+def test_an_ordered_table_is_shown_in_its_order(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable
+) -> None:
+    top = session.table(trades.name, columns="symbol", order="price.desc", limit=2)
+    top.wait(scaled(10))
+    until(lambda: top.status == "live")
+    past = top.history("1h")
+    before, at = top.df, now(stack)
+    stack.sql(f"update {trades.name} set price = 100 where id = 1")
+    until(lambda: list(top.df.index) == [1, 3])
+    same(past.as_of("now"), top.df)
+    same(past.as_of(at), before)
+
+
+def test_times_are_taken_as_people_write_them(trades: nrt.LiveTable) -> None:
+    past = trades.history(dt.timedelta(hours=1))
+    at = past.start
+    assert at is not None
+    forms: list[Any] = [at, at.to_pydatetime(), str(at), str(at)[:-6], at.timestamp()]
+    forms.append(at.tz_convert("Asia/Tokyo"))
+    for form in forms:
+        assert past.as_of(form).attrs["as_of"] == at.isoformat()
+    past.as_of("-0s")
+    past.as_of(dt.timedelta(0))
