@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from notebook_rt.edits.editing import SendResult
     from notebook_rt.edits.report import WriteReport
     from notebook_rt.errors import InvalidEditError, NotebookRTError
-    from notebook_rt.frame import LiveFrame, map
+    from notebook_rt.frame import LiveFrame, concat, map
     from notebook_rt.model.rows import RowChange
     from notebook_rt.options import Options
     from notebook_rt.query import LiveQuery
@@ -56,6 +56,7 @@ _HOMES = {
     "RowChange": "notebook_rt.model.rows",
     "SendResult": "notebook_rt.edits.editing",
     "Session": "notebook_rt.session",
+    "concat": "notebook_rt.frame",
     "connect": "notebook_rt.session",
     "demo": "notebook_rt.sample.demo",
     "map": "notebook_rt.frame",
@@ -85,6 +86,7 @@ __all__ = [
     "SqlFrame",
     "Verdict",
     "WriteReport",
+    "concat",
     "connect",
     "demo",
     "errors",

@@ -32,9 +32,15 @@ from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
 from notebook_rt.runtime.iteration import Changes
 from notebook_rt.runtime.progress import Bar
+from notebook_rt.sync.derive.concat import Concat
+from notebook_rt.sync.derive.distinct import Distinct
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
 from notebook_rt.sync.derive.join import How, Join
 from notebook_rt.sync.derive.operator import Operator
+from notebook_rt.sync.derive.ordering import NaPosition, Ordering
+from notebook_rt.sync.derive.select import Expression, Select
+from notebook_rt.sync.derive.sort import Sort
+from notebook_rt.sync.derive.top import Top
 from notebook_rt.sync.derive.where import Where
 
 if TYPE_CHECKING:
@@ -718,6 +724,144 @@ class LiveFrame:
             f"{self.name}.join({other.name})", (self, other), lambda: Join(by, how, suffixes)
         )
 
+    def select(self, *columns: str, **computed: Expression) -> LiveFrame:
+        """A live frame of some columns, and computed ones: ``df.assign(**computed)[[*columns, *computed]]``.
+
+        A function of yours is given a DataFrame, as ``df.assign`` gives it: the whole at first, and then
+        only the rows that have changed. So what it computes of a row must depend on that row alone:
+        ``df["price"] * df["size"]``, not ``df["price"].cumsum()``. Whether it does is tried with single rows
+        when the whole is computed, and refused if not. What that cannot show, such as a function that reads
+        the clock, another frame or a variable that changes, is not noticed: use ``map``.
+
+        Parameters
+        ----------
+        *columns : str
+            In this order. Default: all. The key is the index in any case.
+        **computed : callable or str
+            New column to a function of a DataFrame, or a text such as ``"price * size"``: columns, numbers,
+            ``+ - * / // %``, comparisons, ``and``, ``or``, ``not``. A later one sees those before it.
+
+        Returns
+        -------
+        LiveFrame
+            The same rows, with the same index; dtypes are those of pandas.
+
+        Raises
+        ------
+        DerivationError
+            At once, if a text is not of that language; when it is read, if a column is not there, or a
+            function raises, does not compute row by row, or gives what is neither number, truth, text nor
+            moment: use ``map``.
+
+        Examples
+        --------
+        >>> trades.select("symbol", value="price * size")  # doctest: +SKIP
+        >>> trades.select(name=lambda df: df["name"].str.upper())  # doctest: +SKIP
+        """
+        Select(columns, computed)  # refused now, if at all
+        said = ", ".join([*columns, *(f"{name}=..." for name in computed)])
+        return DerivedFrame(
+            f"{self.name}.select({said})", (self,), lambda: Select(columns, computed)
+        )
+
+    def sort(
+        self,
+        by: str | Sequence[str],
+        ascending: bool | Sequence[bool] = True,
+        na_position: NaPosition = "last",
+    ) -> LiveFrame:
+        """A live frame of the rows in order: ``df.sort_values(by, ascending=, na_position=, kind="stable")``.
+
+        Parameters
+        ----------
+        by : str or sequence of str
+            Columns, those of the key among them. Text is sorted as pandas does, by code point.
+        ascending : bool or sequence of bool
+            For all columns, or for each.
+        na_position : {"last", "first"}
+            Where the nulls go.
+
+        Returns
+        -------
+        LiveFrame
+            The rows; those that are alike stay in this frame's order.
+
+        Raises
+        ------
+        DerivationError
+            At once, if the parameters do not fit each other; when it is read, if a column is not there or is
+            of a type that has no order, such as json: use ``map``.
+        """
+        ordering = Ordering(by, ascending, na_position, "sort")
+        name = f"{self.name}.sort({', '.join(ordering.by)})"
+        return DerivedFrame(name, (self,), lambda: Sort(ordering))
+
+    def top(
+        self,
+        n: int,
+        by: str | Sequence[str],
+        ascending: bool | Sequence[bool] = False,
+        na_position: NaPosition = "last",
+    ) -> LiveFrame:
+        """A live frame of the first rows in an order, the greatest unless said otherwise.
+
+        It is ``df.sort_values(by, ascending=ascending, kind="stable").head(n)``, which without nulls is
+        ``df.nlargest(n, by)``, or ``df.nsmallest(n, by)`` with ``ascending=True``.
+
+        Parameters
+        ----------
+        n : int
+            How many rows.
+        by : str or sequence of str
+            Columns, those of the key among them.
+        ascending : bool or sequence of bool
+            Whether the least come first; for all columns, or for each.
+        na_position : {"last", "first"}
+            Where the nulls go.
+
+        Returns
+        -------
+        LiveFrame
+            The rows in order; of those that are alike the first ones of this frame.
+
+        Raises
+        ------
+        DerivationError
+            As ``sort``.
+
+        Examples
+        --------
+        >>> volumes.top(10, by="volume")  # doctest: +SKIP
+        """
+        ordering = Ordering(by, ascending, na_position, "top")
+        Top(n, ordering)  # refused now, if at all
+        name = f"{self.name}.top({n}, {', '.join(ordering.by)})"
+        return DerivedFrame(name, (self,), lambda: Top(n, ordering))
+
+    def distinct(self, columns: str | Sequence[str] = ()) -> LiveFrame:
+        """A live frame of the first row of each combination of values: ``df.drop_duplicates(columns)``.
+
+        Parameters
+        ----------
+        columns : str or sequence of str, optional
+            Whose values are compared. Default: all but the key.
+
+        Returns
+        -------
+        LiveFrame
+            Whole rows, in this frame's order, with its index and dtypes.
+
+        Raises
+        ------
+        DerivationError
+            When it is read, if a column is not there, is of the key, or is of a type that is not compared,
+            such as json: use ``map``.
+        """
+        names = (columns,) if isinstance(columns, str) else tuple(columns)
+        return DerivedFrame(
+            f"{self.name}.distinct({', '.join(names)})", (self,), lambda: Distinct(names)
+        )
+
     def groupby(self, by: str | Sequence[str]) -> LiveGroupBy:
         """Group the rows by the values of columns, as ``DataFrame.groupby``; say what of them by ``agg``.
 
@@ -942,6 +1086,56 @@ class LiveGroupBy:
         GroupBy(self._by, aggregates)  # refused now, if at all
         name = f"{self._frame.name}.groupby({', '.join(self._by)})"
         return DerivedFrame(name, (self._frame,), lambda: GroupBy(self._by, aggregates))
+
+
+def concat(
+    frames: Sequence[LiveFrame] | Mapping[Any, LiveFrame],
+    keys: Sequence[str] | Sequence[int] | None = None,
+    name: str = "source",
+) -> LiveFrame:
+    """A live frame of the rows of several, one after the other: ``pd.concat([a.df, b.df], keys=keys)``.
+
+    Its index is theirs, so no two of them may have a row with the same key; with ``keys`` they may: then
+    the first level of the index says of which frame a row is.
+
+    Parameters
+    ----------
+    frames : sequence of LiveFrame, or dict of them
+        Of one session, with keys of the same columns. A dict says ``keys``, too. A column that one does not
+        have is empty there.
+    keys : sequence of str or of int, optional
+        A name for each frame.
+    name : str
+        What the level of the index that ``keys`` makes is called: ``names=[name]`` of ``pd.concat``.
+
+    Returns
+    -------
+    LiveFrame
+        The rows; dtypes are those of pandas.
+
+    Raises
+    ------
+    DerivationError
+        If the frames are of two sessions; when it is read, if a column has another type in another frame,
+        their keys are other columns, or two have a row with the same key and there are no ``keys``.
+    TypeError
+        If ``frames`` are no live frames.
+
+    Examples
+    --------
+    >>> both = concat({"paper": paper, "real": real}, name="book")  # doctest: +SKIP
+    """
+    if isinstance(frames, Mapping):
+        keys = list(frames) if keys is None else keys
+        frames = list(frames.values())
+    several = tuple(frames)
+    if not several or not all(isinstance(frame, LiveFrame) for frame in several):
+        raise TypeError(f"concat takes live frames, such as [paper, real], not {frames!r}")
+    if keys is not None and len(keys) != len(several):
+        raise DerivationError(f"concat: {len(several)} frames, and {len(keys)} keys")
+    Concat(keys, name)  # refused now, if at all
+    said = f"concat({', '.join(frame.name for frame in several)})"
+    return DerivedFrame(said, several, lambda: Concat(keys, name))
 
 
 def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> MappedFrame:

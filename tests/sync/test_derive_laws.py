@@ -2,8 +2,8 @@
 
 Random trees of operators over random tables of the real store, and any history: inserts, updates that
 move rows between groups and partners, deletes, rows that leave and come again, whole tables that are read
-anew. And the changes that are told, played on the result before, give the result after. Edits laid over a
-table are not drawn: `tests/test_live_derived.py` has one that waits.
+anew, local edits that are laid over a table, merged with what the server says, written and refused. And
+the changes that are told, played on the result before, give the result after.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from notebook_rt.edits.merge import Edit
+from notebook_rt.edits.overlay import Overlay
 from notebook_rt.model.filters import parse
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import Column, Schema, equal, to_json
@@ -28,10 +30,19 @@ from notebook_rt.store.arranged import ALONE
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.table import Table
 from notebook_rt.store.touched import RANK
+from notebook_rt.sync.derive import sort as sort_module
+from notebook_rt.sync.derive import top as top_module
+from notebook_rt.sync.derive.concat import Concat
+from notebook_rt.sync.derive.distinct import Distinct
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
 from notebook_rt.sync.derive.join import Join
 from notebook_rt.sync.derive.operator import Derived, Operator
+from notebook_rt.sync.derive.ordering import Ordering
+from notebook_rt.sync.derive.select import Expression as Computed
+from notebook_rt.sync.derive.select import Select
+from notebook_rt.sync.derive.sort import Sort
 from notebook_rt.sync.derive.source import Source
+from notebook_rt.sync.derive.top import Top
 from notebook_rt.sync.derive.where import Where
 
 HISTORIES = 30
@@ -78,6 +89,7 @@ class Node:
     names: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     said: str = ""
+    overlay: Overlay | None = None
 
     @property
     def backend(self) -> Any:
@@ -201,6 +213,7 @@ def some(*masks: pd.Series[Any]) -> pd.Series[Any]:
 
 FILTERS: dict[str, Callable[[Frame], Any]] = {
     "h=gte.1": lambda df: column(df, "h") >= 1,
+    "h=lt.1": lambda df: column(df, "h") < 1,
     "h=not.eq.2": lambda df: every(column(df, "h") != 2, column(df, "h").notna()),
     "g=in.(a,é)": lambda df: column(df, "g").isin(["a", "é"]),
     "g=is.null": lambda df: column(df, "g").isna(),
@@ -219,11 +232,11 @@ FILTERS: dict[str, Callable[[Frame], Any]] = {
 USES = {text: parse(text).columns for text in FILTERS}
 
 
-def where(draw: Any, of: Node) -> Node | None:
+def where(draw: Any, of: Node, given: str | None = None) -> Node | None:
     known = [text for text, used in USES.items() if {*used} <= {*of.names, *of.keys}]
     if not known:
         return None
-    text = draw(st.sampled_from(known))
+    text = given or draw(st.sampled_from(known))
 
     def expression(df: Frame) -> Frame:
         return df[truths(FILTERS[text](df))]
@@ -231,11 +244,141 @@ def where(draw: Any, of: Node) -> Node | None:
     return made(Where(parse(text)), expression, [of], of.names, of.keys, f"where {text}")
 
 
+COMPUTED: dict[str, tuple[str, set[str], Computed, Callable[[Frame], Any]]] = {
+    "total": ("int8", {"h", "n"}, "h + n * 2", lambda df: df["h"] + df["n"] * 2),
+    "share": ("float8", {"v"}, "-v / 4", lambda df: -df["v"] / 4),
+    "small": (
+        "bool",
+        {"h", "v"},
+        "h > 1 and not v >= 2.5",
+        lambda df: (df["h"] > 1) & ~(df["v"] >= 2.5),
+    ),
+    "upper": ("text", {"g"}, lambda df: df["g"].str.upper(), lambda df: df["g"].str.upper()),
+    "later": (
+        "timestamptz",
+        {"at"},
+        lambda df: df["at"] + pd.Timedelta(days=1),
+        lambda df: df["at"] + pd.Timedelta(days=1),
+    ),
+    "told": (
+        "text",
+        {"v"},
+        lambda df: np.where(df["v"].fillna(0) > 1, "much", "little"),
+        lambda df: np.where(df["v"].fillna(0) > 1, "much", "little"),
+    ),
+    "v": ("float8", {"v"}, "v * 2", lambda df: df["v"] * 2),
+}
+"""Computed columns: their type, what they read, the expression, and the same of a DataFrame."""
+
+
+def select(draw: Any, of: Node) -> Node | None:
+    known = [name for name, (_, used, *_) in COMPUTED.items() if used <= {*of.names}]
+    known = [name for name in known if name not in of.keys]
+    names = draw(st.lists(st.sampled_from(of.names), unique=True)) if of.names else []
+    computed = draw(st.lists(st.sampled_from(known), max_size=2, unique=True)) if known else []
+    if {"share", "small", "told"} & {*computed}:
+        computed = [name for name in computed if name != "v"]  # they would read the new one
+    shown = list(dict.fromkeys([*(names or of.names), *computed]))
+    if not shown:
+        return None
+
+    def expression(df: Frame) -> Frame:
+        return df.assign(**{name: COMPUTED[name][3] for name in computed})[shown]
+
+    operator = Select(names, {name: COMPUTED[name][2] for name in computed})
+    said = f"select {names} {computed}"
+    return made(operator, expression, [of], shown, of.keys, said)
+
+
+def ordering(draw: Any, of: Node) -> tuple[list[str], list[bool], Any] | None:
+    names = [name for name in [*of.names, *of.keys] if not name.startswith("doc")]
+    if not names:
+        return None
+    by = draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True))
+    ascending = [draw(st.booleans()) for _ in by]
+    return by, ascending, draw(st.sampled_from(["first", "last"]))
+
+
+def sort(draw: Any, of: Node) -> Node | None:
+    given = ordering(draw, of)
+    if given is None:
+        return None
+    by, ascending, nulls = given
+
+    def expression(df: Frame) -> Frame:
+        return df.sort_values(by, ascending=ascending, na_position=nulls, kind="stable")
+
+    operator = Sort(Ordering(by, ascending, nulls, "sort"))
+    return made(operator, expression, [of], of.names, of.keys, f"sort {given}")
+
+
+def top(draw: Any, of: Node) -> Node | None:
+    given = ordering(draw, of)
+    if given is None:
+        return None
+    by, ascending, nulls = given
+    count = draw(st.integers(0, 5))
+
+    def expression(df: Frame) -> Frame:
+        ordered = df.sort_values(by, ascending=ascending, na_position=nulls, kind="stable")
+        return ordered.head(count)
+
+    operator = Top(count, Ordering(by, ascending, nulls, "top"))
+    return made(operator, expression, [of], of.names, of.keys, f"top {count} {given}")
+
+
+def distinct(draw: Any, of: Node) -> Node | None:
+    names = [name for name in of.names if not name.startswith("doc")]
+    if not names:
+        return None
+    by = draw(st.lists(st.sampled_from(names), max_size=3, unique=True))
+    if not by and len(names) < len(of.names):
+        return None
+
+    def expression(df: Frame) -> Frame:
+        return df.drop_duplicates(by or None)
+
+    return made(Distinct(by), expression, [of], of.names, of.keys, f"distinct {by}")
+
+
+def concat(draw: Any, of: Node, nodes: Sequence[Node]) -> Node | None:
+    if "h" in of.names and draw(st.booleans()):
+        halves = [where(draw, of, text) for text in ("h=gte.1", "h=lt.1")]
+        inputs = [half for half in halves if half is not None]
+        keys = None
+    else:
+        inputs = [of, draw(st.sampled_from(nodes))]
+        keys = draw(st.sampled_from([["x", "y"], [2, 1]]))
+    first, second = inputs
+    if first.backend != second.backend or first.keys != second.keys or "source" in first.keys:
+        return None
+    if first is not second:
+        shared = [
+            name for name in (*first.names, *first.keys) if name in (*second.names, *second.keys)
+        ]
+        if keys and any(of_kind(first, name) != of_kind(second, name) for name in shared):
+            return None
+        if keys and "total" in shared:  # a float where h may be missing
+            return None
+    names = tuple(dict.fromkeys((*first.names, *second.names)))
+    if "source" in names or {*names} & {*first.keys}:
+        return None
+
+    def expression(a: Frame, b: Frame) -> Frame:
+        return pd.concat([a, b], keys=keys, names=["source"] if keys else None)
+
+    named = first.keys if keys is None else ("source", *first.keys)
+    return made(Concat(keys, "source"), expression, inputs, names, named, f"concat {keys}")
+
+
 NUMBER = ["count", "size", "sum", "mean", "min", "max", "first", "last", "std", "var", "median"]
 ORDERED = ["count", "size", "min", "max", "first", "last", "nunique"]
 FUNCTIONS = {
-    **{name: [*NUMBER, "nunique", "any", "all"] for name in ("h", "on", "n", "v", "w")},
-    **dict.fromkeys(("g", "at", "day"), ORDERED),
+    **{
+        name: [*NUMBER, "nunique", "any", "all"]
+        for name in ("h", "on", "n", "v", "w", "total", "share", "small")
+    },
+    **dict.fromkeys(("g", "at", "day", "upper", "later", "told"), ORDERED),
     "doc": ["count", "size", "first", "last"],
 }
 
@@ -292,10 +435,15 @@ def made(
 
 
 def of_kind(node: Node, name: str) -> str:
-    """The PostgreSQL type of a column of a node that is not built yet, by its name."""
+    """The PostgreSQL type of a column of a node that is not built yet, by its name; else where it is from."""
     if node.table is not None:
         return node.table.schema.types[name]
-    return TYPES.get(name) or of_kind(node.inputs[0], name)
+    if name in COMPUTED:
+        return COMPUTED[name][0]
+    if name in TYPES:
+        return TYPES[name]
+    having = [one for one in node.inputs if name in (*one.names, *one.keys)]
+    return of_kind(having[0], name) if having else f"made by {node.said}"
 
 
 def join(draw: Any, of: Node, nodes: Sequence[Node]) -> Node | None:
@@ -333,7 +481,8 @@ def join(draw: Any, of: Node, nodes: Sequence[Node]) -> Node | None:
     return made(Join(on, how, ("_x", "_y")), expression, [left, right], names, left.keys, said)
 
 
-OPERATORS = [where, groupby]
+OPERATORS = [where, groupby, select, sort, top, distinct]
+OF_SEVERAL = [join, concat]
 
 
 # Tables and their histories
@@ -349,7 +498,9 @@ def leaf(draw: Any, backend: Any) -> Node:
     def expression() -> Frame:
         return table.snapshot()
 
-    return Node(None, expression, (), table, tuple(names), ("id",), f"{key} {names} {backend}")
+    said = f"{key} {names} {backend}"
+    laid = Overlay(table, table.schema)
+    return Node(None, expression, (), table, tuple(names), ("id",), said, laid)
 
 
 def row(draw: Any, names: Sequence[str], nulls: bool, nan: bool) -> dict[str, Any]:
@@ -379,12 +530,44 @@ def op(draw: Any, node: Node, nulls: bool) -> list[Op]:
     return [Delete(key), Upsert(key, whole)]
 
 
+def edit(draw: Any, node: Node, nulls: bool) -> None:
+    """A local edit is laid over the table, written, or refused."""
+    table, laid = node.table, node.overlay
+    assert table is not None
+    assert laid is not None
+    known = laid.edits
+    what = draw(st.sampled_from(["put", "put", "sent", "written", "refused"]))
+    if what != "put" and known:
+        one = draw(st.sampled_from(known))
+        if what == "sent":
+            laid.sent([one.id])
+        elif what == "refused":
+            laid.discard([one.id])
+        else:
+            written = {**(laid.last(one.key) or {}), **one.values, "id": laid.new_key(one)}
+            laid.settle(one.id, None if one.kind == "delete" else written, now=0.0)
+        return
+    key = draw(KEYS[table.schema.types["id"]])
+    seen, values = table.get(key), row(draw, node.names, nulls, table.dtype_backend is None)
+    name = f"e{draw(st.integers(0, 10**9))}"
+    if seen is None:
+        laid.put([Edit(name, "insert", key, {"id": key, **values}, {}, 0.0)])
+    elif draw(st.integers(0, 3)) == 0:
+        laid.put([Edit(name, "delete", key, {}, seen, 0.0)])
+    else:
+        some = draw(st.lists(st.sampled_from(node.names), min_size=1, max_size=2))
+        given = {column: values[column] for column in some}
+        laid.put([Edit(name, "update", key, given, {column: seen[column] for column in some}, 0.0)])
+
+
 def batch(draw: Any, node: Node, nulls: bool) -> None:
     """Something happens to a table."""
-    table = node.table
+    table, laid = node.table, node.overlay
     assert table is not None
-    if draw(st.integers(0, 9)) == 0:  # it is read anew
-        load = table.load()
+    assert laid is not None
+    what = draw(st.integers(0, 11))
+    if what == 0:  # it is read anew
+        load = laid.load()
         keys = draw(st.lists(KEYS[table.schema.types["id"]], max_size=8, unique=True))
         types = table.schema.types
         page = []
@@ -393,9 +576,11 @@ def batch(draw: Any, node: Node, nulls: bool) -> None:
             page.append({name: to_json(types[name], value) for name, value in whole.items()})
         load.extend(page)
         load.commit()
-        return
-    ops = [one for _ in range(draw(st.integers(1, 5))) for one in op(draw, node, nulls)]
-    table.apply(ops, want_changes=draw(st.booleans()))
+    elif what <= 3:
+        edit(draw, node, nulls)
+    else:
+        ops = [one for _ in range(draw(st.integers(1, 5))) for one in op(draw, node, nulls)]
+        laid.apply(ops, want_changes=draw(st.booleans()))
 
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -423,13 +608,19 @@ def play(data: st.DataObject) -> None:
         if draw(st.booleans()):  # the limits that a table of ten rows never meets
             patch.setattr(table_module, "_SPARSE", 2)
             patch.setattr(touched_module, "_LEAST", draw(st.sampled_from([3, 256])))
+            patch.setattr(sort_module, "_BLOCK", 2)
+            patch.setattr(sort_module, "_GAP", draw(st.sampled_from([2, 16])))
+            patch.setattr(top_module, "_RESERVE", draw(st.sampled_from([0, 2])))
         backend = draw(st.sampled_from([None, None, "numpy_nullable", "pyarrow"]))
         nulls = draw(st.booleans())
         leaves = [leaf(draw, backend) for _ in range(2)]
         nodes = list(leaves)
-        for _ in range(draw(st.integers(1, 3))):
-            of, operator = draw(st.sampled_from(nodes)), draw(st.sampled_from([*OPERATORS, join]))
-            found = join(draw, of, nodes) if operator is join else operator(draw, of)
+        for _ in range(draw(st.integers(1, 4))):
+            of = draw(st.sampled_from(nodes[-3:]))
+            if draw(st.integers(0, 3)):
+                found = draw(st.sampled_from(OPERATORS))(draw, of)
+            else:
+                found = draw(st.sampled_from(OF_SEVERAL))(draw, of, nodes)
             if found is not None:
                 nodes.append(found)
         for one in leaves:

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from notebook_rt.errors import DerivationError
-from notebook_rt.model.rows import Op
+from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import Backend, Column, Schema
 from notebook_rt.store.arranged import Arranged
 from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import FixedColumn
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.table import Table
-from notebook_rt.store.touched import RANK, Delta
+from notebook_rt.store.touched import RANK, Delta, Place
 from notebook_rt.sync.derive.source import Source
 
 Columns = Mapping[str, ColumnStore]
@@ -59,6 +59,16 @@ def ranked(columns: Iterable[Column], key: tuple[str, ...], like: Schema) -> Sch
 def rank_column(ranks: Positions, backend: Backend) -> ColumnStore:
     """Ranks as the hidden column."""
     return FixedColumn(np.array(ranks, "int64"), None, "int8", backend, "float")
+
+
+def placed(gone: Iterable[Key], come: Iterable[tuple[Key, Place]]) -> list[Op]:
+    """The operations by which some rows leave the result and others come, in their order."""
+    ops: list[Op] = [Delete(key) for key in gone]
+    ops += [
+        Upsert(key, {**place.row, RANK: place.rank})
+        for key, place in sorted(come, key=lambda one: one[1].rank)
+    ]
+    return ops
 
 
 def known(source: Source, names: Iterable[str], what: str) -> None:

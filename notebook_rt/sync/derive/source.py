@@ -17,15 +17,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from notebook_rt.model.types import Schema, dtype, fits
+from notebook_rt.model.rows import Key, Row
+from notebook_rt.model.types import Column, Schema, dtype, fits
 from notebook_rt.store.arranged import Arranged
 from notebook_rt.store.column import ColumnStore
-from notebook_rt.store.columns import take
+from notebook_rt.store.columns import column_of, take
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.encode import CLASSES
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
-from notebook_rt.store.touched import Delta
+from notebook_rt.store.touched import RANK, Delta
 
 
 class Source:
@@ -113,6 +114,41 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.table) if self.view is None else len(self.view)
+
+    # Some rows
+
+    def row(self, key: Key) -> dict[str, Any] | None:
+        """What is shown under a key; None: no row."""
+        return self.table.get(key) if self.view is None else self.view.get(key)
+
+    def of_ranks(self, ranks: Positions) -> dict[int, tuple[Key, dict[str, Any]]]:
+        """The rows that have these ranks, each with its key."""
+        if not len(ranks):
+            return {}
+        schema = self.schema
+        picked = self.picked(np.searchsorted(self.ranks(), ranks), schema.names)
+        values = zip(*(picked[name].everything() for name in schema.names), strict=True)
+        rows = [dict(zip(schema.names, one, strict=True)) for one in values]
+        return {
+            rank: (schema.key_of(row), row) for rank, row in zip(ranks.tolist(), rows, strict=True)
+        }
+
+    def framed(self, rows: Sequence[Row]) -> pd.DataFrame:
+        """Typed rows as a DataFrame of the dtypes that `frame` has."""
+        schema, backend = self.schema, self.table.dtype_backend
+        columns = {
+            column.name: column_of(
+                [row[column.name] for row in rows], column.pg_type, backend, schema.numeric
+            )
+            for column in schema.columns
+        }
+        columns[RANK] = column_of(range(len(rows)), "int8", backend, schema.numeric)
+        ranked = Schema((*schema.columns, Column(RANK, "int8")), schema.key, schema.numeric)
+        table = Table(ranked, backend)
+        table.replace(columns, ranked)
+        view = Arranged(table)
+        view.dtypes = self.dtypes()
+        return view.snapshot()
 
     def _places(self) -> Positions | None:
         """Where the view's rows are in the table; None: it is the table."""

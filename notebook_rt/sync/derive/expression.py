@@ -1,0 +1,123 @@
+"""A computed column as a text: ``"price * size"``, as ``DataFrame.eval`` reads it, and nothing more.
+
+Only columns, numbers, arithmetic, comparisons, ``and``, ``or`` and ``not``: a text from elsewhere can name no
+function and no attribute. What is not in that language is written as a function.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any, Final
+
+import pandas as pd
+
+from notebook_rt.errors import DerivationError
+
+_BINARY: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.BitAnd: operator.and_,
+    ast.BitOr: operator.or_,
+    ast.And: operator.and_,
+    ast.Or: operator.or_,
+}
+_UNARY: Final[Mapping[type, Callable[[Any], Any]]] = {
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+    ast.Not: operator.invert,
+    ast.Invert: operator.invert,
+}
+_COMPARE: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_LONGEST: Final = 1000
+"""Characters: what is longer is no formula."""
+
+
+def parsed(text: str) -> Callable[[pd.DataFrame], Any]:
+    """The function of a DataFrame that ``text`` stands for.
+
+    >>> parsed("(a + 1) * 2 > b")(pd.DataFrame({"a": [1, 2], "b": [4, 4]})).tolist()
+    [False, True]
+    """
+    try:
+        tree = ast.parse(text.strip()[: _LONGEST + 1], mode="eval").body
+        _check(tree, text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise DerivationError(f"select {text[:80]!r}: {error}; write a function instead") from None
+    if len(text) > _LONGEST:
+        raise DerivationError(
+            f"select: a text of over {_LONGEST} characters; write a function instead"
+        )
+    return lambda frame: _value(tree, frame)
+
+
+def _check(node: ast.AST, text: str, *, compared: bool = False) -> None:
+    """Refuse what is not in the language."""
+    match node:
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            parts = [left, right]
+        case ast.BoolOp(values=values):
+            parts = values
+        case ast.UnaryOp(operand=operand):
+            parts = [operand]
+        case ast.Compare(left=left, ops=ops, comparators=right) if {*map(type, ops)} <= {*_COMPARE}:
+            parts, compared = [left, *right], True
+            for part in parts:
+                _check(part, text, compared=True)
+            return
+        case ast.Name():
+            return
+        case ast.Constant(value=bool() | int() | float()):
+            return
+        case ast.Constant(value=str()) if compared:
+            return
+        case _:
+            said = ast.get_source_segment(text.strip(), node) or text
+            raise DerivationError(
+                f"select {text!r}: {said!r} is not in the language of a text (columns, numbers, "
+                "+ - * / // %, comparisons, and, or, not); write a function instead"
+            )
+    for part in parts:
+        _check(part, text)
+
+
+def _value(node: ast.AST, frame: pd.DataFrame) -> Any:
+    match node:
+        case ast.BinOp(left=left, op=op, right=right):
+            return _BINARY[type(op)](_value(left, frame), _value(right, frame))
+        case ast.BoolOp(op=op, values=values):
+            return reduce(_BINARY[type(op)], [_value(one, frame) for one in values])
+        case ast.UnaryOp(op=op, operand=operand):
+            return _UNARY[type(op)](_value(operand, frame))
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            sides = [_value(one, frame) for one in (left, *comparators)]
+            found = [
+                _COMPARE[type(op)](a, b) for op, a, b in zip(ops, sides, sides[1:], strict=False)
+            ]
+            return reduce(operator.and_, found)
+        case ast.Name(id=name):
+            return _column(frame, name)
+        case ast.Constant(value=value):
+            return value
+    raise AssertionError(node)  # it was checked
+
+
+def _column(frame: pd.DataFrame, name: str) -> Any:
+    if name in frame.index.names:
+        return pd.Series(frame.index.get_level_values(name), frame.index)
+    if name not in frame.columns:
+        raise DerivationError(f'select: no column "{name}"; there are {", ".join(frame.columns)}')
+    return frame[name]

@@ -1,0 +1,189 @@
+"""``sort``: the rows in the order of some columns, as ``df.sort_values(by, kind="stable")`` gives them.
+
+The rank of a row in the result is a number between its neighbours'. The rows are kept in blocks, each with a
+range of ranks of its own: a block becomes a list when it is first touched. Where two neighbours leave no
+room between them, the ranks of the block are spaced anew; where the block has none left, the whole is.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from notebook_rt.model.rows import Delete, Key, Op, Upsert
+from notebook_rt.model.types import Schema
+from notebook_rt.store.column import ColumnStore
+from notebook_rt.store.dense import Positions
+from notebook_rt.store.touched import RANK, Delta
+from notebook_rt.sync.derive.operator import (
+    Columns,
+    Operator,
+    RebuildError,
+    rank_column,
+    ranked,
+)
+from notebook_rt.sync.derive.ordering import Ordering, SortKey
+from notebook_rt.sync.derive.source import Source
+
+_BLOCK: Final = 64
+"""Rows of a block when it is made."""
+_LONGEST: Final = 1024
+"""Rows of a block whose ranks are spaced anew; with more of them all are."""
+_GAP: Final = 16
+"""Between the ranks of two rows when they are spaced."""
+
+Entry: TypeAlias = tuple[SortKey, Key, int]
+"""A row: what it sorts by, its key, its rank in the result."""
+
+
+class Sort(Operator):
+    """All rows, in order."""
+
+    def __init__(self, ordering: Ordering) -> None:
+        self.ordering = ordering
+
+    def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
+        [source] = sources
+        self.ordering.check(source)
+        schema = source.schema
+        self._names = schema.names
+        order = self.ordering.positions(source)
+        blocks = self._blocks = Blocks(self.ordering, source, order)
+        ranks = rank_column(blocks.ranks(), source.table.dtype_backend)
+        columns = {**source.picked(order, schema.names), RANK: ranks}
+        return ranked(schema.columns, schema.key, schema), columns
+
+    def step(self, sources: Sequence[Source], deltas: Sequence[Sequence[Delta]]) -> list[Op]:
+        self.ordering.check_values(deltas[0])
+        ops: list[Op] = []
+        come: list[tuple[SortKey, Key]] = []
+        for delta in deltas[0]:
+            old, new = delta.old, delta.new
+            was = None if old is None else self.ordering.key(old.row, old.rank)
+            now = None if new is None else self.ordering.key(new.row, new.rank)
+            if was != now:
+                if was is not None:
+                    self._blocks.remove(was)
+                if now is not None:
+                    come.append((now, delta.key))
+            if new is None:
+                ops.append(Delete(delta.key))
+        come.sort(key=lambda one: one[0])
+        moved: dict[Key, int] = {}
+        for now, key in come:
+            moved |= self._blocks.insert(now, key)
+        for delta in deltas[0]:
+            if delta.new is not None:
+                row = {name: delta.new.row[name] for name in self._names}
+                if delta.key in moved:
+                    row[RANK] = moved.pop(delta.key)
+                ops.append(Upsert(delta.key, row))
+        return [*ops, *(Upsert(key, {RANK: rank}) for key, rank in moved.items())]
+
+    def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
+        return sources[0].dtypes()
+
+
+class Blocks:
+    """Sorted rows with their ranks; see the module."""
+
+    def __init__(self, ordering: Ordering, source: Source, order: Positions) -> None:
+        schema = source.schema
+        self._ordering = ordering
+        self._schema = schema
+        names = dict.fromkeys([*ordering.by, *schema.key])
+        self._columns: dict[str, ColumnStore] = source.picked(order, names)
+        self._inputs = source.ranks()[order]
+        self._rows = len(order)
+        self._start = _GAP * (_BLOCK + self._rows // _BLOCK)
+        """The first rank: what comes before all others has room."""
+        count = max(1, -(-self._rows // _BLOCK))
+        self._lists: list[list[Entry] | None] = [None] * count
+        self._separators: dict[int, SortKey] = {}
+
+    def ranks(self) -> Positions:
+        """The ranks of all rows as they were at first."""
+        return self._start + _GAP * np.arange(self._rows)
+
+    def remove(self, sort_key: SortKey) -> None:
+        """Let a row go."""
+        block = self._list(self._find(sort_key))
+        at = bisect_left(block, (sort_key,))
+        assert block[at][0] == sort_key
+        del block[at]
+
+    def insert(self, sort_key: SortKey, key: Key) -> dict[Key, int]:
+        """Put a row in its place; the ranks that this gives, its own among them."""
+        number = self._find(sort_key)
+        block = self._list(number)
+        at = bisect_left(block, (sort_key,))
+        rank = self._between(number, block, at)
+        block.insert(at, (sort_key, key, -1 if rank is None else rank))
+        if rank is not None:
+            return {key: rank}
+        return self._space(number, block)
+
+    def _between(self, number: int, block: list[Entry], at: int) -> int | None:
+        """A rank for what comes before the row at ``at``; None: there is no room."""
+        low, high = self._range(number)
+        below = block[at - 1][2] if at else low - 1
+        if at == len(block) and high is None:
+            return below + _GAP
+        above = block[at][2] if at < len(block) else high
+        assert above is not None
+        if number == at == 0 and block and above > _GAP:
+            return above - _GAP
+        rank = (below + above) // 2
+        return rank if below < rank < above else None
+
+    def _space(self, number: int, block: list[Entry]) -> dict[Key, int]:
+        """Space the ranks of a block anew; those that are others then."""
+        low, high = self._range(number)
+        width = _GAP * len(block) if high is None else high - low
+        if len(block) > min(_LONGEST, width // 2):
+            raise RebuildError
+        found: dict[Key, int] = {}
+        for at, (sort_key, key, before) in enumerate(block):
+            rank = low + at * width // len(block)
+            if rank != before:
+                block[at] = sort_key, key, rank
+                found[key] = rank
+        return found
+
+    def _range(self, number: int) -> tuple[int, int | None]:
+        """The ranks that a block may give: from the first to before the second; None: no end."""
+        low = self._start + _GAP * _BLOCK * number if number else 0
+        return low, None if number == len(self._lists) - 1 else self._start + _GAP * _BLOCK * (
+            number + 1
+        )
+
+    def _find(self, sort_key: SortKey) -> int:
+        """The block in which a row belongs."""
+        return bisect_right(range(1, len(self._lists)), sort_key, key=self._separator)
+
+    def _separator(self, number: int) -> SortKey:
+        """What the first row of a block sorted by when the blocks were made."""
+        found = self._separators.get(number)
+        if found is None:
+            at = number * _BLOCK
+            row = {name: self._columns[name].value(at) for name in self._ordering.by}
+            found = self._ordering.key(row, int(self._inputs[at]))
+            self._separators[number] = found
+        return found
+
+    def _list(self, number: int) -> list[Entry]:
+        block = self._lists[number]
+        if block is None:
+            first = number * _BLOCK
+            places = np.arange(first, min(first + _BLOCK, self._rows))
+            values = [column.values(places) for column in self._columns.values()]
+            block = self._lists[number] = []
+            rows = zip(places.tolist(), self._inputs[places].tolist(), *values, strict=True)
+            for at, inner, *one in rows:
+                row = dict(zip(self._columns, one, strict=True))
+                sort_key = self._ordering.key(row, inner)
+                block.append((sort_key, self._schema.key_of(row), self._start + _GAP * at))
+        return block
