@@ -258,7 +258,7 @@ class Table:
     ) -> list[RowChange]:
         """Become a table of ``columns``, made for this one, as one change; return what changed if asked."""
         new = Table(schema, self.dtype_backend)
-        new._columns = dict(columns)
+        new._columns = {name: columns[name] for name in schema.names}
         new._keys = _keys_of(schema, columns)
         new._born = new._next = len(new._keys)
         with self.lock:
