@@ -122,6 +122,94 @@ def test_what_cannot_be_derived_is_refused_by_name(trades: nrt.LiveTable) -> Non
         trades.groupby("symbol").agg(symbol=("size", "sum"))
 
 
+def test_select_sort_top_distinct_and_concat_are_pandas_expressions(
+    stack: LocalStack, trades: nrt.LiveTable
+) -> None:
+    pairs: list[tuple[nrt.LiveFrame, Callable[[], pd.DataFrame]]] = [
+        (
+            trades.select("symbol", value="price * size", big=lambda df: df["size"] > 9),
+            lambda: trades.df.assign(
+                value=lambda df: df["price"] * df["size"], big=lambda df: df["size"] > 9
+            )[["symbol", "value", "big"]],
+        ),
+        (trades.select(price="-price"), lambda: trades.df.assign(price=lambda df: -df["price"])),
+        (
+            trades.sort("symbol", ascending=False, na_position="first"),
+            lambda: trades.df.sort_values(
+                "symbol", ascending=False, na_position="first", kind="stable"
+            ),
+        ),
+        (trades.top(2, by="size"), lambda: trades.df.nlargest(2, "size")),
+        (
+            trades.top(2, by="price", ascending=True),
+            lambda: trades.df.sort_values("price", kind="stable").head(2),
+        ),
+        (trades.distinct("symbol"), lambda: trades.df.drop_duplicates("symbol")),
+        (
+            nrt.concat({"all": trades, "large": trades.where("size=gte.10")}, name="which"),
+            lambda: pd.concat(
+                [trades.df, trades.df[trades.df["size"] >= 10]],
+                keys=["all", "large"],
+                names=["which"],
+            ),
+        ),
+        (
+            trades.select(value="price * size").top(1, by="value").select("value"),
+            lambda: trades.df.assign(value=trades.df["price"] * trades.df["size"]).nlargest(
+                1, "value"
+            )[["value"]],
+        ),
+    ]
+    for frame, wanted in pairs:
+        same(frame.df, wanted())
+    stack.sql(f"update {trades.name} set size = 50, symbol = 'b' where id = 3")
+    stack.sql(f"insert into {trades.name} values (9, 'c', 90, 0.1)")
+    stack.sql(f"delete from {trades.name} where id = 1")
+    until(lambda: trades.df.index.tolist() == [2, 3, 4, 9])
+    for frame, wanted in pairs:
+        same(frame.df, wanted())
+        assert frame.verify(scaled(20)).differed == 0
+
+
+def test_what_is_not_computed_row_by_row_is_refused(trades: nrt.LiveTable) -> None:
+    for column, error in (
+        (lambda df: df["size"].cumsum(), "not computed row by row; use map"),
+        (lambda df: df["price"] - df["price"].mean(), "not computed row by row; use map"),
+        (lambda df: df["symbol"].shift(1), "not computed row by row; use map"),
+        (lambda df: df["colour"], "KeyError: 'colour'"),
+        (lambda df: pd.Categorical(df["symbol"]), "its result is category"),
+        ("colour + 1", 'no column "colour"'),
+    ):
+        with pytest.raises(errors.DerivationError, match=error):
+            _ = trades.select(made=column).df
+    for text in ("symbol.to_csv", "open('x')", "@x", "[1]", "'a' * 9", "9 ** 9", "a" * 2000, "1 +"):
+        with pytest.raises(errors.DerivationError, match="write a function instead"):
+            trades.select(made=text)
+    with pytest.raises(errors.DerivationError, match="the key is not computed"):
+        _ = trades.select(id="size + 1").df
+
+
+def test_rows_of_one_key_are_told_apart_by_the_frame_they_are_of(
+    stack: LocalStack, trades: nrt.LiveTable
+) -> None:
+    small, large = trades.where("size=lt.10"), trades.where("size=gte.10")
+    both = nrt.concat([small, large])
+    same(both.df, pd.concat([small.df, large.df]))
+    with pytest.raises(errors.DerivationError, match="say keys= to tell them apart"):
+        _ = nrt.concat([trades, large]).df
+    same(
+        nrt.concat([trades, large], keys=[1, 2]).df,
+        pd.concat([trades.df, large.df], keys=[1, 2], names=["source"]),
+    )
+    with pytest.raises(errors.DerivationError, match="3 keys"):
+        nrt.concat([trades, large], keys=["a", "b", "c"])
+    with pytest.raises(TypeError, match="live frames"):
+        nrt.concat([trades.df])  # type: ignore[list-item]  # the wrong thing
+    stack.sql(f"update {trades.name} set size = 10 where id = 3")
+    until(lambda: trades.df.loc[3, "size"] == 10)
+    same(both.df, pd.concat([small.df, large.df]))
+
+
 def test_it_is_released_with_its_last_reader_and_kept_by_a_listener(
     stack: LocalStack, trades: nrt.LiveTable
 ) -> None:

@@ -275,6 +275,32 @@ def test_rows_of_one_login_are_shown_to_no_other(
         assert stack.sql(f"select body from {private} order by id") == [("ann's new",), ("ben's",)]
 
 
+def test_listeners_of_a_derived_frame_are_told_that_the_rows_of_another_login_are_gone(
+    stack: LocalStack, private: str, sign_in: Callable[[nrt.Session, str], None]
+) -> None:
+    with nrt.connect(stack.url, stack.anon_key, options=OPTIONS) as rt:
+        sign_in(rt, ANN)
+        rows = rt.table(private).wait(scaled(10)).where("id=gte.1")
+        of_rows = rows.groupby("owner").agg(n=("id", "count"))
+        told: list[ChangeBatch] = []
+        of_rows.on_change(told.append)
+        more: list[ChangeBatch] = []
+        rows.on_change(more.append)
+        assert of_rows.df.index.tolist() == [ANN]
+        rt.sign_out()
+        until(lambda: told and more)
+        assert [(one.kind, one.key) for one in told[-1]] == [("delete", ANN)]
+        assert [(one.kind, one.key) for one in more[-1]] == [("delete", 1)]
+        assert (told[-1].cause, len(rows.log)) == ("login", 0)
+        assert rows.get(1) is None
+        with pytest.raises(PermissionDeniedError):
+            _ = of_rows.df
+        sign_in(rt, BEN)
+        assert of_rows.wait(scaled(10)).df.index.tolist() == [BEN]
+        until(lambda: [(one.kind, one.key) for one in told[-1]] == [("insert", BEN)])
+        until(lambda: [(one.kind, one.key) for one in more[-1]] == [("insert", 2)])
+
+
 def test_another_token_of_the_same_user_keeps_what_is_shown(
     stack: LocalStack, private: str
 ) -> None:

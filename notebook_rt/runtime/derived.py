@@ -126,13 +126,22 @@ class DerivedFeed(Feed):
         with self.lock:
             if not self.advance() or self._derived is None or self.table is None:
                 return 0, 0
-            before, rows = dict.fromkeys(self.table.keys()), len(self.table)
-            old = self.table.gather(before)
+            before = self._visible_rows()
             self._bound = ()
             self.advance()
-            new = self.table.gather(dict.fromkeys([*before, *self.table.keys()]))
-            same = sum(equal(row, old.get(key)) for key, row in new.items())
-            return rows, len(new) - same
+            after = self._visible_rows()
+            differed = sum(
+                not equal(before.get(key), after.get(key)) for key in before.keys() | after.keys()
+            )
+            pairs = zip(before, after, strict=False)
+            return len(before), differed or sum(one != other for one, other in pairs)
+
+    def _visible_rows(self) -> dict[Key, dict[str, Any]]:
+        """What is shown, in order."""
+        assert self.table is not None
+        assert self.ordered is not None
+        rows = self.table.gather(self.ordered.keys())
+        return {key: self.ordered.visible(row or {}) for key, row in rows.items()}
 
     def advance(self) -> bool:
         """Bring it up to date with the inputs as they are; False: an input has no data yet."""
@@ -197,6 +206,9 @@ class DerivedFeed(Feed):
 
     def _hear(self, batch: ChangeBatch) -> None:
         """An input has changed. Until somebody has looked at the result, it is not made."""
+        if batch.cause == "login":
+            self._drop()
+            return
         self._latest = batch
         if self._derived is not None or self.listeners:
             try:
@@ -204,6 +216,21 @@ class DerivedFeed(Feed):
             except NotebookRTError as error:
                 self.fail(error)
         self._tell()
+
+    def _drop(self) -> None:
+        """Show nothing any more of what another login saw, and say so to those who were told of it."""
+        if self.table is None:
+            return
+        self._tell()
+        with self.lock:
+            gone = self._telling.drop()
+            self._derived, self._bound = None, ()
+            self.table = self.ordered = self.error = None
+        self.login_version = self.version + 1
+        self.publish(gone, "login")
+        self.synced_at = None
+        self.log.clear()
+        self._logged = 0
 
     def _look_at_inputs(self) -> None:
         """Its status is the worst of the inputs'."""

@@ -8,7 +8,7 @@ filtered out of a nullable column stays nullable, though no null is left in it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,9 @@ from notebook_rt.model.order import OrderBy
 from notebook_rt.store.arrays import objects
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
-from notebook_rt.store.touched import RANK
+from notebook_rt.store.touched import ALONE, RANK
 
-ALONE: Final = "\0alone"
-"""The hidden column of a join's rows without a partner (bool)."""
+__all__ = ["ALONE", "Arranged"]
 
 
 class Arranged(Ordered):
@@ -56,22 +55,34 @@ class Arranged(Ordered):
         self._places()
         return self._plain
 
+    def _state(self) -> int:
+        self.table.columns()  # takes what was noted
+        return self.table.arrangements
+
     def _sorted(self) -> np.ndarray:
         ranks = self.table.ranks()
-        self._plain = bool((ranks[1:] > ranks[:-1]).all())
-        return np.arange(len(ranks)) if self._plain else np.argsort(ranks, kind="stable")
+        falls = np.flatnonzero(ranks[1:] < ranks[:-1])
+        self._plain = not len(falls)
+        if self._plain:
+            return np.arange(len(ranks))
+        # Those that came since the table was in order are its end, and few.
+        cut = int(falls[0]) + 1
+        last = cut + np.argsort(ranks[cut:], kind="stable")
+        return np.insert(np.arange(cut), np.searchsorted(ranks[:cut], ranks[last]), last)
 
     def _shown(self, whole: pd.DataFrame) -> pd.DataFrame:
-        names = [name for name in whole.columns if name not in self.carried]
-        shown = whole[names] if self.in_order() else whole[names].take(self._places())
+        shown = whole if self.in_order() else whole.take(self._places())
         changed = {
             name: self._as_pandas(name, shown[name], self.dtypes[name])
-            for name in names
-            if name in self.dtypes and self._differs(name, shown[name].dtype)
+            for name, dtype in zip(self.table.shown_names, shown.dtypes, strict=True)
+            if name in self.dtypes and self._differs(name, dtype)
         }
         if changed:
             shown = shown.assign(**changed)
-        shown.index = self._index(shown.index)
+        index = self._index(shown.index)
+        if index is not shown.index:
+            shown = shown.copy(deep=False)
+            shown.index = index
         return shown
 
     def _differs(self, name: str, dtype: Any) -> bool:
@@ -94,11 +105,7 @@ class Arranged(Ordered):
     def _as_pandas(self, name: str, column: pd.Series, wanted: Any) -> pd.Series:
         """``column`` with the dtype that pandas gives it; where that is object, its typed values."""
         if not is_object_dtype(wanted):
-            if column.dtype == "Int64" and wanted == np.dtype("float64"):
-                return pd.Series(
-                    column.to_numpy("float64", na_value=np.nan), column.index, copy=False
-                )
-            return column.astype(wanted)
+            return as_dtype(column, wanted)
         values: list[Any] = self.table.arrays([name])[name][self._places()].tolist()
         found = objects(self._blanked(name, values))
         return pd.Series(found, column.index, dtype=object, copy=False)
@@ -109,3 +116,10 @@ class Arranged(Ordered):
             return values
         alone = self.table.arrays([ALONE])[ALONE][self._places()].tolist()
         return [np.nan if one else value for one, value in zip(alone, values, strict=True)]
+
+
+def as_dtype(column: pd.Series, wanted: Any) -> pd.Series:
+    """A table's own column with the dtype that pandas gives it, which is not object."""
+    if column.dtype == "Int64" and wanted == np.dtype("float64"):
+        return pd.Series(column.to_numpy("float64", na_value=np.nan), column.index, copy=False)
+    return column.astype(wanted)

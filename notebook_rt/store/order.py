@@ -141,11 +141,15 @@ class Ordered:
         return place
 
     def _places(self) -> np.ndarray:
-        if self._order is None or self._order[0] != self.table.version:
-            version = self.table.version
+        state = self._state()
+        if self._order is None or self._order[0] != state:
             places = self._sorted() if self.sortable else self._by_rank()
-            self._order = (version, places[: self.limit])
+            self._order = (state, places[: self.limit])
         return self._order[1]
+
+    def _state(self) -> int:
+        """What is another number when the order may be another."""
+        return self.table.version
 
     def _by_rank(self) -> np.ndarray:
         # A key without a rank goes last until the server has said where it belongs.

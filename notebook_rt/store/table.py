@@ -36,7 +36,7 @@ from notebook_rt.store.keys import Keys
 from notebook_rt.store.load import Pages
 from notebook_rt.store.marks import Kept, Mark
 from notebook_rt.store.parallel import in_parallel
-from notebook_rt.store.touched import RANK, Delta, Place, Touched
+from notebook_rt.store.touched import HIDDEN, RANK, Delta, Place, Touched
 from notebook_rt.store.uninterrupted import uninterrupted
 
 _NONE: Final[Positions] = np.empty(0, "int64")
@@ -77,6 +77,9 @@ class Table:
         self.dtype_backend: Backend = dtype_backend
         self.version = 0
         """Rises with every batch that may have changed something."""
+
+        self.arrangements = 0
+        """Rises whenever a row may have come, left or got another rank."""
 
         self.lock = threading.RLock()
         """Held for a batch or a step; hold it to make several reads of one state."""
@@ -258,7 +261,7 @@ class Table:
     ) -> list[RowChange]:
         """Become a table of ``columns``, made for this one, as one change; return what changed if asked."""
         new = Table(schema, self.dtype_backend)
-        new._columns = dict(columns)
+        new._columns = {name: columns[name] for name in schema.names}
         new._keys = _keys_of(schema, columns)
         new._born = new._next = len(new._keys)
         with self.lock:
@@ -296,7 +299,7 @@ class Table:
         """The table as a DataFrame of the user's own; the same object until something changed.
 
         It never changes, whatever arrives later, and what is written to it reaches neither the
-        table nor any other snapshot.
+        table nor any other snapshot. Hidden columns are not in it.
         """
         with self.lock:
             self._take_step()
@@ -306,7 +309,7 @@ class Table:
                 columns = [
                     column.series(self._index)
                     for name, column in self._columns.items()
-                    if name not in self.schema.key
+                    if name in self.shown_names
                 ]
                 # Labels that are numbers, then the true ones: pandas looks up each label given.
                 frame = pd.DataFrame(dict(enumerate(columns)), index=self._index, copy=False)
@@ -406,7 +409,10 @@ class Table:
     def _know(self, schema: Schema) -> None:
         self.schema = schema
         self._blank = dict.fromkeys(schema.names)
-        self._labels = pd.Index([name for name in schema.names if name not in schema.key])
+        self.shown_names = [
+            name for name in schema.names if name not in schema.key and name not in HIDDEN
+        ]
+        self._labels = pd.Index(self.shown_names)
         self._nested = [c.name for c in schema.columns if kind(c.pg_type) in ("json", "array")]
 
     def _store(self, values: Sequence[Any], column: Column) -> ColumnStore:
@@ -422,6 +428,7 @@ class Table:
         self._changed, self._fresh, self._gone = other._changed, other._fresh, other._gone
         self._stillborn = other._stillborn
         self._index = self._snapshot = None
+        self.arrangements += 1
         self.version += 1
 
     # --- noting changes -----------------------------------------------------------------------
@@ -601,6 +608,8 @@ class Table:
                     self._columns[name] = column
                     if other:
                         self._snapshot = None
+                    if other and name == RANK:
+                        self.arrangements += 1
 
         names = self._columns.keys() - self.schema.key
         texts = [
@@ -617,6 +626,7 @@ class Table:
         advance(self.schema.key)
         step.forget()
         if step.moves:
+            self.arrangements += 1
             self._index = None
             stillborn = np.array(self._stillborn, "int64")
             self._dead = np.sort(np.concatenate([self._dead, numbers, stillborn]), kind="stable")

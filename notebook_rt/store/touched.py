@@ -17,6 +17,10 @@ from notebook_rt.model.rows import Key
 RANK: Final = "\0rank"
 """The hidden column of a derived table by which its rows are in order (int8): no column of PostgreSQL's
 is called so."""
+ALONE: Final = "\0alone"
+"""The hidden column of a join's rows without a partner (bool)."""
+HIDDEN: Final = frozenset({RANK, ALONE})
+"""Columns that no snapshot shows."""
 
 _LEAST: Final = 256
 """Rows that are remembered however small the table is."""

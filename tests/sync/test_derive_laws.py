@@ -263,8 +263,8 @@ COMPUTED: dict[str, tuple[str, set[str], Computed, Callable[[Frame], Any]]] = {
     "told": (
         "text",
         {"v"},
-        lambda df: np.where(df["v"] > 1, "much", "little"),
-        lambda df: np.where(df["v"] > 1, "much", "little"),
+        lambda df: np.where(df["v"].fillna(0) > 1, "much", "little"),
+        lambda df: np.where(df["v"].fillna(0) > 1, "much", "little"),
     ),
     "v": ("float8", {"v"}, "v * 2", lambda df: df["v"] * 2),
 }
@@ -544,9 +544,8 @@ def edit(draw: Any, node: Node, nulls: bool) -> None:
         elif what == "refused":
             laid.discard([one.id])
         else:
-            row = None if one.kind == "delete" else {**(laid.last(one.key) or {}), **one.values}
-            key = laid.new_key(one)
-            laid.settle(one.id, row and {**row, "id": key}, now=0.0)
+            written = {**(laid.last(one.key) or {}), **one.values, "id": laid.new_key(one)}
+            laid.settle(one.id, None if one.kind == "delete" else written, now=0.0)
         return
     key = draw(KEYS[table.schema.types["id"]])
     seen, values = table.get(key), row(draw, node.names, nulls, table.dtype_backend is None)

@@ -179,7 +179,7 @@ def _type(series: pd.Series, name: str, schema: Schema) -> str:
 def stored(series: pd.Series, pg_type: str, backend: Backend, numeric: Numeric) -> ColumnStore:
     """A column of the values that pandas has computed."""
     kind = family(pg_type, numeric)
-    nulls = series.isna().to_numpy(bool)
+    nulls = np.array(series.isna(), bool)
     mask = nulls if nulls.any() else None
     if kind == "int":
         data = (

@@ -16,17 +16,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import is_object_dtype
 
 from notebook_rt.model.rows import Key, Row
-from notebook_rt.model.types import Column, Schema, dtype, fits
-from notebook_rt.store.arranged import Arranged
+from notebook_rt.model.types import Column, Schema, dtype, fits, key_part
+from notebook_rt.store.arranged import Arranged, as_dtype
+from notebook_rt.store.arrays import objects
 from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import column_of, take
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.encode import CLASSES
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
-from notebook_rt.store.touched import RANK, Delta
+from notebook_rt.store.touched import Delta
 
 
 class Source:
@@ -135,20 +137,28 @@ class Source:
 
     def framed(self, rows: Sequence[Row]) -> pd.DataFrame:
         """Typed rows as a DataFrame of the dtypes that `frame` has."""
-        schema, backend = self.schema, self.table.dtype_backend
-        columns = {
-            column.name: column_of(
-                [row[column.name] for row in rows], column.pg_type, backend, schema.numeric
-            )
+        schema, dtypes = self.schema, self.dtypes()
+        arrays = {
+            column.name: self._array(column, [row[column.name] for row in rows], dtypes)
             for column in schema.columns
         }
-        columns[RANK] = column_of(range(len(rows)), "int8", backend, schema.numeric)
-        ranked = Schema((*schema.columns, Column(RANK, "int8")), schema.key, schema.numeric)
-        table = Table(ranked, backend)
-        table.replace(columns, ranked)
-        view = Arranged(table)
-        view.dtypes = self.dtypes()
-        return view.snapshot()
+        levels = [arrays.pop(name) for name in schema.key]
+        if len(levels) == 1:
+            index = pd.Index(levels[0], name=schema.key[0], dtype=levels[0].dtype)
+        else:
+            index = pd.MultiIndex.from_arrays(levels, names=list(schema.key))
+        frame = pd.DataFrame(dict(enumerate(arrays.values())), index=index)
+        frame.columns = pd.Index(list(arrays))
+        return frame
+
+    def _array(self, column: Column, values: Sequence[Any], dtypes: Mapping[str, Any]) -> Any:
+        wanted = dtypes[column.name]
+        if is_object_dtype(wanted):
+            key = column.name in self.schema.key
+            return objects([key_part(value) for value in values] if key else values)
+        backend, numeric = self.table.dtype_backend, self.schema.numeric
+        array = column_of(values, column.pg_type, backend, numeric).array()
+        return array if array.dtype == wanted else as_dtype(pd.Series(array), wanted).array
 
     def _places(self) -> Positions | None:
         """Where the view's rows are in the table; None: it is the table."""

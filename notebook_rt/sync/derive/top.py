@@ -36,7 +36,7 @@ class Top(Operator):
             raise DerivationError(f"top: how many rows is a number, not {count!r}")
         self.count = int(count)
         self.ordering = ordering
-        self._kept = 2 * self.count + _RESERVE
+        self._kept = max(1, 2 * self.count + _RESERVE)
 
     def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
         [source] = sources
