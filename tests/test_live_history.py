@@ -81,7 +81,7 @@ def test_the_table_as_it_was_by_the_time_of_the_commit(
     assert times[0] <= changes["_commit_timestamp"][0] <= times[1]
     difference = past.diff(times[0], times[2])
     assert list(difference["kind"]) == ["update", "insert"]
-    assert list(difference["changed"])[0] == ("price",)
+    assert next(iter(difference["changed"])) == ("price",)
     assert "5 changes" in repr(past)
 
 
