@@ -10,7 +10,7 @@ import { editing } from "./edits.js";
 import { menus } from "./gridmenu.js";
 import { Answers, Focus, Screen, Table } from "./gridstate.js";
 import { keyboard } from "./keys.js";
-import { FOOT, ROW, columnsOf, fit, frozen, keepWidth, widen } from "./layout.js";
+import { FOOT, ROW, columnsOf, fit, frozen, headed, keepWidth, widen } from "./layout.js";
 import { selecting } from "./selection.js";
 import rules from "./grid.view.css";
 
@@ -82,7 +82,7 @@ export default function gridView(body, send, lib) {
       holder,
       {
         getLength: () => table.length, getItem: (/** @type {number} */ i) => /** @type {Row} */ (table.at(i)),
-        getItemMetadata: (/** @type {number} */ i) => (table.at(i)?.texts ? { columns: drafted } : null),
+        getItemMetadata: (/** @type {number} */ i) => (table.at(i)?.group ? headed(table.head) : table.at(i)?.texts ? { columns: drafted } : null),
       },
       /** @type {any[]} */ (columns),
       {
@@ -130,7 +130,7 @@ export default function gridView(body, send, lib) {
     });
     grid.onBeforeEditCell.subscribe((_event, { row, cell = 0 }) => {
       const item = table.at(row);
-      if (!item || item.gone) return false;
+      if (!item || item.gone || item.group) return false;
       focus.edit(item, cell);
       edited = item;
       if (!moving) edits.quiet();
@@ -157,7 +157,8 @@ export default function gridView(body, send, lib) {
       if (event.getNativeEvent?.().shiftKey && picked.current) {
         picked.extend(row, cell);
         event.stopImmediatePropagation();
-      } else if (edits.conflicting(row, cell)) setTimeout(() => edits.open(row, cell));
+      } else if (table.at(row)?.group) say({ t: "toggle", rid: table.at(row)?.rid ?? 0 });
+      else if (edits.conflicting(row, cell)) setTimeout(() => edits.open(row, cell));
     });
     aria.sorted(head.sort);
     fit(view);
@@ -283,6 +284,9 @@ export default function gridView(body, send, lib) {
       const at = Number(node.dataset.row);
       node.setAttribute("aria-rowindex", String(at + 2));
       const row = table.at(at);
+      if (row?.group) node.setAttribute("aria-expanded", String(row.group.open));
+      else node.removeAttribute("aria-expanded");
+      node.classList.toggle("nrt-group", Boolean(row?.group));
       node.classList.toggle("nrt-gone", Boolean(row?.gone));
       node.classList.toggle("nrt-disputed", Boolean(row?.m?.has(ROW_MARK)));
       node.classList.toggle("nrt-draft", Boolean(row?.texts));
