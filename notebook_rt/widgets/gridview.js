@@ -260,7 +260,8 @@ export default function gridView(body, send, lib) {
   // ---- drawing --------------------------------------------------------------------------------
 
   // Draws the rows at `which` places (null: all) again, but never the cell with an open editor. A cell
-  // that is there stays and is filled anew: one that is replaced under a pressed button hears no click.
+  // that is there stays and is filled anew: one that is replaced under a pressed button hears no click. But a
+  // heading has other cells than a row.
   function redraw(/** @type {Set<number> | null} */ which) {
     const { grid } = screen;
     const { top, bottom } = grid.getRenderedRange();
@@ -269,7 +270,7 @@ export default function gridView(body, send, lib) {
       if (which && !which.has(row)) continue;
       if (focus.editing?.row === row) {
         for (let c = 0; c < table.head.columns.length; c++) if (c !== focus.editing.cell) grid.updateCell(row, c);
-      } else if (grid.getCellNode(row, 0)) grid.updateRow(row);
+      } else if (grid.getCellNode(row, 0)?.parentElement?.classList.contains("nrt-group") === Boolean(table.at(row)?.group)) grid.updateRow(row);
       else drawn.push(row);
     }
     grid.invalidateRows(drawn);
@@ -284,8 +285,6 @@ export default function gridView(body, send, lib) {
       const at = Number(node.dataset.row);
       node.setAttribute("aria-rowindex", String(at + 2));
       const row = table.at(at);
-      if (row?.group) node.setAttribute("aria-expanded", String(row.group.open));
-      else node.removeAttribute("aria-expanded");
       node.classList.toggle("nrt-group", Boolean(row?.group));
       node.classList.toggle("nrt-gone", Boolean(row?.gone));
       node.classList.toggle("nrt-disputed", Boolean(row?.m?.has(ROW_MARK)));
@@ -295,6 +294,8 @@ export default function gridView(body, send, lib) {
         const inside = picked.covers(at, Number(/ l(\d+)/.exec(cell.className)?.[1]));
         cell.classList.toggle("nrt-selected", inside && many);
         cell.setAttribute("aria-selected", String(inside));
+        if (row?.group && cell.querySelector(".nrt-heading")) cell.setAttribute("aria-expanded", String(row.group.open));
+        else cell.removeAttribute("aria-expanded");
       }
     }
     for (const node of holder.querySelectorAll(".slick-header-columns")) node.setAttribute("aria-rowindex", "1");
