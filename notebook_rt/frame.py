@@ -187,6 +187,7 @@ class LiveFrame:
         height: int = 360,
         style: Mapping[str, str | Mapping[Any, str]] | None = None,
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
+        group: str = "",
     ) -> GridWidget:
         """The live grid, with options.
 
@@ -205,6 +206,9 @@ class LiveFrame:
         totals : dict, str or sequence of str, optional
             Column to ``"sum"``, ``"mean"``, ``"median"``, ``"min"``, ``"max"`` or ``"count"`` of the rows
             shown, in a line below them; names alone are summed.
+        group : str, optional
+            Column by whose values the rows stand under headings that open and close, each with its count and
+            the ``totals`` of its rows.
 
         Returns
         -------
@@ -228,7 +232,13 @@ class LiveFrame:
 
         self._feed.look()
         return display.grid(
-            self, columns=columns, formats=formats, height=height, style=style, totals=totals
+            self,
+            columns=columns,
+            formats=formats,
+            height=height,
+            style=style,
+            totals=totals,
+            group=group,
         )
 
     def plot(

@@ -157,12 +157,19 @@ class MappedFrame:
         height: int = 360,
         style: Mapping[str, str | Mapping[Any, str]] | None = None,
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
+        group: str = "",
     ) -> GridWidget:
         """The live grid, with the options of ``LiveFrame.grid``; nothing in it can be edited."""
         from notebook_rt.widgets import display
 
         return display.mapped_grid(
-            self, columns=columns, formats=formats, height=height, style=style, totals=totals
+            self,
+            columns=columns,
+            formats=formats,
+            height=height,
+            style=style,
+            totals=totals,
+            group=group,
         )
 
     def plot(

@@ -199,6 +199,7 @@ class LiveTable(LiveFrame):
         height: int = 360,
         style: Mapping[str, str | Mapping[Any, str]] | None = None,
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
+        group: str = "",
         editable: bool | str | Sequence[str] = True,
     ) -> GridWidget:
         """The live grid, with options.
@@ -218,6 +219,9 @@ class LiveTable(LiveFrame):
         totals : dict, str or sequence of str, optional
             Column to ``"sum"``, ``"mean"``, ``"median"``, ``"min"``, ``"max"`` or ``"count"`` of the rows
             shown, in a line below them; names alone are summed.
+        group : str, optional
+            Column by whose values the rows stand under headings that open and close, each with its count and
+            the ``totals`` of its rows.
         editable : bool, str or sequence of str
             Which columns may be edited in place. True: all but the key's, and rows can be added and
             deleted.
@@ -241,7 +245,7 @@ class LiveTable(LiveFrame):
         named = (() if isinstance(one, bool) else parse_names(one) for one in (columns, editable))
         summed = (totals,) if isinstance(totals, str) else totals or ()
         asked = {*chain.from_iterable(names or () for names in named), *(formats or ())}
-        asked |= {*(style or ()), *summed}
+        asked |= {*(style or ()), *summed, *((group,) if group else ())}
         if asked:
             self._edits.open(columns=asked)
         return display.grid(
@@ -252,6 +256,7 @@ class LiveTable(LiveFrame):
             editable=editable,
             style=style,
             totals=totals,
+            group=group,
         )
 
     # Editing

@@ -1,5 +1,5 @@
 // What SlickGrid does not tell a screen reader: what the grid is, how it is sorted, what its active cell says.
-import { disputeOf, draftText, isDraft } from "./cell.js";
+import { disputeOf, draftText, groupText, isDraft } from "./cell.js";
 import { h, setText } from "./common.js";
 
 /** @import { View } from "./grid.js" */
@@ -41,7 +41,7 @@ export function accessible(/** @type {View} */ { holder, screen, table }) {
     if (!cell || !row) return;
     const column = table.head.columns[cell.cell];
     const dispute = disputeOf(row);
-    const text = isDraft(row)
+    const text = row.group ? groupText(row.group) : isDraft(row)
       ? `${column.name}: ${draftText(column, row, cell.cell)[0]}, new row`
       : `${column.name}: ${table.formats[cell.cell].text(row, cell.cell)}, row ${cell.row + 1} of ${table.total}${dispute ? `, ${dispute}: Enter to decide` : row.gone ? ", deleted" : ""}`;
     for (const node of holder.querySelectorAll("[data-sink] > span")) setText(node, text);

@@ -113,7 +113,7 @@ export function barOf(view, acts) {
         filter.toggleAttribute("aria-invalid", Boolean(content.trouble));
       }
       if (content.total !== undefined || content.leaving !== undefined || content.filter !== undefined) {
-        const there = table.total - leaving;
+        const there = table.count - leaving;
         const known = table.head.columns.length > 0; // else nobody knows how many
         setText(count, known ? `${there.toLocaleString()} row${there === 1 ? "" : "s"}${filter.value ? " found" : ""}` : "");
       }

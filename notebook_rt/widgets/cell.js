@@ -3,7 +3,7 @@ import { h } from "./common.js";
 import { lookOf } from "./looks.js";
 
 /** @import { Cells, Column, Span, Value } from "./protocol.js" */
-/** @import { Draft, Format, Mark, Row } from "./grid.js" */
+/** @import { Draft, Format, Group, Mark, Row } from "./grid.js" */
 
 export const ROW_MARK = -1; // the column of a mark that is about the whole row
 const NULL = 1;
@@ -173,6 +173,18 @@ export function draftText(/** @type {Column} */ column, /** @type {Draft} */ row
 export function draftNode(/** @type {Column} */ column, /** @type {Draft} */ row, /** @type {number} */ c) {
   const [text, style] = draftText(column, row, c);
   return h("span", { class: `nrt-v nrt-as-${column.shape} ${style}`, dir: column.shape === "text" ? "auto" : null, text });
+}
+
+// A heading in words, for a screen reader.
+export const groupText = (/** @type {Group} */ { text, rows, open }) => `${text}, ${rows.toLocaleString()} row${rows === 1 ? "" : "s"}, ${open ? "open: Enter to close" : "closed: Enter to open"}`;
+
+// What a heading says in a column: in the `first` one its value and count, elsewhere its total.
+/** @param {Group} group @param {number} c @param {number} first @param {string} total @param {string} what */
+export function groupNode(group, c, first, total, what) {
+  if (c !== first) return h("span", { class: "nrt-v", title: total ? `${what} of ${group.text}: ${total}` : null, text: total });
+  const node = h("span", { class: "nrt-v nrt-heading", dir: "auto" });
+  node.append(h("span", { class: "nrt-fold", "aria-hidden": "true", text: group.open ? "▾" : "▸" }), h("span", { text: group.text }), " ", h("span", { class: "nrt-soft", text: group.rows.toLocaleString() }));
+  return node;
 }
 
 // What a conflict about a whole row is, in words; undefined if there is none.

@@ -30,9 +30,17 @@ export interface Row extends Read {
   at: number;
   m: Map<number, Mark> | null;
   gone: boolean;
+  /** Of a heading: the value that its rows have, how many they are, and their totals by column. */
+  group?: Group;
   /** Of a row that is being typed: what was typed, by column. */
   texts?: Map<number, string | null>;
   saving?: boolean;
+}
+export interface Group {
+  text: string;
+  rows: number;
+  open: boolean;
+  totals: Map<number, number | string | null>;
 }
 export type Draft = Row & { texts: Map<number, string | null> };
 

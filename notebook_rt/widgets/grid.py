@@ -106,6 +106,8 @@ class GridWidget(LiveWidget):
     totals
         Column to ``"sum"``, ``"mean"``, ``"median"``, ``"min"``, ``"max"`` or ``"count"`` of the rows
         shown; names alone are summed.
+    group
+        The column by which the rows stand under headings; empty: none.
     """
 
     _esm = built("grid.js")
@@ -125,6 +127,7 @@ class GridWidget(LiveWidget):
         height: int = 360,
         style: Mapping[str, str | Mapping[Any, str]] | None = None,
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
+        group: str = "",
         eyes: Eyes | None = None,
     ) -> None:
         model = GridModel(
@@ -137,6 +140,7 @@ class GridWidget(LiveWidget):
             height=height,
             style=style,
             totals=totals,
+            group=group,
         )
         self._model: GridModel | None = model
 

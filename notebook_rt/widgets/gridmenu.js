@@ -66,6 +66,9 @@ export function menus(view, picked, sort, relaid) {
         ? { label: "Let the column go from the left", act: () => view.say({ t: "columns", act: "unpin", c }) }
         : { label: "Pin the column at the left", off: !pinnable(c), act: () => view.say({ t: "columns", act: "pin", c }) },
       { label: "Hide the column", off: head.columns.length < 2, act: () => view.say({ t: "columns", act: "hide", c }) },
+      table.group === column.name
+        ? { label: "Do not group the rows", act: () => view.say({ t: "group" }) }
+        : { label: "Group by this column", act: () => view.say({ t: "group", c }) },
       head.hidden > 0 && { label: `Show the ${head.hidden} hidden column${head.hidden === 1 ? "" : "s"}`, act: () => view.say({ t: "columns", act: "all" }) },
       keyOf(view, column) in page().widths && { label: "Fit the width to the content", act: () => {
         delete page().widths[keyOf(view, column)];
@@ -99,6 +102,14 @@ export function menus(view, picked, sort, relaid) {
     close?.();
     const item = table.at(row);
     if (!item || item.texts || focus.editing) return;
+    if (item.group) {
+      const { group, rid } = item;
+      close = openMenu(body, group.text, [
+        { label: group.open ? "Close the group" : "Open the group", keys: "Enter", act: () => view.say({ t: "toggle", rid }) },
+        { label: "Do not group the rows", act: () => view.say({ t: "group" }) },
+      ], place, back(null));
+      return;
+    }
     if (!picked.covers(row, cell)) screen.grid.setActiveCell(row, cell);
     const { head } = table;
     const rows = picked.rows();

@@ -26,6 +26,7 @@ from notebook_rt.widgets.columns import shape_of, text_of
 from notebook_rt.widgets.gridsummary import Summary, checked_style, checked_totals
 from notebook_rt.widgets.gridwindow import Rids, Window
 from notebook_rt.widgets.gridwrites import Answer, GridWrites
+from notebook_rt.widgets.groups import Group
 from notebook_rt.widgets.order import Order, column_of, keys_as, term_text
 from notebook_rt.widgets.sources import FrameSource
 from notebook_rt.widgets.state import cut
@@ -85,6 +86,8 @@ class GridModel:
         Column to how its cells are drawn (``gridsummary.STYLES``), or values to colours.
     totals
         Column to a function of its rows shown (``gridsummary.TOTALS``); names alone are summed.
+    group
+        The column by which rows stand under headings; empty: none.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class GridModel:
         height: int = 360,
         style: Mapping[str, str | Mapping[Any, str]] | None = None,
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
+        group: str = "",
     ) -> None:
         if not isinstance(editable, bool):
             names = parse_names(editable)
@@ -119,6 +123,7 @@ class GridModel:
         self._totals = checked_totals(totals)
         self._summary = Summary(self._style, self._totals)
         self._order = Order()
+        self._order.ask_group(group)
         self._hidden: list[str] = []
         self._pinned: list[str] | None = None
         """The columns that stay at the left, in this order; None: nobody has said, so the key's."""
@@ -140,7 +145,7 @@ class GridModel:
             self._fields = tuple(source.fields)
             named = () if isinstance(editable, bool) else editable
             asked = (*(self._wanted or ()), *self._formats, *named, *self._style, *self._totals)
-            self._check(asked)
+            self._check((*asked, group) if group else asked)
 
     # -- out ---------------------------------------------------------------------------------
 
@@ -309,15 +314,38 @@ class GridModel:
                 for name, value in self._summary.totals.items()
                 if name in self._names
             ],
+            "rows": self._order.count,
+            "group": cut(self._order.group, 80),
+            "groups": self._headings(keys),
             "leaving": self._order.leaving,
             "status": self._source.status,
             "note": cut(self._source.note),
-            "gone": np.flatnonzero(positions < 0).tolist(),
+            "gone": [
+                i for i in np.flatnonzero(positions < 0).tolist() if not isinstance(keys[i], Group)
+            ],
             "marks": self._marks(keys),
             "anchor": view.anchor[1] if view.anchor else -1,
             "selection": self._selection_rows(view),
         }
         return Window(first, keys, rids, columns, frame, unknown)
+
+    def _headings(self, keys: Sequence[Hashable]) -> list[list[Any]]:
+        """The headings in a window: line, value, rows, whether it is open, and totals by column."""
+        return [
+            [
+                line,
+                cut(key.text, 160),
+                self._order.rows_of(key),
+                self._order.is_open(key),
+                [
+                    [self._names.index(name), value]
+                    for name, value in self._summary.of_groups.get(key, {}).items()
+                    if name in self._names
+                ],
+            ]
+            for line, key in enumerate(keys)
+            if isinstance(key, Group)
+        ]
 
     def _marks(self, keys: Sequence[Hashable]) -> list[list[Any]]:
         """Row in the window, column, kind, why; a conflict carries base, mine and theirs.
@@ -365,6 +393,8 @@ class GridModel:
             "filter": self._on_filter,
             "only": self._on_only,
             "columns": self._on_columns,
+            "group": self._on_group,
+            "toggle": self._on_toggle,
             "export": self._on_export,
             "hold": self._on_hold,
             "edit": self._on_edit,
@@ -397,7 +427,7 @@ class GridModel:
         anchor = content.get("anchor")
         if anchor is None:
             view.anchor = None
-        elif (key := self._rids.key(int(anchor[0]))) is not None:
+        elif (key := self._rids.key(int(anchor[0]))) is not None and not isinstance(key, Group):
             view.anchor = (key, int(anchor[1]))
 
     def _on_sort(self, view: _View, content: Mapping[str, Any]) -> None:
@@ -428,6 +458,18 @@ class GridModel:
         else:
             self._answer(view, content)("refused", why="This value is too long for a filter")
 
+    def _on_group(self, view: _View, content: Mapping[str, Any]) -> None:
+        """Group by a column, or without ``c`` by none; of the widget, not of one view."""
+        column = self._column(content["c"]) if "c" in content else None
+        self._order.ask_group("" if column is None else column.name)
+        view.first, view.last, view.anchor = 0, view.last - view.first, None
+
+    def _on_toggle(self, view: _View, content: Mapping[str, Any]) -> None:
+        """Close an open group, or open a closed one."""
+        group = self._rids.key(int(content["rid"]))
+        if isinstance(group, Group):
+            self._order.toggle(group)
+
     def _on_columns(self, view: _View, content: Mapping[str, Any]) -> None:
         """Hide a column, pin it or let it go; of the widget, not of one view."""
         act, column, names = content.get("act"), self._column(content.get("c", -1)), self._names
@@ -450,7 +492,8 @@ class GridModel:
     def _cell(self, content: Mapping[str, Any]) -> tuple[Hashable, Column] | None:
         key = self._rids.key(int(content["rid"]))
         column = self._column(content["c"])
-        return None if key is None or column is None else (key, column)
+        here = key is not None and column is not None and not isinstance(key, Group)
+        return (key, column) if here and key is not None and column is not None else None
 
     def _answer(self, view: _View, content: Mapping[str, Any]) -> Answer:
         """How to answer what a view has asked, about the cell that it named; from any thread."""
@@ -545,8 +588,9 @@ class GridModel:
     def shown(self) -> pd.DataFrame:
         """The rows and columns shown, in their order, under a plain index."""
         df = self._refresh()
-        _, positions = self._order.rows(0, len(self._order))
-        return export.chosen(df, self._names).take(positions[positions >= 0])
+        positions = self._order.shown()
+        found = export.chosen(df, self._names)
+        return found if positions is None else found.take(positions)
 
     @property
     def types(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ import { Rows } from "./rows.js";
 
 /** @import { SlickGrid } from "slickgrid" */
 /** @import { Around, CellsMessage, Column, FileReply, GridMessage, Head, ReplyMessage, Sort, ToKernel, WindowMessage } from "./protocol.js" */
-/** @import { Active, Draft, Format, Row } from "./grid.js" */
+/** @import { Active, Draft, Format, Group, Row } from "./grid.js" */
 
 /** @type {Head & { sort: Sort }} */
 const NOTHING = { name: "", columns: [], height: 0, add: false, remove: false, pinned: 0, hidden: 0, layout: 0, sort: [] };
@@ -21,6 +21,8 @@ export class Table {
   #formats = [];
   #total = 0;
   #filtered = false;
+  #count = 0;
+  #group = "";
   /** @type {Map<number, [low: number, high: number]>} */
   #ranges = new Map();
   /** @type {Map<number, number | string | null>} */
@@ -33,9 +35,17 @@ export class Table {
   get formats() {
     return this.#formats;
   }
-  // How many rows the kernel has.
+  // How many rows the kernel has, headings among them.
   get total() {
     return this.#total;
+  }
+  // How many rows there are without headings, those of closed groups too.
+  get count() {
+    return this.#count;
+  }
+  // The column by which rows are grouped; empty: none.
+  get group() {
+    return this.#group;
   }
   get filtered() {
     return this.#filtered;
@@ -68,13 +78,19 @@ export class Table {
 
   // Texts of a column, for its width.
   samples(/** @type {number} */ c) {
-    const few = [...this.#rows.at.values()].filter((row) => !row.texts).slice(0, 60);
+    const few = [...this.#rows.at.values()].filter((row) => !row.texts && !row.group).slice(0, 60);
     const texts = [...few, ...(this.#rows.sample ? [this.#rows.sample] : [])].map((row) => this.#formats[c].text(row, c));
     return this.#head.columns[c].total ? [...texts, this.totalText(c)] : texts;
   }
   // A column's total as its cells are written; empty: there is none.
   totalText(/** @type {number} */ c) {
-    const value = this.#totals.get(c);
+    return this.#written(c, this.#totals.get(c));
+  }
+  // The same of a group's rows.
+  groupText(/** @type {Group} */ group, /** @type {number} */ c) {
+    return this.#written(c, group.totals.get(c));
+  }
+  #written(/** @type {number} */ c, /** @type {number | string | null | undefined} */ value) {
     if (value === undefined || value === null) return "";
     if (this.#head.columns[c].total === "count") return value.toLocaleString();
     const read = { v: [], f: [], k: [] };
@@ -115,6 +131,8 @@ export class Table {
   #around(/** @type {Around} */ content) {
     this.#total = content.total ?? this.#total;
     if (content.sort) this.#head = { ...this.#head, sort: content.sort };
+    this.#count = content.rows ?? this.#count;
+    this.#group = content.group ?? this.#group;
     if (content.filter !== undefined) this.#filtered = content.filter !== "";
     if (content.ranges) this.#ranges = new Map(content.ranges.map(([c, low, high]) => [c, [low, high]]));
     if (content.totals) this.#totals = new Map(content.totals);

@@ -17,12 +17,15 @@ import numpy as np
 import pandas as pd
 
 from notebook_rt.model.coerce import missing
+from notebook_rt.widgets.groups import Group
 from notebook_rt.widgets.order import DUTY, Order, Positions, column_of
 
 Total: TypeAlias = float | int | str | None
 STYLES: Final = ("bar", "color", "updown")
 COLORS: Final = ("blue", "green", "grey", "red", "yellow")
 TOTALS: Final = ("count", "max", "mean", "median", "min", "sum")
+MOST_GROUPS: Final = 200
+"""Groups whose totals are computed; of the others it is the count alone."""
 _SAFE: Final = 2**53
 
 
@@ -96,6 +99,8 @@ class Summary:
     ) -> None:
         self.ranges: dict[str, tuple[float, float]] = {}
         self.totals: dict[str, Total] = {}
+        self.of_groups: dict[Group, dict[str, Total]] = {}
+        """The totals of each group, where there are at most `MOST_GROUPS`."""
         self._ranged = [name for name, how in style.items() if how in ("bar", "color")]
         self._functions = dict(totals)
         self._clock = clock
@@ -134,6 +139,14 @@ class Summary:
             name: _total(_taken(df, name, positions), function)
             for name, function in self._functions.items()
             if name in there  # a table without data has no columns yet; one may be dropped
+        }
+        self.of_groups = {
+            group: {
+                name: _total(_taken(df, name, order.shown_of(number)), function)
+                for name, function in self._functions.items()
+                if name in there
+            }
+            for number, (group, _) in enumerate(order.groups[:MOST_GROUPS])
         }
         now = self._clock()
         self._not_before = now + (now - started) * (1 / DUTY - 1)

@@ -10,7 +10,7 @@ import { editing } from "./edits.js";
 import { menus } from "./gridmenu.js";
 import { Answers, Focus, Screen, Table } from "./gridstate.js";
 import { keyboard } from "./keys.js";
-import { FOOT, ROW, columnsOf, fit, frozen, keepWidth, widen } from "./layout.js";
+import { FOOT, ROW, columnsOf, fit, frozen, headed, keepWidth, widen } from "./layout.js";
 import { selecting } from "./selection.js";
 import rules from "./grid.view.css";
 
@@ -82,7 +82,7 @@ export default function gridView(body, send, lib) {
       holder,
       {
         getLength: () => table.length, getItem: (/** @type {number} */ i) => /** @type {Row} */ (table.at(i)),
-        getItemMetadata: (/** @type {number} */ i) => (table.at(i)?.texts ? { columns: drafted } : null),
+        getItemMetadata: (/** @type {number} */ i) => (table.at(i)?.group ? headed(table.head) : table.at(i)?.texts ? { columns: drafted } : null),
       },
       /** @type {any[]} */ (columns),
       {
@@ -130,7 +130,7 @@ export default function gridView(body, send, lib) {
     });
     grid.onBeforeEditCell.subscribe((_event, { row, cell = 0 }) => {
       const item = table.at(row);
-      if (!item || item.gone) return false;
+      if (!item || item.gone || item.group) return false;
       focus.edit(item, cell);
       edited = item;
       if (!moving) edits.quiet();
@@ -157,7 +157,8 @@ export default function gridView(body, send, lib) {
       if (event.getNativeEvent?.().shiftKey && picked.current) {
         picked.extend(row, cell);
         event.stopImmediatePropagation();
-      } else if (edits.conflicting(row, cell)) setTimeout(() => edits.open(row, cell));
+      } else if (table.at(row)?.group) say({ t: "toggle", rid: table.at(row)?.rid ?? 0 });
+      else if (edits.conflicting(row, cell)) setTimeout(() => edits.open(row, cell));
     });
     aria.sorted(head.sort);
     fit(view);
@@ -259,7 +260,8 @@ export default function gridView(body, send, lib) {
   // ---- drawing --------------------------------------------------------------------------------
 
   // Draws the rows at `which` places (null: all) again, but never the cell with an open editor. A cell
-  // that is there stays and is filled anew: one that is replaced under a pressed button hears no click.
+  // that is there stays and is filled anew: one that is replaced under a pressed button hears no click. But a
+  // heading has other cells than a row.
   function redraw(/** @type {Set<number> | null} */ which) {
     const { grid } = screen;
     const { top, bottom } = grid.getRenderedRange();
@@ -268,7 +270,7 @@ export default function gridView(body, send, lib) {
       if (which && !which.has(row)) continue;
       if (focus.editing?.row === row) {
         for (let c = 0; c < table.head.columns.length; c++) if (c !== focus.editing.cell) grid.updateCell(row, c);
-      } else if (grid.getCellNode(row, 0)) grid.updateRow(row);
+      } else if (grid.getCellNode(row, 0)?.parentElement?.classList.contains("nrt-group") === Boolean(table.at(row)?.group)) grid.updateRow(row);
       else drawn.push(row);
     }
     grid.invalidateRows(drawn);
@@ -283,6 +285,7 @@ export default function gridView(body, send, lib) {
       const at = Number(node.dataset.row);
       node.setAttribute("aria-rowindex", String(at + 2));
       const row = table.at(at);
+      node.classList.toggle("nrt-group", Boolean(row?.group));
       node.classList.toggle("nrt-gone", Boolean(row?.gone));
       node.classList.toggle("nrt-disputed", Boolean(row?.m?.has(ROW_MARK)));
       node.classList.toggle("nrt-draft", Boolean(row?.texts));
@@ -291,6 +294,8 @@ export default function gridView(body, send, lib) {
         const inside = picked.covers(at, Number(/ l(\d+)/.exec(cell.className)?.[1]));
         cell.classList.toggle("nrt-selected", inside && many);
         cell.setAttribute("aria-selected", String(inside));
+        if (row?.group && cell.querySelector(".nrt-heading")) cell.setAttribute("aria-expanded", String(row.group.open));
+        else cell.removeAttribute("aria-expanded");
       }
     }
     for (const node of holder.querySelectorAll(".slick-header-columns")) node.setAttribute("aria-rowindex", "1");

@@ -17,6 +17,7 @@ import pandas as pd
 from notebook_rt.model.coerce import missing
 from notebook_rt.model.types import Column, equal
 from notebook_rt.widgets.columns import NULL, Cells, Pack, cells, text_of
+from notebook_rt.widgets.groups import Group
 from notebook_rt.widgets.order import Positions, column_of, keys_as
 from notebook_rt.widgets.sources import Conflict
 from notebook_rt.widgets.state import cut
@@ -76,7 +77,10 @@ def columns_of(
     gone = np.flatnonzero(positions < 0)
     if not len(gone):
         return [cells(column_of(df, name).array, positions) for name in names], gone
-    of = leaving.index.get_indexer(keys_as([keys[i] for i in gone.tolist()], df.index))
+    real = [i for i, at in enumerate(gone.tolist()) if not isinstance(keys[at], Group)]
+    of = np.full(len(gone), -1, dtype=np.intp)  # a heading has no cells
+    if real:
+        of[real] = leaving.index.get_indexer(keys_as([keys[gone[i]] for i in real], df.index))
     there, unknown, found = positions[positions >= 0], gone[of < 0], of[of >= 0]
     take = np.zeros(len(positions), dtype=np.intp)
     take[positions >= 0] = np.arange(len(there))

@@ -20,6 +20,11 @@ export function keyboard(view, picked, edits, draft, menu) {
     const item = table.at(row);
     const letter = key.key.toLowerCase();
     const step = STEPS[key.key];
+    if (item?.group && !command && !key.shiftKey && !key.altKey) {
+      const folds = key.key === "Enter" || key.key === " " || key.key === (item.group.open ? "ArrowLeft" : "ArrowRight");
+      if (folds) view.say({ t: "toggle", rid: item.rid });
+      if (folds || key.key === "Delete" || key.key === "F2" || key.key.length === 1) return true;
+    }
     if (step && key.shiftKey && picked.current) {
       const [r, c] = picked.current.to ?? picked.current.from;
       const next = limit(r + step[0], table.total);

@@ -1,5 +1,5 @@
 // The grid's columns and its height: SlickGrid's definitions, widths by content, kept once changed.
-import { cellNode, draftNode, isCut, isDraft } from "./cell.js";
+import { cellNode, draftNode, groupNode, isCut, isDraft } from "./cell.js";
 import { h } from "./common.js";
 import { editorOf } from "./editors.js";
 import { page } from "./library.js";
@@ -73,7 +73,7 @@ export function columnsOf(view, edits) {
       width: least, minWidth: 48, sortable: true,
       cssClass: numeric ? "nrt-right" : "", headerCssClass: numeric ? "nrt-right" : "",
       headerCellAttrs: { "aria-colindex": c + 1 }, cellAttrs: { "aria-colindex": c + 1 },
-      formatter: (/** @type {number} */ _row, /** @type {number} */ cell, /** @type {unknown} */ _value, /** @type {unknown} */ _column, /** @type {Row} */ row) => (isDraft(row) ? draftNode(column, row, cell) : cellNode(formats[cell], column, row, cell, table.range(cell))),
+      formatter: (/** @type {number} */ _row, /** @type {number} */ cell, /** @type {unknown} */ _value, /** @type {unknown} */ _column, /** @type {Row} */ row) => row.group ? groupNode(row.group, cell, headingOf(head), table.groupText(row.group, cell), column.total) : (isDraft(row) ? draftNode(column, row, cell) : cellNode(formats[cell], column, row, cell, table.range(cell))),
       editor: column.editable ? editorOf(column, values) : null,
       drafted: editorOf(column, values, true),
     };
@@ -84,6 +84,18 @@ export function columnsOf(view, edits) {
   const bar = table.total * ROW > head.height - HEAD - footOf(head.columns) ? scrollBar(body) : 0;
   share((body.parentElement?.clientWidth ?? 0) - FRAME - bar - used, free, texts, wishes);
   return columns;
+}
+
+// Which column a heading's value stands in: the first that scrolls, where there is room.
+export const headingOf = (/** @type {{ pinned: number, columns: Column[] }} */ { pinned, columns }) => (pinned < columns.length && !columns[pinned].total ? pinned : 0);
+
+// How SlickGrid draws a heading: its value over the columns up to the first total; nothing of it can be edited.
+export function headed(/** @type {{ pinned: number, columns: Column[] }} */ head) {
+  const first = headingOf(head);
+  const end = first < head.pinned ? head.pinned : head.columns.length;
+  const total = head.columns.findIndex(({ total }, c) => c > first && total);
+  const colspan = (total > 0 ? Math.min(total, end) : end) - first;
+  return { cssClasses: "nrt-group", columns: Object.fromEntries(head.columns.map((_, c) => [`c${c}`, c === first ? { colspan, editor: null } : { editor: null }])) };
 }
 
 // What is spare goes to columns that are cut; what is missing comes from wide texts, if they have enough.

@@ -24,6 +24,7 @@ import pandas as pd
 
 from notebook_rt.model.coerce import missing
 from notebook_rt.widgets.columns import text_of
+from notebook_rt.widgets.groups import Group, grouped, lines
 
 DUTY: Final = 0.08
 LOOKED: Final = 100
@@ -237,6 +238,13 @@ class Order:
         self.filter = ""
         self.trouble = ""
         """Why the filter does not do what it seems to say."""
+        self.group = ""
+        """The column that the rows are grouped by; empty: none."""
+        self.groups: list[tuple[Group, Positions]] = []
+        """The groups, in their order, with their rows as ``_positions`` has them."""
+        self._closed: set[Group] = set()
+        self._every: Positions | None = None
+        """All rows that the filter takes, those of closed groups too; None: ``_positions`` has them."""
         self.version = 0
         """Counts the orders that were computed."""
         self.stale = False
@@ -265,13 +273,36 @@ class Order:
         return (
             len(self._index) - there
             if self._positions is None
-            else int((self._positions >= there).sum())
+            else int((self._all() >= there).sum())
         )
 
     def ask(self, by: Sequence[tuple[str, bool]], text: str) -> None:
         """Sort by these columns and filter by this text, from the next ``refresh`` on."""
         if (tuple(by), text) != (self.by, self.filter):
             self.by, self.filter, self._asked = tuple(by), text, True
+
+    def ask_group(self, name: str) -> None:
+        """Group by this column, or by none, from the next ``refresh`` on; every group is open."""
+        if name != self.group:
+            self.group, self._closed, self._asked = name, set(), True
+
+    def toggle(self, group: Group) -> None:
+        """Close an open group, or open a closed one."""
+        self._closed ^= {group}
+        self._asked = True
+
+    def is_open(self, group: Group) -> bool:
+        """Whether a group's rows are shown."""
+        return group not in self._closed
+
+    @property
+    def count(self) -> int:
+        """How many rows the filter takes, those of closed groups too."""
+        return len(self) if self._every is None else len(self._every)
+
+    def rows_of(self, group: Group) -> int:
+        """How many rows a group has."""
+        return next((len(rows) for one, rows in self.groups if one == group), 0)
 
     def wait(self) -> float:
         """Seconds until a stale order may be computed."""
@@ -297,7 +328,7 @@ class Order:
             return False
         self._df, self._leaving = df, leaving
         self._same_keys = self._ordered is df.index or self._ordered.equals(df.index)
-        plain = not self.by and not self.filter
+        plain = not (self.by or self.filter or self.group)
         if plain and self._same_keys and not (left or self._asked or self.stale):
             return False
         cheap = plain and not (self._places or len(leaving))
@@ -312,7 +343,8 @@ class Order:
 
     def _compute(self, df: pd.DataFrame, columns: Sequence[str]) -> None:
         started = self._clock()
-        plain = not self.by and not self.filter
+        plain = not (self.by or self.filter or self.group)
+        self.groups, self._every = [], None
         if plain:
             self._positions, self.trouble = self._with_places(df.index), ""
         self._ordered, self._index = df.index, df.index
@@ -327,8 +359,25 @@ class Order:
             positions = np.flatnonzero(keep(df, terms, columns)) if terms else np.arange(len(df))
             known = [(name, ascending) for name, ascending in self.by if name in columns]
             self._positions = sort(df, positions.astype(np.intp), known)
+            if self.group in df.columns or self.group in df.index.names:
+                self._group_rows(df, positions.astype(np.intp), known)
         now = self._clock()
         self._not_before = now + (now - started) * (1 / DUTY - 1)
+
+    def _group_rows(
+        self, df: pd.DataFrame, positions: Positions, by: Sequence[tuple[str, bool]]
+    ) -> None:
+        """Put the rows under headings: the groups by their value, the rows in each as they are sorted."""
+        up = dict(by).get(self.group, True)
+        within = [(name, ascending) for name, ascending in by if name != self.group]
+        self._every = sort(df, positions, [(self.group, up), *within])
+        self.groups = grouped(column_of(df, self.group), self._every)
+        self._positions = lines(self.groups, self._closed, len(self._index))
+
+    def _all(self) -> Positions:
+        """The rows without headings, those of closed groups too."""
+        found = self._every if self._every is not None else self._positions
+        return np.arange(len(self._index), dtype=np.intp) if found is None else found
 
     def _with_places(self, index: pd.Index[Any]) -> Positions | None:
         """The order of the snapshot, but who is leaving or has come back stands where it stood.
@@ -373,25 +422,43 @@ class Order:
             if self._positions is None
             else self._positions[first:last]
         )
-        keys = self._index[chosen]
+        headings = np.flatnonzero(chosen >= len(self._index))
+        numbers = chosen[headings] - len(self._index)
+        if len(headings):
+            chosen = np.where(chosen < len(self._index), chosen, 0)
+        index = self._index[chosen] if len(self._index) else self._index
+        keys: list[Hashable] = index.tolist()
         if self._same_keys or self._df is None:
-            return keys.tolist(), np.where(chosen < len(self._ordered), chosen, -1)
-        return keys.tolist(), np.asarray(self._df.index.get_indexer(keys), dtype=np.intp)
+            found = np.where(chosen < len(self._ordered), chosen, -1)
+        else:
+            found = np.array(self._df.index.get_indexer(index), dtype=np.intp)
+        for line, number in zip(headings.tolist(), numbers.tolist(), strict=True):
+            keys[line], found[line] = self.groups[number][0], -1
+        return keys, found
 
     def shown(self) -> Positions | None:
         """Where the rows shown are in the snapshot, without order; None: all of it."""
         if self._positions is None or self._df is None:
             return None
-        chosen = self._positions[self._positions < len(self._ordered)]
-        if self._same_keys:
+        return self._there(self._all())
+
+    def shown_of(self, number: int) -> Positions:
+        """Where the rows of a group are in the snapshot."""
+        return self._there(self.groups[number][1])
+
+    def _there(self, positions: Positions) -> Positions:
+        chosen = positions[positions < len(self._ordered)]
+        if self._same_keys or self._df is None:
             return chosen
         found = np.asarray(self._df.index.get_indexer(self._ordered[chosen]), dtype=np.intp)
         return found[found >= 0]
 
     def keys(self, first: int, last: int) -> pd.Index[Any]:
         """The keys of rows ``first`` to ``last`` (excluded)."""
-        where = slice(first, last) if self._positions is None else self._positions[first:last]
-        return self._index[where]
+        if self._positions is None:
+            return self._index[first:last]
+        where = self._positions[first:last]
+        return self._index[where[where < len(self._index)]]
 
     def find(self, keys: pd.Index[Any]) -> Positions:
         """In which rows ``keys`` stand, ascending; those that are not shown left out."""
@@ -404,7 +471,8 @@ class Order:
         if self._positions is None:
             return slots
         where = np.full(len(self._index) + 1, -1, dtype=np.intp)  # one more, for those not there
-        where[self._positions] = np.arange(len(self._positions))
+        real = np.flatnonzero(self._positions < len(self._index))
+        where[self._positions[real]] = real
         return where[slots]
 
 

@@ -47,6 +47,11 @@ export interface Around {
   /** Lowest and highest value of a column, of the rows shown. */
   ranges?: [column: number, low: number, high: number][];
   totals?: [column: number, value: number | string | null][];
+  /** How many rows there are without headings; the column that they are grouped by, empty: none; and the headings in
+   * the window. */
+  rows?: number;
+  group?: string;
+  groups?: [line: number, text: string, rows: number, open: boolean, totals: [column: number, value: number | string | null][]][];
   leaving?: number;
   status?: string;
   note?: string;
@@ -180,6 +185,8 @@ export type ToKernel =
   | { t: "only"; rid: number; c: number }
   | { t: "columns"; act: "hide" | "pin" | "unpin"; c: number }
   | { t: "columns"; act: "all" }
+  | { t: "group"; c?: number }
+  | { t: "toggle"; rid: number }
   | { t: "export"; as: "csv" | "xlsx"; part: number }
   | { t: "hold"; on: boolean }
   | { t: "edit"; rid: number; c: number; value: string | null; was?: string | null }

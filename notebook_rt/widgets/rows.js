@@ -79,6 +79,17 @@ export class Rows {
         touched.add(row.at);
       }
     }
+    if (content.groups) {
+      for (const row of this.at.values()) if (row.group) {
+        touched.add(row.at);
+        row.group = undefined;
+      }
+      for (const [i, text, rows, open, totals] of content.groups) {
+        const row = this.at.get(this.first + i);
+        if (row) row.group = { text, rows, open, totals: new Map(totals) };
+        touched.add(this.first + i);
+      }
+    }
     if (content.gone) {
       for (const row of this.at.values()) if (row.gone) {
         touched.add(row.at);

@@ -87,6 +87,7 @@ PICTURES = [
     ),
     Picture("grid-editor", "grid()", double=(".slick-row:nth-child(3) .l4",)),
     Picture("grid-styled", "styled()"),
+    Picture("grid-grouped", "grid(40, columns=HERO, group='status', totals={'quantity': 'sum'})"),
     Picture("grid-menu", "styled()", right=('[data-row="2"] .l3',)),
     Picture("grid-unread", "unread()"),
     Picture("grid-date-editor", "grid(8, columns=HERO)", double=('[data-row="2"] .l6',)),
