@@ -124,9 +124,10 @@ def test_stored_generated_columns_are_published(sql: Sql) -> None:
     rows = sql("select pubname, pubgencols from pg_publication order by 1")
     assert ("supabase_realtime", "s") in rows
     assert sql(
-        "select pubname, schemaname, tablename from pg_publication_tables"
-        " where pubname = 'supabase_realtime_messages_publication'"
-    ) == [("supabase_realtime_messages_publication", "realtime", "messages")]
+        "select p.pubname, r.prrelid::regclass::text from pg_publication p"
+        " join pg_publication_rel r on r.prpubid = p.oid"
+        " where p.pubname = 'supabase_realtime_messages_publication'"
+    ) == [("supabase_realtime_messages_publication", "realtime.messages")]
 
 
 def test_send_keeps_a_message_with_an_id(sql: Sql) -> None:
