@@ -355,7 +355,7 @@ class MissingColumnError(TableError):
         super().__init__(
             schema,
             table,
-            f'table "{table}" has no column "{column}"{near(column, columns)}{there}. '
+            f'table "{table}" has no column "{column}"{there}{near(column, columns)}. '
             "Check `columns`, `key`, `order`, `filter` and `merge`",
         )
         self.column = column

@@ -317,12 +317,12 @@ class LiveFrame:
         NotebookRTError
             By name, if the table cannot be had (not published, no key, wrong key, ...).
         """
-        return self._whole.copy(deep=False)
+        return self._show(_snapshot, self._feed.snapshot).copy(deep=False)
 
     @property
     def _whole(self) -> pd.DataFrame:
         """What `df` copies: the same object until something has changed, and nobody writes to it."""
-        return self._show(lambda shown: shown.snapshot(), self._feed.snapshot)
+        return self._show(_snapshot, self._feed.snapshot)
 
     def to_arrow(self) -> pa.Table:
         """The current snapshot as a ``pyarrow.Table``, key columns included; raises as `df` does.
@@ -1073,6 +1073,10 @@ class LiveFrame:
 
     async def __aexit__(self, *error: object) -> None:
         self.close()
+
+
+def _snapshot(shown: Table | Ordered) -> pd.DataFrame:
+    return shown.snapshot()
 
 
 class DerivedFrame(LiveFrame):

@@ -159,7 +159,18 @@ class MappedFrame:
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
         group: str = "",
     ) -> GridWidget:
-        """The live grid, with the options of ``LiveFrame.grid``; nothing in it can be edited."""
+        """The live grid, with the options of ``LiveFrame.grid``; nothing in it can be edited.
+
+        Parameters
+        ----------
+        columns, formats, height, style, totals : optional
+            As of ``LiveFrame.grid``.
+
+        Returns
+        -------
+        GridWidget
+            The widget.
+        """
         from notebook_rt.widgets import display
 
         return display.mapped_grid(
@@ -175,7 +186,22 @@ class MappedFrame:
     def plot(
         self, x: str | None = None, y: str | Sequence[str] = (), **options: Any
     ) -> ChartWidget:
-        """A live chart, with the parameters of ``LiveFrame.plot``."""
+        """A live chart, with the parameters of ``LiveFrame.plot``.
+
+        Parameters
+        ----------
+        x : str, optional
+            A column. Default: the index.
+        y : str or sequence of str, optional
+            Columns; several are several lines.
+        **options
+            ``kind``, ``color``, ``last``, ``points`` and ``style``, as of ``LiveFrame.plot``.
+
+        Returns
+        -------
+        ChartWidget
+            The widget.
+        """
         from notebook_rt.widgets import display
 
         return display.mapped_plot(self, x, y, **options)

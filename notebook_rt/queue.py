@@ -114,6 +114,11 @@ class Queue:
     def on_change(self, fn: Callable[[], object]) -> Callable[[], None]:
         """Call ``fn()`` after every change, on any thread: it must be quick, and look again later.
 
+        Parameters
+        ----------
+        fn : callable
+            Called without arguments.
+
         Returns
         -------
         callable
@@ -337,7 +342,13 @@ class Queue:
         )
 
     def export(self) -> list[dict[str, Json]]:
-        """Everything in the queue as JSON, for a file or another program."""
+        """Everything in the queue as JSON, for a file or another program.
+
+        Returns
+        -------
+        list of dict
+            One an operation, in order.
+        """
         return [as_json(op) for op in self.outbox.ops()]
 
 

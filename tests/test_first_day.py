@@ -34,7 +34,7 @@ def test_an_error_of_a_column_names_the_columns_and_the_one_like_it(
     rt: nrt.Session, table: str, undescribed: None
 ) -> None:
     with pytest.raises(
-        errors.MissingColumnError, match=r"mean 'price'.*there are id, name, price, qty"
+        errors.MissingColumnError, match=r"there are id, name, price, qty \(did you mean 'price'"
     ):
         rt.table(table, columns=["pric"]).wait(scaled(10))
     frame = rt.table(table).wait(scaled(10))
@@ -98,6 +98,26 @@ def test_nothing_is_computed_from_a_numeric_that_has_lost_digits(
         rt.table(table, numeric="exact")  # type: ignore[arg-type]  # on purpose
 
 
+def test_a_number_that_no_numeric_of_so_many_digits_holds_is_refused_before_it_is_queued(
+    rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    name = make_table("id int primary key, price numeric(6,2), name text not null, small int2")
+    frame = rt.table(name).wait(scaled(10))
+    frame.insert(id=1, price=9999.99, name="a")
+    frame.edit(1, price=9999.994)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"price": 9999.995}, r"numeric\(6,2\)"),
+        ({"price": Decimal(-10000)}, r"numeric\(6,2\)"),
+        ({"price": float("inf")}, r"numeric\(6,2\)"),
+        ({"small": 40_000}, "too large for int2"),
+        ({"name": None}, "NOT NULL"),
+    ]
+    for values, why in wrong:
+        with pytest.raises(nrt.InvalidEditError, match=why):
+            frame.edit(1, values)
+    assert rt.queue.flush(scaled(10)) == 0
+
+
 def test_flush_tells_what_is_left_of_this_session_from_that_of_others(
     stack: LocalStack, table: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -108,7 +128,7 @@ def test_flush_tells_what_is_left_of_this_session_from_that_of_others(
         assert yesterday.queue.flush(scaled(10)).own == 1
     caplog.clear()
     with (
-        caplog.at_level(logging.WARNING, "notebook_rt"),
+        caplog.at_level(logging.INFO, "notebook_rt"),
         nrt.connect(stack.url, stack.anon_key, queue_path=path) as today,
     ):
         frame = today.table(table).wait(scaled(10))

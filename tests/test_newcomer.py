@@ -456,7 +456,7 @@ def test_a_script_that_leaves_something_unwritten_is_told_so_once(
     queue = tmp_path / "queue.db"
     stack.sql(f"alter table {people} add check (name <> 'x')")
     code, out, err = script(stack, people, queue, f"t.edit(1, name='x'){ending}")
-    said = f"not written yet: 0 waiting, 1 failed, 0 asking: update {people} 1 (name): "
+    said = f"not written yet: 1 failed: update {people} 1 (name): "
     assert (code, out, err.count("\n")) == (0, "", 1)
     assert err.startswith(f"{said}new row for relation")
     assert f"Kept in {queue}: what waits is sent by the next session" in err

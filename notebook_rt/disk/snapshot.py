@@ -197,8 +197,15 @@ def _numbers(values: NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(of, len(held), [None, pa.py_buffer(held)])
 
 
+def _column(told: Any) -> Column:
+    """A column; JSON has made lists of its tuples."""
+    digits = told.get("digits")  # an older file does not know them
+    choices, digits = tuple(told["choices"]), digits and tuple(digits)
+    return Column(**{**told, "choices": choices, "digits": digits})
+
+
 def _kept(raw: mmap.mmap | bytearray, head: Mapping[str, Any]) -> Kept:
-    columns = tuple(Column(**{**one, "choices": tuple(one["choices"])}) for one in head["columns"])
+    columns = tuple(map(_column, head["columns"]))
     known = Schema(columns, tuple(head["key"]), head["numeric"])
     names = tuple(head["names"])
     whole = pa.py_buffer(raw)

@@ -49,6 +49,7 @@ import datetime as dt
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Final, cast
 
 from notebook_rt.errors import near
@@ -139,6 +140,8 @@ class Column:
     """The server is known to fill it in where nothing is given: it has a default."""
     generated: bool = False
     """The server is known to compute it from other columns: nothing can be written."""
+    digits: tuple[int, int] | None = None
+    """Precision and scale of a ``numeric(6,2)``; None: not known, or without a limit."""
 
     def refusal(self, value: Any) -> str | None:
         """Why the server would not take a typed ``value`` here; None: it may."""
@@ -148,7 +151,19 @@ class Column:
             return None if self.nullable else f"{self.name} cannot be empty: it is NOT NULL"
         if self.choices and value not in self.choices:
             return f"{self.name} is one of {', '.join(self.choices)}; not {value!r}"
+        if self.digits is not None and _overflows(value, *self.digits):
+            precision, scale = self.digits
+            limit = Decimal(1).scaleb(precision - scale)
+            return f"{self.name} is numeric({precision},{scale}): it holds less than {limit:f}, not {value}"
         return None
+
+
+def _overflows(value: Any, precision: int, scale: int) -> bool:
+    """Whether a number, rounded to ``scale``, has more digits than ``precision``, as PostgreSQL asks."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or value != value:
+        return False
+    number = abs(Decimal(repr(value)) if isinstance(value, float) else Decimal(value))
+    return number + Decimal(5).scaleb(-scale - 1) >= Decimal(1).scaleb(precision - scale)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ from notebook_rt.outbox.schema import IN_MEMORY, path_for
 from notebook_rt.outbox.sessions import whose
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.runtime.driver import TableDriver
-from notebook_rt.runtime.host import has_front_end
+from notebook_rt.runtime.host import has_front_end, is_interactive
 from notebook_rt.runtime.project import Project
 from notebook_rt.sync.connection.supervisor import State
 from notebook_rt.sync.events import Page, Query
@@ -303,7 +303,10 @@ class Writes:
         self.project.thread.post(self.project.note, "info", text)
 
     def _tell_of_refused(self, outbox: Outbox) -> None:
-        """Say that edits of earlier sessions were refused: tables still show them."""
+        """Say that edits of earlier sessions were refused: tables still show them.
+
+        A script that only reads is not bothered: it finds it in ``repr``, ``reason`` and health.
+        """
         failed = [op for op in outbox.ops(state="failed") if op.session not in self._ids]
         if not failed:
             return
@@ -317,7 +320,7 @@ class Writes:
             f"{many} refused, and df still shows {'it' if one else 'them'}: {what(last)}: {last.error}; "
             "rt.queue.df lists what was refused, .retry() sends it again, .discard(id) drops it"
         )
-        logger.warning(text)
+        logger.log(logging.WARNING if is_interactive() else logging.INFO, "%s", text)
         self.project.thread.post(self.project.note, "info", text)
 
     def _open_if_there(self) -> None:

@@ -33,7 +33,12 @@ def schemas(draw: st.DrawFn) -> Schema:
     columns = [Column(f"k{place}", pg_type, nullable=False) for place, pg_type in enumerate(key)]
     types = draw(st.lists(st.sampled_from(TYPES), max_size=4))
     columns += [
-        Column(f"c{place}", pg_type, choices=("sad", "ok") if pg_type == "mood" else ())
+        Column(
+            f"c{place}",
+            pg_type,
+            choices=("sad", "ok") if pg_type == "mood" else (),
+            digits=(6, 2) if pg_type == "numeric" else None,
+        )
         for place, pg_type in enumerate(types)
     ]
     names = tuple(f"k{place}" for place in range(len(key)))

@@ -28,7 +28,9 @@ language sql stable security invoker set search_path = '' as $$
                 -- As the description has it: a domain over a type of PostgreSQL's own is that type.
                 'type', format_type(
                     case when b.typnamespace = 'pg_catalog'::regnamespace then b.oid
-                         else a.atttypid end, null),
+                         else a.atttypid end,
+                    -- Of a numeric its digits, too: numeric(6,2).
+                    case when a.atttypid = 'numeric'::regtype then a.atttypmod end),
                 'not_null', a.attnotnull or base.not_null,
                 'default', case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
                 'identity', a.attidentity <> '',

@@ -148,6 +148,7 @@ def from_catalog(value: Mapping[str, Any], table: str) -> Described:
             choices=tuple(map(str, one.get("labels") or ())),
             filled=one.get("default") is not None or bool(one.get("identity")),
             generated=bool(one.get("generated")),
+            digits=numeric_digits(str(one["type"])),
         )
         for one in found.get("columns") or ()
     ]
@@ -206,7 +207,10 @@ def from_description(description: Any, table: str) -> Described:
             pg_type = _OPENAPI_INTEGERS.get(pg_type, pg_type)
         choices = tuple(map(str, one.get("enum") or ()))
         filled = one.get("default") is not None
-        columns.append(Column(name, type_name(pg_type), name not in required, choices, filled))
+        digits = numeric_digits(pg_type)
+        columns.append(
+            Column(name, type_name(pg_type), name not in required, choices, filled, digits=digits)
+        )
         if "<pk/>" in str(one.get("description", "")):
             key.append(name)
     return Described(tuple(columns), tuple(key))
@@ -220,6 +224,19 @@ def type_name(text: str) -> str:
     """
     head, dot, tail = text.rpartition(".")
     return canonical(tail.strip('"') if dot and "(" not in head else text)
+
+
+_NUMERIC: Final = re.compile(r"(?:numeric|decimal)\((\d+),\s*(-?\d+)\)")
+
+
+def numeric_digits(text: str) -> tuple[int, int] | None:
+    """The precision and scale that a type's name says; None: it says none.
+
+    >>> numeric_digits("numeric(6,2)"), numeric_digits("numeric")
+    ((6, 2), None)
+    """
+    found = _NUMERIC.fullmatch(text.strip())
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 # What is found out otherwise ----------------------------------------------------------------------
