@@ -140,6 +140,20 @@ def test_joins(reader: Reader, project: LocalStack) -> None:
     until(lambda: worth.df["bob"] == 126)
 
 
+def test_live_views(
+    reader: Reader, project: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = reader("howto/live-views")
+    wanted = project.sql(
+        "select owner, sum(pieces * price) from holdings join prices using (symbol) group by owner"
+    )
+    assert space["by_owner"].df["value"].to_dict() == dict(wanted)
+    assert space["richest"].df.index.tolist() == ["ada"]
+    project.sql("update holdings set pieces = 1000 where owner = 'bob'")
+    said: list[str] = []
+    until(lambda: said.append(capsys.readouterr().out) or "'owner': 'bob'" in "".join(said))
+
+
 def test_export(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
     space = reader("howto/export")
     assert set(pd.read_csv("prices.csv")["symbol"]) == {"AAPL", "MSFT", "KO"}

@@ -20,9 +20,14 @@ from notebook_rt.model.rows import Upsert
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.store.columns import column_of
 from notebook_rt.store.table import Table
+from notebook_rt.sync.derive.distinct import Distinct
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
 from notebook_rt.sync.derive.operator import Derived, Operator
+from notebook_rt.sync.derive.ordering import Ordering
+from notebook_rt.sync.derive.select import Select
+from notebook_rt.sync.derive.sort import Sort
 from notebook_rt.sync.derive.source import Source
+from notebook_rt.sync.derive.top import Top
 from notebook_rt.sync.derive.where import Where
 from tests.benchmarks.harness import OURS, Result
 
@@ -97,12 +102,12 @@ def measure(rows: int) -> list[tuple[str, dict[str, float]]]:
     """Each operator: the milliseconds of each way."""
     table = table_of(rows)
     df = table.snapshot()
+    rng = np.random.default_rng(1)
     found = []
     for name, (make, peers) in operators(df).items():
         times = {f"{who}": milliseconds(work) for who, work in peers.items()}
         times["first build"] = milliseconds(lambda make=make: build(table, make), 3)
         derived = build(table, make)
-        rng = np.random.default_rng(1)
         change(table, derived, 1, rng)  # what is made once, for all changes to come
         times["one change"] = 1000 * statistics.median(
             [change(table, derived, 1, rng) for _ in range(CHANGES)]
@@ -145,6 +150,34 @@ def operators(df: pd.DataFrame) -> dict[str, tuple[Callable[[], Operator], dict[
             {
                 "pandas": lambda: df[df["price"] >= 250],
                 "duckdb": sql("select * from trades where price >= 250"),
+            },
+        ),
+        "select, a product": (
+            lambda: Select((), {"cost": "price * size"}),
+            {
+                "pandas": lambda: df.assign(cost=df["price"] * df["size"]),
+                "duckdb": sql("select *, price * size as cost from trades"),
+            },
+        ),
+        "sort, by a float": (
+            lambda: Sort(Ordering("price", True, "last", "sort")),
+            {
+                "pandas": lambda: df.sort_values("price", kind="stable"),
+                "duckdb": sql("select * from trades order by price"),
+            },
+        ),
+        "top 10, by a float": (
+            lambda: Top(10, Ordering("price", False, "last", "top")),
+            {
+                "pandas": lambda: df.nlargest(10, "price"),
+                "duckdb": sql("select * from trades order by price desc limit 10"),
+            },
+        ),
+        "distinct, 500 values": (
+            lambda: Distinct(("symbol",)),
+            {
+                "pandas": lambda: df.drop_duplicates("symbol"),
+                "duckdb": sql("select distinct on (symbol) * from trades"),
             },
         ),
         "groupby, 500 groups": (
