@@ -219,6 +219,8 @@ def scene(stack: LocalStack, view: View = EVERYTHING, rows: int = ROWS) -> Itera
         made = Scene(stack, proxy, table, view)
         open_all(made, closing)
         until(lambda: not any(made.differing().values()), 20, made.differing)
+        # The first audit is over, too.
+        until(lambda: all(one.health.status == "healthy" for one in made.sessions.values()), 20)
         yield made
 
 
