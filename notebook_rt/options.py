@@ -119,6 +119,10 @@ class Options:
         A ``wait`` for the first data that takes longer shows a progress bar.
     numeric : {"float", "decimal"}, default "float"
         What PostgreSQL's ``numeric`` becomes: float64 as in ``pandas.read_sql``, or exact.
+    source : {"auto", "changes", "broadcast"}, default "auto"
+        How a table's changes come, where ``table`` was not told otherwise: by broadcast from the
+        database where the project has the SQL for that (``notebook-rt doctor --sql TABLE``), else by
+        Postgres Changes.
     presence_calls : int, default 4
         Presence calls in ``presence_window``; the server closes the channel at the sixth.
     presence_window : float, default 30.0
@@ -134,10 +138,6 @@ class Options:
         ``"project"`` that opens the file. In either scope, no session sends what another edited
         that is paused; if that one ended while it was paused, `Queue.resume` or `Queue.retry`
         sends it.
-    source : {"auto", "changes", "broadcast"}, default "auto"
-        How a table's changes come, where ``table`` was not told otherwise: by broadcast from the
-        database where the project has the SQL for that (``notebook-rt doctor --sql TABLE``), else by
-        Postgres Changes.
     keep : bool, default False
         Whether tables are kept on disk for the next kernel, where ``table`` was not told otherwise:
         those of which the project tells that no row policy decides who sees what.

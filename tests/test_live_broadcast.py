@@ -216,9 +216,7 @@ def test_a_table_whose_sql_is_removed_goes_on_by_postgres_changes(
     table = broadcast()
     stack.sql(f"alter publication supabase_realtime add table {table}")
     frame, demanded = rt.table(table), rt.table(table, source="broadcast")
-    for one in (frame, demanded):
-        one.wait(scaled(10))
-        until(lambda one=one: one.status == "live", what=lambda one=one: repr(one))  # type: ignore[misc]  # bound now
+    until(lambda: frame.status == demanded.status == "live", what=lambda: repr(frame))
     assert rt.health.sources == {table: "broadcast"}
     stack.sql(broadcast_remove_sql("public", [table]))
     stack.sql(f"insert into {table} values (1, 'not broadcast', 1)")
@@ -252,6 +250,29 @@ def test_who_may_not_read_the_topic_has_postgres_changes(
         stack.sql(broadcast_remove_sql("public", [table]))
 
 
+def test_another_login_has_the_source_that_it_may_read(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table()
+    stack.sql(broadcast_sql("public", [table], "auth.uid() is not null"))
+    frame, dear = rt.table(table), rt.table(table, filter="price=gt.5")
+
+    def follows_by(source: str, key: int) -> None:
+        until(lambda: rt.health.sources == {table: source}, what=lambda: rt.health.sources)
+        until(lambda: frame.status == dear.status == "live", 15, lambda: repr(frame))
+        stack.sql(f"insert into {table} values ({key}, 'a', 9)")
+        until(lambda: key in frame.df.index and key in dear.df.index, what=lambda: repr(frame))
+
+    try:
+        follows_by("changes", 1)
+        rt.sign_up(f"{table}@example.com", "correct horse battery")
+        follows_by("broadcast", 2)
+        rt.sign_out()
+        follows_by("changes", 3)
+    finally:
+        stack.sql(broadcast_remove_sql("public", [table]))
+
+
 def test_several_tables_of_one_topic_share_its_channel(
     stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
 ) -> None:
@@ -262,9 +283,7 @@ def test_several_tables_of_one_topic_share_its_channel(
     until(lambda: whole.status == "live", what=lambda: repr(whole))
     dear = rt.table(table, filter="price=gt.5")
     first = rt.table(table, order="price.desc", limit=2, columns="price")
-    for frame in (dear, first):
-        frame.wait(scaled(10))
-        until(lambda frame=frame: frame.status == "live", what=lambda frame=frame: repr(frame))  # type: ignore[misc]  # bound now
+    until(lambda: dear.status == first.status == "live", what=lambda: repr(first))
     assert rt.metrics["channels"] == 1
     stack.sql(
         f"update {table} set price = 100 where id = 1; update {table} set price = 0 where id = 9"

@@ -22,6 +22,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
+from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
 from tests.browser.lab import free_port
 from tests.waiting import until
 
@@ -160,6 +161,17 @@ def test_export(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(pd.read_parquet("prices.parquet").index) == {"AAPL", "MSFT", "KO"}
     assert space["frame"].height == space["arrow"].num_rows == 3
     assert "MSFT" in capsys.readouterr().out
+
+
+def test_broadcast_source(reader: Reader, project: LocalStack) -> None:
+    project.sql(broadcast_sql("public", ["prices"]))
+    try:
+        prices = reader("howto/broadcast-source")["prices"]
+        until(lambda: repr(prices) == "<LiveTable prices live by broadcast, 3 rows>")
+        set_price(project, prices, "KO", 64)
+    finally:
+        project.sql("update prices set price = 63 where symbol = 'KO'")
+        project.sql(broadcast_remove_sql("public", ["prices"]))
 
 
 def test_sign_in(reader: Reader, project: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:

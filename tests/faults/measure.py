@@ -31,6 +31,7 @@ from realtime import AsyncRealtimeClient
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
+from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
 from tests.faults.truth import EVERYTHING, SOME, View, plain, table_of
 from tests.proxy import Cut, Drop, Proxy
 from tests.waiting import until
@@ -40,9 +41,11 @@ ROWS: Final = 2_000
 AFTER: Final = 30.0
 PATIENCE: Final = 100.0
 OURS: Final = {
-    "by default": nrt.Options(),
-    "audit every 60 s": nrt.Options(audit_interval=60.0),
+    "by default": nrt.Options(source="changes"),
+    "audit every 60 s": nrt.Options(source="changes", audit_interval=60.0),
+    "by broadcast": nrt.Options(source="broadcast"),
 }
+"""By default: as it is where the project does not have the SQL for broadcasts."""
 RECORDED: Final = {
     "socket refused 8 s": ("194", "194", "51 (0)", "194", "194"),
     "change frames swallowed 10 s": ("196", "196", "196 (196)", "196", "196"),
@@ -118,6 +121,34 @@ class Plain:
         return {row["id"]: [row.get(name) for name in names] for row in rows}
 
 
+class Witness(threading.Thread):
+    """What each of ours says of itself from the beginning of a fault on."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(daemon=True)
+        self._scene = scene
+        self._ends = threading.Event()
+        self._gaps = {name: session.metrics["gaps"] for name, session in scene.sessions.items()}
+        self.began = time.monotonic()
+        self.seen: dict[str, float] = {}
+        """Seconds until it said, or counted, that something may be wrong."""
+        self.said: dict[str, list[str]] = {name: [] for name in scene.sessions}
+        """Its health, each word once."""
+
+    def run(self) -> None:
+        while not self._ends.wait(0.02):
+            for name, session in self._scene.sessions.items():
+                word = session.health.status
+                if word not in self.said[name]:
+                    self.said[name].append(word)
+                if word != "healthy" or session.metrics["gaps"] > self._gaps[name]:
+                    self.seen.setdefault(name, time.monotonic() - self.began)
+
+    def end(self) -> None:
+        self._ends.set()
+        self.join()
+
+
 @dataclass
 class Scene:
     """All clients on one table behind one proxy."""
@@ -127,10 +158,9 @@ class Scene:
     table: str
     view: View
     ours: dict[str, nrt.LiveFrame] = field(default_factory=dict)
-    session: nrt.Session | None = None
-    """The one by default."""
+    sessions: dict[str, nrt.Session] = field(default_factory=dict)
     peer: Plain | None = None
-    said: str = ""
+    witness: Witness | None = None
 
     def sql(self, statement: str) -> None:
         self.stack.sql(statement.replace("{t}", self.table))
@@ -151,10 +181,10 @@ class Scene:
                     self.sql(f"delete from {{t}} where id = {key}")
             time.sleep(seconds / count)
 
-    def note(self) -> None:
-        """What this package says of itself now."""
-        assert self.session is not None  # set with the clients
-        self.said = f"{self.ours['by default'].status}, {self.session.health.status}"
+    def begin(self) -> None:
+        """The fault begins."""
+        self.witness = Witness(self)
+        self.witness.start()
 
     def differing(self) -> dict[str, int]:
         """Rows that differ from SQL, by client."""
@@ -184,11 +214,22 @@ def scene(stack: LocalStack, view: View = EVERYTHING, rows: int = ROWS) -> Itera
     """Everybody has subscribed and read."""
     with contextlib.ExitStack() as closing:
         table = closing.enter_context(table_of(stack, f"measured_{time.monotonic_ns()}", rows))
+        closing.enter_context(broadcasting(stack, table))
         proxy = closing.enter_context(Proxy(stack.url))
         made = Scene(stack, proxy, table, view)
         open_all(made, closing)
         until(lambda: not any(made.differing().values()), 20, made.differing)
+        # The first audit is over, too.
+        until(lambda: all(one.health.status == "healthy" for one in made.sessions.values()), 20)
         yield made
+
+
+@contextlib.contextmanager
+def broadcasting(stack: LocalStack, table: str) -> Iterator[None]:
+    """The table's changes are broadcast."""
+    stack.sql(broadcast_sql("public", [table]))
+    yield
+    stack.sql(broadcast_remove_sql("public", [table]))
 
 
 def open_all(made: Scene, closing: contextlib.ExitStack) -> None:
@@ -196,7 +237,7 @@ def open_all(made: Scene, closing: contextlib.ExitStack) -> None:
     key = made.stack.anon_key
     for name, options in OURS.items():
         session = closing.enter_context(nrt.connect(made.proxy.url, key, options=options))
-        made.session = made.session or session
+        made.sessions[name] = session
         made.ours[name] = made.view.open(session, made.table)
     made.peer = closing.enter_context(Plain(made.proxy.url, key, made.view, made.table))
     for frame in made.ours.values():
@@ -209,20 +250,20 @@ Case = Callable[[LocalStack, contextlib.ExitStack], Scene]
 
 def socket_refused(stack: LocalStack, closing: contextlib.ExitStack) -> Scene:
     here = closing.enter_context(scene(stack))
+    here.begin()
     here.proxy.rules = (Cut(path="/websocket"),)
     here.proxy.close_sockets()
     here.write(7.0)
-    here.note()
     here.proxy.heal()
     return here
 
 
 def swallowed(stack: LocalStack, closing: contextlib.ExitStack) -> Scene:
     here = closing.enter_context(scene(stack))
-    here.proxy.rules = (Drop(),)
+    here.begin()
+    here.proxy.rules = (Drop(), Drop(kind="broadcast"))
     here.write(9.0)
     time.sleep(1)
-    here.note()
     here.proxy.heal()
     return here
 
@@ -240,36 +281,36 @@ def burst(stack: LocalStack, closing: contextlib.ExitStack) -> Scene:
     directory = closing.enter_context(tempfile.TemporaryDirectory())
     own = closing.enter_context(start(directory, options=limited))
     here = closing.enter_context(scene(own, rows=7_000))
+    here.begin()
     for number in range(7):
         where = f"id between {number * 1000 + 1} and {number * 1000 + 1000}"
         here.sql(f"update {{t}} set name = 'burst' where {where}")
         time.sleep(3.0)  # the server looks at the rate every five seconds only
-    here.note()
     return here
 
 
 def restarted(stack: LocalStack, closing: contextlib.ExitStack) -> Scene:
     here = closing.enter_context(scene(stack))
+    here.begin()
     stack.restart_postgres()
     here.write(10.0)
-    here.note()
     return here
 
 
 def out_and_in(stack: LocalStack, closing: contextlib.ExitStack) -> Scene:
     here = closing.enter_context(scene(stack, SOME))
+    here.begin()
     inside = "select id from {t} where qty >= 50 and active order by id limit 40"
     here.sql(f"update {{t}} set qty = 1, name = 'out' where id in ({inside})")
     outside = "select id from {t} where qty < 50 and name <> 'out' order by id desc limit 40"
     here.sql(f"update {{t}} set qty = 90, active = true where id in ({outside})")
-    here.note()
     return here
 
 
 def truncated(stack: LocalStack, closing: contextlib.ExitStack) -> Scene:
     here = closing.enter_context(scene(stack))
+    here.begin()
     here.sql("truncate {t}")
-    here.note()
     return here
 
 
@@ -279,12 +320,13 @@ def cold_snapshot(stack: LocalStack, closing: contextlib.ExitStack) -> Scene:
     directory = closing.enter_context(tempfile.TemporaryDirectory())
     own = closing.enter_context(start(directory, options=cold))
     table = closing.enter_context(table_of(own, "measured_cold", ROWS))
+    closing.enter_context(broadcasting(own, table))
     proxy = closing.enter_context(Proxy(own.url))
     here = Scene(own, proxy, table, EVERYTHING)
     writing = threading.Thread(target=here.write, args=(5.0,))
     writing.start()
     open_all(here, closing)
-    here.note()
+    here.begin()
     writing.join()
     return here
 
@@ -313,7 +355,8 @@ class Measured:
 
     after: dict[str, int]
     true_at: dict[str, float | None]
-    said: str
+    seen: dict[str, float]
+    said: dict[str, list[str]]
 
 
 def measure(case: Case, stack: LocalStack) -> Measured:
@@ -334,7 +377,9 @@ def measure(case: Case, stack: LocalStack) -> Measured:
             if passed >= AFTER and not after:
                 after = found
             if after and (None not in true_at.values() or passed > PATIENCE):
-                return Measured(after, true_at, here.said)
+                assert here.witness is not None  # each case begins
+                here.witness.end()
+                return Measured(after, true_at, here.witness.seen, here.witness.said)
             time.sleep(0.5)
 
 
@@ -346,7 +391,8 @@ def markdown(measured: dict[str, Measured]) -> str:
         "realtime-py, here",
         *(f"notebook_rt, {name}" for name in OURS),
         "true after",
-        "said at the end of the fault",
+        "seen after",
+        "said meanwhile",
     ]
     lines = [
         "# Faults, and what is wrong 30 seconds after",
@@ -356,9 +402,12 @@ def markdown(measured: dict[str, Measured]) -> str:
         "Realtime server (2.129.8) with each client's own way of keeping a table, and are quoted. "
         "The others were measured by `python -m tests.faults.measure`, all at once, through one "
         "proxy in front of the local stack: the unmodified `realtime` package (subscribe, read "
-        "once, apply each event) and this package, by default (an audit every 20 s) and with "
-        "one every 60 s. “true after”: seconds from healing until no row differed, by default / "
-        "with 60 s. What is lost without a word only an audit can find. "
+        "once, apply each event) and this package: by default (an audit every 20 s) and with "
+        "one every 60 s, by Postgres Changes; and by broadcast from the database, with an audit every "
+        "20 s. Of these three, in this order: “true after”, seconds from healing until no row "
+        "differed; “seen after”, seconds from the beginning of the fault until the session was not "
+        "healthy or had counted a gap; “said meanwhile”, what its health said until it was true. What "
+        "Postgres Changes lose without a word only an audit can find. "
         "The burst is seven transactions of 1,000 rows, three seconds apart.",
         "",
         f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, "
@@ -370,13 +419,16 @@ def markdown(measured: dict[str, Measured]) -> str:
     ]
     for name, one in measured.items():
         times = " / ".join("never" if s is None else f"{s:.0f} s" for s in one.true_at.values())
+        seen = " / ".join(f"{one.seen[n]:.1f} s" if n in one.seen else "–" for n in OURS)
+        said = " / ".join(", ".join(one.said[n]) for n in OURS)
         cells = [
             name,
             *RECORDED[name],
             f"{one.after['realtime-py, here']:,}",
             *(f"{one.after[ours]:,}" for ours in OURS),
             times,
-            one.said,
+            seen,
+            said,
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -389,7 +389,7 @@ class Mirror(Machine):
         if not self.gapless:
             flow = self._follow(replica, log)
         elif self._now >= log.head_at:
-            flow = self._passes.look_at_head(log)
+            flow = self._look_at_head(log)
         else:
             return
         self._flows.start(LOG, self._guard(flow), self._now)
@@ -593,6 +593,10 @@ class Mirror(Machine):
         else:
             log.forget()
             self._open_gap("what was missed is read from the table, not from its log")
+
+    def _look_at_head(self, log: ChangeLog) -> Flow:
+        self._flows.serve(LOG, "audit")
+        yield from self._passes.look_at_head(log)
 
     def _poll(self, replica: Replica) -> Flow:
         gaps, log = self._gaps, self._passes.log

@@ -1,0 +1,146 @@
+"""The log of a table's changes as it is followed: numbers, positions, parts, order. By cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notebook_rt.model.rows import WireRow
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.options import Options
+from notebook_rt.sync.events import Page
+from notebook_rt.sync.table.broadcast import (
+    HOLE,
+    Batch,
+    ChangeLog,
+    Entry,
+    Head,
+    Message,
+    Numbers,
+    Position,
+    read_head,
+    read_message,
+)
+
+
+def keys_of(records: Sequence[WireRow]) -> list[Any]:
+    return [record["id"] for record in records]
+
+
+def log(position: str = "10:10:") -> ChangeLog:
+    """One that has read the table at this position; no message had been sent."""
+    made = ChangeLog(TableSpec("t"), Head(1, "nrt:public.t", "e", position, 0), Options(), 0.0)
+    made.adopt(Position.of(position))
+    return made
+
+
+def message(n: int, x: int, *changes: Entry, part: int = 1, last: bool = True) -> Message:
+    return Message("e", n, x, part, last, list(changes))
+
+
+def upsert(number: int, *keys: int) -> Entry:
+    return Entry(number, "U", rows=[{"id": key, "v": number} for key in keys])
+
+
+def gone(number: int, *keys: int) -> Entry:
+    return Entry(number, "D", gone=[{"id": key} for key in keys])
+
+
+def take(one: ChangeLog, *messages: Message) -> Batch:
+    entries = [entry for each in messages for entry in one.hear(each, 0.0)]
+    return one.batch(entries, keys_of)
+
+
+def values(batch: Batch) -> dict[Any, Any]:
+    """Key to the value it is given; None: it is gone."""
+    return {k: None if c.record is None else c.record["v"] for k, c in batch.changes.items()}
+
+
+def test_a_number_that_does_not_come_in_half_a_second_is_lost() -> None:
+    numbers = Numbers()
+    numbers.came(1, 0.0)
+    assert numbers.lost_at == float("inf")
+    numbers.came(4, 1.0)
+    assert numbers.lost_at == 1.0 + HOLE
+    numbers.came(3, 1.1)
+    numbers.came(2, 1.2)
+    assert numbers.lost_at == float("inf")
+    numbers.expect(6, 2.0)
+    numbers.came(6, 2.1)
+    assert numbers.lost_at == 2.0 + HOLE
+    numbers.settle(1.9)
+    assert numbers.missing
+    numbers.settle(2.0)
+    assert not numbers.missing
+
+
+@given(st.permutations(range(1, 12)), st.integers(0, 11))
+def test_whatever_the_order_only_what_did_not_come_is_missing(order: list[int], lost: int) -> None:
+    numbers = Numbers()
+    for number in order[lost:]:
+        numbers.came(number, 0.0)
+        numbers.came(number, 0.0)
+    numbers.expect(11, 1.0)
+    missing = [n for hole in numbers.missing for n in range(hole.low, hole.high + 1)]
+    assert sorted(missing) == sorted(order[:lost])
+
+
+def test_a_transaction_is_taken_when_all_its_parts_are_here() -> None:
+    one = log()
+    assert values(take(one, message(2, 11, gone(3, 2), part=2))) == {}
+    assert values(take(one, message(1, 11, upsert(1, 1, 2), part=1, last=False))) == {1: 1, 2: None}
+
+
+def test_of_two_transactions_the_log_says_which_is_later() -> None:
+    one = log()
+    assert values(take(one, message(2, 12, upsert(9, 1)))) == {1: 9}
+    assert values(take(one, message(1, 11, upsert(5, 1, 2)))) == {2: 5}
+    assert values(take(one, message(3, 13, gone(12, 1)))) == {1: None}
+    assert values(take(one, message(3, 13, gone(12, 1)), message(2, 12, upsert(9, 1)))) == {}
+
+
+def test_what_the_position_sees_is_no_news() -> None:
+    one = log("10:15:12,13")
+    assert values(take(one, message(1, 11, upsert(1, 1)), message(2, 12, upsert(2, 2)))) == {2: 2}
+    one.adopt(Position.of("16:16:"))
+    assert values(take(one, message(2, 12, upsert(2, 2)))) == {}
+
+
+def test_nothing_from_before_a_truncate_comes_back() -> None:
+    one = log()
+    take(one, message(1, 11, upsert(1, 1)))
+    batch = take(one, message(2, 12, Entry(4, "T"), upsert(5, 3)))
+    assert (batch.emptied, values(batch)) == (frozenset(), {3: 5})
+    late = [message(1, 11, upsert(1, 1)), message(3, 13, upsert(3, 2))]
+    assert values(take(one, *late)) == {}
+
+
+def test_a_truncate_that_comes_late_spares_what_is_newer() -> None:
+    one = log()
+    take(one, message(2, 12, upsert(7, 1)))
+    batch = take(one, message(1, 11, Entry(4, "T")))
+    assert batch.emptied == {1}
+
+
+@pytest.mark.parametrize("payload", [None, [], {}, {"epoch": "e"}, {"epoch": 1, "n": "x"}])
+def test_what_is_no_message_is_none(payload: Any) -> None:
+    assert read_message(payload) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (None, "may not read its topic"),
+        ({"version": 2}, "version 2"),
+        ({"version": 1, "topic": "t"}, "does not understand"),
+        ([], "version None"),
+    ],
+)
+def test_a_head_that_cannot_be_followed_says_why(value: Any, why: str) -> None:
+    head, said = read_head(Page((), None, 0.0, value, scalar=True))
+    assert head is None
+    assert why in said
