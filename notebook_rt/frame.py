@@ -33,7 +33,7 @@ from notebook_rt.runtime.following import note
 from notebook_rt.runtime.iteration import Changes
 from notebook_rt.runtime.progress import Bar
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
-from notebook_rt.sync.derive.join import How, Join
+from notebook_rt.sync.derive.join import HOWS, How, Join, Keying
 from notebook_rt.sync.derive.operator import Operator
 from notebook_rt.sync.derive.where import Where
 
@@ -695,28 +695,98 @@ class LiveFrame:
             Of the same session. A row's partner is its row whose key is what ``on`` holds.
         on : str or sequence of str, optional
             Columns of this frame. Default: its key.
-        how : {"left", "inner"}
-            Whether a row without a partner stays, its new columns empty.
+        how : {"left", "inner", "right", "outer"}
+            Which rows without a partner stay, their other columns empty. An outer join is in the order of its
+            keys, so it is made anew with each change.
         suffixes : tuple of str
             What is added to the names of columns that both have.
 
         Returns
         -------
         LiveFrame
-            The rows in this frame's order, with its index; dtypes are those of pandas.
+            The rows in the order, with the index and the dtypes of pandas. Left and inner: its key is this
+            frame's. Right and outer by columns: this frame's key and the other's.
 
         Raises
         ------
         DerivationError
             If ``how`` is another, the frames are of two sessions, or, when it is read, ``on`` is not the
-            other's key: use ``map``.
+            other's key: use ``merge``.
         """
-        if how not in ("left", "inner"):
-            raise DerivationError(f"join: how is 'left' or 'inner', not {how!r}; others with map")
         by = (on,) if isinstance(on, str) else None if on is None else tuple(on)
-        return DerivedFrame(
-            f"{self.name}.join({other.name})", (self, other), lambda: Join(by, how, suffixes)
+        return self._joined(other, Keying(by, None, "join"), how, suffixes)
+
+    def merge(
+        self,
+        other: LiveFrame,
+        how: How = "inner",
+        on: str | Sequence[str] | None = None,
+        left_on: str | Sequence[str] | None = None,
+        right_on: str | Sequence[str] | None = None,
+        left_index: bool = False,
+        right_index: bool = False,
+        suffixes: tuple[str, str] = ("_x", "_y"),
+    ) -> LiveFrame:
+        """A live frame of the pairs of rows that hold the same: ``df.merge(other.df, ...)``.
+
+        Parameters
+        ----------
+        other : LiveFrame
+            Of the same session.
+        how : {"inner", "left", "right", "outer"}
+            Which rows without a partner stay, their other columns empty. An outer merge is in the
+            order of its keys, so it is made anew with each change.
+        on : str or sequence of str, optional
+            Columns, or levels of the index, of both. A null is the partner of a null.
+        left_on, right_on : str or sequence of str, optional
+            Those of this frame and of the other, where they are called differently.
+        left_index, right_index : bool
+            By the index instead.
+        suffixes : tuple of str
+            What is added to the names of columns that both have.
+
+        Returns
+        -------
+        LiveFrame
+            The rows in the order, with the index and the dtypes of pandas: merged by columns, the index
+            counts. The key (of ``get`` and of changes) is this frame's key where a row has one partner
+            at most, the other's where that is so of the other's rows, else both, one after the other.
+
+        Raises
+        ------
+        DerivationError
+            If ``how`` is another, it is not said by what to merge, the frames are of two sessions, or,
+            when it is read, it cannot be kept up: use ``map``.
+
+        Examples
+        --------
+        >>> rich = trades.merge(symbols, on="symbol")  # doctest: +SKIP
+        """
+        sides = [(left_on, left_index), (right_on, right_index)]
+        if on is not None:
+            if any(one is not None or index for one, index in sides):
+                raise DerivationError("merge: say either on=, or left_ and right_")
+            sides = [(on, False), (on, False)]
+        if any((one is None) != index for one, index in sides):
+            raise DerivationError(
+                "merge: say by what, for both frames: on='symbol', or left_on= or left_index=True and "
+                "right_on= or right_index=True"
+            )
+        left, right = (
+            (one,) if isinstance(one, str) else None if one is None else tuple(one)
+            for one, _ in sides
         )
+        return self._joined(other, Keying(left, right), how, suffixes)
+
+    def _joined(
+        self, other: LiveFrame, keying: Keying, how: How, suffixes: tuple[str, str]
+    ) -> LiveFrame:
+        if how not in HOWS:
+            raise DerivationError(
+                f"{keying.said}: how is one of {', '.join(HOWS)}, not {how!r}; others with map"
+            )
+        name = f"{self.name}.{keying.said}({other.name})"
+        return DerivedFrame(name, (self, other), lambda: Join(keying, how, suffixes))
 
     def groupby(self, by: str | Sequence[str]) -> LiveGroupBy:
         """Group the rows by the values of columns, as ``DataFrame.groupby``; say what of them by ``agg``.

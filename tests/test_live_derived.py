@@ -86,6 +86,48 @@ def test_a_join_moves_when_either_side_does(
         _ = trades.join(symbols).df
 
 
+def test_a_merge_has_pandas_own_pairs(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable, make_table: Callable[..., str]
+) -> None:
+    table = make_table("no int primary key, symbol text, side text, size int")
+    stack.sql(
+        f"insert into {table} values (1, 'a', 'buy', 3), (2, 'a', 'sell', 4), (3, null, 'buy', 5)"
+    )
+    orders = session.table(table).wait(scaled(10))
+    pairs = trades.merge(orders, on="symbol", how="left")
+    every = trades.merge(orders, on="symbol", how="outer", suffixes=("", "_ordered"))
+    by_side = pairs.groupby("side").agg(volume=("size_x", "sum"))
+    told: list[nrt.ChangeBatch] = []
+    pairs.on_change(told.append)
+
+    def check() -> None:
+        same(pairs.df, trades.df.merge(orders.df, on="symbol", how="left"))
+        outer = trades.df.merge(orders.df, on="symbol", how="outer", suffixes=("", "_ordered"))
+        same(every.df, outer)
+        same(by_side.df, pairs.df.groupby("side").agg(volume=("size_x", "sum")))
+
+    check()
+    found = pairs.get((1, 2))
+    assert found is not None
+    assert (found["side"], found["size_x"], found["size_y"]) == ("sell", 10, 4)
+    stack.sql(f"delete from {table} where no = 1; insert into {table} values (4, 'b', 'buy', 6)")
+    until(lambda: sorted(orders.df.index) == [2, 3, 4])
+    check()
+    until(lambda: sum(map(len, told)) == 4)
+    assert sorted((c.kind, c.key) for batch in told for c in batch) == [
+        ("delete", (1, 1)),
+        ("delete", (2, None)),
+        ("delete", (3, 1)),
+        ("insert", (2, 4)),
+    ]
+    with pytest.raises(errors.DerivationError, match="counts its rows"):
+        _ = pairs.where("side=eq.buy").df
+    with pytest.raises(errors.DerivationError, match="say by what"):
+        trades.merge(orders)
+    with pytest.raises(errors.DerivationError, match="both frames have"):
+        _ = trades.merge(orders, on="symbol", suffixes=("", "")).df
+
+
 def test_an_edit_that_waits_shows_through(trades: nrt.LiveTable) -> None:
     by_symbol = trades.groupby("symbol").agg(volume=("size", "sum"), high=("price", "max"))
     assert by_symbol.df.loc["b", "volume"] == 20

@@ -21,12 +21,12 @@ from notebook_rt.model.types import Backend, equal
 from notebook_rt.net.loop import WakingLock
 from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.runtime.feed import Feed, T
-from notebook_rt.store.arranged import ALONE, Arranged
+from notebook_rt.store.arranged import Arranged
 from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.telling import Telling
-from notebook_rt.store.touched import RANK
+from notebook_rt.store.touched import HIDDEN
 from notebook_rt.sync.derive.operator import Derived, Operator
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.events import Status
@@ -173,7 +173,7 @@ class DerivedFeed(Feed):
             self._telling.show(derived.table, derived.view)
             self.table, self.ordered = derived.table, derived.view
         schema = derived.table.schema
-        self.schema = schema.project([n for n in schema.names if n not in (RANK, ALONE)])
+        self.schema = schema.project([n for n in schema.names if not n.startswith(HIDDEN)])
         visible = self._telling.tell(changes)
         if first and self.listeners:  # who listened before there was anything is told of all of it
             visible = self._everything(derived.view)

@@ -560,7 +560,9 @@ class TextColumn(ColumnStore):
     def chunked(self) -> pa.ChunkedArray:
         """The chunks as one array."""
         if self._array is None:
-            self._array = pa.chunked_array(self._chunks, pa.large_string())
+            # One chunk at least: pandas' merge fails without any.
+            chunks = self._chunks or [pa.array([], pa.large_string())]
+            self._array = pa.chunked_array(chunks, pa.large_string())
         return self._array
 
     def everything(self) -> list[Any]:

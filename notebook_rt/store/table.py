@@ -36,7 +36,7 @@ from notebook_rt.store.keys import Keys
 from notebook_rt.store.load import Pages
 from notebook_rt.store.marks import Kept, Mark
 from notebook_rt.store.parallel import in_parallel
-from notebook_rt.store.touched import RANK, Delta, Place, Touched
+from notebook_rt.store.touched import HIDDEN, RANK, Delta, Place, Touched
 from notebook_rt.store.uninterrupted import uninterrupted
 
 _NONE: Final[Positions] = np.empty(0, "int64")
@@ -246,6 +246,17 @@ class Table:
             born = np.ones(self._born, bool)
             born[self._dead] = False
             return np.flatnonzero(born)
+
+    def numbered(self, numbers: Positions) -> Positions:
+        """Where the rows with these numbers are."""
+        with self.lock:
+            self._take_step()
+            return self._places(numbers)
+
+    def place(self, key: Key) -> Place | None:
+        """The row under a typed key, with its rank; None: there is none."""
+        with self.lock:
+            return self._ranked((key,))[key]
 
     def columns(self) -> Mapping[str, ColumnStore]:
         """The columns as they are now; hold the lock for as long as they are read."""
@@ -633,6 +644,8 @@ class Table:
         self._leave_followers()
 
     def _indexed(self) -> pd.Index:
+        if self.schema.key[0].startswith(HIDDEN):
+            return pd.RangeIndex(len(self))
         arrays = [self._columns[name].array() for name in self.schema.key]
         if len(arrays) > 1:
             # A level holds nothing that cannot be hashed: lists and objects are there as their JSON text.

@@ -24,12 +24,11 @@ from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import Column, Schema, equal, to_json
 from notebook_rt.store import table as table_module
 from notebook_rt.store import touched as touched_module
-from notebook_rt.store.arranged import ALONE
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.table import Table
-from notebook_rt.store.touched import RANK
+from notebook_rt.store.touched import HIDDEN
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
-from notebook_rt.sync.derive.join import Join
+from notebook_rt.sync.derive.join import HOWS, Join, Keying
 from notebook_rt.sync.derive.operator import Derived, Operator
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.derive.where import Where
@@ -132,7 +131,7 @@ def check_told(
     now = dict(before)
     for change in changes:
         old, new = (
-            None if row is None else {n: v for n, v in row.items() if n not in (RANK, ALONE)}
+            None if row is None else {n: v for n, v in row.items() if not n.startswith(HIDDEN)}
             for row in (change.old, change.new)
         )
         assert equal(now.get(change.key), old), said
@@ -183,7 +182,7 @@ def column(frame: Frame, name: str) -> pd.Series[Any]:
 
 def flat(frame: Frame) -> Frame:
     """With the levels of the index as columns, too, where pandas asks for columns."""
-    levels = {name: column(frame, str(name)) for name in frame.index.names}
+    levels = {name: column(frame, str(name)) for name in frame.index.names if name}
     return frame.assign(**{str(name): level for name, level in levels.items()})
 
 
@@ -221,7 +220,7 @@ USES = {text: parse(text).columns for text in FILTERS}
 
 def where(draw: Any, of: Node) -> Node | None:
     known = [text for text, used in USES.items() if {*used} <= {*of.names, *of.keys}]
-    if not known:
+    if not known or not of.keys:  # an index that counts would have to be counted anew
         return None
     text = draw(st.sampled_from(known))
 
@@ -298,42 +297,96 @@ def of_kind(node: Node, name: str) -> str:
     return TYPES.get(name) or of_kind(node.inputs[0], name)
 
 
+JOINED = {"g", "h", "on", "n", "at", "day"}
+
+
 def join(draw: Any, of: Node, nodes: Sequence[Node]) -> Node | None:
+    """``DataFrame.join``: to the key of the other, by columns or by one's own key."""
     left, right = of, draw(st.sampled_from(nodes))
-    if left.backend != right.backend:
+    if left.backend != right.backend or not right.keys:
         return None
-    how = draw(st.sampled_from(["left", "inner"]))
     on: tuple[str, ...] | None
     if right.keys == ("id",):
-        on = None if left.keys == ("id",) else ("id",)
-        kinds = {of_kind(one, "id") for one in (left, right) if "id" in one.keys}
-        if on is None and len(kinds) > 1:
-            return None
-        if on is not None:
+        on = None
+        if left.keys != ("id",) or len({of_kind(one, "id") for one in (left, right)}) > 1:
             return None
     else:
         on = right.keys
-        if not {*on} <= {*left.names, *left.keys} or {*on} & {"v", "w"}:
+        if not {*on} <= {*left.names, *left.keys} or not {*on} <= JOINED or not left.keys:
             return None
-        if not {*on} <= {"g", "h", "on", "n", "at", "day"}:
-            return None
-    both = {*left.names} & {*right.names}
-    mine = {name: f"{name}_x" if name in both else name for name in left.names}
-    theirs = {name: f"{name}_y" if name in both else name for name in right.names}
-    names = [*mine.values(), *theirs.values()]
-    if len({*names, *left.keys}) < len(names) + len(left.keys):
-        return None
+    how = draw(st.sampled_from(HOWS))
 
     def expression(a: Frame, b: Frame) -> Frame:
-        if on is None:
-            return a.join(b, how=how, suffixes=("_x", "_y"))
-        return a.join(b, on=list(on), how=how, suffixes=("_x", "_y"))
+        return a.join(b, on=None if on is None else list(on), how=how, suffixes=("_x", "_y"))
 
-    said = f"join {on} {how}"
-    return made(Join(on, how, ("_x", "_y")), expression, [left, right], names, left.keys, said)
+    return joined(Keying(on, None, "join"), how, left, right, expression)
+
+
+def merge(draw: Any, of: Node, nodes: Sequence[Node]) -> Node | None:
+    """``pandas.merge``: by columns or levels of both, or one's columns and the other's index."""
+    left, right = of, draw(st.sampled_from(nodes))
+    if left.backend != right.backend:
+        return None
+    how = draw(st.sampled_from(HOWS))
+    mine, theirs = [*left.names, *left.keys], [*right.names, *right.keys]
+    same = [n for n in mine if n in theirs and n in JOINED | {"id"}]
+    alike = [n for n in same if of_kind(left, n) == of_kind(right, n)]
+    what = draw(st.sampled_from(["on", "on", "different", "right_index", "left_index"]))
+    if what == "on":
+        if not alike:
+            return None
+        on = draw(st.lists(st.sampled_from(alike), min_size=1, max_size=2, unique=True))
+        keying = Keying(tuple(on), tuple(on))
+    elif what == "different":
+        pairs = [(a, b) for a in mine for b in theirs if a != b and {a, b} <= {"h", "n"}]
+        if not pairs:
+            return None
+        a, b = draw(st.sampled_from(pairs))
+        keying = Keying((a,), (b,))
+    elif what == "right_index":
+        if not right.keys or not {*right.keys} <= {*mine} & JOINED:
+            return None
+        keying = Keying(right.keys, None)
+    else:
+        if not left.keys or not {*left.keys} <= {*theirs} & JOINED:
+            return None
+        keying = Keying(None, left.keys)
+
+    def expression(a: Frame, b: Frame) -> Frame:
+        return keying.merge(a, b, how, ("_x", "_y"))
+
+    return joined(keying, how, left, right, expression)
+
+
+def joined(
+    keying: Keying,
+    how: Any,
+    left: Node,
+    right: Node,
+    expression: Expression,
+) -> Node | None:
+    """The node, with the names that pandas gives it; None where it has one twice."""
+    empty = [
+        Frame({name: [] for name in [*one.keys, *one.names]}).set_index([*one.keys])
+        if one.keys
+        else Frame({name: [] for name in one.names})
+        for one in (left, right)
+    ]
+    try:
+        shape = expression(*empty)
+    except ValueError:
+        return None
+    names = [*shape.columns]
+    index = [n for n in shape.index.names if n is not None]
+    if len({*names, *index}) < len(names) + len(index) or "date" in names:
+        return None
+    return made(
+        Join(keying, how, ("_x", "_y")), expression, [left, right], names, index, f"{keying} {how}"
+    )
 
 
 OPERATORS = [where, groupby]
+PAIRED = [join, merge]
 
 
 # Tables and their histories
@@ -428,8 +481,11 @@ def play(data: st.DataObject) -> None:
         leaves = [leaf(draw, backend) for _ in range(2)]
         nodes = list(leaves)
         for _ in range(draw(st.integers(1, 3))):
-            of, operator = draw(st.sampled_from(nodes)), draw(st.sampled_from([*OPERATORS, join]))
-            found = join(draw, of, nodes) if operator is join else operator(draw, of)
+            of, operator = (
+                draw(st.sampled_from(nodes)),
+                draw(st.sampled_from([*OPERATORS, *PAIRED])),
+            )
+            found = operator(draw, of, nodes) if operator in PAIRED else operator(draw, of)
             if found is not None:
                 nodes.append(found)
         for one in leaves:

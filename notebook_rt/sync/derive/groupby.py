@@ -38,7 +38,7 @@ from notebook_rt.store.dense import Positions
 from notebook_rt.store.encode import moments
 from notebook_rt.store.touched import RANK, Delta, Place
 from notebook_rt.sync.derive.aggregates import State, state_of, supported
-from notebook_rt.sync.derive.groups import NO_GROUP, Groups, typed
+from notebook_rt.sync.derive.groups import NO_GROUP, Groups, Ranked, typed
 from notebook_rt.sync.derive.operator import (
     Columns,
     Operator,
@@ -68,6 +68,8 @@ class Aggregate:
 
 class GroupBy(Operator):
     """A row for each group of ``by``."""
+
+    counted = True
 
     def __init__(self, by: Sequence[str], aggregates: Sequence[Aggregate]) -> None:
         self.by = tuple(by)
@@ -177,6 +179,11 @@ class GroupBy(Operator):
     def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
         now, (then, built) = sources[0].dtypes(), self._built
         found = {name: now[name] for name in self.by}
+        if self._order:  # pandas looks at the values of an index of objects
+            truth = np.dtype("bool")
+            found |= {
+                n: truth for n in self.by if is_object_dtype(now[n]) and self._kinds[n] == "bool"
+            }
         for one in self.aggregates:
             found[one.name] = built[one.name]
             if now[one.column] != then[one.column] and isinstance(one.function, str):
@@ -347,32 +354,31 @@ class Past:
     """A column's values by rank, as they were before ``deltas``."""
 
     def __init__(self, source: Source, name: str, deltas: Sequence[Delta]) -> None:
-        self._name = name
         self._kind: Kind = source.table.columns()[name].kind
-        values, ranks = source.arrays([name])[name], source.ranks()
-        self._values: NDArray[Any] = np.zeros(int(ranks.max(initial=-1)) + 1, values.dtype)
-        self._values[ranks] = values
+        values = source.arrays([name])[name]
+        self._values = Ranked(source.ranks(), np.array(values))
         for delta in deltas:
             if delta.old is not None:
                 self.set(delta.old.rank, delta.old.row[name])
 
     def set(self, rank: int, value: Any) -> None:
         """Note the value of a row."""
-        if rank >= len(self._values):
-            more = np.zeros(rank + 1 + len(self._values) // 8, self._values.dtype)
-            more[: len(self._values)] = self._values
-            self._values = more
-        dtype = self._values.dtype.kind
+        dtype = self._values.values.dtype.kind
         if dtype == "M":
             value = np.datetime64("NaT") if value is None else np.datetime64(_naive(value), "us")
         elif value is None and dtype != "O":
-            self._values = self._values.astype(object)
+            self._values.values = self._values.values.astype(object)
         self._values[rank] = value
 
     def get(self, ranks: Positions) -> list[Any]:
         """The values of rows, typed."""
-        found = self._values[ranks]
+        found = self._values.get(ranks)
         return moments(found.view("i8"), self._kind) if found.dtype.kind == "M" else found.tolist()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use, about."""
+        return self._values.nbytes
 
 
 def _naive(value: Any) -> Any:
