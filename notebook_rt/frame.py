@@ -35,6 +35,7 @@ from notebook_rt.runtime.progress import Bar
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
 from notebook_rt.sync.derive.join import HOWS, How, Join, Keying
 from notebook_rt.sync.derive.operator import Operator
+from notebook_rt.sync.derive.rolling import Rolling
 from notebook_rt.sync.derive.where import Where
 
 if TYPE_CHECKING:
@@ -803,6 +804,27 @@ class LiveFrame:
         """
         return LiveGroupBy(self, (by,) if isinstance(by, str) else tuple(by))
 
+    def rolling(
+        self, window: str | pd.Timedelta, *, on: str, by: str | Sequence[str]
+    ) -> LiveRolling:
+        """For each row, the rows of its group in a time before it, as ``groupby(by).rolling(window, on=on)``.
+
+        Parameters
+        ----------
+        window : str or Timedelta
+            How long, such as ``"5min"``: from then, not included, to the row itself.
+        on : str
+            The column of moments. In each group the rows must be in its order, as pandas asks.
+        by : str or sequence of str
+            Columns to group by. A row with a null in one of them is in no group.
+
+        Returns
+        -------
+        LiveRolling
+            Its ``agg`` gives the live frame.
+        """
+        return LiveRolling(self, window, on, (by,) if isinstance(by, str) else tuple(by))
+
     # The end
 
     def close(self) -> None:
@@ -1012,6 +1034,50 @@ class LiveGroupBy:
         GroupBy(self._by, aggregates)  # refused now, if at all
         name = f"{self._frame.name}.groupby({', '.join(self._by)})"
         return DerivedFrame(name, (self._frame,), lambda: GroupBy(self._by, aggregates))
+
+
+class LiveRolling:
+    """The windows of a live frame's rows; made by ``LiveFrame.rolling``."""
+
+    def __init__(
+        self, frame: LiveFrame, window: str | pd.Timedelta, on: str, by: tuple[str, ...]
+    ) -> None:
+        self._frame = frame
+        self._window = window
+        self._on = on
+        self._by = by
+
+    def __repr__(self) -> str:
+        return f"<LiveRolling {self._window} of {self._frame!r}>"
+
+    def agg(self, **columns: tuple[str, str]) -> LiveFrame:
+        """A live frame of a row a row, as pandas' ``agg`` of the windows; those that changed are computed.
+
+        Parameters
+        ----------
+        **columns : tuple of (str, str)
+            New column to a column of numbers and its function: ``volume=("size", "sum")``. There are count,
+            first, last, max, mean, median, min, nunique, std, sum, var.
+
+        Returns
+        -------
+        LiveFrame
+            Sorted by the groups; the groups and ``on`` are its index, and its key is this frame's.
+
+        Raises
+        ------
+        DerivationError
+            If a function is not kept up, or, when it is read, the rows of a group are not in the order of
+            ``on``: use ``map``.
+
+        Examples
+        --------
+        >>> recent = trades.rolling("5min", on="at", by="symbol").agg(v=("size", "sum"))  # doctest: +SKIP
+        """
+        window, on, by = self._window, self._on, self._by
+        Rolling(window, on, by, columns)  # refused now, if at all
+        name = f"{self._frame.name}.rolling({window!r})"
+        return DerivedFrame(name, (self._frame,), lambda: Rolling(window, on, by, columns))
 
 
 def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> MappedFrame:

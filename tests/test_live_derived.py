@@ -128,6 +128,37 @@ def test_a_merge_has_pandas_own_pairs(
         _ = trades.merge(orders, on="symbol", suffixes=("", "")).df
 
 
+def test_windows_roll_with_the_rows(
+    stack: LocalStack, session: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table("id bigint primary key, symbol text, size int, at timestamptz")
+    stack.sql(
+        f"insert into {table} values (1, 'b', 10, '2024-01-01 10:00Z'), (2, 'a', 5, "
+        "'2024-01-01 10:01Z'), (3, 'b', 7, '2024-01-01 10:03Z')"
+    )
+    trades = session.table(table).wait(scaled(10))
+    recent = trades.rolling("5min", on="at", by="symbol").agg(v=("size", "sum"), n=("id", "count"))
+
+    def wanted() -> pd.DataFrame:
+        df = trades.df.reset_index()
+        return (
+            df.groupby("symbol").rolling("5min", on="at").agg(v=("size", "sum"), n=("id", "count"))
+        )
+
+    same(recent.df, wanted())
+    stack.sql(f"insert into {table} values (4, 'b', 1, '2024-01-01 10:06Z')")
+    stack.sql(f"update {table} set size = 100 where id = 3")
+    until(lambda: len(trades.df) == 4 and trades.df.loc[3, "size"] == 100)
+    same(recent.df, wanted())
+    assert recent.df["v"].tolist() == [5, 10, 110, 101]
+    stack.sql(f"update {table} set at = '2024-01-01 09:00Z' where id = 4")
+    until(lambda: trades.df.loc[4, "at"].hour == 9)
+    with pytest.raises(errors.DerivationError, match="not in the order"):
+        _ = recent.df
+    with pytest.raises(errors.DerivationError, match="no time"):
+        trades.rolling("soon", on="at", by="symbol").agg(v=("size", "sum"))
+
+
 def test_an_edit_that_waits_shows_through(trades: nrt.LiveTable) -> None:
     by_symbol = trades.groupby("symbol").agg(volume=("size", "sum"), high=("price", "max"))
     assert by_symbol.df.loc["b", "volume"] == 20

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from notebook_rt.errors import DerivationError
 from notebook_rt.model.filters import parse
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import Column, Schema, equal, to_json
@@ -30,6 +31,7 @@ from notebook_rt.store.touched import HIDDEN
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
 from notebook_rt.sync.derive.join import HOWS, Join, Keying
 from notebook_rt.sync.derive.operator import Derived, Operator
+from notebook_rt.sync.derive.rolling import Rolling
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.derive.where import Where
 
@@ -497,3 +499,98 @@ def play(data: st.DataObject) -> None:
             batch(draw, draw(st.sampled_from(leaves)), nulls)
             root.advance()
             root.check()
+
+
+# Windows: their tables are in the order of time, or they are refused
+
+ROLLED = ["count", "sum", "mean", "min", "max", "std", "var", "median", "first", "last", "nunique"]
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=HISTORIES, deadline=None, suppress_health_check=QUIET)
+@given(st.data())
+def test_rolling_is_pandas_after_every_batch(data: st.DataObject) -> None:
+    roll(data)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(7200)
+@settings(max_examples=5_000, deadline=None, suppress_health_check=QUIET)
+@given(st.data())
+def test_rolling_is_pandas_after_every_batch_of_many(data: st.DataObject) -> None:
+    roll(data)
+
+
+def rolling(draw: Any, of: Node) -> Node:
+    by = draw(st.sampled_from([("g",), ("h",), ("on", "g")]))
+    numbers = [name for name in ("n", "v", "on") if name not in by]
+    what = st.tuples(st.sampled_from(numbers), st.sampled_from(ROLLED))
+    wanted = draw(st.lists(what, min_size=1, max_size=3, unique=True))
+    given = {f"r{at}": one for at, one in enumerate(wanted)}
+    window = draw(st.sampled_from(["1min", "90s", "5min", "1h"]))
+
+    def expression(df: Frame) -> Frame:
+        if not df[list(by)].notna().all(axis=1).any():
+            df = df[:0]  # pandas fails where there are rows and no group
+        return df.groupby(list(by)).rolling(window, on="at").agg(**given)
+
+    node = made(
+        Rolling(window, "at", by, given), expression, [of], [*given], [*by, "at"], "rolling"
+    )
+    node.said += f" {window} {by} {given}"
+    return node
+
+
+def roll(data: st.DataObject) -> None:
+    """Windows of a table whose times rise, mostly; what is derived of them in turn."""
+    draw = data.draw
+    backend = draw(st.sampled_from([None, None, "numpy_nullable", "pyarrow"]))
+    names = ("g", "h", "on", "n", "v", "at")
+    columns = [Column("id", "int8"), *(Column(name, TYPES[name]) for name in names)]
+    table = JournalledTable(Schema(tuple(columns), ("id",)), backend)
+    leaf = Node(None, table.snapshot, (), table, names, ("id",), f"{backend}")
+    root = rolling(draw, leaf)
+    if draw(st.booleans()):
+        root = groupby(draw, root) or root
+    nulls = draw(st.booleans())
+    now, number = dt.datetime(2024, 1, 1, tzinfo=dt.UTC), 0
+    for _ in range(draw(st.integers(1, 6))):
+        ops: list[Op] = []
+        for _ in range(draw(st.integers(1, 6))):
+            values = row(draw, names[:-1], nulls, nan=False)
+            what = draw(st.sampled_from(["insert", "insert", "insert", "update", "delete", "late"]))
+            if what == "insert" or not number:
+                now += dt.timedelta(seconds=draw(st.sampled_from([0, 30, 60, 61, 300])))
+                number += 1
+                ops.append(Upsert(number, {"id": number, **values, "at": now}))
+                continue
+            key = draw(st.integers(1, number))
+            if what == "delete":
+                ops.append(Delete(key))
+            elif what == "update" and table.get(key) is not None:
+                some = draw(st.lists(st.sampled_from(names[:-1]), min_size=1, max_size=2))
+                ops.append(Upsert(key, {name: values[name] for name in some}))
+            elif draw(st.integers(0, 9)) == 0 and table.get(key) is not None:
+                ops.append(Upsert(key, {"at": now - dt.timedelta(days=draw(st.integers(0, 1)))}))
+        table.apply(ops)
+        df = table.snapshot()
+        keyed = df[df[list(root_by(root))].notna().all(axis=1)]
+        falls = [
+            not group.is_monotonic_increasing
+            for _, group in keyed.groupby(list(root_by(root)))["at"]
+        ]
+        if any(falls):
+            with pytest.raises(DerivationError, match="order of"):
+                root.advance()
+            return
+        root.advance()
+        root.check()
+
+
+def root_by(node: Node) -> tuple[str, ...]:
+    """What the windows at the bottom of a tree are grouped by."""
+    while node.inputs[0].inputs:
+        node = node.inputs[0]
+    assert node.derived is not None
+    assert isinstance(node.derived.operator, Rolling)
+    return node.derived.operator.by
