@@ -37,6 +37,8 @@ class Arranged(Ordered):
         self.index = table.schema.key if index is None else tuple(index)
         self.sortable = True  # each rank is there once: the key breaks no tie
         self._plain = True
+        self._arranged: tuple[int, np.ndarray] | None = None
+        """The order of the ranks, and the table's arrangement that it is of."""
         self.dtypes: Mapping[str, Any] = {}
         """The dtype of each column and each level of the index, by name."""
         self.blank: Mapping[str, str] = {}
@@ -64,16 +66,19 @@ class Arranged(Ordered):
 
     def _sorted(self) -> np.ndarray:
         ranks = self.table.ranks()
-        self._plain = bool((ranks[1:] > ranks[:-1]).all())
-        return np.arange(len(ranks)) if self._plain else np.argsort(ranks, kind="stable")
+        if self._arranged is None or self._arranged[0] != self.table.arrangement:
+            self._plain = bool((ranks[1:] > ranks[:-1]).all())
+            order = np.arange(len(ranks)) if self._plain else np.argsort(ranks, kind="stable")
+            self._arranged = self.table.arrangement, order
+        return self._arranged[1]
 
     def _shown(self, whole: pd.DataFrame) -> pd.DataFrame:
         names = [name for name in whole.columns if name not in self.carried]
         shown = whole[names] if self.in_order() else whole[names].take(self._places())
         changed = {
             name: self._as_pandas(name, shown[name], self.dtypes[name])
-            for name in names
-            if name in self.dtypes and self._differs(name, shown[name].dtype)
+            for name, dtype in zip(names, shown.dtypes.tolist(), strict=True)
+            if name in self.dtypes and self._differs(name, dtype)
         }
         if changed:
             shown = shown.assign(**changed)

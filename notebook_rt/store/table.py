@@ -94,6 +94,9 @@ class Table:
         self._stillborn: list[int] = []
         """Numbers of rows that came and left again before any step."""
 
+        self.arrangement = 0
+        """Rises when rows come, go, or get another rank."""
+
         self._index: pd.Index | None = None
         self._snapshot: pd.DataFrame | None = None
         self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
@@ -243,6 +246,8 @@ class Table:
             self._take_step()
             if RANK in self._columns:
                 return self._columns[RANK].numpy()
+            if not len(self._dead):
+                return np.arange(self._born)
             born = np.ones(self._born, bool)
             born[self._dead] = False
             return np.flatnonzero(born)
@@ -434,6 +439,7 @@ class Table:
         self._stillborn = other._stillborn
         self._index = self._snapshot = None
         self.version += 1
+        self.arrangement += 1
 
     # --- noting changes -----------------------------------------------------------------------
 
@@ -612,6 +618,7 @@ class Table:
                     self._columns[name] = column
                     if other:
                         self._snapshot = None
+                        self.arrangement += name == RANK or step.moves
 
         names = self._columns.keys() - self.schema.key
         texts = [

@@ -26,22 +26,40 @@ from notebook_rt.sync.derive.source import Source
 NO_GROUP = -1
 _SCANS: Final = 16
 """Looks through all rows that take as long as to sort them by their groups."""
+_SPREAD: Final = 4
+"""An array by rank is at most so much longer than the table."""
 _RECENT: Final = 4096
 """Ranks that are kept in a dict at most, or an eighth of those in the arrays."""
 
 
 class Ranked:
-    """A value for each rank, which may be any ints: two arrays, and a dict of the ranks that came since."""
+    """A value for each rank; of a rank that is not there, anything.
 
-    def __init__(self, ranks: Positions, values: NDArray[Any]) -> None:
-        self.ranks = ranks
-        """Rising."""
-        self.values = values
+    An array by rank, where that is not much longer than the table. Else ranks are far apart (a merge's
+    are): then two arrays, the ranks rising, and a dict of the ranks that came since.
+    """
+
+    def __init__(self, ranks: Positions, values: NDArray[Any], blank: Any = 0) -> None:
+        self._blank = blank
         self._recent: dict[int, Any] = {}
+        self._ranks: Positions | None = ranks
+        self.values = values
+        highest = int(ranks.max(initial=-1))
+        if highest < _SPREAD * len(ranks) + _RECENT:
+            self._ranks = None
+            self.values = np.full(highest + 1, blank, values.dtype)
+            self.values[ranks] = values
+
+    @property
+    def ranks(self) -> Positions:
+        """The rank of each of the values."""
+        return np.arange(len(self.values)) if self._ranks is None else self._ranks
 
     def _place(self, rank: int) -> int:
-        place = int(self.ranks.searchsorted(rank))
-        return place if place < len(self.ranks) and self.ranks.item(place) == rank else -1
+        if self._ranks is None:
+            return rank
+        place = int(self._ranks.searchsorted(rank))
+        return place if place < len(self._ranks) and self._ranks.item(place) == rank else -1
 
     def __getitem__(self, rank: int) -> Any:
         if rank in self._recent:
@@ -49,12 +67,20 @@ class Ranked:
         return self.values[self._place(rank)]
 
     def __setitem__(self, rank: int, value: Any) -> None:
+        if self._ranks is None:
+            if rank >= len(self.values):
+                size = rank + 1 + len(self.values) // 8
+                more = np.full(size, self._blank, self.values.dtype)
+                more[: len(self.values)] = self.values
+                self.values = more
+            self.values[rank] = value
+            return
         place = -1 if rank in self._recent else self._place(rank)
         if place >= 0:
             self.values[place] = value
             return
         self._recent[rank] = value
-        if len(self._recent) > max(_RECENT, len(self.ranks) // 8):
+        if len(self._recent) > max(_RECENT, len(self._ranks) // 8):
             self.settle()
 
     def settle(self) -> None:
@@ -65,24 +91,27 @@ class Ranked:
             values[:] = list(self._recent.values())
             ranks = np.concatenate([self.ranks, ranks])
             order = np.argsort(ranks, kind="stable")
-            self.ranks, self._recent = ranks[order], {}
+            self._ranks, self._recent = ranks[order], {}
             self.values = np.concatenate([self.values, values])[order]
+
+    def where(self, value: Any) -> Positions:
+        """The ranks that have this value, rising."""
+        self.settle()
+        found = np.flatnonzero(self.values == value)
+        return found if self._ranks is None else self._ranks[found]
 
     def get(self, ranks: Positions) -> NDArray[Any]:
         """The values of many ranks."""
-        places = np.minimum(self.ranks.searchsorted(ranks), max(len(self.ranks) - 1, 0))
-        if not self._recent:
-            return self.values[places]
-        found = self.values[places] if len(self.values) else np.empty(len(ranks), self.values.dtype)
-        for at, rank in enumerate(ranks.tolist()):
-            if rank in self._recent:
-                found[at] = self._recent[rank]
-        return found
+        if self._ranks is None:
+            return self.values[ranks]
+        self.settle()
+        return self.values[self._ranks.searchsorted(ranks)]
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory in use, about."""
-        return self.ranks.nbytes + self.values.nbytes + 150 * len(self._recent)
+        held = 0 if self._ranks is None else self._ranks.nbytes
+        return held + self.values.nbytes + 150 * len(self._recent)
 
 
 class Groups:
@@ -104,7 +133,7 @@ class Groups:
         self.codes, self.values = self._factorized(source)
         """The group of each row, in the table's order, and the values of each group."""
         self._code_of = {values: code for code, values in enumerate(self.values)}
-        self.by_rank = Ranked(ranks, self.codes.astype("int32"))
+        self.by_rank = Ranked(ranks, self.codes.astype("int32"), NO_GROUP)
         self._scans = 0
         self._sorted: tuple[Positions, NDArray[np.int64]] | None = None
         """The ranks in the order of their groups, and where each group begins."""
@@ -181,10 +210,9 @@ class Groups:
     def members(self, code: int) -> Positions:
         """The ranks of the rows of a group, rising."""
         if self._sorted is None:
-            self.by_rank.settle()
             self._scans += 1
             if self._scans <= _SCANS:
-                return self.by_rank.ranks[np.flatnonzero(self.by_rank.values == code)]
+                return self.by_rank.where(code)
             self._sort()
         if code in self._members:
             return np.array(self._members[code], "int64")
@@ -213,6 +241,7 @@ class Groups:
 
     def _sort(self) -> None:
         """Sort the ranks by their groups."""
+        self.by_rank.settle()
         codes = self.by_rank.values
         low = (codes & 0xFFFF).astype("uint16")  # numpy sorts 16 bits by counting
         order = np.argsort(low, kind="stable")

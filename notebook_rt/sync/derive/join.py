@@ -25,7 +25,7 @@ from notebook_rt.model.rows import Key, Op, Row
 from notebook_rt.model.types import Column, Kind, Schema
 from notebook_rt.store.arranged import ALONE
 from notebook_rt.store.column import ColumnStore
-from notebook_rt.store.columns import FixedColumn, column_of, take
+from notebook_rt.store.columns import FixedColumn, column_of, copied, take
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.touched import HIDDEN, RANK, Delta, Place
 from notebook_rt.sync.derive.operator import Columns, Operator, RebuildError, known, rank_column
@@ -108,9 +108,11 @@ class Join(Operator):
         columns: dict[str, ColumnStore] = {}
         made: list[Column] = []
         mine, theirs = left.table.columns(), right.table.columns()
-        here, there = left.rows(places), right.rows(partners)
+        rows, there = left.rows(places), right.rows(partners)
+        here = None if _is_whole(rows, len(left.table)) else rows
         for one in (*self._shown, *self._hidden):
-            columns[one.name] = _taken(one, (mine, here), (theirs, there))
+            of_right = one.left is None
+            columns[one.name] = _taken(one, (mine, rows if of_right else here), (theirs, there))
             made.append(Column(one.name, columns[one.name].pg_type))
         for name, flags in ((ALONE, alone), (ALONE_LEFT, alone_left)):
             columns[name] = FixedColumn(flags, None, "bool", backend, "float")
@@ -271,9 +273,9 @@ class Join(Operator):
         self._factor = 1 if alone else 1 << (2 * highest + 1024).bit_length()
         self._whole = self.how == "outer" or not (left.lasting and right.lasting)
         if not self._whole and 4 * int(first[0].max(initial=0)) * self._factor < _HIGHEST:
-            ranks = _at(first[0], first[1]) * self._factor
+            ranks = _at(first[0], first[1])
             if self._factor > 1:
-                ranks += _at(second[0], second[1]) + 1
+                ranks = ranks * self._factor + _at(second[0], second[1]) + 1
             if (ranks[1:] > ranks[:-1]).all():
                 return ranks
         self._whole = True
@@ -386,18 +388,26 @@ def _at(ranks: Positions, places: Positions) -> Positions:
     """The ranks at these places; -1 where there is no row."""
     if not len(ranks):
         return np.full(len(places), -1)
+    if _is_whole(places, len(ranks)):
+        return ranks
     return np.where(places < 0, -1, ranks[places])
+
+
+def _is_whole(places: Positions, rows: int) -> bool:
+    """Whether these are all rows, in order."""
+    return len(places) == rows and bool((places == np.arange(rows)).all())
 
 
 def _taken(
     one: Taken,
-    left: tuple[Mapping[str, ColumnStore], Positions],
+    left: tuple[Mapping[str, ColumnStore], Positions | None],
     right: tuple[Mapping[str, ColumnStore], Positions],
 ) -> ColumnStore:
-    """A column of the result."""
-    if one.right is None:
-        assert one.left is not None  # it is of one of the two
-        return take(left[0][one.left], left[1])
+    """A column of the result; where there are no places, the whole of it."""
+    if one.right is None or left[1] is None:
+        assert one.left is not None  # it is of one of the two, and the right one is never whole
+        column = left[0][one.left]
+        return copied(column) if left[1] is None else take(column, left[1])
     if one.left is None:
         return take(right[0][one.right], right[1])
     mine, theirs = left[0][one.left], right[0][one.right]

@@ -52,6 +52,11 @@ class Operator(ABC):
     def step(self, sources: Sequence[Source], deltas: Sequence[Sequence[Delta]]) -> list[Op]:
         """What the inputs' changes change in the result."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use beside the result, about."""
+        return 0
+
     @abstractmethod
     def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
         """The dtypes of pandas' result, by the names of its columns and of its index."""
@@ -92,6 +97,11 @@ class Derived:
     def moved(self) -> bool:
         """Whether an input may have changed."""
         return self.table is None or any(source.moved for source in self._sources)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use: the result's, and about those of what the operator keeps."""
+        return self.operator.nbytes + (0 if self.table is None else self.table.nbytes)
 
     def bind(self, sources: Sequence[Source]) -> None:
         """Take other inputs: the result is built anew."""
