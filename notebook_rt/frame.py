@@ -12,7 +12,7 @@ import concurrent.futures
 import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
 
 from notebook_rt.errors import (
@@ -27,7 +27,7 @@ from notebook_rt.mapped import MappedFrame
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
-from notebook_rt.runtime.derived import DerivedFeed
+from notebook_rt.runtime.derived import DerivedFeed, derived_feed
 from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
 from notebook_rt.runtime.iteration import Changes
@@ -679,7 +679,12 @@ class LiveFrame:
             When it is read, if there is no such column, or only the server could decide.
         """
         parsed = parse(filter)
-        return DerivedFrame(f"{self.name}.where({str(parsed)!r})", (self,), lambda: Where(parsed))
+        return DerivedFrame(
+            f"{self.name}.where({str(parsed)!r})",
+            (self,),
+            lambda: Where(parsed),
+            ("where", str(parsed)),
+        )
 
     def join(
         self,
@@ -787,7 +792,8 @@ class LiveFrame:
                 f"{keying.said}: how is one of {', '.join(HOWS)}, not {how!r}; others with map"
             )
         name = f"{self.name}.{keying.said}({other.name})"
-        return DerivedFrame(name, (self, other), lambda: Join(keying, how, suffixes))
+        same = (keying, how, tuple(suffixes))
+        return DerivedFrame(name, (self, other), lambda: Join(keying, how, suffixes), same)
 
     def groupby(self, by: str | Sequence[str]) -> LiveGroupBy:
         """Group the rows by the values of columns, as ``DataFrame.groupby``; say what of them by ``agg``.
@@ -854,7 +860,11 @@ class DerivedFrame(LiveFrame):
     """What an operator makes of live frames: as live as they are, and all that a live frame is."""
 
     def __init__(
-        self, name: str, frames: Sequence[LiveFrame], make: Callable[[], Operator]
+        self,
+        name: str,
+        frames: Sequence[LiveFrame],
+        make: Callable[[], Operator],
+        same: Hashable = None,
     ) -> None:
         first = frames[0]
         for frame in frames:
@@ -863,10 +873,16 @@ class DerivedFrame(LiveFrame):
                 raise DerivationError(
                     f"{name}: the frames are of two sessions, whose changes do not come together; use map"
                 )
-        feed = DerivedFeed(name, [frame._feed for frame in frames], make)
-        feed.holds = tuple(frames)
-        super().__init__(feed, feed.close, first._session)
+        feed = derived_feed(name, [frame._feed for frame in frames], make, same)
+        feed.holds = feed.holds or tuple(frames)
+        feed.readers.add(self)
+        super().__init__(feed, partial(_leave, feed, weakref.ref(self)), first._session)
         self._frames = tuple(frames)
+
+    @property
+    def memory_usage(self) -> int:
+        """Bytes that the result and what the operator keeps take, about; its inputs are not counted."""
+        return self._feed.nbytes
 
     @property
     def status(self) -> Status:
@@ -995,6 +1011,10 @@ class DerivedFrame(LiveFrame):
     _feed: DerivedFeed
 
 
+def _leave(feed: DerivedFeed, reader: weakref.ref[DerivedFrame]) -> None:
+    feed.leave(reader())
+
+
 class LiveGroupBy:
     """The groups of a live frame's rows; made by ``LiveFrame.groupby``."""
 
@@ -1033,7 +1053,12 @@ class LiveGroupBy:
         aggregates = [Aggregate(name, *given) for name, given in columns.items()]
         GroupBy(self._by, aggregates)  # refused now, if at all
         name = f"{self._frame.name}.groupby({', '.join(self._by)})"
-        return DerivedFrame(name, (self._frame,), lambda: GroupBy(self._by, aggregates))
+        return DerivedFrame(
+            name,
+            (self._frame,),
+            lambda: GroupBy(self._by, aggregates),
+            ("groupby", self._by, tuple(aggregates)),
+        )
 
 
 class LiveRolling:
@@ -1077,7 +1102,12 @@ class LiveRolling:
         window, on, by = self._window, self._on, self._by
         Rolling(window, on, by, columns)  # refused now, if at all
         name = f"{self._frame.name}.rolling({window!r})"
-        return DerivedFrame(name, (self._frame,), lambda: Rolling(window, on, by, columns))
+        return DerivedFrame(
+            name,
+            (self._frame,),
+            lambda: Rolling(window, on, by, columns),
+            ("rolling", window, on, by, tuple(columns.items())),
+        )
 
 
 def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> MappedFrame:

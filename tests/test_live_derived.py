@@ -214,6 +214,27 @@ def test_it_is_released_with_its_last_reader_and_kept_by_a_listener(
     until(lambda: len(trades._feed.listeners) < listeners)
 
 
+def test_chains_that_begin_alike_share_an_operator_until_the_last_reader_is_gone(
+    trades: nrt.LiveTable,
+) -> None:
+    def by_symbol() -> nrt.LiveFrame:
+        large = trades.where("size=gte.10")
+        return large.groupby("symbol").agg(volume=("size", "sum"))
+
+    one, two = by_symbol(), by_symbol()
+    same(one.df, two.df)
+    assert one._feed is two._feed
+    assert one._feed is not trades.groupby("symbol").agg(volume=("size", "sum"))._feed
+    assert one.memory_usage > 0
+    one.close()
+    assert (one.status, two.status) == ("closed", "live")
+    trades.edit(2, size=70)
+    assert two.df.loc["b", "volume"] == 70
+    feed = weakref.ref(two._feed)
+    del one, two
+    until(lambda: gc.collect() >= 0 and feed() is None)
+
+
 def test_a_frame_that_is_closed_takes_what_is_derived_of_it_along(trades: nrt.LiveTable) -> None:
     large = trades.where("size=gte.10")
     last = large.df

@@ -36,6 +36,26 @@ WORST_FIRST: Final[tuple[Status, ...]] = (
 )
 
 
+_MADE: weakref.WeakKeyDictionary[Feed, weakref.WeakValueDictionary[Hashable, DerivedFeed]]
+_MADE = weakref.WeakKeyDictionary()
+"""What is made of a feed, by what it is: who asks for the same shares it, for as long as anybody reads it."""
+
+
+def derived_feed(
+    name: str, inputs: Sequence[Feed], make: Callable[[], Operator], same: Hashable = None
+) -> DerivedFeed:
+    """The feed that an operator makes of ``inputs``; of two that are the ``same`` there is one."""
+    if same is None:
+        return DerivedFeed(name, inputs, make)
+    made = _MADE.setdefault(inputs[0], weakref.WeakValueDictionary())
+    about = (same, tuple(map(id, inputs)))  # a feed that is there holds its inputs
+    found = made.get(about)
+    if found is None or found.status == "closed":
+        # Without the session's lock, for which the loop may wait: two threads may make one each.
+        found = made[about] = DerivedFeed(name, inputs, make)
+    return found
+
+
 class DerivedFeed(Feed):
     """See the module. ``make`` gives a new operator."""
 
@@ -46,6 +66,8 @@ class DerivedFeed(Feed):
         self.make = make
         self.holds: object = None
         """Kept alive while there is this feed: the handles on the inputs."""
+        self.readers: weakref.WeakSet[Hashable] = weakref.WeakSet()
+        """The handles on it that are open."""
         self._derived: Derived | None = None
         self._bound: tuple[tuple[Table | None, Ordered | None], ...] = ()
         self._untold: list[Sequence[RowChange]] = []
@@ -129,6 +151,20 @@ class DerivedFeed(Feed):
             new = self.table.gather(dict.fromkeys([*before, *self.table.keys()]))
             same = sum(equal(row, old.get(key)) for key, row in new.items())
             return rows, len(new) - same
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the result and the operator's state take, about; 0 before it is derived."""
+        with self.lock:
+            return 0 if self._derived is None else self._derived.nbytes
+
+    def leave(self, reader: Hashable) -> None:
+        """A handle is closed; with the last one it ends."""
+        with self.lock:
+            self.readers.discard(reader)
+            if self.readers:
+                return
+        self.close()
 
     def advance(self) -> bool:
         """Bring it up to date with the inputs as they are; False: an input has no data yet."""

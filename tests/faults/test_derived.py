@@ -1,7 +1,7 @@
 """Live tables made of live tables, through every fault: true as soon as what they are made of is.
 
-One table after the other is written to while the proxy breaks things, each fault of the lists once. Then it is
-waited until the inputs equal SQL's answer, and what is derived of them must equal SQL's at once.
+Two tables are written to while the proxy breaks things, each fault of the lists once. Then it is waited until
+the inputs equal SQL's answer, and what is derived of them must equal SQL's at once.
 """
 
 from __future__ import annotations
