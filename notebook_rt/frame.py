@@ -12,7 +12,7 @@ import concurrent.futures
 import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
 
 from notebook_rt.errors import (
@@ -27,7 +27,7 @@ from notebook_rt.mapped import MappedFrame
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
-from notebook_rt.runtime.derived import DerivedFeed
+from notebook_rt.runtime.derived import DerivedFeed, derived_feed
 from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
 from notebook_rt.runtime.iteration import Changes
@@ -36,9 +36,10 @@ from notebook_rt.runtime.watching import Condition, Watching
 from notebook_rt.sync.derive.concat import Concat
 from notebook_rt.sync.derive.distinct import Distinct
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
-from notebook_rt.sync.derive.join import How, Join
+from notebook_rt.sync.derive.join import HOWS, How, Join, Keying
 from notebook_rt.sync.derive.operator import Operator
 from notebook_rt.sync.derive.ordering import NaPosition, Ordering
+from notebook_rt.sync.derive.rolling import Rolling
 from notebook_rt.sync.derive.select import Expression, Select
 from notebook_rt.sync.derive.sort import Sort
 from notebook_rt.sync.derive.top import Top
@@ -857,7 +858,12 @@ class LiveFrame:
             When it is read, if there is no such column, or only the server could decide.
         """
         parsed = parse(filter)
-        return DerivedFrame(f"{self.name}.where({str(parsed)!r})", (self,), lambda: Where(parsed))
+        return DerivedFrame(
+            f"{self.name}.where({str(parsed)!r})",
+            (self,),
+            lambda: Where(parsed),
+            ("where", str(parsed)),
+        )
 
     def join(
         self,
@@ -874,28 +880,99 @@ class LiveFrame:
             Of the same session. A row's partner is its row whose key is what ``on`` holds.
         on : str or sequence of str, optional
             Columns of this frame. Default: its key.
-        how : {"left", "inner"}
-            Whether a row without a partner stays, its new columns empty.
+        how : {"left", "inner", "right", "outer"}
+            Which rows without a partner stay, their other columns empty. An outer join is in the order of its
+            keys, so it is made anew with each change.
         suffixes : tuple of str
             What is added to the names of columns that both have.
 
         Returns
         -------
         LiveFrame
-            The rows in this frame's order, with its index; dtypes are those of pandas.
+            The rows in the order, with the index and the dtypes of pandas. Left and inner: its key is this
+            frame's. Right and outer by columns: this frame's key and the other's.
 
         Raises
         ------
         DerivationError
             If ``how`` is another, the frames are of two sessions, or, when it is read, ``on`` is not the
-            other's key: use ``map``.
+            other's key: use ``merge``.
         """
-        if how not in ("left", "inner"):
-            raise DerivationError(f"join: how is 'left' or 'inner', not {how!r}; others with map")
         by = (on,) if isinstance(on, str) else None if on is None else tuple(on)
-        return DerivedFrame(
-            f"{self.name}.join({other.name})", (self, other), lambda: Join(by, how, suffixes)
+        return self._joined(other, Keying(by, None, "join"), how, suffixes)
+
+    def merge(
+        self,
+        other: LiveFrame,
+        how: How = "inner",
+        on: str | Sequence[str] | None = None,
+        left_on: str | Sequence[str] | None = None,
+        right_on: str | Sequence[str] | None = None,
+        left_index: bool = False,
+        right_index: bool = False,
+        suffixes: tuple[str, str] = ("_x", "_y"),
+    ) -> LiveFrame:
+        """A live frame of the pairs of rows that hold the same: ``df.merge(other.df, ...)``.
+
+        Parameters
+        ----------
+        other : LiveFrame
+            Of the same session.
+        how : {"inner", "left", "right", "outer"}
+            Which rows without a partner stay, their other columns empty. An outer merge is in the
+            order of its keys, so it is made anew with each change.
+        on : str or sequence of str, optional
+            Columns, or levels of the index, of both. A null is the partner of a null.
+        left_on, right_on : str or sequence of str, optional
+            Those of this frame and of the other, where they are called differently.
+        left_index, right_index : bool
+            By the index instead.
+        suffixes : tuple of str
+            What is added to the names of columns that both have.
+
+        Returns
+        -------
+        LiveFrame
+            The rows in the order, with the index and the dtypes of pandas: merged by columns, the index
+            counts. The key (of ``get`` and of changes) is this frame's key where a row has one partner
+            at most, the other's where that is so of the other's rows, else both, one after the other.
+
+        Raises
+        ------
+        DerivationError
+            If ``how`` is another, it is not said by what to merge, the frames are of two sessions, or,
+            when it is read, it cannot be kept up: use ``map``.
+
+        Examples
+        --------
+        >>> rich = trades.merge(symbols, on="symbol")  # doctest: +SKIP
+        """
+        sides = [(left_on, left_index), (right_on, right_index)]
+        if on is not None:
+            if any(one is not None or index for one, index in sides):
+                raise DerivationError("merge: say either on=, or left_ and right_")
+            sides = [(on, False), (on, False)]
+        if any((one is None) != index for one, index in sides):
+            raise DerivationError(
+                "merge: say by what, for both frames: on='symbol', or left_on= or left_index=True and "
+                "right_on= or right_index=True"
+            )
+        left, right = (
+            (one,) if isinstance(one, str) else None if one is None else tuple(one)
+            for one, _ in sides
         )
+        return self._joined(other, Keying(left, right), how, suffixes)
+
+    def _joined(
+        self, other: LiveFrame, keying: Keying, how: How, suffixes: tuple[str, str]
+    ) -> LiveFrame:
+        if how not in HOWS:
+            raise DerivationError(
+                f"{keying.said}: how is one of {', '.join(HOWS)}, not {how!r}; others with map"
+            )
+        name = f"{self.name}.{keying.said}({other.name})"
+        same = (keying, how, tuple(suffixes))
+        return DerivedFrame(name, (self, other), lambda: Join(keying, how, suffixes), same)
 
     def select(self, *columns: str, **computed: Expression) -> LiveFrame:
         """A live frame of some columns, and computed ones: ``df.assign(**computed)[[*columns, *computed]]``.
@@ -1050,6 +1127,27 @@ class LiveFrame:
         """
         return LiveGroupBy(self, (by,) if isinstance(by, str) else tuple(by))
 
+    def rolling(
+        self, window: str | pd.Timedelta, *, on: str, by: str | Sequence[str]
+    ) -> LiveRolling:
+        """For each row, the rows of its group in a time before it, as ``groupby(by).rolling(window, on=on)``.
+
+        Parameters
+        ----------
+        window : str or Timedelta
+            How long, such as ``"5min"``: from then, not included, to the row itself.
+        on : str
+            The column of moments. In each group the rows must be in its order, as pandas asks.
+        by : str or sequence of str
+            Columns to group by. A row with a null in one of them is in no group.
+
+        Returns
+        -------
+        LiveRolling
+            Its ``agg`` gives the live frame.
+        """
+        return LiveRolling(self, window, on, (by,) if isinstance(by, str) else tuple(by))
+
     # The end
 
     def close(self) -> None:
@@ -1083,7 +1181,11 @@ class DerivedFrame(LiveFrame):
     """What an operator makes of live frames: as live as they are, and all that a live frame is."""
 
     def __init__(
-        self, name: str, frames: Sequence[LiveFrame], make: Callable[[], Operator]
+        self,
+        name: str,
+        frames: Sequence[LiveFrame],
+        make: Callable[[], Operator],
+        same: Hashable = None,
     ) -> None:
         first = frames[0]
         for frame in frames:
@@ -1092,10 +1194,16 @@ class DerivedFrame(LiveFrame):
                 raise DerivationError(
                     f"{name}: the frames are of two sessions, whose changes do not come together; use map"
                 )
-        feed = DerivedFeed(name, [frame._feed for frame in frames], make)
-        feed.holds = tuple(frames)
-        super().__init__(feed, feed.close, first._session)
+        feed = derived_feed(name, [frame._feed for frame in frames], make, same)
+        feed.holds = feed.holds or tuple(frames)
+        feed.readers.add(self)
+        super().__init__(feed, partial(_leave, feed, weakref.ref(self)), first._session)
         self._frames = tuple(frames)
+
+    @property
+    def memory_usage(self) -> int:
+        """Bytes that the result and what the operator keeps take, about; its inputs are not counted."""
+        return self._feed.nbytes
 
     @property
     def status(self) -> Status:
@@ -1226,6 +1334,10 @@ class DerivedFrame(LiveFrame):
     _feed: DerivedFeed
 
 
+def _leave(feed: DerivedFeed, reader: weakref.ref[DerivedFrame]) -> None:
+    feed.leave(reader())
+
+
 class LiveGroupBy:
     """The groups of a live frame's rows; made by ``LiveFrame.groupby``."""
 
@@ -1264,7 +1376,61 @@ class LiveGroupBy:
         aggregates = [Aggregate(name, *given) for name, given in columns.items()]
         GroupBy(self._by, aggregates)  # refused now, if at all
         name = f"{self._frame.name}.groupby({', '.join(self._by)})"
-        return DerivedFrame(name, (self._frame,), lambda: GroupBy(self._by, aggregates))
+        return DerivedFrame(
+            name,
+            (self._frame,),
+            lambda: GroupBy(self._by, aggregates),
+            ("groupby", self._by, tuple(aggregates)),
+        )
+
+
+class LiveRolling:
+    """The windows of a live frame's rows; made by ``LiveFrame.rolling``."""
+
+    def __init__(
+        self, frame: LiveFrame, window: str | pd.Timedelta, on: str, by: tuple[str, ...]
+    ) -> None:
+        self._frame = frame
+        self._window = window
+        self._on = on
+        self._by = by
+
+    def __repr__(self) -> str:
+        return f"<LiveRolling {self._window} of {self._frame!r}>"
+
+    def agg(self, **columns: tuple[str, str]) -> LiveFrame:
+        """A live frame of a row a row, as pandas' ``agg`` of the windows; those that changed are computed.
+
+        Parameters
+        ----------
+        **columns : tuple of (str, str)
+            New column to a column of numbers and its function: ``volume=("size", "sum")``. There are count,
+            first, last, max, mean, median, min, nunique, std, sum, var.
+
+        Returns
+        -------
+        LiveFrame
+            Sorted by the groups; the groups and ``on`` are its index, and its key is this frame's.
+
+        Raises
+        ------
+        DerivationError
+            If a function is not kept up, or, when it is read, the rows of a group are not in the order of
+            ``on``: use ``map``.
+
+        Examples
+        --------
+        >>> recent = trades.rolling("5min", on="at", by="symbol").agg(v=("size", "sum"))  # doctest: +SKIP
+        """
+        window, on, by = self._window, self._on, self._by
+        Rolling(window, on, by, columns)  # refused now, if at all
+        name = f"{self._frame.name}.rolling({window!r})"
+        return DerivedFrame(
+            name,
+            (self._frame,),
+            lambda: Rolling(window, on, by, columns),
+            ("rolling", window, on, by, tuple(columns.items())),
+        )
 
 
 def concat(

@@ -86,6 +86,79 @@ def test_a_join_moves_when_either_side_does(
         _ = trades.join(symbols).df
 
 
+def test_a_merge_has_pandas_own_pairs(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable, make_table: Callable[..., str]
+) -> None:
+    table = make_table("no int primary key, symbol text, side text, size int")
+    stack.sql(
+        f"insert into {table} values (1, 'a', 'buy', 3), (2, 'a', 'sell', 4), (3, null, 'buy', 5)"
+    )
+    orders = session.table(table).wait(scaled(10))
+    pairs = trades.merge(orders, on="symbol", how="left")
+    every = trades.merge(orders, on="symbol", how="outer", suffixes=("", "_ordered"))
+    by_side = pairs.groupby("side").agg(volume=("size_x", "sum"))
+    told: list[nrt.ChangeBatch] = []
+    pairs.on_change(told.append)
+
+    def check() -> None:
+        same(pairs.df, trades.df.merge(orders.df, on="symbol", how="left"))
+        outer = trades.df.merge(orders.df, on="symbol", how="outer", suffixes=("", "_ordered"))
+        same(every.df, outer)
+        same(by_side.df, pairs.df.groupby("side").agg(volume=("size_x", "sum")))
+
+    check()
+    found = pairs.get((1, 2))
+    assert found is not None
+    assert (found["side"], found["size_x"], found["size_y"]) == ("sell", 10, 4)
+    stack.sql(f"delete from {table} where no = 1; insert into {table} values (4, 'b', 'buy', 6)")
+    until(lambda: sorted(orders.df.index) == [2, 3, 4])
+    check()
+    until(lambda: sum(map(len, told)) == 4)
+    assert sorted((c.kind, c.key) for batch in told for c in batch) == [
+        ("delete", (1, 1)),
+        ("delete", (2, None)),
+        ("delete", (3, 1)),
+        ("insert", (2, 4)),
+    ]
+    with pytest.raises(errors.DerivationError, match="counts its rows"):
+        _ = pairs.where("side=eq.buy").df
+    with pytest.raises(errors.DerivationError, match="say by what"):
+        trades.merge(orders)
+    with pytest.raises(errors.DerivationError, match="both frames have"):
+        _ = trades.merge(orders, on="symbol", suffixes=("", "")).df
+
+
+def test_windows_roll_with_the_rows(
+    stack: LocalStack, session: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table("id bigint primary key, symbol text, size int, at timestamptz")
+    stack.sql(
+        f"insert into {table} values (1, 'b', 10, '2024-01-01 10:00Z'), (2, 'a', 5, "
+        "'2024-01-01 10:01Z'), (3, 'b', 7, '2024-01-01 10:03Z')"
+    )
+    trades = session.table(table).wait(scaled(10))
+    recent = trades.rolling("5min", on="at", by="symbol").agg(v=("size", "sum"), n=("id", "count"))
+
+    def wanted() -> pd.DataFrame:
+        df = trades.df.reset_index()
+        return (
+            df.groupby("symbol").rolling("5min", on="at").agg(v=("size", "sum"), n=("id", "count"))
+        )
+
+    same(recent.df, wanted())
+    stack.sql(f"insert into {table} values (4, 'b', 1, '2024-01-01 10:06Z')")
+    stack.sql(f"update {table} set size = 100 where id = 3")
+    until(lambda: len(trades.df) == 4 and trades.df.loc[3, "size"] == 100)
+    same(recent.df, wanted())
+    assert recent.df["v"].tolist() == [5, 10, 110, 101]
+    stack.sql(f"update {table} set at = '2024-01-01 09:00Z' where id = 4")
+    until(lambda: trades.df.loc[4, "at"].hour == 9)
+    with pytest.raises(errors.DerivationError, match="not in the order"):
+        _ = recent.df
+    with pytest.raises(errors.DerivationError, match="no time"):
+        trades.rolling("soon", on="at", by="symbol").agg(v=("size", "sum"))
+
+
 def test_an_edit_that_waits_shows_through(trades: nrt.LiveTable) -> None:
     by_symbol = trades.groupby("symbol").agg(volume=("size", "sum"), high=("price", "max"))
     assert by_symbol.df.loc["b", "volume"] == 20
@@ -227,6 +300,27 @@ def test_it_is_released_with_its_last_reader_and_kept_by_a_listener(
     del stop
     until(lambda: gc.collect() >= 0 and ref() is None)
     until(lambda: len(trades._feed.listeners) < listeners)
+
+
+def test_chains_that_begin_alike_share_an_operator_until_the_last_reader_is_gone(
+    trades: nrt.LiveTable,
+) -> None:
+    def by_symbol() -> nrt.LiveFrame:
+        large = trades.where("size=gte.10")
+        return large.groupby("symbol").agg(volume=("size", "sum"))
+
+    one, two = by_symbol(), by_symbol()
+    same(one.df, two.df)
+    assert one._feed is two._feed
+    assert one._feed is not trades.groupby("symbol").agg(volume=("size", "sum"))._feed
+    assert one.memory_usage > 0
+    one.close()
+    assert (one.status, two.status) == ("closed", "live")
+    trades.edit(2, size=70)
+    assert two.df.loc["b", "volume"] == 70
+    feed = weakref.ref(two._feed)
+    del one, two
+    until(lambda: gc.collect() >= 0 and feed() is None)
 
 
 def test_a_frame_that_is_closed_takes_what_is_derived_of_it_along(trades: nrt.LiveTable) -> None:

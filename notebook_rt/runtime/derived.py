@@ -21,12 +21,12 @@ from notebook_rt.model.types import Backend, equal
 from notebook_rt.net.loop import WakingLock
 from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.runtime.feed import Feed, T
-from notebook_rt.store.arranged import ALONE, Arranged
+from notebook_rt.store.arranged import Arranged
 from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.telling import Telling
-from notebook_rt.store.touched import RANK
+from notebook_rt.store.touched import HIDDEN
 from notebook_rt.sync.derive.operator import Derived, Operator
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.events import Status
@@ -34,6 +34,26 @@ from notebook_rt.sync.events import Status
 WORST_FIRST: Final[tuple[Status, ...]] = (
     *("error", "closed", "stale", "loading", "polling", "live"),
 )
+
+
+_MADE: weakref.WeakKeyDictionary[Feed, weakref.WeakValueDictionary[Hashable, DerivedFeed]]
+_MADE = weakref.WeakKeyDictionary()
+"""What is made of a feed, by what it is: who asks for the same shares it, for as long as anybody reads it."""
+
+
+def derived_feed(
+    name: str, inputs: Sequence[Feed], make: Callable[[], Operator], same: Hashable = None
+) -> DerivedFeed:
+    """The feed that an operator makes of ``inputs``; of two that are the ``same`` there is one."""
+    if same is None:
+        return DerivedFeed(name, inputs, make)
+    made = _MADE.setdefault(inputs[0], weakref.WeakValueDictionary())
+    about = (same, tuple(map(id, inputs)))  # a feed that is there holds its inputs
+    found = made.get(about)
+    if found is None or found.status == "closed":
+        # Without the session's lock, for which the loop may wait: two threads may make one each.
+        found = made[about] = DerivedFeed(name, inputs, make)
+    return found
 
 
 class DerivedFeed(Feed):
@@ -46,6 +66,8 @@ class DerivedFeed(Feed):
         self.make = make
         self.holds: object = None
         """Kept alive while there is this feed: the handles on the inputs."""
+        self.readers: weakref.WeakSet[Hashable] = weakref.WeakSet()
+        """The handles on it that are open."""
         self._derived: Derived | None = None
         self._bound: tuple[tuple[Table | None, Ordered | None], ...] = ()
         self._untold: list[Sequence[RowChange]] = []
@@ -143,6 +165,20 @@ class DerivedFeed(Feed):
         rows = self.table.gather(self.ordered.keys())
         return {key: self.ordered.visible(row or {}) for key, row in rows.items()}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the result and the operator's state take, about; 0 before it is derived."""
+        with self.lock:
+            return 0 if self._derived is None else self._derived.nbytes
+
+    def leave(self, reader: Hashable) -> None:
+        """A handle is closed; with the last one it ends."""
+        with self.lock:
+            self.readers.discard(reader)
+            if self.readers:
+                return
+        self.close()
+
     def advance(self) -> bool:
         """Bring it up to date with the inputs as they are; False: an input has no data yet."""
         if self.status == "closed":
@@ -186,7 +222,7 @@ class DerivedFeed(Feed):
             self._telling.show(derived.table, derived.view)
             self.table, self.ordered = derived.table, derived.view
         schema = derived.table.schema
-        self.schema = schema.project([n for n in schema.names if n not in (RANK, ALONE)])
+        self.schema = schema.project([n for n in schema.names if not n.startswith(HIDDEN)])
         visible = self._telling.tell(changes)
         if first and self.listeners:  # who listened before there was anything is told of all of it
             visible = self._everything(derived.view)

@@ -19,21 +19,25 @@ from notebook_rt.model.order import OrderBy
 from notebook_rt.store.arrays import objects
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
-from notebook_rt.store.touched import ALONE, RANK
-
-__all__ = ["ALONE", "Arranged"]
+from notebook_rt.store.touched import HIDDEN, RANK
 
 
 class Arranged(Ordered):
-    """The rows of ``table`` by rank; ``blank`` are columns that a row without a partner leaves empty."""
+    """The rows of ``table`` by rank.
 
-    def __init__(self, table: Table) -> None:
-        super().__init__(table, (OrderBy(RANK),), None, (RANK, ALONE))
+    ``index`` are the columns that are shown as the index: by default the key; with none, it counts.
+    """
+
+    def __init__(self, table: Table, index: Sequence[str] | None = None) -> None:
+        hidden = [name for name in table.schema.names if name.startswith(HIDDEN)]
+        super().__init__(table, (OrderBy(RANK),), None, hidden)
+        self.index = table.schema.key if index is None else tuple(index)
         self.sortable = True  # each rank is there once: the key breaks no tie
         self._plain = True
         self.dtypes: Mapping[str, Any] = {}
         """The dtype of each column and each level of the index, by name."""
-        self.blank: frozenset[str] = frozenset()
+        self.blank: Mapping[str, str] = {}
+        """Columns that a row without a partner leaves empty, and the hidden column that says so."""
         self._cast: Mapping[str, Any] | None = None
 
     def snapshot(self) -> pd.DataFrame:
@@ -79,7 +83,17 @@ class Arranged(Ordered):
         }
         if changed:
             shown = shown.assign(**changed)
-        index = self._index(shown.index)
+        if self.index == self.table.schema.key:
+            index = self._index(shown.index)
+        elif not self.index:
+            index = pd.RangeIndex(len(shown))
+        else:
+            levels = [shown[name].array for name in self.index]
+            shown = shown.drop(columns=list(self.index))
+            if len(levels) == 1:
+                index = pd.Index(levels[0], dtype=levels[0].dtype, name=self.index[0])
+            else:
+                index = pd.MultiIndex.from_arrays(levels, names=self.index)
         if index is not shown.index:
             shown = shown.copy(deep=False)
             shown.index = index
@@ -114,7 +128,8 @@ class Arranged(Ordered):
         """Values with NaN, as pandas has it, for a partner that is not there."""
         if name not in self.blank:
             return values
-        alone = self.table.arrays([ALONE])[ALONE][self._places()].tolist()
+        says = self.blank[name]
+        alone = self.table.arrays([says])[says][self._places()].tolist()
         return [np.nan if one else value for one, value in zip(alone, values, strict=True)]
 
 

@@ -74,6 +74,17 @@ def pick(column: ColumnStore, places: Positions) -> ColumnStore:
     return column_of(column.values(places), column.pg_type, column.backend, column.numeric)
 
 
+def copied(column: ColumnStore) -> ColumnStore:
+    """A column of its own of all values."""
+    if isinstance(column, TextColumn):  # Arrow's chunks never change
+        return TextColumn(
+            one_chunk(column.chunked()), column.pg_type, column.backend, column.numeric
+        )
+    held = column.parts()
+    own = Parts(held.data.copy(), None if held.mask is None else held.mask.copy())
+    return of_parts(own, column.pg_type, column.backend, column.numeric)
+
+
 def take(column: ColumnStore, places: Positions) -> ColumnStore:
     """A column of its own of the values at ``places``; null where the place is -1."""
     if not len(column):
@@ -560,7 +571,9 @@ class TextColumn(ColumnStore):
     def chunked(self) -> pa.ChunkedArray:
         """The chunks as one array."""
         if self._array is None:
-            self._array = pa.chunked_array(self._chunks, pa.large_string())
+            # One chunk at least: pandas' merge fails without any.
+            chunks = self._chunks or [pa.array([], pa.large_string())]
+            self._array = pa.chunked_array(chunks, pa.large_string())
         return self._array
 
     def everything(self) -> list[Any]:

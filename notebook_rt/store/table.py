@@ -246,9 +246,22 @@ class Table:
             self._take_step()
             if RANK in self._columns:
                 return self._columns[RANK].numpy()
+            if not len(self._dead):
+                return np.arange(self._born)
             born = np.ones(self._born, bool)
             born[self._dead] = False
             return np.flatnonzero(born)
+
+    def numbered(self, numbers: Positions) -> Positions:
+        """Where the rows with these numbers are."""
+        with self.lock:
+            self._take_step()
+            return self._places(numbers)
+
+    def place(self, key: Key) -> Place | None:
+        """The row under a typed key, with its rank; None: there is none."""
+        with self.lock:
+            return self._ranked((key,))[key]
 
     def columns(self) -> Mapping[str, ColumnStore]:
         """The columns as they are now; hold the lock for as long as they are read."""
@@ -410,7 +423,7 @@ class Table:
         self.schema = schema
         self._blank = dict.fromkeys(schema.names)
         self.shown_names = [
-            name for name in schema.names if name not in schema.key and name not in HIDDEN
+            name for name in schema.names if name not in schema.key and not name.startswith(HIDDEN)
         ]
         self._labels = pd.Index(self.shown_names)
         self._nested = [c.name for c in schema.columns if kind(c.pg_type) in ("json", "array")]
@@ -643,6 +656,8 @@ class Table:
         self._leave_followers()
 
     def _indexed(self) -> pd.Index:
+        if self.schema.key[0].startswith(HIDDEN):
+            return pd.RangeIndex(len(self))
         arrays = [self._columns[name].array() for name in self.schema.key]
         if len(arrays) > 1:
             # A level holds nothing that cannot be hashed: lists and objects are there as their JSON text.

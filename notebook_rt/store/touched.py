@@ -18,9 +18,10 @@ RANK: Final = "\0rank"
 """The hidden column of a derived table by which its rows are in order (int8): no column of PostgreSQL's
 is called so."""
 ALONE: Final = "\0alone"
-"""The hidden column of a join's rows without a partner (bool)."""
-HIDDEN: Final = frozenset({RANK, ALONE})
-"""Columns that no snapshot shows."""
+"""The hidden column of a join's rows without a partner on the right (bool)."""
+HIDDEN: Final = "\0"
+"""What the names of hidden columns begin with: no snapshot shows them. A key of such columns is not shown
+either: the index counts."""
 
 _LEAST: Final = 256
 """Rows that are remembered however small the table is."""

@@ -1,4 +1,4 @@
-"""What is derived of a table of a million rows, beside pandas and DuckDB, which compute it anew.
+"""What is derived of a table of a million rows, beside pandas, polars and DuckDB, which compute it anew.
 
 ``python -m tests.benchmarks.bench_derive [rows]`` prints a table: the first build, and one change with the
 read after it, in milliseconds (medians). The peers read the same DataFrame, without its being made.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from notebook_rt.store.columns import column_of
 from notebook_rt.store.table import Table
 from notebook_rt.sync.derive.distinct import Distinct
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
+from notebook_rt.sync.derive.join import Join, Keying
 from notebook_rt.sync.derive.operator import Derived, Operator
 from notebook_rt.sync.derive.ordering import Ordering
 from notebook_rt.sync.derive.select import Select
@@ -32,7 +34,7 @@ from notebook_rt.sync.derive.where import Where
 from tests.benchmarks.harness import OURS, Result
 
 CHANGES = 200
-PEERS = ("pandas", "duckdb")
+PEERS = ("pandas", "duckdb", "polars")
 
 
 def table_of(rows: int, symbols: int = 500) -> Table:
@@ -70,10 +72,25 @@ def milliseconds(work: Callable[[], object], times: int = 5) -> float:
     return 1000 * statistics.median(found)
 
 
-def build(table: Table, make: Callable[[], Operator]) -> Derived:
+def symbols_of(symbols: int = 500) -> Table:
+    """The symbols of the trades: symbol, sector, rank."""
+    columns = (Column("symbol", "text"), Column("sector", "text"), Column("rank", "int8"))
+    schema = Schema(columns, ("symbol",))
+    values: dict[str, list[Any]] = {
+        "symbol": [f"S{n:03}" for n in range(symbols)],
+        "sector": [f"sector {n % 11}" for n in range(symbols)],
+        "rank": list(range(symbols)),
+    }
+    table = Table(schema)
+    made = {c.name: column_of(values[c.name], c.pg_type, None, "float") for c in columns}
+    table.replace(made, schema)
+    return table
+
+
+def build(tables: Sequence[Table], make: Callable[[], Operator]) -> Derived:
     """The first build, and the read after it."""
     derived = Derived(make(), None)
-    derived.bind([Source(table)])
+    derived.bind([Source(table) for table in tables])
     derived.advance(want_changes=False)
     assert derived.view is not None
     derived.view.snapshot()
@@ -101,27 +118,34 @@ Peer = Callable[[], object]
 def measure(rows: int) -> list[tuple[str, dict[str, float]]]:
     """Each operator: the milliseconds of each way."""
     table = table_of(rows)
-    df = table.snapshot()
-    rng = np.random.default_rng(1)
+    symbols = symbols_of()
     found = []
-    for name, (make, peers) in operators(df).items():
+    rng = np.random.default_rng(1)  # one for all: the same changes again would change nothing
+    for name, (make, peers) in operators(table.snapshot(), symbols.snapshot()).items():
+        tables = [table, symbols] if "join" in name or "merge" in name else [table]
         times = {f"{who}": milliseconds(work) for who, work in peers.items()}
-        times["first build"] = milliseconds(lambda make=make: build(table, make), 3)
-        derived = build(table, make)
-        change(table, derived, 1, rng)  # what is made once, for all changes to come
+        times["first build"] = milliseconds(partial(build, tables, make), 3)
+        derived = build(tables, make)
+        # what is made once, for all changes to come
+        times["first change"] = 1000 * change(table, derived, 1, rng)
+        change(table, derived, 100, rng)
         times["one change"] = 1000 * statistics.median(
             [change(table, derived, 1, rng) for _ in range(CHANGES)]
         )
         times["100 changes"] = 1000 * statistics.median(
             [change(table, derived, 100, rng) for _ in range(CHANGES // 10)]
         )
+        times["bytes a row"] = derived.nbytes / rows
         found.append((name, times))
     return found
 
 
-def operators(df: pd.DataFrame) -> dict[str, tuple[Callable[[], Operator], dict[str, Peer]]]:
+def operators(
+    df: pd.DataFrame, symbols: pd.DataFrame
+) -> dict[str, tuple[Callable[[], Operator], dict[str, Peer]]]:
     """The operators that are measured, and what each peer does instead."""
     import duckdb
+    import polars
 
     flat = df.reset_index()
     aggregates = [
@@ -133,6 +157,9 @@ def operators(df: pd.DataFrame) -> dict[str, tuple[Callable[[], Operator], dict[
     given = {"volume": ("size", "sum"), "mean": ("price", "mean"), "high": ("price", "max")}
     connection = duckdb.connect()
     connection.register("trades", flat)
+    connection.register("symbols", symbols.reset_index())
+    fast, fast_symbols = polars.from_pandas(flat), polars.from_pandas(symbols.reset_index())
+    of = polars.col
 
     def sql(text: str) -> Peer:
         return lambda: connection.sql(text).df()
@@ -143,6 +170,7 @@ def operators(df: pd.DataFrame) -> dict[str, tuple[Callable[[], Operator], dict[
             {
                 "pandas": lambda: df[df["price"] >= 490],
                 "duckdb": sql("select * from trades where price >= 490"),
+                "polars": lambda: fast.filter(of("price") >= 490),
             },
         ),
         "where, half of the rows": (
@@ -150,6 +178,7 @@ def operators(df: pd.DataFrame) -> dict[str, tuple[Callable[[], Operator], dict[
             {
                 "pandas": lambda: df[df["price"] >= 250],
                 "duckdb": sql("select * from trades where price >= 250"),
+                "polars": lambda: fast.filter(of("price") >= 250),
             },
         ),
         "select, a product": (
@@ -188,6 +217,32 @@ def operators(df: pd.DataFrame) -> dict[str, tuple[Callable[[], Operator], dict[
                     "select symbol, count(id) n, sum(size) volume, avg(price) mean, max(price) high "
                     "from trades group by symbol order by symbol"
                 ),
+                "polars": lambda: (
+                    fast.group_by("symbol")
+                    .agg(
+                        of("id").count().alias("n"),
+                        of("size").sum().alias("volume"),
+                        of("price").mean().alias("mean"),
+                        of("price").max().alias("high"),
+                    )
+                    .sort("symbol")
+                ),
+            },
+        ),
+        "join, to 500 symbols": (
+            lambda: Join(Keying(("symbol",), None, "join"), "left", ("", "")),
+            {
+                "pandas": lambda: df.join(symbols, on="symbol"),
+                "duckdb": sql("select * from trades left join symbols using (symbol)"),
+                "polars": lambda: fast.join(fast_symbols, on="symbol", how="left"),
+            },
+        ),
+        "merge, with 500 symbols": (
+            lambda: Join(Keying(("symbol",), ("symbol",)), "inner", ("_x", "_y")),
+            {
+                "pandas": lambda: flat.merge(symbols, on="symbol"),
+                "duckdb": sql("select * from trades join symbols using (symbol)"),
+                "polars": lambda: fast.join(fast_symbols, on="symbol"),
             },
         ),
     }
@@ -199,6 +254,9 @@ def run(quick: bool) -> list[Result]:
     for name, times in measure(2_000 if quick else 1_000_000):
         results.append(Result("derive", f"{name}: one change", OURS, times["one change"]))
         results += [Result("derive", f"{name}: one change", who, times[who]) for who in PEERS]
+        hundred = Result("derive", f"{name}: 100 changes", OURS, times["100 changes"])
+        results.append(hundred)
+        results += [Result("derive", hundred.case, who, times[who]) for who in PEERS]
         results.append(Result("derive", f"{name}: first build", OURS, times["first build"]))
         results += [Result("derive", f"{name}: first build", who, times[who]) for who in PEERS]
     return results
@@ -207,7 +265,7 @@ def run(quick: bool) -> list[Result]:
 def main() -> None:
     """Print the table."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    ways = ["pandas", "duckdb", "first build", "one change", "100 changes"]
+    ways = [*PEERS, "first build", "first change", "one change", "100 changes", "bytes a row"]
     print(f"| {rows:,} rows, ms | {' | '.join(ways)} |")
     print("| --- " * (len(ways) + 1) + "|")
     for name, times in measure(rows):

@@ -21,23 +21,24 @@ from hypothesis import strategies as st
 
 from notebook_rt.edits.merge import Edit
 from notebook_rt.edits.overlay import Overlay
+from notebook_rt.errors import DerivationError
 from notebook_rt.model.filters import parse
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import Column, Schema, equal, to_json
 from notebook_rt.store import table as table_module
 from notebook_rt.store import touched as touched_module
-from notebook_rt.store.arranged import ALONE
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.table import Table
-from notebook_rt.store.touched import RANK
+from notebook_rt.store.touched import HIDDEN
 from notebook_rt.sync.derive import sort as sort_module
 from notebook_rt.sync.derive import top as top_module
 from notebook_rt.sync.derive.concat import Concat
 from notebook_rt.sync.derive.distinct import Distinct
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
-from notebook_rt.sync.derive.join import Join
+from notebook_rt.sync.derive.join import HOWS, Join, Keying
 from notebook_rt.sync.derive.operator import Derived, Operator
 from notebook_rt.sync.derive.ordering import Ordering
+from notebook_rt.sync.derive.rolling import Rolling
 from notebook_rt.sync.derive.select import Expression as Computed
 from notebook_rt.sync.derive.select import Select
 from notebook_rt.sync.derive.sort import Sort
@@ -144,7 +145,7 @@ def check_told(
     now = dict(before)
     for change in changes:
         old, new = (
-            None if row is None else {n: v for n, v in row.items() if n not in (RANK, ALONE)}
+            None if row is None else {n: v for n, v in row.items() if not n.startswith(HIDDEN)}
             for row in (change.old, change.new)
         )
         assert equal(now.get(change.key), old), said
@@ -195,7 +196,7 @@ def column(frame: Frame, name: str) -> pd.Series[Any]:
 
 def flat(frame: Frame) -> Frame:
     """With the levels of the index as columns, too, where pandas asks for columns."""
-    levels = {name: column(frame, str(name)) for name in frame.index.names}
+    levels = {name: column(frame, str(name)) for name in frame.index.names if name}
     return frame.assign(**{str(name): level for name, level in levels.items()})
 
 
@@ -234,7 +235,7 @@ USES = {text: parse(text).columns for text in FILTERS}
 
 def where(draw: Any, of: Node, given: str | None = None) -> Node | None:
     known = [text for text, used in USES.items() if {*used} <= {*of.names, *of.keys}]
-    if not known:
+    if not known or not of.keys:  # an index that counts would have to be counted anew
         return None
     text = given or draw(st.sampled_from(known))
 
@@ -342,6 +343,8 @@ def distinct(draw: Any, of: Node) -> Node | None:
 
 
 def concat(draw: Any, of: Node, nodes: Sequence[Node]) -> Node | None:
+    if not of.keys:  # an index that counts would have to be counted anew
+        return None
     if "h" in of.names and draw(st.booleans()):
         halves = [where(draw, of, text) for text in ("h=gte.1", "h=lt.1")]
         inputs = [half for half in halves if half is not None]
@@ -446,43 +449,98 @@ def of_kind(node: Node, name: str) -> str:
     return of_kind(having[0], name) if having else f"made by {node.said}"
 
 
+JOINED = {"g", "h", "on", "n", "at", "day"}
+
+
 def join(draw: Any, of: Node, nodes: Sequence[Node]) -> Node | None:
+    """``DataFrame.join``: to the key of the other, by columns or by one's own key."""
     left, right = of, draw(st.sampled_from(nodes))
-    if left.backend != right.backend:
+    if left.backend != right.backend or not right.keys:
         return None
-    how = draw(st.sampled_from(["left", "inner"]))
     on: tuple[str, ...] | None
     if right.keys == ("id",):
-        on = None if left.keys == ("id",) else ("id",)
-        kinds = {of_kind(one, "id") for one in (left, right) if "id" in one.keys}
-        if on is None and len(kinds) > 1:
-            return None
-        if on is not None:
+        on = None
+        if left.keys != ("id",) or len({of_kind(one, "id") for one in (left, right)}) > 1:
             return None
     else:
         on = right.keys
-        if not {*on} <= {*left.names, *left.keys} or {*on} & {"v", "w"}:
+        if not {*on} <= {*left.names, *left.keys} or not {*on} <= JOINED or not left.keys:
             return None
-        if not {*on} <= {"g", "h", "on", "n", "at", "day"}:
-            return None
-    both = {*left.names} & {*right.names}
-    mine = {name: f"{name}_x" if name in both else name for name in left.names}
-    theirs = {name: f"{name}_y" if name in both else name for name in right.names}
-    names = [*mine.values(), *theirs.values()]
-    if len({*names, *left.keys}) < len(names) + len(left.keys):
-        return None
+    how = draw(st.sampled_from(HOWS))
 
     def expression(a: Frame, b: Frame) -> Frame:
-        if on is None:
-            return a.join(b, how=how, suffixes=("_x", "_y"))
-        return a.join(b, on=list(on), how=how, suffixes=("_x", "_y"))
+        return a.join(b, on=None if on is None else list(on), how=how, suffixes=("_x", "_y"))
 
-    said = f"join {on} {how}"
-    return made(Join(on, how, ("_x", "_y")), expression, [left, right], names, left.keys, said)
+    return joined(Keying(on, None, "join"), how, left, right, expression)
+
+
+def merge(draw: Any, of: Node, nodes: Sequence[Node]) -> Node | None:
+    """``pandas.merge``: by columns or levels of both, or one's columns and the other's index."""
+    left, right = of, draw(st.sampled_from(nodes))
+    if left.backend != right.backend:
+        return None
+    how = draw(st.sampled_from(HOWS))
+    mine, theirs = [*left.names, *left.keys], [*right.names, *right.keys]
+    same = [n for n in mine if n in theirs and n in JOINED | {"id"}]
+    alike = [n for n in same if of_kind(left, n) == of_kind(right, n)]
+    what = draw(st.sampled_from(["on", "on", "different", "right_index", "left_index"]))
+    if what == "on":
+        if not alike:
+            return None
+        on = draw(st.lists(st.sampled_from(alike), min_size=1, max_size=2, unique=True))
+        keying = Keying(tuple(on), tuple(on))
+    elif what == "different":
+        pairs = [(a, b) for a in mine for b in theirs if a != b and {a, b} <= {"h", "n"}]
+        if not pairs:
+            return None
+        a, b = draw(st.sampled_from(pairs))
+        keying = Keying((a,), (b,))
+    elif what == "right_index":
+        if not right.keys or not {*right.keys} <= {*mine} & JOINED:
+            return None
+        keying = Keying(right.keys, None)
+    else:
+        if not left.keys or not {*left.keys} <= {*theirs} & JOINED:
+            return None
+        keying = Keying(None, left.keys)
+
+    def expression(a: Frame, b: Frame) -> Frame:
+        return keying.merge(a, b, how, ("_x", "_y"))
+
+    return joined(keying, how, left, right, expression)
+
+
+def joined(
+    keying: Keying,
+    how: Any,
+    left: Node,
+    right: Node,
+    expression: Expression,
+) -> Node | None:
+    """The node, with the names that pandas gives it; None where it has one twice."""
+    empty = [
+        Frame({name: [] for name in [*one.keys, *one.names]}).set_index([*one.keys])
+        if one.keys
+        else Frame({name: [] for name in one.names})
+        for one in (left, right)
+    ]
+    try:
+        shape = expression(*empty)
+    except ValueError:
+        return None
+    names = [*shape.columns]
+    index = [n for n in shape.index.names if n is not None]
+    if len({*names, *index}) < len(names) + len(index) or "date" in names:
+        return None
+    return made(
+        Join(keying, how, ("_x", "_y")), expression, [left, right], names, index, f"{keying} {how}"
+    )
 
 
 OPERATORS = [where, groupby, select, sort, top, distinct]
-OF_SEVERAL = [join, concat]
+COUNTED = [groupby]
+"""Those that take a table whose index counts."""
+OF_SEVERAL = [join, merge, concat]
 
 
 # Tables and their histories
@@ -618,7 +676,8 @@ def play(data: st.DataObject) -> None:
         for _ in range(draw(st.integers(1, 4))):
             of = draw(st.sampled_from(nodes[-3:]))
             if draw(st.integers(0, 3)):
-                found = draw(st.sampled_from(OPERATORS))(draw, of)
+                operator = draw(st.sampled_from(OPERATORS if of.keys else COUNTED))
+                found = operator(draw, of)
             else:
                 found = draw(st.sampled_from(OF_SEVERAL))(draw, of, nodes)
             if found is not None:
@@ -632,3 +691,98 @@ def play(data: st.DataObject) -> None:
             batch(draw, draw(st.sampled_from(leaves)), nulls)
             root.advance()
             root.check()
+
+
+# Windows: their tables are in the order of time, or they are refused
+
+ROLLED = ["count", "sum", "mean", "min", "max", "std", "var", "median", "first", "last", "nunique"]
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=HISTORIES, deadline=None, suppress_health_check=QUIET)
+@given(st.data())
+def test_rolling_is_pandas_after_every_batch(data: st.DataObject) -> None:
+    roll(data)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(7200)
+@settings(max_examples=5_000, deadline=None, suppress_health_check=QUIET)
+@given(st.data())
+def test_rolling_is_pandas_after_every_batch_of_many(data: st.DataObject) -> None:
+    roll(data)
+
+
+def rolling(draw: Any, of: Node) -> Node:
+    by = draw(st.sampled_from([("g",), ("h",), ("on", "g")]))
+    numbers = [name for name in ("n", "v", "on") if name not in by]
+    what = st.tuples(st.sampled_from(numbers), st.sampled_from(ROLLED))
+    wanted = draw(st.lists(what, min_size=1, max_size=3, unique=True))
+    given = {f"r{at}": one for at, one in enumerate(wanted)}
+    window = draw(st.sampled_from(["1min", "90s", "5min", "1h"]))
+
+    def expression(df: Frame) -> Frame:
+        if not df[list(by)].notna().all(axis=1).any():
+            df = df[:0]  # pandas fails where there are rows and no group
+        return df.groupby(list(by)).rolling(window, on="at").agg(**given)
+
+    node = made(
+        Rolling(window, "at", by, given), expression, [of], [*given], [*by, "at"], "rolling"
+    )
+    node.said += f" {window} {by} {given}"
+    return node
+
+
+def roll(data: st.DataObject) -> None:
+    """Windows of a table whose times rise, mostly; what is derived of them in turn."""
+    draw = data.draw
+    backend = draw(st.sampled_from([None, None, "numpy_nullable", "pyarrow"]))
+    names = ("g", "h", "on", "n", "v", "at")
+    columns = [Column("id", "int8"), *(Column(name, TYPES[name]) for name in names)]
+    table = JournalledTable(Schema(tuple(columns), ("id",)), backend)
+    leaf = Node(None, table.snapshot, (), table, names, ("id",), f"{backend}")
+    root = rolling(draw, leaf)
+    if draw(st.booleans()):
+        root = groupby(draw, root) or root
+    nulls = draw(st.booleans())
+    now, number = dt.datetime(2024, 1, 1, tzinfo=dt.UTC), 0
+    for _ in range(draw(st.integers(1, 6))):
+        ops: list[Op] = []
+        for _ in range(draw(st.integers(1, 6))):
+            values = row(draw, names[:-1], nulls, nan=False)
+            what = draw(st.sampled_from(["insert", "insert", "insert", "update", "delete", "late"]))
+            if what == "insert" or not number:
+                now += dt.timedelta(seconds=draw(st.sampled_from([0, 30, 60, 61, 300])))
+                number += 1
+                ops.append(Upsert(number, {"id": number, **values, "at": now}))
+                continue
+            key = draw(st.integers(1, number))
+            if what == "delete":
+                ops.append(Delete(key))
+            elif what == "update" and table.get(key) is not None:
+                some = draw(st.lists(st.sampled_from(names[:-1]), min_size=1, max_size=2))
+                ops.append(Upsert(key, {name: values[name] for name in some}))
+            elif draw(st.integers(0, 9)) == 0 and table.get(key) is not None:
+                ops.append(Upsert(key, {"at": now - dt.timedelta(days=draw(st.integers(0, 1)))}))
+        table.apply(ops)
+        df = table.snapshot()
+        keyed = df[df[list(root_by(root))].notna().all(axis=1)]
+        falls = [
+            not group.is_monotonic_increasing
+            for _, group in keyed.groupby(list(root_by(root)))["at"]
+        ]
+        if any(falls):
+            with pytest.raises(DerivationError, match="order of"):
+                root.advance()
+            return
+        root.advance()
+        root.check()
+
+
+def root_by(node: Node) -> tuple[str, ...]:
+    """What the windows at the bottom of a tree are grouped by."""
+    while node.inputs[0].inputs:
+        node = node.inputs[0]
+    assert node.derived is not None
+    assert isinstance(node.derived.operator, Rolling)
+    return node.derived.operator.by

@@ -16,9 +16,11 @@ from decimal import Context, Decimal
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from notebook_rt.errors import DerivationError
 from notebook_rt.model.types import Kind
+from notebook_rt.store.dense import Positions
 from notebook_rt.sync.derive.exact import SCALE, exact, exact_sum, is_finite, quotient
 from notebook_rt.sync.derive.operator import RebuildError
 
@@ -70,6 +72,10 @@ class State(ABC):
     def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
         """Take all values of the group, in the order of their ranks; it is empty before."""
 
+    def fill_numbers(self, ranks: Positions, values: NDArray[Any]) -> None:
+        """As `fill`, of an array of ints or floats, NaN for null."""
+        self.fill(ranks.tolist(), values.tolist())
+
     @abstractmethod
     def add(self, rank: int, value: Any) -> None: ...
 
@@ -91,6 +97,9 @@ class Count(State):
     def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
         self._count = len(self.present(values))
 
+    def fill_numbers(self, ranks: Positions, values: NDArray[Any]) -> None:
+        self._count = len(_there(values))
+
     def add(self, rank: int, value: Any) -> None:
         self._count += not self.is_null(value)
 
@@ -101,8 +110,16 @@ class Count(State):
         return self._count
 
 
+def _there(values: NDArray[Any]) -> NDArray[Any]:
+    """The numbers that are not NaN."""
+    return values[values == values] if values.dtype.kind == "f" else values
+
+
 class Sums(State):
-    """Of numbers: their sum and the sum of their squares, exact (see ``exact.py``)."""
+    """Of numbers: their sum, exact (see ``exact.py``)."""
+
+    squared = False
+    """Whether the sum of their squares is kept, too."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
@@ -111,16 +128,27 @@ class Sums(State):
 
     def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
         numbers = self.present(values)
-        if not self._float:
-            self._count, self._sum = len(numbers), sum(numbers)
-            self._squares = sum(number * number for number in numbers)
+        if self._float:
+            self._fill_floats(np.array(numbers, "float64"))
             return
-        array = np.array(numbers, "float64")
+        self._count, self._sum = len(numbers), sum(numbers)
+        if self.squared:
+            self._squares = sum(number * number for number in numbers)
+
+    def fill_numbers(self, ranks: Positions, values: NDArray[Any]) -> None:
+        if self._float:
+            self._fill_floats(_there(values))
+        else:
+            self.fill(ranks.tolist(), values.tolist())
+
+    def _fill_floats(self, array: NDArray[np.float64]) -> None:
         if not is_finite(array):
-            for number in numbers:
+            for number in array.tolist():
                 self._move(number, 1)
             return
-        self._count, self._sum = len(numbers), exact_sum(array)
+        self._count, self._sum = len(array), exact_sum(array)
+        if not self.squared:
+            return
         parts, exponents = np.frexp(array)
         whole = (parts * 2.0**53).astype("int64")
         for exponent in np.unique(exponents).tolist():
@@ -144,7 +172,8 @@ class Sums(State):
                 return
             value = exact(value)
         self._sum += sign * value
-        self._squares += sign * value * value
+        if self.squared:
+            self._squares += sign * value * value
 
     def result(self, function: str) -> Any:
         scale = 1 << SCALE if self._float else 1
@@ -166,6 +195,12 @@ class Sums(State):
         above = count * self._squares - self._sum**2
         variance = quotient(above, count * (count - 1) * scale**2)
         return variance if function == "var" else math.sqrt(variance)
+
+
+class Squares(Sums):
+    """And the sum of their squares."""
+
+    squared = True
 
 
 class DecimalSum(State):
@@ -207,6 +242,9 @@ class Sorted(State):
 
     def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
         self._values = sorted(self.present(values))
+
+    def fill_numbers(self, ranks: Positions, values: NDArray[Any]) -> None:
+        self._values = np.sort(_there(values)).tolist()
 
     def add(self, rank: int, value: Any) -> None:
         if not self.is_null(value):
@@ -309,7 +347,8 @@ class Truths(State):
 
 _STATES: Final[dict[str, type[State]]] = {
     "count": Count,
-    **dict.fromkeys(("sum", "mean", "std", "var"), Sums),
+    **dict.fromkeys(("sum", "mean"), Sums),
+    **dict.fromkeys(("std", "var"), Squares),
     **dict.fromkeys(("min", "max", "median"), Sorted),
     "nunique": Distinct,
     **dict.fromkeys(("first", "last"), Ends),

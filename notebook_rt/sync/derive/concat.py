@@ -20,7 +20,6 @@ from notebook_rt.model.types import Column, Schema
 from notebook_rt.store.column import ColumnStore, family
 from notebook_rt.store.columns import FixedColumn, TextColumn, column_of, one_chunk, take
 from notebook_rt.store.touched import RANK, Delta, Place
-from notebook_rt.sync.derive.join import with_missing
 from notebook_rt.sync.derive.operator import (
     Columns,
     Operator,
@@ -169,8 +168,14 @@ class Concat(Operator):
                 continue
             dtypes = [one[name] for one in given if name in one]
             dtype = _common(tuple(dtypes))
-            found[name] = dtype if len(dtypes) == len(given) else with_missing(dtype)
+            found[name] = dtype if len(dtypes) == len(given) else _with_missing(dtype)
         return found
+
+
+@lru_cache(maxsize=256)
+def _with_missing(dtype: Any) -> Any:
+    """The dtype that pandas gives a column which is not in all of the frames."""
+    return pd.Series(pd.array([], dtype=dtype)).reindex([0]).dtype
 
 
 @lru_cache(maxsize=256)

@@ -165,8 +165,10 @@ class Distinct(Operator):
         wanted = np.zeros(len(self._sizes) + 1, bool)  # the last one: no group
         wanted[codes] = True
         by_rank = self._groups.by_rank
-        found = np.flatnonzero(wanted[by_rank])
-        for rank, code in zip(found[::-1].tolist(), by_rank[found[::-1]].tolist(), strict=True):
+        by_rank.settle()
+        found = np.flatnonzero(wanted[by_rank.values])[::-1]
+        ranks, groups = by_rank.ranks[found], by_rank.values[found]
+        for rank, code in zip(ranks.tolist(), groups.tolist(), strict=True):
             self._firsts[code] = rank
 
     def _check_values(self, deltas: Sequence[Delta]) -> None:

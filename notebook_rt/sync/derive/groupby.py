@@ -38,7 +38,7 @@ from notebook_rt.store.dense import Positions
 from notebook_rt.store.encode import moments
 from notebook_rt.store.touched import RANK, Delta, Place
 from notebook_rt.sync.derive.aggregates import State, state_of, supported
-from notebook_rt.sync.derive.groups import NO_GROUP, Groups, typed
+from notebook_rt.sync.derive.groups import NO_GROUP, Groups, Ranked, typed
 from notebook_rt.sync.derive.operator import (
     Columns,
     Operator,
@@ -68,6 +68,8 @@ class Aggregate:
 
 class GroupBy(Operator):
     """A row for each group of ``by``."""
+
+    counted = True
 
     def __init__(self, by: Sequence[str], aggregates: Sequence[Aggregate]) -> None:
         self.by = tuple(by)
@@ -105,7 +107,7 @@ class GroupBy(Operator):
         self._sizes = np.bincount(groups.codes[inside], minlength=len(groups.values)).tolist()
         self._order = sorted(groups.values)
         self._ranks = self._spaced()
-        found = self._aggregated(source, groups.codes, inside)
+        found = self._aggregated(source, groups.codes)
         self._types = {one.name: self._type(one, found[one.name].dtype) for one in self.aggregates}
         self._built = source.dtypes(), {name: one.dtype for name, one in found.items()}
         order = np.array([groups.code(values) for values in self._order], "int64")
@@ -156,15 +158,15 @@ class GroupBy(Operator):
         counted = {one.column for one, function in self._named if function == "nunique"}
         return {*self.by, *counted}
 
-    def _aggregated(
-        self, source: Source, codes: NDArray[np.int64], inside: NDArray[np.bool_]
-    ) -> dict[str, pd.Series]:
+    def _aggregated(self, source: Source, codes: NDArray[np.int64]) -> dict[str, pd.Series]:
         """pandas' own result, a row a group, in the order of the codes."""
         values = pd.DataFrame({name: source.series(name) for name in self.used}, copy=False)
         given = {f"{at}": (one.column, one.function) for at, one in enumerate(self.aggregates)}
-        if not inside.all():
-            values, codes = values[inside], codes[inside]
-        found = values.groupby(codes).agg(**given)
+        # Codes of categories, that pandas need not find the groups again; -1 is in none of them.
+        by = pd.Categorical.from_codes(
+            codes, categories=pd.RangeIndex(int(codes.max(initial=-1)) + 1)
+        )
+        found = values.groupby(pd.CategoricalIndex(by), observed=False).agg(**given)
         return {one.name: found[f"{at}"] for at, one in enumerate(self.aggregates)}
 
     def _type(self, one: Aggregate, dtype: Any) -> str:
@@ -177,6 +179,11 @@ class GroupBy(Operator):
     def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
         now, (then, built) = sources[0].dtypes(), self._built
         found = {name: now[name] for name in self.by}
+        if self._order:  # pandas looks at the values of an index of objects
+            truth = np.dtype("bool")
+            found |= {
+                n: truth for n in self.by if is_object_dtype(now[n]) and self._kinds[n] == "bool"
+            }
         for one in self.aggregates:
             found[one.name] = built[one.name]
             if now[one.column] != then[one.column] and isinstance(one.function, str):
@@ -265,8 +272,20 @@ class GroupBy(Operator):
         if self._sizes[code]:
             ranks = self._groups.members(code)
             for state, (name, _) in zip(states, self._kept, strict=True):
-                state.fill(ranks.tolist(), self._past[name].get(ranks))
+                numbers = self._past[name].numbers(ranks)
+                if numbers is None:
+                    state.fill(ranks.tolist(), self._past[name].get(ranks))
+                else:
+                    state.fill_numbers(ranks, numbers)
         return states
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use beside the result, about; a value that a state keeps counts as 40."""
+        held: int = sum(
+            self._sizes[code] * 40 * len(states) for code, states in self._states.items()
+        )
+        return held + self._groups.nbytes + sum(past.nbytes for past in self._past.values())
 
     # What that changes in the result
 
@@ -347,32 +366,35 @@ class Past:
     """A column's values by rank, as they were before ``deltas``."""
 
     def __init__(self, source: Source, name: str, deltas: Sequence[Delta]) -> None:
-        self._name = name
         self._kind: Kind = source.table.columns()[name].kind
-        values, ranks = source.arrays([name])[name], source.ranks()
-        self._values: NDArray[Any] = np.zeros(int(ranks.max(initial=-1)) + 1, values.dtype)
-        self._values[ranks] = values
+        values = source.arrays([name])[name]
+        self._values = Ranked(source.ranks(), np.array(values))
         for delta in deltas:
             if delta.old is not None:
                 self.set(delta.old.rank, delta.old.row[name])
 
     def set(self, rank: int, value: Any) -> None:
         """Note the value of a row."""
-        if rank >= len(self._values):
-            more = np.zeros(rank + 1 + len(self._values) // 8, self._values.dtype)
-            more[: len(self._values)] = self._values
-            self._values = more
-        dtype = self._values.dtype.kind
+        dtype = self._values.values.dtype.kind
         if dtype == "M":
             value = np.datetime64("NaT") if value is None else np.datetime64(_naive(value), "us")
         elif value is None and dtype != "O":
-            self._values = self._values.astype(object)
+            self._values.values = self._values.values.astype(object)
         self._values[rank] = value
 
     def get(self, ranks: Positions) -> list[Any]:
         """The values of rows, typed."""
-        found = self._values[ranks]
+        found = self._values.get(ranks)
         return moments(found.view("i8"), self._kind) if found.dtype.kind == "M" else found.tolist()
+
+    def numbers(self, ranks: Positions) -> NDArray[Any] | None:
+        """The values of rows, where they are ints and floats."""
+        return self._values.get(ranks) if self._values.values.dtype.kind in "if" else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use, about."""
+        return self._values.nbytes
 
 
 def _naive(value: Any) -> Any:

@@ -1,182 +1,485 @@
-"""``join``: each row with its partner in another table, as ``DataFrame.join`` gives them.
+"""``merge`` and ``join``: the rows of two tables that belong together, as ``pandas.merge`` gives them.
 
-A row's partner is the row of the other table whose key is what the row's columns ``on`` hold; so there is
-one at most, and the result has the rows, order and index of the left table. What changes on the left
-looks its partner up; what changes on the right is looked up in the groups of the left.
+The whole is pandas' own merge, of the columns that rows are joined by and of the rows' positions. What
+changes afterwards is a set of pairs: for each row that changed on one side its partners on the other, found
+by their key where that is what they are joined by, else in `Groups`, which are made at the first change.
+
+A pair's rank is the left row's and then the right row's (of a right join the other way round): pandas'
+order. An outer join is in the order of its keys, and is built anew with each change.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Literal, TypeAlias
+from itertools import product
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
 
 from notebook_rt.errors import DerivationError
-from notebook_rt.model.rows import Delete, Key, Op, Row, Upsert
-from notebook_rt.model.types import Column, Schema
-from notebook_rt.store.arranged import ALONE
+from notebook_rt.model.rows import Key, Op, Row
+from notebook_rt.model.types import Column, Kind, Schema
 from notebook_rt.store.column import ColumnStore
-from notebook_rt.store.columns import FixedColumn
-from notebook_rt.store.touched import RANK, Delta
-from notebook_rt.sync.derive.groups import NO_GROUP, Groups
-from notebook_rt.sync.derive.operator import Columns, Operator, known, rank_column
+from notebook_rt.store.columns import FixedColumn, column_of, copied, take
+from notebook_rt.store.dense import Positions
+from notebook_rt.store.touched import ALONE, HIDDEN, RANK, Delta, Place
+from notebook_rt.sync.derive.operator import Columns, Operator, RebuildError, known, rank_column
+from notebook_rt.sync.derive.pairs import Pairs, Side
 from notebook_rt.sync.derive.source import Source
 
-How: TypeAlias = Literal["left", "inner"]
+How: TypeAlias = Literal["left", "right", "inner", "outer"]
+HOWS: Final[tuple[How, ...]] = get_args(How)
+
+ALONE_LEFT: Final = "\0alone left"
+"""The hidden column of the rows without a partner on the left (bool)."""
 
 _JOINED: Final = frozenset({"int", "bool", "text", "timestamptz", "timestamp", "date"})
+_HIGHEST: Final = 2**62
+_WIDER: Final[dict[Kind, str]] = {"int": "int8", "text": "text"}
+
+
+@dataclass(frozen=True)
+class Keying:
+    """What rows are joined by: columns or levels of the index, or (None) the whole index."""
+
+    left: tuple[str, ...] | None
+    right: tuple[str, ...] | None
+    said: str = "merge"
+
+    def merge(
+        self, left: pd.DataFrame, right: pd.DataFrame, how: How, suffixes: tuple[str, str]
+    ) -> pd.DataFrame:
+        """pandas' own."""
+        by: dict[str, Any] = {}
+        if self.left is not None and self.left == self.right:
+            by["on"] = list(self.left)
+        else:
+            by |= {"left_index": True} if self.left is None else {"left_on": list(self.left)}
+            by |= {"right_index": True} if self.right is None else {"right_on": list(self.right)}
+        return left.merge(right, how=how, suffixes=suffixes, **by)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A column of the result: from the left, from the right, or from whichever is there."""
+
+    name: str
+    left: str | None
+    right: str | None
+
+    def of(self, left: Row | None, right: Row | None) -> Any:
+        """Its value in a pair of rows."""
+        if left is not None and self.left is not None:
+            return left[self.left]
+        return None if right is None or self.right is None else right[self.right]
 
 
 class Join(Operator):
-    """The left table with the columns of the right one. ``on`` None: by the left table's own key."""
+    """The pairs of rows of two tables that hold the same in the columns of ``keying``."""
 
-    def __init__(self, on: tuple[str, ...] | None, how: How, suffixes: tuple[str, str]) -> None:
-        self.on = on
+    counted = True
+
+    def __init__(self, keying: Keying, how: How, suffixes: tuple[str, str]) -> None:
+        self.keying = keying
         self.how = how
         self.suffixes = suffixes
+        self.keeps_left, self.keeps_right = how in ("left", "outer"), how in ("right", "outer")
+        self._known: dict[Any, Mapping[str, Any]] = {}
+
+    # The whole
 
     def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
         left, right = sources
+        self._settle_keys(left, right)
         self._name_columns(left, right)
+        places, partners = self._pairs(left, right)
+        alone, alone_left = partners < 0, places < 0
+        self._counts = {
+            "left": int(alone.sum()),
+            "right": int(alone_left.sum()),
+            "both": int((~alone & ~alone_left).sum()),
+        }
         backend = left.table.dtype_backend
-        groups = self._groups = Groups(left, self._by)
-        places = {key: at for at, key in enumerate(_keys(right))}
-        partners = [places.get(self._partner(values), -1) for values in groups.values]
-        where = np.array([*partners, -1], "int64")[groups.codes]  # the code -1 is the last one
-        rows = np.arange(len(where))
-        if self.how == "inner":
-            rows = np.flatnonzero(where >= 0)
-        alone = where[rows] < 0
         columns: dict[str, ColumnStore] = {}
-        for name, column in left.picked(rows, self._left).items():
-            columns[self._left[name]] = column
-        for name, column in right.picked(where[rows], self._right).items():
-            columns[self._right[name]] = column
-        columns[ALONE] = FixedColumn(alone, None, "bool", backend, "float")
-        columns[RANK] = rank_column(left.ranks()[rows], backend)
-        keys = list(left.picked(rows[alone], left.schema.key).values())
-        values = zip(*(column.everything() for column in keys), strict=True)
-        names = left.schema.key
-        self._alone = {left.schema.key_of(dict(zip(names, one, strict=True))) for one in values}
-        self.blank = frozenset(self._right.values()) if self.how == "left" else frozenset()
-        made = [
-            *(Column(self._left[one.name], one.pg_type) for one in left.schema.columns),
-            *(
-                Column(self._right[one.name], one.pg_type)
-                for one in right.schema.columns
-                if one.name in self._right
-            ),
-            Column(ALONE, "bool"),
-            Column(RANK, "int8"),
-        ]
-        return Schema(tuple(made), left.schema.key, left.schema.numeric), columns
+        made: list[Column] = []
+        mine, theirs = left.table.columns(), right.table.columns()
+        rows, there = left.rows(places), right.rows(partners)
+        here = None if _is_whole(rows, len(left.table)) else rows
+        for one in (*self._shown, *self._hidden):
+            of_right = one.left is None
+            columns[one.name] = _taken(one, (mine, rows if of_right else here), (theirs, there))
+            made.append(Column(one.name, columns[one.name].pg_type))
+        for name, flags in ((ALONE, alone), (ALONE_LEFT, alone_left)):
+            columns[name] = FixedColumn(flags, None, "bool", backend, "float")
+            made.append(Column(name, "bool"))
+        made.append(Column(RANK, "int8"))
+        columns[RANK] = rank_column(self._ranked(left, right, places, partners), backend)
+        blank = {one.name: ALONE for one in self._shown if one.left is None}
+        self.blank = blank | {one.name: ALONE_LEFT for one in self._shown if one.right is None}
+        self._sides: tuple[Side, Side] | None = None
+        self._result = Schema(tuple(made), self._key, left.schema.numeric)
+        self._built = self._emptiness(sources)
+        return self._result, columns
+
+    def _emptiness(self, sources: Sequence[Source]) -> tuple[bool, bool]:
+        return len(sources[0]) == 0, len(sources[1]) == 0
+
+    def _settle_keys(self, left: Source, right: Source) -> None:
+        """Find out what rows are joined by, or refuse it."""
+        keying, said = self.keying, self.keying.said
+        for source, on in ((left, keying.left), (right, keying.right)):
+            if on is None and not source.levels:
+                raise DerivationError(
+                    f"{said}: the index of a merge on columns counts its rows; say by which columns to join"
+                )
+            known(source, on or (), said)
+        mine = self._mine = left.levels if keying.left is None else keying.left
+        theirs = self._theirs = right.levels if keying.right is None else keying.right
+        if keying.right is None and (
+            len(mine) != len(theirs) or (keying.left is None and mine != theirs)
+        ):
+            raise DerivationError(
+                f"{said} on {', '.join(mine)}: the key of the other frame is {', '.join(theirs)}; say by on= "
+                "which columns hold that, or merge by other columns"
+            )
+        if len(mine) != len(theirs):
+            raise DerivationError(
+                f"{said}: {len(mine)} columns on the left, {len(theirs)} on the right"
+            )
+        if left.schema.numeric != right.schema.numeric:
+            raise DerivationError(
+                f"{said}: one frame has exact numbers, the other has not; use map"
+            )
+        mine_of, theirs_of = left.table.columns(), right.table.columns()
+        for name, other in zip(mine, theirs, strict=True):
+            column, partner = mine_of[name], theirs_of[other]
+            if column.kind != partner.kind or column.kind not in _JOINED:
+                raise DerivationError(
+                    f'{said}: "{name}" is {column.kind} and the other\'s "{other}" {partner.kind}; use map'
+                )
+            if column.odd_count() or partner.odd_count():
+                raise DerivationError(
+                    f'{said}: "{name}" holds a value that is none of its type, such as infinity among '
+                    "moments; use map"
+                )
 
     def _name_columns(self, left: Source, right: Source) -> None:
-        """Which column of an input is called what in the result."""
-        mine, theirs = left.schema, right.schema
-        by = self._by = mine.key if self.on is None else self.on
-        known(left, by, f"join on {', '.join(by)}")
-        if len(by) != len(theirs.key) or (self.on is None and by != theirs.key):
-            raise DerivationError(
-                f"join on {', '.join(by)}: the key of the other frame is {', '.join(theirs.key)}; say by on= "
-                "which columns hold that; what is joined by other columns is made by map"
-            )
-        if mine.numeric != theirs.numeric:
-            raise DerivationError("join: one frame has exact numbers, the other has not; use map")
-        mine_of, theirs_of = left.table.columns(), right.table.columns()
-        for name, key in zip(by, theirs.key, strict=True):
-            kinds = mine_of[name].kind, theirs_of[key].kind
-            if kinds[0] != kinds[1] or kinds[0] not in _JOINED:
-                raise DerivationError(
-                    f'join: "{name}" is {kinds[0]} and the other\'s "{key}" {kinds[1]}; use map'
-                )
-        added = [name for name in theirs.names if name not in theirs.key]
-        both = {name for name in mine.names if name not in mine.key} & {*added}
-        self._left = {n: n + self.suffixes[0] if n in both else n for n in mine.names}
-        self._right = {n: n + self.suffixes[1] if n in both else n for n in added}
-        names = [*self._left.values(), *self._right.values()]
+        """Which column of the result is which of an input, which are the index, and which the key."""
+        keying = self.keying
+        mine = [name for name in left.schema.names if _is_shown(name, left)]
+        theirs = [name for name in right.schema.names if _is_shown(name, right)]
+        pairs = dict(zip(self._mine, self._theirs, strict=True))
+        back = {other: name for name, other in pairs.items()}
+        both: dict[str, str] = {}
+        """Columns on the left that are one with the right's."""
+        index: list[Taken] = []
+        if keying.left is not None and keying.right is not None:
+            both = {name: name for name, other in pairs.items() if name == other}
+            index = [Taken(n, n, n) for n in both if n not in mine and n not in theirs]
+        elif keying.left is None and keying.right is None:
+            index = [Taken(name, name, other) for name, other in pairs.items()]
+        elif keying.right is None:
+            both = pairs
+            if len(left):
+                index = [Taken(name, name, pairs.get(name)) for name in left.levels]
+            else:
+                index = [Taken(name, None, name) for name in right.levels]
+        else:
+            both = pairs
+            if len(right):
+                index = [Taken(name, back.get(name), name) for name in right.levels]
+            else:
+                index = [Taken(name, name, None) for name in left.levels]
+        by_columns = keying.left is not None and keying.right is not None
+        dropped = {*both} if by_columns else set()  # of a column of both, the right one
+        added = [name for name in theirs if name not in dropped]
+        twice = {*mine} & {*added}
+        shown = [Taken(n + self.suffixes[0] if n in twice else n, n, both.get(n)) for n in mine]
+        for name in added:
+            new = name + self.suffixes[1] if name in twice else name
+            as_left = None if by_columns or keying.right is None else back.get(name)
+            shown.append(Taken(new, as_left, name))
+        for at, name in enumerate(pairs):
+            if name in dropped and name in theirs and name not in mine:  # a level of the left
+                shown.insert(at, Taken(name, name, name))
+        names = [one.name for one in (*shown, *index)]
         if len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
+            both_have = ", ".join(sorted({name for name in names if names.count(name) > 1}))
             raise DerivationError(
-                f"join: both frames have {', '.join(twice)}; say suffixes=('_mine', '_theirs')"
+                f"{keying.said}: both frames have {both_have}; say suffixes=('_mine', '_theirs')"
             )
+        self._columns, self._index = tuple(shown), tuple(one.name for one in index)
+        self.index = self._index
+        self._shown = (*index, *shown)
+        self._name_key(left, right, index)
 
-    def _partner(self, values: tuple[Any, ...]) -> Key:
-        return values[0] if len(values) == 1 else values
+    def _name_key(self, left: Source, right: Source, index: Sequence[Taken]) -> None:
+        """The key: the left row's if it has one partner at most, the right row's if so, else both."""
+        mine, theirs = left.table.schema.key, right.table.schema.key
+        self._one_right, self._one_left = {*theirs} <= {*self._theirs}, {*mine} <= {*self._mine}
+        by_keys = {*mine} == {*self._mine} and {*theirs} == {*self._theirs}
+        self._hidden: tuple[Taken, ...] = ()
+        left_key = tuple(Taken(f"{HIDDEN}left {name}", name, None) for name in mine)
+        right_key = tuple(Taken(f"{HIDDEN}right {name}", None, name) for name in theirs)
+        if by_keys and len(index) == len(mine) and all(one.left and one.right for one in index):
+            self._key, self._key_of = self._index, tuple(index)
+            return
+        if self.how in ("left", "inner") and self._one_right:
+            if tuple(one.left for one in index) == mine:
+                self._key, self._key_of = self._index, tuple(index)
+                return
+            self._hidden = left_key
+        elif self.how in ("right", "inner") and self._one_left:
+            if tuple(one.right for one in index) == theirs:
+                self._key, self._key_of = self._index, tuple(index)
+                return
+            self._hidden = right_key
+        else:
+            self._hidden = (*left_key, *right_key)
+        self._key, self._key_of = tuple(one.name for one in self._hidden), self._hidden
+
+    def _pairs(self, left: Source, right: Source) -> tuple[Positions, Positions]:
+        """The positions of the rows that are pairs, in pandas' order; -1: there is none."""
+        frames = []
+        for at, (source, on) in enumerate(((left, self.keying.left), (right, self.keying.right))):
+            frame = source.frame
+            names = [name for name in on or () if name in frame.columns]
+            frames.append(frame[names].assign(**{f"{HIDDEN}{at}": np.arange(len(frame))}))
+        merged = self._merge(*frames)
+        return _positions(merged[f"{HIDDEN}0"]), _positions(merged[f"{HIDDEN}1"])
+
+    def _merge(self, left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
+        try:
+            return self.keying.merge(left, right, self.how, self.suffixes)
+        except ValueError as error:
+            raise DerivationError(f"{self.keying.said}: {error}") from None
+
+    # The order
+
+    def _ranked(
+        self, left: Source, right: Source, places: Positions, partners: Positions
+    ) -> Positions:
+        """The ranks of the pairs; where they cannot last, `step` asks for the whole."""
+        first, second = (left.ranks(), places), (right.ranks(), partners)
+        alone = self._one_right
+        if self.how == "right":
+            first, second, alone = second, first, self._one_left
+        highest = int(second[0].max(initial=-1))
+        self._factor = 1 if alone else 1 << (2 * highest + 1024).bit_length()
+        self._whole = self.how == "outer" or not (left.lasting and right.lasting)
+        if not self._whole and 4 * int(first[0].max(initial=0)) * self._factor < _HIGHEST:
+            ranks = _at(first[0], first[1])
+            if self._factor > 1:
+                ranks = ranks * self._factor + _at(second[0], second[1]) + 1
+            if (ranks[1:] > ranks[:-1]).all():
+                return ranks
+        self._whole = True
+        return np.arange(len(places))
+
+    def _rank(self, left: Place | None, right: Place | None) -> int:
+        first, second = (right, left) if self.how == "right" else (left, right)
+        assert first is not None  # there is always that one, but in an outer join
+        if self._factor == 1:
+            return first.rank
+        after = 0 if second is None else second.rank + 1
+        if after >= self._factor or first.rank * self._factor >= _HIGHEST:
+            raise RebuildError
+        return first.rank * self._factor + after
+
+    # What changes
 
     def step(self, sources: Sequence[Source], deltas: Sequence[Sequence[Delta]]) -> list[Op]:
-        left, right = sources
-        groups = self._groups
-        gone: dict[Key, None] = {}
-        rows: dict[Key, tuple[int, Row]] = {}
-        for delta in deltas[0]:
-            if delta.old is not None:
-                groups.drop(delta.old.rank)
-                if delta.new is None or delta.new.rank != delta.old.rank:
-                    gone[delta.key] = None  # it is no more, or comes again at its new place
-        for delta in deltas[0]:
-            if delta.new is not None:
-                values = groups.values_of(delta.new.row)
-                code = NO_GROUP if values is None else groups.code_of(values)
-                groups.put(delta.new.rank, code)
-                rows[delta.key] = delta.new.rank, delta.new.row
-        rows |= self._joined_with(left, [delta.key for delta in deltas[1]], rows)
-        self._alone -= gone.keys()
-        ops: list[Op] = [Delete(key) for key in gone]
-        for key, (rank, row) in sorted(rows.items(), key=lambda item: item[1][0]):
-            values = groups.values_of(row)
-            partner = None if values is None else _row(right, self._partner(values))
-            (self._alone.add if partner is None else self._alone.discard)(key)
-            if partner is None and self.how == "inner":
-                self._alone.discard(key)
-                ops.append(Delete(key))
-                continue
-            whole = {to: row[name] for name, to in self._left.items()}
-            for name, to in self._right.items():
-                whole[to] = None if partner is None else partner[name]
-            ops.append(Upsert(key, {**whole, ALONE: partner is None, RANK: rank}))
-        return ops
+        if not any(deltas):
+            return []
+        if self._whole or self._emptiness(sources) != self._built:
+            raise RebuildError
+        if self._sides is None:
+            bys = (self._mine, self._theirs)
+            self._sides = (
+                Side(sources[0], bys[0], deltas[0]),
+                Side(sources[1], bys[1], deltas[1]),
+            )
+        left, right = self._sides
+        left.begin(sources[0], deltas[0])
+        right.begin(sources[1], deltas[1])
+        pairs = Pairs(self, left, right, sum(self._counts.values()))
+        pairs.before()
+        left.move()
+        right.move()
+        pairs.after()
+        return pairs.ops(self._counts)
 
-    def _joined_with(
-        self, left: Source, keys: Sequence[Key], known: Mapping[Key, object]
-    ) -> dict[Key, tuple[int, Row]]:
-        """The rows of the left table whose partner has one of these keys, without those of ``known``."""
-        codes = [self._groups.code(key if isinstance(key, tuple) else (key,)) for key in keys]
-        members = [self._groups.members(code) for code in codes if code is not None]
-        if not members:
-            return {}
-        ranks = np.concatenate(members)
-        names = left.schema.names
-        picked = left.picked(np.searchsorted(left.ranks(), ranks), names)
-        values = zip(*(picked[name].everything() for name in names), strict=True)
-        found: dict[Key, tuple[int, Row]] = {}
-        for rank, one in zip(ranks.tolist(), values, strict=True):
-            row = dict(zip(names, one, strict=True))
-            key = left.schema.key_of(row)
-            if key not in known:
-                found[key] = rank, row
-        return found
+    def pair(self, left: Place | None, right: Place | None) -> tuple[Key, int]:
+        """The key and the rank of a pair."""
+        mine, theirs = None if left is None else left.row, None if right is None else right.row
+        key = {one.name: one.of(mine, theirs) for one in self._key_of}
+        return self._result.key_of(key), self._rank(left, right)
+
+    def row(self, left: Place | None, right: Place | None) -> dict[str, Any]:
+        """What the result holds of a pair."""
+        mine, theirs = None if left is None else left.row, None if right is None else right.row
+        found = {one.name: one.of(mine, theirs) for one in (*self._shown, *self._hidden)}
+        return {**found, ALONE: right is None, ALONE_LEFT: left is None}
+
+    # dtypes
 
     def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
-        mine, theirs = sources[0].dtypes(), sources[1].dtypes()
-        found = {to: mine[name] for name, to in self._left.items()}
-        for name, to in self._right.items():
-            found[to] = with_missing(theirs[name]) if self._alone else theirs[name]
-        return found
+        left, right = sources
+        counts = self._counts
+        mine, theirs = left.dtypes(), right.dtypes()
+        shape = (
+            counts["both"] > 0,
+            counts["left"] > 0 or (len(left) > 0 and not counts["both"]),
+            counts["right"] > 0 or (len(right) > 0 and not counts["both"]),
+        )
+        about = (shape, tuple(mine.items()), tuple(theirs.items()))
+        if about not in self._known:
+            self._known[about] = self._found_dtypes(left, right, shape)
+        return self._known[about]
+
+    def _found_dtypes(
+        self, left: Source, right: Source, shape: tuple[bool, bool, bool]
+    ) -> Mapping[str, Any]:
+        """The dtypes of pandas' merge of a few rows that are alike."""
+        mine, theirs = left.dtypes(), right.dtypes()
+        keys = _examples(
+            [(mine[n], theirs[o]) for n, o in zip(self._mine, self._theirs, strict=True)], shape
+        )
+        both, only_left, only_right = shape
+        lefts = [key for key, there in zip(keys, (both, only_left, False), strict=True) if there]
+        rights = [key for key, there in zip(keys, (both, False, only_right), strict=True) if there]
+        merged = self._merge(
+            _example(left, mine, self._mine, lefts), _example(right, theirs, self._theirs, rights)
+        )
+        names, levels = [*merged.columns], [str(n) for n in merged.index.names if n is not None]
+        if names != [one.name for one in self._columns] or tuple(levels) != self._index:
+            raise DerivationError(
+                f"{self.keying.said}: pandas names the columns {', '.join(map(str, names))}, in a way "
+                "that is not kept up; name them otherwise, or use map"
+            )
+        index = merged.index
+        found = {name: index.get_level_values(name).dtype for name in levels}
+        return {**found, **{name: merged[name].dtype for name in names}}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use beside the result, about."""
+        return 0 if self._sides is None else sum(side.nbytes for side in self._sides)
 
 
-def _keys(source: Source) -> list[Key]:
-    return list(source.table.keys() if source.view is None else source.view.keys())
+def _is_shown(name: str, source: Source) -> bool:
+    """Whether a column of the input is a column of its DataFrame."""
+    return name not in source.levels and not name.startswith(HIDDEN)
 
 
-def _row(source: Source, key: Key) -> dict[str, Any] | None:
-    return source.table.get(key) if source.view is None else source.view.get(key)
+def _positions(column: pd.Series) -> Positions:
+    values = column.to_numpy()
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), -1, values)
+    return values.astype("int64", copy=False)
+
+
+def _at(ranks: Positions, places: Positions) -> Positions:
+    """The ranks at these places; -1 where there is no row."""
+    if not len(ranks):
+        return np.full(len(places), -1)
+    if _is_whole(places, len(ranks)):
+        return ranks
+    return np.where(places < 0, -1, ranks[places])
+
+
+def _is_whole(places: Positions, rows: int) -> bool:
+    """Whether these are all rows, in order."""
+    return len(places) == rows and bool((places == np.arange(rows)).all())
+
+
+def _taken(
+    one: Taken,
+    left: tuple[Mapping[str, ColumnStore], Positions | None],
+    right: tuple[Mapping[str, ColumnStore], Positions],
+) -> ColumnStore:
+    """A column of the result; where there are no places, the whole of it."""
+    if one.right is None or left[1] is None:
+        assert one.left is not None  # it is of one of the two, and the right one is never whole
+        column = left[0][one.left]
+        return copied(column) if left[1] is None else take(column, left[1])
+    if one.left is None:
+        return take(right[0][one.right], right[1])
+    mine, theirs = left[0][one.left], right[0][one.right]
+    pg_type = mine.pg_type
+    if pg_type != theirs.pg_type:
+        pg_type = _WIDER.get(mine.kind, pg_type)
+    missing = np.flatnonzero(left[1] < 0)
+    taken = take(mine, left[1])
+    if not len(missing):
+        taken.pg_type = pg_type
+        return taken
+    values = taken.everything()
+    for at, value in zip(missing.tolist(), theirs.values(right[1][missing]), strict=True):
+        values[at] = value
+    return column_of(values, pg_type, mine.backend, mine.numeric)
+
+
+def _example(
+    source: Source, dtypes: Mapping[str, Any], by: Sequence[str], keys: Sequence[Sequence[Any]]
+) -> pd.DataFrame:
+    """A few rows with the dtypes of ``source``, joined by ``keys``."""
+    columns: dict[str, Any] = {}
+    for name in source.schema.names:
+        if name.startswith(HIDDEN):
+            continue
+        if name in by:
+            at = list(by).index(name)
+            columns[name] = pd.Series([key[at] for key in keys], dtype=dtypes[name])
+        else:
+            columns[name] = pd.Series(_blank(dtypes[name], len(keys)))
+    frame = pd.DataFrame(columns)
+    return frame.set_index(list(source.levels)) if source.levels else frame
+
+
+def _blank(dtype: Any, length: int) -> Any:
+    if isinstance(dtype, np.dtype):
+        return np.zeros(length, dtype)
+    return pd.array([None] * length, dtype=dtype)
+
+
+def _examples(
+    dtypes: Sequence[tuple[Any, Any]], shape: tuple[bool, bool, bool]
+) -> list[tuple[Any, ...]]:
+    """Three keys that differ, where as many are asked for: of both sides, of the left, of the right."""
+    choices = [_values(mine, theirs) for mine, theirs in dtypes]
+    keys = list(product(*choices))
+    wanted = sum(shape)
+    while len(keys) < wanted:  # of two truths the third key is the null that one side must have
+        keys.append(tuple(None for _ in dtypes))
+    rest = iter(keys)
+    found = [next(rest) if there else keys[0] for there in shape]
+    if shape[1] and None in found[1] and not _nullable(dtypes[0][0]):
+        found[1], found[2] = found[2], found[1]
+    return found
+
+
+def _nullable(dtype: Any) -> bool:
+    return not isinstance(dtype, np.dtype) or dtype.kind not in "ib"
 
 
 @lru_cache(maxsize=256)
-def with_missing(dtype: Any) -> Any:
-    """The dtype that pandas gives a column in which a row has no partner."""
-    return pd.Series(pd.array([], dtype=dtype)).reindex([0]).dtype
+def _values(mine: Any, theirs: Any) -> list[Any]:
+    """Values that fit both dtypes, three where there are."""
+    found = pd.Series(
+        pd.array([None], dtype=mine) if not isinstance(mine, np.dtype) else np.zeros(1, mine)
+    )
+    if pd.api.types.is_bool_dtype(found.dtype):
+        return [True, False]
+    if pd.api.types.is_integer_dtype(found.dtype):
+        return [1, 2, 3]
+    if pd.api.types.is_datetime64_any_dtype(found.dtype) or "timestamp" in str(found.dtype):
+        zone = getattr(found.dtype, "tz", None)
+        return [pd.Timestamp(2024, 1, day, tz=zone) for day in (1, 2, 3)]
+    if "date" in str(found.dtype):
+        return [dt.date(2024, 1, day) for day in (1, 2, 3)]
+    return ["a", "b", "c"]

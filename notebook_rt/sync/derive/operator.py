@@ -34,9 +34,15 @@ class RebuildError(Exception):
 
 
 class Operator(ABC):
-    """See the module. ``blank`` are columns that a row without a partner leaves empty."""
+    """See the module."""
 
-    blank: frozenset[str] = frozenset()
+    blank: Mapping[str, str] = {}
+    """Columns that a row without a partner leaves empty, and the hidden column that says so."""
+    index: tuple[str, ...] | None = None
+    """The columns that are the index; with none, it counts; None: the key's, or the input's."""
+    counted = False
+    """Whether it takes an input whose index counts: a result that kept those labels would have to be
+    numbered anew with each row that comes or goes."""
 
     @abstractmethod
     def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
@@ -45,6 +51,11 @@ class Operator(ABC):
     @abstractmethod
     def step(self, sources: Sequence[Source], deltas: Sequence[Sequence[Delta]]) -> list[Op]:
         """What the inputs' changes change in the result."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use beside the result, about."""
+        return 0
 
     @abstractmethod
     def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
@@ -99,6 +110,11 @@ class Derived:
         """Whether an input may have changed."""
         return self.table is None or any(source.moved for source in self._sources)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use: the result's, and about those of what the operator keeps."""
+        return self.operator.nbytes + (0 if self.table is None else self.table.nbytes)
+
     def bind(self, sources: Sequence[Source]) -> None:
         """Take other inputs: the result is built anew."""
         self._sources = tuple(sources)
@@ -123,20 +139,38 @@ class Derived:
     def _build(self, *, want_changes: bool) -> Sequence[Any]:
         self.builds += 1
         try:
+            if not self.operator.counted and not all(source.levels for source in self._sources):
+                raise DerivationError(
+                    "the index of a merge on columns counts its rows, and what is derived of it would keep "
+                    "those numbers; do this before the merge, join by the key, or use map"
+                )
             schema, columns = self.operator.build(self._sources)
         except BaseException:
             self._forget()
             raise
         changes: Sequence[Any] = ()
-        if self.table is None or self.view is None or self.table.schema != schema:
+        index = self._index(schema)
+        if (
+            self.table is None
+            or self.view is None
+            or self.table.schema != schema
+            or self.view.index != index
+        ):
             table = Table(schema, self.backend)
             table.replace(columns, schema)
-            self.table, self.view = table, Arranged(table)
-            self.view.blank = self.operator.blank
+            self.table, self.view = table, Arranged(table, index)
         else:
             changes = self.table.replace(columns, schema, want_changes=want_changes)
+        self.view.blank = self.operator.blank
         self.view.dtypes = self.operator.dtypes(self._sources)
         return changes
+
+    def _index(self, schema: Schema) -> tuple[str, ...]:
+        """The result's index: the operator's, or that of the input whose key it keeps."""
+        if self.operator.index is not None:
+            return self.operator.index
+        first = self._sources[0]
+        return first.levels if schema.key == first.table.schema.key else schema.key
 
     def _forget(self) -> None:
         """Half of a step may have been taken: the next one builds anew."""

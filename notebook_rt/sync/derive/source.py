@@ -54,6 +54,11 @@ class Source:
         return schema.project([name for name in schema.names if name not in carried])
 
     @property
+    def levels(self) -> tuple[str, ...]:
+        """The names of the index; empty where it counts."""
+        return self.view.index if isinstance(self.view, Arranged) else self.table.schema.key
+
+    @property
     def moved(self) -> bool:
         """Whether anything may have changed since `deltas` was called last."""
         if not self.lasting:
@@ -89,7 +94,7 @@ class Source:
     def series(self, name: str) -> pd.Series:
         """A column as the user sees it, or a level of the index as a column of its own."""
         frame = self.frame
-        if name in self.table.schema.key:
+        if name in self.levels:
             level = frame.index.get_level_values(name)
             return pd.Series(level.array, frame.index, name=name, copy=False)
         return frame[name]
@@ -106,6 +111,24 @@ class Source:
             return np.arange(len(self.frame))
         ranks, places = self.table.ranks(), self._places()
         return ranks if places is None else ranks[places]
+
+    def places(self, ranks: Positions) -> Positions:
+        """Where the rows of these ranks are in the table."""
+        view = self.view
+        if view is None:
+            return self.table.numbered(ranks)
+        held = self.table.ranks()
+        if isinstance(view, Arranged) and view.in_order():
+            return held.searchsorted(ranks)
+        order = view.positions()
+        return order[held.searchsorted(ranks, sorter=order)]
+
+    def rows(self, positions: Positions) -> Positions:
+        """Where the rows at these positions of the view are in the table; -1 stays."""
+        places = self._places()
+        if places is None or not len(places):
+            return positions
+        return np.where(positions < 0, -1, places[positions])
 
     def picked(self, rows: Positions, names: Iterable[str]) -> dict[str, ColumnStore]:
         """Columns of their own of the rows at these positions of the view."""
