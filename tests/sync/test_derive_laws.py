@@ -346,11 +346,11 @@ def merge(draw: Any, of: Node, nodes: Sequence[Node]) -> Node | None:
         a, b = draw(st.sampled_from(pairs))
         keying = Keying((a,), (b,))
     elif what == "right_index":
-        if not right.keys or not {*right.keys} <= {*mine} & JOINED:
+        if not left.keys or not right.keys or not {*right.keys} <= {*mine} & JOINED:
             return None
         keying = Keying(right.keys, None)
     else:
-        if not left.keys or not {*left.keys} <= {*theirs} & JOINED:
+        if not left.keys or not right.keys or not {*left.keys} <= {*theirs} & JOINED:
             return None
         keying = Keying(None, left.keys)
 

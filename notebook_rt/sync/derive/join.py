@@ -132,8 +132,9 @@ class Join(Operator):
     def _settle_keys(self, left: Source, right: Source) -> None:
         """Find out what rows are joined by, or refuse it."""
         keying, said = self.keying, self.keying.said
+        by_columns = keying.left is not None and keying.right is not None
         for source, on in ((left, keying.left), (right, keying.right)):
-            if on is None and not source.levels:
+            if not by_columns and not source.levels:
                 raise DerivationError(
                     f"{said}: the index of a merge on columns counts its rows; say by which columns to join"
                 )
