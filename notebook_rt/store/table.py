@@ -36,7 +36,7 @@ from notebook_rt.store.keys import Keys
 from notebook_rt.store.load import Pages
 from notebook_rt.store.marks import Kept, Mark
 from notebook_rt.store.parallel import in_parallel
-from notebook_rt.store.touched import HIDDEN, RANK, Delta, Place, Touched
+from notebook_rt.store.touched import HIDDEN_PREFIX, RANK, Delta, Place, Touched
 from notebook_rt.store.uninterrupted import uninterrupted
 
 _NONE: Final[Positions] = np.empty(0, "int64")
@@ -651,7 +651,7 @@ class Table:
         self._leave_followers()
 
     def _indexed(self) -> pd.Index:
-        if self.schema.key[0].startswith(HIDDEN):
+        if self.schema.key[0].startswith(HIDDEN_PREFIX):
             return pd.RangeIndex(len(self))
         arrays = [self._columns[name].array() for name in self.schema.key]
         if len(arrays) > 1:

@@ -18,7 +18,7 @@ RANK: Final = "\0rank"
 """The hidden column of a derived table by which its rows are in order (int8): no column of PostgreSQL's
 is called so."""
 
-HIDDEN: Final = "\0"
+HIDDEN_PREFIX: Final = "\0"
 """What the names of hidden columns begin with. A key of such columns is not shown: the index counts."""
 
 _LEAST: Final = 256

@@ -27,7 +27,7 @@ from notebook_rt.store import table as table_module
 from notebook_rt.store import touched as touched_module
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.table import Table
-from notebook_rt.store.touched import HIDDEN
+from notebook_rt.store.touched import HIDDEN_PREFIX
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
 from notebook_rt.sync.derive.join import HOWS, Join, Keying
 from notebook_rt.sync.derive.operator import Derived, Operator
@@ -133,7 +133,9 @@ def check_told(
     now = dict(before)
     for change in changes:
         old, new = (
-            None if row is None else {n: v for n, v in row.items() if not n.startswith(HIDDEN)}
+            None
+            if row is None
+            else {n: v for n, v in row.items() if not n.startswith(HIDDEN_PREFIX)}
             for row in (change.old, change.new)
         )
         assert equal(now.get(change.key), old), said
