@@ -122,6 +122,9 @@ def test_a_merge_has_pandas_own_pairs(
     ]
     with pytest.raises(errors.DerivationError, match="counts its rows"):
         _ = pairs.where("side=eq.buy").df
+    sides = orders.groupby("side").agg(n=("no", "count"))
+    with pytest.raises(errors.DerivationError, match="counts its rows"):
+        _ = pairs.join(sides, on="side", how="inner").df
     with pytest.raises(errors.DerivationError, match="say by what"):
         trades.merge(orders)
     with pytest.raises(errors.DerivationError, match="both frames have"):

@@ -26,7 +26,7 @@ from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.telling import Telling
-from notebook_rt.store.touched import HIDDEN
+from notebook_rt.store.touched import HIDDEN_PREFIX
 from notebook_rt.sync.derive.operator import Derived, Operator
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.events import Status
@@ -222,7 +222,7 @@ class DerivedFeed(Feed):
             self._telling.show(derived.table, derived.view)
             self.table, self.ordered = derived.table, derived.view
         schema = derived.table.schema
-        self.schema = schema.project([n for n in schema.names if not n.startswith(HIDDEN)])
+        self.schema = schema.project([n for n in schema.names if not n.startswith(HIDDEN_PREFIX)])
         visible = self._telling.tell(changes)
         if first and self.listeners:  # who listened before there was anything is told of all of it
             visible = self._everything(derived.view)

@@ -19,7 +19,7 @@ from notebook_rt.model.order import OrderBy
 from notebook_rt.store.arrays import objects
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
-from notebook_rt.store.touched import HIDDEN, RANK
+from notebook_rt.store.touched import HIDDEN_PREFIX, RANK
 
 
 class Arranged(Ordered):
@@ -29,7 +29,7 @@ class Arranged(Ordered):
     """
 
     def __init__(self, table: Table, index: Sequence[str] | None = None) -> None:
-        hidden = [name for name in table.schema.names if name.startswith(HIDDEN)]
+        hidden = [name for name in table.schema.names if name.startswith(HIDDEN_PREFIX)]
         super().__init__(table, (OrderBy(RANK),), None, hidden)
         self.index = table.schema.key if index is None else tuple(index)
         self.sortable = True  # each rank is there once: the key breaks no tie

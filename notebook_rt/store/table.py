@@ -36,7 +36,7 @@ from notebook_rt.store.keys import Keys
 from notebook_rt.store.load import Pages
 from notebook_rt.store.marks import Kept, Mark
 from notebook_rt.store.parallel import in_parallel
-from notebook_rt.store.touched import HIDDEN, RANK, Delta, Place, Touched
+from notebook_rt.store.touched import HIDDEN_PREFIX, RANK, Delta, Place, Touched
 from notebook_rt.store.uninterrupted import uninterrupted
 
 _NONE: Final[Positions] = np.empty(0, "int64")
@@ -423,7 +423,9 @@ class Table:
         self.schema = schema
         self._blank = dict.fromkeys(schema.names)
         self.shown_names = [
-            name for name in schema.names if name not in schema.key and not name.startswith(HIDDEN)
+            name
+            for name in schema.names
+            if name not in schema.key and not name.startswith(HIDDEN_PREFIX)
         ]
         self._labels = pd.Index(self.shown_names)
         self._nested = [c.name for c in schema.columns if kind(c.pg_type) in ("json", "array")]
@@ -656,7 +658,7 @@ class Table:
         self._leave_followers()
 
     def _indexed(self) -> pd.Index:
-        if self.schema.key[0].startswith(HIDDEN):
+        if self.schema.key[0].startswith(HIDDEN_PREFIX):
             return pd.RangeIndex(len(self))
         arrays = [self._columns[name].array() for name in self.schema.key]
         if len(arrays) > 1:

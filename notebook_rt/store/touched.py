@@ -19,7 +19,7 @@ RANK: Final = "\0rank"
 is called so."""
 ALONE: Final = "\0alone"
 """The hidden column of a join's rows without a partner on the right (bool)."""
-HIDDEN: Final = "\0"
+HIDDEN_PREFIX: Final = "\0"
 """What the names of hidden columns begin with: no snapshot shows them. A key of such columns is not shown
 either: the index counts."""
 

@@ -29,7 +29,7 @@ from notebook_rt.store import table as table_module
 from notebook_rt.store import touched as touched_module
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.table import Table
-from notebook_rt.store.touched import HIDDEN
+from notebook_rt.store.touched import HIDDEN_PREFIX
 from notebook_rt.sync.derive import sort as sort_module
 from notebook_rt.sync.derive import top as top_module
 from notebook_rt.sync.derive.concat import Concat
@@ -145,7 +145,9 @@ def check_told(
     now = dict(before)
     for change in changes:
         old, new = (
-            None if row is None else {n: v for n, v in row.items() if not n.startswith(HIDDEN)}
+            None
+            if row is None
+            else {n: v for n, v in row.items() if not n.startswith(HIDDEN_PREFIX)}
             for row in (change.old, change.new)
         )
         assert equal(now.get(change.key), old), said
@@ -496,11 +498,11 @@ def merge(draw: Any, of: Node, nodes: Sequence[Node]) -> Node | None:
         a, b = draw(st.sampled_from(pairs))
         keying = Keying((a,), (b,))
     elif what == "right_index":
-        if not right.keys or not {*right.keys} <= {*mine} & JOINED:
+        if not left.keys or not right.keys or not {*right.keys} <= {*mine} & JOINED:
             return None
         keying = Keying(right.keys, None)
     else:
-        if not left.keys or not {*left.keys} <= {*theirs} & JOINED:
+        if not left.keys or not right.keys or not {*left.keys} <= {*theirs} & JOINED:
             return None
         keying = Keying(None, left.keys)
 

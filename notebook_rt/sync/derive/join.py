@@ -26,7 +26,7 @@ from notebook_rt.model.types import Column, Kind, Schema
 from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import FixedColumn, column_of, copied, take
 from notebook_rt.store.dense import Positions
-from notebook_rt.store.touched import ALONE, HIDDEN, RANK, Delta, Place
+from notebook_rt.store.touched import ALONE, HIDDEN_PREFIX, RANK, Delta, Place
 from notebook_rt.sync.derive.operator import Columns, Operator, RebuildError, known, rank_column
 from notebook_rt.sync.derive.pairs import Pairs, Side
 from notebook_rt.sync.derive.source import Source
@@ -131,8 +131,9 @@ class Join(Operator):
     def _settle_keys(self, left: Source, right: Source) -> None:
         """Find out what rows are joined by, or refuse it."""
         keying, said = self.keying, self.keying.said
+        by_columns = keying.left is not None and keying.right is not None
         for source, on in ((left, keying.left), (right, keying.right)):
-            if on is None and not source.levels:
+            if not by_columns and not source.levels:
                 raise DerivationError(
                     f"{said}: the index of a merge on columns counts its rows; say by which columns to join"
                 )
@@ -223,8 +224,8 @@ class Join(Operator):
         self._one_right, self._one_left = {*theirs} <= {*self._theirs}, {*mine} <= {*self._mine}
         by_keys = {*mine} == {*self._mine} and {*theirs} == {*self._theirs}
         self._hidden: tuple[Taken, ...] = ()
-        left_key = tuple(Taken(f"{HIDDEN}left {name}", name, None) for name in mine)
-        right_key = tuple(Taken(f"{HIDDEN}right {name}", None, name) for name in theirs)
+        left_key = tuple(Taken(f"{HIDDEN_PREFIX}left {name}", name, None) for name in mine)
+        right_key = tuple(Taken(f"{HIDDEN_PREFIX}right {name}", None, name) for name in theirs)
         if by_keys and len(index) == len(mine) and all(one.left and one.right for one in index):
             self._key, self._key_of = self._index, tuple(index)
             return
@@ -248,9 +249,9 @@ class Join(Operator):
         for at, (source, on) in enumerate(((left, self.keying.left), (right, self.keying.right))):
             frame = source.frame
             names = [name for name in on or () if name in frame.columns]
-            frames.append(frame[names].assign(**{f"{HIDDEN}{at}": np.arange(len(frame))}))
+            frames.append(frame[names].assign(**{f"{HIDDEN_PREFIX}{at}": np.arange(len(frame))}))
         merged = self._merge(*frames)
-        return _positions(merged[f"{HIDDEN}0"]), _positions(merged[f"{HIDDEN}1"])
+        return _positions(merged[f"{HIDDEN_PREFIX}0"]), _positions(merged[f"{HIDDEN_PREFIX}1"])
 
     def _merge(self, left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
         try:
@@ -373,7 +374,7 @@ class Join(Operator):
 
 def _is_shown(name: str, source: Source) -> bool:
     """Whether a column of the input is a column of its DataFrame."""
-    return name not in source.levels and not name.startswith(HIDDEN)
+    return name not in source.levels and not name.startswith(HIDDEN_PREFIX)
 
 
 def _positions(column: pd.Series) -> Positions:
@@ -430,7 +431,7 @@ def _example(
     """A few rows with the dtypes of ``source``, joined by ``keys``."""
     columns: dict[str, Any] = {}
     for name in source.schema.names:
-        if name.startswith(HIDDEN):
+        if name.startswith(HIDDEN_PREFIX):
             continue
         if name in by:
             at = list(by).index(name)

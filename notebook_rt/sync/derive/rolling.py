@@ -25,7 +25,7 @@ from notebook_rt.model.types import Column, Schema, fits
 from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import FixedColumn, take
 from notebook_rt.store.encode import NULL_MOMENT
-from notebook_rt.store.touched import HIDDEN, RANK, Delta, Place
+from notebook_rt.store.touched import HIDDEN_PREFIX, RANK, Delta, Place
 from notebook_rt.sync.derive.groups import NO_GROUP, Groups
 from notebook_rt.sync.derive.operator import Columns, Operator, RebuildError, known, rank_column
 from notebook_rt.sync.derive.source import Source
@@ -150,12 +150,14 @@ class Rolling(Operator):
             made.append(Column(name, "float8"))
         keys = source.table.schema.key
         for name in keys:
-            columns[HIDDEN + name] = take(table[name], places)
-            made.append(Column(HIDDEN + name, table[name].pg_type))
+            columns[HIDDEN_PREFIX + name] = take(table[name], places)
+            made.append(Column(HIDDEN_PREFIX + name, table[name].pg_type))
         made.append(Column(RANK, "int8"))
         lasting = ordered[codes[rows]] * self._factor + ranks[rows]
         columns[RANK] = rank_column(lasting if self._lasting else np.arange(len(rows)), backend)
-        self._result = Schema(tuple(made), tuple(HIDDEN + name for name in keys), schema.numeric)
+        self._result = Schema(
+            tuple(made), tuple(HIDDEN_PREFIX + name for name in keys), schema.numeric
+        )
         self._keys = keys
         return self._result, columns
 
@@ -265,7 +267,7 @@ class Rolling(Operator):
                     raise RebuildError
 
     def _key(self, row: Row) -> Key:
-        return self._result.key_of({HIDDEN + name: row[name] for name in self._keys})
+        return self._result.key_of({HIDDEN_PREFIX + name: row[name] for name in self._keys})
 
     def _event(self, place: Place) -> tuple[int, int]:
         """Where in its group a row is or was: its rank and its time."""
@@ -323,7 +325,7 @@ class Rolling(Operator):
         for at, start, moment, *key in zip(rows, starts, moments, *keys, strict=True):
             rank = int(ranks[at])
             row = dict(zip(self._keys, key, strict=True))
-            whole = {HIDDEN + name: value for name, value in row.items()}
+            whole = {HIDDEN_PREFIX + name: value for name, value in row.items()}
             whole |= {**group, self.on: moment, RANK: self._rank(code, Place(rank, row))}
             for name, (column, function) in self.columns.items():
                 whole[name] = _of(function, values[column][start - begin : at + 1 - begin])
