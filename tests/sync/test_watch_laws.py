@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from notebook_rt.sync.watch import Turn, Watch
 
 KEYS = st.integers(0, 3)
+rows = st.dictionaries(KEYS, st.booleans())
+begins = st.fixed_dictionaries({"a": rows, "b": rows})
+"""What each login's table holds before anybody looks."""
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("write"), KEYS, st.sampled_from((None, False, True))),
@@ -26,10 +29,10 @@ steps = st.lists(
 class Kernel:
     """Watches one login's table after the other; what it tells is remembered as it is told."""
 
-    def __init__(self, at_once: bool, debounce: float) -> None:
+    def __init__(self, tables: dict[str, dict[int, bool]], at_once: bool, debounce: float) -> None:
         self.at_once, self.debounce = at_once, debounce
         self.now = 0.0
-        self.tables: dict[str, dict[int, bool]] = {"a": {}, "b": {}}
+        self.tables = {login: dict(table) for login, table in tables.items()}
         self.disk: dict[str, dict[Any, bool]] = {}
         self.told: dict[str, list[tuple[str, int]]] = {"a": [], "b": []}
         self.watches: dict[str, Watch] = {}
@@ -96,10 +99,12 @@ def play(kernel: Kernel, one: Any) -> None:
         kernel.begin()
 
 
-@given(steps, st.booleans(), st.sampled_from((0.0, 1.0)))
-def test_each_row_and_state_is_told_once(story: list[Any], at_once: bool, debounce: float) -> None:
+@given(begins, steps, st.booleans(), st.sampled_from((0.0, 1.0)))
+def test_each_row_and_state_is_told_once(
+    tables: dict[str, dict[int, bool]], story: list[Any], at_once: bool, debounce: float
+) -> None:
     """Never an enter or a leave twice in a row, or a leave without one; none is missing in the end."""
-    kernel = Kernel(at_once, debounce)
+    kernel = Kernel(tables, at_once, debounce)
     kernel.begin()
     for one in story:
         play(kernel, one)
@@ -123,12 +128,12 @@ def test_each_row_and_state_is_told_once(story: list[Any], at_once: bool, deboun
             assert not told
 
 
-@given(steps, st.booleans())
+@given(begins, steps, st.booleans())
 def test_without_a_debounce_each_change_that_is_seen_is_told_at_once(
-    story: list[Any], at_once: bool
+    tables: dict[str, dict[int, bool]], story: list[Any], at_once: bool
 ) -> None:
     """The turns of each login are those between the states that it has seen, one after the other."""
-    kernel = Kernel(at_once, 0.0)
+    kernel = Kernel(tables, at_once, 0.0)
     seen: dict[str, dict[int, bool]] = {}
     expected: dict[str, list[tuple[str, int]]] = {"a": [], "b": []}
     silent: dict[str, set[int]] = {"a": set(), "b": set()}
