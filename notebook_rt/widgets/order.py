@@ -242,6 +242,7 @@ class Order:
         """The column that the rows are grouped by; empty: none."""
         self.groups: list[tuple[Group, Positions]] = []
         """The groups, in their order, with their rows as ``_positions`` has them."""
+        self._sizes: dict[Group, int] = {}
         self._closed: set[Group] = set()
         self._every: Positions | None = None
         """All rows that the filter takes, those of closed groups too; None: ``_positions`` has them."""
@@ -302,7 +303,7 @@ class Order:
 
     def rows_of(self, group: Group) -> int:
         """How many rows a group has."""
-        return next((len(rows) for one, rows in self.groups if one == group), 0)
+        return self._sizes.get(group, 0)
 
     def wait(self) -> float:
         """Seconds until a stale order may be computed."""
@@ -372,6 +373,7 @@ class Order:
         within = [(name, ascending) for name, ascending in by if name != self.group]
         self._every = sort(df, positions, [(self.group, up), *within])
         self.groups = grouped(column_of(df, self.group), self._every)
+        self._sizes = {group: len(rows) for group, rows in self.groups}
         self._positions = lines(self.groups, self._closed, len(self._index))
 
     def _all(self) -> Positions:
