@@ -46,6 +46,7 @@ _SAID: Final = (
 """Metrics that the panel says in sentences, and those that it shows by themselves."""
 LABELS: Final = {
     "uptime_s": "time connected",
+    "broadcast_tables": "tables whose changes the database broadcasts",
     "kept_refused": "kept tables on disk that could not be used",
     "disconnects": "connections lost",
     "retries": "tries to connect again",

@@ -66,6 +66,8 @@ def test_a_number_that_does_not_come_in_half_a_second_is_lost() -> None:
     assert numbers.lost_at == float("inf")
     numbers.came(4, 1.0)
     assert numbers.lost_at == 1.0 + HOLE
+    assert not numbers.lost(1.0)
+    assert numbers.lost(1.0 + HOLE)
     numbers.came(3, 1.1)
     numbers.came(2, 1.2)
     assert numbers.lost_at == float("inf")
@@ -76,6 +78,18 @@ def test_a_number_that_does_not_come_in_half_a_second_is_lost() -> None:
     assert numbers.missing
     numbers.settle(2.0)
     assert not numbers.missing
+
+
+def test_what_was_sent_before_a_join_is_asked_for_and_was_not_lost() -> None:
+    numbers = Numbers()
+    numbers.came(5, 0.0)
+    assert numbers.lost_at == HOLE
+    assert not numbers.lost(HOLE)
+    numbers.settle(0.0)
+    numbers.joined()
+    numbers.came(8, 1.0)
+    numbers.came(10, 1.0)
+    assert [hole.expected for hole in numbers.missing] == [True, False]
 
 
 @given(st.permutations(range(1, 12)), st.integers(0, 11))

@@ -20,7 +20,7 @@ from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
-from notebook_rt.sync.events import RowSuspect
+from notebook_rt.sync.events import RowSuspect, Told
 from tests.sync.simulation import Faults, Server, World
 
 COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}
@@ -714,3 +714,31 @@ def test_a_transaction_is_seen_as_one(story: list[Any], seed: int) -> None:
     world.settle(15)
     converged(world)
     assert halves == []
+
+
+@many
+@given(
+    st.lists(
+        st.tuples(
+            pauses,
+            st.one_of(
+                writes,
+                st.tuples(st.just("pair"), st.integers(0, 50)),
+                st.sampled_from((("disconnect",), ("connect",))),
+            ),
+        ),
+        max_size=40,
+    ),
+    st.integers(0, 2**32),
+)
+def test_where_nothing_is_lost_nothing_is_said_to_be(story: list[Any], seed: int) -> None:
+    """What was sent before a join was not lost in it, however high its number."""
+    world = World(TableSpec("t", source="broadcast"), server(source="broadcast"), seed=seed)
+    world.connect()
+    play(world, story)
+    world.settle(30)
+    converged(world)
+    told = [
+        effect.detail.get("reason", "") for _, effect in world.effects if isinstance(effect, Told)
+    ]
+    assert not [reason for reason in told if "lost" in reason]

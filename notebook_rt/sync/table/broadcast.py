@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -140,6 +140,8 @@ class Hole:
     high: int
     since: float
     """When it was seen that they are missing, monotonic seconds."""
+    expected: bool = False
+    """They were drawn before this join, as far as is known: they are asked for, and were not lost."""
 
 
 class Numbers:
@@ -148,6 +150,7 @@ class Numbers:
     def __init__(self) -> None:
         self._top = 0
         self._holes: list[Hole] = []
+        self._joining = True
 
     def came(self, number: int, now: float) -> None:
         """A message came."""
@@ -159,15 +162,21 @@ class Numbers:
             if hole.low <= number <= hole.high:
                 parts = ((hole.low, number - 1), (number + 1, hole.high))
                 self._holes[place : place + 1] = [
-                    Hole(low, high, hole.since) for low, high in parts if low <= high
+                    replace(hole, low=low, high=high) for low, high in parts if low <= high
                 ]
                 return
 
+    def joined(self) -> None:
+        """What is missing now, or at the next message, was sent before the join."""
+        self._joining = True
+        self._holes = [replace(hole, expected=True) for hole in self._holes]
+
     def expect(self, number: int, now: float) -> bool:
         """All up to ``number`` were drawn; whether that says that some are missing."""
+        joining, self._joining = self._joining, False
         if number <= self._top:
             return False
-        self._holes.append(Hole(self._top + 1, number, now))
+        self._holes.append(Hole(self._top + 1, number, now, joining))
         self._top = number
         return True
 
@@ -179,6 +188,10 @@ class Numbers:
     def lost_at(self) -> float:
         """When the oldest hole is a loss; infinite where there is none."""
         return min((hole.since for hole in self._holes), default=float("inf")) + HOLE
+
+    def lost(self, now: float) -> bool:
+        """Whether a message was lost, that would have come in this join."""
+        return any(hole.since + HOLE <= now and not hole.expected for hole in self._holes)
 
     @property
     def missing(self) -> Sequence[Hole]:
@@ -355,10 +368,10 @@ class ChangeLog:
         return start
 
     def read_since(
-        self, position: Position, rows: int
+        self, position: Position, at_most: int | None = None
     ) -> Generator[Ask, Sequence[Read], Missed | None]:
-        """What the log has since ``position``; None: it does not reach so far back, or reading the table
-        of so many rows costs less.
+        """What the log has since ``position``; None: it does not reach so far back, or has more than about
+        ``at_most`` rows.
         """
         entries: list[Entry] = []
         first: Read | None = None
@@ -382,7 +395,8 @@ class ChangeLog:
             if not page.more:
                 return Missed(entries, Position.of(page.until), first)
             told = sum(len(one.rows) + len(one.gone) for one in page.changes)
-            if page.behind is not None and page.behind / PAGE_BYTES * told > rows:
+            rows = told * (page.behind or 0) / PAGE_BYTES
+            if at_most is not None and rows > at_most:
                 return None
             asked |= {"p_until": page.until, "p_after": page.changes[-1].id}
 

@@ -31,6 +31,7 @@ from notebook_rt.sync.events import (
     Binding,
     Change,
     ColumnsSuspect,
+    Confirmed,
     Event,
     FetchFailed,
     Joined,
@@ -257,7 +258,12 @@ class Mirror(Machine):
             case Joined():
                 super()._take(event)
                 self._horizon.joined()
+                self._flows.stop(LOG)  # what it asked for before is no answer about this join
                 self._open_gap("a new join")
+            case Confirmed():
+                if self._passes.log is not None:
+                    self._passes.log.numbers.joined()
+                super()._take(event)
             case ReceivedMessages(payloads):
                 self._hear(payloads)
             case Turn():
@@ -384,9 +390,9 @@ class Mirror(Machine):
         """Ask the log for what was lost, and its head whether something was."""
         if not self._confirmed or LOG in self._flows or self._now < self._retry_at:
             return
-        if self._now >= log.numbers.lost_at and self.gapless:
+        if self.gapless and log.numbers.lost(self._now):
             self._open_gap("messages of the database were lost; they are read from its log")
-        if not self.gapless:
+        if not self.gapless or self._now >= log.numbers.lost_at:
             flow = self._follow(replica, log)
         elif self._now >= log.head_at:
             flow = self._look_at_head(log)

@@ -224,7 +224,7 @@ class Passes:
                 order = list(rows.keys())
         missed = None
         if log is not None and start is not None:
-            missed = yield from log.read_since(start, len(rows))
+            missed = yield from log.read_since(start)
         kept, self.kept = self.kept, None
         before = self.replica
         old = before.rows if before is not None and before.loaded else None
@@ -320,7 +320,7 @@ class Passes:
         proof = yield from one
         missed = None
         if start is not None:
-            missed = yield from log.read_since(start, len(replica.rows))
+            missed = yield from log.read_since(start)
         if missed is None:
             return replace(proof, closes_gaps=False)
         try:
