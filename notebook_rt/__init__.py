@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from notebook_rt.edits.report import WriteReport
     from notebook_rt.errors import InvalidEditError, NotebookRTError
     from notebook_rt.frame import LiveFrame, map
+    from notebook_rt.history import History, Replay
     from notebook_rt.model.rows import RowChange
     from notebook_rt.options import Options
     from notebook_rt.query import LiveQuery
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ChangeBatch": "notebook_rt.runtime.changes",
     "Channel": "notebook_rt.channel",
+    "History": "notebook_rt.history",
     "InvalidEditError": "notebook_rt.errors",
     "LiveFrame": "notebook_rt.frame",
     "LiveQuery": "notebook_rt.query",
@@ -53,6 +55,7 @@ _HOMES = {
     "Options": "notebook_rt.options",
     "Person": "notebook_rt.channel",
     "Presence": "notebook_rt.channel",
+    "Replay": "notebook_rt.history",
     "RowChange": "notebook_rt.model.rows",
     "SendResult": "notebook_rt.edits.editing",
     "Session": "notebook_rt.session",
@@ -70,6 +73,7 @@ _MODULES = ("errors", "local")
 __all__ = [
     "ChangeBatch",
     "Channel",
+    "History",
     "InvalidEditError",
     "LiveFrame",
     "LiveQuery",
@@ -79,6 +83,7 @@ __all__ = [
     "Options",
     "Person",
     "Presence",
+    "Replay",
     "RowChange",
     "SendResult",
     "Session",
