@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from notebook_rt.edits.report import WriteReport
     from notebook_rt.errors import InvalidEditError, NotebookRTError
     from notebook_rt.frame import LiveFrame, concat, map
+    from notebook_rt.history import History, Replay
     from notebook_rt.mapped import MappedFrame
     from notebook_rt.model.rows import RowChange
     from notebook_rt.options import Options
@@ -50,6 +51,7 @@ _HOMES = {
     "ChangeBatch": "notebook_rt.runtime.changes",
     "Channel": "notebook_rt.channel",
     "Health": "notebook_rt.sync.connection.health",
+    "History": "notebook_rt.history",
     "InvalidEditError": "notebook_rt.errors",
     "LiveFrame": "notebook_rt.frame",
     "LiveQuery": "notebook_rt.query",
@@ -61,6 +63,7 @@ _HOMES = {
     "Person": "notebook_rt.channel",
     "Presence": "notebook_rt.channel",
     "Queue": "notebook_rt.queue",
+    "Replay": "notebook_rt.history",
     "RowChange": "notebook_rt.model.rows",
     "SendResult": "notebook_rt.edits.editing",
     "Session": "notebook_rt.session",
@@ -81,6 +84,7 @@ __all__ = [
     "ChangeBatch",
     "Channel",
     "Health",
+    "History",
     "InvalidEditError",
     "LiveFrame",
     "LiveQuery",
@@ -92,6 +96,7 @@ __all__ = [
     "Person",
     "Presence",
     "Queue",
+    "Replay",
     "RowChange",
     "SendResult",
     "Session",

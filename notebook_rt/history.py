@@ -535,7 +535,8 @@ class _Writer:
         self._path.mkdir(parents=True, exist_ok=True)
         known = sorted(self._path.glob("part-*.parquet"))
         if self._written is None:
-            strange = [one.name for one in self._path.iterdir() if one not in known]
+            others = (one for one in self._path.iterdir() if one not in known)
+            strange = [one.name for one in others if not one.name.startswith(".part-")]
             if strange:
                 raise FileExistsError(f"{self._path} holds something else: {strange[0]}")
             self._number = len(known)
@@ -562,7 +563,7 @@ class _Writer:
         import pyarrow.parquet as pq
 
         path = self._path / f"part-{self._number:06d}.parquet"
-        being_written = path.with_suffix(".tmp")
+        being_written = path.with_name(f".{path.name}")  # with a dot it is nobody's to read
         pq.write_table(table, being_written)
         being_written.replace(path)
         self._number += 1

@@ -51,6 +51,7 @@ class ReplayFeed(Feed):
         self._read_until = start
         self._task: asyncio.Task[None] | None = None
         self._show(self._moment(start))
+        self._telling.tell(())  # what is shown first is no change
         self.version = 1
         self._say()
 
@@ -102,7 +103,8 @@ class ReplayFeed(Feed):
         began, since = time.monotonic(), self.at
         while self.at < self.end:
             if len(self._ahead) < AHEAD // 4 and self._read_until < self.end:
-                await asyncio.to_thread(self._read_ahead)
+                read, self._read_until = await asyncio.to_thread(self._read_ahead)
+                self._ahead += read
             due = since + round((time.monotonic() - began) * self.speed * 1e6)
             self._advance(min(due, self.end))
             await asyncio.sleep(TICK)
@@ -152,11 +154,12 @@ class ReplayFeed(Feed):
 
     # On a thread beside
 
-    def _read_ahead(self) -> None:
+    def _read_ahead(self) -> tuple[list[tuple[int, str, Schema, Op]], int]:
         after, until = self._read_until, self.recording.read(self._next)
-        for told in self.recording.read(lambda past: list(past.told(after, until))):
-            self._ahead.extend(_ops(told, self.recording.read(lambda past: past.causes)))
-        self._read_until = until
+        told, causes = self.recording.read(
+            lambda past: (list(past.told(after, until)), past.causes)
+        )
+        return [op for one in told for op in _ops(one, causes)], until
 
     def _next(self, past: Past) -> int:
         moments = past.moments(self._read_until, self.end)

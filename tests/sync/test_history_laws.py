@@ -140,6 +140,7 @@ def test_any_moment_is_what_an_oracle_has_that_kept_every_version(
         past.begin(schema, table.parts(), now, View(), "snapshot")
         oracle.keep(now, schema, rows)
         moments = {now}
+        last += 1
 
         def begin_anew() -> None:
             nonlocal table, last, known
@@ -148,6 +149,7 @@ def test_any_moment_is_what_an_oracle_has_that_kept_every_version(
             past.begin(schema, table.parts(), now, View(), "snapshot")
             known = last = max(now, last)
             oracle.keep(last, schema, rows)
+            last += 1
 
         for pause, step in story:
             now += round(pause * SECOND)
@@ -160,6 +162,12 @@ def test_any_moment_is_what_an_oracle_has_that_kept_every_version(
                         [Delete(key) for key in rows] if truncated else ops_of(more[0], at, schema)
                     )
                     past.add(ops, "stream" if truncated else more[2], now)
+                    read = not truncated and more[2] != "stream" and gap is None and bool(ops)
+                    if read and at is None:
+                        gaps.append((known, max(now, last), []))
+                        known = max(now, last)
+                    elif read and at is not None and round(at * 1e6) < last:
+                        gaps.append((round(at * 1e6) - 1, last, []))
                     for op in ops:
                         was = {key: dict(row) for key, row in rows.items()}
                         play(rows, op, schema)

@@ -26,6 +26,7 @@ from notebook_rt.sync.history.record import BATCH, Record, Told
 
 SHARE: Final = 8
 """A past is cut when an eighth of its changes are too old: to cut it costs what the table holds."""
+READ: Final = "rows were read before their changes were heard"
 
 
 class ForgottenMomentError(LookupError):
@@ -143,10 +144,22 @@ class Past:
             return
         if cause not in self._causes:
             self._causes.append(cause)
+        if not self._open and cause != "stream":
+            self._read(ops, now)
         self._eras[-1].record.add(ops, self._causes.index(cause), now)
         at = ops[-1].at
         if at is not None and not self._open:
             self._known = max(self._known, round(at * 1e6))
+
+    def _read(self, ops: Sequence[Op], now: int) -> None:
+        """What was read has no time of its own, or one that others have overtaken."""
+        last = self._eras[-1].record.last
+        times = [round(op.at * 1e6) for op in ops if op.at is not None]
+        if len(times) < len(ops):
+            self.found(self._known, max(now, last), READ)
+            self._known = max(now, last)
+        elif min(times) < last:
+            self.found(min(times) - 1, last, READ)
 
     def lose(self, reason: str) -> None:
         """From what is known on, changes may be lost."""

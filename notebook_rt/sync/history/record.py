@@ -135,7 +135,9 @@ class Record:
         self._chunks: list[Chunk] = []
         self._noted: list[_Noted] = []
         self._noted_ops = 0
-        self._last = began
+        self._last = (
+            began + 1
+        )  # the server tells milliseconds: what is told after the beginning is later
         self._base_bytes = sum(map(pieces.nbytes, self._base.values()))
 
     def __len__(self) -> int:

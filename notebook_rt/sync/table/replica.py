@@ -438,10 +438,13 @@ class Replica:
         if not (agrees and self.horizon.follows(key)):
             before = mine if row is None else None
             self.horizon.one(key, read, now, agrees=agrees, before=before)
+        at = None
+        if held is not None and len(held) == 1 and self._shows(row, held[0].change, key):
+            at = held[0].change.commit_time  # the read only tells what a change could not say
         if self._let_go(key, row, read):
             self.horizon.follow(key)
         self.versions.note(key, xmin)
-        op = Delete(key) if row is None else Upsert(key, row)
+        op = Delete(key, at) if row is None else Upsert(key, row, at)
         pending_keys = key in self.rows.pending_keys
         if pending_keys:
             self.rows.admit(key, read.sent_at)
