@@ -230,6 +230,10 @@ def test_select_sort_top_distinct_and_concat_are_pandas_expressions(
             ),
         ),
         (
+            nrt.concat([trades.select("symbol"), trades], keys=[1, 2]),
+            lambda: pd.concat([trades.df[["symbol"]], trades.df], keys=[1, 2], names=["source"]),
+        ),
+        (
             trades.select(value="price * size").top(1, by="value").select("value"),
             lambda: trades.df.assign(value=trades.df["price"] * trades.df["size"]).nlargest(
                 1, "value"

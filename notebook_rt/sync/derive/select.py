@@ -76,7 +76,7 @@ class Select(Operator):
             columns[name] = self._stored(source, name, one)
         self._check_rows(source, columns)
         self._computed_dtypes = {name: one.dtype for name, one in self._made.items()}
-        self._shown: Mapping[str, Any] = {**self._given, **self._computed_dtypes}
+        self._shown = self._dtypes(self._given)
         del self._made
         columns[RANK] = rank_column(source.ranks(), source.table.dtype_backend)
         made = [schema.column(name) for name in schema.key]
@@ -158,8 +158,11 @@ class Select(Operator):
     def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
         given = sources[0].dtypes()
         if given is not self._given:
-            self._given, self._shown = given, {**given, **self._computed_dtypes}
+            self._given, self._shown = given, self._dtypes(given)
         return self._shown
+
+    def _dtypes(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**{name: given[name] for name in self._kept}, **self._computed_dtypes}
 
 
 def _type(series: pd.Series, name: str, schema: Schema) -> str:
