@@ -1011,7 +1011,10 @@ class LiveFrame:
         Select(columns, computed)  # refused now, if at all
         said = ", ".join([*columns, *(f"{name}=..." for name in computed)])
         return DerivedFrame(
-            f"{self.name}.select({said})", (self,), lambda: Select(columns, computed)
+            f"{self.name}.select({said})",
+            (self,),
+            lambda: Select(columns, computed),
+            ("select", columns, tuple(computed.items())),
         )
 
     def sort(
@@ -1044,7 +1047,7 @@ class LiveFrame:
         """
         ordering = Ordering(by, ascending, na_position, "sort")
         name = f"{self.name}.sort({', '.join(ordering.by)})"
-        return DerivedFrame(name, (self,), lambda: Sort(ordering))
+        return DerivedFrame(name, (self,), lambda: Sort(ordering), ("sort", ordering.asked))
 
     def top(
         self,
@@ -1086,7 +1089,7 @@ class LiveFrame:
         ordering = Ordering(by, ascending, na_position, "top")
         Top(n, ordering)  # refused now, if at all
         name = f"{self.name}.top({n}, {', '.join(ordering.by)})"
-        return DerivedFrame(name, (self,), lambda: Top(n, ordering))
+        return DerivedFrame(name, (self,), lambda: Top(n, ordering), ("top", n, ordering.asked))
 
     def distinct(self, columns: str | Sequence[str] = ()) -> LiveFrame:
         """A live frame of the first row of each combination of values: ``df.drop_duplicates(columns)``.
@@ -1109,7 +1112,10 @@ class LiveFrame:
         """
         names = (columns,) if isinstance(columns, str) else tuple(columns)
         return DerivedFrame(
-            f"{self.name}.distinct({', '.join(names)})", (self,), lambda: Distinct(names)
+            f"{self.name}.distinct({', '.join(names)})",
+            (self,),
+            lambda: Distinct(names),
+            ("distinct", names),
         )
 
     def groupby(self, by: str | Sequence[str]) -> LiveGroupBy:
@@ -1480,7 +1486,8 @@ def concat(
         raise DerivationError(f"concat: {len(several)} frames, and {len(keys)} keys")
     Concat(keys, name)  # refused now, if at all
     said = f"concat({', '.join(frame.name for frame in several)})"
-    return DerivedFrame(said, several, lambda: Concat(keys, name))
+    same = ("concat", None if keys is None else tuple(keys), name)
+    return DerivedFrame(said, several, lambda: Concat(keys, name), same)
 
 
 def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> MappedFrame:

@@ -330,6 +330,37 @@ def test_chains_that_begin_alike_share_an_operator_until_the_last_reader_is_gone
     until(lambda: gc.collect() >= 0 and feed() is None)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda of: of.select("symbol", double="size * 2"),
+        lambda of: of.sort(["symbol", "size"], ascending=[True, False]),
+        lambda of: of.top(2, by="size"),
+        lambda of: of.distinct("symbol"),
+        lambda of: nrt.concat([of, of], keys=["a", "b"]),
+        lambda of: of.join(of, on=["id"], how="left", suffixes=("_x", "_y")),
+    ],
+    ids=["select", "sort", "top", "distinct", "concat", "join"],
+)
+def test_the_same_asked_twice_is_one_operator(
+    make: Callable[[nrt.LiveFrame], nrt.LiveFrame], trades: nrt.LiveTable
+) -> None:
+    one, two = make(trades), make(trades)
+    assert one._feed is two._feed
+    same(one.df, two.df)
+
+
+def test_a_function_that_has_no_hash_is_computed_for_each_who_asks(trades: nrt.LiveTable) -> None:
+    class Doubled:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self, df: pd.DataFrame) -> pd.Series:
+            return df["size"] * 2
+
+    one = trades.select(double=Doubled())
+    same(one.df, trades.df.assign(double=trades.df["size"] * 2))
+
+
 def test_a_frame_that_is_closed_takes_what_is_derived_of_it_along(trades: nrt.LiveTable) -> None:
     large = trades.where("size=gte.10")
     last = large.df

@@ -45,7 +45,7 @@ def derived_feed(
     name: str, inputs: Sequence[Feed], make: Callable[[], Operator], same: Hashable = None
 ) -> DerivedFeed:
     """The feed that an operator makes of ``inputs``; of two that are the ``same`` there is one."""
-    if same is None:
+    if same is None or not _is_hashable(same):  # a callable object of the user's may not be
         return DerivedFeed(name, inputs, make)
     made = _MADE.setdefault(inputs[0], weakref.WeakValueDictionary())
     about = (same, tuple(map(id, inputs)))  # a feed that is there holds its inputs
@@ -54,6 +54,14 @@ def derived_feed(
         # Without the session's lock, for which the loop may wait: two threads may make one each.
         found = made[about] = DerivedFeed(name, inputs, make)
     return found
+
+
+def _is_hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 class DerivedFeed(Feed):

@@ -72,6 +72,11 @@ class Ordering:
             raise DerivationError(f"{self.what}: na_position is 'first' or 'last'")
         self._null = 1 if na_position == "last" else -1
 
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """What was asked for; of two orderings that are the same, the same."""
+        return self.by, self.ascending, self.na_position
+
     def check(self, source: Source) -> None:
         """Refuse columns that are not sorted here as pandas sorts them."""
         known(source, self.by, self.what)
