@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -21,17 +21,23 @@ from notebook_rt.store.columns import column_of, of_parts, one_chunk
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.keys import Keys
 
+_MOST_SHORT: Final = 1 << 30
+"""Bytes of text up to which offsets have 32 bits."""
+
 
 def pack(values: Sequence[Any], pg_type: str, numeric: Numeric) -> Parts:
-    """Typed values as a column has them."""
-    return column_of(values, pg_type, None, numeric).parts()
+    """Typed values as a column has them; text with offsets of 32 bits, which a table's have not."""
+    parts = column_of(values, pg_type, None, numeric).parts()
+    if isinstance(parts.data, pa.ChunkedArray) and parts.data.nbytes < _MOST_SHORT:
+        return Parts(parts.data.cast(pa.string()))
+    return parts
 
 
 def own(parts: Parts) -> Parts:
-    """A copy that may be written to."""
+    """A copy that may be written to, as a table's column has it."""
     data, mask = parts.data, parts.mask
     if isinstance(data, pa.ChunkedArray):
-        return parts
+        return Parts(data.cast(pa.large_string()))
     return Parts(data.copy(), None if mask is None else mask.copy())
 
 
@@ -42,8 +48,11 @@ def join(parts: Sequence[Parts], pg_type: str, numeric: Numeric) -> Parts:
     datas = [one.data for one in parts]
     texts = [one for one in datas if isinstance(one, pa.ChunkedArray)]
     if len(texts) == len(parts):
-        chunks = [chunk for text in texts for chunk in text.chunks]
-        whole = one_chunk(pa.chunked_array(chunks, texts[0].type))
+        of = pa.string()
+        if any(one.type != of for one in texts) or sum(one.nbytes for one in texts) >= _MOST_SHORT:
+            of = pa.large_string()
+        chunks = [chunk for text in texts for chunk in text.cast(of).chunks]
+        whole = one_chunk(pa.chunked_array(chunks, of))
         return Parts(pa.chunked_array([whole]))
     arrays = [one for one in datas if isinstance(one, np.ndarray)]
     if len(arrays) == len(parts) and len({one.dtype for one in arrays}) == 1:
@@ -63,7 +72,7 @@ def pick(parts: Parts, places: Positions) -> Parts:
     """The values at ``places``, as a column of its own."""
     data = parts.data
     if isinstance(data, pa.ChunkedArray):
-        taken = one_chunk(data).take(pa.array(places))
+        taken = one_chunk(data).take(pa.array(places)).cast(pa.large_string())
         return Parts(pa.chunked_array([taken]))
     return Parts(data[places], None if parts.mask is None else parts.mask[places])
 
