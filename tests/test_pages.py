@@ -134,6 +134,16 @@ def test_log(reader: Reader, project: LocalStack) -> None:
     assert {"commit", "cause", "kind", "key", "old"} <= set(lines[0])
 
 
+@pytest.mark.filterwarnings("ignore::notebook_rt.errors.HistoryGapWarning")
+def test_time_travel(reader: Reader) -> None:
+    space = reader("howto/time-travel")
+    assert list(space["before"].index) == list(space["prices"].df.index)
+    assert space["cell"]["kind"].tolist() == ["snapshot"]
+    assert space["totals"].df["highest"].to_dict() == {"AAPL": 231, "KO": 63, "MSFT": 417}
+    written = pd.read_parquet("prices-past")
+    assert set(written["_change_type"]) == {"snapshot"}
+
+
 def test_joins(reader: Reader, project: LocalStack) -> None:
     worth = reader("howto/joins")["worth"]
     assert worth.df.to_dict() == {"ada": 2310 + 6300, "bob": 63}
