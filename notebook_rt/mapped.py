@@ -163,7 +163,7 @@ class MappedFrame:
 
         Parameters
         ----------
-        columns, formats, height, style, totals : optional
+        columns, formats, height, style, totals, group : optional
             As of ``LiveFrame.grid``.
 
         Returns

@@ -169,6 +169,7 @@ def test_export(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
     space = reader("howto/export")
     assert set(pd.read_csv("prices.csv")["symbol"]) == {"AAPL", "MSFT", "KO"}
     assert set(pd.read_parquet("prices.parquet").index) == {"AAPL", "MSFT", "KO"}
+    assert set(pd.read_parquet("prices-with-json.parquet")["symbol"]) == {"AAPL", "MSFT", "KO"}
     assert space["frame"].height == space["arrow"].num_rows == 3
     assert "MSFT" in capsys.readouterr().out
 
@@ -231,12 +232,12 @@ def test_a_page_of_widgets(page: str, reader: Reader) -> None:
     assert len(reader(page)["prices"].df) == 3
 
 
+@pytest.mark.nightly
 async def test_panel(reader: Reader, project: LocalStack) -> None:
     """On Panel's own server, in the reader's folder; what a page is then sent is Panel's affair.
 
-    Panel is not among what the tests install: its extension of JupyterLab breaks every Voila page.
+    ``./do nightly`` installs it beside the others: its extension of JupyterLab breaks every Voila page.
     """
-    pytest.importorskip("panel")
     from bokeh.client import pull_session
     from panel.io.server import get_server
 
@@ -256,6 +257,12 @@ async def test_panel(reader: Reader, project: LocalStack) -> None:
     finally:
         server.stop()
         project.sql("delete from prices where symbol = 'TSLA'")
+
+
+def test_local(reader: Reader) -> None:
+    stack: LocalStack = reader("reference/local")["stack"]
+    assert stack.options.realtime.over_rate == "closed"
+    stack.stop()
 
 
 def test_every_page_with_code_has_a_test() -> None:

@@ -221,7 +221,7 @@ def test_a_serial_key_is_asked_for_step_by_step(project: LocalStack) -> None:
                 written = way.wrote(rt, lambda frame=frame: frame.insert(n=1))
                 if written:
                     assert frame.df.n.tolist() == [1]
-        assert len(way.ran) == (2 if OLD_PLATFORM else 5), way.ran
+        assert len(way.ran) == (2 if OLD_PLATFORM else 4), way.ran
     finally:
         project.sql(WITHOUT_SQL)
         project.sql("drop schema if exists notebook_rt cascade; notify pgrst, 'reload schema'")

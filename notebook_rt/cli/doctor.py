@@ -18,7 +18,6 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from notebook_rt.errors import NotebookRTError, identifier, printable, qualified
-from notebook_rt.model.filters import column_name
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql, optional_sql
 
 if TYPE_CHECKING:
@@ -301,6 +300,7 @@ def _opened(session: Session, name: str) -> Iterator[Finding]:
 
 def _row_limit(session: Session, table: LiveTable, name: str) -> Iterator[Finding]:
     """Whether the project gives fewer rows a request than a page has."""
+    from notebook_rt.model.filters import column_name
     from notebook_rt.sync.events import Query
 
     key = ",".join(map(column_name, table.schema.key)) if table.schema is not None else ""

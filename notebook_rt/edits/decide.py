@@ -53,6 +53,7 @@ _INSERTING: Final = "return=representation,resolution=ignore-duplicates"
 _UPSERTING: Final = "return=representation,resolution=merge-duplicates"
 _MAX_BODY: Final = 500_000
 """Bytes of the rows that are inserted by one statement."""
+_OF_SEQUENCE: Final = "permission denied for sequence "
 _UPDATE_INSTEAD: Final = {"23502", "42501", "428C9"}
 """NOT NULL, no right to insert, a key "generated always": no insert may be what an update may."""
 _MAX_CONDITION = 1_500
@@ -181,6 +182,9 @@ def lacking(op: Op, answer: Answer, role: str) -> str:
     message = answer.words.get("message", "")
     if "row-level security policy" in message:
         return f"; this login needs a policy to {op.kind} {table}: add one, or sign_in()"
+    if message.startswith(_OF_SEQUENCE):  # a serial column's is in the schema of its table
+        sequence = qualified(op.schema, message.removeprefix(_OF_SEQUENCE))
+        return f"; run: grant usage on sequence {sequence} to {identifier(role)}, or sign_in()"
     if not message.startswith("permission denied for table"):
         return "; grant what it names to this login's role, or sign_in()"
     columns = f" ({', '.join(map(identifier, op.values))})" if op.kind == "update" else ""
