@@ -185,13 +185,14 @@ class Join(Operator):
             index = [Taken(name, name, other) for name, other in pairs.items()]
         elif keying.right is None:
             both = pairs
-            if len(left):
+            # Of an empty frame pandas takes the other's index, though a column be called the same.
+            if len(left) or (self.how in ("left", "inner") and {*right.levels} & {*mine}):
                 index = [Taken(name, name, pairs.get(name)) for name in left.levels]
             else:
                 index = [Taken(name, None, name) for name in right.levels]
         else:
             both = pairs
-            if len(right):
+            if len(right) or (self.how in ("right", "inner") and {*left.levels} & {*theirs}):
                 index = [Taken(name, back.get(name), name) for name in right.levels]
             else:
                 index = [Taken(name, name, None) for name in left.levels]
