@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -40,10 +40,15 @@ class Identity:
 
     @classmethod
     def of(cls, project: str, login: str, spec: TableSpec) -> Identity:
-        """Of the table of ``spec`` as the user or role ``login`` of a project sees it."""
+        """Of the table of ``spec`` as the user or role ``login`` of a project sees it.
+
+        The rows are the same whichever way their changes come.
+        """
         project = project.rstrip("/")
         digest = hashlib.sha256(f"{project}\n{login}".encode()).hexdigest()[:24]
-        return cls(project, digest, f"{spec.schema}.{spec.table}", repr(spec))
+        return cls(
+            project, digest, f"{spec.schema}.{spec.table}", repr(replace(spec, source="changes"))
+        )
 
 
 @dataclass(frozen=True, slots=True)

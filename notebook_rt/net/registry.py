@@ -196,11 +196,15 @@ class Registry:
         self._closed_by_server = closed_by_server
         self._entries: dict[str, _Entry] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._lost = ""
+        """Why the socket could not be opened, or is gone; empty while it is open and before it was tried."""
 
     def want(self, topic: str, owner: Owner, priority: Priority) -> None:
         """One more subscriber of ``topic``. The first brings the owner."""
         if topic not in self._entries:
             self._entries[topic] = _Entry(self, topic, owner)
+            if self._lost:
+                owner.lost(self._lost)
         self.carry_out(self.joins.want(topic, priority, time.monotonic()))
 
     def unwant(self, topic: str, priority: Priority) -> None:
@@ -219,6 +223,7 @@ class Registry:
 
     def connected(self, connected: bool, reason: str) -> None:
         """The socket opened, or is gone."""
+        self._lost = "" if connected else reason
         if not connected:
             for entry in list(self._entries.values()):
                 if entry.channel is not None:

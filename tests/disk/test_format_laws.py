@@ -184,6 +184,14 @@ def test_what_another_login_project_or_table_has_kept_is_not_there() -> None:
             cache.shelf(other).read()
 
 
+def test_a_table_that_is_kept_is_there_whichever_way_its_changes_come() -> None:
+    kept, *others = (
+        Identity.of("https://x.supabase.co", "anon", TableSpec("prices", source=source))
+        for source in ("auto", "changes", "broadcast")
+    )
+    assert others == [kept, kept]
+
+
 def test_a_newer_format_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(snapshot, "FORMAT", snapshot.FORMAT + 1)
