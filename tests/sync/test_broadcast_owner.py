@@ -17,12 +17,20 @@ import pytest
 from psycopg import sql as q
 from psycopg.conninfo import make_conninfo
 
-from notebook_rt.local import LocalStack
+from notebook_rt.local import LocalStack, start
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
+from tests.conftest import QUICK
 from tests.local.test_realtime_broadcasts import listening
 from tests.sync.test_broadcast_sql import Connection, Reader, one
 
 OWNER = "nrt_owner"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """A project in which nobody has run SQL of ours yet, which would own it."""
+    with start(tmp_path_factory.mktemp("owners"), options=QUICK) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
