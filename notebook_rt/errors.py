@@ -537,22 +537,35 @@ class PermissionDeniedError(TableError):
         self.reason = reason
 
 
-def why_empty(schema: str, table: str, role: str, row_security: bool | None) -> str:
+def why_empty(
+    schema: str, table: str, role: str, row_security: bool | None, *, shows_some: bool = False
+) -> str:
     """Why a table that was read shows no row, and what to do; empty where it has none to hide.
 
-    ``row_security`` is whether its policies decide which rows are seen; None: not known.
+    ``row_security`` is whether its policies decide which rows are seen; None: not known. ``shows_some``:
+    there is a policy that shows rows to this role.
 
     >>> why_empty("public", "t", "anon", False)
     ''
+    >>> why_empty("public", "t", "authenticated", True, shows_some=True)
+    'table "t" has no row that this login may see: it is empty, or its policies show them to others'
     """
     if row_security is False:
         return ""
-    to = identifier(role)
+    if row_security and shows_some:
+        return (
+            f'table "{table}" has no row that this login may see: it is empty, or its policies show '
+            "them to others"
+        )
+    policy = f"create policy {identifier(role + '_reads')} on {qualified(schema, table)}"
+    policy = f"{policy} for select to {identifier(role)} using"
     security = "row-level security" if row_security else "row-level security, where it is on,"
+    why = f'table "{table}" has no row that role "{role}" may see: it is empty, or its {security} hides them'
+    if role == "anon":
+        return f"{why}. Sign in; or, only if everybody may see every row, run: {policy} (true)"
     return (
-        f'table "{table}" has no row that role "{role}" may see: it is empty, or its {security} hides '
-        f"them. To show every row to this role, run: create policy {identifier(role + '_reads')} on "
-        f"{qualified(schema, table)} for select to {to} using (true), or sign in"
+        f"{why}. Where a row belongs to a user, a policy says so: {policy} ((select auth.uid()) = user_id); "
+        f"only if everybody who is signed in may see every row, run: {policy} (true)"
     )
 
 

@@ -18,6 +18,7 @@ from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.sync.events import Change
 from notebook_rt.widgets.adapters import MappedOf
+from tests.conftest import OLD_PLATFORM
 from tests.waiting import scaled, until
 
 OPTIONS = nrt.Options(backoff_base=0.1, backoff_max=0.3, poll_interval=0.3)
@@ -155,12 +156,36 @@ def test_what_is_on_its_way_when_somebody_else_signs_in_is_never_sent_as_theirs(
             frame.edit(2, notes=f"{who} {number} too")
         for who in (ANN, BEN):
             sign_in(rt, who)
-            assert rt.queue.flush(10) == 0
+            assert rt.queue.flush(scaled(10)) == 0, rt.queue.df.to_dict("records")
     wrote = log(stack, table)
     assert len(wrote) >= 4
     assert {who for _, who in wrote} == {ANN, BEN}
     for notes, who in wrote:
         assert notes.startswith(who)
+
+
+@pytest.mark.parametrize("policy", ["", "auth.uid() = owner"], ids=["no policy", "own rows"])
+def test_nobody_is_told_to_show_the_rows_of_all_users_to_everybody(
+    stack: LocalStack,
+    make_table: Callable[..., str],
+    sign_in: Callable[[nrt.Session, str], None],
+    policy: str,
+) -> None:
+    """A table of users' own rows is empty at first: the ordinary case, in which nothing is amiss."""
+    table = make_table("id int primary key, owner uuid default auth.uid()")
+    stack.sql(f"alter table {table} enable row level security")
+    if policy:
+        stack.sql(f"create policy own on {table} using ({policy})")
+    with nrt.connect(stack.url, stack.anon_key, options=OPTIONS) as rt:
+        sign_in(rt, ANN)
+        reason = rt.table(table).wait(scaled(10)).reason
+        assert "it is empty, or" in reason
+        assert "sign in" not in reason.lower()
+        if policy and not OLD_PLATFORM:  # where the table describes itself
+            assert "using" not in reason
+        else:
+            owns = reason.index("using ((select auth.uid()) = user_id)")
+            assert owns < reason.index("only if everybody who is signed in may see every row")
 
 
 @pytest.mark.usefixtures("grants_untold")

@@ -399,7 +399,8 @@ def _rights(schema: str, name: str, told: Mapping[str, Any], role: str) -> Itera
     elif not allowed("select"):
         policy = identifier(f"{role}_reads")
         words = (
-            f"row-level security is on, and no policy shows role {role} a row (this one shows all)"
+            f"row-level security is on, and no policy shows role {role} a row (this one shows every row; "
+            "where a row belongs to a user: using ((select auth.uid()) = user_id))"
         )
         sql = f"create policy {policy} on {table} for select to {to} using (true);"
         yield Finding("wrong", name, words, sql)

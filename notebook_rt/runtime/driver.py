@@ -464,8 +464,15 @@ class TableDriver(Feed):
             or not isinstance(self.mirror, Mirror)
         ):
             return ""
-        role, spec = self.services.rest.credentials.role, self.spec
-        return why_empty(spec.schema, spec.table, role, self.mirror.described.row_security)
+        role, spec, described = (
+            self.services.rest.credentials.role,
+            self.spec,
+            self.mirror.described,
+        )
+        shows_some = bool(described.policies & {"select", "*"})
+        return why_empty(
+            spec.schema, spec.table, role, described.row_security, shows_some=shows_some
+        )
 
     def _my_turn(self) -> None:
         self._buffer.event(Turn())

@@ -69,6 +69,9 @@ class Described:
     """PostgreSQL's ``relkind``: ``r`` a table, ``p`` a partitioned one, ``v`` a view; empty: not known."""
     row_security: bool | None = None
     """Whether policies decide which rows are seen; None: not known."""
+    policies: frozenset[str] = frozenset()
+    """What the asking role may do to some rows by a policy: ``select`` and so on, or ``*``; empty where that
+    is not known."""
     published: bool | None = None
     """Whether its changes are streamed; None: not known."""
     grants: tuple[str, ...] | None = None
@@ -160,6 +163,7 @@ def from_catalog(value: Mapping[str, Any], table: str) -> Described:
         tuple(map(tuple, found.get("unique") or ())),
         kind=str(found.get("kind") or ""),
         row_security=bool(found["row_security"]) if "row_security" in found else None,
+        policies=frozenset(map(str, found.get("policies") or ())),
         published=bool(found["published"]) if "published" in found else None,
         grants=tuple(map(str, found["grants"] or ())) if "grants" in found else None,
     )
