@@ -26,6 +26,7 @@ from notebook_rt.store.table import Table
 from notebook_rt.sync.events import (
     AuditNow,
     Change,
+    ColumnsSuspect,
     Failed,
     Fetch,
     Page,
@@ -608,6 +609,25 @@ def test_an_empty_table_nobody_describes_opens_and_learns_its_columns_from_an_ev
     one.write(1, {"note": "x"})
     world.run(5)
     assert world.mirror.schema.names == tuple(COLUMNS)
+    assert same(world)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("pause", [0.0, 0.1, 0.2, 0.3, 0.6])
+def test_the_first_row_names_all_columns_though_an_edit_has_named_some(
+    seed: int, pause: float
+) -> None:
+    """The table is asked for those of the edit, perhaps just before the row is there."""
+    one = Server(dict(COLUMNS), describes="not")
+    world = live(one=one, seed=seed)
+    world.handle(ColumnsSuspect(("note",)))
+    world.run(2)
+    world.handle(ColumnsSuspect(("grp",)))
+    world.run(pause)
+    one.write(1, {"note": "x"})
+    world.run(5)
+    assert world.mirror.schema is not None
+    assert set(world.mirror.schema.names) == set(COLUMNS)
     assert same(world)
 
 

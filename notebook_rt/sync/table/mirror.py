@@ -100,6 +100,8 @@ class Mirror(Machine):
         self._traffic = Traffic()
         self._rate = rate
         self._learn_at = self._retry_at = float("-inf")
+        self._named_by_row = False
+        """Whether all columns were asked for since there is a row to name them."""
         self._turn: Literal["", "asked", "had"] = ""
         """Whether this table has asked to poll, and may."""
         self._asked_at = float("-inf")
@@ -418,8 +420,12 @@ class Mirror(Machine):
         if replica.moved_to is not None:
             columns, replica.moved_to = replica.moved_to, None
             return self._prove(self._passes.change_columns(replica, columns))
-        if replica.loaded and len(replica.rows) and not self.described.complete:
+        if not replica.loaded or not len(replica.rows) or self.described.complete:
+            self._named_by_row = False
+        else:
             replica.schema_moved = True  # a row was read, which names all columns
+            if not self._named_by_row:  # at once, though edits have just had some columns learnt
+                self._named_by_row, self._learn_at = True, self._now
         if replica.schema_moved and self._now >= self._learn_at:
             replica.schema_moved = False
             self._learn_at = self._now + LEARN_PAUSE
