@@ -267,6 +267,22 @@ def test_an_audit_of_a_true_table_finds_nothing_while_it_changes(
         assert [e for e in told(world, Told) if e.what == "audit"] != []
 
 
+def test_a_server_that_is_silent_is_doubted_and_its_polls_are_not_said_to_refresh() -> None:
+    """Its network may hold what is sent, and say nothing for as long as a heartbeat takes."""
+    world = live(options=Options(audit_interval=0, request_timeout=30.0))
+    assert world.mirror.doubt == ""
+    world._fetch = lambda request, query: None  # type: ignore[method-assign]  # no answer ever comes
+    world.handle(AuditNow())
+    world.run(4.9)
+    assert world.mirror.doubt == ""
+    world.run(0.2)
+    assert (world.mirror.status, "has not answered" in world.mirror.doubt) == ("live", True)
+    world.disconnect()
+    world.run(8)
+    assert world.mirror.status == "stale"
+    assert "has not answered" in told(world, StatusChanged)[-1].reason
+
+
 # Promises 5 and 6 -------------------------------------------------------------------------------
 
 

@@ -157,6 +157,12 @@ class Flows:
     def __contains__(self, name: str) -> bool:
         return name in self._running
 
+    @property
+    def unanswered_since(self) -> float | None:
+        """When the oldest request without an answer was sent; None: each has been answered."""
+        out = (one.sent_at for one in self._requests.values() if one.retry_at is None)
+        return min(out, default=None)
+
     def __bool__(self) -> bool:
         return bool(self._running)
 
