@@ -66,7 +66,10 @@ COLORS: Final[dict[HealthStatus, str]] = {
     "healthy": "green",
     "closed": "grey",
 }
-UNAVAILABLE: Final = "Live updates temporarily unavailable, data refreshes every {interval:g} s"
+UNAVAILABLE: Final = (
+    "Live updates temporarily unavailable, data refreshes every {interval:g} s, or less often "
+    "while nothing changes"
+)
 CALM: Final = 5.0
 """Times ``Options.backoff_base`` that live updates may be away before it is an outage: a hosted project
 ends connections and channels as a matter of course (after 24 h, with each changed setting, when a token
