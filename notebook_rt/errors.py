@@ -104,9 +104,14 @@ def _remade(kind: type[Exception], args: tuple[Any, ...]) -> Exception:
 
 
 class UnreachableError(NotebookRTError):
-    """Nobody answers at the URL, or what answers is no Supabase project."""
+    """Nobody answers at the URL, or what answers is no Supabase project.
+
+    >>> ".." in str(UnreachableError("https://x.supabase.co", "no answer."))
+    False
+    """
 
     def __init__(self, url: str, reason: str) -> None:
+        reason = reason.removesuffix(".")
         stop = "" if reason.endswith("?") else "."
         super().__init__(
             f"cannot reach {url}: {reason}{stop} Check the URL (Supabase dashboard: Project Settings, "

@@ -213,6 +213,15 @@ def connected(session: Session, project: str | None = None) -> Session:
     return session
 
 
+_MEANT = {
+    "auth": "a session signs in itself: sign_in(), sign_up(), sign_out(), user",
+    "from_": 'a live table is rt.table("name"), its DataFrame .df',
+    "functions": "Edge Functions are called by supabase-py's client, beside the session",
+    "storage": "Storage is reached by supabase-py's client, beside the session",
+}
+"""What a client of supabase-py has, and what does it here."""
+
+
 class Session(Opening):
     """A project, live. Made by `connect`; use it as a context manager or ``close()`` it.
 
@@ -261,6 +270,13 @@ class Session(Opening):
             raise
         if followed is not None:
             self._thread.call(self._project.login.follow, followed)
+
+    if not TYPE_CHECKING:  # a type checker knows the names that there are
+
+        def __getattr__(self, name: str) -> Any:
+            hint = f"; {_MEANT[name]}" if name in _MEANT else ""
+            said = f"{type(self).__name__!r} has no {name!r}{hint}"
+            raise AttributeError(said, name=name, obj=self)
 
     def __repr__(self) -> str:
         status = "closed" if self._project.closed else self.status

@@ -149,6 +149,17 @@ def test_flush_tells_what_is_left_of_this_session_from_that_of_others(
         assert frame.verify(scaled(20)).unwritten == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "here"), [("auth", "sign_in"), ("from_", "rt.table"), ("storage", "supabase-py")]
+)
+def test_what_a_client_of_supabase_py_has_is_answered_with_what_does_it_here(
+    rt: nrt.Session, name: str, here: str
+) -> None:
+    with pytest.raises(AttributeError, match=here):
+        getattr(rt, name)
+    assert not hasattr(rt, "no_such_thing")
+
+
 def test_retry_asks_again_for_a_table_that_is_in_error(
     stack: LocalStack, caplog: pytest.LogCaptureFixture
 ) -> None:
