@@ -179,6 +179,23 @@ def test_a_table_that_is_not_there_names_the_one_that_is(
     assert 'Is "ill" meant?' in text
 
 
+def test_what_no_sql_mends_is_said_beside_the_sql(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor.run(asked("ill", "il", "--mend")) == 1
+    captured = capsys.readouterr()
+    assert captured.out.strip() == ""
+    assert captured.err.startswith("There is no SQL that mends this: il: ")
+
+
+def test_a_table_whose_rows_may_be_hidden_is_not_said_to_be_well(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole.sql("delete from ill")
+    levels = [one.level for one in looked(capsys, "ill") if one.text.startswith("0 rows, live: ")]
+    assert levels == ["note"]
+
+
 def test_a_project_without_the_optional_sql_is_told_once(
     whole: LocalStack, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,6 +116,10 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.mend:
         wrong = (finding.sql for finding in found if finding.level == "wrong" and finding.sql)
         print("\n".join(dict.fromkeys(wrong)))
+        for finding in found:
+            if finding.level == "wrong" and not finding.sql:
+                said = printable(f"{finding.about}: {finding.text}")
+                print(f"There is no SQL that mends this: {said}", file=sys.stderr)
     return 1 if any(finding.level == "wrong" for finding in found) else 0
 
 
@@ -290,9 +294,12 @@ def _opened(session: Session, name: str) -> Iterator[Finding]:
                 time.sleep(0.05)
             yield from _row_limit(session, table, name)
             rows = f"{len(table):,} row{'s' * (len(table) != 1)}"
-            level: Literal["ok", "wrong"] = "ok" if table.status == "live" else "wrong"
             reason = f": {table.reason}" if table.reason else ""
-            yield Finding(level, name, f"{rows}, {table.status}{reason}")
+            words = f"{rows}, {table.status}{reason}"
+            if table.status != "live":
+                yield Finding("wrong", name, words)
+            else:  # of one that shows no row it is not known whether it has any
+                yield Finding("note" if reason else "ok", name, words)
     except NotebookRTError as error:
         near = _near(session, name)
         yield Finding("wrong", name, str(error) + near, _sql_of(str(error)))
