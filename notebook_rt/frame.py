@@ -12,9 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from notebook_rt.errors import (
-    DerivationError,
-)
+from notebook_rt.errors import DerivationError
 from notebook_rt.handle import Handle
 from notebook_rt.mapped import MappedFrame
 from notebook_rt.model.filters import FilterSource, parse

@@ -331,7 +331,7 @@ with nrt.connect(url, key) as rt:
         public = {name for name in dir(thing) if not name.startswith("_")}
         assert public, thing
         assert public == {name for name in offered if not name.startswith("_")}, thing
-        for name in public & vars(nrt.LiveFrame).keys():
+        for name in public & set(dir(nrt.LiveFrame)):
             jedi.Interpreter(f"it.{name}(", here).complete()
 """
 
