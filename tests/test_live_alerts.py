@@ -239,13 +239,18 @@ import notebook_rt as nrt
 url, key, table = sys.argv[1:]
 with nrt.connect(url, key) as rt:
     prices = rt.table(table).wait(30)
+
+    def say(line):  # at once: two threads say something
+        sys.stdout.write(line + "\\n")
+        sys.stdout.flush()
+
     stop = prices.when(
         "price=gt.250",
-        lambda row: print("in", row["id"], flush=True),
-        lambda row: print("out", row["id"], flush=True),
+        lambda row: say(f"in {row['id']}"),
+        lambda row: say(f"out {row['id']}"),
         name="dear",
     )
-    print("ready", flush=True)
+    say("ready")
     sys.stdin.read()
 """
 

@@ -128,7 +128,8 @@ def test_the_panel_compares_every_table_and_says_what_it_found(
 def test_the_panel_names_every_metric_in_words(stack: LocalStack) -> None:
     with nrt.connect(stack.url, stack.anon_key) as rt:
         assert set(rt.metrics) == {*LABELS, *_SAID}
-        assert [trend.now for trend in SessionHealth(rt).health().trends] == ["", "", ""]
+        changes, lag, _ = SessionHealth(rt).health().trends  # the latency may be known already
+        assert (changes.now, lag.now) == ("", "")
 
 
 def test_the_panel_says_since_when_and_draws_what_was_measured(
