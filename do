@@ -83,8 +83,9 @@ chore=${1:-help}
 
 case $chore in
 demo) users; exec "$bin/notebook-rt" demo "$@" ;;
-test) # most tests wait for something, so there are more at a time than cores (-n 0: one)
-    developers; browser; exec "$bin/python" -m pytest -m "not nightly" -n 3 --dist loadfile "$@" ;;
+test) # most tests wait for something, so there are more at a time than cores (-n 0: one); in the order
+    # of the folders, in which the files that take long (browser, faults) do not come last
+    developers; browser; exec "$bin/python" -m pytest -m "not nightly" -n 3 --dist loadfile --no-loadscope-reorder "$@" ;;
 nightly) # long: the long versions of tests; old: live, README and notebook tests on the platform as it was before 2026
     developers; browser; failed=0
     for which in ${1:-long old}; do
