@@ -66,11 +66,13 @@ def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("ledger")  # takes back what other tests must not find
 def test_doctor_prints_sql_that_postgres_takes(stack: LocalStack, tmp_path: Path) -> None:
     done = run(tmp_path, "doctor", "--sql")
     assert done.returncode == 0, done.stderr
     stack.sql(done.stdout)
     stack.sql(done.stdout)  # again: somebody is not sure whether it was done
+    stack.sql("drop function nrt_digest")
 
 
 def offered(home: Path, line: str) -> list[str]:
