@@ -188,6 +188,19 @@ def test_nobody_is_told_to_show_the_rows_of_all_users_to_everybody(
             assert owns < reason.index("only if everybody who is signed in may see every row")
 
 
+@pytest.mark.usefixtures("ledger")
+def test_the_optional_sql_runs_triggers_that_name_a_table_without_its_schema(
+    stack: LocalStack, table: str, sign_in: Callable[[nrt.Session, str], None]
+) -> None:
+    with nrt.connect(stack.url, stack.anon_key, options=OPTIONS) as rt:
+        sign_in(rt, ANN)
+        frame = rt.table(table).wait(scaled(10))
+        frame.edit(1, notes="one")
+        frame.edit_many(pd.DataFrame({"notes": ["two", "three"]}, index=[1, 2]))
+        assert rt.queue.flush(scaled(10)) == 0, rt.queue.df.to_dict("records")
+    assert {notes for notes, _ in log(stack, table)} >= {"two", "three"}
+
+
 @pytest.mark.usefixtures("grants_untold")
 def test_what_one_kind_of_key_left_no_other_roles_key_shows_or_sends(
     stack: LocalStack, tmp_path: Path

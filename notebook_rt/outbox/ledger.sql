@@ -10,7 +10,8 @@
 -- Many edits are one request: each row is written on the condition of what its edit was based on, by
 -- itself, so that one that is refused does not take the others along.
 --
--- All functions run with the caller's own rights: grants and row-level security hold.
+-- All functions run with the caller's own rights: grants and row-level security hold. Those that write
+-- have the search_path of a request to PostgREST, behind pg_catalog: triggers may rely on it.
 
 create schema if not exists notebook_rt;
 
@@ -38,7 +39,7 @@ create or replace function public.notebook_rt_write(
 ) returns jsonb
 language plpgsql
 security invoker
-set search_path = pg_catalog
+set search_path = pg_catalog, public, extensions
 as $$
 declare
     v_table text := format('%I.%I', p_schema, p_table);
@@ -82,7 +83,7 @@ $$;
 create or replace function notebook_rt.write_row(p_table text, p_op jsonb) returns jsonb
 language plpgsql
 security invoker
-set search_path = pg_catalog
+set search_path = pg_catalog, public, extensions
 as $$
 declare
     v_where text;
@@ -115,7 +116,7 @@ create or replace function public.notebook_rt_write_many(
 ) returns jsonb
 language plpgsql
 security invoker
-set search_path = pg_catalog
+set search_path = pg_catalog, public, extensions
 as $$
 declare
     v_table text := format('%I.%I', p_schema, p_table);
