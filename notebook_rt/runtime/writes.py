@@ -684,6 +684,9 @@ class TableEdits:
         """Whether a new row may go without this column of the key, as far as is known."""
         spec, pg_type = self.driver.spec, canonical(column.pg_type)
         if pg_type in INT_LIMITS:
+            described = getattr(self.driver.mirror, "described", None)  # a query has none
+            if described is not None and described.grants is not None and not column.filled:
+                return False  # the table's own description knows of no default and no sequence
             return self.writes.draws((spec.schema, spec.table, column.name))
         return pg_type == "uuid"
 
