@@ -216,7 +216,7 @@ def test_what_a_refused_table_lacks_besides_is_mended_in_the_same_round(
     assert doctor.run(asked("bare", "--mend")) == 1
     said = capsys.readouterr()
     assert "grant select on public.bare to anon;" in said.out.splitlines()
-    assert "alter publication supabase_realtime add table public.bare;" in said.out.splitlines()
+    assert "alter publication supabase_realtime add table public.bare;" in said.out
     assert "--   grant insert, update, delete on public.bare to anon;" in said.out.splitlines()
     assert "Not mended: bare: whether row-level security hides its rows" in said.err
     lacking.sql(said.out)
@@ -226,8 +226,25 @@ def test_what_a_refused_table_lacks_besides_is_mended_in_the_same_round(
     assert lacking.sql(f"{granted} and table_name = 'bare'") == [("SELECT",)], (
         "not what is a choice"
     )
+    streamed = "select tablename from pg_publication_tables where tablename = 'bare'"
+    assert lacking.sql(streamed) == [("bare",)]
     levels = [one.level for one in looked(capsys, "bare") if one.text.startswith("0 rows, live")]
     assert levels == ["note"], "a row is there, and none is seen"
+
+
+@pytest.mark.parametrize("name", ["ill_view", "Ill's $do$ view"])
+def test_what_is_refused_may_be_a_view_and_the_sql_for_it_runs(
+    lacking: LocalStack, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    view = f'"{name}"'
+    lacking.sql(f"create view {view} as select 1 as id; revoke all on {view} from anon")
+    try:
+        doctor.run(asked(name, "--mend"))
+        lacking.sql(capsys.readouterr().out)
+        allowed = "select has_table_privilege('anon', %s, 'select')"
+        assert lacking.sql(allowed, view) == [(True,)]
+    finally:
+        lacking.sql(f"drop view {view}")
 
 
 def test_a_table_that_is_refused_and_published_is_not_published_again(

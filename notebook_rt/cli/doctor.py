@@ -347,7 +347,7 @@ def _behind(session: Session, schema: str, name: str, error: NotebookRTError) ->
             "wrong" if refused else "note",  # a table without a known key may be a view
             name,
             "it is not in the publication: no change is streamed (a view cannot be in it)",
-            f"alter publication supabase_realtime add table {table};",
+            _publish_a_table(table) if refused else _publish(table),
         )
     if isinstance(error, PermissionDeniedError):
         yield _to_write(schema, name, error.role)
@@ -365,6 +365,25 @@ def _behind(session: Session, schema: str, name: str, error: NotebookRTError) ->
             "a column can be added as one, which alters the table",
             _new_key(schema, name, ()),
         )
+
+
+def _publish(table: str) -> str:
+    return f"alter publication supabase_realtime add table {table};"
+
+
+def _publish_a_table(table: str) -> str:
+    """The same for what may be a view, which would make everything fail that is run along with it."""
+    quote = "$mend$"
+    while quote in table:
+        quote = quote[:-1] + "_$"
+    text = table.replace("'", "''")
+    return (
+        f"do {quote} begin\n"
+        f"    if (select relkind from pg_class where oid = '{text}'::regclass) = 'r' then\n"
+        f"        {_publish(table)}\n"
+        f"    end if;\n"
+        f"end {quote};"
+    )
 
 
 def _query(name: str) -> str:
@@ -451,7 +470,7 @@ def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iter
             f'rt.query("{name}", depends_on=[...]) with the names of these follows it',
         )
     elif told.get("published") is False:
-        sql = f"alter publication supabase_realtime add table {table};"
+        sql = _publish(table)
         yield Finding("wrong", name, "it is not in the publication: no change is streamed", sql)
     columns = {one.get("name") for one in told.get("columns") or () if isinstance(one, Mapping)}
     if not told.get("key"):
