@@ -352,6 +352,12 @@ class QueryKeyError(TableError):
         self.key = key
 
 
+_JSON_PATH = (
+    "A JSON path (->, ->>) cannot be used here: changes are compared column by column. Add a generated "
+    "column that holds the value, filter a view with rt.query, or compute it by .map(lambda df: ...)"
+)
+
+
 class MissingColumnError(TableError):
     """A column that was asked for is not in the table."""
 
@@ -361,7 +367,7 @@ class MissingColumnError(TableError):
             schema,
             table,
             f'table "{table}" has no column "{column}"{there}{near(column, columns)}. '
-            "Check `columns`, `key`, `order`, `filter` and `merge`",
+            f"{_JSON_PATH if '->' in column else 'Check `columns`, `key`, `order`, `filter` and `merge`'}",
         )
         self.column = column
 

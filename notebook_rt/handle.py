@@ -66,9 +66,23 @@ _MEANT = {
     "remove": "delete(key)",
     "set": "edit(key, column=value)",
     "to_sql": "upsert(DataFrame)",
-    "update": "edit(key, column=value)",
+    "update": "edit(key, column=value), or edit_many(DataFrame) of many rows,",
 }
 """What other libraries call a write, and what does it here."""
+
+
+_COMPARED = 'rt.table(name, filter="column=eq.value"), or .where(filter) of this one'
+_QUERIED = {
+    **dict.fromkeys(("eq", "neq", "gt", "gte", "lt", "lte", "like", "ilike"), _COMPARED),
+    **dict.fromkeys(("is_", "in_", "or_", "not_", "match", "filter", "contains"), _COMPARED),
+    "execute": ".df: the rows, kept up to date",
+    "limit": "rt.table(name, order=, limit=), or .top(n, by=) of this one",
+    "maybe_single": ".get(key)",
+    "order": "rt.table(name, order=), or .sort(by) of this one",
+    "range": "rt.table(name, order=, limit=), or a slice of .df",
+    "single": ".get(key)",
+}
+"""What a query of supabase-py's client says, and what says it here."""
 
 
 class Handle:
@@ -125,6 +139,8 @@ class Handle:
             schema = self.schema
             if hasattr(pd.DataFrame, name) or (schema is not None and name in schema.types):
                 error += f"; its snapshot, a DataFrame, has it: .df.{name}"
+            if name in _QUERIED:
+                error += f"; for what supabase-py calls so there is {_QUERIED[name]}"
         raise AttributeError(error)
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -217,6 +217,9 @@ _MEANT = {
     "auth": "a session signs in itself: sign_in(), sign_up(), sign_out(), user",
     "from_": 'a live table is rt.table("name"), its DataFrame .df',
     "functions": "Edge Functions are called by supabase-py's client, beside the session",
+    "postgrest": 'a live table is rt.table("name"), a view rt.query("name"), a function rt.rpc("name")',
+    "realtime": 'a channel is rt.channel("name")',
+    "remove_channel": "a channel is left by its close()",
     "storage": "Storage is reached by supabase-py's client, beside the session",
 }
 """What a client of supabase-py has, and what does it here."""

@@ -165,6 +165,22 @@ def test_local_prints_where_it_is_and_ctrl_c_ends_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_local_prints_into_a_log_has_secrets_only_if_asked(
+    tmp_path: Path, *, asked: bool
+) -> None:
+    more = ["--show-secrets"] if asked else []
+    with started(tmp_path, "local", str(tmp_path / "db"), *more) as process:
+        _, said = read_until(process, "Ctrl-C")
+        assert "SUPABASE_KEY=" in said
+        assert ("\nSUPABASE_SERVICE_KEY=" in said) is asked
+        assert ("\nDATABASE_URL=" in said) is asked
+        assert ("--show-secrets" in said) is not asked
+        process.send_signal(signal.SIGINT)
+        assert process.wait(scaled(20)) == 130
+
+
+@pytest.mark.slow
 def test_demo_opens_the_notebooks_in_jupyterlab_and_leaves_nothing_running(tmp_path: Path) -> None:
     with started(tmp_path, "demo", "--no-browser", "--port", "8947") as process:
         url, said = read_until(process, r"(http://127\.0\.0\.1:\d+/lab\S*token=\w+)")

@@ -188,6 +188,101 @@ def test_what_no_sql_mends_is_said_beside_the_sql(
     assert captured.err.startswith("There is no SQL that mends this: il: ")
 
 
+LACKING = """
+drop view if exists ill_counts; drop table if exists bare, ill_log;
+create table bare (id int primary key, v text);
+alter table bare enable row level security;
+insert into bare values (1, 'x');
+create table ill_log (id text, v text);
+create view ill_counts as select v, count(*) from bare group by v;
+revoke all on bare, ill_log, ill_counts from anon, authenticated, service_role;
+grant select on ill_log, ill_counts to anon
+"""
+
+
+@pytest.fixture
+def lacking(whole: LocalStack) -> Iterator[LocalStack]:
+    whole.sql(LACKING)
+    yield whole
+    whole.sql("drop view ill_counts; drop table bare, ill_log")
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_what_a_refused_table_lacks_besides_is_mended_in_the_same_round(
+    lacking: LocalStack, capsys: pytest.CaptureFixture[str], described: bool
+) -> None:
+    if not described:
+        lacking.sql("drop function nrt_describe")
+    assert doctor.run(asked("bare", "--mend")) == 1
+    said = capsys.readouterr()
+    assert "grant select on public.bare to anon;" in said.out.splitlines()
+    assert "alter publication supabase_realtime add table public.bare;" in said.out
+    assert "--   grant insert, update, delete on public.bare to anon;" in said.out.splitlines()
+    assert "Not mended: bare: whether row-level security hides its rows" in said.err
+    lacking.sql(said.out)
+    granted = (
+        "select privilege_type from information_schema.role_table_grants where grantee = 'anon'"
+    )
+    assert lacking.sql(f"{granted} and table_name = 'bare'") == [("SELECT",)], (
+        "not what is a choice"
+    )
+    streamed = "select tablename from pg_publication_tables where tablename = 'bare'"
+    assert lacking.sql(streamed) == [("bare",)]
+    levels = [one.level for one in looked(capsys, "bare") if one.text.startswith("0 rows, live")]
+    assert levels == ["note"], "a row is there, and none is seen"
+
+
+@pytest.mark.parametrize("name", ["ill_view", "Ill's $do$ view"])
+def test_what_is_refused_may_be_a_view_and_the_sql_for_it_runs(
+    lacking: LocalStack, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    view = f'"{name}"'
+    lacking.sql(f"create view {view} as select 1 as id; revoke all on {view} from anon")
+    try:
+        doctor.run(asked(name, "--mend"))
+        lacking.sql(capsys.readouterr().out)
+        allowed = "select has_table_privilege('anon', %s, 'select')"
+        assert lacking.sql(allowed, view) == [(True,)]
+    finally:
+        lacking.sql(f"drop view {view}")
+
+
+def test_a_table_that_is_refused_and_published_is_not_published_again(
+    lacking: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking.sql("alter publication supabase_realtime add table bare")
+    assert not [one for one in looked(capsys, "bare") if "publication" in one.sql]
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_column_that_could_be_the_key_is_offered_as_a_comment(
+    lacking: LocalStack, capsys: pytest.CaptureFixture[str], described: bool
+) -> None:
+    if not described:
+        lacking.sql("drop function nrt_describe")
+    doctor.run(asked("ill_log", "--mend"))
+    said = capsys.readouterr()
+    name = "row_id" if described else "id"  # which columns there are is not known without the SQL
+    column = f"add column {name} bigint generated always as identity primary key;"
+    assert f"--   alter table public.ill_log {column}" in said.out.splitlines()
+    lacking.sql(said.out)
+    doctor.run(asked("ill_log", "--mend"))
+    assert "There is no SQL that mends this: ill_log: " in capsys.readouterr().err
+    assert lacking.sql("select count(*) from pg_index where indrelid = 'ill_log'::regclass") == [
+        (0,)
+    ]
+
+
+def test_a_view_is_a_note_with_the_line_that_follows_it(
+    lacking: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = 'rt.query("ill_counts", depends_on=[...], key=...)'
+    (one,) = [one for one in looked(capsys, "ill_counts") if one.about == "ill_counts"]
+    assert (one.level, line in one.text) == ("note", True)
+    lacking.sql("drop function nrt_describe")
+    assert any(line in one.text for one in looked(capsys, "ill_counts"))
+
+
 def test_a_table_whose_rows_may_be_hidden_is_not_said_to_be_well(
     whole: LocalStack, capsys: pytest.CaptureFixture[str]
 ) -> None:

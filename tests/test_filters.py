@@ -384,3 +384,13 @@ def test_case_beyond_ascii_is_the_locales() -> None:
     assert matches("name=ilike.HE%", name="hello") is True
     assert matches("name=imatch.^H", name="hello") is None
     assert matches("name=ilike.É%", name="été") is None
+
+
+def test_a_name_in_quotes_is_told_to_go_without_them_or_into_a_dict() -> None:
+    with pytest.raises(FilterError, match="names go unquoted") as caught:
+        parse('"Full Name"=eq.x')
+    assert "{'Full Name': ...}" in str(caught.value)
+    assert parse("Full Name=eq.x") == parse({"Full Name": "x"})
+    with pytest.raises(FilterError) as other:
+        parse("f(x)=eq.1")
+    assert "unquoted" not in str(other.value)

@@ -198,3 +198,43 @@ def test_json_of_every_kind_is_written_to_parquet_as_its_text(
 def test_what_a_user_holds_can_be_named_in_an_annotation(name: str) -> None:
     assert isinstance(getattr(nrt, name), type)
     assert name in nrt.__all__
+
+
+def test_a_json_path_in_a_filter_is_told_what_can_be_filtered_instead(
+    rt: nrt.Session, table: str
+) -> None:
+    with pytest.raises(errors.MissingColumnError, match="JSON path") as caught:
+        rt.table(table, filter="name->>0=eq.1").wait(scaled(10))
+    assert "generated column" in str(caught.value)
+    with pytest.raises(errors.MissingColumnError) as other:
+        rt.table(table, filter="nam=eq.1").wait(scaled(10))
+    assert "JSON path" not in str(other.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [
+        ("eq", "filter="),
+        ("neq", "filter="),
+        ("order", "order="),
+        ("single", r"get\(key\)"),
+        ("execute", r"\.df"),
+        ("update", "edit_many"),
+    ],
+)
+def test_what_a_query_of_supabase_py_has_is_answered_with_what_does_it_here(
+    rt: nrt.Session, table: str, name: str, here: str
+) -> None:
+    frame = rt.table(table).wait(scaled(10))
+    with pytest.raises(AttributeError, match=here):
+        getattr(frame, name)
+    assert not hasattr(frame, "no_such_thing")
+
+
+@pytest.mark.parametrize("columns", ["*", "id, name"])
+def test_columns_as_supabase_py_writes_them_are_told_how_select_takes_them(
+    rt: nrt.Session, table: str, columns: str
+) -> None:
+    frame = rt.table(table).wait(scaled(10))
+    with pytest.raises(errors.DerivationError, match=r'select\("a", "b"\)'):
+        frame.select(columns).wait(scaled(10))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
@@ -335,6 +336,21 @@ def test_a_row_without_its_integer_key_draws_one_from_the_sequence(
     frame.undo()
     with frame.batch():
         assert [frame.insert(body="more") for _ in range(10)] == [*range(8, 17), 18]
+
+
+def test_a_row_that_is_refused_while_its_key_is_made_is_told_as_one_exception(
+    stack: LocalStack, sequenced: Callable[..., str], open_session: Callable[..., nrt.Session]
+) -> None:
+    name = sequenced("always")
+    stack.sql(f"alter table {name} add check (body <> 'bad')")
+    frame = open_session().table(name).wait()
+    with pytest.raises(errors.InvalidEditError) as refused:
+        frame.insert(body="bad")
+    with frame.batch(), pytest.raises(errors.InvalidEditError) as held:
+        frame.insert(body="good")
+    for caught in (refused, held):
+        told = "".join(traceback.format_exception(caught.value))
+        assert told.count("Traceback (most recent call last)") == 1, told
 
 
 @pytest.mark.usefixtures("ledger")

@@ -129,6 +129,31 @@ def test_ctrl_c_works_while_waiting(connect: str) -> None:
     assert (out, err) == ("interrupted\n", "")
 
 
+def test_ctrl_c_in_a_loop_over_changes_shows_the_loop_and_no_machinery(connect: str) -> None:
+    done = python(
+        connect
+        + """
+import os, signal, sys, threading, time, traceback
+main = threading.get_ident()
+def interrupt():
+    while True:
+        stack = traceback.extract_stack(sys._current_frames()[main])
+        if "__next__" in [one.name for one in stack] and stack[-1].filename == threading.__file__:
+            break
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+frame.wait()
+changes = frame.changes()
+threading.Thread(target=interrupt, daemon=True).start()
+for batch in changes:
+    print(batch)
+"""
+    )
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+    files = [line.split('"')[1] for line in done.stderr.splitlines() if line.startswith("  File")]
+    assert [Path(file).name for file in files] == ["<string>", "iteration.py"], done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_after_a_fork_the_child_has_a_loop_of_its_own(connect: str) -> None:
     done = python(

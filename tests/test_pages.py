@@ -195,6 +195,15 @@ def test_sign_in(reader: Reader, project: LocalStack, monkeypatch: pytest.Monkey
     assert reader("howto/sign-in")["rt"].user["email"] == "ada@example.com"
 
 
+def test_coming_from_supabase_py(reader: Reader, project: LocalStack) -> None:
+    space = reader("howto/coming-from-supabase-py")
+    rows = dict(project.sql("select symbol, price from prices"))
+    project.sql("update prices set price = price / 2 where symbol in ('AAPL', 'MSFT')")
+    assert rows == {"AAPL": 2 * 231, "MSFT": 2 * 417, "KO": 63}
+    until(lambda: [one["price"] for one in space["heard"]] == [63])
+    until(lambda: list(space["floor"].presence.df["name"]) == ["ada"])
+
+
 def test_two_projects(reader: Reader) -> None:
     assert reader("howto/two-projects")["differing"].df.empty
 

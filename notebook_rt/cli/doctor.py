@@ -12,12 +12,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from notebook_rt.errors import NotebookRTError, identifier, printable, qualified
+from notebook_rt.errors import (
+    NoPrimaryKeyError,
+    NotebookRTError,
+    PermissionDeniedError,
+    UnknownKeyError,
+    identifier,
+    printable,
+    qualified,
+)
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql, optional_sql
 
 if TYPE_CHECKING:
@@ -50,6 +58,8 @@ _NEEDED_SQL: Final = {
     "notebook_rt_write": "sums and calls that are sent exactly once",
     "notebook_rt_write_many": "many edits in one request",
 }
+_KINDS_WITHOUT_CHANGES: Final = ("v", "m", "f")
+"""PostgreSQL's ``relkind`` of views, materialized views and foreign tables."""
 _MARKS: Final = {"ok": "✓", "note": "–", "wrong": "✗"}
 
 
@@ -114,13 +124,26 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(json.dumps([asdict(finding) for finding in found], indent=2))
     if parsed.mend:
-        wrong = (finding.sql for finding in found if finding.level == "wrong" and finding.sql)
-        print("\n".join(dict.fromkeys(wrong)))
-        for finding in found:
-            if finding.level == "wrong" and not finding.sql:
-                said = printable(f"{finding.about}: {finding.text}")
-                print(f"There is no SQL that mends this: {said}", file=sys.stderr)
+        _mend(found, parsed.tables)
     return 1 if any(finding.level == "wrong" for finding in found) else 0
+
+
+def _mend(found: Sequence[Finding], tables: Sequence[str]) -> None:
+    """Print SQL that can be run as it is: what is somebody's choice is a comment in it.
+
+    What no SQL mends, and what is not known of these tables, is said on stderr.
+    """
+    wrong = (finding.sql for finding in found if finding.level == "wrong" and finding.sql)
+    print("\n".join(dict.fromkeys(wrong)))
+    for finding in found:
+        said = printable(f"{finding.about}: {finding.text}")
+        if finding.level == "note" and finding.sql:
+            print(f"-- {said}")
+            print("\n".join(f"--   {line}" for line in finding.sql.splitlines()))
+        elif finding.level == "wrong" and not finding.sql:
+            print(f"There is no SQL that mends this: {said}", file=sys.stderr)
+        elif finding.level == "note" and finding.about in tables:
+            print(f"Not mended: {said}", file=sys.stderr)
 
 
 def _print(finding: Finding) -> None:
@@ -281,11 +304,15 @@ def _tables(session: Session, schema: str, tables: Sequence[str]) -> Iterator[Fi
     for name in tables:
         if isinstance(known, Mapping) and isinstance(one := known.get(name), Mapping):
             yield from of_table(schema, name, one, role)
-        yield from _opened(session, name)
+            if one.get("kind", "r") in _KINDS_WITHOUT_CHANGES:
+                continue
+        else:
+            one = None
+        yield from _opened(session, schema, name, described=one is not None)
 
 
-def _opened(session: Session, name: str) -> Iterator[Finding]:
-    """Open the table as a notebook would."""
+def _opened(session: Session, schema: str, name: str, *, described: bool) -> Iterator[Finding]:
+    """Open the table as a notebook would; ``described``: what it lacks is told already (`of_table`)."""
     try:
         with session.table(name) as table:
             table.wait(TABLE_SECONDS)
@@ -303,6 +330,85 @@ def _opened(session: Session, name: str) -> Iterator[Finding]:
     except NotebookRTError as error:
         near = _near(session, name)
         yield Finding("wrong", name, str(error) + near, _sql_of(str(error)))
+        if not described:
+            yield from _behind(session, schema, name, error)
+
+
+def _behind(session: Session, schema: str, name: str, error: NotebookRTError) -> Iterator[Finding]:
+    """What else the table may lack, which the error comes before."""
+    table = qualified(schema, name)
+    refused = isinstance(error, PermissionDeniedError)
+    if not (refused or isinstance(error, NoPrimaryKeyError | UnknownKeyError)):
+        return
+    from notebook_rt.cli.published import published  # pandas and all: not for --help
+
+    if published(session, schema, name, TABLE_SECONDS) is False:
+        yield Finding(
+            "wrong" if refused else "note",  # a table without a known key may be a view
+            name,
+            "it is not in the publication: no change is streamed (a view cannot be in it)",
+            _publish_a_table(table) if refused else _publish(table),
+        )
+    if isinstance(error, PermissionDeniedError):
+        yield _to_write(schema, name, error.role)
+        yield Finding(
+            "note",
+            name,
+            "whether row-level security hides its rows, and what its key is, is seen once it may be "
+            "read: run doctor again then",
+        )
+    else:
+        yield Finding(
+            "note",
+            name,
+            f"if it is a view, {_query(name)} follows it; if it is a table without a primary key, "
+            "a column can be added as one, which alters the table",
+            _new_key(schema, name, ()),
+        )
+
+
+def _publish(table: str) -> str:
+    return f"alter publication supabase_realtime add table {table};"
+
+
+def _publish_a_table(table: str) -> str:
+    """The same for what may be a view, which would make everything fail that is run along with it."""
+    quote = "$mend$"
+    while quote in table:
+        quote = quote[:-1] + "_$"
+    text = table.replace("'", "''")
+    return (
+        f"do {quote} begin\n"
+        f"    if (select relkind from pg_class where oid = '{text}'::regclass) = 'r' then\n"
+        f"        {_publish(table)}\n"
+        f"    end if;\n"
+        f"end {quote};"
+    )
+
+
+def _query(name: str) -> str:
+    return f"rt.query({json.dumps(name, ensure_ascii=False)}, depends_on=[...], key=...)"
+
+
+def _new_key(schema: str, name: str, columns: Collection[object]) -> str:
+    """The SQL that adds a column that is the primary key, called as no other one is."""
+    key = "id"
+    while key in columns:
+        key = f"row_{key}"
+    return (
+        f"alter table {qualified(schema, name)} add column {key} "
+        "bigint generated always as identity primary key;"
+    )
+
+
+def _to_write(schema: str, name: str, role: str) -> Finding:
+    return Finding(
+        "note",
+        name,
+        f"if role {role} is to write it, too, it needs grants for that (row-level security, where it is "
+        "on, decides of which rows; where it is off, these are all rows)",
+        f"grant insert, update, delete on {qualified(schema, name)} to {identifier(role)};",
+    )
 
 
 def _row_limit(session: Session, table: LiveTable, name: str) -> Iterator[Finding]:
@@ -350,8 +456,10 @@ def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iter
     its key; that of a note may add a key or a trigger.
     """
     table = qualified(schema, name)
-    if told.get("kind", "r") not in ("r", "p"):
-        words = f'it is a view: rt.query("{name}", depends_on=[...]) follows it'
+    if told.get("kind", "r") in _KINDS_WITHOUT_CHANGES:
+        words = (
+            f"it is a view: {_query(name)} follows it, with the names of the tables that it reads"
+        )
         yield Finding("note", name, words)
         return
     if told.get("kind") == "p":
@@ -362,13 +470,18 @@ def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iter
             f'rt.query("{name}", depends_on=[...]) with the names of these follows it',
         )
     elif told.get("published") is False:
-        sql = f"alter publication supabase_realtime add table {table};"
+        sql = _publish(table)
         yield Finding("wrong", name, "it is not in the publication: no change is streamed", sql)
+    columns = {one.get("name") for one in told.get("columns") or () if isinstance(one, Mapping)}
     if not told.get("key"):
         unique = [list(map(str, names)) for names in told.get("unique") or () if names]
         key = "..." if not unique else repr(unique[0] if len(unique[0]) > 1 else unique[0][0])
         by = ", ".join(map(identifier, unique[0])) if unique else ""
-        sql = f"alter table {table} add primary key ({by});" if unique else ""
+        sql = (
+            f"alter table {table} add primary key ({by});"
+            if unique
+            else _new_key(schema, name, columns)
+        )
         words = f'it has no primary key: add one, or say rt.table("{name}", key={key})'
         yield Finding("note", name, words, sql)
     if told.get("replica_identity") == "n":
@@ -378,7 +491,6 @@ def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iter
         )
         yield Finding("wrong", name, words, sql)
     yield from _rights(schema, name, told, role)
-    columns = {one.get("name") for one in told.get("columns") or () if isinstance(one, Mapping)}
     if "updated_at" in columns and told.get("set_by_trigger") is False:
         yield Finding(
             "note",
@@ -419,6 +531,8 @@ def _rights(schema: str, name: str, told: Mapping[str, Any], role: str) -> Itera
         sql = f"alter table {table} enable row level security;"
         words = "row-level security is off: whoever has the key may do that to every row"
         yield Finding("note", name, words, sql)
+    if not {"insert", "update", "delete"} & set(grants):
+        yield _to_write(schema, name, role)
     for sequence in told.get("closed_sequences") or ():
         if allowed("insert"):
             sql = f"grant usage on sequence {qualified(schema, str(sequence))} to {to};"

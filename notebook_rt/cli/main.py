@@ -73,6 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     local.add_argument(
         "--port", type=int, help="its port on 127.0.0.1 (default: its last one, or a free one)"
     )
+    local.add_argument(
+        "--show-secrets",
+        action="store_true",
+        help="print the service key and the database's URL where the output is no terminal, too",
+    )
 
     doctor.arguments(
         commands.add_parser(
@@ -131,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "demo":
                 return _demo(browser=not parsed.no_browser, port=parsed.port)
             case "local":
-                return _local(parsed.directory, parsed.port)
+                return _local(parsed.directory, parsed.port, secrets=parsed.show_secrets)
             case "doctor":
                 return doctor.run(parsed)
             case "watch":
@@ -208,20 +213,23 @@ def _until_told(command: Sequence[str], environment: Mapping[str, str]) -> int:
             return 130
 
 
-def _local(directory: Path | None, port: int | None) -> int:
+def _local(directory: Path | None, port: int | None, *, secrets: bool) -> int:
     from notebook_rt.local import start
 
     with start(directory, port) as stack:
-        for line in _described(stack):
+        for line in _described(stack, secrets=secrets or sys.stdout.isatty()):
             print(line)
         print("\nCtrl-C stops it.", flush=True)
         threading.Event().wait()
     return 0
 
 
-def _described(stack: LocalStack) -> Iterator[str]:
+def _described(stack: LocalStack, *, secrets: bool) -> Iterator[str]:
     yield "A local Supabase, for this machine only. Its keys open nothing else.\n"
     yield f"SUPABASE_URL={stack.url}"
     yield f"SUPABASE_KEY={stack.anon_key}"
+    if not secrets:
+        yield "# SUPABASE_SERVICE_KEY and DATABASE_URL are not written into a log: --show-secrets prints them"
+        return
     yield f"SUPABASE_SERVICE_KEY={stack.service_key}"
     yield f"DATABASE_URL={stack.dsn}"

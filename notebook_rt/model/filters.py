@@ -381,7 +381,10 @@ class _Parser:
             raise self._fail("expected column=operator.value, such as price=gt.10", start)
         column = self.text[start:equals].strip()
         if not column or re.search(r'[,()"]', column):
-            raise self._fail(f"{column!r} is no column name", start)
+            words = f"{column!r} is no column name"
+            if '"' in column and (bare := column.replace('"', "")):
+                words += f": names go unquoted, and any name works in a dict: {{{bare!r}: ...}}"
+            raise self._fail(words, start)
         self.at = equals + 1
         if self.text.startswith("(", self.at) and column in ("and", "or", "not.and", "not.or"):
             if column != "or":

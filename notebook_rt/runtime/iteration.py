@@ -95,8 +95,13 @@ class Changes:
         return self
 
     def __next__(self) -> ChangeBatch:
-        with self._ready:
-            self._ready.wait_for(lambda: self._batches or self._over, self._patience())
+        try:
+            with self._ready:
+                self._ready.wait_for(lambda: self._batches or self._over, self._patience())
+        except KeyboardInterrupt as interrupt:
+            raise interrupt.with_traceback(
+                None
+            ) from None  # the lines of the wait tell the user nothing
         batch = self._next()
         if batch is None:
             raise StopIteration

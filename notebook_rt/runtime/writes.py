@@ -607,13 +607,18 @@ class TableEdits:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
         editor = self.open("insert", values)
         wanted = editor.drawn(values)
+        undrawn: ServerMakesKeyError | None = None
         try:
             for _ in range(MAX_TAKEN_KEYS):
                 row = {**values, **{column: self._draw(editor, column) for column in wanted}}
                 if not wanted or not editor.has(row):
                     break
-        except ServerMakesKeyError as why:
-            self._may_go_unkeyed(editor, wanted[-1], why)
+        except ServerMakesKeyError as error:
+            undrawn = error
+        if (
+            undrawn is not None
+        ):  # past the except: what is raised from here is not told as its consequence
+            self._may_go_unkeyed(editor, wanted[-1], undrawn)
             return self._inserted(editor, wanted[-1], editor.insert_unkeyed(values))
         return editor.insert(row, *wanted[-1:])
 
@@ -648,7 +653,7 @@ class TableEdits:
         """Raise if the server cannot make the key of a row right now."""
         held = "in a batch rows need their keys" if editor.in_batch else self.writes.held()
         if held:
-            raise editor.keyless(column, f"{held}; {why}") from why
+            raise editor.keyless(column, f"{held}; {why}") from None
 
     def _inserted(self, editor: Editor, column: str, op: Op) -> Key:
         """Wait for a row whose key the server makes, and give that.
@@ -678,7 +683,7 @@ class TableEdits:
         except ServerMakesKeyError:
             raise
         except NoKeyDrawnError as error:
-            raise editor.keyless(column, str(error)) from error
+            raise editor.keyless(column, str(error)) from None
 
     def fills(self, column: Column) -> bool:
         """Whether a new row may go without this column of the key, as far as is known."""

@@ -87,9 +87,12 @@ def known(source: Source, names: Iterable[str], what: str) -> None:
     types = source.schema.types
     for name in names:
         if name not in types:
-            raise DerivationError(
+            words = (
                 f'{what}: no column "{name}"{near(name, list(types))}; there are {", ".join(types)}'
             )
+            if what.startswith("select") and (name == "*" or "," in name):
+                words += '. Each column is an argument of its own: select("a", "b"); select() has them all'
+            raise DerivationError(words)
 
 
 class Derived:
