@@ -338,9 +338,8 @@ class Watching:
 
     def _call(self, call: _Call) -> Any:
         turn = call.turn
-        self._remember(
-            call.owner, [turn]
-        )  # first: a kernel that is killed in the call tells it once
+        # Remembered before the call: a kernel that is killed in it has told this turn once.
+        self._remember(call.owner, [turn])
         fn = self._enter if turn.kind == "enter" else self._leave
         if fn is None:
             return None

@@ -61,6 +61,7 @@ from notebook_rt.runtime.host import has_front_end, is_interactive
 from notebook_rt.runtime.project import Project
 from notebook_rt.sync.connection.supervisor import State
 from notebook_rt.sync.events import Page, Query
+from notebook_rt.sync.table.mirror import Mirror
 
 logger = logging.getLogger("notebook_rt")
 
@@ -689,7 +690,8 @@ class TableEdits:
         """Whether a new row may go without this column of the key, as far as is known."""
         spec, pg_type = self.driver.spec, canonical(column.pg_type)
         if pg_type in INT_LIMITS:
-            described = getattr(self.driver.mirror, "described", None)  # a query has none
+            mirror = self.driver.mirror
+            described = mirror.described if isinstance(mirror, Mirror) else None
             if described is not None and described.grants is not None and not column.filled:
                 return False  # the table's own description knows of no default and no sequence
             return self.writes.draws((spec.schema, spec.table, column.name))
