@@ -201,7 +201,7 @@ def test_coming_from_supabase_py(reader: Reader, project: LocalStack) -> None:
     project.sql("update prices set price = price / 2 where symbol in ('AAPL', 'MSFT')")
     assert rows == {"AAPL": 2 * 231, "MSFT": 2 * 417, "KO": 63}
     until(lambda: [one["price"] for one in space["heard"]] == [63])
-    until(lambda: list(space["floor"].presence.df["name"]) == ["ada"])
+    until(lambda: list(space["floor"].presence.df.get("name", ())) == ["ada"])
 
 
 def test_two_projects(reader: Reader) -> None:
