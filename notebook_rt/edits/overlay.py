@@ -471,7 +471,8 @@ class Overlay:
         elif aside.shield is not None and self._older(op.row, aside.shield):
             return
         else:
-            row = {**dict.fromkeys(self.schema.names), **(aside.row or aside.last or {}), **op.row}
+            blank = {**dict.fromkeys(self.schema.names), **self.schema.values_of(op.key)}
+            row = {**blank, **(aside.row or aside.last or {}), **op.row}
         self._set_server(op.key, aside, row)
 
     def _set_server(self, key: Key, aside: _Aside, row: dict[str, Any] | None) -> None:

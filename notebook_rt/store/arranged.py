@@ -25,7 +25,7 @@ from notebook_rt.store.touched import HIDDEN_PREFIX, RANK
 class Arranged(Ordered):
     """The rows of ``table`` by rank.
 
-    ``index`` are the columns that are shown as the index: by default the key; with none, it counts.
+    ``index`` are the columns that are shown as the index: by default the key; empty, the index counts.
     """
 
     def __init__(self, table: Table, index: Sequence[str] | None = None) -> None:

@@ -229,6 +229,8 @@ class Table:
     def take_touched(self, follower: Touched) -> list[Delta] | None:
         """What has changed since ``follower`` took it last, each row once; None: read the whole."""
         with self.lock:
+            if self._too_sparse(len(self._dead) + len(self._gone) + len(self._stillborn)):
+                self._take_step()  # now: it gives the rows other numbers than the deltas would have
             before, whole = follower.before, follower.whole
             follower.before, follower.whole = {}, False
             if whole:
@@ -647,8 +649,12 @@ class Table:
             self._dead = np.sort(np.concatenate([self._dead, numbers, stillborn]), kind="stable")
             self._born, self._stillborn = self._next, []
             self._keys.settle()
-            if len(self._dead) > max(_SPARSE, len(self._keys)):
+            if self._too_sparse(len(self._dead)):
                 self._renumber()
+
+    def _too_sparse(self, left: int) -> bool:
+        """Whether a step after which the numbers of ``left`` rows are in no use numbers the rows anew."""
+        return left > max(_SPARSE, len(self._keys))
 
     def _renumber(self) -> None:
         """Number the rows by their positions, so that the list of those that left stays short."""

@@ -10,6 +10,7 @@ import pytest
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Delete, RowChange, Upsert
 from notebook_rt.model.types import Column, Schema
+from notebook_rt.store import table as table_module
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 
@@ -207,3 +208,18 @@ def test_an_order_by_text_is_the_servers_and_what_has_moved_since_has_no_place_i
     assert view.keys() == [3, 1]
     table.apply([Upsert(1, {"t": "moved"}), Upsert(3, {"n": 0}), Upsert(4, {"id": 4})])
     assert view.keys() == [3, 2]
+
+
+def test_what_was_touched_is_told_by_ranks_that_the_table_still_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So many rows have left that the step to come numbers the rows anew: the whole is to be read."""
+    monkeypatch.setattr(table_module, "_SPARSE", 2)
+    table = Table(SCHEMA)
+    table.apply([Upsert(key, {"n": key}) for key in range(8)])
+    follower = table.follow()
+    table.take_touched(follower)
+    table.apply([*(Delete(key) for key in range(6)), Upsert(7, {"n": 0})])
+    deltas = table.take_touched(follower)
+    ranks = dict(zip(table.keys(), table.ranks().tolist(), strict=True))
+    assert deltas is None or {d.key: d.new.rank for d in deltas if d.new} == {7: ranks[7]}

@@ -544,6 +544,7 @@ def joined(
     left: Node,
     right: Node,
     expression: Expression,
+    suffixes: tuple[str, str] = ("_x", "_y"),
 ) -> Node | None:
     """The node, with the names that pandas gives it; None where it has one twice."""
     empty = [
@@ -560,9 +561,8 @@ def joined(
     index = [n for n in shape.index.names if n is not None]
     if len({*names, *index}) < len(names) + len(index) or "date" in names:
         return None
-    return made(
-        Join(keying, how, ("_x", "_y")), expression, [left, right], names, index, f"{keying} {how}"
-    )
+    operator = Join(keying, how, suffixes)
+    return made(operator, expression, [left, right], names, index, f"{keying} {how}")
 
 
 OPERATORS = [where, groupby, select, sort, top, distinct]
@@ -720,6 +720,24 @@ def play(data: st.DataObject) -> None:
                 batch(draw, draw(st.sampled_from(leaves)), nulls)
                 root.advance()
                 root.check()
+
+
+def test_a_join_is_true_when_its_table_numbers_its_rows_anew_in_the_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(table_module, "_SPARSE", 2)
+    trades = Table(Schema((Column("id", "int8"), Column("g", "text")), ("id",)))
+    symbols = Table(Schema((Column("g", "text"), Column("m", "int8")), ("g",)))
+    trades.apply([Upsert(key, {"id": key, "g": "abcd"[key % 4]}) for key in range(12)])
+    symbols.apply([Upsert(g, {"g": g, "m": ord(g)}) for g in "abcd"])
+    join = Derived(Join(Keying(("g",), None, "join"), "left", ("", "")), None)
+    join.bind([Source(trades), Source(symbols)])
+    join.advance(want_changes=True)
+    trades.apply([Delete(key) for key in range(7)])
+    symbols.apply([Upsert("d", {"m": 0})])
+    join.advance(want_changes=True)
+    assert join.view is not None
+    same(join.view.snapshot(), trades.snapshot().join(symbols.snapshot(), on="g"), "join")
 
 
 # Windows: their tables are in the order of time, or they are refused

@@ -87,6 +87,17 @@ def test_discarding_shows_the_server_row_again(overlay: Overlay) -> None:
     assert overlay.edits == []
 
 
+def test_a_row_of_which_only_a_part_was_told_keeps_its_key_when_my_insert_goes(
+    overlay: Overlay,
+) -> None:
+    overlay.put([Edit("e", "insert", 9, row(9), {}, at=0)])
+    overlay.apply([Upsert(9, {"n": 5})])
+    overlay.discard(["e"])
+    left = overlay.rows.get(9)
+    assert left is not None
+    assert (left["id"], left["n"], left["a"]) == (9, 5, None)
+
+
 def test_the_answer_and_its_event_pass_without_a_flicker(overlay: Overlay) -> None:
     overlay.put([edit("e", 1, {"a": "a"}, a="mine")])
     overlay.sent(["e"])

@@ -6,23 +6,27 @@ is looked for among all rows, in one pass for all groups of a batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from notebook_rt.errors import DerivationError
 from notebook_rt.model.rows import Key, Op
-from notebook_rt.model.types import Schema, fits
+from notebook_rt.model.types import Schema
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.touched import RANK, Delta, Place
-from notebook_rt.sync.derive.groupby import has_nan, has_negative_zero
+from notebook_rt.sync.derive.comparing import (
+    COMPARED,
+    check_values,
+    has_nan,
+    has_negative_zero,
+    refuse_odd,
+)
 from notebook_rt.sync.derive.groups import Groups
 from notebook_rt.sync.derive.operator import (
     Columns,
     Operator,
-    RebuildError,
     known,
     placed,
     rank_column,
@@ -30,13 +34,9 @@ from notebook_rt.sync.derive.operator import (
 )
 from notebook_rt.sync.derive.source import Source
 
-_COMPARED: Final = frozenset(
-    {"int", "float", "decimal", "bool", "text", "timestamptz", "timestamp", "date"}
-)
-
 
 class Distinct(Operator):
-    """The first row of each combination of the values of ``columns``; none: of all but the key."""
+    """The first row of each combination of the values of ``columns``; without any, of all but the key."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = tuple(dict.fromkeys(columns))
@@ -70,13 +70,9 @@ class Distinct(Operator):
         self._backend = backend
         for name in by:
             column = columns[name]
-            if column.kind not in _COMPARED:
+            if column.kind not in COMPARED:
                 raise DerivationError(f'{self.what}: "{name}" is {column.kind}; use map')
-            if column.odd_count():
-                raise DerivationError(
-                    f'{self.what}: "{name}" holds a value that is none of its type, such as infinity '
-                    "among moments; use map"
-                )
+            refuse_odd(column, name, self.what)
             if backend and (has_nan(column) or has_negative_zero(column)):
                 raise DerivationError(
                     f'{self.what}: "{name}" holds NaN or -0.0, which the nullable dtypes tell apart '
@@ -85,7 +81,10 @@ class Distinct(Operator):
 
     def step(self, sources: Sequence[Source], deltas: Sequence[Sequence[Delta]]) -> list[Op]:
         [source], [changes] = sources, deltas
-        self._check_values(changes)
+        types, numeric = self._schema.types, self._schema.numeric
+        by = {name: types[name] for name in self._groups.by}
+        backend = self._backend is not None
+        check_values(changes, by, numeric, nan=backend, negative_zero=backend)
         before: dict[int, int] = {}  # the groups that were touched, and what was shown of them
         lost: set[int] = set()
         rows: dict[int, tuple[Key, dict[str, Any]]] = {}  # by rank, as they are
@@ -129,7 +128,7 @@ class Distinct(Operator):
         return old.rank != new.rank or values(old.row) != values(new.row)
 
     def _shown(self, rank: int, *, besides: Mapping[int, int]) -> bool:
-        """Whether the row is the first of its group, if it is none of ``besides``."""
+        """Whether the row is the first of its group, and the group is not one of ``besides``."""
         code = int(self._groups.by_rank[rank])
         return code not in besides and self._firsts[code] == rank
 
@@ -171,27 +170,8 @@ class Distinct(Operator):
         for rank, code in zip(ranks.tolist(), groups.tolist(), strict=True):
             self._firsts[code] = rank
 
-    def _check_values(self, deltas: Sequence[Delta]) -> None:
-        """Build anew where a row holds what `_check` refuses."""
-        types, numeric = self._schema.types, self._schema.numeric
-        for name in self._groups.by:
-            for delta in deltas:
-                value = None if delta.new is None else delta.new.row[name]
-                if value is None:
-                    continue
-                if not fits(types[name], value, numeric=numeric):
-                    raise RebuildError
-                if self._backend and (
-                    value != value or (isinstance(value, float) and value == 0 and _negative(value))
-                ):
-                    raise RebuildError
-
     def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
         return sources[0].dtypes()
-
-
-def _negative(value: float) -> bool:
-    return math.copysign(1, value) < 0
 
 
 def _firsts(codes: Positions) -> Positions:

@@ -9,7 +9,6 @@ values of each group that was touched.
 from __future__ import annotations
 
 import datetime as dt
-import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,12 @@ from notebook_rt.store.dense import Positions
 from notebook_rt.store.encode import moments
 from notebook_rt.store.touched import RANK, Delta, Place
 from notebook_rt.sync.derive.aggregates import State, state_of, supported
+from notebook_rt.sync.derive.comparing import (
+    check_values,
+    has_nan,
+    has_negative_zero,
+    refuse_odd,
+)
 from notebook_rt.sync.derive.groups import NO_GROUP, Groups, Ranked, typed
 from notebook_rt.sync.derive.operator import (
     Columns,
@@ -145,11 +150,7 @@ class GroupBy(Operator):
                 raise DerivationError(
                     f'groupby: "{name}" holds -0.0, which Arrow tells apart from 0.0; use map'
                 )
-            if columns[name].odd_count():
-                raise DerivationError(
-                    f'groupby: "{name}" holds a value that is none of its type, such as infinity '
-                    "among moments; use map"
-                )
+            refuse_odd(columns[name], name, "groupby")
 
     def _told_apart(self, source: Source) -> set[str]:
         """The columns whose values are told apart, and by Arrow."""
@@ -162,7 +163,7 @@ class GroupBy(Operator):
         """pandas' own result, a row a group, in the order of the codes."""
         values = pd.DataFrame({name: source.series(name) for name in self.used}, copy=False)
         given = {f"{at}": (one.column, one.function) for at, one in enumerate(self.aggregates)}
-        # Codes of categories, that pandas need not find the groups again; -1 is in none of them.
+        # Codes of categories, that pandas need not find the groups again; -1 is in no category.
         by = pd.Categorical.from_codes(
             codes, categories=pd.RangeIndex(int(codes.max(initial=-1)) + 1)
         )
@@ -219,22 +220,14 @@ class GroupBy(Operator):
         return any(mine[name] != theirs[name] for name in self._kinds)
 
     def _check_values(self, source: Source, deltas: Sequence[Delta]) -> None:
-        """Build anew where a value is none of its type, or where a function of the user's may give
-        values of another dtype."""
+        """Build anew where a row holds what `_check` refuses, or where a function of the user's may
+        give values of another dtype."""
         if self._called and source.dtypes() != self._built[0]:
             raise RebuildError
         types, numeric = self._schema.types, self._schema.numeric
-        for name in self._kinds:
-            for delta in deltas:
-                value = None if delta.new is None else delta.new.row[name]
-                if value is None:
-                    continue
-                if not fits(types[name], value, numeric=numeric):
-                    raise RebuildError
-                if self._backend and (
-                    value != value or (value == 0 and math.copysign(1, value) < 0)
-                ):
-                    raise RebuildError
+        used = {name: types[name] for name in self._kinds}
+        backend = self._backend is not None
+        check_values(deltas, used, numeric, nan=backend, negative_zero=backend)
 
     def _leave(self, place: Place, touched: dict[int, None]) -> None:
         code = int(self._groups.by_rank[place.rank])
@@ -404,23 +397,6 @@ def _naive(value: Any) -> Any:
 def _present(value: Any) -> Any:
     """A result; NaN is null."""
     return None if isinstance(value, float) and value != value else value
-
-
-def has_nan(column: ColumnStore) -> bool:
-    """Whether a column of floats holds a NaN that is not null."""
-    if column.kind != "float":
-        return False
-    values = column.numpy()
-    if values.dtype.kind == "f":
-        return bool(np.isnan(values).any())
-    return any(value is not None and value != value for value in values.tolist())
-
-
-def has_negative_zero(column: ColumnStore) -> bool:
-    """Whether a column of floats holds -0.0."""
-    if column.kind != "float":
-        return False
-    return any(value == 0.0 and math.copysign(1, value) < 0 for value in column.everything())
 
 
 def type_of(dtype: Any, what: str) -> str:

@@ -27,6 +27,7 @@ from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import FixedColumn, column_of, copied, take
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.touched import ALONE, HIDDEN_PREFIX, RANK, Delta, Place
+from notebook_rt.sync.derive.comparing import refuse_odd
 from notebook_rt.sync.derive.operator import Columns, Operator, RebuildError, known, rank_column
 from notebook_rt.sync.derive.pairs import Pairs, Side
 from notebook_rt.sync.derive.source import Source
@@ -162,11 +163,8 @@ class Join(Operator):
                 raise DerivationError(
                     f'{said}: "{name}" is {column.kind} and the other\'s "{other}" {partner.kind}; use map'
                 )
-            if column.odd_count() or partner.odd_count():
-                raise DerivationError(
-                    f'{said}: "{name}" holds a value that is none of its type, such as infinity among '
-                    "moments; use map"
-                )
+            refuse_odd(column, name, said)
+            refuse_odd(partner, other, said)
 
     def _name_columns(self, left: Source, right: Source) -> None:
         """Which column of the result is which of an input, which are the index, and which the key."""
@@ -245,7 +243,7 @@ class Join(Operator):
         self._key, self._key_of = tuple(one.name for one in self._hidden), self._hidden
 
     def _pairs(self, left: Source, right: Source) -> tuple[Positions, Positions]:
-        """The positions of the rows that are pairs, in pandas' order; -1: there is none."""
+        """The positions of the rows that are pairs, in pandas' order; -1: there is no row."""
         frames = []
         for at, (source, on) in enumerate(((left, self.keying.left), (right, self.keying.right))):
             frame = source.frame

@@ -39,7 +39,7 @@ class Operator(ABC):
     blank: Mapping[str, str] = {}
     """Columns that a row without a partner leaves empty, and the hidden column that says so."""
     index: tuple[str, ...] | None = None
-    """The columns that are the index; with none, it counts; None: the key's, or the input's."""
+    """The columns that are the index; empty: it counts; None: the key's, or the input's."""
     counted = False
     """Whether it takes an input whose index counts: a result that kept those labels would have to be
     numbered anew with each row that comes or goes."""

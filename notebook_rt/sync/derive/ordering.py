@@ -8,26 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import total_ordering
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from notebook_rt.errors import DerivationError
 from notebook_rt.model.rows import Row
-from notebook_rt.model.types import fits
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.touched import Delta
-from notebook_rt.sync.derive.groupby import has_nan
-from notebook_rt.sync.derive.operator import RebuildError, known
+from notebook_rt.sync.derive.comparing import COMPARED, check_values, has_nan, refuse_odd
+from notebook_rt.sync.derive.operator import known
 from notebook_rt.sync.derive.source import Source
 
 NaPosition: TypeAlias = Literal["first", "last"]
 SortKey: TypeAlias = tuple[Any, ...]
-
-_SORTED: Final = frozenset(
-    {"int", "float", "decimal", "bool", "text", "timestamptz", "timestamp", "date"}
-)
 
 
 @total_ordering
@@ -81,18 +76,14 @@ class Ordering:
         """Refuse columns that are not sorted here as pandas sorts them."""
         known(source, self.by, self.what)
         columns = source.table.columns()
-        self._types = [(name, source.schema.types[name]) for name in self.by]
+        self._types = {name: source.schema.types[name] for name in self.by}
         self._numeric = source.schema.numeric
         self._nan = source.table.dtype_backend is None  # then NaN is null
         for name in self.by:
             column = columns[name]
-            if column.kind not in _SORTED:
+            if column.kind not in COMPARED:
                 raise DerivationError(f'{self.what}: "{name}" is {column.kind}; use map')
-            if column.odd_count():
-                raise DerivationError(
-                    f'{self.what}: "{name}" holds a value that is none of its type, such as infinity '
-                    "among moments; use map"
-                )
+            refuse_odd(column, name, self.what)
             if not self._nan and has_nan(column):
                 raise DerivationError(
                     f'{self.what}: "{name}" holds NaN, which the nullable dtypes tell apart from null; '
@@ -101,18 +92,7 @@ class Ordering:
 
     def check_values(self, deltas: Iterable[Delta]) -> None:
         """Build anew where a row holds what `check` refuses."""
-        for delta in deltas:
-            if delta.new is None:
-                continue
-            row = delta.new.row
-            for name, pg_type in self._types:
-                value = row[name]
-                if value is None:
-                    continue
-                if not fits(pg_type, value, numeric=self._numeric) or (
-                    value != value and not self._nan
-                ):
-                    raise RebuildError
+        check_values(deltas, self._types, self._numeric, nan=not self._nan)
 
     def positions(self, source: Source) -> Positions:
         """The positions of all rows, in order."""

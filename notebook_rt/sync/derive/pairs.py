@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from notebook_rt.model.rows import Delete, Key, Op, Row, Upsert
-from notebook_rt.model.types import fits
 from notebook_rt.store.touched import RANK, Delta, Place
+from notebook_rt.sync.derive.comparing import check_values
 from notebook_rt.sync.derive.groups import NO_GROUP, Groups
 from notebook_rt.sync.derive.operator import RebuildError
 from notebook_rt.sync.derive.source import Source
@@ -59,13 +59,7 @@ class Side:
         self.moved = [delta for delta in deltas if self._moves(delta)]
         self.moved_to = {delta.new.rank for delta in self.moved if delta.new is not None}
         schema = source.schema
-        for delta in deltas:
-            for name in self._by:
-                value = None if delta.new is None else delta.new.row[name]
-                if value is not None and not fits(
-                    schema.types[name], value, numeric=schema.numeric
-                ):
-                    raise RebuildError
+        check_values(deltas, {name: schema.types[name] for name in self._by}, schema.numeric)
 
     def _moves(self, delta: Delta) -> bool:
         old, new = delta.old, delta.new

@@ -21,11 +21,12 @@ from pandas.api.types import is_object_dtype
 
 from notebook_rt.errors import DerivationError
 from notebook_rt.model.rows import Delete, Key, Op, Row, Upsert
-from notebook_rt.model.types import Column, Schema, fits
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import FixedColumn, take
 from notebook_rt.store.encode import NULL_MOMENT
 from notebook_rt.store.touched import HIDDEN_PREFIX, RANK, Delta, Place
+from notebook_rt.sync.derive.comparing import check_values
 from notebook_rt.sync.derive.groups import NO_GROUP, Groups
 from notebook_rt.sync.derive.operator import Columns, Operator, RebuildError, known, rank_column
 from notebook_rt.sync.derive.source import Source
@@ -253,18 +254,12 @@ class Rolling(Operator):
         return any(old.row[n] != new.row[n] for n in (*self.by, self.on, *self._used))
 
     def _check_values(self, deltas: Sequence[Delta]) -> None:
-        """Build anew where a value is none of its type; there it is refused, if at all."""
+        """Build anew where a row holds what `_check` refuses."""
+        if any(delta.new is not None and delta.new.row[self.on] is None for delta in deltas):
+            raise RebuildError
         types, numeric = self._schema.types, self._schema.numeric
-        for delta in deltas:
-            row = None if delta.new is None else delta.new.row
-            if row is None:
-                continue
-            if row[self.on] is None:
-                raise RebuildError
-            for name in (*self.by, self.on, *self._used):
-                value = row[name]
-                if value is not None and not fits(types[name], value, numeric=numeric):
-                    raise RebuildError
+        used = dict.fromkeys((*self.by, self.on, *self._used))
+        check_values(deltas, {name: types[name] for name in used}, numeric)
 
     def _key(self, row: Row) -> Key:
         return self._result.key_of({HIDDEN_PREFIX + name: row[name] for name in self._keys})

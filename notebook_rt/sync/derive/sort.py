@@ -2,7 +2,7 @@
 
 The rank of a row in the result is a number between its neighbours'. The rows are kept in blocks, each with a
 range of ranks of its own: a block becomes a list when it is first touched. Where two neighbours leave no
-room between them, the ranks of the block are spaced anew; where the block has none left, the whole is.
+room between them, the ranks of the block are spaced anew; where the block has no room left, all ranks are.
 """
 
 from __future__ import annotations

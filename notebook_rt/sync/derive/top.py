@@ -16,7 +16,13 @@ from notebook_rt.errors import DerivationError
 from notebook_rt.model.rows import Delete, Key, Op, Row, Upsert
 from notebook_rt.model.types import Schema
 from notebook_rt.store.touched import RANK, Delta
-from notebook_rt.sync.derive.operator import Columns, Operator, rank_column, ranked
+from notebook_rt.sync.derive.operator import (
+    Columns,
+    Operator,
+    RebuildError,
+    rank_column,
+    ranked,
+)
 from notebook_rt.sync.derive.ordering import Ordering, SortKey
 from notebook_rt.sync.derive.source import Source
 
@@ -104,7 +110,10 @@ class Top(Operator):
                 continue
             self._moved.add(delta.key)
             if was is not None and (end is None or was <= end):
-                del entries[bisect_left(entries, (was,))]
+                at = bisect_left(entries, (was,))
+                if at == len(entries) or entries[at] != (was, delta.key):
+                    raise RebuildError  # the row is not what the list was told that it is
+                del entries[at]
             if now is not None and (end is None or now <= end):
                 come.append((now, delta.key))
         for entry in come:
