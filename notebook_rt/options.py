@@ -39,9 +39,12 @@ class Options:
     join_rate : float, default 20.0
         Joins a second: a server disconnects who joins too fast.
     heartbeat_interval : float, default 25.0
-        Between two heartbeats; the latency is how long the answer to one takes.
+        The longest between two heartbeats; the latency is how long the answer to one takes.
     heartbeat_timeout : float, default 10.0
         A heartbeat that is not answered by then means that the socket is dead.
+    silence_after : float, default 5.0
+        Nothing received for so long while connected, and a heartbeat asks whether the server is still
+        there. An answer that is later than is usual on this connection makes the session ``stale``.
     stale_after : float, default 60.0
         No frame for so long while connected is stale; a heartbeat that is not answered for so
         long ends the connection though other frames come. At least ``heartbeat_interval +
@@ -174,6 +177,7 @@ class Options:
     join_rate: float = 20.0
     heartbeat_interval: float = 25.0
     heartbeat_timeout: float = 10.0
+    silence_after: float = 5.0
     stale_after: float = 60.0
     stale_check: float = 15.0
     slow_ms: float = 500.0

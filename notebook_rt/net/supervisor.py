@@ -29,6 +29,7 @@ from notebook_rt.sync.connection.supervisor import (
     OpenFailed,
     RefreshToken,
     Retry,
+    Silence,
     SocketClosed,
     Start,
     State,
@@ -56,6 +57,8 @@ class Connection:
         Told each heartbeat's round trip, in seconds.
     usage : Usage
         Counts the frames.
+    on_silence : callable
+        Told that ``silent`` holds, again and again, or does not any more.
     on_limit : callable
         Told when the rate of messages comes near its limit.
     """
@@ -70,6 +73,7 @@ class Connection:
         clock: Callable[[], float],
         on_state: Callable[[State, str], None],
         on_latency: Callable[[float], None],
+        on_silence: Callable[[], None],
         usage: Usage,
         on_limit: Callable[[], None],
     ) -> None:
@@ -86,6 +90,7 @@ class Connection:
         self._clock = clock
         self._on_state = on_state
         self._on_latency = on_latency
+        self._on_silence = on_silence
         self._on_limit = on_limit
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -96,6 +101,11 @@ class Connection:
     @property
     def state(self) -> State:
         return self.machine.state
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing comes, and an answer is later than is usual on this connection. From any thread."""
+        return self.machine.silent and self.socket.last_frame_at <= self.machine.heard_at
 
     def start(self) -> None:
         self._feed(Start())
@@ -178,6 +188,8 @@ class Connection:
                 self._thread.spawn(self.socket.beat(ref), "heartbeat")
             case Latency(seconds):
                 self._on_latency(seconds)
+            case Silence():
+                self._on_silence()
             case RefreshToken():
                 self._refresh_soon()
             case StateChanged(state, reason):

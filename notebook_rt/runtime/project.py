@@ -126,6 +126,7 @@ class Project:
             self.rest.clock,
             self._on_state,
             self._on_latency,
+            self.look_at_health,
             self.usage,
             self.look_at_health,
         )
@@ -327,6 +328,7 @@ class Project:
             state=self.state,
             reason=self.connection.machine.reason,
             silent_for=now - self.connection.socket.last_frame_at,
+            late_answer=self.connection.silent,
             latency=self.counters.latency.latest if self.state == "connected" else None,
             reachable=self.reachable,
             unjoined=sum(

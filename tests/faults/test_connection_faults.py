@@ -6,6 +6,7 @@ off but where it says so, so nothing of this is its doing.
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -82,6 +83,21 @@ def test_heartbeats_are_unanswered_while_tcp_lives(stack: LocalStack, rule: Rule
         write(lab)
         lab.proxy.heal()
         lab.heals_within(8)
+
+
+def test_a_silent_network_is_told_within_seconds(stack: LocalStack) -> None:
+    """The socket is open, nothing arrives, and requests hang: it was healthy for up to 25 s."""
+    with laboratory(stack, options=nrt.Options()) as lab:
+        until(lambda: lab.session.health.status == "healthy", 10, lambda: lab.session.health)
+        lab.proxy.rules = (Stall(path="/websocket"), Stall(path="/rest", seconds=1e6))
+        until(lambda: lab.session.health.color != "green", 8, lambda: lab.session.health)
+        until(lambda: lab.session.health.status == "stale", 3, lambda: lab.session.health)
+        assert re.search(r"nothing has come from the server for \d+ s", lab.session.health.reason)
+        told: list[str] = []
+        lab.session.on_health(lambda health: told.append(health.reason))
+        until(lambda: len(set(told)) >= 2, 5, lambda: told)  # the seconds go on
+        lab.proxy.heal()
+        until(lambda: lab.session.health.status != "stale", 3, lambda: lab.session.health)
 
 
 def test_half_open_socket_is_noticed_where_silence_is_looked_for_more_often_than_answers_are_due(

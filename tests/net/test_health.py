@@ -78,6 +78,8 @@ def table(
         (Facts("connected", tables=[table("live", True), table("polling")]), "polling"),
         (Facts("connected", tables=[table("polling"), table("stale")]), "stale"),
         (Facts("connected", silent_for=61, tables=[table("live")]), "stale"),
+        (Facts("connected", silent_for=7, late_answer=True, tables=[table("live")]), "stale"),
+        (Facts("connected", late_answer=True, calm=True, tables=[table("polling")]), "stale"),
         (Facts("connected", unjoined=1, tables=[table("live")]), "connecting"),
         (Facts("reconnecting", tables=[table("polling")]), "polling"),
         (Facts("reconnecting", reachable=False, tables=[table("polling")]), "offline"),
@@ -164,6 +166,7 @@ def test_a_reason_names_each_table_once_and_only_a_few(status: str) -> None:
     st.sampled_from(["", "more than 100 a second came"]),
     st.sampled_from([None, 0.0, 12.0]),
     st.sampled_from([None, 8.0]),
+    st.booleans(),
 )
 def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     state: str,
@@ -178,6 +181,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
     doubt: str,
     audited: float | None,
     next_audit: float | None,
+    late_answer: bool,
 ) -> None:
     facts = Facts(
         state,  # type: ignore[arg-type]  # drawn from the four
@@ -188,6 +192,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         unjoined,
         [replace(table(*one), behind=behind, unaudited=unaudited, doubt=doubt) for one in tables],
         refused=refused,
+        late_answer=late_answer,
     )
     verdict, reason, cause = health(facts, **NUMBERS)
     assert isinstance(reason, str)
@@ -195,6 +200,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         assert state == "connected"
         assert not unjoined
         assert silent <= 60
+        assert not late_answer
         mine = [one for one in tables if one[3] or one[0] != "error"]
         assert all(status in ("live", "closed") for status, *_ in mine)
         assert not any(drifted for _, drifted, *_ in mine)

@@ -19,6 +19,8 @@ from notebook_rt.options import Options
 from notebook_rt.sync.connection.joins import Effect as Joining
 from notebook_rt.sync.connection.joins import Join, Joins
 from notebook_rt.sync.connection.supervisor import (
+    LAST_LOOK,
+    UNKNOWN,
     Beat,
     Close,
     Event,
@@ -29,6 +31,7 @@ from notebook_rt.sync.connection.supervisor import (
     OpenFailed,
     RefreshToken,
     Retry,
+    Silence,
     SocketClosed,
     Start,
     StateChanged,
@@ -57,6 +60,7 @@ def any_options(draw: Callable[..., float]) -> Options:
         heartbeat_interval=interval,
         heartbeat_timeout=timeout,
         stale_after=interval + timeout + draw(st.one_of(st.just(0.0), seconds)),
+        silence_after=draw(seconds),
         stale_check=draw(seconds),
     )
 
@@ -79,6 +83,8 @@ class World:
     tried_at: list[float] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
     refreshes: int = 0
+    silences: int = 0
+    """Times that silence was told, or its end."""
 
     def __post_init__(self) -> None:
         self.machine = Supervisor(self.options, lambda: 0.5)
@@ -109,6 +115,8 @@ class World:
                     self.refreshes += 1
                 case Latency(seconds):
                     assert seconds >= 0
+                case Silence():
+                    self.silences += 1
 
     def step(self) -> None:
         """What a network does: it answers what is opening, and heartbeats; then time passes."""
@@ -315,6 +323,93 @@ def test_frames_are_a_sign_of_life_while_a_heartbeat_waits_for_its_answer(
             "nothing leaves here"
         )
     assert world.now - since >= options.stale_after - 1e-6
+
+
+@given(any_options(), ACTIONS, lateness)
+def test_silence_is_told_as_soon_as_an_answer_is_later_than_usual(
+    options: Options, actions: list[object], late: list[float]
+) -> None:
+    """Whatever was before: from the last frame on, the session is not told that all is well for long."""
+    bound = min(options.silence_after, options.heartbeat_interval)
+    late = [share * min(options.stale_check, 1.0) for share in late]
+    world = started(options=options, late=late)
+    play(world, actions)
+    world.online = world.answers = True
+    world.run(10_000, then=lambda: bool(world.open))
+    for _ in range(3):
+        world.step()
+    if not world.open:
+        return
+    (socket,) = world.open
+    world.answers, since, patience = False, world.machine.heard_at, world.machine.patience
+    bound += patience + LAST_LOOK + 4 * max(late)
+    while socket in world.open and not world.machine.silent:
+        world.wait()
+        assert world.now - since <= bound + 5.0 * (socket not in world.open) + 1e-6
+    told = world.silences
+    world.feed(Tick())
+    assert world.silences > told or not world.open, "its seconds are told anew"
+
+
+@given(
+    any_options(),
+    st.floats(0.0, 1.0),
+    st.lists(st.floats(0.5, 0.99), min_size=1, max_size=30),
+    st.lists(st.floats(0.0, 60.0), min_size=1, max_size=5),
+)
+def test_a_slow_connection_is_not_silent(
+    options: Options, slowest: float, shares: list[float], held_up: list[float]
+) -> None:
+    """Answers of any latency that do not differ by more than two times, and a process that is held up."""
+    slowest *= min(UNKNOWN, options.heartbeat_timeout)
+    world = started(options=options)
+    (socket,) = world.opening
+    world.opening, world.open = set(), {socket}
+    world.feed(Opened(socket))
+    for share, pause in zip(shares, itertools.cycle(held_up), strict=False):
+        while not world.beats:
+            world.wait()
+        answered = world.machine.beat_sent + share * slowest
+        while world.wake is not None and world.wake < answered:
+            world.wait()
+            assert not world.machine.silent
+        world.now = max(world.now, answered) + pause  # the answer lies in the buffer meanwhile
+        world.wall = 1_700_000_000.0 + world.now - 1000.0
+        world.feed(Tick())
+        assert not world.machine.silent
+        world.beats.clear()
+        world.feed(Heard(socket, world.machine.beat_ref))
+        assert not world.machine.silent
+    assert world.silences == 0
+
+
+def test_an_idle_connection_is_asked_every_five_seconds_and_a_busy_one_every_25() -> None:
+    world = started()
+    world.step()
+    world.run(60)
+    assert world.machine._beats <= 1 + (world.now - 1000) / OPTIONS.silence_after
+    before, since = world.machine._beats, world.now
+    for _ in range(200):
+        world.pass_time(0.5)
+        assert world.machine.socket is not None
+        world.beats.clear()
+        world.feed(Heard(world.machine.socket, world.machine.beat_ref))
+    assert world.machine._beats - before <= 1 + (world.now - since) / OPTIONS.heartbeat_interval
+
+
+def test_silence_is_over_with_the_first_frame_and_one_late_answer_makes_no_slow_connection() -> (
+    None
+):
+    world = started()
+    for _ in range(10):
+        world.step()
+    world.answers = False
+    while not world.machine.silent:
+        world.wait()
+    assert world.machine.socket is not None
+    world.feed(Heard(world.machine.socket, world.machine.beat_ref))
+    assert not world.machine.silent
+    assert world.machine.patience == 2.0
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,8 @@ class Facts:
     """When the server was heard of last, or the session began, while there is no connection."""
     calm: bool = False
     """Whether live updates, if they are away, are so for so short a time that they may be back at once."""
+    late_answer: bool = False
+    """Whether the server was asked for a sign of life meanwhile, and its answer is later than usual."""
 
     @property
     def away(self) -> bool:
@@ -229,8 +231,9 @@ def _worst(
     if facts.state not in ("connected", "connecting") and not polled and not calm:
         since = f" (offline since {facts.away_since})" if facts.away_since else ""
         return "offline", "unreachable", facts.reason + since
-    if facts.state == "connected" and facts.silent_for > stale_after:
-        return "stale", "silent", f"silent for {facts.silent_for:.0f} s"
+    if facts.state == "connected" and (facts.late_answer or facts.silent_for > stale_after):
+        said = f"nothing has come from the server for {facts.silent_for:.0f} s"
+        return "stale", "silent", f"{said}, though it was asked for an answer"
     if failed:
         others = _names(failed[1:])
         reason = failed[0].error + (f" (in error, too: {others})" if others else "")

@@ -56,7 +56,7 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
     ),
     "silent": (
         "Nothing comes from the server, though the connection is open.",
-        "The connection is made anew, and then every table is compared with the server.",
+        "If it stays silent, the connection is made anew, and every table compared with the server.",
         "You can wait some seconds, or call rt.retry() to try at once.",
     ),
     "failed": (

@@ -6,12 +6,17 @@ from ``backoff_base`` doubled to ``backoff_max`` with jitter, ``max_retries`` tr
 every ``retry_anyway`` seconds, retries from zero when the network is back, a tab becomes visible
 or the user asks, heartbeats with a ref, silence, and a machine that slept.
 
+A heartbeat is due ``heartbeat_interval`` after the last one, and as soon as nothing has come for
+``silence_after``. An answer that is later than is usual on this connection is told (``Silence``), long
+before the socket is given up for it.
+
 Each socket has a number. What is said about a socket that is not the current one is ignored, so
 there are never two, nor two heartbeats.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -29,6 +34,18 @@ LAST_LOOK: Final = 0.5
 """Seconds, or half of ``stale_check``, between finding a socket overdue and giving it up. A process
 that was held up (a cell that never released the GIL) finds it overdue before it has read the answer
 that lies in the kernel's buffer."""
+
+KNOWN: Final = 16
+"""Answers to heartbeats that say what is usual. One of them that was much later than the others does not
+count: a connection that came back from silence is not slow from then on."""
+USUAL: Final = 2.0
+"""Times as long as the slowest of the answers that count: later than that is not usual."""
+QUICK: Final = 2.0
+"""Seconds within which no answer is late, however quick the others were."""
+UNKNOWN: Final = 5.0
+"""Seconds after which the first answer is late."""
+AGAIN: Final = 1.0
+"""Seconds between two words of a silence that goes on."""
 
 SLEPT: Final = 30.0
 """A wall clock that ran so many seconds further than the monotonic one means a machine that slept."""
@@ -130,13 +147,18 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class Silence:
+    """``Supervisor.silent`` holds, told again and again; or does not any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class WakeAt:
     """Send a ``Tick`` at this monotonic time; replaces the one asked for before."""
 
     at: float
 
 
-Effect: TypeAlias = Open | Close | Beat | RefreshToken | StateChanged | Latency | WakeAt
+Effect: TypeAlias = Open | Close | Beat | RefreshToken | StateChanged | Latency | Silence | WakeAt
 
 
 class Supervisor:
@@ -159,6 +181,11 @@ class Supervisor:
         self.beat_ref: str | None = None
         """The heartbeat that waits for its answer."""
         self.beat_sent = 0.0
+        self.silent = False
+        """Whether nothing has come, and an answer is later than is usual on this connection."""
+        self._late_from: float | None = None
+        """When that was seen first."""
+        self._latencies: deque[float] = deque(maxlen=KNOWN)
         self.give_up_at: float | None = None
         """When a socket that is overdue is given up, unless a frame comes until then."""
         self.tries = 0
@@ -192,6 +219,7 @@ class Supervisor:
                 self._go("disconnected", "closed here")
             case Opened(socket) if socket == self.socket and not self.open:
                 self.opened_at = self.heard_at = self.beat_due = now
+                self._latencies.clear()  # another way to the server, perhaps
                 self._go("connected", "connected")
                 self._beat_or_bury(now)
             case OpenFailed(socket, why, reason) if socket == self.socket and not self.open:
@@ -205,6 +233,7 @@ class Supervisor:
                 self.heard_at = now
                 if answer is not None and answer == self.beat_ref:
                     self.beat_ref = None
+                    self._latencies.append(now - self.beat_sent)
                     self._effects.append(Latency(now - self.beat_sent))
             case Retry(cause):
                 self._retry(now, cause)
@@ -212,6 +241,7 @@ class Supervisor:
                 pass
         if self.open:
             self._beat_or_bury(now)
+            self._hear_silence(now)
         if self.next_try is not None and now >= self.next_try:
             self._try_now()
         self._wake(now)
@@ -234,12 +264,41 @@ class Supervisor:
                 self._lost(now, why)
             return
         self.give_up_at = None
-        if self.beat_ref is None and now >= self.beat_due and self.socket is not None:
+        if self.beat_ref is None and now >= self._beat_at and self.socket is not None:
             self._beats += 1
             self.beat_ref = f"hb{self._beats}"
             self.beat_sent = now
             self.beat_due = now + self.options.heartbeat_interval
             self._effects.append(Beat(self.socket, self.beat_ref))
+
+    @property
+    def _beat_at(self) -> float:
+        """When the next heartbeat is due."""
+        return min(self.beat_due, max(self.beat_sent, self.heard_at) + self.options.silence_after)
+
+    @property
+    def patience(self) -> float:
+        """Seconds within which an answer comes, as far as this connection is known."""
+        known = sorted(self._latencies)
+        usual = max(QUICK, USUAL * known[max(0, len(known) - 2)]) if known else UNKNOWN
+        return min(usual, self.options.heartbeat_timeout)
+
+    def _hear_silence(self, now: float) -> None:
+        """Tell of an answer that is late. As with a socket that is overdue, a second look comes first."""
+        was = self.silent
+        if self.beat_ref is None or now < self._late_at:
+            self._late_from, self.silent = None, False
+        elif self._late_from is None:
+            self._late_from = now
+        else:
+            self.silent = self.silent or now >= self._late_from + LAST_LOOK
+        if self.silent or was:
+            self._effects.append(Silence())
+
+    @property
+    def _late_at(self) -> float:
+        """When the answer to the last heartbeat is later than usual, unless a frame comes until then."""
+        return max(self.beat_sent, self.heard_at) + self.patience
 
     def _overdue(self, now: float) -> str | None:
         """Why the socket seems dead; None: it is alive.
@@ -260,9 +319,15 @@ class Supervisor:
     def _wake(self, now: float) -> None:
         options = self.options
         if self.open:
-            due = self.beat_due if self.beat_ref is None else self._answer_due
+            due = self._beat_at if self.beat_ref is None else self._answer_due
             if self.give_up_at is not None:
                 due = self.give_up_at
+            elif self.silent:
+                due = min(due, now + AGAIN)
+            elif self._late_from is not None:
+                due = min(due, self._late_from + LAST_LOOK)
+            elif self.beat_ref is not None:
+                due = min(due, self._late_at)
             self._effects.append(WakeAt(min(due, now + options.stale_check)))
         elif self.next_try is not None:
             # Looked at in between as well: a slept machine is found by the clocks only.
@@ -277,7 +342,8 @@ class Supervisor:
         self._forget()
 
     def _forget(self) -> None:
-        self.opened_at = self.beat_ref = self.give_up_at = None
+        self.opened_at = self.beat_ref = self.give_up_at = self._late_from = None
+        self.silent = False
 
     def _lost(self, now: float, reason: str) -> None:
         if self.opened_at is not None and now - self.opened_at >= SHORT_LIVED:

@@ -162,6 +162,8 @@ class Requery(Machine):
             self._set_status("loading", "")
         elif failing is not None:
             self._set_status("stale", str(failing))
+        elif not self._confirmed and self._silence:
+            self._set_status("stale", self._silence)
         elif not self._confirmed:
             why = self._gap_reason
             if not self._bindings:

@@ -106,6 +106,8 @@ class _Request:
     query: Query
     sent: int
     sent_at: float
+    asked_at: float
+    """When it was sent first."""
     retry_at: float | None = None
 
 
@@ -159,9 +161,11 @@ class Flows:
 
     @property
     def unanswered_since(self) -> float | None:
-        """When the oldest request without an answer was sent; None: each has been answered."""
-        out = (one.sent_at for one in self._requests.values() if one.retry_at is None)
-        return min(out, default=None)
+        """When the oldest request that has no answer yet was sent first; None: each has been answered.
+
+        A failure that is tried again is no answer.
+        """
+        return min((one.asked_at for one in self._requests.values()), default=None)
 
     def __bool__(self) -> bool:
         return bool(self._running)
@@ -264,7 +268,7 @@ class Flows:
         due = [n for n, r in self._requests.items() if r.retry_at is not None and r.retry_at <= now]
         for number in due:
             request = self._requests.pop(number)
-            self._send(request.running, request.place, request.query)
+            self._send(request.running, request.place, request.query, request.asked_at)
         for running in tuple(self._running.values()):
             if running.work_at <= now:
                 self._worked(running)
@@ -333,9 +337,17 @@ class Flows:
         for place, query in enumerate(running.queries):
             self._send(running, place, query)
 
-    def _send(self, running: _Running, place: object, query: Query) -> None:
+    def _send(
+        self, running: _Running, place: object, query: Query, asked_at: float | None = None
+    ) -> None:
         self._number += 1
+        now = self._horizon.now
         self._requests[self._number] = _Request(
-            running, place, query, self._horizon.moment(), self._horizon.now
+            running,
+            place,
+            query,
+            self._horizon.moment(),
+            now,
+            now if asked_at is None else asked_at,
         )
         self._emit(Fetch(self._number, query, running.purpose))

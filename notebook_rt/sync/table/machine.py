@@ -42,6 +42,8 @@ from notebook_rt.sync.table.horizon import Horizon
 
 JOIN_PATIENCE: Final = 5.0
 """Seconds to wait for the first ``Confirmed`` before reading without it, as if polling."""
+UNANSWERED: Final = 5.0
+"""Seconds after which a request without an answer is a reason to doubt what is shown."""
 POLL_SHARE: Final = 0.2
 """At most this share of the time is spent polling."""
 POLL_GROWTH: Final = 1.5
@@ -86,7 +88,22 @@ class Machine(ABC):
     @property
     def doubt(self) -> str:
         """Why what is shown may be wrong while changes flow, until an audit has looked; empty: no reason."""
-        return self._audits.doubt
+        return self._audits.doubt or self._silence
+
+    @property
+    def _silence(self) -> str:
+        """What is said of a server that has left a request without its answer for long; else empty."""
+        if self._now < self._silent_at:
+            return ""
+        if self._flows.failing is not None:
+            return f"reads from the server have failed for {UNANSWERED:g} s or more"
+        return f"the server has not answered for {UNANSWERED:g} s or more"
+
+    @property
+    def _silent_at(self) -> float:
+        """When that is long, unless the answer comes before; infinite where every request has its answer."""
+        since = self._flows.unanswered_since
+        return float("inf") if since is None else since + UNANSWERED
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take what happened at monotonic ``now`` (seconds); return what to do."""
@@ -102,7 +119,8 @@ class Machine(ABC):
         if self._failed is None and not self._closed:
             self._start_what_is_due()
             self._judge()
-            due = [at for at in self._waits() if at is not None and abs(at) != float("inf")]
+            times = [*self._waits(), self._silent_at if self._silent_at > now else None]
+            due = [at for at in times if at is not None and abs(at) != float("inf")]
             if due:
                 self._emit(Wake(max(min(due), now)))
         self._horizon.forget(now, reads_out=bool(self._flows))

@@ -61,8 +61,6 @@ LOG: Final = "log"
 REFETCH: Final = "refetch"
 LEARN_PAUSE: Final = 10.0
 """Seconds between two questions for columns that a page has shown to be others."""
-UNANSWERED: Final = 5.0
-"""Seconds after which a request without an answer is a reason to doubt what is shown."""
 REFUSALS: Final = 3
 """So many refused reads in a row, and the table is in error."""
 
@@ -152,18 +150,6 @@ class Mirror(Machine):
     def proven(self) -> bool:
         """Whether what is shown came from the server, or was compared with it, in this kernel."""
         return self._shows and not self._unproven
-
-    @property
-    def doubt(self) -> str:
-        return super().doubt or self._silence
-
-    @property
-    def _silence(self) -> str:
-        """What is said of a server that has left a request without an answer for long; else empty."""
-        since = self._flows.unanswered_since
-        if since is None or self._now < since + UNANSWERED:
-            return ""
-        return f"the server has not answered for {UNANSWERED:g} s or more"
 
     @property
     def gapless(self) -> bool:
@@ -529,9 +515,6 @@ class Mirror(Machine):
             times.append(max(due, self._retry_at))
         if self._flows.wake_at is not None:
             times.append(self._flows.wake_at)
-        since = self._flows.unanswered_since
-        if since is not None and since + UNANSWERED > self._now:
-            times.append(since + UNANSWERED)
         if replica is not None and replica.wanted and REFETCH not in self._flows:
             times.append(min(replica.wanted.values()))
         if self._passes.verdicts:
