@@ -177,6 +177,17 @@ def test_a_channel_that_is_silent_while_it_is_joined_is_found_by_the_head(
     assert whole_reads(proxy) == before
 
 
+def test_a_loss_after_a_quiet_time_is_made_up_for_within_three_seconds(
+    proxy: Proxy, lossy: tuple[nrt.LiveTable, Callable[..., None]]
+) -> None:
+    _, run = lossy
+    before, asked = whole_reads(proxy), proxy.counts["POST"]
+    until(lambda: proxy.counts["POST"] >= asked + 4, 15)  # questions for the head, at rest
+    proxy.rules = (Drop(kind="broadcast"),)
+    run("update {} set name = 'lost' where id = 1")
+    assert whole_reads(proxy) == before
+
+
 # What it takes to have them -------------------------------------------------------------------------
 
 

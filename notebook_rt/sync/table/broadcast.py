@@ -40,7 +40,10 @@ HOLE: Final = 0.5
 """Seconds after which a number that is missing was lost: late ones were late by 2.1 ms at most."""
 HEAD_PAUSE: Final = 2.0
 HEAD_PAUSE_MAX: Final = 10.0
-"""Seconds between two questions for the head: the longer, the longer nothing came."""
+"""Seconds between two questions for the head, which show a loss that no later message shows."""
+QUIET_PER_PAUSE: Final = 300.0
+"""Seconds at which nothing changes that make the pause a second longer: it begins to grow after ten
+minutes, and is the longest after fifty."""
 PAGE_BYTES: Final = 1_000_000
 """Of an answer of ``since``."""
 
@@ -238,7 +241,8 @@ class ChangeLog:
         self._epoch = head.epoch
         self._start: Position | None = Position.of(head.position)
         """Where the first reading of the table begins: the position as the log was found."""
-        self._pause = HEAD_PAUSE
+        self._changed_at = now
+        """When it was last seen that something changed."""
         self._recent: deque[tuple[float, Message]] = deque()
         """What came just now, and when: a read may not see it yet."""
         self._parts: dict[int, dict[int, Message]] = {}
@@ -253,7 +257,7 @@ class ChangeLog:
     def hear(self, message: Message, now: float) -> list[Entry]:
         """A message came: the entries of its transaction, once all parts are here."""
         self.numbers.came(message.n, now)
-        self._pause = HEAD_PAUSE
+        self._changed_at = now
         self.head_at = min(self.head_at, now + HEAD_PAUSE)
         if self.position is not None and self.position.sees(message.x):
             return []
@@ -353,9 +357,10 @@ class ChangeLog:
             self.topic = head.topic
             self.kept = [one for one in self.kept if one.epoch == head.epoch]
             self.forget()
-        news = self.numbers.expect(head.n, now())
-        self._pause = HEAD_PAUSE if news else min(self._pause * 2, HEAD_PAUSE_MAX)
-        self.head_at = now() + self._pause
+        if self.numbers.expect(head.n, now()):
+            self._changed_at = now()
+        quiet = now() - self._changed_at
+        self.head_at = now() + min(max(HEAD_PAUSE, quiet / QUIET_PER_PAUSE), HEAD_PAUSE_MAX)
         return Position.of(head.position)
 
     def begin(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
