@@ -76,6 +76,31 @@ def test_what_is_written_is_in_df_by_broadcast(
     until(lambda: rows(frame) == {}, what=lambda: frame.df)
 
 
+def test_changes_say_when_they_were_committed(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    """By the server's clock, so that lag and ``changes_df`` are as by Postgres Changes."""
+    table = broadcast()
+    frame = rt.table(table)
+    frame.wait(scaled(10))
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+    seen: list[nrt.ChangeBatch] = []
+    frame.on_change(seen.append)
+    (((before,),), (), ((after,),)) = (
+        stack.sql(statement)
+        for statement in (
+            "select clock_timestamp()",
+            f"insert into {table} values (1, 'a', 1)",
+            "select clock_timestamp()",
+        )
+    )
+    until(lambda: seen, what=lambda: repr(frame))
+    (batch,) = seen
+    assert batch.commit_time is not None
+    assert before.timestamp() <= batch.commit_time <= after.timestamp()
+    assert "lag_p50_ms" in rt.metrics
+
+
 # What is lost ---------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
-from notebook_rt.sync.events import RowSuspect, Told
+from notebook_rt.sync.events import Published, RowSuspect, Told
 from tests.sync.simulation import Faults, Server, World
 
 COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}
@@ -703,6 +703,42 @@ def test_every_message_that_is_lost_is_made_up_for_within_three_seconds(
         world.server.write(1 + number, {"note": "lost"})
     world.run(3.0)
     converged(world)
+
+
+@many
+@given(
+    st.lists(st.tuples(pauses, st.one_of(writes, moves)), max_size=20),
+    st.integers(0, 2**32),
+    st.sampled_from((0.0, 0.4)),
+    sources,
+)
+def test_what_is_told_says_when_it_was_committed(
+    story: list[Any], seed: int, loss: float, source: Source
+) -> None:
+    """By either source; what is read from the table has no such time."""
+    unaudited = Options(audit_interval=0, page_size=5)
+    world = World(TableSpec("t", source=source), server(source=source), options=unaudited)
+    world.connect()
+    world.settle(10)
+    known = len(world.effects)
+    committed: set[float] = set()
+    write = world.server._set
+
+    def note(*args: Any) -> None:
+        committed.add(world.server.clock)
+        write(*args)
+
+    world.server._set = note  # type: ignore[method-assign]  # notes when something was committed
+    if source == "broadcast":
+        world.faults = replace(world.faults, loss=loss)
+    play(world, story)
+    world.settle(20)
+    converged(world)
+    for _, effect in world.effects[known:]:
+        if isinstance(effect, Published):
+            assert effect.commit_time is not None or effect.cause in ("reconcile", "refetch")
+            if source == "broadcast":  # by Postgres Changes in whole milliseconds
+                assert effect.commit_time in {None, *committed}
 
 
 def test_what_a_quiet_table_asks_is_counted() -> None:

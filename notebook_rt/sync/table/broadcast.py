@@ -15,6 +15,7 @@ The database sends a transaction's changes at its commit, in numbered messages, 
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,9 @@ class Entry(msgspec.Struct, frozen=True):
     """Keys."""
     big: list[dict[str, Any]] = []
     """Keys of rows that are too large for a message."""
+    at: float | None = None
+    """When it was written; of a transaction's last entry, when that was committed, to 10 ms. Seconds since
+    the epoch by the database's clock; in a message the message's own says it."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -77,6 +81,10 @@ class Message(msgspec.Struct, frozen=True):
     part: int
     last: bool
     changes: list[Entry]
+    at: float | None = None
+    """When the transaction was about to commit, seconds since the epoch by the database's clock."""
+    topics: list[str] = []
+    """Digests of the topics that the transaction has messages in, where there are several."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -100,6 +108,17 @@ class _Since(msgspec.Struct, frozen=True):
 def read_message(payload: Any) -> Message | None:
     """A broadcast's payload as a message; None: it is none."""
     return _converted(payload, Message)
+
+
+def commit_time(payload: Any) -> float | None:
+    """When what a broadcast's payload tells was committed, where it says so."""
+    at = payload.get("at") if isinstance(payload, dict) else None
+    return at if isinstance(at, int | float) else None
+
+
+def topic_digest(topic: str) -> str:
+    """A topic as messages name it to those who may not know its name."""
+    return hashlib.md5(topic.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
 def _converted(value: Any, into: type[T]) -> T | None:
@@ -208,6 +227,8 @@ class Batch:
     changes: dict[Key, Change] = field(default_factory=dict)
     emptied: frozenset[Key] | None = None
     """First all rows go but these; None: they stay."""
+    commit_time: float | None = None
+    """Of the latest change among them."""
     unknown: bool = False
     """Something changed, and the log does not know what: the table is to be read."""
 
@@ -271,7 +292,7 @@ class ChangeLog:
             return []
         del self._parts[message.x]
         return [
-            msgspec.structs.replace(entry, x=message.x)
+            msgspec.structs.replace(entry, x=message.x, at=message.at)
             for part in sorted(parts)
             for entry in parts[part].changes
         ]
@@ -305,6 +326,8 @@ class ChangeLog:
         """What of ``entries`` is newer than what was taken before, in the order of the log."""
         batch = Batch()
         for entry in sorted(entries, key=lambda one: one.id):
+            if entry.at is not None:
+                batch.commit_time = max(entry.at, batch.commit_time or entry.at)
             if entry.id <= self._emptied:
                 continue
             if entry.op == "R":
