@@ -76,6 +76,31 @@ def test_what_is_written_is_in_df_by_broadcast(
     until(lambda: rows(frame) == {}, what=lambda: frame.df)
 
 
+def test_changes_say_when_they_were_committed(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    """By the server's clock, so that lag and ``changes_df`` are as by Postgres Changes."""
+    table = broadcast()
+    frame = rt.table(table)
+    frame.wait(scaled(10))
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+    seen: list[nrt.ChangeBatch] = []
+    frame.on_change(seen.append)
+    (((before,),), (), ((after,),)) = (
+        stack.sql(statement)
+        for statement in (
+            "select clock_timestamp()",
+            f"insert into {table} values (1, 'a', 1)",
+            "select clock_timestamp()",
+        )
+    )
+    until(lambda: seen, what=lambda: repr(frame))
+    (batch,) = seen
+    assert batch.commit_time is not None
+    assert before.timestamp() <= batch.commit_time <= after.timestamp()
+    assert "lag_p50_ms" in rt.metrics
+
+
 # What is lost ---------------------------------------------------------------------------------------
 
 
@@ -174,6 +199,17 @@ def test_a_channel_that_is_silent_while_it_is_joined_is_found_by_the_head(
     proxy.rules = (Drop(kind="broadcast"),)
     for number in range(3):
         run(f"update {{}} set price = {number} where id = {number + 1}")
+    assert whole_reads(proxy) == before
+
+
+def test_a_loss_after_a_quiet_time_is_made_up_for_within_three_seconds(
+    proxy: Proxy, lossy: tuple[nrt.LiveTable, Callable[..., None]]
+) -> None:
+    _, run = lossy
+    before, asked = whole_reads(proxy), proxy.counts["POST"]
+    until(lambda: proxy.counts["POST"] >= asked + 4, 15)  # questions for the head, at rest
+    proxy.rules = (Drop(kind="broadcast"),)
+    run("update {} set name = 'lost' where id = 1")
     assert whole_reads(proxy) == before
 
 

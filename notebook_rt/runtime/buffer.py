@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from notebook_rt.sync.events import Change, Event, Gap, Received, ReceivedMany, ReceivedMessages
+from notebook_rt.sync.table.broadcast import commit_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Buffer:
             item = self._items[0]
         except IndexError:
             return None
+        if isinstance(item, _Message):
+            return commit_time(item.payload)
         return item.commit_time if isinstance(item, Change) else None
 
     def change(self, change: Change | None) -> None:

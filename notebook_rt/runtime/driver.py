@@ -77,6 +77,7 @@ from notebook_rt.sync.events import (
     Ranked,
     Received,
     ReceivedMany,
+    ReceivedMessages,
     Refused,
     Rejoin,
     RowSuspect,
@@ -92,7 +93,7 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.query.requery import Requery
 from notebook_rt.sync.table.again import Again
-from notebook_rt.sync.table.broadcast import EVENT
+from notebook_rt.sync.table.broadcast import EVENT, commit_time
 from notebook_rt.sync.table.discovery import described
 from notebook_rt.sync.table.mirror import Mirror
 
@@ -410,19 +411,26 @@ class TableDriver(Feed):
             behind = max(behind, self.services.rest.server_clock.lag(oldest, now))
         return behind if since is None else max(behind, now - since)
 
-    def _measure(self, event: Received | ReceivedMany) -> None:
+    def _measure(self, event: Received | ReceivedMany | ReceivedMessages) -> None:
         """Note how late what was applied just now is."""
-        latest = event.change if isinstance(event, Received) else event.changes[-1]
-        if latest.commit_time is None or self.mirror.status != "live":
+        match event:
+            case Received(change):
+                latest = change.commit_time
+            case ReceivedMany(changes):
+                latest = changes[-1].commit_time
+            case ReceivedMessages(payloads):
+                latest = commit_time(payloads[-1])
+        if latest is None or self.mirror.status != "live":
             return
         rest, now = self.services.rest, time.monotonic()
-        self.services.metrics.lagged(max(0.0, rest.clock() - latest.commit_time), now)
-        lag = rest.server_clock.lag(latest.commit_time, now)
+        self.services.metrics.lagged(max(0.0, rest.clock() - latest), now)
+        lag = rest.server_clock.lag(latest, now)
         self._freshness.applied(lag, now)
         late, was_late = lag > self.options.behind_after, self._late
         self._late = late
         if late and not was_late:
-            self._buffer.event(Hint(f"changes come {lag:.0f} s late"))
+            if self.mirror.topic is None:  # else numbers show whether something is lost
+                self._buffer.event(Hint(f"changes come {lag:.0f} s late"))
             self._tell_while_late()
         elif late != was_late:
             self.services.on_facts()
@@ -661,7 +669,7 @@ class TableDriver(Feed):
         if self._asking_again and self.mirror.schema is not None and not self.place.taken:
             self._rejoin()
         self._waiting_since = self.mirror.waiting_since
-        if isinstance(event, Received | ReceivedMany):
+        if isinstance(event, Received | ReceivedMany | ReceivedMessages):
             self._measure(event)
         if self._refused is not None:
             self._tell_refused()

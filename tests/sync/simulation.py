@@ -253,7 +253,7 @@ class Server:
         self.committed[x] = self.now
         if not self.broadcasts or not entries:
             return
-        self.log += [{**entry, "x": str(x)} for entry in entries]
+        self.log += [{**entry, "x": str(x), "at": self.clock} for entry in entries]
         self.log.sort(key=lambda one: one["id"])
         size = self.part_rows
         parts = [entries[start : start + size] for start in range(0, len(entries), size)]
@@ -265,6 +265,7 @@ class Server:
                 "epoch": str(self.epoch),
                 "n": number[1],
                 "x": str(x),
+                "at": self.clock,
                 "part": place,
                 "last": place == len(parts),
                 "changes": [dict(one) for one in part],

@@ -21,6 +21,7 @@ from psycopg import sql as q
 from notebook_rt.cli import doctor
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
+from notebook_rt.sync.table.broadcast import topic_digest
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 COLUMNS = "id int primary key, v text"
@@ -145,6 +146,37 @@ def test_a_transaction_is_one_message_with_a_number(connection: Connection, live
     assert live.head()["n"] == 1
     live.n = 0
     live.check()
+
+
+def test_messages_and_log_say_when_it_was_committed(connection: Connection, live: Reader) -> None:
+    """To 10 ms, also of a transaction that is at work for long after its last change."""
+    with connection.transaction():
+        connection.execute("insert into bc values (1, 'a')")
+        connection.execute("update bc set v = 'b'; select pg_sleep(0.2)")
+        before = one(connection, "select extract(epoch from clock_timestamp())::float8")
+    after = one(connection, "select extract(epoch from clock_timestamp())::float8")
+    connection.execute("update bc set v = 'c'")
+    (slow, quick), log = live.messages(), live.since()
+    assert before <= slow["at"] <= after <= quick["at"]
+    for message in (slow, quick):
+        said = max(entry["at"] for entry in log if entry["x"] == message["x"])
+        assert abs(said - message["at"]) < 0.05
+
+
+def test_the_messages_of_several_tables_say_that_they_are_one_transaction(
+    connection: Connection, live: Reader
+) -> None:
+    for other in made(connection, "bc_other", COLUMNS):
+        with connection.transaction():
+            connection.execute(
+                "insert into bc values (1, 'a'); insert into bc_other values (1, 'a')"
+            )
+        (mine,), (theirs,) = live.messages(), other.messages()
+        assert (mine["x"], mine["at"]) == (theirs["x"], theirs["at"])
+        topics = {topic_digest(live.topic), topic_digest(other.topic)}
+        assert {*mine["topics"]} == {*theirs["topics"]} == topics
+        connection.execute("insert into bc values (2, 'a')")
+        assert "topics" not in live.messages()[0]
 
 
 def test_a_change_of_many_rows_is_a_handful_of_messages_that_fit(

@@ -20,7 +20,7 @@ from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
-from notebook_rt.sync.events import RowSuspect, Told
+from notebook_rt.sync.events import Published, RowSuspect, Told
 from tests.sync.simulation import Faults, Server, World
 
 COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}
@@ -676,6 +676,84 @@ def test_a_table_whose_sql_is_dropped_goes_on_without_a_gap(
     world.settle(120)  # an audit finds what a TRUNCATE did that Postgres Changes do not tell
     converged(world)
     assert world.mirror.source == ("broadcast" if world.mirror.topic else "changes")
+
+
+@many
+@given(
+    st.lists(st.tuples(pauses, st.one_of(writes, moves, logged, faults)), max_size=20),
+    st.floats(0.0, 600.0),
+    st.sampled_from((1, 3)),
+    st.integers(0, 2**32),
+)
+def test_every_message_that_is_lost_is_made_up_for_within_three_seconds(
+    story: list[Any], quiet: float, writes: int, seed: int
+) -> None:
+    """Also the last ones, of a table at which nothing has happened for up to ten minutes."""
+    unaudited = Options(audit_interval=0, page_size=5)
+    quick = Faults(read_time=(0.001, 0.1))
+    spec = TableSpec("t", source="broadcast")
+    world = World(spec, server(source="broadcast"), seed=seed, options=unaudited, faults=quick)
+    world.connect()
+    play(world, story)
+    world.settle(20)
+    world.server.write(1, {"note": "the last that comes"})
+    world.run(quiet)
+    world.faults = replace(world.faults, loss=1.0)
+    for number in range(writes):
+        world.server.write(1 + number, {"note": "lost"})
+    world.run(3.0)
+    converged(world)
+
+
+@many
+@given(
+    st.lists(st.tuples(pauses, st.one_of(writes, moves)), max_size=20),
+    st.integers(0, 2**32),
+    st.sampled_from((0.0, 0.4)),
+    sources,
+)
+def test_what_is_told_says_when_it_was_committed(
+    story: list[Any], seed: int, loss: float, source: Source
+) -> None:
+    """By either source; what is read from the table has no such time."""
+    unaudited = Options(audit_interval=0, page_size=5)
+    world = World(TableSpec("t", source=source), server(source=source), options=unaudited)
+    world.connect()
+    world.settle(10)
+    known = len(world.effects)
+    committed: set[float] = set()
+    write = world.server._set
+
+    def note(*args: Any) -> None:
+        committed.add(world.server.clock)
+        write(*args)
+
+    world.server._set = note  # type: ignore[method-assign]  # notes when something was committed
+    if source == "broadcast":
+        world.faults = replace(world.faults, loss=loss)
+    play(world, story)
+    world.settle(20)
+    converged(world)
+    for _, effect in world.effects[known:]:
+        if isinstance(effect, Published):
+            assert effect.commit_time is not None or effect.cause in ("reconcile", "refetch")
+            if source == "broadcast":  # by Postgres Changes in whole milliseconds
+                assert effect.commit_time in {None, *committed}
+
+
+def test_what_a_quiet_table_asks_is_counted() -> None:
+    """Hours of rest cost what the design notes say: 790 requests in the first, 370 in each after that."""
+    unaudited = Options(audit_interval=0)
+    world = World(TableSpec("t", source="broadcast"), server(source="broadcast"), options=unaudited)
+    world.connect()
+    world.run(10)
+    counts = []
+    for _ in range(3):
+        before = world.requests
+        world.run(3600)
+        counts.append(world.requests - before)
+    assert counts[0] < 790
+    assert max(counts[1:]) < 370
 
 
 @many

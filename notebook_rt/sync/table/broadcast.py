@@ -15,6 +15,7 @@ The database sends a transaction's changes at its commit, in numbered messages, 
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,7 +41,10 @@ HOLE: Final = 0.5
 """Seconds after which a number that is missing was lost: late ones were late by 2.1 ms at most."""
 HEAD_PAUSE: Final = 2.0
 HEAD_PAUSE_MAX: Final = 10.0
-"""Seconds between two questions for the head: the longer, the longer nothing came."""
+"""Seconds between two questions for the head, which show a loss that no later message shows."""
+QUIET_PER_PAUSE: Final = 300.0
+"""Seconds at which nothing changes that make the pause a second longer: it begins to grow after ten
+minutes, and is the longest after fifty."""
 PAGE_BYTES: Final = 1_000_000
 """Of an answer of ``since``."""
 
@@ -62,6 +66,9 @@ class Entry(msgspec.Struct, frozen=True):
     """Keys."""
     big: list[dict[str, Any]] = []
     """Keys of rows that are too large for a message."""
+    at: float | None = None
+    """When it was written; of a transaction's last entry, when that was committed, to 10 ms. Seconds since
+    the epoch by the database's clock; in a message the message's own says it."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -74,6 +81,10 @@ class Message(msgspec.Struct, frozen=True):
     part: int
     last: bool
     changes: list[Entry]
+    at: float | None = None
+    """When the transaction was about to commit, seconds since the epoch by the database's clock."""
+    topics: list[str] = []
+    """Digests of the topics that the transaction has messages in, where there are several."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -97,6 +108,17 @@ class _Since(msgspec.Struct, frozen=True):
 def read_message(payload: Any) -> Message | None:
     """A broadcast's payload as a message; None: it is none."""
     return _converted(payload, Message)
+
+
+def commit_time(payload: Any) -> float | None:
+    """When what a broadcast's payload tells was committed, where it says so."""
+    at = payload.get("at") if isinstance(payload, dict) else None
+    return at if isinstance(at, int | float) else None
+
+
+def topic_digest(topic: str) -> str:
+    """A topic as messages name it to those who may not know its name."""
+    return hashlib.md5(topic.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
 def _converted(value: Any, into: type[T]) -> T | None:
@@ -205,6 +227,8 @@ class Batch:
     changes: dict[Key, Change] = field(default_factory=dict)
     emptied: frozenset[Key] | None = None
     """First all rows go but these; None: they stay."""
+    commit_time: float | None = None
+    """Of the latest change among them."""
     unknown: bool = False
     """Something changed, and the log does not know what: the table is to be read."""
 
@@ -238,7 +262,8 @@ class ChangeLog:
         self._epoch = head.epoch
         self._start: Position | None = Position.of(head.position)
         """Where the first reading of the table begins: the position as the log was found."""
-        self._pause = HEAD_PAUSE
+        self._changed_at = now
+        """When it was last seen that something changed."""
         self._recent: deque[tuple[float, Message]] = deque()
         """What came just now, and when: a read may not see it yet."""
         self._parts: dict[int, dict[int, Message]] = {}
@@ -253,7 +278,7 @@ class ChangeLog:
     def hear(self, message: Message, now: float) -> list[Entry]:
         """A message came: the entries of its transaction, once all parts are here."""
         self.numbers.came(message.n, now)
-        self._pause = HEAD_PAUSE
+        self._changed_at = now
         self.head_at = min(self.head_at, now + HEAD_PAUSE)
         if self.position is not None and self.position.sees(message.x):
             return []
@@ -267,7 +292,7 @@ class ChangeLog:
             return []
         del self._parts[message.x]
         return [
-            msgspec.structs.replace(entry, x=message.x)
+            msgspec.structs.replace(entry, x=message.x, at=message.at)
             for part in sorted(parts)
             for entry in parts[part].changes
         ]
@@ -301,6 +326,8 @@ class ChangeLog:
         """What of ``entries`` is newer than what was taken before, in the order of the log."""
         batch = Batch()
         for entry in sorted(entries, key=lambda one: one.id):
+            if entry.at is not None:
+                batch.commit_time = max(entry.at, batch.commit_time or entry.at)
             if entry.id <= self._emptied:
                 continue
             if entry.op == "R":
@@ -353,9 +380,10 @@ class ChangeLog:
             self.topic = head.topic
             self.kept = [one for one in self.kept if one.epoch == head.epoch]
             self.forget()
-        news = self.numbers.expect(head.n, now())
-        self._pause = HEAD_PAUSE if news else min(self._pause * 2, HEAD_PAUSE_MAX)
-        self.head_at = now() + self._pause
+        if self.numbers.expect(head.n, now()):
+            self._changed_at = now()
+        quiet = now() - self._changed_at
+        self.head_at = now() + min(max(HEAD_PAUSE, quiet / QUIET_PER_PAUSE), HEAD_PAUSE_MAX)
         return Position.of(head.position)
 
     def begin(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:

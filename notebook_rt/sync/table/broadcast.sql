@@ -108,15 +108,18 @@ begin
 end $$;
 
 -- A message that cannot be sent is a warning, as in realtime.send: readers see the hole in the numbers.
+-- `p_common`: what all messages of the transaction say.
+drop function if exists notebook_rt.broadcast_message(
+    notebook_rt.broadcast_tables, int, jsonb[], boolean);
 create or replace function notebook_rt.broadcast_message(
-    p_table notebook_rt.broadcast_tables, p_part int, p_changes jsonb[], p_last boolean
+    p_table notebook_rt.broadcast_tables, p_part int, p_changes jsonb[], p_last boolean, p_common jsonb
 ) returns void language plpgsql set search_path = '' as $$
 declare
     v_number bigint := nextval(p_table.numbers);
 begin
     perform realtime.send(
-        jsonb_build_object('epoch', p_table.epoch, 'n', v_number, 'x', pg_current_xact_id()::text,
-                           'part', p_part, 'last', p_last, 'changes', to_jsonb(p_changes)),
+        p_common || jsonb_build_object('epoch', p_table.epoch, 'n', v_number, 'part', p_part,
+                                       'last', p_last, 'changes', to_jsonb(p_changes)),
         'changes', p_table.topic, true);
 exception when others then
     raise warning 'notebook_rt: message % of topic "%" was not sent: %', v_number, p_table.topic, sqlerrm;
@@ -171,6 +174,10 @@ declare
     v_sent bigint := coalesce(nullif(current_setting('notebook_rt.sent', true), ''), '0')::bigint;
     v_last bigint := v_sent;
     v_before constant text := coalesce(current_setting('realtime.topic', true), '');
+    -- As near to the commit as a trigger comes; the log's entries of the transaction say the same.
+    v_at constant timestamptz := clock_timestamp();
+    v_common jsonb := jsonb_build_object('x', v_xid::text, 'at', extract(epoch from v_at));
+    v_topics text[];
     v_table notebook_rt.broadcast_tables;
     v_entry record;
     v_change jsonb;
@@ -182,17 +189,20 @@ begin
     if new.id <= v_sent then
         return null;
     end if;
+    select array_agg(distinct l.topic) into v_topics
+      from notebook_rt.change_log l where l.xid = v_xid and l.id > v_sent;
+    if cardinality(v_topics) between 2 and 50 then  -- readers of one may not know the others' names
+        v_common := v_common || jsonb_build_object('topics', (
+            select jsonb_agg(left(md5(topic), 8)) from unnest(v_topics) topic));
+    end if;
     for v_table in
-        select t.* from notebook_rt.broadcast_tables t
-         where t.topic in (select l.topic from notebook_rt.change_log l
-                            where l.xid = v_xid and l.id > v_sent)
-         order by t.topic
+        select t.* from notebook_rt.broadcast_tables t where t.topic = any (v_topics) order by t.topic
     loop
         v_changes := '{}';
         v_bytes := 0;
         v_part := 0;
         for v_entry in
-            select l.id, l.op, l.rows, l.gone, l.size from notebook_rt.change_log l
+            select l.id, l.op, l.rows, l.gone, l.size, l.at from notebook_rt.change_log l
              where l.xid = v_xid and l.topic = v_table.topic and l.id > v_sent order by l.id
         loop
             v_last := greatest(v_last, v_entry.id);
@@ -210,14 +220,17 @@ begin
             v_add := octet_length(v_change::text) + 2;
             if v_bytes > 0 and v_bytes + v_add > 240000 then
                 v_part := v_part + 1;
-                perform notebook_rt.broadcast_message(v_table, v_part, v_changes, false);
+                perform notebook_rt.broadcast_message(v_table, v_part, v_changes, false, v_common);
                 v_changes := '{}';
                 v_bytes := 0;
             end if;
             v_changes := v_changes || v_change;
             v_bytes := v_bytes + v_add;
         end loop;
-        perform notebook_rt.broadcast_message(v_table, v_part + 1, v_changes, true);
+        perform notebook_rt.broadcast_message(v_table, v_part + 1, v_changes, true, v_common);
+        if v_entry.at < v_at - interval '10 ms' then  -- it went on after its last change
+            update notebook_rt.change_log set at = v_at where id = v_entry.id;
+        end if;
     end loop;
     perform set_config('realtime.topic', v_before, true);
     perform set_config('notebook_rt.sent', v_last::text, true);
@@ -422,7 +435,7 @@ create or replace function public.notebook_rt_since(
         select p_position::pg_snapshot as since,
                coalesce(p_until::pg_snapshot, pg_current_snapshot()) as until
     ), missed as (
-        select l.id, l.xid, l.op, l.rows, l.gone, l.size,
+        select l.id, l.xid, l.op, l.rows, l.gone, l.size, l.at,
                sum(l.size) over (order by l.id) - l.size as before
           from notebook_rt.change_log l, bounds b
          where l.topic = p_topic and l.id > p_after and l.xid >= pg_snapshot_xmin(b.since)
@@ -434,11 +447,11 @@ create or replace function public.notebook_rt_since(
         'behind', case when p_until is null then (select coalesce(sum(m.size), 0) from missed m) end,
         'more', exists (select from missed m where m.before >= greatest(p_bytes, 1)),
         'changes', coalesce((
-            select jsonb_agg(case when m.rows is not null then jsonb_build_object(
-                    'id', m.id, 'x', m.xid::text, 'op', m.op, 'rows', m.rows)
-                when m.gone is not null then jsonb_build_object(
-                    'id', m.id, 'x', m.xid::text, 'op', m.op, 'gone', m.gone)
-                else jsonb_build_object('id', m.id, 'x', m.xid::text, 'op', m.op) end order by m.id)
+            select jsonb_agg(jsonb_build_object('id', m.id, 'x', m.xid::text, 'op', m.op,
+                'at', extract(epoch from m.at)) || case
+                when m.rows is not null then jsonb_build_object('rows', m.rows)
+                when m.gone is not null then jsonb_build_object('gone', m.gone)
+                else '{}' end order by m.id)
               from missed m where m.before < greatest(p_bytes, 1)), '[]'))
       from bounds b
      where exists (select from notebook_rt.broadcast_tables t where t.topic = p_topic)

@@ -318,11 +318,12 @@ class Mirror(Machine):
                 self._open_gap("the table's messages are numbered anew")
             else:
                 messages.append(message)
+        committed = None
         try:
-            self._passes.hear(messages)
+            committed = self._passes.hear(messages)
         except UnreadableError as error:
             self._open_gap(str(error))
-        self._passes.publish("stream", None)
+        self._passes.publish("stream", committed)
 
     def _receive(self, changes: Sequence[Change]) -> None:
         replica = self._passes.replica

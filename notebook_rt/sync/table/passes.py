@@ -253,8 +253,8 @@ class Passes:
 
     # Following the log --------------------------------------------------------------------------
 
-    def hear(self, messages: Sequence[Message]) -> None:
-        """Messages came: apply what is whole, as one.
+    def hear(self, messages: Sequence[Message]) -> float | None:
+        """Messages came: apply what is whole, as one; returns the commit time of the latest of it.
 
         Raises
         ------
@@ -269,11 +269,13 @@ class Passes:
             if len(log.kept) > self.options.buffer_size:
                 log.kept.clear()
                 raise UnreadableError("too many messages while the table is read")
-            return
+            return None
         entries = [entry for message in messages for entry in log.hear(message, self.now)]
-        self._take_entries(replica, log, entries)
+        return self._take_entries(replica, log, entries)
 
-    def _take_entries(self, replica: Replica, log: ChangeLog, entries: Sequence[Entry]) -> None:
+    def _take_entries(
+        self, replica: Replica, log: ChangeLog, entries: Sequence[Entry]
+    ) -> float | None:
         try:
             batch = log.batch(entries, replica.keys_of)
         except (KeyError, InexactKeyError) as error:
@@ -283,14 +285,15 @@ class Passes:
         if batch.unknown:
             log.forget()
             raise UnreadableError("the table had no primary key when it changed")
+        return batch.commit_time
 
-    def _take_missed(self, replica: Replica, log: ChangeLog, missed: Missed) -> None:
+    def _take_missed(self, replica: Replica, log: ChangeLog, missed: Missed) -> float | None:
         """Apply what the log had, and then what has come as messages meanwhile."""
         self._horizon.logged_until(missed.sent.sent_at)
         log.took(missed)
         kept, log.kept = log.kept, []
         heard = [entry for message in kept for entry in log.hear(message, self.now)]
-        self._take_entries(replica, log, [*missed.entries, *heard])
+        return self._take_entries(replica, log, [*missed.entries, *heard])
 
     def follow(
         self, replica: Replica, log: ChangeLog, cause: Literal["reconcile", "poll"]
@@ -303,12 +306,12 @@ class Passes:
         if missed is None or log.position is None:
             return None
         try:
-            self._take_missed(replica, log, missed)
+            committed = self._take_missed(replica, log, missed)
         except UnreadableError:
             log.forget()
             return None
         changed = at_most(replica.published or ())
-        self.publish(cause, None)
+        self.publish(cause, committed)
         detail = {"method": "log", "differing": changed, "seconds": took(), "cause": cause}
         self._emit(Told("reconciled", detail))
         return Proof(missed.sent.page.server_time, took(), changed)
