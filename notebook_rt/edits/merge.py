@@ -92,6 +92,19 @@ class Strategies:
     def of(self, column: str) -> Strategy:
         return self.columns.get(column, self.default)
 
+    def of_inserted(self, column: str) -> Strategy:
+        """The strategy of a column of two rows that were inserted under one key.
+
+        There is no base, so there is no difference to add.
+        """
+        strategy = self.of(column)
+        return self.default if strategy == "delta" else strategy
+
+    @property
+    def asks_about_inserts(self) -> bool:
+        """Whether two rows that were inserted under one key are for a person to decide about."""
+        return self.default not in ("server", "local")
+
     def time_of(self, row: Row) -> float | None:
         """When the server's row was last changed, by its own word."""
         return None if self.version is None else seconds(row.get(self.version))
@@ -183,6 +196,29 @@ def merge_value(
     if strategy == "delta" and all(map(_is_number, (base, mine, theirs))):
         # Before the test for equality: two people who both added one added two.
         return Merged(_add(theirs, mine, base), "delta", conflict=True)
+    return _decided(base, mine, theirs, strategy, mine_at, theirs_at, row)
+
+
+def merge_inserted(edit: Edit, column: str, row: Row, strategies: Strategies) -> Merged:
+    """Merge one value of an insert with the row that somebody else has inserted under its key.
+
+    There is no base: a null is a value as any other is.
+    """
+    mine, theirs = edit.values[column], row.get(column)
+    strategy, theirs_at = strategies.of_inserted(column), strategies.time_of(row)
+    return _decided(None, mine, theirs, strategy, edit.at, theirs_at, row)
+
+
+def _decided(
+    base: Any,
+    mine: Any,
+    theirs: Any,
+    strategy: Strategy,
+    mine_at: float,
+    theirs_at: float | None,
+    row: Row | None,
+) -> Merged:
+    """What stands of two values, both of which were written."""
     if equal(mine, theirs):
         return Merged(theirs, "same")
     if callable(strategy):
@@ -228,35 +264,29 @@ def rebase(
     if edit.kind == "insert":
         if edit.own_key or all(equal(v, row.get(c)) for c, v in edit.values.items()):
             return Rebased(None)
-        if strategies.default not in ("server", "local"):
+        if strategies.asks_about_inserts:
             return _insert_against_insert(edit, row, now)
-        base: Row = dict.fromkeys(edit.values)
-    else:
-        base = edit.base
     values: dict[str, Any] = {}
     based_on: dict[str, Any] = {}
     conflicts = []
     theirs_at = strategies.time_of(row)
     for column, mine in edit.values.items():
         theirs = row.get(column)
-        old = base.get(column, theirs)
-        merged = merge_value(
-            old,
-            mine,
-            theirs,
-            strategies.of(column),
-            mine_at=edit.at,
-            theirs_at=theirs_at,
-            row=row,
-        )
-        if edit.sent and _cannot_tell(
-            edit, merged, theirs, strategies.of(column), theirs_at, moved
-        ):
+        inserted = edit.kind == "insert"
+        old = None if inserted else edit.base.get(column, theirs)
+        strategy = strategies.of_inserted(column) if inserted else strategies.of(column)
+        if inserted:
+            merged = merge_inserted(edit, column, row, strategies)
+        else:
+            merged = merge_value(
+                old, mine, theirs, strategy, mine_at=edit.at, theirs_at=theirs_at, row=row
+            )
+        if edit.sent and _cannot_tell(edit, merged, theirs, strategy, theirs_at, moved):
             merged = Merged(mine, f"{ANSWER_LOST}: it may be in already", True, open=True)
         if merged.conflict:
             conflicts.append(_record(edit, column, old, mine, theirs, merged, row, now))
         if merged.open:
-            values[column], based_on[column] = mine, old
+            values[column], based_on[column] = mine, theirs if inserted else old
         elif not equal(merged.value, theirs):
             values[column], based_on[column] = merged.value, theirs
     undecided = any(c.open for c in conflicts)

@@ -26,7 +26,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from notebook_rt.edits.difference import between, net, operation
-from notebook_rt.edits.merge import Edit, Strategies, merge_value
+from notebook_rt.edits.merge import Edit, Strategies, merge_inserted, merge_value
 from notebook_rt.edits.stacks import Stacks
 from notebook_rt.model.rows import Delete, Key, Load, Op, Row, RowChange, Rows, Upsert, WireRow
 from notebook_rt.model.types import Schema, differs, equal
@@ -550,6 +550,8 @@ class Overlay:
             return row
         if edit.upsert:
             return {**row, **edit.values}
+        if edit.kind == "insert":
+            return {**row, **self._inserted(edit, row)}
         merged = dict(row)
         theirs_at = self.strategies.time_of(row)
         for column, mine in edit.values.items():
@@ -559,11 +561,22 @@ class Overlay:
                 merged[column] = mine
                 continue
             theirs = row.get(column)
-            base = None if edit.kind == "insert" else edit.base.get(column, theirs)
             merged[column] = merge_value(
-                base, mine, theirs, strategy, mine_at=edit.at, theirs_at=theirs_at, row=row
+                edit.base.get(column, theirs),
+                mine,
+                theirs,
+                strategy,
+                mine_at=edit.at,
+                theirs_at=theirs_at,
+                row=row,
             ).value
         return merged
+
+    def _inserted(self, edit: Edit, row: Row) -> Row:
+        """The values of an insert over a row of its key: until a person decides, mine."""
+        if self.strategies.asks_about_inserts:
+            return edit.values
+        return {c: merge_inserted(edit, c, row, self.strategies).value for c in edit.values}
 
     def _refresh(
         self, touched: Iterable[Key], through: list[Op], want_changes: bool

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from notebook_rt.edits.editing import Editing
 from notebook_rt.edits.editor import Editor
-from notebook_rt.edits.merge import Edit, Strategies, merge_value
+from notebook_rt.edits.merge import RULES, Edit, Rule, Strategies, merge_value
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.model.rows import Key, Upsert
@@ -29,24 +29,27 @@ STRATEGIES = Strategies(columns={"n": "delta"})
 class Kernel:
     """An editor, its queue and its worker, in front of a `Table`; time passes when it is told to."""
 
-    def __init__(self, server: Table, path: Path, first_id: int = 0) -> None:
+    def __init__(
+        self, server: Table, path: Path, first_id: int = 0, strategies: Strategies = STRATEGIES
+    ) -> None:
         self.server = server
+        self.strategies = strategies
         self.now = 0.0
         self.heard = len(server.events)
         self.outbox = Outbox(path)
         ids = itertools.count(first_id)
         editing = Editing(self.outbox, clock=lambda: self.now, make_id=lambda: f"op-{next(ids):03}")
         self.rows = DictRows(SCHEMA)
-        self.overlay = Overlay(self.rows, SCHEMA, STRATEGIES)
+        self.overlay = Overlay(self.rows, SCHEMA, strategies)
         self.overlay.apply([Upsert(key, dict(row)) for key, row in server.rows.items()])
-        self.editor: Editor = editing.editor("public", "t", STRATEGIES)
+        self.editor: Editor = editing.editor("public", "t", strategies)
         self.editor.attach(self.overlay)
         self.worker = Worker(
             self.outbox,
             server,
             editing,
             clock=lambda: self.now,
-            strategies=lambda schema, table: STRATEGIES,
+            strategies=lambda schema, table: strategies,
         )
 
     def insert(self, key: int, **values: Any) -> None:
@@ -99,7 +102,9 @@ class Kernel:
         raise AssertionError(self.outbox.ops())
 
 
-def laid_over(rows: dict[Key, dict[str, Any]], edits: Iterable[Edit]) -> dict[Key, dict[str, Any]]:
+def laid_over(
+    rows: dict[Key, dict[str, Any]], edits: Iterable[Edit], strategies: Strategies
+) -> dict[Key, dict[str, Any]]:
     """The plainest meaning of edits laid over rows: one after the other, as they were made."""
     seen = {key: dict(row) for key, row in rows.items()}
     for edit in edits:
@@ -111,22 +116,26 @@ def laid_over(rows: dict[Key, dict[str, Any]], edits: Iterable[Edit]) -> dict[Ke
             seen.pop(edit.key, None)
         elif row is not None or edit.kind == "insert":
             seen.pop(edit.key, None)
-            seen[new] = _merged(edit, row)
+            seen[new] = _merged(edit, row, strategies)
     return seen
 
 
-def _merged(edit: Edit, row: dict[str, Any] | None) -> dict[str, Any]:
+def _merged(edit: Edit, row: dict[str, Any] | None, strategies: Strategies) -> dict[str, Any]:
     if row is None:
         return {**dict.fromkeys(SCHEMA.names), **edit.values}
-    if edit.upsert:
+    by_person = strategies.default not in ("server", "local")
+    if edit.upsert or (edit.kind == "insert" and by_person):
         return {**row, **edit.values}
     merged = dict(row)
     for column, mine in edit.values.items():
-        if edit.sent and column == "n":
+        if edit.kind == "insert":
+            merged[column] = mine if strategies.default == "local" else row[column]
+            continue
+        strategy = strategies.of(column)
+        if edit.sent and strategy == "delta":
             merged[column] = mine
             continue
-        base = None if edit.kind == "insert" else edit.base.get(column, row[column])
-        strategy = STRATEGIES.of(column)
+        base = edit.base.get(column, row[column])
         merged[column] = merge_value(
             base, mine, row[column], strategy, mine_at=edit.at, row=row
         ).value
@@ -138,7 +147,7 @@ def check_view(kernel: Kernel) -> None:
     known = {key: overlay.get(key) for key in overlay.keys()}  # noqa: SIM118  a Rows is no dict
     assert len(overlay) == len(known)
     there = {key: row for key, row in known.items() if row is not None}
-    assert kernel.rows.data == laid_over(there, overlay.edits)
+    assert kernel.rows.data == laid_over(there, overlay.edits, kernel.strategies)
     assert {edit.id for edit in overlay.edits} == {op.id for op in kernel.outbox.ops()}
 
 
@@ -147,7 +156,9 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("key"), keys, keys),
         st.tuples(st.sampled_from(["set", "add", "insert", "delete", "upsert"]), keys, keys),
-        st.tuples(st.sampled_from(["they delete", "they insert", "they set"]), keys, keys),
+        st.tuples(
+            st.sampled_from(["they delete", "they insert", "they set", "they add"]), keys, keys
+        ),
         st.tuples(st.just("send"), st.lists(st.sampled_from(FAULTS), max_size=3), st.just(0)),
         st.tuples(st.sampled_from(["hear", "mine", "theirs"]), st.just(0), st.just(0)),
     ),
@@ -175,9 +186,12 @@ async def play(kernel: Kernel, steps: list[tuple[str, Any, int]], mine: bool) ->
             case "they delete" if key in server.rows:
                 server.remove(key)
             case "they insert" if key not in server.rows:
-                server.put(None, {"id": key, "a": "theirs", "n": 0, "up": None})
+                server.put(None, {"id": key, "a": "theirs", "n": other, "up": None})
             case "they set" if key in server.rows:
                 server.put(key, {**server.rows[key], "a": f"theirs {number}"})
+            case "they add" if key in server.rows:
+                there = server.rows[key]
+                server.put(key, {**there, "n": (there["n"] or 0) + other})
             case "send":
                 await kernel.step(*key)
             case "hear":
@@ -194,13 +208,16 @@ async def play(kernel: Kernel, steps: list[tuple[str, Any, int]], mine: bool) ->
 
 
 @settings(max_examples=100, deadline=None)
-@given(steps, st.booleans(), st.booleans())
-@example([("key", 3, 8), ("insert", 3, 1), ("they delete", 3, 1)], False, False)
+@given(steps, st.booleans(), st.booleans(), st.sampled_from(RULES))
+@example([("key", 3, 8), ("insert", 3, 1), ("they delete", 3, 1)], False, False, "lww")
+@example([("insert", 8, 1), ("they insert", 8, 2), ("hear", 0, 0)], False, False, "server")
 def test_the_view_is_the_servers_rows_with_the_edits_over_it_whatever_becomes_of_keys(
-    steps: list[tuple[str, Any, int]], mine: bool, many: bool
+    steps: list[tuple[str, Any, int]], mine: bool, many: bool, rule: Rule
 ) -> None:
+    strategies = Strategies(rule, {"n": "delta"})
     with tempfile.TemporaryDirectory() as directory:
-        kernel = Kernel(Table([1, 2, 3], many=many), Path(directory) / "queue.sqlite3")
+        path = Path(directory) / "queue.sqlite3"
+        kernel = Kernel(Table([1, 2, 3], many=many), path, strategies=strategies)
         try:
             asyncio.run(play(kernel, steps, mine))
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notebook_rt.edits.merge import Edit, Strategies, rebase
+from notebook_rt.edits.merge import RULES, Edit, Rule, Strategies, rebase
 from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay, View
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import Column, Schema, equal
@@ -320,6 +321,47 @@ def test_a_write_answered_while_the_table_is_read_is_not_undone_by_older_pages(
     load.commit()
     assert overlay.view(1) == row(1, "mine")
     assert overlay.view(2) == row(2, "later")
+
+
+# --- an insert that meets a row of its key ------------------------------------------------------
+
+TIMED = Schema((*SCHEMA.columns, Column("updated_at", "timestamptz")), ("id",))
+rules = st.sampled_from(RULES)
+inserted = st.fixed_dictionaries(
+    {"id": st.just(9)},
+    optional={
+        "a": st.none() | st.sampled_from(["x", "y"]),
+        "n": st.none() | st.integers(0, 3),
+        "tags": st.none() | st.lists(st.sampled_from("ab"), unique=True),
+    },
+)
+
+
+@given(rules, st.dictionaries(st.sampled_from(["a", "n", "tags"]), rules), inserted, inserted)
+def test_an_insert_over_another_row_of_its_key_is_mine_or_theirs_or_the_merge_and_no_mixture(
+    default: Rule, columns: dict[str, Rule], mine: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    strategies = Strategies(default, columns)
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    whole = {**dict.fromkeys(TIMED.names), **theirs, "updated_at": now}
+    insert = Edit("i", "insert", 9, mine, {}, at=0)
+    for theirs_first in (True, False):
+        overlay = Overlay(DictRows(TIMED), TIMED, strategies)
+        if theirs_first:
+            overlay.apply([Upsert(9, whole)])
+        overlay.put([insert])
+        if not theirs_first:
+            overlay.apply([Upsert(9, whole)])
+        view = overlay.view(9)
+        left = rebase(insert, whole, strategies, now=0)
+        if left.edit is None:
+            assert view == whole
+        else:
+            assert view == {**whole, **left.edit.values}, "what is written if it is decided so"
+        if default not in ("server", "local"):
+            assert view == {**whole, **mine}, "mine, until a person decides"
+        if {default, *columns.values()} <= {default, "delta"}:
+            assert view in (whole, {**whole, **mine})
 
 
 # --- two editors and a server, in every order ---------------------------------------------------
