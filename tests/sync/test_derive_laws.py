@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from notebook_rt.store import table as table_module
 from notebook_rt.store import touched as touched_module
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.table import Table
+from notebook_rt.store.telling import Telling
 from notebook_rt.store.touched import HIDDEN_PREFIX
 from notebook_rt.sync.derive import sort as sort_module
 from notebook_rt.sync.derive import top as top_module
@@ -93,6 +94,8 @@ class Node:
     keys: tuple[str, ...] = ()
     said: str = ""
     overlay: Overlay | None = None
+    telling: Telling = field(default_factory=Telling)
+    bound: Sequence[Source] = ()
 
     @property
     def backend(self) -> Any:
@@ -103,9 +106,11 @@ class Node:
             one.advance()
         if self.derived is None:
             return
-        before = rows_of(self.derived)
-        if before is None:
-            self.derived.bind([one.source() for one in self.inputs])
+        before, shown = rows_of(self.derived), self.derived.table
+        inputs = [one.source() for one in self.inputs]
+        if [one.table for one in inputs] != [one.table for one in self.bound]:
+            self.bound = inputs
+            self.derived.bind(inputs)
         try:
             changes = self.derived.advance(want_changes=True)
         except DerivationError:
@@ -113,8 +118,12 @@ class Node:
             if {*wanted.index.names} & {*wanted.columns}:
                 raise RefusedError from None
             raise
+        if shown is not self.derived.table:
+            assert self.derived.table is not None
+            self.telling.show(self.derived.table, self.derived.view)
+        told = self.telling.tell(changes)
         if before is not None:
-            check_told(before, changes, rows_of(self.derived), self.said)
+            check_told(before, told, rows_of(self.derived), self.said)
 
     def source(self) -> Source:
         if self.derived is None:
@@ -804,12 +813,13 @@ def roll(data: st.DataObject) -> None:
                 ops.append(Upsert(number, {"id": number, **values, "at": now}))
                 continue
             key = draw(st.integers(1, number))
+            there = table.get(key) is not None and Delete(key) not in ops
             if what == "delete":
                 ops.append(Delete(key))
-            elif what == "update" and table.get(key) is not None:
+            elif what == "update" and there:
                 some = draw(st.lists(st.sampled_from(names[:-1]), min_size=1, max_size=2))
                 ops.append(Upsert(key, {name: values[name] for name in some}))
-            elif draw(st.integers(0, 9)) == 0 and table.get(key) is not None:
+            elif draw(st.integers(0, 9)) == 0 and there:
                 ops.append(Upsert(key, {"at": now - dt.timedelta(days=draw(st.integers(0, 1)))}))
         table.apply(ops)
         df = table.snapshot()
