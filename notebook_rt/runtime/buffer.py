@@ -30,7 +30,8 @@ class Buffer:
         self._feed = feed
         self._items: deque[Event | Change | _Message] = deque()
         self._draining = False
-        self._overflowed = False
+        self._overflow: Gap | None = None
+        """The gap that waits here; what is dropped before it is fed needs no other."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -56,10 +57,12 @@ class Buffer:
 
     def _take(self, item: Event | Change | _Message) -> None:
         if len(self._items) >= self._size:
-            if not self._overflowed:
-                self._overflowed = True
-                self._items.clear()
-                self.event(Gap("changes came faster than they could be applied"))
+            if self._overflow is None:
+                # Events stay: an answer or a turn is given once. The gap makes up for the rest.
+                kept = [one for one in self._items if not isinstance(one, Change | _Message)]
+                self._items = deque(kept)
+                self._overflow = Gap("changes came faster than they could be applied")
+                self.event(self._overflow)
             return
         self._items.append(item)
         if not self._draining:
@@ -76,16 +79,25 @@ class Buffer:
 
     def clear(self) -> None:
         self._items.clear()
+        self._overflow = None
 
     def _drain(self) -> None:
         """Feed one batch of what came, in order; then let the loop look at the rest of the world."""
-        items = self._items
+        try:
+            self._feed_batch()
+        finally:  # whatever one event does, the next ones are fed
+            if self._items:
+                asyncio.get_running_loop().call_soon(self._drain)
+            else:
+                self._draining = False
+
+    def _feed_batch(self) -> None:
         budget = self._batch
         changes: list[Change] = []
         messages: list[object] = []
-        while items and budget:
+        while self._items and budget:
             budget -= 1
-            item = items.popleft()
+            item = self._items.popleft()
             if isinstance(item, Change):
                 changes.append(item)
             elif isinstance(item, _Message):
@@ -93,12 +105,10 @@ class Buffer:
             else:
                 self._feed_all(changes, messages)
                 changes, messages = [], []
+                if item is self._overflow:
+                    self._overflow = None
                 self._feed(item)
         self._feed_all(changes, messages)
-        if items:
-            asyncio.get_running_loop().call_soon(self._drain)
-        else:
-            self._draining = self._overflowed = False
 
     def _feed_all(self, changes: list[Change], messages: list[object]) -> None:
         """What came of both kinds; of one table only one kind counts at a time."""
