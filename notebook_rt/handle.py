@@ -479,18 +479,14 @@ class Handle:
         try:
             with Bar(self._feed) as bar:
                 while True:
-                    step = 0.1 if until is None else min(0.1, max(0.0, until - time.monotonic()))
-                    try:
-                        future.result(step)
+                    if _came(future, until):
+                        future.result()
                         return self
-                    except concurrent.futures.TimeoutError:
-                        if future.done():
-                            raise
-                        if until is not None and time.monotonic() >= until:
-                            raise WaitTimeoutError(self._feed.missing(timeout or 0.0)) from None
-                    except NotebookRTError as error:
-                        raise fresh(error) from None
+                    if until is not None and time.monotonic() >= until:
+                        raise WaitTimeoutError(self._feed.missing(timeout or 0.0))
                     bar.show()
+        except NotebookRTError as error:
+            raise fresh(error) from None
         finally:
             future.cancel()  # its caller has gone
 
@@ -754,12 +750,8 @@ class Handle:
         )
         try:
             while True:
-                step = 0.1 if ends is None else min(0.1, max(0.0, ends - time.monotonic()))
-                try:
-                    return found.result(step)
-                except concurrent.futures.TimeoutError:
-                    if found.done():
-                        raise
+                if _came(found, ends):
+                    return found.result()
                 self._check()
                 self._check_error()
                 if ends is not None and time.monotonic() >= ends:
@@ -832,6 +824,12 @@ class Handle:
 
     async def __aexit__(self, *error: object) -> None:
         self.close()
+
+
+def _came(future: concurrent.futures.Future[Any], until: float | None) -> bool:
+    """Wait a step, short enough for Ctrl-C and a progress bar; whether the future is done."""
+    step = 0.1 if until is None else min(0.1, max(0.0, until - time.monotonic()))
+    return bool(concurrent.futures.wait([future], step).done)
 
 
 def _snapshot(shown: Table | Ordered) -> pd.DataFrame:

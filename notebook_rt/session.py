@@ -187,8 +187,8 @@ def _warn_of_secret(credentials: Credentials, url: str) -> None:
 CLOSE_SECONDS = 5.0
 """The longest that ``close`` waits; what is left goes on behind it."""
 
-_cells: dict[str, tuple[object, list[tuple[str, weakref.ref[Session]]]]] = {}
-"""What a notebook's cell connected: which run of it, and the sessions with their projects."""
+_cells: dict[str, list[tuple[object, str, weakref.ref[Session]]]] = {}
+"""The sessions that each notebook cell connected: in which run of it, to which project."""
 
 
 def connected(session: Session, project: str | None = None) -> Session:
@@ -202,14 +202,16 @@ def connected(session: Session, project: str | None = None) -> Session:
     run = running()
     if run is None or run.cell is None:
         return session
-    number, made = _cells.get(run.cell, (run.number, []))
-    if number != run.number:
-        for name, each in made:
-            old = each()
-            if old is not None and name == project:
-                old._finalizer()
-        made = []
-    _cells[run.cell] = (run.number, [*made, (project, weakref.ref(session))])
+    made = [(run.number, project, weakref.ref(session))]
+    for number, name, each in _cells.get(run.cell, []):
+        old = each()
+        if old is None:
+            continue
+        if number != run.number and name == project:
+            old._finalizer()
+        else:
+            made.append((number, name, each))
+    _cells[run.cell] = made
     return session
 
 

@@ -21,6 +21,7 @@ import notebook_rt as nrt
 from notebook_rt import errors, local
 from notebook_rt.local import LocalStack, start
 from notebook_rt.runtime.host import Run
+from notebook_rt.session import connected
 from tests.proxy import Answer, Cut, Delay, Proxy
 from tests.waiting import scaled, throughout, until
 
@@ -639,6 +640,24 @@ def test_a_cell_that_connects_again_closes_what_it_had_connected(
         now = anew.table(table).wait(scaled(10))
         until(lambda: [now.status, frames[2].status] == ["live", "live"])
     other.close()
+
+
+def test_a_cell_that_connects_to_two_projects_closes_the_old_session_of_each(
+    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_table()
+    frames: list[nrt.LiveTable] = []
+    for number in (1, 2):
+        for project in ("one", "two"):
+            running = Run("both", number)
+            monkeypatch.setattr("notebook_rt.session.running", lambda running=running: running)
+            session = connected(nrt.Session(stack.url, stack.anon_key), project)
+            frames.append(session.table(table).wait(scaled(10)))
+            frames[-1].on_change(print)
+    wanted = ["closed", "closed", "live", "live"]
+    until(lambda: [frame.status for frame in frames] == wanted)
+    session.close()
+    frames[2].close()
 
 
 @pytest.mark.slow
