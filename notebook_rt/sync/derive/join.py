@@ -420,7 +420,9 @@ def _at(ranks: Positions, places: Positions) -> Positions:
 
 def _is_whole(places: Positions, rows: int) -> bool:
     """Whether these are all rows, in order."""
-    return len(places) == rows and bool((places == np.arange(rows)).all())
+    if len(places) != rows or (rows and (places[0] != 0 or places[-1] != rows - 1)):
+        return False
+    return bool((places[1:] > places[:-1]).all())  # so many, rising, between the two ends
 
 
 def _taken(

@@ -24,7 +24,7 @@ from notebook_rt.model.values import INT64
 from notebook_rt.store.arranged import Arranged, as_dtype
 from notebook_rt.store.arrays import objects
 from notebook_rt.store.column import ColumnStore
-from notebook_rt.store.columns import column_of, take
+from notebook_rt.store.columns import column_of, copied, take
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.encode import CLASSES
 from notebook_rt.store.order import Ordered
@@ -130,6 +130,14 @@ class Source:
         rows = rows if places is None else places[rows]
         columns = self.table.columns()
         return {name: take(columns[name], rows) for name in names}
+
+    def whole(self, names: Iterable[str]) -> dict[str, ColumnStore]:
+        """Columns of their own of all rows."""
+        places = self._places()
+        if places is not None:
+            return self.picked(np.arange(len(places)), names)
+        columns = self.table.columns()
+        return {name: copied(columns[name]) for name in names}
 
     def __len__(self) -> int:
         return len(self.table) if self.view is None else len(self.view)
