@@ -775,6 +775,26 @@ def test_the_index_of_a_merge_is_named_as_pandas_names_it_where_there_is_no_row(
     same(merge.view.snapshot(), wanted, how)
 
 
+def test_frames_are_joined_by_integers_that_another_join_made_floats() -> None:
+    def table(name: str, rows: dict[int, int]) -> Table:
+        made = Table(Schema((Column("id", "int8"), Column(name, "int8")), ("id",)))
+        made.apply([Upsert(key, {"id": key, name: value}) for key, value in rows.items()])
+        return made
+
+    first, second, third = table("a", {1: 1, 2: 2}), table("n", {1: 7}), table("n", {5: 7, 6: 8})
+    inner = Derived(Join(Keying(None, None, "join"), "left", ("", "")), None)
+    inner.bind([Source(first), Source(second)])
+    inner.advance(want_changes=False)
+    assert inner.table is not None
+    outer = Derived(Join(Keying(("n",), ("n",)), "inner", ("", "")), None)
+    outer.bind([Source(inner.table, inner.view), Source(third)])
+    outer.advance(want_changes=False)
+    wanted = first.snapshot().join(second.snapshot()).merge(third.snapshot(), on="n")
+    assert wanted["n"].dtype == "float64"
+    assert outer.view is not None
+    same(outer.view.snapshot(), wanted, "merge")
+
+
 def test_a_row_without_a_partner_is_refused_where_pandas_gives_it_the_label_of_another() -> None:
     """pandas takes the last label of the left where the right one's key has several columns."""
     left = Table(Schema((Column("id", "int8"), Column("g", "text"), Column("h", "int4")), ("id",)))

@@ -503,7 +503,9 @@ def _values(mine: Any, theirs: Any) -> list[Any]:
     )
     if pd.api.types.is_bool_dtype(found.dtype):
         return [True, False]
-    if pd.api.types.is_integer_dtype(found.dtype):
+    if pd.api.types.is_numeric_dtype(
+        found.dtype
+    ):  # integers are floats where a merge left some out
         return [1, 2, 3]
     if pd.api.types.is_datetime64_any_dtype(found.dtype) or "timestamp" in str(found.dtype):
         zone = getattr(found.dtype, "tz", None)
