@@ -1,8 +1,8 @@
-"""A derived table as it is shown: its rows in the order of their ranks, its dtypes those of pandas.
+"""A derived table as it is shown: its index, its dtypes those of pandas.
 
-In go a table with the hidden column `RANK` and the dtypes that pandas' expression would give, out
-comes the view. A column's dtype is pandas' and not the table's own where the two differ: what is
-filtered out of a nullable column stays nullable, though no null is left in it.
+In go a table that is in the order of its hidden column `RANK`, and the dtypes that pandas' expression
+would give, out comes the view. A column's dtype is pandas' and not the table's own where the two
+differ: what is filtered out of a nullable column stays nullable, though no null is left in it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow as pa
 from pandas.api.types import is_object_dtype
 
 from notebook_rt.model.order import OrderBy
+from notebook_rt.model.rows import Key
 from notebook_rt.store.arrays import objects
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
@@ -23,7 +24,7 @@ from notebook_rt.store.touched import HIDDEN_PREFIX, RANK
 
 
 class Arranged(Ordered):
-    """The rows of ``table`` by rank.
+    """The rows of ``table``, which is in the order of its ranks.
 
     ``index`` are the columns that are shown as the index: by default the key; empty, the index counts.
     """
@@ -32,8 +33,6 @@ class Arranged(Ordered):
         hidden = [name for name in table.schema.names if name.startswith(HIDDEN_PREFIX)]
         super().__init__(table, (OrderBy(RANK),), None, hidden)
         self.index = table.schema.key if index is None else tuple(index)
-        self.sortable = True  # each rank is there once: the key breaks no tie
-        self._plain = True
         self.dtypes: Mapping[str, Any] = {}
         """The dtype of each column and each level of the index, by name."""
         self.blank: Mapping[str, str] = {}
@@ -52,30 +51,18 @@ class Arranged(Ordered):
             whole = whole.drop_columns(
                 [name for name in self.carried if name in whole.column_names]
             )
-            return whole if self.in_order() else whole.take(self._places())
+            return whole
 
-    def in_order(self) -> bool:
-        """Whether the table's own order is that of the ranks."""
-        self._places()
-        return self._plain
+    def __len__(self) -> int:
+        return len(self.table)
 
-    def _state(self) -> int:
-        self.table.columns()  # takes what was noted
-        return self.table.arrangements
+    def keys(self) -> list[Key]:
+        return list(self.table.keys())
 
-    def _sorted(self) -> np.ndarray:
-        ranks = self.table.ranks()
-        falls = np.flatnonzero(ranks[1:] < ranks[:-1])
-        self._plain = not len(falls)
-        if self._plain:
-            return np.arange(len(ranks))
-        # Those that came since the table was in order are its end, and few.
-        cut = int(falls[0]) + 1
-        last = cut + np.argsort(ranks[cut:], kind="stable")
-        return np.insert(np.arange(cut), np.searchsorted(ranks[:cut], ranks[last]), last)
+    def _places(self) -> np.ndarray:
+        return np.arange(len(self.table))
 
-    def _shown(self, whole: pd.DataFrame) -> pd.DataFrame:
-        shown = whole if self.in_order() else whole.take(self._places())
+    def _shown(self, shown: pd.DataFrame) -> pd.DataFrame:
         changed = {
             name: self._as_pandas(name, shown[name], self.dtypes[name])
             for name, dtype in zip(self.table.shown_names, shown.dtypes, strict=True)
@@ -120,7 +107,7 @@ class Arranged(Ordered):
         """``column`` with the dtype that pandas gives it; where that is object, its typed values."""
         if not is_object_dtype(wanted):
             return as_dtype(column, wanted)
-        values: list[Any] = self.table.arrays([name])[name][self._places()].tolist()
+        values: list[Any] = self.table.arrays([name])[name].tolist()
         found = objects(self._blanked(name, values))
         return pd.Series(found, column.index, dtype=object, copy=False)
 
@@ -129,7 +116,7 @@ class Arranged(Ordered):
         if name not in self.blank:
             return values
         says = self.blank[name]
-        alone = self.table.arrays([says])[says][self._places()].tolist()
+        alone = self.table.arrays([says])[says].tolist()
         return [np.nan if one else value for one, value in zip(alone, values, strict=True)]
 
 

@@ -475,8 +475,8 @@ class TextColumn(ColumnStore):
         self._measure(np.array([len(values)] if len(values) else [], "int64"))
 
     def _shorten(self) -> None:
-        """Cut what is longer than a chunk should be."""
-        if len(self._lengths) and int(self._lengths.max()) > CHUNK:
+        """Cut what is much longer than a chunk should be."""
+        if len(self._lengths) and int(self._lengths.max()) > 2 * CHUNK:
             self._chunks = [piece for chunk in self._chunks for piece in _cut(chunk)]
             self._measure(np.fromiter(map(len, self._chunks), "int64", len(self._chunks)))
 
@@ -527,7 +527,7 @@ class TextColumn(ColumnStore):
     def _advance(
         self, step: Step, places: Positions, values: Sequence[Any], added: Sequence[Any]
     ) -> tuple[ColumnStore, bool]:
-        if self.made_anew(len(places) + len(step.gone)):
+        if self.made_anew(len(places) + step.breaks):
             if not self._renew_changed(step, places, values, added):
                 return self, False
             self._array = None
@@ -537,10 +537,12 @@ class TextColumn(ColumnStore):
             return self, False
         new, more = pa.array(values, pa.large_string()), pa.array(added, pa.large_string())
         self._array = None
-        if values or len(step.gone):
+        if values or step.breaks:
             self._shorten()
             self._replace(places, new, step.gone)
-        if added:
+        if step.at is not None:
+            self._insert(step.at, more)
+        elif added:
             self._append(more)
         if len(self._chunks) > 16 + 4 * len(self) // CHUNK:
             self._renew(pa.concat_arrays(self._chunks))
@@ -595,9 +597,10 @@ class TextColumn(ColumnStore):
         if not differs.any() and not step.moves:
             return False
         order = np.empty(step.after, "int64")
-        order[: step.kept] = step.staying
+        kept = slice(step.kept) if step.at is None else step.landing(step.staying)
+        order[kept] = step.staying
         order[step.landing(places[differs])] = len(self) + np.flatnonzero(differs)
-        order[step.kept :] = np.arange(len(both) - len(more), len(both))
+        order[step.coming] = np.arange(len(both) - len(more), len(both))
         self._renew(pc.take(both, pa.array(order), boundscheck=False))
         return True
 
@@ -620,6 +623,27 @@ class TextColumn(ColumnStore):
             if not self._lengths.all():
                 self._chunks = [chunk for chunk in self._chunks if len(chunk)]
             self._measure(self._lengths[self._lengths > 0])
+
+    def _insert(self, at: Positions, added: pa.Array) -> None:
+        """Put rows in, each with ``at`` rows ahead of it."""
+        owners = np.minimum(
+            np.searchsorted(self._starts, at, "right") - 1, max(0, len(self._chunks) - 1)
+        )
+        chunks = self._chunks or [added[:0]]
+        inside = (at - self._starts[owners]).tolist()
+        cuts = [*np.flatnonzero(np.diff(owners, prepend=-1)).tolist(), len(owners)]
+        for first, last in reversed([*pairwise(cuts)]):
+            owner, pieces, begun = int(owners[first]), [], 0
+            for row in range(first, last):
+                pieces += [
+                    chunks[owner].slice(begun, inside[row] - begun),
+                    added.slice(row, 1),
+                ]
+                begun = inside[row]
+            whole = pa.concat_arrays([*pieces, chunks[owner].slice(begun)], memory_pool=_POOL)
+            chunks[owner : owner + 1] = [whole] if len(whole) <= 2 * CHUNK else _cut(whole)
+        self._chunks = chunks
+        self._measure(np.fromiter(map(len, chunks), "int64", len(chunks)))
 
     def _append(self, added: pa.Array) -> None:
         lengths = self._lengths

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ Runs = list[tuple[slice, slice]]
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What happens to the rows of a table in one step: some leave, then some come at the end.
+    """What happens to the rows of a table in one step: some leave, then some come.
 
     What is worked out of it is kept until all of a table's columns have taken it.
     """
@@ -53,6 +54,10 @@ class Step:
 
     added: int
     """Rows that come."""
+
+    at: Positions | None = None
+    """For each row that comes how many of those that stay are ahead of it, rising; None: it comes at the
+    end."""
 
     _composed: dict[Step, Composed] = field(default_factory=dict, repr=False)
     _landed: dict[int, tuple[Positions, Positions]] = field(default_factory=dict, repr=False)
@@ -76,8 +81,21 @@ class Step:
 
     @cached_property
     def runs(self) -> Runs:
-        """The rows that stay, those between two that leave together."""
-        return _runs(self.gone, self.before)
+        """The rows that stay, those together that stay neighbours."""
+        runs = _runs(self.gone, self.before)
+        return runs if self.at is None else _parted(runs, self.at)
+
+    @property
+    def breaks(self) -> int:
+        """How many times rows that stay stop being neighbours, at most."""
+        return len(self.gone) + (0 if self.at is None else len(self.at))
+
+    @cached_property
+    def coming(self) -> slice | Positions:
+        """Where the rows that come are after the step."""
+        if self.at is None:
+            return slice(self.kept, self.after)
+        return self.at + np.arange(self.added)
 
     @property
     def moves(self) -> bool:
@@ -86,11 +104,13 @@ class Step:
 
     def landing(self, places: Positions) -> Positions:
         """Where the rows at ``places``, all of which stay, are after the step."""
-        if not len(self.gone):
+        if not self.breaks:
             return places
         known = self._landed.get(id(places))
         if known is None:
             landed = places - np.searchsorted(self.gone, places)
+            if self.at is not None:
+                landed += np.searchsorted(self.at, landed, "right")
             known = self._landed[id(places)] = (places, landed)
         return known[1]
 
@@ -113,7 +133,7 @@ class Step:
         """Let go of what was worked out: buffers that missed the step have it until the next one."""
         self._composed.clear()
         self._landed.clear()
-        for name in ("staying", "runs"):
+        for name in ("staying", "runs", "coming"):
             vars(self).pop(name, None)
 
 
@@ -122,19 +142,23 @@ class Composed:
     """Two steps as one, seen from before the first."""
 
     runs: Runs
-    """The rows that stay through both, those between two that one of the two removes together."""
-
-    kept: int
-    """How many they are."""
+    """The rows that stay through both, those together that stay neighbours."""
 
     tail: slice | Positions
     """Where, between the two, the rows lie that the first added and the second left."""
+
+    landed: slice | Positions
+    """Where those are in the end."""
 
     ahead: int
     """Holes that are closed from the front: those ahead of a run that is most of the table."""
 
 
 def _compose(first: Step, second: Step) -> Composed:
+    if first.at is not None or second.at is not None:
+        coming = np.arange(first.after)[first.coming]
+        left = coming[second.stays(coming)]
+        return Composed(_through(first.runs, second.runs), left, second.landing(left), 0)
     cut = int(np.searchsorted(second.gone, first.kept))
     holes = first.gone
     if cut:
@@ -147,7 +171,42 @@ def _compose(first: Step, second: Step) -> Composed:
     runs = _runs(holes, first.before)
     # Closing from both ends was measured to be slower where it saves little: it must be worth it.
     most = [at for at, (_, of) in enumerate(runs) if 2 * (of.stop - of.start) > first.before]
-    return Composed(runs, first.before - len(holes), tail, most[0] if most else 0)
+    kept = first.before - len(holes)
+    return Composed(runs, tail, slice(kept, second.kept), most[0] if most else 0)
+
+
+def _parted(runs: Runs, at: Positions) -> Runs:
+    """``runs`` of rows that stay, moved apart where others come between them."""
+    found = []
+    for to, of in runs:
+        first, last = np.searchsorted(at, [to.start, to.stop], "right").tolist()
+        cuts = [to.start, *(cut for cut in at[first:last].tolist() if cut < to.stop), to.stop]
+        for moved, (start, stop) in enumerate(pairwise(cuts), first):
+            begin = of.start + start - to.start
+            piece = slice(begin, begin + stop - start)
+            found.append((slice(start + moved, stop + moved), piece))
+    return found
+
+
+def _through(first: Runs, second: Runs) -> Runs:
+    """The rows that stay through both of two steps."""
+    found = []
+    others = iter(second)
+    to, of = next(others, (slice(0, 0), slice(0, 0)))
+    for between, before in first:
+        while True:
+            start, stop = max(between.start, of.start), min(between.stop, of.stop)
+            if start < stop:
+                landed, began = start + to.start - of.start, start + before.start - between.start
+                length = stop - start
+                found.append((slice(landed, landed + length), slice(began, began + length)))
+            if of.stop > between.stop:
+                break  # the next run of the first step may be in it, too
+            following = next(others, None)
+            if following is None:
+                break
+            to, of = following
+    return found
 
 
 def _runs(holes: Positions, size: int) -> Runs:
@@ -294,14 +353,14 @@ class Dense:
         if back is None:
             back = Buffer(np.empty(_capacity(step.after, len(self._front.data)), front.dtype))
             missed = None
-        if missed is None or many_holes(len(step.gone) + len(missed[0].gone), self.size):
+        if missed is None or many_holes(step.breaks + missed[0].breaks, self.size):
             _copy_kept(back, front, step)
         else:
             _catch_up(back, front, step, *missed)
         back.release()
         data = back.rows(step.after)
         data[landing] = values
-        data[step.kept :] = added
+        data[step.coming] = added
         self._back, self._front = self._front, back
         self._missed = (step, landing)
         self.size = step.after
@@ -323,8 +382,7 @@ def _catch_up(
     _close(back.data, both.runs, back.start, start)
     back.start = start
     data = back.rows(step.after)
-    tail = front[both.tail]
-    data[both.kept : both.kept + len(tail)] = tail
+    data[both.landed] = front[both.tail]
     if len(step.gone):
         written = written[step.stays(written)]
     data[step.landing(written)] = front[written]
@@ -343,8 +401,11 @@ def _copy_kept(back: Buffer, old: NDArray[Any], step: Step) -> None:
     """Copy the rows of ``old`` that stay."""
     back.start = 0
     data = back.data
-    if many_holes(len(step.gone), len(old)):
-        np.take(old, step.staying, out=data[: step.kept], mode="clip")
+    if many_holes(step.breaks, len(old)):
+        if step.at is None:
+            np.take(old, step.staying, out=data[: step.kept], mode="clip")
+        else:
+            data[step.landing(step.staying)] = old[step.staying]
         return
     for to, of in step.runs:
         data[to] = old[of]

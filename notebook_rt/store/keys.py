@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +43,9 @@ class Keys:
 
         self._left = 0
         """Sorted keys that have left."""
+
+        self._rising = True
+        """Whether the numbers of new keys are higher than any before."""
 
         self._most = _RECENT
         """Keys in the dict from which on it is tried to sort them in."""
@@ -118,18 +122,25 @@ class Keys:
 
     def in_order(self) -> list[Key]:
         """Every key, in the order of the numbers."""
-        return [*self._by_number()[0].tolist(), *self._recent]
+        if self._rising:
+            return [*self._by_number()[0].tolist(), *self._recent]
+        return list(self.as_dict())
 
     def as_dict(self) -> Mapping[Key, int]:
         """Every key with its number, in the order of the numbers; only to be read."""
-        if not len(self._sorted):
+        if not len(self._sorted) and self._rising:
             return self._recent
         keys, numbers = self._by_number()
-        return {**dict(zip(keys.tolist(), numbers.tolist(), strict=True)), **self._recent}
+        found = {**dict(zip(keys.tolist(), numbers.tolist(), strict=True)), **self._recent}
+        return found if self._rising else dict(sorted(found.items(), key=itemgetter(1)))
 
     def update(self, new: Iterable[tuple[Key, int]]) -> None:
-        """Take new keys; their numbers rise and are higher than any before."""
+        """Take new keys; their numbers rise and are higher than any before, but for `anywhere`."""
         self._recent.update(new)
+
+    def anywhere(self) -> None:
+        """From now on new keys have any numbers."""
+        self._rising = False
 
     def remove(self, keys: Sequence[Key]) -> None:
         """Let go of ``keys``, each of which is here."""

@@ -8,6 +8,9 @@ order, and a row's position is its number less the rows before it that have left
 notes what changes, the last word per row and column; the next read, or a good many changes, makes
 one ``Step`` of it, which every column takes that it touches (``store.dense``). One thread writes,
 any thread reads; the lock is held for a batch or for a step, never for a whole table.
+
+A derived table says the order itself: a row's number is its rank (`RANK`), a row that comes is put in
+between its neighbours, and one that gets another rank leaves and comes.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, WireRow
+from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, Upsert, WireRow
 from notebook_rt.model.types import Backend, Column, Schema, differs, key_part, kind
 from notebook_rt.store.column import ColumnStore, Parts
 from notebook_rt.store.columns import FixedColumn, TextColumn, column_of, of_parts, pick
@@ -78,9 +81,6 @@ class Table:
         self.version = 0
         """Rises with every batch that may have changed something."""
 
-        self.arrangements = 0
-        """Rises whenever a row may have come, left or got another rank."""
-
         self.lock = threading.RLock()
         """Held for a batch or a step; hold it to make several reads of one state."""
 
@@ -109,6 +109,11 @@ class Table:
         """Who wants to know which rows a batch touches, and what they were."""
 
         self._know(schema)
+        self._by_rank = RANK in schema.types
+        """Whether the rows are in the order of their ranks, which are their numbers."""
+
+        if self._by_rank:
+            self._keys.anywhere()
         for column in schema.columns:
             self._columns[column.name] = self._store([], column)
 
@@ -163,7 +168,7 @@ class Table:
         """
         with self.lock:
             numbers = self._keys.numbers(keys)
-            if any(numbers.get(key, self._born) >= self._born for key in keys):
+            if any(key not in numbers or numbers[key] in self._fresh for key in keys):
                 # It may be one that was deleted, or take the place of one: a step tells the marks.
                 self._take_step()
                 numbers = self._keys.numbers(keys)
@@ -191,7 +196,7 @@ class Table:
                 with uninterrupted():
                     if self._followers:
                         self._tell_followers(ops)
-                    self._write(ops)
+                    self._write(self._moving(ops) if self._by_rank else ops)
             noted = len(self._changed) + len(self._fresh) + len(self._gone)
             if noted > _PENDING and noted > len(self._keys) // 8:
                 self._take_step()
@@ -246,7 +251,7 @@ class Table:
         """The rank of each row, in the table's order: its number, or what its column `RANK` says."""
         with self.lock:
             self._take_step()
-            if RANK in self._columns:
+            if self._by_rank:
                 return self._columns[RANK].numpy()
             if not len(self._dead):
                 return np.arange(self._born)
@@ -279,6 +284,9 @@ class Table:
         new._columns = {name: columns[name] for name in schema.names}
         new._keys = _keys_of(schema, columns)
         new._born = new._next = len(new._keys)
+        if new._by_rank:
+            new._keys.renumber(new._columns[RANK].numpy().__getitem__)
+            new._keys.anywhere()
         with self.lock:
             changes = _differences(self, new) if want_changes else []
             self._know(schema)
@@ -445,13 +453,41 @@ class Table:
         self._changed, self._fresh, self._gone = other._changed, other._fresh, other._gone
         self._stillborn = other._stillborn
         self._index = self._snapshot = None
-        self.arrangements += 1
         self.version += 1
 
     # --- noting changes -----------------------------------------------------------------------
 
+    def _moving(self, ops: Sequence[Op]) -> Sequence[Op]:
+        """Operations of a table by rank: a row that gets another rank leaves, and comes there.
+
+        First all that leave, then all that come: a row may come where another one was.
+        """
+        numbers = self._keys.numbers({op.key for op in ops})
+        left: dict[Key, Delete] = {}
+        come: dict[Key, Row] = {}
+        stay: dict[Key, Row] = {}
+        for op in ops:
+            key = op.key
+            number = None if key in left else numbers.get(key)
+            if isinstance(op, Delete):
+                come.pop(key, None)
+                stay.pop(key, None)
+                if number is not None:
+                    left[key] = op
+            elif key in come:
+                come[key] = {**come[key], **op.row}
+            elif number is None:
+                come[key] = op.row
+            elif op.row.get(RANK, number) == number:
+                stay[key] = {**stay[key], **op.row} if key in stay else op.row
+            else:
+                come[key] = {**self._row(number), **stay.pop(key, {}), **op.row}
+                left[key] = Delete(key)
+        known = [Upsert(key, row) for key, row in stay.items()]
+        return [*left.values(), *known, *(Upsert(key, row) for key, row in come.items())]
+
     def _write(self, ops: Sequence[Op]) -> None:
-        born, changed, fresh = self._born, self._changed, self._fresh
+        changed, fresh = self._changed, self._fresh
         nested = self._nested
         known = self._keys.numbers([op.key for op in ops])
         came: dict[Key, int] = {}
@@ -464,7 +500,7 @@ class Table:
                     del known[key]
                     if came.pop(key, None) is None:
                         left.append(key)
-                    if number >= born:
+                    if number in fresh:
                         del fresh[number]
                         self._stillborn.append(number)
                     else:
@@ -477,10 +513,11 @@ class Table:
                     name: freeze(value) if name in nested else value for name, value in row.items()
                 }
             if number is None:
-                known[key] = came[key] = self._next
-                fresh[self._next] = self._whole(key, row)
+                number = row[RANK] if self._by_rank else self._next
+                known[key] = came[key] = number
+                fresh[number] = self._whole(key, row)
                 self._next += 1
-            elif number >= born:
+            elif number in fresh:
                 fresh[number].update(row)
             elif number in changed:
                 changed[number] = {**changed[number], **row}
@@ -518,9 +555,9 @@ class Table:
 
     def _row(self, number: int) -> dict[str, Any]:
         """The row with this number as it is with everything that was noted: no arrays for one row."""
-        if number >= self._born:
+        if number in self._fresh:
             return self._told(self._fresh[number])
-        place = number - int(self._dead.searchsorted(number)) if len(self._dead) else number
+        place = self._place(number)
         row = {name: column.value(place) for name, column in self._columns.items()}
         if number in self._changed:
             row.update(self._told(self._changed[number]))
@@ -532,7 +569,7 @@ class Table:
         numbers = self._keys.numbers(found.keys())
         stored: dict[Key, int] = {}
         for key, number in numbers.items():
-            if number >= self._born or len(numbers) == 1:
+            if number in self._fresh or len(numbers) == 1:
                 found[key] = self._row(number)
             else:
                 stored[key] = number
@@ -553,9 +590,17 @@ class Table:
         known = self._blank
         return {name: value for name, value in row.items() if name in known}
 
+    def _place(self, number: int) -> int:
+        """As `_places`, of one row."""
+        if self._by_rank:
+            return int(self._columns[RANK].numpy().searchsorted(number))
+        return number - int(self._dead.searchsorted(number)) if len(self._dead) else number
+
     def _places(self, numbers: Sequence[int] | Positions) -> Positions:
         """Where the rows with these numbers are in the columns."""
         found = np.array(numbers, "int64")
+        if self._by_rank:
+            return self._columns[RANK].numpy().searchsorted(found)
         return found - np.searchsorted(self._dead, found) if len(self._dead) else found
 
     # --- taking a step ------------------------------------------------------------------------
@@ -607,7 +652,7 @@ class Table:
     def _step(self) -> None:
         numbers = np.sort(np.array(self._gone, "int64"))
         gone = self._places(numbers)
-        step = Step(self._born - len(self._dead), gone, len(self._fresh))
+        step = Step(*self._coming(gone))
         changed = np.fromiter(self._changed, "int64", len(self._changed))
         order = np.argsort(changed)  # what is near in memory is quicker written one after the other
         rows = list(self._changed.values())
@@ -625,8 +670,6 @@ class Table:
                     self._columns[name] = column
                     if other:
                         self._snapshot = None
-                    if other and name == RANK:
-                        self.arrangements += 1
 
         names = self._columns.keys() - self.schema.key
         texts = [
@@ -643,8 +686,11 @@ class Table:
         advance(self.schema.key)
         step.forget()
         if step.moves:
-            self.arrangements += 1
             self._index = None
+            if self._by_rank:
+                self._stillborn = []
+                self._keys.settle()
+                return
             stillborn = np.array(self._stillborn, "int64")
             self._dead = np.sort(np.concatenate([self._dead, numbers, stillborn]), kind="stable")
             self._born, self._stillborn = self._next, []
@@ -652,9 +698,21 @@ class Table:
             if self._too_sparse(len(self._dead)):
                 self._renumber()
 
+    def _coming(self, gone: Positions) -> tuple[int, Positions, int, Positions | None]:
+        """What a step is made of: the rows before it, those that leave, how many come, and where."""
+        if not self._by_rank:
+            return self._born - len(self._dead), gone, len(self._fresh), None
+        self._fresh = dict(sorted(self._fresh.items()))
+        ranks = self._columns[RANK].numpy()
+        coming = np.fromiter(self._fresh, "int64", len(self._fresh))
+        at = ranks.searchsorted(coming)
+        at -= gone.searchsorted(at)
+        ends = not len(at) or at[0] == len(ranks) - len(gone)
+        return len(ranks), gone, len(coming), None if ends else at
+
     def _too_sparse(self, left: int) -> bool:
         """Whether a step after which the numbers of ``left`` rows are in no use numbers the rows anew."""
-        return left > max(_SPARSE, len(self._keys))
+        return not self._by_rank and left > max(_SPARSE, len(self._keys))
 
     def _renumber(self) -> None:
         """Number the rows by their positions, so that the list of those that left stays short."""

@@ -1,7 +1,9 @@
-"""What is derived of a table of a million rows, beside pandas, polars and DuckDB, which compute it anew.
+"""What is derived of a table of a million rows, beside those that compute it anew, and those that keep it.
 
 ``python -m tests.benchmarks.bench_derive [rows]`` prints a table: the first build, and one change with the
-read after it, in milliseconds (medians). The peers read the same DataFrame, without its being made.
+read after it, in milliseconds (medians). pandas, polars and DuckDB read the same DataFrame, without its being
+made. perspective keeps a view, and is given the changes; so is streamz, which has no way to take a row back
+from a sum and computes pandas' expression anew for each batch. Both end with a DataFrame of the result.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from notebook_rt.model.filters import parse
 from notebook_rt.model.rows import Upsert
@@ -35,6 +38,7 @@ from tests.benchmarks.harness import OURS, Result
 
 CHANGES = 200
 PEERS = ("pandas", "duckdb", "polars")
+KEEPERS = ("perspective", "streamz")
 
 
 def table_of(rows: int, symbols: int = 500) -> Table:
@@ -113,6 +117,21 @@ def change(table: Table, derived: Derived, count: int, rng: np.random.Generator)
 
 
 Peer = Callable[[], object]
+Keeper = Callable[[pd.DataFrame], object]
+"""Takes rows of id, price and size that have changed, and gives the result."""
+
+
+def kept(keeper: Keeper, rows: int, count: int, times: int, rng: np.random.Generator) -> float:
+    """The milliseconds from ``count`` changes to the result that shows them (median)."""
+    found = []
+    for _ in range(times):
+        ids = np.unique(rng.integers(0, rows, count))
+        prices, sizes = rng.uniform(1, 500, len(ids)), rng.integers(1, 1000, len(ids))
+        changes = pd.DataFrame({"id": ids, "price": prices, "size": sizes})
+        began = time.perf_counter()
+        keeper(changes)
+        found.append(time.perf_counter() - began)
+    return 1000 * statistics.median(found)
 
 
 def measure(rows: int) -> list[tuple[str, dict[str, float]]]:
@@ -136,6 +155,11 @@ def measure(rows: int) -> list[tuple[str, dict[str, float]]]:
             [change(table, derived, 100, rng) for _ in range(CHANGES // 10)]
         )
         times["bytes a row"] = derived.nbytes / rows
+        for who, begin in keepers(name, table.snapshot(), symbols.snapshot()).items():
+            keeper = begin()
+            kept(keeper, rows, 1, 1, rng)
+            times[f"{who}: one change"] = kept(keeper, rows, 1, 5, rng)
+            times[f"{who}: 100 changes"] = kept(keeper, rows, 100, 5, rng)
         found.append((name, times))
     return found
 
@@ -248,6 +272,82 @@ def operators(
     }
 
 
+def keepers(name: str, df: pd.DataFrame, symbols: pd.DataFrame) -> dict[str, Callable[[], Keeper]]:
+    """What others keep up of the same, if they can."""
+    views: dict[str, dict[str, Any]] = {
+        "where, half of the rows": {"filter": [["price", ">=", 250.0]]},
+        "top 10, by a float": {"sort": [["price", "desc"]]},
+        "groupby, 500 groups": {
+            "group_by": ["symbol"],
+            "columns": ["id", "size", "price"],
+            "aggregates": {"id": "count", "size": "sum", "price": "mean"},
+        },
+        "merge, with 500 symbols": {},
+    }
+    expressions: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+        "where, half of the rows": lambda frame: frame[frame["price"] >= 250],
+        "top 10, by a float": lambda frame: frame.nlargest(10, "price"),
+        "groupby, 500 groups": lambda frame: frame.groupby("symbol").agg(
+            n=("price", "count"), volume=("size", "sum"), mean=("price", "mean")
+        ),
+        "merge, with 500 symbols": lambda frame: frame.merge(symbols, on="symbol"),
+    }
+    if name not in views:
+        return {}
+
+    def perspective() -> Keeper:
+        import perspective as library
+
+        client = library.Server().new_local_client()
+        table = client.table(stream_of(df.reset_index()), index="id")
+        shown = table
+        if name.startswith("merge"):
+            shown = client.join(table, client.table(stream_of(symbols.reset_index())), "symbol")
+        view = shown.view(**views[name])
+        most = {"start_row": 0, "end_row": 10} if name.startswith("top") else {}
+
+        def take(changes: pd.DataFrame) -> object:
+            table.update(stream_of(changes))
+            return pa.ipc.open_stream(view.to_arrow(**most)).read_all().to_pandas()
+
+        return take
+
+    def streamz() -> Keeper:
+        from streamz import Stream
+
+        seen: list[pd.DataFrame] = []
+
+        def update(frame: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
+            frame.loc[changes["id"], ["price", "size"]] = changes[["price", "size"]].to_numpy()
+            return frame
+
+        source = Stream()
+        source.accumulate(update, start=df.astype({"size": "float64"})).map(expressions[name]).sink(
+            seen.append
+        )
+
+        def take(changes: pd.DataFrame) -> object:
+            seen.clear()
+            source.emit(changes)
+            return seen[0]
+
+        return take
+
+    return {"perspective": perspective, "streamz": streamz}
+
+
+def stream_of(frame: pd.DataFrame) -> bytes:
+    """A DataFrame as perspective takes it quickest, without its index."""
+    made = pa.Table.from_pandas(frame, preserve_index=False)
+    at = made.schema.get_field_index("symbol")
+    if at >= 0:
+        made = made.set_column(at, "symbol", made["symbol"].cast(pa.string()))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, made.schema) as writer:
+        writer.write_table(made)
+    return sink.getvalue().to_pybytes()
+
+
 def run(quick: bool) -> list[Result]:
     """One change and the first build, beside what computes it anew."""
     results = []
@@ -263,6 +363,12 @@ def run(quick: bool) -> list[Result]:
         results += [
             Result("derive", hundred.case, who, times[who]) for who in PEERS if who in times
         ]
+        results += [
+            Result("derive", f"{name}: {case}", who, times[f"{who}: {case}"])
+            for case in ("one change", "100 changes")
+            for who in KEEPERS
+            if f"{who}: {case}" in times
+        ]
         results.append(Result("derive", f"{name}: first build", OURS, times["first build"]))
         results += [
             Result("derive", f"{name}: first build", who, times[who])
@@ -276,6 +382,7 @@ def main() -> None:
     """Print the table."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     ways = [*PEERS, "first build", "first change", "one change", "100 changes", "bytes a row"]
+    ways += [f"{who}: {case}" for who in KEEPERS for case in ("one change", "100 changes")]
     print(f"| {rows:,} rows, ms | {' | '.join(ways)} |")
     print("| --- " * (len(ways) + 1) + "|")
     for name, times in measure(rows):

@@ -19,15 +19,24 @@ class Vector:
         self.list = list(range(size))
         self.next = size
 
-    def step(self, gone: Positions, written: Positions, added: int) -> None:
-        step = Step(len(self.list), gone, added)
+    def step(
+        self, gone: Positions, written: Positions, added: int, at: Positions | None = None
+    ) -> None:
+        step = Step(len(self.list), gone, added, at)
         values = range(self.next, self.next + len(written) + added)
         self.next += len(values)
         for place, value in zip(written.tolist(), values, strict=False):
             self.list[place] = value
         leaving = set(gone.tolist())
         kept = [value for place, value in enumerate(self.list) if place not in leaving]
-        self.list = [*kept, *values[len(written) :]]
+        if at is None:
+            self.list = [*kept, *values[len(written) :]]
+        else:
+            coming = [*zip(at.tolist(), values[len(written) :], strict=True)]
+            self.list = []
+            for ahead, value in coming:
+                self.list += [*kept[len(self.list) - coming.index((ahead, value)) : ahead], value]
+            self.list += kept[len(self.list) - len(coming) :]
         of = self.dense.peek().dtype
         new, more = np.array(values[: len(written)], of), np.array(values[len(written) :], of)
         self.dense.advance(step, written, new, more)
@@ -59,6 +68,28 @@ def test_it_equals_a_list_wherever_rows_leave_and_a_view_never_changes(
             held.append((vector.dense.view(), list(vector.list)))
         if held and chance.random() < 0.3:
             del held[chance.randrange(len(held))]
+    assert all(view.tolist() == before for view, before in held)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "object"])
+@pytest.mark.parametrize("seed", range(12))
+def test_it_equals_a_list_wherever_rows_come(dtype: str, seed: int) -> None:
+    chance = random.Random(seed)
+    vector = Vector(40_000, dtype)
+    held: list[tuple[NDArray[np.int64], list[int]]] = []
+    for _ in range(30):
+        size = len(vector.list)
+        gone = np.array(sorted(chance.sample(range(size), chance.choice([0, 0, 1, 8]))), "int64")
+        places = sorted({*chance.sample(range(size), 10)} - {*gone.tolist()})
+        kept = size - len(gone)
+        added = chance.choice([0, 1, 3, 8, 60])
+        near = chance.choice([(0, 3), (kept - 3, kept), (0, kept)])
+        at = np.array(sorted(chance.randint(*near) for _ in range(added)), "int64")
+        ends = chance.random() < 0.2 or not added
+        vector.step(gone, np.array(places, "int64"), added, None if ends else at)
+        assert vector.dense.peek().tolist() == vector.list
+        if chance.random() < 0.2:
+            held.append((vector.dense.view(), list(vector.list)))
     assert all(view.tolist() == before for view, before in held)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pandas as pd
 import pytest
 
 from notebook_rt.model.order import OrderBy
-from notebook_rt.model.rows import Delete, RowChange, Upsert
+from notebook_rt.model.rows import Delete, Op, RowChange, Upsert
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.store import table as table_module
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
+from notebook_rt.store.touched import RANK
 
 SCHEMA = Schema((Column("id", "int8"), Column("n", "int4"), Column("t", "text")), ("id",))
 
@@ -208,6 +210,54 @@ def test_an_order_by_text_is_the_servers_and_what_has_moved_since_has_no_place_i
     assert view.keys() == [3, 1]
     table.apply([Upsert(1, {"t": "moved"}), Upsert(3, {"n": 0}), Upsert(4, {"id": 4})])
     assert view.keys() == [3, 2]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_table_by_rank_is_in_the_order_of_its_ranks_whatever_comes_and_moves(seed: int) -> None:
+    """Of many rows, so that columns move them in place; some batches change most chunks of text."""
+    chance = random.Random(seed)
+    columns = (*SCHEMA.columns, Column(RANK, "int8"))
+    schema = Schema(columns, ("id",))
+    table = Table(schema)
+    ranks = sorted(chance.sample(range(10**6), 20_000))
+    model = {
+        key: {"id": key, "n": key, "t": f"row {key}", RANK: rank} for key, rank in enumerate(ranks)
+    }
+    table.apply([Upsert(key, row) for key, row in model.items()])
+    for number in range(25):
+        free = chance.sample(sorted({*range(10**6)} - {row[RANK] for row in model.values()}), 90)
+        ops: list[Op] = []
+        for _ in range(chance.choice([1, 2, 30, 80])):
+            key = chance.choice([chance.randrange(20_100), *(op.key for op in ops[-3:])])
+            what = chance.choice(["set", "move", "leave", "again"])
+            row = {"n": number, "t": chance.choice([None, "new", f"{number}"])}
+            if what in ("leave", "again") and key in model:
+                ops.append(Delete(key))
+                was = model.pop(key)
+                if what == "again":
+                    ops.append(Upsert(key, {**was, **row}))
+                    model[key] = {**was, **row}
+            elif key not in model or what == "move":
+                row[RANK] = free.pop()
+                whole = {**model.get(key, {"id": key}), **row}
+                ops.append(Upsert(key, row if key in model else whole))
+                model[key] = whole
+            else:
+                ops.append(Upsert(key, row))
+                model[key] = {**model[key], **row}
+        told = table.apply(ops, want_changes=chance.random() < 0.5)
+        assert len(told) <= len(ops)
+        some = chance.sample(sorted(model), 5)
+        assert [table.get(key) for key in some] == [model[key] for key in some]
+        if chance.random() < 0.6:
+            wanted = sorted(model.values(), key=lambda row: row[RANK])
+            df = table.snapshot()
+            assert list(table.keys()) == [row["id"] for row in wanted] == df.index.tolist()
+            assert df["n"].tolist() == [row["n"] for row in wanted]
+            assert df["t"].astype(object).where(df["t"].notna(), None).tolist() == [
+                row["t"] for row in wanted
+            ]
+            assert table.ranks().tolist() == [row[RANK] for row in wanted]
 
 
 def test_what_was_touched_is_told_by_ranks_that_the_table_still_has(

@@ -57,7 +57,7 @@ class Concat(Operator):
             ranks.append(mine + last)
             last += 2 * (int(mine.max(initial=0)) + 512)
         self._ends = [*self._offsets[1:], None]
-        parts = [source.picked(np.arange(len(source)), source.schema.names) for source in sources]
+        parts = [source.whole(source.schema.names) for source in sources]
         columns: dict[str, ColumnStore] = {}
         for column in schema.columns:
             if column.name == self.name and self.keys is not None:

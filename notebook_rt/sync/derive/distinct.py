@@ -175,6 +175,8 @@ class Distinct(Operator):
 
 
 def _firsts(codes: Positions) -> Positions:
-    """The positions at which each code is seen first."""
-    _, positions = np.unique(codes, return_index=True)
-    return np.sort(positions)
+    """The positions at which each code is seen first, rising."""
+    positions = np.arange(len(codes))
+    first = np.empty(int(codes.max(initial=-1)) + 1, "int64")
+    first[codes[::-1]] = positions[::-1]  # of several the last one stays
+    return np.flatnonzero(first[codes] == positions)

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from notebook_rt.errors import DerivationError
 from notebook_rt.model.rows import Key, Op, Row
@@ -99,6 +100,7 @@ class Join(Operator):
         self._name_columns(left, right)
         places, partners = self._pairs(left, right)
         alone, alone_left = partners < 0, places < 0
+        self._check_labels(left, right, alone, alone_left)
         self._counts = {
             "left": int(alone.sum()),
             "right": int(alone_left.sum()),
@@ -125,6 +127,20 @@ class Join(Operator):
         self._result = Schema(tuple(made), self._key, left.schema.numeric)
         self._built = self._emptiness(sources)
         return self._result, columns
+
+    def _check_labels(
+        self, left: Source, right: Source, alone: NDArray[np.bool_], alone_left: NDArray[np.bool_]
+    ) -> None:
+        """Refuse rows to which pandas gives the label of a row that is not theirs."""
+        of_left = self.keying.right is None and len(right.levels) > 1
+        of_right = self.keying.left is None and len(left.levels) > 1
+        self._mislabels_right = self.keying.left is not None and of_left and self.keeps_right
+        self._mislabels_left = self.keying.right is not None and of_right and self.keeps_left
+        if (self._mislabels_right and alone_left.any()) or (self._mislabels_left and alone.any()):
+            raise DerivationError(
+                f"{self.keying.said}: pandas gives rows without a partner the label of another row, where "
+                "the other frame's key has several columns; say another how=, or use map"
+            )
 
     def _emptiness(self, sources: Sequence[Source]) -> tuple[bool, bool]:
         return len(sources[0]) == 0, len(sources[1]) == 0
@@ -184,13 +200,15 @@ class Join(Operator):
         elif keying.right is None:
             both = pairs
             # Of an empty frame pandas takes the other's index, though a column be called the same.
-            if len(left) or (self.how in ("left", "inner") and {*right.levels} & {*mine}):
+            no_row = self.how in ("left", "inner") or not len(right)
+            if len(left) or (no_row and {*right.levels} & {*mine}):
                 index = [Taken(name, name, pairs.get(name)) for name in left.levels]
             else:
                 index = [Taken(name, None, name) for name in right.levels]
         else:
             both = pairs
-            if len(right) or (self.how in ("right", "inner") and {*left.levels} & {*theirs}):
+            no_row = self.how in ("right", "inner") or not len(left)
+            if len(right) or (no_row and {*left.levels} & {*theirs}):
                 index = [Taken(name, back.get(name), name) for name in right.levels]
             else:
                 index = [Taken(name, name, None) for name in left.levels]
@@ -315,6 +333,8 @@ class Join(Operator):
 
     def pair(self, left: Place | None, right: Place | None) -> tuple[Key, int]:
         """The key and the rank of a pair."""
+        if (left is None and self._mislabels_right) or (right is None and self._mislabels_left):
+            raise RebuildError
         mine, theirs = None if left is None else left.row, None if right is None else right.row
         key = {one.name: one.of(mine, theirs) for one in self._key_of}
         return self._result.key_of(key), self._rank(left, right)
@@ -352,9 +372,15 @@ class Join(Operator):
         both, only_left, only_right = shape
         lefts = [key for key, there in zip(keys, (both, only_left, False), strict=True) if there]
         rights = [key for key, there in zip(keys, (both, False, only_right), strict=True) if there]
-        merged = self._merge(
-            _example(left, mine, self._mine, lefts), _example(right, theirs, self._theirs, rights)
+        examples = (
+            _example(left, mine, self._mine, lefts),
+            _example(right, theirs, self._theirs, rights),
         )
+        merged = self._merge(*examples)
+        by_one_index = (self.keying.left is None) != (self.keying.right is None)
+        own = examples[0 if self.keying.right is None else 1].index
+        if by_one_index and not len(merged) and self._index == tuple(own.names):
+            merged.index = own[:0]  # where a column is called the same; see `_name_columns`
         names, levels = [*merged.columns], [str(n) for n in merged.index.names if n is not None]
         if names != [one.name for one in self._columns] or tuple(levels) != self._index:
             raise DerivationError(
@@ -394,7 +420,9 @@ def _at(ranks: Positions, places: Positions) -> Positions:
 
 def _is_whole(places: Positions, rows: int) -> bool:
     """Whether these are all rows, in order."""
-    return len(places) == rows and bool((places == np.arange(rows)).all())
+    if len(places) != rows or (rows and (places[0] != 0 or places[-1] != rows - 1)):
+        return False
+    return bool((places[1:] > places[:-1]).all())  # so many, rising, between the two ends
 
 
 def _taken(
@@ -475,7 +503,9 @@ def _values(mine: Any, theirs: Any) -> list[Any]:
     )
     if pd.api.types.is_bool_dtype(found.dtype):
         return [True, False]
-    if pd.api.types.is_integer_dtype(found.dtype):
+    if pd.api.types.is_numeric_dtype(
+        found.dtype
+    ):  # integers are floats where a merge left some out
         return [1, 2, 3]
     if pd.api.types.is_datetime64_any_dtype(found.dtype) or "timestamp" in str(found.dtype):
         zone = getattr(found.dtype, "tz", None)

@@ -68,7 +68,7 @@ class Select(Operator):
         shown = dict.fromkeys([*(self.columns or schema.names), *self.computed])
         self._names = [name for name in shown if name not in schema.key]
         self._kept = [*schema.key, *(name for name in self._names if name not in self.computed)]
-        columns = dict(source.picked(np.arange(len(source)), self._kept))
+        columns = source.whole(self._kept)
         self._given = source.dtypes()
         self._made = self._compute(source.frame)
         self._types = {name: _type(one, name, schema) for name, one in self._made.items()}

@@ -20,10 +20,11 @@ from pandas.api.types import is_object_dtype
 
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import Column, Schema, dtype, fits, key_part
+from notebook_rt.model.values import INT64
 from notebook_rt.store.arranged import Arranged, as_dtype
 from notebook_rt.store.arrays import objects
 from notebook_rt.store.column import ColumnStore
-from notebook_rt.store.columns import column_of, take
+from notebook_rt.store.columns import column_of, copied, take
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.encode import CLASSES
 from notebook_rt.store.order import Ordered
@@ -114,14 +115,7 @@ class Source:
 
     def places(self, ranks: Positions) -> Positions:
         """Where the rows of these ranks are in the table."""
-        view = self.view
-        if view is None:
-            return self.table.numbered(ranks)
-        held = self.table.ranks()
-        if isinstance(view, Arranged) and view.in_order():
-            return held.searchsorted(ranks)
-        order = view.positions()
-        return order[held.searchsorted(ranks, sorter=order)]
+        return self.table.numbered(ranks)
 
     def rows(self, positions: Positions) -> Positions:
         """Where the rows at these positions of the view are in the table; -1 stays."""
@@ -136,6 +130,14 @@ class Source:
         rows = rows if places is None else places[rows]
         columns = self.table.columns()
         return {name: take(columns[name], rows) for name in names}
+
+    def whole(self, names: Iterable[str]) -> dict[str, ColumnStore]:
+        """Columns of their own of all rows."""
+        places = self._places()
+        if places is not None:
+            return self.picked(np.arange(len(places)), names)
+        columns = self.table.columns()
+        return {name: copied(columns[name]) for name in names}
 
     def __len__(self) -> int:
         return len(self.table) if self.view is None else len(self.view)
@@ -184,12 +186,8 @@ class Source:
         return array if array.dtype == wanted else as_dtype(pd.Series(array), wanted).array
 
     def _places(self) -> Positions | None:
-        """Where the view's rows are in the table; None: it is the table."""
-        view = self.view
-        if view is None or (isinstance(view, Arranged) and view.in_order()):
-            return None
-        with self.table.lock:
-            return view.positions()
+        """Where the view's rows are in the table; None: it is the table, in its order."""
+        return None if self.lasting or self.view is None else self.view.positions()
 
     # dtypes
 
@@ -211,6 +209,15 @@ def frame_dtypes(frame: pd.DataFrame) -> dict[str, Any]:
     named = [*zip(index.names, (level.dtype for level in levels), strict=True)]
     named += frame.dtypes.items()
     return {str(name): dtype for name, dtype in named}
+
+
+def is_plain(value: Any, known: type) -> bool:
+    """Whether a value fits a type of this class, as far as is told quickly; else `fits` says it."""
+    if value.__class__ is not known:
+        return False
+    if isinstance(value, str):
+        return value.isascii()
+    return known is not int or value in INT64
 
 
 class Census:
@@ -250,10 +257,10 @@ class Census:
                     continue
                 row = place.row
                 for name, (known, pg_type) in self._types.items():
-                    value = row.get(name)
+                    value = row[name]
                     if value is None:
                         self._add(self._nulls, name, sign)
-                    elif (value.__class__ is not known or known in (int, str)) and not fits(
+                    elif not is_plain(value, known) and not fits(
                         pg_type, value, numeric=self._schema.numeric
                     ):
                         self._add(self._odd, name, sign)
