@@ -44,7 +44,9 @@ from notebook_rt.sync.connection.health import (
     Metrics,
     Since,
     TableFacts,
+    audits_of,
     health,
+    needs,
 )
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.connection.supervisor import State
@@ -285,18 +287,21 @@ class Project:
         """From any thread."""
         facts, now = self._facts(), time.monotonic()
         status, reason, cause = self._verdict(facts)
-        metrics = self.metrics()
+        made = audits_of(facts.tables)
         hour = self.usage.hour(now)
         return Health(
             status,
             reason,
             None if facts.latency is None else 1000 * facts.latency,
-            metrics,
-            next_audit_s=metrics["next_audit_s"],
-            audited_s=metrics["audited_s"],
+            {**self.metrics(), "next_audit_s": made.next_in, "audited_s": made.last_ago},
+            next_audit_s=made.next_in,
+            audited_s=made.last_ago,
+            tables=made.tables,
+            all_right=made.all_right,
             usage=self.usage.sentence(hour),
             near_limits=tuple(near.text for near in self._near(hour)),
             cause=cause,
+            needs=needs(facts, poll_interval=self.options.poll_interval),
             since_s=self._since.look(status, now),
             trends=self.counters.trends(now),
             disk=self.disk.problem,
@@ -350,12 +355,20 @@ class Project:
                     driver.filled,
                     driver.doubt if driver.status == "live" else "",
                     driver.next_audit and max(0.0, driver.next_audit - now),
+                    driver.crowded,
+                    driver.poll_every,
+                    None if driver.audited_at is None else now - driver.audited_at,
+                    driver.replaced,
                 )
                 for driver in list(self.tables.values())
             ],
             closed=self.closed,
             refused=self.refused(),
             refused_channels=list(refused.items()),
+            crowd=self.connection.registry.crowd,
+            crowded_channels=[
+                room.topic for room in list(self.rooms.values()) if room.place.crowded
+            ],
             away_since="" if self.state == "connected" else f"{self._heard_at:%H:%M} UTC",
             calm=self.calm(),
         )
@@ -368,10 +381,8 @@ class Project:
         """From any thread."""
         socket, now = self.connection.socket, time.monotonic()
         states = self.connection.registry.channels().values()
-        live = [driver for driver in list(self.tables.values()) if driver.status == "live"]
+        made = audits_of(self._facts().tables)
         hour = self.usage.hour(now)
-        coming = [at for driver in live if (at := driver.next_audit) is not None]
-        audited = [at for driver in live if (at := driver.audited_at) is not None]
         return {
             "status": self.state,
             "retries": max(0, self.connection.machine.tries - 1),
@@ -395,8 +406,8 @@ class Project:
             ),
             "rooms": len(self.rooms),
             "kept_refused": self.disk.refused,
-            "next_audit_s": max(0.0, min(coming) - now) if coming else None,
-            "audited_s": now - min(audited) if audited and len(audited) == len(live) else None,
+            "next_audit_s": made.next_in,
+            "audited_s": made.last_ago,
             **self.counters.as_dict(now),
         }
 

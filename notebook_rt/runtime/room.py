@@ -181,7 +181,8 @@ class Room:
         self.services.on_facts()
 
     def evicted(self) -> None:
-        self.lost("every channel is taken by something more important")
+        self.lost(self.services.registry.crowd)
+        self.services.on_facts()
 
     def change(self, change: Change | None) -> None:
         pass
