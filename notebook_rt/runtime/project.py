@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from notebook_rt.edits.merge import Strategies
-from notebook_rt.errors import AuthError
+from notebook_rt.errors import AuthError, NotebookRTError, UnreachableError
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.spec import QuerySpec, TableSpec
 from notebook_rt.model.types import Backend
@@ -77,6 +77,8 @@ class Project:
         self.reachable = True
         self._heard_at = dt.datetime.now(dt.UTC)
         """When the server was heard of last, while there is no connection; at first, now."""
+        self._was_there = False
+        """Whether it was heard of at all."""
         self.presence_key = uuid.uuid4().hex
         """Under which others see this session; the same after every reconnect."""
         self.tables: dict[object, TableDriver] = {}
@@ -131,6 +133,7 @@ class Project:
             self.look_at_health,
             self.usage,
             self.look_at_health,
+            self._known,
         )
         self.services = Services(
             thread=thread,
@@ -145,6 +148,7 @@ class Project:
             lock=WakingLock(thread),
             unreachable=lambda: self.connection.last_error,
             on_contact=self._on_contact,
+            known=self._known,
             calm=self.calm,
             on_note=self.note,
             on_facts=self.look_at_health,
@@ -443,8 +447,8 @@ class Project:
         self.note_listeners.tell(kind, text)
 
     def _on_state(self, state: State, reason: str) -> None:
-        if self.counters.connected_since is not None:
-            self._heard_at = dt.datetime.now(dt.UTC)
+        if self.counters.connected_since is not None or state == "connected":
+            self._heard()
         self.counters.state(state, reason, time.monotonic())
         self.state_listeners.tell(state, reason)
         self.look_at_health()
@@ -486,10 +490,19 @@ class Project:
             soon = interruption.grace + GRACE_MARGIN
             asyncio.get_running_loop().call_later(soon, self.look_at_health)
 
+    def _heard(self) -> None:
+        self._heard_at, self._was_there = dt.datetime.now(dt.UTC), True
+
+    def _known(self, error: NotebookRTError) -> NotebookRTError:
+        """``error``; of a server that was there before it says since when it is not, and what goes on."""
+        if self._was_there and isinstance(error, UnreachableError):
+            return error.after(f"{self._heard_at:%H:%M:%S} UTC")
+        return error
+
     def _on_contact(self, reached: bool) -> None:
         """A request that succeeds after one that failed says that the network is back."""
         if reached:
-            self._heard_at = dt.datetime.now(dt.UTC)
+            self._heard()
         if reached and not self.reachable:
             self.connection.retry("network")
         if reached != self.reachable:
