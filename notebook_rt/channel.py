@@ -74,7 +74,7 @@ class Channel:
         return not self._released and self._room.replicating
 
     def wait(self, timeout: float | None = None) -> Channel:
-        """Wait until the channel is joined.
+        """Wait until the channel is joined and, where its `presence` was asked for, who is there is known.
 
         Parameters
         ----------

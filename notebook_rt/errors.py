@@ -110,15 +110,30 @@ class UnreachableError(NotebookRTError):
     False
     """
 
-    def __init__(self, url: str, reason: str) -> None:
+    def __init__(self, url: str, reason: str, heard: str = "") -> None:
         reason = reason.removesuffix(".")
         stop = "" if reason.endswith("?") else "."
-        super().__init__(
-            f"cannot reach {url}: {reason}{stop} Check the URL (Supabase dashboard: Project Settings, "
-            'API) and the network, or use nrt.connect("local") for the embedded stack'
+        advice = (
+            "Check the URL (Supabase dashboard: Project Settings, API) and the network, or use "
+            'nrt.connect("local") for the embedded stack'
         )
+        if heard:
+            advice = (
+                f"The server was heard of last at {heard}. It is tried again by itself: what was read "
+                "stays, and your edits are kept and sent when it is back. Check the network"
+            )
+        super().__init__(f"cannot reach {url}{' now' * bool(heard)}: {reason}{stop} {advice}")
         self.url = url
         self.reason = reason
+
+    def after(self, heard: str) -> UnreachableError:
+        """The same of a server that was there before, and was heard of last at that time.
+
+        >>> error = UnreachableError("https://x.supabase.co", "no answer").after("14:03:12 UTC")
+        >>> "now: no answer. The server was heard of last at 14:03:12 UTC" in str(error)
+        True
+        """
+        return UnreachableError(self.url, self.reason, heard)
 
 
 class AnswerTooLargeError(NotebookRTError):

@@ -427,9 +427,10 @@ class Session(Opening):
         changes wait to be applied, or may have been lost since the last audit), ``drifting`` (the
         last audit found a difference, and repaired it), ``refused`` (an edit of yours, or one that
         is in conflict, which ``df`` still shows), ``slow`` (over ``Options.slow_ms``) or
-        ``healthy``; ``reason`` is a sentence, ``latency_ms`` the last heartbeat's way there and back
-        in milliseconds, ``since_s`` the seconds for which the status has been this one,
-        ``next_audit_s`` the seconds until the next audit and ``audited_s`` those since the last.
+        ``healthy``; ``reason`` says why, and besides all that only you can mend (``needs``), whatever the
+        word is: tables in error, too few channels, what was refused; ``latency_ms`` the last
+        heartbeat's way there and back in milliseconds, ``since_s`` the seconds for which the status
+        has been this one, ``next_audit_s`` the seconds until the next audit and ``audited_s`` those since the last.
         """
         return replace(self._project.health(), display=partial(_show, "health_bundle", self))
 

@@ -17,7 +17,7 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
-from tests.proxy import Drop, Proxy
+from tests.proxy import Delay, Drop, Proxy
 from tests.waiting import scaled, until
 
 _numbers = itertools.count(time.monotonic_ns())
@@ -366,6 +366,24 @@ def test_who_untracks_is_gone_for_others_and_stays_in_the_channel(
     there.presence.untrack()
     until(lambda: list(here.presence.df.index) == [here.presence.key])
     assert there.status == "joined"
+
+
+@pytest.mark.parametrize("joined_before", [False, True])
+def test_who_is_there_is_known_when_wait_returns(
+    stack: LocalStack, session: Callable[..., nrt.Session], topic: str, joined_before: bool
+) -> None:
+    """The state comes in a message of its own, after the answer to the join."""
+    there = session().channel(topic)
+    there.presence.track(name="them")
+    until(lambda: there.presence.people)
+    with Proxy(stack.url) as proxy, nrt.connect(proxy.url, stack.anon_key) as rt:
+        proxy.rules = (Delay(kind="presence", seconds=0.5),)
+        room = rt.channel(topic)
+        if joined_before:
+            room.wait(scaled(20))
+        presence = room.presence
+        assert [p.metas[0]["name"] for p in room.wait(scaled(20)).presence.people] == ["them"]
+        assert len(presence.df) == 1
 
 
 def test_two_sessions_with_one_presence_key_are_one_person(

@@ -16,9 +16,10 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, start
+from notebook_rt.widgets.adapters import FrameOf
 from notebook_rt.widgets.sessions import _SAID, LABELS, SessionHealth
 from tests.faults.lab import AUDIT, laboratory
-from tests.proxy import Delay, Drop
+from tests.proxy import Cut, Delay, Drop
 from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.slow
@@ -201,6 +202,49 @@ def test_after_a_burst_above_the_rate_limit_nothing_that_is_wrong_is_green(tmp_p
         assert any("changes may have been lost: t (more than 100 a second" in r for r in reasons)
 
 
+def test_more_tables_and_rooms_than_channels_say_what_happened_and_what_to_do(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    """It said "every channel is taken by something more important", and a room without one was healthy."""
+    options = nrt.Options(max_channels=1, audit_interval=0, poll_interval=0.5, poll_max=2.0)
+    names = [make_table() for _ in range(2)]
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        told: list[str] = []
+        rt._project.note_listeners.add(lambda kind, text: told.append(text))
+        frames = [rt.table(name).wait(scaled(20)) for name in names]
+        room = rt.channel("room")
+        crowd = "more channels are wanted than Options.max_channels allows, 1; raise it"
+        until(lambda: crowd in rt.health.reason, 10, lambda: rt.health)
+        assert rt.health.color == "yellow"
+        assert f"{names[1]} without live updates, read every" in rt.health.reason
+        until(lambda: "no messages come over room" in rt.health.reason, 5, lambda: rt.health)
+        assert room.status == "waiting"
+        until(lambda: crowd in frames[1].reason, 10, lambda: frames[1].reason)
+        until(lambda: any("raise it" in text for text in told), 10, lambda: told)
+        # The interval is the one of now: it grows while nothing changes.
+        until(lambda: "read every 2 s" in rt.health.reason, 15, lambda: rt.health)
+        assert "refresh" not in FrameOf(frames[1]).note or "2 s" in FrameOf(frames[1]).note
+        stack.sql(f"insert into {names[1]} (id) values (7)")
+        until(lambda: "read every 0.5 s" in rt.health.reason, 10, lambda: rt.health)
+
+
+def test_refused_edits_are_told_whatever_else_is_true(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    name = make_table()
+    stack.sql(f"insert into {name} (id) values (1); alter table {name} add check (id < 100)")
+    with laboratory(stack) as lab:
+        rt = lab.session
+        frame = rt.table(name).wait(scaled(20))
+        frame.insert(id=100)
+        until(lambda: rt.health.status == "refused", 20, lambda: rt.health)
+        lab.proxy.rules = (Cut(path=""),)
+        lab.proxy.close_sockets()
+        until(lambda: rt.health.status not in ("refused", "connecting"), 20, lambda: rt.health)
+        assert "1 edit of yours was refused" in rt.health.reason
+        assert "1 edit of yours was refused" in said(rt)
+
+
 def test_metrics_are_a_mapping_and_count_joined_channels(
     stack: LocalStack, make_table: Callable[..., str]
 ) -> None:
@@ -311,7 +355,8 @@ def test_conflicts_that_wait_for_a_decision_are_not_green(
         rt.queue.resume()
         until(lambda: len(frame.conflicts), what=lambda: rt.queue.df)
         until(lambda: rt.health.status == "refused", what=lambda: rt.health)
-        assert rt.health.reason.startswith("1 conflict to resolve: ")
+        why = f"update {name} 1 (name): somebody else has changed it, too"
+        assert rt.health.reason.startswith(f"1 conflict to resolve: {why}; ")
         frame.resolve(1, "name", "theirs")
         until(lambda: rt.health.status == "healthy", 20, lambda: rt.health)
 

@@ -67,13 +67,15 @@ def what(op: Op) -> str:
     return f"{kind_of(op)} {op.target} {key}{columns}"
 
 
-def undecided(number: int) -> str:
-    """In a sentence, that so many edits wait for a decision; empty: none does."""
-    if not number:
+def undecided(number: int, last: Op | None) -> str:
+    """In a sentence, that so many edits wait for a decision, ``last`` the latest; empty: none does."""
+    if last is None:
         return ""
+    why = "somebody else has changed it, too" if last.error == "ask" else last.error
+    latest = "the last, " if number > 1 else ""
     return (
-        f"{number} conflict{'s' * (number != 1)} to resolve: rt.queue.df lists what asks, .conflicts of "
-        "its table says why, and .resolve(key) decides"
+        f"{number} conflict{'s' * (number != 1)} to resolve: {latest}{what(last)}: {why}; rt.queue.df lists "
+        "what asks, .conflicts of its table has both values, and .resolve(key) decides"
     )
 
 

@@ -82,6 +82,11 @@ class Place:
         self._owner = owner
         self._priorities = [priority]
 
+    @property
+    def crowded(self) -> bool:
+        """Whether it is wanted, and others take all channels that there may be; from any thread."""
+        return self.taken and self._registry.state_of(self._topic) == "evicted"
+
     def take(self) -> None:
         """Subscribe."""
         if not self.taken:
@@ -263,6 +268,15 @@ class Registry:
             self.socket._remove_channel(entry.channel)
             entry.channel = None
         self._closed_by_server(for_the_token)
+
+    @property
+    def crowd(self) -> str:
+        """That more channels are wanted than there may be, and what to do; from any thread."""
+        most = self.joins.options.max_channels
+        return (
+            f"more channels are wanted than Options.max_channels allows, {most:g}; raise it (a connection "
+            'may have 100), close what you do not need, or give priority="high" to what matters'
+        )
 
     def channels(self) -> dict[str, str]:
         """Topic to state; from any thread."""

@@ -61,6 +61,8 @@ class Connection:
         Told that ``silent`` holds, again and again, or does not any more.
     on_limit : callable
         Told when the rate of messages comes near its limit.
+    known : callable
+        Given why the socket could not be opened, says it as is known of this server.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Connection:
         on_silence: Callable[[], None],
         usage: Usage,
         on_limit: Callable[[], None],
+        known: Callable[[NotebookRTError], NotebookRTError],
     ) -> None:
         self.machine = Supervisor(options, random.random)
         self.socket = Socket(url, credentials, options, self, usage)
@@ -92,6 +95,7 @@ class Connection:
         self._on_latency = on_latency
         self._on_silence = on_silence
         self._on_limit = on_limit
+        self._known = known
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._refreshing: asyncio.Task[None] | None = None
@@ -206,8 +210,8 @@ class Connection:
         try:
             await self.socket.open()
         except NotebookRTError as error:
-            self.last_error = error
-            self._feed(OpenFailed(number, classify(error), str(error)))
+            self.last_error = known = self._known(error)
+            self._feed(OpenFailed(number, classify(error), str(known)))
         else:
             self.last_error = None
             self._feed(Opened(number))

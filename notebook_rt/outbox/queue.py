@@ -208,12 +208,16 @@ class Outbox:
 
     def refused(self, **wanted: str) -> tuple[int, Op | None]:
         """How many failed (of one ``schema`` and ``target``), and the last of them."""
-        ((number, last),) = self._select("count(*), max(seq)", state="failed", **wanted)
-        return (number, self.get(self._select("id", seq=last)[0]["id"])) if number else (0, None)
+        return self._last("failed", **wanted)
 
-    def undecided(self) -> tuple[tuple[int, Op | None], int]:
-        """What was refused, as `refused` has it, and how many ask."""
-        return self.refused(), self.counts()["asking"]
+    def undecided(self) -> tuple[tuple[int, Op | None], tuple[int, Op | None]]:
+        """How many were refused, and how many ask, each with the last of them."""
+        return self.refused(), self._last("asking")
+
+    def _last(self, state: OpState, **wanted: str) -> tuple[int, Op | None]:
+        """How many are in this state, and the last of them."""
+        ((number, last),) = self._select("count(*), max(seq)", state=state, **wanted)
+        return (number, self.get(self._select("id", seq=last)[0]["id"])) if number else (0, None)
 
     def sessions(self) -> dict[str, Session]:
         """The sessions that put in what is here, by their id."""

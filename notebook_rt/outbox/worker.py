@@ -70,8 +70,8 @@ class Worker:
         self._trouble = ""
         """What was said last of why nothing leaves."""
 
-    async def undecided(self) -> tuple[tuple[int, Op | None], int]:
-        """How many operations were refused, and the last of them; and how many ask."""
+    async def undecided(self) -> tuple[tuple[int, Op | None], tuple[int, Op | None]]:
+        """How many operations were refused, and how many ask, each with the last of them."""
         return await self.delivery.on_disk(self.outbox.undecided)
 
     # --- from outside, on the loop thread --------------------------------------------------------

@@ -133,8 +133,10 @@ class TableDriver(Feed):
         self.topic = topic
         self.services = services
         self.dtype_backend: Backend = dtype_backend
-        self.drifted = False
-        """The last audit found a difference."""
+        self.drifted = 0
+        """Rows in which the last audit found a difference."""
+        self.replaced = False
+        """Whether the last audit has replaced rows."""
         self.audited_at: float | None = None
         """Monotonic time of the last audit; None before the first."""
         self._freshness = Freshness()
@@ -365,7 +367,7 @@ class TableDriver(Feed):
             self.recording.lose(self.reason)
         self.mirror, self._refused = self._machine(), None
         self._made.clear()
-        self.drifted, self.audited_at = False, None
+        self.drifted, self.audited_at = 0, None
         self._freshness = Freshness()
 
     def _forget(self) -> None:
@@ -395,6 +397,15 @@ class TableDriver(Feed):
     def doubt(self) -> str:
         """Why rows may be wrong, until an audit has looked; empty: no reason. From any thread."""
         return self.mirror.doubt
+
+    @property
+    def poll_every(self) -> float:
+        return self.mirror.poll_every
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is no channel for it: others take all that there may be. From any thread."""
+        return self.place.crowded
 
     @property
     def waiting(self) -> int:
@@ -528,7 +539,7 @@ class TableDriver(Feed):
         self._buffer.event(Lost(reason))
 
     def evicted(self) -> None:
-        self._buffer.event(Lost("every channel is taken by something more important"))
+        self._buffer.event(Lost(self.services.registry.crowd))
 
     def token_refused(self, error: AuthError) -> None:
         """Reads are refused, too, and say so."""
@@ -932,18 +943,25 @@ class TableDriver(Feed):
             case "audit":
                 metrics.audits += 1
                 self.synced_at = pd.Timestamp.now("UTC")
-                self.drifted = bool(detail.get("differing"))
+                self.drifted = int(detail.get("differing", 0))
+                self.replaced = bool(self.drifted or detail.get("changed"))
                 self.audited_at = time.monotonic()
                 self._freshness.proven()
                 self.services.on_facts()
                 self._checks.audited(detail)
             case "explained":
-                self.drifted = False
+                self.drifted, self.replaced = 0, False
                 self.services.on_facts()
                 self._checks.judged(0)
             case "drift":
                 metrics.drift += (rows := int(detail.get("rows", 1)))
                 self._checks.judged(rows)
-                self.services.on_note("info", f'table "{self.spec.table}": drift repaired')
+                found = "1 row" if rows == 1 else f"{rows:,} rows"
+                was = "was" if rows == 1 else "were"
+                self.services.on_note(
+                    "info",
+                    f'table "{self.spec.table}": an audit found {found} that differed from the server\'s, '
+                    f"and that {was} repaired",
+                )
             case _:
                 pass

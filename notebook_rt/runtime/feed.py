@@ -231,6 +231,11 @@ class Feed:
         """Whether live updates, if they are away, may be back at once; from any thread."""
         return False
 
+    @property
+    def poll_every(self) -> float:
+        """Seconds from one poll to the next while changes are not streamed, as it is now."""
+        return self.options.poll_interval
+
     def why_empty(self) -> str:
         """Why it shows no row, and what to do, where there may be rows that this login does not see."""
         return ""

@@ -28,8 +28,9 @@ class SessionMetrics(Mapping[str, Any]):
     that are joined, and the ``tables`` (queries, too) and ``rooms`` (`Channel`) that are open;
     ``uptime_s``, seconds connected in all; ``disconnects``; ``retries`` to connect; ``events``,
     changes applied, and ``events_per_s`` over the last ten seconds; ``gaps`` opened;
-    ``reconciliations``; ``audits``, and ``drift``, the rows in which they found a difference that
-    no change explained; ``next_audit_s``, seconds until the next audit of a table, and
+    ``reconciliations``; ``audits``, and ``drift``, the rows that they found otherwise than the
+    server has them and repaired, counted since `connect`, each as often as it was found so, without
+    those that a change on its way explained; ``next_audit_s``, seconds until the next audit of a table, and
     ``audited_s``, since the audit that lies furthest back (None where there is none);
     ``callback_errors``; ``last_error``, its text. ``latency_…_ms`` is the heartbeat's way there and
     back and ``lag_…_ms`` the time from a commit to its change being applied, by the server's clock

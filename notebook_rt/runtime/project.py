@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from notebook_rt.edits.merge import Strategies
-from notebook_rt.errors import AuthError
+from notebook_rt.errors import AuthError, NotebookRTError, UnreachableError
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.spec import QuerySpec, TableSpec
 from notebook_rt.model.types import Backend
@@ -44,7 +44,9 @@ from notebook_rt.sync.connection.health import (
     Metrics,
     Since,
     TableFacts,
+    audits_of,
     health,
+    needs,
 )
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.connection.supervisor import State
@@ -75,6 +77,8 @@ class Project:
         self.reachable = True
         self._heard_at = dt.datetime.now(dt.UTC)
         """When the server was heard of last, while there is no connection; at first, now."""
+        self._was_there = False
+        """Whether it was heard of at all."""
         self.presence_key = uuid.uuid4().hex
         """Under which others see this session; the same after every reconnect."""
         self.tables: dict[object, TableDriver] = {}
@@ -129,6 +133,7 @@ class Project:
             self.look_at_health,
             self.usage,
             self.look_at_health,
+            self._known,
         )
         self.services = Services(
             thread=thread,
@@ -143,6 +148,7 @@ class Project:
             lock=WakingLock(thread),
             unreachable=lambda: self.connection.last_error,
             on_contact=self._on_contact,
+            known=self._known,
             calm=self.calm,
             on_note=self.note,
             on_facts=self.look_at_health,
@@ -285,18 +291,21 @@ class Project:
         """From any thread."""
         facts, now = self._facts(), time.monotonic()
         status, reason, cause = self._verdict(facts)
-        metrics = self.metrics()
+        made = audits_of(facts.tables)
         hour = self.usage.hour(now)
         return Health(
             status,
             reason,
             None if facts.latency is None else 1000 * facts.latency,
-            metrics,
-            next_audit_s=metrics["next_audit_s"],
-            audited_s=metrics["audited_s"],
+            {**self.metrics(), "next_audit_s": made.next_in, "audited_s": made.last_ago},
+            next_audit_s=made.next_in,
+            audited_s=made.last_ago,
+            tables=made.tables,
+            all_right=made.all_right,
             usage=self.usage.sentence(hour),
             near_limits=tuple(near.text for near in self._near(hour)),
             cause=cause,
+            needs=needs(facts, poll_interval=self.options.poll_interval),
             since_s=self._since.look(status, now),
             trends=self.counters.trends(now),
             disk=self.disk.problem,
@@ -350,12 +359,20 @@ class Project:
                     driver.filled,
                     driver.doubt if driver.status == "live" else "",
                     driver.next_audit and max(0.0, driver.next_audit - now),
+                    driver.crowded,
+                    driver.poll_every,
+                    None if driver.audited_at is None else now - driver.audited_at,
+                    driver.replaced,
                 )
                 for driver in list(self.tables.values())
             ],
             closed=self.closed,
             refused=self.refused(),
             refused_channels=list(refused.items()),
+            crowd=self.connection.registry.crowd,
+            crowded_channels=[
+                room.topic for room in list(self.rooms.values()) if room.place.crowded
+            ],
             away_since="" if self.state == "connected" else f"{self._heard_at:%H:%M} UTC",
             calm=self.calm(),
         )
@@ -368,10 +385,8 @@ class Project:
         """From any thread."""
         socket, now = self.connection.socket, time.monotonic()
         states = self.connection.registry.channels().values()
-        live = [driver for driver in list(self.tables.values()) if driver.status == "live"]
+        made = audits_of(self._facts().tables)
         hour = self.usage.hour(now)
-        coming = [at for driver in live if (at := driver.next_audit) is not None]
-        audited = [at for driver in live if (at := driver.audited_at) is not None]
         return {
             "status": self.state,
             "retries": max(0, self.connection.machine.tries - 1),
@@ -395,8 +410,8 @@ class Project:
             ),
             "rooms": len(self.rooms),
             "kept_refused": self.disk.refused,
-            "next_audit_s": max(0.0, min(coming) - now) if coming else None,
-            "audited_s": now - min(audited) if audited and len(audited) == len(live) else None,
+            "next_audit_s": made.next_in,
+            "audited_s": made.last_ago,
             **self.counters.as_dict(now),
         }
 
@@ -432,8 +447,8 @@ class Project:
         self.note_listeners.tell(kind, text)
 
     def _on_state(self, state: State, reason: str) -> None:
-        if self.counters.connected_since is not None:
-            self._heard_at = dt.datetime.now(dt.UTC)
+        if self.counters.connected_since is not None or state == "connected":
+            self._heard()
         self.counters.state(state, reason, time.monotonic())
         self.state_listeners.tell(state, reason)
         self.look_at_health()
@@ -475,10 +490,19 @@ class Project:
             soon = interruption.grace + GRACE_MARGIN
             asyncio.get_running_loop().call_later(soon, self.look_at_health)
 
+    def _heard(self) -> None:
+        self._heard_at, self._was_there = dt.datetime.now(dt.UTC), True
+
+    def _known(self, error: NotebookRTError) -> NotebookRTError:
+        """``error``; of a server that was there before it says since when it is not, and what goes on."""
+        if self._was_there and isinstance(error, UnreachableError):
+            return error.after(f"{self._heard_at:%H:%M:%S} UTC")
+        return error
+
     def _on_contact(self, reached: bool) -> None:
         """A request that succeeds after one that failed says that the network is back."""
         if reached:
-            self._heard_at = dt.datetime.now(dt.UTC)
+            self._heard()
         if reached and not self.reachable:
             self.connection.retry("network")
         if reached != self.reachable:

@@ -64,10 +64,11 @@ class Reader:
                 services.on_contact(True)
                 self._finish(effect.request, Fetched(effect.request, _refused(error)))
                 return
-            services.metrics.last_error = str(error)
             services.on_contact(kind.kind != "network")
-            self._contact(error)
-            event = FetchFailed(effect.request, error, kind.wait)
+            known = services.known(error)
+            services.metrics.last_error = str(known)
+            self._contact(known)
+            event = FetchFailed(effect.request, known, kind.wait)
         except Exception as problem:  # a fault of ours is an error, never a table that hangs
             logger.exception('reading table "%s"', spec.table)
             fault = ProtocolError(f'table "{spec.table}": {problem!r}')

@@ -42,6 +42,10 @@ logger = logging.getLogger("notebook_rt")
 JOIN_POLL: Final = 0.1
 """Seconds between looks at whether a join that is waited for can still be answered."""
 
+STATE_SECONDS: Final = 3.0
+"""The longest that ``wait`` waits, once a channel is joined, for who is there: a policy may hide it, and then
+nothing comes."""
+
 RoomStatus: TypeAlias = Literal["joining", "joined", "waiting", "refused", "closed"]
 
 
@@ -99,6 +103,8 @@ class Room:
         self._throttle = Throttle(services.options.presence_calls, services.options.presence_window)
         self._channel: SocketChannel | None = None
         self._joined = asyncio.Event()
+        self._told_who = asyncio.Event()
+        """Set once this join was told who is there."""
         self._timer: asyncio.TimerHandle | None = None
         self.place = Place(services.registry, topic, self, priority)
 
@@ -151,6 +157,7 @@ class Room:
 
     def joined(self, channel: SocketChannel) -> None:
         self._channel, self.replicating = channel, False
+        self._told_who.clear()
         self._ended, self.error, self.reason = None, None, ""
         self._joined.set()
         self._throttle.rejoined()
@@ -181,7 +188,8 @@ class Room:
         self.services.on_facts()
 
     def evicted(self) -> None:
-        self.lost("every channel is taken by something more important")
+        self.lost(self.services.registry.crowd)
+        self.services.on_facts()
 
     def change(self, change: Change | None) -> None:
         pass
@@ -213,12 +221,14 @@ class Room:
             return
         came, gone = self.people.update(self._channel.presence.state, time.time())
         self.presence_listeners.tell(came, gone)
+        if event == "presence_state":
+            self._told_who.set()
 
     # What the user asks for
 
     async def wait_joined(self) -> None:
-        """Until the channel is joined; raises if the server refuses it or, after some patience, if
-        the server cannot be reached.
+        """Until the channel is joined and, with presence, was told who is there; raises if the server
+        refuses it or, after some patience, if the server cannot be reached.
         """
         patience = PATIENCE
         while not self._joined.is_set():
@@ -233,6 +243,10 @@ class Room:
             raise ClosedError(f'channel "{self.topic}"')
         if self.error is not None:
             raise fresh(self.error)
+        if self.presence_enabled:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STATE_SECONDS):
+                    await self._told_who.wait()
 
     async def send(self, event: str, payload: Any, ack: bool) -> bool:
         """Send now, over the socket or REST; False: there is no way now (queue it).

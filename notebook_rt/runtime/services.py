@@ -40,6 +40,8 @@ class Services:
     """Whether live updates, if they are away, may be back at once; from any thread."""
     on_contact: Callable[[bool], None]
     """Told whether a request over HTTP reached the server."""
+    known: Callable[[NotebookRTError], NotebookRTError]
+    """Given what a request met, says it as is known of this server: it may have been there before."""
     on_note: Callable[[str, str], None]
     """Told of what is worth a line: kind and text."""
     on_facts: Callable[[], None]

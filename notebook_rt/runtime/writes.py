@@ -267,7 +267,7 @@ class Writes:
             with contextlib.suppress(QueueError):  # damaged, or closed this moment
                 opened.refused, opened.asking = self.outbox.undecided()
         then = "rt.queue.df lists it: rt.queue.retry() sends it again, .discard(id) drops it"
-        said = refused(*opened.refused, then), undecided(opened.asking)
+        said = refused(*opened.refused, then), undecided(*opened.asking)
         return "; ".join(filter(None, said))
 
     def listen(self, fn: Callable[[], object]) -> Callable[[], None]:
@@ -424,7 +424,7 @@ class _Open:
         self._news = asyncio.Event()
         self.refused: tuple[int, Op | None] = (0, None)
         """How many operations were refused, and the last of them, as was last looked at."""
-        self.asking = 0
+        self.asking: tuple[int, Op | None] = (0, None)
         """How many are in conflict, likewise."""
         self._recount = False
         self._counting: asyncio.Task[None] | None = None
@@ -506,7 +506,7 @@ class _Open:
         if self.outbox.more:
             self.worker.waking.set()
         self._news.set()
-        if self.refused[0] or self.asking:
+        if self.refused[0] or self.asking[0]:
             self._count_refused()
         offline = (self.worker.delivery.offline or not self.project.reachable) and self._ours
         if offline and not self._waited:

@@ -21,7 +21,7 @@ from notebook_rt.errors import ReadOnlyError
 from notebook_rt.model.rows import Upsert
 from notebook_rt.model.types import Column
 from notebook_rt.store import table as store
-from notebook_rt.sync.connection.health import UNAVAILABLE
+from notebook_rt.sync.connection.health import UNAVAILABLE, every
 from notebook_rt.widgets import handles
 from notebook_rt.widgets.sources import Conflict, Right, Unsubscribe, listen
 
@@ -112,7 +112,7 @@ class FrameOf(_ReadOnly):
         """A calm sentence above the data, never a traceback (promises, connection)."""
         match self.status:
             case "polling":
-                return UNAVAILABLE.format(interval=self._frame._feed.options.poll_interval)
+                return UNAVAILABLE.format(every=every(self._frame._feed.poll_every))
             case "stale":
                 at = self._frame.synced_at
                 since = "" if at is None else f", this is the data of {at:%H:%M:%S} UTC"

@@ -62,7 +62,7 @@ LABELS: Final = {
     "lag_p95_ms": "lag, 95th percentile",
     "lag_p99_ms": "lag, 99th percentile",
     "audits": "audits",
-    "drift": "rows that audits repaired",
+    "drift": "rows that audits found wrong and repaired since nrt.connect()",
     "gaps": "times that changes may have been missed",
     "reconciliations": "comparisons after that",
     "tables": "tables and queries open",

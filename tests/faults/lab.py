@@ -35,6 +35,8 @@ class Lab:
     session: nrt.Session
     table: str
     views: dict[View, nrt.LiveFrame] = field(default_factory=dict)
+    rooms: list[nrt.Channel] = field(default_factory=list)
+    """Channels that stay open as long as it does."""
 
     @property
     def frame(self) -> nrt.LiveFrame:

@@ -48,6 +48,23 @@ def test_the_server_is_killed_and_comes_back(stack: LocalStack, seconds: float) 
         lab.heals_within(10)
 
 
+def test_a_server_that_was_there_is_said_to_be_away_since_when_not_to_have_another_url(
+    stack: LocalStack,
+) -> None:
+    with laboratory(stack) as lab:
+        lab.proxy.down()
+        until(lambda: lab.session.health.status == "offline", 15, lambda: lab.session.health)
+        until(lambda: "cannot reach" in lab.frame.reason, 15, lambda: lab.frame.reason)
+        said = [lab.session.health.reason, lab.frame.reason, lab.session.metrics["last_error"]]
+        assert not any("URL" in text for text in said)
+        for text in said[1:]:
+            assert re.search(r"heard of last at \d\d:\d\d:\d\d UTC", text)
+            assert "your edits are kept" in text
+        assert "offline since" in said[0]
+        lab.proxy.up()
+        lab.heals_within(10)
+
+
 @pytest.mark.parametrize("code", [1000, 1006, 1012])
 def test_the_socket_is_closed(stack: LocalStack, code: int) -> None:
     with laboratory(stack, *VIEWS) as lab:

@@ -27,9 +27,11 @@ from notebook_rt.sync.connection.health import (
     Since,
     TableFacts,
     Trend,
+    audits_of,
     health,
+    needs,
 )
-from notebook_rt.sync.connection.sentences import CLAIMS, audits, sentences
+from notebook_rt.sync.connection.sentences import CLAIMS, COMPARED, UNAUDITED, audits, sentences
 from notebook_rt.sync.connection.supervisor import (
     Opened,
     Retry,
@@ -73,6 +75,12 @@ def table(
         (Facts("connected", tables=[late(17.0), table("polling")]), "polling"),
         (Facts("connected", tables=[late(2.9)]), "healthy"),
         (Facts("connected", tables=[TableFacts("t", "live", unaudited=True)]), "connecting"),
+        (
+            Facts("connected", tables=[TableFacts("t", "live", unaudited=True)], refused="why"),
+            "refused",
+        ),
+        (Facts("connected", tables=[TableFacts("t", "polling", crowded=True)]), "polling"),
+        (Facts("connected", tables=[table("live")], crowded_channels=["room"]), "polling"),
         (Facts("connected", tables=[TableFacts("t", "live", doubt="why")]), "behind"),
         (Facts("connected", tables=[TableFacts("t", "live", True, doubt="why")]), "drifting"),
         (Facts("connected", tables=[table("live", True), table("polling")]), "polling"),
@@ -223,6 +231,139 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         assert not any(claim in text for claim in CLAIMS for text in said)
 
 
+# What the user must act on, and what is claimed --------------------------------------------------
+
+some_tables = st.lists(
+    st.builds(
+        TableFacts,
+        name=st.sampled_from(["t", "u"]),
+        status=st.sampled_from(STATUSES),
+        drifted=st.integers(0, 2),
+        error=st.sampled_from(["", "what is wrong with it; run: grant"]),
+        denied=st.booleans(),
+        unaudited=st.booleans(),
+        behind=st.sampled_from([0.0, 30.0]),
+        waiting=st.integers(0, 2),
+        age=st.sampled_from([None, 4.0]),
+        shown=st.booleans(),
+        doubt=st.sampled_from(["", "the server has not answered"]),
+        audit_in=st.sampled_from([None, 0.0, 12.0]),
+        crowded=st.booleans(),
+        poll_every=st.sampled_from([None, 5.0, 11.25]),
+        audited=st.sampled_from([None, 0.0, 12.0]),
+        replaced=st.booleans(),
+    ),
+    max_size=3,
+)
+any_facts = st.builds(
+    Facts,
+    state=st.sampled_from(["connected", "disconnected", "connecting", "reconnecting"]),
+    reason=st.just("the connection's own reason"),
+    silent_for=st.sampled_from([0.0, 7.0, 61.0]),
+    latency=st.sampled_from([None, 0.01, 0.7]),
+    reachable=st.booleans(),
+    unjoined=st.integers(0, 1),
+    tables=some_tables,
+    refused=st.sampled_from(["", "1 edit of yours was refused", "1 conflict to resolve"]),
+    refused_channels=st.lists(st.tuples(st.sampled_from(["room", "hall"]), st.just("no policy"))),
+    away_since=st.sampled_from(["", "12:03 UTC"]),
+    calm=st.booleans(),
+    late_answer=st.booleans(),
+    crowd=st.just("2 channels are wanted, and there may be 1"),
+    crowded_channels=st.lists(st.just("lobby"), max_size=1),
+)
+
+
+def verdict_of(facts: Facts) -> Health:
+    """As a session makes it."""
+    status, reason, cause = health(facts, **NUMBERS)
+    made = audits_of(facts.tables)
+    return Health(
+        status,
+        reason,
+        next_audit_s=made.next_in,
+        audited_s=made.last_ago,
+        tables=made.tables,
+        all_right=made.all_right,
+        cause=cause,
+        needs=needs(facts, poll_interval=NUMBERS["poll_interval"]),
+    )
+
+
+@given(any_facts)
+def test_each_fact_that_needs_the_user_is_in_the_reason_and_in_the_panel(facts: Facts) -> None:
+    """Whatever else is true: a connection that is lost hides no edit that was refused."""
+    found = verdict_of(facts)
+    waiting = [facts.refused] if facts.refused else []
+    waiting += [f"channel {topic} was refused: {why}" for topic, why in facts.refused_channels[:5]]
+    waiting += ["lobby"] * bool(facts.crowded_channels)
+    there = [one for one in facts.tables if one.status != "error" or one.denied or one.shown]
+    waiting += [facts.crowd] * any(one.crowded for one in there)
+    waiting += [one.error for one in there if one.status == "error"][:1]
+    panel = " ".join(sentences(found)).lower()
+    for said in waiting:
+        assert said in found.reason
+        assert said.lower() in panel
+    order = [found.reason.find(one) for one in found.needs]
+    assert order == sorted(order), "in the stated order"
+
+
+@given(any_facts)
+def test_no_check_is_claimed_that_was_not_made(facts: Facts) -> None:
+    found = verdict_of(facts)
+    said = " ".join([*sentences(found), audits(found)])
+    live = [table for table in facts.tables if table.status == "live"]
+    if CLAIMS[2] in said:
+        assert live
+        for one in live:
+            assert one.audited is not None
+            assert not any((one.drifted, one.replaced, one.doubt, one.unaudited))
+        assert f"{max(one.audited or 0.0 for one in live):.0f} s ago" in said
+    if COMPARED in said or "The next audit is in" in said:
+        assert any(one.audit_in is not None for one in live)
+    if UNAUDITED in said:
+        assert live
+        assert all(one.audit_in is None for one in live)
+    if "The last audit" in said:
+        assert all(one.audited is not None for one in live)
+
+
+def test_the_interval_of_polls_is_the_one_of_now() -> None:
+    """It grows while nothing changes: 5 s were told, and the rows were read each 30 s."""
+    tables = [
+        TableFacts("t", "polling", poll_every=30.0),
+        TableFacts("u", "polling", poll_every=30.0),
+    ]
+    assert (
+        "data refreshes every 30 s (t, u)"
+        in health(Facts("connected", tables=tables), **NUMBERS)[1]
+    )
+    tables[0] = replace(tables[0], poll_every=7.5)
+    assert "every 8 to 30 s" in health(Facts("reconnecting", tables=tables), **NUMBERS)[1]
+
+
+def test_more_tables_than_channels_says_what_happened_and_what_to_do() -> None:
+    crowd = "12 channels are wanted, and Options.max_channels is 10; raise it"
+    crowded = [TableFacts(name, "polling", crowded=True, poll_every=7.5) for name in ("k", "l")]
+    facts = Facts(
+        "connected", tables=[table("live"), *crowded], crowd=crowd, crowded_channels=["room"]
+    )
+    assert health(facts, **NUMBERS) == (
+        "polling",
+        f"k, l without live updates, read every 8 s and no messages come over room: {crowd}",
+        "crowded",
+    )
+
+
+def test_drift_says_how_many_rows_and_of_which_table() -> None:
+    facts = Facts("connected", tables=[TableFacts("t", "live", drifted=1)])
+    assert health(facts, **NUMBERS)[1] == (
+        "the last audit found 1 row that differed, and repaired it: t"
+    )
+    facts = Facts("connected", tables=[TableFacts(n, "live", drifted=1200) for n in ("t", "u")])
+    assert "found 2,400 rows that differed, and repaired them: t, u" in health(facts, **NUMBERS)[1]
+
+
 UNKNOWN_TO_ITS_READER = re.compile(
     r"\b(socket|websocket|heartbeat|frame|reconcil|drift|gap|join|http|comm\b|payload|replica)",
     re.I,
@@ -235,7 +376,9 @@ def test_every_cause_has_four_sentences_and_only_a_healthy_one_says_that_all_is_
     cause: Cause, audited: float | None
 ) -> None:
     status = "healthy" if cause == "live" else "polling"  # its own name is not read here
-    found = Health(status, "why {it} is so", audited_s=audited, cause=cause, since_s=41.0)
+    found = Health(
+        status, "why {it} is so", audited_s=audited, all_right=True, cause=cause, since_s=41.0
+    )
     said = sentences(found)
     assert len(set(said)) == 4
     for text in said:

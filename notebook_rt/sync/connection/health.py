@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import operator
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -43,6 +43,7 @@ Cause: TypeAlias = Literal[
     "waiting",
     "comparing",
     "polling",
+    "crowded",
     "late",
     "drifted",
     "doubted",
@@ -66,10 +67,7 @@ COLORS: Final[dict[HealthStatus, str]] = {
     "healthy": "green",
     "closed": "grey",
 }
-UNAVAILABLE: Final = (
-    "Live updates temporarily unavailable, data refreshes every {interval:g} s, or less often "
-    "while nothing changes"
-)
+UNAVAILABLE: Final = "Live updates temporarily unavailable, data refreshes every {every}"
 CALM: Final = 5.0
 """Times ``Options.backoff_base`` that live updates may be away before it is an outage: a hosted project
 ends connections and channels as a matter of course (after 24 h, with each changed setting, when a token
@@ -78,6 +76,9 @@ OUTAGE: Final[frozenset[HealthStatus]] = frozenset({"offline", "polling", "stale
 """Words of a session whose live updates are missing for longer than that."""
 WELL: Final[frozenset[HealthStatus]] = frozenset({"healthy", "slow", "refused"})
 """Words of a session that misses nothing."""
+NEEDS_USER: Final[tuple[Cause, ...]] = ("denied", "failed", "crowded", "channel", "refused")
+"""What goes on until the user does something about it: it is in the reason whatever else is true, in this
+order, after the worst."""
 NAMED: Final = 5
 """Tables, or refused channels, that a reason names."""
 
@@ -88,8 +89,8 @@ class TableFacts:
 
     name: str
     status: Status
-    drifted: bool = False
-    """The last audit found a difference."""
+    drifted: int = 0
+    """Rows in which the last audit found a difference."""
     error: str = ""
     """In ``error``: what is wrong, and what to do; in ``stale``: why."""
     denied: bool = False
@@ -108,6 +109,14 @@ class TableFacts:
     """Why changes may have been lost since the last audit began, in part of a sentence."""
     audit_in: float | None = None
     """Seconds until its next audit; None while none is to come."""
+    crowded: bool = False
+    """There is no channel for it: others take all that there may be."""
+    poll_every: float | None = None
+    """Seconds from one poll to the next, as it is now; None: not known."""
+    audited: float | None = None
+    """Seconds since its last audit; None before the first."""
+    replaced: bool = False
+    """Whether that audit has replaced rows: a query's may differ though no change was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +143,43 @@ class Facts:
     """Whether live updates, if they are away, are so for so short a time that they may be back at once."""
     late_answer: bool = False
     """Whether the server was asked for a sign of life meanwhile, and its answer is later than usual."""
+    crowd: str = ""
+    """What to do where more channels are wanted than there may be, in part of a sentence."""
+    crowded_channels: Sequence[str] = ()
+    """The user's channels for which there is none."""
 
     @property
     def away(self) -> bool:
         """Whether live updates are missing, of the connection or of a table that had them."""
         missing = any(table.status in ("polling", "stale") for table in self.tables)
         return missing or self.state not in ("connected", "connecting")
+
+
+class Audits(NamedTuple):
+    """What the audits of all live tables can be said to have shown."""
+
+    tables: int = 0
+    """Live tables and queries."""
+    next_in: float | None = None
+    """Seconds until the next audit of one; None while none is to come."""
+    last_ago: float | None = None
+    """Seconds since the audit that lies furthest back; None before each has had one."""
+    all_right: bool = False
+    """Whether each has had one, and none of the last ones found or replaced anything."""
+
+
+def audits_of(tables: Sequence[TableFacts]) -> Audits:
+    """Of the tables that follow changes; the others are not audited."""
+    live = [table for table in tables if table.status == "live"]
+    coming = [table.audit_in for table in live if table.audit_in is not None]
+    audited = [table.audited for table in live if table.audited is not None]
+    every_one = len(audited) == len(live) > 0
+    return Audits(
+        len(live),
+        min(coming, default=None),
+        max(audited) if every_one else None,
+        every_one and not any(table.drifted or table.replaced for table in live),
+    )
 
 
 class Finding(NamedTuple):
@@ -167,12 +207,18 @@ class Health:
     audited_s: float | None = None
     """Seconds since the audit that lies furthest back, of all live tables; None before each has had
     one."""
+    tables: int = field(default=0, compare=False)
+    """Tables and queries that follow changes."""
+    all_right: bool = field(default=False, compare=False)
+    """Whether the last audit of each of them found every row as the server has it."""
     usage: str = field(default="", compare=False)
     """The messages of the last hour, and what they are in a month, in a sentence."""
     near_limits: tuple[str, ...] = ()
     """A line for each limit of which more than 80 % is used: near it or over it, and what it is."""
     cause: Cause = field(default="live", compare=False)
     """What the status comes from."""
+    needs: tuple[str, ...] = field(default=(), compare=False)
+    """All that you must act on, each in a part of a sentence, the worst first; ``reason`` has them, too."""
     since_s: float = field(default=0.0, compare=False)
     """Seconds for which the status has been this one."""
     trends: Mapping[str, Sequence[float | None]] = field(default_factory=dict, compare=False)
@@ -209,82 +255,149 @@ def health(
     >>> tuple(health(Facts("connected", latency=0.02), **limits))
     ('healthy', 'live', 'live')
     """
-    status, cause, reason = _worst(facts, slow_ms, stale_after, poll_interval, behind_after)
+    findings = list(_findings(facts, slow_ms, stale_after, poll_interval, behind_after))
+    status, cause, worst = findings[0]
+    reason = "; ".join(dict.fromkeys([worst, *_needs(findings[1:])]))
     return Finding(status, printable(reason), cause)
 
 
-def _worst(
+def needs(facts: Facts, *, poll_interval: float) -> tuple[str, ...]:
+    """All that the user must act on, each in a part of a sentence, the worst first.
+
+    >>> needs(Facts("connecting", refused="1 edit of yours was refused"), poll_interval=5)
+    ('1 edit of yours was refused',)
+    """
+    inf = math.inf
+    return tuple(map(printable, _needs(list(_findings(facts, inf, inf, poll_interval, inf)))))
+
+
+_Found: TypeAlias = tuple[HealthStatus, Cause, str]
+
+
+def _needs(findings: Sequence[_Found]) -> list[str]:
+    said = {cause: reason for _, cause, reason in findings}
+    return [said[cause] for cause in NEEDS_USER if cause in said]
+
+
+def _findings(
     facts: Facts, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
-) -> tuple[HealthStatus, Cause, str]:
+) -> Iterator[_Found]:
+    """All that is true, worst first; the last is ``healthy``, which is true where nothing else is."""
+    if facts.closed:
+        yield "closed", "closed", "closed"
+        return
     # A table that never lived says itself what is wrong.
     tables = [t for t in facts.tables if t.status != "error" or t.denied or t.shown]
     statuses = [table.status for table in tables]
     denied = [table for table in tables if table.status == "error" and table.denied]
-    failed = [table for table in tables if table.status == "error"]
-    # Without the socket, polling is all there is; without HTTP not even that.
-    polled = "polling" in statuses and facts.reachable
-    if facts.closed:
-        return "closed", "closed", "closed"
+    failed = [table for table in tables if table.status == "error" and not table.denied]
+    polling = [table for table in tables if table.status == "polling" and not table.crowded]
+    crowded = [table for table in tables if table.crowded]
     if denied:
-        return "offline", "denied", denied[0].error
+        yield "offline", "denied", denied[0].error
+    # Without the socket, polling is all there is; without HTTP not even that.
+    connected, polled = facts.state == "connected", "polling" in statuses and facts.reachable
     calm = facts.calm and facts.reachable and facts.state != "disconnected"
-    if facts.state not in ("connected", "connecting") and not polled and not calm:
+    if not connected and facts.state != "connecting" and not polled and not calm:
         since = f" (offline since {facts.away_since})" if facts.away_since else ""
-        return "offline", "unreachable", facts.reason + since
-    if facts.state == "connected" and (facts.late_answer or facts.silent_for > stale_after):
+        yield "offline", "unreachable", facts.reason + since
+    if connected and (facts.late_answer or facts.silent_for > stale_after):
         said = f"nothing has come from the server for {facts.silent_for:.0f} s"
-        return "stale", "silent", f"{said}, though it was asked for an answer"
+        yield "stale", "silent", f"{said}, though it was asked for an answer"
     if failed:
         others = _names(failed[1:])
-        reason = failed[0].error + (f" (in error, too: {others})" if others else "")
-        return "stale", "failed", reason
+        yield "stale", "failed", failed[0].error + (f" (in error, too: {others})" if others else "")
     if facts.state == "connecting":
-        return "connecting", "connecting", facts.reason
+        yield "connecting", "connecting", facts.reason
     if calm and facts.away:
-        if facts.state != "connected":
-            return "connecting", "reconnecting", "reconnecting"
-        if "polling" in statuses:
-            polling = [table for table in tables if table.status == "polling"]
-            return "connecting", "waiting", f"waiting for live updates: {_names(polling)}"
-        return "connecting", "comparing", _compared(tables)
-    if facts.state != "connected":
-        return "polling", "polling", UNAVAILABLE.format(interval=poll_interval)
+        if not connected:
+            yield "connecting", "reconnecting", "reconnecting"
+        elif polling:
+            yield "connecting", "waiting", f"waiting for live updates: {_names(polling)}"
+        elif "stale" in statuses:
+            yield "connecting", "comparing", _compared(tables)
+    if not connected:
+        yield "polling", "polling", _unavailable(tables, poll_interval)
     if "stale" in statuses:
-        return "stale", "comparing", _compared(tables)
-    if "polling" in statuses:
-        polling = [table for table in tables if table.status == "polling"]
-        ages = [table.age for table in polling if table.age is not None]
-        oldest = f"; the oldest is {max(ages):.0f} s old" if ages else ""
-        note = UNAVAILABLE.format(interval=poll_interval)
-        return "polling", "polling", f"{note} ({_names(polling)}){oldest}"
+        yield "stale", "comparing", _compared(tables)
+    if polling:
+        note = _unavailable(polling, poll_interval)
+        yield "polling", "polling", f"{note} ({_names(polling)}){_oldest(polling)}"
+    if crowded or facts.crowded_channels:
+        yield "polling", "crowded", _crowded(facts, crowded, poll_interval)
+    yield from _doubtful(tables, behind_after)
+    if "loading" in statuses or facts.unjoined:
+        yield "connecting", "loading", "waiting for the first data"
+    refusals = [f"channel {topic} was refused: {why}" for topic, why in facts.refused_channels]
+    if refusals:
+        more = f" (refused, too: {len(refusals) - NAMED} more)" if len(refusals) > NAMED else ""
+        yield "refused", "channel", "; ".join(refusals[:NAMED]) + more
+    if facts.refused:
+        yield "refused", "refused", facts.refused
+    unaudited = [table for table in tables if table.unaudited]
+    if unaudited:
+        yield "connecting", "unaudited", f"waiting for the first audit: {_names(unaudited)}"
+    if facts.latency is not None and facts.latency * 1000 > slow_ms:
+        yield "slow", "slow", f"latency {facts.latency * 1000:.0f} ms"
+    yield "healthy", "live", "live"
+
+
+def _doubtful(tables: Sequence[TableFacts], behind_after: float) -> Iterator[_Found]:
+    """Why rows may be wrong, or were, though changes flow."""
     late = [table for table in tables if table.behind > behind_after]
     if late:
         seconds, waiting = max(t.behind for t in late), sum(t.waiting for t in late)
         more = f"; {waiting:,} changes wait to be applied" if waiting else ""
         more = "; 1 change waits to be applied" if waiting == 1 else more
-        return "behind", "late", f"{seconds:.0f} s behind the server: {_names(late)}{more}"
+        yield "behind", "late", f"{seconds:.0f} s behind the server: {_names(late)}{more}"
     drifted = [table for table in tables if table.drifted]
     if drifted:
-        reason = f"the last audit found a difference, and repaired it: {_names(drifted)}"
-        return "drifting", "drifted", reason
+        rows = sum({table.name: table.drifted for table in drifted}.values())
+        found = (
+            "1 row that differed, and repaired it"
+            if rows == 1
+            else (f"{rows:,} rows that differed, and repaired them")
+        )
+        yield "drifting", "drifted", f"the last audit found {found}: {_names(drifted)}"
     doubted = [table for table in tables if table.doubt]
     if doubted:
         when = min((t.audit_in for t in doubted if t.audit_in is not None), default=0.0)
         check = f"the next check is in {when:.0f} s" if when >= 0.5 else "being checked now"
         names, why = _names(doubted), doubted[0].doubt
-        return "behind", "doubted", f"changes may have been lost: {names} ({why}); {check}"
-    if "loading" in statuses or facts.unjoined:
-        return "connecting", "loading", "waiting for the first data"
-    unaudited = [table for table in tables if table.unaudited]
-    if unaudited:
-        return "connecting", "unaudited", f"waiting for the first audit: {_names(unaudited)}"
-    refusals = [f"channel {topic} was refused: {why}" for topic, why in facts.refused_channels]
-    if refusals or facts.refused:
-        reason = "; ".join([*refusals[:NAMED], *filter(None, [facts.refused])])
-        return "refused", "channel" if refusals else "refused", reason
-    if facts.latency is not None and facts.latency * 1000 > slow_ms:
-        return "slow", "slow", f"latency {facts.latency * 1000:.0f} ms"
-    return "healthy", "live", "live"
+        yield "behind", "doubted", f"changes may have been lost: {names} ({why}); {check}"
+
+
+def _unavailable(tables: Sequence[TableFacts], poll_interval: float) -> str:
+    """What is said of polling, with the interval that it has now: it grows while nothing changes."""
+    known = [table.poll_every for table in tables if table.poll_every is not None]
+    return UNAVAILABLE.format(
+        every=every(min(known), max(known)) if known else every(poll_interval)
+    )
+
+
+def every(least: float, most: float | None = None) -> str:
+    """An interval, or the range of several, as it is read.
+
+    >>> every(0.5), every(5.0, 7.5), every(30.0, 30.2)
+    ('0.5 s', '5 to 8 s', '30 s')
+    """
+    low, high = (f"{one:.0f}" if one >= 2 else f"{one:.2g}" for one in (least, most or least))
+    return f"{low} s" if low == high else f"{low} to {high} s"
+
+
+def _crowded(facts: Facts, tables: Sequence[TableFacts], poll_interval: float) -> str:
+    known = [table.poll_every for table in tables if table.poll_every is not None]
+    seconds = every(min(known), max(known)) if known else every(poll_interval)
+    said = [f"{_names(tables)} without live updates, read every {seconds}"] if tables else []
+    if facts.crowded_channels:
+        names = _few(facts.crowded_channels)
+        said.append(f"no messages come over {names}")
+    return f"{' and '.join(said)}: {facts.crowd}{_oldest(tables)}"
+
+
+def _oldest(tables: Sequence[TableFacts]) -> str:
+    ages = [table.age for table in tables if table.age is not None]
+    return f"; the oldest is {max(ages):.0f} s old" if ages else ""
 
 
 def _compared(tables: Sequence[TableFacts]) -> str:
@@ -295,7 +408,11 @@ def _compared(tables: Sequence[TableFacts]) -> str:
 
 def _names(tables: Sequence[TableFacts]) -> str:
     """The tables by name, each once, and not more than fit a sentence."""
-    names = list(dict.fromkeys(table.name for table in tables))
+    return _few([table.name for table in tables])
+
+
+def _few(all_names: Sequence[str]) -> str:
+    names = list(dict.fromkeys(all_names))
     if len(names) <= NAMED:
         return ", ".join(names)
     return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"

@@ -38,6 +38,10 @@ CLAIMS: Final = (
 )
 """What is said of a healthy session only."""
 
+COMPARED: Final = "The rows are compared with the server every now and then."
+UNAUDITED: Final = "Audits are off: nothing compares the rows with the server unless you do."
+NO_TABLE: Final = "No table is open."
+
 _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
     "closed": (
         "This session was closed.",
@@ -89,6 +93,11 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
         "The rows are read again and again, and live updates are tried meanwhile.",
         "You can go on working; rt.retry() tries at once.",
     ),
+    "crowded": (
+        REASON,
+        "The tables are read again and again meanwhile; their rows are true, and some seconds old.",
+        "Give Options(max_channels=...) to nrt.connect, or close what you do not need.",
+    ),
     "late": (
         REASON,
         "Changes are applied as fast as they come, and the rows compared with the server after that.",
@@ -131,11 +140,10 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
     ),
     "live": (
         CLAIMS[0],
-        "The rows are compared with the server every now and then.",
+        COMPARED,
         CLAIMS[1],
     ),
 }
-_UNAUDITED: Final = "Audits are off: nothing compares the rows with the server unless you do."
 
 
 def sentences(health: Health) -> Sentences:
@@ -147,13 +155,14 @@ def sentences(health: Health) -> Sentences:
     The rows are compared with the server every now and then.
     There is nothing for you to do.
     """
-    reason = health.reason.rstrip(".")
+    reason, templates = health.reason.rstrip("."), _SAID[health.cause]
     what, done, advice = (
-        _sentence(text.format(reason=reason) if "{reason}" in text else text)
-        for text in _SAID[health.cause]
+        _sentence(text.format(reason=reason) if "{reason}" in text else text) for text in templates
     )
-    if health.cause == "live" and health.next_audit_s is None and health.audited_s is None:
-        done = _UNAUDITED
+    if not any("{reason}" in text for text in templates):  # else it has them
+        advice = " ".join([advice, *map(_sentence, health.needs)])
+    if health.cause == "live" and health.next_audit_s is None:
+        done = UNAUDITED if health.tables else NO_TABLE
     return Sentences(what, _since(health.since_s), done, advice)
 
 
@@ -166,7 +175,7 @@ def audits(health: Health) -> str:
     said = []
     if health.audited_s is not None:
         ago = f"{span(health.audited_s)} ago"
-        right = health.status == "healthy"
+        right = health.status == "healthy" and health.all_right
         said.append(
             f"The last audit, {ago}, {CLAIMS[2]}." if right else f"The last audit was {ago}."
         )

@@ -68,6 +68,8 @@ class Machine(ABC):
         self._poll_at = float("inf")
         """When to poll next; infinite before the stream was lost, or something was read."""
         self._poll_every = options.poll_interval
+        self.poll_every = options.poll_interval
+        """Seconds from one poll to the next, as it is now: they grow while nothing changes."""
         self._audits = AuditTimer(options)
 
     @property
@@ -211,7 +213,7 @@ class Machine(ABC):
     def _leave_stream(self, reason: str) -> None:
         self._confirmed = False
         self._open_gap(reason)
-        self._poll_every = self.options.poll_interval
+        self._poll_every = self.poll_every = self.options.poll_interval
         self._poll_at = self._now
 
     @property
@@ -226,7 +228,8 @@ class Machine(ABC):
 
     def _next_poll(self, took: float) -> float:
         """When to poll next, after a reading that took so long."""
-        return self._now + max(self._poll_every, took / POLL_SHARE)
+        self.poll_every = max(self._poll_every, took / POLL_SHARE)
+        return self._now + self.poll_every
 
     def _fail(self, error: Exception) -> None:
         if self._failed is None:

@@ -628,6 +628,7 @@ class Mirror(Machine):
         self._proven(proof, gaps)
         # The interval counts from when the poll was due, not from when others let it begin.
         self._poll_at = max(self._asked_at + self._poll_every, self._now + proof.took / POLL_SHARE)
+        self.poll_every = self._poll_at - self._asked_at
 
     def _proven(self, proof: Proof, gaps: int) -> None:
         """Nothing that was committed before the proof is missing."""
