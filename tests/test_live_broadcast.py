@@ -213,6 +213,45 @@ def test_a_loss_after_a_quiet_time_is_made_up_for_within_three_seconds(
     assert whole_reads(proxy) == before
 
 
+@pytest.mark.parametrize("fault", [None, "lost", "doubled"])
+def test_a_transaction_over_two_tables_is_seen_as_one(
+    stack: LocalStack, proxy: Proxy, broadcast: Callable[..., str], fault: str | None
+) -> None:
+    """A join of both never shows half of it, nor does who is called of either, but where a part was lost:
+    then the other is shown without, and the log makes up for it.
+    """
+    names = broadcast("id int primary key, v int"), broadcast("id int primary key, w int")
+    for name in names:
+        stack.sql(f"insert into {name} values (1, 0)")
+    with nrt.connect(proxy.url, stack.anon_key, options=UNAUDITED) as rt:
+        first, second = (rt.table(name, source="broadcast").wait(scaled(20)) for name in names)
+        both = first.join(second)
+        until(lambda: first.status == second.status == "live", what=lambda: repr(both))
+        halves: list[tuple[int, ...]] = []
+
+        def look(batch: nrt.ChangeBatch | None = None) -> None:
+            joined = tuple(map(int, both.df.iloc[0]))
+            here = int(first.df["v"].iloc[0]), int(second.df["w"].iloc[0])
+            told = max((v for one in batch or () for v in (one.new or {}).values()), default=0)
+            if joined[0] != joined[1] or min(here) < told:
+                halves.append((told, *joined, *here))
+
+        for frame in (first, second, both):
+            frame.on_change(look)
+        if fault == "doubled":
+            proxy.rules = (Double(kind="broadcast"),)
+        if fault == "lost":
+            proxy.rules = (Drop(kind="broadcast", chance=0.3),)
+        for number in range(1, 31):
+            updates = (
+                f"update {name} set {c} = {number}" for name, c in zip(names, "vw", strict=True)
+            )
+            stack.sql(f"begin; {'; '.join(updates)}; commit")
+            look()
+        until(lambda: list(both.df.iloc[0]) == [30, 30], 4, lambda: both.df)
+        assert not halves or fault == "lost", halves
+
+
 # What it takes to have them -------------------------------------------------------------------------
 
 

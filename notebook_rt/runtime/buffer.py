@@ -77,8 +77,21 @@ class Buffer:
     def clear(self) -> None:
         self._items.clear()
 
+    def flush(self) -> None:
+        """Feed now what has come."""
+        while self._items:
+            self._feed_batch()
+
     def _drain(self) -> None:
-        """Feed one batch of what came, in order; then let the loop look at the rest of the world."""
+        """Feed one batch of what came; then let the loop look at the rest of the world."""
+        self._feed_batch()
+        if self._items:
+            asyncio.get_running_loop().call_soon(self._drain)
+        else:
+            self._draining = self._overflowed = False
+
+    def _feed_batch(self) -> None:
+        """Feed one batch of what came, in order."""
         items = self._items
         budget = self._batch
         changes: list[Change] = []
@@ -95,10 +108,6 @@ class Buffer:
                 changes, messages = [], []
                 self._feed(item)
         self._feed_all(changes, messages)
-        if items:
-            asyncio.get_running_loop().call_soon(self._drain)
-        else:
-            self._draining = self._overflowed = False
 
     def _feed_all(self, changes: list[Change], messages: list[object]) -> None:
         """What came of both kinds; of one table only one kind counts at a time."""
