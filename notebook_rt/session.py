@@ -430,7 +430,8 @@ class Session(Opening):
         ``healthy``; ``reason`` says why, and besides all that only you can mend (``needs``), whatever the
         word is: tables in error, too few channels, what was refused; ``latency_ms`` the last
         heartbeat's way there and back in milliseconds, ``since_s`` the seconds for which the status
-        has been this one, ``next_audit_s`` the seconds until the next audit and ``audited_s`` those since the last.
+        has been this one, ``next_audit_s`` the seconds until the next audit and ``audited_s`` those since
+        the last.
         """
         return replace(self._project.health(), display=partial(_show, "health_bundle", self))
 

@@ -213,6 +213,81 @@ def test_a_loss_after_a_quiet_time_is_made_up_for_within_three_seconds(
     assert whole_reads(proxy) == before
 
 
+@pytest.mark.parametrize("times", [0, 1, 3], ids=["nothing", "half of it", "more than it has"])
+def test_a_kernel_that_was_away_reads_what_costs_less(
+    stack: LocalStack, proxy: Proxy, broadcast: Callable[..., str], times: int
+) -> None:
+    """The log, from the position that was kept, up to as many rows as the table has; else the table."""
+    table = broadcast()
+    stack.sql(f"insert into {table} select i, repeat('x', 400), 0 from generate_series(1, 4000) i")
+
+    def kernel(check: Callable[[nrt.Session, nrt.LiveTable], None]) -> None:
+        with nrt.connect(proxy.url, stack.anon_key, options=UNAUDITED) as rt:
+            frame = rt.table(table, source="broadcast", keep=True)
+            until(lambda: frame.status == "live", 20, lambda: repr(frame))
+            check(rt, frame)
+
+    kernel(lambda rt, frame: None)
+    for _ in range(times):
+        for low in range(0, 2000, 500):
+            stack.sql(
+                f"update {table} set price = price + 1 where id > {low} and id <= {low + 500}"
+            )
+    before, posts = whole_reads(proxy), proxy.counts["POST"]
+
+    def check(rt: nrt.Session, frame: nrt.LiveTable) -> None:
+        assert (frame.df["price"] == [times] * 2000 + [0] * 2000).all()
+        reads, asked = whole_reads(proxy) - before, proxy.counts["POST"] - posts
+        read_the_table = times * 2000 > 4000
+        assert (reads > LEARNING) is read_the_table, proxy.counts
+        assert asked <= 10
+
+    kernel(check)
+
+
+LEARNING = 3
+"""Requests by which a session learns of a project and of a table's columns."""
+
+
+@pytest.mark.parametrize("fault", [None, "lost", "doubled"])
+def test_a_transaction_over_two_tables_is_seen_as_one(
+    stack: LocalStack, proxy: Proxy, broadcast: Callable[..., str], fault: str | None
+) -> None:
+    """A join of both never shows half of it, nor does who is called of either, but where a part was lost:
+    then the other is shown without, and the log makes up for it.
+    """
+    names = broadcast("id int primary key, v int"), broadcast("id int primary key, w int")
+    for name in names:
+        stack.sql(f"insert into {name} values (1, 0)")
+    with nrt.connect(proxy.url, stack.anon_key, options=UNAUDITED) as rt:
+        first, second = (rt.table(name, source="broadcast").wait(scaled(20)) for name in names)
+        both = first.join(second)
+        until(lambda: first.status == second.status == "live", what=lambda: repr(both))
+        halves: list[tuple[int, ...]] = []
+
+        def look(batch: nrt.ChangeBatch | None = None) -> None:
+            joined = tuple(map(int, both.df.iloc[0]))
+            here = int(first.df["v"].iloc[0]), int(second.df["w"].iloc[0])
+            told = max((v for one in batch or () for v in (one.new or {}).values()), default=0)
+            if joined[0] != joined[1] or min(here) < told:
+                halves.append((told, *joined, *here))
+
+        for frame in (first, second, both):
+            frame.on_change(look)
+        if fault == "doubled":
+            proxy.rules = (Double(kind="broadcast"),)
+        if fault == "lost":
+            proxy.rules = (Drop(kind="broadcast", chance=0.3),)
+        for number in range(1, 31):
+            updates = (
+                f"update {name} set {c} = {number}" for name, c in zip(names, "vw", strict=True)
+            )
+            stack.sql(f"begin; {'; '.join(updates)}; commit")
+            look()
+        until(lambda: list(both.df.iloc[0]) == [30, 30], 4, lambda: both.df)
+        assert not halves or fault == "lost", halves
+
+
 # What it takes to have them -------------------------------------------------------------------------
 
 

@@ -63,7 +63,8 @@ class Facts:
     def plain(self) -> list[Any]:
         """As JSON and MessagePack have it."""
         memory = self.memory
-        return [self.as_of, memory.since, memory.heard, memory.believed, memory.moved]
+        known = [self.as_of, memory.since, memory.heard, memory.believed, memory.moved]
+        return [*known, memory.epoch, memory.position]
 
     @classmethod
     def read(cls, told: Sequence[Any]) -> Facts:
@@ -75,12 +76,23 @@ class Facts:
             If it is something else.
         """
         try:
-            as_of, since, heard, believed, moved = msgspec.convert(
-                told, tuple[float, float | None, float | None, bool, bool]
-            )
+            facts = msgspec.convert(told, _Facts)
         except msgspec.ValidationError as error:
             raise ValueError(f"no facts: {error}") from error
-        return cls(as_of, Memory(since, heard, believed, moved))
+        as_of, *memory = msgspec.structs.astuple(facts)
+        return cls(as_of, Memory(*memory))
+
+
+class _Facts(msgspec.Struct, array_like=True):
+    """As `Facts.plain` writes them; earlier versions wrote fewer."""
+
+    as_of: float
+    since: float | None
+    heard: float | None
+    believed: bool
+    moved: bool
+    epoch: str = ""
+    position: str = ""
 
 
 @dataclass(frozen=True, slots=True)

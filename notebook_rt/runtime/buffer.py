@@ -81,6 +81,11 @@ class Buffer:
         self._items.clear()
         self._overflow = None
 
+    def flush(self) -> None:
+        """Feed now what has come."""
+        while self._items:
+            self._feed_batch()
+
     def _drain(self) -> None:
         """Feed one batch of what came, in order; then let the loop look at the rest of the world."""
         try:
@@ -92,6 +97,7 @@ class Buffer:
                 self._draining = False
 
     def _feed_batch(self) -> None:
+        """Feed one batch of what came, in order."""
         budget = self._batch
         changes: list[Change] = []
         messages: list[object] = []

@@ -65,6 +65,7 @@ from notebook_rt.sync.events import (
     Closed,
     ColumnsSuspect,
     Confirmed,
+    Effect,
     Event,
     Failed,
     Fetch,
@@ -93,7 +94,7 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.query.requery import Requery
 from notebook_rt.sync.table.again import Again
-from notebook_rt.sync.table.broadcast import EVENT, commit_time
+from notebook_rt.sync.table.broadcast import commit_time
 from notebook_rt.sync.table.discovery import described
 from notebook_rt.sync.table.mirror import Mirror
 
@@ -585,11 +586,27 @@ class TableDriver(Feed):
             self._buffer.event(Gap(message))
 
     def broadcast(self, payload: Mapping[str, Any]) -> None:
-        if self._unjoined or payload.get("event") != EVENT:
-            return
-        if self.services.rate.came(1, time.monotonic()):
+        """Changes by broadcast come as `message`, by the table's topic."""
+
+    def message(self, payload: object) -> None:
+        if self._counts(1):
+            self._buffer.message(payload)
+
+    def catch_up_messages(self) -> None:
+        self._buffer.flush()
+
+    def take_messages(self, payloads: Sequence[object]) -> Callable[[], None]:
+        if not self._counts(len(payloads)):
+            return lambda: None
+        return self._handle(ReceivedMessages(payloads))
+
+    def _counts(self, messages: int) -> bool:
+        """Whether messages that came are this login's; counted, then."""
+        if self._unjoined:
+            return False
+        if self.services.rate.came(messages, time.monotonic()):
             self.services.on_overload()
-        self._buffer.message(payload.get("payload"))
+        return True
 
     def presence(self, event: str, payload: Mapping[str, Any]) -> None:
         pass
@@ -621,25 +638,41 @@ class TableDriver(Feed):
     # Feeding the mirror and carrying out
 
     def _feed(self, event: Event) -> None:
+        self._handle(event)()
+
+    def _handle(self, event: Event) -> Callable[[], None]:
+        """Have the machine take what happened; what this returns carries out what it says."""
         if self._early is not None:
             self._early.append(event)
-            return
-        try:
-            with self.services.lock:
-                edited, self._edited = self._edited, []
+            return lambda: None
+        problem, effects = None, []
+        with self.services.lock:
+            edited, self._edited = self._edited, []
+            try:
                 with self._maybe_later(event):
                     effects = self.mirror.handle(event, time.monotonic())
-        except Exception as error:
+            except Exception as error:
+                problem = error
+        return partial(self._carry_out, event, edited, effects, problem)
+
+    def _carry_out(
+        self,
+        event: Event,
+        edited: Sequence[Sequence[RowChange]],
+        effects: Sequence[Effect],
+        problem: Exception | None,
+    ) -> None:
+        for changes in edited:  # before what came after them
+            self.publish(changes, "edit")
+        if problem is not None:
+            what = f'table "{self.spec.table}"'
             if isinstance(event, Gap):
-                logger.exception('table "%s": the mirror cannot go on', self.spec.table)
-                self.fail(ProtocolError(f'table "{self.spec.table}": {error!r}'))
-                return
-            logger.exception('table "%s": %s', self.spec.table, type(event).__name__)
-            self._feed(Gap(f"an exception while applying: {error!r}"))
+                logger.error("%s: the mirror cannot go on", what, exc_info=problem)
+                self.fail(ProtocolError(f"{what}: {problem!r}"))
+            else:
+                logger.error("%s: %s", what, type(event).__name__, exc_info=problem)
+                self._feed(Gap(f"an exception while applying: {problem!r}"))
             return
-        finally:
-            for changes in edited:  # before what came after them
-                self.publish(changes, "edit")
         for effect in effects:
             match effect:
                 case Published():

@@ -135,17 +135,18 @@ class Project:
             self.look_at_health,
             self._known,
         )
+        lock = WakingLock(thread)
         self.services = Services(
             thread=thread,
             rest=self.rest,
             registry=self.connection.registry,
             options=options,
             metrics=self.counters,
-            topics=Topics(),
+            topics=Topics(lock),
             turns=Turns(options.polls_at_once),
             rate=ChangeRate(self.usage.plan),
             on_overload=self._overloaded,
-            lock=WakingLock(thread),
+            lock=lock,
             unreachable=lambda: self.connection.last_error,
             on_contact=self._on_contact,
             known=self._known,

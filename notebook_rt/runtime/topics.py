@@ -3,17 +3,24 @@
 A socket joins a topic once, and a session may show one table in several ways (filters, columns). So the
 topic's owner in the registry is a ``SharedTopic``, which hands on what it hears to each of its followers;
 one that comes later is told what the others know: that it is joined, and that changes flow.
+
+What one transaction did to several tables is applied as one (``sync/table/together.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
 from notebook_rt.errors import AuthError, NotebookRTError
 from notebook_rt.net.registry import Place
 from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.sync.events import Binding, Change
+from notebook_rt.sync.table.broadcast import EVENT
+from notebook_rt.sync.table.together import Sent, Together
 
 REPLICATING: Final = "Replication connection established"
 NOT_REPLICATING: Final = "Replication connection was not established in time"
@@ -33,7 +40,14 @@ class Follower(Protocol):
 
     def system(self, payload: Mapping[str, Any]) -> None: ...
 
-    def broadcast(self, payload: Mapping[str, Any]) -> None: ...
+    def message(self, payload: object) -> None:
+        """Take a message of the log, after what has come before it."""
+
+    def catch_up_messages(self) -> None:
+        """Have taken what has come."""
+
+    def take_messages(self, payloads: Sequence[object]) -> Callable[[], None]:
+        """Apply messages of the log at once; what it returns tells of them. The caller holds the lock."""
 
     def gap(self, reason: str) -> None: ...
 
@@ -41,7 +55,9 @@ class Follower(Protocol):
 class SharedTopic:
     """See the module. The topic's owner in the registry."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, topics: Topics) -> None:
+        self._name = name
+        self._topics = topics
         self._followers: list[Follower] = []
         self._channel: SocketChannel | None = None
         self._confirmation: Mapping[str, Any] | None = None
@@ -61,7 +77,12 @@ class SharedTopic:
                 follower.system(self._confirmation)
 
     @property
-    def _here(self) -> list[Follower]:
+    def streams(self) -> bool:
+        """Whether what the database sends comes."""
+        return self._confirmation is not None
+
+    @property
+    def here(self) -> list[Follower]:
         return [follower for follower in self._followers if follower.place.taken]
 
     # What the registry tells (registry.Owner)
@@ -77,18 +98,21 @@ class SharedTopic:
         return ()
 
     def joined(self, channel: SocketChannel) -> None:
+        self._topics.hurry()
         self._channel, self._confirmation = channel, None
-        for follower in self._here:
+        for follower in self.here:
             follower.joined(channel)
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
+        self._topics.hurry()
         self._channel = self._confirmation = None
-        for follower in self._here:
+        for follower in self.here:
             follower.lost(reason, error)
 
     def evicted(self) -> None:
+        self._topics.hurry()
         self._channel = self._confirmation = None
-        for follower in self._here:
+        for follower in self.here:
             follower.evicted()
 
     def token_refused(self, error: AuthError) -> None:
@@ -98,32 +122,87 @@ class SharedTopic:
         pass
 
     def system(self, payload: Mapping[str, Any]) -> None:
+        self._topics.hurry()
         if payload.get("status") == "ok" and payload.get("message") == REPLICATING:
             self._confirmation = payload
-        for follower in self._here:
+        for follower in self.here:
             follower.system(payload)
 
     def broadcast(self, payload: Mapping[str, Any]) -> None:
-        for follower in self._here:
-            follower.broadcast(payload)
+        if payload.get("event") == EVENT:
+            self._topics.heard(Sent(self._name, payload.get("payload")))
 
     def presence(self, event: str, payload: Mapping[str, Any]) -> None:
         pass
 
     def gap(self, reason: str) -> None:
-        for follower in self._here:
+        self._topics.hurry()
+        for follower in self.here:
             follower.gap(reason)
 
 
 class Topics:
-    """A session's shared topics, by name."""
+    """A session's shared topics, by name.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    lock
+        Held while tables are applied to: who holds it sees all of a transaction or nothing.
+    """
+
+    def __init__(self, lock: AbstractContextManager[object]) -> None:
         self._topics: dict[str, tuple[SharedTopic, int]] = {}
+        self._lock = lock
+        self._together = Together()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def heard(self, sent: Sent) -> None:
+        """A message of the log came."""
+        streaming = [name for name, (topic, _) in self._topics.items() if topic.streams]
+        self._apply(self._together.came(sent, streaming, time.monotonic()))
+
+    def hurry(self) -> None:
+        """What waits is applied before what follows."""
+        self._apply(self._together.take_all())
+
+    def _take_due(self) -> None:
+        self._apply(self._together.take(time.monotonic()))
+
+    def _apply(self, messages: Sequence[Sent]) -> None:
+        if len({sent.topic for sent in messages}) < 2:
+            for sent in messages:
+                for follower in self._followers(sent.topic):
+                    follower.message(sent.payload)
+        else:
+            self._apply_as_one(messages)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._together.due
+        if due is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, due - time.monotonic()), self._take_due)
+
+    def _apply_as_one(self, messages: Sequence[Sent]) -> None:
+        """Apply to all tables before anybody is told of one."""
+        payloads: dict[Follower, list[object]] = {}
+        for sent in messages:
+            for follower in self._followers(sent.topic):
+                payloads.setdefault(follower, []).append(sent.payload)
+        for follower in payloads:
+            follower.catch_up_messages()
+        with self._lock:
+            tell = [follower.take_messages(each) for follower, each in payloads.items()]
+        for one in tell:
+            one()
+
+    def _followers(self, name: str) -> Sequence[Follower]:
+        topic, _ = self._topics.get(name, (None, 0))
+        return () if topic is None else topic.here
 
     def follow(self, name: str, follower: Follower) -> SharedTopic:
         """The one owner of the topic ``name``, with one follower more."""
-        topic, followers = self._topics.get(name, (SharedTopic(), 0))
+        topic, followers = self._topics.get(name, (SharedTopic(name, self), 0))
         self._topics[name] = topic, followers + 1
         topic.add(follower)
         return topic

@@ -22,7 +22,9 @@ ME = Identity.of("https://x.supabase.co", "anon", TableSpec("prices"))
 
 times = st.none() | st.floats(0, 2e9)
 facts = st.builds(
-    Facts, st.floats(0, 2e9), st.builds(Memory, times, times, st.booleans(), st.booleans())
+    Facts,
+    st.floats(0, 2e9),
+    st.builds(Memory, times, times, st.booleans(), st.booleans(), st.text(), st.text()),
 )
 
 

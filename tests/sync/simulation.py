@@ -110,7 +110,8 @@ class Faults:
     overtaking: float = 0.002
     """Seconds by which a message may come before one that was sent earlier."""
     limit: float | None = None
-    """Changes a second above which, on average, the server drops what follows, without a word."""
+    """Changes, or messages, a second above which, on average, the server drops what follows, without a
+    word."""
     date_skew: float = 0.0
     """The REST server's clock, compared with the database's."""
 
@@ -732,7 +733,7 @@ class World:
     # The mirror ---------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> None:
-        if isinstance(event, Received):
+        if isinstance(event, Received | ReceivedMessages):
             self.rate.came(1, self.now)
         for effect in self.mirror.handle(event, self.now):
             self._carry_out(effect)
@@ -899,6 +900,8 @@ class World:
 
     def _sent(self, message: dict[str, Any]) -> None:
         if self._active != self.mirror.topic or self._active is None:
+            return
+        if not self.limiter.admit():
             return
         for _ in range(1 + (self.random.random() < self.faults.doubled)):
             if self.random.random() < self.faults.loss or self.events_stop:

@@ -202,6 +202,7 @@ ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pa
     st.sampled_from((None, "grp=eq.1")),
     st.sampled_from((0.0, 0.3)),
     st.booleans(),
+    sources,
 )
 @example(  # the second edit of a row waits for the answer to the first, as in the queue
     story=[(0.0, ("edit", 1, 0.0, 0.05)), (0.0, ("edit", 1, 0.0, 0.0))],
@@ -209,6 +210,7 @@ ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pa
     text=None,
     truncated=0.3,
     toast=False,
+    source="changes",
 )
 @example(  # ours came without its text, and the next one says what ours was based on
     story=[
@@ -224,6 +226,7 @@ ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pa
     text=None,
     truncated=0.3,
     toast=False,
+    source="changes",
 )
 @example(  # what changes no text comes behind what was held back as older than ours
     story=[
@@ -239,6 +242,7 @@ ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pa
     text=None,
     truncated=0.3,
     toast=True,
+    source="changes",
 )
 @example(  # the event of the first comes while the answer to the third hides it
     story=[(0.0, ("edit", 1, 0.0, 0.0))] * 3,
@@ -246,6 +250,7 @@ ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pa
     text="grp=eq.1",
     truncated=0.0,
     toast=False,
+    source="changes",
 )
 @example(  # the row of ours is gone before the answer to its insert, whose event was cut
     story=[
@@ -259,6 +264,7 @@ ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pa
     text=None,
     truncated=0.3,
     toast=False,
+    source="changes",
 )
 @example(  # the event of the deletion comes after the answer to the insert
     story=[
@@ -270,6 +276,7 @@ ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pa
     text=None,
     truncated=0.0,
     toast=False,
+    source="changes",
 )
 @example(  # ours is outside of the filter, so that no event of it comes
     story=[
@@ -281,12 +288,18 @@ ours = st.tuples(st.sampled_from(("edit", "insert", "delete")), keys, pauses, pa
     text="grp=eq.1",
     truncated=0.0,
     toast=False,
+    source="changes",
 )
 def test_what_others_do_is_seen_soon_after_a_write_of_ours(
-    story: list[Any], seed: int, text: str | None, truncated: float, toast: bool
+    story: list[Any],
+    seed: int,
+    text: str | None,
+    truncated: float,
+    toast: bool,
+    source: Source,
 ) -> None:
     """A write's answer hides what is older, and nothing else, though no version tells the order."""
-    spec = TableSpec("t", filter=parse(text))
+    spec = TableSpec("t", filter=parse(text), source=source)
 
     def make_rows(schema: Schema) -> Overlay:
         return Overlay(
@@ -298,7 +311,7 @@ def test_what_others_do_is_seen_soon_after_a_write_of_ours(
 
     world = World(
         spec,
-        server(),
+        server(source=source),
         seed=seed,
         options=Options(audit_interval=0, page_size=5),
         faults=Faults(truncated=truncated, toast=toast, latency=(0.001, 0.05)),
@@ -502,9 +515,10 @@ def test_clock_skew_within_the_margin_changes_nothing() -> None:
         converged(world)
 
 
+@pytest.mark.parametrize("source", ["changes", "broadcast"])
 @pytest.mark.parametrize("seed", range(10))
-def test_a_thousand_commits_in_one_millisecond_keep_their_order(seed: int) -> None:
-    world = World(TableSpec("t"), server(), seed=seed)
+def test_a_thousand_commits_in_one_millisecond_keep_their_order(seed: int, source: Source) -> None:
+    world = World(TableSpec("t", source=source), server(source=source), seed=seed)
     world.connect()
     world.run(5)
     for n in range(1000):

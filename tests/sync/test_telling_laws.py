@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from notebook_rt.model.filters import parse
 from notebook_rt.model.order import parse_order
 from notebook_rt.model.rows import RowChange, Upsert
-from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
@@ -25,6 +25,7 @@ from tests.sync.test_mirror_laws import (
     pauses,
     play,
     server,
+    sources,
     steps,
     writes,
 )
@@ -47,6 +48,7 @@ def told_world(spec: TableSpec, one: Any, seed: int, **more: Any) -> World:
     st.sampled_from((None, 1, 3, 6)),
     st.booleans(),
     st.sampled_from((None, ("note",), ("rev",))),
+    sources,
 )
 def test_what_is_told_of_the_first_rows_is_what_is_shown(
     story: list[Any],
@@ -55,14 +57,14 @@ def test_what_is_told_of_the_first_rows_is_what_is_shown(
     limit: int | None,
     filtered: bool,
     columns: tuple[str, ...] | None,
+    source: Source,
 ) -> None:
     """Promises 5, 8: a row that leaves the first rows is told as deleted, one that enters as inserted."""
     where = parse("grp=neq.2" if filtered else None)
-    spec = TableSpec(
-        "t", columns=columns, filter=where, order=parse_order(order) if order else (), limit=limit
-    )
+    by = parse_order(order) if order else ()
+    spec = TableSpec("t", columns=columns, filter=where, order=by, limit=limit, source=source)
     with mock.patch("notebook_rt.sync.table.window.SPARE_LEAST", 1):
-        world = told_world(spec, server(), seed, faults=Faults(loss=0.1))
+        world = told_world(spec, server(source=source), seed, faults=Faults(loss=0.1))
         play(world, story)
         world.settle(15)
         world.gap()
@@ -93,13 +95,14 @@ changed_columns = st.sampled_from(
     st.integers(0, 2**32),
     st.sampled_from((None, 3)),
     beginnings,
+    sources,
 )
 def test_what_changes_while_the_table_is_read_again_is_told(
-    story: list[Any], seed: int, limit: int | None, begins: dict[str, Any]
+    story: list[Any], seed: int, limit: int | None, begins: dict[str, Any], source: Source
 ) -> None:
     """Promises 5, 9: a table that is read again, for its columns are others, tells what differs."""
-    one = server(**begins)
-    world = told_world(TableSpec("t", limit=limit), one, seed)
+    one = server(source=source, **begins)
+    world = told_world(TableSpec("t", limit=limit, source=source), one, seed)
     for pause, step in story:
         if step[0] == "alter":
             world.run(pause)

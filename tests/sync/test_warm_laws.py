@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 
 from notebook_rt.model.filters import parse
 from notebook_rt.model.order import parse_order
-from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.options import Options
-from notebook_rt.sync.events import Fetch, Published, Received, StatusChanged
+from notebook_rt.sync.events import Fetch, Page, Published, Query, Received, StatusChanged
+from notebook_rt.sync.table.broadcast import SINCE
 from tests.sync.simulation import Faults, Server, World
-from tests.sync.test_mirror_laws import COLUMNS, converged, play, server, steps
+from tests.sync.test_mirror_laws import COLUMNS, converged, play, server, sources, steps
 
 many = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -30,9 +32,10 @@ specs = st.sampled_from(
 waits = st.sampled_from((0.0, 0.3, 3.0, 100.0, 1e6))
 
 
-def marked(rows: int = 8, **more: Any) -> Server:
+def marked(rows: int = 8, source: Source = "changes", **more: Any) -> Server:
     """A server whose table has a watermark, which changes move or not."""
-    made = Server({**COLUMNS, "updated_at": "timestamptz"}, **more)
+    broadcasts = source == "broadcast"
+    made = Server({**COLUMNS, "updated_at": "timestamptz"}, broadcasts=broadcasts, **more)
     for key in range(1, rows + 1):
         made.write(key, {"grp": key % 3, "note": "start"})
     return made
@@ -44,36 +47,56 @@ def statuses(world: World) -> list[str]:
 
 def away(one: Server, story: list[Any]) -> None:
     """What others write while no kernel runs."""
-    one.listener = None
+    one.listener = one.sender = None
     for _, step in story:
         match step:
             case ("write", key, group, note):
                 one.write(key, None if group is None else {"grp": group, "note": note})
             case ("move", key, to):
                 one.move(key, to)
+            case ("prune",):
+                one.prune()
+            case ("install",):
+                one.install()
+            case ("drop",):
+                one.broadcasts = False
+
+
+absences = st.tuples(steps, st.lists(st.sampled_from((("prune",), ("install",), ("drop",)))), steps)
+"""What is written while no kernel runs, and what becomes of the log between."""
 
 
 @many
 @given(
     specs,
-    st.lists(st.tuples(steps, steps, waits), min_size=1, max_size=2),
+    st.lists(st.tuples(steps, absences, waits), min_size=1, max_size=2),
     steps,
     st.booleans(),
     st.booleans(),
     st.integers(0, 2**32),
+    sources,
+    st.sampled_from((1_000, 400_000)),
 )
 def test_a_kernel_that_begins_with_what_was_kept_shows_it_and_converges(
-    spec: TableSpec, lives: list[Any], last: list[Any], moves: bool, xmin: bool, seed: int
+    spec: TableSpec,
+    lives: list[Any],
+    last: list[Any],
+    moves: bool,
+    xmin: bool,
+    seed: int,
+    source: Source,
+    size: int,
 ) -> None:
     """Whatever one kernel has seen, wherever it was killed, whatever was written then: it converges,
     and no row goes back in time.
     """
-    one = marked(passes_xmin=xmin, moves_watermark=moves)
+    one = marked(passes_xmin=xmin, moves_watermark=moves, source=source, entry_size=size)
     world = World(spec, one, seed=seed)
     world.connect()
-    for story, absent, pause in lives:
+    for story, (before_log, becomes, after_log), pause in lives:
         play(world, story)
-        away(one, absent)
+        logged = [(0.0, step) for step in becomes] if source == "broadcast" else []
+        away(one, [*before_log, *logged, *after_log])
         one.now += pause
         before = world.view
         world = World(spec, one, seed=seed, before=world)
@@ -86,22 +109,29 @@ def test_a_kernel_that_begins_with_what_was_kept_shows_it_and_converges(
 
 
 @many
-@given(steps, st.sampled_from((True, False)), st.sampled_from((True, False)), st.integers(0, 99))
-@example(story=[(0.0, ("write", 1, 1, "b"))], moves=False, xmin=False, seed=0)
+@given(
+    steps,
+    st.sampled_from((True, False)),
+    st.sampled_from((True, False)),
+    st.integers(0, 99),
+    sources,
+)
+@example(story=[(0.0, ("write", 1, 1, "b"))], moves=False, xmin=False, seed=0, source="changes")
 def test_it_is_never_live_before_it_was_proven(
-    story: list[Any], moves: bool, xmin: bool, seed: int
+    story: list[Any], moves: bool, xmin: bool, seed: int, source: Source
 ) -> None:
     """What was written while no kernel ran, also past a watermark that nothing moves, is there when
     the table first says that it is live.
     """
-    one = marked(60, passes_xmin=xmin, moves_watermark=moves)
+    one = marked(60, passes_xmin=xmin, moves_watermark=moves, source=source)
     one.now = 1000.0  # the rows are older than a reconciliation looks back
-    first = World(TableSpec("t"), one, seed=seed)
+    spec = TableSpec("t", source=source)
+    first = World(spec, one, seed=seed)
     first.settle(10)
     converged(first)
     away(one, story)
     one.now += 1000
-    world = World(TableSpec("t"), one, seed=seed, before=first, options=Options(page_size=7))
+    world = World(spec, one, seed=seed, before=first, options=Options(page_size=7))
     world.connect()
     while "live" not in statuses(world):
         assert {*statuses(world)} <= {"stale"}
@@ -184,3 +214,47 @@ def test_what_was_missed_is_read_and_not_the_table(rows: int) -> None:
     assert world.differences == {}
     asked = [effect for _, effect in world.effects if isinstance(effect, Fetch)]
     assert len(asked) < 15 < rows / 7
+
+
+@pytest.mark.parametrize("what", ["nothing", "some", "too much", "pruned", "numbered anew"])
+def test_what_was_missed_is_read_from_the_log_and_not_the_table(what: str) -> None:
+    """Where the log reaches back to the position that was kept, and has less than the table: as after ten
+    hours, in which fifty rows of 300 changed, or 12,000 changes were made.
+    """
+    one = marked(300, source="broadcast", entry_size=200)
+    spec = TableSpec("t", source="broadcast")
+    first = World(spec, one)
+    first.settle(10)
+    one.write(1, {"grp": 0, "note": "seen"})
+    first.run(100)
+    converged(first)
+    one.now += 36_000
+    missed = {"nothing": 0, "too much": 12_000}.get(what, 50)
+    away(one, [(0, ("write", key % 300, 2, "missed")) for key in range(missed)])
+    if what == "pruned":
+        one.prune()
+    if what == "numbered anew":
+        one.install()
+    select, read = one.select, Counter[str]()
+
+    def count(query: Query) -> Page:
+        page = select(query)
+        read["requests"] += 1
+        read["rows"] += len(page.rows)
+        read["changes"] += len(page.value["changes"]) if query.rpc == SINCE else 0
+        return page
+
+    one.select = count  # type: ignore[method-assign]  # counts what is asked for, and what that brings
+    world = World(spec, one, before=first)
+    world.connect()
+    while "live" not in statuses(world):
+        world.run(0.01)
+    assert world.differences == {}
+    if what in ("nothing", "some"):
+        assert read["changes"] == missed
+        assert read["rows"] <= 32  # they tell what the columns are
+        assert read["requests"] <= 5
+    else:
+        assert read["rows"] >= 300
+        assert read["changes"] < 12_000
+        assert read["requests"] > 300 / 7

@@ -301,6 +301,18 @@ class ChangeLog:
         """Whether the numbers began anew."""
         return message.epoch != self._epoch
 
+    def resume(self, epoch: str, position: str) -> bool:
+        """Follow from a position that another kernel had kept; whether it is one of this log's."""
+        if not position or epoch != self._epoch:
+            return False
+        self.position = Position.of(position)
+        return True
+
+    @property
+    def kept_position(self) -> tuple[str, str]:
+        """What another kernel goes on from, the arguments of `resume`; empty: no position is known."""
+        return self._epoch, "" if self.position is None else self.position.text
+
     def forget(self) -> None:
         """The rows are not known to be as of any position: they are to be compared, and then followed."""
         self.position = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Server times, in seconds since the epoch, and how far the watermark is believed."""
+    """Server times, in seconds since the epoch, how far the watermark is believed, and the log's position."""
 
     since: float | None = None
     """Nothing that was committed before is missing from the rows; None: it was never proven."""
@@ -17,3 +17,7 @@ class Memory:
     """Whether no change was seen that did not move the watermark (``watermark.py``)."""
     moved: bool = False
     """Whether a change was seen that moved it."""
+    epoch: str = ""
+    """Of the log of changes that was followed (``broadcast.py``); empty: none was."""
+    position: str = ""
+    """What it sees is in the rows; empty: there was no such position."""

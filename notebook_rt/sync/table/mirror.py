@@ -159,7 +159,7 @@ class Mirror(Machine):
     @property
     def memory(self) -> Memory:
         """What a later kernel goes on from."""
-        return self._passes.memory(self._since)
+        return self._passes.memory(self._since, reading=REFETCH in self._flows)
 
     @property
     def versions(self) -> Versions:
@@ -393,6 +393,8 @@ class Mirror(Machine):
         """Ask the log for what was lost, and its head whether something was."""
         if not self._confirmed or LOG in self._flows or self._now < self._retry_at:
             return
+        if self._unproven:
+            return
         if self.gapless and log.numbers.lost(self._now):
             self._open_gap("messages of the database were lost; they are read from its log")
         if not self.gapless or self._now >= log.numbers.lost_at:
@@ -436,7 +438,7 @@ class Mirror(Machine):
                 return None
             if not replica.loaded:
                 return self._prove(self._passes.load(replica))
-            return self._prove(self._reconcile(replica, "warm"))
+            return self._prove(self._warm(replica))
         if self._audits.asked and self._now >= self._audits.at:
             return self._audit(replica)
         if self._confirmed and self._gaps > self._closed_gaps:
@@ -511,6 +513,7 @@ class Mirror(Machine):
             and self._confirmed
             and LOG not in self._flows
             and log.position is not None
+            and not self._unproven
         ):
             due = min(log.head_at, log.numbers.lost_at) if self.gapless else self._retry_at
             times.append(max(due, self._retry_at))
@@ -599,6 +602,15 @@ class Mirror(Machine):
         # No time bounds what is missing, for what the log told had none.
         one = self._passes.reconcile(replica, cause, None)
         return (yield from self._passes.rooted(replica, log, one))
+
+    def _warm(self, replica: Replica) -> Pass:
+        """Prove the rows of an earlier kernel: from the log where it reaches back to them."""
+        log, proof = self._passes.log, None
+        if log is not None and self._passes.resume_log(replica, log):
+            proof = yield from self._passes.follow(replica, log, "warm")
+        if proof is None:
+            proof = yield from self._reconcile(replica, "warm")
+        return proof
 
     def _follow(self, replica: Replica, log: ChangeLog) -> Flow:
         gaps = self._gaps

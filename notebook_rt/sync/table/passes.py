@@ -93,6 +93,8 @@ class Passes:
         """The changes that came while loading; None: nothing is being loaded."""
         self.log: ChangeLog | None = None
         """What is followed where changes come by broadcast; None: they come by Postgres Changes."""
+        self._kept_position = ("", "")
+        """The log's epoch and position in an earlier kernel."""
         self._early: deque[tuple[float, Change]] = deque(maxlen=options.buffer_size)
         """The changes that came just before the load: it may not see them yet."""
         self.order_at = float("-inf")
@@ -136,12 +138,28 @@ class Passes:
         replica.watermark.moved = memory.moved
         replica.schema_moved = True
         self._horizon.resume(memory.heard)
+        self._kept_position = memory.epoch, memory.position
 
-    def memory(self, since: float | None) -> Memory:
-        """What a later kernel goes on from, where the rows were proven as of ``since``."""
-        assert self.replica is not None  # asked only of a table that is shown
-        watermark = self.replica.watermark
-        return Memory(since, self._horizon.heard_until, watermark.believed, watermark.moved)
+    def memory(self, since: float | None, *, reading: bool) -> Memory:
+        """What a later kernel goes on from, where the rows were proven as of ``since``.
+
+        ``reading``: rows that the log has named are being read.
+        """
+        replica, log = self.replica, self.log
+        assert replica is not None  # asked only of a table that is shown
+        watermark = replica.watermark
+        heard = self._horizon.heard_until
+        known = log is not None and not (reading or replica.wanted)
+        epoch, position = log.kept_position if log is not None and known else ("", "")
+        return Memory(since, heard, watermark.believed, watermark.moved, epoch, position)
+
+    def resume_log(self, replica: Replica, log: ChangeLog) -> bool:
+        """Whether the rows that were kept can be followed from where the log was then.
+
+        What lies behind the edge of a window, and an order that only the server knows, is read.
+        """
+        window = replica.window
+        return (window is None or not window.wanted) and log.resume(*self._kept_position)
 
     # The columns, and the load ------------------------------------------------------------------
 
@@ -296,7 +314,7 @@ class Passes:
         return self._take_entries(replica, log, [*missed.entries, *heard])
 
     def follow(
-        self, replica: Replica, log: ChangeLog, cause: Literal["reconcile", "poll"]
+        self, replica: Replica, log: ChangeLog, cause: Literal["reconcile", "poll", "warm"]
     ) -> Learning:
         """Take what the log has since the position; None: it does not say, or the table is read with less."""
         took, position = self._stopwatch(), log.position
