@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from notebook_rt.edits import decide
+from notebook_rt.edits.listing import question
 from notebook_rt.edits.merge import Strategies, rebase
 from notebook_rt.edits.ops import WRITES, Json, Op, changes_key, key_after, unkeyed
 from notebook_rt.errors import QueueError
@@ -592,9 +593,8 @@ class Delivery:
         left = rebase(decide.edit_of(op), typed, strategies, self._clock(), moved=moved)
         records = [decide.record_of(op, conflict) for conflict in left.conflicts]
         if left.open:
-            asking = replace(
-                decide.in_doubt(op, left), state="asking", error=left.conflicts[-1].rule
-            )
+            asked = [question(record) for record in records if record["open"]]
+            asking = replace(decide.in_doubt(op, left), state="asking", error="; ".join(asked))
             await self._store(self.outbox.back, asking, records)
             self.tell(self._listener.rebased, asking, records)
             return False
