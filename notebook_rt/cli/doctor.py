@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from notebook_rt.errors import (
     NoPrimaryKeyError,
     NotebookRTError,
+    NotPublishedError,
     PermissionDeniedError,
     UnknownKeyError,
     identifier,
@@ -58,8 +59,13 @@ _NEEDED_SQL: Final = {
     "notebook_rt_write": "sums and calls that are sent exactly once",
     "notebook_rt_write_many": "many edits in one request",
 }
-_KINDS_WITHOUT_CHANGES: Final = ("v", "m", "f")
-"""PostgreSQL's ``relkind`` of views, materialized views and foreign tables."""
+_KINDS_WITHOUT_CHANGES: Final = {
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "p": "partitioned, and only its partitions can be in the publication",
+}
+"""What streams no changes of its own, by PostgreSQL's ``relkind``."""
 _MARKS: Final = {"ok": "✓", "note": "–", "wrong": "✗"}
 
 
@@ -337,7 +343,10 @@ def _opened(
                 yield Finding("note" if reason else "ok", name, words)
     except NotebookRTError as error:
         near = _near(session, name)
-        yield Finding("wrong", name, str(error) + near, _sql_of(str(error)))
+        sql = _sql_of(str(error))
+        if isinstance(error, NotPublishedError) and sql and not described:
+            sql = _publish_a_table(qualified(schema, name))
+        yield Finding("wrong", name, str(error) + near, sql)
         if not described:
             yield from _behind(session, schema, name, error)
 
@@ -464,20 +473,16 @@ def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iter
     its key; that of a note may add a key or a trigger.
     """
     table = qualified(schema, name)
-    if told.get("kind", "r") in _KINDS_WITHOUT_CHANGES:
-        words = (
-            f"it is a view: {_query(name)} follows it, with the names of the tables that it reads"
-        )
+    kind = str(told.get("kind", "r"))
+    if kind in _KINDS_WITHOUT_CHANGES:
+        whose = "its partitions" if kind == "p" else "the tables that it reads"
+        what = _KINDS_WITHOUT_CHANGES[kind]
+        words = f"it is {what}: {_query(name)} follows it, with the names of {whose}"
         yield Finding("note", name, words)
+        if kind == "p":
+            yield from _rights(schema, name, told, role)
         return
-    if told.get("kind") == "p":
-        yield Finding(
-            "wrong",
-            name,
-            "it is partitioned, and only its partitions can be in the publication: "
-            f'rt.query("{name}", depends_on=[...]) with the names of these follows it',
-        )
-    elif told.get("published") is False:
+    if told.get("published") is False:
         sql = _publish(table)
         yield Finding("wrong", name, "it is not in the publication: no change is streamed", sql)
     columns = {one.get("name") for one in told.get("columns") or () if isinstance(one, Mapping)}
