@@ -568,15 +568,15 @@ def why_empty(
 ) -> str:
     """Why a table that was read shows no row, and what to do; empty where it has none to hide.
 
-    ``row_security`` is whether its policies decide which rows are seen; None: not known. ``shows_some``:
-    there is a policy that shows rows to this role.
+    No policy hides a row from a secret key's role. ``row_security`` is whether policies decide which rows
+    are seen; None: not known. ``shows_some``: there is a policy that shows rows to this role.
 
-    >>> why_empty("public", "t", "anon", False)
-    ''
+    >>> why_empty("public", "t", "anon", False), why_empty("public", "t", "service_role", True)
+    ('', '')
     >>> why_empty("public", "t", "authenticated", True, shows_some=True)
     'table "t" has no row that this login may see: it is empty, or its policies show them to others'
     """
-    if row_security is False:
+    if row_security is False or role == "service_role":
         return ""
     if row_security and shows_some:
         return (

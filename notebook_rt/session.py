@@ -481,9 +481,9 @@ class Session(Opening):
     def on_note(self, fn: Callable[[str, str], Any]) -> Callable[[], None]:
         """Call ``fn(kind, text)`` with what is worth a line, on a thread of its own.
 
-        The kind is ``"merged"``, ``"queued"`` or ``"failed"`` (edits), ``"unavailable"`` (live updates are
-        not to be had) and ``"live"`` (they are again), ``"limit"`` (one of the plan's is near), or
-        ``"info"``.
+        The kind is ``"merged"``, ``"conflict"`` (you are to decide), ``"queued"`` or ``"failed"`` (edits),
+        ``"unavailable"`` (live updates are not to be had) and ``"live"`` (they are again), ``"limit"`` (one
+        of the plan's is near), or ``"info"``.
 
         Parameters
         ----------

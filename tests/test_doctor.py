@@ -37,7 +37,6 @@ ILLS = {
     "alter publication supabase_realtime drop table ill": "not in the publication",
     "revoke select on ill from anon": "may not read it",
     "revoke all on ill from anon": "may not select",
-    "drop policy read_all on ill": "no policy shows role anon a row",
     "alter table ill replica identity nothing": "replica identity is nothing",
     "revoke usage on sequence ill_ids from anon": "not take a key from the sequence ill_ids",
     "drop publication supabase_realtime": "there is no publication",
@@ -47,6 +46,7 @@ ILLS = {
 NOTED = {
     "alter table ill drop constraint ill_pkey; create unique index on ill (id)": "no primary key",
     "drop trigger ill_now on ill": "no trigger sets updated_at",
+    "drop policy read_all on ill": "no policy shows role anon a row",
 }
 """What is broken so that the mend is somebody's decision: a note, with the SQL."""
 
@@ -119,6 +119,10 @@ def test_what_is_to_be_decided_is_noted_and_mended_by_its_sql(
     whole: LocalStack, capsys: pytest.CaptureFixture[str], ill: str
 ) -> None:
     whole.sql(ill)
+    assert doctor.run(asked("ill", "--mend")) == 0
+    printed = capsys.readouterr().out
+    assert NOTED[ill] in printed
+    assert all(line.startswith("--") or not line for line in printed.splitlines())
     (noted,) = [one for one in looked(capsys, "ill") if NOTED[ill] in one.text and one.sql]
     whole.sql(noted.sql)
     found = looked(capsys, "ill")
@@ -135,8 +139,8 @@ def test_a_partitioned_table_is_told_what_follows_it_and_no_sql_that_does_nothin
         'grant select on "Ill one" to anon; alter publication supabase_realtime add table "Ill one"'
     )
     found = [one for one in looked(capsys, "Ill one") if one.about == "Ill one"]
-    assert any('rt.query("Ill one", depends_on=[...])' in text for text in wrong(found))
-    assert [one.sql for one in found if one.level == "wrong" and one.sql] == []
+    assert any('rt.query("Ill one", depends_on=[...], key=...)' in one.text for one in found)
+    assert wrong(found) == [], "a note: no SQL mends it"
 
 
 def test_a_project_that_gives_few_rows_a_request_is_told_what_that_costs(
@@ -292,6 +296,21 @@ def test_a_table_whose_rows_may_be_hidden_is_not_said_to_be_well(
     assert levels == ["note"]
 
 
+@pytest.mark.parametrize("described", [True, False])
+def test_the_empty_table_of_a_secret_key_is_empty(
+    whole: LocalStack,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    described: bool,
+) -> None:
+    """It passes every policy, so none hides a row from it."""
+    whole.sql("delete from ill; grant select on ill to service_role")
+    if not described:
+        whole.sql("drop function nrt_describe")
+    monkeypatch.setenv("SUPABASE_KEY", whole.secret_key)
+    assert [one.level for one in looked(capsys, "ill") if one.text == "0 rows, live"] == ["ok"]
+
+
 def test_a_project_without_the_optional_sql_is_told_once(
     whole: LocalStack, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -372,6 +391,9 @@ def test_whatever_a_table_says_is_told_and_quoted(told: dict[str, object], name:
         assert finding.about == name
         quoted = doctor.qualified("public", name)
         assert not finding.sql or quoted in finding.sql or "sequence" in finding.sql
+        if finding.level == "wrong":  # it is printed to be run as it is
+            assert "policy" not in finding.sql, "which rows somebody may see is a decision"
+            assert "alter table" not in finding.sql or "replica identity" in finding.sql
 
 
 @given(json_values)

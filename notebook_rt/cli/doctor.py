@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from notebook_rt.errors import (
     NoPrimaryKeyError,
     NotebookRTError,
+    NotPublishedError,
     PermissionDeniedError,
     UnknownKeyError,
     identifier,
@@ -58,8 +59,13 @@ _NEEDED_SQL: Final = {
     "notebook_rt_write": "sums and calls that are sent exactly once",
     "notebook_rt_write_many": "many edits in one request",
 }
-_KINDS_WITHOUT_CHANGES: Final = ("v", "m", "f")
-"""PostgreSQL's ``relkind`` of views, materialized views and foreign tables."""
+_KINDS_WITHOUT_CHANGES: Final = {
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "p": "partitioned, and only its partitions can be in the publication",
+}
+"""What streams no changes of its own, by PostgreSQL's ``relkind``."""
 _MARKS: Final = {"ok": "✓", "note": "–", "wrong": "✗"}
 
 
@@ -308,13 +314,21 @@ def _tables(session: Session, schema: str, tables: Sequence[str]) -> Iterator[Fi
                 continue
         else:
             one = None
-        yield from _opened(session, schema, name, described=one is not None)
+        unique = _unique(one) if one is not None and not one.get("key") else None
+        yield from _opened(session, schema, name, described=one is not None, key=unique)
 
 
-def _opened(session: Session, schema: str, name: str, *, described: bool) -> Iterator[Finding]:
+def _unique(told: Mapping[str, Any]) -> list[str] | None:
+    """The columns of a unique constraint, which a table without a key can be opened by."""
+    return next((list(map(str, names)) for names in told.get("unique") or () if names), None)
+
+
+def _opened(
+    session: Session, schema: str, name: str, *, described: bool, key: list[str] | None
+) -> Iterator[Finding]:
     """Open the table as a notebook would; ``described``: what it lacks is told already (`of_table`)."""
     try:
-        with session.table(name) as table:
+        with session.table(name, key=key) as table:
             table.wait(TABLE_SECONDS)
             until = time.monotonic() + TABLE_SECONDS
             while table.status not in ("live", "error") and time.monotonic() < until:
@@ -329,7 +343,10 @@ def _opened(session: Session, schema: str, name: str, *, described: bool) -> Ite
                 yield Finding("note" if reason else "ok", name, words)
     except NotebookRTError as error:
         near = _near(session, name)
-        yield Finding("wrong", name, str(error) + near, _sql_of(str(error)))
+        sql = _sql_of(str(error))
+        if isinstance(error, NotPublishedError) and sql and not described:
+            sql = _publish_a_table(qualified(schema, name))
+        yield Finding("wrong", name, str(error) + near, sql)
         if not described:
             yield from _behind(session, schema, name, error)
 
@@ -456,27 +473,23 @@ def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iter
     its key; that of a note may add a key or a trigger.
     """
     table = qualified(schema, name)
-    if told.get("kind", "r") in _KINDS_WITHOUT_CHANGES:
-        words = (
-            f"it is a view: {_query(name)} follows it, with the names of the tables that it reads"
-        )
+    kind = str(told.get("kind", "r"))
+    if kind in _KINDS_WITHOUT_CHANGES:
+        whose = "its partitions" if kind == "p" else "the tables that it reads"
+        what = _KINDS_WITHOUT_CHANGES[kind]
+        words = f"it is {what}: {_query(name)} follows it, with the names of {whose}"
         yield Finding("note", name, words)
+        if kind == "p":
+            yield from _rights(schema, name, told, role)
         return
-    if told.get("kind") == "p":
-        yield Finding(
-            "wrong",
-            name,
-            "it is partitioned, and only its partitions can be in the publication: "
-            f'rt.query("{name}", depends_on=[...]) with the names of these follows it',
-        )
-    elif told.get("published") is False:
+    if told.get("published") is False:
         sql = _publish(table)
         yield Finding("wrong", name, "it is not in the publication: no change is streamed", sql)
     columns = {one.get("name") for one in told.get("columns") or () if isinstance(one, Mapping)}
     if not told.get("key"):
-        unique = [list(map(str, names)) for names in told.get("unique") or () if names]
-        key = "..." if not unique else repr(unique[0] if len(unique[0]) > 1 else unique[0][0])
-        by = ", ".join(map(identifier, unique[0])) if unique else ""
+        unique = _unique(told)
+        key = "..." if not unique else repr(unique if len(unique) > 1 else unique[0])
+        by = ", ".join(map(identifier, unique)) if unique else ""
         sql = (
             f"alter table {table} add primary key ({by});"
             if unique
@@ -517,12 +530,15 @@ def _rights(schema: str, name: str, told: Mapping[str, Any], role: str) -> Itera
         )
     elif not allowed("select"):
         policy = identifier(f"{role}_reads")
+        who = "everybody" if role == "anon" else "everybody who is signed in"
+        sign_in = ". Sign in, if its rows are for users" if role == "anon" else ""
         words = (
-            f"row-level security is on, and no policy shows role {role} a row (this one shows every row; "
-            "where a row belongs to a user: using ((select auth.uid()) = user_id))"
+            f"row-level security is on, and no policy shows role {role} a row{sign_in}. Which rows it may "
+            "see is your decision: where a row belongs to a user, a policy for authenticated using "
+            f"((select auth.uid()) = user_id); this one shows every row to {who}"
         )
         sql = f"create policy {policy} on {table} for select to {to} using (true);"
-        yield Finding("wrong", name, words, sql)
+        yield Finding("note", name, words, sql)
     verbs = [verb for verb in ("select", "insert", "update", "delete") if allowed(verb)]
     if verbs:
         rows = ", the rows that policies let it" if secured else ""

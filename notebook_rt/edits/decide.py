@@ -576,9 +576,10 @@ def row_key(op: Op, row: Mapping[str, Json]) -> tuple[Any, ...]:
 def row_of(op: Op, row: Mapping[str, Json]) -> dict[str, Any]:
     """The server's row as the merge sees it.
 
-    A numeric that was read as the float of the base is the base: its other digits were not seen.
+    A numeric that was read as the float of the base is the base: its other digits were not seen. The
+    row's version is no column of it.
     """
-    typed = {column: _typed(op, column, value) for column, value in row.items()}
+    typed = {column: _typed(op, column, value) for column, value in row.items() if column != "xmin"}
     for column, base in op.base.items():
         value = typed.get(column)
         if base.__class__ is float and isinstance(value, Decimal) and float(value) == base:

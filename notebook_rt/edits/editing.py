@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.listing import decision, question
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.ops import WRITES, Json, Op, unkeyed
 from notebook_rt.edits.pending import Operations, Shared
@@ -31,7 +32,7 @@ from notebook_rt.store.order import Ordered
 
 __all__ = ["Editing", "SendResult"]
 
-NoteKind = Literal["merged", "queued", "failed", "info"]
+NoteKind = Literal["merged", "conflict", "queued", "failed", "info"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +216,10 @@ class Editing:
                     editor.on_merge.tell(records)
         for record in records:
             what = f"{op.target} {', '.join(map(str, record['key'].values()))}"
-            column = f", {record['column']}" if record["column"] else ""
-            self._note("merged", f"{what}{column}: {record['rule']}")
+            if record["open"]:
+                self._note("conflict", f"{what}: {question(record)}")
+            else:
+                self._note("merged", f"{what}: {decision(record)}")
 
     def failed(self, op: Op) -> None:
         kept = (

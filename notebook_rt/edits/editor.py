@@ -17,7 +17,7 @@ from notebook_rt.edits import tabular
 from notebook_rt.edits.based import NOW, Known, called, known_of, row_said, rows_said
 from notebook_rt.edits.block import Block, in_order
 from notebook_rt.edits.decide import Record
-from notebook_rt.edits.listing import conflicts_df, pending_df, refused
+from notebook_rt.edits.listing import conflicts_df, pending_df, question, refused
 from notebook_rt.edits.merge import Edit
 from notebook_rt.edits.ops import Json, Op, Put, changes_key, unkeyed
 from notebook_rt.edits.overlay import Overlay
@@ -756,7 +756,7 @@ class Editor(PendingEdits):
                 f'table "{self.table}": the conflict was decided meanwhile, as .conflicts tells'
             )
         numbers = {record.number for record in records}
-        asks = any(r.op == op_id and r.number not in numbers for r in self.open_conflicts())
+        still = [r for r in self.open_conflicts() if r.op == op_id and r.number not in numbers]
         rule = "resolved" if third else f"resolved: {'mine' if mine else 'theirs'}"
         left: Op | None = op
         decided = []
@@ -774,7 +774,8 @@ class Editor(PendingEdits):
             dropped = [one.id for one in self._outbox.discard(op_id)]
             self._tell_all(lambda o: o.discard(dropped, want_changes=True))
         else:
-            if not self._outbox.mend(left, decided=numbers, asks=asks):
+            left = replace(left, error="; ".join(question(r.record) for r in still))
+            if not self._outbox.mend(left, decided=numbers, asks=bool(still)):
                 raise QueueError(
                     f'table "{self.table}": the edit left the queue meanwhile; .pending has what is left'
                 )

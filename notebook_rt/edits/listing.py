@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from notebook_rt.edits.merge import ANSWER_LOST
 from notebook_rt.edits.ops import WRITES, Json, Op
+from notebook_rt.model.values import ascii_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +67,68 @@ def what(op: Op) -> str:
     key = ", ".join(map(str, op.key.values())) or "without its key"
     columns = f" ({', '.join(op.values)})" if op.kind == "update" else ""
     return f"{kind_of(op)} {op.target} {key}{columns}"
+
+
+SHORT: Final = 40
+"""Characters of a value in a sentence."""
+
+
+def question(record: Mapping[str, Json]) -> str:
+    """What a person is asked who has to decide an open conflict, and how it is decided."""
+    column, rule = record["column"], str(record["rule"])
+    who = record["who"] or "another writer"
+    if column is not None:
+        mine, theirs = short(record["mine"]), short(record["theirs"])
+        if rule.startswith(ANSWER_LOST):
+            happened = (
+                f"the answer to this edit was lost, so {column} may have been written already: yours is "
+                f"{mine}, the server has {theirs}"
+            )
+        else:
+            why = "" if rule == "ask" else f" ({rule})"
+            happened = f"{who} changed {column}, too: yours is {mine}, theirs is {theirs}{why}"
+        choices = ""
+    elif record["mine"] is None:
+        happened = f"{who} changed the row, which you deleted"
+        choices = ', "mine" deletes it and "theirs" keeps it'
+    elif record["theirs"] is None:
+        happened = f"{who} deleted the row, which you edited"
+        choices = ', "mine" inserts it again and "theirs" drops the edit'
+    else:
+        happened = (
+            "the answer to this insert was lost, and the row of this key has other values: it may be yours, "
+            "changed since, or another one"
+            if rule.startswith(ANSWER_LOST)
+            else f"{who} inserted a row of this key, too"
+        )
+        choices = ', "mine" gives it your values and "theirs" drops your insert'
+    key = repr(plain_key(record["key"]))
+    return f"{happened}; .resolve({key}, choice=...) of the table decides{choices}"
+
+
+def decision(record: Mapping[str, Json]) -> str:
+    """What a merge has decided by a rule, in a sentence."""
+    column, rule, result = record["column"], str(record["rule"]), record["result"]
+    mine, theirs = record["mine"], record["theirs"]
+    who = record["who"] or "another writer"
+    if column is None and mine is None:
+        then = "is deleted all the same" if result is None else "is kept"
+        return f"{who} changed the row, which you deleted: it {then} ({rule})"
+    if column is None:
+        return f"{who} deleted the row, which you edited: your edit is dropped ({rule})"
+    if result == mine:
+        stands = f"yours stands, {short(mine)} instead of {short(theirs)}"
+    elif result == theirs:
+        stands = f"theirs stands, {short(theirs)} instead of {short(mine)}"
+    else:
+        stands = f"yours, {short(mine)}, and theirs, {short(theirs)}, became {short(result)}"
+    return f"{who} changed {column}, too: {stands} ({rule})"
+
+
+def short(value: Json) -> str:
+    """A value as JSON has it, cut where it is long."""
+    text = "null" if value is None else value if isinstance(value, str) else ascii_json(value)
+    return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
 
 
 def undecided(number: int, last: Op | None) -> str:

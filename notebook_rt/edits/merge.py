@@ -232,7 +232,7 @@ def _decided(
     if strategy == "ask":
         return Merged(mine, "ask", conflict=True, open=True)
     if theirs_at is None:
-        return Merged(mine, "lww: the row has no time, the later to arrive", conflict=True)
+        return Merged(mine, "lww, by the order of arrival: the row has no time", conflict=True)
     return Merged(theirs if theirs_at > mine_at else mine, "lww", conflict=True)
 
 
@@ -345,9 +345,8 @@ def _without_row(edit: Edit, strategies: Strategies, now: float) -> Rebased:
 def _insert_against_insert(edit: Edit, row: Row, now: float) -> Rebased:
     """Somebody has a row under the key that was given: whose it is to be, only a person knows."""
     rule = f"{ANSWER_LOST}: it may be in already" if edit.sent else "insert against insert"
-    theirs = {column: value for column, value in row.items() if column != "xmin"}
     asks = Merged(None, rule, True, open=True)
-    record = _record(edit, None, None, dict(edit.values), theirs, asks, row, now)
+    record = _record(edit, None, None, dict(edit.values), dict(row), asks, row, now)
     return Rebased(edit, (record,), open=True)
 
 

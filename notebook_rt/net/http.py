@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import httpx
@@ -26,7 +26,6 @@ from notebook_rt.sync.usage import Purpose, Usage
 
 _CHUNK: Final = 1024 * 1024
 """Bytes decompressed at a time."""
-_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.InvalidURL)
 
 
 class NoAnswerError(UnreachableError):
@@ -35,6 +34,10 @@ class NoAnswerError(UnreachableError):
     def __init__(self, url: str, reason: str, *, sent: bool) -> None:
         super().__init__(url, reason)
         self.sent = sent
+
+
+class CancelledUnsentError(asyncio.CancelledError):
+    """A request was cancelled before any of it left for the server."""
 
 
 def new_client(url: str, timeout: httpx.Timeout, max_answer_bytes: int) -> httpx.AsyncClient:
@@ -146,6 +149,7 @@ class HttpClient:
             headers["Accept"] = request.accept
         self.requests += 1
         sent = time.monotonic()
+        leaving = _Leaving()
         try:
             # httpx' own limit is for each chunk; a server that drips would hold a request for ever.
             async with asyncio.timeout(self._seconds):
@@ -155,12 +159,15 @@ class HttpClient:
                     params=httpx.QueryParams(list(request.params)) if request.params else None,
                     headers=headers,
                     json=request.body,
+                    extensions={"trace": leaving},
                 )
         # Not as its cause: a traceback prints that with the server's words as they came.
-        except _NOT_SENT as error:
-            raise NoAnswerError(self.url, _reason(error), sent=False) from None
-        except (httpx.TransportError, httpx.DecodingError, OSError) as error:
-            raise NoAnswerError(self.url, _reason(error), sent=True) from None
+        except (httpx.TransportError, httpx.DecodingError, httpx.InvalidURL, OSError) as error:
+            raise NoAnswerError(self.url, _reason(error), sent=leaving.began) from None
+        except asyncio.CancelledError:
+            if not leaving.began:
+                raise CancelledUnsentError from None
+            raise
         came, now = time.monotonic(), time.time()
         if isinstance(response.stream, _BoundedStream):
             received = response.stream.received
@@ -172,6 +179,21 @@ class HttpClient:
         return read_answer(
             response.status_code, response.headers, response.content, now, exact_numbers
         )
+
+
+class _Leaving:
+    """Whether a request has begun to leave for the server (httpx' ``trace`` extension).
+
+    Whatever fails before is certain: the name, the connection, TLS, a proxy's tunnel, the wait for a
+    free connection.
+    """
+
+    def __init__(self) -> None:
+        self.began = False
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith("send_request_headers.started"):
+            self.began = self.began or info["request"].method != b"CONNECT"  # that is the proxy's
 
 
 def _reason(error: Exception) -> str:

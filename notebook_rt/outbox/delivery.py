@@ -8,6 +8,7 @@ heartbeats.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from notebook_rt.edits import decide
+from notebook_rt.edits.listing import question
 from notebook_rt.edits.merge import Strategies, rebase
 from notebook_rt.edits.ops import WRITES, Json, Op, changes_key, key_after, unkeyed
 from notebook_rt.errors import QueueError
 from notebook_rt.model.classify import NETWORK_WAIT
 from notebook_rt.model.http import Answer
-from notebook_rt.net.http import NoAnswerError
+from notebook_rt.net.http import CancelledUnsentError, NoAnswerError
 from notebook_rt.outbox.lease import LeaseLostError
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import Rest
@@ -105,6 +107,8 @@ class Delivery:
         """Nothing leaves before."""
         self.waiting: list[Op] = []
         """What was taken with this batch and waits again: what depends on it must not leave."""
+        self._left: set[str] = set()
+        """What of this batch may have left for the server, by its id."""
         self._listener = listener
         self._clock = clock
         self._random = random
@@ -130,6 +134,31 @@ class Delivery:
     def many(self) -> bool:
         """The server carries out many updates of any values in one request."""
         return bool(self._writer.many)
+
+    def begin(self) -> None:
+        """A new batch was taken."""
+        self.waiting.clear()
+        self._left.clear()
+
+    async def interrupted(self, ops: Sequence[Op]) -> None:
+        """The batch of ``ops`` ends before its time: what has not left is not in doubt."""
+        unsent = [op for op in ops if op.id not in self._left]
+        if unsent:
+            with contextlib.suppress(
+                LeaseLostError, QueueError
+            ):  # then it is in doubt, and asked about
+                await self._store(self.outbox.unsent, unsent)
+
+    @contextlib.contextmanager
+    def _leaving(self, *ops: Op) -> Iterator[None]:
+        """A request about ``ops`` is made here, which may have an effect."""
+        ids = {op.id for op in ops} - self._left
+        self._left |= ids
+        try:
+            yield
+        except CancelledUnsentError:
+            self._left -= ids
+            raise
 
     async def send(self, group: Sequence[Op]) -> int:
         """Carry out what may leave together; how many came to an end or moved on."""
@@ -247,12 +276,13 @@ class Delivery:
     async def _one(self, op: Op) -> int:
         job = _Job(op)
         try:
-            if op.kind == "rpc":
-                await self._call(op)
-            elif self._writer.ledger and decide.only_once(op):
-                await self._add(job)
-            else:
-                await self._write(job)
+            with self._leaving(op):
+                if op.kind == "rpc":
+                    await self._call(op)
+                elif self._writer.ledger and decide.only_once(op):
+                    await self._add(job)
+                else:
+                    await self._write(job)
         except NoAnswerError as error:
             await self._no_answer([job.op], error)
             return 0
@@ -265,7 +295,8 @@ class Delivery:
         A statement that is refused for a row of it is halved, until that row is alone.
         """
         try:
-            answer = await self._writer.write_all(group)
+            with self._leaving(*group):
+                answer = await self._writer.write_all(group)
         except NoAnswerError as error:
             await self._no_answer(group, error)
             return 0
@@ -311,7 +342,8 @@ class Delivery:
         if not new:
             return len(group)
         try:
-            answer = await self._writer.insert_unkeyed(new)
+            with self._leaving(*new):
+                answer = await self._writer.insert_unkeyed(new)
         except NoAnswerError as error:
             if not error.sent:
                 await self._no_answer(new, error)
@@ -338,7 +370,8 @@ class Delivery:
     async def _write_many(self, group: Sequence[Op]) -> int:
         """Updates or deletes by the function that carries each out; what it cannot goes on by itself."""
         try:
-            answer = await self._writer.send(decide.through_many(group))
+            with self._leaving(*group):
+                answer = await self._writer.send(decide.through_many(group))
         except NoAnswerError as error:
             await self._no_answer(group, error)
             return 0
@@ -537,7 +570,8 @@ class Delivery:
 
     async def _broadcast(self, group: Sequence[Op]) -> int:
         try:
-            answer = await self._writer.send(decide.broadcast(group))
+            with self._leaving(*group):
+                answer = await self._writer.send(decide.broadcast(group))
         except NoAnswerError as error:
             await self._no_answer(group, error)
             return 0
@@ -559,9 +593,8 @@ class Delivery:
         left = rebase(decide.edit_of(op), typed, strategies, self._clock(), moved=moved)
         records = [decide.record_of(op, conflict) for conflict in left.conflicts]
         if left.open:
-            asking = replace(
-                decide.in_doubt(op, left), state="asking", error=left.conflicts[-1].rule
-            )
+            asked = [question(record) for record in records if record["open"]]
+            asking = replace(decide.in_doubt(op, left), state="asking", error="; ".join(asked))
             await self._store(self.outbox.back, asking, records)
             self.tell(self._listener.rebased, asking, records)
             return False

@@ -10,8 +10,9 @@
 -- Many edits are one request: each row is written on the condition of what its edit was based on, by
 -- itself, so that one that is refused does not take the others along.
 --
--- All functions run with the caller's own rights: grants and row-level security hold. Those that write
--- have the search_path of a request to PostgREST, behind pg_catalog: triggers may rely on it.
+-- All functions run with the caller's own rights: grants and row-level security hold. Their own words are
+-- those of pg_catalog alone; a write, with its triggers, has the search_path that a request to PostgREST
+-- for the table's schema has. Deferred constraints are checked under it, too, before they return.
 
 create schema if not exists notebook_rt;
 
@@ -34,15 +35,27 @@ create policy own on notebook_rt.ledger using (
 grant usage on schema notebook_rt to anon, authenticated, service_role;
 grant select, insert on notebook_rt.ledger to anon, authenticated, service_role;
 
+-- What a request to PostgREST for this schema has: the schema, then what the role or the database has set.
+create or replace function notebook_rt.request_path(p_schema text) returns text
+language sql
+stable
+security invoker
+set search_path = pg_catalog
+as $$
+    select concat_ws(', ', quote_ident(p_schema), nullif(s.reset_val, ''), 'public, extensions')
+      from pg_settings s where s.name = 'search_path'
+$$;
+
 create or replace function public.notebook_rt_write(
     p_op text, p_schema text, p_table text, p_key jsonb, p_set jsonb, p_base jsonb, p_add jsonb
 ) returns jsonb
 language plpgsql
 security invoker
-set search_path = pg_catalog, public, extensions
+set search_path = pg_catalog
 as $$
 declare
     v_table text := format('%I.%I', p_schema, p_table);
+    v_path text := notebook_rt.request_path(p_schema);
     v_where text;
     v_set text;
     v_row jsonb;
@@ -53,8 +66,10 @@ begin
 
     insert into notebook_rt.ledger (op) values (p_op) on conflict do nothing;
     if not found then  -- it was applied before, and the answer was lost
+        perform set_config('search_path', v_path, true);
         execute format('select to_jsonb(t) from %s t where %s', v_table, v_where)
             into v_row using p_key;
+        perform pg_catalog.set_config('search_path', 'pg_catalog', true);
         return jsonb_build_object('row', v_row, 'before', true);
     end if;
 
@@ -71,8 +86,11 @@ begin
                'to_jsonb((jsonb_populate_record(null::%2$s, $3)).%1$I)', c, v_table), ''), '')
       into v_where from jsonb_object_keys(p_base) as c;
 
+    perform set_config('search_path', v_path, true);
     execute format('update %s t set %s where %s returning to_jsonb(t)', v_table, v_set, v_where)
         into v_row using p_key, p_set, p_base, p_add;
+    perform pg_catalog.set_config('search_path', 'pg_catalog', true);
+    perform notebook_rt.check_deferred(v_path);
     if v_row is null then  -- another base, or no such row; the id is rolled back with this
         raise exception 'nothing matched' using errcode = 'NRT01';
     end if;
@@ -80,10 +98,11 @@ begin
 end
 $$;
 
-create or replace function notebook_rt.write_row(p_table text, p_op jsonb) returns jsonb
+drop function if exists notebook_rt.write_row(text, jsonb);  -- an earlier version's
+create or replace function notebook_rt.write_row(p_table text, p_op jsonb, p_path text) returns jsonb
 language plpgsql
 security invoker
-set search_path = pg_catalog, public, extensions
+set search_path = pg_catalog
 as $$
 declare
     v_where text;
@@ -101,13 +120,28 @@ begin
         select string_agg(format('%1$I = (jsonb_populate_record(null::%2$s, $3)).%1$I', c, p_table),
                           ', ')
           into v_set from jsonb_object_keys(p_op -> 'set') as c;
+        perform set_config('search_path', p_path, true);
         execute format('update %s t set %s where %s returning to_jsonb(t)', p_table, v_set, v_where)
             into v_row using p_op -> 'key', p_op -> 'base', p_op -> 'set';
     else
+        perform set_config('search_path', p_path, true);
         execute format('delete from %s t where %s returning to_jsonb(t)', p_table, v_where)
             into v_row using p_op -> 'key', p_op -> 'base';
     end if;
+    perform pg_catalog.set_config('search_path', 'pg_catalog', true);
     return jsonb_build_object('row', v_row);  -- null: another base, or no such row
+end
+$$;
+
+-- Deferred constraints and triggers, under the path of the write.
+create or replace function notebook_rt.check_deferred(p_path text) returns void
+language plpgsql
+security invoker
+set search_path = pg_catalog
+as $$
+begin
+    perform set_config('search_path', p_path, true);
+    set constraints all immediate;
 end
 $$;
 
@@ -116,11 +150,13 @@ create or replace function public.notebook_rt_write_many(
 ) returns jsonb
 language plpgsql
 security invoker
-set search_path = pg_catalog, public, extensions
+set search_path = pg_catalog
 as $$
 declare
     v_table text := format('%I.%I', p_schema, p_table);
+    v_path text := notebook_rt.request_path(p_schema);
     v_op jsonb;
+    v_result jsonb;
     v_results jsonb[] := '{}';
     v_code text;
     v_message text;
@@ -129,15 +165,18 @@ declare
 begin
     begin  -- most often none is refused: a savepoint a row would cost more than the row
         for v_op in select o from jsonb_array_elements(p_ops) as o loop
-            v_results := v_results || notebook_rt.write_row(v_table, v_op);
+            v_results := v_results || notebook_rt.write_row(v_table, v_op, v_path);
         end loop;
+        perform notebook_rt.check_deferred(v_path);
         return jsonb_build_object('version', 1, 'results', to_jsonb(v_results));
     exception when others then
         v_results := '{}';
     end;
     for v_op in select o from jsonb_array_elements(p_ops) as o loop
         begin
-            v_results := v_results || notebook_rt.write_row(v_table, v_op);
+            v_result := notebook_rt.write_row(v_table, v_op, v_path);
+            perform notebook_rt.check_deferred(v_path);
+            v_results := v_results || v_result;
         exception when others then
             get stacked diagnostics v_code = returned_sqlstate, v_message = message_text,
                 v_details = pg_exception_detail, v_hint = pg_exception_hint;
@@ -196,10 +235,14 @@ end
 $$;
 
 revoke all on function public.notebook_rt_write from public;
+revoke all on function notebook_rt.request_path from public;
 revoke all on function notebook_rt.write_row from public;
+revoke all on function notebook_rt.check_deferred from public;
 revoke all on function public.notebook_rt_write_many from public;
 revoke all on function public.notebook_rt_keys from public;
 grant execute on function public.notebook_rt_write to anon, authenticated, service_role;
+grant execute on function notebook_rt.request_path to anon, authenticated, service_role;
+grant execute on function notebook_rt.check_deferred to anon, authenticated, service_role;
 grant execute on function notebook_rt.write_row to anon, authenticated, service_role;
 grant execute on function public.notebook_rt_write_many to anon, authenticated, service_role;
 grant execute on function public.notebook_rt_keys to anon, authenticated, service_role;

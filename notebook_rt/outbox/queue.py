@@ -434,6 +434,14 @@ class Outbox:
                 db.execute("insert or replace into done values (?, ?, ?)", (op.id, op.seq, text))
             db.execute("delete from done where seq <= ?", (done[-1][0].seq - KEPT_DONE,))
 
+    def unsent(self, ops: Iterable[Op]) -> None:
+        """What was taken has certainly not left: it is as sent as it was before, if it still waits."""
+        with self._fenced() as db:
+            db.executemany(
+                "update ops set sent = ? where id = ? and state = 'waiting'",
+                [(op.sent, op.id) for op in ops],
+            )
+
     def back(self, op: Op, records: Sequence[dict[str, Json]] = ()) -> None:
         """An operation returns to the queue as ``op`` says: its state, times and words."""
         with self._fenced() as db:

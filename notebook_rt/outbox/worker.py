@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from notebook_rt.edits import decide
 from notebook_rt.edits.merge import Strategies
@@ -130,19 +130,27 @@ class Worker:
                 limit = 1 if delivery.offline else self._batch
                 many = delivery.many
                 ops = await delivery.on_disk(self.outbox.take, limit, self._clock(), many)
-            groups = decide.runs(ops, many=many)
-            moved = 0
-            delivery.waiting.clear()
-            if self.outbox.more and not await delivery.look_for_many(groups):
-                return 0
-            for place, group in enumerate(groups):
-                if delivery.stopped or not all(may_pass(group[0], one) for one in delivery.waiting):
-                    await delivery.put_back(group)
-                    continue
-                if place:  # the first leaves right after the lease was taken with it
-                    await delivery.still_ours()
-                moved += await delivery.send(group)
-            return moved
+            try:
+                return await self._carry_out(ops, many)
+            except BaseException:
+                await delivery.interrupted(ops)
+                raise
+
+    async def _carry_out(self, ops: Sequence[Op], many: bool) -> int:
+        delivery = self.delivery
+        groups = decide.runs(ops, many=many)
+        moved = 0
+        delivery.begin()
+        if self.outbox.more and not await delivery.look_for_many(groups):
+            return 0
+        for place, group in enumerate(groups):
+            if delivery.stopped or not all(may_pass(group[0], one) for one in delivery.waiting):
+                await delivery.put_back(group)
+                continue
+            if place:  # the first leaves right after the lease was taken with it
+                await delivery.still_ours()
+            moved += await delivery.send(group)
+        return moved
 
     # --- the file --------------------------------------------------------------------------------
 

@@ -449,7 +449,7 @@ class _Open:
         self._count_refused()
 
     def _note(self, kind: str, text: str) -> None:
-        if kind in ("failed", "merged"):
+        if kind in ("failed", "conflict", "merged"):
             self._count_refused()
         self.project.note(kind, text)
 

@@ -4,7 +4,7 @@ import "./notes.css";
 
 /** @import { Note, StateMessage } from "./protocol.js" */
 
-const GLYPHS = { merged: "⇄", queued: "…", failed: "!", live: "✓", unavailable: "!", limit: "!", info: "i" };
+const GLYPHS = { merged: "⇄", conflict: "?", queued: "…", failed: "!", live: "✓", unavailable: "!", limit: "!", info: "i" };
 
 export default widget((body, say) => {
   const list = h("ol", { class: "nrt-notes" });

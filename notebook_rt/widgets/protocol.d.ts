@@ -145,7 +145,7 @@ export interface Presence {
 }
 export interface Note {
   id: number;
-  kind: "merged" | "queued" | "failed" | "live" | "unavailable" | "limit" | "info";
+  kind: "merged" | "conflict" | "queued" | "failed" | "live" | "unavailable" | "limit" | "info";
   text: string;
   at: string;
 }

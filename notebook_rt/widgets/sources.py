@@ -96,7 +96,9 @@ class Person:
 
 Right: TypeAlias = Literal["insert", "update", "delete"]
 """What a login may do to a table."""
-NoteKind: TypeAlias = Literal["merged", "queued", "failed", "live", "unavailable", "limit", "info"]
+NoteKind: TypeAlias = Literal[
+    "merged", "conflict", "queued", "failed", "live", "unavailable", "limit", "info"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -32,7 +32,7 @@ from notebook_rt.model.classify import classify
 from notebook_rt.model.http import Request
 from notebook_rt.net.answers import read_answer, table_error
 from notebook_rt.net.credentials import Credentials
-from notebook_rt.net.http import HttpClient, NoAnswerError
+from notebook_rt.net.http import CancelledUnsentError, HttpClient, NoAnswerError
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
 from notebook_rt.outbox.rest import HttpRest
@@ -316,3 +316,110 @@ def test_a_count_that_takes_too_long_is_told_from_a_broken_server() -> None:
     assert isinstance(late, StatementTimeoutError)
     assert isinstance(broken, ServerError)
     assert not isinstance(broken, StatementTimeoutError)
+
+
+async def _refuse_the_tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+    writer.close()
+
+
+async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    writer.transport.abort()
+
+
+async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    await reader.read()
+    writer.close()
+
+
+async def _insert_through(url: str, proxy: str | None = None, seconds: float = 5.0) -> bool:
+    """Whether a write to there that gets no answer may have left."""
+    client = HttpClient(url, Credentials("k"), seconds=seconds)
+    if proxy is not None:
+        client._client = httpx.AsyncClient(base_url=url, proxy=proxy)
+    try:
+        with pytest.raises(NoAnswerError) as caught:
+            await client.send(Request("POST", "/rest/v1/t", (), {"id": 1}))
+    finally:
+        await client.aclose()
+    return caught.value.sent
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """A server on loopback; its address without the scheme."""
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+async def test_what_failed_before_the_request_began_was_certainly_not_sent() -> None:
+    assert not await _insert_through("http://127.0.0.1:9"), "refused"
+    assert not await _insert_through("http://nobody.invalid"), "no such name"
+    async with _serving(_hang_up) as there:
+        assert not await _insert_through(f"https://{there}"), "TLS: the other side hung up"
+    async with _serving(_say_nothing) as there:
+        assert not await _insert_through(f"https://{there}", seconds=0.2), "TLS: no answer in time"
+    async with _serving(_refuse_the_tunnel) as there:
+        assert not await _insert_through("https://x.invalid", f"http://{there}"), "a proxy's no"
+    async with _serving(_hang_up) as there:
+        assert not await _insert_through("https://x.invalid", f"http://{there}"), (
+            "a proxy that dies"
+        )
+
+
+async def test_a_wait_for_a_free_connection_is_no_request() -> None:
+    async with _serving(_say_nothing) as there:
+        client = HttpClient(f"http://{there}", Credentials("k"), seconds=0.3)
+        send = client.send(Request("POST", "/rest/v1/t", (), {"id": 1}))
+        client._client = httpx.AsyncClient(
+            base_url=f"http://{there}", limits=httpx.Limits(max_connections=1), timeout=10
+        )
+        first = asyncio.ensure_future(send)
+        await asyncio.sleep(0)
+        ends = await asyncio.gather(
+            first,
+            client.send(Request("POST", "/rest/v1/t", (), {"id": 2})),
+            return_exceptions=True,
+        )
+        await client.aclose()
+    assert [isinstance(end, NoAnswerError) and end.sent for end in ends] == [True, False]
+
+
+async def test_what_failed_after_the_request_began_may_have_arrived() -> None:
+    async with _serving(_hang_up) as there:
+        assert await _insert_through(f"http://{there}")
+    async with _serving(_say_nothing) as there:
+        assert await _insert_through(f"http://{there}", seconds=0.2)
+        assert await _insert_through("http://x.invalid", f"http://{there}", seconds=0.2), (
+            "a proxy hands it on as it is"
+        )
+
+
+async def test_a_request_that_is_cancelled_while_it_connects_says_so() -> None:
+    heard = asyncio.Event()
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)  # of TLS or of HTTP
+        heard.set()
+        await reader.read()
+        writer.close()
+
+    async with _serving(hear) as there:
+        for scheme, unsent in (("https", True), ("http", False)):
+            heard.clear()
+            client = HttpClient(f"{scheme}://{there}", Credentials("k"), seconds=5)
+            task = asyncio.ensure_future(client.send(Request("POST", "/rest/v1/t", (), {})))
+            await heard.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await task
+            assert isinstance(caught.value, CancelledUnsentError) == unsent
+            await client.aclose()

@@ -6,6 +6,7 @@ n int8, up int8 references t)``. A *fault* says what happens to a request.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import re
 from collections.abc import Iterable
@@ -16,12 +17,21 @@ from notebook_rt.edits.ops import Json
 from notebook_rt.model.http import Answer, Request
 from notebook_rt.model.rows import Delete, Op, Upsert
 from notebook_rt.model.types import Column, Schema
-from notebook_rt.net.http import NoAnswerError
+from notebook_rt.net.http import CancelledUnsentError, NoAnswerError
 
-Fault: TypeAlias = Literal["", "lost", "away", "silent", "503", "503 after"]
+Fault: TypeAlias = Literal["", "lost", "away", "silent", "503", "503 after", "ended", "ended after"]
 """The answer is lost; nothing arrives; something may have arrived, and has not; the server or a gateway
-fails, before or after the write."""
-FAULTS: tuple[Fault, ...] = ("", "lost", "away", "silent", "503", "503 after")
+fails, before or after the write; the kernel ends while it connects, or after the write."""
+FAULTS: tuple[Fault, ...] = (
+    "",
+    "lost",
+    "away",
+    "silent",
+    "503",
+    "503 after",
+    "ended",
+    "ended after",
+)
 
 SCHEMA = Schema(
     (Column("id", "int8"), Column("a", "text"), Column("n", "int8"), Column("up", "int8")), ("id",)
@@ -56,9 +66,13 @@ class Table:
         fault = self.faults.pop(0) if self.faults else ""
         if fault in ("away", "silent"):
             raise NoAnswerError("http://x", fault, sent=fault == "silent")
+        if fault == "ended":
+            raise CancelledUnsentError
         if fault == "503":
             return Answer(503)
         answer = self._answer(request)
+        if fault == "ended after":
+            raise asyncio.CancelledError
         if fault == "lost":
             raise NoAnswerError("http://x", fault, sent=True)
         return Answer(503) if fault else answer

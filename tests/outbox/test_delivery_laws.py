@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import tempfile
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from notebook_rt.edits.editing import Editing
 from notebook_rt.edits.editor import Editor
-from notebook_rt.edits.merge import RULES, Edit, Rule, Strategies, merge_value
+from notebook_rt.edits.merge import ANSWER_LOST, RULES, Edit, Rule, Strategies, merge_value
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.model.rows import Key, Upsert
@@ -77,7 +78,8 @@ class Kernel:
         self.server.faults = list(faults)
         self.now += 30.0
         self.worker.wake()
-        await self.worker.step()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.worker.step()
         self.server.faults = []
 
     def decide(self, mine: bool) -> None:
@@ -166,7 +168,9 @@ steps = st.lists(
 )
 
 
-async def play(kernel: Kernel, steps: list[tuple[str, Any, int]], mine: bool) -> None:
+async def play(
+    kernel: Kernel, steps: list[tuple[str, Any, int]], mine: bool = False, *, ends: bool = True
+) -> None:
     server = kernel.server
     for number, (what, key, other) in enumerate(steps):
         match what:
@@ -199,6 +203,8 @@ async def play(kernel: Kernel, steps: list[tuple[str, Any, int]], mine: bool) ->
             case "mine" | "theirs":
                 kernel.decide(what == "mine")
         check_view(kernel)
+    if not ends:
+        return
     await kernel.drain(mine)
     while kernel.heard < len(server.events):
         kernel.hear()
@@ -220,6 +226,36 @@ def test_the_view_is_the_servers_rows_with_the_edits_over_it_whatever_becomes_of
         kernel = Kernel(Table([1, 2, 3], many=many), path, strategies=strategies)
         try:
             asyncio.run(play(kernel, steps, mine))
+        finally:
+            kernel.outbox.close()
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps, st.booleans(), st.lists(st.sampled_from(["", "away", "ended"]), max_size=20))
+@example([("insert", 8, 8), ("they insert", 8, 1), ("send", [], 0)], False, ["away", "ended"])
+def test_what_certainly_was_not_sent_is_in_no_doubt(
+    steps: list[tuple[str, Any, int]], many: bool, faults: list[Fault]
+) -> None:
+    """Every answer of the server's comes, and what fails fails before anything has left."""
+    certain = iter(faults)
+    steps = [
+        (what, [next(certain, "") for _ in key], 0) if what == "send" else (what, key, other)
+        for what, key, other in steps
+    ]
+
+    async def played(kernel: Kernel) -> None:
+        for step in steps:
+            await play(kernel, [step], ends=False)
+            assert not [op for op in kernel.outbox.ops(state="waiting") if op.sent]
+        await kernel.step(*faults)
+        assert not [op for op in kernel.outbox.ops(state="waiting") if op.sent]
+        records = [one.record["rule"] for one in kernel.outbox.conflicts()]
+        assert not [rule for rule in records if rule.startswith(ANSWER_LOST)]
+
+    with tempfile.TemporaryDirectory() as directory:
+        kernel = Kernel(Table([1, 2, 3], many=many), Path(directory) / "queue.sqlite3")
+        try:
+            asyncio.run(played(kernel))
         finally:
             kernel.outbox.close()
 

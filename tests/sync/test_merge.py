@@ -84,7 +84,7 @@ def test_the_later_wins_in_server_time() -> None:
     assert merge_value(1, 2, 3, "lww", mine_at=10, theirs_at=11).value == 3
     without_time = merge_value(1, 2, 3, "lww", mine_at=10)
     assert without_time.value == 2
-    assert "later to arrive" in without_time.rule
+    assert "order of arrival" in without_time.rule
 
 
 def test_ask_decides_nothing_and_a_function_that_raises_asks() -> None:
