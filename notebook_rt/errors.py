@@ -414,17 +414,22 @@ class NotPublishedError(TableError):
 class NotBroadcastError(TableError):
     """A table was asked for with ``source="broadcast"``, and the database does not broadcast its changes.
 
-    ``reason`` says what is missing.
+    ``reason`` says what is missing; ``scope`` is the column of whose values each is broadcast apart, where
+    that is why.
     """
 
-    def __init__(self, schema: str, table: str, reason: str) -> None:
+    def __init__(self, schema: str, table: str, reason: str, scope: str = "") -> None:
         named = table if schema == "public" else f"{schema}.{table}"
+        todo = (
+            f'name the value whose rows are to be followed, as in filter={{"{scope}": ...}}'
+            if scope
+            else f"run the SQL that `notebook-rt doctor --sql {named}` prints"
+        )
         super().__init__(
             schema,
             table,
             f'the database does not broadcast the changes of table "{table}" to this login: {reason}; '
-            f"run the SQL that `notebook-rt doctor --sql {named}` prints, or ask for the table with "
-            'source="auto"',
+            f'{todo}, or ask for the table with source="auto"',
         )
 
 

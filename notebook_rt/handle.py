@@ -116,6 +116,7 @@ class Handle:
         told = self.status in ("error", "polling", "stale") or self._untold()
         why = f": {self.reason}" if told else ""
         by = " by broadcast" if feed.source == "broadcast" and self.status == "live" else ""
+        by += f" per {feed.scope}" if by and feed.scope else ""
         return printable(f"<{type(self).__name__} {feed.name} {self.status}{by}{rows}{why}>")
 
     def _untold(self) -> str:

@@ -146,7 +146,9 @@ class Opening:
             How changes come. ``"changes"``: by Postgres Changes. ``"broadcast"``: by broadcast from the
             database, for which it needs the SQL of ``notebook-rt doctor --sql TABLE``; without it the
             table is in error. ``"auto"``: so where the database does it and this login may read it,
-            else by Postgres Changes. ``repr`` says which it is. Default: ``Options.source``.
+            else by Postgres Changes. Where the SQL was made with ``--scope user_id``, the filter has to
+            name the value: ``filter={"user_id": ...}``. ``repr`` says which it is. Default:
+            ``Options.source``.
 
         Raises
         ------

@@ -102,7 +102,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--source-policy",
         metavar="CONDITION",
         help="with --sql TABLE: who may read the changes of all rows, as an SQL condition; a table "
-        "with row-level security needs one",
+        "with row-level security needs one, or a scope",
+    )
+    parser.add_argument(
+        "--scope",
+        metavar="COLUMN",
+        help="with --sql TABLE, for tables of a user's own rows: the column that says whose a row is. "
+        "Each of its values has a topic of its own, for the user whose id it is, or for whom "
+        '--source-policy says: "team_id in (select team_id from members where user_id = auth.uid())"',
     )
 
 
@@ -111,14 +118,15 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.remove and not (parsed.sql and parsed.tables):
         print("--remove needs --sql and at least one table", file=sys.stderr)
         return 2
-    if parsed.source_policy is not None and (parsed.remove or not (parsed.sql and parsed.tables)):
-        print("--source-policy needs --sql and at least one table", file=sys.stderr)
-        return 2
+    for name, said in (("--source-policy", parsed.source_policy), ("--scope", parsed.scope)):
+        if said is not None and (parsed.remove or not (parsed.sql and parsed.tables)):
+            print(f"{name} needs --sql and at least one table", file=sys.stderr)
+            return 2
     if parsed.sql:
         if parsed.remove:
             print(broadcast_remove_sql(parsed.schema, parsed.tables))
         elif parsed.tables:
-            print(broadcast_sql(parsed.schema, parsed.tables, parsed.source_policy))
+            print(broadcast_sql(parsed.schema, parsed.tables, parsed.source_policy, parsed.scope))
         else:
             print(optional_sql())
         return 0

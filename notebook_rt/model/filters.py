@@ -179,6 +179,21 @@ class Filter:
         """The columns it asks about, each once, in order."""
         return tuple(dict.fromkeys(name for one in self.conditions for name in one.columns))
 
+    @property
+    def equal(self) -> dict[str, str]:
+        """The columns that have one value in all rows that match, and that value as text.
+
+        >>> parse("user_id=eq.42,status=in.(open,held),price=gt.1").equal
+        {'user_id': '42'}
+        """
+        return {
+            one.column: one.value
+            for one in self.conditions
+            if isinstance(one, Condition)
+            and not one.negated
+            and (one.operator == "eq" or (one.operator == "in" and len(one.values) == 1))
+        }
+
     def to_rest(self) -> list[tuple[str, str]]:
         """The query parameters for PostgREST, unencoded."""
         return [condition.to_rest() for condition in self.conditions]

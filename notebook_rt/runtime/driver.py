@@ -390,6 +390,10 @@ class TableDriver(Feed):
         return self.mirror.source if isinstance(self.mirror, Mirror) else None
 
     @property
+    def scope(self) -> str:
+        return self.mirror.scope if isinstance(self.mirror, Mirror) else ""
+
+    @property
     def next_audit(self) -> float | None:
         """Monotonic time of the next audit; None while none is to come."""
         return self.mirror.next_audit
@@ -967,7 +971,7 @@ class TableDriver(Feed):
             case "source":
                 self.services.on_note(
                     "info",
-                    f'table "{self.spec.table}": the database does not broadcast its changes any more '
+                    f'table "{self.spec.table}": the database does not broadcast its changes to it '
                     f"({detail['reason']}); they come by Postgres Changes",
                 )
             case "learnt":

@@ -198,6 +198,11 @@ class Feed:
         """How a table's changes come; None for what is no table, and until it is known."""
         return None
 
+    @property
+    def scope(self) -> str:
+        """The column whose value its changes are broadcast by; empty: they are those of the whole table."""
+        return ""
+
     # On the loop
 
     def publish(

@@ -25,14 +25,22 @@ def optional_sql() -> str:
     return "\n".join(file.read_text() for file in (DESCRIBE_SQL, AUDIT_SQL, LEDGER_SQL))
 
 
-def broadcast_sql(schema: str, tables: Sequence[str], source_policy: str | None = None) -> str:
+def broadcast_sql(
+    schema: str,
+    tables: Sequence[str],
+    source_policy: str | None = None,
+    scope: str | None = None,
+) -> str:
     """What makes these tables' changes broadcast.
 
-    ``source_policy`` is an SQL condition: who may read the changes of all rows.
+    ``source_policy`` is an SQL condition: who may read the changes of all rows. With ``scope``, a column,
+    each of its values has a topic of its own, and the condition is about that column: who may read the
+    rows of which value (None: the user whose id it is).
     """
-    policy = "" if source_policy is None else f", source_policy => {_literal(source_policy)}"
+    said = {"source_policy": source_policy, "scope": scope}
+    options = [f", {name} => {_literal(one)}" for name, one in said.items() if one is not None]
     calls = [
-        f"select notebook_rt.broadcast_add({_relation(schema, table)}{policy});\n"
+        f"select notebook_rt.broadcast_add({_relation(schema, table)}{''.join(options)});\n"
         for table in tables
     ]
     return BROADCAST_SQL.read_text() + "\n" + "".join(calls)

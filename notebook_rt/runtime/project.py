@@ -311,7 +311,7 @@ class Project:
             trends=self.counters.trends(now),
             disk=self.disk.problem,
             sources={
-                driver.spec.table: driver.source
+                driver.spec.table: driver.source + (f" per {driver.scope}" if driver.scope else "")
                 for driver in list(self.tables.values())
                 if driver.source is not None
             },
@@ -409,6 +409,7 @@ class Project:
             "broadcast_tables": sum(
                 driver.source == "broadcast" for driver in list(self.tables.values())
             ),
+            "scoped_tables": sum(bool(driver.scope) for driver in list(self.tables.values())),
             "rooms": len(self.rooms),
             "kept_refused": self.disk.refused,
             "next_audit_s": made.next_in,

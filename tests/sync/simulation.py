@@ -62,7 +62,7 @@ from notebook_rt.sync.events import (
     Wake,
 )
 from notebook_rt.sync.rate import ChangeRate
-from notebook_rt.sync.table.broadcast import HEAD, SINCE, Position
+from notebook_rt.sync.table.broadcast import HEAD, SINCE, VERSION, Position
 from notebook_rt.sync.table.mirror import Mirror
 from notebook_rt.sync.usage import Plan
 from tests.sync.model import DictRows
@@ -88,6 +88,13 @@ _FORMS = {
     "float8": r"-?[\d.]+(e-?\d+)?|NaN|-?Infinity",
     "timestamptz": r"\d{4}-.*",
 }
+
+
+BASE = "nrt:public.t"
+
+
+def _untopical(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != "topic"}
 
 
 @dataclass
@@ -143,9 +150,11 @@ class Server:
     """Whether Postgres Changes tell of it."""
     broadcasts: bool = False
     """Whether the project has the SQL that broadcasts the table's changes (``broadcast.sql``)."""
+    scope: str | None = None
+    """The column of whose values each is broadcast on a topic of its own; None: the table has one."""
     epoch: int = 0
-    number: int = 0
-    """Of the latest message."""
+    numbers: list[tuple[str, int]] = field(default_factory=list)
+    """Topic and transaction of each number that was drawn."""
     log: list[dict[str, Any]] = field(default_factory=list)
     entry: int = 0
     entry_size: int = 400_000
@@ -171,8 +180,8 @@ class Server:
         None
     )
 
-    sender: Callable[[dict[str, Any]], None] | None = None
-    """Given each message as it is sent."""
+    sender: Callable[[str, dict[str, Any]], None] | None = None
+    """Given the topic and each message as it is sent."""
 
     @cached_property
     def known(self) -> Schema:
@@ -215,7 +224,7 @@ class Server:
         """Write a row in a transaction that is open until the result is called.
 
         ``early``: its message has its number before it commits, as after ``set constraints all
-        immediate``.
+        immediate``. With a scope: it has no number, as where others hold the counter.
         """
         placed = self._placed(key)[0]
         if placed in self.waiting:
@@ -227,9 +236,10 @@ class Server:
         self.entry += 1
         entry = self.entry
         number = None
-        if early and self.broadcasts:
-            self.number += 1
-            number = (self.epoch, self.number)
+        if early and self.broadcasts and self.scope is not None:
+            number = (self.epoch, 0)
+        elif early and self.broadcasts:
+            number = (self.epoch, self._draw(BASE, x))
 
         def end() -> None:
             self.open.discard(x)
@@ -256,29 +266,65 @@ class Server:
             return
         self.log += [{**entry, "x": str(x), "at": self.clock} for entry in entries]
         self.log.sort(key=lambda one: one["id"])
+        for topic in dict.fromkeys(entry["topic"] for entry in entries):
+            if self.scope is not None and topic == self.base:  # to all values: nobody is sent it
+                self._draw(topic, x)
+                continue
+            told = [_untopical(one) for one in entries if one["topic"] in (topic, self.base)]
+            self._send(topic, x, told, number)
+
+    def _send(
+        self, topic: str, x: int, entries: Sequence[dict[str, Any]], number: tuple[int, int] | None
+    ) -> None:
         size = self.part_rows
         parts = [entries[start : start + size] for start in range(0, len(entries), size)]
         for place, part in enumerate(parts, 1):
-            if number is None or number[0] != self.epoch or place > 1:
-                self.number += 1
-                number = (self.epoch, self.number)
+            drawn = number is not None and number[0] == self.epoch and place == 1
+            if number is not None and number[1] == 0:  # it is counted, and does not say as which
+                self._draw(topic, x)
+                drawn = True
+            n = number[1] if drawn and number is not None else self._draw(topic, x)
             message = {
                 "epoch": str(self.epoch),
-                "n": number[1],
+                "n": n,
                 "x": str(x),
                 "at": self.clock,
                 "part": place,
                 "last": place == len(parts),
-                "changes": [dict(one) for one in part],
+                "changes": list(part),
             }
             if self.sender is not None:
-                self.sender(message)
+                self.sender(topic, message)
 
-    def install(self) -> None:
+    @property
+    def base(self) -> str:
+        """The topic of the table, which the topics of values begin with."""
+        return BASE if self.scope is None else f"{BASE}:{self.scope}"
+
+    def _topic_of(self, row: dict[str, Any] | None) -> str | None:
+        if row is None:
+            return None
+        if self.scope is None:
+            return BASE
+        value = row.get(self.scope)
+        return None if value is None else f"{self.base}={value}"
+
+    def _draw(self, topic: str, x: int) -> int:
+        self.numbers.append((topic, x))
+        return self._latest(topic)
+
+    def _latest(self, topic: str, at: Position | None = None) -> int:
+        """The latest number: of a scope as a snapshot sees it, else of a sequence."""
+        return sum(
+            (one in (topic, self.base)) and (at is None or at.sees(x)) for one, x in self.numbers
+        )
+
+    def install(self, scope: str | None = None) -> None:
         """Run the SQL that broadcasts, anew."""
         self.broadcasts = True
+        self.scope = scope
         self.epoch += 1
-        self.number, self.log = 0, []
+        self.numbers, self.log = [], []
 
     def prune(self) -> None:
         """The log forgets what is over for all."""
@@ -300,15 +346,24 @@ class Server:
         if not self.broadcasts:
             raise RefusedError(f"POST /rpc/{function}", 404, "PGRST202", "no such function")
         if function == HEAD:
-            head = {"version": 1, "topic": "nrt:public.t", "epoch": str(self.epoch)}
-            head |= {"position": self._snapshot(), "n": self.number}
+            equal, topic, position = args.get("p_equal") or {}, BASE, self._snapshot()
+            if self.scope is not None:
+                if self.scope not in equal:
+                    head = {"version": VERSION, "scope": self.scope}
+                    return Page((), None, 0.0, head, scalar=True)
+                topic = f"{self.base}={equal[self.scope]}"
+            head = {"version": VERSION, "topic": topic, "epoch": str(self.epoch)}
+            seen = None if self.scope is None else Position.of(position)
+            head |= {"position": position, "n": self._latest(topic, seen)}
+            head |= {} if self.scope is None else {"scope": self.scope}
             return Page((), None, 0.0, head, scalar=True)
         since = Position.of(args["p_position"])
         until = Position.of(args.get("p_until") or self._snapshot())
         missed = [
             one
             for one in self.log
-            if one["id"] > args.get("p_after", 0)
+            if one["topic"] in (args["p_topic"], self.base)
+            and one["id"] > args.get("p_after", 0)
             and not since.sees(int(one["x"]))
             and until.sees(int(one["x"]))
         ]
@@ -318,7 +373,7 @@ class Server:
             "too_old": self.pruned >= since.low,
             "behind": None if "p_until" in args else len(missed) * self.entry_size,
             "more": len(missed) > fit,
-            "changes": missed[:fit],
+            "changes": [_untopical(one) for one in missed[:fit]],
         }
         return Page((), None, 0.0, answer, scalar=True)
 
@@ -343,11 +398,26 @@ class Server:
         kind = "INSERT" if old is None else "DELETE" if new is None else "UPDATE"
         if self.listener is not None:
             self.listener(kind, old, new, self.clock)
-        self.entry += 1
-        if new is None:
-            gone = dict(zip(self.key, parts, strict=True))
-            return [{"id": self.entry, "op": "D", "gone": [gone]}]
-        return [self._told(kind[0], new)]
+        return self._entries(kind[0], old, new)
+
+    def _entries(
+        self, op: str, old: dict[str, Any] | None, new: dict[str, Any] | None
+    ) -> list[dict[str, Any]]:
+        """What the log is told of a row: gone from one topic, or there in another."""
+        left, right = self._topic_of(old), self._topic_of(new)
+        entries = []
+        if (
+            old is not None
+            and left is not None
+            and (new is None or left != right or self.key_of(old) != self.key_of(new))
+        ):
+            self.entry += 1
+            gone = {name: old[name] for name in self.key}
+            entries.append({"id": self.entry, "topic": left, "op": "D", "gone": [gone]})
+        if new is not None and right is not None:
+            self.entry += 1
+            entries.append({"topic": right, **self._told(op, new)})
+        return entries
 
     def _told(self, op: str, row: dict[str, Any]) -> dict[str, Any]:
         if any(isinstance(value, str) and len(value) > 230_000 for value in row.values()):
@@ -372,10 +442,7 @@ class Server:
         self._set(to, new)
         if self.listener is not None:
             self.listener("UPDATE", old, new, self.clock)
-        self.entry += 2
-        row = self._told("U", new)
-        gone = {"id": self.entry - 1, "op": "D", "gone": [{name: old[name] for name in self.key}]}
-        self._commit(self.transaction, [gone, row])
+        self._commit(self.transaction, self._entries("U", old, new))
 
     def alter(self, columns: dict[str, str]) -> None:
         """Add and drop columns."""
@@ -395,7 +462,7 @@ class Server:
         for key in list(self.rows):
             self._set(key, None)
         self.entry += 1
-        self._commit(self.transaction, [{"id": self.entry, "op": "T"}])
+        self._commit(self.transaction, [{"id": self.entry, "topic": self.base, "op": "T"}])
 
     def _set(self, key: Key, new: dict[str, Any] | None, x: int | None = None) -> None:
         if self.unseen and self.tells():
@@ -650,6 +717,11 @@ class World:
         return self.server.now
 
     @property
+    def joined(self) -> tuple[Binding, ...] | str | None:
+        """What is told here: by bindings, or by the topic of the broadcasts."""
+        return self._active
+
+    @property
     def view(self) -> dict[Key, dict[str, Any]]:
         rows = self.mirror.rows
         return {} if rows is None else {key: rows.get(key) or {} for key in rows.keys()}  # noqa: SIM118
@@ -898,8 +970,8 @@ class World:
                     continue
                 self._deliver(self._spoilt(change, old, new), self._join)
 
-    def _sent(self, message: dict[str, Any]) -> None:
-        if self._active != self.mirror.topic or self._active is None:
+    def _sent(self, topic: str, message: dict[str, Any]) -> None:
+        if self._active != topic:
             return
         if not self.limiter.admit():
             return

@@ -33,7 +33,7 @@ def keys_of(records: Sequence[WireRow]) -> list[Any]:
 
 def log(position: str = "10:10:") -> ChangeLog:
     """One that has read the table at this position; no message had been sent."""
-    made = ChangeLog(TableSpec("t"), Head(1, "nrt:public.t", "e", position, 0), Options(), 0.0)
+    made = ChangeLog(TableSpec("t"), Head(2, "nrt:public.t", "e", position, 0), Options(), 0.0)
     made.adopt(Position.of(position))
     return made
 
@@ -149,12 +149,15 @@ def test_what_is_no_message_is_none(payload: Any) -> None:
     ("value", "why"),
     [
         (None, "may not read its topic"),
-        ({"version": 2}, "version 2"),
-        ({"version": 1, "topic": "t"}, "does not understand"),
+        ({"version": 1}, "version 1"),
+        ({"version": 2, "topic": "t"}, "does not understand"),
+        ({"version": 2, "scope": "user_id"}, 'each value of "user_id"'),
         ([], "version None"),
     ],
 )
 def test_a_head_that_cannot_be_followed_says_why(value: Any, why: str) -> None:
     head, said = read_head(Page((), None, 0.0, value, scalar=True))
     assert head is None
-    assert why in said
+    assert said is not None
+    assert why in said.reason
+    assert said.scope == ("user_id" if "user_id" in why else "")

@@ -85,8 +85,8 @@ def play(world: World, story: list[tuple[float, tuple[Any, ...]]]) -> None:
                 world.server.prune()
             case ("drop",):
                 world.server.broadcasts = False
-            case ("install",):
-                world.server.install()
+            case ("install", scope):
+                world.server.install(scope)
             case ("alter", name):
                 added = {**world.server.columns, name: "int4"}
                 world.server.alter(added if name not in world.server.columns else dict(COLUMNS))
@@ -638,7 +638,7 @@ told = st.lists(
     told,
     st.integers(0, 2**32),
     st.sampled_from((0.0, 0.15)),
-    st.sampled_from((None, "grp=eq.1")),
+    st.sampled_from(((None, None), ("grp=eq.1", None), ("grp=eq.1", "grp"))),
     st.sampled_from((0.0, 0.3)),
     st.sampled_from((10_000, 400_000, 1_000_000)),
     st.sampled_from((0.002, 0.4)),
@@ -647,14 +647,20 @@ def test_no_message_that_is_lost_late_or_doubled_leaves_a_wrong_row(
     story: list[Any],
     seed: int,
     unseen: float,
-    text: str | None,
+    followed: tuple[str | None, str | None],
     doubled: float,
     size: int,
     overtaking: float,
 ) -> None:
-    """Promises 1, 2, 3, 5, 6 without any audit: numbers show a loss, and the log says what it was."""
+    """Promises 1, 2, 3, 5, 6 without any audit: numbers show a loss, and the log says what it was.
+
+    Also where the topic is that of one value of a column.
+    """
     unaudited = Options(audit_interval=0, page_size=5)
-    one = server(source="broadcast", entry_size=size, published=False, describes="by SQL")
+    text, scope = followed
+    one = server(
+        source="broadcast", entry_size=size, published=False, describes="by SQL", scope=scope
+    )
     spec = TableSpec("t", filter=parse(text), source="broadcast")
     late = Faults(doubled=doubled, overtaking=overtaking)
     world = World(spec, one, seed=seed, options=unaudited, faults=late)
@@ -672,24 +678,38 @@ def test_no_message_that_is_lost_late_or_doubled_leaves_a_wrong_row(
     st.lists(
         st.tuples(
             pauses,
-            st.one_of(writes, moves, logged, faults, st.sampled_from((("drop",), ("install",)))),
+            st.one_of(
+                writes,
+                moves,
+                logged,
+                faults,
+                st.sampled_from((("drop",), ("install", None), ("install", "grp"))),
+            ),
         ),
         max_size=40,
     ),
     st.integers(0, 2**32),
-    st.booleans(),
+    st.sampled_from(("changes", "broadcast")),
+    st.sampled_from((None, "grp")),
+    st.sampled_from((None, "grp=eq.1", "note=eq.a")),
 )
-def test_a_table_whose_sql_is_dropped_goes_on_without_a_gap(
-    story: list[Any], seed: int, installed: bool
+def test_a_table_whose_sql_is_dropped_or_other_goes_on_without_a_gap(
+    story: list[Any], seed: int, source: str, scope: str | None, text: str | None
 ) -> None:
-    """What falls back to Postgres Changes is true again at once, and does not go back in time."""
-    one = server(source="broadcast" if installed else "changes")
-    world = World(TableSpec("t", source="auto"), one, seed=seed, options=Options(page_size=5))
+    """What falls back to Postgres Changes, or has another topic, is true again at once, and does not go
+    back in time.
+    """
+    one = server(source=source, scope=scope)
+    spec = TableSpec("t", filter=parse(text), source="auto")
+    world = World(spec, one, seed=seed, options=Options(page_size=5))
     world.connect()
     play(world, story)
     world.settle(120)  # an audit finds what a TRUNCATE did that Postgres Changes do not tell
     converged(world)
     assert world.mirror.source == ("broadcast" if world.mirror.topic else "changes")
+    assert world.joined == (world.mirror.topic or world.mirror.bindings)
+    asked = text == "grp=eq.1" or one.scope is None
+    assert world.mirror.source == "changes" or (one.broadcasts and asked)
 
 
 @many

@@ -227,7 +227,8 @@ class Health:
     disk: str = field(default="", compare=False)
     """What went wrong last with tables that are kept on disk, in a sentence; empty: nothing did."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """How each table's changes come: ``changes`` (Postgres Changes) or ``broadcast``."""
+    """How each table's changes come: ``changes`` (Postgres Changes), ``broadcast``, or, where each value of
+    a column has a topic of its own, ``broadcast per user_id``."""
     display: Callable[[], Any] | None = field(default=None, compare=False)
     """How the session shows its health as it goes on, where there is a front end."""
 

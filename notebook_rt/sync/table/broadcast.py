@@ -31,7 +31,7 @@ from notebook_rt.sync.events import Change, Page, Query
 from notebook_rt.sync.table.flows import Ask, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of ``broadcast.sql``: what its functions and messages mean."""
 EVENT: Final = "changes"
 """The event of its messages."""
@@ -95,6 +95,17 @@ class Head(msgspec.Struct, frozen=True):
     epoch: str
     position: str
     n: int
+    scope: str = ""
+    """The column whose value the topic is of; empty: it is of the whole table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """Why there is nothing to follow."""
+
+    reason: str
+    scope: str = ""
+    """The column of whose values each is broadcast apart, where the filter does not say which one."""
 
 
 class _Since(msgspec.Struct, frozen=True):
@@ -248,13 +259,15 @@ class ChangeLog:
 
     def __init__(self, spec: TableSpec, head: Head, options: Options, now: float) -> None:
         self.topic = head.topic
+        self.scope = head.scope
+        """The column whose value the topic is of; empty: it is of the whole table."""
         self.position: Position | None = None
         """What it sees is in the rows; None: they are to be read first."""
         self.kept: list[Message] = []
         """Messages that wait for the position."""
         self.numbers = Numbers()
-        self.ended = ""
-        """Why there is nothing to follow any more; empty while there is."""
+        self.ended: Absence | None = None
+        """Why there is nothing to follow any more; None while there is."""
         self.head_at = now + HEAD_PAUSE
         """When the head is to be asked for."""
         self._spec = spec
@@ -389,7 +402,7 @@ class ChangeLog:
         if head.epoch != self._epoch or head.topic != self.topic:
             self._epoch, self.numbers = head.epoch, Numbers()
             self._parts, self._taken, self._emptied = {}, {}, 0
-            self.topic = head.topic
+            self.topic, self.scope = head.topic, head.scope
             self.kept = [one for one in self.kept if one.epoch == head.epoch]
             self.forget()
         if self.numbers.expect(head.n, now()):
@@ -448,25 +461,30 @@ class ChangeLog:
 
 def head_query(spec: TableSpec) -> Query:
     """Ask whether a table's changes are broadcast, and where its log is."""
-    args = {"p_schema": spec.schema, "p_table": spec.table}
+    args: dict[str, Any] = {"p_schema": spec.schema, "p_table": spec.table}
+    if equal := spec.filter.equal:
+        args["p_equal"] = equal  # one of them may be the scope, and the value one that has a topic
     return Query((), rpc=HEAD, args=args, refusable=True)
 
 
-def read_head(page: Page) -> tuple[Head | None, str]:
+def read_head(page: Page) -> tuple[Head | None, Absence | None]:
     """The answer to ``head_query``; None where there is nothing to follow, and why."""
     if page.refusal is not None or page.value is None:
         return None, _why(page)
-    version = page.value.get("version") if isinstance(page.value, dict) else None
+    value = page.value if isinstance(page.value, dict) else {}
+    version, scope = value.get("version"), value.get("scope")
     if version != VERSION:
-        return None, f"its SQL has version {version}, and this notebook_rt needs {VERSION}"
-    head = _converted(page.value, Head)
-    return (
-        head,
-        "" if head is not None else "its SQL says what this notebook_rt does not understand",
-    )
+        return None, Absence(f"its SQL has version {version}, and this notebook_rt needs {VERSION}")
+    if isinstance(scope, str) and "topic" not in value:
+        why = f'each value of "{scope}" is broadcast apart, and the filter does not say which one'
+        return None, Absence(why, scope)
+    head = _converted(value, Head)
+    if head is None:
+        return None, Absence("its SQL says what this notebook_rt does not understand")
+    return head, None
 
 
-def _why(page: Page) -> str:
+def _why(page: Page) -> Absence:
     if page.refusal is not None:
-        return "the project does not have the SQL"
-    return "the table is not broadcast, or this login may not read its topic"
+        return Absence("the project does not have the SQL")
+    return Absence("the table is not broadcast, or this login may not read its topic")

@@ -1,14 +1,16 @@
 -- Changes by broadcast for notebook_rt (optional; `notebook-rt doctor --sql TABLE…` prints this).
 --
 -- Statement triggers write what changed to a log; a deferred trigger sends a transaction's changes at its
--- commit, in as few numbered messages as fit, in one private topic a table. `notebook_rt_head` and
--- `notebook_rt_since` read the log under the reader's own rights. It may be run more than once.
+-- commit, in as few numbered messages as fit, in one private topic a table, or, with a scope, in one for
+-- each value of a column (`user_id`). `notebook_rt_head` and `notebook_rt_since` read the log under the
+-- reader's own rights. It may be run more than once.
 --
 -- What writers pay: about 0.5 to 0.8 ms for a statement of one row, 13 ms for 1,000 rows, and as much
 -- disk as the changes of a day have as JSON, at most about 256 MB.
 --
 -- Row policies of a table do not apply to what is broadcast: whoever may read the topic reads the
--- changes of every row. Why it is built so: docs/design/broadcast.md.
+-- changes of every row, with a scope of every row of that value. Why it is built so:
+-- docs/design/broadcast.md.
 
 create schema if not exists notebook_rt;
 grant usage on schema notebook_rt to anon, authenticated, service_role;
@@ -16,9 +18,23 @@ grant usage on schema notebook_rt to anon, authenticated, service_role;
 create table if not exists notebook_rt.broadcast_tables (
     topic text primary key,
     relation oid not null unique,
-    numbers regclass not null,  -- the sequence that numbers the topic's messages
-    epoch text not null default gen_random_uuid()::text  -- another one: the numbers began anew
+    numbers regclass,  -- the sequence that numbers the topic's messages; null: it has a scope
+    epoch text not null default gen_random_uuid()::text,  -- another one: the numbers began anew
+    scope int2  -- the column of whose values each has a topic: this one's name, "=" and the value
 );
+-- The SQL of version 1 knew no scope.
+alter table notebook_rt.broadcast_tables add column if not exists scope int2,
+    alter column numbers drop not null;
+-- The numbers of a table with a scope. A topic's latest number is the sum of `n` over its rows and those
+-- of the table's own topic, which count what is told to all values.
+create table if not exists notebook_rt.broadcast_numbers (
+    topic text not null,
+    counter boolean not null default false,  -- the one that is counted up; others are only added
+    n bigint not null
+);
+create index if not exists broadcast_numbers_topic on notebook_rt.broadcast_numbers (topic);
+create unique index if not exists broadcast_numbers_counter
+    on notebook_rt.broadcast_numbers (topic) where counter;
 create table if not exists notebook_rt.change_log (
     id bigint generated always as identity primary key,
     topic text not null,
@@ -36,18 +52,23 @@ create table if not exists notebook_rt.broadcast_state (
     pruned xid8 not null default '0',  -- no transaction after this one lost an entry of the log
     by_cron boolean not null default false
 );
-insert into notebook_rt.broadcast_state (version) values (1)
+insert into notebook_rt.broadcast_state (version) values (2)
     on conflict (one) do update set version = excluded.version;
 
 alter table notebook_rt.broadcast_tables enable row level security;
+alter table notebook_rt.broadcast_numbers enable row level security;
 alter table notebook_rt.change_log enable row level security;
 alter table notebook_rt.broadcast_state enable row level security;
 drop policy if exists everybody on notebook_rt.broadcast_state;
 create policy everybody on notebook_rt.broadcast_state for select using (true);
-revoke all on notebook_rt.broadcast_tables, notebook_rt.change_log, notebook_rt.broadcast_state
-    from anon, authenticated, service_role;
-grant select on notebook_rt.broadcast_tables, notebook_rt.change_log, notebook_rt.broadcast_state
-    to anon, authenticated, service_role;
+revoke all on notebook_rt.broadcast_tables, notebook_rt.broadcast_numbers, notebook_rt.change_log,
+    notebook_rt.broadcast_state from anon, authenticated, service_role;
+grant select on notebook_rt.broadcast_tables, notebook_rt.broadcast_numbers, notebook_rt.change_log,
+    notebook_rt.broadcast_state to anon, authenticated, service_role;
+drop function if exists
+    notebook_rt.broadcast_message(notebook_rt.broadcast_tables, int, jsonb[], boolean),
+    notebook_rt.broadcast_refused(regclass, text), notebook_rt.broadcast_add(regclass, text),
+    public.notebook_rt_head(text, text);
 
 -- The names of a table's key now: a column may have been renamed since the triggers were made.
 create or replace function notebook_rt.broadcast_key(p_relation oid) returns text[]
@@ -59,52 +80,134 @@ language sql stable set search_path = '' as $$
      where i.indrelid = p_relation and i.indisprimary and k.place <= i.indnkeyatts
 $$;
 
+-- The topic of a value of a table's scope. Whatever the value is, the name is of plain letters, and no two
+-- values have the same; null and a value of more than 100 bytes have none.
+create or replace function notebook_rt.broadcast_topic(p_table text, p_value text) returns text
+language sql immutable strict as $$
+    select case
+        when pg_catalog.octet_length(p_value) > 100 then null
+        when p_value collate "C" ~ '^[A-Za-z0-9_-]+$' then p_table || '=' || p_value
+        else p_table || '=~' || pg_catalog.encode(pg_catalog.convert_to(p_value, 'UTF8'), 'hex') end
+$$;
+
+-- The value of a topic, as text that can be cast to its type; null: it is no topic of this table.
+create or replace function notebook_rt.broadcast_value(p_topic text, p_table text, p_type regtype)
+returns text language plpgsql immutable strict set search_path = '' as $$
+declare
+    v_value text := substr(p_topic, length(p_table) + 2);
+begin
+    if not starts_with(p_topic, p_table || '=') then
+        return null;
+    end if;
+    if starts_with(v_value, '~') then
+        begin
+            v_value := convert_from(decode(substr(v_value, 2), 'hex'), 'UTF8');
+        exception when others then
+            return null;
+        end;
+    end if;
+    if notebook_rt.broadcast_topic(p_table, v_value) is distinct from p_topic then
+        return null;
+    elsif p_type = 'uuid'::regtype then
+        return substring(v_value from '^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$');
+    elsif p_type in ('text'::regtype, 'varchar'::regtype) then
+        return v_value;
+    elsif v_value !~ '^(0|-?[1-9][0-9]{0,18})$' then
+        return null;
+    end if;
+    return case when v_value::numeric between -b.most - 1 and b.most then v_value end
+      from (select case p_type when 'int2'::regtype then 32767 when 'int4'::regtype then 2147483647
+                   else 9223372036854775807 end as most) b;
+end $$;
+
+-- The name and the type of the column that is a table's scope; no row: it was dropped.
+create or replace function notebook_rt.broadcast_scope(
+    p_table notebook_rt.broadcast_tables, out name text, out type regtype
+) returns setof record language sql stable set search_path = '' as $$
+    select a.attname::text, a.atttypid::regtype from pg_catalog.pg_attribute a
+     where a.attrelid = p_table.relation and a.attnum = p_table.scope and not a.attisdropped
+$$;
+
 -- One statement's changes go to the log, in entries below 100 kB of JSON; a row above 50 kB has its own.
 create or replace function notebook_rt.broadcast_capture() returns trigger
 language plpgsql security definer set search_path = '' set timezone = 'UTC' set datestyle = 'ISO'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
-    v_topic text;
+    v_table notebook_rt.broadcast_tables;
     v_key text[];
+    v_topic text := '$1::text';  -- of a row `r`
+    v_parts text := '';
     v_object text;
     v_gone text;
     v_entries constant text :=
         'insert into notebook_rt.change_log (topic, op, %1$s, size)'
-        ' select $1, $2::"char", jsonb_agg(j order by rn), sum(len) from ('
-        '   select j, rn, len, case when len > 50000 then rn end as alone,'
-        '          sum(len) over (order by rn) / 100000 as part'
-        '   from (select j, row_number() over () as rn, octet_length(j::text) + 2 as len'
-        '         from (%2$s) a) b) c'
-        ' group by part, alone order by min(rn)';
+        ' select topic, $2::"char", jsonb_agg(j order by rn), sum(len) from ('
+        '   select topic, j, rn, len, case when len > 50000 then rn end as alone,'
+        '          sum(len) over (%3$s order by rn) / 100000 as part'
+        '   from (select topic, j, row_number() over () as rn, octet_length(j::text) + 2 as len'
+        '         from (%2$s) a where topic is not null) b) c'
+        ' group by topic, part, alone order by min(rn)';
 begin
-    select t.topic into v_topic from notebook_rt.broadcast_tables t where t.relation = tg_relid;
-    if v_topic is null then
+    select t.* into v_table from notebook_rt.broadcast_tables t where t.relation = tg_relid;
+    if not found then
         return null;
     end if;
     v_key := notebook_rt.broadcast_key(tg_relid);
-    if tg_op = 'TRUNCATE' or v_key is null then
+    if v_table.scope is not null then
+        v_parts := 'partition by topic';
+        select format('notebook_rt.broadcast_topic($1, r.%I::text)', s.name) into v_topic
+          from notebook_rt.broadcast_scope(v_table) s;
+    end if;
+    if tg_op = 'TRUNCATE' or v_key is null or v_topic is null then
         insert into notebook_rt.change_log (topic, op, size)
-        values (v_topic, case when tg_op = 'TRUNCATE' then 'T' else 'R' end, 20);
+        values (v_table.topic, case when tg_op = 'TRUNCATE' then 'T' else 'R' end, 20);
         return null;
     end if;
     if tg_op in ('INSERT', 'UPDATE') then
-        execute format(v_entries, 'rows', 'select to_jsonb(n) as j from new_rows n')
-            using v_topic, left(tg_op, 1);
+        execute format(v_entries, 'rows',
+                       format('select %s as topic, to_jsonb(r) as j from new_rows r', v_topic), v_parts)
+            using v_table.topic, left(tg_op, 1);
         if tg_op = 'INSERT' then
             return null;
         end if;
     end if;
     select 'jsonb_build_object(' || string_agg(format('%1$L, r.%1$I', k), ', ') || ')'
       into v_object from unnest(v_key) k;
-    v_gone := format('select %s as j from old_rows r', v_object);
+    v_gone := format('select %s as topic, %s as j from old_rows r', v_topic, v_object);
     if tg_op = 'UPDATE' then
         -- As JSON: a key that is equal and not the same (citext) is another key to a client.
-        v_gone := v_gone || format(' except select %s from new_rows r', v_object);
+        v_gone := v_gone || format(' except select %s, %s from new_rows r', v_topic, v_object);
     end if;
     -- A key that one statement frees and takes again is not gone for it: the triggers of a MERGE run in the
     -- order delete, update, insert, those of an upsert in the order update, insert.
-    execute format(v_entries, 'gone', v_gone) using v_topic, 'D';
+    execute format(v_entries, 'gone', v_gone, v_parts) using v_table.topic, 'D';
     return null;
+end $$;
+
+-- The next number of a topic of a table with a scope: a counter, as there may be too many for sequences.
+-- It is locked from here, at commit, to the end of that. Where a writer would fail or wait long for it, the
+-- message has the number 0, and is counted by a row of its own: readers see that at the next head.
+create or replace function notebook_rt.broadcast_number(p_topic text, p_table text) returns bigint
+language plpgsql set search_path = '' set lock_timeout = '100ms' as $$
+begin
+    if current_setting('transaction_isolation') = 'read committed' then
+        begin
+            insert into notebook_rt.broadcast_numbers (topic, counter, n) values (p_topic, true, 1)
+                on conflict (topic) where counter do update set n = broadcast_numbers.n + 1;
+            with added as (
+                delete from notebook_rt.broadcast_numbers
+                 where topic = p_topic and not counter returning n
+            )
+            update notebook_rt.broadcast_numbers b set n = b.n + a.n
+              from (select sum(n) as n from added) a
+             where b.topic = p_topic and b.counter and a.n is not null;
+            return (select sum(n) from notebook_rt.broadcast_numbers where topic in (p_topic, p_table));
+        exception when lock_not_available or deadlock_detected then
+            null;
+        end;
+    end if;
+    insert into notebook_rt.broadcast_numbers (topic, n) values (p_topic, 1);
+    return 0;
 end $$;
 
 -- A message that cannot be sent is a warning, as in realtime.send: readers see the hole in the numbers.
@@ -112,17 +215,19 @@ end $$;
 drop function if exists notebook_rt.broadcast_message(
     notebook_rt.broadcast_tables, int, jsonb[], boolean);
 create or replace function notebook_rt.broadcast_message(
-    p_table notebook_rt.broadcast_tables, p_part int, p_changes jsonb[], p_last boolean, p_common jsonb
+    p_table notebook_rt.broadcast_tables, p_topic text, p_part int, p_changes jsonb[], p_last boolean,
+    p_common jsonb
 ) returns void language plpgsql set search_path = '' as $$
 declare
-    v_number bigint := nextval(p_table.numbers);
+    v_number bigint := case when p_table.scope is null then nextval(p_table.numbers)
+                            else notebook_rt.broadcast_number(p_topic, p_table.topic) end;
 begin
     perform realtime.send(
         p_common || jsonb_build_object('epoch', p_table.epoch, 'n', v_number, 'part', p_part,
                                        'last', p_last, 'changes', to_jsonb(p_changes)),
-        'changes', p_table.topic, true);
+        'changes', p_topic, true);
 exception when others then
-    raise warning 'notebook_rt: message % of topic "%" was not sent: %', v_number, p_table.topic, sqlerrm;
+    raise warning 'notebook_rt: message % of topic "%" was not sent: %', v_number, p_topic, sqlerrm;
 end $$;
 
 -- Deletes a little of what is older than a day, or more than about 256 MB; returns how many entries.
@@ -176,9 +281,12 @@ declare
     v_before constant text := coalesce(current_setting('realtime.topic', true), '');
     -- As near to the commit as a trigger comes; the log's entries of the transaction say the same.
     v_at constant timestamptz := clock_timestamp();
-    v_common jsonb := jsonb_build_object('x', v_xid::text, 'at', extract(epoch from v_at));
+    v_common jsonb;
+    v_open text[];
     v_topics text[];
+    v_told record;
     v_table notebook_rt.broadcast_tables;
+    v_topic text;
     v_entry record;
     v_change jsonb;
     v_changes jsonb[];
@@ -189,23 +297,38 @@ begin
     if new.id <= v_sent then
         return null;
     end if;
-    select array_agg(distinct l.topic) into v_topics
-      from notebook_rt.change_log l where l.xid = v_xid and l.id > v_sent;
-    if cardinality(v_topics) between 2 and 50 then  -- readers of one may not know the others' names
-        v_common := v_common || jsonb_build_object('topics', (
-            select jsonb_agg(left(md5(topic), 8)) from unnest(v_topics) topic));
-    end if;
-    for v_table in
-        select t.* from notebook_rt.broadcast_tables t where t.topic = any (v_topics) order by t.topic
+    select coalesce(array_agg(distinct l.topic), '{}') into v_open
+      from notebook_rt.change_log l join notebook_rt.broadcast_tables t on t.topic = l.topic
+     where l.xid = v_xid and l.id > v_sent and t.scope is null;
+    for v_told in
+        select t as source, l.topic, l.last from notebook_rt.broadcast_tables t
+          join (select l.topic, max(l.id) as last from notebook_rt.change_log l
+                 where l.xid = v_xid and l.id > v_sent group by l.topic) l
+            on l.topic = t.topic or t.scope is not null and starts_with(l.topic, t.topic || '=')
+         order by l.topic collate "C"  -- all writers take the counters in one order
     loop
+        v_table := v_told.source;
+        v_topic := v_told.topic;
+        v_last := greatest(v_last, v_told.last);
+        if v_table.scope is not null and v_topic = v_table.topic then
+            -- To all values: nobody knows who listens. Readers see it by the number, and it is in the log.
+            insert into notebook_rt.broadcast_numbers (topic, n) values (v_topic, 1);
+            continue;
+        end if;
+        -- Readers of one topic may not know the others' names, nor whether another's rows changed, too.
+        v_topics := case when v_table.scope is null then v_open else v_open || v_topic end;
+        v_common := jsonb_build_object('x', v_xid::text, 'at', extract(epoch from v_at));
+        if cardinality(v_topics) between 2 and 50 then
+            v_common := v_common || jsonb_build_object('topics', (
+                select jsonb_agg(left(md5(topic), 8)) from unnest(v_topics) topic));
+        end if;
         v_changes := '{}';
         v_bytes := 0;
         v_part := 0;
         for v_entry in
             select l.id, l.op, l.rows, l.gone, l.size, l.at from notebook_rt.change_log l
-             where l.xid = v_xid and l.topic = v_table.topic and l.id > v_sent order by l.id
+             where l.xid = v_xid and l.topic in (v_topic, v_table.topic) and l.id > v_sent order by l.id
         loop
-            v_last := greatest(v_last, v_entry.id);
             v_change := jsonb_build_object('id', v_entry.id, 'op', v_entry.op);
             if v_entry.size > 230000 and v_entry.rows is not null then
                 v_change := v_change || jsonb_build_object('big', (  -- too large for any message
@@ -220,14 +343,15 @@ begin
             v_add := octet_length(v_change::text) + 2;
             if v_bytes > 0 and v_bytes + v_add > 240000 then
                 v_part := v_part + 1;
-                perform notebook_rt.broadcast_message(v_table, v_part, v_changes, false, v_common);
+                perform notebook_rt.broadcast_message(
+                    v_table, v_topic, v_part, v_changes, false, v_common);
                 v_changes := '{}';
                 v_bytes := 0;
             end if;
             v_changes := v_changes || v_change;
             v_bytes := v_bytes + v_add;
         end loop;
-        perform notebook_rt.broadcast_message(v_table, v_part + 1, v_changes, true, v_common);
+        perform notebook_rt.broadcast_message(v_table, v_topic, v_part + 1, v_changes, true, v_common);
         if v_entry.at < v_at - interval '10 ms' then  -- it went on after its last change
             update notebook_rt.change_log set at = v_at where id = v_entry.id;
         end if;
@@ -246,10 +370,12 @@ create constraint trigger flush after insert on notebook_rt.change_log
     deferrable initially deferred for each row execute function notebook_rt.broadcast_flush();
 
 -- Why a table's changes cannot be broadcast truly; null: they can.
-create or replace function notebook_rt.broadcast_refused(p_relation regclass, p_policy text)
-returns text language plpgsql stable set search_path = '' as $$
+create or replace function notebook_rt.broadcast_refused(
+    p_relation regclass, p_policy text, p_scope text
+) returns text language plpgsql stable set search_path = '' as $$
 declare
     v_class pg_catalog.pg_class;
+    v_column pg_catalog.pg_attribute;
     v_name text;
 begin
     select * into v_class from pg_catalog.pg_class where oid = p_relation;
@@ -297,99 +423,154 @@ begin
         return format('its AFTER ROW trigger %I writes, or may write, to the table itself; do that in '
             'a BEFORE ROW trigger', v_name);
     end if;
-    if v_class.relrowsecurity and p_policy is null then
-        return 'it has row-level security, which does not apply to broadcasts; say who may read the '
-            'changes of all rows: source_policy => ''auth.uid() is not null''';
+    if p_scope is null then
+        return case when v_class.relrowsecurity and p_policy is null then
+            'it has row-level security, which does not apply to broadcasts; say who may read the '
+            'changes of all rows: source_policy => ''auth.uid() is not null'', or, where a row belongs '
+            'to a user, which column says whose it is: scope => ''user_id''' end;
+    end if;
+    select a.* into v_column from pg_catalog.pg_attribute a
+     where a.attrelid = p_relation and a.attname = p_scope and a.attnum > 0 and not a.attisdropped;
+    if not found then
+        return format('it has no column %I, which is to be its scope', p_scope);
+    elsif v_column.atttypid not in ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype,
+                                    'int2'::regtype, 'int4'::regtype, 'int8'::regtype)
+        or exists (select from pg_catalog.pg_collation c
+                    where c.oid = v_column.attcollation and not c.collisdeterministic) then
+        -- Of other types two values may be equal and not be written alike.
+        return format('its scope %I is neither a uuid, an integer nor a text', p_scope);
+    elsif p_policy is null and v_column.atttypid in
+        ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) then
+        return format('its scope %1$I is an integer, which no auth.uid() is; say who may read the rows '
+            'of which %1$I: source_policy => ''%1$I in (select … where user_id = auth.uid())''', p_scope);
     end if;
     return null;
+end $$;
+
+-- Takes back all but the triggers: of a table that was dropped, these are gone.
+create or replace function notebook_rt.broadcast_forget(p_relation oid) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_table notebook_rt.broadcast_tables;
+    v_policy constant text := 'notebook_rt_broadcast_' || p_relation;
+begin
+    execute format('drop policy if exists %I on realtime.messages', v_policy);
+    execute format('drop policy if exists %I on realtime.messages', v_policy || '_send');
+    execute format('drop policy if exists %I on notebook_rt.change_log', v_policy);
+    execute format('drop policy if exists %I on notebook_rt.broadcast_tables', v_policy);
+    execute format('drop policy if exists %I on notebook_rt.broadcast_numbers', v_policy);
+    execute format('drop function if exists notebook_rt.%I', 'broadcast_reads_' || p_relation);
+    delete from notebook_rt.broadcast_tables where relation = p_relation returning * into v_table;
+    if found then
+        delete from notebook_rt.change_log where topic = v_table.topic
+            or v_table.scope is not null and starts_with(topic, v_table.topic || '=');
+        delete from notebook_rt.broadcast_numbers where topic = v_table.topic
+            or v_table.scope is not null and starts_with(topic, v_table.topic || '=');
+        if v_table.numbers is not null then
+            execute format('drop sequence if exists %s', v_table.numbers);
+        end if;
+    end if;
 end $$;
 
 create or replace function notebook_rt.broadcast_remove(p_relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
-    v_table notebook_rt.broadcast_tables;
     v_trigger text;
-    v_policy constant text := 'notebook_rt_broadcast_' || p_relation::oid;
 begin
     foreach v_trigger in array array['insert', 'update', 'delete', 'truncate'] loop
         execute format('drop trigger if exists %I on %s', 'notebook_rt_' || v_trigger, p_relation);
     end loop;
-    execute format('drop policy if exists %I on realtime.messages', v_policy);
-    execute format('drop policy if exists %I on realtime.messages', v_policy || '_send');
-    execute format('drop policy if exists %I on notebook_rt.change_log', v_policy);
-    execute format('drop policy if exists %I on notebook_rt.broadcast_tables', v_policy);
-    delete from notebook_rt.broadcast_tables where relation = p_relation returning * into v_table;
-    if found then
-        delete from notebook_rt.change_log where topic = v_table.topic;
-        execute format('drop sequence if exists %s', v_table.numbers);
-    end if;
+    perform notebook_rt.broadcast_forget(p_relation);
 end $$;
 
--- Makes a table's changes broadcast; again: with the policy that is said now. Returns the topic.
+-- Makes a table's changes broadcast; again: with the policy and the scope that are said now. Returns the
+-- topic. With a scope, each value of that column has a topic, and the policy is a condition on the column,
+-- as in a row policy; without a policy the value is the reader's auth.uid().
 create or replace function notebook_rt.broadcast_add(
-    p_relation regclass, source_policy text default null
+    p_relation regclass, source_policy text default null, scope text default null
 ) returns text language plpgsql set search_path = '' as $$
 declare
-    v_refused constant text := notebook_rt.broadcast_refused(p_relation, source_policy);
+    v_refused constant text := notebook_rt.broadcast_refused(p_relation, source_policy, scope);
     v_policy constant text := 'notebook_rt_broadcast_' || p_relation::oid;
-    v_numbers constant text := 'notebook_rt.broadcast_numbers_' || p_relation::oid;
+    v_numbers text := 'notebook_rt.broadcast_numbers_' || p_relation::oid;
+    v_column int2;
+    v_type regtype;
     v_topic text;
+    v_may constant text := format('pg_catalog.has_table_privilege(%s::oid, ''select'')', p_relation::oid);
     v_reads text;
+    v_of_table text;
     v_sender text;
-    v_other record;
     v_event record;
 begin
     if v_refused is not null then
         raise exception 'the changes of table % cannot be broadcast: %', p_relation, v_refused;
     end if;
-    select format('nrt:%I.%I', n.nspname, c.relname) into v_topic
+    select a.attnum, a.atttypid::regtype into v_column, v_type
+      from pg_catalog.pg_attribute a where a.attrelid = p_relation and a.attname = scope;
+    select format('nrt:%I.%I', n.nspname, c.relname) || case when scope is null then ''
+                else format(':%I', scope) end into v_topic
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
      where c.oid = p_relation;
-    for v_other in  -- tables that were dropped since
-        select t.* from notebook_rt.broadcast_tables t
-         where not exists (select from pg_catalog.pg_class c where c.oid = t.relation)
-    loop
-        execute format('drop policy if exists %I on realtime.messages',
-                       'notebook_rt_broadcast_' || v_other.relation);
-        execute format('drop policy if exists %I on realtime.messages',
-                       'notebook_rt_broadcast_' || v_other.relation || '_send');
-        execute format('drop policy if exists %I on notebook_rt.change_log',
-                       'notebook_rt_broadcast_' || v_other.relation);
-        execute format('drop policy if exists %I on notebook_rt.broadcast_tables',
-                       'notebook_rt_broadcast_' || v_other.relation);
-        execute format('drop sequence if exists %s', v_other.numbers);
-        delete from notebook_rt.change_log where topic = v_other.topic;
-        delete from notebook_rt.broadcast_tables where topic = v_other.topic;
-    end loop;
+    perform notebook_rt.broadcast_forget(t.relation)
+       from notebook_rt.broadcast_tables t
+      where t.relation = p_relation and t.scope is distinct from v_column
+         or not exists (select from pg_catalog.pg_class c where c.oid = t.relation);
     -- A table that was renamed keeps its topic.
     select coalesce((select t.topic from notebook_rt.broadcast_tables t
                       where t.relation = p_relation), v_topic) into v_topic;
-    execute format('create sequence if not exists %s', v_numbers);
-    execute format('revoke all on sequence %s from anon, authenticated, service_role', v_numbers);
-    execute format('grant select on sequence %s to anon, authenticated, service_role', v_numbers);
-    insert into notebook_rt.broadcast_tables (topic, relation, numbers)
-        values (v_topic, p_relation, v_numbers::regclass)
+    if scope is null then
+        execute format('create sequence if not exists %s', v_numbers);
+        execute format('revoke all on sequence %s from anon, authenticated, service_role', v_numbers);
+        execute format('grant select on sequence %s to anon, authenticated, service_role', v_numbers);
+        v_reads := format('topic = %L', v_topic);
+        v_of_table := v_reads;
+        if source_policy is not null then
+            v_reads := format('%s and (%s)', v_reads, source_policy);
+        end if;
+    else
+        v_numbers := null;
+        v_of_table := format('topic = %1$L or pg_catalog.starts_with(topic, %1$L || ''='')', v_topic);
+        if source_policy is null then
+            v_reads := format('topic = notebook_rt.broadcast_topic(%L, (select auth.uid())::text)', v_topic);
+        else
+            v_reads := format(
+                'exists (select from (select notebook_rt.broadcast_value(topic, %1$L, %2$s::regtype)::%3$s '
+                'as %4$I) %5$I where %4$I is not null and (%6$s))', v_topic, v_type::oid, v_type, scope,
+                (select c.relname from pg_catalog.pg_class c where c.oid = p_relation), source_policy);
+        end if;
+    end if;
+    insert into notebook_rt.broadcast_tables (topic, relation, numbers, scope)
+        values (v_topic, p_relation, v_numbers::regclass, v_column)
         on conflict (topic) do nothing;
     -- The channel and the log say the same. The row's own topic is tested, too: realtime.topic() alone
     -- would show the rows of all topics once it names this one.
-    v_reads := format('topic = %L and pg_catalog.has_table_privilege(%s::oid, ''select'') and (%s)',
-                      v_topic, p_relation::oid, coalesce(source_policy, 'true'));
     execute format('drop policy if exists %I on realtime.messages', v_policy);
     execute format('create policy %I on realtime.messages for select to anon, authenticated using '
-        '(extension = ''broadcast'' and realtime.topic() = %L and %s)', v_policy, v_topic, v_reads);
+        '(extension = ''broadcast'' and realtime.topic() = topic and %s and %s)', v_policy, v_reads, v_may);
     -- Whoever owns the functions sends; policies may hold for that role, too.
     select p.proowner::regrole::text into v_sender
       from pg_catalog.pg_proc p where p.oid = 'notebook_rt.broadcast_flush'::regproc;
     execute format('drop policy if exists %I on realtime.messages', v_policy || '_send');
     execute format('create policy %I on realtime.messages for insert to %s with check '
-        '(extension = ''broadcast'' and private and topic = %L)', v_policy || '_send', v_sender,
-        v_topic);
-    execute format('drop policy if exists %I on notebook_rt.change_log', v_policy);
-    execute format('create policy %I on notebook_rt.change_log for select to anon, authenticated '
-        'using (%s)', v_policy, v_reads);
-    execute format('drop policy if exists %I on notebook_rt.broadcast_tables', v_policy);
-    execute format('create policy %I on notebook_rt.broadcast_tables for select '
-        'to anon, authenticated using (%s)', v_policy, v_reads);
+        '(extension = ''broadcast'' and private and (%s))', v_policy || '_send', v_sender, v_of_table);
+    for v_event in
+        select * from (values
+            ('change_log', case when scope is null then v_reads
+                                else format('(topic = %L or %s)', v_topic, v_reads) end),
+            ('broadcast_numbers', format('(topic = %L or %s)', v_topic, v_reads)),
+            ('broadcast_tables', case when scope is null then v_reads
+                                      else format('topic = %L', v_topic) end)) e (name, reads)
+    loop
+        execute format('drop policy if exists %I on notebook_rt.%I', v_policy, v_event.name);
+        execute format('create policy %I on notebook_rt.%I for select to anon, authenticated '
+            'using (%s and %s)', v_policy, v_event.name, v_event.reads, v_may);
+    end loop;
+    if scope is not null then
+        execute format('create or replace function notebook_rt.%I(topic text) returns boolean language sql '
+            'stable return %s and %s', 'broadcast_reads_' || p_relation::oid, v_reads, v_may);
+        execute format('grant execute on function notebook_rt.%I to anon, authenticated, service_role',
+            'broadcast_reads_' || p_relation::oid);
+    end if;
     for v_event in
         select * from (values ('insert', 'referencing new table as new_rows'),
                               ('update', 'referencing old table as old_rows new table as new_rows'),
@@ -404,24 +585,75 @@ begin
 end $$;
 
 revoke all on function notebook_rt.broadcast_key, notebook_rt.broadcast_capture,
-    notebook_rt.broadcast_message, notebook_rt.broadcast_prune, notebook_rt.broadcast_flush,
-    notebook_rt.broadcast_refused, notebook_rt.broadcast_remove, notebook_rt.broadcast_add
+    notebook_rt.broadcast_number, notebook_rt.broadcast_message, notebook_rt.broadcast_prune,
+    notebook_rt.broadcast_flush, notebook_rt.broadcast_refused, notebook_rt.broadcast_forget,
+    notebook_rt.broadcast_remove, notebook_rt.broadcast_add
     from public, anon, authenticated, service_role;
+
+-- The topic of the table that a topic is of, which is itself where there is no scope; null: this login may
+-- not read it. It says what the policies say.
+create or replace function notebook_rt.broadcast_source(p_topic text) returns text
+language plpgsql stable security invoker set search_path = '' as $$
+declare
+    v_table notebook_rt.broadcast_tables;
+    v_reads boolean := true;
+begin
+    select t.* into v_table from notebook_rt.broadcast_tables t
+     where case when t.scope is null then t.topic = p_topic
+                else starts_with(p_topic, t.topic || '=') end;
+    if v_table.scope is not null and row_security_active('notebook_rt.change_log') then
+        execute format('select notebook_rt.%I($1)', 'broadcast_reads_' || v_table.relation)
+            into v_reads using p_topic;
+    end if;
+    return case when v_reads then v_table.topic end;
+end $$;
 
 -- A table's topic, a position (a snapshot), and the highest number drawn; null: nothing that this login
 -- may read. The snapshot is older than the reading of the number, so that whatever the position sees has
--- a number of at most `n`.
-create or replace function public.notebook_rt_head(p_schema text, p_table text) returns jsonb
-language sql volatile security invoker set search_path = '' as $$
-    select jsonb_build_object(
-        'version', (select version from notebook_rt.broadcast_state), 'topic', t.topic,
-        'epoch', t.epoch, 'position', pg_current_snapshot()::text,
-        'n', coalesce(pg_catalog.pg_sequence_last_value(t.numbers), 0))
-      from notebook_rt.broadcast_tables t
+-- a number of at most `n`. `p_equal` says to what columns are equal in the rows that are followed: where
+-- the scope is not among them there is no topic, and "scope" names it.
+create or replace function public.notebook_rt_head(
+    p_schema text, p_table text, p_equal jsonb default null
+) returns jsonb language plpgsql volatile security invoker set search_path = '' as $$
+declare
+    v_table notebook_rt.broadcast_tables;
+    v_scope record;
+    v_value text;
+    v_topic text;
+    v_version constant int := (select version from notebook_rt.broadcast_state);
+begin
+    select t.* into v_table from notebook_rt.broadcast_tables t
      where t.relation = (
         select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n
-            on n.oid = c.relnamespace where n.nspname = p_schema and c.relname = p_table)
-$$;
+            on n.oid = c.relnamespace where n.nspname = p_schema and c.relname = p_table);
+    if not found then
+        return null;
+    elsif v_table.scope is null then
+        return (select jsonb_build_object(
+            'version', v_version, 'topic', v_table.topic, 'epoch', v_table.epoch,
+            'position', pg_current_snapshot()::text,
+            'n', coalesce(pg_catalog.pg_sequence_last_value(v_table.numbers), 0)));
+    end if;
+    select * into v_scope from notebook_rt.broadcast_scope(v_table);
+    if not found then
+        return null;
+    elsif not coalesce(p_equal ? v_scope.name, false) then
+        return jsonb_build_object('version', v_version, 'scope', v_scope.name);
+    end if;
+    begin  -- as the type writes it: {A0EE…} and a0ee… are one uuid
+        execute format('select $1::%s::text', v_scope.type) into v_value using p_equal ->> v_scope.name;
+    exception when data_exception then
+        return null;
+    end;
+    v_topic := notebook_rt.broadcast_topic(v_table.topic, v_value);
+    if notebook_rt.broadcast_source(v_topic) is null then
+        return null;
+    end if;
+    return (select jsonb_build_object(
+        'version', v_version, 'topic', v_topic, 'scope', v_scope.name, 'epoch', v_table.epoch,
+        'position', pg_current_snapshot()::text, 'n', coalesce(sum(b.n), 0))
+        from notebook_rt.broadcast_numbers b where b.topic in (v_topic, v_table.topic));
+end $$;
 
 -- What was committed between `p_position` and `p_until` (now, for the first page), in the order of the log,
 -- after the entry `p_after`, a page of about `p_bytes`. The last page has "more": false; then "until" is
@@ -431,14 +663,15 @@ create or replace function public.notebook_rt_since(
     p_topic text, p_position text, p_until text default null, p_after bigint default 0,
     p_bytes int default 1000000
 ) returns jsonb language sql stable security invoker set search_path = '' as $$
-    with bounds as (
+    with bounds as materialized (
         select p_position::pg_snapshot as since,
-               coalesce(p_until::pg_snapshot, pg_current_snapshot()) as until
+               coalesce(p_until::pg_snapshot, pg_current_snapshot()) as until,
+               notebook_rt.broadcast_source(p_topic) as source
     ), missed as (
         select l.id, l.xid, l.op, l.rows, l.gone, l.size, l.at,
                sum(l.size) over (order by l.id) - l.size as before
           from notebook_rt.change_log l, bounds b
-         where l.topic = p_topic and l.id > p_after and l.xid >= pg_snapshot_xmin(b.since)
+         where l.topic in (p_topic, b.source) and l.id > p_after and l.xid >= pg_snapshot_xmin(b.since)
            and not pg_visible_in_snapshot(l.xid, b.since) and pg_visible_in_snapshot(l.xid, b.until)
     )
     select jsonb_build_object(
@@ -454,11 +687,14 @@ create or replace function public.notebook_rt_since(
                 else '{}' end order by m.id)
               from missed m where m.before < greatest(p_bytes, 1)), '[]'))
       from bounds b
-     where exists (select from notebook_rt.broadcast_tables t where t.topic = p_topic)
+     where b.source is not null
 $$;
-revoke all on function public.notebook_rt_head, public.notebook_rt_since from public;
-grant execute on function public.notebook_rt_head, public.notebook_rt_since
-    to anon, authenticated, service_role;
+revoke all on function notebook_rt.broadcast_topic, notebook_rt.broadcast_value,
+    notebook_rt.broadcast_scope, notebook_rt.broadcast_source, public.notebook_rt_head,
+    public.notebook_rt_since from public;
+grant execute on function notebook_rt.broadcast_topic, notebook_rt.broadcast_value,
+    notebook_rt.broadcast_scope, notebook_rt.broadcast_source, public.notebook_rt_head,
+    public.notebook_rt_since to anon, authenticated, service_role;
 
 -- Where there is pg_cron, and this role may use it, it prunes every minute, and writers need not.
 update notebook_rt.broadcast_state set by_cron = false;

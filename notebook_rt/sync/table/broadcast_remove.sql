@@ -12,8 +12,11 @@ begin
     end if;
     drop function public.notebook_rt_head, public.notebook_rt_since;
     drop table notebook_rt.change_log;
-    drop function notebook_rt.broadcast_add, notebook_rt.broadcast_remove,
-        notebook_rt.broadcast_refused, notebook_rt.broadcast_flush, notebook_rt.broadcast_prune,
-        notebook_rt.broadcast_message, notebook_rt.broadcast_capture, notebook_rt.broadcast_key;
-    drop table notebook_rt.broadcast_tables, notebook_rt.broadcast_state;
+    drop function notebook_rt.broadcast_source, notebook_rt.broadcast_add,
+        notebook_rt.broadcast_remove, notebook_rt.broadcast_forget, notebook_rt.broadcast_refused,
+        notebook_rt.broadcast_flush, notebook_rt.broadcast_prune, notebook_rt.broadcast_message,
+        notebook_rt.broadcast_number, notebook_rt.broadcast_capture, notebook_rt.broadcast_scope,
+        notebook_rt.broadcast_value, notebook_rt.broadcast_topic, notebook_rt.broadcast_key;
+    drop table notebook_rt.broadcast_tables, notebook_rt.broadcast_numbers,
+        notebook_rt.broadcast_state;
 end $$;

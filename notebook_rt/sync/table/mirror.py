@@ -46,7 +46,7 @@ from notebook_rt.sync.events import (
 from notebook_rt.sync.rate import ChangeRate
 from notebook_rt.sync.table import discovery
 from notebook_rt.sync.table.auditing import NEVER, Traffic
-from notebook_rt.sync.table.broadcast import ChangeLog, read_head, read_message
+from notebook_rt.sync.table.broadcast import Absence, ChangeLog, read_head, read_message
 from notebook_rt.sync.table.change import UnreadableError
 from notebook_rt.sync.table.flows import Flow, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
@@ -92,8 +92,10 @@ class Mirror(Machine):
         self._source: Literal["changes", "broadcast"] | None = (
             "changes" if spec.source == "changes" else None
         )
-        self._not_broadcast = ""
+        self._not_broadcast: Absence | None = None
         """Why changes do not come by broadcast, which was asked for."""
+        self._followed = ""
+        """The topic that was joined, or is to be."""
         self._gaps = 0
         self._closed_gaps = 0
         self._since: float | None = None
@@ -189,6 +191,11 @@ class Mirror(Machine):
         return None if self._passes.log is None else self._passes.log.topic
 
     @property
+    def scope(self) -> str:
+        """The column whose value the topic is of; empty: it is of the whole table, or there is none."""
+        return "" if self._passes.log is None else self._passes.log.scope
+
+    @property
     def bindings(self) -> tuple[Binding, ...]:
         """The bindings to join with; empty until they are known (then ``Rejoin`` comes), and where there
         is a ``topic``.
@@ -229,9 +236,12 @@ class Mirror(Machine):
         """Learn the columns, and how changes come where that is not known yet."""
         found_log = self._found_log if self._source is None else None
         proof = yield from self._passes.learn(found_log)
-        if self._source is None:
-            raise NotBroadcastError(self.spec.schema, self.spec.table, self._not_broadcast)
+        if self._source is None and self._not_broadcast is not None:
+            raise self._refused(self._not_broadcast)
         return proof
+
+    def _refused(self, why: Absence) -> NotBroadcastError:
+        return NotBroadcastError(self.spec.schema, self.spec.table, why.reason, why.scope)
 
     def _found_log(self, read: Read) -> bool:
         """Take the answer to whether changes come by broadcast."""
@@ -239,12 +249,15 @@ class Mirror(Machine):
         if head is not None:
             self._source = "broadcast"
             self._passes.log = ChangeLog(self.spec, head, self.options, self._now)
+            self._followed = head.topic
             self._horizon.logged = True
         elif self.spec.source == "broadcast":
             self._not_broadcast = why
             return True
         else:
             self._source = "changes"
+            if why is not None and why.scope:  # it is there, and was not asked for as it has to be
+                self._emit(Told("source", {"source": "changes", "reason": why.reason}))
         self._emit(Rejoin("the source is known"))
         return head is not None
 
@@ -287,7 +300,7 @@ class Mirror(Machine):
             if self.spec.source == "broadcast":
                 self._leave_stream(str(error))
             else:
-                self._fall_back(str(error))
+                self._fall_back(Absence(str(error)))
         elif self.rows is None:
             self._fail(error)
         else:
@@ -358,9 +371,13 @@ class Mirror(Machine):
     def _start_what_is_due(self) -> None:
         replica = self._passes.replica
         log = self._passes.log
-        if log is not None and log.ended:
+        if log is not None and log.ended is not None:
             self._fall_back(log.ended)
             log = None
+        if log is not None and log.topic != self._followed:
+            self._followed = log.topic
+            self._leave_stream("the table's changes are broadcast on another topic")
+            self._emit(Rejoin("another topic"))
         if replica is None or self._failed is not None:
             return
         replica.want_changes = self.want_changes
@@ -405,17 +422,17 @@ class Mirror(Machine):
             return
         self._flows.start(LOG, self._guard(flow), self._now)
 
-    def _fall_back(self, reason: str) -> None:
+    def _fall_back(self, why: Absence) -> None:
         """Nothing is broadcast any more: changes come by Postgres Changes from now on."""
         self._flows.stop(LOG)
         self._passes.log = None
         self._horizon.unlogged()
         if self.spec.source == "broadcast":
-            self._fail(NotBroadcastError(self.spec.schema, self.spec.table, reason))
+            self._fail(self._refused(why))
             return
         self._source = "changes"
-        self._emit(Told("source", {"source": "changes", "reason": reason}))
-        self._leave_stream(f"the database does not broadcast its changes any more: {reason}")
+        self._emit(Told("source", {"source": "changes", "reason": why.reason}))
+        self._leave_stream(f"the database does not broadcast its changes any more: {why.reason}")
         self._emit(Rejoin("another source"))
 
     def _next_flow(self, replica: Replica) -> Flow | None:
