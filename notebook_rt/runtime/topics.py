@@ -175,6 +175,9 @@ class Topics:
                     follower.message(sent.payload)
         else:
             self._apply_as_one(messages)
+        for name in self._together.take_lost():
+            for follower in self._followers(name):
+                follower.gap("a part of a transaction was lost; it is read from the log")
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -36,8 +36,10 @@ def sent_of(x: int, parts: dict[str, int]) -> list[Sent]:
     ]
 
 
-def run(arrivals: list[tuple[float, Sent]], followed: set[str]) -> list[tuple[float, list[Sent]]]:
-    """What comes out of it and when, given what comes in."""
+def run(
+    arrivals: list[tuple[float, Sent]], followed: set[str], lost: set[str] | None = None
+) -> list[tuple[float, list[Sent]]]:
+    """What comes out of it and when, given what comes in; ``lost`` takes the topics that are to be read."""
     together, out = Together(), []
     queue = [(at, place, sent) for place, (at, sent) in enumerate(arrivals)]
     heapq.heapify(queue)
@@ -51,6 +53,8 @@ def run(arrivals: list[tuple[float, Sent]], followed: set[str]) -> list[tuple[fl
             assert due is not None
             now = max(now, due)
             taken = together.take(now)
+        if lost is not None:
+            lost |= together.take_lost()
         if taken:
             out.append((now, list(taken)))
     return out
@@ -115,6 +119,24 @@ def test_nothing_is_held_back_for_long_nor_lost_nor_out_of_order(
     for (came, _), (at, _) in zip(arrivals, out, strict=True):
         assert at - came <= longest + 1e-9
     assert PATIENCE_MAX < HOLE
+
+
+@many
+@given(transactions, followings, seeds, st.sampled_from((0.0, 0.3, 1.0)))
+def test_where_a_part_is_lost_the_others_say_so(
+    story: list[Any], followed: set[str], seed: int, loss: float
+) -> None:
+    """The log of that table is read at once, and of no table that has all of its parts."""
+    arrivals, _ = played(story, followed, seed, loss, 0.0, 0.0)
+    came = Counter((int(sent.payload["x"]), sent.topic) for _, sent in arrivals)
+    lost: set[str] = set()
+    run(arrivals, followed, lost)
+    expected = set()
+    for x, (_, parts) in enumerate(story):
+        shared = followed & parts.keys()
+        if len(shared) > 1 and any(came[x, topic] for topic in shared):
+            expected |= {topic for topic in shared if came[x, topic] < parts[topic]}
+    assert lost == expected
 
 
 @many

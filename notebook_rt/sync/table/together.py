@@ -5,8 +5,8 @@ message which topics those are. In go the messages of all topics of a session as
 out come the messages to apply now, as one. Pure.
 
 A message waits for the others of its transaction, and what comes behind it waits with it, so that the
-tables are seen as of one commit. A part that was lost delays the others by `PATIENCE`; the log makes up
-for it later, and until then the tables are as of different commits.
+tables are seen as of one commit. A part that was lost delays the others by `PATIENCE`; then its log is
+to be read, and until that was the tables are as of different commits.
 """
 
 from __future__ import annotations
@@ -58,11 +58,13 @@ class _Transaction:
             self.lasts[topic] = part.part
 
     @property
-    def whole(self) -> bool:
-        return all(
-            topic in self.lasts and len(self.parts[topic]) >= self.lasts[topic]
+    def missing(self) -> set[str]:
+        """Topics of which parts are still to come."""
+        return {
+            topic
             for topic in self.topics
-        )
+            if topic not in self.lasts or len(self.parts[topic]) < self.lasts[topic]
+        }
 
 
 class _Waiting(NamedTuple):
@@ -80,6 +82,7 @@ class Together:
         self._open: dict[int, _Transaction] = {}
         """Of which messages are still to come."""
         self._over: deque[int] = deque(maxlen=REMEMBERED)
+        self._lost: set[str] = set()
 
     @property
     def due(self) -> float | None:
@@ -112,7 +115,7 @@ class Together:
                 return None
             found = self._open[part.x] = _Transaction(now, topics)
         found.came(sent.topic, part)
-        if found.whole:
+        if not found.missing:
             self._end(part.x)
         return part.x
 
@@ -123,6 +126,7 @@ class Together:
     def take(self, now: float) -> Sequence[Sent]:
         """What is to be applied now, as one."""
         for x in [x for x, one in self._open.items() if one.began + PATIENCE <= now]:
+            self._lost |= self._open[x].missing
             self._end(x)
         waiting = self._waiting
         if waiting and waiting[0].at + PATIENCE_MAX <= now:
@@ -143,6 +147,11 @@ class Together:
                 return end
             later = (one.transaction for one in self._waiting[first:])
             held, end = {x for x in later if x is not None}, first
+
+    def take_lost(self) -> Collection[str]:
+        """Topics of which a part did not come in time: their logs are to be read."""
+        lost, self._lost = self._lost, set()
+        return lost
 
     def take_all(self) -> Sequence[Sent]:
         """Everything that waits, to be applied now: what follows is of another order."""
