@@ -108,6 +108,49 @@ tell = source.tell
     }""",
     ".nrt",
 )
+GROUPED = Contender(
+    "notebook_rt, a group-by",
+    OURS.kernel
+    + """
+from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
+from notebook_rt.sync.derive.operator import Derived
+from notebook_rt.sync.derive.source import Source
+
+class GroupedSource(MemoryFrame):
+    # A group-by of the table, kept up as a live frame keeps it.
+
+    def __init__(self, table):
+        aggregates = [Aggregate('highest', 'a', 'max'), Aggregate('mean', 'a', 'mean'),
+                      Aggregate('total', 'i', 'sum'), Aggregate('n', 'a', 'count')]
+        self.derived = Derived(GroupBy(('s',), aggregates), None)
+        self.derived.bind([Source(table)])
+        self.derived.advance(want_changes=False)
+        fields = (Column('s', 'text'), Column('highest', 'float8'), Column('mean', 'float8'),
+                  Column('total', 'int8'), Column('n', 'int8'))
+        super().__init__(self.df, fields, 'groups')
+
+    @property
+    def df(self):
+        return self.derived.view.snapshot()
+
+    @df.setter
+    def df(self, df):
+        pass
+
+grouped = GroupedSource(source.table)
+
+def apply(keys, values, batch):
+    ops = [Upsert(int(k), dict(a=float(v))) for k, v in zip(keys, values)]
+    source.table.apply([*ops, Upsert(0, dict(a=float(batch)))])
+    grouped.derived.advance(want_changes=True)
+    grouped.derived.view.snapshot()
+
+tell = grouped.tell
+""",
+    "g = GridWidget(grouped, height=420); display(g)",
+    OURS.read,
+    OURS.root,
+)
 PERSPECTIVE = Contender(
     "perspective",
     """
@@ -155,4 +198,4 @@ def tell():
     "() => window.nrtDrawn",
     ".ipydatagrid-widget, .lm-DataGrid",
 )
-CONTENDERS = (OURS, PERSPECTIVE, IPYDATAGRID)
+CONTENDERS = (OURS, GROUPED, PERSPECTIVE, IPYDATAGRID)

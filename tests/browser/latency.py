@@ -1,10 +1,11 @@
-"""From ``df`` to pixel, beside perspective and ipydatagrid: ``python -m tests.browser.latency [seconds]``.
+"""From ``df`` to pixel, beside perspective and ipydatagrid: ``python -m tests.browser.latency [s] [name]``.
 
 Each contender of ``contenders.py`` in a notebook of its own in one JupyterLab: 1,000 random changes a
 second on 100,000 rows, in batches at 20 Hz, from a thread. A cell of the first row carries the number
 of the batch: the kernel notes when ``df`` had it, the page in which frame it was on the screen. While
 the kernel waits, while a cell sleeps, and with the grid hidden and scrolled away. Prints a Markdown
-table, and writes it to ``tests/benchmarks/LATENCY.md``.
+table, and writes it to ``tests/benchmarks/LATENCY.md``; not where only those contenders run whose name
+has ``name`` in it.
 """
 
 from __future__ import annotations
@@ -177,18 +178,21 @@ def compete(browser: Browser, contender: Contender, seconds: float) -> list[Meas
         return results
 
 
-def main(seconds: float) -> None:
+def main(seconds: float, name: str = "") -> None:
     with (
         tempfile.TemporaryDirectory() as root,
         serving(Path(root)) as server,
         browsing(server) as browser,
     ):
         print(HEAD)
-        results = [m for each in CONTENDERS for m in compete(browser, each, seconds)]
+        wanted = [each for each in CONTENDERS if name in each.name]
+        results = [m for each in wanted for m in compete(browser, each, seconds)]
     blind = {result.name for result in results} - {result.name for result in results if result.late}
     assert not blind, (
         f"{', '.join(blind)} showed nothing: what it is given here is not what it takes"
     )
+    if name:
+        return
     packages = ("jupyterlab", "ipykernel", "perspective-python", "ipydatagrid")
     table = "\n".join([HEAD, *(result.row() for result in results)])
     RESULTS.write_text(
@@ -203,4 +207,4 @@ def main(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 30.0)
+    main(float(sys.argv[1]) if len(sys.argv) > 1 else 30.0, *sys.argv[2:3])
