@@ -606,8 +606,11 @@ def in_doubt(op: Op, left: Rebased) -> Op:
     """The operation that asks after a merge: what is in already changes nothing any more.
 
     Such columns, and those that stay theirs, are based on what they were to become: when somebody
-    has decided about the others, they are not written over what was made of them by then.
+    has decided about the others, they are not written over what was made of them by then. An insert of
+    which some columns ask is an update of the row that is there.
     """
+    if left.edit is not None and left.edit.kind != op.kind:
+        return replace(op_of(op, left), own_key=False, drawn="")
     if op.kind != "update" or left.edit is None:
         return op
     done = {c: v for c, v in op.values.items() if c not in left.edit.values}

@@ -130,10 +130,12 @@ def _merged(edit: Edit, row: dict[str, Any] | None, strategies: Strategies) -> d
         return {**row, **edit.values}
     merged = dict(row)
     for column, mine in edit.values.items():
-        if edit.kind == "insert":
-            merged[column] = mine if strategies.default == "local" else row[column]
-            continue
         strategy = strategies.of(column)
+        if edit.kind == "insert":
+            of_row = strategy == "delta"
+            server = (strategies.default if of_row else strategy) == "server"
+            merged[column] = row[column] if server else mine
+            continue
         if edit.sent and strategy == "delta":
             merged[column] = mine
             continue
@@ -154,6 +156,7 @@ def check_view(kernel: Kernel) -> None:
 
 
 keys = st.sampled_from([1, 2, 3, 8, 9])
+rules = st.sampled_from(RULES)
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("key"), keys, keys),
@@ -214,13 +217,14 @@ async def play(
 
 
 @settings(max_examples=100, deadline=None)
-@given(steps, st.booleans(), st.booleans(), st.sampled_from(RULES))
-@example([("key", 3, 8), ("insert", 3, 1), ("they delete", 3, 1)], False, False, "lww")
-@example([("insert", 8, 1), ("they insert", 8, 2), ("hear", 0, 0)], False, False, "server")
+@given(steps, st.booleans(), st.booleans(), rules, rules)
+@example([("key", 3, 8), ("insert", 3, 1), ("they delete", 3, 1)], False, False, "lww", "lww")
+@example([("insert", 8, 1), ("they insert", 8, 2), ("hear", 0, 0)], False, False, "server", "lww")
+@example([("insert", 8, 1), ("they insert", 8, 2), ("send", [], 0)], True, False, "local", "ask")
 def test_the_view_is_the_servers_rows_with_the_edits_over_it_whatever_becomes_of_keys(
-    steps: list[tuple[str, Any, int]], mine: bool, many: bool, rule: Rule
+    steps: list[tuple[str, Any, int]], mine: bool, many: bool, rule: Rule, of_a: Rule
 ) -> None:
-    strategies = Strategies(rule, {"n": "delta"})
+    strategies = Strategies(rule, {"n": "delta", "a": of_a})
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "queue.sqlite3"
         kernel = Kernel(Table([1, 2, 3], many=many), path, strategies=strategies)
