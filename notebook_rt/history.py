@@ -30,6 +30,7 @@ from notebook_rt.store.table import differences
 from notebook_rt.sync.history import pieces
 from notebook_rt.sync.history.past import ForgottenMomentError, Gap, Moment, Past
 from notebook_rt.sync.history.record import KINDS, Told
+from notebook_rt.sync.history.steps import SNAPSHOT, Step, steps_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +41,6 @@ MOST_BYTES: Final = 256 << 20
 COMMIT, CHANGE, CAUSE = "_commit_timestamp", "_change_type", "_cause"
 AHEAD: Final = 5_000_000
 """Microseconds by which a moment may be ahead of the server's clock as it is known here."""
-SNAPSHOT: Final = "snapshot"
-"""The change type of rows that were there when the history began."""
 
 
 class History:
@@ -262,46 +261,28 @@ class History:
         """
         import pandas as pd
 
-        past = self._recording.read(lambda past: past)
-        with self._recording.lock:
-            schema, began = past.schema, past.began
-            if schema is None or began is None:
+        def read(past: Past) -> list[Step]:
+            schema = past.schema
+            if schema is None:
                 raise HistoryError(f'table "{self._driver.name}": nothing is recorded yet')
             for name in (column, by):
                 if name is not None and name not in schema.types:
                     raise ValueError(f'table "{self._driver.name}" has no column "{name}"')
-            typed = schema.coerce_key(key)
-            found: list[tuple[str, int, str, dict[str, Any] | None, dict[str, Any] | None]] = [
-                (SNAPSHOT, began, SNAPSHOT, None, past.first_row(typed))
-            ]
-            for told in past.told(began, 1 << 62, typed):
-                olds = pieces.rows_of(told.schema, told.old)
-                news = pieces.rows_of(told.schema, told.new)
-                for place in range(len(told)):
-                    kind = KINDS[int(told.kinds[place])]
-                    found.append(
-                        (
-                            kind,
-                            int(told.times[place]),
-                            past.causes[int(told.causes[place])],
-                            None if kind == "insert" else olds[place],
-                            None if kind == "delete" else news[place],
-                        )
-                    )
+            return steps_of(past, schema.coerce_key(key))
+
         rows = []
-        for kind, when, cause, old, new in found:
+        for step in self._recording.read(read):
+            old, new = step.old, step.new
             changed = _changed(old, new)
-            if (kind == SNAPSHOT and new is None) or (
-                column is not None and kind == "update" and column not in changed
-            ):
+            if column is not None and step.kind == "update" and column not in changed:
                 continue
             who = None if by is None or new is None else new[by]
             shown: tuple[Any, Any] = (old, new)
             if column is not None:
                 shown = (old and old.get(column), new and new.get(column))
-            rows.append((_timestamp(when), kind, cause, who, changed, *shown))
+            rows.append((_timestamp(step.at), step.kind, step.cause, who, changed, *shown))
         names = ["at", "kind", "cause", "by", "changed", "old", "new"]
-        frame = pd.DataFrame(rows, columns=names)
+        frame = pd.DataFrame(rows, columns=names, dtype=object)  # an integer stays one beside None
         frame["at"] = pd.to_datetime(frame["at"], utc=True).dt.as_unit("us")
         frame = frame.astype({"kind": "str", "cause": "str"})
         return frame if by is not None else frame.drop(columns="by")

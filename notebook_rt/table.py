@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from notebook_rt.runtime.changes import ChangeBatch
     from notebook_rt.runtime.driver import TableDriver
+    from notebook_rt.runtime.recording import Recording
     from notebook_rt.store.order import Ordered
     from notebook_rt.store.table import Table
     from notebook_rt.widgets.grid import GridWidget
@@ -158,6 +159,11 @@ class LiveTable(LiveFrame):
         driver = cast("TableDriver", self._feed)
         return History(self, driver, driver.thread.call(driver.record, microseconds, most_bytes))
 
+    @property
+    def _recording(self) -> Recording | None:
+        """What is recorded of the past; None: nothing."""
+        return cast("TableDriver", self._feed).recording
+
     # Reading
 
     def _show(self, read: Callable[[Table | Ordered], T], unmarked: Callable[[], T | None]) -> T:
@@ -201,8 +207,9 @@ class LiveTable(LiveFrame):
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
         group: str = "",
         editable: bool | str | Sequence[str] = True,
+        by: str | None = None,
     ) -> GridWidget:
-        """The live grid, with options.
+        """The live grid, with options. Of a table with a `history` it has a time slider.
 
         Parameters
         ----------
@@ -225,6 +232,10 @@ class LiveTable(LiveFrame):
         editable : bool, str or sequence of str
             Which columns may be edited in place. True: all but the key's, and rows can be added and
             deleted.
+        by : str, optional
+            The column in which the table notes who wrote a row, for the history of a cell in the menu.
+            Default: ``updated_by``, ``modified_by``, ``changed_by``, ``edited_by`` or
+            ``last_modified_by``, if there is one.
 
         Returns
         -------
@@ -245,7 +256,7 @@ class LiveTable(LiveFrame):
         named = (() if isinstance(one, bool) else parse_names(one) for one in (columns, editable))
         summed = (totals,) if isinstance(totals, str) else totals or ()
         asked = {*chain.from_iterable(names or () for names in named), *(formats or ())}
-        asked |= {*(style or ()), *summed, *((group,) if group else ())}
+        asked |= {*(style or ()), *summed, *(name for name in (group, by) if name)}
         if asked:
             self._edits.open(columns=asked)
         return display.grid(
@@ -257,6 +268,7 @@ class LiveTable(LiveFrame):
             style=style,
             totals=totals,
             group=group,
+            by=by,
         )
 
     # Editing

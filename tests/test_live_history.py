@@ -164,6 +164,17 @@ def test_what_happened_to_a_cell_and_who_did_it(stack: LocalStack, trades: nrt.L
         past.of(1, "prise")
 
 
+def test_a_large_integer_is_exact_in_the_history_of_its_cell(
+    stack: LocalStack, session: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    name = make_table("id int primary key, lots bigint")
+    stack.sql(f"insert into {name} values (1, {2**53 + 1})")
+    table = session.table(name).wait(scaled(10))
+    past = table.history("1h")
+    stack.sql(f"update {name} set lots = null where id = 1")
+    until(lambda: past.of(1, "lots")["new"].tolist() == [2**53 + 1, None])
+
+
 def test_a_gap_is_said_and_its_outcome_is_known(stack: LocalStack, trades: nrt.LiveTable) -> None:
     past = trades.history("1h")
     driver = past._driver

@@ -17,13 +17,26 @@ from typing import Any, Final, Literal, cast
 import pandas as pd
 
 from notebook_rt.edits.merge import ANSWER_LOST
-from notebook_rt.errors import ReadOnlyError
+from notebook_rt.errors import HistoryError, ReadOnlyError
 from notebook_rt.model.rows import Upsert
 from notebook_rt.model.types import Column
+from notebook_rt.runtime.recording import Recording
 from notebook_rt.store import table as store
 from notebook_rt.sync.connection.health import UNAVAILABLE, every
+from notebook_rt.sync.history import past as recorded
+from notebook_rt.sync.history.past import Past
+from notebook_rt.sync.history.steps import Step, steps_of
 from notebook_rt.widgets import handles
-from notebook_rt.widgets.sources import Conflict, Right, Unsubscribe, listen
+from notebook_rt.widgets.sources import (
+    Conflict,
+    Lost,
+    Moment,
+    PastSource,
+    Reach,
+    Right,
+    Unsubscribe,
+    listen,
+)
 
 MARKS_FOR: Final = 0.25
 """Seconds that the marks of pending edits are kept: they are read from the queue's file."""
@@ -35,14 +48,71 @@ CALM_WORDS: Final = {"stale": "comparing", "polling": "reconnecting"}
 _EMPTY: Final = pd.DataFrame()
 
 
+class PastOf:
+    """What is recorded of a table's past, as a grid or chart reads it."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self._reach: Reach | None = None
+
+    def reach(self) -> Reach | None:
+        """How far it reaches; what was known last while somebody reads it, who may take long."""
+        if self.recording.lock.acquire(blocking=False):
+            try:
+                self._reach = self.recording.read(self._reaches)
+            finally:
+                self.recording.lock.release()
+        return self._reach
+
+    def _reaches(self, past: Past) -> Reach | None:
+        began, last = past.began, past.last
+        if began is None or last is None:
+            return None
+        lost = [Lost(gap.since, gap.until, gap.reason) for gap in past.gaps]
+        return Reach(began, max(self.recording.now(), last), lost)
+
+    def at(self, when: int) -> Moment:
+        def look(past: Past) -> recorded.Moment:
+            reach = self._reaches(past)
+            if reach is None:
+                raise HistoryError("nothing is recorded any more")
+            return past.at(min(max(when, reach.began), reach.now))
+
+        found = self.recording.read(look)
+        df = found.snapshot(self.recording.driver.dtype_backend)
+        known = {column.name: column for column in found.schema.columns}
+        names = [str(name) for name in (*df.index.names, *df.columns)]
+        fields = tuple(known[name] for name in names)
+        gap = found.gap
+        if gap is None:
+            return Moment(found.when, df, fields)
+        lost = Lost(gap.since, gap.until, gap.reason)
+        return Moment(found.when, df, fields, lost, gap.known(found.when))
+
+    def steps(self, key: Hashable) -> Sequence[Step]:
+        def look(past: Past) -> Sequence[Step]:
+            return [] if past.schema is None else steps_of(past, past.schema.coerce_key(key))
+
+        return self.recording.read(look)
+
+
 class _ReadOnly:
     """What is shown and cannot be written."""
 
     editable = False
+    past: PastSource | None = None
 
     @property
     def name(self) -> str:
         raise NotImplementedError
+
+    @property
+    def why_no_past(self) -> str:
+        return (
+            "Only a table has a history, and this is made of tables. Record the table that you want to"
+            " look back at; what is derived of its replay is shown as it was.\n"
+            'table.history("1h")'
+        )
 
     def may(self, right: Right) -> bool:
         return False
@@ -155,6 +225,24 @@ class TableOf(FrameOf):
         self._leaving: tuple[object, pd.DataFrame] = ((), self._empty)
         self._marks: tuple[float, dict[tuple[Hashable, str], tuple[str, str]]] = (-1.0, {})
         self._conflicts: tuple[float, list[Conflict]] = (-1.0, [])
+        self._past: PastOf | None = None
+
+    @property
+    def past(self) -> PastSource | None:  # type: ignore[override]  # another one whenever it is asked for anew
+        recording = self._frame._recording
+        if recording is None:
+            self._past = None
+        elif self._past is None or self._past.recording is not recording:
+            self._past = PastOf(recording)
+        return self._past
+
+    @property
+    def why_no_past(self) -> str:
+        return (
+            "No history of this table is recorded yet. To keep what changes from now on, run this in a"
+            " cell, with your own name for the table:\n"
+            'table.history("1h")'
+        )
 
     @property
     def editable(self) -> bool:  # type: ignore[override]  # a closed one is not

@@ -118,7 +118,7 @@ export function barOf(view, acts) {
         setText(count, known ? `${there.toLocaleString()} row${there === 1 ? "" : "s"}${filter.value ? " found" : ""}` : "");
       }
       if (content.status !== undefined) {
-        setText(status, content.status === "live" ? "" : content.status);
+        setText(status, ["live", "past"].includes(content.status) ? "" : content.status);
         status.dataset.status = content.status;
       }
       if (content.note !== undefined) {

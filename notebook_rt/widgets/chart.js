@@ -2,6 +2,7 @@
 import { h, widget } from "./common.js";
 import { decodeColumn, isNull } from "./cell.js";
 import { library, loading as waiting, unloaded } from "./library.js";
+import { timeSlider } from "./past.js";
 import "./chart.css";
 
 /** @import { ChartMessage, DataMessage, NoteMessage, Cells } from "./protocol.js" */
@@ -22,12 +23,14 @@ function rowsOf(/** @type {{ cols: Cells[], names: string[] }} */ content, /** @
 export const fileName = (/** @type {string} */ name, /** @type {string} */ ending) => `${name.replace(/[^\p{L}\p{N}_-]+/gu, "_").replace(/^_+|_+$/g, "").slice(0, 60) || "chart"}.${ending}`;
 
 export default widget((body, say, model) => {
-  const holder = h("div", { class: "nrt-chart", role: "img" });
+  const holder = h("div"); // Vega's, which gives it a role and a label of its own
+  const picture = h("div", { class: "nrt-chart", role: "img" }, holder);
   const note = h("p", { class: "nrt-note", role: "status" });
   const foot = h("p", { class: "nrt-soft nrt-chart-foot" });
   const button = (/** @type {"png" | "svg"} */ as) => h("button", { type: "button", class: "nrt-button", text: as.toUpperCase(), title: `Save the picture as ${as.toUpperCase()}`, "aria-label": `Save as ${as.toUpperCase()}`, onclick: () => void save(as) });
   const saves = h("span", { class: "nrt-saves", role: "group", "aria-label": "Save the picture" }, button("png"), button("svg"));
-  body.append(note, h("div", { class: "nrt-chart-frame" }, holder, saves), foot);
+  const slider = timeSlider((at) => say(at === null ? { t: "past" } : { t: "past", at }));
+  body.append(note, ...slider.nodes, h("div", { class: "nrt-chart-frame" }, picture, saves), foot);
   note.hidden = saves.hidden = true;
   /** @type {ChartMessage | null} */
   let head = null;
@@ -104,17 +107,19 @@ export default widget((body, say, model) => {
     receive(/** @type {ChartMessage | DataMessage | NoteMessage} */ content, /** @type {DataView[]} */ buffers) {
       note.textContent = content.note;
       note.hidden = !content.note;
+      slider.draw(content.past);
       if (content.t === "note") return;
       if (content.t === "chart") head = content;
       if (!head) return;
       rows = rowsOf({ ...content, names: head.names }, buffers[0]);
-      holder.setAttribute("aria-label", content.label);
+      picture.setAttribute("aria-label", content.label);
       foot.textContent = content.foot;
       if (content.t === "chart") build();
       else feed();
     },
     close() {
       themed.disconnect();
+      slider.close();
       loaded();
       view?.finalize();
     },

@@ -29,9 +29,10 @@ import platformdirs
 
 from notebook_rt.errors import ClosedError
 from notebook_rt.model.coerce import missing
-from notebook_rt.widgets.base import LiveWidget, built
+from notebook_rt.widgets.base import LiveWidget, built, pump
 from notebook_rt.widgets.chartspec import kind_of, picture
 from notebook_rt.widgets.columns import NULL, Pack, cells, text_of
+from notebook_rt.widgets.moments import LOOK, Moments
 from notebook_rt.widgets.order import DUTY, column_of
 from notebook_rt.widgets.sources import Eyes, FrameSource
 from notebook_rt.widgets.state import cut
@@ -158,6 +159,10 @@ class ChartModel:
         At most so many.
     style
         Given the Altair chart, returns it changed (size, scales, titles).
+    act
+        Runs what may take its time, on another thread.
+    changed
+        Asks for another ``update``; called from that thread.
     clock
         Seconds.
     """
@@ -173,11 +178,13 @@ class ChartModel:
         last: int | None = None,
         points: int = POINTS,
         style: Callable[[alt.Chart], alt.Chart] = lambda chart: chart,
+        act: Callable[[Callable[[], object]], object] = lambda fn: fn(),
+        changed: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if kind not in get_args(Kind):
             raise ValueError(f"kind is one of {', '.join(get_args(Kind))}, not {kind!r}")
-        self.source = source
+        self.source = Moments(source, act, changed)
         self.kind: Kind = kind
         self.x = x or source.fields[0].name
         self.y = [y] if isinstance(y, str) else list(y)
@@ -198,6 +205,7 @@ class ChartModel:
         self._df: pd.DataFrame | None = None
         self._not_before = 0.0
         self._status = ""
+        self._past: dict[str, Any] | None = None
         self._waiting = False
         self._drawn: tuple[str, ...] = ()
         self._owed = False
@@ -206,7 +214,8 @@ class ChartModel:
     @property
     def label(self) -> str:
         """The picture in words."""
-        return f"Live {self.kind} chart of {', '.join(self.y)} by {self.x}, {self.source.name}"
+        live = "Live " if self.source.shown is None else "Past "
+        return f"{live}{self.kind} chart of {', '.join(self.y)} by {self.x}, {self.source.name}"
 
     def chart(self) -> alt.Chart:
         """The Altair chart, on a data source named ``live`` with columns ``x``, ``y``, ``c``."""
@@ -282,12 +291,17 @@ class ChartModel:
         return [self._head(view if self._drawn in ((), self._kinds()) else None)]
 
     def update(self) -> Sequence[Message]:
-        if self.source.df is self._df and self.source.status == self._status and not self._owed:
+        if self.source.refresh():
+            self._not_before = 0.0  # who asks for a moment is not kept waiting
+        same = self.source.df is self._df and self.source.status == self._status
+        if same and self.source.state() == self._past and not self._owed:
             self._waiting = False
             return []
         if self._trouble():
-            fresh, self._df = self.source.df is not self._df, self.source.df
-            return self._note(None) if fresh else []
+            if same and self.source.state() == self._past:
+                return []
+            self._df, self._status = self.source.df, self.source.status
+            return self._note(None)
         if self._owed:
             return [self._head(None)]
         if self._clock() < self._not_before:
@@ -312,13 +326,18 @@ class ChartModel:
         """Why there is no picture; nothing of a table that begins again."""
         if not len(self.source.df.columns):
             return []
-        return [Message({"t": "note", "note": cut(self._trouble())}, whole=True, to=view)]
+        self._past = self.source.state()
+        content = {"t": "note", "note": cut(self._trouble()), "past": self._past}
+        return [Message(content, whole=True, to=view)]
 
     def wants(self) -> float:
-        return max(0.0, self._not_before - self._clock()) if self._waiting else float("inf")
+        # That a past is recorded has no event of its own: looked at now and then.
+        return max(0.0, self._not_before - self._clock()) if self._waiting else LOOK
 
     def heard(self, view: str, content: Mapping[str, Any]) -> None:
-        pass
+        if content.get("t") == "past":  # of the widget, not of one view
+            at = content.get("at")
+            self.source.ask(None if at is None else int(at))
 
     def left(self, view: str) -> None:
         pass
@@ -327,6 +346,7 @@ class ChartModel:
         started = self._clock()
         df = self._df = self.source.df
         self._status, self._waiting = self.source.status, False
+        self._past = self.source.state()
         if self._last is not None:
             df = df.iloc[-self._last :]
         rows = len(df) * len(self.y)
@@ -346,6 +366,7 @@ class ChartModel:
             "label": cut(f"{self.label}, {shown:,} points"),
             "foot": _sentence(", ".join(foot)),
             "note": cut(self.source.note),
+            "past": self._past,
         }
         return content, (pack.bytes(),)
 
@@ -418,7 +439,16 @@ class ChartWidget(LiveWidget):
             if not y:
                 raise ValueError(f"{source.name} has no column of numbers to draw; give y=")
         model = ChartModel(
-            source, x, y, kind=kind, color=color, last=last, points=points, style=style
+            source,
+            x,
+            y,
+            kind=kind,
+            color=color,
+            last=last,
+            points=points,
+            style=style,
+            act=pump.act,
+            changed=lambda: self.changed(),
         )
         self._model: ChartModel | None = model
         super().__init__(
@@ -437,7 +467,7 @@ class ChartWidget(LiveWidget):
         return self._model.chart()
 
     def save(self, path: str | Path) -> None:
-        """Save the picture with the data of now, on white.
+        """Save the picture with the data of now, or of the moment that its slider shows, on white.
 
         Parameters
         ----------

@@ -24,6 +24,7 @@ LONG = 160
 """Characters of a text that go to the browser unasked."""
 NULL, CUT = 1, 2
 _SAFE = 2**53
+"""A smaller integer is a float exactly; this one may be the next, rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def cells(array: Any, positions: npt.NDArray[np.intp]) -> Cells:
     if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype):
         fixed = None if _is_decimal(dtype) else _fixed("number", few)
         exact = pd.api.types.is_float_dtype(dtype)
-        if fixed is not None and (exact or bool((np.abs(_floats(fixed)) <= _SAFE).all())):
+        if fixed is not None and (exact or bool((np.abs(_floats(fixed)) < _SAFE).all())):
             return fixed
     return _texts(few)
 

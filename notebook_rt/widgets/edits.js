@@ -70,9 +70,12 @@ export function editing(/** @type {View} */ view) {
     follow();
     addEventListener("scroll", follow, true);
     addEventListener("resize", follow);
+    const resized = new ResizeObserver(follow);
+    resized.observe(node);
     return () => {
       removeEventListener("scroll", follow, true);
       removeEventListener("resize", follow);
+      resized.disconnect();
       node.remove();
     };
   }
@@ -90,7 +93,7 @@ export function editing(/** @type {View} */ view) {
 
   const nodeOf = (/** @type {number | undefined} */ rid, /** @type {number} */ cell) => () => {
     const row = table.named(rid);
-    return row && screen.grid.getCellNode(row.at, cell);
+    return row && screen.drawn ? screen.grid.getCellNode(row.at, cell) : null;
   };
 
   // A sentence at the cell that it is about; below the grid if that is not on the screen.
@@ -142,13 +145,9 @@ export function editing(/** @type {View} */ view) {
 
   const conflicting = (/** @type {number} */ row, /** @type {number} */ cell) => disputed(table.at(row), cell) !== null;
 
-  // Opens the chooser of a conflict, or the reader of a long text: true if the cell has one.
-  function open(/** @type {number} */ row, /** @type {number} */ cell) {
-    const item = table.at(row);
-    if (!item) return false;
-    const find = nodeOf(item.rid, cell);
-    const column = table.head.columns[cell];
-    const mark = disputed(item, cell);
+  // Dialogs at a cell: Escape and a press elsewhere close them.
+  function panelAt(/** @type {number} */ rid, /** @type {number} */ cell) {
+    const find = nodeOf(rid, cell);
     let close = () => {};
     const leave = () => {
       close();
@@ -171,6 +170,16 @@ export function editing(/** @type {View} */ view) {
       });
       return made;
     };
+    return { dialog, leave, show };
+  }
+
+  // Opens the chooser of a conflict, or the reader of a long text: true if the cell has one.
+  function open(/** @type {number} */ row, /** @type {number} */ cell) {
+    const item = table.at(row);
+    if (!item) return false;
+    const column = table.head.columns[cell];
+    const mark = disputed(item, cell);
+    const { dialog, leave, show } = panelAt(item.rid, cell);
     if (mark) {
       const [label, ...parts] = chooser(mark, column, item, (choice, c) => {
         view.say({ t: "resolve", rid: item.rid, ...(c === undefined ? {} : { c }), choice });
@@ -192,5 +201,5 @@ export function editing(/** @type {View} */ view) {
     return true;
   }
 
-  return { send, reply, place, tellAt, explain, quiet, conflicting, open };
+  return { send, reply, place, panelAt, tellAt, explain, quiet, conflicting, open };
 }

@@ -3,6 +3,7 @@
 import { widget } from "./common.js";
 import { library, loading, unloaded } from "./library.js";
 import "./grid.css";
+import "./past.css";
 
 /** @import gridView from "./gridview.js" */
 

@@ -108,6 +108,9 @@ class GridWidget(LiveWidget):
         shown; names alone are summed.
     group
         The column by which the rows stand under headings; empty: none.
+    by
+        The column that says who wrote a row, for the history of a cell; None: one named by custom, such as
+        ``updated_by``.
     """
 
     _esm = built("grid.js")
@@ -128,6 +131,7 @@ class GridWidget(LiveWidget):
         style: Mapping[str, str | Mapping[Any, str]] | None = None,
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
         group: str = "",
+        by: str | None = None,
         eyes: Eyes | None = None,
     ) -> None:
         model = GridModel(
@@ -141,6 +145,7 @@ class GridWidget(LiveWidget):
             style=style,
             totals=totals,
             group=group,
+            by=by,
         )
         self._model: GridModel | None = model
 

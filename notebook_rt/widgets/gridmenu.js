@@ -5,7 +5,7 @@ import { page } from "./library.js";
 import { keyOf } from "./layout.js";
 import { openMenu, tidy } from "./menu.js";
 
-/** @import { Cell, View } from "./grid.js" */
+/** @import { Cell, Row, View } from "./grid.js" */
 /** @import { Sort } from "./protocol.js" */
 /** @import { selecting } from "./selection.js" */
 /** @import { Place } from "./menu.js" */
@@ -17,8 +17,8 @@ const MIME = { csv: "text/csv", xlsx: "application/vnd.openxmlformats-officedocu
 /** @param {Sort} by @param {number} c @param {boolean | null} up @returns {Sort} */
 export const sortedBy = (by, c, up) => [...(up === null ? [] : [/** @type {[number, boolean]} */ ([c, up])]), ...by.filter(([one]) => one !== c)];
 
-/** @param {View} view @param {ReturnType<typeof selecting>} picked @param {(by: Sort) => void} sort @param {() => void} relaid */
-export function menus(view, picked, sort, relaid) {
+/** @param {View} view @param {ReturnType<typeof selecting>} picked @param {(by: Sort) => void} sort @param {() => void} relaid @param {(item: Row, cell: number, ofCell: boolean) => void} history */
+export function menus(view, picked, sort, relaid, history) {
   const { answers, body, focus, holder, screen, table } = view;
   /** @type {(() => void) | null} */
   let close = null;
@@ -117,6 +117,9 @@ export function menus(view, picked, sort, relaid) {
     close = openMenu(body, `${column.name}, row ${row + 1}`, tidy([
       { label: "Copy", keys: `${command}C`, act: () => picked.copy() },
       { label: "Copy as CSV", act: () => picked.copy("csv") },
+      "line",
+      { label: "History of the cell", act: () => history(item, cell, true) },
+      { label: "History of the row", act: () => history(item, cell, false) },
       "line",
       { label: "Show only rows with this value", off: item.gone, act: () => view.say({ t: "only", rid: item.rid, c: cell }) },
       table.filtered && { label: "Show all rows", act: () => view.say({ t: "filter", text: "" }) },

@@ -21,12 +21,13 @@ import pandas as pd
 
 from notebook_rt.model.spec import parse_names
 from notebook_rt.model.types import Column
-from notebook_rt.widgets import export, gridwindow
+from notebook_rt.widgets import cellpast, export, gridwindow
 from notebook_rt.widgets.columns import shape_of, text_of
 from notebook_rt.widgets.gridsummary import Summary, checked_style, checked_totals
 from notebook_rt.widgets.gridwindow import Rids, Window
 from notebook_rt.widgets.gridwrites import Answer, GridWrites
 from notebook_rt.widgets.groups import Group
+from notebook_rt.widgets.moments import LOOK, Moments
 from notebook_rt.widgets.order import Order, column_of, keys_as, term_text
 from notebook_rt.widgets.sources import FrameSource
 from notebook_rt.widgets.state import cut
@@ -45,8 +46,6 @@ FOLLOWED: Final = 10_000
 """A selection of at most so many rows is followed when rows move; a larger one is let go."""
 MAX_WINDOW: Final = 400
 FORMAT: Final = re.compile(r",?(\.\d+)?[fd%]?")  # as ``cell.js`` reads it
-LOOK: Final = 1.0
-"""Seconds after which a quiet table's status is looked at again."""
 
 
 @dataclass(slots=True)
@@ -88,6 +87,8 @@ class GridModel:
         Column to a function of its rows shown (``gridsummary.TOTALS``); names alone are summed.
     group
         The column by which rows stand under headings; empty: none.
+    by
+        The column that says who wrote a row; None: one of ``cellpast.BY``, if there is one.
     """
 
     def __init__(
@@ -103,13 +104,15 @@ class GridModel:
         style: Mapping[str, str | Mapping[Any, str]] | None = None,
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
         group: str = "",
+        by: str | None = None,
     ) -> None:
         if not isinstance(editable, bool):
             names = parse_names(editable)
             editable = True if names is None else names
-        self._source = source
+        self._source = Moments(source, act, changed)
         self._act = act
-        self._writes = GridWrites(source, act, editable)
+        self._writes = GridWrites(self._source, act, editable)
+        self._by = by
         self._changed = changed
         self._wanted = parse_names(columns)
         self._formats = dict(formats or {})
@@ -145,7 +148,7 @@ class GridModel:
             self._fields = tuple(source.fields)
             named = () if isinstance(editable, bool) else editable
             asked = (*(self._wanted or ()), *self._formats, *named, *self._style, *self._totals)
-            self._check((*asked, group) if group else asked)
+            self._check([*asked, *(name for name in (group, by) if name)])
 
     # -- out ---------------------------------------------------------------------------------
 
@@ -172,6 +175,9 @@ class GridModel:
         return [gridwindow.whole(view, window, head, gridwindow.widest(df, self._names))]
 
     def update(self) -> Sequence[Message]:
+        if self._source.refresh():  # another moment: nothing stands where it stood
+            self._order.renew()
+            self._summary.renew()
         # First what is to be answered, then the snapshot: it shows what the answers are about.
         replies = {name: view.replies for name, view in self._views.items()}
         for view in self._views.values():
@@ -232,9 +238,10 @@ class GridModel:
         """The columns that were asked for, hidden ones too."""
         if self._wanted is None or not self._fields:  # without data nobody knows them
             return list(self._fields)
-        self._check(self._wanted)
+        if self._source.shown is None:  # at another moment it may have had other columns
+            self._check(self._wanted)
         by_name = {f.name: f for f in self._fields}
-        return [by_name[name] for name in self._wanted]
+        return [by_name[name] for name in self._wanted if name in by_name]
 
     def _shown(self) -> list[Column]:
         """The columns as they stand: those that are pinned first, those that are hidden not at all."""
@@ -326,6 +333,7 @@ class GridModel:
             "marks": self._marks(keys),
             "anchor": view.anchor[1] if view.anchor else -1,
             "selection": self._selection_rows(view),
+            "past": self._source.state(),
         }
         return Window(first, keys, rids, columns, frame, unknown)
 
@@ -407,6 +415,8 @@ class GridModel:
             "undo": self._on_undo,
             "text": self._on_text,
             "resolve": self._on_resolve,
+            "past": self._on_past,
+            "history": self._on_history,
         }.get(str(content.get("t")))
         if handler is None:
             return
@@ -585,6 +595,44 @@ class GridModel:
         (found,) = df.index.get_indexer(keys_as([key], df.index))
         return None if found < 0 else (column_of(df, column.name).iloc[int(found)],)
 
+    def _on_past(self, view: _View, content: Mapping[str, Any]) -> None:
+        """The table as it was at a moment, or without ``at`` as it is; of the widget, not of one view."""
+        at = content.get("at")
+        self._source.ask(None if at is None else int(at))
+
+    def _on_history(self, view: _View, content: Mapping[str, Any]) -> None:
+        """What a cell was, or without ``c`` what happened to its row."""
+        answer = self._answer(view, content)
+        past, key = self._source.past, self._rids.key(int(content["rid"]))
+        cell = self._cell(content) if "c" in content else None
+        reach = None if past is None else past.reach()
+        if key is None or isinstance(key, Group) or ("c" in content and cell is None):
+            return
+        if past is None or reach is None:
+            answer("history", why=self._source.why_no_past)
+            return
+        df, columns = self._source.df, {f.name: f for f in self._fields}
+        dtypes = {name: column_of(df, name).dtype for name in columns}
+        by = self._by or next((name for name in cellpast.BY if name in columns), None)
+
+        def tell() -> None:
+            try:
+                found, buffer = cellpast.told(
+                    past.steps(key),
+                    reach,
+                    columns,
+                    dtypes,
+                    column=None if cell is None else cell[1].name,
+                    by=by,
+                    formats=self._formats,
+                )
+            except Exception as error:
+                answer("history", why=cut(error))
+            else:
+                answer("history", **found, buffers=(buffer,))
+
+        self._act(tell)
+
     def shown(self) -> pd.DataFrame:
         """The rows and columns shown, in their order, under a plain index."""
         df = self._refresh()
@@ -612,6 +660,9 @@ class GridModel:
             self._hand_out(view, part, answer)
             return
         df, types, name = self.shown().reset_index(drop=True), self.types, self.name
+        at = self._source.shown
+        if at is not None:
+            name += f" as of {pd.Timestamp(at, unit='us'):%Y-%m-%d %H.%M.%S} UTC"
 
         def write() -> None:
             try:

@@ -4,7 +4,7 @@ import { makeFormat } from "./cell.js";
 import { Rows } from "./rows.js";
 
 /** @import { SlickGrid } from "slickgrid" */
-/** @import { Around, CellsMessage, Column, FileReply, GridMessage, Head, ReplyMessage, Sort, ToKernel, WindowMessage } from "./protocol.js" */
+/** @import { Around, CellsMessage, Column, FileReply, GridMessage, Head, HistoryReply, ReplyMessage, Sort, ToKernel, WindowMessage } from "./protocol.js" */
 /** @import { Active, Draft, Format, Group, Row } from "./grid.js" */
 
 /** @type {Head & { sort: Sort }} */
@@ -231,8 +231,13 @@ export class Answers {
     pieces.push(buffer);
     return reply;
   }
+  // What a cell was, or without `c` what happened to its row.
+  /** @returns {Promise<HistoryReply & { buffer?: DataView }>} */
+  history(/** @type {number} */ rid, /** @type {number | undefined} */ c) {
+    return this.#ask("history", { t: "history", rid, ...(c === undefined ? {} : { c }) });
+  }
   settle(/** @type {ReplyMessage} */ reply, /** @type {DataView | undefined} */ buffer = undefined) {
-    const key = reply.kind === "copy" || reply.kind === "file" ? reply.kind : `${reply.rid}:${reply.c}`;
+    const key = ["copy", "file", "history"].includes(reply.kind) ? reply.kind : `${reply.rid}:${reply.c}`;
     this.#waiting.get(key)?.(buffer ? { ...reply, buffer } : reply);
     this.#waiting.delete(key);
   }

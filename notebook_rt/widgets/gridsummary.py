@@ -113,6 +113,10 @@ class Summary:
         """Seconds until what is stale may be computed."""
         return max(0.0, self._not_before - self._clock()) if self._stale else float("inf")
 
+    def renew(self) -> None:
+        """Keep nobody waiting at the next ``refresh``."""
+        self._not_before = 0.0
+
     def refresh(self, df: pd.DataFrame, order: Order) -> None:
         """Take in a snapshot that ``order`` has taken in.
 

@@ -9,8 +9,10 @@ import { drafting } from "./draft.js";
 import { editing } from "./edits.js";
 import { menus } from "./gridmenu.js";
 import { Answers, Focus, Screen, Table } from "./gridstate.js";
+import { histories } from "./history.js";
 import { keyboard } from "./keys.js";
 import { FOOT, ROW, columnsOf, fit, frozen, headed, keepWidth, widen } from "./layout.js";
+import { timeSlider } from "./past.js";
 import { selecting } from "./selection.js";
 import rules from "./grid.view.css";
 
@@ -45,9 +47,10 @@ export default function gridView(body, send, lib) {
   const picked = selecting(view);
   const edits = editing(view);
   const draft = drafting(view, edits);
-  const menu = menus(view, picked, sort, relaid);
+  const menu = menus(view, picked, sort, relaid, histories(view, edits));
   const bar = barOf(view, { add: draft.add, remove: picked.remove, save: draft.save, discard: draft.discard, undo: () => say({ t: "undo" }) });
-  body.append(holder, toast, h("style", { text: rules }));
+  const slider = timeSlider((at) => say(at === null ? { t: "past" } : { t: "past", at }), leavable);
+  body.append(...slider.nodes, holder, toast, h("style", { text: rules }));
   const edges = [h("div", { class: "nrt-edge nrt-edge-left" }), h("div", { class: "nrt-edge nrt-edge-right" })];
   const resized = new ResizeObserver(() => {
     if (!screen.drawn) return;
@@ -67,6 +70,12 @@ export default function gridView(body, send, lib) {
 
   function hear(/** @type {string} */ text, undo = 0, stay = false) {
     bar.hear(text, undo, stay);
+  }
+
+  // Whether the live table can be left: nothing is being typed any more.
+  function leavable() {
+    if (table.draft) tell("Save or discard the new row first.");
+    return !table.draft && (!focus.editing || screen.grid.getEditorLock().commitCurrentEdit());
   }
 
   // ---- the grid -------------------------------------------------------------------------------
@@ -303,8 +312,8 @@ export default function gridView(body, send, lib) {
     aria.sinks();
   }
 
-  function flash(/** @type {[row: number, column: number][]} */ cells) {
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  function flash(/** @type {[row: number, column: number][]} */ cells, still = false) {
+    const calm = still || matchMedia("(prefers-reduced-motion: reduce)").matches;
     const colour = body.parentElement?.dataset.theme === "dark" ? "rgb(167 139 250 / 45%)" : "rgb(124 58 237 / 26%)"; // no mark's
     for (const [row, c] of cells) {
       const item = table.at(row);
@@ -378,6 +387,7 @@ export default function gridView(body, send, lib) {
 
   function around(/** @type {GridMessage | WindowMessage | CellsMessage} */ content) {
     bar.around(content);
+    if (content.past !== undefined) slider.draw(content.past);
     if (content.sort) ordered(content.sort);
     if (content.totals && screen.drawn) total();
   }
@@ -457,10 +467,9 @@ export default function gridView(body, send, lib) {
     const same = table.whole(content, buffer) && screen.drawn;
     if (!same) draft.rename(before);
     bar.whole(content);
-    if (same) around(content);
-    else bar.around(content);
     if (!same) rebuild(name);
-    else arrange(() => redraw(null));
+    around(content);
+    if (same) arrange(() => redraw(null));
     if (screen.drawn) ask();
   }
 
@@ -497,7 +506,7 @@ export default function gridView(body, send, lib) {
     else if (again || touched.size || content.ranges) redraw(again || content.ranges ? null : touched);
     if (changed.length) follows();
     edits.explain();
-    flash(changed);
+    flash(changed, content.past !== undefined); // another moment is no change
   }
 
   function receive(/** @type {GridMessage | WindowMessage | CellsMessage | ReplyMessage} */ content, /** @type {DataView[]} */ [buffer] = []) {
@@ -512,6 +521,7 @@ export default function gridView(body, send, lib) {
     receive,
     close() {
       menu.close();
+      slider.close();
       resized.disconnect();
       screen.clear();
     },

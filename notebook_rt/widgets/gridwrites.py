@@ -182,7 +182,11 @@ class GridWrites:
         """Take back the last edit that has not left."""
 
         def undo() -> None:
-            undone = self._source.undo()
+            try:
+                undone = self._source.undo()
+            except Exception as error:
+                _refuse(error, answer)
+                return
             answer("said", text="Taken back" if undone else "Nothing to take back: all is sent")
 
         self._act(undo)

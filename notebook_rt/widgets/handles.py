@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from notebook_rt.runtime.changes import ChangeBatch
     from notebook_rt.runtime.feed import Feed
     from notebook_rt.runtime.project import Project
+    from notebook_rt.runtime.recording import Recording
     from notebook_rt.sync.connection.health import Health
     from notebook_rt.sync.connection.presence import Person
     from notebook_rt.widgets.sources import Unsubscribe
@@ -67,6 +68,9 @@ class Table(Frame, Protocol):
     """A live table: a frame whose rows can be written."""
 
     _edits: Edits
+
+    @property
+    def _recording(self) -> Recording | None: ...
 
     @property
     def conflicts(self) -> pd.DataFrame: ...

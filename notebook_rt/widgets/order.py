@@ -287,6 +287,10 @@ class Order:
         if name != self.group:
             self.group, self._closed, self._asked = name, set(), True
 
+    def renew(self) -> None:
+        """Forget where rows stood: the next ``refresh`` takes in another table."""
+        self._asked, self._places = True, {}
+
     def toggle(self, group: Group) -> None:
         """Close an open group, or open a closed one."""
         self._closed ^= {group}

@@ -59,6 +59,24 @@ export interface Around {
   marks?: MarkSent[];
   anchor?: number;
   selection?: Run[] | null;
+  past?: Past | null;
+}
+
+/** A time in which changes may be missing; until null: it goes on. */
+export type Lost = [since: number, until: number | null, reason: string];
+/** What the time slider draws; times in microseconds since 1970, by the server's clock. Null: nothing is recorded. */
+export interface Past {
+  began: number;
+  now: number;
+  /** The moment that is shown; null: the live table. */
+  at: number | null;
+  gaps: Lost[];
+  /** The gap in which the moment lies, and the latest moment before at which the table was known. */
+  gap: [...Lost, known: number] | null;
+  /** Why the moment that was asked for is not shown. */
+  why: string;
+  /** How many questions were answered. */
+  answers: number;
 }
 
 export interface Head {
@@ -85,6 +103,29 @@ export type WindowMessage = { t: "window" } & Filled;
 export type CellsMessage = { t: "cells"; cols: ({ c: number; rows: Span } & Cells)[] } & Around;
 /** A part of a file, in the buffer; or why there is none. */
 export type FileReply = { kind: "file"; part: number; parts: number; name?: string; rows?: number; why?: string };
+/** What a cell was or what happened to a row, the newest first; or why nothing is known, and below it the code that
+ * records. */
+export interface HistoryReply {
+  kind: "history";
+  steps?: Happened[];
+  earlier?: number;
+  began?: number;
+  cols?: (Pick<Column, "name" | "shape" | "format"> & Cells)[];
+  why?: string;
+}
+export interface Happened {
+  kind: "snapshot" | "insert" | "update" | "delete" | "gap";
+  at: number;
+  /** Whether the time is that of the commit; else it was read then. */
+  heard?: boolean;
+  who?: string;
+  /** The column's place, and those of the old and the new value in it. */
+  cells?: [column: number, old: number | null, now: number | null][];
+  more?: number;
+  /** Of a gap. */
+  until?: number | null;
+  why?: string;
+}
 export type ReplyMessage = { t: "reply"; rid?: number; c?: number } & (
   | { kind: "refused"; why: string }
   | { kind: "said"; text: string; undo?: number }
@@ -92,6 +133,7 @@ export type ReplyMessage = { t: "reply"; rid?: number; c?: number } & (
   | { kind: "text"; text: string }
   | { kind: "copy"; text: string; rows: number }
   | FileReply
+  | HistoryReply
 );
 
 export interface Health {
@@ -156,9 +198,9 @@ export interface Notes {
 /** Each widget has some of the parts; a status bar's may be null. */
 export type StateMessage = { t: "state"; health: Health; queue: Queue; presence: Presence; notes: Notes };
 
-export type ChartMessage = { t: "chart"; spec: any; name: string; names: string[]; cols: Cells[]; label: string; foot: string; note: string };
-export type DataMessage = { t: "data"; cols: Cells[]; label: string; foot: string; note: string };
-export type NoteMessage = { t: "note"; note: string };
+export type ChartMessage = { t: "chart"; spec: any; name: string; names: string[]; cols: Cells[]; label: string; foot: string; note: string; past: Past | null };
+export type DataMessage = { t: "data"; cols: Cells[]; label: string; foot: string; note: string; past: Past | null };
+export type NoteMessage = { t: "note"; note: string; past: Past | null };
 
 export type Numbered<M> = M & { seq: number; whole: boolean; to?: string };
 /** What a widget draws. */
@@ -197,6 +239,8 @@ export type ToKernel =
   | { t: "copy"; range: [first: number, last: number, left: number, right: number]; as?: "csv" }
   | { t: "paste"; rid: number; c: number; cells: string[][] }
   | { t: "text"; rid: number; c: number }
+  | { t: "past"; at?: number }
+  | { t: "history"; rid: number; c?: number }
   | { t: "resolve"; rid: number; c?: number; choice: Choice };
 export type Choice = "mine" | "theirs";
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from notebook_rt.model.types import Column
+    from notebook_rt.sync.history.steps import Step
 
 Unsubscribe: TypeAlias = Callable[[], None]
 Health: TypeAlias = Literal[
@@ -128,6 +129,52 @@ class Conflict:
     """Nobody else needs to have changed it: the answer to my write was lost."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A time in which changes may have been lost, in microseconds since 1970; ``until`` None: it goes on."""
+
+    since: int
+    until: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """From when on a past is recorded, what time it is, by the same clock, and what is not known."""
+
+    began: int
+    now: int
+    lost: Sequence[Lost] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A table as it was; ``lost`` is the time without knowledge in which the moment lies, and ``known`` the
+    latest moment before at which the table was known.
+    """
+
+    when: int
+    df: pd.DataFrame
+    fields: Sequence[Column]
+    lost: Lost | None = None
+    known: int = 0
+
+
+class PastSource(Protocol):
+    """The recorded past of a table. Moments are microseconds since 1970, by the server's clock."""
+
+    def reach(self) -> Reach | None:
+        """How far it reaches; None: nothing is recorded yet. Never waits."""
+
+    def at(self, when: int) -> Moment:
+        """The table as it was; at the earliest known moment, or now, if ``when`` is outside. It may take
+        its time.
+        """
+
+    def steps(self, key: Hashable) -> Sequence[Step]:
+        """What happened to a row, the oldest first. It may take its time."""
+
+
 class HealthSource(Protocol):
     """The connection."""
 
@@ -188,6 +235,14 @@ class FrameSource(Protocol):
         """Every column that can be shown, the key's first; one of the key is ``filled`` if it is made
         where it is not given.
         """
+
+    @property
+    def past(self) -> PastSource | None:
+        """What is recorded of its past; None: nothing."""
+
+    @property
+    def why_no_past(self) -> str:
+        """Why nothing is recorded, in a sentence or two, and after a line break the code that records."""
 
     @property
     def editable(self) -> bool: ...

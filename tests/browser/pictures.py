@@ -29,6 +29,8 @@ class Picture:
     click: tuple[str, ...] = ()
     double: tuple[str, ...] = ()
     right: tuple[str, ...] = ()
+    choose: str = ""
+    """An item of the menu."""
     hover: bool = False
     """The pointer stays where it was."""
 
@@ -91,6 +93,25 @@ PICTURES = [
     Picture("grid-menu", "styled()", right=('[data-row="2"] .l3',)),
     Picture("grid-unread", "unread()"),
     Picture("grid-date-editor", "grid(8, columns=HERO)", double=('[data-row="2"] .l6',)),
+    Picture("past-grid-live", "past_grid()"),
+    Picture("past-grid", "past_grid(20)"),
+    Picture("past-grid-gap", "past_grid(38)"),
+    Picture("past-chart-live", "past_chart()"),
+    Picture("past-chart", "past_chart(20)"),
+    Picture("past-menu", "past_grid()", right=('[data-row="2"] .l4',)),
+    *[
+        Picture(
+            f"history-{name}",
+            source,
+            right=('[data-row="2"] .l4',),
+            choose=f"History of the {about}",
+        )
+        for name, source, about in (
+            ("cell", "past_grid(by='notes')", "cell"),
+            ("row", "past_grid(by='notes')", "row"),
+            ("none", "grid(8, columns=HERO, height=240)", "cell"),
+        )
+    ],
     Picture("chart-saves", "chart()", click=(".nrt-chart",), hover=True),
     Picture("grid-long-editor", "grid()", double=(".slick-row:nth-child(3) .l8",)),
 ]
@@ -119,6 +140,8 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
         output.locator(selector).first.dblclick()
     for selector in picture.right:
         output.locator(selector).first.click(button="right")
+    if picture.choose:
+        output.get_by_role("menuitem", name=picture.choose).click()
     if not picture.hover:
         page.mouse.move(5, 5)
     settled(page)

@@ -10,6 +10,7 @@ import pandas as pd
 from notebook_rt.model.types import Column
 from notebook_rt.sync.connection.health import Health
 from notebook_rt.sync.connection.sentences import audits, sentences
+from notebook_rt.sync.history.steps import Step
 from notebook_rt.widgets import (
     ChartWidget,
     GridWidget,
@@ -19,19 +20,23 @@ from notebook_rt.widgets import (
     QueueWidget,
     StatusBar,
 )
+from notebook_rt.widgets.base import LiveWidget
 from notebook_rt.widgets.sources import (
     Conflict,
     HealthReport,
+    Lost,
     Note,
     Person,
     QueuedWrite,
     Trend,
 )
 from tests.widgets.memory import (
+    HOSTILE,
     METRICS,
     MemoryFrame,
     MemoryHealth,
     MemoryNotes,
+    MemoryPast,
     MemoryPresence,
     MemoryQueue,
     ago,
@@ -323,6 +328,58 @@ def closed() -> GridWidget:
     source = frame(5)
     source.status, source.editable = "closed", False
     return GridWidget(source, columns=HERO)
+
+
+def with_past(n: int = 40) -> MemoryFrame:
+    """An hour was recorded, with two gaps; what happened to row 3, whose writer is in ``notes``."""
+    source = frame(n)
+    now = int(time.time() * 1e6)
+    minute = 60_000_000
+    rng = np.random.default_rng(5)
+    states = {}
+    for ago_min in range(60, 0, -1):
+        df = positions(n)
+        df["price"] = np.round(df["price"] * (1 - ago_min * rng.uniform(-0.002, 0.003, n)), 2)
+        states[now - ago_min * minute] = df
+    source.past = past = MemoryPast(states, FIELDS, now)
+    past.lost = [
+        Lost(now - 41 * minute, now - 34 * minute, "connection lost"),
+        Lost(now - 12 * minute, now - 12 * minute + 400_000, "rows were read before"),
+    ]
+    key = {"id": 3, **source.df.loc[3].to_dict()}
+    row = {**key, "price": 151.25, "notes": "ada"}
+    steps = [Step(now - 60 * minute, "snapshot", "snapshot", None, row)]
+    for i in range(1, 62):
+        by = ("ada", "grace", HOSTILE)[i % 3]
+        more = {"quantity": 100 * i, "status": "held"} if i % 4 == 0 else {}
+        fresh = {**row, "price": 151.25 + i / 4, "notes": by, **more}
+        heard = "reconcile" if i == 26 else "stream"
+        steps.append(Step(now - (60 - i) * minute + 1_230_000 * i, "update", heard, row, fresh))
+        row = fresh
+    past.happened[3] = steps
+    return source
+
+
+def past_grid(at: float | None = None, **options: object) -> GridWidget:
+    """A grid with a past, at so many minutes ago."""
+    source = with_past()
+    widget = GridWidget(source, columns=HERO, height=240, formats={"change": ".2%"}, **options)
+    return _at(widget, source, at)
+
+
+def past_chart(at: float | None = None) -> ChartWidget:
+    source = with_past()
+    return _at(ChartWidget(source, "id", "price", kind="bar"), source, at)
+
+
+def _at(widget: LiveWidget, source: MemoryFrame, ago_min: float | None) -> LiveWidget:
+    if ago_min is not None:
+        when = source.past.now - int(ago_min * 60e6)
+        widget._enqueue(widget, {"view": "picture", "t": "past", "at": when}, [])
+        widget._enqueue(widget, {"view": "picture", "t": "leave"}, [])
+        while not source.past.asked:
+            time.sleep(0.01)
+    return widget
 
 
 def prices(n: int = 4000) -> MemoryFrame:

@@ -13,12 +13,17 @@ import pandas as pd
 
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.types import Column
+from notebook_rt.sync.history.steps import Step
 from notebook_rt.widgets.sources import (
     Conflict,
     HealthReport,
+    Lost,
+    Moment,
     Note,
+    PastSource,
     Person,
     QueuedWrite,
+    Reach,
 )
 
 HOSTILE = "<img src=x onerror='window.__ran=1'><b>bold</b>"
@@ -119,6 +124,35 @@ METRICS = {
 }
 
 
+class MemoryPast:
+    """States of a table and when they began, in microseconds; what happened to rows, put in by hand."""
+
+    def __init__(
+        self, states: Mapping[int, pd.DataFrame], fields: Sequence[Column], now: int
+    ) -> None:
+        self.states = dict(sorted(states.items()))
+        self.fields = tuple(fields)
+        self.now = now
+        self.lost: list[Lost] = []
+        self.happened: dict[Hashable, list[Step]] = {}
+        self.asked: list[int] = []
+
+    def reach(self) -> Reach | None:
+        return Reach(min(self.states), self.now, list(self.lost)) if self.states else None
+
+    def at(self, when: int) -> Moment:
+        self.asked.append(when)
+        when = min(max(when, min(self.states)), self.now)
+        df = self.states[max(began for began in self.states if began <= when)]
+        names = [*df.index.names, *df.columns]
+        fields = [column for column in self.fields if column.name in names]
+        lost = next((one for one in self.lost if one.since < when < (one.until or self.now)), None)
+        return Moment(when, df, fields, lost, lost.since if lost else 0)
+
+    def steps(self, key: Hashable) -> Sequence[Step]:
+        return self.happened.get(key, [])
+
+
 class MemoryFrame(Told):
     """A DataFrame under its key that can be changed, with marks and conflicts put in by hand."""
 
@@ -130,6 +164,8 @@ class MemoryFrame(Told):
         self.status = "live"
         self.note = ""
         self.editable = True
+        self.past: PastSource | None = None
+        self.why_no_past = 'No history of this table is recorded yet.\ntable.history("1h")'
         self.rights = {"insert", "update", "delete"}
         self.edits: list[tuple[Hashable, dict[str, Any]]] = []
         self.bases: list[dict[str, Any]] = []

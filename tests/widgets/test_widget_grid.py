@@ -342,6 +342,20 @@ def test_any_text_arrives_as_it_was(texts):
     assert [bool(f & CUT) for f in column.flags] == [t is not None and len(t) > LONG for t in texts]
 
 
+LARGE = st.integers(2**53 - 3, 2**53 + 3).flatmap(lambda n: st.sampled_from([n, -n]))
+
+
+@given(
+    st.lists(st.none() | LARGE | st.integers(-(2**63), 2**63 - 1), max_size=5),
+    st.sampled_from(["Int64", "object"]),
+)
+def test_any_integer_arrives_with_every_digit(numbers, dtype):
+    packed = Pack()
+    header = packed.add_cells(cells(pd.array(numbers, dtype=dtype), np.arange(len(numbers))))
+    got = values(header, packed.bytes())
+    assert [None if n is None else int(n) for n in got] == numbers
+
+
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=30))
 def test_changed_cells_are_those_that_differ(pairs):
     def column(side: int) -> Cells:

@@ -113,6 +113,11 @@ def test_the_button_compares_once_at_a_time_and_says_what_was_found():
     widget.close()
 
 
+def test_a_saved_notebook_holds_little_code_of_a_widget():
+    for kind in ("chart", "grid", "health", "notes", "presence", "queue", "statusbar"):
+        assert len(built(f"{kind}.js")) + len(built(f"{kind}.css")) < 24_000, kind
+
+
 def test_what_needs_the_user_comes_first_and_the_list_is_bounded():
     waiting = [QueuedWrite(str(n), f"update t {n}", "waiting") for n in range(500)]
     state = queue_state([*waiting, QueuedWrite("bad", "update t 9", "failed", "no")])
