@@ -110,6 +110,11 @@ class Composer:
         pg_type = canonical(self.schema.types[name])
         return self.invalid(f'give the key column "{name}" ({pg_type}): {why}', name)
 
+    def overtaken(self, name: str) -> InvalidEditError:
+        """Rows have the keys already that the sequence of the key's column gives."""
+        sql = decide.moving_on(self.schema_name, self.table, name)
+        return self.keyless(name, f"its sequence gives keys that rows have already; run: {sql}")
+
     def delete(self, key: Key, row: Row, after: float = 0.0) -> Op:
         """The end of ``row``; it leaves after so many seconds."""
         op = self._op("delete", key, {}, row)

@@ -467,14 +467,18 @@ def may_have_moved(op: Op, row: Mapping[str, Json]) -> bool:
 
 def taken(op: Op) -> str:
     """What to say of a drawn key that another row has."""
-    table, column = qualified(op.schema, op.target), op.drawn
-    names = ", ".join("'" + name.replace("'", "''") + "'" for name in (table, column))
     return (
-        f"the key {op.key[column]}, which the sequence of {column} gave, is another row's: rows were "
-        "inserted beside the sequence. Discard this and insert it again; select "
-        f"setval(pg_get_serial_sequence({names}), max({identifier(column)})) from {table} moves the "
-        "sequence on"
+        f"the key {op.key[op.drawn]}, which the sequence of {op.drawn} gave, is another row's: rows were "
+        "inserted beside the sequence. Discard this and insert it again; "
+        f"{moving_on(op.schema, op.target, op.drawn)} moves the sequence on"
     )
+
+
+def moving_on(schema: str, target: str, column: str) -> str:
+    """The SQL that moves the sequence of a key's column past the rows that the table has."""
+    table = qualified(schema, target)
+    names = ", ".join("'" + name.replace("'", "''") + "'" for name in (table, column))
+    return f"select setval(pg_get_serial_sequence({names}), max({identifier(column)})) from {table}"
 
 
 def _key_filters(op: Op) -> list[tuple[str, str]]:

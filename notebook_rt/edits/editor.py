@@ -110,6 +110,11 @@ class Editor(PendingEdits):
         with self._shared.lock:
             return self._need()[1].keyless(column, why)
 
+    def overtaken(self, column: str) -> InvalidEditError:
+        """What is raised if a sequence gives only keys that rows have already."""
+        with self._shared.lock:
+            return self._need()[1].overtaken(column)
+
     def refusal(self, words: str) -> InvalidEditError:
         """What is raised if the server refuses a row."""
         with self._shared.lock:
@@ -131,6 +136,8 @@ class Editor(PendingEdits):
             op = composer.insert(values, drawn)
             key = composer.edit(op).key
             if self._seen(key) is not None:
+                if drawn:
+                    raise composer.overtaken(drawn)
                 how = "it is outside the limit" if self._outside([key]) else "edit() changes it"
                 raise composer.invalid(
                     f"there is a row with the key {key!r}: {how}", composer.schema.key[0]
@@ -250,6 +257,8 @@ class Editor(PendingEdits):
                         sets = upsert and key is not None and not row.drawn
                         op = composer.insert(row.values, row.drawn, upsert=sets)
                         op = self._in_lane(composer.edit(op).key if key is None else key, op)
+                    elif row.drawn:
+                        raise composer.overtaken(row.drawn)
                     elif upsert:
                         op = composer.upsert(key, there, row.values)
                         op = op and self._in_lane(key, op)

@@ -66,7 +66,7 @@ from notebook_rt.sync.table.mirror import Mirror
 logger = logging.getLogger("notebook_rt")
 
 MAX_TAKEN_KEYS = 1000
-"""Keys tried that the table has already: rows were inserted beside its sequence."""
+"""Keys of a sequence that are tried for a row, while rows that were inserted beside it have them."""
 DRAW_SECONDS = 5.0
 """How long somebody who inserts a row waits for its key."""
 LEAVE_SECONDS = 5.0
@@ -610,10 +610,7 @@ class TableEdits:
         wanted = editor.drawn(values)
         undrawn: ServerMakesKeyError | None = None
         try:
-            for _ in range(MAX_TAKEN_KEYS):
-                row = {**values, **{column: self._draw(editor, column) for column in wanted}}
-                if not wanted or not editor.has(row):
-                    break
+            row = {**values, **self._draw(editor, values, wanted)}
         except ServerMakesKeyError as error:
             undrawn = error
         if (
@@ -635,12 +632,11 @@ class TableEdits:
         for row in rows:
             wanted = editor.drawn(row.values)
             row.unkeyed = bool(wanted) and unkeyed
+            if not wanted or unkeyed:
+                continue
             try:
-                for _ in range(MAX_TAKEN_KEYS if wanted and not unkeyed else 0):
-                    row.values |= {column: self._draw(editor, column) for column in wanted}
-                    row.drawn = wanted[-1]
-                    if not editor.has(row.values):
-                        break
+                row.values |= self._draw(editor, row.values, wanted)
+                row.drawn = wanted[-1]
             except ServerMakesKeyError as why:
                 self._may_go_unkeyed(editor, wanted[-1], why)
                 row.unkeyed = unkeyed = True
@@ -678,7 +674,19 @@ class TableEdits:
             raise editor.keyless(column, reason + AHEAD)
         raise AnswerLostError(editor.schema_name, table, op.id)
 
-    def _draw(self, editor: Editor, column: str) -> int:
+    def _draw(
+        self, editor: Editor, values: Mapping[str, Any], wanted: Sequence[str]
+    ) -> dict[str, int]:
+        """The ``wanted`` columns of the key of a new row, drawn; together with ``values`` no row has it."""
+        if not wanted:
+            return {}
+        for _ in range(MAX_TAKEN_KEYS):
+            drawn = {column: self._take(editor, column) for column in wanted}
+            if not editor.has({**values, **drawn}):
+                return drawn
+        raise editor.overtaken(wanted[-1])
+
+    def _take(self, editor: Editor, column: str) -> int:
         try:
             return self.writes.keys.take((editor.schema_name, editor.table, column))
         except ServerMakesKeyError:

@@ -86,6 +86,26 @@ def test_an_upsert_writes_all_rows_but_those_that_are_refused_whatever_is_lost(
         assert server.rows == {**before, **new}
 
 
+@given(rows, st.sets(st.integers(1, 30)), st.booleans())
+def test_a_key_that_was_drawn_overwrites_no_row(
+    rows: dict[int, str], drawn: set[int], upsert: bool
+) -> None:
+    with opened(False) as kernel:
+        given_rows = kernel.editor.given([{"id": key, "a": a} for key, a in rows.items()], "upsert")
+        for row in given_rows:
+            row.drawn = "id" if row.values["id"] in drawn else ""
+        before = dict(kernel.rows.data)
+        taken = rows.keys() & before & (drawn if upsert else rows.keys())
+        if taken:
+            with pytest.raises(InvalidEditError):
+                kernel.editor.write_many(given_rows, upsert=upsert)
+            assert kernel.outbox.ops() == []
+            assert kernel.rows.data == before
+        else:
+            kernel.editor.write_many(given_rows, upsert=upsert)
+            assert all(kernel.rows.data[key]["a"] == a for key, a in rows.items())
+
+
 @settings(max_examples=60, deadline=None)
 @given(rows, faults, st.booleans())
 def test_an_insert_doubles_no_row_and_loses_none_whatever_is_lost(
