@@ -1,5 +1,6 @@
 // What SlickGrid does not tell a screen reader: what the grid is, how it is sorted, what its active cell says.
-import { disputeOf, draftText, groupText, isDraft } from "./cell.js";
+import { disputeOf, draftText, groupText } from "./cell.js";
+import { isDraft } from "./decode.js";
 import { h, setText } from "./common.js";
 
 /** @import { View } from "./grid.js" */

@@ -1,6 +1,6 @@
 // The live chart: a Vega-Lite picture whose data comes by column in binary, as often as it is useful.
 import { h, widget } from "./common.js";
-import { decodeColumn, isNull } from "./cell.js";
+import { decodeColumn, isNull } from "./decode.js";
 import { library, loading as waiting, unloaded } from "./library.js";
 import { timeSlider } from "./past.js";
 import "./chart.css";

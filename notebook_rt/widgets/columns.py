@@ -1,7 +1,7 @@
 """A few rows of a DataFrame as binary columns, and the cells in which two of them differ.
 
 In: a column's array and the positions wanted. Out: ``Cells``, comparable and packed into bytes that
-``cell.js`` reads with typed arrays. Numbers, times and truth values go as 64-bit floats or bytes;
+``decode.js`` reads with typed arrays. Numbers, times and truth values go as 64-bit floats or bytes;
 all else goes as text, long text cut (the rest is fetched when somebody asks for that cell).
 """
 

@@ -1,6 +1,7 @@
 // What is written: a cell on its way, what the kernel answers, and the panels beside a cell (the chooser of a
 // conflict, the reader of a long text, the word that says why not).
-import { ROW_MARK, indented, isCut } from "./cell.js";
+import { indented } from "./cell.js";
+import { ROW_MARK, isCut } from "./decode.js";
 import { chooser } from "./chooser.js";
 import { h, setText } from "./common.js";
 

@@ -3,7 +3,7 @@
 // rest beside (bar, rows, layout, selection, edits, draft, keys, aria).
 import { accessible } from "./aria.js";
 import { barOf } from "./bar.js";
-import { ROW_MARK } from "./cell.js";
+import { ROW_MARK } from "./decode.js";
 import { h, setText } from "./common.js";
 import { drafting } from "./draft.js";
 import { editing } from "./edits.js";

@@ -1,5 +1,6 @@
 // What a cell was, and what happened to a row: the panel behind two items of the grid's menu.
-import { decodeColumn, makeFormat } from "./cell.js";
+import { makeFormat } from "./cell.js";
+import { decodeColumn } from "./decode.js";
 import { h } from "./common.js";
 import { lostText, momentText } from "./past.js";
 

@@ -1,5 +1,6 @@
 // The grid's columns and its height: SlickGrid's definitions, widths by content, kept once changed.
-import { cellNode, draftNode, groupNode, isCut, isDraft } from "./cell.js";
+import { cellNode, draftNode, groupNode } from "./cell.js";
+import { isCut, isDraft } from "./decode.js";
 import { h } from "./common.js";
 import { editorOf } from "./editors.js";
 import { page } from "./library.js";

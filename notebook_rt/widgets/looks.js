@@ -1,6 +1,6 @@
 // How a cell is drawn by its value: a bar, a colour, up or down. In: the value and the range of its column's
 // shown rows. Out: classes, custom properties of CSS, and an arrow; never a text of somebody's.
-import { isNull } from "./cell.js";
+import { isNull } from "./decode.js";
 
 /** @import { Column } from "./protocol.js" */
 /** @import { Read } from "./grid.js" */

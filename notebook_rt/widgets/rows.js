@@ -1,5 +1,5 @@
 // The rows of the window that the kernel has sent: values, flags, marks, by place and by name.
-import { ROW_MARK, decodeColumn, decodeInts } from "./cell.js";
+import { ROW_MARK, decodeColumn, decodeInts } from "./decode.js";
 
 /** @import { Around, CellsMessage, GridMessage, MarkKind, WindowMessage } from "./protocol.js" */
 /** @import { Draft, Format, Mark, Read, Row } from "./grid.js" */

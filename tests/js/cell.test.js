@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ROW_MARK, decodeColumn, decodeInts, disputeOf, draftText, indented, makeFormat, timeText } from "../../notebook_rt/widgets/cell.js";
+import { disputeOf, draftText, indented, makeFormat, timeText } from "../../notebook_rt/widgets/cell.js";
+import { ROW_MARK, decodeColumn, decodeInts } from "../../notebook_rt/widgets/decode.js";
 import { Pack, column } from "./pack.js";
 
 /** @import { Kind, Shape, Value } from "../../notebook_rt/widgets/protocol.js" */
