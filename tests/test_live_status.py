@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import notebook_rt as nrt
+from notebook_rt import errors
 from notebook_rt.local import LocalStack, start
 from notebook_rt.widgets.adapters import FrameOf
 from notebook_rt.widgets.sessions import _SAID, LABELS, SessionHealth
@@ -445,3 +446,19 @@ def test_a_progress_bar_over_a_whole_table_ends_full(
         rt.table(name).wait(scaled(30))
     assert len(bars) == 1
     assert bars[0].n == bars[0].total == 20000
+
+
+def test_a_queue_that_cannot_be_read_as_the_table_appears_is_the_tables_error(
+    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*anything: object) -> None:
+        raise errors.QueueError("the queue's file is damaged: a test")
+
+    table = make_table()
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        monkeypatch.setattr("notebook_rt.runtime.writes.Writes._shown", damaged)
+        frame = rt.table(table)
+        until(lambda: frame.status == "error", what=lambda: repr(frame))
+        assert "damaged: a test" in frame.reason
+        monkeypatch.undo()
+        assert rt.table(make_table()).wait(scaled(10)).status in {"live", "loading", "stale"}

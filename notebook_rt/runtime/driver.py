@@ -148,6 +148,8 @@ class TableDriver(Feed):
         self._grants: tuple[str, ...] | None = None
         """What this login may do, as the server said last; None: it did not."""
         self._late = False
+        self._lateness: asyncio.TimerHandle | None = None
+        """Tells by how much, while it is late."""
         """Whether the change that was applied last was late."""
         self.mirror = self._machine()
         self.lazy = lazy
@@ -447,16 +449,19 @@ class TableDriver(Feed):
         if late and not was_late:
             if self.mirror.topic is None:  # else numbers show whether something is lost
                 self._buffer.event(Hint(f"changes come {lag:.0f} s late"))
-            self._tell_while_late()
+            if self._lateness is None:
+                self._tell_while_late()
         elif late != was_late:
             self.services.on_facts()
 
     def _tell_while_late(self) -> None:
         """Tell by how much, once a second: by when it is over, nothing else may happen."""
         self._late = self.behind > self.options.behind_after and self.status != "closed"
+        self._lateness = None
         self.services.on_facts()
         if self._late:
-            asyncio.get_running_loop().call_later(1.0, self._tell_while_late)
+            loop = asyncio.get_running_loop()
+            self._lateness = loop.call_later(1.0, self._tell_while_late)
 
     def verify(self) -> concurrent.futures.Future[Verdict]:
         verdict = self._checks.ask()
@@ -668,52 +673,12 @@ class TableDriver(Feed):
     ) -> None:
         for changes in edited:  # before what came after them
             self.publish(changes, "edit")
-        if problem is not None:
-            what = f'table "{self.spec.table}"'
-            if isinstance(event, Gap):
-                logger.error("%s: the mirror cannot go on", what, exc_info=problem)
-                self.fail(ProtocolError(f"{what}: {problem!r}"))
-            else:
-                logger.error("%s: %s", what, type(event).__name__, exc_info=problem)
-                self._feed(Gap(f"an exception while applying: {problem!r}"))
-            return
+        failed: Exception | None = None
         for effect in effects:
-            match effect:
-                case Published():
-                    self._published(effect)
-                case Fetch():
-                    self._reader.fetch(effect)
-                case Cancel(request):
-                    self._reader.cancel(request)
-                case Shown(rows, schema, ranked):
-                    self._show(rows, schema, ranked)
-                    self._again.shown(time.monotonic())
-                    self.error, self._asking_again = None, False
-                case Ranked(keys):
-                    if self.ordered is not None:
-                        self.ordered.rank(keys)
-                        self._tell_moved()
-                case StatusChanged() if self._asking_again:
-                    pass  # it is loading, and the error stands
-                case StatusChanged(status, reason):
-                    before = self.status
-                    self.set_status(status, reason)
-                    if status == before:  # such as live, and in doubt now
-                        self.services.on_facts()
-                case Failed():
-                    self.fail(effect.error)
-                case Wake(at):
-                    self._wake(at)
-                case TurnWanted():
-                    self._begin_polls(self.services.turns.ask(self._my_turn))
-                case TurnOver():
-                    self._begin_polls(self.services.turns.done(self._my_turn))
-                case Rejoin(_):
-                    self._rejoin()
-                case Progress():
-                    self.progress = effect
-                case Told(what, detail):
-                    self._told(what, detail)
+            try:
+                self._carry(effect)
+            except Exception as error:  # the others are carried out: a read waits for its answer
+                failed = failed or error
         if self._asking_again and self.mirror.schema is not None and not self.place.taken:
             self._rejoin()
         self._waiting_since = self.mirror.waiting_since
@@ -727,6 +692,58 @@ class TableDriver(Feed):
             if isinstance(event, Gap) and event.reason == ANOTHER_LOGIN:
                 self.keeping.arm()
             self.keeping.look()
+        if failed is not None:  # the machine takes it for done
+            self._give_up(failed)
+        elif problem is not None and isinstance(event, Gap):
+            self._give_up(problem)
+        elif problem is not None:
+            logger.error('table "%s": %s', self.spec.table, type(event).__name__, exc_info=problem)
+            self._feed(Gap(f"an exception while applying: {problem!r}"))
+
+    def _give_up(self, problem: Exception) -> None:
+        """The table is in error, and says so: a status that it had before is not true any more."""
+        what = f'table "{self.spec.table}"'
+        logger.error("%s: it cannot go on", what, exc_info=problem)
+        told = isinstance(problem, NotebookRTError)
+        self.fail(problem if told else ProtocolError(f"{what}: {problem!r}"))
+
+    def _carry(self, effect: Effect) -> None:
+        match effect:
+            case Published():
+                self._published(effect)
+            case Fetch():
+                self._reader.fetch(effect)
+            case Cancel(request):
+                self._reader.cancel(request)
+            case Shown(rows, schema, ranked):
+                self._show(rows, schema, ranked)
+                self._again.shown(time.monotonic())
+                self.error, self._asking_again = None, False
+            case Ranked(keys):
+                if self.ordered is not None:
+                    self.ordered.rank(keys)
+                    self._tell_moved()
+            case StatusChanged() if self._asking_again:
+                pass  # it is loading, and the error stands
+            case StatusChanged(status, reason):
+                before = self.status
+                self.set_status(status, reason)
+                if status == before:  # such as live, and in doubt now
+                    self.services.on_facts()
+            case Failed():
+                self.fail(effect.error)
+            case Wake(at):
+                self._wake(at)
+            case TurnWanted():
+                self._begin_polls(self.services.turns.ask(self._my_turn))
+            case TurnOver():
+                self._begin_polls(self.services.turns.done(self._my_turn))
+            case Rejoin(_):
+                self._rejoin()
+            case Progress():
+                self.progress = effect
+            case Told(what, detail):
+                self._told(what, detail)
 
     @contextmanager
     def _maybe_later(self, event: Event) -> Iterator[None]:
