@@ -174,15 +174,29 @@ def test_export(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
     assert "MSFT" in capsys.readouterr().out
 
 
-def test_broadcast_source(reader: Reader, project: LocalStack) -> None:
+def test_broadcast_source(
+    reader: Reader, project: LocalStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("getpass.getpass", lambda _: PASSWORD)
     project.sql(broadcast_sql("public", ["prices"]))
+    project.sql(
+        "create table todos (id bigint primary key, user_id uuid, what text);"
+        "insert into todos select i, id, 'x' from auth.users, generate_series(1, 3) i"
+        " where email = 'ada@example.com';"
+        "insert into todos values (4, gen_random_uuid(), 'somebody else');"
+        "grant select on todos to authenticated"
+    )
+    project.sql(broadcast_sql("public", ["todos"], scope="user_id"))
     try:
-        prices = reader("howto/broadcast-source")["prices"]
+        space = reader("howto/broadcast-source")
+        prices, todos = space["prices"], space["todos"]
         until(lambda: repr(prices) == "<LiveTable prices live by broadcast, 3 rows>")
+        until(lambda: repr(todos) == "<LiveTable todos live by broadcast per user_id, 3 rows>")
         set_price(project, prices, "KO", 64)
     finally:
         project.sql("update prices set price = 63 where symbol = 'KO'")
-        project.sql(broadcast_remove_sql("public", ["prices"]))
+        project.sql(broadcast_remove_sql("public", ["prices", "todos"]))
+        project.sql("drop table todos")
 
 
 def test_sign_in(reader: Reader, project: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:

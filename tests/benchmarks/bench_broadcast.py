@@ -1,7 +1,8 @@
 """Changes by broadcast (docs/design/broadcast.md): what a table's writers pay, and how soon a message comes.
 
-Writers of a table that is let alone, of one in the publication, and of one with our SQL: statements of
-one row and of many, each with its commit, and four clients at once that do nothing else (``pgbench``).
+Writers of a table that is let alone, of one in the publication, of one with our SQL, and of one with a
+topic for each value of a column, of which there are 100: statements of one row and of many, each with its
+commit, and four clients at once that do nothing else (``pgbench``).
 Then the same commits as a message and as Postgres Changes, from the COMMIT's being sent until the frame
 is here; nobody makes a DataFrame of it. It is the stack that sends both: the real server looks for
 changes every half second (``poll_interval``), for messages it does not.
@@ -34,7 +35,13 @@ from tests.benchmarks.harness import OURS, Result, in_turns
 from tests.waiting import until
 
 ALONE, PUBLISHED, BROADCAST = "no trigger", "in the publication", f"{OURS} with our SQL"
-TABLES = {ALONE: "w_alone", PUBLISHED: "w_published", BROADCAST: "w_broadcast"}
+SCOPED = f"{OURS} with our SQL, 100 topics"
+TABLES = {
+    ALONE: "w_alone",
+    PUBLISHED: "w_published",
+    BROADCAST: "w_broadcast",
+    SCOPED: "w_scoped",
+}
 MESSAGE, CHANGES = f"{OURS}'s SQL, raw message", "Postgres Changes, raw frame"
 LIMITLESS = RealtimeOptions(events_per_second=None, confirm_again_delay=None)
 REAL_POLL = RealtimeOptions(events_per_second=None, confirm_again_delay=None, poll_interval=0.5)
@@ -57,13 +64,16 @@ def writers(stack: LocalStack, quick: bool) -> list[Result]:
     suite = "writers of a table that is broadcast"
     for table in TABLES.values():
         stack.sql(
-            f"create table {table} (id int primary key, symbol text, bid float8, at timestamptz)"
+            f"create table {table} (id int primary key, symbol text, bid float8, at timestamptz,"
+            " owner int)"
         )
         stack.sql(
-            f"insert into {table} select i, 'S' || i, i, now() from generate_series(1, 100000) i"
+            f"insert into {table} select i, 'S' || i, i, now(), i % 100"
+            " from generate_series(1, 100000) i"
         )
     stack.sql(f"alter publication supabase_realtime add table {TABLES[PUBLISHED]}")
     stack.sql(broadcast_sql("public", [TABLES[BROADCAST]]))
+    stack.sql(broadcast_sql("public", [TABLES[SCOPED]], "true", "owner"))
     stack.sql("vacuum analyze")
     results = []
     for rows, commits, turns in ((1, 200, 5), (1000, 10, 5), (100_000, 1, 3)):

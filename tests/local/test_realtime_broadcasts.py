@@ -75,10 +75,11 @@ async def within(awaitable: Any) -> Any:
 
 @asynccontextmanager
 async def listening(
-    stack: LocalStack, topic: str = TOPIC, ready: bool = True, **broadcast: Any
+    stack: LocalStack, topic: str = TOPIC, ready: bool = True, token: str = "", **broadcast: Any
 ) -> AsyncIterator[Heard]:
     """A client of its own in a private topic; with ``ready``, once its messages come."""
-    client = AsyncRealtimeClient(f"{stack.url}/realtime/v1", stack.anon_key, auto_reconnect=False)
+    login = token or stack.anon_key
+    client = AsyncRealtimeClient(f"{stack.url}/realtime/v1", login, auto_reconnect=False)
     config: Any = {
         "config": {
             "private": True,

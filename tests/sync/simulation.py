@@ -357,6 +357,8 @@ class Server:
             head |= {"position": position, "n": self._latest(topic, seen)}
             head |= {} if self.scope is None else {"scope": self.scope}
             return Page((), None, 0.0, head, scalar=True)
+        if args["p_topic"].partition("=")[0] != self.base:
+            return Page((), None, 0.0, None, scalar=True)
         since = Position.of(args["p_position"])
         until = Position.of(args.get("p_until") or self._snapshot())
         missed = [

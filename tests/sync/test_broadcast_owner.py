@@ -140,6 +140,45 @@ def test_pruning_and_running_it_again_need_no_more_rights(
             connection.execute("select notebook_rt.broadcast_prune()")
 
 
+@pytest.mark.parametrize("policy", [None, "owner is not null"])
+async def test_each_value_is_heard_on_its_topic(
+    stack: LocalStack, owner: Connection, policy: str | None
+) -> None:
+    """Whoever writes; and who owns the SQL may send to no topic but those of the values."""
+    user = "00000000-0000-4000-8000-000000000001"
+    owner.execute(
+        "create table bc_scoped (id int primary key, owner uuid);"
+        "grant select, insert, update, delete on bc_scoped to anon, authenticated, service_role"
+    )
+    with may_make_policies(stack):
+        owner.execute(broadcast_sql("public", ["bc_scoped"], policy, "owner"))
+    topic = f"nrt:public.bc_scoped:owner={user}"
+
+    def write() -> None:
+        with psycopg.connect(stack.dsn, autocommit=True) as connection:
+            connection.execute("set role anon")
+            connection.execute("insert into bc_scoped values (1, %s)", (user,))
+            connection.execute("update bc_scoped set owner = gen_random_uuid()")
+            connection.execute("insert into bc_scoped values (2, %s)", (user,))
+
+    try:
+        signed_in = stack.token("authenticated", user)
+        async with listening(stack, topic, token=signed_in) as heard:
+            await asyncio.to_thread(write)
+            assert await heard.numbers(3) == [1, 2, 3]
+        for other in ("nrt:public.bc_scoped", "nrt:public.bc_scoped:owner", "theirs"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                owner.execute(
+                    "insert into realtime.messages (topic, extension, private)"
+                    " values (%s, 'broadcast', true)",
+                    (other + "x",),
+                )
+    finally:
+        with may_make_policies(stack):
+            owner.execute(broadcast_remove_sql("public", ["bc_scoped"]))
+        owner.execute("drop table bc_scoped")
+
+
 # pg_cron ----------------------------------------------------------------------------------------
 
 CRON = """

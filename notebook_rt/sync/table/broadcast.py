@@ -268,6 +268,8 @@ class ChangeLog:
         self.numbers = Numbers()
         self.ended: Absence | None = None
         """Why there is nothing to follow any more; None while there is."""
+        self.began_anew = False
+        """Whether the head said that the numbers began anew, or on another topic: that is a gap."""
         self.head_at = now + HEAD_PAUSE
         """When the head is to be asked for."""
         self._spec = spec
@@ -404,6 +406,7 @@ class ChangeLog:
             self._parts, self._taken, self._emptied = {}, {}, 0
             self.topic, self.scope = head.topic, head.scope
             self.kept = [one for one in self.kept if one.epoch == head.epoch]
+            self.began_anew = True
             self.forget()
         if self.numbers.expect(head.n, now()):
             self._changed_at = now()
@@ -421,7 +424,7 @@ class ChangeLog:
         return start
 
     def read_since(
-        self, position: Position, at_most: int | None = None
+        self, position: Position, now: Callable[[], float], at_most: int | None = None
     ) -> Generator[Ask, Sequence[Read], Missed | None]:
         """What the log has since ``position``; None: it does not reach so far back, or has more than about
         ``at_most`` rows.
@@ -440,7 +443,7 @@ class ChangeLog:
             first = first or read
             page = _converted(read.page.value, _Since)
             if page is None:
-                self.ended = _why(read.page)
+                yield from self.ask_head(now)  # which says that it is over, or where it goes on
                 return None
             if page.too_old:
                 return None

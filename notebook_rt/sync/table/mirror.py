@@ -374,10 +374,14 @@ class Mirror(Machine):
         if log is not None and log.ended is not None:
             self._fall_back(log.ended)
             log = None
-        if log is not None and log.topic != self._followed:
-            self._followed = log.topic
-            self._leave_stream("the table's changes are broadcast on another topic")
-            self._emit(Rejoin("another topic"))
+        if log is not None and log.began_anew:
+            log.began_anew = False
+            if log.topic == self._followed:
+                self._open_gap("the table's messages are numbered anew")
+            else:
+                self._followed = log.topic
+                self._leave_stream("the table's changes are broadcast on another topic")
+                self._emit(Rejoin("another topic"))
         if replica is None or self._failed is not None:
             return
         replica.want_changes = self.want_changes

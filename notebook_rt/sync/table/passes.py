@@ -242,7 +242,7 @@ class Passes:
                 order = list(rows.keys())
         missed = None
         if log is not None and start is not None:
-            missed = yield from log.read_since(start)
+            missed = yield from log.read_since(start, lambda: self.now)
         kept, self.kept = self.kept, None
         before = self.replica
         old = before.rows if before is not None and before.loaded else None
@@ -320,7 +320,7 @@ class Passes:
         took, position = self._stopwatch(), log.position
         missed = None
         if position is not None:
-            missed = yield from log.read_since(position, len(replica.rows))
+            missed = yield from log.read_since(position, lambda: self.now, len(replica.rows))
         if missed is None or log.position is None:
             return None
         try:
@@ -341,7 +341,7 @@ class Passes:
         proof = yield from one
         missed = None
         if start is not None:
-            missed = yield from log.read_since(start)
+            missed = yield from log.read_since(start, lambda: self.now)
         if missed is None:
             return replace(proof, closes_gaps=False)
         try:
