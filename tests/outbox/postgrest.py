@@ -18,10 +18,10 @@ from notebook_rt.model.rows import Delete, Op, Upsert
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.net.http import NoAnswerError
 
-Fault: TypeAlias = Literal["", "lost", "away", "silent", "503", "503 after"]
+Fault: TypeAlias = Literal["", "lost", "away", "silent", "503", "503 after", "429", "401"]
 """The answer is lost; nothing arrives; something may have arrived, and has not; the server or a gateway
-fails, before or after the write."""
-FAULTS: tuple[Fault, ...] = ("", "lost", "away", "silent", "503", "503 after")
+fails, before or after the write; it is asked too often; it refuses the login."""
+FAULTS: tuple[Fault, ...] = ("", "lost", "away", "silent", "503", "503 after", "429", "401")
 
 SCHEMA = Schema(
     (Column("id", "int8"), Column("a", "text"), Column("n", "int8"), Column("up", "int8")), ("id",)
@@ -56,8 +56,8 @@ class Table:
         fault = self.faults.pop(0) if self.faults else ""
         if fault in ("away", "silent"):
             raise NoAnswerError("http://x", fault, sent=fault == "silent")
-        if fault == "503":
-            return Answer(503)
+        if fault in ("503", "429", "401"):
+            return Answer(int(fault), retry_after=None if fault == "401" else 20.0)
         answer = self._answer(request)
         if fault == "lost":
             raise NoAnswerError("http://x", fault, sent=True)
