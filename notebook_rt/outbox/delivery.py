@@ -312,11 +312,13 @@ class Delivery:
             self._settle(*done)
         taken = {one.id for one, _ in done}
         left = [op for op in group if op.id not in taken]
-        verdict = decide.judge(answer, 0, 0.0)
-        if verdict.lost:
-            left = [replace(op, sent=True) for op in left]
         moved = len(done)
-        if verdict.meaning == "refused" and group[0].kind != "update":
+        if left and await self._later(left, answer):
+            return moved
+        verdict, timed_out = decide.judge(answer, 0, 0.0), decide.timed_out(answer)
+        if verdict.lost and not timed_out:
+            left = [replace(op, sent=True) for op in left]
+        if (verdict.meaning == "refused" or timed_out) and group[0].kind != "update":
             if group[0].upsert and decide.as_update(group[0], answer) is not None:
                 return moved + await self._each([[op] for op in left])
             return moved + await self._halves(left)
@@ -385,6 +387,8 @@ class Delivery:
                 self._writer.many = False
             elif len(group) > 1 and (verdict.meaning == "refused" or decide.timed_out(answer)):
                 return await self._halves(group)
+            elif await self._later(group, answer):
+                return 0
             if verdict.lost or verdict.meaning == "done":
                 group = [replace(op, sent=True) for op in group]
             return await self._each([[op] for op in group])
@@ -660,6 +664,20 @@ class Delivery:
             await self._fail(op, verdict.words)
             if verdict.columns:
                 self.tell(self._listener.columns_suspect, op)
+
+    async def _later(self, group: Sequence[Op], answer: Answer) -> bool:
+        """Return the rows of a statement whose answer says that all of it waits, or needs another login.
+
+        Not those that would be set aside: each goes on by itself, since one of them may be what makes
+        the server fail; nor those of a statement that took too long, and takes less in parts.
+        """
+        attempts = max(op.attempts for op in group)
+        verdict = decide.judge(answer, attempts, 0.0, max_attempts=self._max_attempts)
+        if verdict.meaning not in ("wait", "refresh") or decide.timed_out(answer):
+            return False
+        for op in group:
+            await self._no(op, answer)
+        return True
 
     async def _no_answer(self, ops: Sequence[Op], error: NoAnswerError) -> None:
         """The network is away: it waits, and that is no attempt."""

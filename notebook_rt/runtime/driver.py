@@ -60,6 +60,7 @@ from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.events import (
     AuditNow,
     Binding,
+    Broken,
     Cancel,
     Change,
     Closed,
@@ -692,20 +693,23 @@ class TableDriver(Feed):
             if isinstance(event, Gap) and event.reason == ANOTHER_LOGIN:
                 self.keeping.arm()
             self.keeping.look()
-        if failed is not None:  # the machine takes it for done
-            self._give_up(failed)
-        elif problem is not None and isinstance(event, Gap):
-            self._give_up(problem)
-        elif problem is not None:
-            logger.error('table "%s": %s', self.spec.table, type(event).__name__, exc_info=problem)
-            self._feed(Gap(f"an exception while applying: {problem!r}"))
-
-    def _give_up(self, problem: Exception) -> None:
-        """The table is in error, and says so: a status that it had before is not true any more."""
+        problem, at_gap = failed or problem, isinstance(event, Gap)
+        if problem is None:
+            return
         what = f'table "{self.spec.table}"'
-        logger.error("%s: it cannot go on", what, exc_info=problem)
-        told = isinstance(problem, NotebookRTError)
-        self.fail(problem if told else ProtocolError(f"{what}: {problem!r}"))
+        logger.error("%s: %s", what, type(event).__name__, exc_info=problem)
+        if failed is None and not at_gap:
+            self._feed(Gap(f"an exception while applying: {problem!r}"))
+            return
+        told = (
+            problem
+            if isinstance(problem, NotebookRTError)
+            else ProtocolError(f"{what}: {problem!r}")
+        )
+        if isinstance(event, Broken):
+            self.fail(told)
+        else:  # the machine takes it for done: no status of its own is true any more
+            self._feed(Broken(told))
 
     def _carry(self, effect: Effect) -> None:
         match effect:

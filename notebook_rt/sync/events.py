@@ -200,6 +200,13 @@ class RowSuspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Broken:
+    """What the machine said could not be carried out: it is in error."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The last user of the table let go."""
 
@@ -221,6 +228,7 @@ Event: TypeAlias = (
     | Turn
     | ColumnsSuspect
     | RowSuspect
+    | Broken
     | Closed
 )
 

@@ -10,7 +10,7 @@ import asyncio
 import copy
 import re
 from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from notebook_rt.edits.decide import MANY
 from notebook_rt.edits.ops import Json
@@ -19,19 +19,13 @@ from notebook_rt.model.rows import Delete, Op, Upsert
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.net.http import CancelledUnsentError, NoAnswerError
 
-Fault: TypeAlias = Literal["", "lost", "away", "silent", "503", "503 after", "ended", "ended after"]
+Fault: TypeAlias = Literal[
+    "", "lost", "away", "silent", "503", "503 after", "429", "401", "ended", "ended after"
+]
 """The answer is lost; nothing arrives; something may have arrived, and has not; the server or a gateway
-fails, before or after the write; the kernel ends while it connects, or after the write."""
-FAULTS: tuple[Fault, ...] = (
-    "",
-    "lost",
-    "away",
-    "silent",
-    "503",
-    "503 after",
-    "ended",
-    "ended after",
-)
+fails, before or after the write; it is asked too often; it refuses the login; the kernel ends while it
+connects, or after the write."""
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 SCHEMA = Schema(
     (Column("id", "int8"), Column("a", "text"), Column("n", "int8"), Column("up", "int8")), ("id",)
@@ -68,8 +62,8 @@ class Table:
             raise NoAnswerError("http://x", fault, sent=fault == "silent")
         if fault == "ended":
             raise CancelledUnsentError
-        if fault == "503":
-            return Answer(503)
+        if fault in ("503", "429", "401"):
+            return Answer(int(fault), retry_after=None if fault == "401" else 20.0)
         answer = self._answer(request)
         if fault == "ended after":
             raise asyncio.CancelledError

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.errors import InvalidEditError
+from notebook_rt.model.http import Answer, Request
 from notebook_rt.outbox.schema import IN_MEMORY
 from tests.outbox.postgrest import BAD, FAULTS, SCHEMA, Fault, Table
 from tests.outbox.test_delivery_laws import Kernel
@@ -232,6 +233,57 @@ def test_an_empty_frame_writes_nothing() -> None:
             assert (report.rows, report.waiting, report.refused) == (0, 0, 0)
         assert kernel.editor.delete_many([]).rows == 0
         assert kernel.editor.edit_many(pd.DataFrame()).rows == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["insert", "upsert", "edit", "delete"]),
+    st.sets(st.sampled_from(THERE), min_size=2),
+    st.booleans(),
+    st.sampled_from(["429", "401", "503"]),
+)
+def test_a_server_that_says_later_to_many_rows_is_not_asked_before(
+    what: str, keys: set[int], many: bool, fault: Fault
+) -> None:
+    with opened(many) as kernel:
+        kernel.worker.delivery._writer.many = many  # it has been asked
+        if what == "edit":
+            report = kernel.editor.edit_many(pd.Series(dict.fromkeys(keys, "b"), name="a"))
+        elif what == "delete":
+            report = kernel.editor.delete_many(keys)
+        else:
+            given_rows = [{"id": 100 * (what == "insert") + key, "a": "b"} for key in keys]
+            report = kernel.editor.write_many(
+                kernel.editor.given(given_rows, what), upsert=what == "upsert"
+            )
+
+        async def refuse() -> None:
+            await kernel.step(fault)
+            await kernel.worker.step()  # before it is woken, and time passes
+
+        asyncio.run(refuse())
+        assert kernel.server.requests == 1
+        assert {op.not_before - kernel.now for op in kernel.outbox.ops()} == (
+            {-kernel.now} if fault == "401" else {20.0}
+        )
+        drain(kernel, [])
+        assert report.written == len(keys)
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_a_row_that_makes_the_server_fail_holds_up_no_other(many: bool) -> None:
+    with opened(many) as kernel:
+        kernel.worker.delivery._max_attempts = 3
+        send = kernel.server.send
+
+        async def failing(request: Request) -> Answer:
+            return Answer(500) if BAD in str(request.body) else await send(request)
+
+        kernel.server.send = failing  # type: ignore[method-assign]  # a trigger that crashes
+        rows = [{"id": 100 + n, "a": BAD if n == 7 else "a"} for n in range(20)]
+        report = kernel.editor.write_many(kernel.editor.given(rows, "insert"), upsert=False)
+        drain(kernel, [])
+        assert (report.written, report.refused) == (19, 1)
 
 
 @pytest.mark.parametrize("many", [True, False])

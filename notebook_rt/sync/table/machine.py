@@ -15,6 +15,7 @@ from typing import Final
 from notebook_rt.options import Options
 from notebook_rt.sync.events import (
     AuditNow,
+    Broken,
     Change,
     Closed,
     Confirmed,
@@ -195,6 +196,8 @@ class Machine(ABC):
                     self._leave_stream(str(error))
             case Gap(reason):
                 self._open_gap(reason)
+            case Broken(error):
+                self._fail(error)
             case AuditNow():
                 self._audits.ask(self._now)
             case Hint(reason):
