@@ -421,15 +421,16 @@ class NotBroadcastError(TableError):
     def __init__(self, schema: str, table: str, reason: str, scope: str = "") -> None:
         named = table if schema == "public" else f"{schema}.{table}"
         todo = (
-            f'name the value whose rows are to be followed, as in filter={{"{scope}": ...}}'
+            f'name the value whose rows are to be followed, as in filter={{"{scope}": ...}}, or, with the '
+            "table in the publication supabase_realtime,"
             if scope
-            else f"run the SQL that `notebook-rt doctor --sql {named}` prints"
+            else f"run the SQL that `notebook-rt doctor --sql {named}` prints, or"
         )
         super().__init__(
             schema,
             table,
             f'the database does not broadcast the changes of table "{table}" to this login: {reason}; '
-            f'{todo}, or ask for the table with source="auto"',
+            f'{todo} ask for the table with source="auto"',
         )
 
 

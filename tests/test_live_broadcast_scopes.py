@@ -136,6 +136,18 @@ def test_without_the_value_it_says_why_it_is_by_postgres_changes(
         assert "doctor" not in str(raised.value)
 
 
+def test_in_no_publication_the_value_is_what_is_missing(
+    stack: LocalStack, scoped: Callable[..., str]
+) -> None:
+    table = scoped()
+    stack.sql(f"alter publication supabase_realtime drop table {table}")
+    with signed_in(stack, ANN) as ann:
+        with pytest.raises(errors.NotBroadcastError, match="publication") as raised:
+            ann.table(table).wait(scaled(10))
+        assert 'filter={"user_id": ...}' in str(raised.value)
+        assert repr(live(ann.table(table, filter={"user_id": ANN}))).count("per user_id") == 1
+
+
 def test_several_filters_of_one_value_share_its_channel(
     stack: LocalStack, scoped: Callable[..., str]
 ) -> None:

@@ -20,6 +20,7 @@ from notebook_rt.errors import (
     MissingTableError,
     NotBroadcastError,
     NotebookRTError,
+    NotPublishedError,
     PermissionDeniedError,
 )
 from notebook_rt.model.classify import classify
@@ -235,7 +236,12 @@ class Mirror(Machine):
     def _learn(self) -> Learning:
         """Learn the columns, and how changes come where that is not known yet."""
         found_log = self._found_log if self._source is None else None
-        proof = yield from self._passes.learn(found_log)
+        try:
+            proof = yield from self._passes.learn(found_log)
+        except NotPublishedError:
+            if self._not_broadcast is None:
+                raise
+            raise self._refused(self._not_broadcast) from None
         if self._source is None and self._not_broadcast is not None:
             raise self._refused(self._not_broadcast)
         return proof
@@ -257,6 +263,7 @@ class Mirror(Machine):
         else:
             self._source = "changes"
             if why is not None and why.scope:  # it is there, and was not asked for as it has to be
+                self._not_broadcast = why
                 self._emit(Told("source", {"source": "changes", "reason": why.reason}))
         self._emit(Rejoin("the source is known"))
         return head is not None
