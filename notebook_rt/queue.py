@@ -143,9 +143,9 @@ class Queue:
 
         ``what`` it is, in a few words; ``state``: ``waiting``, ``sending``, ``parked`` (behind an earlier
         one of its row that failed or asks), ``failed`` (refused, or given up) or ``asking`` (a conflict is
-        open); ``attempts`` (int64); ``why`` it failed, in the server's words; ``at`` (datetime64, UTC), when
-        it was made; ``values``, a dict as JSON has it; ``session``, the notebook or script that edited it
-        last, its process, and since when that runs.
+        open); ``attempts`` (int64); ``why`` it failed, in the server's words, or what you are to decide;
+        ``at`` (datetime64, UTC), when it was made; ``values``, a dict as JSON has it; ``session``, the
+        notebook or script that edited it last, its process, and since when that runs.
         """
         import pandas as pd
 

@@ -794,6 +794,36 @@ def test_no_update_is_lost_between_edits_sql_and_a_breaking_socket(
     )
 
 
+def test_an_insert_made_offline_over_theirs_asks_in_words_and_is_shown_whole(
+    stack: LocalStack, table: str, proxy: Proxy, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session(url=proxy.url)
+    notes: list[tuple[str, str]] = []
+    rt.on_note(lambda kind, text: notes.append((kind, text)))
+    frame = rt.table(table, merge={"quantity": "delta", "name": "ask"}).wait(scaled(10))
+    key = str(uuid.UUID(int=11))
+    proxy.down()
+    frame.insert(id=key, name="new", quantity=2)
+    stack.sql(f"insert into {table} (id, name, quantity) values ('{key}', 'theirs', 111)")
+    until(lambda: any(kind == "queued" for kind, _ in notes), scaled(5))  # and it was tried
+    proxy.up()
+    until(lambda: frame.conflicts["open"].any(), scaled(20))
+
+    def shown() -> tuple[Any, Any]:
+        return frame.at[key, "name"], frame.at[key, "quantity"]
+
+    assert shown() == tuple(frame.df.loc[key, ["name", "quantity"]]) == ("new", 2)
+    (conflict,) = frame.conflicts.to_dict("records")
+    assert conflict["rule"] == "insert against insert", "it never left, so no answer was lost"
+    assert "xmin" not in conflict["theirs"]
+    (why,) = rt.queue.df["why"]
+    assert why.startswith("another writer inserted a row of this key, too; .resolve(")
+    until(lambda: ("conflict", f"{table} {key}: {why}") in notes, scaled(5))
+    frame.resolve(key, choice="theirs")
+    assert rt.queue.flush(scaled(10)) == 0
+    until(lambda: shown() == ("theirs", 111), scaled(5))
+
+
 def test_a_conflict_asks_and_is_resolved(
     stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
 ) -> None:
