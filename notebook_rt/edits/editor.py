@@ -396,7 +396,7 @@ class Editor(PendingEdits):
             # Those, too, that the view cannot show: of a column that is not there any more.
             ids.update((op.id, None) for op in self._ops() if composer.edit(op).key == key)
             dropped = [op for op_id in ids for op in self._outbox.discard(op_id)]
-            self._undo.clear()
+            self._forget_undo({op.lane for op in dropped})
             self._tell_all(lambda o: o.discard([op.id for op in dropped], want_changes=True))
             self._tell_taken_back(list(map(composer.edit, dropped)), known)
             return len(dropped)
@@ -602,6 +602,15 @@ class Editor(PendingEdits):
                 report._taken_back(edit.id)
         for known in block.known:
             self._tell_taken_back(before[len(block.edits) :], known)
+
+    def _forget_undo(self, lanes: Collection[str]) -> None:
+        """Have the edits of these rows not taken back any more."""
+        kept = [
+            [put for put in puts if (op := put.op or put.before) is None or op.lane not in lanes]
+            for puts in self._undo
+        ]
+        self._undo.clear()
+        self._undo.extend(filter(None, kept))
 
     def _there(self, key: Key) -> Row:
         return self._all_there([key])[key]

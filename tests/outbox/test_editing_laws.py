@@ -212,6 +212,40 @@ def test_a_batch_of_tables_is_queued_whole_or_taken_back_whole(steps: list[Any])
         assert in_file == {key: value for table, key, value, _ in queued if table == 1}
 
 
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["edit", "back", "discard", "undo"]), st.sampled_from([1, 2, 3])),
+        max_size=12,
+    )
+)
+@example([("edit", 1), ("edit", 2), ("discard", 2), ("undo", 1)])
+@example([("edit", 1), ("back", 1), ("edit", 1), ("discard", 1), ("undo", 1)])
+def test_undo_goes_on_with_the_edits_that_were_not_discarded(steps: list[tuple[str, int]]) -> None:
+    kernel = Kernel(Path(IN_MEMORY))
+    with closing(kernel.outbox):
+        shown = dict.fromkeys([1, 2, 3], "a")
+        done: list[tuple[int, str]] = []
+        """The edits that can be taken back: the row, and what it was before."""
+        for number, (what, key) in enumerate(steps):
+            if what == "undo":
+                assert kernel.editor.undo() == bool(done)
+                if done:
+                    last, before = done.pop()
+                    shown[last] = before
+            elif what == "discard":
+                assert kernel.editor.discard(key) == any(one == key for one, _ in done)
+                shown[key] = "a"
+                done = [one for one in done if one[0] != key]
+            else:
+                value = "a" if what == "back" else f"v{number}"
+                if shown[key] != value:
+                    done.append((key, shown[key]))
+                kernel.editor.edit(key, {"a": value})
+                shown[key] = value
+            assert {key: row["a"] for key, row in kernel.rows.data.items()} == shown
+
+
 UNDECODED = [
     (pg_type, value)
     for value in (deep(900), "1" + "0" * 5_000, "1e400", '{"n": [1e400]}', r'"\ud800"')
