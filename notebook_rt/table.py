@@ -546,7 +546,7 @@ class LiveTable(LiveFrame):
         of it, and takes nothing but itself back if it raises. So are blocks of several tables:
         ``with orders.batch(), items.batch():`` keeps an order before the items that refer to it.
         """
-        with self._loaded().open().batch(self._shown):
+        with self._loaded().open().batch():
             yield
 
     @property

@@ -919,6 +919,20 @@ def test_what_a_script_writes_last_leaves_before_the_session_closes(
         rt.table(table)
 
 
+def test_a_table_that_was_closed_takes_no_edit_through_what_was_kept_of_it(
+    table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(table).wait(scaled(10))
+    frame.edit(A, quantity=11)
+    at, edits = frame.at, frame._edits
+    frame.close()
+    until(lambda: edits.known() is None)  # the last handle on it was let go
+    with pytest.raises(errors.ClosedError, match=table):
+        at[A, "quantity"] = 12
+    assert rt.queue.flush(10) == 0
+
+
 def test_a_session_whose_queue_cannot_be_written_any_more_closes_and_loses_nothing(
     stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
 ) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from notebook_rt.edits.based import Known
 from notebook_rt.edits.merge import Edit
 from notebook_rt.edits.ops import Op
 from notebook_rt.model.rows import Key
@@ -33,6 +34,8 @@ class Block:
     """Rows as the block leaves them; None: deleted."""
     lanes: dict[Key, str] = field(default_factory=dict)
     """The keys that the block gives to rows, to the lane of the row."""
+    known: dict[Known, None] = field(default_factory=dict)
+    """Who was told of the edits; in order, each once."""
     _steps: list[tuple[int, dict[Key, Any]]] = field(default_factory=list)
     """How many operations there were before each step, and the rows it changed; ``...``: not here."""
 
@@ -66,7 +69,7 @@ class Blocks(threading.local):
     """The blocks that each thread has open, by who edits the table."""
 
     def __init__(self) -> None:
-        self.open: dict[Hashable, Block] = {}
+        self.open: dict[Any, Block] = {}
 
 
 def in_order(blocks: Mapping[Hashable, Block]) -> list[Op]:

@@ -343,7 +343,7 @@ class Editor(PendingEdits):
         checks.end()
 
     @contextlib.contextmanager
-    def batch(self, known: Known = NOW) -> Iterator[None]:
+    def batch(self) -> Iterator[None]:
         """Commit and show what is edited in the block as one, at its end; nothing if it raises.
 
         Only what this thread edits. The lock is not held meanwhile: the block may take its time,
@@ -351,18 +351,18 @@ class Editor(PendingEdits):
         """
         blocks = self._shared.blocks
         outermost = not blocks.open
-        block = blocks.open.setdefault(self, Block())
-        before = len(block)
+        blocks.open.setdefault(self, Block())
+        before = {editor: len(block) for editor, block in blocks.open.items()}
         try:
             yield
+            if outermost:
+                self._commit_blocks()
         except BaseException:
-            self._take_back(block, before, known)
+            for editor, block in blocks.open.items():
+                editor._take_back(block, before.get(editor, 0))
             if outermost:
                 blocks.open = {}
             raise
-        if outermost:
-            done, blocks.open = blocks.open, {}
-            self._commit_blocks(done)
 
     def undo(self, known: Known = NOW) -> bool:
         """Take back the last edit (or batch) of the table made in this session that has not left, or
@@ -371,7 +371,7 @@ class Editor(PendingEdits):
         batch = self._batch
         if batch is not None:
             there = len(batch)
-            self._take_back(batch, max(0, there - 1), known)
+            self._take_back(batch, max(0, there - 1))
             return there > 0
         with self._shared.lock:
             while self._undo:
@@ -396,7 +396,7 @@ class Editor(PendingEdits):
             # Those, too, that the view cannot show: of a column that is not there any more.
             ids.update((op.id, None) for op in self._ops() if composer.edit(op).key == key)
             dropped = [op for op_id in ids for op in self._outbox.discard(op_id)]
-            self._undo.clear()
+            self._forget_undo({op.lane for op in dropped})
             self._tell_all(lambda o: o.discard([op.id for op in dropped], want_changes=True))
             self._tell_taken_back(list(map(composer.edit, dropped)), known)
             return len(dropped)
@@ -581,6 +581,8 @@ class Editor(PendingEdits):
         }
 
     def _tell_written(self, edits: Sequence[Edit], known: Known) -> None:
+        if self._batch is not None:
+            self._batch.known[known] = None
         overlay = self._need()[0]
         for edit in edits:
             known.wrote(edit.key, overlay.new_key(edit), edit.values)
@@ -590,7 +592,7 @@ class Editor(PendingEdits):
             if edit.kind == "update":
                 known.took_back(self._need()[0].new_key(edit), edit.values, edit.base)
 
-    def _take_back(self, block: Block, to: int, known: Known) -> None:
+    def _take_back(self, block: Block, to: int) -> None:
         """Undo the steps of a block after the first ``to``."""
         before = list(block.edits)
         block.take_back(to)
@@ -598,7 +600,17 @@ class Editor(PendingEdits):
             report = self._shared.reports.pop(edit.id, None)
             if report is not None:
                 report._taken_back(edit.id)
-        self._tell_taken_back(before[len(block.edits) :], known)
+        for known in block.known:
+            self._tell_taken_back(before[len(block.edits) :], known)
+
+    def _forget_undo(self, lanes: Collection[str]) -> None:
+        """Have the edits of these rows not taken back any more."""
+        kept = [
+            [put for put in puts if (op := put.op or put.before) is None or op.lane not in lanes]
+            for puts in self._undo
+        ]
+        self._undo.clear()
+        self._undo.extend(filter(None, kept))
 
     def _there(self, key: Key) -> Row:
         return self._all_there([key])[key]
@@ -681,12 +693,14 @@ class Editor(PendingEdits):
         batch.add(ops, edits, left)
         return edits
 
-    def _commit_blocks(self, blocks: Mapping[Any, Block]) -> None:
-        """Commit what was edited of several tables as one."""
+    def _commit_blocks(self) -> None:
+        """Commit what this thread has edited of several tables as one, and close the blocks."""
+        blocks = self._shared.blocks
         with self._shared.lock:
-            ops = in_order(blocks)
+            ops = in_order(blocks.open)
             kept = dict(zip((op.id for op in ops), self._keep(ops), strict=True)) if ops else {}
-            for editor, block in blocks.items():
+            done, blocks.open = blocks.open, {}
+            for editor, block in done.items():
                 if block.ops:
                     editor._show([kept[op.id] for op in block.ops], block.edits)
 

@@ -593,7 +593,10 @@ class TableEdits:
             named = columns if right == "update" else ()
             raise PermissionDeniedError(spec.schema, spec.table, role, right, columns=named)
         self.driver.know(columns)
-        return self.writes.opened().editors[self.driver]
+        editor = self.writes.opened().editors.get(self.driver)
+        if editor is None:  # it was closed, perhaps while the columns were asked for
+            raise ClosedError(f'table "{self.driver.spec.table}"')
+        return editor
 
     def known(self) -> Editor | None:
         """Its editor, if there is a queue."""
