@@ -231,6 +231,10 @@ class Feed:
         """Whether live updates, if they are away, may be back at once; from any thread."""
         return False
 
+    def replayed(self) -> bool:
+        """Whether what it shows is a recorded past that is played; from any thread."""
+        return False
+
     def why_empty(self) -> str:
         """Why it shows no row, and what to do, where there may be rows that this login does not see."""
         return ""
