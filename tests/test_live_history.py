@@ -16,6 +16,7 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.history import History
 from notebook_rt.local import LocalStack
+from notebook_rt.widgets.adapters import FrameOf, MappedOf
 from tests.waiting import scaled, until
 
 same = pd.testing.assert_frame_equal
@@ -322,3 +323,18 @@ def test_times_are_taken_as_people_write_them(trades: nrt.LiveTable) -> None:
         assert past.as_of(form).attrs["as_of"] == at.isoformat()
     past.as_of("-0s")
     past.as_of(dt.timedelta(0))
+
+
+def test_what_is_derived_of_a_replay_is_shown_as_a_replay_and_not_as_lost(
+    trades: nrt.LiveTable,
+) -> None:
+    replay = trades.history("1h").replay(speed=60)
+    replay.pause()
+    by_symbol = replay.groupby("symbol").agg(n=("price", "count"))
+    for frame in (replay, by_symbol):
+        source = FrameOf(frame)
+        until(lambda source=source: source.status == "replay")
+        assert source.note.startswith("A replay, ")
+        assert "as of" in source.note
+    mapped = nrt.map(replay, len)
+    assert MappedOf(mapped).status == "replay"

@@ -123,6 +123,9 @@ class DerivedFeed(Feed):
     def calm(self) -> bool:
         return any(one.calm() for one in self.inputs)
 
+    def replayed(self) -> bool:
+        return any(one.replayed() for one in self.inputs)
+
     def why_empty(self) -> str:
         if self.table is None or len(self.table):
             return ""

@@ -241,6 +241,10 @@ class Feed:
         """Seconds from one poll to the next while changes are not streamed, as it is now."""
         return self.options.poll_interval
 
+    def replayed(self) -> bool:
+        """Whether what it shows is a recorded past that is played; from any thread."""
+        return False
+
     def why_empty(self) -> str:
         """Why it shows no row, and what to do, where there may be rows that this login does not see."""
         return ""

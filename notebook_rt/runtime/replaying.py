@@ -64,6 +64,9 @@ class ReplayFeed(Feed):
         """Whether it goes on by itself. From any thread."""
         return self._task is not None
 
+    def replayed(self) -> bool:
+        return True
+
     # On the loop
 
     def play(self) -> None:

@@ -175,6 +175,8 @@ class FrameOf(_ReadOnly):
     def status(self) -> str:
         """The frame's; of live updates that may be back at once, what is done about it."""
         status = str(self._frame.status)
+        if status == "stale" and self._frame._feed.replayed():
+            return "replay"
         return CALM_WORDS.get(status, status) if self._frame._feed.calm() else status
 
     @property
@@ -189,6 +191,9 @@ class FrameOf(_ReadOnly):
                 if self._frame._feed.failure is None:
                     return f"Being compared with the server{since}"
                 return f"No connection{since}. What you edit is kept, and sent when it is back"
+            case "replay":
+                reason = str(self._frame.reason)
+                return reason[:1].upper() + reason[1:]
             case "error":
                 return str(self._frame.reason)
         return self._frame._feed.why_empty()
@@ -349,7 +354,16 @@ class MappedOf(_ReadOnly):
     @property
     def _worst(self) -> FrameOf:
         """The frame whose status says most against what is shown."""
-        order = ("error", "closed", "stale", "loading", "polling", *CALM_WORDS.values(), "live")
+        order = (
+            "error",
+            "closed",
+            "stale",
+            "loading",
+            "polling",
+            "replay",
+            *CALM_WORDS.values(),
+            "live",
+        )
         sources = (FrameOf(cast("handles.Frame", one)) for one in self._mapped.sources)
         return min(sources, key=lambda one: order.index(one.status))
 

@@ -102,6 +102,7 @@ export function barOf(view, acts) {
     // A new state of all: the name.
     whole(/** @type {Head} */ head) {
       setText(title, head.name);
+      title.title = head.name; // it may be cut
     },
     // The small rest of the state: how many rows, how the table is, and the filter (of another view too)
     // unless somebody types one here.

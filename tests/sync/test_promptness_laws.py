@@ -53,10 +53,10 @@ class Watched(World):
         self._note(change, [(change.record or change.old_record or {})["id"]])
         super()._deliver(change, join)
 
-    def _sent(self, message: dict[str, Any]) -> None:
+    def _sent(self, topic: str, message: dict[str, Any]) -> None:
         told = [row for one in message["changes"] for row in (one.get("rows") or one.get("gone"))]
         self._note(message, [row["id"] for row in told])
-        super()._sent(message)
+        super()._sent(topic, message)
 
     def _note(self, what: object, keys: list[Key]) -> None:
         told = [(key, self.server.history[key][-1][0]) for key in keys]
