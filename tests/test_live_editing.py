@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -634,6 +635,37 @@ def test_offline_edits_wait_and_drain(
     until(lambda: frame.status == "live")
     assert seen(frame, "quantity") == 7
     assert seen(frame, "name", new) == "dates"
+
+
+def check_that_the_loop_goes_on(rt: nrt.Session) -> None:
+    for _ in range(3):
+        rt._project.thread.wait(asyncio.sleep(0.05), scaled(5))
+
+
+def test_a_commit_that_waits_for_the_disk_does_not_stop_the_loop(
+    table: str, proxy: Proxy, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session(url=proxy.url)
+    _polled = rt.table(table).wait(scaled(10))
+    outbox = rt._writes.opened().outbox
+    proxy.down()
+    until(lambda: not rt._project.reachable)
+    with outbox._lock:  # as the thread holds it that commits
+        outbox.tell()
+        check_that_the_loop_goes_on(rt)
+
+
+def test_a_session_that_closes_while_the_disk_is_waited_for_does_not_stop_the_loop(
+    table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    rt.table(table).wait(scaled(10)).edit(A, quantity=7)
+    assert rt.queue.flush(10) == 0
+    closing = threading.Thread(target=rt.close)
+    with rt._writes.opened().outbox._lock:  # as the thread holds it that commits
+        closing.start()
+        check_that_the_loop_goes_on(rt)
+    closing.join()
 
 
 KILLED = """

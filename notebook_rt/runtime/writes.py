@@ -376,7 +376,7 @@ class Writes:
             await old.linger()
             if not has_front_end():  # a notebook's widgets have shown it
                 with contextlib.suppress(QueueError):  # the file has been damaged meanwhile
-                    old.tell_what_is_left()
+                    await old.worker.delivery.on_disk(old.tell_what_is_left)
             await old.aclose()
 
 
@@ -454,7 +454,7 @@ class _Open:
         self.project.note(kind, text)
 
     def _count_refused(self) -> None:
-        """Look what was refused or asks; many are counted at once."""
+        """Look what was refused or asks, and whether anything waits; many are counted at once."""
         self._recount = True
         if self._counting is None:
             self._counting = self.project.thread.spawn(self._count(), "what was refused")
@@ -465,6 +465,7 @@ class _Open:
                 self._recount = False
                 self.refused, self.asking = await self.worker.undecided()
                 self.project.look_at_health()
+                await self._tell_of_waiting()
                 await asyncio.sleep(COUNT_SECONDS)
         self._counting = None
 
@@ -506,24 +507,35 @@ class _Open:
         if self.outbox.more:
             self.worker.waking.set()
         self._news.set()
-        if self.refused[0] or self.asking[0]:
+        if self.refused[0] or self.asking[0] or self._offline != self._waited:
             self._count_refused()
-        offline = (self.worker.delivery.offline or not self.project.reachable) and self._ours
-        if offline and not self._waited:
-            waiting = self.outbox.counts()["waiting"]
-            if waiting:
-                self._waited = True
-                self.project.note("queued", "No connection: what you write is kept, and sent later")
-        elif self._waited and not offline and not self.outbox.counts()["waiting"]:
-            self._waited = False
+
+    @property
+    def _offline(self) -> bool:
+        """What this login writes has to wait for the network."""
+        return (self.worker.delivery.offline or not self.project.reachable) and self._ours
+
+    async def _tell_of_waiting(self) -> None:
+        """Say, once, that something waits for the network, or that all of it was sent."""
+        if self._offline == self._waited:
+            return
+        waits = bool((await self.worker.delivery.on_disk(self.outbox.counts))["waiting"])
+        if self._closed or self._offline == self._waited or waits == self._waited:
+            return
+        self._waited = waits
+        if waits:
+            self.project.note("queued", "No connection: what you write is kept, and sent later")
+        else:
             self.project.note("info", "Everything that waited was sent")
 
     async def _sent(self) -> None:
         """Wait until what can leave has left."""
-        self.outbox.hurry()
-        while self.outbox.next_at() is not None:
-            self._news.clear()
+        on_disk = self.worker.delivery.on_disk
+        await on_disk(self.outbox.hurry)
+        self._news.clear()
+        while await on_disk(self.outbox.next_at) is not None:
             await self._news.wait()
+            self._news.clear()
 
     async def linger(self) -> None:
         """Let the last writes leave, where they can."""
