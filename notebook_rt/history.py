@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import logging
 import os
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -35,6 +37,8 @@ from notebook_rt.sync.history.steps import SNAPSHOT, Step, steps_of
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+logger = logging.getLogger("notebook_rt")
 
 MOST_BYTES: Final = 256 << 20
 """What a history takes at most, where nothing else is said."""
@@ -191,7 +195,10 @@ class History:
         """
         import pandas as pd
 
-        old, new = self._at(start), self._at(self._recording.now() / 1e6 if end is None else end)
+        if end is None:  # a change may be stamped a little ahead of the time that is known here
+            last = self._recording.read(lambda past: past.last)
+            end = max(self._recording.now(), last or 0) / 1e6
+        old, new = self._at(start), self._at(end)
         changes = differences(old.table(), new.table())
         rows = [
             (one.kind, one.key, one.old, one.new, _changed(one.old, one.new)) for one in changes
@@ -276,7 +283,7 @@ class History:
             changed = _changed(old, new)
             if column is not None and step.kind == "update" and column not in changed:
                 continue
-            who = None if by is None or new is None else new[by]
+            who = None if by is None or new is None else new.get(by)
             shown: tuple[Any, Any] = (old, new)
             if column is not None:
                 shown = (old and old.get(column), new and new.get(column))
@@ -314,8 +321,12 @@ class History:
         FileExistsError
             If there is something else at ``path``.
         OSError
-            If the first file cannot be written.
+            If the first file cannot be written. Later ones are tried again.
+        ValueError
+            If ``every`` is not positive.
         """
+        if not every > 0:
+            raise ValueError(f"every is a number of seconds, not {every!r}")
         writer = _Writer(self._recording, self._driver, Path(path))
         writer.write()
         self._driver.thread.call(writer.begin, every)
@@ -505,6 +516,7 @@ class _Writer:
     def begin(self, every: float) -> None:
         """Go on writing. On the loop."""
         self._recording.listeners.append(self._see_whether_closed)
+        self._see_whether_closed()
         self._driver.thread.spawn(self._go_on(every), "write a history")
 
     def write(self) -> None:
@@ -520,15 +532,18 @@ class _Writer:
             strange = [one.name for one in others if not one.name.startswith(".part-")]
             if strange:
                 raise FileExistsError(f"{self._path} holds something else: {strange[0]}")
-            self._number = len(known)
-        for table in self._recording.read(self._new):
-            if len(table):
-                self._put(table)
+            self._number = 1 + max(
+                (int(one.stem.removeprefix("part-")) for one in known), default=-1
+            )
+        found, until = self._recording.read(self._new)
+        self._put([table for table in found if len(table)])
+        self._written = until
 
-    def _new(self, past: Past) -> list[pa.Table]:
+    def _new(self, past: Past) -> tuple[list[pa.Table], int | None]:
+        """What was not written yet, and up to which moment that is."""
         began = past.began
         if began is None:
-            return []
+            return [], self._written
         found: list[pa.Table] = []
         after = self._written
         if after is None or after < began:
@@ -537,24 +552,33 @@ class _Writer:
             after = began
         until = past.seal()
         found += [_arrow(told, past.causes) for told in past.told(after, until)]
-        self._written = max(until, after)
-        return found
+        return found, max(until, after)
 
-    def _put(self, table: pa.Table) -> None:
+    def _put(self, tables: Sequence[pa.Table]) -> None:
         import pyarrow.parquet as pq
 
-        path = self._path / f"part-{self._number:06d}.parquet"
-        being_written = path.with_name(f".{path.name}")  # with a dot it is nobody's to read
-        pq.write_table(table, being_written)
-        being_written.replace(path)
-        self._number += 1
+        paths = [
+            self._path / f"part-{number:06d}.parquet"
+            for number in range(self._number, self._number + len(tables))
+        ]
+        being_written = [
+            one.with_name(f".{one.name}") for one in paths
+        ]  # with a dot: nobody's to read
+        for table, path in zip(tables, being_written, strict=True):
+            pq.write_table(table, path)
+        for hidden, path in zip(being_written, paths, strict=True):  # all of them, or none
+            hidden.replace(path)
+        self._number += len(tables)
 
     async def _go_on(self, every: float) -> None:
         while not self.ended.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every):
                     await self.ended.wait()
-            await asyncio.to_thread(self.write)
+            try:
+                await asyncio.to_thread(self.write)
+            except OSError as error:  # such as a full disk: the next time has it all
+                logger.warning('history of "%s": %s', self._driver.name, error)
         self._recording.listeners.remove(self._see_whether_closed)
 
     def _see_whether_closed(self) -> None:
@@ -576,8 +600,8 @@ def _microseconds(time: Any, now: int) -> int:
 
     if isinstance(time, bool):
         raise ValueError(f"no moment: {time!r}")
-    if isinstance(time, int | float):
-        return round(time * 1e6)
+    if isinstance(time, Real):  # NumPy's numbers, too
+        return round(float(time) * 1e6)
     try:
         ago = time if isinstance(time, dt.timedelta) else None
         if isinstance(time, str) and time.strip()[:1] in ("-", "+"):
@@ -600,7 +624,9 @@ def microseconds_of(span: Any) -> int:
     import pandas as pd
 
     try:
-        found = pd.Timedelta(span, "s") if isinstance(span, int | float) else pd.Timedelta(span)
+        if isinstance(span, bool):
+            raise ValueError("True and False are no spans")
+        found = pd.Timedelta(float(span), "s") if isinstance(span, Real) else pd.Timedelta(span)
         microseconds = round(found / pd.Timedelta(1, "us"))
     except (TypeError, ValueError) as error:
         raise ValueError(f'no span: {span!r}; such as "1h" or a timedelta ({error})') from None

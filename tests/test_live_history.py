@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -277,11 +280,53 @@ def test_parquet_goes_on_being_written_until_the_end(
     found = pd.read_parquet(path)
     assert found["facts"].tolist()[-2:] == ['{"a": 1}'] * 2
     assert not list(path.glob(".*"))
+    last = max(path.glob("part-*"))
+    (path / "part-000000.parquet").unlink()  # who keeps only the latest
+    past.to_parquet(path)  # of a history that is closed, once
+    assert last.exists()
+    with pytest.raises(ValueError, match="a number of seconds"):
+        past.to_parquet(path, every=0)
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").touch()
     with pytest.raises(FileExistsError, match=r"thesis\.tex"):
         past.to_parquet(other)
+
+
+def test_parquet_loses_nothing_to_a_disk_that_is_full_for_a_while(
+    stack: LocalStack, trades: nrt.LiveTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    write, full = pq.write_table, threading.Event()
+
+    def write_table(*arguments: Any) -> None:
+        if full.is_set():
+            failed.set()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*arguments)
+
+    failed = threading.Event()
+    monkeypatch.setattr(pq, "write_table", write_table)
+    past = trades.history("1h")
+    path = tmp_path / "trades"
+    past.to_parquet(path, every=0.05)
+    full.set()
+    stack.sql(f"update {trades.name} set price = 8 where id = 1")
+    assert failed.wait(scaled(10))
+    full.clear()
+    kinds = lambda: pd.read_parquet(path)["_change_type"].tolist()  # noqa: E731  # a word for it
+    until(lambda: kinds() == ["snapshot"] * 3 + ["update"])
+    past.close()
+
+
+def test_moments_are_numbers_of_any_kind(stack: LocalStack, trades: nrt.LiveTable) -> None:
+    with pytest.raises(ValueError, match="no span"):
+        trades.history(True)  # a slip that is not an hour
+    past = trades.history(np.int64(3600))
+    assert past.start is not None
+    same(past.as_of(np.float64(past.start.timestamp())), past.as_of(past.start))
+    past.close()
 
 
 def test_closing_ends_the_recording_and_what_was_recorded_is_there(
