@@ -62,7 +62,7 @@ def connect(
     url: str | SupabaseClient | None = None,
     key: str | None = None,
     *,
-    schema: str = "public",
+    schema: str | None = None,
     access_token: str | None = None,
     queue_path: str | Path | None = None,
     options: Options | None = None,
@@ -87,8 +87,9 @@ def connect(
         The publishable (or anon) key. Default: ``$SUPABASE_KEY``; for the embedded stack its own
         anon key. ``.env`` files are not read. A secret key passes every policy: in a notebook it is
         warned about once.
-    schema : str
-        The PostgreSQL schema that tables and functions are looked for in.
+    schema : str, optional
+        The PostgreSQL schema that tables and functions are looked for in. Default: the client's, else
+        ``"public"``.
     access_token : str, optional
         A user's token (a JWT); see also `Session.sign_in`.
     queue_path : path, optional
@@ -129,7 +130,7 @@ def connect(
         session = Session(
             client.supabase_url,
             key or client.supabase_key,
-            schema=client.options.schema if schema == "public" else schema,
+            schema=schema or client.options.schema,
             access_token=access_token,
             queue_path=queue_path,
             options=options,
@@ -150,7 +151,7 @@ def connect(
         Session(
             url,
             key or environment_key(os.environ, project_url(url)),
-            schema=schema,
+            schema=schema or "public",
             access_token=access_token,
             queue_path=queue_path,
             options=options,

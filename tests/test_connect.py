@@ -261,3 +261,14 @@ def test_a_client_with_a_header_of_its_own_keeps_it(stack: LocalStack, make_tabl
     with nrt.connect(client) as rt:
         assert rt._project.credentials.access_token == token
         assert len(rt.table(make_table()).wait(scaled(10))) == 0
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "auth"), ("public", "public")])
+def test_the_schema_is_the_clients_unless_one_is_named(
+    stack: LocalStack, given: str | None, found: str
+) -> None:
+    from supabase import ClientOptions
+
+    client = create_client(stack.url, stack.anon_key, ClientOptions(schema="auth"))
+    with nrt.connect(client, schema=given) as rt:
+        assert rt.schema == found
