@@ -647,6 +647,15 @@ def test_the_first_row_names_all_columns_though_an_edit_has_named_some(
     assert same(world)
 
 
+def test_edits_of_two_columns_that_nobody_knew_are_answered_by_one_question() -> None:
+    world = live(one=Server(dict(COLUMNS), describes="not"))
+    world.handle(ColumnsSuspect(("note",)))
+    world.handle(ColumnsSuspect(("grp",)))
+    world.run(2)
+    assert world.mirror.schema is not None
+    assert {"note", "grp"} <= set(world.mirror.schema.names)
+
+
 @pytest.mark.parametrize("describes", ["by the API", "by SQL", "not"])
 def test_a_named_key_that_does_not_tell_rows_apart_is_refused(describes: Any) -> None:
     one = server(describes=describes)

@@ -294,7 +294,9 @@ class Mirror(Machine):
                 if self._passes.replica is not None:
                     self._passes.replica.schema_moved = True
                     if named:  # somebody waits for the answer
-                        self._passes.named = (*self._passes.replica.known.names, *named)
+                        known = self._passes.replica.known.names
+                        asked = dict.fromkeys((*known, *self._passes.named, *named))
+                        self._passes.named = tuple(asked)
                         self._learn_at = self._now
             case RowSuspect(key):
                 if self._passes.replica is not None:
