@@ -651,7 +651,7 @@ def test_edits_of_two_columns_that_nobody_knew_are_answered_by_one_question() ->
     world = live(one=Server(dict(COLUMNS), describes="not"))
     world.handle(ColumnsSuspect(("note",)))
     world.handle(ColumnsSuspect(("grp",)))
-    world.run(2)
+    world.run(5)
     assert world.mirror.schema is not None
     assert {"note", "grp"} <= set(world.mirror.schema.names)
 

@@ -177,9 +177,12 @@ class Passes:
             broadcast=self.log is not None,
         )
         kept, known, self.described = found[0]
-        if self.named is asked:  # else others are to be asked for next
+        others = self.named is not asked  # they were named meanwhile, and are asked for next
+        if not others:
             self.named = tuple(name for name in asked if name in known.types)
         proof = yield from self._take_up(kept, known)
+        if others and self.replica is not None:
+            self.replica.schema_moved = True
         if asked:
             self._emit(Told("learnt", {"named": asked}))
         return proof
