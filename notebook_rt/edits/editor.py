@@ -351,15 +351,16 @@ class Editor(PendingEdits):
         """
         blocks = self._shared.blocks
         outermost = not blocks.open
-        blocks.open.setdefault(self, Block())
-        before = {editor: len(block) for editor, block in blocks.open.items()}
+        around = set(blocks.open)
+        before = len(blocks.open.setdefault(self, Block()))
         try:
             yield
             if outermost:
                 self._commit_blocks()
         except BaseException:
-            for editor, block in blocks.open.items():
-                editor._take_back(block, before.get(editor, 0))
+            self._take_back(blocks.open.get(self, Block()), before)
+            for editor in blocks.open.keys() - around - {self}:
+                editor._take_back(blocks.open[editor], 0)
             if outermost:
                 blocks.open = {}
             raise
