@@ -11,14 +11,20 @@ import itertools
 import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from notebook_rt.edits.based import Known
 from notebook_rt.edits.merge import Edit
 from notebook_rt.edits.ops import Op
-from notebook_rt.model.rows import Key
+from notebook_rt.model.rows import Key, Row
 
 _numbers = itertools.count()
+
+
+class Told(Protocol):
+    """Who is told of edits (``shown.Shown``)."""
+
+    def took_back(self, key: Key, values: Row, base: Row) -> None:
+        """An edit was taken back, which was based on ``base``."""
 
 
 @dataclass(slots=True)
@@ -34,7 +40,7 @@ class Block:
     """Rows as the block leaves them; None: deleted."""
     lanes: dict[Key, str] = field(default_factory=dict)
     """The keys that the block gives to rows, to the lane of the row."""
-    known: dict[Known, None] = field(default_factory=dict)
+    told: dict[Told, None] = field(default_factory=dict)
     """Who was told of the edits; in order, each once."""
     _steps: list[tuple[int, dict[Key, Any]]] = field(default_factory=list)
     """How many operations there were before each step, and the rows it changed; ``...``: not here."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from notebook_rt.edits import tabular
 from notebook_rt.edits.based import NOW, Known, called, known_of, row_said, rows_said
-from notebook_rt.edits.block import Block, in_order
+from notebook_rt.edits.block import Block, Told, in_order
 from notebook_rt.edits.decide import Record
 from notebook_rt.edits.listing import conflicts_df, pending_df, question, refused
 from notebook_rt.edits.merge import Edit
@@ -351,15 +351,16 @@ class Editor(PendingEdits):
         """
         blocks = self._shared.blocks
         outermost = not blocks.open
-        blocks.open.setdefault(self, Block())
-        before = {editor: len(block) for editor, block in blocks.open.items()}
+        around = set(blocks.open)
+        before = len(blocks.open.setdefault(self, Block()))
         try:
             yield
             if outermost:
                 self._commit_blocks()
         except BaseException:
-            for editor, block in blocks.open.items():
-                editor._take_back(block, before.get(editor, 0))
+            self._take_back(blocks.open.get(self, Block()), before)
+            for editor in blocks.open.keys() - around - {self}:
+                editor._take_back(blocks.open[editor], 0)
             if outermost:
                 blocks.open = {}
             raise
@@ -582,15 +583,15 @@ class Editor(PendingEdits):
 
     def _tell_written(self, edits: Sequence[Edit], known: Known) -> None:
         if self._batch is not None:
-            self._batch.known[known] = None
+            self._batch.told[known] = None
         overlay = self._need()[0]
         for edit in edits:
             known.wrote(edit.key, overlay.new_key(edit), edit.values)
 
-    def _tell_taken_back(self, edits: Sequence[Edit], known: Known) -> None:
+    def _tell_taken_back(self, edits: Sequence[Edit], told: Told) -> None:
         for edit in reversed(edits):
             if edit.kind == "update":
-                known.took_back(self._need()[0].new_key(edit), edit.values, edit.base)
+                told.took_back(self._need()[0].new_key(edit), edit.values, edit.base)
 
     def _take_back(self, block: Block, to: int) -> None:
         """Undo the steps of a block after the first ``to``."""
@@ -600,8 +601,8 @@ class Editor(PendingEdits):
             report = self._shared.reports.pop(edit.id, None)
             if report is not None:
                 report._taken_back(edit.id)
-        for known in block.known:
-            self._tell_taken_back(before[len(block.edits) :], known)
+        for told in block.told:
+            self._tell_taken_back(before[len(block.edits) :], told)
 
     def _forget_undo(self, lanes: Collection[str]) -> None:
         """Have the edits of these rows not taken back any more."""

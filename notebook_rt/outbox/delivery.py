@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from notebook_rt.edits import decide
+from notebook_rt.edits.decide import Verdict
 from notebook_rt.edits.listing import question
 from notebook_rt.edits.merge import Strategies, rebase
 from notebook_rt.edits.ops import WRITES, Json, Op, changes_key, key_after, unkeyed
@@ -109,6 +110,8 @@ class Delivery:
         """What was taken with this batch and waits again: what depends on it must not leave."""
         self._left: set[str] = set()
         """What of this batch may have left for the server, by its id."""
+        self.ended = 0
+        """Operations that came to an end here: they are settled, set aside, or ask."""
         self._listener = listener
         self._clock = clock
         self._random = random
@@ -144,9 +147,8 @@ class Delivery:
         """The batch of ``ops`` ends before its time: what has not left is not in doubt."""
         unsent = [op for op in ops if op.id not in self._left]
         if unsent:
-            with contextlib.suppress(
-                LeaseLostError, QueueError
-            ):  # then it is in doubt, and asked about
+            # Where it cannot be put down, it is in doubt, and asked about.
+            with contextlib.suppress(LeaseLostError, QueueError):
                 await self._store(self.outbox.unsent, unsent)
 
     @contextlib.contextmanager
@@ -160,15 +162,15 @@ class Delivery:
             self._left -= ids
             raise
 
-    async def send(self, group: Sequence[Op]) -> int:
-        """Carry out what may leave together; how many came to an end or moved on."""
+    async def send(self, group: Sequence[Op]) -> None:
+        """Carry out what may leave together."""
         self.tell(self._listener.leaving, group)
         try:
-            return await self._send(group)
+            await self._send(group)
         finally:  # none of it is taken again before it is put down
             await self._settled()
 
-    async def _send(self, group: Sequence[Op]) -> int:
+    async def _send(self, group: Sequence[Op]) -> None:
         kind = group[0].kind
         if kind == "broadcast":
             return await self._broadcast(group)
@@ -179,9 +181,9 @@ class Delivery:
                 return await self._write_all(group)
         if kind == "update":
             group = await self._choose_way(group)
-        if not group:
-            return 0
-        return await self._each(decide.statements(group, many=self.many))
+        if group:
+            await self._each(decide.statements(group, many=self.many))
+        return None
 
     async def look_for_many(self, groups: Sequence[Sequence[Op]]) -> bool:
         """Ask once, where many rows wait, whether the server has the function for them.
@@ -198,9 +200,8 @@ class Delivery:
             return False
         return True
 
-    async def _each(self, statements: Sequence[Sequence[Op]]) -> int:
+    async def _each(self, statements: Sequence[Sequence[Op]]) -> None:
         """Carry out updates of different rows, several statements at a time."""
-        moved = 0
         at_once = _PARALLEL * self._at_once
         for place in range(0, len(statements), at_once):
             some = statements[place : place + at_once]
@@ -216,24 +217,20 @@ class Delivery:
             for end in ends:
                 if isinstance(end, BaseException):
                     raise end
-            moved += sum(end for end in ends if isinstance(end, int))
-        return moved
 
-    async def _in_turn(self, statements: Iterator[Sequence[Op]]) -> int:
+    async def _in_turn(self, statements: Iterator[Sequence[Op]]) -> None:
         """Carry out one statement after the other, until no more are there or may leave."""
-        moved = 0
         for ops in statements:
             if self.stopped:
                 await self.put_back(ops)
             elif ops[0].kind == "insert" and unkeyed(ops[0]):
-                moved += await self._insert_unkeyed(ops)
+                await self._insert_unkeyed(ops)
             elif len(ops) == 1:
-                moved += await self._one(ops[0])
+                await self._one(ops[0])
             elif self.many and ops[0].kind != "insert":
-                moved += await self._write_many(ops)
+                await self._write_many(ops)
             else:
-                moved += await self._write_all(ops)
-        return moved
+                await self._write_all(ops)
 
     async def _choose_way(self, group: Sequence[Op]) -> Sequence[Op]:
         """Note of sums whether they leave through the ledger, before they do; what still may leave.
@@ -252,8 +249,7 @@ class Delivery:
                 await self._no_answer(sums, error)
                 return [op for op in group if op not in sums]
             if problem is not None:
-                for op in sums:
-                    await self._no(op, problem, read=True)
+                await self._no_all(sums, problem, read=True)
                 return [op for op in group if op not in sums]
         ready = []
         for op in group:
@@ -273,7 +269,7 @@ class Delivery:
 
     # --- one operation ---------------------------------------------------------------------------
 
-    async def _one(self, op: Op) -> int:
+    async def _one(self, op: Op) -> None:
         job = _Job(op)
         try:
             with self._leaving(op):
@@ -285,11 +281,10 @@ class Delivery:
                     await self._write(job)
         except NoAnswerError as error:
             await self._no_answer([job.op], error)
-            return 0
+            return
         self.offline = False
-        return 1
 
-    async def _write_all(self, group: Sequence[Op]) -> int:
+    async def _write_all(self, group: Sequence[Op]) -> None:
         """Several rows in one statement; whichever the server did not take goes on by itself.
 
         A statement that is refused for a row of it is halved, until that row is alone.
@@ -299,7 +294,7 @@ class Delivery:
                 answer = await self._writer.write_all(group)
         except NoAnswerError as error:
             await self._no_answer(group, error)
-            return 0
+            return
         self.offline = False
         rows = answer.body if isinstance(answer.body, list) and answer.status < 300 else []
         there = {decide.row_key(group[0], row): row for row in rows}
@@ -312,27 +307,28 @@ class Delivery:
             self._settle(*done)
         taken = {one.id for one, _ in done}
         left = [op for op in group if op.id not in taken]
-        moved = len(done)
         if left and await self._later(left, answer):
-            return moved
+            return
         verdict, timed_out = decide.judge(answer, 0, 0.0), decide.timed_out(answer)
         if verdict.lost and not timed_out:
             left = [replace(op, sent=True) for op in left]
         if (verdict.meaning == "refused" or timed_out) and group[0].kind != "update":
             if group[0].upsert and decide.as_update(group[0], answer) is not None:
-                return moved + await self._each([[op] for op in left])
-            return moved + await self._halves(left)
+                await self._each([[op] for op in left])
+            else:
+                await self._halves(left)
+            return
         if group[0].kind == "update":
-            return moved + await self._each([[op] for op in left])
+            await self._each([[op] for op in left])
+            return
         for op in left:
             if self.stopped or self.waiting:
                 await self.put_back([op])
             else:
                 await self.still_ours()
-                moved += await self._one(op)
-        return moved
+                await self._one(op)
 
-    async def _insert_unkeyed(self, group: Sequence[Op]) -> int:
+    async def _insert_unkeyed(self, group: Sequence[Op]) -> None:
         """Insert rows whose keys the server makes: once, whatever becomes of the answer.
 
         Without it nothing tells whether the rows are in, so they are set aside.
@@ -342,17 +338,17 @@ class Delivery:
                 await self._fail(op, decide.LOST)
         new = [op for op in group if not op.sent]
         if not new:
-            return len(group)
+            return
         try:
             with self._leaving(*new):
                 answer = await self._writer.insert_unkeyed(new)
         except NoAnswerError as error:
             if not error.sent:
                 await self._no_answer(new, error)
-                return len(group) - len(new)
+                return
             for op in new:
                 await self._fail(replace(op, sent=True), f"{decide.LOST} ({error.reason})")
-            return len(group)
+            return
         self.offline = False
         verdict = decide.judge(answer, 0, 0.0)
         rows = answer.body if isinstance(answer.body, list) else []
@@ -363,20 +359,18 @@ class Delivery:
             for op in new:
                 await self._fail(replace(op, sent=True), f"{decide.LOST} ({words})")
         elif len(new) > 1 and (verdict.meaning == "refused" or decide.timed_out(answer)):
-            return len(group) - len(new) + await self._halves(new)
+            await self._halves(new)
         else:
-            for op in new:
-                await self._no(op, answer, read=decide.timed_out(answer))
-        return len(group)
+            await self._no_all(new, answer, read=decide.timed_out(answer))
 
-    async def _write_many(self, group: Sequence[Op]) -> int:
+    async def _write_many(self, group: Sequence[Op]) -> None:
         """Updates or deletes by the function that carries each out; what it cannot goes on by itself."""
         try:
             with self._leaving(*group):
                 answer = await self._writer.send(decide.through_many(group))
         except NoAnswerError as error:
             await self._no_answer(group, error)
-            return 0
+            return
         self.offline = False
         results = decide.results_of(answer, len(group))
         if results is None:
@@ -386,34 +380,33 @@ class Delivery:
             ):  # dropped, or made anew, since
                 self._writer.many = False
             elif len(group) > 1 and (verdict.meaning == "refused" or decide.timed_out(answer)):
-                return await self._halves(group)
+                await self._halves(group)
+                return
             elif await self._later(group, answer):
-                return 0
+                return
             if verdict.lost or verdict.meaning == "done":
                 group = [replace(op, sent=True) for op in group]
-            return await self._each([[op] for op in group])
-        moved, alone = 0, []
+            await self._each([[op] for op in group])
+            return
+        alone = []
         for op, result in zip(group, results, strict=True):
             if result is None or (result.status >= 300 and not decide.is_final(result)):
                 alone.append([op])
             elif result.status >= 300:
                 await self._no(op, result)
-                moved += 1
             else:
                 self._settle((op, None if op.kind == "delete" else result.body[0]))
-                moved += 1
-        return moved + (await self._each(alone) if alone else 0)
+        await self._each(alone)
 
-    async def _halves(self, group: Sequence[Op]) -> int:
+    async def _halves(self, group: Sequence[Op]) -> None:
         """Carry out a statement that was refused as two, one after the other."""
-        moved, middle = 0, (len(group) + 1) // 2
+        middle = (len(group) + 1) // 2
         for half in filter(None, (group[:middle], group[middle:])):
             if self.stopped or self.waiting:
                 await self.put_back(half)
                 continue
             await self.still_ours()
-            moved += await self._in_turn(iter([half]))
-        return moved
+            await self._in_turn(iter([half]))
 
     async def _write(self, job: _Job) -> None:
         """Insert, update or delete a row, if it is what the operation was based on."""
@@ -572,20 +565,18 @@ class Delivery:
             return await self._no(op, answer)
         return self._settle((op, None))
 
-    async def _broadcast(self, group: Sequence[Op]) -> int:
+    async def _broadcast(self, group: Sequence[Op]) -> None:
         try:
             with self._leaving(*group):
                 answer = await self._writer.send(decide.broadcast(group))
         except NoAnswerError as error:
             await self._no_answer(group, error)
-            return 0
+            return
         self.offline = False
-        for op in group:
-            if decide.judge(answer, 0, 0.0).meaning == "done":
-                self._settle((op, None))
-            else:
-                await self._no(op, answer)
-        return len(group)
+        if decide.judge(answer, 0, 0.0).meaning == "done":
+            self._settle(*((op, None) for op in group))
+        else:
+            await self._no_all(group, answer)
 
     # --- what became of it -----------------------------------------------------------------------
 
@@ -600,10 +591,12 @@ class Delivery:
             asked = [question(record) for record in records if record["open"]]
             asking = replace(decide.in_doubt(op, left), state="asking", error="; ".join(asked))
             await self._store(self.outbox.back, asking, records)
+            self.ended += 1
             self.tell(self._listener.rebased, asking, records)
             return False
         if left.edit is None:
             await self._store(self.outbox.settle, op, row, records)
+            self.ended += 1
             if records:
                 self.tell(self._listener.rebased, op, records)
             self.tell(self._listener.settled, [(op, row)])
@@ -626,6 +619,7 @@ class Delivery:
         async with self._committing:
             done, self._done, self._settling = self._done, [], None
             await self._store(self.outbox.settle_all, done)
+            self.ended += len(done)
         self.tell(self._listener.settled, done)
 
     async def _settled(self) -> None:
@@ -640,7 +634,35 @@ class Delivery:
 
     async def _no(self, op: Op, answer: Answer, *, read: bool = False) -> None:
         """An answer that is not a success; to a ``read``, which has no effect that could be lost."""
+        await self._no_all([op], answer, read=read)
+
+    async def _no_all(self, ops: Sequence[Op], answer: Answer, *, read: bool = False) -> None:
+        """The answer to several operations, as one commit."""
         jitter = self._random() * 0.2
+        verdicts = [self._judged(op, answer, jitter, read) for op in ops]
+        waiting: list[Op] = []
+        failed: list[tuple[Op, Verdict]] = []
+        for op, verdict in verdicts:
+            if verdict.meaning == "refresh":
+                self.unauthorized = verdict.words
+                waiting.append(replace(op, state="waiting", not_before=0.0, error=""))
+            elif verdict.meaning == "wait":
+                if answer.status == 429:
+                    self.retry_at = max(self.retry_at, verdict.until)
+                until, words = verdict.until, verdict.words
+                waiting.append(replace(op, state="waiting", not_before=until, error=words))
+            else:
+                failed.append((_set_aside(op, verdict.words), verdict))
+        self.waiting += waiting
+        await self._store(self.outbox.back_all, [*waiting, *(op for op, _ in failed)])
+        self.ended += len(failed)
+        for op, verdict in failed:
+            self.tell(self._listener.failed, op)
+            if verdict.columns:
+                self.tell(self._listener.columns_suspect, op)
+
+    def _judged(self, op: Op, answer: Answer, jitter: float, read: bool) -> tuple[Op, Verdict]:
+        """What an answer means to an operation, in words for its user; and that as it stands then."""
         verdict = decide.judge(answer, op.attempts, self._clock(), jitter, self._max_attempts)
         if read:
             verdict = replace(verdict, lost=False)
@@ -653,17 +675,7 @@ class Delivery:
         elif op.kind in WRITES and decide.renamed(answer):
             verdict = replace(verdict, words=f"{verdict.words}; {decide.RENAMED}")
         op = replace(op, attempts=op.attempts + verdict.counts, sent=op.sent or verdict.lost)
-        if verdict.meaning == "refresh":
-            self.unauthorized = verdict.words
-            await self._back(op, until=0.0)
-        elif verdict.meaning == "wait":
-            if answer.status == 429:
-                self.retry_at = max(self.retry_at, verdict.until)
-            await self._back(op, until=verdict.until, words=verdict.words)
-        else:
-            await self._fail(op, verdict.words)
-            if verdict.columns:
-                self.tell(self._listener.columns_suspect, op)
+        return op, verdict
 
     async def _later(self, group: Sequence[Op], answer: Answer) -> bool:
         """Return the rows of a statement whose answer says that all of it waits, or needs another login.
@@ -675,8 +687,7 @@ class Delivery:
         verdict = decide.judge(answer, attempts, 0.0, max_attempts=self._max_attempts)
         if verdict.meaning not in ("wait", "refresh") or decide.timed_out(answer):
             return False
-        for op in group:
-            await self._no(op, answer)
+        await self._no_all(group, answer)
         return True
 
     async def _no_answer(self, ops: Sequence[Op], error: NoAnswerError) -> None:
@@ -684,24 +695,28 @@ class Delivery:
         self.offline = True
         wait = NETWORK_WAIT * (1 + 0.2 * self._random())
         self.retry_at = max(self.retry_at, self._clock() + wait)
-        for op in ops:
-            await self._back(replace(op, sent=op.sent or error.sent), until=0.0)
+        waiting = [
+            replace(op, sent=op.sent or error.sent, state="waiting", not_before=0.0, error="")
+            for op in ops
+        ]
+        self.waiting += waiting
+        await self._store(self.outbox.back_all, waiting)
 
     async def put_back(self, ops: Sequence[Op]) -> None:
         """Return what was marked as left when it was taken, and has not."""
-        for op in ops:
-            await self._store(self.outbox.back, op)
+        await self._store(self.outbox.back_all, ops)
         self.waiting += ops
 
-    async def _back(self, op: Op, *, until: float, words: str = "") -> None:
+    async def _back(self, op: Op, *, until: float) -> None:
         self.waiting.append(op)
         await self._store(
-            self.outbox.back, replace(op, state="waiting", not_before=until, error=words)
+            self.outbox.back, replace(op, state="waiting", not_before=until, error="")
         )
 
     async def _fail(self, op: Op, words: str) -> None:
-        failed = replace(op, state="failed", error=words, attempts=max(1, op.attempts))
+        failed = _set_aside(op, words)
         await self._store(self.outbox.back, failed)
+        self.ended += 1
         self.tell(self._listener.failed, failed)
 
     def tell(self, fn: Callable[..., object], *args: object) -> None:
@@ -734,3 +749,7 @@ class Delivery:
         except QueueError as error:  # it expires
             logger.warning("the queue: %s", error)
         self._disk.shutdown(wait=False)
+
+
+def _set_aside(op: Op, words: str) -> Op:
+    return replace(op, state="failed", error=words, attempts=max(1, op.attempts))

@@ -448,6 +448,12 @@ class Outbox:
             decisions.keep(db, op, records)
             rows.store(db, op)
 
+    def back_all(self, ops: Sequence[Op]) -> None:
+        """Several operations return to the queue, as one commit."""
+        with self._fenced() as db:
+            for op in ops:
+                rows.store(db, op)
+
     def _take_over(self, db: sqlite3.Connection, left: Sequence[str], op: str | None = None) -> int:
         """Make this session's what the sessions ``left`` have put in; how much of it waits."""
         if not left:

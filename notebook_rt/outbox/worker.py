@@ -101,19 +101,19 @@ class Worker:
         try:
             while True:
                 self.waking.clear()
-                sent = 0
+                ended = 0
                 try:
                     if time.monotonic() >= watch_at:
                         await self._watch()
                         watch_at = time.monotonic() + WATCH_SECONDS
-                    sent = await self.step()
+                    ended = await self.step()
                     self._trouble = ""
                 except LeaseLostError:
                     pass  # the kernel that has it now goes on
                 except Exception as error:
                     self._say(error)
                     await asyncio.sleep(WATCH_SECONDS)
-                if not (sent and self.outbox.more):
+                if not (ended and self.outbox.more):
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(max(0.0, watch_at - time.monotonic())):
                             await self.waking.wait()
@@ -121,7 +121,7 @@ class Worker:
             await self.delivery.end()
 
     async def step(self) -> int:
-        """Take a batch and carry it out; how many operations came to an end or moved on."""
+        """Take a batch and carry it out; how many operations came to an end."""
         delivery = self.delivery
         async with self._busy:
             async with self._taking:
@@ -139,7 +139,7 @@ class Worker:
     async def _carry_out(self, ops: Sequence[Op], many: bool) -> int:
         delivery = self.delivery
         groups = decide.runs(ops, many=many)
-        moved = 0
+        before = delivery.ended
         delivery.begin()
         if self.outbox.more and not await delivery.look_for_many(groups):
             return 0
@@ -149,8 +149,8 @@ class Worker:
                 continue
             if place:  # the first leaves right after the lease was taken with it
                 await delivery.still_ours()
-            moved += await delivery.send(group)
-        return moved
+            await delivery.send(group)
+        return delivery.ended - before
 
     # --- the file --------------------------------------------------------------------------------
 

@@ -74,7 +74,9 @@ LEAVE_SECONDS = 5.0
 LINGER_SECONDS = 1.0
 """How long a closing session lets the last writes leave; the rest leaves with the next session."""
 ANSWER_SECONDS = LEAVE_SECONDS + 2 * REQUEST_SECONDS
-"""How long for the answer, once they have left."""
+"""Seconds from the call after which an answer is waited for no more."""
+POLL_SECONDS = 0.1
+"""Longest pause between two looks at what is waited for: another kernel may have sent it."""
 COUNT_SECONDS = 0.1
 """Pause between two looks at what was refused."""
 STATES = ("waiting", "failed", "asking")
@@ -208,7 +210,7 @@ class Writes:
                 remaining = end - time.monotonic()
                 if first is None or remaining <= 0 or self.project.closed:
                     break
-                changed.wait(min(remaining, COUNT_SECONDS))
+                changed.wait(min(remaining, POLL_SECONDS))
         self.project.thread.wait(asyncio.sleep(0))  # the loop shows right after it has put down
 
     def tell_worker(self, what: Callable[[Worker], object]) -> None:
@@ -247,7 +249,7 @@ class Writes:
                 thread.wait(opened.worker.taken())
 
     def held(self) -> str:
-        """Why nothing is sent that waits; empty: it is."""
+        """Why waiting writes are not sent; empty if they are."""
         if self.paused:
             return "the queue is paused: resume() it"
         refused = "" if self._open is None else self._open.worker.delivery.unauthorized
@@ -628,9 +630,8 @@ class TableEdits:
             row = {**values, **self._draw(editor, values, wanted)}
         except ServerMakesKeyError as error:
             undrawn = error
-        if (
-            undrawn is not None
-        ):  # past the except: what is raised from here is not told as its consequence
+        # Outside of the except block, whose error would be told as the cause of what is raised here.
+        if undrawn is not None:
             self._may_go_unkeyed(editor, wanted[-1], undrawn)
             return self._inserted(editor, wanted[-1], editor.insert_unkeyed(values))
         return editor.insert(row, *wanted[-1:])

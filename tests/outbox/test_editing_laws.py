@@ -171,6 +171,7 @@ def test_a_batch_of_tables_is_queued_whole_or_taken_back_whole(steps: list[Any])
                 report = editors[table].edit_many(changes, handles[table][handle])
                 (made if table in open_tables else at_once).append((table, what, value, report))
                 return
+            around = set(open_tables)
             open_tables.add(table)
             first = len(made)
             full = ending == ["disk full"] and not depth
@@ -183,8 +184,10 @@ def test_a_batch_of_tables_is_queued_whole_or_taken_back_whole(steps: list[Any])
                     if full:
                         outbox._db.execute("pragma query_only = on")
             except (ZeroDivisionError, QueueError):
-                dropped.extend(made[first:])
-                del made[first:]
+                # What was edited of the tables of the blocks around is of these.
+                inside = [one for one in made[first:] if one[0] == table or one[0] not in around]
+                dropped.extend(inside)
+                made[first:] = [one for one in made[first:] if one not in inside]
             if full:
                 outbox._db.execute("pragma query_only = off")
             if not depth:

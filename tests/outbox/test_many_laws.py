@@ -240,7 +240,7 @@ def test_an_empty_frame_writes_nothing() -> None:
     st.sampled_from(["insert", "upsert", "edit", "delete"]),
     st.sets(st.sampled_from(THERE), min_size=2),
     st.booleans(),
-    st.sampled_from(["429", "401", "503"]),
+    st.sampled_from(["429", "401", "503", "away"]),
 )
 def test_a_server_that_says_later_to_many_rows_is_not_asked_before(
     what: str, keys: set[int], many: bool, fault: Fault
@@ -257,14 +257,20 @@ def test_a_server_that_says_later_to_many_rows_is_not_asked_before(
                 kernel.editor.given(given_rows, what), upsert=what == "upsert"
             )
 
+        commits: list[None] = []
+
         async def refuse() -> None:
-            await kernel.step(fault)
-            await kernel.worker.step()  # before it is woken, and time passes
+            kernel.now += 30.0
+            kernel.server.faults = [fault]
+            kernel.outbox.subscribe(lambda: commits.append(None))
+            assert await kernel.worker.step() == 0, "nothing came to an end"
+            assert await kernel.worker.step() == 0, "before it is woken, and time passes"
 
         asyncio.run(refuse())
         assert kernel.server.requests == 1
+        assert len(commits) == 1
         assert {op.not_before - kernel.now for op in kernel.outbox.ops()} == (
-            {-kernel.now} if fault == "401" else {20.0}
+            {-kernel.now} if fault in ("401", "away") else {20.0}
         )
         drain(kernel, [])
         assert report.written == len(keys)
