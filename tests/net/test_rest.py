@@ -376,21 +376,29 @@ async def test_what_failed_before_the_request_began_was_certainly_not_sent() -> 
 
 
 async def test_a_wait_for_a_free_connection_is_no_request() -> None:
-    async with _serving(_say_nothing) as there:
-        client = HttpClient(f"http://{there}", Credentials("k"), seconds=0.3)
-        send = client.send(Request("POST", "/rest/v1/t", (), {"id": 1}))
-        client._client = httpx.AsyncClient(
-            base_url=f"http://{there}", limits=httpx.Limits(max_connections=1), timeout=10
-        )
-        first = asyncio.ensure_future(send)
-        await asyncio.sleep(0)
-        ends = await asyncio.gather(
-            first,
-            client.send(Request("POST", "/rest/v1/t", (), {"id": 2})),
-            return_exceptions=True,
-        )
-        await client.aclose()
-    assert [isinstance(end, NoAnswerError) and end.sent for end in ends] == [True, False]
+    accepted = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set()
+        await _say_nothing(reader, writer)
+
+    async with _serving(accept) as there:
+        limits = httpx.Limits(max_connections=1)
+        pool = httpx.AsyncClient(base_url=f"http://{there}", limits=limits, timeout=10)
+        clients = [HttpClient(f"http://{there}", Credentials("k"), seconds=s) for s in (10, 0.05)]
+        for client in clients:
+            await client.aclose()
+            client._client = pool
+        first = asyncio.ensure_future(clients[0].send(Request("POST", "/rest/v1/t", (), {})))
+        await accepted.wait()
+        with pytest.raises(NoAnswerError) as second:
+            await clients[1].send(Request("POST", "/rest/v1/t", (), {}))
+        assert not second.value.sent
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError) as ended:
+            await first
+        assert not isinstance(ended.value, CancelledUnsentError)
+        await pool.aclose()
 
 
 async def test_what_failed_after_the_request_began_may_have_arrived() -> None:
