@@ -1,6 +1,6 @@
 """``History``: the past of a live table, as far as it was recorded; and ``Replay``, which plays it.
 
-Thin: what is recorded, and how a moment is put together of it, is in ``sync/history``; when, in
+What is recorded, and how a moment is put together of it, is in ``sync/history``; when, in
 ``runtime/recording.py``.
 """
 
@@ -153,7 +153,7 @@ class History:
         Warns
         -----
         HistoryGapWarning
-            If it lies in a gap: what happened in there is known only by what was read at its end.
+            If it lies in a gap: changes inside it are known only from the read that closed it.
 
         Examples
         --------
@@ -219,7 +219,7 @@ class History:
         DataFrame
             ``_commit_timestamp`` (datetime64, UTC), ``_change_type`` (``"insert"``, ``"update"``,
             ``"delete"``) and ``_cause``, then the table's columns, the key among them, as the change left
-            them; of a deleted row, as it was. Of a change that was read and not heard, such as the outcome
+            them; of a deleted row, as it was. Of a change that was found by a read, such as the outcome
             of a gap (``reconcile``, ``audit``, ``poll``, ``snapshot``), the time is that of the reading.
 
         Raises

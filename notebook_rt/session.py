@@ -232,8 +232,8 @@ class Session(Opening):
     """A project, live. Made by `connect`; use it as a context manager or ``close()`` it.
 
     It also closes when nothing holds it or one of its frames any more, and when the cell that made
-    it is run again and connects to the same project. What is asked of a closed session raises
-    `ClosedError`.
+    it is run again and connects to the same project. Calls that need the server raise `ClosedError`
+    then.
     """
 
     def __init__(
@@ -480,7 +480,7 @@ class Session(Opening):
         return self._listen(fn, "Session.on_health", self._project.health_listeners.add)
 
     def on_note(self, fn: Callable[[str, str], Any]) -> Callable[[], None]:
-        """Call ``fn(kind, text)`` with what is worth a line, on a thread of its own.
+        """Call ``fn(kind, text)`` with each note, on a thread of its own.
 
         The kind is ``"merged"``, ``"conflict"`` (you are to decide), ``"queued"`` or ``"failed"`` (edits),
         ``"unavailable"`` (live updates are not to be had) and ``"live"`` (they are again), ``"limit"`` (one

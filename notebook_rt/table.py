@@ -1,6 +1,6 @@
 """``LiveTable``: a live frame whose rows can be written (promises, edits).
 
-Thin: an edit goes to the table's `Editor`, which checks it, puts it down in the queue's file and
+An edit goes to the table's `Editor`, which checks it, puts it down in the queue's file and
 shows it. Looking at what is pending opens no file where none is.
 """
 

@@ -225,7 +225,7 @@ class Filter:
     def matches(self, row: Mapping[str, Any], schema: Schema) -> bool | None:
         """Whether PostgreSQL would select ``row``; None where only the server knows.
 
-        ``row`` is typed (``store.types``). A column that is missing from it, a comparison that
+        ``row`` is typed (``model.types``). A column that is missing from it, a comparison that
         depends on a collation, a pattern or literal this side cannot read with certainty: None,
         unless another condition already says no.
         """

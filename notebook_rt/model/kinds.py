@@ -1,6 +1,6 @@
 """PostgreSQL's type names: what family a type is of, and what numpy, pandas and Arrow call it.
 
-``store.types`` says which and why.
+``model.types`` says which and why.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Values of PostgreSQL's types: from JSON, to JSON, to text, and whether two are equal.
 
-``store.types`` says which and why.
+``model.types`` says which and why.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Delivery:
         self.retry_at = 0.0
         """Nothing leaves before."""
         self.waiting: list[Op] = []
-        """What was taken with this batch and waits again: what depends on it must not leave."""
+        """Taken with this batch, then returned to the queue: later operations that depend on it must wait."""
         self._left: set[str] = set()
         """What of this batch may have left for the server, by its id."""
         self.ended = 0
@@ -233,7 +233,7 @@ class Delivery:
                 await self._write_all(ops)
 
     async def _choose_way(self, group: Sequence[Op]) -> Sequence[Op]:
-        """Note of sums whether they leave through the ledger, before they do; what still may leave.
+        """Put down which sums go through the ledger, before they leave; returns what may still leave.
 
         A sum that was taken, and of which neither this nor a row's version was noted, never left: by
         whatever way, the note is durable first. So nobody need be asked about it, even if the ledger is

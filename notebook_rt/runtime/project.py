@@ -94,7 +94,7 @@ class Project:
         self.state_listeners: Signal[State, str] = Signal()
         """Called with each new state and why; must be quick."""
         self.note_listeners: Signal[str, str] = Signal()
-        """Called with what is worth a line: its kind and text."""
+        """Called with each note: its kind and text."""
         self.health_listeners: Signal[Health] = Signal()
         """Called with the health when its verdict or the latency may be another one."""
         self.refused: Callable[[], str] = lambda: ""

@@ -43,7 +43,7 @@ class Services:
     known: Callable[[NotebookRTError], NotebookRTError]
     """Given what a request met, says it as is known of this server: it may have been there before."""
     on_note: Callable[[str, str], None]
-    """Told of what is worth a line: kind and text."""
+    """Told each note: its kind and text."""
     on_facts: Callable[[], None]
     """Told when a table's lag or its last audit may make for another health."""
 

@@ -55,7 +55,7 @@ _BESIDE: Final = 100_000
 
 
 class Table:
-    """A keyed, ordered, columnar table that implements ``sync.rows.Rows``.
+    """A keyed, ordered, columnar table that implements ``model.rows.Rows``.
 
     Parameters
     ----------

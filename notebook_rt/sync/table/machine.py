@@ -1,4 +1,4 @@
-"""What the machine of a table and that of a query have in common: one life, told in one language.
+"""What the machine of a table and that of a query have in common.
 
 A ``Machine`` takes events and a time, and gives effects (``sync/events.py``). This module holds what
 does not depend on what is read: the flows under way, the gaps that events open, whether the channel
@@ -42,7 +42,7 @@ from notebook_rt.sync.table.flows import Flows
 from notebook_rt.sync.table.horizon import Horizon
 
 JOIN_PATIENCE: Final = 5.0
-"""Seconds to wait for the first ``Confirmed`` before reading without it, as if polling."""
+"""Seconds to wait for the first ``Confirmed`` before reading without it."""
 UNANSWERED: Final = 5.0
 """Seconds after which a request without an answer is a reason to doubt what is shown."""
 POLL_SHARE: Final = 0.2

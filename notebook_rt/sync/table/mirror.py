@@ -61,7 +61,7 @@ MAIN: Final = "main"
 LOG: Final = "log"
 REFETCH: Final = "refetch"
 LEARN_PAUSE: Final = 10.0
-"""Seconds between two questions for columns that a page has shown to be others."""
+"""Seconds between two readings of the columns, after a page has shown unknown ones."""
 REFUSALS: Final = 3
 """So many refused reads in a row, and the table is in error."""
 
@@ -593,10 +593,7 @@ class Mirror(Machine):
             self._refusals = 0
 
     def _end(self, error: Exception) -> Flow:
-        """Fail; but Realtime has one sentence for a table that left its publication, one that is
-        gone and one without a grant, and one for a column that it cannot filter by and one that is
-        gone: a read tells them apart.
-        """
+        """Fail with the cause. Realtime uses one message for several causes, so one read decides."""
         reads = self._passes.reads
         try:
             yield [reads.page(reads.by_key(), limit=1)]
