@@ -19,7 +19,7 @@ from notebook_rt.edits.ops import Json, Op
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
 from notebook_rt.model.plain import plain
 from notebook_rt.model.types import coerce, to_json
-from notebook_rt.outbox.owner import Owner
+from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.sessions import whose
 from notebook_rt.runtime.progress import WritesBar

@@ -19,9 +19,9 @@ from pathlib import Path
 from notebook_rt.edits.listing import in_states, state, what
 from notebook_rt.edits.ops import Op
 from notebook_rt.errors import QueueError, printable
-from notebook_rt.outbox.owner import Owner
+from notebook_rt.outbox.account import Owner
+from notebook_rt.outbox.file import directory
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.schema import directory
 from notebook_rt.outbox.sessions import whose
 from notebook_rt.queue import Queue, as_json, dumps
 

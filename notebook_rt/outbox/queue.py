@@ -34,10 +34,10 @@ from notebook_rt.errors import QueueError
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.stored import decode, encode
 from notebook_rt.outbox import decisions, rows, sessions
+from notebook_rt.outbox.account import Owner
+from notebook_rt.outbox.file import open_file
 from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
-from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.salvage import is_damage
-from notebook_rt.outbox.schema import open_file
 from notebook_rt.outbox.sessions import Session
 
 ROWS_AT_ONCE = 1_000

@@ -49,8 +49,8 @@ from notebook_rt.sync.connection.health import (
     needs,
 )
 from notebook_rt.sync.connection.joins import Priority
+from notebook_rt.sync.connection.poll_turns import Turns
 from notebook_rt.sync.connection.supervisor import State
-from notebook_rt.sync.connection.turns import Turns
 from notebook_rt.sync.events import Status
 from notebook_rt.sync.rate import ChangeRate
 from notebook_rt.sync.usage import Hour, Near, Usage

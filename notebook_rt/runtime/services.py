@@ -12,7 +12,7 @@ from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
 from notebook_rt.runtime.topics import Topics
 from notebook_rt.sync.connection.health import Metrics
-from notebook_rt.sync.connection.turns import Turns
+from notebook_rt.sync.connection.poll_turns import Turns
 from notebook_rt.sync.rate import ChangeRate
 
 

@@ -42,6 +42,8 @@ from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Column, canonical
 from notebook_rt.net.http import HttpClient
 from notebook_rt.outbox import key_cache
+from notebook_rt.outbox.account import Owner
+from notebook_rt.outbox.file import IN_MEMORY, path_for
 from notebook_rt.outbox.key_cache import (
     AHEAD,
     ColumnName,
@@ -50,10 +52,8 @@ from notebook_rt.outbox.key_cache import (
     ServerMakesKeyError,
 )
 from notebook_rt.outbox.lease import kernel_name
-from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import REQUEST_SECONDS, HttpRest
-from notebook_rt.outbox.schema import IN_MEMORY, path_for
 from notebook_rt.outbox.sessions import whose
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.runtime.driver import TableDriver

@@ -307,7 +307,7 @@ class Wake:
 
 @dataclass(frozen=True, slots=True)
 class TurnWanted:
-    """A poll is due: send a ``Turn`` when it may begin (``sync/connection/turns.py``)."""
+    """A poll is due: send a ``Turn`` when it may begin (``sync/connection/poll_turns.py``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ import pandas as pd
 
 import notebook_rt as nrt
 from notebook_rt.edits.ops import Op
-from notebook_rt.outbox.owner import Owner
+from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
 from tests.benchmarks.harness import OURS, Result
 

@@ -29,7 +29,7 @@ from notebook_rt.model.rows import Key, RowChange
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.http import HttpClient
-from notebook_rt.outbox.owner import Owner
+from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import HttpRest
 from notebook_rt.outbox.worker import Worker

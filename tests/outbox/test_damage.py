@@ -14,7 +14,7 @@ import pytest
 
 from notebook_rt.edits.ops import Op
 from notebook_rt.errors import QueueError
-from notebook_rt.outbox.owner import Owner
+from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
 
 ANN, BEN = Owner("https://x.supabase.co", "ann"), Owner("https://x.supabase.co", "ben")
@@ -206,7 +206,7 @@ def test_processes_that_open_a_damaged_file_at_once_set_it_aside_once(path: Path
 KILLED = """
 import os, sys
 from pathlib import Path
-from notebook_rt.outbox import salvage, schema
+from notebook_rt.outbox import file, salvage
 from notebook_rt.outbox.queue import Outbox
 def die(*_, **__):
     os._exit(9)

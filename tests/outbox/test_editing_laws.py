@@ -25,8 +25,8 @@ from notebook_rt.errors import QueueError
 from notebook_rt.model.decode import decode_json
 from notebook_rt.model.rows import Key, Upsert
 from notebook_rt.model.types import Column, Schema
+from notebook_rt.outbox.file import IN_MEMORY
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.schema import IN_MEMORY
 from notebook_rt.store.table import Table
 from tests.store.test_hostile_values import deep
 from tests.sync.test_overlay import DictRows

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.http import Answer, Request
-from notebook_rt.outbox.schema import IN_MEMORY
+from notebook_rt.outbox.file import IN_MEMORY
 from tests.outbox.postgrest import BAD, FAULTS, SCHEMA, Fault, Table
 from tests.outbox.test_delivery_laws import Kernel
 

@@ -19,9 +19,9 @@ import pytest
 
 from notebook_rt.edits.ops import Op, Put
 from notebook_rt.errors import QueueError
-from notebook_rt.outbox import schema
+from notebook_rt.outbox import file
+from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.lease import LeaseLostError
-from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 
 
@@ -126,8 +126,8 @@ def test_what_was_put_is_there_for_another_kernel_as_it_was(outbox: Outbox, path
 
 def test_the_file_and_its_log_are_for_the_owner_only(outbox: Outbox, path: Path) -> None:
     outbox.put(update("a", 1, n=1))
-    for file in path.parent.iterdir():
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    for one in path.parent.iterdir():
+        assert stat.S_IMODE(one.stat().st_mode) == 0o600, one
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
@@ -298,8 +298,8 @@ def test_an_older_file_is_brought_up_and_a_newer_one_refused(
     first = Outbox(path)
     first.put(update("a", 1, n=1))
     first.close()
-    steps = [*schema.MIGRATIONS, "alter table ops add column colour text not null default 'red'"]
-    monkeypatch.setattr(schema, "MIGRATIONS", steps)
+    steps = [*file.MIGRATIONS, "alter table ops add column colour text not null default 'red'"]
+    monkeypatch.setattr(file, "MIGRATIONS", steps)
     second = Outbox(path)
     assert ids(second.ops()) == ["a"]
     second.close()
@@ -311,15 +311,15 @@ def test_an_older_file_is_brought_up_and_a_newer_one_refused(
 
 
 def test_the_file_belongs_to_one_project_and_login() -> None:
-    one = schema.path_for(Owner("https://x.supabase.co", "anon"))
-    assert one == schema.path_for(Owner("https://x.supabase.co/", "anon"))
+    one = file.path_for(Owner("https://x.supabase.co", "anon"))
+    assert one == file.path_for(Owner("https://x.supabase.co/", "anon"))
     others = {
         one,
-        schema.path_for(Owner("https://y.supabase.co", "anon")),
-        schema.path_for(Owner("https://x.supabase.co", "6f1c")),
+        file.path_for(Owner("https://y.supabase.co", "anon")),
+        file.path_for(Owner("https://x.supabase.co", "6f1c")),
     }
     assert len(others) == 3
-    assert ".." not in schema.path_for(Owner("https://../../etc", "x")).name
+    assert ".." not in file.path_for(Owner("https://../../etc", "x")).name
 
 
 def test_a_forked_child_does_not_touch_its_parents_file(outbox: Outbox) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from notebook_rt.edits.ops import Op
+from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.lease import kernel_name
-from notebook_rt.outbox.owner import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.queue import Queue
 
@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from notebook_rt.outbox.lease import kernel_name
 from notebook_rt.edits.ops import Op
-from notebook_rt.outbox.owner import Owner
+from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
 
 outbox = Outbox(Path(sys.argv[1]), Owner("http://x", "me"))

@@ -14,7 +14,7 @@ import pytest
 
 from notebook_rt.cli.main import main
 from notebook_rt.edits.ops import Op
-from notebook_rt.outbox.owner import Owner
+from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.queue import Queue
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebook_rt.sync.connection.turns import Turns
+from notebook_rt.sync.connection.poll_turns import Turns
 
 steps = st.lists(st.tuples(st.sampled_from(("ask", "done")), st.integers(0, 9)), max_size=80)
 

@@ -17,7 +17,7 @@ import platformdirs
 
 from notebook_rt.errors import QueueError
 from notebook_rt.outbox import salvage
-from notebook_rt.outbox.owner import Owner
+from notebook_rt.outbox.account import Owner
 
 logger = logging.getLogger("notebook_rt")
 
