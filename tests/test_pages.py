@@ -174,11 +174,19 @@ def test_export(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
     assert "MSFT" in capsys.readouterr().out
 
 
-def test_broadcast_source(
-    reader: Reader, project: LocalStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("getpass.getpass", lambda _: PASSWORD)
+def test_broadcast_source(reader: Reader, project: LocalStack) -> None:
     project.sql(broadcast_sql("public", ["prices"]))
+    try:
+        prices = reader("howto/broadcast-source")["prices"]
+        until(lambda: repr(prices) == "<LiveTable prices live by broadcast, 3 rows>")
+        set_price(project, prices, "KO", 64)
+    finally:
+        project.sql("update prices set price = 63 where symbol = 'KO'")
+        project.sql(broadcast_remove_sql("public", ["prices"]))
+
+
+def test_own_rows(reader: Reader, project: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("getpass.getpass", lambda _: PASSWORD)
     project.sql(
         "create table todos (id bigint primary key, user_id uuid, what text);"
         "insert into todos select i, id, 'x' from auth.users, generate_series(1, 3) i"
@@ -188,14 +196,10 @@ def test_broadcast_source(
     )
     project.sql(broadcast_sql("public", ["todos"], scope="user_id"))
     try:
-        space = reader("howto/broadcast-source")
-        prices, todos = space["prices"], space["todos"]
-        until(lambda: repr(prices) == "<LiveTable prices live by broadcast, 3 rows>")
+        todos = reader("howto/own-rows")["todos"]
         until(lambda: repr(todos) == "<LiveTable todos live by broadcast per user_id, 3 rows>")
-        set_price(project, prices, "KO", 64)
     finally:
-        project.sql("update prices set price = 63 where symbol = 'KO'")
-        project.sql(broadcast_remove_sql("public", ["prices", "todos"]))
+        project.sql(broadcast_remove_sql("public", ["todos"]))
         project.sql("drop table todos")
 
 

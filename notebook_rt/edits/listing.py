@@ -135,12 +135,8 @@ def undecided(number: int, last: Op | None) -> str:
     """In a sentence, that so many edits wait for a decision, ``last`` the latest; empty: none does."""
     if last is None:
         return ""
-    why = "somebody else has changed it, too" if last.error == "ask" else last.error
-    latest = "the last, " if number > 1 else ""
-    return (
-        f"{number} conflict{'s' * (number != 1)} to resolve: {latest}{what(last)}: {why}; rt.queue.df lists "
-        "what asks, .conflicts of its table has both values, and .resolve(key) decides"
-    )
+    latest, others = ("the last, ", "; rt.queue.df lists what asks") if number > 1 else ("", "")
+    return f"{number} conflict{'s' * (number != 1)} to resolve: {latest}{what(last)}: {last.error}{others}"
 
 
 def refused(number: int, last: Op | None, then: str) -> str:

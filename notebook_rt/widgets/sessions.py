@@ -47,6 +47,7 @@ _SAID: Final = (
 LABELS: Final = {
     "uptime_s": "time connected",
     "broadcast_tables": "tables whose changes the database broadcasts",
+    "scoped_tables": "of those, tables of one user's rows",
     "kept_refused": "kept tables on disk that could not be used",
     "disconnects": "connections lost",
     "retries": "tries to connect again",

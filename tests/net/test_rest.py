@@ -384,7 +384,7 @@ async def test_a_wait_for_a_free_connection_is_no_request() -> None:
 
     async with _serving(accept) as there:
         limits = httpx.Limits(max_connections=1)
-        pool = httpx.AsyncClient(base_url=f"http://{there}", limits=limits, timeout=10)
+        pool = httpx.AsyncClient(base_url=f"http://{there}", limits=limits, timeout=scaled(10))
         clients = [HttpClient(f"http://{there}", Credentials("k"), seconds=s) for s in (10, 0.05)]
         for client in clients:
             await client.aclose()
