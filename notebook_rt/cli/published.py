@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from notebook_rt.errors import AuthError, NotebookRTError
-from notebook_rt.net.registry import Place
+from notebook_rt.net.registry import CHANGES_ONLY, Place
 from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.sync.events import Binding, Change
 
@@ -42,11 +42,7 @@ class _Asked:
         self.answered = threading.Event()
 
     def config(self) -> Mapping[str, Any]:
-        return {
-            "broadcast": {"ack": False, "self": False},
-            "presence": {"key": "", "enabled": False},
-            "private": False,
-        }
+        return CHANGES_ONLY
 
     def bindings(self) -> tuple[Binding, ...]:
         return (self.binding,)

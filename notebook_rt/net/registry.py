@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from notebook_rt.errors import (
     AuthError,
@@ -37,6 +37,14 @@ RATE_LIMITED_WAIT = 30.0
 _TOKEN_REFUSED = ("InvalidJWTToken", "InvalidJWTExpiration", "MalformedJWT", "JwtSignatureError")
 _EXPIRED = "Token has expired"
 """The server has only these words for a token that has ended, by its clock."""
+
+
+CHANGES_ONLY: Final[Mapping[str, Any]] = {
+    "broadcast": {"ack": False, "self": False},
+    "presence": {"key": "", "enabled": False},
+    "private": False,
+}
+"""The ``config`` of a join for Postgres Changes, without the bindings."""
 
 
 class Owner(Protocol):

@@ -40,7 +40,7 @@ from notebook_rt.model.rows import Key, Row, RowChange, Rows, at_most
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Backend, Schema
 from notebook_rt.net.loop import WakingLock
-from notebook_rt.net.registry import Place
+from notebook_rt.net.registry import CHANGES_ONLY, Place
 from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.runtime.buffer import Buffer
 from notebook_rt.runtime.feed import Feed, T, Verdict
@@ -529,11 +529,7 @@ class TableDriver(Feed):
     # What the channel tells (registry.Owner)
 
     def config(self) -> Mapping[str, Any]:
-        return {
-            "broadcast": {"ack": False, "self": False},
-            "presence": {"key": "", "enabled": False},
-            "private": False,
-        }
+        return CHANGES_ONLY
 
     def bindings(self) -> tuple[Binding, ...]:
         return self.mirror.bindings
