@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol
@@ -232,7 +233,7 @@ class Socket(Carrier):
         self, topic: str, config: Mapping[str, Any], listener: ChannelListener
     ) -> SocketChannel:
         """The channel of ``topic`` (without ``realtime:``), registered but not joined."""
-        return SocketChannel(self, f"realtime:{topic}", dict(config), listener)
+        return SocketChannel(self, f"realtime:{topic}", deepcopy(dict(config)), listener)
 
 
 async def hang_up(ws: ClientConnection) -> None:
