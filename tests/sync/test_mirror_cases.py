@@ -29,6 +29,7 @@ from notebook_rt.sync.events import (
     ColumnsSuspect,
     Failed,
     Fetch,
+    Gap,
     Page,
     Progress,
     Published,
@@ -644,6 +645,24 @@ def test_the_first_row_names_all_columns_though_an_edit_has_named_some(
     world.run(5)
     assert world.mirror.schema is not None
     assert set(world.mirror.schema.names) == set(COLUMNS)
+    assert same(world)
+
+
+def test_an_audit_that_is_asked_for_before_the_log_has_a_position_ends_with_one() -> None:
+    """What is committed after it is followed, and not kept for the next audit."""
+    one = Server(dict(COLUMNS), broadcasts=True)
+    one.write(1, {"note": "a"})
+    world = live(TableSpec("t", source="broadcast"), one, options=Options(audit_interval=0))
+    log = world.mirror._passes.log
+    assert log is not None
+    world.handle(AuditNow())
+    log.forget()
+    world.handle(Gap("what was missed is read from the table, not from its log"))
+    world.handle(AuditNow())
+    world.run(5)
+    one.write(1, {"note": "b"})
+    world.run(5)
+    assert world.mirror.status == "live"
     assert same(world)
 
 

@@ -618,7 +618,10 @@ class Mirror(Machine):
         gaps = self._gaps
         self._flows.serve(MAIN, "audit")
         self._audits.began(self._now)
-        proof = yield from self._passes.audit(replica)
+        log, audit = self._passes.log, self._passes.audit(replica)
+        if log is not None and log.position is None:  # else what comes after it is not followed
+            audit = self._passes.rooted(replica, log, audit)
+        proof = yield from audit
         self._audits.ended(self._now, proof.took, clean=not proof.differing)
         self._proven(proof, gaps)
 
