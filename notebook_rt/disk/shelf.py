@@ -165,7 +165,7 @@ class Claim:
             lock.close()
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 return False
-            raise OSError(f"{path} cannot be locked: {error}") from error  # a read-only disk
+            raise OSError(f"{path} cannot be locked: {error}") from error  # such as over NFS
         self._lock = lock
         return True
 
