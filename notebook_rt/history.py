@@ -23,6 +23,7 @@ import numpy as np
 from notebook_rt.errors import ClosedError, HistoryError, HistoryGapWarning, printable
 from notebook_rt.frame import LiveFrame
 from notebook_rt.model.types import equal
+from notebook_rt.runtime.archiving import AHEAD
 from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.runtime.recording import Recording
 from notebook_rt.runtime.replaying import ReplayFeed
@@ -43,8 +44,6 @@ logger = logging.getLogger("notebook_rt")
 MOST_BYTES: Final = 256 << 20
 """What a history takes at most, where nothing else is said."""
 COMMIT, CHANGE, CAUSE = "_commit_timestamp", "_change_type", "_cause"
-AHEAD: Final = 5_000_000
-"""Microseconds by which a moment may be ahead of the server's clock as it is known here."""
 
 
 class History:
@@ -195,10 +194,7 @@ class History:
         """
         import pandas as pd
 
-        if end is None:  # a change may be stamped a little ahead of the time that is known here
-            last = self._recording.read(lambda past: past.last)
-            end = max(self._recording.now(), last or 0) / 1e6
-        old, new = self._at(start), self._at(end)
+        old, new = self._at(start), self._at("now" if end is None else end)
         changes = differences(old.table(), new.table())
         rows = [
             (one.kind, one.key, one.old, one.new, _changed(one.old, one.new)) for one in changes
@@ -401,10 +397,11 @@ class History:
         return after, until
 
     def _moment(self, time: Any) -> int:
-        now = self._recording.now()
+        # The server's clock is known to a second: what was heard is not to come.
+        clock, last = self._recording.now(), self._recording.read(lambda past: past.last) or 0
+        now = last if clock < last <= clock + AHEAD else clock
         when = _microseconds(time, now)
-        last = self._recording.read(lambda past: past.last)
-        if when > max(now, last or 0) + AHEAD:
+        if when > max(now, last) + AHEAD:
             raise HistoryError(f"{_clock(when)} UTC is still to come: it is {_clock(now)} UTC")
         return when
 

@@ -124,7 +124,9 @@ class LiveTable(LiveFrame):
 
     # The past
 
-    def history(self, span: Any = "1h", *, most_bytes: int = MOST_BYTES) -> History:
+    def history(
+        self, span: Any = "1h", *, most_bytes: int = MOST_BYTES, on_disk: bool = False
+    ) -> History:
         """Record the table's past from now on: what changed, and when it was committed.
 
         Waits for the first data. A table has one history: asked for again, it goes on, bounded anew.
@@ -135,6 +137,12 @@ class LiveTable(LiveFrame):
             How much is kept: ``"1h"``, ``"30min"``, seconds. What is older may be forgotten.
         most_bytes : int
             Memory that it takes at most; before it takes more, the oldest is forgotten. Default: 256 MB.
+            On disk it takes as much at most.
+        on_disk : bool
+            Whether it is written to the disk, too, and begins with what an earlier kernel wrote for this
+            project, login and table; the time between is a gap. One kernel writes; another one says so,
+            and records in memory. ``sign_out`` and ``notebook-rt cache clear`` remove it. Asked for once,
+            it stays so until the history is closed.
 
         Returns
         -------
@@ -157,7 +165,10 @@ class LiveTable(LiveFrame):
         microseconds = microseconds_of(span)
         self.wait()
         driver = cast("TableDriver", self._feed)
-        return History(self, driver, driver.thread.call(driver.record, microseconds, most_bytes))
+        recording = driver.thread.call(driver.record, microseconds, most_bytes, on_disk)
+        if recording.archiving is not None:
+            driver.thread.wait(recording.archiving.attached())
+        return History(self, driver, recording)
 
     @property
     def _recording(self) -> Recording | None:

@@ -1,4 +1,4 @@
-"""``notebook-rt cache``: what is kept of live tables on this disk, and how to be rid of it."""
+"""``notebook-rt cache``: what is kept of live tables and their past on this disk, and how to be rid of it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ def _list() -> None:
     for one in reversed(found):
         if one.refused:
             what = f"not used: {one.refused} ({one.path})"
+        elif one.began is not None:
+            span = f"from {_age(now - one.began)} to {_age(now - one.as_of)} ago"
+            what = f"the history of {one.table}  {span}, of {one.project}"
         else:
             rows = f"{one.rows:,} row{'s' * (one.rows != 1)}"
             what = f"{one.table}  {rows}, {_age(now - one.as_of)} old, of {one.project}"

@@ -1,6 +1,7 @@
 """The cache as a whole: where it is, what is in it, and what gives way when it grows too large.
 
-One directory a project and login, one `Shelf` a table in it. Deleting any of it at any time is safe.
+One directory a project and login, one `Shelf` a table in it, and an `Archive` for its past. Deleting any of
+it at any time is safe.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import platformdirs
 
 from notebook_rt.disk import snapshot
+from notebook_rt.disk.archive import PART, Archive
 from notebook_rt.disk.errors import RefusedFileError
 from notebook_rt.disk.kept import Facts, Identity
 from notebook_rt.disk.shelf import JOURNAL, LOCK, SNAPSHOT, Shelf, check_directory, opened
@@ -46,12 +49,17 @@ def shelf(identity: Identity) -> Shelf:
     return Shelf(path_of(identity), identity)
 
 
+def archive(identity: Identity) -> Archive:
+    """The place of a table's past."""
+    return Archive(path_of(identity), identity)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A table in the cache, as a list shows it."""
+    """A table or a history in the cache, as a list shows it."""
 
     path: Path
-    """Of its snapshot."""
+    """Of a table's snapshot; of a history, that of its files without their numbers."""
     bytes: int
     used: float
     """When it was read or written last: seconds since the epoch."""
@@ -61,6 +69,8 @@ class Entry:
     as_of: float = 0.0
     refused: str = ""
     """Why it is as if it were not there; then nothing is known of it but its size."""
+    began: float | None = None
+    """When a history begins; None: it is a table."""
 
 
 def entries() -> list[Entry]:
@@ -69,6 +79,9 @@ def entries() -> list[Entry]:
     for path in root().glob(f"*/*{SNAPSHOT}"):
         with contextlib.suppress(FileNotFoundError):
             found.append(_entry(path))
+    for path in {path.with_suffix("").with_suffix(PART) for path in root().glob(f"*/*{PART}")}:
+        with contextlib.suppress(FileNotFoundError):
+            found.append(_history(path))
     return sorted(found, key=lambda one: one.used)
 
 
@@ -103,24 +116,25 @@ def _clear(directories: Iterable[Path]) -> int:
 
 
 def make_room(most: int, but: Path) -> int:
-    """Remove what was used least lately until at most ``most`` bytes are kept; how many tables went.
+    """Remove what was used least lately until at most ``most`` bytes are kept; how many went.
 
-    ``but`` stays, and what a running kernel writes.
+    Tables go before histories, which cannot be had again. ``but`` stays, and what a running kernel writes.
     """
-    kept, gone = entries(), 0
+    kept, gone = sorted(entries(), key=lambda one: one.began is not None), 0
     total = sum(one.bytes for one in kept)
     for one in kept:
         if total <= most:
             break
-        if one.path != but and _remove(one.path):
+        if one.path != but and _remove(one):
             total -= one.bytes
             gone += 1
     return gone
 
 
-def _remove(path: Path) -> bool:
-    """Remove a table that nobody writes."""
-    held = Shelf(path, Identity("", "", "", ""))
+def _remove(one: Entry) -> bool:
+    """Remove what nobody writes."""
+    nobody = Identity("", "", "", "")
+    held = Shelf(one.path, nobody) if one.began is None else Archive(one.path, nobody)
     try:
         if not held.take():
             return False
@@ -144,9 +158,29 @@ def _entry(path: Path) -> Entry:
     found = [*stats(SNAPSHOT), *stats(JOURNAL), *stats(LOCK)]
     size, used = sum(one for one, _ in found), max((at for _, at in found), default=0.0)
     try:
-        with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-            head = snapshot.read_head(raw)
+        head = _head(path)
         as_of = Facts.read(head["facts"]).as_of
     except (RefusedFileError, OSError, ValueError) as error:
         return Entry(path, size, used, refused=str(error))
     return Entry(path, size, used, head["project"], head["table"], head["rows"], as_of)
+
+
+def _history(path: Path) -> Entry:
+    parts = sorted(path.parent.glob(f"{path.stem}.*{PART}"))
+    found = [one.lstat() for one in parts]
+    for one in parts:
+        with contextlib.suppress(FileNotFoundError):
+            found.append(one.with_suffix(JOURNAL).lstat())
+    size, used = sum(one.st_size for one in found), max(one.st_mtime for one in found)
+    try:
+        heads = [_head(one) for one in (parts[0], parts[-1])]
+        began = Facts.read(heads[0]["facts"]).as_of
+    except (RefusedFileError, OSError, ValueError) as error:
+        return Entry(path, size, used, refused=str(error), began=0.0)
+    head = heads[-1]
+    return Entry(path, size, used, head["project"], head["table"], head["rows"], used, began=began)
+
+
+def _head(path: Path) -> dict[str, Any]:
+    with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        return snapshot.read_head(raw)

@@ -33,13 +33,32 @@ def begin(generation: str, form: int) -> tuple[bytes, int]:
 def record(batch: Batch, schema: Schema, total: int) -> tuple[bytes, int]:
     """A batch as bytes, after a record with the checksum ``total``; and its own checksum."""
     versions = [[dump_key(key, schema), xmin] for key, xmin in batch.versions.items()]
-    raw = dump([batch.facts.plain(), dump_ops(batch.ops, schema), versions])
-    total = zlib.crc32(raw, total)
-    return _RECORD.pack(len(raw), total) + raw, total
+    return framed(dump([batch.facts.plain(), dump_ops(batch.ops, schema), versions]), total)
+
+
+def framed(body: bytes, total: int) -> tuple[bytes, int]:
+    """A record of any body, after one with the checksum ``total``; and its own checksum."""
+    total = zlib.crc32(body, total)
+    return _RECORD.pack(len(body), total) + body, total
 
 
 def batches(raw: bytes, schema: Schema, generation: str, form: int) -> Iterator[Batch]:
     """The batches of a journal's bytes; none, if it belongs to another snapshot."""
+    for body, _ in bodies(raw, generation, form):
+        try:
+            facts, ops, versions = load(body)
+            found = Batch(
+                load_ops(ops, schema),
+                {key_of(key, schema): xmin for key, xmin in versions},
+                Facts.read(facts),
+            )
+        except (LookupError, TypeError, ValueError):
+            return
+        yield found
+
+
+def bodies(raw: bytes, generation: str, form: int) -> Iterator[tuple[bytes, int]]:
+    """The bodies of a journal's records, each with its checksum, up to where something is wrong."""
     head, total = begin(generation, form)
     if raw[: len(head)] != head:
         return
@@ -51,14 +70,5 @@ def batches(raw: bytes, schema: Schema, generation: str, form: int) -> Iterator[
         total = zlib.crc32(body, total)
         if len(body) < length or total != wanted:
             return
-        try:
-            facts, ops, versions = load(body)
-            found = Batch(
-                load_ops(ops, schema),
-                {key_of(key, schema): xmin for key, xmin in versions},
-                Facts.read(facts),
-            )
-        except (LookupError, TypeError, ValueError):
-            return
-        yield found
+        yield body, total
         at += length

@@ -47,7 +47,7 @@ class Shelf:
         self._generation = ""
         self._total = 0
         self._written = self._limit = 0
-        self._lock: sqlite3.Connection | None = None
+        self._claim = Claim(self._file(LOCK))
 
     @property
     def is_there(self) -> bool:
@@ -78,33 +78,21 @@ class Shelf:
 
     def take(self) -> bool:
         """Become the one who writes here, if nobody else is. True: it is so, or was before."""
-        if self._lock is not None:
-            return True
-        make_directory(self.path.parent)
-        path = self._file(LOCK)
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        check(path.lstat(), path)
-        # An empty database's lock: it is everywhere SQLite is, and ends with the process.
-        lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-        try:
-            lock.execute("begin exclusive")
-        except sqlite3.OperationalError:
-            lock.close()
-            return False
-        self._lock = lock
-        self._sweep()
+        if not self._claim.is_mine:
+            if not self._claim.take():
+                return False
+            sweep(self.path, self._file(JOURNAL))
         return True
 
     def write(self, kept: Kept) -> int:
         """Put a whole state in the place of what is there; gives its size in bytes."""
         generation = uuid.uuid4().hex
         make_directory(self.path.parent)  # somebody may have cleared all of it
-        with self._replacing(self.path) as file:
+        with replacing(self.path) as file:
             snapshot.write(file, kept, self.identity, generation)
             size = file.tell()
         head, self._total = journal.begin(generation, snapshot.FORMAT)
-        with self._replacing(self._file(JOURNAL)) as file:
+        with replacing(self._file(JOURNAL)) as file:
             file.write(head)
         self._generation = generation
         self._written, self._limit = 0, max(LEAST_JOURNAL, size // 2)
@@ -114,13 +102,7 @@ class Shelf:
     def append(self, batch: Batch, schema: Schema) -> None:
         """Put a batch behind what is there, for rows of ``schema``; only after `write`."""
         raw, total = journal.record(batch, schema, self._total)
-        file = os.open(self._file(JOURNAL), os.O_WRONLY | os.O_APPEND)
-        try:
-            done = 0
-            while done < len(raw):  # a disk that is full writes a part
-                done += os.write(file, raw[done:])
-        finally:
-            os.close(file)
+        append(self._file(JOURNAL), raw)
         self._total = total
         self._written += len(raw)
 
@@ -138,9 +120,7 @@ class Shelf:
     def close(self) -> None:
         """Let somebody else write."""
         self._generation = ""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._claim.close()
 
     def _file(self, suffix: str) -> Path:
         return self.path.with_suffix(suffix)
@@ -150,24 +130,83 @@ class Shelf:
         with contextlib.suppress(OSError):
             os.utime(self._file(LOCK))
 
-    def _sweep(self) -> None:
-        """Remove what a writer that was killed had begun."""
-        for path in self.path.parent.glob(f"{self.path.stem}*.new"):
-            path.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _replacing(self, path: Path) -> Iterator[IO[bytes]]:
-        """A new file, private, that takes the place of ``path`` when all of it is on the disk."""
-        number, name = tempfile.mkstemp(".new", path.name, path.parent)  # 0600
+class Claim:
+    """The right to write in a place, which one process has at a time; it ends with the process.
+
+    Parameters
+    ----------
+    path : Path
+        Of a file for that alone; it is made, private, and stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock: sqlite3.Connection | None = None
+
+    @property
+    def is_mine(self) -> bool:
+        return self._lock is not None
+
+    def take(self) -> bool:
+        """Claim it, if nobody else has it. True: it is so, or was before."""
+        if self._lock is not None:
+            return True
+        path = self._path
+        make_directory(path.parent)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        check(path.lstat(), path)
+        # An empty database's lock: it is everywhere SQLite is, and ends with the process.
+        lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
-            with os.fdopen(number, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            lock.execute("begin exclusive")
+        except sqlite3.OperationalError as error:
+            lock.close()
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                return False
+            raise OSError(f"{path} cannot be locked: {error}") from error  # such as over NFS
+        self._lock = lock
+        return True
+
+    def close(self) -> None:
+        """Let somebody else have it."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def sweep(*paths: Path) -> None:
+    """Remove what a writer that was killed had begun to put in the place of files."""
+    for path in paths:
+        for half in path.parent.glob(f"{path.name}*.new"):
+            half.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, private, that takes the place of ``path`` when all of it is on the disk."""
+    number, name = tempfile.mkstemp(".new", path.name, path.parent)  # 0600
+    try:
+        with os.fdopen(number, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def append(path: Path, raw: bytes) -> None:
+    """Put bytes at the end of a file that is there."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        done = 0
+        while done < len(raw):  # a disk that is full writes a part
+            done += os.write(file, raw[done:])
+    finally:
+        os.close(file)
 
 
 def check(status: os.stat_result, path: Path) -> None:

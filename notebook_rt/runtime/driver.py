@@ -186,6 +186,8 @@ class TableDriver(Feed):
         self._unstreamed = 0
         """Joins in a row of which the server said that it does not stream broadcasts."""
         self._started = False
+        self.disk: Disk | None = None
+        """Where its past may be written."""
         self.keeping: Keeping | None = None
         """Keeps it on disk; None: nobody asked for that."""
         self.recording: Recording | None = None
@@ -249,12 +251,14 @@ class TableDriver(Feed):
             self.keeping.look()
         self.keeping.asked |= asked
 
-    def record(self, span: int, most: int) -> Recording:
+    def record(self, span: int, most: int, on_disk: bool = False) -> Recording:
         """Record its past from now on, or go on with that; ``span`` in microseconds, ``most`` in bytes."""
         if self.recording is None:
             self.recording = Recording(self, span, most)
             self.recording.start()
         self.recording.bound(span, most)
+        if on_disk and self.disk is not None:
+            self.recording.archive(self.disk)
         return self.recording
 
     async def _begin_warm(self, keeping: Keeping) -> None:

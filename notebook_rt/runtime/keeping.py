@@ -271,7 +271,7 @@ class Keeping:
 
     async def _write(self) -> None:
         try:
-            if not await _beside(self._shelf.take):
+            if not await beside(self._shelf.take):
                 self._whole, self._not_before = True, time.monotonic() + WRITER_AFTER
                 return
             if self._may_write() and not self._over:
@@ -290,12 +290,12 @@ class Keeping:
         if self._whole or self._shelf.is_full:
             taken = self._take(overlay)
             self._whole = False
-            await _beside(lambda: self._write_whole(taken))
+            await beside(lambda: self._write_whole(taken))
             return
         batch = self._batch(overlay)
         if batch is not None:
             schema = overlay.schema
-            await _beside(lambda: self._shelf.append(batch, schema))
+            await beside(lambda: self._shelf.append(batch, schema))
 
     def _take(self, overlay: Overlay) -> _Taken:
         driver, mirror = self.driver, self.driver.mirror
@@ -373,8 +373,8 @@ class Keeping:
         if self._writing is not None:
             await asyncio.wait([self._writing])
         try:
-            if last is not None and await _beside(self._shelf.take):
-                await _beside(lambda: self._write_last(last))
+            if last is not None and await beside(self._shelf.take):
+                await beside(lambda: self._write_last(last))
         except (OSError, RefusedFileError, ValueError) as error:
             self.disk.say(f'table "{self.driver.name}" cannot be kept on disk: {error}')
         finally:
@@ -392,7 +392,7 @@ class Keeping:
             self._timer = None
 
 
-async def _beside(fn: Callable[[], Any]) -> Any:
+async def beside(fn: Callable[[], Any]) -> Any:
     """On a thread beside, or here where Python is ending and starts no more threads."""
     try:
         return await asyncio.to_thread(fn)

@@ -196,6 +196,7 @@ class Project:
             if spec.numeric == "decimal":
                 self.connection.socket.exact_numbers = True
             self.tables[shared_as] = driver
+            driver.disk = self.disk
             if keep or (keep is None and self.options.keep):
                 driver.keep(self.disk, asked=bool(keep))
             self.table_listeners.tell(driver)
@@ -516,7 +517,12 @@ class Project:
     async def _take_token(self, token: str | None) -> None:
         """Another login's: what failed begins anew, the rest is compared with what it may see."""
         before, login = self.credentials.access_token, self.credentials.login
-        kept = [one.keeping for one in list(self.tables.values()) if one.keeping is not None]
+        drivers = list(self.tables.values())
+        written = [
+            *(one.keeping for one in drivers),
+            *(one.recording.archiving for one in drivers if one.recording is not None),
+        ]
+        kept = [one for one in written if one is not None]
         moves = Credentials(self.credentials.key, token).login != login
         for keeping in kept if moves else ():
             await keeping.leave()

@@ -23,6 +23,8 @@ from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Backend, differs
 from notebook_rt.net.loop import LoopThread
+from notebook_rt.runtime.archiving import AHEAD, Archiving
+from notebook_rt.runtime.keeping import Disk
 from notebook_rt.runtime.services import Services
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
@@ -81,11 +83,20 @@ class Recording:
         self._forgetting: asyncio.Task[None] | None = None
         self.listeners: list[Callable[[], object]] = []
         """Called, on the loop, when something may have changed."""
+        self._in_time = self.knows_the_time
+        """Whether all that was recorded has its time by the server's clock, and not by this machine's."""
         self.closed = False
+        self.archiving: Archiving | None = None
+        """Writes it to the disk; None: nobody asked for that."""
 
     def now(self) -> int:
         """The server's time, as far as it is known here. From any thread."""
         return round(self.driver.services.rest.clock() * 1e6)
+
+    @property
+    def knows_the_time(self) -> bool:
+        """Whether the server has told what time it is."""
+        return self.driver.services.rest.server_clock.is_known
 
     def read(self, look: Callable[[Past], T]) -> T:
         """What ``look`` makes of the past, up to now. From any thread; it may take its time."""
@@ -102,6 +113,11 @@ class Recording:
             self._past.span, self._past.most = span, most
 
         self._do(set_bounds)
+
+    def archive(self, disk: Disk) -> None:
+        """Write it to the disk from now on, behind what an earlier kernel wrote."""
+        if self.archiving is None and not self.closed:
+            self.archiving = Archiving(self, self.driver, disk)
 
     def start(self) -> None:
         """Begin with what is shown."""
@@ -137,6 +153,9 @@ class Recording:
         overlay = self._overlay
         if overlay is None or self.closed:
             return
+        if not self._in_time and self.knows_the_time:
+            self._in_time = True
+            self._correct(overlay)
         cause = "refetch"
         for effect in effects:
             if isinstance(effect, Published):
@@ -152,10 +171,23 @@ class Recording:
             if isinstance(effect, Told):
                 self._told(effect)
         self.judge()
+        if self.archiving is not None:
+            self.archiving.look()
         if ops:
             for listener in self.listeners:
                 listener()
             self._forget_soon()
+
+    def _correct(self, overlay: Overlay) -> None:
+        """The server has told its time: what was recorded at one that is still to come begins anew."""
+        now = self.now()
+        if self.read(lambda past: past.correct(now + AHEAD)):
+            self.driver.services.on_note(
+                "info",
+                f'the history of table "{self.driver.name}" begins anew: the clock of this machine was '
+                "ahead of the server's",
+            )
+            self.show(overlay)
 
     def judge(self) -> None:
         """Changes are lost, or are lost no longer, as the status says."""
@@ -188,6 +220,8 @@ class Recording:
             self._overlay.heard, self._overlay.answers = None, []
         self.driver.recording = None
         self._do(partial(self._past.lose, "it is not recorded any more"))
+        if self.archiving is not None:
+            self.archiving.close()
         for listener in tuple(self.listeners):
             listener()
 

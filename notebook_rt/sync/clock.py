@@ -33,6 +33,11 @@ class ServerClock:
         self._low, self._high = both if both[0] <= both[1] else (low, high)
         self._at = received
 
+    @property
+    def is_known(self) -> bool:
+        """Whether an answer has told the server's time."""
+        return self._high < float("inf")
+
     def now(self, monotonic: float, wall: float) -> float:
         """The best guess: this machine's ``wall`` clock, put right as far as it must be wrong."""
         return min(max(wall, monotonic + self._low), monotonic + self._high)

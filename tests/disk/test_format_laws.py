@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sqlite3
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -228,6 +229,25 @@ def test_one_writes_and_everybody_reads() -> None:
     mine.close()
     assert other.take()
     other.close()
+
+
+def test_a_disk_that_knows_no_locks_is_not_taken_for_another_writer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Unlockable:
+        """A connection to a file on a network without locks."""
+
+        def execute(self, statement: str) -> None:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_LOCK
+            raise error
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: Unlockable())
+    with pytest.raises(OSError, match="cannot be locked: disk I/O error"):
+        cache.shelf(ME).take()
 
 
 def test_a_writer_that_was_killed_leaves_no_half_written_file() -> None:

@@ -134,7 +134,8 @@ def test_any_moment_is_what_an_oracle_has_that_kept_every_version(
         now = last = 1_000 * SECOND
         gap: tuple[int, list[int]] | None = None
         gaps: list[tuple[int, int | None, list[int]]] = []
-        known = now
+        era = now
+        known = now - 1  # that it was read at a moment does not say that it is heard from then on
         table.apply([Upsert(key, {}) for key in data.draw(st.lists(keys(schema), unique=True))])
         rows = {key: table.get(key) or {} for key in table.keys()}  # noqa: SIM118
         past.begin(schema, table.parts(), now, View(), "snapshot")
@@ -143,11 +144,12 @@ def test_any_moment_is_what_an_oracle_has_that_kept_every_version(
         last += 1
 
         def begin_anew() -> None:
-            nonlocal table, last, known
+            nonlocal table, last, known, era
             table = Table(schema)
             table.apply([Upsert(key, row) for key, row in rows.items()])
             past.begin(schema, table.parts(), now, View(), "snapshot")
-            known = last = max(now, last)
+            era = last = max(now, last)
+            known = max(known, last - 1) if gap is None else known
             oracle.keep(last, schema, rows)
             last += 1
 
@@ -202,6 +204,8 @@ def test_any_moment_is_what_an_oracle_has_that_kept_every_version(
                         known = max(now, last)
                         gaps.append((gap[0], known, gap[1]))
                         gap = None
+                    else:
+                        known = max(known, era)
                 case ("forget",):
                     past.forget(now)
             moments |= {last - 1, last, last + 1, now}

@@ -5,16 +5,22 @@ recorded. A *gap* is a time in which changes may have been lost: what happened i
 outcome only, and by what was read meanwhile. The past is bounded by a span and by bytes: what is older
 is forgotten, the oldest first.
 
+What is told is written behind, if somebody asks for that (`Past.tell`, `Past.take`): a `Beginning` for each
+state from which changes count, and `Page`s of what came since. Of these the past of an earlier kernel is
+made again, and `precede` puts it ahead of this one's.
+
 Times are microseconds since 1970 by the server's clock, as of ``record.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeAlias
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Delete, Key, Op, RowChange, Upsert
@@ -22,11 +28,17 @@ from notebook_rt.model.types import Backend, Schema
 from notebook_rt.store.column import Parts
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table, differences
-from notebook_rt.sync.history.record import BATCH, Record, Told
+from notebook_rt.sync.history.record import BATCH, Chunk, Record, Told
 
 SHARE: Final = 8
 """A past is cut when an eighth of its changes are too old: to cut it costs what the table holds."""
 READ: Final = "rows were read before their changes were heard"
+UNRECORDED: Final = "nothing recorded it: no kernel did, or what it wrote is lost"
+
+Turn: TypeAlias = tuple[str, Sequence[Any]]
+"""What became of gaps: ``lost`` (since, reason), ``proven`` (at), ``regained`` (at), ``found`` (since, until,
+reason).
+"""
 
 
 class ForgottenMomentError(LookupError):
@@ -103,6 +115,35 @@ class _Era:
     cause: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Beginning:
+    """A state from which changes count, as it is written."""
+
+    schema: Schema
+    base: Mapping[str, Parts]
+    began: int
+    cause: str
+    view: View
+    gap: Gap | None
+    """The gap in which it lies."""
+    goes_on: bool = False
+    """Whether nothing lies between what was written before and this."""
+    rolled: bool = False
+    """Whether it is the state that what was written before has led to, and no other one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Page:
+    """What was told since the page before, as it is written."""
+
+    known: int
+    """Until when everything is known, as long as no gap is open."""
+    turns: Sequence[Turn]
+    chunks: Sequence[Chunk]
+    causes: Sequence[str]
+    """What the numbers of causes mean."""
+
+
 class Past:
     """See the module.
 
@@ -127,6 +168,11 @@ class Past:
         self._known = 0
         """Until when everything is known, as long as no gap is open."""
         self._proven = 0
+        self._telling: list[Beginning | Chunk | Turn] | None = None
+        """What is to be written; None: nothing is."""
+        self._told_known = 0
+        self._begun = False
+        """Whether a beginning was told."""
 
     # What is told ---------------------------------------------------------------------------------
 
@@ -135,8 +181,14 @@ class Past:
     ) -> None:
         """The whole table is this from now on."""
         now = self._after(now)
+        if self._eras:
+            self._eras[-1].record.pack()
         self._eras.append(_Era(Record(schema, base, now), view, cause))
-        self._known = now
+        if not self._open:
+            # If it turns out that nothing is heard from then on, that moment is not known, either.
+            self._known = max(self._known, now - 1)
+        if self._telling is not None:
+            self._tell_beginning(base, now)
 
     def add(self, ops: Sequence[Op], cause: str, now: int) -> None:
         """Rows have changed; ``now`` is the time of operations that have none."""
@@ -165,6 +217,7 @@ class Past:
         """From what is known on, changes may be lost."""
         if self._eras and not self._open:
             self.gaps.append(Gap(self._known, reason))
+            self._tell("lost", self._known, reason)
 
     def prove(self, now: int) -> int:
         """The table was compared with the server; gives when that was before."""
@@ -174,15 +227,32 @@ class Past:
             self._known = max(self._known, now)
             if self._open:
                 self.gaps[-1].proven.append(now)
+                self._tell("proven", now)
         return before
 
     def regain(self, now: int) -> None:
         """No change is lost any more."""
         if self._open:
             self.gaps[-1].until = self._known = self._after(now)
+            self._tell("regained", self._known)
+        elif self._eras:
+            self._known = max(self._known, self._eras[-1].record.began)
+
+    def correct(self, now: int) -> bool:
+        """Let go of what began only after ``now``, by a clock that was ahead; whether there was any."""
+        if not self._eras or self._eras[-1].record.began <= now:
+            return False
+        while self._eras and self._eras[-1].record.began > now:
+            self._eras.pop()
+        if self._telling is not None:  # nothing of it was written: that waits for the server
+            self._telling, self._begun = [], False
+        self._known = min(self._known, now)
+        self.gaps = [gap for gap in self.gaps if self._eras and gap.since <= now]
+        return True
 
     def found(self, since: int, until: int, reason: str) -> None:
         """It turned out that changes were lost in a time in which nothing told of it."""
+        self._tell("found", since, until, reason)
         at = len(self.gaps) - self._open
         self.gaps.insert(at, Gap(since, reason, max(since, until)))
 
@@ -201,6 +271,166 @@ class Past:
         self._eras.clear()
         self.gaps.clear()
         self._known = self._proven = 0
+        self._telling = None
+
+    # What is written ------------------------------------------------------------------------------
+
+    @property
+    def tells(self) -> bool:
+        """Whether what is told is to be written."""
+        return self._telling is not None
+
+    def tell(self) -> None:
+        """From now on, all that is told is to be written, beginning with what the table is now."""
+        self._telling, self._begun = [], False
+        if self._eras:
+            record, now = self._eras[-1].record, self._latest
+            self._tell_beginning(record.at(now), now)
+
+    def be_silent(self) -> None:
+        """What is told is not to be written any more."""
+        self._telling = None
+        if self._eras:
+            self._eras[-1].record.on_packed = None
+
+    def take(self, *, roll: bool = False) -> list[Beginning | Page]:
+        """What is to be written now, in its order; ``roll``: and the state after it, as another beginning."""
+        telling = self._telling
+        if telling is None or not self._begun:
+            return []
+        record = self._eras[-1].record
+        # What comes yet may have the time of the last change, and may not come to be written.
+        known = self._known - (self._known == record.last)
+        found: list[Beginning | Page] = []
+        turns: list[Turn] = []
+        chunks: list[Chunk] = []
+
+        def end_page() -> None:
+            if turns or chunks or known != self._told_known:
+                found.append(Page(known, (*turns,), (*chunks,), (*self._causes,)))
+                self._told_known = known
+            turns.clear()
+            chunks.clear()
+
+        for one in telling:
+            if isinstance(one, Beginning):
+                if found or turns or chunks:
+                    end_page()
+                found.append(one)
+            elif isinstance(one, Chunk):
+                chunks.append(one)
+            else:
+                turns.append(one)
+        end_page()
+        telling.clear()
+        if roll:
+            now = self._latest
+            found.append(self._beginning(record.at(now), now, goes_on=True, rolled=True))
+        return found
+
+    def _tell_beginning(self, base: Mapping[str, Parts], now: int) -> None:
+        assert self._telling is not None
+        self._telling.append(self._beginning(base, now, goes_on=self._begun))
+        self._eras[-1].record.on_packed = self._telling.append
+        self._begun = True
+
+    @property
+    def _latest(self) -> int:
+        """The latest moment of which something is known."""
+        return max(self._after(0), self.gaps[-1].since if self._open else self._known)
+
+    def _beginning(
+        self, base: Mapping[str, Parts], now: int, *, goes_on: bool = False, rolled: bool = False
+    ) -> Beginning:
+        era = self._eras[-1]
+        gap = self.gaps[-1] if self._open else None
+        held = gap and replace(gap, proven=list(gap.proven))
+        self._told_known = 0  # the next page says it
+        return Beginning(
+            era.record.schema, base, now, era.cause, era.view, held, goes_on=goes_on, rolled=rolled
+        )
+
+    def _tell(self, what: str, *facts: Any) -> None:
+        if self._telling is not None:
+            self._telling.append((what, facts))
+
+    # What was written ------------------------------------------------------------------------------
+
+    def resume(self, beginning: Beginning, until: int) -> None:
+        """Go on with what was written after all that is here; what comes after ``until`` does not count."""
+        goes_on = beginning.goes_on and bool(self._eras)
+        began, gap = beginning.began, beginning.gap
+        if self._eras and not goes_on:
+            self._known = min(self._known, began)
+            self.lose(UNRECORDED)
+            if gap is None or gap.since == began:  # then this state was known
+                self.gaps[-1].until = began
+            elif began in gap.proven:
+                self.gaps[-1].proven.append(began)
+        if gap is not None and not self._open:
+            self.gaps.append(replace(gap, proven=[at for at in gap.proven if at <= until]))
+        if not (beginning.rolled and goes_on):
+            record = Record(beginning.schema, beginning.base, began)
+            self._eras.append(_Era(record, beginning.view, beginning.cause))
+        if not goes_on:
+            self._known = began - 1
+
+    def follow(self, page: Page, until: int) -> None:
+        """Go on with a page of what was written after the last beginning."""
+        for what, facts in page.turns:
+            match what:
+                case "lost":
+                    self._known = min(facts[0], until)
+                    self.lose(facts[1])
+                case "proven":
+                    if self._open and facts[0] <= until:
+                        self.gaps[-1].proven.append(facts[0])
+                case "regained":
+                    if self._open and facts[0] <= until:
+                        self.gaps[-1].until = facts[0]
+                case "found":
+                    self.found(facts[0], min(facts[1], until), facts[2])
+                case _:
+                    pass
+        record = self._eras[-1].record
+        for chunk in page.chunks:
+            count = int(chunk.times.searchsorted(until, "right"))
+            if count:
+                mine = chunk if count == len(chunk) else chunk.part(0, count)
+                record.extend(replace(mine, causes=self._numbered(page.causes)[mine.causes]))
+        self._known = min(page.known, until)
+
+    def precede(self, before: Past) -> None:
+        """Put what an earlier kernel recorded ahead of what is here; of the time of both, it knows."""
+        last = before.last
+        if last is None:
+            return
+        while len(self._eras) > 1 and self._eras[1].record.began <= last:
+            self._drop_first()
+        if self._eras and self._eras[0].record.began <= last:
+            self._eras[0].record.forget(last + 1)
+        began = self.began
+        if began is not None:
+            before._known = min(before._known, began)
+        before.lose(UNRECORDED)
+        gap = before.gaps[-1]  # goes on until something was known here
+        if began is None:
+            self._known = before._known
+        else:
+            gap.until = began
+            mine = next((one for one in self.gaps if one.since < began), None)
+            if mine is not None and (mine.until is None or mine.until >= began):
+                gap.until, gap.proven = mine.until, gap.proven + mine.proven
+                self.gaps.remove(mine)
+        self.gaps = sorted([*before.gaps, *self.gaps], key=lambda one: one.until is None)
+        for era in before._eras:
+            era.record.renumber_causes(self._numbered(before._causes))
+        self._eras[:0] = before._eras
+
+    def _numbered(self, causes: Sequence[str]) -> NDArray[np.uint8]:
+        """The numbers that causes have here."""
+        self._causes += [one for one in causes if one not in self._causes]
+        return np.array([self._causes.index(one) for one in causes], "uint8")
 
     @property
     def _open(self) -> bool:

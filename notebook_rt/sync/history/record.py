@@ -10,7 +10,7 @@ the time of what came before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, cast
@@ -135,6 +135,8 @@ class Record:
         self._chunks: list[Chunk] = []
         self._noted: list[_Noted] = []
         self._noted_ops = 0
+        self.on_packed: Callable[[Chunk], object] | None = None
+        """Called with each chunk of changes that were noted."""
         self._last = (
             began + 1
         )  # the server tells milliseconds: what is told after the beginning is later
@@ -228,17 +230,41 @@ class Record:
             self._keys.settle()
         if ids:
             columns, given = self._columns(keys, rows, kinds)
-            self._chunks.append(
-                Chunk(
-                    np.array(times, "int64"),
-                    np.array(ids, "int32"),
-                    np.array(kinds, "uint8"),
-                    np.array(causes, "uint8"),
-                    columns,
-                    given,
-                )
+            chunk = Chunk(
+                np.array(times, "int64"),
+                np.array(ids, "int32"),
+                np.array(kinds, "uint8"),
+                np.array(causes, "uint8"),
+                columns,
+                given,
             )
+            self._chunks.append(chunk)
             self._merge()
+            if self.on_packed is not None:
+                self.on_packed(chunk)
+
+    def extend(self, chunk: Chunk) -> None:
+        """Go on with changes that another record had packed; how it numbered the rows does not matter."""
+        self.pack()
+        keys = pieces.keys_of(self.schema, chunk.columns)
+        known = self._keys.numbers(list(set(keys)))
+        there = self._there
+        new: list[tuple[Key, int]] = []
+        ids = []
+        for key, kind in zip(keys, chunk.kinds.tolist(), strict=True):
+            number = known.get(key)
+            if number is None:
+                number = known[key] = len(there)
+                new.append((key, number))
+                there.append(0)
+            there[number] = kind != DELETE
+            ids.append(number)
+        if new:
+            self._keys.update(new)
+            self._keys.settle()
+        self._last = max(self._last, int(chunk.times[-1]))
+        self._chunks.append(replace(chunk, ids=np.array(ids, "int32"), level=0))
+        self._merge()
 
     def _columns(
         self, keys: Sequence[Key], rows: Sequence[Row], kinds: Sequence[int]
@@ -293,6 +319,11 @@ class Record:
                 for name in partly
             },
         )
+
+    def renumber_causes(self, numbers: NDArray[np.uint8]) -> None:
+        """Each cause has the number from now on that ``numbers`` has in its place."""
+        self.pack()
+        self._chunks = [replace(chunk, causes=numbers[chunk.causes]) for chunk in self._chunks]
 
     # Reading --------------------------------------------------------------------------------------
 
