@@ -30,7 +30,6 @@ from notebook_rt.runtime.replaying import ReplayFeed
 from notebook_rt.store.columns import of_parts
 from notebook_rt.store.export import arrow_table
 from notebook_rt.store.table import differences
-from notebook_rt.sync.history import pieces
 from notebook_rt.sync.history.past import ForgottenMomentError, Gap, Moment, Past
 from notebook_rt.sync.history.record import KINDS, Told
 from notebook_rt.sync.history.steps import SNAPSHOT, Step, steps_of
@@ -675,7 +674,7 @@ def _frame(told: Told, causes: Sequence[str]) -> pd.DataFrame:
         CAUSE: pd.array([causes[cause] for cause in told.causes.tolist()], "str"),
     }
     for name, parts in told.new.items():
-        column = of_parts(pieces.own(parts), schema.types[name], backend, schema.numeric)
+        column = of_parts(parts.own(), schema.types[name], backend, schema.numeric)
         columns[name] = column.array()
     return pd.DataFrame(columns, copy=True)
 
@@ -686,7 +685,7 @@ def _arrow(told: Told, causes: Sequence[str], kinds: Sequence[str] = KINDS) -> p
 
     schema = told.schema
     columns = {
-        name: of_parts(pieces.own(parts), schema.types[name], None, schema.numeric)
+        name: of_parts(parts.own(), schema.types[name], None, schema.numeric)
         for name, parts in told.new.items()
     }
     table = arrow_table(schema, columns)

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from notebook_rt.model.rows import Key, Op
@@ -140,7 +139,7 @@ class Kept:
             If the columns are no table's.
         """
         schema = self.schema
-        versions = Versions(self, {name: own(self.columns[name]) for name in schema.key})
+        versions = Versions(self, {name: self.columns[name].own() for name in schema.key})
         table.restore(self.columns)
         for batch in self.batches:
             table.apply(batch.ops)
@@ -176,17 +175,10 @@ class Versions:
 
 def keys_of(schema: Schema, columns: Mapping[str, Parts]) -> list[Key]:
     """The keys of rows whose columns, the key's among them, hold these parts."""
-    held = ((name, own(columns[name])) for name in schema.key)
+    held = ((name, columns[name].own()) for name in schema.key)
     return schema.keys_in(
         [
             of_parts(parts, schema.types[name], None, schema.numeric).everything()
             for name, parts in held
         ]
     )
-
-
-def own(parts: Parts) -> Parts:
-    """A copy that may be written to."""
-    if isinstance(parts.data, pa.ChunkedArray):
-        return parts
-    return Parts(parts.data.copy(), None if parts.mask is None else parts.mask.copy())

@@ -16,26 +16,15 @@ from typing import Any, Final, Protocol, TypeVar
 from notebook_rt.disk import cache
 from notebook_rt.disk.archive import Archive, Found
 from notebook_rt.disk.kept import Identity
-from notebook_rt.model.spec import TableSpec
-from notebook_rt.net.loop import LoopThread
 from notebook_rt.runtime.keeping import AGAIN_AFTER, PAUSE, WRITER_AFTER, Disk, beside
+from notebook_rt.runtime.observed import Observed
 from notebook_rt.sync.history.past import Beginning, Page, Past, View
-from notebook_rt.sync.query.requery import Requery
 from notebook_rt.sync.table.mirror import Mirror
 
 T = TypeVar("T")
 
 AHEAD: Final = 5_000_000
 """Microseconds by which a moment may be ahead of the server's clock as it is known here."""
-
-
-class Driver(Protocol):
-    """A live table's driver, as far as what writes its past looks at it."""
-
-    name: str
-    spec: TableSpec
-    thread: LoopThread
-    mirror: Mirror | Requery
 
 
 class Recorded(Protocol):
@@ -55,7 +44,7 @@ class Recorded(Protocol):
 class Archiving:
     """See the module. On the loop, but for what says otherwise."""
 
-    def __init__(self, recording: Recorded, driver: Driver, disk: Disk) -> None:
+    def __init__(self, recording: Recorded, driver: Observed, disk: Disk) -> None:
         self.recording = recording
         self.driver = driver
         self.disk = disk

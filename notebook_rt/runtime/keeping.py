@@ -22,19 +22,15 @@ import pandas as pd
 
 from notebook_rt.disk import cache
 from notebook_rt.disk.errors import RefusedFileError
-from notebook_rt.disk.kept import Batch, Facts, Identity, Kept, Versions, keys_of, own
+from notebook_rt.disk.kept import Batch, Facts, Identity, Kept, Versions, keys_of
 from notebook_rt.disk.shelf import Shelf
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import printable
 from notebook_rt.model.rows import Key, Op
-from notebook_rt.model.spec import TableSpec
-from notebook_rt.model.types import Backend, Schema
-from notebook_rt.net.loop import LoopThread
-from notebook_rt.runtime.services import Services
+from notebook_rt.model.types import Schema
+from notebook_rt.runtime.observed import Observed
 from notebook_rt.store.column import Parts
-from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
-from notebook_rt.sync.query.requery import Requery
 from notebook_rt.sync.table.mirror import Mirror
 
 logger = logging.getLogger("notebook_rt")
@@ -53,18 +49,9 @@ DRAIN_SECONDS: Final = 2.0
 """How long a closing session waits for the disk."""
 
 
-class Driver(Protocol):
+class Driver(Observed, Protocol):
     """A live table's driver, as far as what keeps it looks at it."""
 
-    name: str
-    spec: TableSpec
-    dtype_backend: Backend
-    thread: LoopThread
-    services: Services
-    mirror: Mirror | Requery
-    overlay: Overlay | None
-    table: Table | None
-    ordered: Ordered | None
     synced_at: pd.Timestamp | None
 
 
@@ -146,7 +133,7 @@ class _Taken:
         parts, known = self.parts, self.versions
         if self.underneath:
             table = Table(self.schema)
-            table.restore({name: own(one) for name, one in parts.items()})
+            table.restore({name: one.own() for name, one in parts.items()})
             table.apply(self.underneath)
             parts = table.parts()
         keys = keys_of(self.schema, parts)

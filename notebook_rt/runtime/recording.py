@@ -20,19 +20,13 @@ from typing import Final, Protocol, TypeVar
 
 from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
-from notebook_rt.model.spec import TableSpec
-from notebook_rt.model.types import Backend, differs
-from notebook_rt.net.loop import LoopThread
+from notebook_rt.model.types import differs
 from notebook_rt.runtime.archiving import AHEAD, Archiving
 from notebook_rt.runtime.keeping import Disk
-from notebook_rt.runtime.services import Services
-from notebook_rt.store.order import Ordered
+from notebook_rt.runtime.observed import Observed
 from notebook_rt.store.table import Table
 from notebook_rt.sync.events import Effect, Published, Told
-from notebook_rt.sync.history import pieces
 from notebook_rt.sync.history.past import Past, View
-from notebook_rt.sync.query.requery import Requery
-from notebook_rt.sync.table.mirror import Mirror
 
 T = TypeVar("T")
 
@@ -41,18 +35,9 @@ FORGET_EVERY: Final = 1.0
 LOST: Final = "changes had been lost without a word, and an audit found it"
 
 
-class Driver(Protocol):
+class Driver(Observed, Protocol):
     """A live table's driver, as far as its past is concerned."""
 
-    name: str
-    spec: TableSpec
-    dtype_backend: Backend
-    thread: LoopThread
-    services: Services
-    mirror: Mirror | Requery
-    overlay: Overlay | None
-    table: Table | None
-    ordered: Ordered | None
     recording: Recording | None
 
 
@@ -140,7 +125,7 @@ class Recording:
             base, underneath = table.parts(), overlay.underneath()
         if underneath:  # edits that wait are no history
             server = Table(schema)
-            server.restore({name: pieces.own(parts) for name, parts in base.items()})
+            server.restore({name: parts.own() for name, parts in base.items()})
             server.apply(underneath)
             base = server.parts()
         spec = driver.spec

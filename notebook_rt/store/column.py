@@ -25,6 +25,12 @@ class Parts:
     mask: NDArray[np.bool_] | None = None
     """Which of the numbers are null, where one is."""
 
+    def own(self) -> Parts:
+        """A copy that may be written to, with text as a table's column has it."""
+        if isinstance(self.data, pa.ChunkedArray):  # Arrow's chunks never change
+            return Parts(self.data.cast(pa.large_string()))
+        return Parts(self.data.copy(), None if self.mask is None else self.mask.copy())
+
 
 class ColumnStore(ABC):
     """One column's values, in the table's order."""

@@ -80,9 +80,7 @@ def copied(column: ColumnStore) -> ColumnStore:
         return TextColumn(
             one_chunk(column.chunked()), column.pg_type, column.backend, column.numeric
         )
-    held = column.parts()
-    own = Parts(held.data.copy(), None if held.mask is None else held.mask.copy())
-    return of_parts(own, column.pg_type, column.backend, column.numeric)
+    return of_parts(column.parts().own(), column.pg_type, column.backend, column.numeric)
 
 
 def take(column: ColumnStore, places: Positions) -> ColumnStore:

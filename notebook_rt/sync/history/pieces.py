@@ -33,14 +33,6 @@ def pack(values: Sequence[Any], pg_type: str, numeric: Numeric) -> Parts:
     return parts
 
 
-def own(parts: Parts) -> Parts:
-    """A copy that may be written to, as a table's column has it."""
-    data, mask = parts.data, parts.mask
-    if isinstance(data, pa.ChunkedArray):
-        return Parts(data.cast(pa.large_string()))
-    return Parts(data.copy(), None if mask is None else mask.copy())
-
-
 def join(parts: Sequence[Parts], pg_type: str, numeric: Numeric) -> Parts:
     """Columns of one type, one after the other."""
     if len(parts) == 1:
@@ -79,7 +71,7 @@ def pick(parts: Parts, places: Positions) -> Parts:
 
 def values(parts: Parts, pg_type: str, numeric: Numeric) -> list[Any]:
     """The typed values."""
-    return of_parts(own(parts), pg_type, None, numeric).everything()
+    return of_parts(parts.own(), pg_type, None, numeric).everything()
 
 
 def length(parts: Parts) -> int:

@@ -336,7 +336,7 @@ class Record:
     @property
     def base(self) -> dict[str, Parts]:
         """The state from before the first change."""
-        return {name: pieces.own(parts) for name, parts in self._base.items()}
+        return {name: parts.own() for name, parts in self._base.items()}
 
     def told(self, after: int, until: int, key: Key | None = None) -> Told:
         """The changes after one moment, up to another, of all rows or of one."""

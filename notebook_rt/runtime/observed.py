@@ -1,0 +1,29 @@
+"""A live table's driver, as those look at it that follow what it does: what keeps it, what records it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from notebook_rt.edits.overlay import Overlay
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Backend
+from notebook_rt.net.loop import LoopThread
+from notebook_rt.runtime.services import Services
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
+from notebook_rt.sync.query.requery import Requery
+from notebook_rt.sync.table.mirror import Mirror
+
+
+class Observed(Protocol):
+    """See the module."""
+
+    name: str
+    spec: TableSpec
+    dtype_backend: Backend
+    thread: LoopThread
+    services: Services
+    mirror: Mirror | Requery
+    overlay: Overlay | None
+    table: Table | None
+    ordered: Ordered | None
