@@ -157,9 +157,11 @@ def test_local_prints_where_it_is_and_ctrl_c_ends_it(tmp_path: Path) -> None:
         url, _ = read_until(process, r"SUPABASE_URL=(\S+)")
         read_until(process, "Ctrl-C")
         process.send_signal(signal.SIGINT)
-        assert process.wait(scaled(20)) == 130
+        status = process.wait(scaled(20))
         assert process.stdout is not None
-        assert "Traceback" not in process.stdout.read()
+        said = process.stdout.read()
+        assert status == 130, said
+        assert "Traceback" not in said
     with pytest.raises(OSError, match="refused"):
         urlopen(f"{url}/health", timeout=scaled(5))
 
