@@ -85,6 +85,7 @@ def test_the_past_survives_a_kernel_that_is_killed(stack: LocalStack, table: str
         assert kernel.stdout.readline() == "live\n"
         for price in (100, 200, 300):
             sql(f"update {table} set price = {price} where id = 7")
+            sql("select 1 from (select pg_sleep(0.005)) as a")  # the server tells milliseconds
         kernel.stdin.write("go\n")
         kernel.stdin.flush()
         end = pd.Timestamp(kernel.stdout.readline().strip())

@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 FORGET_EVERY: Final = 1.0
 """Seconds between two looks whether something is to be forgotten."""
+PROOFS: Final = ("audit", "reconciled")
+"""What is told when the table was compared with the server."""
 LOST: Final = "changes had been lost without a word, and an audit found it"
 
 
@@ -148,10 +150,13 @@ class Recording:
         ops = overlay.heard
         if ops:
             overlay.heard = []
-        if overlay.answers or self._answers:
-            ops = [*(ops or ()), *self._unheard_answers(overlay, ops or ())]
         if ops:
             self._do(partial(self._past.add, ops, cause, self.now()))
+        if overlay.answers or self._answers:
+            compared = any(isinstance(one, Told) and one.what in PROOFS for one in effects)
+            unheard = self._unheard_answers(overlay, ops or (), compared)
+            self._do(partial(self._past.add, unheard, "refetch", self.now()))
+            ops = [*(ops or ()), *unheard]
         for effect in effects:
             if isinstance(effect, Told):
                 self._told(effect)
@@ -212,9 +217,10 @@ class Recording:
 
     def _told(self, effect: Told) -> None:
         match effect.what:
-            case "audit" | "reconciled":
-                now = self.now()
-                self._do(partial(self._prove, now, bool(effect.detail.get("differing"))))
+            case what if what in PROOFS:
+                now, seconds = self.now(), effect.detail.get("seconds", 0.0)
+                began = now - round(seconds * 1e6)
+                self._do(partial(self._prove, now, began, bool(effect.detail.get("differing"))))
             case "explained":
                 self._do(self._explain)
             case "drift":
@@ -222,8 +228,8 @@ class Recording:
             case _:
                 pass
 
-    def _prove(self, now: int, differing: bool) -> None:
-        before = self._past.prove(now)
+    def _prove(self, now: int, began: int, differing: bool) -> None:
+        before = self._past.prove(now, began)
         if differing and self._live and self._doubted is None:
             self._doubted = (before, now)
 
@@ -235,8 +241,11 @@ class Recording:
             self._past.found(*self._doubted, LOST)
             self._doubted = None
 
-    def _unheard_answers(self, overlay: Overlay, ops: Sequence[Op]) -> list[Op]:
-        """The rows of answers whose change has not come in time, as the server has them."""
+    def _unheard_answers(self, overlay: Overlay, ops: Sequence[Op], compared: bool) -> list[Op]:
+        """The rows of answers whose change has not come in time, as the server has them.
+
+        If the table was ``compared`` with the server, all of them: it was with what they say.
+        """
         for op in ops:
             waits = self._answers.get(op.key)
             if waits is not None and _agree(op, waits[0]):
@@ -244,7 +253,9 @@ class Recording:
         now = time.monotonic()
         answers, overlay.answers = overlay.answers, []
         self._answers.update((op.key, (op, now)) for op in answers)
-        late = [key for key, (_, at) in self._answers.items() if at < now - SHIELD_SECONDS]
+        late = [
+            key for key, (_, at) in self._answers.items() if compared or at < now - SHIELD_SECONDS
+        ]
         found: list[Op] = []
         for key in late:
             del self._answers[key]

@@ -134,7 +134,7 @@ def test_any_moment_is_what_an_oracle_has_that_kept_every_version(
         now = last = 1_000 * SECOND
         gap: tuple[int, list[int]] | None = None
         gaps: list[tuple[int, int | None, list[int]]] = []
-        era = now
+        era, proven = now, 0
         known = now - 1  # that it was read at a moment does not say that it is heard from then on
         table.apply([Upsert(key, {}) for key in data.draw(st.lists(keys(schema), unique=True))])
         rows = {key: table.get(key) or {} for key in table.keys()}  # noqa: SIM118
@@ -166,7 +166,7 @@ def test_any_moment_is_what_an_oracle_has_that_kept_every_version(
                     past.add(ops, "stream" if truncated else more[2], now)
                     read = not truncated and more[2] != "stream" and gap is None and bool(ops)
                     if read and at is None:
-                        gaps.append((known, max(now, last), []))
+                        gaps.append((min(known, max(proven, era - 1)), max(now, last), []))
                         known = max(now, last)
                     elif read and at is not None and round(at * 1e6) < last:
                         gaps.append((round(at * 1e6) - 1, last, []))
@@ -195,6 +195,7 @@ def test_any_moment_is_what_an_oracle_has_that_kept_every_version(
                     gap = gap or (known, [])
                 case ("prove",):
                     past.prove(now)
+                    proven = now
                     known = max(known, now, last)
                     if gap is not None:
                         gap[1].append(max(now, last))

@@ -36,8 +36,8 @@ READ: Final = "rows were read before their changes were heard"
 UNRECORDED: Final = "nothing recorded it: no kernel did, or what it wrote is lost"
 
 Turn: TypeAlias = tuple[str, Sequence[Any]]
-"""What became of gaps: ``lost`` (since, reason), ``proven`` (at), ``regained`` (at), ``found`` (since, until,
-reason).
+"""What became of gaps: ``lost`` (since, reason), ``widened`` (since), ``proven`` (at), ``regained`` (at),
+``found`` (since, until, reason).
 """
 
 
@@ -196,7 +196,7 @@ class Past:
             return
         if cause not in self._causes:
             self._causes.append(cause)
-        if not self._open and cause != "stream":
+        if cause != "stream":
             self._read(ops, now)
         self._eras[-1].record.add(ops, self._causes.index(cause), now)
         at = ops[-1].at
@@ -207,8 +207,13 @@ class Past:
         """What was read has no time of its own, or one that others have overtaken."""
         last = self._eras[-1].record.last
         times = [round(op.at * 1e6) for op in ops if op.at is not None]
-        if len(times) < len(ops):
-            self.found(self._known, max(now, last), READ)
+        # Others that were heard meanwhile say nothing of it: only a comparison does.
+        since = max(self._proven, self._eras[-1].record.began - 1)
+        if self._open:
+            if len(times) < len(ops):
+                self._widen(since)
+        elif len(times) < len(ops):
+            self.found(min(self._known, since), max(now, last), READ)
             self._known = max(now, last)
         elif min(times) < last:
             self.found(min(times) - 1, last, READ)
@@ -219,16 +224,25 @@ class Past:
             self.gaps.append(Gap(self._known, reason))
             self._tell("lost", self._known, reason)
 
-    def prove(self, now: int) -> int:
-        """The table was compared with the server; gives when that was before."""
-        before, self._proven = self._proven or self._known, now
+    def prove(self, now: int, began: int | None = None) -> int:
+        """The table was compared with the server, whose rows were read from ``began`` on (default: at once);
+        gives when that was before.
+        """
+        since = now if began is None else began  # what was committed later may not have been read
+        before, self._proven = self._proven or self._known, since
         if self._eras:
-            now = self._after(now)
-            self._known = max(self._known, now)
+            self._known = max(self._known, self._after(since))
             if self._open:
+                now = self._after(now)
                 self.gaps[-1].proven.append(now)
                 self._tell("proven", now)
         return before
+
+    def _widen(self, since: int) -> None:
+        """The open gap may have begun at ``since``: what turned out in it may have been lost before."""
+        if self._open and since < self.gaps[-1].since:
+            self.gaps[-1].since = since
+            self._tell("widened", since)
 
     def regain(self, now: int) -> None:
         """No change is lost any more."""
@@ -382,6 +396,8 @@ class Past:
                 case "lost":
                     self._known = min(facts[0], until)
                     self.lose(facts[1])
+                case "widened":
+                    self._widen(facts[0])
                 case "proven":
                     if self._open and facts[0] <= until:
                         self.gaps[-1].proven.append(facts[0])
