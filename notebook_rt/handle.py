@@ -120,7 +120,7 @@ class Handle:
         return printable(f"<{type(self).__name__} {feed.name} {self.status}{by}{rows}{why}>")
 
     def _untold(self) -> str:
-        """A reason to put behind the status; empty if there is none."""
+        """A reason to put behind the status; empty without one."""
         return self._feed.why_empty()
 
     def __getattr__(self, name: str) -> Any:

@@ -79,7 +79,7 @@ def test_what_is_written_is_in_df_by_broadcast(
 def test_changes_say_when_they_were_committed(
     stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
 ) -> None:
-    """By the server's clock, so that lag and ``changes_df`` are as by Postgres Changes."""
+    """By the server's clock, so that lag is as by Postgres Changes."""
     table = broadcast()
     frame = rt.table(table)
     frame.wait(scaled(10))

@@ -124,7 +124,7 @@ class Moments:
         return moved
 
     def state(self) -> dict[str, Any] | None:
-        """What the slider draws; None: there is none, because nothing is recorded."""
+        """What the slider draws; None: nothing is recorded."""
         past = self._live.past
         reach = None if past is None else past.reach()
         if reach is None:

@@ -146,7 +146,7 @@ class Facts:
     crowd: str = ""
     """What to do where more channels are wanted than there may be, in part of a sentence."""
     crowded_channels: Sequence[str] = ()
-    """The user's channels for which there is none."""
+    """The user's channels that have no place."""
 
     @property
     def away(self) -> bool:

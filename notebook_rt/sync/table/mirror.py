@@ -193,7 +193,7 @@ class Mirror(Machine):
 
     @property
     def scope(self) -> str:
-        """The column whose value the topic is of; empty: it is of the whole table, or there is none."""
+        """The column whose value the topic is of; empty: it is of the whole table, or there is no topic."""
         return "" if self._passes.log is None else self._passes.log.scope
 
     @property
