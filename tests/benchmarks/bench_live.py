@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import statistics
 import subprocess
 import sys
@@ -274,6 +275,7 @@ def frame_to_df(frames: int, rate: float, rows: int) -> list[Result]:
             frame = rt.table("quotes")
             live(frame, 120)
             changes = frame.changes(timeout=30)
+            gc.collect()  # what the imports left behind is not the frames'
             httpx.post(f"{url}/blast", params={"frames": frames, "rate": rate})
             for batch in changes:
                 df = frame.df
@@ -292,6 +294,7 @@ def frame_to_df(frames: int, rate: float, rows: int) -> list[Result]:
                 done.set()
 
         with peer(url, "key", ["quotes"], callback):
+            gc.collect()
             httpx.post(f"{url}/blast", params={"frames": frames, "rate": rate})
             assert done.wait(120)
     what = f"frame to df at {rate:,.0f}/s, {rows:,} rows"

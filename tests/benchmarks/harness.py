@@ -98,6 +98,7 @@ def machine() -> dict[str, str]:
 
 def write(results: Sequence[Result], directory: Path) -> None:
     """Write ``RESULTS.json`` and ``RESULTS.md``; cases that did not run keep what they had."""
+    directory.mkdir(parents=True, exist_ok=True)
     path = directory / "RESULTS.json"
     kept: list[Result] = []
     if path.exists():
