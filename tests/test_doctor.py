@@ -15,6 +15,10 @@ from notebook_rt.cli import doctor
 from notebook_rt.cli.doctor import Finding
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.runtime.optional_sql import AUDIT_SQL, DESCRIBE_SQL, LEDGER_SQL
+from notebook_rt.session import Session
+from notebook_rt.table import LiveTable
+from tests.proxy import Proxy
+from tests.waiting import until
 
 WHOLE = """
 drop table if exists ill cascade; drop table if exists "Ill one" cascade; drop sequence if exists ill_ids;
@@ -294,6 +298,26 @@ def test_a_table_whose_rows_may_be_hidden_is_not_said_to_be_well(
     whole.sql("delete from ill")
     levels = [one.level for one in looked(capsys, "ill") if one.text.startswith("0 rows, live: ")]
     assert levels == ["note"]
+
+
+def test_a_table_whose_live_updates_begin_anew_meanwhile_is_looked_at_after_that(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A project may confirm twice that changes flow: the table is compared again, for a moment."""
+    first = doctor._row_limit
+
+    def begun_anew(session: Session, table: LiveTable, name: str) -> Iterator[Finding]:
+        until(lambda: table.status == "live", what=lambda: repr(table))
+        proxy.close_channels()
+        until(lambda: table.status != "live", what=lambda: repr(table))
+        yield from first(session, table, name)
+
+    with Proxy(whole.url) as proxy:
+        monkeypatch.setenv("SUPABASE_URL", proxy.url)
+        monkeypatch.setattr(doctor, "_row_limit", begun_anew)
+        found = looked(capsys, "ill")
+    assert wrong(found) == []
+    assert any(one.text == "2 rows, live" for one in found)
 
 
 @pytest.mark.parametrize("described", [True, False])

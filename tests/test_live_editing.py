@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -824,6 +825,35 @@ def test_no_update_is_lost_between_edits_sql_and_a_breaking_socket(
         10,
         lambda: frame.df.to_string(),
     )
+
+
+@pytest.mark.parametrize("pg_type", ["jsonpath", "point", "json"])
+def test_a_column_of_a_type_without_equality_is_edited_and_meets_others(
+    stack: LocalStack,
+    make_table: Callable[..., str],
+    open_session: Callable[..., nrt.Session],
+    pg_type: str,
+) -> None:
+    """PostgreSQL has no ``=`` for it, so that no condition of a write may compare it."""
+    old, new, theirs = {
+        "jsonpath": ('$."a"', '$."b"', '$."c"'),
+        "point": ("(1,2)", "(3,4)", "(5,6)"),
+        "json": ('{"a":1}', '{"a":2}', '{"a":3}'),
+    }[pg_type]
+    name = make_table(f"id int primary key, v {pg_type}")
+    stack.sql(f"insert into {name} values (1, '{old}'), (2, '{old}')")
+    rt = open_session()
+    frame = rt.table(name, merge={"v": "ask"}).wait(scaled(10))
+    value = json.loads(new) if pg_type == "json" else new
+    frame.edit(1, v=value)
+    assert rt.queue.flush(scaled(10)) == 0, rt.queue.df.to_string()
+    assert stack.sql(f"select v::text from {name} where id = 1") == [(new,)]
+    rt.queue.pause()
+    frame.edit(2, v=value)
+    stack.sql(f"update {name} set v = '{theirs}' where id = 2")
+    rt.queue.resume()
+    until(lambda: frame.conflicts["open"].any(), 10, lambda: rt.queue.df.to_string())
+    assert stack.sql(f"select v::text from {name} where id = 2") == [(theirs,)]
 
 
 def test_an_insert_made_offline_over_theirs_asks_in_words_and_is_shown_whole(

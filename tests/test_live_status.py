@@ -21,7 +21,7 @@ from notebook_rt.widgets.adapters import FrameOf
 from notebook_rt.widgets.sessions import _SAID, LABELS, SessionHealth
 from tests.faults.lab import AUDIT, laboratory
 from tests.proxy import Cut, Delay, Drop
-from tests.waiting import scaled, until
+from tests.waiting import scaled, throughout, until
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +52,31 @@ def test_what_comes_seconds_late_is_behind_until_it_is_proven(stack: LocalStack)
         until(lambda: "behind" in told, what=lambda: told)
         lab.proxy.heal()
         until(lambda: lab.session.health.status == "healthy", 15, lambda: lab.session.health)
+        lab.true_within(5)
+
+
+def test_changes_that_go_on_coming_late_are_behind_all_along(stack: LocalStack) -> None:
+    """Not healthy from each audit to the next late change."""
+    options = nrt.Options(behind_after=0.5, audit_interval=1.0)
+    with laboratory(stack, options=options) as lab:
+        until(lambda: lab.session.health.status == "healthy", what=lambda: lab.session.health)
+        lab.proxy.rules = (Delay(seconds=6.0),)
+
+        written = [0.0]
+
+        def behind() -> bool:
+            """And a row is written now and then."""
+            if time.monotonic() > written[-1] + 0.7:
+                lab.sql(f"update {{t}} set name = 'late {len(written)}' where id = 1")
+                written.append(time.monotonic())
+            return lab.session.health.status == "behind"
+
+        until(behind, 20, lambda: lab.session.health)
+        audits = lab.session.metrics["audits"]
+        throughout(behind, 5, lambda: lab.session.health)
+        until(lambda: lab.session.metrics["audits"] > audits, 15, lambda: lab.session.metrics)
+        lab.proxy.heal()
+        until(lambda: lab.session.health.status == "healthy", 20, lambda: lab.session.health)
         lab.true_within(5)
 
 

@@ -338,14 +338,11 @@ def _opened(
     try:
         with session.table(name, key=key) as table:
             table.wait(TABLE_SECONDS)
-            until = time.monotonic() + TABLE_SECONDS
-            while table.status not in ("live", "error") and time.monotonic() < until:
-                time.sleep(0.05)
             yield from _row_limit(session, table, name)
+            status, reason = _settled(table)
             rows = f"{len(table):,} row{'s' * (len(table) != 1)}"
-            reason = f": {table.reason}" if table.reason else ""
-            words = f"{rows}, {table.status}{reason}"
-            if table.status != "live":
+            words = f"{rows}, {status}{': ' if reason else ''}{reason}"
+            if status != "live":
                 yield Finding("wrong", name, words)
             else:  # of one that shows no row it is not known whether it has any
                 yield Finding("note" if reason else "ok", name, words)
@@ -357,6 +354,19 @@ def _opened(
         yield Finding("wrong", name, str(error) + near, sql)
         if not described:
             yield from _behind(session, schema, name, error)
+
+
+def _settled(table: LiveTable) -> tuple[str, str]:
+    """The status and its reason, once the table is live or in error, or has had its time.
+
+    It is stale for a moment whenever live updates begin, which may be twice, so both are read at once.
+    """
+    ends = time.monotonic() + TABLE_SECONDS
+    while True:
+        status, reason = table.status, table.reason
+        if status == table.status and (status in ("live", "error") or time.monotonic() > ends):
+            return status, reason
+        time.sleep(0.05)
 
 
 def _behind(session: Session, schema: str, name: str, error: NotebookRTError) -> Iterator[Finding]:

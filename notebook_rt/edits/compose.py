@@ -291,6 +291,9 @@ class Composer:
             return (left if values else None), dict(op.values)
         if column is None and op.kind == "delete":
             return replace(op, base=record["theirs"]), None
+        if column is None and record["theirs"] is not None:  # made of another row than theirs
+            theirs = record["theirs"]
+            return replace(op, base={c: theirs.get(c) for c in op.base}), dict(op.values)
         if column is None:
             if last is None:
                 raise ConflictError(

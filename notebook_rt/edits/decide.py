@@ -19,7 +19,16 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
 
-from notebook_rt.edits.merge import RULES, Conflict, Edit, Kind, Rebased, Strategies, Strategy
+from notebook_rt.edits.merge import (
+    ANOTHER_ROW,
+    RULES,
+    Conflict,
+    Edit,
+    Kind,
+    Rebased,
+    Strategies,
+    Strategy,
+)
 from notebook_rt.edits.ops import Json, Op, changes_key
 from notebook_rt.errors import identifier, qualified
 from notebook_rt.model.classify import SERVER_WAIT, by_status
@@ -570,6 +579,29 @@ def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
         op.lane,
         op.upsert,
     )
+
+
+def takes_row(op: Op) -> bool:
+    """Whether no row is under the operation's key once it is written."""
+    return op.kind == "delete" or changes_key(op)
+
+
+def of_another_row(op: Op, theirs: Mapping[str, Json], now: float) -> dict[str, Json]:
+    """The record by which an operation asks that was made of a row which gave way to ``theirs``."""
+    who = theirs.get("updated_by")
+    return {
+        "at": now,
+        "op": op.id,
+        "key": dict(op.key),
+        "column": None,
+        "base": dict(op.base),
+        "mine": None if op.kind == "delete" else dict(op.values),
+        "theirs": dict(theirs),
+        "result": None,
+        "rule": ANOTHER_ROW,
+        "who": None if who is None else str(who),
+        "open": True,
+    }
 
 
 def row_key(op: Op, row: Mapping[str, Json]) -> tuple[Any, ...]:

@@ -795,8 +795,15 @@ class Editor(PendingEdits):
                 {**record.record, "at": now, "open": False, "result": result, "rule": rule}
             )
         if left is None:
-            dropped = [one.id for one in self._outbox.discard(op_id)]
-            self._tell_all(lambda o: o.discard(dropped, want_changes=True))
+            rows = [r.record["theirs"] for r in records if r.record["column"] is None]
+            theirs: Mapping[str, Json] | None = rows[0] if rows else {}
+            dropped = (
+                self._outbox.discard(op_id)
+                if theirs is None  # nothing is there that later edits of the row could be of
+                else self._outbox.decline(op_id, theirs, self._shared.clock())
+            )
+            ids = [one.id for one in dropped]
+            self._tell_all(lambda o: o.discard(ids, want_changes=True))
         else:
             left = replace(left, error="; ".join(question(r.record) for r in still))
             if not self._outbox.mend(left, decided=numbers, asks=bool(still)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from notebook_rt.edits.merge import ANSWER_LOST
+from notebook_rt.edits.merge import ANOTHER_ROW, ANSWER_LOST
 from notebook_rt.edits.ops import WRITES, Json, Op
 from notebook_rt.model.values import ascii_json
 
@@ -88,6 +88,11 @@ def question(record: Mapping[str, Json]) -> str:
             why = "" if rule == "ask" else f" ({rule})"
             happened = f"{who} changed {column}, too: yours is {mine}, theirs is {theirs}{why}"
         choices = ""
+    elif rule == ANOTHER_ROW:
+        doing = "deleted" if record["mine"] is None else "gave another key"
+        does = "deletes theirs" if record["mine"] is None else "gives theirs the new key"
+        happened = f"the row that you {doing} was not inserted: its key is that of a row of {who}"
+        choices = f', "mine" {does} and "theirs" keeps it as it is'
     elif record["mine"] is None:
         happened = f"{who} changed the row, which you deleted"
         choices = ', "mine" deletes it and "theirs" keeps it'

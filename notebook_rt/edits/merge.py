@@ -29,6 +29,8 @@ Strategy: TypeAlias = Rule | MergeFunction
 
 ANSWER_LOST: Final = "an answer was lost"
 """How the rule of a conflict begins that is open for that, and not for another value of somebody's."""
+ANOTHER_ROW: Final = "made of another row"
+"""The rule of a conflict that is open since the edit was made of a row which was not inserted."""
 RULES: Final[tuple[Rule, ...]] = ("ask", "delta", "local", "lww", "server", "union")
 
 

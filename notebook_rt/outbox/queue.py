@@ -19,7 +19,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ import msgspec
 
 from notebook_rt.edits import decide
 from notebook_rt.edits.decide import Record
+from notebook_rt.edits.listing import question
 from notebook_rt.edits.ops import Json, Op, OpState, Put, changes_key
 from notebook_rt.errors import QueueError
 from notebook_rt.model.signal import Signal
@@ -292,6 +293,26 @@ class Outbox:
                 decisions.drop_open(db, one)
         self._decided()
         return dropped
+
+    def decline(self, op: str, theirs: Mapping[str, Json], now: float) -> list[Op]:
+        """Drop an operation that gives way to another writer's row ``theirs``, and nothing else.
+
+        The later edits of an insert's row are edits of ``theirs`` from now on. The first that takes
+        ``theirs`` away from its key asks: it was made of another row.
+        """
+        with self._writing() as db:
+            found = self._find(db, op)
+            if found is None:
+                return []
+            rows.remove(db, found)
+            decisions.drop_open(db, found)
+            taking = [one for one in rows.later(db, found) if decide.takes_row(one)]
+            if found.kind == "insert" and taking:
+                record = decide.of_another_row(taking[0], theirs, now)
+                rows.store(db, replace(taking[0], state="asking", error=question(record)))
+                decisions.keep(db, taking[0], [record])
+        self._decided()
+        return [found]
 
     def mend(self, op: Op, *, decided: Iterable[int] = (), asks: bool = False) -> bool:
         """Put another version of a failed or asking operation in its place, to be sent now.

@@ -211,9 +211,10 @@ def remove(db: sqlite3.Connection, op: Op) -> None:
 
 
 def later(db: sqlite3.Connection, op: Op) -> Iterator[Op]:
-    """What stands behind an operation in its lane."""
+    """What stands behind an operation in its lane, in order."""
     rows = db.execute(
-        "select * from ops where owner = ? and lane = ? and seq > ?", (op.owner, op.lane, op.seq)
+        "select * from ops where owner = ? and lane = ? and seq > ? order by seq",
+        (op.owner, op.lane, op.seq),
     )
     return map(op_of, rows.fetchall())
 

@@ -141,7 +141,7 @@ class TableDriver(Feed):
         """Whether the last audit has replaced rows."""
         self.audited_at: float | None = None
         """Monotonic time of the last audit; None before the first."""
-        self._freshness = Freshness()
+        self._freshness = Freshness(self.options.behind_after)
         self._checks = Checks()
         self._questions: list[Question] = []
         self._role = services.rest.credentials.role
@@ -376,7 +376,7 @@ class TableDriver(Feed):
         self.mirror, self._refused = self._machine(), None
         self._made.clear()
         self.drifted, self.audited_at = 0, None
-        self._freshness = Freshness()
+        self._freshness = Freshness(self.options.behind_after)
 
     def _forget(self) -> None:
         self._renew()
@@ -434,6 +434,11 @@ class TableDriver(Feed):
             behind = max(behind, self.services.rest.server_clock.lag(oldest, now))
         return behind if since is None else max(behind, now - since)
 
+    @property
+    def late(self) -> float:
+        """Seconds by which changes came late, until none has for a while; 0.0: none did."""
+        return self._freshness.late(time.monotonic())
+
     def _measure(self, event: Received | ReceivedMany | ReceivedMessages) -> None:
         """Note how late what was applied just now is."""
         match event:
@@ -464,7 +469,7 @@ class TableDriver(Feed):
         self._late = self.behind > self.options.behind_after and self.status != "closed"
         self._lateness = None
         self.services.on_facts()
-        if self._late:
+        if self._late or (self.late and self.status != "closed"):
             loop = asyncio.get_running_loop()
             self._lateness = loop.call_later(1.0, self._tell_while_late)
 

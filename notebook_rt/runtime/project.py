@@ -365,6 +365,7 @@ class Project:
                     driver.poll_every,
                     None if driver.audited_at is None else now - driver.audited_at,
                     driver.replaced,
+                    driver.late if driver.status == "live" else 0.0,
                 )
                 for driver in list(self.tables.values())
             ],

@@ -53,20 +53,41 @@ class ServerClock:
         return max(0.0, monotonic + self._low - commit_time)
 
 
-class Freshness:
-    """How far one table is behind, by what was applied last."""
+LATE_FOR: Final = 60.0
+"""Seconds after which a change that came late counts no more, however late it was."""
 
-    def __init__(self) -> None:
+
+class Freshness:
+    """How far one table is behind, by what was applied last.
+
+    Changes that come more than ``bound`` seconds after their commit are late.
+    """
+
+    def __init__(self, bound: float) -> None:
+        self._bound = bound
         self._lag = 0.0
         self._applied_at = float("-inf")
+        self._latest = 0.0
+        self._late_until = float("-inf")
 
     def applied(self, lag: float, now: float) -> None:
         """A change was applied so many seconds after its commit."""
         self._lag, self._applied_at = lag, now
+        if lag > self._bound:
+            self._latest = max(lag, self.late(now))
+            self._late_until = max(self._late_until, now + min(lag, LATE_FOR))
 
     def proven(self) -> None:
         """The table was compared with the server: what was committed before is here."""
         self._lag = 0.0
+
+    def late(self, now: float) -> float:
+        """How late the latest of the late changes was, until none has come for as long as that; then 0.0.
+
+        Neither a younger change nor a comparison ends it: the next change may be as late again, and
+        is missing until it comes.
+        """
+        return self._latest if now < self._late_until else 0.0
 
     def behind(self, now: float, *, audited: bool) -> float:
         """Seconds. Later changes may be on their way as long as nothing proves otherwise; where no

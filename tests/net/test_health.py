@@ -135,6 +135,14 @@ def test_behind_says_by_how_much_which_tables_and_what_waits() -> None:
     )
 
 
+def test_what_came_late_a_moment_ago_is_told_as_that() -> None:
+    tables = [TableFacts("positions", "live", behind=0.1, late=6.2), late(0.0, 0, "trades")]
+    assert health(Facts("connected", tables=tables), **NUMBERS)[:2] == (
+        "behind",
+        "changes came 6 s late a moment ago: positions",
+    )
+
+
 def test_a_table_in_doubt_says_why_and_when_it_is_checked() -> None:
     tables = [
         TableFacts(name, "live", doubt="why", audit_in=at) for name, at in (("a", 2.9), ("b", 4))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from notebook_rt.edits.editing import Editing
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.merge import ANSWER_LOST, RULES, Edit, Rule, Strategies, merge_value
+from notebook_rt.edits.ops import changes_key
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.model.rows import Key, Upsert
@@ -86,12 +87,19 @@ class Kernel:
         """Decide what asks and drop what was refused."""
         for op in self.outbox.ops(state="failed"):
             self.editor.discard(next(iter(op.key.values())))
-        for record in self.outbox.conflicts(only_open=True):
+        for record in (records := self.outbox.conflicts(only_open=True)):
             key, column = record.record["key"]["id"], record.record["column"]
             if record.number in {one.number for one in self.outbox.conflicts(only_open=True)}:
                 whole = column is None and mine and self.overlay.last(key) is None
                 choice = "mine" if mine and not whole else "theirs"
+                before = self.outbox.ops()
                 self.editor.resolve(key, column, choice)  # type: ignore[arg-type]  # one of two words
+                decided = {one.op for one in records if one.record["key"]["id"] == key}
+                # What follows a change of the key of a row that is gone is of no other row.
+                gone = {one.op for one in records if one.record["theirs"] is None}
+                about = {op.lane for op in before if op.id in gone and changes_key(op)}
+                kept = {op.id for op in before if op.id not in decided and op.lane not in about}
+                assert kept <= {op.id for op in self.outbox.ops()}, "dropped unasked"
 
     async def drain(self, mine: bool) -> None:
         for _ in range(60):
@@ -162,7 +170,9 @@ steps = st.lists(
         st.tuples(st.just("key"), keys, keys),
         st.tuples(st.sampled_from(["set", "add", "insert", "delete", "upsert"]), keys, keys),
         st.tuples(
-            st.sampled_from(["they delete", "they insert", "they set", "they add"]), keys, keys
+            st.sampled_from(["they delete", "they insert", "they set", "they add", "both insert"]),
+            keys,
+            keys,
         ),
         st.tuples(st.just("send"), st.lists(st.sampled_from(FAULTS), max_size=3), st.just(0)),
         st.tuples(st.sampled_from(["hear", "mine", "theirs"]), st.just(0), st.just(0)),
@@ -194,6 +204,10 @@ async def play(
                 server.remove(key)
             case "they insert" if key not in server.rows:
                 server.put(None, {"id": key, "a": "theirs", "n": other, "up": None})
+            case "both insert" if key not in server.rows and kernel.editor.row(key) is None:
+                kernel.insert(key, a=f"new {number}")
+                server.put(None, {"id": key, "a": "theirs", "n": other, "up": None})
+                await kernel.step()
             case "they set" if key in server.rows:
                 server.put(key, {**server.rows[key], "a": f"theirs {number}"})
             case "they add" if key in server.rows:
@@ -221,6 +235,10 @@ async def play(
 @example([("key", 3, 8), ("insert", 3, 1), ("they delete", 3, 1)], False, False, "lww", "lww")
 @example([("insert", 8, 1), ("they insert", 8, 2), ("hear", 0, 0)], False, False, "server", "lww")
 @example([("insert", 8, 1), ("they insert", 8, 2), ("send", [], 0)], True, False, "local", "ask")
+@example([("both insert", 8, 1), ("set", 8, 1), ("theirs", 0, 0)], False, False, "lww", "lww")
+@example([("both insert", 8, 1), ("delete", 8, 1), ("insert", 8, 1)], False, False, "ask", "lww")
+@example([("both insert", 8, 1), ("key", 8, 9), ("set", 9, 1)], False, False, "union", "lww")
+@example([("both insert", 8, 1), ("set", 8, 1), ("key", 8, 9)], True, True, "delta", "lww")
 def test_the_view_is_the_servers_rows_with_the_edits_over_it_whatever_becomes_of_keys(
     steps: list[tuple[str, Any, int]], mine: bool, many: bool, rule: Rule, of_a: Rule
 ) -> None:

@@ -49,6 +49,15 @@ def test_who_is_to_decide_is_told_what_happened_and_what_each_choice_does() -> N
     assert said(DELETE, THEIRS, "ask").startswith(
         "another writer changed the row, which you deleted"
     )
+    moved = replace(UPDATE, values={"id": 2}, base={"id": 1})
+    assert question(decide.of_another_row(moved, THEIRS, 0.0)) == (
+        "the row that you gave another key was not inserted: its key is that of a row of another writer; "
+        '.resolve(1, choice=...) of the table decides, "mine" gives theirs the new key and "theirs" '
+        "keeps it as it is"
+    )
+    assert question(decide.of_another_row(DELETE, THEIRS, 0.0)).endswith(
+        '"mine" deletes theirs and "theirs" keeps it as it is'
+    )
     lost = said(replace(INSERT, sent=True), THEIRS, "lww")
     assert lost.startswith("the answer to this insert was lost, and the row of this key has other")
     lost = said(replace(UPDATE, sent=True), THEIRS, "lww")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from notebook_rt.edits.listing import question
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.ops import Op
 from notebook_rt.errors import ConflictError, InvalidEditError
@@ -217,6 +218,68 @@ async def test_the_second_of_two_inserts_of_one_key_asks(
     assert len(b.outbox) == 0
     await a.close()
     await b.close()
+
+
+async def test_later_edits_of_a_row_that_is_theirs_after_all_are_edits_of_theirs(
+    stack: LocalStack, table: str, kernel: MakeKernel
+) -> None:
+    k = kernel()
+    key = str(uuid.uuid4())
+    k.editor.insert({"id": key, "note": "mine", "n": 1, "tags": ["mine"]})
+    values = f"('{key}', 'theirs', 10, '{{theirs}}')"
+    stack.sql(f"insert into {table} (id, note, n, tags) values {values}")
+    await k.drain()
+    k.editor.edit(key, {"price": 5})
+    k.editor.edit(key, {"n": 4, "tags": ["mine", "later"]})
+    k.editor.resolve(key, choice="theirs")
+    assert [(op.kind, op.state, op.blocked) for op in k.outbox.ops()] == [
+        ("update", "waiting", False)
+    ]
+    await k.drain()
+    after = row(stack, table, key)
+    assert after is not None
+    assert (after["note"], after["price"]) == ("theirs", 5)
+    assert (after["n"], after["tags"]) == (13, ["theirs", "later"]), "by the rules of the columns"
+    k.read()
+    assert {**k.view(key), "n": 13, "price": 5, "note": "theirs"} == k.view(key)
+    assert len(k.outbox) == 0
+    await k.close()
+
+
+@pytest.mark.parametrize("choice", ["mine", "theirs"])
+@pytest.mark.parametrize("what", ["delete", "key"])
+async def test_what_was_made_of_my_row_takes_theirs_from_its_key_only_when_told(
+    stack: LocalStack, table: str, kernel: MakeKernel, what: str, choice: Any
+) -> None:
+    k = kernel()
+    key, new = str(uuid.uuid4()), str(uuid.uuid4())
+    k.editor.insert({"id": key, "note": "mine", "tags": []})
+    stack.sql(f"insert into {table} (id, note) values ('{key}', 'theirs')")
+    await k.drain()
+    if what == "delete":
+        k.editor.delete(key)
+    else:
+        k.editor.edit(key, {"id": new})
+    k.editor.resolve(key, choice="theirs")
+    await k.drain()
+    assert row(stack, table, key)["note"] == "theirs"  # type: ignore[index]  # it is there
+    assert states(k) == ["asking"]
+    (asked,) = k.editor.open_conflicts()
+    assert asked.record["rule"] == "made of another row"
+    assert k.outbox.ops()[0].error == question(asked.record)
+    k.editor.resolve(key, choice=choice)
+    await k.drain()
+    k.read()
+    left, moved = row(stack, table, key), row(stack, table, new)
+    if choice == "theirs":
+        assert left is not None
+        assert (left["note"], moved) == ("theirs", None)
+    else:
+        assert left is None
+        assert (moved or {}).get("note") == (None if what == "delete" else "theirs")
+    assert set(k.table.keys()) == {one for one, there in ((key, left), (new, moved)) if there}
+    assert len(k.outbox) == 0
+    await k.close()
 
 
 async def test_a_changed_key_moves_the_row(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import floor
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from notebook_rt.sync.clock import DRIFT, Freshness, ServerClock
+from notebook_rt.sync.clock import DRIFT, LATE_FOR, Freshness, ServerClock
 from notebook_rt.sync.connection.health import Facts, TableFacts, health
 
 EPOCH = 1_700_000_000.0
@@ -78,7 +77,7 @@ def test_a_clock_that_was_set_counts_anew() -> None:
 
 
 def test_what_was_applied_late_is_behind_until_something_proves_otherwise() -> None:
-    fresh = Freshness()
+    fresh = Freshness(3.0)
     fresh.applied(17.0, 100.0)
     assert fresh.behind(150.0, audited=True) == 17.0
     fresh.applied(0.1, 151.0)
@@ -89,44 +88,80 @@ def test_what_was_applied_late_is_behind_until_something_proves_otherwise() -> N
 
 
 def test_without_audits_silence_for_as_long_as_the_lag_proves_it() -> None:
-    fresh = Freshness()
+    fresh = Freshness(3.0)
     fresh.applied(17.0, 100.0)
     assert fresh.behind(116.9, audited=False) == 17.0
     assert fresh.behind(117.1, audited=False) == 0.0
 
 
-@given(
-    st.lists(
-        st.one_of(
-            st.tuples(st.just("applied"), st.floats(0.0, 60.0)),
-            st.tuples(st.just("wait"), st.floats(0.0, 60.0)),
-            st.tuples(st.just("proven"), st.just(0.0)),
-        ),
-        max_size=20,
+stories = st.lists(
+    st.one_of(
+        st.tuples(st.just("applied"), st.floats(0.0, 90.0)),
+        st.tuples(st.just("wait"), st.floats(0.0, 60.0)),
+        st.tuples(st.just("proven"), st.just(0.0)),
     ),
-    st.floats(0.1, 20.0),
-    st.booleans(),
+    max_size=20,
 )
+"""What happens to a table whose changes come so many seconds after their commits."""
+bounds = st.floats(0.1, 20.0)
+LIMITS = {"slow_ms": 500.0, "stale_after": 60.0, "poll_interval": 5.0}
+
+
+def word(fresh: Freshness, now: float, bound: float, *, audited: bool, **facts: bool) -> str:
+    """What the health says of a session with one table."""
+    behind, late = fresh.behind(now, audited=audited), fresh.late(now)
+    table = TableFacts("t", "live", behind=behind, late=late, **facts)
+    return health(Facts("connected", tables=[table]), behind_after=bound, **LIMITS).status
+
+
+@given(stories, bounds, st.booleans())
 def test_never_healthy_while_what_was_applied_last_is_older_than_the_bound(
     story: list[tuple[str, float]], bound: float, audited: bool
 ) -> None:
-    """Nor before a clean audit; until a younger change, a proof, or silence where none will come."""
-    fresh, now, late, at = Freshness(), 0.0, 0.0, 0.0
+    """Nor before a clean audit; until a younger change, a proof, or silence where none will come, and
+    then until nothing has come late for as long as the latest was.
+    """
+    fresh, now, late, at = Freshness(bound), 0.0, 0.0, 0.0
+    last: list[tuple[float, float]] = []
+    """Each change that came late: when, and how late."""
     for what, seconds in story:
         match what:
             case "applied":
                 fresh.applied(seconds, now)
                 late, at = seconds, now
+                if seconds > bound:
+                    last.append((now, seconds))
             case "proven":
                 fresh.proven()
                 late = 0.0
             case _:
                 now += seconds
-        facts = TableFacts("t", "live", behind=fresh.behind(now, audited=audited))
-        limits = {"slow_ms": 500.0, "stale_after": 60.0, "poll_interval": 5.0}
-        word, *_ = health(Facts("connected", tables=[facts]), behind_after=bound, **limits)
         silent = not audited and now >= at + late
-        assert (word == "healthy") == (late <= bound or silent)
-        unaudited = replace(facts, unaudited=True)
-        word, *_ = health(Facts("connected", tables=[unaudited]), behind_after=bound, **limits)
-        assert word != "healthy"
+        lately = any(now < when + min(max(lag, bound), LATE_FOR) for when, lag in last)
+        assert (word(fresh, now, bound, audited=audited) == "healthy") == (
+            (late <= bound or silent) and not lately
+        )
+        assert word(fresh, now, bound, audited=audited, unaudited=True) != "healthy"
+
+
+@given(stories, bounds, st.booleans(), st.floats(0.01, 1.0))
+@example([("applied", 6.0), ("proven", 0.0)] * 10, 3.0, True, 0.1)
+@example([("applied", 3.1), ("applied", 2.9), ("wait", 0.2)] * 5, 3.0, True, 0.1)
+def test_changes_about_as_late_as_the_bound_do_not_have_it_flicker(
+    story: list[tuple[str, float]], bound: float, audited: bool, pause: float
+) -> None:
+    """Once behind, a session stays so for as long as the bound at the least, whatever comes."""
+    fresh, now = Freshness(bound), 0.0
+    begun: float | None = None
+    for what, seconds in story:
+        now += pause
+        if what == "wait":
+            now += seconds
+        elif what == "applied":
+            fresh.applied(seconds, now)
+        else:
+            fresh.proven()
+        behind = word(fresh, now, bound, audited=audited) == "behind"
+        if begun is not None and not behind:
+            assert now >= begun + bound
+        begun = (now if begun is None else begun) if behind else None

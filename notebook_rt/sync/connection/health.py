@@ -117,6 +117,8 @@ class TableFacts:
     """Seconds since its last audit; None before the first."""
     replaced: bool = False
     """Whether that audit has replaced rows: a query's may differ though no change was told."""
+    late: float = 0.0
+    """Seconds by which changes came late, until none has for a while; 0.0: none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +353,10 @@ def _doubtful(tables: Sequence[TableFacts], behind_after: float) -> Iterator[_Fo
         more = f"; {waiting:,} changes wait to be applied" if waiting else ""
         more = "; 1 change waits to be applied" if waiting == 1 else more
         yield "behind", "late", f"{seconds:.0f} s behind the server: {_names(late)}{more}"
+    lately = [table for table in tables if table.late]
+    if lately and not late:
+        seconds = max(table.late for table in lately)
+        yield "behind", "late", f"changes came {seconds:.0f} s late a moment ago: {_names(lately)}"
     drifted = [table for table in tables if table.drifted]
     if drifted:
         rows = sum({table.name: table.drifted for table in drifted}.values())
