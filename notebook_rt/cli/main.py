@@ -18,10 +18,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from notebook_rt import __version__
 from notebook_rt.cli import doctor, watch
@@ -220,8 +220,19 @@ def _local(directory: Path | None, port: int | None, *, secrets: bool) -> int:
         for line in _described(stack, secrets=secrets or sys.stdout.isatty()):
             print(line)
         print("\nCtrl-C stops it.", flush=True)
-        threading.Event().wait()
+        _until_interrupted()
     return 0
+
+
+def _until_interrupted() -> NoReturn:
+    """Wait for Ctrl-C, which is a KeyboardInterrupt at whatever moment it comes.
+
+    ``threading.Event.wait`` is none at some: Condition.wait releases its lock a line before it promises to
+    take it again, and what is raised between the two becomes a RuntimeError. A sleep is short, for a signal
+    that comes just before it does not wake it.
+    """
+    while True:
+        time.sleep(0.5)
 
 
 def _described(stack: LocalStack, *, secrets: bool) -> Iterator[str]:
