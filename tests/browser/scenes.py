@@ -124,9 +124,9 @@ HEALTH = {
     "closed": Health("closed", "closed", since_s=200_000, cause="closed"),
 }
 """What a session finds, a state each."""
-_EVERY = "were every hour like it; the free plan includes 2 M."
-USAGE = f"1,240 messages this hour: about 0.9 M a month, {_EVERY}"
-MUCH_USAGE = f"2,400 messages this hour: about 1.7 M a month, {_EVERY}"
+_EVERY = "at this rate; the free plan includes 2 M."
+USAGE = f"1,240 messages this hour: about 0.9 M a month {_EVERY}"
+MUCH_USAGE = f"2,400 messages this hour: about 1.7 M a month {_EVERY}"
 NEAR_LIMITS = (
     "Near a limit: 96 messages a second; the free plan allows 100 a second, and above it the server"
     " drops changes.",
