@@ -38,6 +38,11 @@ var h=(e,t={},...n)=>Zt(document.createElement(e),t,n),Tt=(e,t={},...n)=>Zt(docu
     position: relative; overflow: hidden; width: 100%; background: var(--nrt-raised); outline: 0;
     border: 1px solid var(--nrt-line); border-radius: 8px; font-variant-numeric: tabular-nums;
   }
+  .nrt-grid:empty { border-color: transparent; }
+  .nrt-tools:has(.nrt-status[data-status="loading"]) ~ .nrt-grid:empty { border-color: var(--nrt-line); }
+  .nrt-tools:has(.nrt-status[data-status="loading"]) ~ .nrt-grid:empty::after {
+    content: "Waiting for the first rows…"; display: grid; place-items: center; height: 84px; color: var(--nrt-soft);
+  }
   .nrt-grid[data-total="0"]::after {
     content: "No rows"; position: absolute; inset: 31px 0 0; display: grid; place-items: center; color: var(--nrt-soft); pointer-events: none;
   }
