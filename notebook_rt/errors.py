@@ -119,8 +119,8 @@ class UnreachableError(NotebookRTError):
         )
         if heard:
             advice = (
-                f"The server was heard of last at {heard}. It is tried again by itself: what was read "
-                "stays, and your edits are kept and sent when it is back. Check the network"
+                f"The server was heard of last at {heard}. The connection is retried automatically: what "
+                "was read stays, and your edits are kept and sent when it is back. Check the network"
             )
         super().__init__(f"cannot reach {url}{' now' * bool(heard)}: {reason}{stop} {advice}")
         self.url = url

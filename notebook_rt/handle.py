@@ -188,6 +188,7 @@ class Handle:
         style: Mapping[str, str | Mapping[Any, str]] | None = None,
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
         group: str = "",
+        title: str = "",
     ) -> GridWidget:
         """The live grid, with options.
 
@@ -209,6 +210,8 @@ class Handle:
         group : str, optional
             Column by whose values the rows stand under headings that open and close, each with its count and
             the ``totals`` of its rows.
+        title : str, optional
+            A caption above the grid, plain text, in place of the name. Default: the name.
 
         Returns
         -------
@@ -217,6 +220,8 @@ class Handle:
 
         Raises
         ------
+        TypeError
+            If the title is no text, or the height no number of pixels.
         ValueError
             If a column is not there, or a format, a style or a total is invalid.
 
@@ -239,6 +244,7 @@ class Handle:
             style=style,
             totals=totals,
             group=group,
+            title=title,
         )
 
     def plot(

@@ -158,12 +158,13 @@ class MappedFrame:
         style: Mapping[str, str | Mapping[Any, str]] | None = None,
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
         group: str = "",
+        title: str = "",
     ) -> GridWidget:
         """The live grid, with the options of ``LiveFrame.grid``; nothing in it can be edited.
 
         Parameters
         ----------
-        columns, formats, height, style, totals, group : optional
+        columns, formats, height, style, totals, group, title : optional
             As of ``LiveFrame.grid``.
 
         Returns
@@ -181,6 +182,7 @@ class MappedFrame:
             style=style,
             totals=totals,
             group=group,
+            title=title,
         )
 
     def plot(

@@ -217,6 +217,7 @@ class LiveTable(LiveFrame):
         style: Mapping[str, str | Mapping[Any, str]] | None = None,
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
         group: str = "",
+        title: str = "",
         editable: bool | str | Sequence[str] = True,
         by: str | None = None,
     ) -> GridWidget:
@@ -240,6 +241,8 @@ class LiveTable(LiveFrame):
         group : str, optional
             Column by whose values the rows stand under headings that open and close, each with its count and
             the ``totals`` of its rows.
+        title : str, optional
+            A caption above the grid, plain text, in place of the name. Default: the name.
         editable : bool, str or sequence of str
             Which columns may be edited in place. True: all but the key's, and rows can be added and
             deleted.
@@ -255,6 +258,8 @@ class LiveTable(LiveFrame):
 
         Raises
         ------
+        TypeError
+            If the title is no text, or the height no number of pixels.
         ValueError
             If a column is not there, or a format, a style or a total is invalid.
         UnreachableError
@@ -279,6 +284,7 @@ class LiveTable(LiveFrame):
             style=style,
             totals=totals,
             group=group,
+            title=title,
             by=by,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -14,9 +15,10 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -25,7 +27,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.cli import doctor
-from notebook_rt.cli.main import ANNOUNCEMENTS, main
+from notebook_rt.cli.main import ANNOUNCEMENTS, _until_interrupted, main
 from notebook_rt.local import LocalStack
 from tests.disk.model import written
 from tests.waiting import scaled, until
@@ -164,6 +166,39 @@ def test_local_prints_where_it_is_and_ctrl_c_ends_it(tmp_path: Path) -> None:
         assert "Traceback" not in said
     with pytest.raises(OSError, match="refused"):
         urlopen(f"{url}/health", timeout=scaled(5))
+
+
+def test_ctrl_c_is_ctrl_c_at_every_line_of_the_wait() -> None:
+    armed: list[int] = []
+
+    def interrupt(*_: object) -> None:
+        if armed:
+            armed.clear()
+            raise KeyboardInterrupt
+
+    def tracing(line: int) -> Callable[[FrameType, str, object], Any]:
+        lines = itertools.count()
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            if event == "line" and next(lines) == line:
+                interrupt()
+            return trace
+
+        return trace
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for line in range(40):
+            armed.append(line)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)  # where the wait has fewer lines
+            with pytest.raises(KeyboardInterrupt):
+                sys.settrace(tracing(line))
+                _until_interrupted()
+            sys.settrace(None)
+    finally:
+        sys.settrace(None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.slow

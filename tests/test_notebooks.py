@@ -40,7 +40,6 @@ def test_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
         for cell in notebook.cells
         for output in cell.get("outputs", [])
         if output.output_type == "stream" and output.name == "stderr"
-        if not output.text.startswith("local stack: ")  # it says why a first start takes long
     ]
     assert errors == [], "a demo makes no noise"
 

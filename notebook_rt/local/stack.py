@@ -33,6 +33,7 @@ from notebook_rt.local.errors import (
 
 if TYPE_CHECKING:
     import psycopg
+    from IPython.display import DisplayHandle
 
     from notebook_rt.local.context import Secrets, StackOptions
     from notebook_rt.local.directory import Running, StackDirectory
@@ -400,7 +401,52 @@ def _spawn(
     return process
 
 
+class StartNotice:
+    """What a start that takes long is doing, for whoever waits for it.
+
+    In a notebook it is a display of its own, in place of the one before, and taken away at the end: a
+    reader of the notebook, or of its page under Voila, has no use for it. Elsewhere it is lines on stderr.
+    """
+
+    def __init__(self) -> None:
+        self._display: DisplayHandle | None = None
+
+    def say(self, doing: str) -> None:
+        line = f"local stack: {doing} …"
+        if not _in_kernel():
+            print(line, file=sys.stderr, flush=True)
+        elif self._display is None:
+            from IPython.display import display
+
+            self._display = display({"text/plain": line}, raw=True, display_id=True)
+        else:
+            self._display.update({"text/plain": line}, raw=True)
+
+    def clear(self) -> None:
+        if self._display is not None:  # as HTML, nothing has no height
+            self._display.update({"text/html": "", "text/plain": ""}, raw=True)
+
+
+def _in_kernel() -> bool:
+    """Whether this process is a notebook's kernel."""
+    if "ipykernel" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
 def _await_ready(process: subprocess.Popen[bytes], files: StackDirectory) -> None:
+    notice = StartNotice()
+    try:
+        _follow_start(process, files, notice)
+    finally:
+        notice.clear()
+
+
+def _follow_start(
+    process: subprocess.Popen[bytes], files: StackDirectory, notice: StartNotice
+) -> None:
     began = time.monotonic()
     doing, told = "starting", ""
     rest = b""
@@ -426,9 +472,7 @@ def _await_ready(process: subprocess.Popen[bytes], files: StackDirectory) -> Non
                         f"server.log: {log.splitlines()[-1] if log else '(empty)'}"
                     )
             if took > QUIET_SECONDS and doing != told:
-                # In a notebook stderr is red, and this is no error.
-                where = sys.stdout if "ipykernel" in sys.modules else sys.stderr
-                print(f"local stack: {doing} …", file=where, flush=True)
+                notice.say(doing)
                 told = doing
     raise StackError(f"the local stack in {files.path} was not ready within {START_SECONDS:.0f} s")
 

@@ -501,6 +501,7 @@ class TableDriver(Feed):
             or self.table is None
             or len(self.table)
             or not isinstance(self.mirror, Mirror)
+            or not self.mirror.may_be_hidden
         ):
             return ""
         role, spec, described = (

@@ -233,7 +233,7 @@ class Usage:
         messages = f"{hour.messages:,} message{'s'[: hour.messages != 1]} this hour"
         if not hour.messages:
             return "No messages this hour."
-        month = f"about {amount(hour.month)} a month, were every hour like it"
+        month = f"about {amount(hour.month)} a month at this rate"
         plan = self.plan
         if plan is None:
             return f"{messages}: {month}."

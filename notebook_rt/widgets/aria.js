@@ -12,7 +12,7 @@ export function accessible(/** @type {View} */ { holder, screen, table }) {
 
   // What SlickGrid does not tell a screen reader of the grid as a whole.
   function describe() {
-    holder.setAttribute("aria-label", `${table.head.name}, live table`);
+    holder.setAttribute("aria-label", `${table.head.title || table.head.name}, live table`);
     holder.setAttribute("aria-colcount", String(table.head.columns.length));
     holder.setAttribute("aria-multiselectable", "true");
     for (const node of holder.querySelectorAll(".slick-pane, .slick-viewport, .grid-canvas")) node.removeAttribute("tabindex");

@@ -1,4 +1,4 @@
-// The bar above the grid: its name, how many rows, how the table is; rows added and deleted; the filter.
+// The bar above the grid: its caption and name, how many rows, how the table is; rows added and deleted; the filter.
 import { command, h, setText, svg } from "./common.js";
 
 /** @import { View } from "./grid.js" */
@@ -22,7 +22,8 @@ function iconButton(/** @type {"add" | "remove"} */ icon, /** @type {string} */ 
 /** @param {View} view @param {Record<"add" | "remove" | "save" | "discard" | "undo", () => void>} acts */
 export function barOf(view, acts) {
   const { table } = view;
-  const title = h("span", { class: "nrt-word" });
+  const caption = h("p", { class: "nrt-caption" });
+  const name = h("span", { class: "nrt-word" });
   const count = h("span", { class: "nrt-soft", role: "status" });
   const status = h("span", { class: "nrt-status" });
   const live = h("span", { class: "nrt-soft nrt-live", "aria-live": "polite" });
@@ -39,8 +40,8 @@ export function barOf(view, acts) {
   const note = h("p", { class: "nrt-note", role: "status" });
   const rows = h("span", { class: "nrt-rows", role: "group", "aria-label": "Rows" }, undo, save, discard, add, remove);
   const search = h("span", { class: "nrt-search" }, filter, trouble);
-  note.hidden = rows.hidden = undo.hidden = true;
-  view.body.append(h("div", { class: "nrt-tools" }, title, count, status, live, rows, search), note);
+  caption.hidden = note.hidden = rows.hidden = undo.hidden = true;
+  view.body.append(caption, h("div", { class: "nrt-tools" }, name, count, status, live, rows, search), note);
 
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let typing;
@@ -99,10 +100,13 @@ export function barOf(view, acts) {
       remove.hidden = !head.remove || Boolean(draft);
       remove.disabled = !selected;
     },
-    // A new state of all: the name.
+    // A new state of all: the caption and the name.
     whole(/** @type {Head} */ head) {
-      setText(title, head.name);
-      title.title = head.name; // it may be cut
+      setText(caption, head.title);
+      caption.hidden = !head.title;
+      name.hidden = Boolean(head.title);
+      setText(name, head.name);
+      name.title = head.name; // it may be cut
     },
     // The small rest of the state: how many rows, how the table is, and the filter (of another view too)
     // unless somebody types one here.

@@ -24,10 +24,10 @@ export function timeText(/** @type {number} */ micros, /** @type {boolean} */ ut
   return `${text}.${pad(fraction, 6).replace(/0{3}$/, "")}`;
 }
 
+// Digits after the point, at most four: of 182.95000000000002, which is a sum of floats, two.
 function decimals(/** @type {number} */ value) {
-  const text = String(value);
-  if (text.includes("e")) return 0;
-  return Math.min(text.split(".")[1]?.length ?? 0, 4);
+  const text = String(Number(value.toFixed(4)));
+  return text.includes("e") ? 0 : text.split(".")[1]?.length ?? 0;
 }
 
 // Whether so many digits after the point would leave little of a value: 0.0000 for 3e-7.

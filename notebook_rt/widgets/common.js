@@ -177,7 +177,7 @@ function connect({ model, root, receive, silent }) {
   const cut = () => {
     if (closed) return;
     closed = true;
-    silent("The kernel has started anew. Run the cell to see this live.", true);
+    silent("The kernel was restarted. Run the cell to see this live.", true);
   };
   model.on("comm_live_update", cut);
   const eyes = new IntersectionObserver((entries) => {
@@ -201,7 +201,7 @@ function connect({ model, root, receive, silent }) {
     if (!looking || closed) return;
     if (!whole) say({ t: "look" });
     if (!whole && Date.now() - started > FIRST_WORD && heard <= started + 50) {
-      silent("Not connected to a kernel. Run the cell to see this live.", true);
+      silent("No answer from the kernel yet. If it is not running, run the cell again.", true);
     } else if (Date.now() - heard > SILENCE) {
       silent(`No word from the kernel for ${Math.round((Date.now() - heard) / 1000)} s.`);
     }

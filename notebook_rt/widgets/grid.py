@@ -52,15 +52,16 @@ def _named(name: str, content: bytes) -> str:
     return f"{name}-{sha256(content).hexdigest()[:12]}"
 
 
-def grid_text(source: FrameSource) -> str:
-    """One line: name, size, status."""
+def grid_text(source: FrameSource, title: str = "") -> str:
+    """One line: name, size, status; above it the title, if there is one."""
     df = source.df
+    above = f"{title}\n" if title else ""
     rows, columns = len(df), len(source.fields)
     size = f"{rows:,} row{'s' * (rows != 1)} × {columns} column{'s' * (columns != 1)}"
-    return f"{source.name}: {size}, {source.status}"
+    return f"{above}{source.name}: {size}, {source.status}"
 
 
-def grid_html(source: FrameSource, columns: Sequence[str] | None = None) -> str:
+def grid_html(source: FrameSource, columns: Sequence[str] | None = None, title: str = "") -> str:
     """The first rows as a plain table, every text escaped and cut."""
     df = source.df.head(PREVIEW).reset_index()
     types = {column.name: column.pg_type for column in source.fields}
@@ -73,7 +74,8 @@ def grid_html(source: FrameSource, columns: Sequence[str] | None = None) -> str:
         ]
         for row in df[names].itertuples(index=False, name=None)
     ]
-    note = f"<p>{escape(source.note)}</p>" if source.note else ""
+    above = f"<p><b>{escape(title)}</b></p>" if title else ""
+    above += f"<p>{escape(source.note)}</p>" if source.note else ""
     parts = [
         f"the first {part} {word}"
         for part, there, word in (
@@ -82,7 +84,7 @@ def grid_html(source: FrameSource, columns: Sequence[str] | None = None) -> str:
         )
         if there > part
     ]
-    return note + static_table(names, rows, caption="; ".join([grid_text(source), *parts]))
+    return above + static_table(names, rows, caption="; ".join([grid_text(source), *parts]))
 
 
 class GridWidget(LiveWidget):
@@ -108,6 +110,8 @@ class GridWidget(LiveWidget):
         shown; names alone are summed.
     group
         The column by which the rows stand under headings; empty: none.
+    title
+        A caption above the grid, plain text, in place of the name; empty: the name.
     by
         The column that says who wrote a row, for the history of a cell; None: one named by custom, such as
         ``updated_by``.
@@ -131,6 +135,7 @@ class GridWidget(LiveWidget):
         style: Mapping[str, str | Mapping[Any, str]] | None = None,
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
         group: str = "",
+        title: str = "",
         by: str | None = None,
         eyes: Eyes | None = None,
     ) -> None:
@@ -145,6 +150,7 @@ class GridWidget(LiveWidget):
             style=style,
             totals=totals,
             group=group,
+            title=title,
             by=by,
         )
         self._model: GridModel | None = model
@@ -157,7 +163,10 @@ class GridWidget(LiveWidget):
         super().__init__(
             model,
             subscribe=source.on_change,
-            static=lambda: (grid_text(source), grid_html(source, parse_names(columns))),
+            static=lambda: (
+                grid_text(source, title),
+                grid_html(source, parse_names(columns), title),
+            ),
             eyes=eyes,
             while_seen=True,
         )

@@ -87,6 +87,8 @@ class GridModel:
         Column to a function of its rows shown (``gridsummary.TOTALS``); names alone are summed.
     group
         The column by which rows stand under headings; empty: none.
+    title
+        A caption above the grid, plain text, in place of the name; empty: the name.
     by
         The column that says who wrote a row; None: one of ``cellpast.BY``, if there is one.
     """
@@ -104,6 +106,7 @@ class GridModel:
         style: Mapping[str, str | Mapping[Any, str]] | None = None,
         totals: Mapping[str, str] | str | Sequence[str] | None = None,
         group: str = "",
+        title: str = "",
         by: str | None = None,
     ) -> None:
         if not isinstance(editable, bool):
@@ -122,6 +125,9 @@ class GridModel:
         if isinstance(height, bool) or not isinstance(height, int) or height <= 0:
             raise TypeError(f"height is a whole number of pixels above 0, not {height!r}")
         self._height = height
+        if not isinstance(title, str):
+            raise TypeError(f"title is a text, not {title!r}")
+        self._title = cut(title)
         self._style = checked_style(style)
         self._totals = checked_totals(totals)
         self._summary = Summary(self._style, self._totals)
@@ -164,6 +170,7 @@ class GridModel:
         head = {
             "t": "grid",
             "name": cut(self._source.name, 80),
+            "title": self._title,
             "columns": self._head(df),
             "height": self._height,
             "add": self._writes.adds and self._all_needed_shown(),

@@ -81,6 +81,8 @@ export interface Past {
 
 export interface Head {
   name: string;
+  /** The caption above the grid, in place of the name; empty: the name. */
+  title: string;
   columns: Column[];
   height: number;
   add: boolean;

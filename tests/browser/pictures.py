@@ -1,21 +1,27 @@
 """Pictures of every widget in every state, light and dark: ``python -m tests.browser.pictures``.
 
 Written to ``.pictures/`` for looking at; nothing compares them. Names on the command line choose
-some of them: ``python -m tests.browser.pictures health grid``.
+some of them: ``python -m tests.browser.pictures health grid``. The beginning of a notebook's name
+runs that one and takes the whole page, in pieces: ``python -m tests.browser.pictures 07 08``.
 """
 
 from __future__ import annotations
 
+import io
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Page
 
-from tests.browser.lab import REPOSITORY, OpenNotebook, browsing, serving
+from tests.browser.lab import REPOSITORY, Browser, OpenNotebook, browsing, serving
 from tests.browser.scenes import HEALTH
+from tests.waiting import scaled
 
+NOTEBOOKS = REPOSITORY / "notebooks"
 FOLDER = REPOSITORY / ".pictures"
 SETUP = "from tests.browser.scenes import *"
 
@@ -68,7 +74,29 @@ PICTURES = [
     Picture("chart-hist", "chart('at', 'volume', kind='hist')"),
     Picture("grid", "grid()"),
     Picture("grid-marked", "grid(state='marked')"),
-    Picture("grid-polling", "grid(state='polling', height=240)"),
+    Picture("grid-loading", "grid(state='loading')"),
+    *[
+        Picture(f"grid-{state}", f"grid({rows}, '{state}', columns=HERO, height=240)")
+        for state, rows in (
+            ("comparing", 1000),
+            ("polling", 1000),
+            ("offline", 1000),
+            ("error", 1000),
+            ("hidden", 0),
+        )
+    ],
+    Picture("grid-empty", "grid(0, columns=HERO)"),
+    Picture("grid-title", "grid(5, columns=HERO, title='What we hold, at the prices of now')"),
+    Picture(
+        "grid-failed",
+        "grid(8, state='marked', columns=HERO)",
+        click=(".slick-cell:has(.nrt-is-failed)",),
+    ),
+    Picture(
+        "grid-pending",
+        "grid(8, state='marked', columns=HERO)",
+        click=(".slick-cell:has(.nrt-is-pending)",),
+    ),
     Picture("grid-small", "grid(3, columns=['id', 'symbol', 'price', 'notes'], height=130)"),
     Picture(
         "grid-conflict",
@@ -132,7 +160,9 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
     notebook.run(f"widget = {picture.source}; display(widget)")
     output = page.locator(".jp-OutputArea-output .nrt").last
     output.wait_for()
-    output.locator(".nrt-pill, [data-drawn], .nrt-notes li").first.wait_for()
+    output.locator(
+        ".nrt-pill, [data-drawn], .nrt-notes li, .nrt-status:not(:empty)"
+    ).first.wait_for()
     settled(page)
     for selector in picture.click:
         output.locator(selector).first.click()
@@ -185,8 +215,63 @@ def hero(notebook: OpenNotebook, theme: str) -> None:
     notebook.command("notebook:delete-cell")
 
 
+PIECE = 1500
+"""Pixels of a page's height in one picture."""
+
+
+def whole_page(browser: Browser, name: str) -> None:
+    """Run a notebook and take all of it, light and dark."""
+    with browser.notebook(name) as notebook:
+        page = notebook.page
+        page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+        notebook.command("notebook:run-all-cells")
+        page.wait_for_function(  # every cell, and what each shows has come
+            "() => window.jupyterapp.shell.currentWidget.content.widgets.every("
+            "({ model }) => model.type !== 'code' || model.executionState === 'idle')",
+            timeout=scaled(240_000),
+        )
+        page.keyboard.press("Escape")
+        height = page.locator(".jp-WindowedPanel-outer").evaluate("node => node.scrollHeight")
+        page.set_viewport_size({"width": 1100, "height": height + 160})
+        page.wait_for_function(
+            "() => document.querySelector('.jp-WindowedPanel-outer').clientHeight >= innerHeight - 160"
+        )
+        for widget in page.locator(".nrt").all():  # what it shows has come
+            drawn = (
+                ".nrt-silent:not(:empty), .slick-row, [data-total='0'], [data-drawn], [data-state]"
+            )
+            widget.locator(drawn).first.wait_for(state="attached", timeout=scaled(60_000))
+        for theme in ("light", "dark"):
+            notebook.theme(dark=theme == "dark")
+            settled(page)
+            page.wait_for_timeout(400)  # what moves, moves on
+            shot = Image.open(io.BytesIO(page.screenshot()))
+            for piece, top in enumerate(range(0, shot.height, PIECE), 1):
+                part = shot.crop((0, top, shot.width, min(shot.height, top + PIECE)))
+                part.save(FOLDER / f"{name.split('_')[0]}-{theme}-{piece}.png")
+        if notebook.console:
+            print(name, *notebook.console, sep="\n", file=sys.stderr)
+
+
+def notebooks(names: list[str]) -> None:
+    """Every notebook whose name begins with one of ``names``."""
+    FOLDER.mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as root,
+        serving(Path(root)) as server,
+        browsing(server) as browser,
+    ):
+        shutil.copytree(NOTEBOOKS, root, dirs_exist_ok=True)
+        for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+            if path.name.startswith(tuple(names)):
+                whole_page(browser, path.name)
+
+
 def main(names: list[str]) -> None:
     FOLDER.mkdir(exist_ok=True)
+    if names and all(name[0].isdigit() for name in names):
+        notebooks(names)
+        return
     chosen = [p for p in PICTURES if not names or any(p.name.startswith(n) for n in names)]
     with (
         tempfile.TemporaryDirectory() as root,

@@ -19,6 +19,15 @@ from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.browser
 
+NOTICED = """
+from notebook_rt.local.stack import StartNotice
+
+notice = StartNotice()
+notice.say("starting")
+notice.say("making the database")
+notice.clear()
+"""
+"""What a slow start of the local stack shows."""
 HOSTILE = '<img src=x onerror="window.__ran = 1"><b>bold</b>'
 COUNT = """
 import gc
@@ -87,7 +96,12 @@ def voila(
     stack: LocalStack, table: str, chromium: Chromium, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[App]:
     root = tmp_path_factory.mktemp("voila")
-    cells = [SETUP.format(path=str(root / "queue"), table=table), "rt.status_bar()", "frame"]
+    cells = [
+        NOTICED,
+        SETUP.format(path=str(root / "queue"), table=table),
+        "rt.status_bar()",
+        "frame",
+    ]
     with showing("voila", cells, stack, chromium, root) as app:
         yield app
 
@@ -95,6 +109,7 @@ def voila(
 def test_the_status_bar_and_the_grid_in_voila(voila: App, stack: LocalStack, table: str) -> None:
     opened = voila.open()
     live_both_ways(opened.page, stack, table)
+    assert "local stack" not in opened.page.content(), "it is ready"
     # Every visitor has a kernel of their own.
     second = voila.open()
     live_both_ways(second.page, stack, table)

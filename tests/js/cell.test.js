@@ -37,6 +37,7 @@ test("digits after the point are the same all down a column and only grow", () =
   assert.equal(price.text(one(1, "number"), 0), "1.0");
   assert.equal(price.learn([1.25]), true);
   assert.equal(price.learn([3]), false);
+  assert.equal(price.learn([180 + 29 / 10 + 0.05]), false, "182.95000000000002 is 182.95");
   assert.equal(price.text(one(3, "number"), 0), "3.00");
 });
 

@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import nbformat
 import psutil
 import pytest
+from nbclient import NotebookClient
 
 from notebook_rt import local
 from notebook_rt.local import LocalStack, errors, postgres, start
@@ -151,6 +153,22 @@ def test_a_script_that_stops_nothing_ends_without_a_warning(directory: Path) -> 
     said = [line for line in done.stderr.splitlines() if not line.startswith("local stack: ")]
     assert (rows, said) == ("0", [])
     assert not psutil.pid_exists(int(pid)) or gone([psutil.Process(int(pid))])
+
+
+def test_a_notebook_keeps_nothing_of_what_a_slow_start_said(directory: Path) -> None:
+    """Nor does a page of Voila's, which runs a notebook in this way."""
+    script = f"""
+    from notebook_rt.local import stack
+
+    stack.QUIET_SECONDS = 0.0
+    with stack.start({str(directory)!r}):
+        print("ready")
+    """
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(textwrap.dedent(script))])
+    NotebookClient(notebook, timeout=scaled(90)).execute()
+    said, ready = notebook.cells[0].outputs
+    assert said.data == {"text/html": "", "text/plain": ""}
+    assert ready.text == "ready\n"
 
 
 def test_a_second_user_attaches_and_the_last_one_stops_it(directory: Path) -> None:

@@ -393,7 +393,7 @@ def test_every_cause_has_four_sentences_and_only_a_healthy_one_says_that_all_is_
         assert text[:1].isupper()
         assert text.endswith(".")
         assert not UNKNOWN_TO_ITS_READER.search(text)
-    assert said.since == "It has been so for 41 s."
+    assert said.since == "For 41 s now."
     claims = [claim for claim in CLAIMS if claim in " ".join([*said, audits(found)])]
     assert bool(claims) == (cause == "live")
 

@@ -114,6 +114,39 @@ def test_a_small_table_is_one_read() -> None:
     assert len(fetches(world)) == 3  # the description beside some rows; all rows with their count
 
 
+# Promise 9: a policy that hides everything ---------------------------------------------------------
+
+
+def test_a_table_read_without_a_row_may_be_hidden_by_a_policy() -> None:
+    assert live(one=server(0)).mirror.may_be_hidden
+    assert not live(one=server(1)).mirror.may_be_hidden
+
+
+def test_a_table_whose_last_row_was_deleted_is_hidden_by_no_policy() -> None:
+    for rows in (0, 1):
+        world = live(one=server(rows))
+        world.server.write(9, {"grp": 2, "note": "new"})
+        world.run(1)
+        for key in range(1, rows + 1):
+            world.server.write(key, None)
+        world.server.write(9, None)
+        world.run(60)
+        assert same(world)
+        assert not world.view
+        assert not world.mirror.may_be_hidden
+
+
+def test_rows_that_are_gone_without_a_word_may_be_hidden_by_a_policy() -> None:
+    one = server(3)
+    world = live(one=one)
+    one.write(2, None)
+    world.run(1)
+    one.allowed = lambda row: False
+    world.run(60)
+    assert not world.view
+    assert world.mirror.may_be_hidden
+
+
 # Promise 3 --------------------------------------------------------------------------------------
 
 

@@ -422,6 +422,19 @@ def test_the_static_form_has_ten_rows_and_no_markup_of_others():
     widget.close()
 
 
+def test_a_title_is_plain_text_above_the_grid_and_in_its_static_form():
+    bench = Bench(table(3), title=HOSTILE)
+    assert bench.whole.content["title"] == HOSTILE
+    assert Bench(table(3)).whole.content["title"] == ""
+    widget = GridWidget(MemoryFrame(table(3), FIELDS), title=HOSTILE)
+    text, html = widget._static()
+    assert text.splitlines() == [HOSTILE, "positions: 3 rows × 4 columns, live"]
+    assert html.index("&lt;img src=x") < html.index("<table>")
+    assert "<img" not in html
+    with pytest.raises(TypeError, match="title is a text, not 7"):
+        GridWidget(MemoryFrame(table(3), FIELDS), title=7)
+
+
 def test_a_grid_listens_to_its_table_only_while_somebody_looks():
     source = MemoryFrame(table(10), FIELDS)
     widget = GridWidget(source)

@@ -45,7 +45,7 @@ NO_TABLE: Final = "No table is open."
 _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
     "closed": (
         "This session was closed.",
-        "Its tables keep their last data, and follow no change any more.",
+        "Its tables keep their last data and no longer change.",
         "Connect again with nrt.connect() to see live data.",
     ),
     "denied": (
@@ -55,27 +55,27 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
     ),
     "unreachable": (
         "There is no connection to the server.",
-        "It is tried again by itself; your edits are kept, and sent when the connection is back.",
+        "It is retried automatically; your edits are kept, and sent when the connection is back.",
         "Check your network; rt.retry() tries at once.",
     ),
     "silent": (
         "Nothing comes from the server, though the connection is open.",
-        "If it stays silent, the connection is made anew, and every table compared with the server.",
+        "If it stays silent, the session reconnects and compares every table with the server.",
         "You can wait some seconds, or call rt.retry() to try at once.",
     ),
     "failed": (
         "A table cannot be read any more.",
-        "It keeps its last rows, and follows no change until this is mended.",
+        "It keeps its last rows, and is not updated until this is fixed.",
         REASON,
     ),
     "connecting": (
-        "The connection is being made.",
-        "The tables are read as soon as it stands.",
+        "The session is connecting to the server.",
+        "The tables are read as soon as it is connected.",
         "You can wait; if it lasts, check the URL and your network.",
     ),
     "reconnecting": (
-        "The connection was lost, and is being made again.",
-        "What has changed meanwhile is read then; your edits are kept.",
+        "The connection was lost, and is being restored.",
+        "What changed meanwhile is read then; your edits are kept.",
         WAIT,
     ),
     "waiting": (
@@ -90,12 +90,12 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
     ),
     "polling": (
         REASON,
-        "The rows are read again and again, and live updates are tried meanwhile.",
-        "You can go on working; rt.retry() tries at once.",
+        "The rows are read again every few seconds, and live updates are retried meanwhile.",
+        "You can continue to work; rt.retry() tries at once.",
     ),
     "crowded": (
         REASON,
-        "The tables are read again and again meanwhile; their rows are true, and some seconds old.",
+        "The tables are read again every few seconds; their rows are true, and some seconds old.",
         "Give Options(max_channels=...) to nrt.connect, or close what you do not need.",
     ),
     "late": (
@@ -134,9 +134,9 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
         "Decide it: rt.queue lists what was refused, and a table's .conflicts what is in conflict.",
     ),
     "slow": (
-        "The server answers late: {reason}.",
-        "Everything goes on, later than it should.",
-        "You can go on working; if it lasts, check your network.",
+        "The server answers slowly: {reason}.",
+        "Everything works, later than it should.",
+        "You can continue to work; if it lasts, check your network.",
     ),
     "live": (
         CLAIMS[0],
@@ -151,7 +151,7 @@ def sentences(health: Health) -> Sentences:
 
     >>> print(*sentences(Health("healthy", "live", since_s=750.0, next_audit_s=8.0)), sep="\\n")
     Changes arrive as they happen.
-    It has been so for 12 min.
+    For 12 min now.
     The rows are compared with the server every now and then.
     There is nothing for you to do.
     """
@@ -230,8 +230,8 @@ def span(seconds: float) -> str:
 
 def _since(seconds: float) -> str:
     if seconds < SHORT:
-        return "It has just begun."
-    return f"It has been so for {span(seconds)}."
+        return "It has only just begun."
+    return f"For {span(seconds)} now."
 
 
 def _sentence(text: str) -> str:

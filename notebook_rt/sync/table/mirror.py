@@ -155,6 +155,14 @@ class Mirror(Machine):
         return self._shows and not self._unproven
 
     @property
+    def may_be_hidden(self) -> bool:
+        """Whether there is no row, and no deletion that was told or written here is why."""
+        rows, replica = self.rows, self._passes.replica
+        if rows is None or replica is None or len(rows) or rows.pending_keys:
+            return False
+        return not replica.emptied_by_deletion
+
+    @property
     def gapless(self) -> bool:
         """Whether no gap is open."""
         return self._gaps == self._closed_gaps

@@ -68,6 +68,10 @@ class Replica:
         """Grows whenever a key comes or goes."""
         self.schema_moved = False
         """Whether a page showed columns that are not the known ones."""
+        self.emptied_by_deletion = False
+        """Of a table without a row: whether the row that left last is known to have been deleted."""
+        self._left_last: Key | None = None
+        """The row that a read last found gone; what tells of its deletion may be late."""
         self.moved_to: tuple[Column, ...] | None = None
         """The columns that a change showed, where they are not the known ones."""
         self._last_columns: tuple[Column, ...] | None = None
@@ -97,6 +101,7 @@ class Replica:
     @rows.setter
     def rows(self, rows: Rows) -> None:
         self._rows = rows
+        self.emptied_by_deletion = False
 
     @property
     def loaded(self) -> bool:
@@ -203,6 +208,9 @@ class Replica:
     ) -> None:
         if self.suspects:
             self.suspects.pop(key, None)
+        if change.kind == "DELETE":
+            here = self._has(key) or key in self.rows.pending_keys
+            self.emptied_by_deletion |= here or key == self._left_last
         if unseen_until is None:
             unseen_until = now + self.horizon.options.visible_within
         if key in self._held or not self._is_news(change, key):
@@ -444,8 +452,12 @@ class Replica:
         if self._let_go(key, row, read):
             self.horizon.follow(key)
         self.versions.note(key, xmin)
-        op = Delete(key, at) if row is None else Upsert(key, row, at)
         pending_keys = key in self.rows.pending_keys
+        if row is None and (mine is not None or pending_keys):
+            told = held is not None and held[-1].change.kind == "DELETE"
+            self.emptied_by_deletion = told or pending_keys
+            self._left_last = key
+        op = Delete(key, at) if row is None else Upsert(key, row, at)
         if pending_keys:
             self.rows.admit(key, read.sent_at)
         if not agrees:
