@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
@@ -211,6 +212,25 @@ def test_a_loss_after_a_quiet_time_is_made_up_for_within_three_seconds(
     proxy.rules = (Drop(kind="broadcast"),)
     run("update {} set name = 'lost' where id = 1")
     assert whole_reads(proxy) == before
+
+
+def test_the_heads_of_all_tables_are_one_question(
+    stack: LocalStack, proxy: Proxy, broadcast: Callable[..., str]
+) -> None:
+    """Of which each answer says what is another one only, and each table's loss is seen by it."""
+    names = [broadcast("id int primary key, v int") for _ in range(4)]
+    with nrt.connect(proxy.url, stack.anon_key, options=UNAUDITED) as rt:
+        frames = [rt.table(name, source="broadcast").wait(scaled(20)) for name in names]
+        until(lambda: {frame.status for frame in frames} == {"live"}, what=lambda: frames)
+        asked, began = proxy.counts["POST"], time.monotonic()
+        until(lambda: proxy.counts["POST"] >= asked + 3, 10)
+        assert proxy.counts["POST"] - asked <= 3 + (time.monotonic() - began) / 2
+        assert 0 < rt.metrics["heads_share"] < 1
+        reads, proxy.rules = whole_reads(proxy), (Drop(kind="broadcast"),)
+        for name in names:
+            stack.sql(f"insert into {name} values (1, 1)")
+        until(lambda: all(len(frame.df) == 1 for frame in frames), 3, lambda: frames)
+        assert whole_reads(proxy) == reads
 
 
 @pytest.mark.parametrize("times", [0, 1, 3], ids=["nothing", "half of it", "more than it has"])

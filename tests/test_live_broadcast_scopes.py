@@ -84,7 +84,7 @@ def test_two_users_each_follow_their_own_rows(
         stack.sql(f"update {table} set user_id = null where id = 3")
         until(lambda: names(hers) == {}, what=lambda: hers.df)
         stack.sql(f"truncate {table}")
-        until(lambda: names(his) == {}, 12, what=lambda: his.df)
+        until(lambda: names(his) == {}, 3, what=lambda: his.df)
         for frame in (hers, his):
             assert frame.verify().differed == 0
 
@@ -197,6 +197,70 @@ def test_what_is_lost_of_a_value_is_read_from_its_log(
         run(f"insert into {table} values (1000, 'new', '{ANN}')")
         until(lambda: frame.status == "live", what=lambda: repr(frame))
         assert whole_reads(proxy) == before
+
+
+def test_a_transaction_over_a_table_with_a_scope_and_others_is_seen_as_one(
+    stack: LocalStack, scoped: Callable[..., str], make_table: Callable[..., str]
+) -> None:
+    """Joined, with one that is whole and one that has the same scope: no half is ever shown, and
+    none waits for what has come already.
+    """
+    whole = make_table("id bigint primary key, name text")  # its name is the first of the three
+    stack.sql(broadcast_sql("public", [whole]))
+    own, more = scoped(), scoped()
+    try:
+        for name in (own, more):
+            stack.sql(f"insert into {name} values (1, '0', '{ANN}'), (2, '0', '{BOB}')")
+        stack.sql(f"insert into {whole} values (1, '0')")
+        with signed_in(stack, ANN) as ann:
+            frames = [
+                live(ann.table(own, filter={"user_id": ANN}, source="broadcast")),
+                live(ann.table(more, filter={"user_id": ANN}, source="broadcast")),
+                live(ann.table(whole, source="broadcast")),
+            ]
+            one, two, three = (frame.select("name") for frame in frames)
+            joined = one.join(two, suffixes=("_1", "_2")).join(three)
+            halves: list[Any] = []
+
+            def look(batch: nrt.ChangeBatch | None = None) -> None:
+                seen = {str(value) for value in joined.df.iloc[0]}
+                if len(seen) > 1:
+                    halves.append(seen)
+
+            for frame in (*frames, joined):
+                frame.on_change(look)
+            gaps = ann.metrics["gaps"]
+            for number in range(1, 31):
+                users = (BOB, ANN) if number % 3 else (ANN,)
+                writes = [
+                    f"update {name} set name = '{number}' where user_id = '{user}'"
+                    for name in (own, more)
+                    for user in users
+                ]
+                writes.insert(number % 3, f"update {whole} set name = '{number}'")
+                stack.sql(f"begin; {'; '.join(writes)}; commit")
+                look()
+            until(lambda: set(joined.df.iloc[0]) == {"30"}, 4, lambda: joined.df)
+            assert (halves, ann.metrics["gaps"]) == ([], gaps)
+    finally:
+        stack.sql(broadcast_remove_sql("public", [whole]))
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_truncate_is_seen_within_three_seconds_by_every_value(
+    stack: LocalStack, scoped: Callable[..., str], quiet: bool
+) -> None:
+    """Nobody is sent it: the head says that there is something, and the log what it is."""
+    table = scoped()
+    stack.sql(f"insert into {table} values (1, 'a', '{ANN}'), (2, 'b', '{BOB}')")
+    with Proxy(stack.url) as proxy, signed_in(stack, ANN, proxy.url) as ann:
+        frame = live(ann.table(table, filter={"user_id": ANN}, source="broadcast"))
+        reads, asked = whole_reads(proxy), proxy.counts["POST"]
+        if quiet:
+            until(lambda: proxy.counts["POST"] >= asked + 2)
+        stack.sql(f"truncate {table}")
+        until(lambda: names(frame) == {}, 3, lambda: repr(frame))
+        assert whole_reads(proxy) == reads
 
 
 def test_another_login_follows_its_own_topic_and_sees_nothing_of_the_last_ones(

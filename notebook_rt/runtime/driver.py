@@ -199,7 +199,8 @@ class TableDriver(Feed):
 
     def _machine(self) -> Mirror | Requery:
         """What decides; this carries out what it says."""
-        return Mirror(self.spec, self._make_rows, self.services.options, self.services.rate)
+        services = self.services
+        return Mirror(self.spec, self._make_rows, services.options, services.rate, services.phase)
 
     # Life
 

@@ -17,14 +17,15 @@ class SessionMetrics(Mapping[str, Any]):
     """The numbers of a session at one moment, by name: a mapping, as a dict is.
 
     ``status`` of the connection; ``messages`` that came over the socket; ``bytes`` received over the
-    socket and HTTP; ``requests`` over HTTP; ``unknown``, frames, events, statuses and keys of a
-    newer server that were ignored; ``messages_this_hour`` delivered to the session (changes,
-    broadcasts, presence: what counts toward a plan) and ``messages_a_month`` in hours like this
+    socket and HTTP; ``requests`` over HTTP, and ``requests_this_hour``; ``unknown``, frames, events,
+    statuses and keys of a newer server that were ignored; ``messages_this_hour`` delivered to the
+    session (changes, broadcasts, presence: what counts toward a plan) and ``messages_a_month`` in hours
+    like this
     one; ``peak_messages_per_s``, received and sent a second in the busiest 5 s of the last minute,
     and ``peak_presence_messages_per_s``, those of presence; ``sent_this_hour``, broadcasts and
     presence calls; ``bytes_in_this_hour`` and ``bytes_out_this_hour``, over the socket and HTTP;
-    ``audit_share`` and ``poll_share`` of the
-    bytes that came over HTTP this hour, from 0 to 1 (None where nothing came); the ``channels``
+    ``audit_share``, ``poll_share`` and ``heads_share`` (whether messages of the database were lost) of
+    the bytes that came over HTTP this hour, from 0 to 1 (None where nothing came); the ``channels``
     that are joined, and the ``tables`` (queries, too) and ``rooms`` (`Channel`) that are open;
     ``uptime_s``, seconds connected in all; ``disconnects``; ``retries`` to connect; ``events``,
     changes applied, and ``events_per_s`` over the last ten seconds; ``gaps`` opened;

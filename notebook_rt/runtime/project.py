@@ -11,6 +11,7 @@ import asyncio
 import datetime as dt
 import hashlib
 import logging
+import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -30,6 +31,7 @@ from notebook_rt.net.supervisor import Connection
 from notebook_rt.options import Options
 from notebook_rt.runtime.driver import ANOTHER_LOGIN, TableDriver
 from notebook_rt.runtime.feed import Verdict
+from notebook_rt.runtime.heads import Heads
 from notebook_rt.runtime.keeping import Disk
 from notebook_rt.runtime.query import QueryDriver
 from notebook_rt.runtime.room import Room
@@ -51,8 +53,10 @@ from notebook_rt.sync.connection.health import (
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.connection.poll_turns import Turns
 from notebook_rt.sync.connection.supervisor import State
-from notebook_rt.sync.events import Status
+from notebook_rt.sync.events import Page, Query, Status
 from notebook_rt.sync.rate import ChangeRate
+from notebook_rt.sync.table.broadcast import HEAD_PAUSE
+from notebook_rt.sync.table.heads import HEADS
 from notebook_rt.sync.usage import Hour, Near, Usage
 
 logger = logging.getLogger("notebook_rt")
@@ -143,6 +147,8 @@ class Project:
             options=options,
             metrics=self.counters,
             topics=Topics(lock),
+            heads=Heads(self._ask_for_heads),
+            phase=random.uniform(0.0, HEAD_PAUSE),
             turns=Turns(options.polls_at_once),
             rate=ChangeRate(self.usage.plan),
             on_overload=self._overloaded,
@@ -160,6 +166,9 @@ class Project:
     @property
     def state(self) -> State:
         return "disconnected" if self.closed else self.connection.state
+
+    async def _ask_for_heads(self, question: Query) -> Page:
+        return await self.rest.fetch("public", HEADS, question, purpose="heads")
 
     # Tables
 
@@ -399,12 +408,14 @@ class Project:
             "unknown": socket.unknown,
             "messages_this_hour": hour.messages,
             "sent_this_hour": hour.sent,
+            "requests_this_hour": hour.requests,
             "bytes_in_this_hour": hour.bytes_in,
             "bytes_out_this_hour": hour.bytes_out,
             "messages_a_month": hour.month,
             "peak_messages_per_s": hour.peak,
             "peak_presence_messages_per_s": hour.presence_peak,
             "audit_share": hour.share("audit"),
+            "heads_share": hour.share("heads"),
             "poll_share": hour.share("poll"),
             "channels": sum(state == "joined" for state in states),
             "tables": len(self.tables),

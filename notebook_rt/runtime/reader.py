@@ -15,6 +15,7 @@ from notebook_rt.model.classify import classify
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.runtime.services import Services
 from notebook_rt.sync.events import Event, Fetch, Fetched, FetchFailed, Page
+from notebook_rt.sync.table.heads import HEADS
 
 logger = logging.getLogger("notebook_rt")
 
@@ -54,9 +55,16 @@ class Reader:
         event: Event
         try:
             exact = self._spec.numeric == "decimal"
-            page = await services.rest.fetch(
-                spec.schema, spec.table, effect.query, exact_numbers=exact, purpose=effect.purpose
-            )
+            if effect.query.rpc == HEADS:
+                page = await services.heads.ask(effect.query)
+            else:
+                page = await services.rest.fetch(
+                    spec.schema,
+                    spec.table,
+                    effect.query,
+                    exact_numbers=exact,
+                    purpose=effect.purpose,
+                )
         except NotebookRTError as error:
             kind = classify(error)
             if effect.query.refusable and kind.kind == "refused":

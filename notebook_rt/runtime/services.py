@@ -10,6 +10,7 @@ from notebook_rt.net.loop import LoopThread, WakingLock
 from notebook_rt.net.registry import Registry
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
+from notebook_rt.runtime.heads import Heads
 from notebook_rt.runtime.topics import Topics
 from notebook_rt.sync.connection.health import Metrics
 from notebook_rt.sync.connection.poll_turns import Turns
@@ -26,6 +27,9 @@ class Services:
     options: Options
     metrics: Metrics
     topics: Topics
+    heads: Heads
+    phase: float
+    """When the session's tables look at the heads of their logs, in seconds (``ChangeLog``)."""
     turns: Turns[Callable[[], None]]
     """Who polls when; each is called when its turn has come."""
     rate: ChangeRate

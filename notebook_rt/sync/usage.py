@@ -1,7 +1,7 @@
 """What a session receives and sends in an hour, what that is in a month, and which limits are near.
 
 Pure: sizes and times go in, numbers and sentences come out. An hour is kept as ticks of 5 s, each
-nine numbers, so memory is bounded. The limits are those that Supabase publishes
+a few numbers, so memory is bounded. The limits are those that Supabase publishes
 (``guides/realtime/limits``); they hold for a whole project, of which a session sees its own part.
 """
 
@@ -11,8 +11,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-Purpose: TypeAlias = Literal["read", "audit", "poll"]
-"""What a request over HTTP is for; ``read`` is everything that is neither an audit nor a poll."""
+Purpose: TypeAlias = Literal["read", "audit", "poll", "heads"]
+"""What a request over HTTP is for; ``heads``: whether messages of the database were lost, ``read``:
+everything else."""
 
 Counts: TypeAlias = Literal["nothing", "message", "presence"]
 """What a frame counts toward: no limit; the messages of a plan; these, and its presence messages."""
@@ -66,6 +67,8 @@ class Hour:
     bytes_in: int
     bytes_out: int
     """Over the socket and HTTP, bodies only."""
+    requests: int
+    """Over HTTP."""
     http: dict[Purpose, int]
     """Bytes received over HTTP, by purpose."""
     peak: float
@@ -101,7 +104,16 @@ class Near:
 class _Tick:
     """The counts of one tick."""
 
-    __slots__ = ("bytes_in", "bytes_out", "http", "messages", "number", "presence", "sent")
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "http",
+        "messages",
+        "number",
+        "presence",
+        "requests",
+        "sent",
+    )
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -111,7 +123,8 @@ class _Tick:
         """Of ``messages`` and ``sent``, those of presence."""
         self.bytes_in = 0
         self.bytes_out = 0
-        self.http: dict[Purpose, int] = {"read": 0, "audit": 0, "poll": 0}
+        self.requests = 0
+        self.http: dict[Purpose, int] = {"read": 0, "audit": 0, "poll": 0, "heads": 0}
 
 
 class Usage:
@@ -155,6 +168,7 @@ class Usage:
     def requested(self, purpose: Purpose, bytes_in: int, bytes_out: int, now: float) -> None:
         """Count a request over HTTP and its answer."""
         tick = self._tick if now < self._ends else self._begin(now)
+        tick.requests += 1
         tick.http[purpose] += bytes_in
         tick.bytes_in += bytes_in
         tick.bytes_out += bytes_out
@@ -164,12 +178,13 @@ class Usage:
         number = int(now // TICK)
         ticks = [tick for tick in tuple(self._ticks) if tick.number > number - TICKS]
         lately = [tick for tick in ticks if tick.number >= number - PEAK_TICKS]
-        purposes: tuple[Purpose, ...] = ("read", "audit", "poll")
+        purposes: tuple[Purpose, ...] = ("read", "audit", "poll", "heads")
         return Hour(
             messages=sum(tick.messages for tick in ticks),
             sent=sum(tick.sent for tick in ticks),
             bytes_in=sum(tick.bytes_in for tick in ticks),
             bytes_out=sum(tick.bytes_out for tick in ticks),
+            requests=sum(tick.requests for tick in ticks),
             http={name: sum(tick.http[name] for tick in ticks) for name in purposes},
             peak=max((tick.messages + tick.sent for tick in lately), default=0) / TICK,
             presence_peak=max((tick.presence for tick in lately), default=0) / TICK,

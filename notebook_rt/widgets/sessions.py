@@ -70,6 +70,7 @@ LABELS: Final = {
     "rooms": "your channels open",
     "channels": "channels joined, tables' too",
     "requests": "requests",
+    "requests_this_hour": "requests this hour",
     "bytes": "bytes received",
     "bytes_in_this_hour": "bytes received this hour",
     "bytes_out_this_hour": "bytes sent this hour",
@@ -78,6 +79,7 @@ LABELS: Final = {
     "peak_presence_messages_per_s": "presence messages a second, at most",
     "audit_share": "part of the reading that is for audits",
     "poll_share": "part of the reading that replaces live updates",
+    "heads_share": "part of the reading that looks for lost broadcasts",
     "unknown": "messages of a kind that is not known",
     "callback_errors": "errors in your callbacks",
 }

@@ -5,7 +5,7 @@ import contextlib
 import json
 import struct
 from collections.abc import AsyncGenerator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 from hypothesis import example, given
@@ -16,6 +16,8 @@ from notebook_rt.local import LocalStack
 from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.local.realtime import elixir, pgoutput, protocol
 from notebook_rt.local.realtime.broadcasts import DatabaseBroadcasts
+from notebook_rt.local.realtime.catalog import Catalog
+from notebook_rt.local.realtime.changes import Changes
 from notebook_rt.local.realtime.filters import Condition, FilterError, Judge, Question, parse
 from notebook_rt.local.realtime.hub import Frame, Hub
 from notebook_rt.local.realtime.limits import TICK, CallLimit, EventRate
@@ -53,6 +55,34 @@ def test_changes_are_read_as_they_were_written(
     update = pgoutput.parse(b"U" + head + before + b"N" + wire_row(new))
     assert update == pgoutput.Update(oid, old, new)
     assert pgoutput.parse(b"D" + head + b"K" + wire_row(new)) == pgoutput.Delete(oid, new)
+
+
+async def test_what_a_change_of_the_schema_asks_for_is_answered_before_what_follows_it() -> None:
+    """Two looks at the publication that overtake each other would tell every channel once more."""
+    said: list[str] = []
+
+    async def look() -> None:
+        said.append("asked")
+        await asyncio.sleep(0)
+        said.append("answered")
+
+    changes = Changes(
+        catalog=Catalog(cast("AsyncConnectionPool[Any]", None)),
+        callers=cast("AsyncConnectionPool[Any]", None),
+        rate=EventRate(None, lambda: 0.0, TICK),
+        max_record_bytes=1000,
+        on_schema_change=look,
+    )
+
+    async def messages() -> AsyncGenerator[pgoutput.PgMessage, None]:
+        for end in (1, 2):
+            yield pgoutput.Begin(0, 0, end)
+            yield pgoutput.LogicalMessage("notebook_rt", b"schema changed")
+            yield pgoutput.Commit(end)
+            said.append(f"read to {changes.read_to}")
+
+    await changes.run(messages())
+    assert said == ["asked", "answered", "read to 1", "asked", "answered", "read to 2"]
 
 
 def test_a_commit_is_shown_in_milliseconds_not_rounded() -> None:

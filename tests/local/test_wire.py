@@ -127,6 +127,7 @@ async def play(name: str, stack: LocalStack, **more: Any) -> None:
     )
     for statement in BEFORE.get(name, []):
         await player.sql(statement)
+    await player.sql("select 1")  # connects: what made the tables is to have been streamed, too
     await player.barrier()
     differences = await player.play(wire_player.read(name))
     assert not differences, "\n".join(f"line {d.line}: {d.what}" for d in differences)
@@ -255,7 +256,8 @@ async def test_disconnects_and_restarts_are_the_real_ones(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 async def test_what_a_restarted_postgres_loses_is_lost_without_a_word(tmp_path: Path) -> None:
-    resting = RealtimeOptions(restart_delay=2.0, publication_delay=0.3)
+    # Longer than PostgreSQL takes to start: the stream is to come back after what is lost was written.
+    resting = RealtimeOptions(restart_delay=10.0, publication_delay=0.3, **RECORDED)
     with _start(tmp_path, resting) as stack:
 
         async def restart_postgres(player: Player) -> None:
@@ -264,7 +266,7 @@ async def test_what_a_restarted_postgres_loses_is_lost_without_a_word(tmp_path: 
             player.barriers = False
 
         async def await_stream(player: Player) -> None:
-            for _ in range(100):
+            for _ in range(600):
                 if (await faults(stack))["streaming"]:
                     break
                 await asyncio.sleep(0.05)

@@ -63,6 +63,7 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.rate import ChangeRate
 from notebook_rt.sync.table.broadcast import HEAD, SINCE, VERSION, Position
+from notebook_rt.sync.table.heads import HEADS
 from notebook_rt.sync.table.mirror import Mirror
 from notebook_rt.sync.usage import Plan
 from tests.sync.model import DictRows
@@ -293,6 +294,8 @@ class Server:
                 "last": place == len(parts),
                 "changes": list(part),
             }
+            if self.scope is not None and n:
+                message["series"] = self._series(topic)
             if self.sender is not None:
                 self.sender(topic, message)
 
@@ -313,6 +316,11 @@ class Server:
         self.numbers.append((topic, x))
         return self._latest(topic)
 
+    def _series(self, topic: str, at: Position | None = None) -> int:
+        """Of a value's topic the transaction that was counted first; 0: it has no number, or no scope."""
+        counted = (x for one, x in self.numbers if one == topic and (at is None or at.sees(x)))
+        return 0 if self.scope is None else next(counted, 0)
+
     def _latest(self, topic: str, at: Position | None = None) -> int:
         """The latest number: of a scope as a snapshot sees it, else of a sequence."""
         return sum(
@@ -332,6 +340,10 @@ class Server:
         gone = [int(one["x"]) for one in self.log if int(one["x"]) < before]
         self.log = [one for one in self.log if int(one["x"]) >= before]
         self.pruned = max([self.pruned, *gone])
+        # A value of which the log has nothing any more loses its counter.
+        logged = {self.base, *(one["topic"] for one in self.log)}
+        if self.scope is not None:
+            self.numbers = [one for one in self.numbers if one[0] in logged]
 
     def _snapshot(self) -> str:
         """What a read of now sees, as ``pg_snapshot`` has it."""
@@ -345,6 +357,14 @@ class Server:
         """What the functions of ``broadcast.sql`` return."""
         if not self.broadcasts:
             raise RefusedError(f"POST /rpc/{function}", 404, "PGRST202", "no such function")
+        if function == HEADS:
+            heads, position = {}, self._snapshot()
+            for place, asked in enumerate(args["p_tables"]):
+                head = self._call(HEAD, {"p_equal": asked.get("equal")}).value
+                if any(head.get(name) != asked[name] for name in ("topic", "epoch", "series", "n")):
+                    heads[str(place)] = head
+            said = {"version": VERSION, "position": position, "heads": heads}
+            return Page((), None, 0.0, said, scalar=True)
         if function == HEAD:
             equal, topic, position = args.get("p_equal") or {}, BASE, self._snapshot()
             if self.scope is not None:
@@ -355,6 +375,7 @@ class Server:
             head = {"version": VERSION, "topic": topic, "epoch": str(self.epoch)}
             seen = None if self.scope is None else Position.of(position)
             head |= {"position": position, "n": self._latest(topic, seen)}
+            head |= {"series": self._series(topic, seen)}
             head |= {} if self.scope is None else {"scope": self.scope}
             return Page((), None, 0.0, head, scalar=True)
         if args["p_topic"].partition("=")[0] != self.base:
@@ -492,7 +513,7 @@ class Server:
             return Page((), None, 0.0, self._description())
         if query.proves:
             return Page((), None, 0.0, bool(self.key) and set(query.proves) == set(self.key))
-        if query.rpc in (HEAD, SINCE):
+        if query.rpc in (HEAD, HEADS, SINCE):
             return self._call(query.rpc, query.args or {})
         if query.rpc is not None:
             raise RefusedError(f"POST /rpc/{query.rpc}", 404, "PGRST202", "no such function")
@@ -663,6 +684,7 @@ class World:
         options: Options | None = None,
         make_rows: Callable[[Schema], Any] = DictRows,
         before: World | None = None,
+        phase: float = 0.0,
     ) -> None:
         self.spec = spec
         self.make_rows = make_rows
@@ -673,7 +695,7 @@ class World:
         limit = self.faults.limit
         self.rate = ChangeRate(None if limit is None else Plan("its", limit, limit, 10**12))
         self.limiter = EventRate(limit, lambda: self.now)
-        self.mirror = Mirror(spec, make_rows, self.options, self.rate)
+        self.mirror = Mirror(spec, make_rows, self.options, self.rate, phase)
         self.shown: dict[Key, int] = {}
         self.effects: list[tuple[float, Effect]] = []
         self.failed: Exception | None = None

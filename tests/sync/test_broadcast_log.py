@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from notebook_rt.model.rows import WireRow
 from notebook_rt.model.spec import TableSpec
@@ -15,6 +16,7 @@ from notebook_rt.options import Options
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.table.broadcast import (
     HOLE,
+    VERSION,
     Batch,
     ChangeLog,
     Entry,
@@ -33,7 +35,9 @@ def keys_of(records: Sequence[WireRow]) -> list[Any]:
 
 def log(position: str = "10:10:") -> ChangeLog:
     """One that has read the table at this position; no message had been sent."""
-    made = ChangeLog(TableSpec("t"), Head(2, "nrt:public.t", "e", position, 0), Options(), 0.0)
+    made = ChangeLog(
+        TableSpec("t"), Head(VERSION, "nrt:public.t", "e", position, 0, 0), Options(), 0.0
+    )
     made.adopt(Position.of(position))
     return made
 
@@ -90,6 +94,22 @@ def test_what_was_sent_before_a_join_is_asked_for_and_was_not_lost() -> None:
     numbers.came(8, 1.0)
     numbers.came(10, 1.0)
     assert [hole.expected for hole in numbers.missing] == [True, False]
+
+
+def test_another_series_is_asked_for_and_was_not_lost() -> None:
+    """A value's numbers begin anew where nothing was told of it for long: what is missing is in the log."""
+    one = log()
+    take(one, replace(message(7, 11, upsert(1, 1)), series=1))
+    one.numbers.settle(5.0)
+    assert values(take(one, replace(message(1, 12, upsert(2, 1)), series=2))) == {1: 2}
+    assert one.numbers.lost_at == HOLE
+    assert not one.numbers.lost(HOLE)
+    one.numbers.settle(0.0)
+    take(one, replace(message(0, 13, upsert(3, 1)), series=None))
+    take(one, replace(message(2, 14, upsert(4, 1)), series=2))
+    assert not one.numbers.missing
+    take(one, replace(message(4, 15, upsert(5, 1)), series=2))
+    assert one.numbers.lost(HOLE)
 
 
 @given(st.permutations(range(1, 12)), st.integers(0, 11))
@@ -150,8 +170,8 @@ def test_what_is_no_message_is_none(payload: Any) -> None:
     [
         (None, "may not read its topic"),
         ({"version": 1}, "version 1"),
-        ({"version": 2, "topic": "t"}, "does not understand"),
-        ({"version": 2, "scope": "user_id"}, 'each value of "user_id"'),
+        ({"version": VERSION, "topic": "t"}, "does not understand"),
+        ({"version": VERSION, "scope": "user_id"}, 'each value of "user_id"'),
         ([], "version None"),
     ],
 )

@@ -21,6 +21,7 @@ from psycopg import sql as q
 
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
+from notebook_rt.sync.table.broadcast import VERSION, topic_digest
 from tests.sync.test_broadcast_sql import (
     READ_LOG,
     READ_MESSAGES,
@@ -29,6 +30,7 @@ from tests.sync.test_broadcast_sql import (
     as_role,
     asked,
     doctor,
+    made,
     one,
 )
 
@@ -42,10 +44,27 @@ class Own(Reader):
     def __init__(self, connection: Connection, table: str, scope: str, value: Any) -> None:
         self.scope, self.value = scope, value
         super().__init__(connection, table)
+        self.series = self.head()["series"]
 
     def head(self) -> Any:
         query = "select notebook_rt_head('public', %s, %s)"
         return one(self.connection, query, self.table, json.dumps({self.scope: self.value}))
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Of another series the log says what there was."""
+        series = self.head()["series"]
+        if series != self.series:
+            self.series, self.n = series, 0
+            self.by_messages = {self._key(row): row for row in self.truth()}
+        query = (
+            "select payload from realtime.messages where topic = %s and payload ->> 'epoch' = %s"
+            " and (payload ->> 'series')::int = %s and (payload ->> 'n')::int > %s"
+            " order by (payload ->> 'n')::int"
+        )
+        asked = (self.topic, self.epoch, series, self.n)
+        sent = [row[0] for row in self.connection.execute(query, asked).fetchall()]
+        self.n = max([self.n, *(payload["n"] for payload in sent)])
+        return sent
 
     def truth(self) -> list[dict[str, Any]]:
         return [row for row in super().truth() if row[self.scope] == self.value]
@@ -338,7 +357,7 @@ def test_a_head_without_the_scope_names_it_and_nothing_else(
 ) -> None:
     for equal in (None, json.dumps({"v": "x"})):
         said = as_role(connection, "authenticated", HEAD, equal, sub=ANN)
-        assert said == {"version": 2, "scope": "owner"}
+        assert said == {"version": VERSION, "scope": "owner"}
     for value in ("no uuid", None, "x" * 200):
         assert (
             as_role(connection, "authenticated", HEAD, json.dumps({"owner": value}), sub=ANN)
@@ -455,6 +474,18 @@ def test_a_topic_is_of_one_value_and_tells_it(stack: LocalStack, first: str, sec
             assert again == "t=" + first
 
 
+def test_a_value_that_cannot_be_asked_for_spoils_no_other_head(connection: Connection) -> None:
+    with scoped(connection, "bs", "id int primary key, x text", "x", "10 / length(x) > 1"):
+        known = [
+            {"schema": "public", "table": "bs", "equal": {"x": x}, "topic": "", "epoch": "", "n": 0}
+            for x in ("a", "", "b")
+        ]
+        query = "select notebook_rt_heads(%s) -> 'heads'"
+        told = as_role(connection, "authenticated", query, json.dumps(known))
+        assert told["1"] is None
+        assert [told[place]["topic"][-2:] for place in "02"] == ["=a", "=b"]
+
+
 def test_odd_names_of_tables_and_scopes_have_topics_apart(connection: Connection) -> None:
     """A table may be called as the topic of another table's value."""
     with (
@@ -478,6 +509,139 @@ def test_odd_names_of_tables_and_scopes_have_topics_apart(connection: Connection
         for topic in topics:
             count = one(connection, READ_LOG, topic)
             assert count == topic.endswith("=a")
+
+
+# Counters that go with the log ---------------------------------------------------------------------
+
+PRUNE = "select notebook_rt.broadcast_prune(100000, '-1 s')"
+ROWS = "select count(*) from notebook_rt.broadcast_numbers"
+
+
+def test_the_counter_of_a_value_goes_with_its_last_entry_of_the_log(
+    connection: Connection, own: tuple[Own, Own]
+) -> None:
+    """Who held an older position is told that it is too old; who follows sees another series."""
+    ann, bob = own
+    for number in range(5):
+        insert(connection, (number, ANN))
+    insert(connection, (5, BOB))
+    old = ann.position
+    for reader in own:
+        reader.check()
+    assert one(connection, ROWS) == 2
+    connection.execute(PRUNE)
+    assert one(connection, ROWS) == 0
+    heads = [reader.head() for reader in own]
+    assert [(head["n"], head["series"]) for head in heads] == [(0, 0), (0, 0)]
+    since = "select notebook_rt_since(%s, %s) -> 'too_old'"
+    assert one(connection, since, ann.topic, old) is True
+    for reader in own:
+        reader.check()
+    first = ann.series
+    insert(connection, (6, ANN))
+    (message,) = ann.messages()
+    assert (message["n"], message["series"]) == (1, ann.head()["series"])
+    assert message["series"] > first
+    ann.by_messages = {}
+    ann._apply(ann.by_messages, message["changes"])
+    assert list(ann.by_messages) == [6]
+    assert bob.head()["n"] == 0
+
+
+def test_a_counter_that_is_written_meanwhile_is_not_pruned(
+    stack: LocalStack, connection: Connection, own: tuple[Own, Own]
+) -> None:
+    insert(connection, (1, ANN), (2, BOB))
+    for reader in own:
+        reader.check()
+    insert(connection, (3, ANN), (4, BOB))
+    for reader in own:
+        reader.check()
+    with psycopg.connect(stack.dsn) as slow:
+        slow.execute("set constraints all immediate")
+        slow.execute("insert into bs values (5, 'slow', %s)", (ANN,))
+        connection.execute(PRUNE)
+        slow.commit()
+    for reader in own:
+        reader.check()
+    insert(connection, (6, ANN), (7, BOB))
+    for reader in own:
+        reader.check()
+
+
+def test_writers_and_prunings_at_once_lose_nothing(
+    stack: LocalStack, connection: Connection, own: tuple[Own, Own]
+) -> None:
+    """No number is given twice, whoever counts while a counter goes."""
+
+    def write(first: int) -> None:
+        with psycopg.connect(stack.dsn, autocommit=True) as mine:
+            for number in range(40):
+                owner = (ANN, BOB)[number % 2]
+                mine.execute("insert into bs values (%s, 'w', %s)", (first + number, owner))
+                mine.execute(PRUNE)
+
+    threads = [threading.Thread(target=write, args=(1000 * name,)) for name in range(1, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for reader in own:
+        sent = super(Own, reader).messages()
+        numbers = [(one["series"], one["n"]) for one in sent if one["n"]]
+        assert len(set(numbers)) == len(numbers)
+        written = {row["id"] for message in sent for c in message["changes"] for row in c["rows"]}
+        assert written == {row["id"] for row in reader.truth()}
+
+
+def test_the_rows_that_truncates_leave_are_added_up(
+    connection: Connection, own: tuple[Own, Own]
+) -> None:
+    ann, _ = own
+    insert(connection, (1, ANN))
+    for _ in range(5):
+        connection.execute("truncate bs")
+    assert (one(connection, ROWS), ann.head()["n"]) == (6, 6)
+    ann.check()
+    connection.execute(PRUNE)
+    assert one(connection, ROWS) == 1
+    ann.check()
+    assert (ann.head()["n"], ann.head()["series"]) == (5, 0)
+
+
+# One transaction over several tables -----------------------------------------------------------------
+
+
+def test_a_message_of_a_value_names_the_tables_of_its_transaction(
+    connection: Connection, own: tuple[Own, Own]
+) -> None:
+    """Those without a scope, which come after it, and the same value of the same column of others; no other
+    value's, and nobody is told of a value who reads a whole table.
+    """
+    ann, bob = own
+    with scoped(connection, "bs_more"):
+        for whole in made(connection, "bs_all", "id int primary key, v text"):
+            more = Own(connection, "bs_more", "owner", ANN)
+            with connection.transaction():
+                connection.execute("insert into bs_all values (1, 'a')")
+                insert(connection, (1, ANN), (2, BOB))
+                connection.execute("insert into bs_more values (1, 'v', %s)", (ANN,))
+            names = {topic_digest(reader.topic): reader for reader in (ann, bob, more, whole)}
+            (mine,), (his,), (others,), (all_,) = (
+                reader.messages() for reader in (ann, bob, more, whole)
+            )
+            assert [names[name] for name in sorted(mine["topics"])] == [
+                names[name] for name in sorted(others["topics"])
+            ]
+            assert {names[name].topic for name in mine["topics"]} == {
+                reader.topic for reader in (ann, more, whole)
+            }
+            assert {names[name].topic for name in his["topics"]} == {bob.topic, whole.topic}
+            assert "topics" not in all_
+            order = connection.execute(
+                "select topic from realtime.messages where payload ->> 'x' = %s", (mine["x"],)
+            ).fetchall()
+            assert order[-1] == (whole.topic,)
 
 
 # Said again, and taken back -----------------------------------------------------------------------
@@ -624,11 +788,16 @@ def test_each_reader_holds_its_rows_after_every_transaction(
     connection: Connection, own: tuple[Own, Own]
 ) -> None:
     @settings(max_examples=60)
-    @given(st.lists(st.tuples(st.lists(STATEMENTS, max_size=6), st.booleans(), LEVELS), max_size=5))
-    def law(transactions: list[tuple[list[str], bool, str]]) -> None:
+    @given(
+        st.lists(
+            st.tuples(st.lists(STATEMENTS, max_size=6), st.booleans(), LEVELS, st.booleans()),
+            max_size=5,
+        )
+    )
+    def law(transactions: list[tuple[list[str], bool, str, bool]]) -> None:
         connection.execute("truncate bs")
         readers = [Own(connection, "bs", "owner", value) for value in (ANN, BOB)]
-        for statements, commit, level in transactions:
+        for statements, commit, level, prune in transactions:
             connection.execute(f"begin isolation level {level}; savepoint s".encode())
             for statement in statements:
                 connection.execute("savepoint statement")
@@ -639,5 +808,7 @@ def test_each_reader_holds_its_rows_after_every_transaction(
             connection.execute("commit" if commit else "rollback")
             for reader in readers:
                 reader.check()
+            if prune:
+                connection.execute(PRUNE)
 
     law()

@@ -21,7 +21,7 @@ from psycopg import sql as q
 from notebook_rt.cli import doctor
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
-from notebook_rt.sync.table.broadcast import topic_digest
+from notebook_rt.sync.table.broadcast import VERSION, topic_digest
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 COLUMNS = "id int primary key, v text"
@@ -212,6 +212,115 @@ def test_a_statement_that_touches_no_row_says_nothing(connection: Connection, li
     )
     assert live.messages() == []
     assert live.head()["n"] == 0
+
+
+def test_an_insert_that_meets_only_conflicts_says_nothing(
+    connection: Connection, live: Reader
+) -> None:
+    connection.execute("insert into bc values (1, 'a')")
+    live.check()
+    for on in ("", "(id) ", "on constraint bc_pkey "):
+        connection.execute(
+            f"insert into bc values (1, 'b'), (1, 'c') on conflict {on}do nothing".encode()
+        )
+    assert (live.messages(), live.since(), live.head()["n"]) == ([], [], 1)
+    connection.execute("insert into bc values (1, 'b'), (2, 'c') on conflict do nothing")
+    live.check()
+    assert live.head()["n"] == 2
+
+
+# Several heads at once --------------------------------------------------------------------------
+
+
+def heads(connection: Connection, *readers: Reader) -> dict[str, Any]:
+    """What one question says of the tables, given what their readers know."""
+    asked = [
+        {
+            "schema": reader.schema,
+            "table": reader.table,
+            "topic": reader.topic,
+            "epoch": reader.epoch,
+            "series": 0,
+            "n": reader.n,
+        }
+        for reader in readers
+    ]
+    answer = one(connection, "select notebook_rt_heads(%s)", json.dumps(asked))
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_one_question_tells_which_heads_are_others(connection: Connection, live: Reader) -> None:
+    """What is as it was costs no byte of the answer but the position, which is of all of them."""
+    for other in made(connection, "bc_other", COLUMNS):
+        answer = heads(connection, live, other)
+        assert (answer["version"], answer["heads"]) == (VERSION, {})
+        connection.execute("insert into bc_other values (1, 'a')")
+        answer = heads(connection, live, other)
+        assert list(answer["heads"]) == ["1"]
+        said, head = answer["heads"]["1"], other.head()
+        assert {**said, "position": ""} == {**head, "position": ""}
+        other.check()
+        assert heads(connection, live, other)["heads"] == {}
+        sees = "select pg_visible_in_snapshot(%s::text::xid8, %s::pg_snapshot)"
+        (x,) = {entry["x"] for entry in one(connection, SINCE_EVER, other.topic)["changes"]}
+        position = heads(connection, live, other)["position"]
+        assert one(connection, sees, x, position)
+        connection.execute(broadcast_remove_sql("public", ["bc_other"]))
+        assert heads(connection, live, other)["heads"] == {"1": None}
+        connection.execute(broadcast_sql("public", ["bc_other"]))
+        assert heads(connection, live, other)["heads"]["1"]["epoch"] != other.epoch
+    assert heads(connection)["heads"] == {}
+
+
+SINCE_EVER = "select notebook_rt_since(%s, '1:1:')"
+
+
+def test_nobody_is_told_a_head_that_they_may_not_read(connection: Connection, live: Reader) -> None:
+    known = {"topic": live.topic, "epoch": live.epoch, "series": 0, "n": 0}
+    asked = json.dumps([{"schema": "public", "table": "bc", **known}])
+    query = "select notebook_rt_heads(%s) -> 'heads'"
+    assert as_role(connection, "anon", query, asked) == {}
+    connection.execute("revoke select on bc from anon")
+    assert as_role(connection, "anon", query, asked) == {"0": None}
+
+
+# Another name -----------------------------------------------------------------------------------
+
+
+def test_a_renamed_table_keeps_its_topic_and_its_log(connection: Connection, live: Reader) -> None:
+    connection.execute("insert into bc values (1, 'a')")
+    connection.execute("alter table bc rename to bc_renamed")
+    try:
+        connection.execute("insert into bc_renamed values (2, 'b')")
+        assert live.head() is None
+        assert heads(connection, live)["heads"] == {"0": None}
+        live.table = "bc_renamed"
+        assert live.head()["topic"] == live.topic
+        live.check()
+        connection.execute(broadcast_sql("public", ["bc_renamed"]))
+        connection.execute("insert into bc_renamed values (3, 'c')")
+        live.check()
+    finally:
+        connection.execute("alter table bc_renamed rename to bc")
+
+
+def test_a_table_that_takes_the_name_of_another_is_broadcast_apart(
+    connection: Connection, live: Reader
+) -> None:
+    """As where a table is built anew beside the old one, which is kept under another name."""
+    connection.execute("alter table bc rename to bc_old")
+    try:
+        for new in made(connection, "bc", COLUMNS):
+            live.table = "bc_old"
+            assert new.topic != live.topic
+            connection.execute("insert into bc values (1, 'new')")
+            connection.execute("insert into bc_old values (1, 'old')")
+            live.check()
+            new.check()
+            assert (len(new.truth()), new.head()["n"], live.head()["n"]) == (1, 1, 1)
+    finally:
+        connection.execute("alter table bc_old rename to bc")
 
 
 @pytest.mark.parametrize("length", [60_000, 300_000])

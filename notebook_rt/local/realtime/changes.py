@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,7 +135,8 @@ class Changes:
     """Where policies run, and the casts of values: a type's functions may be a user's."""
     rate: EventRate
     max_record_bytes: int
-    on_schema_change: Callable[[], None]
+    on_schema_change: Callable[[], Awaitable[None]]
+    """Over before what follows in the log is read."""
     poll_interval: float = 0.0
     """See `RealtimeOptions`."""
     faults: Faults = field(default_factory=Faults)
@@ -189,7 +190,7 @@ class Changes:
                 case pgoutput.LogicalMessage(prefix="notebook_rt"):
                     await self._flush(chunk)
                     self._forget()
-                    self.on_schema_change()
+                    await self.on_schema_change()
                 case pgoutput.Commit(end_lsn):
                     await self._flush(chunk)
                     self.read_to = end_lsn

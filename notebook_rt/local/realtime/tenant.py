@@ -68,7 +68,7 @@ class Tenant:
             callers=context.callers,
             rate=self._rate(self.options.events_per_second),
             max_record_bytes=self.options.max_record_bytes,
-            on_schema_change=self._schema_changed,
+            on_schema_change=self._look_at_publication,
             poll_interval=self.options.poll_interval,
         )
         self.wal = WalStream(
@@ -140,9 +140,6 @@ class Tenant:
                     await connection.execute("select realtime.notebook_rt_partitions()")
             except PgError as error:  # PostgreSQL is away, or somebody holds the table for long
                 log.warning("the partitions of realtime.messages are not up to date: %s", error)
-
-    def _schema_changed(self) -> None:
-        self._spawn(self._look_at_publication())
 
     async def _look_at_publication(self) -> None:
         try:

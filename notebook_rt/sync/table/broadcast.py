@@ -29,9 +29,10 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Change, Page, Query
 from notebook_rt.sync.table.flows import Ask, ReadRefusedError
+from notebook_rt.sync.table.heads import question
 from notebook_rt.sync.table.horizon import Read
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of ``broadcast.sql``: what its functions and messages mean."""
 EVENT: Final = "changes"
 """The event of its messages."""
@@ -40,11 +41,7 @@ SINCE: Final = "notebook_rt_since"
 HOLE: Final = 0.5
 """Seconds after which a number that is missing was lost: late ones were late by 2.1 ms at most."""
 HEAD_PAUSE: Final = 2.0
-HEAD_PAUSE_MAX: Final = 10.0
 """Seconds between two questions for the head, which show a loss that no later message shows."""
-QUIET_PER_PAUSE: Final = 300.0
-"""Seconds at which nothing changes that make the pause a second longer: it begins to grow after ten
-minutes, and is the longest after fifty."""
 PAGE_BYTES: Final = 1_000_000
 """Of an answer of ``since``."""
 
@@ -85,6 +82,8 @@ class Message(msgspec.Struct, frozen=True):
     """When the transaction was about to commit, seconds since the epoch by the database's clock."""
     topics: list[str] = []
     """Digests of the topics that the transaction has messages in, where there are several."""
+    series: int | None = None
+    """Within the epoch; another one: the numbers of a value's topic began anew. None: it does not say."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -95,6 +94,7 @@ class Head(msgspec.Struct, frozen=True):
     epoch: str
     position: str
     n: int
+    series: int
     scope: str = ""
     """The column whose value the topic is of; empty: it is of the whole table."""
 
@@ -106,6 +106,13 @@ class Absence:
     reason: str
     scope: str = ""
     """The column of whose values each is broadcast apart, where the filter does not say which one."""
+
+
+class _Heads(msgspec.Struct, frozen=True):
+    version: int
+    position: str
+    heads: dict[str, dict[str, Any] | None]
+    """Those that are not what was known of them."""
 
 
 class _Since(msgspec.Struct, frozen=True):
@@ -204,14 +211,22 @@ class Numbers:
         self._joining = True
         self._holes = [replace(hole, expected=True) for hole in self._holes]
 
-    def expect(self, number: int, now: float) -> bool:
-        """All up to ``number`` were drawn; whether that says that some are missing."""
+    def restart(self, now: float) -> None:
+        """Another series begins: what the one before had is in the log, as far as it is not here."""
+        self._top, self._joining = 0, True
+        self._holes = [Hole(-1, -1, now, expected=True)]
+
+    def expect(self, number: int, now: float) -> None:
+        """All up to ``number`` were drawn."""
         joining, self._joining = self._joining, False
-        if number <= self._top:
-            return False
-        self._holes.append(Hole(self._top + 1, number, now, joining))
-        self._top = number
-        return True
+        if number > self._top:
+            self._holes.append(Hole(self._top + 1, number, now, joining))
+            self._top = number
+
+    @property
+    def top(self) -> int:
+        """The highest that is known to have been drawn."""
+        return self._top
 
     def settle(self, before: float) -> None:
         """What was missing already at this time is in the log as it was read since."""
@@ -255,9 +270,15 @@ class Missed:
 
 
 class ChangeLog:
-    """The log of one table as it is followed here."""
+    """The log of one table as it is followed here.
 
-    def __init__(self, spec: TableSpec, head: Head, options: Options, now: float) -> None:
+    ``phase``: when its head is looked at, in seconds after a multiple of ``HEAD_PAUSE``. The tables of a
+    session have the same, so that one question serves all of them.
+    """
+
+    def __init__(
+        self, spec: TableSpec, head: Head, options: Options, now: float, phase: float = 0.0
+    ) -> None:
         self.topic = head.topic
         self.scope = head.scope
         """The column whose value the topic is of; empty: it is of the whole table."""
@@ -270,15 +291,14 @@ class ChangeLog:
         """Why there is nothing to follow any more; None while there is."""
         self.began_anew = False
         """Whether the head said that the numbers began anew, or on another topic: that is a gap."""
-        self.head_at = now + HEAD_PAUSE
+        self._phase = phase
+        self.head_at = self._next_look(now)
         """When the head is to be asked for."""
         self._spec = spec
         self._visible_within = options.visible_within
-        self._epoch = head.epoch
+        self._epoch, self._series = head.epoch, head.series
         self._start: Position | None = Position.of(head.position)
         """Where the first reading of the table begins: the position as the log was found."""
-        self._changed_at = now
-        """When it was last seen that something changed."""
         self._recent: deque[tuple[float, Message]] = deque()
         """What came just now, and when: a read may not see it yet."""
         self._parts: dict[int, dict[int, Message]] = {}
@@ -292,9 +312,7 @@ class ChangeLog:
 
     def hear(self, message: Message, now: float) -> list[Entry]:
         """A message came: the entries of its transaction, once all parts are here."""
-        self.numbers.came(message.n, now)
-        self._changed_at = now
-        self.head_at = min(self.head_at, now + HEAD_PAUSE)
+        self._came(message, now)
         if self.position is not None and self.position.sees(message.x):
             return []
         self._recent.append((now, message))
@@ -311,6 +329,16 @@ class ChangeLog:
             for part in sorted(parts)
             for entry in parts[part].changes
         ]
+
+    def _came(self, message: Message, now: float) -> None:
+        if message.series is not None:
+            self._follow_series(message.series, now)
+        self.numbers.came(message.n, now)
+
+    def _follow_series(self, series: int, now: float) -> None:
+        if series != self._series:
+            self._series = series
+            self.numbers.restart(now)
 
     def is_of_another_epoch(self, message: Message) -> bool:
         """Whether the numbers began anew."""
@@ -342,7 +370,7 @@ class ChangeLog:
 
     def keep(self, message: Message, now: float) -> None:
         """A message came while there is no position."""
-        self.numbers.came(message.n, now)
+        self._came(message, now)
         self.kept.append(message)
 
     # What is news -------------------------------------------------------------------------------
@@ -398,20 +426,47 @@ class ChangeLog:
     def ask_head(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
         """The position of now; None: there is none any more. ``now`` is asked when it has come."""
         (read,) = yield [head_query(self._spec)]
-        head, self.ended = read_head(read.page)
+        return self._take_head(read.page, now())
+
+    def look(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
+        """As ``ask_head``, by a question that may be asked together with those of other tables."""
+        known = {
+            "topic": self.topic,
+            "epoch": self._epoch,
+            "series": self._series,
+            "n": self.numbers.top,
+        }
+        (read,) = yield [question({**_named(self._spec), **known})]
+        self.head_at = self._next_look(now())
+        found = _converted(read.page.value, _Heads)
+        if found is None or found.version != VERSION or found.heads.get("0", known) is None:
+            return (
+                yield from self.ask_head(now)
+            )  # which says that it is over, or where it goes on
+        head = found.heads.get("0")
+        if head is not None:
+            return self._take_head(replace(read.page, value=head), now())
+        if (self.topic, self._epoch) != (known["topic"], known["epoch"]):
+            return None  # it was of another log
+        return Position.of(found.position)
+
+    def _next_look(self, now: float) -> float:
+        return ((now - self._phase) // HEAD_PAUSE + 1) * HEAD_PAUSE + self._phase
+
+    def _take_head(self, page: Page, now: float) -> Position | None:
+        head, self.ended = read_head(page)
         if head is None:
             return None
         if head.epoch != self._epoch or head.topic != self.topic:
-            self._epoch, self.numbers = head.epoch, Numbers()
+            self._epoch, self._series, self.numbers = head.epoch, head.series, Numbers()
             self._parts, self._taken, self._emptied = {}, {}, 0
             self.topic, self.scope = head.topic, head.scope
             self.kept = [one for one in self.kept if one.epoch == head.epoch]
             self.began_anew = True
             self.forget()
-        if self.numbers.expect(head.n, now()):
-            self._changed_at = now()
-        quiet = now() - self._changed_at
-        self.head_at = now() + min(max(HEAD_PAUSE, quiet / QUIET_PER_PAUSE), HEAD_PAUSE_MAX)
+        self._follow_series(head.series, now)
+        self.numbers.expect(head.n, now)
+        self.head_at = self._next_look(now)
         return Position.of(head.position)
 
     def begin(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
@@ -464,10 +519,16 @@ class ChangeLog:
 
 def head_query(spec: TableSpec) -> Query:
     """Ask whether a table's changes are broadcast, and where its log is."""
-    args: dict[str, Any] = {"p_schema": spec.schema, "p_table": spec.table}
-    if equal := spec.filter.equal:
-        args["p_equal"] = equal  # one of them may be the scope, and the value one that has a topic
+    args = {f"p_{name}": value for name, value in _named(spec).items()}
     return Query((), rpc=HEAD, args=args, refusable=True)
+
+
+def _named(spec: TableSpec) -> dict[str, Any]:
+    """The table, and what its rows are equal to."""
+    named: dict[str, Any] = {"schema": spec.schema, "table": spec.table}
+    if equal := spec.filter.equal:
+        named["equal"] = equal  # one of them may be the scope, and the value one that has a topic
+    return named
 
 
 def read_head(page: Page) -> tuple[Head | None, Absence | None]:

@@ -26,12 +26,19 @@ create table if not exists notebook_rt.broadcast_tables (
 alter table notebook_rt.broadcast_tables add column if not exists scope int2,
     alter column numbers drop not null;
 -- The numbers of a table with a scope. A topic's latest number is the sum of `n` over its rows and those
--- of the table's own topic, which count what is told to all values.
+-- of the table's own topic, which count what is told to all values. A counter goes when the log has nothing
+-- of its value any more; the next one counts from 1, in another series.
 create table if not exists notebook_rt.broadcast_numbers (
     topic text not null,
     counter boolean not null default false,  -- the one that is counted up; others are only added
-    n bigint not null
+    n bigint not null,
+    -- The first and the latest entry of the log that a counter has counted; the first names the series.
+    first bigint not null default 0,
+    last bigint not null default 0
 );
+-- The SQL of version 2 kept every counter.
+alter table notebook_rt.broadcast_numbers add column if not exists first bigint not null default 0,
+    add column if not exists last bigint not null default 0;
 create index if not exists broadcast_numbers_topic on notebook_rt.broadcast_numbers (topic);
 create unique index if not exists broadcast_numbers_counter
     on notebook_rt.broadcast_numbers (topic) where counter;
@@ -52,7 +59,7 @@ create table if not exists notebook_rt.broadcast_state (
     pruned xid8 not null default '0',  -- no transaction after this one lost an entry of the log
     by_cron boolean not null default false
 );
-insert into notebook_rt.broadcast_state (version) values (2)
+insert into notebook_rt.broadcast_state (version) values (3)
     on conflict (one) do update set version = excluded.version;
 
 alter table notebook_rt.broadcast_tables enable row level security;
@@ -67,6 +74,8 @@ grant select on notebook_rt.broadcast_tables, notebook_rt.broadcast_numbers, not
     notebook_rt.broadcast_state to anon, authenticated, service_role;
 drop function if exists
     notebook_rt.broadcast_message(notebook_rt.broadcast_tables, int, jsonb[], boolean),
+    notebook_rt.broadcast_message(notebook_rt.broadcast_tables, text, int, jsonb[], boolean, jsonb),
+    notebook_rt.broadcast_number(text, text),
     notebook_rt.broadcast_refused(regclass, text), notebook_rt.broadcast_add(regclass, text),
     public.notebook_rt_head(text, text);
 
@@ -184,16 +193,20 @@ begin
     return null;
 end $$;
 
--- The next number of a topic of a table with a scope: a counter, as there may be too many for sequences.
+-- The next number of a topic of a table with a scope, and its series: a counter, as there may be too many for sequences.
 -- It is locked from here, at commit, to the end of that. Where a writer would fail or wait long for it, the
 -- message has the number 0, and is counted by a row of its own: readers see that at the next head.
-create or replace function notebook_rt.broadcast_number(p_topic text, p_table text) returns bigint
-language plpgsql set search_path = '' set lock_timeout = '100ms' as $$
+create or replace function notebook_rt.broadcast_number(
+    p_topic text, p_table text, p_last bigint, out n bigint, out series bigint
+) language plpgsql set search_path = '' set lock_timeout = '100ms' as $$
+#variable_conflict use_column
 begin
     if current_setting('transaction_isolation') = 'read committed' then
         begin
-            insert into notebook_rt.broadcast_numbers (topic, counter, n) values (p_topic, true, 1)
-                on conflict (topic) where counter do update set n = broadcast_numbers.n + 1;
+            insert into notebook_rt.broadcast_numbers (topic, counter, n, first, last)
+                values (p_topic, true, 1, p_last, p_last)
+                on conflict (topic) where counter
+                    do update set n = broadcast_numbers.n + 1, last = p_last;
             with added as (
                 delete from notebook_rt.broadcast_numbers
                  where topic = p_topic and not counter returning n
@@ -201,33 +214,60 @@ begin
             update notebook_rt.broadcast_numbers b set n = b.n + a.n
               from (select sum(n) as n from added) a
              where b.topic = p_topic and b.counter and a.n is not null;
-            return (select sum(n) from notebook_rt.broadcast_numbers where topic in (p_topic, p_table));
+            select sum(b.n), max(b.first) into broadcast_number.n, broadcast_number.series
+              from notebook_rt.broadcast_numbers b where b.topic in (p_topic, p_table);
+            return;
         exception when lock_not_available or deadlock_detected then
             null;
         end;
     end if;
     insert into notebook_rt.broadcast_numbers (topic, n) values (p_topic, 1);
-    return 0;
+    broadcast_number.n := 0;
 end $$;
 
 -- A message that cannot be sent is a warning, as in realtime.send: readers see the hole in the numbers.
--- `p_common`: what all messages of the transaction say.
-drop function if exists notebook_rt.broadcast_message(
-    notebook_rt.broadcast_tables, int, jsonb[], boolean);
+-- `p_common`: what all messages of the transaction say; `p_entry`: the topic's latest entry of the log.
 create or replace function notebook_rt.broadcast_message(
     p_table notebook_rt.broadcast_tables, p_topic text, p_part int, p_changes jsonb[], p_last boolean,
-    p_common jsonb
+    p_common jsonb, p_entry bigint
 ) returns void language plpgsql set search_path = '' as $$
 declare
-    v_number bigint := case when p_table.scope is null then nextval(p_table.numbers)
-                            else notebook_rt.broadcast_number(p_topic, p_table.topic) end;
+    v_number bigint;
+    v_series bigint;
 begin
+    if p_table.scope is null then
+        v_number := nextval(p_table.numbers);
+    else
+        select b.n, b.series into v_number, v_series
+          from notebook_rt.broadcast_number(p_topic, p_table.topic, p_entry) b;
+    end if;
     perform realtime.send(
-        p_common || jsonb_build_object('epoch', p_table.epoch, 'n', v_number, 'part', p_part,
-                                       'last', p_last, 'changes', to_jsonb(p_changes)),
+        p_common || jsonb_build_object('epoch', p_table.epoch, 'n', v_number, 'series', v_series,
+                                       'part', p_part, 'last', p_last, 'changes', to_jsonb(p_changes)),
         'changes', p_topic, true);
 exception when others then
     raise warning 'notebook_rt: message % of topic "%" was not sent: %', v_number, p_topic, sqlerrm;
+end $$;
+
+-- The counters of `p_topics` of which the log has nothing any more, as it was pruned up to `p_last`. Where
+-- one goes too early nothing is lost: to a reader a new series is a reason to ask the log.
+create or replace function notebook_rt.broadcast_prune_numbers(p_topics text[], p_last bigint)
+returns void language plpgsql set search_path = '' as $$
+declare
+    v_quiet text[];
+begin
+    -- Whoever counts up, or adds other rows to a counter, holds it: these nobody does.
+    select array_agg(q.topic) into v_quiet from (
+        select b.topic from notebook_rt.broadcast_numbers b
+         where b.topic = any (p_topics) and b.counter and b.last <= p_last for update skip locked) q;
+    delete from notebook_rt.broadcast_numbers b where b.topic = any (v_quiet);
+    -- Each TRUNCATE of a table with a scope has left a row.
+    with added as (
+        delete from notebook_rt.broadcast_numbers b using notebook_rt.broadcast_tables t
+         where b.topic = t.topic and t.topic = any (p_topics) returning b.topic, b.n
+    )
+    insert into notebook_rt.broadcast_numbers (topic, n)
+        select a.topic, sum(a.n) from added a group by a.topic;
 end $$;
 
 -- Deletes a little of what is older than a day, or more than about 256 MB; returns how many entries.
@@ -241,6 +281,7 @@ declare
     v_last bigint := 0;
     v_deleted bigint;
     v_xid xid8;
+    v_topics text[];
     -- What began later than the oldest open transaction stays, so that no position of now is too old.
     v_before constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
 begin
@@ -262,11 +303,13 @@ begin
     ), gone as (
         delete from notebook_rt.change_log l using old
          where l.id = old.id and l.xid < v_before and (l.at < now() - p_keep or l.id < v_last)
-        returning l.xid
+        returning l.id, l.xid, l.topic
     )
-    select count(*), max(xid::text::numeric)::text::xid8 into v_deleted, v_xid from gone;
+    select count(*), max(g.xid::text::numeric)::text::xid8, array_agg(distinct g.topic), max(g.id)
+      into v_deleted, v_xid, v_topics, v_last from gone g;
     if v_deleted > 0 then
         update notebook_rt.broadcast_state set pruned = greatest(pruned, v_xid);
+        perform notebook_rt.broadcast_prune_numbers(v_topics, v_last);
     end if;
     return v_deleted;
 end $$;
@@ -301,11 +344,17 @@ begin
       from notebook_rt.change_log l join notebook_rt.broadcast_tables t on t.topic = l.topic
      where l.xid = v_xid and l.id > v_sent and t.scope is null;
     for v_told in
-        select t as source, l.topic, l.last from notebook_rt.broadcast_tables t
+        select t as source, l.topic, l.last,
+               array_agg(l.topic) over (
+                   partition by s.name || substr(l.topic, length(t.topic) + 1)) as alike
+          from notebook_rt.broadcast_tables t
           join (select l.topic, max(l.id) as last from notebook_rt.change_log l
                  where l.xid = v_xid and l.id > v_sent group by l.topic) l
             on l.topic = t.topic or t.scope is not null and starts_with(l.topic, t.topic || '=')
-         order by l.topic collate "C"  -- all writers take the counters in one order
+          left join lateral notebook_rt.broadcast_scope(t) s on true
+         -- Those of values first: they name the others, which then find somebody that waits for them. All
+         -- writers take the counters in one order.
+         order by t.scope is null, l.topic collate "C"
     loop
         v_table := v_told.source;
         v_topic := v_told.topic;
@@ -315,8 +364,9 @@ begin
             insert into notebook_rt.broadcast_numbers (topic, n) values (v_topic, 1);
             continue;
         end if;
-        -- Readers of one topic may not know the others' names, nor whether another's rows changed, too.
-        v_topics := case when v_table.scope is null then v_open else v_open || v_topic end;
+        -- Readers of one topic may not know the others' names, nor whether another's rows changed, too: of
+        -- topics of values only those of the same value, of a column of the same name, name each other.
+        v_topics := case when v_table.scope is null then v_open else v_open || v_told.alike end;
         v_common := jsonb_build_object('x', v_xid::text, 'at', extract(epoch from v_at));
         if cardinality(v_topics) between 2 and 50 then
             v_common := v_common || jsonb_build_object('topics', (
@@ -344,14 +394,15 @@ begin
             if v_bytes > 0 and v_bytes + v_add > 240000 then
                 v_part := v_part + 1;
                 perform notebook_rt.broadcast_message(
-                    v_table, v_topic, v_part, v_changes, false, v_common);
+                    v_table, v_topic, v_part, v_changes, false, v_common, v_told.last);
                 v_changes := '{}';
                 v_bytes := 0;
             end if;
             v_changes := v_changes || v_change;
             v_bytes := v_bytes + v_add;
         end loop;
-        perform notebook_rt.broadcast_message(v_table, v_topic, v_part + 1, v_changes, true, v_common);
+        perform notebook_rt.broadcast_message(
+            v_table, v_topic, v_part + 1, v_changes, true, v_common, v_told.last);
         if v_entry.at < v_at - interval '10 ms' then  -- it went on after its last change
             update notebook_rt.change_log set at = v_at where id = v_entry.id;
         end if;
@@ -515,9 +566,11 @@ begin
        from notebook_rt.broadcast_tables t
       where t.relation = p_relation and t.scope is distinct from v_column
          or not exists (select from pg_catalog.pg_class c where c.oid = t.relation);
-    -- A table that was renamed keeps its topic.
-    select coalesce((select t.topic from notebook_rt.broadcast_tables t
-                      where t.relation = p_relation), v_topic) into v_topic;
+    -- A table that was renamed keeps its topic; one that has its name now has another.
+    select coalesce(
+        (select t.topic from notebook_rt.broadcast_tables t where t.relation = p_relation),
+        (select v_topic || '#' || p_relation::oid from notebook_rt.broadcast_tables t
+          where t.topic = v_topic), v_topic) into v_topic;
     if scope is null then
         execute format('create sequence if not exists %s', v_numbers);
         execute format('revoke all on sequence %s from anon, authenticated, service_role', v_numbers);
@@ -586,7 +639,7 @@ end $$;
 
 revoke all on function notebook_rt.broadcast_key, notebook_rt.broadcast_capture,
     notebook_rt.broadcast_number, notebook_rt.broadcast_message, notebook_rt.broadcast_prune,
-    notebook_rt.broadcast_flush, notebook_rt.broadcast_refused, notebook_rt.broadcast_forget,
+    notebook_rt.broadcast_prune_numbers, notebook_rt.broadcast_flush, notebook_rt.broadcast_refused, notebook_rt.broadcast_forget,
     notebook_rt.broadcast_remove, notebook_rt.broadcast_add
     from public, anon, authenticated, service_role;
 
@@ -632,7 +685,7 @@ begin
         return (select jsonb_build_object(
             'version', v_version, 'topic', v_table.topic, 'epoch', v_table.epoch,
             'position', pg_current_snapshot()::text,
-            'n', coalesce(pg_catalog.pg_sequence_last_value(v_table.numbers), 0)));
+            'n', coalesce(pg_catalog.pg_sequence_last_value(v_table.numbers), 0), 'series', 0));
     end if;
     select * into v_scope from notebook_rt.broadcast_scope(v_table);
     if not found then
@@ -651,8 +704,38 @@ begin
     end if;
     return (select jsonb_build_object(
         'version', v_version, 'topic', v_topic, 'scope', v_scope.name, 'epoch', v_table.epoch,
-        'position', pg_current_snapshot()::text, 'n', coalesce(sum(b.n), 0))
+        'position', pg_current_snapshot()::text, 'n', coalesce(sum(b.n), 0),
+        'series', coalesce(max(b.first), 0))
         from notebook_rt.broadcast_numbers b where b.topic in (v_topic, v_table.topic));
+end $$;
+
+-- The heads of several tables in one question. In: an array of what is known of each, "schema", "table" and
+-- "equal", as `notebook_rt_head` is asked, and the "topic", "epoch", "series" and "n" of now. Out: "heads", by the place in the array, the answer where it is another one; and a "position" for all of them.
+create or replace function public.notebook_rt_heads(p_tables jsonb) returns jsonb
+language plpgsql volatile security invoker set search_path = '' as $$
+declare
+    v_position constant text := pg_current_snapshot()::text;  -- older than the reading of all numbers
+    v_heads jsonb := '{}';
+    v_head jsonb;
+    v_asked record;
+begin
+    for v_asked in
+        select a.value, (a.ordinality - 1)::text as place
+          from jsonb_array_elements(p_tables) with ordinality a
+    loop
+        begin
+            v_head := public.notebook_rt_head(
+                v_asked.value ->> 'schema', v_asked.value ->> 'table', v_asked.value -> 'equal');
+        exception when others then
+            v_head := null;  -- one that cannot be asked, such as for its policy, spoils no other
+        end;
+        if not coalesce(v_head ? 'topic', false)
+            or not v_asked.value @> (v_head - 'version' - 'position' - 'scope') then
+            v_heads := v_heads || jsonb_build_object(v_asked.place, v_head);
+        end if;
+    end loop;
+    return (select jsonb_build_object('version', s.version, 'position', v_position, 'heads', v_heads)
+              from notebook_rt.broadcast_state s);
 end $$;
 
 -- What was committed between `p_position` and `p_until` (now, for the first page), in the order of the log,
@@ -691,10 +774,10 @@ create or replace function public.notebook_rt_since(
 $$;
 revoke all on function notebook_rt.broadcast_topic, notebook_rt.broadcast_value,
     notebook_rt.broadcast_scope, notebook_rt.broadcast_source, public.notebook_rt_head,
-    public.notebook_rt_since from public;
+    public.notebook_rt_heads, public.notebook_rt_since from public;
 grant execute on function notebook_rt.broadcast_topic, notebook_rt.broadcast_value,
     notebook_rt.broadcast_scope, notebook_rt.broadcast_source, public.notebook_rt_head,
-    public.notebook_rt_since to anon, authenticated, service_role;
+    public.notebook_rt_heads, public.notebook_rt_since to anon, authenticated, service_role;
 
 -- Where there is pg_cron, and this role may use it, it prunes every minute, and writers need not.
 update notebook_rt.broadcast_state set by_cron = false;

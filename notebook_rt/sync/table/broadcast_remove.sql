@@ -11,6 +11,8 @@ begin
            from cron.job where jobname = 'notebook_rt_broadcast_prune' and username = current_user;
     end if;
     drop function public.notebook_rt_head, public.notebook_rt_since;
+    -- Versions 1 and 2 did not have these.
+    drop function if exists public.notebook_rt_heads, notebook_rt.broadcast_prune_numbers;
     drop table notebook_rt.change_log;
     drop function notebook_rt.broadcast_source, notebook_rt.broadcast_add,
         notebook_rt.broadcast_remove, notebook_rt.broadcast_forget, notebook_rt.broadcast_refused,

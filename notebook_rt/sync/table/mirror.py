@@ -76,6 +76,8 @@ class Mirror(Machine):
         columnar table, or the overlay over it.
     rate
         The session's changes, counted by the caller: whether the server may be dropping some.
+    phase
+        When, in seconds, the session's tables look at the heads of their logs (``ChangeLog``).
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class Mirror(Machine):
         make_rows: Callable[[Schema], Rows],
         options: Options,
         rate: ChangeRate,
+        phase: float = 0.0,
     ) -> None:
         self.spec = spec
+        self._phase = phase
         super().__init__(options, Horizon(options))
         self._passes = Passes(
             spec, make_rows, options, self._horizon, self._emit, lambda: self._flows.waited
@@ -262,7 +266,7 @@ class Mirror(Machine):
         head, why = read_head(read.page)
         if head is not None:
             self._source = "broadcast"
-            self._passes.log = ChangeLog(self.spec, head, self.options, self._now)
+            self._passes.log = ChangeLog(self.spec, head, self.options, self._now, self._phase)
             self._followed = head.topic
             self._horizon.logged = True
         elif self.spec.source == "broadcast":
@@ -660,7 +664,7 @@ class Mirror(Machine):
             self._open_gap("what was missed is read from the table, not from its log")
 
     def _look_at_head(self, log: ChangeLog) -> Flow:
-        self._flows.serve(LOG, "audit")
+        self._flows.serve(LOG, "heads")
         yield from self._passes.look_at_head(log)
 
     def _poll(self, replica: Replica) -> Flow:

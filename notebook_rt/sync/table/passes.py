@@ -357,7 +357,7 @@ class Passes:
 
     def look_at_head(self, log: ChangeLog) -> Generator[Ask, Sequence[Read], None]:
         """See whether the latest messages were lost; where none was, the position moves on."""
-        position = yield from log.ask_head(lambda: self.now)
+        position = yield from log.look(lambda: self.now)
         if position is not None and log.position is not None and not log.numbers.missing:
             log.adopt(position)
 

@@ -1,7 +1,8 @@
 """Which messages of several tables are applied as one: those of one transaction, as far as they come.
 
 The database sends a transaction's changes in a topic for each table (``broadcast.sql``), and says in each
-message which topics those are. In go the messages of all topics of a session as they come, and the time;
+message which topics those are; one of a whole table does not name the topics of values, which come before it
+and name it. In go the messages of all topics of a session as they come, and the time;
 out come the messages to apply now, as one. Pure.
 
 A message waits for the others of its transaction, and what comes behind it waits with it, so that the
@@ -102,7 +103,7 @@ class Together:
 
     def _see(self, sent: Sent, followed: Collection[str], now: float) -> int | None:
         """Which transaction of several tables a message is of."""
-        if not (isinstance(sent.payload, dict) and sent.payload.get("topics")):
+        if not isinstance(sent.payload, dict) or not (self._open or sent.payload.get("topics")):
             return None
         try:
             part = msgspec.convert(sent.payload, _Part, strict=False)

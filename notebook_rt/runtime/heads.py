@@ -1,0 +1,70 @@
+"""Asks for the heads of a session's logs, all in one request.
+
+Tables look at the same moments (``ChangeLog``); what they ask within ``GATHER`` seconds of each other is one
+question (``sync/table/heads.py``), and each gets its own part of the answer. On the loop thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from notebook_rt.errors import ClosedError, fresh
+from notebook_rt.sync.events import Page, Query
+from notebook_rt.sync.table.heads import MOST, answers, combined
+
+GATHER: Final = 0.02
+"""Seconds to wait for the questions of other tables: their timers run apart by less."""
+
+
+class Heads:
+    """See the module. ``send`` carries a question to the server."""
+
+    def __init__(self, send: Callable[[Query], Awaitable[Page]]) -> None:
+        self._send = send
+        self._waiting: list[tuple[Query, asyncio.Future[Page]]] = []
+        self._asking: set[asyncio.Task[None]] = set()
+
+    async def ask(self, question: Query) -> Page:
+        """The answer to ``question``, together with what others ask now.
+
+        Raises
+        ------
+        NotebookRTError
+            By name, as of a request of its own.
+        """
+        answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, answer))
+        if len(self._waiting) == 1:
+            asking = asyncio.create_task(self._gather())
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
+        return await answer
+
+    async def _gather(self) -> None:
+        await asyncio.sleep(GATHER)
+        waiting, self._waiting = self._waiting, []
+        wanted = [one for one in waiting if not one[1].done()]
+        for first in range(0, len(wanted), MOST):
+            await self._ask_together(wanted[first : first + MOST])
+
+    async def _ask_together(self, asked: list[tuple[Query, asyncio.Future[Page]]]) -> None:
+        waiting = [answer for _, answer in asked]
+        try:
+            page = await self._send(combined([question for question, _ in asked]))
+        except asyncio.CancelledError:
+            _fail(waiting, ClosedError("this session"))
+            raise
+        except Exception as error:
+            _fail(waiting, error)
+            return
+        for answer, part in zip(waiting, answers(page, len(asked)), strict=True):
+            if not answer.done():
+                answer.set_result(part)
+
+
+def _fail(waiting: list[asyncio.Future[Page]], error: Exception) -> None:
+    for answer in waiting:
+        if not answer.done():
+            answer.set_exception(fresh(error))
