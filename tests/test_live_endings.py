@@ -223,7 +223,7 @@ def test_though_nobody_waits_for_the_end_of_it(
     rt.close()
     assert waits.is_set()
     until(lambda: not names(), seconds=3, what=names)
-    assert not rt._project.connection.socket.is_connected
+    assert rt._project.connection.socket is None or not rt._project.connection.socket.is_connected
 
 
 def test_twenty_at_once_and_a_cell_run_thirty_times(
