@@ -487,12 +487,10 @@ class Presence:
             box.close()
             self._thread.post(room.presence_listeners.remove, listener)
 
-        unsubscribe = room.subscribers.add(fn, remove)
-        self._removers.append(unsubscribe)
-        return unsubscribe
+        return room.subscribers.add(fn, remove, self._removers)
 
     def _close(self) -> None:
-        for remove in self._removers:
+        for remove in tuple(self._removers):
             remove()
 
 

@@ -416,7 +416,7 @@ class Handle:
         return self._feed.synced_at
 
     def __len__(self) -> int:
-        return len(self._read(self._feed.snapshot))
+        return self._read(self._feed.count)
 
     def get(self, key: Hashable) -> dict[str, Any] | None:
         """The row of ``key``, by column, or None; cheaper than ``df.loc``.
@@ -628,9 +628,7 @@ class Handle:
             detach()
             be_quiet()
 
-        unsubscribe = feed.subscribers.add(fn, remove)
-        self._removers.append(unsubscribe)
-        return unsubscribe
+        return feed.subscribers.add(fn, remove, self._removers)
 
     def _attach(
         self, put: Callable[[ChangeBatch], None], *, gather: bool = True
@@ -709,9 +707,7 @@ class Handle:
         watching = Watching(
             self, condition, enter, leave, name=name, at_once=at_once, debounce=debounce
         )
-        stop = self._feed.subscribers.add(enter, watching.stop)
-        self._removers.append(stop)
-        return stop
+        return self._feed.subscribers.add(enter, watching.stop, self._removers)
 
     def until(self, condition: Condition, timeout: float | None = None) -> dict[str, Any]:
         """Wait until a row matches, and give it: at once, if one does already. Ctrl-C works.
@@ -814,7 +810,7 @@ class Handle:
         """Let go. The last handle on a table ends its subscription; ``df`` keeps the last data."""
         if not self._closed:
             self._closed = True
-            for remove in self._removers:
+            for remove in tuple(self._removers):
                 remove()
             for changes in tuple(self._iterations):
                 changes.close()

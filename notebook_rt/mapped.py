@@ -225,9 +225,9 @@ class _Listening:
         self._told: _Run | None = None
         self._not_before = 0.0
         self._over = threading.Event()
-        self.unsubscribe = feed.subscribers.add(fn, self._remove)
+        lists = (frame._removers for frame in mapped.frames)
+        self.unsubscribe = feed.subscribers.add(fn, self._remove, *lists)
         for frame in mapped.frames:
-            frame._removers.append(self.unsubscribe)
             self._attached[frame._feed] = frame._attach(self._changed)
         self._box.put(at_once)  # even if not: what the function reads is known when it has run
 

@@ -753,9 +753,7 @@ class LiveTable(LiveFrame):
             box.close()
             stop()
 
-        unsubscribe = self._feed.subscribers.add(fn, remove)
-        self._removers.append(unsubscribe)
-        return unsubscribe
+        return self._feed.subscribers.add(fn, remove, self._removers)
 
     def _writable(self) -> Edits:
         self._check()

@@ -26,6 +26,7 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
 from notebook_rt.net.loop import shared
+from notebook_rt.outbox.queue import Outbox
 from notebook_rt.runtime.iteration import Changes
 from tests.proxy import Proxy, Stall
 from tests.waiting import scaled, until
@@ -207,6 +208,25 @@ def test_though_the_queue_cannot_be_closed(
     assert id(rt._project) not in shared().at_exit
 
 
+def test_the_queues_file_is_closed_beside_the_loop(
+    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last commit waits for the disk, and every session's heartbeats for the loop."""
+    close, on = Outbox.close, []
+
+    def watched(outbox: Outbox) -> None:
+        on.append(shared().here)
+        close(outbox)
+
+    name = make_table()
+    stack.sql(f"insert into {name} values (1, 'one', 1.0)")
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        rt.table(name).edit(1, price=2)
+        monkeypatch.setattr(Outbox, "close", watched)
+    until(lambda: on)
+    assert on == [False]
+
+
 def test_though_nobody_waits_for_the_end_of_it(
     stack: LocalStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +243,7 @@ def test_though_nobody_waits_for_the_end_of_it(
     rt.close()
     assert waits.is_set()
     until(lambda: not names(), seconds=3, what=names)
-    assert not rt._project.connection.socket.is_connected
+    assert rt._project.connection.socket is None or not rt._project.connection.socket.is_connected
 
 
 def test_twenty_at_once_and_a_cell_run_thirty_times(

@@ -12,10 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jupyter_client.manager import KernelManager
 
+from notebook_rt.disk import cache
+from notebook_rt.disk.kept import Facts, Identity, Kept
 from notebook_rt.local import LocalStack
+from notebook_rt.model.rows import Upsert
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Column, Schema
+from notebook_rt.store.table import Table
+from notebook_rt.sync.table.memory import Memory
 from tests.waiting import scaled, until
 
 QUARRELSOME = ("-W", "always::ResourceWarning", "-W", "always::RuntimeWarning")
@@ -205,10 +213,55 @@ def test_the_import_brings_in_nothing_heavy() -> None:
         before = set(sys.modules)
         notebook_rt.connect
         heavy = {"supabase", "anywidget", "ipywidgets", "aiohttp", "psycopg", "IPython", "altair",
-                 "supabase_auth", "nest_asyncio2", "tqdm"}
+                 "supabase_auth", "nest_asyncio2", "tqdm", "httpx", "httpcore", "rich", "realtime",
+                 "pydantic", "websockets"}
         print(sorted(heavy & set(sys.modules)))
     """)
     assert done.stdout == "[]\n[]\n"
+
+
+def test_a_kept_table_is_read_before_what_only_the_network_needs_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    nobody = "http://127.0.0.1:9"
+    shelf = cache.shelf(Identity.of(nobody, "anon", TableSpec("kept_early")))
+    assert shelf.take()
+    table = Table(Schema((Column("id", "int8"),), ("id",)))
+    table.apply([Upsert(1, {"id": 1}), Upsert(2, {"id": 2})])
+    facts = Facts(1.7e9, Memory())
+    shelf.write(Kept(table.schema, table.schema.names, table.parts(), np.arange(2), facts))
+    shelf.close()
+    done = python(f"""
+        import sys
+        import notebook_rt as nrt
+        from notebook_rt.net import supervisor
+        from notebook_rt.runtime.keeping import Keeping
+
+        supervisor.UNASKED_SECONDS = 600  # or a slow machine is through with it
+        read = Keeping._read
+
+        def watched(self):
+            warm = read(self)
+            print(sorted({{"httpx", "realtime", "pydantic", "websockets"}} & set(sys.modules)))
+            return warm
+
+        Keeping._read = watched
+        print(len(nrt.connect({nobody!r}, "sb_publishable_x").table("kept_early", keep=True).df))
+    """)
+    assert done.stdout == "[]\n2\n"
+
+
+def test_a_first_session_that_is_asked_for_nothing_connects_all_the_same(stack: LocalStack) -> None:
+    done = python(f"""
+        import notebook_rt as nrt
+        from tests.waiting import until
+
+        rt = nrt.connect({stack.url!r}, {stack.anon_key!r})
+        until(lambda: rt.status == "connected", 20, what=lambda: rt.status)
+        print(rt.metrics["messages"], rt.status)
+    """)
+    assert done.stdout.endswith(" connected\n")
 
 
 # In a kernel -----------------------------------------------------------------------------------

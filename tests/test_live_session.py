@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import re
 import signal
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -621,6 +623,36 @@ def test_a_cell_that_is_run_again_replaces_the_listeners_it_had_registered(
         rt._thread.call(rt._project.note, "info", "its end")
         until(lambda: (2, "its end") in heard)
     assert (1, "a test") not in heard
+
+
+def test_a_cell_that_is_run_again_lets_go_of_the_callbacks_it_had_registered(
+    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        frame = rt.table(make_table()).wait(scaled(20))
+        presence = rt.channel("lets_go").presence
+        held: list[weakref.ref[Any]] = []
+        for number in range(3):
+            run = Run("a", number)
+            monkeypatch.setattr("notebook_rt.runtime.callbacks.running", lambda run=run: run)
+
+            def hear(*told: Any) -> None:
+                """Heard by nobody once the cell is run again."""
+
+            held.append(weakref.ref(hear))
+            frame.on_change(hear)
+            frame.when("id=gt.1", hear)
+            frame.on_merge(hear)
+            frame.map(hear)
+            presence.on_change(hear)
+            del hear
+
+        def gone() -> bool:
+            gc.collect()
+            return held[0]() is held[1]() is None
+
+        until(gone, 10)
+        assert held[2]() is not None
 
 
 def test_a_cell_that_connects_again_closes_what_it_had_connected(

@@ -17,6 +17,8 @@ import supabase
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
 from notebook_rt.widgets.adapters import FrameOf
 from tests.waiting import scaled, until
 
@@ -619,3 +621,32 @@ def test_debounced_changes_are_told_once_and_df_never_waits(
     assert len(told) <= 2
     with pytest.raises(ValueError, match="debounce"):
         rt.table(table, debounce=-1)
+
+
+def test_the_length_of_a_frame_makes_no_dataframe(
+    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = make_table("id int primary key, n int")
+    stack.sql(f"insert into {name} select i, -i from generate_series(1, 3) i")
+
+    def made(*args: object) -> None:
+        raise AssertionError("a DataFrame was made")
+
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        whole, top = rt.table(name).wait(), rt.table(name, order="n", limit=2).wait()
+        monkeypatch.setattr(Table, "snapshot", made)
+        monkeypatch.setattr(Ordered, "snapshot", made)
+        assert (len(whole), len(top)) == (3, 2)
+
+
+def test_an_empty_table_has_the_columns_that_were_asked_for(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    """And not those besides that its order needs."""
+    name = make_table("id int primary key, n int, at timestamptz default now()")
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        frame = rt.table(name, columns="n", order="at").wait()
+        assert list(frame.df.columns) == ["n"]
+        stack.sql(f"insert into {name} values (1, 2)")
+        until(lambda: len(frame) == 1, 20, what=lambda: frame)
+        assert list(frame.df.columns) == ["n"]

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from notebook_rt.errors import AuthError, NotebookRTError
 from notebook_rt.net.registry import CHANGES_ONLY, Place
-from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.sync.events import Binding, Change
 
 if TYPE_CHECKING:
+    from notebook_rt.net.websocket.topic import SocketChannel
     from notebook_rt.session import Session
 
 NOT_STREAMED: Final = "Please check Realtime is enabled for the given connect parameters"

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from notebook_rt.errors import AnswerTooLargeError, ClosedError, UnreachableError
+from notebook_rt.errors import ClosedError, UnreachableError
 from notebook_rt.model.http import Answer, Request
-from notebook_rt.net.address import proxies
 from notebook_rt.net.answers import http_date, read_answer
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.options import MAX_ANSWER_BYTES
 from notebook_rt.sync.clock import ServerClock
 from notebook_rt.sync.usage import Purpose, Usage
 
-_CHUNK: Final = 1024 * 1024
-"""Bytes decompressed at a time."""
+if TYPE_CHECKING:
+    import httpx
 
 
 class NoAnswerError(UnreachableError):
@@ -38,26 +34,6 @@ class NoAnswerError(UnreachableError):
 
 class CancelledUnsentError(asyncio.CancelledError):
     """A request was cancelled before any of it left for the server."""
-
-
-def new_client(url: str, timeout: httpx.Timeout, max_answer_bytes: int) -> httpx.AsyncClient:
-    """A client of ``url`` whose answers have bounds."""
-
-    async def bound(response: httpx.Response) -> None:
-        response.stream = _BoundedStream(response, max_answer_bytes)
-
-    return httpx.AsyncClient(
-        base_url=url,
-        timeout=timeout,
-        limits=httpx.Limits(max_connections=20, max_keepalive_connections=10),
-        follow_redirects=False,  # a password goes where the user said, nowhere else
-        # An encoding that nobody asked for, or several on top of one another, which a few bytes can
-        # blow up to any size, is refused.
-        headers={"Accept-Encoding": "gzip"},
-        # A hook, not a transport: with one, httpx does not look at the proxies of the environment.
-        event_hooks={"response": [bound]},
-        mounts=proxies(url),
-    )
 
 
 class HttpClient:
@@ -101,11 +77,41 @@ class HttpClient:
         self._seconds = seconds
         self._usage = usage
         self._login = login
-        timeout = httpx.Timeout(chunk_seconds or seconds, connect=connect_seconds or seconds)
-        self._client = new_client(url, timeout, max_answer_bytes)
+        self._limits = (
+            chunk_seconds or seconds,
+            connect_seconds or seconds,
+            max_answer_bytes,
+        )
+        self._client: httpx.AsyncClient | None = None
+        """Made with the first request."""
+        self._opening: asyncio.Future[httpx.AsyncClient] | None = None
+        self._closed = False
+        """It was closed before it was made."""
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        if self._client is None:
+            self._closed = True
+        else:
+            await self._client.aclose()
+
+    async def _open(self) -> httpx.AsyncClient:
+        """The client; made on a thread beside, where ``httpx`` is imported and certificates are read."""
+        if self._client is None and not self._closed:
+            if self._opening is None:
+                making = asyncio.to_thread(_new_client, self.url, *self._limits)
+                self._opening = asyncio.ensure_future(making)
+            try:
+                made = await asyncio.shield(self._opening)
+            except asyncio.CancelledError:
+                raise CancelledUnsentError from None
+            except Exception as error:  # a proxy of the environment that httpx cannot use
+                self._opening = None
+                raise NoAnswerError(self.url, str(error), sent=False) from None
+            if not self._closed:
+                self._client = made
+        if self._client is None or self._client.is_closed:
+            raise ClosedError("this session")
+        return self._client
 
     async def send(
         self,
@@ -134,8 +140,9 @@ class HttpClient:
         return answer
 
     async def _send(self, request: Request, exact_numbers: bool, purpose: Purpose) -> Answer:
-        if self._client.is_closed:
-            raise ClosedError("this session")
+        client = await self._open()
+        from notebook_rt.net.client import FAILURES, BoundedStream, parameters, reason
+
         if self._login is not None and self.credentials.login != self._login:
             raise NoAnswerError(self.url, "somebody else has signed in", sent=False)
         reading = request.method in ("GET", "HEAD")
@@ -153,23 +160,23 @@ class HttpClient:
         try:
             # httpx' own limit is for each chunk; a server that drips would hold a request for ever.
             async with asyncio.timeout(self._seconds):
-                response = await self._client.request(
+                response = await client.request(
                     request.method,
                     request.path,
-                    params=httpx.QueryParams(list(request.params)) if request.params else None,
+                    params=parameters(request.params),
                     headers=headers,
                     json=request.body,
                     extensions={"trace": leaving},
                 )
         # Not as its cause: a traceback prints that with the server's words as they came.
-        except (httpx.TransportError, httpx.DecodingError, httpx.InvalidURL, OSError) as error:
-            raise NoAnswerError(self.url, _reason(error), sent=leaving.began) from None
+        except FAILURES as error:
+            raise NoAnswerError(self.url, reason(error), sent=leaving.began) from None
         except asyncio.CancelledError:
             if not leaving.began:
                 raise CancelledUnsentError from None
             raise
         came, now = time.monotonic(), time.time()
-        if isinstance(response.stream, _BoundedStream):
+        if isinstance(response.stream, BoundedStream):
             received = response.stream.received
             self.bytes_received += received
             if self._usage is not None:
@@ -196,58 +203,9 @@ class _Leaving:
             self.began = self.began or info["request"].method != b"CONNECT"  # that is the proxy's
 
 
-def _reason(error: Exception) -> str:
-    """What to say of a transport error, some of which say nothing themselves."""
-    if isinstance(error, httpx.ConnectTimeout):
-        return "no answer when connecting"
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return "no answer in time"
-    return str(error) or type(error).__name__
+def _new_client(
+    url: str, seconds: float, connect_seconds: float, max_answer_bytes: int
+) -> httpx.AsyncClient:
+    from notebook_rt.net.client import new_client, timeouts
 
-
-class _BoundedStream(httpx.AsyncByteStream):
-    """A response's body, decompressed, of at most ``most`` bytes."""
-
-    def __init__(self, response: httpx.Response, most: int) -> None:
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        self.received = 0
-        """Bytes that came over the wire."""
-        self._inner = response.stream
-        self._most = most
-        request = response.request
-        self._what = f"{request.method} {request.url.path}"
-        encoding = response.headers.pop("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", "gzip", "x-gzip"):
-            raise httpx.DecodingError(f"an answer encoded as {encoding[:80]!r}, not as gzip")
-        self._gzip: Any = (
-            None if encoding == "identity" else zlib.decompressobj(16 + zlib.MAX_WBITS)
-        )
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for raw in self._inner:
-            self.received += len(raw)
-            for piece in self._pieces(raw):
-                size += len(piece)
-                if size > self._most:
-                    raise AnswerTooLargeError(self._what, self._most)
-                yield piece
-        if self._gzip is not None and self.received and not self._gzip.eof:
-            raise httpx.RemoteProtocolError("the answer was cut short")
-
-    def _pieces(self, raw: bytes) -> list[bytes]:
-        if self._gzip is None:
-            return [raw]
-        pieces, size = [], 0
-        try:
-            while raw and size <= self._most:
-                piece = self._gzip.decompress(raw, _CHUNK)
-                pieces.append(piece)
-                size += len(piece)
-                raw = self._gzip.unconsumed_tail
-        except zlib.error as error:
-            raise httpx.DecodingError(f"an answer that is not gzip, as it says: {error}") from error
-        return pieces
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+    return new_client(url, timeouts(seconds, connect_seconds), max_answer_bytes)

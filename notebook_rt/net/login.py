@@ -15,13 +15,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-import httpx
-
 from notebook_rt.errors import ClosedError, LoginError, NotebookRTError, UnreachableError
 from notebook_rt.net.answers import BETWEEN
 from notebook_rt.net.credentials import Credentials, checked_token, claims
 from notebook_rt.net.followed import FollowedClient
-from notebook_rt.net.http import new_client
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.ways import Way
 from notebook_rt.options import Options
@@ -154,6 +151,9 @@ class Login:
     def _client(self) -> Any:
         from supabase_auth import AsyncGoTrueClient
 
+        from notebook_rt.net.client import new_client, timeouts
+
+        seconds = self._options.connect_timeout
         return AsyncGoTrueClient(
             url=f"{self._url}/auth/v1",
             headers=self._credentials.headers(),
@@ -161,7 +161,7 @@ class Login:
             persist_session=False,
             http_client=new_client(
                 self._url,
-                httpx.Timeout(self._options.connect_timeout),
+                timeouts(seconds, seconds),
                 self._options.max_answer_bytes,
             ),
         )

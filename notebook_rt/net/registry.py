@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from notebook_rt.errors import (
     AuthError,
@@ -20,11 +20,13 @@ from notebook_rt.errors import (
     ServerError,
     TokenExpiredError,
 )
-from notebook_rt.net.websocket.socket import Socket
-from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.options import Options
 from notebook_rt.sync.connection.joins import Effect, Evicted, Join, Joins, Leave, Priority
 from notebook_rt.sync.events import Binding, Change
+
+if TYPE_CHECKING:  # what carries the socket is imported when it is opened (supervisor.py)
+    from notebook_rt.net.websocket.socket import Socket
+    from notebook_rt.net.websocket.topic import SocketChannel
 
 _FINAL = ("Unauthorized", "PrivateOnly", "TopicNameRequired", "RealtimeDisabledForTenant")
 _RATE_LIMITED = (
@@ -178,7 +180,7 @@ class _Entry:
         self.registry.carry_out(self.registry.joins.failed(self.topic, now, wait, final))
 
     def _token_refused(self, reason: str) -> AuthError:
-        url = self.registry.socket.project_url
+        url = self.registry.url
         ended = _EXPIRED in reason
         error = TokenExpiredError(url, reason) if ended else AuthError("access token", url, reason)
         self.token_error = error
@@ -197,13 +199,17 @@ class Registry:
 
     def __init__(
         self,
-        socket: Socket,
+        url: str,
         options: Options,
         random: Callable[[], float],
         spawn: Callable[[Coroutine[Any, Any, Any], str], object],
         closed_by_server: Callable[[bool], None],
     ) -> None:
-        self.socket = socket
+        self.url = url
+        self.socket: Socket | None = None
+        """From the first time on that it was opened."""
+        self.needed = asyncio.Event()
+        """Set once somebody will want a channel."""
         self.joins = Joins(options, random)
         self._spawn = spawn
         self._closed_by_server = closed_by_server
@@ -218,6 +224,7 @@ class Registry:
             self._entries[topic] = _Entry(self, topic, owner)
             if self._lost:
                 owner.lost(self._lost)
+        self.needed.set()
         self.carry_out(self.joins.want(topic, priority, time.monotonic()))
 
     def unwant(self, topic: str, priority: Priority) -> None:
@@ -240,7 +247,7 @@ class Registry:
         if not connected:
             for entry in list(self._entries.values()):
                 if entry.channel is not None:
-                    self.socket._remove_channel(entry.channel)
+                    entry.channel.socket._remove_channel(entry.channel)
                     entry.channel = None
                 entry.owner.lost(reason)
         self.carry_out(self.joins.socket(connected, time.monotonic()))
@@ -251,6 +258,8 @@ class Registry:
 
     async def push_token(self) -> None:
         """Tell every joined channel of the access token of now; later joins carry it anyway."""
+        if self.socket is None:
+            return  # it opens with the token that there is then
         self.socket.access_token = self.socket.credentials.spoken
         for entry in list(self._entries.values()):
             if entry.channel is not None and entry.channel.is_joined:
@@ -258,12 +267,12 @@ class Registry:
 
     def push_token_if_it_changed(self, channel: SocketChannel) -> None:
         """Between its join and the answer there is nobody to tell."""
-        if channel.joined_as != self.socket.access_token:
+        if channel.joined_as != channel.socket.access_token:
             self._spawn(self._push_token(channel), "tell a channel of the token")
 
     async def _push_token(self, channel: SocketChannel) -> None:
         with contextlib.suppress(ConnectionError):
-            await channel.tell("access_token", {"access_token": self.socket.access_token})
+            await channel.tell("access_token", {"access_token": channel.socket.access_token})
 
     def token_refused(self) -> None:
         """No other token can be had: tell whose join was refused for it."""
@@ -273,7 +282,7 @@ class Registry:
 
     def channel_gone(self, entry: _Entry, for_the_token: bool) -> None:
         if entry.channel is not None:
-            self.socket._remove_channel(entry.channel)
+            entry.channel.socket._remove_channel(entry.channel)
             entry.channel = None
         self._closed_by_server(for_the_token)
 
@@ -301,6 +310,7 @@ class Registry:
                 continue
             match effect:
                 case Join(topic):
+                    assert self.socket is not None  # `connected` was told
                     channel = self.socket.open_channel(topic, entry.owner.config(), entry)
                     entry.channel = channel
                     self._spawn(channel.subscribe_to(entry.owner.bindings()), f"join {topic}")

@@ -2,21 +2,29 @@
 
 Opens and closes the socket, beats, keeps the one timer, tells the registry and whoever listens when
 the state changes. Everything here runs on the loop thread.
+
+What carries the socket (``websocket/``, the ``realtime`` package with pydantic) takes a third as long to
+import as pandas. So it is imported with the first socket, on a thread beside, and behind the tables that
+are read from the disk: the two would share one core.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from notebook_rt.errors import NotebookRTError
 from notebook_rt.model.classify import classify
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.registry import Registry
-from notebook_rt.net.websocket.socket import Socket, hang_up
+from notebook_rt.net.websocket.traffic import Traffic
 from notebook_rt.options import Options
 from notebook_rt.sync.connection.supervisor import (
     Beat,
@@ -40,6 +48,13 @@ from notebook_rt.sync.connection.supervisor import (
     WakeAt,
 )
 from notebook_rt.sync.usage import Usage
+
+if TYPE_CHECKING:
+    from notebook_rt.net.websocket.socket import Socket
+
+CARRIER: Final = "notebook_rt.net.websocket.socket"
+UNASKED_SECONDS: Final = 0.25
+"""How long a process' first session waits to be asked for something before it opens its socket."""
 
 
 class Connection:
@@ -81,11 +96,12 @@ class Connection:
         known: Callable[[NotebookRTError], NotebookRTError],
     ) -> None:
         self.machine = Supervisor(options, random.random)
-        self.socket = Socket(url, credentials, options, self, usage)
-        self.registry = Registry(
-            self.socket, options, random.random, thread.spawn, self._channel_closed
-        )
+        self.traffic = Traffic()
+        self.registry = Registry(url, options, random.random, thread.spawn, self._channel_closed)
         self.credentials = credentials
+        self._options = options
+        self._usage = usage
+        self._exact_numbers = False
         self.last_error: NotebookRTError | None = None
         """Why the socket could not be opened, until it is."""
         self._thread = thread
@@ -103,13 +119,24 @@ class Connection:
         self._feeding = False
 
     @property
+    def socket(self) -> Socket | None:
+        """None until it is opened for the first time."""
+        return self.registry.socket
+
+    def keep_exact_numbers(self) -> None:
+        """A table keeps ``numeric`` as Decimal."""
+        self._exact_numbers = True
+        if self.socket is not None:
+            self.socket.exact_numbers = True
+
+    @property
     def state(self) -> State:
         return self.machine.state
 
     @property
     def silent(self) -> bool:
         """Whether nothing comes, and an answer is later than is usual on this connection. From any thread."""
-        return self.machine.silent and self.socket.last_frame_at <= self.machine.heard_at
+        return self.machine.silent and self.traffic.last_frame_at <= self.machine.heard_at
 
     def start(self) -> None:
         self._feed(Start())
@@ -122,7 +149,7 @@ class Connection:
 
     async def stop(self) -> None:
         """Close the socket properly, and stay closed."""
-        ws = self.socket.ws
+        ws = None if self.socket is None else self.socket.ws
         self._feed(Stop())
         for task in (self._opening, self._refreshing):
             if task is not None:
@@ -172,7 +199,7 @@ class Connection:
             while self._fed:
                 now, wall = time.monotonic(), time.time()
                 # Every frame is a sign of life, not only a heartbeat's answer.
-                self.machine.heard_at = max(self.machine.heard_at, self.socket.last_frame_at)
+                self.machine.heard_at = max(self.machine.heard_at, self.traffic.last_frame_at)
                 for effect in self.machine.handle(self._fed.pop(0), now, wall):
                     self._carry_out(effect)
         finally:
@@ -185,10 +212,11 @@ class Connection:
             case Close(_, _):
                 if self._opening is not None and not self._opening.done():
                     self._opening.cancel()
-                ws = self.socket.detach()
-                if ws is not None:
+                if self.socket is not None and (ws := self.socket.detach()) is not None:
+                    from notebook_rt.net.websocket.socket import hang_up
+
                     self._thread.spawn(hang_up(ws), "close a socket")
-            case Beat(_, ref):
+            case Beat(_, ref) if self.socket is not None:
                 self._thread.spawn(self.socket.beat(ref), "heartbeat")
             case Latency(seconds):
                 self._on_latency(seconds)
@@ -208,13 +236,31 @@ class Connection:
 
     async def _open(self, number: int) -> None:
         try:
-            await self.socket.open()
+            socket = await self._carrier()
+            await socket.open()
         except NotebookRTError as error:
             self.last_error = known = self._known(error)
             self._feed(OpenFailed(number, classify(error), str(known)))
         else:
             self.last_error = None
             self._feed(Opened(number))
+
+    async def _carrier(self) -> Socket:
+        """The socket, to be opened; what carries it is imported, if it is not yet."""
+        if self.socket is None:
+            if CARRIER not in sys.modules:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(UNASKED_SECONDS):
+                        await self.registry.needed.wait()
+            await asyncio.to_thread(import_module, CARRIER)
+            from notebook_rt.net.websocket.socket import Socket
+
+            self.registry.socket = Socket(
+                self.registry.url, self.credentials, self._options, self, self._usage, self.traffic
+            )
+            self.registry.socket.exact_numbers = self._exact_numbers
+            return self.registry.socket
+        return self.socket
 
     def _refresh_soon(self) -> None:
         if self._refreshing is None or self._refreshing.done():

@@ -155,8 +155,27 @@ class Subscribers:
         self._places: dict[object, tuple[object, list[Callable[[], None]]]] = {}
         """Where callbacks were registered: the execution that did, and how to unsubscribe them."""
 
-    def add(self, fn: Callable[..., Any], remove: Callable[[], None]) -> Callable[[], None]:
-        """Remember ``fn``; gives back how to unsubscribe it."""
+    def add(
+        self,
+        fn: Callable[..., Any],
+        remove: Callable[[], None],
+        *lists: list[Callable[[], None]],
+    ) -> Callable[[], None]:
+        """Remember ``fn``; gives back how to unsubscribe it, which is in ``lists`` until that is done."""
+
+        def end() -> None:
+            remove()
+            for some in lists:
+                with contextlib.suppress(ValueError):
+                    some.remove(unsubscribe)
+
+        unsubscribe = self._place(fn, end)
+        for some in lists:
+            some.append(unsubscribe)
+        return unsubscribe
+
+    def _place(self, fn: Callable[..., Any], remove: Callable[[], None]) -> Callable[[], None]:
+        """Put it in the place of what its cell had registered when it was run before."""
         run = running()
         if run is None:
             return remove

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -41,7 +41,6 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Backend, Schema
 from notebook_rt.net.loop import WakingLock
 from notebook_rt.net.registry import CHANGES_ONLY, Place
-from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.runtime.buffer import Buffer
 from notebook_rt.runtime.feed import Feed, T, Verdict
 from notebook_rt.runtime.keeping import Disk, Keeping, Warm
@@ -98,6 +97,9 @@ from notebook_rt.sync.table.again import Again
 from notebook_rt.sync.table.broadcast import commit_time
 from notebook_rt.sync.table.discovery import described
 from notebook_rt.sync.table.mirror import Mirror
+
+if TYPE_CHECKING:
+    from notebook_rt.net.websocket.topic import SocketChannel
 
 logger = logging.getLogger("notebook_rt")
 
@@ -297,6 +299,7 @@ class TableDriver(Feed):
             self.mirror.resume(rows, schema, warm.kept.known, versions, memory, said)
 
     def _begin(self) -> None:
+        self.services.registry.needed.set()
         self.mirror.want_changes = True
         self._feed(Tick())
         if self._asking_again:

@@ -153,21 +153,31 @@ class Feed:
         """The project, and the login whose rows these are."""
         raise NotImplementedError
 
+    @property
+    def view(self) -> Table | Ordered | None:
+        """What is shown: the table, or its rows in an order; None before the first data."""
+        return self.table if self.ordered is None else self.ordered  # an empty one is no reason
+
     def snapshot(self) -> pd.DataFrame | None:
         """The table as it is now; None before the first data."""
-        shown: Table | Ordered | None = self.ordered or self.table
+        shown = self.view
         return None if shown is None else shown.snapshot()
+
+    def count(self) -> int | None:
+        """How many rows it shows now; None before the first data."""
+        shown = self.view
+        return None if shown is None else len(shown)
 
     def arrow(self) -> pa.Table | None:
         """What ``snapshot`` shows as Arrow's table, key columns included; None before the first data."""
-        shown: Table | Ordered | None = self.ordered or self.table
+        shown = self.view
         return None if shown is None else shown.to_arrow()
 
     def shown(self, read: Callable[[Table | Ordered], T]) -> tuple[T, Mark] | None:
         """What ``read`` makes of what is shown now, and what stands for those rows; None before the
         first data.
         """
-        table, shown = self.table, self.ordered or self.table
+        table, shown = self.table, self.view
         if table is None or shown is None:
             return None
         with table.lock:
@@ -183,7 +193,7 @@ class Feed:
 
     def find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
         """The row that is shown under a user's ``key``, after the key, typed; None: there is none."""
-        table, shown = self.table, self.ordered or self.table
+        table, shown = self.table, self.view
         if table is None or shown is None:
             return None
         try:

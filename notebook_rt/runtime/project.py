@@ -203,7 +203,7 @@ class Project:
                 lazy=lazy,
             )
             if spec.numeric == "decimal":
-                self.connection.socket.exact_numbers = True
+                self.connection.keep_exact_numbers()
             self.tables[shared_as] = driver
             driver.disk = self.disk
             if keep or (keep is None and self.options.keep):
@@ -347,7 +347,7 @@ class Project:
         return Facts(
             state=self.state,
             reason=self.connection.machine.reason,
-            silent_for=now - self.connection.socket.last_frame_at,
+            silent_for=now - self.connection.traffic.last_frame_at,
             late_answer=self.connection.silent,
             latency=self.counters.latency.latest if self.state == "connected" else None,
             reachable=self.reachable,
@@ -395,17 +395,17 @@ class Project:
 
     def metrics(self) -> dict[str, Any]:
         """From any thread."""
-        socket, now = self.connection.socket, time.monotonic()
+        traffic, now = self.connection.traffic, time.monotonic()
         states = self.connection.registry.channels().values()
         made = audits_of(self._facts().tables)
         hour = self.usage.hour(now)
         return {
             "status": self.state,
             "retries": max(0, self.connection.machine.tries - 1),
-            "messages": socket.frames,
-            "bytes": socket.bytes_received + self.rest.http.bytes_received,
+            "messages": traffic.frames,
+            "bytes": traffic.bytes_received + self.rest.http.bytes_received,
             "requests": self.rest.http.requests,
-            "unknown": socket.unknown,
+            "unknown": traffic.unknown,
             "messages_this_hour": hour.messages,
             "sent_this_hour": hour.sent,
             "requests_this_hour": hour.requests,

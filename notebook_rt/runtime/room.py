@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from notebook_rt.errors import (
     AuthError,
@@ -28,7 +28,6 @@ from notebook_rt.model.classify import classify
 from notebook_rt.model.http import Request
 from notebook_rt.model.signal import Signal
 from notebook_rt.net.registry import Place
-from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.runtime.callbacks import Subscribers
 from notebook_rt.runtime.feed import PATIENCE
 from notebook_rt.runtime.services import Services
@@ -36,6 +35,9 @@ from notebook_rt.runtime.topics import NOT_REPLICATING, REPLICATING
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.connection.presence import Meta, People, Person, Throttle
 from notebook_rt.sync.events import Binding, Change
+
+if TYPE_CHECKING:
+    from notebook_rt.net.websocket.topic import SocketChannel
 
 logger = logging.getLogger("notebook_rt")
 

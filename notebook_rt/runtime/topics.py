@@ -13,14 +13,16 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from notebook_rt.errors import AuthError, NotebookRTError
 from notebook_rt.net.registry import Place
-from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.sync.events import Binding, Change
 from notebook_rt.sync.table.broadcast import EVENT
 from notebook_rt.sync.table.together import Sent, Together
+
+if TYPE_CHECKING:
+    from notebook_rt.net.websocket.topic import SocketChannel
 
 REPLICATING: Final = "Replication connection established"
 NOT_REPLICATING: Final = "Replication connection was not established in time"

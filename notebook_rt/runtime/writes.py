@@ -58,6 +58,7 @@ from notebook_rt.outbox.sessions import whose
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.runtime.host import has_front_end, is_interactive
+from notebook_rt.runtime.keeping import beside
 from notebook_rt.runtime.project import Project
 from notebook_rt.sync.connection.supervisor import State
 from notebook_rt.sync.events import Page, Query
@@ -586,7 +587,7 @@ class _Open:
                         await task
             await self._rest.aclose()
         finally:
-            self.outbox.close()
+            await beside(self.outbox.close)  # its last commit waits for the disk
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,7 +256,7 @@ async def test_what_a_newer_server_says_is_counted_and_told_to_nobody(
     frame: Any, unknown: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     socket, heard = await dispatched(msgspec.json.encode(frame))
-    assert socket.unknown == unknown
+    assert socket.traffic.unknown == unknown
     assert not [event for event in heard if event[0] not in ("broadcast", "system")]
     assert not caplog.records
 
@@ -283,7 +283,7 @@ async def test_what_is_no_json_is_a_gap_only_if_it_names_changes(
     raw = b'["postgres_changes",' + frame if marked else frame
     socket, heard = await dispatched(change(1), raw, change(2))
     assert [event[0] for event in heard] == ["change", *["unreadable"] * marked, "change"]
-    assert socket.unknown == 1
+    assert socket.traffic.unknown == 1
 
 
 async def test_what_counts_toward_a_plan_is_changes_broadcasts_and_presence() -> None:
@@ -291,7 +291,7 @@ async def test_what_counts_toward_a_plan_is_changes_broadcasts_and_presence() ->
     others = [{"topic": TOPIC, "event": event, "payload": {}} for event in events]
     frames = [change(1), *map(msgspec.json.encode, others)]
     socket, _ = await dispatched(*frames)
-    hour = socket.usage.hour(socket.last_frame_at)
+    hour = socket.usage.hour(socket.traffic.last_frame_at)
     assert hour.messages == 4
     assert hour.presence_peak == 2 / TICK
-    assert hour.bytes_in == sum(map(len, frames)) == socket.bytes_received
+    assert hour.bytes_in == sum(map(len, frames)) == socket.traffic.bytes_received

@@ -34,6 +34,7 @@ from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.websocket.frames import ChangeFrame, UnknownFrame, decode_frame
 from notebook_rt.net.websocket.intake import Intake
 from notebook_rt.net.websocket.topic import ChannelListener, SocketChannel
+from notebook_rt.net.websocket.traffic import Traffic
 from notebook_rt.net.websocket.upstream import Carrier
 from notebook_rt.options import Options
 from notebook_rt.sync.usage import Counts, Usage
@@ -88,6 +89,7 @@ class Socket(Carrier):
         options: Options,
         listener: SocketListener,
         usage: Usage | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         super().__init__(f"{url}/realtime/v1", credentials.key, int(max(1.0, options.join_timeout)))
         self.project_url = url
@@ -97,11 +99,7 @@ class Socket(Carrier):
         self.exact_numbers = False
         """Set when a table keeps ``numeric`` as Decimal."""
         self.usage = Usage(options.plan) if usage is None else usage
-        self.unknown = 0
-        """Frames, events, statuses and keys that this version does not know; they are ignored."""
-        self.frames = 0
-        self.bytes_received = 0
-        self.last_frame_at = 0.0
+        self.traffic = Traffic() if traffic is None else traffic
         self.access_token: str | None = credentials.spoken
         self._watching: asyncio.Task[None] | None = None
 
@@ -136,7 +134,7 @@ class Socket(Carrier):
             reason = str(error) or "no answer in time"
             raise UnreachableError(self.project_url, reason) from None  # its text quotes headers
         self.ws = ws
-        self.last_frame_at = time.monotonic()
+        self.traffic.last_frame_at = time.monotonic()
         self._watching = asyncio.get_running_loop().create_task(
             self._watch(ws), name="notebook_rt-socket"
         )
@@ -165,9 +163,9 @@ class Socket(Carrier):
             self.listener.socket_closed(code, reason, here)
 
     def _dispatch(self, raw: bytes) -> None:
-        self.frames += 1
-        self.bytes_received += len(raw)
-        self.last_frame_at = time.monotonic()
+        self.traffic.frames += 1
+        self.traffic.bytes_received += len(raw)
+        self.traffic.last_frame_at = time.monotonic()
         try:
             self._take(raw)
         except Exception as error:  # nothing that is read may be lost without a gap (promise 3)
@@ -184,23 +182,23 @@ class Socket(Carrier):
             return
         if isinstance(frame, UnknownFrame):
             self._count(raw, "nothing")
-            self.unknown += 1
+            self.traffic.unknown += 1
             if frame.perhaps_a_change:
                 self.listener.frame_unreadable("a frame that cannot be read")
             return
         self._count(raw, COUNTS.get(frame.event, "nothing"))
         channel = self.channels.get(frame.topic)
-        self.unknown += frame.unknown_keys
+        self.traffic.unknown += frame.unknown_keys
         if isinstance(channel, SocketChannel):
-            self.unknown += channel.receive(frame.event, frame.payload, frame.ref)
+            self.traffic.unknown += channel.receive(frame.event, frame.payload, frame.ref)
         elif frame.topic == "phoenix":
             if frame.event == "phx_reply" and frame.ref:
                 self.listener.heartbeat_answered(frame.ref)
             else:
-                self.unknown += 1
+                self.traffic.unknown += 1
 
     def _count(self, raw: bytes, counts: Counts) -> None:
-        if self.usage.received(len(raw), counts, self.last_frame_at):
+        if self.usage.received(len(raw), counts, self.traffic.last_frame_at):
             self.listener.limit_near()
 
     async def transmit(self, fields: Mapping[str, Any]) -> None:

@@ -1,0 +1,106 @@
+"""``httpx``, as far as a project's HTTP client is made of it.
+
+A module of its own because it takes a fifth as long to import as pandas: ``http.py`` imports it with the
+first request, on a thread beside, so that a kept table is shown before.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import httpx
+
+from notebook_rt.errors import AnswerTooLargeError
+from notebook_rt.net.address import proxies
+
+FAILURES: Final = (httpx.TransportError, httpx.DecodingError, httpx.InvalidURL, OSError)
+"""What is raised where a request gets no answer."""
+_CHUNK: Final = 1024 * 1024
+"""Bytes decompressed at a time."""
+
+
+def new_client(url: str, timeout: httpx.Timeout, max_answer_bytes: int) -> httpx.AsyncClient:
+    """A client of ``url`` whose answers have bounds."""
+
+    async def bound(response: httpx.Response) -> None:
+        response.stream = BoundedStream(response, max_answer_bytes)
+
+    return httpx.AsyncClient(
+        base_url=url,
+        timeout=timeout,
+        limits=httpx.Limits(max_connections=20, max_keepalive_connections=10),
+        follow_redirects=False,  # a password goes where the user said, nowhere else
+        # An encoding that nobody asked for, or several on top of one another, which a few bytes can
+        # blow up to any size, is refused.
+        headers={"Accept-Encoding": "gzip"},
+        # A hook, not a transport: with one, httpx does not look at the proxies of the environment.
+        event_hooks={"response": [bound]},
+        mounts=proxies(url),
+    )
+
+
+def reason(error: Exception) -> str:
+    """What to say of a transport error, some of which say nothing themselves."""
+    if isinstance(error, httpx.ConnectTimeout):
+        return "no answer when connecting"
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
+
+
+def timeouts(seconds: float, connect_seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=connect_seconds)
+
+
+def parameters(params: Sequence[tuple[str, str]]) -> httpx.QueryParams | None:
+    return httpx.QueryParams(list(params)) if params else None
+
+
+class BoundedStream(httpx.AsyncByteStream):
+    """A response's body, decompressed, of at most ``most`` bytes."""
+
+    def __init__(self, response: httpx.Response, most: int) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        self.received = 0
+        """Bytes that came over the wire."""
+        self._inner = response.stream
+        self._most = most
+        request = response.request
+        self._what = f"{request.method} {request.url.path}"
+        encoding = response.headers.pop("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip", "x-gzip"):
+            raise httpx.DecodingError(f"an answer encoded as {encoding[:80]!r}, not as gzip")
+        self._gzip: Any = (
+            None if encoding == "identity" else zlib.decompressobj(16 + zlib.MAX_WBITS)
+        )
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for raw in self._inner:
+            self.received += len(raw)
+            for piece in self._pieces(raw):
+                size += len(piece)
+                if size > self._most:
+                    raise AnswerTooLargeError(self._what, self._most)
+                yield piece
+        if self._gzip is not None and self.received and not self._gzip.eof:
+            raise httpx.RemoteProtocolError("the answer was cut short")
+
+    def _pieces(self, raw: bytes) -> list[bytes]:
+        if self._gzip is None:
+            return [raw]
+        pieces, size = [], 0
+        try:
+            while raw and size <= self._most:
+                piece = self._gzip.decompress(raw, _CHUNK)
+                pieces.append(piece)
+                size += len(piece)
+                raw = self._gzip.unconsumed_tail
+        except zlib.error as error:
+            raise httpx.DecodingError(f"an answer that is not gzip, as it says: {error}") from error
+        return pieces
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
