@@ -127,6 +127,14 @@ def make_table(stack: LocalStack) -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture
+def table(make_table: Callable[..., str], sql: Callable[..., list[tuple[Any, ...]]]) -> str:
+    """A table of twenty rows, for whom any will do."""
+    name = make_table("id bigint primary key, note text, price numeric")
+    sql(f"insert into {name} select n, 'note ' || n, n from generate_series(1, 20) n")
+    return name
+
+
+@pytest.fixture
 def undescribed(stack: LocalStack) -> Iterator[None]:
     """The project lacks the SQL by which tables describe themselves; its description is closed."""
     if OLD_PLATFORM:

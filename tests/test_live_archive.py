@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -38,13 +37,6 @@ print(past.end.isoformat(), flush=True)
 signal.pause()
 """
 """A kernel that records three changes, and is killed."""
-
-
-@pytest.fixture
-def table(make_table: Callable[..., str], sql: Any) -> str:
-    name = make_table("id bigint primary key, note text, price numeric")
-    sql(f"insert into {name} select n, 'note ' || n, n from generate_series(1, 20) n")
-    return name
 
 
 def connected(stack: LocalStack, url: str = "") -> nrt.Session:

@@ -27,13 +27,6 @@ pytestmark = pytest.mark.slow
 same = pd.testing.assert_frame_equal
 
 
-@pytest.fixture
-def table(make_table: Callable[..., str], sql: Any) -> str:
-    name = make_table("id bigint primary key, note text, price numeric")
-    sql(f"insert into {name} select n, 'note ' || n, n from generate_series(1, 20) n")
-    return name
-
-
 class Disk:
     """A disk of its own under the cache, which can be made read-only."""
 

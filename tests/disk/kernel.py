@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 import notebook_rt as nrt
 from notebook_rt.disk import shelf
@@ -26,6 +27,7 @@ def live(url: str, key: str, table: str) -> None:
     frame.wait()
     while frame.status != "live":
         session.health  # noqa: B018  as a user does who looks
+        time.sleep(0.005)
     say("live")
     signal.pause()
 

@@ -8,7 +8,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -334,19 +333,30 @@ def test_a_forked_child_does_not_touch_its_parents_file(outbox: Outbox) -> None:
     assert len(outbox) == 0
 
 
-WRITER = """
-import sys
+WRITERS = """
+import itertools, os, sys
 from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.queue import Outbox
-outbox, name = Outbox(sys.argv[1]), sys.argv[2]
-number = 0
-while True:
-    outbox.put(Op(f"{name}-{number}", "update", "public", "t", 0.0, {"id": f"{name}-{number}"},
-                  {"n": number}, {"n": 0}))
-    sys.stdout.write(f"{name}-{number}\\n")
-    sys.stdout.flush()
-    number += 1
+
+def write(name):
+    outbox = Outbox(sys.argv[1])
+    for number in itertools.count():
+        key = f"{name}-{number}"
+        outbox.put(Op(key, "update", "public", "t", 0.0, {"id": key}, {"n": number}, {"n": 0}))
+        os.write(1, f"put {key}\\n".encode())
+
+for name in map(str.strip, sys.stdin):  # forked: an interpreter that imports takes a second
+    if name != "reap":
+        pid = os.fork()
+        if not pid:
+            write(name)
+        os.write(1, f"pid {pid}\\n".encode())
+        continue
+    for _ in range(4):
+        os.wait()
+    os.write(1, b"reaped all\\n")
 """
+"""Four processes a round, each of which puts until it is killed; ``reap`` waits for their ends."""
 
 
 PATIENT = """
@@ -389,24 +399,34 @@ def test_a_kernel_that_ends_takes_nothing_along_that_others_write(path: Path) ->
 def test_four_processes_killed_again_and_again_lose_no_acknowledged_write(path: Path) -> None:
     acknowledged: set[str] = set()
     Outbox(path).close()
-    for round_ in range(4):
-        writers = [
-            subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(WRITER), str(path), f"{round_}{who}"],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for who in "abcd"
-        ]
-        for writer in writers:
-            assert writer.stdout is not None
-            acknowledged.add(writer.stdout.readline().strip())
-        time.sleep(0.3)
-        for writer in writers:
-            writer.send_signal(signal.SIGKILL)
-            out, _ = writer.communicate()
-            lines = out.split("\n")
-            acknowledged.update(lines[:-1])  # the last may be half a line
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITERS, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writers:
+        assert writers.stdin is not None
+        assert writers.stdout is not None
+        for round_ in range(4):
+            writers.stdin.writelines(f"{round_}{who}\n" for who in "abcd")
+            writers.stdin.flush()
+            pids: list[int] = []
+            writing: set[str] = set()
+            while len(pids) < 4 or len(writing) < 4:
+                word, said = writers.stdout.readline().split()
+                if word == "pid":
+                    pids.append(int(said))
+                else:
+                    acknowledged.add(said)
+                    writing.add(said.partition("-")[0])
+            time.sleep(0.3)
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            writers.stdin.write("reap\n")
+            writers.stdin.flush()
+            while (line := writers.stdout.readline()) != "reaped all\n":
+                acknowledged.add(line.split()[1])
+        writers.stdin.close()
     outbox = Outbox(path)
     found = set(ids(outbox.ops()))
     outbox.close()

@@ -8,11 +8,13 @@ shown goes back in time and that no row is shown that never was.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -156,6 +158,8 @@ class Server:
     epoch: int = 0
     numbers: list[tuple[str, int]] = field(default_factory=list)
     """Topic and transaction of each number that was drawn."""
+    drawn: Counter[str] = field(default_factory=Counter)
+    """How many numbers were drawn of each topic."""
     log: list[dict[str, Any]] = field(default_factory=list)
     entry: int = 0
     entry_size: int = 400_000
@@ -265,8 +269,9 @@ class Server:
         self.committed[x] = self.now
         if not self.broadcasts or not entries:
             return
-        self.log += [{**entry, "x": str(x), "at": self.clock} for entry in entries]
-        self.log.sort(key=lambda one: one["id"])
+        for entry in entries:  # the latest, but for those of a slow transaction
+            stamped = {**entry, "x": str(x), "at": self.clock}
+            bisect.insort(self.log, stamped, key=lambda one: one["id"])
         for topic in dict.fromkeys(entry["topic"] for entry in entries):
             if self.scope is not None and topic == self.base:  # to all values: nobody is sent it
                 self._draw(topic, x)
@@ -314,6 +319,7 @@ class Server:
 
     def _draw(self, topic: str, x: int) -> int:
         self.numbers.append((topic, x))
+        self.drawn[topic] += 1
         return self._latest(topic)
 
     def _series(self, topic: str, at: Position | None = None) -> int:
@@ -323,16 +329,17 @@ class Server:
 
     def _latest(self, topic: str, at: Position | None = None) -> int:
         """The latest number: of a scope as a snapshot sees it, else of a sequence."""
-        return sum(
-            (one in (topic, self.base)) and (at is None or at.sees(x)) for one, x in self.numbers
-        )
+        topics = {topic, self.base}
+        if at is None:
+            return sum(self.drawn[one] for one in topics)
+        return sum(one in topics and at.sees(x) for one, x in self.numbers)
 
     def install(self, scope: str | None = None) -> None:
         """Run the SQL that broadcasts, anew."""
         self.broadcasts = True
         self.scope = scope
         self.epoch += 1
-        self.numbers, self.log = [], []
+        self.numbers, self.drawn, self.log = [], Counter(), []
 
     def prune(self) -> None:
         """The log forgets what is over for all."""
