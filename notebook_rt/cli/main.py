@@ -47,7 +47,9 @@ GRACE_SECONDS = 15.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="notebook-rt", description="Supabase Realtime in a notebook: a demo, a stack, a check."
+        prog="notebook-rt",
+        description="Live Supabase tables in a notebook: a demo, a local stack, and help when something "
+        "is wrong.",
     )
     parser.add_argument("--version", action="version", version=f"notebook_rt {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -68,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "one that runs, and print its URL and keys.",
     )
     local.add_argument(
-        "directory", nargs="?", type=Path, help="where its data lives (default: one of this user)"
+        "directory",
+        nargs="?",
+        type=Path,
+        help="where its data is kept (default: a directory of yours)",
     )
     local.add_argument(
         "--port", type=int, help="its port on 127.0.0.1 (default: its last one, or a free one)"
@@ -76,16 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     local.add_argument(
         "--show-secrets",
         action="store_true",
-        help="print the service key and the database's URL where the output is no terminal, too",
+        help="print the service key and the database's URL even if the output is not a terminal",
     )
 
     doctor.arguments(
         commands.add_parser(
             "doctor",
-            help="what is there and what is wrong, with the SQL that mends it",
-            description="Say which packages are installed, connect to the project of $SUPABASE_URL and "
-            "$SUPABASE_KEY, or to the embedded stack, and look at its tables: grants, policies, "
-            "publication, key. What is wrong comes with the SQL that mends it; then the exit status is 1.",
+            help="check this machine and the project; print the SQL that fixes what is wrong",
+            description="Check which packages are installed, connect to the project of $SUPABASE_URL "
+            "and $SUPABASE_KEY, or to the embedded stack, and check its tables: grants, policies, "
+            "publication, key. What is wrong is printed with the SQL that fixes it; then the exit status "
+            "is 1.",
         )
     )
 
@@ -111,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "action", nargs="?", default="list", choices=ACTIONS, help="see above (default: list)"
     )
     queue.add_argument("id", nargs="?", help="an operation's id, or the beginning of it")
-    queue.add_argument("--file", type=Path, help="one queue's file (default: all of this user)")
+    queue.add_argument("--file", type=Path, help="one queue's file (default: all of yours)")
 
     cache = commands.add_parser(
         "cache",
@@ -180,8 +186,9 @@ def _demo(*, browser: bool, port: int) -> int:
             flush=True,
         )
         print(f"The notebooks: {here}", flush=True)
-        command = [sys.executable, "-m", "jupyterlab", str(here / "01_quickstart.ipynb")]
-        command += [f"--ServerApp.root_dir={here}"]
+        command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={here}"]
+        # Of the URL that is printed, too.
+        command += ["--LabApp.default_url=/lab/tree/01_quickstart.ipynb"]
         command += ["--ip=127.0.0.1", f"--port={port}"]
         command += [f"--{part}.log_level=ERROR" for part in ("LabApp", "ServerApp")]
         # Voila, where it is installed, has traitlets print its deprecations.
