@@ -83,20 +83,22 @@ class Finding:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="look at this table, too")
-    parser.add_argument("--schema", default="public", help="of the tables (default: public)")
-    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="also check this table")
+    parser.add_argument("--schema", default="public", help="the tables' schema (default: public)")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument(
-        "--mend", action="store_true", help="print nothing but the SQL that mends what is found"
+        "--mend", action="store_true", help="print only the SQL that fixes what is wrong"
     )
     parser.add_argument(
         "--sql",
         action="store_true",
-        help="print the optional SQL for a project instead, or, with tables, the SQL that broadcasts "
+        help="print the optional SQL for a project instead or, with tables, the SQL that broadcasts "
         "their changes from the database; it may be run more than once",
     )
     parser.add_argument(
-        "--remove", action="store_true", help="with --sql TABLE: print what takes that back"
+        "--remove",
+        action="store_true",
+        help="with --sql TABLE: print the SQL that removes it again",
     )
     parser.add_argument(
         "--source-policy",
@@ -227,7 +229,9 @@ def _project(session: Session, name: str | None) -> Iterator[Finding]:
             break  # it was refused again and again, not slow
         time.sleep(0.05)
     connected = session.status == "connected"
-    yield Finding("ok" if connected else "wrong", "project", session.health.reason)
+    reason = session.health.reason
+    words = f"connected: {reason}" if connected else reason
+    yield Finding("ok" if connected else "wrong", "project", words)
 
 
 def of_key(key: str, key_role: str, role: str) -> Finding:

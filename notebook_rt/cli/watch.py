@@ -33,16 +33,18 @@ COLORS = {"healthy": "green", "closed": "red", "offline": "red", "stale": "red"}
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument("table", help="the table's name")
-    parser.add_argument("--filter", help="as rt.table takes it: status=eq.open,price=gte.10")
-    parser.add_argument("--columns", help="only these: name,price")
-    parser.add_argument("--order", help="price.desc,name")
-    parser.add_argument("--limit", type=int, help="only the first so many rows of the order")
-    parser.add_argument("--key", help="the columns that tell rows apart: shop,day")
-    parser.add_argument("--schema", help="default: public")
+    parser.add_argument("--filter", help="only these rows: status=eq.open,price=gte.10")
+    parser.add_argument("--columns", help="only these columns: name,price")
+    parser.add_argument("--order", help="sort by these columns: price.desc,name")
+    parser.add_argument("--limit", type=int, help="only the first LIMIT rows")
+    parser.add_argument("--key", help="the columns that identify a row: shop,day")
+    parser.add_argument("--schema", help="the table's schema (default: public)")
     parser.add_argument(
-        "--json", action="store_true", help="changes, a line each, as without a terminal"
+        "--json", action="store_true", help="print changes as lines of JSON, as in a pipe"
     )
-    parser.add_argument("--once", action="store_true", help="the rows as they are now, and end")
+    parser.add_argument(
+        "--once", action="store_true", help="print the rows as they are now, and exit"
+    )
 
 
 def run(parsed: argparse.Namespace) -> int:
