@@ -187,7 +187,7 @@ class FrameOf(_ReadOnly):
                 return UNAVAILABLE.format(every=every(self._frame._feed.poll_every))
             case "stale":
                 at = self._frame.synced_at
-                since = "" if at is None else f", this is the data of {at:%H:%M:%S} UTC"
+                since = "" if at is None else f"; these rows are as of {at:%H:%M:%S} UTC"
                 if self._frame._feed.failure is None:
                     return f"Being compared with the server{since}"
                 return f"No connection{since}. What you edit is kept, and sent when it is back"

@@ -74,7 +74,29 @@ PICTURES = [
     Picture("chart-hist", "chart('at', 'volume', kind='hist')"),
     Picture("grid", "grid()"),
     Picture("grid-marked", "grid(state='marked')"),
-    Picture("grid-polling", "grid(state='polling', height=240)"),
+    Picture("grid-loading", "grid(state='loading')"),
+    *[
+        Picture(f"grid-{state}", f"grid({rows}, '{state}', columns=HERO, height=240)")
+        for state, rows in (
+            ("comparing", 1000),
+            ("polling", 1000),
+            ("offline", 1000),
+            ("error", 1000),
+            ("hidden", 0),
+        )
+    ],
+    Picture("grid-empty", "grid(0, columns=HERO)"),
+    Picture("grid-title", "grid(5, columns=HERO, title='What we hold, at the prices of now')"),
+    Picture(
+        "grid-failed",
+        "grid(8, state='marked', columns=HERO)",
+        click=(".slick-cell:has(.nrt-is-failed)",),
+    ),
+    Picture(
+        "grid-pending",
+        "grid(8, state='marked', columns=HERO)",
+        click=(".slick-cell:has(.nrt-is-pending)",),
+    ),
     Picture("grid-small", "grid(3, columns=['id', 'symbol', 'price', 'notes'], height=130)"),
     Picture(
         "grid-conflict",
@@ -138,7 +160,9 @@ def take(notebook: OpenNotebook, picture: Picture, theme: str) -> None:
     notebook.run(f"widget = {picture.source}; display(widget)")
     output = page.locator(".jp-OutputArea-output .nrt").last
     output.wait_for()
-    output.locator(".nrt-pill, [data-drawn], .nrt-notes li").first.wait_for()
+    output.locator(
+        ".nrt-pill, [data-drawn], .nrt-notes li, .nrt-status:not(:empty)"
+    ).first.wait_for()
     settled(page)
     for selector in picture.click:
         output.locator(selector).first.click()

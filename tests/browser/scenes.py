@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 
+from notebook_rt.errors import why_empty
 from notebook_rt.model.types import Column
 from notebook_rt.sync.connection.health import Health
 from notebook_rt.sync.connection.sentences import audits, sentences
@@ -274,10 +275,31 @@ def frame(n: int = 1000, state: str = "live") -> MemoryFrame:
         source.disputed.append(
             Conflict(5, "notes", "hedge with the index", "sell", "keep to Friday")
         )
-    if state == "polling":
-        source.status = "polling"
-        source.note = "Live updates temporarily unavailable, data refreshes every 5 s"
+    source.status, source.note = NOTED.get(state, ("live", ""))
+    if state == "loading":
+        source.df, source.fields = pd.DataFrame(), ()
     return source
+
+
+NOTED = {
+    "loading": ("loading", ""),
+    "polling": ("polling", "Live updates temporarily unavailable, data refreshes every 5 s"),
+    "comparing": ("comparing", "Being compared with the server; these rows are as of 14:03:12 UTC"),
+    "offline": (
+        "stale",
+        "No connection; these rows are as of 14:03:12 UTC. What you edit is kept, and sent when it is back",
+    ),
+    "error": (
+        "error",
+        'table "positions" is not in the publication supabase_realtime; run: alter publication '
+        "supabase_realtime add table public.positions",
+    ),
+    "hidden": (
+        "live",
+        why_empty("public", "positions", "anon", True),
+    ),
+}
+"""What a grid says of its table, by state (``adapters.FrameOf.note``)."""
 
 
 def disputed() -> MemoryFrame:

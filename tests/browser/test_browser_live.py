@@ -173,7 +173,7 @@ def test_what_is_typed_without_a_network_or_refused_is_kept_and_shown(
         page.locator(f'[data-row="1"] .l{QUANTITY} .nrt-is-pending', has_text="88").wait_for()
         saved.filter(has_text="1 unsaved").wait_for()
         health.filter(has_text="Offline").wait_for()
-        page.locator(".nrt-note", has_text="No connection, this is the data of").wait_for()
+        page.locator(".nrt-note", has_text="No connection; these rows are as of").wait_for()
         assert stored("quantity", 2) == "20"
 
         # Back: it heals itself, and what was typed is sent.
