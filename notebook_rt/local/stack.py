@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -418,13 +419,18 @@ class StartNotice:
         elif self._display is None:
             from IPython.display import display
 
-            self._display = display({"text/plain": line}, raw=True, display_id=True)
+            self._display = display(  # type: ignore[no-untyped-call]  # IPython's are untyped
+                {"text/plain": line}, raw=True, display_id=True
+            )
         else:
-            self._display.update({"text/plain": line}, raw=True)
+            self._show({"text/plain": line})
 
     def clear(self) -> None:
-        if self._display is not None:  # as HTML, nothing has no height
-            self._display.update({"text/html": "", "text/plain": ""}, raw=True)
+        self._show({"text/html": "", "text/plain": ""})  # as HTML, nothing has no height
+
+    def _show(self, bundle: Mapping[str, str]) -> None:
+        if self._display is not None:
+            self._display.update(bundle, raw=True)  # type: ignore[no-untyped-call]  # as above
 
 
 def _in_kernel() -> bool:

@@ -8,7 +8,7 @@ import { Rows } from "./rows.js";
 /** @import { Active, Draft, Format, Group, Row } from "./grid.js" */
 
 /** @type {Head & { sort: Sort }} */
-const NOTHING = { name: "", columns: [], height: 0, add: false, remove: false, pinned: 0, hidden: 0, layout: 0, sort: [] };
+const NOTHING = { name: "", title: "", columns: [], height: 0, add: false, remove: false, pinned: 0, hidden: 0, layout: 0, sort: [] };
 
 // Whether columns look and are edited alike; what they may hold can be learnt anew under an open editor.
 const looks = (/** @type {{ columns: Column[], pinned: number }} */ { columns, pinned }) =>
@@ -104,8 +104,8 @@ export class Table {
     const same = looks(this.#head) === looks(content);
     if (!same) this.#formats = content.columns.map(makeFormat);
     const columns = same ? before.map((column, c) => Object.assign(column, content.columns[c])) : content.columns;
-    const { name, height, add, remove, pinned, hidden, layout, sort = [] } = content;
-    this.#head = { name, height, add, remove, pinned, hidden, layout, sort, columns };
+    const { name, title, height, add, remove, pinned, hidden, layout, sort = [] } = content;
+    this.#head = { name, title, height, add, remove, pinned, hidden, layout, sort, columns };
     this.#rows.fill(content, buffer, this.#formats);
     this.#around(content);
     return same;

@@ -11,6 +11,7 @@ from tests.browser import scenes
 from tests.browser.axe import findings
 from tests.browser.lab import Browser, OpenNotebook
 from tests.waiting import scaled, until
+from tests.widgets.memory import HOSTILE
 
 pytestmark = pytest.mark.browser
 
@@ -144,8 +145,10 @@ def test_hostile_names_are_text_and_nothing_is_saved(browser: Browser) -> None:
             "source = MemoryFrame(df, fields, name=HOSTILE); source.note = HOSTILE\n"
             "source.marked[1, 'price'] = ('failed', HOSTILE)\n"
             "source.disputed.append(Conflict(2, HOSTILE, HOSTILE, HOSTILE, HOSTILE))\n"
-            "g = GridWidget(source, columns=['id', HOSTILE, 'price', 'tags']); display(g)"
+            "g = GridWidget(source, columns=['id', HOSTILE, 'price', 'tags'], title=HOSTILE); display(g)"
         )
+        page.get_by_role("grid", name=f"{HOSTILE}, live table").wait_for()
+        assert page.locator(".nrt-caption").inner_text() == HOSTILE
         page.locator(".slick-cell:has(.nrt-is-conflict)").click()
         page.locator(".nrt-choices").wait_for()
         page.locator(".nrt-choice").first.press("Escape")
