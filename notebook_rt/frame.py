@@ -116,7 +116,7 @@ class LiveFrame(Handle):
             Columns of this frame. Default: its key.
         how : {"left", "inner", "right", "outer"}
             Which rows without a partner stay, their other columns empty. An outer join is in the order of its
-            keys, so it is made anew with each change.
+            keys, so it is not kept up but made anew with each change, as ``map`` does.
         suffixes : tuple of str
             What is added to the names of columns that both have.
 
@@ -130,7 +130,9 @@ class LiveFrame(Handle):
         ------
         DerivationError
             If ``how`` is another, the frames are of two sessions, or, when it is read, ``on`` is not the
-            other's key: use ``merge``.
+            other's key: use ``merge``. Also of a right or outer join ``on`` columns to a key of several
+            columns, while a row of the other's has no partner: pandas gives it another row's label; use
+            ``map``.
         """
         by = (on,) if isinstance(on, str) else None if on is None else tuple(on)
         return self._joined(other, Keying(by, None, "join"), how, suffixes)
@@ -153,8 +155,8 @@ class LiveFrame(Handle):
         other : LiveFrame
             Of the same session.
         how : {"inner", "left", "right", "outer"}
-            Which rows without a partner stay, their other columns empty. An outer merge is in the
-            order of its keys, so it is made anew with each change.
+            Which rows without a partner stay, their other columns empty. An outer merge is in the order of
+            its keys, so it is not kept up but made anew with each change, as ``map`` does.
         on : str or sequence of str, optional
             Columns, or levels of the index, of both. A null is the partner of a null.
         left_on, right_on : str or sequence of str, optional
@@ -175,7 +177,8 @@ class LiveFrame(Handle):
         ------
         DerivationError
             If ``how`` is another, it is not said by what to merge, the frames are of two sessions, or,
-            when it is read, it cannot be kept up: use ``map``.
+            when it is read, it cannot be kept up, such as columns merged with an index of several columns
+            where a row of that frame has no partner and stays: use ``map``.
 
         Examples
         --------

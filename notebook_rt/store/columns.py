@@ -54,7 +54,7 @@ def column_of(
 
 
 def of_parts(parts: Parts, pg_type: str, backend: Backend, numeric: Numeric) -> ColumnStore:
-    """The column that holds ``parts``, whose arrays are its own from now on."""
+    """The column that holds ``parts``; arrays that may be written to are its own from now on."""
     if isinstance(parts.data, pa.ChunkedArray):
         return TextColumn(one_chunk(parts.data), pg_type, backend, numeric)
     if parts.data.dtype == object:
@@ -74,13 +74,9 @@ def pick(column: ColumnStore, places: Positions) -> ColumnStore:
     return column_of(column.values(places), column.pg_type, column.backend, column.numeric)
 
 
-def copied(column: ColumnStore) -> ColumnStore:
-    """A column of its own of all values."""
-    if isinstance(column, TextColumn):  # Arrow's chunks never change
-        return TextColumn(
-            one_chunk(column.chunked()), column.pg_type, column.backend, column.numeric
-        )
-    return of_parts(column.parts().own(), column.pg_type, column.backend, column.numeric)
+def shared(column: ColumnStore) -> ColumnStore:
+    """A column of its own of all values, in the same memory until either of the two takes a step."""
+    return of_parts(column.parts(), column.pg_type, column.backend, column.numeric)
 
 
 def take(column: ColumnStore, places: Positions) -> ColumnStore:

@@ -300,8 +300,10 @@ class Dense:
     __slots__ = ("_back", "_front", "_lent", "_missed", "size")
 
     def __init__(self, data: NDArray[Any]) -> None:
-        """Take ``data``, which nobody else writes to: its memory is its own, or mapped privately."""
-        assert data.flags.writeable
+        """Take ``data``, which nobody else writes to: its memory is its own, or mapped privately.
+
+        What is read-only is shared, with another table's column most often: no step is written into it.
+        """
         self.size = len(data)
         self._front = Buffer(data)
         self._back: Buffer | None = None
@@ -361,8 +363,13 @@ class Dense:
         data = back.rows(step.after)
         data[landing] = values
         data[step.coming] = added
-        self._back, self._front = self._front, back
-        self._missed = (step, landing)
+        left = self._front
+        self._back, self._missed = left, (step, landing)
+        if not left.data.flags.writeable:  # shared
+            self._back = self._missed = None
+            if left.held():
+                self._lent.append(left)
+        self._front = back
         self.size = step.after
 
     def _fits(self, back: Buffer, step: Step) -> bool:

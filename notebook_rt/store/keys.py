@@ -5,6 +5,9 @@ batch of them at once. A dict of a million integers takes 98 MB, two arrays of t
 the dict holds many keys and all of them are integers, they go into the arrays, where they are found by
 halving: some 0.4 µs more than in the dict for one key, a quarter of the dict's time for a batch. Any
 other key stays in the dict. Where a key is cannot be told from outside: 1, 1.0 and True are one.
+
+The keys of a whole table may be collected later (`Keys.later`): to sort a million of them takes as long as to
+sort the table, and who only reads it looks none up.
 """
 
 from __future__ import annotations
@@ -50,6 +53,13 @@ class Keys:
         self._most = _RECENT
         """Keys in the dict from which on it is tried to sort them in."""
 
+        self._later: Callable[[], Positions | Sequence[Key]] | None = None
+        """Gives the keys, which are not here yet."""
+        self._later_numbers: Positions | None = None
+        """Their numbers; None: from 0 on."""
+        self._awaited = 0
+        """How many they are."""
+
     @classmethod
     def numbered(cls, keys: Positions | Sequence[Key]) -> Keys:
         """``keys``, numbered from 0 on; an array of integers takes no dict.
@@ -59,22 +69,53 @@ class Keys:
         ValueError
             If two are equal.
         """
-        found, once = cls(), True
-        if isinstance(keys, np.ndarray):
-            once = _rising(keys)
-            order = np.arange(len(keys)) if once else np.argsort(keys, kind="stable")
-            found._sorted, found._numbers = keys[order], order
-            found._most = max(_RECENT, len(keys) // 8)
-            once = once or _rising(found._sorted)
-        else:
-            found._recent = dict(zip(keys, range(len(keys)), strict=True))
-            once = len(found._recent) == len(keys)
-        if not once:
-            raise ValueError("two rows have one key")
+        found = cls.later(len(keys), lambda: keys)
+        found.collect()
         return found
 
+    @classmethod
+    def later(
+        cls,
+        count: int,
+        keys: Callable[[], Positions | Sequence[Key]],
+        numbers: Positions | None = None,
+    ) -> Keys:
+        """So many keys, which ``keys`` gives when one is first looked up, with these rising numbers.
+
+        Without ``numbers`` they are numbered from 0 on. What is given must not change until then.
+        """
+        found = cls()
+        found._later, found._later_numbers, found._awaited = keys, numbers, count
+        return found
+
+    def collect(self) -> None:
+        """Collect the keys now.
+
+        Raises
+        ------
+        ValueError
+            If two are equal.
+        """
+        if self._later is None:
+            return
+        keys, numbers, count = self._later(), self._later_numbers, self._awaited
+        self._later, self._later_numbers, self._awaited = None, None, 0
+        if isinstance(keys, np.ndarray):
+            once = _rising(keys)
+            order = np.arange(count) if once else np.argsort(keys, kind="stable")
+            self._sorted = keys.copy() if once else keys[order]
+            self._numbers = order if numbers is None else numbers[order]
+            self._most = max(_RECENT, count // 8)
+            once = once or _rising(self._sorted)
+        else:
+            given = range(count) if numbers is None else numbers.tolist()
+            self._recent = dict(zip(keys, given, strict=True))
+            once = len(self._recent) == count
+        if not once:
+            raise ValueError("two rows have one key")
+
     def __len__(self) -> int:
-        return len(self._recent) + len(self._sorted) - self._left
+        return len(self._recent) + len(self._sorted) - self._left + self._awaited
 
     def __contains__(self, key: Key) -> bool:
         return self.get(key) is not None
@@ -93,6 +134,7 @@ class Keys:
 
     def get(self, key: Key) -> int | None:
         """The number of ``key``, or None."""
+        self.collect()
         number = self._recent.get(key)
         if number is None and len(self._sorted):
             place = self._place(key)
@@ -102,6 +144,7 @@ class Keys:
 
     def numbers(self, keys: Collection[Key]) -> dict[Key, int]:
         """The numbers of those of ``keys`` that are here."""
+        self.collect()
         if not len(self._sorted) or len(keys) <= _FEW:
             get = self.get if len(self._sorted) else self._recent.get
             return {key: number for key in keys if (number := get(key)) is not None}
@@ -116,18 +159,21 @@ class Keys:
 
     def isdisjoint(self, keys: Collection[Key]) -> bool:
         """Whether none of ``keys`` is here."""
+        self.collect()
         if len(self._sorted):
             return not self.numbers(keys)
         return self._recent.keys().isdisjoint(keys)
 
     def in_order(self) -> list[Key]:
         """Every key, in the order of the numbers."""
+        self.collect()
         if self._rising:
             return [*self._by_number()[0].tolist(), *self._recent]
         return list(self.as_dict())
 
     def as_dict(self) -> Mapping[Key, int]:
         """Every key with its number, in the order of the numbers; only to be read."""
+        self.collect()
         if not len(self._sorted) and self._rising:
             return self._recent
         keys, numbers = self._by_number()
@@ -136,6 +182,7 @@ class Keys:
 
     def update(self, new: Iterable[tuple[Key, int]]) -> None:
         """Take new keys; their numbers rise and are higher than any before, but for `anywhere`."""
+        self.collect()
         self._recent.update(new)
 
     def anywhere(self) -> None:
@@ -144,6 +191,7 @@ class Keys:
 
     def remove(self, keys: Sequence[Key]) -> None:
         """Let go of ``keys``, each of which is here."""
+        self.collect()
         recent = self._recent
         keys = [key for key in keys if recent.pop(key, None) is None]
         if keys:
@@ -152,12 +200,14 @@ class Keys:
 
     def renumber(self, anew: Callable[[Positions], Positions]) -> None:
         """Give each row the number that ``anew`` makes of the one it has; of -1 it makes -1."""
+        self.collect()
         self._numbers = anew(self._numbers)
         numbers = anew(np.fromiter(self._recent.values(), "int64", len(self._recent)))
         self._recent = dict(zip(self._recent, numbers.tolist(), strict=True))
 
     def settle(self) -> None:
         """Sort the dict's keys in if there are many, and forget sorted ones if many have left."""
+        self.collect()
         many = len(self._recent) > self._most
         if not many and self._left <= max(_RECENT, len(self._sorted) // 2):
             return

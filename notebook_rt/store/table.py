@@ -247,17 +247,19 @@ class Table:
                 if _moved(was, after[key])
             ]
 
-    def ranks(self) -> Positions:
-        """The rank of each row, in the table's order: its number, or what its column `RANK` says."""
+    def ranks(self, places: Positions | None = None) -> Positions:
+        """The rank of each row, or of those at ``places``: its number, or what its column `RANK` says."""
         with self.lock:
             self._take_step()
             if self._by_rank:
-                return self._columns[RANK].numpy()
-            if not len(self._dead):
-                return np.arange(self._born)
-            born = np.ones(self._born, bool)
-            born[self._dead] = False
-            return np.flatnonzero(born)
+                ranks = self._columns[RANK].numpy()
+            elif len(self._dead):
+                born = np.ones(self._born, bool)
+                born[self._dead] = False
+                ranks = np.flatnonzero(born)
+            else:
+                return np.arange(self._born) if places is None else places
+            return ranks if places is None else ranks[places]
 
     def numbered(self, numbers: Positions) -> Positions:
         """Where the rows with these numbers are."""
@@ -282,10 +284,10 @@ class Table:
         """Become a table of ``columns``, made for this one, as one change; return what changed if asked."""
         new = Table(schema, self.dtype_backend)
         new._columns = {name: columns[name] for name in schema.names}
-        new._keys = _keys_of(schema, columns)
+        ranks = new._columns[RANK].numpy() if new._by_rank else None
+        new._keys = _keys_of(schema, columns, ranks)
         new._born = new._next = len(new._keys)
         if new._by_rank:
-            new._keys.renumber(new._columns[RANK].numpy().__getitem__)
             new._keys.anywhere()
         with self.lock:
             changes = _differences(self, new) if want_changes else []
@@ -384,6 +386,7 @@ class Table:
             )
         sizes = set(map(len, new._columns.values()))
         new._keys = _keys_of(schema, new._columns)
+        new._keys.collect()
         if sizes != {len(new._keys)}:
             raise ValueError(f"columns of {sizes} rows, with {len(new._keys)} keys")
         new._born = new._next = len(new._keys)
@@ -747,14 +750,22 @@ def _moved(was: Place | None, now: Place | None) -> bool:
     return was.rank != now.rank or differs(now.row, was.row)
 
 
-def _keys_of(schema: Schema, columns: Mapping[str, ColumnStore]) -> Keys:
-    """The keys of whole columns, in the order of their rows."""
-    only = columns[schema.key[0]]
-    if len(schema.key) == 1 and isinstance(only, FixedColumn) and only.kind == "int":
-        held = only.parts()
-        if held.mask is None:
-            return Keys.numbered(np.asarray(held.data))
-    return Keys.numbered(schema.keys_in([columns[name].everything() for name in schema.key]))
+def _keys_of(
+    schema: Schema, columns: Mapping[str, ColumnStore], numbers: Positions | None = None
+) -> Keys:
+    """The keys of whole columns, collected when one is first looked up."""
+    of_key = [columns[name] for name in schema.key]
+    held = [(column.parts(), column.pg_type, column.backend, column.numeric) for column in of_key]
+    only = of_key[0]
+    integers = len(of_key) == 1 and isinstance(only, FixedColumn) and only.kind == "int"
+
+    def keys() -> Positions | Sequence[Key]:
+        [first, *_], *_ = held
+        if integers and first.mask is None:
+            return np.asarray(first.data)
+        return schema.keys_in([of_parts(*one).everything() for one in held])
+
+    return Keys.later(len(only), keys, numbers)
 
 
 def _given(rows: Sequence[Row], places: Positions, name: str) -> tuple[Positions, list[Any]]:

@@ -312,6 +312,8 @@ export default function gridView(body, send, lib) {
     aria.sinks();
   }
 
+  /** @type {WeakMap<Element, Animation>} */
+  const flashes = new WeakMap();
   function flash(/** @type {[row: number, column: number][]} */ cells, still = false) {
     const calm = still || matchMedia("(prefers-reduced-motion: reduce)").matches;
     const colour = body.parentElement?.dataset.theme === "dark" ? "rgb(167 139 250 / 45%)" : "rgb(124 58 237 / 26%)"; // no mark's
@@ -322,7 +324,10 @@ export default function gridView(body, send, lib) {
         continue;
       }
       screen.grid.updateCell(row, c);
-      if (!calm) screen.grid.getCellNode(row, c)?.animate([{ backgroundColor: colour }, { backgroundColor: "transparent" }], { duration: 900, easing: "ease-out" });
+      const node = calm ? null : screen.grid.getCellNode(row, c);
+      if (!node) continue;
+      flashes.get(node)?.cancel(); // twenty a second would be eighteen at a time, each drawn in every frame
+      flashes.set(node, node.animate([{ backgroundColor: colour }, { backgroundColor: "transparent" }], { duration: 900, easing: "ease-out" }));
     }
   }
 

@@ -134,6 +134,31 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
         assert notebook.console == []
 
 
+def test_a_cell_that_changes_all_the_time_flashes_once_at_a_time(browser: Browser) -> None:
+    with browser.notebook() as notebook:
+        page = notebook.page
+        notebook.run(SETUP)
+        notebook.run("source = frame(100_000); g = GridWidget(source); display(g)")
+        page.locator('[data-row="0"] .l4 .nrt-v').wait_for()
+        notebook.run(STORM)
+        most, changes = page.evaluate(
+            """() => new Promise((done) => {
+              let most = 0, changes = 0, text = "";
+              const look = () => {
+                const cell = document.querySelector('[data-row="0"] .l4');
+                most = Math.max(most, cell.getAnimations().length);
+                if (cell.textContent !== text) changes++;
+                text = cell.textContent;
+                if (changes > 10) done([most, changes]);
+                else requestAnimationFrame(look);
+              };
+              look();
+            })"""
+        )
+        notebook.ask("storm.on = False")
+        assert (most, changes) == (1, 11)
+
+
 def test_hostile_names_are_text_and_nothing_is_saved(browser: Browser) -> None:
     with browser.notebook() as notebook:
         page = notebook.page

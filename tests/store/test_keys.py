@@ -39,14 +39,20 @@ def test_keys_are_found_counted_and_ordered_as_in_a_dict(
     monkeypatch.setattr(module, "_FEW", 2)
     some = st.lists(KEYS[of], max_size=8)
     asked = st.lists(KEYS[of] | EQUALS, max_size=8)
-    keys, model, following = Keys(), dict[Any, int](), 0
+    first = [*dict.fromkeys(data.draw(some))]
+    given = np.array(first, "int64") if of == "integers" and data.draw(st.booleans()) else first
+    numbers = np.arange(len(first)) * 2
+    keys = Keys.later(len(first), lambda: given, numbers)
+    model = dict(zip(first, numbers.tolist(), strict=True))
+    following = 2 * len(first)
+    assert len(keys) == len(model)
     for word in data.draw(st.lists(WORDS, max_size=25)):
         if word == "come":
             new = [key for key in dict.fromkeys(data.draw(some)) if key not in model]
-            numbers = dict(zip(new, range(following, following + 2 * len(new), 2), strict=True))
+            coming = dict(zip(new, range(following, following + 2 * len(new), 2), strict=True))
             following += 2 * len(new)
-            keys.update(numbers.items())
-            model.update(numbers)
+            keys.update(coming.items())
+            model.update(coming)
         elif word == "leave":
             gone = [key for key in dict.fromkeys(data.draw(some)) if key in model]
             keys.remove(gone)
@@ -93,3 +99,11 @@ def test_keys_that_left_are_forgotten_when_they_are_most() -> None:
     keys.remove(range(1, 200_000))
     keys.settle()
     assert (keys.in_order(), keys.nbytes < 10_000) == ([0], True)
+
+
+@pytest.mark.parametrize("given", [np.array([3, 1, 3]), ["a", "b", "a"]])
+def test_equal_keys_are_refused_when_they_are_collected(given: Any) -> None:
+    keys = Keys.later(3, lambda: given)
+    assert len(keys) == 3
+    with pytest.raises(ValueError, match="two rows have one key"):
+        keys.collect()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from copy import deepcopy
 from decimal import Decimal
 from typing import Any
 
@@ -103,14 +104,16 @@ class TableLaws(RuleBasedStateMachine):
         if small:
             for module, name, limit in SMALL:
                 self.limits.setattr(module, name, limit)
-        columns = [Column(f"k{place}", pg_type) for place, pg_type in enumerate(key)]
-        names = tuple(column.name for column in columns)
-        columns += [Column(f"c{place}", pg_type) for place, pg_type in enumerate(types)]
-        schema = Schema(tuple(columns), names, numeric)
+        of_key = [Column(f"k{place}", pg_type) for place, pg_type in enumerate(key)]
+        names = tuple(column.name for column in of_key)
+        others = [Column(f"c{place}", pg_type) for place, pg_type in enumerate(types)]
+        schema = Schema((*of_key, *others), names, numeric)
         self.key = KEYS[key]
         self.table, self.model = Table(schema, backend), Model(schema, backend)
         self.held: list[tuple[pd.DataFrame, pd.DataFrame]] = []
         self.views: list[tuple[np.ndarray, list[Any]]] = []
+        self.former: tuple[Table, Model] | None = None
+        """A table whose memory is shared."""
 
     def teardown(self) -> None:
         self.limits.undo()
@@ -120,8 +123,8 @@ class TableLaws(RuleBasedStateMachine):
 
     @st.composite
     @staticmethod
-    def _row(draw: st.DrawFn, self: TableLaws, key: Key, whole: bool) -> dict[str, Any]:
-        schema = self.model.schema
+    def _row(draw: st.DrawFn, model: Model, key: Key, whole: bool) -> dict[str, Any]:
+        schema = model.schema
         parts = key if isinstance(key, tuple) else (key,)
         row = dict(zip(schema.key, parts, strict=True))
         for column in schema.columns:
@@ -130,15 +133,18 @@ class TableLaws(RuleBasedStateMachine):
         return row
 
     def _op(self) -> st.SearchStrategy[Op]:
+        return self._op_of(self.model)
+
+    def _op_of(self, model: Model) -> st.SearchStrategy[Op]:
         upserts = self.key.flatmap(
-            lambda key: TableLaws._row(self, key, False).map(lambda row: Upsert(key, row))
+            lambda key: TableLaws._row(model, key, False).map(lambda row: Upsert(key, row))
         )
         return upserts | upserts | self.key.map(Delete)
 
     def _page(self, data: st.DataObject) -> list[WireRow]:
         types = self.model.schema.types
         keys = data.draw(st.lists(self.key, max_size=6))
-        rows = [data.draw(TableLaws._row(self, key, True)) for key in keys]
+        rows = [data.draw(TableLaws._row(self.model, key, True)) for key in keys]
         return [{name: to_json(types[name], value) for name, value in row.items()} for row in rows]
 
     @rule(data=st.data(), telling=st.booleans())
@@ -162,6 +168,33 @@ class TableLaws(RuleBasedStateMachine):
             found = {change.key: vars_of(change) for change in changes}
             assert len(found) == len(changes)
             assert equal(found, {change.key: vars_of(change) for change in expected})
+
+    @rule(read=st.booleans())
+    def share(self, read: bool) -> None:
+        """A table made of another's columns shares its memory, and neither sees the other's steps."""
+        former, schema = self.table, self.model.schema
+        made = {name: columns.shared(one) for name, one in former.columns().items()}
+        self.table, self.former = (
+            Table(schema, former.dtype_backend),
+            (former, deepcopy(self.model)),
+        )
+        self.table.replace(made, schema)
+        assert len(self.table) == len(self.model.rows)
+        if read:  # before a key was looked up
+            pd.testing.assert_frame_equal(self.table.snapshot(), self.model.frame())
+
+    @precondition(lambda self: self.former)
+    @rule(data=st.data(), last=st.booleans())
+    def apply_to_the_former(self, data: st.DataObject, last: bool) -> None:
+        assert self.former is not None
+        table, model = self.former
+        for _ in range(data.draw(st.integers(1, 3))):
+            ops = data.draw(st.lists(self._op_of(model), max_size=4))
+            table.apply(ops)
+            model.apply(ops)
+            pd.testing.assert_frame_equal(table.snapshot(), model.frame())
+        if last:
+            self.former = None
 
     @rule(data=st.data())
     def look(self, data: st.DataObject) -> None:

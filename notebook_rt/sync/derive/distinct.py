@@ -49,7 +49,7 @@ class Distinct(Operator):
         self._check(source, by)
         groups = self._groups = Groups(source, by, nulls=True)
         rows = _firsts(groups.codes)
-        ranks = source.ranks()[rows]
+        ranks = source.ranks(rows)
         self._sizes = np.bincount(groups.codes, minlength=len(groups.values)).tolist()
         firsts = np.full(len(groups.values), -1)
         firsts[groups.codes[rows]] = ranks

@@ -25,7 +25,7 @@ from notebook_rt.errors import DerivationError
 from notebook_rt.model.rows import Key, Op, Row
 from notebook_rt.model.types import Column, Kind, Schema
 from notebook_rt.store.column import ColumnStore
-from notebook_rt.store.columns import FixedColumn, column_of, copied, take
+from notebook_rt.store.columns import FixedColumn, column_of, shared, take
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.touched import ALONE, HIDDEN_PREFIX, RANK, Delta, Place
 from notebook_rt.sync.derive.comparing import refuse_odd
@@ -101,11 +101,9 @@ class Join(Operator):
         places, partners = self._pairs(left, right)
         alone, alone_left = partners < 0, places < 0
         self._check_labels(left, right, alone, alone_left)
-        self._counts = {
-            "left": int(alone.sum()),
-            "right": int(alone_left.sum()),
-            "both": int((~alone & ~alone_left).sum()),
-        }
+        of_left, of_right = int(np.count_nonzero(alone)), int(np.count_nonzero(alone_left))
+        both = len(places) - of_left - of_right
+        self._counts = {"left": of_left, "right": of_right, "both": both}
         backend = left.table.dtype_backend
         columns: dict[str, ColumnStore] = {}
         made: list[Column] = []
@@ -113,8 +111,9 @@ class Join(Operator):
         rows, there = left.rows(places), right.rows(partners)
         here = None if _is_whole(rows, len(left.table)) else rows
         for one in (*self._shown, *self._hidden):
-            of_right = one.left is None
-            columns[one.name] = _taken(one, (mine, rows if of_right else here), (theirs, there))
+            columns[one.name] = _taken(
+                one, (mine, rows if one.left is None else here), (theirs, there)
+            )
             made.append(Column(one.name, columns[one.name].pg_type))
         for name, flags in ((ALONE, alone), (ALONE_LEFT, alone_left)):
             columns[name] = FixedColumn(flags, None, "bool", backend, "float")
@@ -434,7 +433,7 @@ def _taken(
     if one.right is None or left[1] is None:
         assert one.left is not None  # it is of one of the two, and the right one is never whole
         column = left[0][one.left]
-        return copied(column) if left[1] is None else take(column, left[1])
+        return shared(column) if left[1] is None else take(column, left[1])
     if one.left is None:
         return take(right[0][one.right], right[1])
     mine, theirs = left[0][one.left], right[0][one.right]

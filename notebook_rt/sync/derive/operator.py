@@ -68,8 +68,8 @@ def ranked(columns: Iterable[Column], key: tuple[str, ...], like: Schema) -> Sch
 
 
 def rank_column(ranks: Positions, backend: Backend) -> ColumnStore:
-    """Ranks as the hidden column."""
-    return FixedColumn(np.array(ranks, "int64"), None, "int8", backend, "float")
+    """Ranks as the hidden column, which keeps the array."""
+    return FixedColumn(np.asarray(ranks, "int64"), None, "int8", backend, "float")
 
 
 def placed(gone: Iterable[Key], come: Iterable[tuple[Key, Place]]) -> list[Op]:

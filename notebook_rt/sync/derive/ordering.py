@@ -137,7 +137,7 @@ class Ordering:
 
     def keys(self, source: Source, positions: Positions) -> list[SortKey]:
         """The keys of the rows at these positions."""
-        ranks = source.ranks()[positions].tolist()
+        ranks = source.ranks(positions).tolist()
         picked = source.picked(positions, self.by)
         columns = [picked[name].everything() for name in self.by]
         return [

@@ -16,6 +16,7 @@ import numpy as np
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import Schema
 from notebook_rt.store.column import ColumnStore
+from notebook_rt.store.columns import shared
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.touched import RANK, Delta
 from notebook_rt.sync.derive.operator import (
@@ -51,9 +52,9 @@ class Sort(Operator):
         schema = source.schema
         self._names = schema.names
         order = self.ordering.positions(source)
-        blocks = self._blocks = Blocks(self.ordering, source, order)
-        ranks = rank_column(blocks.ranks(), source.table.dtype_backend)
-        columns = {**source.picked(order, schema.names), RANK: ranks}
+        columns = source.picked(order, schema.names)
+        blocks = self._blocks = Blocks(self.ordering, schema, columns, source.ranks(order))
+        columns[RANK] = rank_column(blocks.ranks(), source.table.dtype_backend)
         return ranked(schema.columns, schema.key, schema), columns
 
     def step(self, sources: Sequence[Source], deltas: Sequence[Sequence[Delta]]) -> list[Op]:
@@ -90,14 +91,16 @@ class Sort(Operator):
 class Blocks:
     """Sorted rows with their ranks; see the module."""
 
-    def __init__(self, ordering: Ordering, source: Source, order: Positions) -> None:
-        schema = source.schema
+    def __init__(
+        self, ordering: Ordering, schema: Schema, columns: Columns, inputs: Positions
+    ) -> None:
         self._ordering = ordering
         self._schema = schema
         names = dict.fromkeys([*ordering.by, *schema.key])
-        self._columns: dict[str, ColumnStore] = source.picked(order, names)
-        self._inputs = source.ranks()[order]
-        self._rows = len(order)
+        self._columns: dict[str, ColumnStore] = {name: shared(columns[name]) for name in names}
+        self._inputs = inputs
+        """The rows' ranks in the input."""
+        self._rows = len(inputs)
         self._start = _GAP * (_BLOCK + self._rows // _BLOCK)
         """The first rank: what comes before all others has room."""
         count = max(1, -(-self._rows // _BLOCK))

@@ -24,7 +24,7 @@ from notebook_rt.model.values import INT64
 from notebook_rt.store.arranged import Arranged, as_dtype
 from notebook_rt.store.arrays import objects
 from notebook_rt.store.column import ColumnStore
-from notebook_rt.store.columns import column_of, copied, take
+from notebook_rt.store.columns import column_of, shared, take
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.encode import CLASSES
 from notebook_rt.store.order import Ordered
@@ -106,12 +106,11 @@ class Source:
         places = self._places()
         return found if places is None else {name: one[places] for name, one in found.items()}
 
-    def ranks(self) -> Positions:
-        """The ranks; without any that last, the positions."""
+    def ranks(self, positions: Positions | None = None) -> Positions:
+        """The ranks of all rows, or of those at these positions; without any that last, the positions."""
         if not self.lasting:
-            return np.arange(len(self.frame))
-        ranks, places = self.table.ranks(), self._places()
-        return ranks if places is None else ranks[places]
+            return np.arange(len(self.frame)) if positions is None else positions
+        return self.table.ranks(positions)
 
     def places(self, ranks: Positions) -> Positions:
         """Where the rows of these ranks are in the table."""
@@ -137,7 +136,7 @@ class Source:
         if places is not None:
             return self.picked(np.arange(len(places)), names)
         columns = self.table.columns()
-        return {name: copied(columns[name]) for name in names}
+        return {name: shared(columns[name]) for name in names}
 
     def __len__(self) -> int:
         return len(self.table) if self.view is None else len(self.view)

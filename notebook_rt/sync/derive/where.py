@@ -49,7 +49,7 @@ class Where(Operator):
         schema = source.schema
         self._schema = compared(schema)
         rows = np.flatnonzero(selected(self.filter, source, self._schema))
-        ranks = rank_column(source.ranks()[rows], source.table.dtype_backend)
+        ranks = rank_column(source.ranks(rows), source.table.dtype_backend)
         columns = {**source.picked(rows, schema.names), RANK: ranks}
         return ranked(schema.columns, schema.key, schema), columns
 
@@ -95,14 +95,15 @@ def compared(schema: Schema) -> Schema:
 
 def selected(filter: Filter, source: Source, schema: Schema) -> Mask:
     """Which rows of a whole table ``filter`` selects."""
-    found = np.ones(len(source), bool)
-    for condition in filter.conditions:
-        if isinstance(condition, AnyOf):
-            masks = [selected(one, source, schema) for one in condition.alternatives]
-            found &= np.logical_or.reduce(masks)
-        else:
-            found &= _holds(condition, source, schema)
-    return found
+    masks = [
+        np.logical_or.reduce([selected(one, source, schema) for one in condition.alternatives])
+        if isinstance(condition, AnyOf)
+        else _holds(condition, source, schema)
+        for condition in filter.conditions
+    ]
+    if len(masks) == 1:
+        return masks[0]
+    return np.logical_and.reduce(masks) if masks else np.ones(len(source), bool)
 
 
 def _holds(condition: Condition, source: Source, schema: Schema) -> Mask:
@@ -120,20 +121,21 @@ def _holds(condition: Condition, source: Source, schema: Schema) -> Mask:
 
 def _compared(condition: Condition, values: NDArray[Any], wanted: Any) -> Mask:
     """Numbers or moments with a literal; a NaN is greater than every number, as in PostgreSQL."""
-    nulls = np.zeros(len(values), bool)
     if values.dtype.kind == "M":
-        nulls = np.isnat(values)
         moment = pd.Timestamp(wanted)
         naive = moment if moment.tz is None else moment.tz_convert("UTC").tz_localize(None)
         wanted = naive.as_unit("us").to_datetime64()
     compare = _COMPARE[condition.operator]
-    if values.dtype.kind == "f" and (wanted != wanted or np.isnan(values).any()):
-        mine, theirs = np.isnan(values), wanted != wanted
-        number = compare(np.where(mine, 0.0, values), 0.0 if theirs else wanted)
-        found = np.where(mine | theirs, compare(mine.astype("i1"), np.int8(theirs)), number)
+    if values.dtype.kind == "f" and wanted != wanted:
+        found = compare(np.isnan(values).astype("i1"), np.int8(1))
+    elif values.dtype.kind == "f" and condition.operator in ("gt", "gte"):
+        found = np.asarray(values <= wanted if condition.operator == "gt" else values < wanted)
+        np.logical_not(found, out=found)
     else:
         found = compare(values, wanted)
-    return np.asarray((found != condition.negated) & ~nulls)
+    if condition.negated:
+        found = ~found
+    return np.asarray(found & ~np.isnat(values) if values.dtype.kind == "M" else found)
 
 
 def _distinct(
