@@ -1,12 +1,13 @@
-"""One Jupyter server a run, one Chromium a module (sync Playwright leaves a loop running)."""
+"""One Jupyter server a run, one Chromium for these tests (sync Playwright leaves a loop running)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser as Chromium
 
-from tests.browser.lab import Browser, Server, browsing, serving
+from tests.browser.lab import Browser, Server, headless, serving
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +16,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def browser(lab: Server) -> Iterator[Browser]:
-    with browsing(lab) as browser:
-        yield browser
+@pytest.fixture(scope="package")
+def chromium() -> Iterator[Chromium]:
+    with headless() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="package")
+def browser(lab: Server, chromium: Chromium) -> Browser:
+    return Browser(chromium, lab)

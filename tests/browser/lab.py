@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import ConsoleMessage, Locator, Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Error, Locator, Page, sync_playwright
 
 from tests.waiting import scaled, until
 
@@ -181,12 +181,23 @@ class OpenNotebook:
         self.path = path
         self.console: list[str] = []
         page.on("console", self._told)
-        page.on("pageerror", lambda error: self.console.append(str(error)))
+        page.on("pageerror", self._failed)
 
     def _told(self, message: ConsoleMessage) -> None:
         """Keep an error, but for a request of JupyterLab's own while a test has taken the network."""
         if message.type == "error" and "ERR_INTERNET_DISCONNECTED" not in message.text:
             self.console.append(message.text)
+
+    def _failed(self, error: Error) -> None:
+        self.console.append(str(error))
+
+    def leave(self) -> None:
+        """Close it, and leave the page as it was found."""
+        self.page.remove_listener("console", self._told)
+        self.page.remove_listener("pageerror", self._failed)
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.dispose()")
+        self.page.context.clear_permissions()
+        self.page.emulate_media(forced_colors="null")
 
     def run(self, source: str) -> str:
         """Run a new cell to its end; what it printed. A traceback is raised."""
@@ -264,11 +275,16 @@ class OpenNotebook:
 
 
 class Browser:
-    """Headless Chromium on a Jupyter server."""
+    """Headless Chromium on a Jupyter server.
+
+    Loading JupyterLab takes as long as most tests: its page is kept, and the next notebook opened in it.
+    """
 
     def __init__(self, chromium: Chromium, server: Server) -> None:
         self._chromium = chromium
         self.server = server
+        self._kept: Page | None = None
+        """A page of JupyterLab in which no notebook is open."""
 
     @contextmanager
     def notebook(
@@ -296,30 +312,36 @@ class Browser:
         }
         if not path.exists():
             path.write_text(json.dumps(fresh))
-        context = self._chromium.new_context(
-            viewport={"width": width, "height": height}, device_scale_factor=scale
-        )
+        keep = self.server.app == "lab" and scale == 1 and not script
+        # Taken: whatever fails in it, the next notebook has another page.
+        page, self._kept = (self._kept, None) if keep else (None, self._kept)
+        loaded = page is not None
+        if page is None:
+            page = self._chromium.new_context(device_scale_factor=scale).new_page()
+            page.context.set_default_timeout(scaled(30_000))
         try:
-            if script:
-                context.add_init_script(script)
-            context.set_default_timeout(scaled(30_000))
-            page = context.new_page()
+            page.set_viewport_size({"width": width, "height": height})
             notebook = OpenNotebook(page, path)
-            way = "doc/tree" if self.server.app == "lab" else "notebooks"
-            page.goto(f"{self.server.url}/{way}/{name}?token={self.server.token}")
+            if loaded:
+                notebook.command("docmanager:open", path=name)
+            else:
+                if script:
+                    page.add_init_script(script)
+                way = "doc/tree" if self.server.app == "lab" else "notebooks"
+                page.goto(f"{self.server.url}/{way}/{name}?token={self.server.token}")
             page.wait_for_function(
-                "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel",
-                timeout=scaled(60_000),
-            )
-            page.wait_for_function(
-                "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
-                ".status === 'idle'",
+                "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
+                "?.status === 'idle'",
                 timeout=scaled(60_000),
             )
             yield notebook
             notebook.command("notebook:shutdown-kernel")
+            if keep and self._kept is None:
+                notebook.leave()
+                self._kept = page
         finally:
-            context.close()
+            if page is not self._kept:
+                page.context.close()
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from playwright.sync_api import Page
 
 from notebook_rt.local import LocalStack
 from tests.browser.apps import SETUP, App, showing
-from tests.browser.lab import headless
 from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.browser
@@ -45,12 +44,6 @@ counts = dict(
 )
 print(f"counted {json.dumps(counts)} at {time.monotonic_ns()}")
 """
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Chromium]:
-    with headless() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="module")

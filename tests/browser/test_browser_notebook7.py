@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import Browser as Chromium
 
-from tests.browser.lab import browsing, serving
+from tests.browser.lab import Browser, serving
 from tests.waiting import scaled
 
 pytestmark = pytest.mark.browser
 
 
-def test_status_bar_and_grid_in_notebook_7(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_status_bar_and_grid_in_notebook_7(
+    chromium: Chromium, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     with (
         serving(tmp_path_factory.mktemp("notebook7"), "notebook") as server,
-        browsing(server) as browser,
-        browser.notebook() as notebook,
+        Browser(chromium, server).notebook() as notebook,
     ):
         page = notebook.page
         notebook.run("from tests.browser.scenes import *\ndisplay(status_bar())")

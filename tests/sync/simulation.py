@@ -704,6 +704,9 @@ class World:
         self.limiter = EventRate(limit, lambda: self.now)
         self.mirror = Mirror(spec, make_rows, self.options, self.rate, phase)
         self.shown: dict[Key, int] = {}
+        self._gone: dict[Key, int] = {}
+        """The revisions of ``shown`` at which rows were not to be seen, by these rules."""
+        self._rules: tuple[Any, ...] = ()
         self.effects: list[tuple[float, Effect]] = []
         self.failed: Exception | None = None
         self.ranked: list[Key] = []
@@ -1057,10 +1060,15 @@ class World:
         if self.mirror.schema is None or "rev" not in self.mirror.schema.types:
             return
         view, decode = self.view, self.mirror.schema.decode
+        rules = (self.server.allowed, self.server.known)
+        if rules != self._rules:
+            self._rules, self._gone = rules, {}
         for key in {*view, *self.shown}:
             row = view.get(key)
             before = self.shown.get(key, -1)
             if row is not None and row["rev"] == before:
+                continue
+            if row is None and self._gone.get(key) == before:
                 continue
             history = self.server.history.get(key, [])
             if row is not None:
@@ -1077,7 +1085,7 @@ class World:
             elif before >= 0 and self.spec.limit is None:
                 outs = [at for at, state in history if at >= before and not self._visible(state)]
                 assert outs, f"{key} is gone, and never was"
-                self.shown[key] = min(outs)
+                self.shown[key] = self._gone[key] = min(outs)
 
     def _visible(self, state: dict[str, Any] | None) -> bool:
         return state is not None and self.server.allowed(state) and self.inside(state)

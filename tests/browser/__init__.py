@@ -1,0 +1,1 @@
+"""Tests in a browser. A package, so that its tests share one Chromium (``conftest.py``)."""
