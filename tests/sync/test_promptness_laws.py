@@ -49,9 +49,9 @@ class Watched(World):
         self.late += [(key, rev) for key, rev in prompt if not self._is_seen(key, rev)]
         self._look()
 
-    def _deliver(self, change: Change, join: int) -> None:
+    def _deliver(self, change: Change, join: int, rev: int) -> None:
         self._note(change, [(change.record or change.old_record or {})["id"]])
-        super()._deliver(change, join)
+        super()._deliver(change, join, rev)
 
     def _sent(self, topic: str, message: dict[str, Any]) -> None:
         told = [row for one in message["changes"] for row in (one.get("rows") or one.get("gone"))]

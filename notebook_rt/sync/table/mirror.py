@@ -145,7 +145,7 @@ class Mirror(Machine):
         """
         self._passes.resume(rows, kept, known, versions, memory)
         self._since, self._unproven = memory.since, as_of
-        self._gaps += 1
+        self._note_gap()
 
     @property
     def known(self) -> Schema:
@@ -382,6 +382,8 @@ class Mirror(Machine):
 
     def _note_gap(self) -> None:
         self._gaps += 1
+        if self._passes.replica is not None:
+            self._passes.replica.gap_opens()
         log = self._passes.log
         followed = log is not None and log.position is not None  # the log says all that was lost
         if self._shows and not self._unproven and not followed:
@@ -691,5 +693,7 @@ class Mirror(Machine):
         if proof.closes_gaps:
             self._closed_gaps = gaps
             self._unproven = ""
+        if self._passes.replica is not None:
+            self._passes.replica.gapless = self.gapless
         self._audits.loaded(self._now, proof.took)
         self._poll_at = self._next_poll(proof.took)

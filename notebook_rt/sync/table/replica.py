@@ -64,6 +64,10 @@ class Replica:
         self.published: Sequence[RowChange] | None = None
         self.dirty = False
         """Whether anything was applied since the last ``take``."""
+        self.gapless = True
+        """Whether nothing can have been lost, as far as is known."""
+        self._whole_in_gap: set[Key] = set()
+        """Keys whose whole row was told since the last gap opened."""
         self.keys_moved = 0
         """Grows whenever a key comes or goes."""
         self.schema_moved = False
@@ -222,6 +226,13 @@ class Replica:
             return
         self._pending += ops
         self._applied(key, change.commit_time)
+        if not self.gapless and self._reader.is_whole(change):
+            self._whole_in_gap.add(key)
+
+    def gap_opens(self) -> None:
+        """Something may have been lost: what a change does not tell of a row may have changed."""
+        self.gapless = False
+        self._whole_in_gap.clear()
 
     def _flush(self) -> None:
         if self._pending:
@@ -331,6 +342,10 @@ class Replica:
             return []  # the full frame of the same change follows
         if not whole and not self._has(key, before):
             return None
+        if not (whole or before or self.gapless or key in self._whole_in_gap):
+            return (
+                None  # the columns that it lacks are as they were, but perhaps not as they are here
+            )
         if self.window_read is not None:
             return self._ops_in_window(key, row, before, change.commit_time)
         return [Upsert(key, row, change.commit_time)]
