@@ -30,7 +30,7 @@ WireRow: TypeAlias = Mapping[str, Json]
 """A row as JSON gave it (REST form): column name to undecoded JSON value."""
 
 
-class Upsert(msgspec.Struct, frozen=True):
+class Upsert(msgspec.Struct, frozen=True, gc=False):  # many live at once, and none is in a cycle
     """Set the given columns of ``key``; insert the row if it is not there (missing columns null)."""
 
     key: Key
@@ -39,7 +39,7 @@ class Upsert(msgspec.Struct, frozen=True):
     """When it was committed, seconds since the epoch by the server's clock; None: nobody said."""
 
 
-class Delete(msgspec.Struct, frozen=True):
+class Delete(msgspec.Struct, frozen=True, gc=False):
     """Remove ``key``; nothing happens if it is not there."""
 
     key: Key

@@ -7,12 +7,13 @@ first request, on a thread beside, so that a kept table is shown before.
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import httpx
 
 from notebook_rt.errors import AnswerTooLargeError
+from notebook_rt.model.http import Request
 from notebook_rt.net.address import proxies
 
 FAILURES: Final = (httpx.TransportError, httpx.DecodingError, httpx.InvalidURL, OSError)
@@ -54,8 +55,32 @@ def timeouts(seconds: float, connect_seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=connect_seconds)
 
 
-def parameters(params: Sequence[tuple[str, str]]) -> httpx.QueryParams | None:
-    return httpx.QueryParams(list(params)) if params else None
+class Leaving:
+    """Whether a request has begun to leave for the server (httpx' ``trace`` extension).
+
+    Whatever fails before is certain: the name, the connection, TLS, a proxy's tunnel, the wait for a
+    free connection.
+    """
+
+    began = False
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith("send_request_headers.started"):
+            self.began = self.began or info["request"].method != b"CONNECT"  # that is the proxy's
+
+
+async def exchange(
+    client: httpx.AsyncClient, request: Request, headers: Mapping[str, str], leaving: Leaving
+) -> httpx.Response:
+    """Send ``request`` and read its answer; one of `FAILURES` is raised if there is none."""
+    return await client.request(
+        request.method,
+        request.path,
+        params=httpx.QueryParams(list(request.params)) if request.params else None,
+        headers=headers,
+        json=request.body,
+        extensions={"trace": leaving},
+    )
 
 
 class BoundedStream(httpx.AsyncByteStream):

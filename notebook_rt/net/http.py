@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from notebook_rt.errors import ClosedError, UnreachableError
 from notebook_rt.model.http import Answer, Request
@@ -141,7 +141,7 @@ class HttpClient:
 
     async def _send(self, request: Request, exact_numbers: bool, purpose: Purpose) -> Answer:
         client = await self._open()
-        from notebook_rt.net.client import FAILURES, BoundedStream, parameters, reason
+        from notebook_rt.net.client import FAILURES, BoundedStream, Leaving, exchange, reason
 
         if self._login is not None and self.credentials.login != self._login:
             raise NoAnswerError(self.url, "somebody else has signed in", sent=False)
@@ -156,18 +156,11 @@ class HttpClient:
             headers["Accept"] = request.accept
         self.requests += 1
         sent = time.monotonic()
-        leaving = _Leaving()
+        leaving = Leaving()
         try:
             # httpx' own limit is for each chunk; a server that drips would hold a request for ever.
             async with asyncio.timeout(self._seconds):
-                response = await client.request(
-                    request.method,
-                    request.path,
-                    params=parameters(request.params),
-                    headers=headers,
-                    json=request.body,
-                    extensions={"trace": leaving},
-                )
+                response = await exchange(client, request, headers, leaving)
         # Not as its cause: a traceback prints that with the server's words as they came.
         except FAILURES as error:
             raise NoAnswerError(self.url, reason(error), sent=leaving.began) from None
@@ -186,21 +179,6 @@ class HttpClient:
         return read_answer(
             response.status_code, response.headers, response.content, now, exact_numbers
         )
-
-
-class _Leaving:
-    """Whether a request has begun to leave for the server (httpx' ``trace`` extension).
-
-    Whatever fails before is certain: the name, the connection, TLS, a proxy's tunnel, the wait for a
-    free connection.
-    """
-
-    def __init__(self) -> None:
-        self.began = False
-
-    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
-        if event.endswith("send_request_headers.started"):
-            self.began = self.began or info["request"].method != b"CONNECT"  # that is the proxy's
 
 
 def _new_client(

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from notebook_rt.model.types import Numeric, Schema, kind
 from notebook_rt.store.arrays import objects
-from notebook_rt.store.column import Parts
+from notebook_rt.store.column import Parts, family
 from notebook_rt.store.columns import column_of, of_parts, one_chunk
 from notebook_rt.store.dense import Positions
+from notebook_rt.store.encode import STORED, encode
 from notebook_rt.store.keys import Keys
 
 _MOST_SHORT: Final = 1 << 30
@@ -27,6 +28,10 @@ _MOST_SHORT: Final = 1 << 30
 
 def pack(values: Sequence[Any], pg_type: str, numeric: Numeric) -> Parts:
     """Typed values as a column has them; text with offsets of 32 bits, which a table's have not."""
+    of = family(pg_type, numeric)
+    encoded = encode(values, of) if of in STORED else None
+    if encoded is not None:
+        return Parts(*encoded)
     parts = column_of(values, pg_type, None, numeric).parts()
     if isinstance(parts.data, pa.ChunkedArray) and parts.data.nbytes < _MOST_SHORT:
         return Parts(parts.data.cast(pa.string()))

@@ -27,6 +27,8 @@ from notebook_rt.sync.history import pieces
 INSERT: Final = 0
 UPDATE: Final = 1
 DELETE: Final = 2
+NOTHING: Final = 3
+"""What a deletion does of a row that is not there; it is not recorded."""
 KINDS: Final = ("insert", "update", "delete")
 
 BATCH: Final = 1024
@@ -184,64 +186,78 @@ class Record:
         if not self._noted:
             return
         noted, self._noted, self._noted_ops = self._noted, [], 0
-        known = self._keys.numbers(list({op.key for one in noted for op in one.ops}))
-        there, last = self._there, self._last
+        ops = [op for one in noted for op in one.ops]
+        ids, kinds, rows = self._numbered(ops)
+        sizes = [len(one.ops) for one in noted]
+        causes = np.repeat(np.array([one.cause for one in noted], "uint8"), sizes)
+        nows = np.repeat(np.array([one.now for one in noted], "int64"), sizes)
+        if NOTHING in kinds:
+            kept = [place for place, kind in enumerate(kinds) if kind != NOTHING]
+            ops = [ops[place] for place in kept]
+            ids = [ids[place] for place in kept]
+            rows = [rows[place] for place in kept]
+            kinds = bytearray(kinds[place] for place in kept)
+            causes, nows = causes[kept], nows[kept]
+        if not ids:
+            return
+        at = np.array([op.at for op in ops], "float64")  # of None it is NaN
+        known = ~np.isnan(at)
+        nows[known] = np.rint(at[known] * 1e6)
+        times = np.maximum.accumulate(np.maximum(nows, self._last))
+        self._last = int(times[-1])
+        columns, given = self._columns([op.key for op in ops], rows, kinds)
+        chunk = Chunk(
+            times, np.array(ids, "int32"), np.frombuffer(kinds, "uint8"), causes, columns, given
+        )
+        self._chunks.append(chunk)
+        self._merge()
+        if self.on_packed is not None:
+            self.on_packed(chunk)
+
+    def _numbered(self, ops: Sequence[Op]) -> tuple[list[int], bytearray, list[Row]]:
+        """Of each operation the row's number, its kind, and the row after it."""
+        keys = [op.key for op in ops]
+        known = self._keys.numbers(keys)
+        there = self._there
+        found = list(map(known.get, keys))
+        if (
+            Delete not in set(map(type, ops))
+            and None not in found
+            and all(map(there.__getitem__, numbers := cast("list[int]", found)))
+        ):
+            return numbers, bytearray([UPDATE]) * len(ops), [op.row for op in ops]  # type: ignore[union-attr]  # Upserts
+        blank: Row = dict.fromkeys(self.schema.names)
         new: list[tuple[Key, int]] = []
         ids: list[int] = []
-        kinds: list[int] = []
-        times: list[int] = []
-        causes: list[int] = []
-        keys: list[Key] = []
+        kinds = bytearray()
         rows: list[Row] = []
-        blank: Row = dict.fromkeys(self.schema.names)
-        for one in noted:
-            for op in one.ops:
-                key = op.key
-                number = known.get(key)
-                if op.__class__ is Delete:
-                    if number is None or not there[number]:
-                        continue
-                    there[number] = 0
-                    kind, row = DELETE, blank
+        for op in ops:
+            key = op.key
+            number = known.get(key)
+            if op.__class__ is Delete:
+                if number is None or not there[number]:
+                    number, kind = -1, NOTHING
                 else:
-                    row = op.row  # type: ignore[union-attr]  # an Upsert: asked above, quicker than isinstance
-                    if number is None:
-                        number = known[key] = len(there)
-                        new.append((key, number))
-                        there.append(1)
-                        kind = INSERT
-                    elif there[number]:
-                        kind = UPDATE
-                    else:
-                        there[number] = 1
-                        kind = INSERT
-                at = one.now if op.at is None else round(op.at * 1e6)
-                if at > last:
-                    last = at
-                ids.append(number)
-                kinds.append(kind)
-                times.append(last)
-                causes.append(one.cause)
-                keys.append(key)
-                rows.append(row)
-        self._last = last
+                    there[number], kind = 0, DELETE
+                row = blank
+            else:
+                row = op.row  # type: ignore[union-attr]  # an Upsert: asked above, quicker than isinstance
+                if number is None:
+                    number = known[key] = len(there)
+                    new.append((key, number))
+                    there.append(1)
+                    kind = INSERT
+                elif there[number]:
+                    kind = UPDATE
+                else:
+                    there[number], kind = 1, INSERT
+            ids.append(number)
+            kinds.append(kind)
+            rows.append(row)
         if new:
             self._keys.update(new)
             self._keys.settle()
-        if ids:
-            columns, given = self._columns(keys, rows, kinds)
-            chunk = Chunk(
-                np.array(times, "int64"),
-                np.array(ids, "int32"),
-                np.array(kinds, "uint8"),
-                np.array(causes, "uint8"),
-                columns,
-                given,
-            )
-            self._chunks.append(chunk)
-            self._merge()
-            if self.on_packed is not None:
-                self.on_packed(chunk)
+        return ids, kinds, rows
 
     def extend(self, chunk: Chunk) -> None:
         """Go on with changes that another record had packed; how it numbered the rows does not matter."""
