@@ -1,9 +1,12 @@
 """What is derived of a table of a million rows, beside those that compute it anew, and those that keep it.
 
 ``python -m tests.benchmarks.bench_derive [rows]`` prints a table: the first build, and one change with the
-read after it, in milliseconds (medians). pandas, polars and DuckDB read the same DataFrame, without its being
-made. perspective keeps a view, and is given the changes; so is streamz, which has no way to take a row back
-from a sum and computes pandas' expression anew for each batch. Both end with a DataFrame of the result.
+read after it, in milliseconds (medians). The first change is a column of its own: it makes what the first
+build left for later. So is the memory, of the result and beside it of the operator's state, and one change of
+smaller tables: it does not grow with the table. pandas, polars and DuckDB read the same DataFrame, without
+its being made. perspective keeps a view, and is given the changes; so is streamz, which has no way to take a
+row back from a sum and computes pandas' expression anew for each batch. Both end with a DataFrame of the
+result.
 """
 
 from __future__ import annotations
@@ -34,9 +37,11 @@ from notebook_rt.sync.derive.sort import Sort
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.derive.top import Top
 from notebook_rt.sync.derive.where import Where
-from tests.benchmarks.harness import OURS, Result
+from tests.benchmarks.harness import OURS, Result, in_turns
 
 CHANGES = 200
+SMALLER = (1_000, 10_000, 100_000)
+"""Rows of tables in which one change is measured beside."""
 PEERS = ("pandas", "duckdb", "polars")
 KEEPERS = ("perspective", "streamz")
 
@@ -64,16 +69,6 @@ def table_of(rows: int, symbols: int = 500) -> Table:
     made = {c.name: column_of(values[c.name], c.pg_type, None, "float") for c in columns}
     table.replace(made, schema)
     return table
-
-
-def milliseconds(work: Callable[[], object], times: int = 5) -> float:
-    """The median of ``times`` runs."""
-    found = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - began)
-    return 1000 * statistics.median(found)
 
 
 def symbols_of(symbols: int = 500) -> Table:
@@ -141,9 +136,8 @@ def measure(rows: int) -> list[tuple[str, dict[str, float]]]:
     found = []
     rng = np.random.default_rng(1)  # one for all: the same changes again would change nothing
     for name, (make, peers) in operators(table.snapshot(), symbols.snapshot()).items():
-        tables = [table, symbols] if "join" in name or "merge" in name else [table]
-        times = {f"{who}": milliseconds(work) for who, work in peers.items()}
-        times["first build"] = milliseconds(partial(build, tables, make), 3)
+        tables = inputs(name, table, symbols)
+        times = in_turns({"first build": partial(build, tables, make), **peers}, 7)
         derived = build(tables, make)
         # what is made once, for all changes to come
         times["first change"] = 1000 * change(table, derived, 1, rng)
@@ -155,12 +149,41 @@ def measure(rows: int) -> list[tuple[str, dict[str, float]]]:
             [change(table, derived, 100, rng) for _ in range(CHANGES // 10)]
         )
         times["bytes a row"] = derived.nbytes / rows
+        times["of it state"] = derived.operator.nbytes / rows
         for who, begin in keepers(name, table.snapshot(), symbols.snapshot()).items():
             keeper = begin()
             kept(keeper, rows, 1, 1, rng)
             times[f"{who}: one change"] = kept(keeper, rows, 1, 5, rng)
             times[f"{who}: 100 changes"] = kept(keeper, rows, 100, 5, rng)
         found.append((name, times))
+    for smaller in SMALLER:
+        if smaller < rows:
+            changed = one_change(smaller)
+            for name, times in found:
+                times[at(smaller)] = changed[name]
+    return found
+
+
+def at(rows: int) -> str:
+    """The case of one change in a table of so many rows."""
+    return f"one change of {rows:,} rows"
+
+
+def inputs(name: str, table: Table, symbols: Table) -> list[Table]:
+    """The tables that an operator reads."""
+    return [table, symbols] if "join" in name or "merge" in name else [table]
+
+
+def one_change(rows: int) -> dict[str, float]:
+    """The milliseconds of one change, of each operator."""
+    table, symbols, rng = table_of(rows), symbols_of(), np.random.default_rng(1)
+    found = {}
+    for name, (make, _) in operators(table.snapshot(), symbols.snapshot()).items():
+        derived = build(inputs(name, table, symbols), make)
+        for _ in range(5):
+            change(table, derived, 1, rng)
+        times = [change(table, derived, 1, rng) for _ in range(CHANGES)]
+        found[name] = 1000 * statistics.median(times)
     return found
 
 
@@ -369,6 +392,15 @@ def run(quick: bool) -> list[Result]:
             for who in KEEPERS
             if f"{who}: {case}" in times
         ]
+        results += [
+            Result("derive", f"{name}: {case}", OURS, times[case])
+            for case in ("first change", *map(at, SMALLER))
+            if case in times
+        ]
+        results += [
+            Result("derive", f"{name}: memory", OURS, times["bytes a row"], "bytes a row"),
+            Result("derive", f"{name}: of it state", OURS, times["of it state"], "bytes a row"),
+        ]
         results.append(Result("derive", f"{name}: first build", OURS, times["first build"]))
         results += [
             Result("derive", f"{name}: first build", who, times[who])
@@ -381,7 +413,8 @@ def run(quick: bool) -> list[Result]:
 def main() -> None:
     """Print the table."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    ways = [*PEERS, "first build", "first change", "one change", "100 changes", "bytes a row"]
+    ways = [*PEERS, "first build", "first change", *map(at, SMALLER), "one change", "100 changes"]
+    ways += ["bytes a row", "of it state"]
     ways += [f"{who}: {case}" for who in KEEPERS for case in ("one change", "100 changes")]
     print(f"| {rows:,} rows, ms | {' | '.join(ways)} |")
     print("| --- " * (len(ways) + 1) + "|")

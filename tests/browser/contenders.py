@@ -3,6 +3,9 @@
 All show the same 100,000 rows × 10 columns and take the same changes: 50 random cells every 50 ms,
 1,000 a second, one of them the number of the batch, in the first row. ``START`` is common; a
 contender adds how a batch is applied, how the grid is told, and how the page reads the number.
+
+``LIVE`` is a real table of the embedded stack: the changes are SQL of the measuring process
+(``TRADES``, ``WRITE``), and the kernel has no part in making them.
 """
 
 from __future__ import annotations
@@ -61,6 +64,8 @@ class Contender:
     """JavaScript: a function that returns the batch that is drawn, or undefined."""
     root: str
     """CSS of the element that is hidden, and scrolled away."""
+    sql: bool = False
+    """Whether the changes are SQL: then ``start`` measures the kernel's share of a core, and no more."""
 
 
 OURS = Contender(
@@ -198,4 +203,44 @@ def tell():
     "() => window.nrtDrawn",
     ".ipydatagrid-widget, .lm-DataGrid",
 )
-CONTENDERS = (OURS, GROUPED, PERSPECTIVE, IPYDATAGRID)
+TRADES = f"""
+create table trades (id int8 primary key, a float8, b float8, c float8, i int, j int, ok bool, s text,
+                     t text, at timestamptz);
+insert into trades select k, k / 7.0, k / 3.0, 0.5, k, -k, k % 2 = 0, 's' || k % 97, 'row ' || k,
+                          '2026-11-26T09:30Z' from generate_series(0, {ROWS - 1}) k;
+grant select, insert, update, delete on trades to anon, authenticated, service_role;
+alter publication supabase_realtime add table trades
+"""
+WRITE = "update trades set a = n.a from unnest($1::int8[], $2::float8[]) n (id, a) where trades.id = n.id"
+"""A batch: keys, and what the column ``a`` is from now on."""
+LIVE = Contender(
+    "notebook_rt, a group-by of a real table",
+    """
+import json, threading, time
+import notebook_rt as nrt
+
+rt = nrt.connect(URL, KEY)
+trades = rt.table('trades')
+trades.wait(120)
+groups = trades.groupby('s').agg(
+    highest=('a', 'max'), mean=('a', 'mean'), total=('i', 'sum'), n=('a', 'count'))
+outcome = {}
+
+def spend(seconds):
+    began, spent = time.perf_counter(), time.process_time()
+    time.sleep(seconds)
+    took = time.perf_counter() - began
+    outcome.update(cpu=(time.process_time() - spent) / took, status=str(groups.status))
+
+def start(seconds, after=0.0):
+    outcome.clear()
+    threading.Timer(after, spend, (seconds,)).start()
+
+told = groups.on_change(lambda batch: None)
+""",
+    "g = groups.grid(height=420); display(g)",
+    OURS.read,
+    OURS.root,
+    sql=True,
+)
+CONTENDERS = (OURS, GROUPED, LIVE, PERSPECTIVE, IPYDATAGRID)

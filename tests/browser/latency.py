@@ -3,9 +3,10 @@
 Each contender of ``contenders.py`` in a notebook of its own in one JupyterLab: 1,000 random changes a
 second on 100,000 rows, in batches at 20 Hz, from a thread. A cell of the first row carries the number
 of the batch: the kernel notes when ``df`` had it, the page in which frame it was on the screen. While
-the kernel waits, while a cell sleeps, and with the grid hidden and scrolled away. Prints a Markdown
-table, and writes it to ``tests/benchmarks/LATENCY.md``; not where only those contenders run whose name
-has ``name`` in it.
+the kernel waits, while a cell sleeps, and with the grid hidden and scrolled away; before that while nothing
+changes: the frames that the machine has to give. The changes of ``LIVE`` are SQL, and its batches are late
+from their commit on. Prints a Markdown table, and writes it to ``tests/benchmarks/LATENCY.md``; not where
+only those contenders run whose name has ``name`` in it.
 """
 
 from __future__ import annotations
@@ -15,19 +16,27 @@ import os
 import platform
 import sys
 import tempfile
+import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import psycopg
+from playwright.sync_api import Page
 
-from tests.browser.contenders import CONTENDERS, START, Contender
+import notebook_rt as nrt
+from notebook_rt.local import LocalStack, StackOptions
+from notebook_rt.local.options import RealtimeOptions
+from tests.browser.contenders import CONTENDERS, FIRST, ROWS, START, TRADES, WRITE, Contender
 from tests.browser.lab import Browser, OpenNotebook, browsing, serving
 from tests.waiting import scaled
 
 UNSEEN = 5.0
 """Seconds of a run with nothing to see."""
+LIMITLESS = StackOptions(realtime=RealtimeOptions(events_per_second=None))
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "LATENCY.md"
 PAGE = """
 // Every byte that reaches the page by websocket, and what ipydatagrid draws on its canvas.
@@ -88,6 +97,8 @@ class Measured:
     """Milliseconds from ``df`` to the screen, of the batches that were shown."""
     sent: int
     fps: float
+    busy: float
+    """Of one core, the processor time of the page's main thread."""
     megabytes: float
     messages: float
     cpu: float
@@ -103,14 +114,60 @@ class Measured:
         )
         return (
             f"| {self.name} | {self.what} | {late} | {len(self.late)} of {self.sent} "
-            f"| {self.fps:.0f} | {self.megabytes:.3f} | {self.messages:.1f} "
+            f"| {self.fps:.0f} | {self.busy:.0%} | {self.megabytes:.3f} | {self.messages:.1f} "
             f"| {self.cpu:.1%} | {self.cpu - self.before:.1%} |"
         )
 
 
 HEAD = """\
-| | while | df to pixel, p50 / p95 ms | shown | fps | MB/s | messages/s | kernel CPU | of it the grid |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+| | while | df to pixel, p50 / p95 ms | shown | fps | page | MB/s | messages/s | kernel CPU | of it the grid |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+class Writer:
+    """Batches of SQL at 20 Hz, 1,000 changes a second, on a thread."""
+
+    def __init__(self, stack: LocalStack) -> None:
+        self._connection = psycopg.connect(stack.dsn, autocommit=True, prepare_threshold=1)
+        self._cursor = psycopg.RawCursor(self._connection)
+        self._rng = np.random.default_rng(3)
+        self._batch = FIRST
+        self._thread = threading.Thread()
+        self.sent: dict[int, float] = {}
+        """When each batch was committed, in milliseconds since 1970."""
+
+    def start(self, seconds: float, after: float = 0.0) -> None:
+        self.sent = {}
+        self._thread = threading.Thread(target=self._storm, args=(seconds, after), daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _storm(self, seconds: float, after: float) -> None:
+        time.sleep(after)
+        began = next_at = time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            self._batch += 1
+            keys = np.unique(self._rng.integers(1, ROWS, 49)).tolist()
+            values = self._rng.uniform(1, 999, len(keys)).tolist()
+            self._cursor.execute(WRITE, [[*keys, 0], [*values, float(self._batch)]])
+            self.sent[self._batch] = time.time() * 1000
+            next_at += 0.05
+            time.sleep(max(0, next_at - time.perf_counter()))
+
+
+class Clock:
+    """How much processor time a page's main thread took."""
+
+    def __init__(self, page: Page) -> None:
+        self._session = page.context.new_cdp_session(page)
+        self._session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def busy(self) -> float:
+        """Seconds of tasks so far."""
+        metrics = self._session.send("Performance.getMetrics")["metrics"]
+        return next(float(one["value"]) for one in metrics if one["name"] == "TaskDuration")
 
 
 def measure(
@@ -119,20 +176,34 @@ def measure(
     what: str,
     seconds: float,
     before: float,
+    writer: Writer | None,
     *,
     asleep: bool = False,
+    quiet: bool = False,
 ) -> Measured:
-    """A storm of ``seconds``, and what the page saw of it."""
+    """A storm of ``seconds``, or none, and what the page saw of it."""
     page = notebook.page
     # Half a second late, so that nothing of the cell that starts it is part of it.
-    notebook.run(f"start({seconds}, after=0.5)")
+    if not quiet:
+        notebook.ask(f"start({seconds}, after=0.5)")
+        if writer is not None:
+            writer.start(seconds, after=0.5)
     if asleep:
         notebook.start(f"time.sleep({seconds + 1.5})")
+    clock = Clock(page)
+    busy = clock.busy()
     page.evaluate(WATCH % contender.read)
     page.wait_for_timeout((seconds + 1.2) * 1000)
     saw = page.evaluate(STOP)
+    busy = clock.busy() - busy
     page.wait_for_timeout(1500 if asleep else 300)
-    told = json.loads(notebook.run("print(json.dumps(outcome))"))
+    told = {"sent": {}, "cpu": 0.0}
+    if not quiet:
+        told |= json.loads(notebook.ask("print(json.dumps(outcome))"))
+        if writer is not None:
+            writer.join()
+            assert told["status"] == "live", told
+            told["sent"] = writer.sent
     sent = {int(batch): at for batch, at in told["sent"].items()}
     seen = {int(batch): at for batch, at in saw["seen"].items() if at}
     return Measured(
@@ -141,33 +212,51 @@ def measure(
         tuple(seen[batch] - at for batch, at in sent.items() if batch in seen),
         len(sent),
         saw["frames"] / saw["seconds"],
+        busy / saw["seconds"],
         saw["bytes"] / saw["seconds"] / 1e6,
         saw["messages"] / saw["seconds"],
         told["cpu"],
-        before,
+        0.0 if quiet else before,
     )
 
 
-def compete(browser: Browser, contender: Contender, seconds: float) -> list[Measured]:
+def compete(
+    browser: Browser, stack: LocalStack, contender: Contender, seconds: float
+) -> list[Measured]:
     """All runs of one contender, in a notebook of its own."""
+    writer = Writer(stack) if contender.sql else None
+    where = f"URL, KEY = {stack.url!r}, {stack.anon_key!r}\n"
     with browser.notebook(height=1000, script=PAGE) as notebook:
         page = notebook.page
-        notebook.run(START + contender.kernel)
+        notebook.run((START if writer is None else where) + contender.kernel)
         notebook.run(f"start({UNSEEN})")
+        if writer is not None:
+            writer.start(UNSEEN)
         page.wait_for_timeout(UNSEEN * 1000 + 500)
         before = float(notebook.run("print(outcome['cpu'])"))
         notebook.run(contender.show)
         grid = page.locator(contender.root).first
         grid.scroll_into_view_if_needed(timeout=scaled(60_000))
         notebook.run("start(2)")  # what is made once is made now
+        if writer is not None:
+            writer.start(2)
         page.wait_for_timeout(3000)
 
-        def run(what: str, seconds: float, *, asleep: bool = False) -> Measured:
-            measured = measure(notebook, contender, what, seconds, before, asleep=asleep)
+        def run(
+            what: str, seconds: float, *, asleep: bool = False, quiet: bool = False
+        ) -> Measured:
+            measured = measure(
+                notebook, contender, what, seconds, before, writer, asleep=asleep, quiet=quiet
+            )
             print(measured.row(), flush=True)
             return measured
 
-        results = [run("the kernel waits", seconds), run("a cell sleeps", seconds, asleep=True)]
+        results = [
+            run("nothing changes", UNSEEN, quiet=True),
+            run("nothing changes, a cell sleeps", UNSEEN, asleep=True, quiet=True),
+            run("the kernel waits", seconds),
+            run("a cell sleeps", seconds, asleep=True),
+        ]
         style = grid.evaluate_handle("node => node.closest('.jp-OutputArea').style")
         style.evaluate("style => { style.display = 'none'; }")
         page.wait_for_timeout(500)
@@ -182,11 +271,14 @@ def main(seconds: float, name: str = "") -> None:
     with (
         tempfile.TemporaryDirectory() as root,
         serving(Path(root)) as server,
+        nrt.local.start(Path(root) / "stack", options=LIMITLESS) as stack,
         browsing(server) as browser,
     ):
+        for statement in TRADES.split(";"):
+            stack.sql(statement)
         print(HEAD)
         wanted = [each for each in CONTENDERS if name in each.name]
-        results = [m for each in wanted for m in compete(browser, each, seconds)]
+        results = [m for each in wanted for m in compete(browser, stack, each, seconds)]
     blind = {result.name for result in results} - {result.name for result in results if result.late}
     assert not blind, (
         f"{', '.join(blind)} showed nothing: what it is given here is not what it takes"

@@ -823,6 +823,26 @@ def test_a_row_without_a_partner_is_refused_where_pandas_gives_it_the_label_of_a
         join.advance(want_changes=True)
 
 
+@pytest.mark.parametrize(
+    ("operator", "least"),
+    [
+        (Sort(Ordering("n", True, "last", "sort")), 3 * 8 * 1000),  # n, the key, the ranks
+        (Distinct(("n",)), 4 * 1000),
+        (GroupBy(("n",), [Aggregate("of", "id", "count")]), 4 * 1000),
+        (Top(10, Ordering("n", True, "last", "top")), 8 * 10),
+    ],
+)
+def test_the_memory_of_what_an_operator_keeps_is_said(operator: Operator, least: int) -> None:
+    table = Table(Schema((Column("id", "int8"), Column("n", "int8")), ("id",)))
+    table.apply([Upsert(key, {"id": key, "n": key % 7}) for key in range(1000)])
+    derived = Derived(operator, None)
+    derived.bind([Source(table)])
+    derived.advance(want_changes=False)
+    assert derived.table is not None
+    assert operator.nbytes >= least
+    assert derived.nbytes == operator.nbytes + derived.table.nbytes
+
+
 # Windows: their tables are in the order of time, or they are refused
 
 ROLLED = ["count", "sum", "mean", "min", "max", "std", "var", "median", "first", "last", "nunique"]

@@ -61,6 +61,10 @@ class Distinct(Operator):
         }
         return ranked(schema.columns, schema.key, schema), columns
 
+    @property
+    def nbytes(self) -> int:
+        return self._groups.nbytes + 70 * len(self._sizes)
+
     def _check(self, source: Source, by: Sequence[str]) -> None:
         """Refuse what is not compared here as pandas compares it."""
         known(source, by, self.what)

@@ -84,6 +84,10 @@ class Sort(Operator):
                 ops.append(Upsert(delta.key, row))
         return [*ops, *(Upsert(key, {RANK: rank}) for key, rank in moved.items())]
 
+    @property
+    def nbytes(self) -> int:
+        return self._blocks.nbytes
+
     def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
         return sources[0].dtypes()
 
@@ -106,6 +110,13 @@ class Blocks:
         count = max(1, -(-self._rows // _BLOCK))
         self._lists: list[list[Entry] | None] = [None] * count
         self._separators: dict[int, SortKey] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory in use, about."""
+        columns = sum(column.nbytes for column in self._columns.values())
+        entries = sum(map(len, filter(None, self._lists)))
+        return columns + self._inputs.nbytes + 8 * len(self._lists) + 200 * entries
 
     def ranks(self) -> Positions:
         """The ranks of all rows as they were at first."""

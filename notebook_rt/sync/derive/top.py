@@ -58,6 +58,10 @@ class Top(Operator):
         }
         return ranked(schema.columns, schema.key, schema), columns
 
+    @property
+    def nbytes(self) -> int:
+        return 200 * len(self._entries)
+
     def _fill(self, source: Source) -> np.ndarray:
         """Make the list of the whole; returns the positions of its rows."""
         order = self.ordering.first(source, self._kept)
