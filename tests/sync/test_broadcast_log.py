@@ -153,6 +153,32 @@ def test_a_truncate_that_comes_late_spares_what_is_newer() -> None:
     assert spared(batch) == [{1}]
 
 
+def test_what_comes_behind_a_later_truncate_says_when_it_was() -> None:
+    one = log()
+    later = Message("e", 2, 12, 1, True, [Entry(4, "T")], at=2.0)
+    earlier = Message("e", 1, 11, 1, True, [Entry(3, "T")], at=1.0)
+    assert take(one, later).overtaken == []
+    assert take(one, earlier).overtaken == [(1.0, 2.0)]
+    one = log()
+    take(one, Message("e", 2, 12, 1, True, [upsert(7, 1)], at=2.0))
+    assert take(one, earlier).overtaken == [(1.0, 2.0)]
+
+
+def test_changes_stand_in_the_order_of_their_commits_and_those_of_a_row_in_that_of_the_log() -> (
+    None
+):
+    """A transaction that wrote first may be the last to commit; its last entry says when that was."""
+    one = log()
+    entries = [
+        Entry(1, "U", 11, rows=[{"id": 1, "v": 1}], at=1.0),
+        Entry(2, "U", 12, rows=[{"id": 2, "v": 2}], at=2.0),
+        Entry(3, "U", 11, rows=[{"id": 3, "v": 3}], at=5.0),
+        Entry(4, "U", 13, rows=[{"id": 2, "v": 4}], at=3.0),
+    ]
+    told = [(key, change.commit_time) for key, change in one.batch(entries, keys_of).changes]  # type: ignore[misc]  # no TRUNCATE
+    assert told == [(2, 2.0), (2, 3.0), (1, 5.0), (3, 5.0)]
+
+
 @pytest.mark.parametrize("payload", [None, [], {}, {"epoch": "e"}, {"epoch": 1, "n": "x"}])
 def test_what_is_no_message_is_none(payload: Any) -> None:
     assert read_message(payload) is None

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from tests.sync.simulation import Faults, World
 from tests.sync.test_mirror_laws import moves, pauses, play, server, slow, sources, writes
 
 many = settings(
-    max_examples=max(150, settings().max_examples),
+    max_examples=150,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
@@ -231,8 +232,7 @@ class Recorded(World):
                     assert equal(table.get(key), expected.get(key)), (when, key, gaps)
 
 
-@many
-@given(
+worlds = st.tuples(
     steps,
     st.integers(0, 2**32),
     st.sampled_from((None, "grp=eq.1")),
@@ -240,10 +240,29 @@ class Recorded(World):
     st.booleans(),
     sources,
 )
-def test_where_no_gap_is_said_the_past_is_what_the_server_had(
+"""A story, chance, a filter, and what goes wrong: frames that are cut, columns that are left out."""
+
+
+@many
+@given(worlds)
+def test_where_no_gap_is_said_the_past_is_what_the_server_had(world: tuple[Any, ...]) -> None:
+    """Frames lost without a word, cut or late; networks that go; reads, audits, and edits of ours."""
+    live_through(*world)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(7200)
+@settings(many, max_examples=5_000)
+@given(worlds)
+def test_where_no_gap_is_said_the_past_is_what_the_server_had_of_many(
+    world: tuple[Any, ...],
+) -> None:
+    live_through(*world)
+
+
+def live_through(
     story: list[Any], seed: int, text: str | None, truncated: float, toast: bool, source: Source
 ) -> None:
-    """Frames lost without a word, cut or late; networks that go; reads, audits, and edits of ours."""
     spec = TableSpec("t", filter=parse(text), source=source)
     options = Options(page_size=5, audit_interval=3.0)
     faults = Faults(truncated=truncated, toast=toast)

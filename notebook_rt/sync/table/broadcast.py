@@ -380,6 +380,11 @@ class ChangeLog:
                 later = {key: one for key, one in self._taken.items() if one[0] > entry.id}
                 self._taken = later
                 batch.changes.append(Emptied(frozenset(later), at))
+                overtook = [one[2] for one in later.values() if one[2] is not None]
+                if overtook and at is not None and not heard:  # those rows were gone until then
+                    batch.overtaken.append((at, max(overtook)))
+            elif entry.op == "T" and at is not None and not heard:
+                batch.overtaken.append((at, self._emptied_at or at))
             for key, change in _changes(entry, at, keys_of):
                 if not before and self._is_news(key, entry, at):
                     batch.changes.append((key, change))
