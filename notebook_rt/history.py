@@ -562,7 +562,8 @@ class _Writer:
         ]  # with a dot: nobody's to read
         for table, path in zip(tables, being_written, strict=True):
             pq.write_table(table, path)
-        for hidden, path in zip(being_written, paths, strict=True):  # all of them, or none
+        # All are written before the first is seen; a reader in between sees those of the earlier times.
+        for hidden, path in zip(being_written, paths, strict=True):
             hidden.replace(path)
         self._number += len(tables)
 

@@ -80,13 +80,14 @@ def test_what_is_written_is_in_df_by_broadcast(
 def test_changes_say_when_they_were_committed(
     stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
 ) -> None:
-    """By the server's clock, so that lag is as by Postgres Changes."""
+    """By the server's clock, so that lag and a history are as by Postgres Changes."""
     table = broadcast()
     frame = rt.table(table)
     frame.wait(scaled(10))
     until(lambda: frame.status == "live", what=lambda: repr(frame))
     seen: list[nrt.ChangeBatch] = []
     frame.on_change(seen.append)
+    history = frame.history("1h")
     (((before,),), (), ((after,),)) = (
         stack.sql(statement)
         for statement in (
@@ -100,6 +101,8 @@ def test_changes_say_when_they_were_committed(
     assert batch.commit_time is not None
     assert before.timestamp() <= batch.commit_time <= after.timestamp()
     assert "lag_p50_ms" in rt.metrics
+    (recorded,) = history.changes_df()["_commit_timestamp"]
+    assert before <= recorded <= after
 
 
 # What is lost ---------------------------------------------------------------------------------------

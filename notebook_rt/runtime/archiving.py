@@ -87,6 +87,12 @@ class Archiving:
             found = None
         if found is not None and found.refused:
             self._refuse(found.refused[-1], len(found.refused))
+        elif found is not None and self._is_ahead(found.past):
+            self.driver.services.on_note(
+                "info",
+                f'the history of table "{self.driver.name}" ends later than it is by the clock of this '
+                "machine: until the server tells the time, what is recorded is dated at its end",
+            )
         await beside(lambda: self.recording.read(Past.tell))
         self._attached = True
 
@@ -98,8 +104,7 @@ class Archiving:
             return View(spec.order, spec.limit, carried)
 
         found = archive.read(Past(1 << 62, 1 << 62), view)
-        last, now = found.past.last, self.recording.now()
-        if last is not None and last > now + AHEAD and self.recording.knows_the_time:
+        if self._is_ahead(found.past) and self.recording.knows_the_time:
             found.refused.append("it reaches to a time that is still to come: a clock was set back")
             return found
 
@@ -109,6 +114,11 @@ class Archiving:
 
         self.recording.read(put)
         return found
+
+    def _is_ahead(self, past: Past) -> bool:
+        """Whether it reaches to a time that is still to come."""
+        last = past.last
+        return last is not None and last > self.recording.now() + AHEAD
 
     def _refuse(self, why: str, number: int = 1) -> None:
         self.disk.refused += number

@@ -14,7 +14,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -27,6 +27,7 @@ from notebook_rt.runtime.observed import Observed
 from notebook_rt.store.table import Table
 from notebook_rt.sync.events import Effect, Published, Told
 from notebook_rt.sync.history.past import Past, View
+from notebook_rt.sync.table.mirror import Mirror
 
 T = TypeVar("T")
 
@@ -66,6 +67,8 @@ class Recording:
         """Whether changes are heard; None: to be judged anew."""
         self._doubted: tuple[int, int] | None = None
         """The times between which rows were lost that an audit has read, if no late change explains them."""
+        self._undecided: frozenset[Key] = frozenset()
+        """Rows that the last comparison has left undecided, as far as they still are."""
         self._forgot_at = 0.0
         self._forgetting: asyncio.Task[None] | None = None
         self.listeners: list[Callable[[], object]] = []
@@ -182,7 +185,10 @@ class Recording:
     def judge(self) -> None:
         """Changes are lost, or are lost no longer, as the status says."""
         mirror = self.driver.mirror
-        live = mirror.status == "live"
+        if self._undecided and isinstance(mirror, Mirror):
+            self._undecided &= mirror.undecided
+        # A row that the comparison has left undecided is not known before it is read, or changes.
+        live = mirror.status == "live" and (bool(self._live) or not self._undecided)
         if live != self._live:
             self._live = live
             if live:
@@ -218,20 +224,31 @@ class Recording:
     def _told(self, effect: Told) -> None:
         match effect.what:
             case what if what in PROOFS:
-                now, seconds = self.now(), effect.detail.get("seconds", 0.0)
-                began = now - round(seconds * 1e6)
-                self._do(partial(self._prove, now, began, bool(effect.detail.get("differing"))))
+                now, elapsed = self.now(), effect.detail.get("elapsed", 0.0)
+                began = now - round(elapsed * 1e6)
+                undecided = effect.detail.get("undecided", frozenset())
+                self._undecided = undecided
+                differing = bool(effect.detail.get("differing"))
+                self._do(partial(self._prove, now, began, undecided, differing=differing))
             case "explained":
                 self._do(self._explain)
             case "drift":
                 self._do(self._found)
+            case "overtaken":
+                self._do(partial(self._past.overtaken, *self._overtaken(effect.detail)))
             case _:
                 pass
 
-    def _prove(self, now: int, began: int, differing: bool) -> None:
-        before = self._past.prove(now, began)
+    def _prove(self, now: int, began: int, undecided: Collection[Key], *, differing: bool) -> None:
+        before = self._past.prove(now, began, undecided)
         if differing and self._live and self._doubted is None:
             self._doubted = (before, now)
+
+    def _overtaken(self, detail: Mapping[str, float]) -> tuple[int, int]:
+        if "ago" in detail:
+            now = self.now()
+            return now - round(detail["ago"] * 1e6), now
+        return round(detail["since"] * 1e6), round(detail["until"] * 1e6)
 
     def _explain(self) -> None:
         self._doubted = None

@@ -336,10 +336,23 @@ class Told:
 
     An audit's verdict comes with its repair. Then ``explained`` takes back that rows differed, because
     changes that were late have come for all of them; or else ``drift`` counts those that were lost.
+    ``overtaken``: changes that were committed from ``since`` on are not told, only later ones of their rows,
+    committed up to ``until``; or, where rows are read instead of a log, it may be so since ``ago`` seconds.
+    A comparison began ``elapsed`` seconds ago, waits included; rows that it leaves ``undecided`` are to be
+    read again.
     """
 
     what: Literal[
-        "gap", "reconciled", "audit", "explained", "drift", "schema", "learnt", "refetch", "source"
+        "gap",
+        "reconciled",
+        "audit",
+        "explained",
+        "drift",
+        "overtaken",
+        "schema",
+        "learnt",
+        "refetch",
+        "source",
     ]
     detail: Mapping[str, Any] = field(default_factory=dict)
 

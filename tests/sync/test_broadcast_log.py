@@ -19,6 +19,7 @@ from notebook_rt.sync.table.broadcast import (
     VERSION,
     Batch,
     ChangeLog,
+    Emptied,
     Entry,
     Head,
     Message,
@@ -61,7 +62,19 @@ def take(one: ChangeLog, *messages: Message) -> Batch:
 
 def values(batch: Batch) -> dict[Any, Any]:
     """Key to the value it is given; None: it is gone."""
-    return {k: None if c.record is None else c.record["v"] for k, c in batch.changes.items()}
+    found: dict[Any, Any] = {}
+    for one in batch.changes:
+        if isinstance(one, Emptied):
+            found = {}
+        else:
+            key, change = one
+            found[key] = None if change.record is None else change.record["v"]
+    return found
+
+
+def spared(batch: Batch) -> list[frozenset[Any]]:
+    """For each TRUNCATE the rows that stay."""
+    return [one.spared for one in batch.changes if isinstance(one, Emptied)]
 
 
 def test_a_number_that_does_not_come_in_half_a_second_is_lost() -> None:
@@ -148,7 +161,7 @@ def test_nothing_from_before_a_truncate_comes_back() -> None:
     one = log()
     take(one, message(1, 11, upsert(1, 1)))
     batch = take(one, message(2, 12, Entry(4, "T"), upsert(5, 3)))
-    assert (batch.emptied, values(batch)) == (frozenset(), {3: 5})
+    assert (spared(batch), values(batch)) == ([frozenset()], {3: 5})
     late = [message(1, 11, upsert(1, 1)), message(3, 13, upsert(3, 2))]
     assert values(take(one, *late)) == {}
 
@@ -157,7 +170,33 @@ def test_a_truncate_that_comes_late_spares_what_is_newer() -> None:
     one = log()
     take(one, message(2, 12, upsert(7, 1)))
     batch = take(one, message(1, 11, Entry(4, "T")))
-    assert batch.emptied == {1}
+    assert spared(batch) == [{1}]
+
+
+def test_what_comes_behind_a_later_truncate_says_when_it_was() -> None:
+    one = log()
+    later = Message("e", 2, 12, 1, True, [Entry(4, "T")], at=2.0)
+    earlier = Message("e", 1, 11, 1, True, [Entry(3, "T")], at=1.0)
+    assert take(one, later).overtaken == []
+    assert take(one, earlier).overtaken == [(1.0, 2.0)]
+    one = log()
+    take(one, Message("e", 2, 12, 1, True, [upsert(7, 1)], at=2.0))
+    assert take(one, earlier).overtaken == [(1.0, 2.0)]
+
+
+def test_changes_stand_in_the_order_of_their_commits_and_those_of_a_row_in_that_of_the_log() -> (
+    None
+):
+    """A transaction that wrote first may be the last to commit; its last entry says when that was."""
+    one = log()
+    entries = [
+        Entry(1, "U", 11, rows=[{"id": 1, "v": 1}], at=1.0),
+        Entry(2, "U", 12, rows=[{"id": 2, "v": 2}], at=2.0),
+        Entry(3, "U", 11, rows=[{"id": 3, "v": 3}], at=5.0),
+        Entry(4, "U", 13, rows=[{"id": 2, "v": 4}], at=3.0),
+    ]
+    told = [(key, change.commit_time) for key, change in one.batch(entries, keys_of).changes]  # type: ignore[misc]  # no TRUNCATE
+    assert told == [(2, 2.0), (2, 3.0), (1, 5.0), (3, 5.0)]
 
 
 @pytest.mark.parametrize("payload", [None, [], {}, {"epoch": "e"}, {"epoch": 1, "n": "x"}])

@@ -14,7 +14,7 @@ from notebook_rt.model.rows import Delete, Op, Upsert
 from notebook_rt.model.types import Column, Schema, equal
 from notebook_rt.store.table import Table
 from notebook_rt.sync.history import pieces
-from notebook_rt.sync.history.past import ForgottenMomentError, Past, View
+from notebook_rt.sync.history.past import LATE, TOLD_TO, ForgottenMomentError, Past, View
 from notebook_rt.sync.history.record import KINDS, Record
 
 many = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -164,12 +164,19 @@ def test_any_moment_is_what_an_oracle_has_that_kept_every_version(
                         [Delete(key) for key in rows] if truncated else ops_of(more[0], at, schema)
                     )
                     past.add(ops, "stream" if truncated else more[2], now)
-                    read = not truncated and more[2] != "stream" and gap is None and bool(ops)
-                    if read and at is None:
-                        gaps.append((min(known, max(proven, era - 1)), max(now, last), []))
-                        known = max(now, last)
-                    elif read and at is not None and round(at * 1e6) < last:
-                        gaps.append((round(at * 1e6) - 1, last, []))
+                    read = not truncated and more[2] != "stream"
+                    since = None
+                    if ops and at is not None and round(at * 1e6) < last - TOLD_TO:
+                        since, until = round(at * 1e6) - 1, last
+                    elif ops and at is None and read:
+                        since, until = max(proven, era - 1), max(now, last)
+                    if since is not None and gap is not None:
+                        gap = (min(gap[0], since), gap[1])
+                    elif since is not None and at is None:
+                        gaps.append((min(known, since), until, []))
+                        known = until
+                    elif since is not None:
+                        gaps.append((since, until, []))
                     for op in ops:
                         was = {key: dict(row) for key, row in rows.items()}
                         play(rows, op, schema)
@@ -300,3 +307,30 @@ def test_another_login_leaves_nothing() -> None:
     with pytest.raises(ForgottenMomentError):
         past.at(7)
     assert (len(past), past.forgotten) == (0, 1)
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_leaves_times_that_rise_and_one_gap(hours: int) -> None:
+    """By whichever clock, of the server or of this machine: it is set, and right again ten changes later."""
+    past, table = Past(10**15, 10**9), Table(SINGLE)
+    table.apply([Upsert(1, {"n": 0})])
+    start = 10**15
+    past.begin(SINGLE, table.parts(), start, View(), "snapshot")
+    past.prove(start)
+    for step in range(1, 31):
+        off = hours * 3600 * SECOND if 10 < step <= 20 else 0
+        at = start + step * SECOND + off
+        past.add([Upsert(1, {"n": step}, at / 1e6)], "stream", at)
+        if step % 5 == 0:
+            past.prove(at)
+            past.add([Upsert(2, {"n": step})], "audit", at)
+    (told,) = past.told(start, 2 * start)
+    assert told.times.tolist() == sorted(told.times.tolist())
+    last = past.last
+    assert last is not None
+    assert past.at(last).table().get(1) == {**dict.fromkeys(SINGLE.names), "id": 1, "n": 30}
+    assert len([gap for gap in past.gaps if gap.reason == LATE]) == 1
+    for step in range(1, 10):
+        when = start + step * SECOND
+        moment = past.at(when)
+        assert moment.gap is not None or (moment.table().get(1) or {})["n"] == step

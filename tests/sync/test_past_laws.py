@@ -16,15 +16,15 @@ from notebook_rt.edits.merge import Edit
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.model.filters import parse
 from notebook_rt.model.rows import Key
-from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.model.types import Schema, equal
 from notebook_rt.options import Options
-from notebook_rt.runtime.recording import Recording
+from notebook_rt.runtime.recording import PROOFS, Recording
 from notebook_rt.store.table import Table
-from notebook_rt.sync.events import Effect, Event, RowSuspect, Shown
+from notebook_rt.sync.events import Change, Effect, Event, RowSuspect, Shown, Told
 from notebook_rt.sync.history.past import ForgottenMomentError
-from tests.sync.simulation import World
-from tests.sync.test_mirror_laws import moves, pauses, play, server, writes
+from tests.sync.simulation import Faults, World
+from tests.sync.test_mirror_laws import moves, pauses, play, server, slow, sources, writes
 
 many = settings(
     max_examples=150,
@@ -37,7 +37,12 @@ ours = st.tuples(st.just("edit"), st.integers(1, 12), st.sampled_from((0.05, 0.3
 network = st.sampled_from(
     (("disconnect",), ("connect",), ("gap",), ("network", False), ("lose", 0.5), ("lose", 0.0))
 )
-steps = st.lists(st.tuples(pauses, st.one_of(writes, writes, moves, ours, network)), max_size=30)
+told = st.sampled_from((("truncate",), ("prune",))) | st.tuples(st.just("pair"), st.integers(0, 2))
+steps = st.lists(
+    st.tuples(pauses, st.one_of(writes, writes, moves, ours, network, slow, told)), max_size=30
+)
+TOLD_TO = 10_000
+"""Microseconds to which it is known when something was committed."""
 
 
 class Recorded(World):
@@ -46,6 +51,13 @@ class Recorded(World):
     def __init__(self, spec: TableSpec, one: Any, **more: Any) -> None:
         self.recording: Recording | None = None
         self.kept: list[tuple[int, dict[Key, dict[str, Any]]]] = []
+        self.commits: list[int] = []
+        self.unfound: dict[Key, list[tuple[int, float]]] = {}
+        """What was lost of a row and neither overtaken yet nor compared: rev and time."""
+        self.untold: list[tuple[Key, float, float]] = []
+        """Rows, and when they lacked what was lost without a word, and overtaken by a change that came, or
+        undone, before the table was compared: of that nothing tells.
+        """
         self.numbers = iter(range(10**6))
         self.waiting: set[Key] = set()
         self.driver: Any = SimpleNamespace(
@@ -68,6 +80,22 @@ class Recorded(World):
             return made
 
         self.tables: dict[int, Table] = {}
+        set_row = one._set
+
+        def commit(*what: Any) -> None:
+            self.commits.append(round(one.clock * 1e6))
+            set_row(*what)
+
+        truncate = one.truncate
+
+        def truncate_untold() -> None:
+            before = set(one.rows)
+            truncate()
+            if not one.broadcasts:
+                for key in before.difference(one.rows):
+                    self._lose(key, one.rev)
+
+        one._set, one.truncate = commit, truncate_untold
         super().__init__(spec, one, make_rows=make_rows, **more)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> Any:
@@ -83,6 +111,24 @@ class Recorded(World):
             self.recording.start()
         elif self.recording is not None:
             self.recording.hear([effect for _, effect in self.effects[before:]])
+        for _, effect in self.effects[before:]:
+            if isinstance(effect, Told) and effect.what in PROOFS:
+                self._compared(effect)
+
+    def _compared(self, effect: Told) -> None:
+        """What was lost before a comparison began is found by it, unless it was undone."""
+        began = self.server.clock - effect.detail["elapsed"]
+        for key in self.unfound.keys() - effect.detail["undecided"]:
+            lost = [one for one in self.unfound[key] if one[1] < began]
+            if lost and not (
+                self._was_there(key, lost[0][0] - 1) or self._was_there(key, lost[-1][0])
+            ):
+                self.untold.append((key, lost[0][1], lost[-1][1]))
+            self.unfound[key] = self.unfound[key][len(lost) :]
+
+    def _was_there(self, key: Key, rev: int) -> bool:
+        states = [state for at, state in self.server.history.get(key, ()) if at <= rev]
+        return bool(states) and self._visible(states[-1])
 
     def _carry_out(self, effect: Effect) -> None:
         super()._carry_out(effect)
@@ -91,6 +137,35 @@ class Recorded(World):
             self.driver.table = self.tables[id(effect.rows)]
             if self.recording is not None:
                 self.recording.show(effect.rows)  # type: ignore[arg-type]  # an Overlay: made above
+
+    def _lose(self, key: Key, rev: int) -> None:
+        super()._lose(key, rev)
+        self.unfound.setdefault(key, []).append((rev, self.server.clock))
+
+    def _hear(self, change: Change, rev: int) -> None:
+        super()._hear(change, rev)
+        names = {self.server.key_of(row) for row in (change.record, change.old_record) if row}
+        for key in names:
+            state = next(state for at, state in self.server.history[key] if at == rev)
+            row = None if self.mirror.rows is None else self.mirror.rows.get(key)
+            true = (
+                state is not None
+                and self.inside(state)
+                and equal(row, self.server.known.decode(state))
+            )
+            left = state is None or not self.inside(state)
+            earlier = [at for lost, at in self.unfound.get(key, ()) if lost < rev]
+            if earlier and (left or true or change.errors):  # after errors it is read
+                assert change.commit_time is not None
+                self.untold.append((key, min(earlier), change.commit_time))
+                self.unfound[key] = [one for one in self.unfound[key] if one[0] > rev]
+
+    def is_untold(self, key: Key, when: int) -> bool:
+        """Whether nothing tells what the row was."""
+        return any(
+            key == one and round(since * 1e6) - TOLD_TO <= when <= round(until * 1e6) + TOLD_TO
+            for one, since, until in self.untold
+        )
 
     def keep(self) -> None:
         """Note what the server has now."""
@@ -142,6 +217,8 @@ class Recorded(World):
     def is_true(self) -> None:
         assert self.recording is not None
         for when, expected in self.kept:
+            if any(abs(when - at) < TOLD_TO for at in self.commits):
+                continue
             try:
                 moment = self.recording.read(lambda past, when=when: past.at(when))  # type: ignore[misc]  # the default is of mypy's making
             except ForgottenMomentError:  # before it was recorded
@@ -149,30 +226,47 @@ class Recorded(World):
             if moment.gap is not None:
                 continue
             table = moment.table()
-            found = {key: table.get(key) for key in table.keys()}  # noqa: SIM118
-            assert found.keys() == expected.keys(), (when, self.recording.read(lambda p: p.gaps))
-            for key, row in expected.items():
-                assert equal(found[key], row), (when, key, self.recording.read(lambda p: p.gaps))
+            for key in {*expected, *table.keys()}:
+                if not self.is_untold(key, when):
+                    gaps = self.recording.read(lambda past: past.gaps)
+                    assert equal(table.get(key), expected.get(key)), (when, key, gaps)
 
 
-@pytest.mark.nightly
-@pytest.mark.xfail(
-    strict=False,
-    reason="open: in some stories a change that was lost without a word is dated too late",
-)
-@many
-@given(
+worlds = st.tuples(
     steps,
     st.integers(0, 2**32),
     st.sampled_from((None, "grp=eq.1")),
+    st.sampled_from((0.0, 0.3)),
+    st.booleans(),
+    sources,
 )
-def test_where_no_gap_is_said_the_past_is_what_the_server_had(
-    story: list[Any], seed: int, text: str | None
-) -> None:
+"""A story, chance, a filter, and what goes wrong: frames that are cut, columns that are left out."""
+
+
+@many
+@given(worlds)
+def test_where_no_gap_is_said_the_past_is_what_the_server_had(world: tuple[Any, ...]) -> None:
     """Frames lost without a word, cut or late; networks that go; reads, audits, and edits of ours."""
-    spec = TableSpec("t", filter=parse(text))
+    live_through(*world)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(7200)
+@settings(many, max_examples=5_000)
+@given(worlds)
+def test_where_no_gap_is_said_the_past_is_what_the_server_had_of_many(
+    world: tuple[Any, ...],
+) -> None:
+    live_through(*world)
+
+
+def live_through(
+    story: list[Any], seed: int, text: str | None, truncated: float, toast: bool, source: Source
+) -> None:
+    spec = TableSpec("t", filter=parse(text), source=source)
     options = Options(page_size=5, audit_interval=3.0)
-    world = Recorded(spec, server(), seed=seed, options=options)
+    faults = Faults(truncated=truncated, toast=toast)
+    world = Recorded(spec, server(source=source), seed=seed, options=options, faults=faults)
     clock = SimpleNamespace(monotonic=lambda: world.now)
     with mock.patch("notebook_rt.runtime.recording.time", clock):
         world.connect()

@@ -33,6 +33,9 @@ from notebook_rt.sync.history.record import BATCH, Chunk, Record, Told
 SHARE: Final = 8
 """A past is cut when an eighth of its changes are too old: to cut it costs what the table holds."""
 READ: Final = "rows were read before their changes were heard"
+LATE: Final = "changes were heard after later ones"
+TOLD_TO: Final = 10_000
+"""Microseconds to which it is told when something was committed."""
 UNRECORDED: Final = "nothing recorded it: no kernel did, or what it wrote is lost"
 
 Turn: TypeAlias = tuple[str, Sequence[Any]]
@@ -168,6 +171,8 @@ class Past:
         self._known = 0
         """Until when everything is known, as long as no gap is open."""
         self._proven = 0
+        self._unproven: dict[Key, int] = {}
+        """Rows that the last comparison has not proven, and when they were."""
         self._telling: list[Beginning | Chunk | Turn] | None = None
         """What is to be written; None: nothing is."""
         self._told_known = 0
@@ -196,27 +201,53 @@ class Past:
             return
         if cause not in self._causes:
             self._causes.append(cause)
-        if cause != "stream":
-            self._read(ops, now)
+        self._date(ops, now, read=cause != "stream")
         self._eras[-1].record.add(ops, self._causes.index(cause), now)
         at = ops[-1].at
         if at is not None and not self._open:
             self._known = max(self._known, round(at * 1e6))
 
-    def _read(self, ops: Sequence[Op], now: int) -> None:
-        """What was read has no time of its own, or one that others have overtaken."""
-        last = self._eras[-1].record.last
-        times = [round(op.at * 1e6) for op in ops if op.at is not None]
-        # Others that were heard meanwhile say nothing of it: only a comparison does.
-        since = max(self._proven, self._eras[-1].record.began - 1)
-        if self._open:
-            if len(times) < len(ops):
+    def _date(self, ops: Sequence[Op], now: int, *, read: bool) -> None:
+        """See which of these changes are recorded at a later time than they were committed."""
+        record = self._eras[-1].record
+        latest = record.latest
+        late: int | None = None
+        untimed: list[int] = []
+        for op in ops:
+            if op.at is None:
+                untimed.append(self._proven_row(op.key))
+                latest = max(latest, now)
+                continue
+            at = round(op.at * 1e6)
+            if at < latest - TOLD_TO:
+                late = at if late is None else min(at, late)
+            latest = max(latest, at)
+        if late is not None:
+            self._lost_at(late, latest, LATE)
+        if untimed and read:
+            # Others that were heard meanwhile say nothing of what was read: only a comparison does.
+            since = max(min(untimed), record.began - 1)
+            if self._open:
                 self._widen(since)
-        elif len(times) < len(ops):
-            self.found(min(self._known, since), max(now, last), READ)
-            self._known = max(now, last)
-        elif min(times) < last:
-            self.found(min(times) - 1, last, READ)
+            else:
+                self.found(min(self._known, since), latest, READ)
+                self._known = latest
+
+    def _proven_row(self, key: Key) -> int:
+        """When a row was compared with the server last."""
+        return self._unproven.get(key, self._proven)
+
+    def overtaken(self, since: int, until: int) -> None:
+        """Changes were committed from then on that are not told, but later ones of their rows."""
+        if self._eras and since < until - TOLD_TO:
+            self._lost_at(since, until, LATE)
+
+    def _lost_at(self, at: int, until: int, reason: str) -> None:
+        """What was committed at this time is missing until then."""
+        if self._open:
+            self._widen(at - 1)
+        else:
+            self.found(at - 1, until, reason)
 
     def lose(self, reason: str) -> None:
         """From what is known on, changes may be lost."""
@@ -224,11 +255,12 @@ class Past:
             self.gaps.append(Gap(self._known, reason))
             self._tell("lost", self._known, reason)
 
-    def prove(self, now: int, began: int | None = None) -> int:
+    def prove(self, now: int, began: int | None = None, undecided: Collection[Key] = ()) -> int:
         """The table was compared with the server, whose rows were read from ``began`` on (default: at once);
-        gives when that was before.
+        gives when that was before. Of ``undecided`` rows it is not known yet what they are.
         """
         since = now if began is None else began  # what was committed later may not have been read
+        self._unproven = {key: self._proven_row(key) for key in undecided}
         before, self._proven = self._proven or self._known, since
         if self._eras:
             self._known = max(self._known, self._after(since))
@@ -266,9 +298,12 @@ class Past:
 
     def found(self, since: int, until: int, reason: str) -> None:
         """It turned out that changes were lost in a time in which nothing told of it."""
+        until = max(since, until)
+        for gap in self.gaps:
+            if gap.since <= since and until <= (gap.until or 0) and not gap.proven:
+                return  # it is known: such as for each change while a clock that was set back is behind
         self._tell("found", since, until, reason)
-        at = len(self.gaps) - self._open
-        self.gaps.insert(at, Gap(since, reason, max(since, until)))
+        self.gaps.insert(len(self.gaps) - self._open, Gap(since, reason, until))
 
     def seal(self) -> int:
         """The time of the last change; what comes later is recorded as later."""
@@ -285,6 +320,7 @@ class Past:
         self._eras.clear()
         self.gaps.clear()
         self._known = self._proven = 0
+        self._unproven = {}
         self._telling = None
 
     # What is written ------------------------------------------------------------------------------

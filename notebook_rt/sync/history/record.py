@@ -142,6 +142,8 @@ class Record:
         self._last = (
             began + 1
         )  # the server tells milliseconds: what is told after the beginning is later
+        self.latest = self._last
+        """`last`, or what it is to be once all that is noted is packed: at least that."""
         self._base_bytes = sum(map(pieces.nbytes, self._base.values()))
 
     def __len__(self) -> int:
@@ -170,6 +172,8 @@ class Record:
         """Note ``ops``, which nobody changes any more; ``now`` is the time of those without one."""
         if ops:
             self._noted.append(_Noted(ops, cause, now))
+            times = (now if op.at is None else round(op.at * 1e6) for op in ops)
+            self.latest = max(self.latest, *times)
             self._noted_ops += len(ops)
             if self._noted_ops >= BATCH:
                 self.pack()
@@ -178,6 +182,7 @@ class Record:
         """Let no later change have the time of the last one."""
         self.pack()
         self._last += 1
+        self.latest = max(self.latest, self._last)
 
     # Packing --------------------------------------------------------------------------------------
 
@@ -279,6 +284,7 @@ class Record:
             self._keys.update(new)
             self._keys.settle()
         self._last = max(self._last, int(chunk.times[-1]))
+        self.latest = max(self.latest, self._last)
         self._chunks.append(replace(chunk, ids=np.array(ids, "int32"), level=0))
         self._merge()
 
@@ -485,6 +491,7 @@ class Record:
         self._chunks = kept
         self.began = before
         self._last = max(self._last, before)
+        self.latest = max(self.latest, self._last)
         used = np.unique(np.concatenate([self._base_ids, *(chunk.ids for chunk in kept)]))
         if len(self._there) > 2 * len(used) + BATCH:
             self._renumber(used)

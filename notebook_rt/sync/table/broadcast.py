@@ -47,7 +47,6 @@ PAGE_BYTES: Final = 1_000_000
 
 T = TypeVar("T")
 _TOO_LARGE: Final = "the row is larger than a message may be"
-_GONE: Final = Change("DELETE", None, None, (), None, exact=True)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -246,15 +245,24 @@ class Numbers:
         return self._holes
 
 
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """A TRUNCATE: all rows go but those that are newer."""
+
+    spared: frozenset[Key]
+    at: float | None
+    """When it was committed."""
+
+
 @dataclass(slots=True)
 class Batch:
-    """What is to be applied as one: for each key the last of its changes."""
+    """What is to be applied as one, in the order in which it was committed."""
 
-    changes: dict[Key, Change] = field(default_factory=dict)
-    emptied: frozenset[Key] | None = None
-    """First all rows go but these; None: they stay."""
+    changes: list[tuple[Key, Change] | Emptied] = field(default_factory=list)
     commit_time: float | None = None
     """Of the latest change among them."""
+    overtaken: list[tuple[float, float]] = field(default_factory=list)
+    """When changes were committed that come now, and the later ones of their rows that have come before."""
     unknown: bool = False
     """Something changed, and the log does not know what: the table is to be read."""
 
@@ -284,6 +292,8 @@ class ChangeLog:
         """The column whose value the topic is of; empty: it is of the whole table."""
         self.position: Position | None = None
         """What it sees is in the rows; None: they are to be read first."""
+        self.complete_at = now
+        """When it was asked for the position: of what was committed before, all has come (monotonic)."""
         self.kept: list[Message] = []
         """Messages that wait for the position."""
         self.numbers = Numbers()
@@ -302,10 +312,14 @@ class ChangeLog:
         self._recent: deque[tuple[float, Message]] = deque()
         """What came just now, and when: a read may not see it yet."""
         self._parts: dict[int, dict[int, Message]] = {}
-        self._taken: dict[Key, tuple[int, int]] = {}
-        """The entry that a key's row is from, and its transaction, where the position does not see that."""
+        self._taken: dict[Key, tuple[int, int, float | None]] = {}
+        """The entry that a key's row is from, its transaction, where the position does not see that, and when
+        it was committed."""
+        self._heard: dict[int, int] = {}
+        """The entries that have come, and their transactions, where the position does not see these."""
         self._emptied = 0
         """The entry of the latest TRUNCATE."""
+        self._emptied_at: float | None = None
         self.numbers.expect(head.n, now)
 
     # Messages -----------------------------------------------------------------------------------
@@ -366,7 +380,7 @@ class ChangeLog:
         late = now - self._visible_within
         self.kept = [*(one for at, one in self._recent if at > late), *self.kept]
         self._recent.clear()
-        self._parts, self._taken = {}, {}
+        self._parts, self._taken, self._heard = {}, {}, {}
 
     def keep(self, message: Message, now: float) -> None:
         """A message came while there is no position."""
@@ -378,41 +392,41 @@ class ChangeLog:
     def batch(
         self, entries: Iterable[Entry], keys_of: Callable[[Sequence[WireRow]], list[Key]]
     ) -> Batch:
-        """What of ``entries`` is newer than what was taken before, in the order of the log."""
+        """What of ``entries`` is newer than what was taken before."""
         batch = Batch()
-        for entry in sorted(entries, key=lambda one: one.id):
-            if entry.at is not None:
-                batch.commit_time = max(entry.at, batch.commit_time or entry.at)
-            if entry.id <= self._emptied:
-                continue
+        entries = sorted(entries, key=lambda one: one.id)
+        committed = _commit_times(entries)
+        batch.commit_time = max(committed.values(), default=None)
+        for entry in entries:
+            at, before = committed.get(entry.x), entry.id <= self._emptied
+            heard = entry.id in self._heard
+            self._heard[entry.id] = entry.x
             if entry.op == "R":
-                batch.unknown = True
-            elif entry.op == "T":
-                self._emptied = entry.id
+                batch.unknown |= not before
+            elif entry.op == "T" and not before:
+                self._emptied, self._emptied_at = entry.id, at
                 later = {key: one for key, one in self._taken.items() if one[0] > entry.id}
                 self._taken = later
-                batch.changes = {}
-                batch.emptied = frozenset(later)
-            for key in keys_of(entry.gone) if entry.gone else ():
-                if self._is_news(key, entry):
-                    batch.changes[key] = _GONE
-            for record, key in zip(
-                entry.rows, keys_of(entry.rows) if entry.rows else (), strict=True
-            ):
-                if self._is_news(key, entry):
-                    batch.changes[key] = Change("UPDATE", record, None, (), None, exact=True)
-            for record, key in zip(entry.big, keys_of(entry.big) if entry.big else (), strict=True):
-                if self._is_news(key, entry):
-                    batch.changes[key] = Change(
-                        "UPDATE", record, None, (), None, (_TOO_LARGE,), exact=True
-                    )
+                batch.changes.append(Emptied(frozenset(later), at))
+                overtook = [one[2] for one in later.values() if one[2] is not None]
+                if overtook and at is not None and not heard:  # those rows were gone until then
+                    batch.overtaken.append((at, max(overtook)))
+            elif entry.op == "T" and at is not None and not heard:
+                batch.overtaken.append((at, self._emptied_at or at))
+            for key, change in _changes(entry, at, keys_of):
+                if not before and self._is_news(key, entry, at):
+                    batch.changes.append((key, change))
+                elif not heard and at is not None:
+                    by = self._emptied_at if before else self._taken[key][2]
+                    batch.overtaken.append((at, at if by is None else by))
+        batch.changes = _as_committed(batch.changes)
         return batch
 
-    def _is_news(self, key: Key, entry: Entry) -> bool:
+    def _is_news(self, key: Key, entry: Entry, at: float | None) -> bool:
         before = self._taken.get(key)
         if before is not None and entry.id <= before[0]:
             return False
-        self._taken[key] = (entry.id, entry.x)
+        self._taken[key] = (entry.id, entry.x, at)
         return True
 
     # The head and the log, as they are read -----------------------------------------------------
@@ -422,6 +436,7 @@ class ChangeLog:
         self.position = position
         self._parts = {x: parts for x, parts in self._parts.items() if not position.sees(x)}
         self._taken = {key: one for key, one in self._taken.items() if not position.sees(one[1])}
+        self._heard = {one: x for one, x in self._heard.items() if not position.sees(x)}
 
     def ask_head(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
         """The position of now; None: there is none any more. ``now`` is asked when it has come."""
@@ -459,7 +474,7 @@ class ChangeLog:
             return None
         if head.epoch != self._epoch or head.topic != self.topic:
             self._epoch, self._series, self.numbers = head.epoch, head.series, Numbers()
-            self._parts, self._taken, self._emptied = {}, {}, 0
+            self._parts, self._taken, self._heard, self._emptied = {}, {}, {}, 0
             self.topic, self.scope = head.topic, head.scope
             self.kept = [one for one in self.kept if one.epoch == head.epoch]
             self.began_anew = True
@@ -514,7 +529,51 @@ class ChangeLog:
     def took(self, missed: Missed) -> None:
         """All that was missed is in the rows."""
         self.adopt(missed.until)
+        self.complete_at = missed.sent.sent_at
         self.numbers.settle(missed.sent.sent_at - HOLE)
+
+
+def _changes(
+    entry: Entry, at: float | None, keys_of: Callable[[Sequence[WireRow]], list[Key]]
+) -> Generator[tuple[Key, Change]]:
+    """What an entry tells of each of its rows."""
+    for key in keys_of(entry.gone) if entry.gone else ():
+        yield key, Change("DELETE", None, None, (), at, exact=True)
+    for rows, errors in ((entry.rows, ()), (entry.big, (_TOO_LARGE,))):
+        for record, key in zip(rows, keys_of(rows) if rows else (), strict=True):
+            yield key, Change("UPDATE", record, None, (), at, errors, exact=True)
+
+
+def _commit_times(entries: Iterable[Entry]) -> dict[int, float]:
+    """When transactions were committed: what their last entry, or their message, says."""
+    found: dict[int, float] = {}
+    for entry in entries:
+        if entry.at is not None:
+            found[entry.x] = max(entry.at, found.get(entry.x, entry.at))
+    return found
+
+
+def _as_committed(
+    changes: Sequence[tuple[Key, Change] | Emptied],
+) -> list[tuple[Key, Change] | Emptied]:
+    """Changes in the order of their commits; those of one row, and those before a TRUNCATE and after it,
+    stay in that of the log.
+    """
+    latest: dict[Key, float] = {}
+    times: list[float] = []
+    emptied = top = float("-inf")
+    for one in changes:
+        if isinstance(one, Emptied):
+            at = emptied = max(top, top if one.at is None else one.at)
+            latest.clear()
+        else:
+            key, change = one
+            told = top if change.commit_time is None else change.commit_time
+            at = latest[key] = max(told, latest.get(key, emptied))
+        top = max(top, at)
+        times.append(at)
+    order = sorted(range(len(changes)), key=times.__getitem__)
+    return [changes[place] for place in order]
 
 
 def head_query(spec: TableSpec) -> Query:

@@ -177,6 +177,12 @@ class Mirror(Machine):
         return self._passes.memory(self._since, reading=REFETCH in self._flows)
 
     @property
+    def undecided(self) -> frozenset[Key]:
+        """The rows that are to be read, since nothing else can tell."""
+        replica = self._passes.replica
+        return frozenset() if replica is None else replica.undecided
+
+    @property
     def versions(self) -> Versions:
         """What is known of the rows' versions; only to be read."""
         assert self._passes.replica is not None  # asked only of a table that is shown

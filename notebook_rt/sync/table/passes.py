@@ -302,7 +302,8 @@ class Passes:
         except (KeyError, InexactKeyError) as error:
             replica.schema_moved = True
             raise UnreadableError(f"a message whose keys cannot be read: {error!r:.100}") from None
-        replica.receive_logged(batch.changes.items(), batch.emptied, self.now)
+        replica.receive_logged(batch.changes, self.now)
+        replica.overtaken += batch.overtaken
         if batch.unknown:
             log.forget()
             raise UnreadableError("the table had no primary key when it changed")
@@ -320,11 +321,13 @@ class Passes:
         self, replica: Replica, log: ChangeLog, cause: Literal["reconcile", "poll", "warm"]
     ) -> Learning:
         """Take what the log has since the position; None: it does not say, or the table is read with less."""
-        took, position = self._stopwatch(), log.position
+        took, began, position = self._stopwatch(), self.now, log.position
         missed = None
         if position is not None:
             missed = yield from log.read_since(position, lambda: self.now, len(replica.rows))
         if missed is None or log.position is None:
+            ago = self.now - log.complete_at + self.options.visible_within
+            self._emit(Told("overtaken", {"ago": ago}))
             return None
         try:
             committed = self._take_missed(replica, log, missed)
@@ -334,7 +337,7 @@ class Passes:
         changed = at_most(replica.published or ())
         self.publish(cause, committed)
         detail = {"method": "log", "differing": changed, "seconds": took(), "cause": cause}
-        self._emit(Told("reconciled", detail))
+        self._emit(Told("reconciled", {**detail, **self._known_since(replica, began)}))
         return Proof(missed.sent.page.server_time, took(), changed)
 
     def rooted(self, replica: Replica, log: ChangeLog, one: Pass) -> Pass:
@@ -357,9 +360,15 @@ class Passes:
 
     def look_at_head(self, log: ChangeLog) -> Generator[Ask, Sequence[Read], None]:
         """See whether the latest messages were lost; where none was, the position moves on."""
+        asked_at = self.now
         position = yield from log.look(lambda: self.now)
         if position is not None and log.position is not None and not log.numbers.missing:
             log.adopt(position)
+            log.complete_at = asked_at
+
+    def _known_since(self, replica: Replica, began: float) -> dict[str, object]:
+        """What a comparison that began then says of the table as it was then."""
+        return {"elapsed": self.now - began, "undecided": replica.undecided}
 
     def _progress(self, done: int, total: int | None) -> None:
         self._emit(Progress(done, total))
@@ -375,7 +384,7 @@ class Passes:
         self, replica: Replica, cause: Literal["reconcile", "poll", "warm"], since: float | None
     ) -> Pass:
         """Mend what was lost since ``since``, a server time (None: at any time)."""
-        took = self._stopwatch()
+        took, began = self._stopwatch(), self.now
         brief, warm = cause == "poll", cause == "warm"
         one = Reconciliation(replica, self.reads, self._paging, since, brief=brief, warm=warm)
         watched = self._watch_window()
@@ -386,8 +395,13 @@ class Passes:
             # An order that was read while changes were lost may be of rows that are back as they
             # were, and then nothing that was compared tells of it.
             replica.window.stale |= not replica.window.sortable
-        detail = {"method": one.method, "differing": one.differing, "seconds": took()}
-        self._emit(Told("reconciled", {**detail, "cause": cause}))
+        detail: dict[str, object] = {
+            "method": one.method,
+            "differing": one.differing,
+            "seconds": took(),
+        }
+        detail |= {"cause": cause, **self._known_since(replica, began)}
+        self._emit(Told("reconciled", detail))
         return Proof(one.proven_at, took(), one.differing)
 
     def audit(self, replica: Replica) -> Pass:
@@ -403,7 +417,7 @@ class Passes:
         replica.nulls.betrayed = False  # what was believed has been read
         lost = len(comparison.lost)
         detail = {"rows": comparison.seen, "differing": lost, "seconds": took(), "began": began}
-        self._emit(Told("audit", detail))
+        self._emit(Told("audit", {**detail, **self._known_since(replica, began)}))
         if lost:
             due = self.now + LATENESS
             for key in comparison.lost:
@@ -473,7 +487,11 @@ class Passes:
         for key in keys:
             del replica.wanted[key]
         comparison = Comparison(replica)
-        yield from by_keys(self.reads, self._paging, keys, comparison)
+        replica.being_read = keys
+        try:
+            yield from by_keys(self.reads, self._paging, keys, comparison)
+        finally:
+            replica.being_read = ()
         for key in keys:
             replica.fetched(key, self.now)
         comparison.apply(self.now)
@@ -484,6 +502,10 @@ class Passes:
         replica = self.replica
         if replica is not None and replica.dirty:
             self._emit(Published(cause, replica.take(), commit_time))
+        if replica is not None and replica.overtaken:
+            since, until = zip(*replica.overtaken, strict=True)
+            replica.overtaken = []
+            self._emit(Told("overtaken", {"since": min(since), "until": max(until)}))
 
 
 def _described(columns: Iterable[Column], known: Schema) -> tuple[Column, ...]:

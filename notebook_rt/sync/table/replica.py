@@ -13,22 +13,20 @@ read. Once a read shows a row as a change of this join tells it, the next change
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from notebook_rt.errors import InexactKeyError
 from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert, WireRow
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema, differs, equal, kind, may_be_of
 from notebook_rt.sync.events import Change
+from notebook_rt.sync.table.broadcast import Emptied
 from notebook_rt.sync.table.change import ChangeReader, columns_differ
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.versions import Versions
 from notebook_rt.sync.table.watermark import Watermark
 from notebook_rt.sync.table.window import Window
-
-EMPTIED: Final = Change("DELETE", None, None, (), None, exact=True)
-"""What TRUNCATE tells of every row."""
 
 
 class Held(NamedTuple):
@@ -57,6 +55,8 @@ class Replica:
         """The order, and which rows of it are kept."""
         self.wanted: dict[Key, float] = {}
         """Keys whose row must be read, and when (monotonic)."""
+        self.being_read: Sequence[Key] = ()
+        """Keys whose row is being read for that."""
         self.suspects: dict[Key, float] = {}
         """Rows that an audit found to differ, and when (monotonic) that was drift: a change that
         still comes says it was only late."""
@@ -68,6 +68,8 @@ class Replica:
         """Whether nothing can have been lost, as far as is known."""
         self._whole_in_gap: set[Key] = set()
         """Keys whose whole row was told since the last gap opened."""
+        self.overtaken: list[tuple[float, float]] = []
+        """When changes were committed of which only later ones were applied, and when those were."""
         self.keys_moved = 0
         """Grows whenever a key comes or goes."""
         self.schema_moved = False
@@ -185,20 +187,18 @@ class Replica:
         finally:
             self._flush()
 
-    def receive_logged(
-        self, changes: Iterable[tuple[Key, Change]], emptied: Collection[Key] | None, now: float
-    ) -> None:
-        """Apply changes out of the log (``broadcast.py``) as one; ``emptied``: after all rows but these
-        have gone.
-        """
+    def receive_logged(self, changes: Iterable[tuple[Key, Change] | Emptied], now: float) -> None:
+        """Apply changes out of the log as one."""
         self.watermark.believed = False  # nothing shows whether a change moved it to its own time
-        if emptied is not None:
-            for key in {*self.rows.keys(), *self.rows.pending_keys, *self._held}.difference(
-                emptied
-            ):
-                self._receive(EMPTIED, key, now)
-        for key, change in changes:
-            self._receive(change, key, now)
+        for one in changes:
+            if isinstance(one, Emptied):
+                gone = Change("DELETE", None, None, (), one.at, exact=True)
+                came = {op.key for op in self._pending}
+                here = {*self.rows.keys(), *self.rows.pending_keys, *self._held, *came}
+                for key in here - one.spared:
+                    self._receive(gone, key, now)
+            else:
+                self._receive(one[1], one[0], now)
         self._flush()
 
     def _is_news(self, change: Change, key: Key) -> bool:
@@ -225,7 +225,7 @@ class Replica:
             self._hold(change, key, now, unseen_until)
             return
         self._pending += ops
-        self._applied(key, change.commit_time)
+        self._applied(key, change)
         if not self.gapless and self._reader.is_whole(change):
             self._whole_in_gap.add(key)
 
@@ -260,8 +260,8 @@ class Replica:
         present = self._present.get(key)
         return key in self.rows if present is None else present
 
-    def _applied(self, key: Key, commit_time: float | None) -> None:
-        self.horizon.told(key, commit_time)
+    def _applied(self, key: Key, change: Change) -> None:
+        self.horizon.told(key, _order_of(change))
         self.versions.forget(key)
         if self.wanted:
             self.wanted.pop(key, None)
@@ -276,8 +276,8 @@ class Replica:
         if not news and self._agrees(change, key):
             tells_all = change.kind == "DELETE" or self._reader.says_all(change)
             if tells_all:  # what is held came before it
-                self.horizon.agreed(key, change.commit_time)
-                self._held.pop(key, None)
+                self.horizon.agreed(key, _order_of(change))
+                self._drop_held(key, change)
                 self.horizon.follow(key)
             if tells_all or not held:
                 if key in self.rows.pending_keys:
@@ -287,9 +287,20 @@ class Replica:
         if ops is None:
             self._hold(change, key, now, unseen_until)
             return
-        self._held.pop(key, None)
+        self._drop_held(key, change)
         self._pending += ops
-        self._applied(key, change.commit_time)
+        self._applied(key, change)
+
+    def _overtake(self, times: Sequence[float | None]) -> None:
+        """Of changes of a row, committed at these times, none but the last was applied."""
+        known = [at for at in times if at is not None]
+        if len(times) > 1 and known:
+            self.overtaken.append((min(known), max(known)))
+
+    def _drop_held(self, key: Key, change: Change) -> None:
+        """What is held of a row came before ``change``, which says what the row is."""
+        held = self._held.pop(key, ())
+        self._overtake([*(one.change.commit_time for one in held), change.commit_time])
 
     def _hold(self, change: Change, key: Key, now: float, unseen_until: float) -> None:
         self._held.setdefault(key, []).append(Held(self.horizon.moment(), change, unseen_until))
@@ -517,6 +528,10 @@ class Replica:
                 sure = row is None or seen == count - 1 or says_all
             if sure and one.moment <= read.sent:
                 seen = count
+        times = [one.change.commit_time for one in held[:seen]]
+        if seen and not self._shows(row, held[seen - 1].change, key):
+            times.append(read.happened_before)  # of a later one that was lost
+        self._overtake(times)
         if held[seen:]:
             self._held[key] = held[seen:]
             return False
@@ -543,5 +558,15 @@ class Replica:
         """Whether it is known already that ``key``'s row may be another: it is to be read."""
         return key in self._held or key in self.wanted
 
+    @property
+    def undecided(self) -> frozenset[Key]:
+        """The rows that are to be read, and are not proven by what was read before."""
+        return frozenset((*self._held, *self.wanted, *self.being_read))
+
     def held(self) -> list[Key]:
         return list(self._held)
+
+
+def _order_of(change: Change) -> float | None:
+    """The commit time, where it decides which is newer; the log has an order of its own."""
+    return None if change.exact else change.commit_time
