@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from notebook_rt.sync.table.discovery import (
     learn,
     told_apart,
     type_in,
+    typed,
 )
 from notebook_rt.sync.table.horizon import Read
 from tests.sync.simulation import Server
@@ -244,6 +246,24 @@ def test_a_table_that_nobody_describes_is_learnt_in_few_round_trips(
     assert round_trips == 1 + len(key)  # of several columns, they are the second to be tried
     ahead = key == ("id",) and spec.limit is None
     assert requests <= 2 + len(columns) + (1 if len(key) == 1 else 1 + AT_ONCE) + ahead
+
+
+def test_no_question_for_a_type_looks_at_a_row() -> None:
+    """A text is compared with what no row has: all of a large table would be read to find none."""
+    flow = typed(["note", "tags"], [{"note": "a", "tags": ["b"]}])
+    refusal = RefusedError("GET /t", 400, "22P02", 'malformed array literal: "x"')
+    steps, asked = 0, next(flow, None)
+    while asked is not None:
+        assert isinstance(asked, list)
+        assert [dict(query.params)["limit"] for query in asked] == ["0"] * len(asked)
+        refused = [None if "note" in dict(query.params) else refusal for query in asked]
+        reads = [Read(Page((), None, 0.0, refusal=one), 0, 0.0) for one in refused]
+        steps += 1
+        with contextlib.suppress(StopIteration):
+            asked = flow.send(reads)
+            continue
+        break
+    assert steps == 2, "of the array's elements, too"
 
 
 def answered(server: Server, query: Query) -> Page:

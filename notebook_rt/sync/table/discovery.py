@@ -466,8 +466,9 @@ def _types(
 
 
 def _comparison(name: str, value: str) -> Query:
+    """Refused with the type's name, or of text: then no row is looked at, not even to find none."""
     condition = Condition(name, "eq", (value,)).to_rest()
-    return Query((("select", column_name(name)), condition, ("limit", "1")), refusable=True)
+    return Query((("select", column_name(name)), condition, ("limit", "0")), refusable=True)
 
 
 def type_in(refusal: Exception | None) -> str | None:

@@ -25,7 +25,7 @@ from notebook_rt.model.rows import Key, Op, Row, Rows, WireRow
 from notebook_rt.model.types import Schema, differs, kind
 from notebook_rt.options import MAX_ROWS
 from notebook_rt.sync.events import Page
-from notebook_rt.sync.table.digest import Digest
+from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest
 from notebook_rt.sync.table.flows import Ahead, Ask, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Count, Reads
@@ -61,6 +61,8 @@ class Paging:
     """Whether the first page of a pass may ask for the count."""
     count_rows: int = COUNT_ROWS
     """Rows that are counted in one request; fewer where that has taken too long."""
+    digest_rows: int = DIGEST_ROWS
+    """Rows that are hashed in one request; fewer where that has taken too long."""
     most: int = MAX_ROWS
     """Rows that a pass reads before it is given up (``Options.max_rows``)."""
 
@@ -453,15 +455,25 @@ def by_digest(
     replica: Replica, reads: Reads, paging: Paging, into: Comparison
 ) -> Generator[Ask, Sequence[Read], bool]:
     """Compare a large table by hash, if that can be; False: it cannot."""
-    digest = Digest(replica)
-    large = len(replica.rows) >= DIGEST_FROM * paging.rows
-    if not (paging.digest and large and digest.possible):
+    smallest = DIGEST_FROM * paging.rows
+    large = len(replica.rows) >= smallest
+    if not (paging.digest and large and Digest(replica).possible):
         return False
-    try:
-        into.spans((yield from digest.steps(into.unknown.append, into.gone)))
-    except ReadRefusedError:
-        paging.digest = False
-        return False
+    while True:
+        digest = Digest(replica, paging.digest_rows)
+        try:
+            compared = yield from digest.steps(into.unknown.append, into.gone)
+        except ReadRefusedError as refused:
+            smaller = min(paging.digest_rows, len(replica.rows)) // 4
+            too_long = isinstance(refused.error, StatementTimeoutError)
+            if not too_long or not replica.is_sorted or smaller < smallest:
+                paging.digest = False
+                return False
+            paging.digest_rows = smaller
+        else:
+            break
+    for read in compared:
+        into.spans(read)
     yield from by_keys(reads, paging, into.unknown, into)
     return True
 
