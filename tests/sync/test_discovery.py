@@ -15,7 +15,6 @@ from notebook_rt.model.types import Column, Schema
 from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.change import columns_differ
 from notebook_rt.sync.table.discovery import (
-    AT_ONCE,
     COMPOSITES,
     SINGLES,
     WIDEST,
@@ -243,9 +242,9 @@ def test_a_table_that_nobody_describes_is_learnt_in_few_round_trips(
         round_trips, requests = round_trips + 1, requests + len(asked)
         reads = [Read(answered(server, query), 0, 0.0) for query in asked]
     assert learnt[0].key == key
-    assert round_trips == 1 + len(key)  # of several columns, they are the second to be tried
+    assert round_trips == 2  # the leading columns are tried beside the first
     ahead = key == ("id",) and spec.limit is None
-    assert requests <= 2 + len(columns) + (1 if len(key) == 1 else 1 + AT_ONCE) + ahead
+    assert requests <= 2 + len(columns) + len(key) + ahead
 
 
 def test_no_question_for_a_type_looks_at_a_row() -> None:

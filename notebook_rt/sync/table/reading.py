@@ -29,7 +29,7 @@ from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest
 from notebook_rt.sync.table.flows import Ahead, Ask, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Count, Reads
-from notebook_rt.sync.table.ranges import SMALLEST, Ranges
+from notebook_rt.sync.table.ranges import SMALLEST, Ranges, has_counted_runs, last_key
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.window import Window
 
@@ -127,7 +127,9 @@ def each_page(
     order = reads.by_key() if window is None else window.order
     most = None if window is None else window.size
 
-    def in_ranges(asks: Reads, first: Read, got: int) -> Pool:
+    def in_ranges(
+        asks: Reads, first: Read, got: int, last: Sequence[WireRow] | None = None
+    ) -> Pool:
         total = first.page.count if first.page.count is not None else estimate
         left = None if total is None else max(1, -(-(total - got) // paging.rows))
         return Ranges(
@@ -139,6 +141,7 @@ def each_page(
             limit=paging.rows,
             most=paging.at_once,
             pages_left=left,
+            last=last,
             take=take,
             check=partial(paging.check, reads),
         ).pool
@@ -151,16 +154,28 @@ def each_page(
     after: Row | None = None
     got = 0
     came: Read | None = None
+    end: list[Read] = []
+    ask_end = (
+        several
+        and len(order) > 1
+        and has_counted_runs(reads.schema.types[order[0].column])
+        and (estimate is None or estimate > paging.rows)
+    )
     while True:
         asks = reads.with_xmin(paging.xmin and xmin)
         count = after is None and paging.count and paging.cap is None
         limit = paging.size if most is None else min(paging.size, most - got)
         counted: Count = "estimated" if count else None
         query = asks.page(order, after, columns=columns, count=counted, limit=limit)
-        ask = [query] if came is None else Ahead(query, partial(take, came))
-        came = None
+        if came is not None:
+            ask: Ask = Ahead(query, partial(take, came))
+        elif ask_end:
+            ask = [query, last_key(reads, order)]
+        else:
+            ask = [query]
+        came, ask_end = None, False
         try:
-            (read,) = yield ask
+            read, *end = yield ask
         except ReadRefusedError as refused:
             if isinstance(refused.error, StatementTimeoutError | AnswerTooLargeError):
                 if limit <= SMALLEST:
@@ -188,7 +203,7 @@ def each_page(
             return
         if window is None and paging.cap is not None and paging.at_once > 1:
             take(read)
-            yield in_ranges(asks, read, got)
+            yield in_ranges(asks, read, got, end[0].page.rows if end else None)
             return
         came = read
 
