@@ -19,10 +19,10 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.runtime.optional_sql import AUDIT_SQL
 from notebook_rt.sync.events import Page
-from notebook_rt.sync.table.digest import Digest, hash_int8, hasher
+from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest, hash_int8, hasher
 from notebook_rt.sync.table.flows import Ahead
 from notebook_rt.sync.table.horizon import Horizon, Read
-from notebook_rt.sync.table.replica import Replica
+from notebook_rt.sync.table.replica import EDGE_SAMPLE, Replica
 from tests.sync.model import DictRows
 
 
@@ -89,11 +89,13 @@ def loaded(stack: LocalStack, filter_text: str | None, name: str = "digest_t") -
     return replica
 
 
-def compare(stack: LocalStack, replica: Replica) -> tuple[set[object], set[object]]:
+def compare(
+    stack: LocalStack, replica: Replica, rows: int = DIGEST_ROWS
+) -> tuple[set[object], set[object]]:
     """The keys that the digest wants read, and those that it says are gone."""
     unknown: list[object] = []
     gone: list[object] = []
-    flow = Digest(replica).steps(unknown.append, lambda keys, read: gone.extend(keys))
+    flow = Digest(replica, rows).steps(unknown.append, lambda keys, read: gone.extend(keys))
     answer: list[Read] | None = None
     while True:
         try:
@@ -117,18 +119,20 @@ def compare(stack: LocalStack, replica: Replica) -> tuple[set[object], set[objec
         answer = [Read(Page((), None, 0.0, value), 0, 0.0)]
 
 
+@pytest.mark.parametrize("rows", [DIGEST_ROWS, 40])
 @pytest.mark.parametrize("text", WHERE)
-def test_a_true_table_is_one_request_and_a_false_one_names_its_rows(
-    table: LocalStack, text: str | None
+def test_a_true_table_is_told_apart_from_a_false_one_whose_rows_are_named(
+    table: LocalStack, text: str | None, rows: int
 ) -> None:
+    """By ranges of so many rows, of which each is a request."""
     replica = loaded(table, text)
     assert len(replica.rows) > 50
-    assert compare(table, replica) == (set(), set())
+    assert compare(table, replica, rows) == (set(), set())
     table.sql("update digest_t set n = n where id in (3, 10)")
     table.sql("delete from digest_t where id in (17, 18)")
     table.sql("insert into digest_t values (99999, 3) on conflict do nothing")
     mine = set(replica.rows.keys())
-    unknown, gone = compare(table, replica)
+    unknown, gone = compare(table, replica, rows)
     assert unknown == ({3, 10} & mine) | {99999}
     assert gone == {17, 18} & mine
     table.sql("delete from digest_t where id = 99999")
@@ -139,6 +143,26 @@ def test_rows_of_unknown_version_are_left_out_and_read(table: LocalStack) -> Non
     replica.versions.forget(5)
     table.sql("update digest_t set n = 0 where id = 5")
     assert compare(table, replica) == ({5}, set())
+
+
+@given(
+    keys=st.sets(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 99), max_size=99),
+    rows=st.integers(1, 40),
+)
+def test_ranges_of_a_table_are_all_of_it_and_none_is_much_larger_than_asked(
+    keys: set[int], rows: int
+) -> None:
+    """In whatever order the keys came."""
+    schema = Schema((Column("id", "int8"),), ("id",))
+    replica = Replica(TableSpec("t"), schema, schema, Horizon())
+    replica.rows = DictRows(schema)
+    replica.rows.apply([Upsert(key, {"id": key}) for key in keys])
+    sizes = [
+        sum((low is None or key >= low) and (high is None or key < high) for key in keys)
+        for low, high in replica.divided(rows)
+    ]
+    assert sum(sizes) == len(keys)
+    assert max(sizes) <= 2 * rows + EDGE_SAMPLE
 
 
 @pytest.mark.parametrize("key", ["anon_key", "service_key"])

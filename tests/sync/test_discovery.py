@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -14,7 +15,6 @@ from notebook_rt.model.types import Column, Schema
 from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.change import columns_differ
 from notebook_rt.sync.table.discovery import (
-    AT_ONCE,
     COMPOSITES,
     SINGLES,
     WIDEST,
@@ -25,6 +25,7 @@ from notebook_rt.sync.table.discovery import (
     learn,
     told_apart,
     type_in,
+    typed,
 )
 from notebook_rt.sync.table.horizon import Read
 from tests.sync.simulation import Server
@@ -241,9 +242,27 @@ def test_a_table_that_nobody_describes_is_learnt_in_few_round_trips(
         round_trips, requests = round_trips + 1, requests + len(asked)
         reads = [Read(answered(server, query), 0, 0.0) for query in asked]
     assert learnt[0].key == key
-    assert round_trips == 1 + len(key)  # of several columns, they are the second to be tried
+    assert round_trips == 2  # the leading columns are tried beside the first
     ahead = key == ("id",) and spec.limit is None
-    assert requests <= 2 + len(columns) + (1 if len(key) == 1 else 1 + AT_ONCE) + ahead
+    assert requests <= 2 + len(columns) + len(key) + ahead
+
+
+def test_no_question_for_a_type_looks_at_a_row() -> None:
+    """A text is compared with what no row has: all of a large table would be read to find none."""
+    flow = typed(["note", "tags"], [{"note": "a", "tags": ["b"]}])
+    refusal = RefusedError("GET /t", 400, "22P02", 'malformed array literal: "x"')
+    steps, asked = 0, next(flow, None)
+    while asked is not None:
+        assert isinstance(asked, list)
+        assert [dict(query.params)["limit"] for query in asked] == ["0"] * len(asked)
+        refused = [None if "note" in dict(query.params) else refusal for query in asked]
+        reads = [Read(Page((), None, 0.0, refusal=one), 0, 0.0) for one in refused]
+        steps += 1
+        with contextlib.suppress(StopIteration):
+            asked = flow.send(reads)
+            continue
+        break
+    assert steps == 2, "of the array's elements, too"
 
 
 def answered(server: Server, query: Query) -> Page:

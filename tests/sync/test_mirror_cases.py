@@ -221,6 +221,25 @@ def test_keys_that_are_gone_are_found_by_halving(
     assert methods == ["watermark"]
 
 
+def test_a_table_keyed_by_two_columns_is_counted_by_ranges_that_a_statement_can_count() -> None:
+    """By its first column: no request counts all of a large table, whatever its key."""
+    columns = {"a": "int8", "b": "int8", "updated_at": "timestamptz"}
+    one = Server(columns, ("a", "b"), max_rows=10, counts_most=60)
+    for n in range(200):
+        one.write((n % 20, n), {})
+    quick = Faults(read_time=(0.005, 0.02))
+    world = live(one=one, options=Options(page_size=10, audit_interval=0), faults=quick)
+    world.run(100)
+    world.gap()
+    world.run(5)
+    world.effects.clear()
+    world.gap()
+    world.run(5)
+    assert same(world)
+    methods = [e.detail["method"] for e in told(world, Told) if e.what == "reconciled"]
+    assert methods == ["watermark"]
+
+
 def test_an_unreadable_change_is_a_gap() -> None:
     world = live()
     columns = (Column("id", "int8"),)

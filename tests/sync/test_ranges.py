@@ -313,8 +313,39 @@ def even(shape: str, count: int) -> tuple[dict[str, str], list[Any]]:
             return types, [(n % 12, moment) for n, moment in enumerate(moments)]
         case "one sensor":
             return types, [(7, moment) for moment in moments]
+        case "texts first":
+            return {"a": "text", "b": "int8"}, [(f"symbol {n % 30:02}", n) for n in range(count)]
+        case "uuids first":
+            tenants = [str(uuid.UUID(int=(n + 1) * 7**42)) for n in range(40)]
+            return {"a": "uuid", "b": "int8"}, [(tenants[n % 40], n) for n in range(count)]
+        case "three columns":
+            types = {"a": "int4", "b": "int4", "c": "int8"}
+            return types, [(n % 5, n % 9, n) for n in range(count)]
+        case "uneven":  # each sensor has half as many rows as the one before it
+            return types, [(min(n & -n, 2**9), moment) for n, moment in enumerate(moments, 1)]
+        case "one large":
+            large = {n: 3 if n % 5 else n % 400 for n in range(count)}
+            return types, [(large[n], moment) for n, moment in enumerate(moments)]
+        case "mostly small":
+            return types, [(n // 4, moment) for n, moment in enumerate(moments)]
         case _:
             return {"a": "text", "b": "int8"}, [("acme", n) for n in range(count)]
+
+
+LOADS = [
+    ("id", 201, 7),
+    ("sixty sensors", 219, 13),
+    ("twelve sensors", 206, 10),
+    ("one sensor", 203, 13),
+    ("one tenant", 203, 37),
+    ("texts first", 239, 17),
+    ("uuids first", 278, 10),
+    ("three columns", 276, 28),
+    ("uneven", 243, 13),
+    ("one large", 282, 38),
+    ("mostly small", 224, 32),
+]
+"""Shapes of 200 pages: the most requests, and the most turns of eight that are unused."""
 
 
 @pytest.mark.parametrize("shape", ["sixty sensors", "twelve sensors", "one sensor", "one tenant"])
@@ -331,6 +362,37 @@ def test_a_key_of_two_columns_takes_little_more_round_trips_than_one_of_one(shap
             assert read.requests <= 200 + 2, "the last page is full, so one that is empty follows"
     assert trips["id"] <= 1 + 200 / 8
     assert trips[shape] <= 1.2 * trips["id"]
+
+
+@pytest.mark.parametrize(("shape", "requests", "idle"), LOADS)
+def test_a_load_of_any_shape_takes_few_requests_and_leaves_few_turns_unused(
+    shape: str, requests: int, idle: int
+) -> None:
+    """A turn is unused where one of eight requests that might be under way for a round trip is not."""
+    types, keys = even(shape, 1_200)
+    one = table(types, keys, max_rows=6)
+    read = Reading(one, 6, 8, together=True).run()
+    assert read.rows == as_read(one, keys)
+    assert read.requests <= requests
+    assert 8 * read.round_trips - read.requests <= idle
+
+
+def test_a_page_within_short_runs_passes_over_rows_and_is_not_sorted() -> None:
+    """PostgreSQL makes a bitmap of ``a > x or (a = x and b > y)``, which it sorts for each page; beside
+    ``a >= x`` it says no more than ``a > x or b > y``, which is read in the index's order.
+    """
+    types, keys = even("sixty sensors", 1_200)
+    one, asked = table(types, keys, max_rows=6), list[str]()
+    select = one.select
+
+    def select_and_note(query: Query) -> Page:
+        asked.extend(text for name, text in query.params if name == "or")
+        return select(query)
+
+    one.select = select_and_note  # type: ignore[method-assign]  # only to see what is asked
+    assert Reading(one, 6, 8, together=True).run().rows == as_read(one, keys)
+    assert asked
+    assert not [text for text in asked if "and(" in text]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

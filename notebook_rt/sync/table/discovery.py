@@ -348,10 +348,14 @@ def _proven(
     spec: TableSpec, names: Sequence[str], rows: Sequence[WireRow]
 ) -> Generator[Ask, Sequence[Read], tuple[str, ...]]:
     """The primary key, of the candidates."""
-    rest = candidates(spec.table, names, rows)
+    likely = list(candidates(spec.table, names, rows))
+    # Nearly always the first one is it; else the leading columns together, as keys are written.
+    some = likely[:1]
+    if some != [("id",)]:
+        some += [key for key in likely if len(key) > 1][:1]
+    rest = iter([key for key in likely if key not in some])
     tried: list[tuple[str, ...]] = []
-    at_once = 1  # nearly always the first one is it
-    while some := list(islice(rest, at_once)):
+    while some:
         reads = yield [Query((), proves=key) for key in some]
         for key, read in zip(some, reads, strict=True):
             if read.page.value is True:
@@ -359,10 +363,11 @@ def _proven(
         if reads[0].page.value is None and not tried:
             break  # something between does not let the question through
         tried += some
-        at_once = AT_ONCE
+        some = list(islice(rest, AT_ONCE))
     if not tried and "id" in names and told_apart(rows, ("id",)):
         return ("id",)
-    raise UnknownKeyError(spec.schema, spec.table, tried, empty=not rows)
+    in_order = [key for key in likely if key in tried]
+    raise UnknownKeyError(spec.schema, spec.table, in_order, empty=not rows)
 
 
 _USUAL: Final = ("id", "uuid", "guid", "slug", "key", "code", "sku", "name")
@@ -466,8 +471,9 @@ def _types(
 
 
 def _comparison(name: str, value: str) -> Query:
+    """Refused with the type's name, or of text: then no row is looked at, not even to find none."""
     condition = Condition(name, "eq", (value,)).to_rest()
-    return Query((("select", column_name(name)), condition, ("limit", "1")), refusable=True)
+    return Query((("select", column_name(name)), condition, ("limit", "0")), refusable=True)
 
 
 def type_in(refusal: Exception | None) -> str | None:

@@ -43,11 +43,16 @@ class Reads:
         limit: int | None = None,
         offset: int = 0,
         count: Count = None,
+        near: bool = False,
     ) -> Query:
-        """The page after the row ``after`` in ``order``; ``columns`` None: the whole rows."""
+        """The page after the row ``after`` in ``order``; ``columns`` None: the whole rows.
+
+        ``near``: few rows have the first column's value of ``after``; to pass over them in the index is
+        cheaper than the bitmap of both sides of the ``or``, which is sorted for each page.
+        """
         params = [("select", self._select(columns)), *self.spec.filter.to_rest(), *extra]
         if after is not None:
-            params += self._after(order, after)
+            params += self._after(order, after, near)
         if offset:
             params.append(("offset", str(offset)))
         params.append(("order", ",".join(order_text(term) for term in order)))
@@ -173,13 +178,18 @@ class Reads:
     def _bound(self, term: OrderBy, row: Row) -> str:
         return self._text(term.column, row[term.column])
 
-    def _after(self, order: Sequence[OrderBy], row: Row) -> list[tuple[str, str]]:
+    def _after(
+        self, order: Sequence[OrderBy], row: Row, near: bool = False
+    ) -> list[tuple[str, str]]:
         """``(a, b) > (x, y)`` for mixed directions: ``a > x or (a = x and b > y)``.
 
         Beside it ``a >= x``, where no null comes after ``x``: an index is then read from there, and
-        not from its beginning for each page (promise 15).
+        not from its beginning for each page (promise 15). Then ``a > x or b > y`` says the same, and
+        that is written where ``near``.
         """
         first = order[0]
+        value = row[first.column]
+        bounded = value is not None and (nulls_first(first) or first.column in self.schema.key)
         if len(order) == 1 and first.column in self.schema.key:
             text = self._bound(first, row)
             return [Condition(first.column, "lt" if first.desc else "gt", (text,)).to_rest()]
@@ -188,13 +198,13 @@ class Reads:
             beyond = self._beyond(term, row[term.column])
             if beyond is None:
                 continue
-            same = [self._is(t.column, row[t.column]) for t in order[:place]]
+            equal = order[1 if near and bounded else 0 : place]
+            same = [self._is(t.column, row[t.column]) for t in equal]
             cases.append(f"and({','.join([*same, beyond])})" if same else beyond)
         after = [("or", f"({','.join(cases)})")]
-        value = row[first.column]
         if value is None and not nulls_first(first):
             return [Condition(first.column, "is", ("null",)).to_rest(), *after]
-        if value is not None and (nulls_first(first) or first.column in self.schema.key):
+        if bounded:
             text = self._bound(first, row)
             after.insert(
                 0, Condition(first.column, "lte" if first.desc else "gte", (text,)).to_rest()

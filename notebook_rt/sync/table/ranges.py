@@ -4,8 +4,9 @@ In: the first page, and each further one as it comes. Out: the queries to send n
 the order of the key. Nothing is known of the table but what its pages show (promise 15): the rows of
 a page and the span of their keys give the density that the next ranges are cut by.
 
-A run is all rows with one value in the first column of a key of several. Where a page shows nothing
-but one run, the last key of the table is asked for, which gives the pages of a run on average. Short
+A run is all rows with one value in the first column of a key of several. Beside the first page,
+or where a page shows nothing but one run, the last key of the table is asked for, which gives the pages of a
+run on average. Short
 runs are read several to a range. A long one is a range of its own, whose first column is fixed, and it
 is cut by the next column in the same way. Where a column is no number (text), a look at the index
 finds the bounds: the key that comes so many rows after another.
@@ -115,6 +116,11 @@ def is_numbered(pg_type: str) -> bool:
     )
 
 
+def has_counted_runs(pg_type: str) -> bool:
+    """Whether the first and the last value of a column may tell how many there are of it."""
+    return is_numbered(pg_type) and canonical(pg_type) != "uuid"
+
+
 @dataclass(slots=True, eq=False)
 class Range:
     """Part of the key's order. Its pages are asked for one after the other."""
@@ -173,6 +179,9 @@ class Ranges:
         Rows of a full page.
     pages_left
         About how many pages are left, as far as the server has said.
+    last
+        The last key of the table, where it was asked for beside the first page; None: it was not. It is
+        believed to tell how long runs are where that page is of one.
     take
         Called with each page, in the order of the key.
     check
@@ -191,6 +200,7 @@ class Ranges:
         limit: int,
         most: int,
         pages_left: int | None,
+        last: Sequence[WireRow] | None,
         take: Callable[[Read], None],
         check: Callable[[int, Row | None, Row], None],
     ) -> None:
@@ -223,6 +233,9 @@ class Ranges:
         if not got:
             self._head = Range(None, up_to=behind.after, next=behind)
             self._ask(self._head)
+        if last is not None and self._is_of_one_run(behind, first.page.rows):
+            self._asked_last = True
+            self._saw_last(last)
         self._go_on(behind, first.page.rows)
 
     # What comes --------------------------------------------------------------------------------
@@ -515,8 +528,7 @@ class Ranges:
         elif not self._asked_last and self._left(rest) > 2:
             self._asked_last = True
             self._held.append(rest)
-            order = [OrderBy(term.column, desc=True) for term in self._order]
-            query = self._reads.with_xmin(False).page(order, columns=(), limit=1)
+            query = last_key(self._reads, self._order)
             self.pool.waiting.appendleft((_Asked(rest, 1, last=True), query))
         elif self._highest is None and self._held:
             self._held.append(rest)
@@ -612,6 +624,7 @@ class Ranges:
             columns=self._columns,
             extra=self._bounds(span),
             limit=self._limit,
+            near=span.same < WALK_PAGES,
         )
         put = self.pool.waiting.appendleft if soon else self.pool.waiting.append
         put((_Asked(span, self._limit), query))
@@ -661,6 +674,12 @@ class Ranges:
         last = self._number(span.after, len(span.run))
         assert last is not None  # its column is numbered
         return last
+
+
+def last_key(reads: Reads, order: Sequence[OrderBy]) -> Query:
+    """Asks for the last key of the table in ``order``, which is the key's own."""
+    backwards = [OrderBy(term.column, desc=True) for term in order]
+    return reads.with_xmin(False).page(backwards, columns=(), limit=1)
 
 
 def _is_open(span: Range) -> bool:

@@ -25,11 +25,11 @@ from notebook_rt.model.rows import Key, Op, Row, Rows, WireRow
 from notebook_rt.model.types import Schema, differs, kind
 from notebook_rt.options import MAX_ROWS
 from notebook_rt.sync.events import Page
-from notebook_rt.sync.table.digest import Digest
+from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest
 from notebook_rt.sync.table.flows import Ahead, Ask, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Count, Reads
-from notebook_rt.sync.table.ranges import SMALLEST, Ranges
+from notebook_rt.sync.table.ranges import SMALLEST, Ranges, has_counted_runs, last_key
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.window import Window
 
@@ -61,6 +61,8 @@ class Paging:
     """Whether the first page of a pass may ask for the count."""
     count_rows: int = COUNT_ROWS
     """Rows that are counted in one request; fewer where that has taken too long."""
+    digest_rows: int = DIGEST_ROWS
+    """Rows that are hashed in one request; fewer where that has taken too long."""
     most: int = MAX_ROWS
     """Rows that a pass reads before it is given up (``Options.max_rows``)."""
 
@@ -125,7 +127,9 @@ def each_page(
     order = reads.by_key() if window is None else window.order
     most = None if window is None else window.size
 
-    def in_ranges(asks: Reads, first: Read, got: int) -> Pool:
+    def in_ranges(
+        asks: Reads, first: Read, got: int, last: Sequence[WireRow] | None = None
+    ) -> Pool:
         total = first.page.count if first.page.count is not None else estimate
         left = None if total is None else max(1, -(-(total - got) // paging.rows))
         return Ranges(
@@ -137,6 +141,7 @@ def each_page(
             limit=paging.rows,
             most=paging.at_once,
             pages_left=left,
+            last=last,
             take=take,
             check=partial(paging.check, reads),
         ).pool
@@ -149,16 +154,28 @@ def each_page(
     after: Row | None = None
     got = 0
     came: Read | None = None
+    end: list[Read] = []
+    ask_end = (
+        several
+        and len(order) > 1
+        and has_counted_runs(reads.schema.types[order[0].column])
+        and (estimate is None or estimate > paging.rows)
+    )
     while True:
         asks = reads.with_xmin(paging.xmin and xmin)
         count = after is None and paging.count and paging.cap is None
         limit = paging.size if most is None else min(paging.size, most - got)
         counted: Count = "estimated" if count else None
         query = asks.page(order, after, columns=columns, count=counted, limit=limit)
-        ask = [query] if came is None else Ahead(query, partial(take, came))
-        came = None
+        if came is not None:
+            ask: Ask = Ahead(query, partial(take, came))
+        elif ask_end:
+            ask = [query, last_key(reads, order)]
+        else:
+            ask = [query]
+        came, ask_end = None, False
         try:
-            (read,) = yield ask
+            read, *end = yield ask
         except ReadRefusedError as refused:
             if isinstance(refused.error, StatementTimeoutError | AnswerTooLargeError):
                 if limit <= SMALLEST:
@@ -186,7 +203,7 @@ def each_page(
             return
         if window is None and paging.cap is not None and paging.at_once > 1:
             take(read)
-            yield in_ranges(asks, read, got)
+            yield in_ranges(asks, read, got, end[0].page.rows if end else None)
             return
         came = read
 
@@ -453,15 +470,25 @@ def by_digest(
     replica: Replica, reads: Reads, paging: Paging, into: Comparison
 ) -> Generator[Ask, Sequence[Read], bool]:
     """Compare a large table by hash, if that can be; False: it cannot."""
-    digest = Digest(replica)
-    large = len(replica.rows) >= DIGEST_FROM * paging.rows
-    if not (paging.digest and large and digest.possible):
+    smallest = DIGEST_FROM * paging.rows
+    large = len(replica.rows) >= smallest
+    if not (paging.digest and large and Digest(replica).possible):
         return False
-    try:
-        into.spans((yield from digest.steps(into.unknown.append, into.gone)))
-    except ReadRefusedError:
-        paging.digest = False
-        return False
+    while True:
+        digest = Digest(replica, paging.digest_rows)
+        try:
+            compared = yield from digest.steps(into.unknown.append, into.gone)
+        except ReadRefusedError as refused:
+            smaller = min(paging.digest_rows, len(replica.rows)) // 4
+            too_long = isinstance(refused.error, StatementTimeoutError)
+            if not too_long or not replica.is_sorted or smaller < smallest:
+                paging.digest = False
+                return False
+            paging.digest_rows = smaller
+        else:
+            break
+    for read in compared:
+        into.spans(read)
     yield from by_keys(reads, paging, into.unknown, into)
     return True
 

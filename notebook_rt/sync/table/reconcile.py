@@ -9,14 +9,12 @@ sets. Without a watermark, or where the numbers differ, all keys are compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from itertools import islice
 from math import log2
 from typing import Any, Final, cast
 
 from notebook_rt.errors import StatementTimeoutError
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Key, Row
-from notebook_rt.model.types import kind, sortable
 from notebook_rt.sync.table.flows import Ask, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Count, Reads
@@ -32,9 +30,6 @@ from notebook_rt.sync.table.reading import (
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.watermark import OVERLAP
 
-_WITH_NAN: Final = ("float", "decimal")
-EDGE_SAMPLE: Final = 16
-"""Of so many keys for each range the bounds are chosen by which rows are counted."""
 COUNT_TRIES: Final = 3
 """How often counting is tried while rows come and go, before keys are compared."""
 
@@ -128,35 +123,29 @@ class Reconciliation:
             except ReadRefusedError as refused:
                 smaller = min(self.paging.count_rows, len(self.replica.rows)) // 4
                 too_long = isinstance(refused.error, StatementTimeoutError)
-                if not too_long or not self._has_sorted_key or smaller < self.paging.rows:
+                if not too_long or not self.replica.is_sorted or smaller < self.paging.rows:
                     return None
                 self.paging.count_rows = smaller
             else:
                 return there
 
     def _edges(self, rows: int) -> list[list[tuple[str, str]]]:
-        """What limits ranges of about so many rows each, which are all rows together."""
-        here = self.replica.rows
-        parts = -(-len(here) // rows)
-        if parts < 2 or not self._has_sorted_key:
-            return [[]]
-        keys: list[Any] = sorted(islice(here.keys(), 0, None, max(1, rows // EDGE_SAMPLE)))
-        bounds = sorted({keys[place * len(keys) // parts] for place in range(1, parts)})
+        """What limits ranges of about so many rows each, which are all rows together.
+
+        A key of several columns is divided by its first one.
+        """
         name, reads = self.replica.schema.key[0], self.reads
         return [
             [
                 *([] if low is None else [reads.at_least(name, low)]),
                 *([] if high is None else [reads.less_than(name, high)]),
             ]
-            for low, high in zip([None, *bounds], [*bounds, None], strict=True)
+            for low, high in self.replica.divided(rows)
         ]
 
     @property
     def _has_sorted_key(self) -> bool:
-        """Whether Python sorts the keys as the server does; a NaN has no place in its order."""
-        schema = self.replica.schema
-        pg_type = schema.types[schema.key[0]]
-        return len(schema.key) == 1 and sortable(pg_type) and kind(pg_type) not in _WITH_NAN
+        return len(self.replica.schema.key) == 1 and self.replica.is_sorted
 
     def _worth_searching(self, missing: int) -> bool:
         """Whether halving finds ``missing`` keys with fewer reads than comparing all of them."""

@@ -14,12 +14,13 @@ read. Once a read shows a row as a change of this join tells it, the next change
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 from notebook_rt.errors import InexactKeyError
 from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert, WireRow
 from notebook_rt.model.spec import TableSpec
-from notebook_rt.model.types import Column, Schema, differs, equal, kind, may_be_of
+from notebook_rt.model.types import Column, Schema, differs, equal, kind, may_be_of, sortable
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.table.broadcast import Emptied
 from notebook_rt.sync.table.change import ChangeReader, columns_differ
@@ -27,6 +28,10 @@ from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.versions import Versions
 from notebook_rt.sync.table.watermark import Watermark
 from notebook_rt.sync.table.window import Window
+
+_WITH_NAN: Final = ("float", "decimal")
+EDGE_SAMPLE: Final = 16
+"""Of so many keys for each range the bounds of ranges are chosen."""
 
 
 class Held(NamedTuple):
@@ -427,6 +432,25 @@ class Replica:
             return
         if columns_differ(columns, self.known):
             self.moved_to = columns
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether Python sorts the key's first column as the server does; a NaN has no place in its order."""
+        pg_type = self.schema.types[self.schema.key[0]]
+        return sortable(pg_type) and kind(pg_type) not in _WITH_NAN
+
+    def divided(self, rows: int) -> list[tuple[Any, Any]]:
+        """Ranges of about so many rows by the key's first column, which are all of its values together.
+
+        Each from its first value to before its second; None: it has no such end.
+        """
+        parts = -(-len(self.rows) // rows)
+        if parts < 2 or not self.is_sorted:
+            return [(None, None)]
+        some = islice(self.rows.keys(), 0, None, max(1, rows // EDGE_SAMPLE))
+        keys: list[Any] = sorted(key[0] if isinstance(key, tuple) else key for key in some)
+        bounds = sorted({keys[place * len(keys) // parts] for place in range(1, parts)})
+        return list(zip([None, *bounds], [*bounds, None], strict=True))
 
     def keys_of(self, page: Sequence[WireRow]) -> list[Key]:
         """The keys of a page of undecoded rows; raises InexactKeyError where they are rounded."""
