@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -176,6 +178,35 @@ def test_the_past_is_there_without_a_network(
         session.retry()
         live(frame)
         until(lambda: past.of(7, "price")["new"].tolist() == [7, 100, 200], 10, lambda: past)
+
+
+def test_a_clock_that_is_behind_what_was_written_is_said_and_times_rise(
+    stack: LocalStack, proxy: Proxy, table: str, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network nothing else tells the time; with one, the server does."""
+    with connected(stack, proxy.url) as session:
+        frame = live(session.table(table, keep=True))
+        past = frame.history("24h", on_disk=True)
+        sql(f"update {table} set price = 100 where id = 7")
+        until(lambda: written(1), 10)
+        until(lambda: len(cache.entries()) == 2, 10, cache.entries)
+    proxy.down()
+    behind = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() - 3600)
+    monkeypatch.setattr("notebook_rt.net.rest.time", behind)
+    with connected(stack, proxy.url) as session:
+        notes: list[str] = []
+        session.on_note(lambda kind, text: notes.append(text))
+        frame = session.table(table, keep=True)
+        past = frame.history("24h", on_disk=True)
+        until(lambda: any("ends later than it is" in one for one in notes), 10, lambda: notes)
+        proxy.up()
+        session.retry()
+        live(frame)
+        sql(f"update {table} set price = 200 where id = 7")
+        until(lambda: past.of(7, "price")["new"].tolist()[-2:] == [100, 200], 10, lambda: past)
+        assert past.of(7)["at"].is_monotonic_increasing
+        assert past.end is not None
+        assert abs(past.end.timestamp() - time.time()) < 60
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a directory's mode")
