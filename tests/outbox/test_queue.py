@@ -22,7 +22,7 @@ from notebook_rt.errors import QueueError
 from notebook_rt.outbox import file
 from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.lease import LeaseLostError
-from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.queue import TURNS, Outbox
 
 
 @pytest.fixture
@@ -210,6 +210,20 @@ def test_a_mended_operation_leaves_again(outbox: Outbox) -> None:
     assert not outbox.mend(again), "it waits: there is nothing to mend"
 
 
+def test_updates_are_taken_for_several_turns_and_broadcasts_for_one(outbox: Outbox) -> None:
+    """Between two takings nothing is under way; but what has left can no longer be taken back."""
+    outbox.put(*(update(f"u{n}", n, n=n + 1) for n in range(400)))
+    taken = outbox.take(10, 0.0)
+    assert 4 * 10 <= len(taken) <= TURNS * 10
+    for op in taken:
+        outbox.settle(op)
+    assert len(outbox.take(1, 0.0)) == 1, "offline, one tries the network"
+    for op in outbox.take(1000, 0.0):
+        outbox.settle(op)
+    outbox.put(*(broadcast(f"b{n}") for n in range(40)))
+    assert len(outbox.take(10, 0.0)) == 10
+
+
 def test_broadcasts_of_a_topic_leave_together_in_order_until_their_time_is_over(
     outbox: Outbox,
 ) -> None:
@@ -337,7 +351,7 @@ def test_a_forked_child_does_not_touch_its_parents_file(outbox: Outbox) -> None:
 WRITER = """
 import sys
 from notebook_rt.edits.ops import Op
-from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.queue import TURNS, Outbox
 outbox, name = Outbox(sys.argv[1]), sys.argv[2]
 number = 0
 while True:
@@ -353,7 +367,7 @@ PATIENT = """
 import sys
 from pathlib import Path
 from notebook_rt.edits.ops import Op
-from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.queue import TURNS, Outbox
 outbox = Outbox(Path(sys.argv[1]))
 print("open", flush=True)
 sys.stdin.readline()
