@@ -41,6 +41,9 @@ from notebook_rt.outbox.lease import LEASE_SECONDS, Lease
 from notebook_rt.outbox.salvage import is_damage
 from notebook_rt.outbox.sessions import Session
 
+TURNS = 16
+"""How many times the statements that may be under way are taken together: between two takings none is
+under way, and the file is written."""
 ROWS_AT_ONCE = 1_000
 """Operations that are taken at a time, at the most."""
 KEPT_DONE = 10_000
@@ -392,8 +395,8 @@ class Outbox:
     def take(self, limit: int, now: float, many: bool = False) -> list[Op]:
         """The next operations to send, marked as having left; none without the lease.
 
-        As many as leave in ``limit`` statements, which are several rows each where that may be (any
-        updates, with ``many``).
+        As many as leave in a few turns of ``limit`` statements, which are several rows each where that may
+        be (any updates, with ``many``).
         ``sent`` of what is returned says whether it had left *before*, unanswered.
         """
         with self._writing(synced=True) as db:
@@ -406,8 +409,8 @@ class Outbox:
     def _next(
         self, db: sqlite3.Connection, limit: int, now: float, many: bool
     ) -> tuple[list[Op], bool]:
-        """What leaves in at most ``limit`` statements (a single one, alone, where that is 1), and whether
-        more waits.
+        """What leaves in at most `TURNS` times ``limit`` statements (a single one, alone, where that is 1),
+        and whether more waits.
         """
         paused = sessions.held(db, self.session.id)
         asked, (ops, more) = limit, rows.ready(db, self._lease.owner, limit, now, paused)
@@ -417,7 +420,7 @@ class Outbox:
             further, still_more = rows.ready(db, self._lease.owner, asked, now, paused)
             groups = decide.runs(further, many=many)
             statements = sum(len(decide.statements(group, many=many)) for group in groups)
-            if statements > limit or any(op.kind == "broadcast" for op in further):
+            if statements > TURNS * limit or any(op.kind == "broadcast" for op in further):
                 break
             ops, more = further, still_more
             self._reached = len(ops)  # the next are mostly of the same kind

@@ -141,7 +141,8 @@ class Worker:
         groups = decide.runs(ops, many=many)
         before = delivery.ended
         delivery.begin()
-        if self.outbox.more and not await delivery.look_for_many(groups):
+        several = self.outbox.more or len(ops) > self._batch
+        if several and not await delivery.look_for_many(groups):
             return 0
         for place, group in enumerate(groups):
             if delivery.stopped or not all(may_pass(group[0], one) for one in delivery.waiting):

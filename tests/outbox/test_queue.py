@@ -21,7 +21,7 @@ from notebook_rt.errors import QueueError
 from notebook_rt.outbox import file
 from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.lease import LeaseLostError
-from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.queue import TURNS, Outbox
 
 
 @pytest.fixture
@@ -207,6 +207,20 @@ def test_a_mended_operation_leaves_again(outbox: Outbox) -> None:
     (again,) = outbox.take(10, 0.0)
     assert (again.values, again.error, again.attempts) == ({"n": 1}, "", 0)
     assert not outbox.mend(again), "it waits: there is nothing to mend"
+
+
+def test_updates_are_taken_for_several_turns_and_broadcasts_for_one(outbox: Outbox) -> None:
+    """Between two takings nothing is under way; but what has left can no longer be taken back."""
+    outbox.put(*(update(f"u{n}", n, n=n + 1) for n in range(400)))
+    taken = outbox.take(10, 0.0)
+    assert 4 * 10 <= len(taken) <= TURNS * 10
+    for op in taken:
+        outbox.settle(op)
+    assert len(outbox.take(1, 0.0)) == 1, "offline, one tries the network"
+    for op in outbox.take(1000, 0.0):
+        outbox.settle(op)
+    outbox.put(*(broadcast(f"b{n}") for n in range(40)))
+    assert len(outbox.take(10, 0.0)) == 10
 
 
 def test_broadcasts_of_a_topic_leave_together_in_order_until_their_time_is_over(

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notebook_rt.errors import RefusedError, StatementTimeoutError
 from notebook_rt.local import LocalStack
 from notebook_rt.model.filters import parse
 from notebook_rt.model.rows import Upsert
@@ -20,8 +21,10 @@ from notebook_rt.model.types import Column, Schema
 from notebook_rt.runtime.optional_sql import AUDIT_SQL
 from notebook_rt.sync.events import Page
 from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest, hash_int8, hasher
-from notebook_rt.sync.table.flows import Ahead
+from notebook_rt.sync.table.flows import Ahead, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
+from notebook_rt.sync.table.queries import Reads
+from notebook_rt.sync.table.reading import Comparison, Paging, by_digest
 from notebook_rt.sync.table.replica import EDGE_SAMPLE, Replica
 from tests.sync.model import DictRows
 
@@ -143,6 +146,25 @@ def test_rows_of_unknown_version_are_left_out_and_read(table: LocalStack) -> Non
     replica.versions.forget(5)
     table.sql("update digest_t set n = 0 where id = 5")
     assert compare(table, replica) == ({5}, set())
+
+
+def test_a_hash_that_takes_too_long_is_asked_for_by_smaller_ranges(table: LocalStack) -> None:
+    """And not given up, which would be to compare all keys from then on."""
+    replica, paging = loaded(table, None), Paging(10)
+    reads = Reads(replica.spec, replica.schema, 10)
+    flow = by_digest(replica, reads, paging, Comparison(replica))
+    asked = next(flow)
+    assert isinstance(asked, Ahead)
+    assert (asked.query.args or {})["conditions"] == []
+    asked = flow.throw(ReadRefusedError(StatementTimeoutError("POST nrt_digest", 500)))
+    assert isinstance(asked, Ahead)
+    (condition,) = (asked.query.args or {})["conditions"]
+    assert condition["operator"] == "lt", "the first of several ranges"
+    assert paging.digest
+    with pytest.raises(StopIteration) as given_up:
+        flow.throw(ReadRefusedError(RefusedError("POST nrt_digest", 404)))
+    assert not given_up.value.value
+    assert not paging.digest
 
 
 @given(
