@@ -691,6 +691,15 @@ told = st.lists(
     st.sampled_from((10_000, 400_000, 1_000_000)),
     st.sampled_from((0.002, 0.4)),
 )
+@example(
+    [(2.5, ("write", 1, 0, "a")), (0.0, ("renumber",)), (1.0, ("move", 1, 1))],
+    0,
+    0.0,
+    (None, None),
+    0.0,
+    10_000,
+    0.4,
+)
 def test_no_message_that_is_lost_late_or_doubled_leaves_a_wrong_row(
     story: list[Any],
     seed: int,

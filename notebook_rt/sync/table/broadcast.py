@@ -387,6 +387,11 @@ class ChangeLog:
         self._came(message, now)
         self.kept.append(message)
 
+    def take_kept(self) -> list[Message]:
+        """What came while there was no position; what came late of numbers that began anew is left out."""
+        kept, self.kept = self.kept, []
+        return [one for one in kept if not self.is_of_another_epoch(one)]
+
     # What is news -------------------------------------------------------------------------------
 
     def batch(

@@ -313,8 +313,7 @@ class Passes:
         """Apply what the log had, and then what has come as messages meanwhile."""
         self._horizon.logged_until(missed.sent.sent_at)
         log.took(missed)
-        kept, log.kept = log.kept, []
-        heard = [entry for message in kept for entry in log.hear(message, self.now)]
+        heard = [entry for message in log.take_kept() for entry in log.hear(message, self.now)]
         return self._take_entries(replica, log, [*missed.entries, *heard])
 
     def follow(
