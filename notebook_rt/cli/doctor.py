@@ -55,7 +55,7 @@ WANTED: Final = {
     "rich": "notebook-rt watch (extra: cli)",
 }
 _NEEDED_SQL: Final = {
-    "nrt_digest": "audits of a whole table in one request",
+    "nrt_digest": "audits of a table in one or a few requests",
     "notebook_rt_write": "sums and calls that are sent exactly once",
     "notebook_rt_write_many": "many edits in one request",
 }
