@@ -75,8 +75,12 @@ class Arranged(Ordered):
         elif not self.index:
             index = pd.RangeIndex(len(shown))
         else:
-            levels = [shown[name].array for name in self.index]
-            shown = shown.drop(columns=list(self.index))
+            of_key = {*self.index} & {*self.table.schema.key}
+            levels = [
+                shown.index.get_level_values(name).array if name in of_key else shown[name].array
+                for name in self.index
+            ]
+            shown = shown.drop(columns=[name for name in self.index if name not in of_key])
             if len(levels) == 1:
                 index = pd.Index(levels[0], dtype=levels[0].dtype, name=self.index[0])
             else:

@@ -19,7 +19,7 @@ from notebook_rt.model.rows import Key, Op
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.store.column import ColumnStore, family
 from notebook_rt.store.columns import FixedColumn, TextColumn, column_of, one_chunk, take
-from notebook_rt.store.touched import RANK, Delta, Place
+from notebook_rt.store.touched import HIDDEN_PREFIX, RANK, Delta, Place
 from notebook_rt.sync.derive.operator import (
     Columns,
     Operator,
@@ -77,6 +77,8 @@ class Concat(Operator):
         if self.keys is None and not _unique([columns[name] for name in schema.key]):
             raise self._twice()
         columns[RANK] = rank_column(np.concatenate(ranks), backend)
+        if self.keys is not None:
+            self.index = (self.name, *sources[0].levels)
         self._seen: list[Mapping[str, Any]] = []
         return ranked(schema.columns, schema.key, schema), columns
 
@@ -85,9 +87,9 @@ class Concat(Operator):
         found: dict[str, Column] = {}
         for source in sources:
             schema = source.schema
-            if schema.key != first.key:
+            if (schema.key, source.levels) != (first.key, sources[0].levels):
                 raise DerivationError(
-                    f"concat: the keys are {', '.join(first.key)} and {', '.join(schema.key)}; use map"
+                    f"concat: the keys are {_said(sources[0])} and {_said(source)}; use map"
                 )
             if schema.numeric != first.numeric:
                 raise DerivationError("concat: one has exact numbers, another has not; use map")
@@ -167,9 +169,16 @@ class Concat(Operator):
                 found[name] = pd.Index(self.keys).dtype
                 continue
             dtypes = [one[name] for one in given if name in one]
+            if not dtypes:  # hidden
+                continue
             dtype = _common(tuple(dtypes))
             found[name] = dtype if len(dtypes) == len(given) else _with_missing(dtype)
         return found
+
+
+def _said(source: Source) -> str:
+    """What the rows of an input are told apart by, hidden columns in words."""
+    return ", ".join(name.replace(HIDDEN_PREFIX, "") for name in source.table.schema.key)
 
 
 @lru_cache(maxsize=256)

@@ -45,7 +45,7 @@ class Distinct(Operator):
     def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
         [source] = sources
         schema = self._schema = source.schema
-        by = self.columns or tuple(name for name in schema.names if name not in schema.key)
+        by = self.columns or tuple(name for name in schema.names if name not in source.held)
         self._check(source, by)
         groups = self._groups = Groups(source, by, nulls=True)
         rows = _firsts(groups.codes)
@@ -68,8 +68,8 @@ class Distinct(Operator):
     def _check(self, source: Source, by: Sequence[str]) -> None:
         """Refuse what is not compared here as pandas compares it."""
         known(source, by, self.what)
-        if not by or {*by} & {*source.schema.key}:
-            raise DerivationError(f"{self.what}: no two rows have the same key; say other columns")
+        if not by or {*by} & {*source.held}:
+            raise DerivationError(f"{self.what}: the index is no column; say other columns")
         columns, backend = source.table.columns(), source.table.dtype_backend
         self._backend = backend
         for name in by:

@@ -63,11 +63,12 @@ class Select(Operator):
         schema = self._schema = source.schema
         known(source, self.columns, f"select {', '.join(self.columns)}")
         for name in self.computed:
-            if name in schema.key:
+            if name in source.held:
                 raise DerivationError(f'select "{name}": the key is not computed; use map')
         shown = dict.fromkeys([*(self.columns or schema.names), *self.computed])
-        self._names = [name for name in shown if name not in schema.key]
-        self._kept = [*schema.key, *(name for name in self._names if name not in self.computed)]
+        held = source.held
+        self._names = [name for name in shown if name not in held]
+        self._kept = [*held, *(name for name in self._names if name not in self.computed)]
         columns = source.whole(self._kept)
         self._given = source.dtypes()
         self._made = self._compute(source.frame)
@@ -79,7 +80,7 @@ class Select(Operator):
         self._shown = self._dtypes(self._given)
         del self._made
         columns[RANK] = rank_column(source.ranks(), source.table.dtype_backend)
-        made = [schema.column(name) for name in schema.key]
+        made = [schema.column(name) for name in held]
         made += [
             Column(name, self._types[name]) if name in self._types else schema.column(name)
             for name in self._names
@@ -162,7 +163,8 @@ class Select(Operator):
         return self._shown
 
     def _dtypes(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**{name: given[name] for name in self._kept}, **self._computed_dtypes}
+        kept = {name: given[name] for name in self._kept if name in given}  # of what is not hidden
+        return {**kept, **self._computed_dtypes}
 
 
 def _type(series: pd.Series, name: str, schema: Schema) -> str:

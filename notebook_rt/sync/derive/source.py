@@ -29,7 +29,7 @@ from notebook_rt.store.dense import Positions
 from notebook_rt.store.encode import CLASSES
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
-from notebook_rt.store.touched import Delta
+from notebook_rt.store.touched import HIDDEN_PREFIX, Delta
 
 
 class Source:
@@ -53,6 +53,14 @@ class Source:
         if not carried:
             return schema
         return schema.project([name for name in schema.names if name not in carried])
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """What a result keeps of a row beside its columns: the key, and what the index shows.
+
+        They are two where the key is hidden, as of a join that is keyed by the keys of both.
+        """
+        return tuple(dict.fromkeys((*self.table.schema.key, *self.levels)))
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -161,16 +169,17 @@ class Source:
 
     def framed(self, rows: Sequence[Row]) -> pd.DataFrame:
         """Typed rows as a DataFrame of the dtypes that `frame` has."""
-        schema, dtypes = self.schema, self.dtypes()
+        dtypes, names = self.dtypes(), self.levels
         arrays = {
             column.name: self._array(column, [row[column.name] for row in rows], dtypes)
-            for column in schema.columns
+            for column in self.schema.columns
+            if not column.name.startswith(HIDDEN_PREFIX)
         }
-        levels = [arrays.pop(name) for name in schema.key]
+        levels = [arrays.pop(name) for name in names]
         if len(levels) == 1:
-            index = pd.Index(levels[0], name=schema.key[0], dtype=levels[0].dtype)
+            index = pd.Index(levels[0], name=names[0], dtype=levels[0].dtype)
         else:
-            index = pd.MultiIndex.from_arrays(levels, names=list(schema.key))
+            index = pd.MultiIndex.from_arrays(levels, names=list(names))
         frame = pd.DataFrame(dict(enumerate(arrays.values())), index=index)
         frame.columns = pd.Index(list(arrays))
         return frame
@@ -178,7 +187,7 @@ class Source:
     def _array(self, column: Column, values: Sequence[Any], dtypes: Mapping[str, Any]) -> Any:
         wanted = dtypes[column.name]
         if is_object_dtype(wanted):
-            key = column.name in self.schema.key
+            key = column.name in self.levels
             return objects([key_part(value) for value in values] if key else values)
         backend, numeric = self.table.dtype_backend, self.schema.numeric
         array = column_of(values, column.pg_type, backend, numeric).array()
