@@ -471,7 +471,7 @@ def test_where_a_gateway_lets_no_proof_through_only_id_is_believed(
         other = make(replace(SHAPES["a text key"], name="columns_other"))
         with pytest.raises(errors.UnknownKeyError, match="the server does not say"):
             rt.table(other).wait(scaled(10))
-    assert proxy.counts["PUT"] == 2
+    assert proxy.counts["PUT"] == 3
 
 
 def test_an_empty_table_has_the_columns_that_merge_names(

@@ -14,7 +14,8 @@ from tests.benchmarks.harness import OURS, Result, markdown, ratio, write
 def test_a_benchmark_runs_and_measures_this_package_beside_its_peers(name: str) -> None:
     results = run([name], quick=True)
     assert {result.side.partition(" ")[0] for result in results} > {OURS}
-    assert all(result.median > 0 for result in results)
+    # An operator may hold nothing beside its result.
+    assert all(result.median > 0 for result in results if not result.case.endswith("of it state"))
     assert all(result.case in markdown(results) for result in results)
 
 

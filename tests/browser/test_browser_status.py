@@ -168,6 +168,6 @@ def test_a_saved_notebook_keeps_no_names_and_stays_small(browser: Browser) -> No
         notebook.page.evaluate(
             "() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()"
         )
-        notebook.page.get_by_text("The kernel has started anew").wait_for()
+        notebook.page.get_by_text("The kernel was restarted").wait_for()
         faded = "node => getComputedStyle(node).opacity"
         assert float(notebook.page.locator(".nrt-body").evaluate(faded)) < 0.6
