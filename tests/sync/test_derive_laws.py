@@ -34,6 +34,7 @@ from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.table import Table
 from notebook_rt.store.telling import Telling
 from notebook_rt.store.touched import HIDDEN_PREFIX
+from notebook_rt.sync.derive import join as join_module
 from notebook_rt.sync.derive import sort as sort_module
 from notebook_rt.sync.derive import top as top_module
 from notebook_rt.sync.derive.concat import Concat
@@ -731,6 +732,7 @@ def play(data: st.DataObject) -> None:
         if draw(st.booleans()):  # the limits that a table of ten rows never meets
             patch.setattr(table_module, "_SPARSE", 2)
             patch.setattr(touched_module, "_LEAST", draw(st.sampled_from([3, 256])))
+            patch.setattr(join_module, "_FEW", draw(st.sampled_from([1, 4])))
             patch.setattr(sort_module, "_BLOCK", 2)
             patch.setattr(sort_module, "_GAP", draw(st.sampled_from([2, 16])))
             patch.setattr(top_module, "_RESERVE", draw(st.sampled_from([0, 2])))

@@ -41,6 +41,8 @@ ALONE_LEFT: Final = "\0alone left"
 
 _JOINED: Final = frozenset({"int", "bool", "text", "timestamptz", "timestamp", "date"})
 _HIGHEST: Final = 2**62
+_FEW: Final = 4
+"""So many times as many rows on the left are many, to those on the right and to the values that they hold."""
 _WIDER: Final[dict[Kind, str]] = {"int": "int8", "text": "text"}
 
 
@@ -109,7 +111,9 @@ class Join(Operator):
         made: list[Column] = []
         mine, theirs = left.table.columns(), right.table.columns()
         rows, there = left.rows(places), right.rows(partners)
-        here = None if _is_whole(rows, len(left.table)) else rows
+        whole = _is_whole(places, len(left))
+        shared_left = whole if rows is places else _is_whole(rows, len(left.table))
+        here = None if shared_left else rows
         for one in (*self._shown, *self._hidden):
             columns[one.name] = _taken(
                 one, (mine, rows if one.left is None else here), (theirs, there)
@@ -119,7 +123,7 @@ class Join(Operator):
             columns[name] = FixedColumn(flags, None, "bool", backend, "float")
             made.append(Column(name, "bool"))
         made.append(Column(RANK, "int8"))
-        columns[RANK] = rank_column(self._ranked(left, right, places, partners), backend)
+        columns[RANK] = rank_column(self._ranked(left, right, places, partners, whole), backend)
         blank = {one.name: ALONE for one in self._shown if one.left is None}
         self.blank = blank | {one.name: ALONE_LEFT for one in self._shown if one.right is None}
         self._sides: tuple[Side, Side] | None = None
@@ -261,6 +265,9 @@ class Join(Operator):
 
     def _pairs(self, left: Source, right: Source) -> tuple[Positions, Positions]:
         """The positions of the rows that are pairs, in pandas' order; -1: there is no row."""
+        found = self._looked_up(left, right)
+        if found is not None:
+            return found
         frames = []
         for at, (source, on) in enumerate(((left, self.keying.left), (right, self.keying.right))):
             frame = source.frame
@@ -268,6 +275,27 @@ class Join(Operator):
             frames.append(frame[names].assign(**{f"{HIDDEN_PREFIX}{at}": np.arange(len(frame))}))
         merged = self._merge(*frames)
         return _positions(merged[f"{HIDDEN_PREFIX}0"]), _positions(merged[f"{HIDDEN_PREFIX}1"])
+
+    def _looked_up(self, left: Source, right: Source) -> tuple[Positions, Positions] | None:
+        """`_pairs` of many rows to few, each with one partner at most; None: it is another join.
+
+        pandas' merge factorizes both sides together; here a value is looked up once. Nulls are left to it.
+        """
+        many = _FEW * (len(right) + 1) <= len(left)
+        by_one = self.keying.left is not None and len(self._mine) == 1
+        if not (many and by_one and self._one_right and self.how in ("left", "inner")):
+            return None
+        mine, theirs = left.series(self._mine[0]), right.series(self._theirs[0])
+        codes, values = pd.factorize(mine.array)
+        if mine.dtype != theirs.dtype or theirs.isna().any() or codes.min() < 0:
+            return None
+        if _FEW * len(values) > len(codes):
+            return None
+        partners = pd.Index(theirs.array).get_indexer(values)[codes]
+        if self.how == "left" or partners.min() >= 0:
+            return np.arange(len(codes)), partners
+        places = np.flatnonzero(partners >= 0)
+        return places, partners[places]
 
     def _merge(self, left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
         try:
@@ -278,9 +306,12 @@ class Join(Operator):
     # The order
 
     def _ranked(
-        self, left: Source, right: Source, places: Positions, partners: Positions
+        self, left: Source, right: Source, places: Positions, partners: Positions, whole: bool
     ) -> Positions:
-        """The ranks of the pairs; where they cannot last, `step` asks for the whole."""
+        """The ranks of the pairs; where they cannot last, `step` asks for the whole.
+
+        ``whole`` says whether they are the rows of the left, in order.
+        """
         first, second = (left.ranks(), places), (right.ranks(), partners)
         alone = self._one_right
         if self.how == "right":
@@ -289,6 +320,8 @@ class Join(Operator):
         self._factor = 1 if alone else 1 << (2 * highest + 1024).bit_length()
         self._whole = self.how == "outer" or not (left.lasting and right.lasting)
         if not self._whole and 4 * int(first[0].max(initial=0)) * self._factor < _HIGHEST:
+            if whole and self.how != "right" and self._factor == 1:
+                return first[0]
             ranks = _at(first[0], first[1])
             if self._factor > 1:
                 ranks = ranks * self._factor + _at(second[0], second[1]) + 1
@@ -412,8 +445,6 @@ def _at(ranks: Positions, places: Positions) -> Positions:
     """The ranks at these places; -1 where there is no row."""
     if not len(ranks):
         return np.full(len(places), -1)
-    if _is_whole(places, len(ranks)):
-        return ranks
     return np.where(places < 0, -1, ranks[places])
 
 
