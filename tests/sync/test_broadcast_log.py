@@ -109,6 +109,17 @@ def test_what_was_sent_before_a_join_is_asked_for_and_was_not_lost() -> None:
     assert [hole.expected for hole in numbers.missing] == [True, False]
 
 
+def test_what_was_sent_before_the_log_was_found_is_not_asked_for() -> None:
+    """It is in what is read first. Asked for apart, a table was ahead of the others of a transaction."""
+    found = Head(VERSION, "nrt:public.t", "e", "10:10:", 7, 0)
+    one = ChangeLog(TableSpec("t"), found, Options(), 0.0)
+    one.adopt(Position.of("10:10:"))
+    take(one, message(8, 10, upsert(8, 1)))
+    assert not one.numbers.missing
+    take(one, message(10, 11, upsert(10, 1)))
+    assert [(hole.low, hole.high) for hole in one.numbers.missing] == [(9, 9)]
+
+
 def test_another_series_is_asked_for_and_was_not_lost() -> None:
     """A value's numbers begin anew where nothing was told of it for long: what is missing is in the log."""
     one = log()

@@ -184,10 +184,10 @@ class Hole:
 
 
 class Numbers:
-    """Which of the messages' numbers have come."""
+    """Which of the messages' numbers have come; ``top``: those up to it are in what is read first."""
 
-    def __init__(self) -> None:
-        self._top = 0
+    def __init__(self, top: int = 0) -> None:
+        self._top = top
         self._holes: list[Hole] = []
         self._joining = True
 
@@ -296,7 +296,7 @@ class ChangeLog:
         """When it was asked for the position: of what was committed before, all has come (monotonic)."""
         self.kept: list[Message] = []
         """Messages that wait for the position."""
-        self.numbers = Numbers()
+        self.numbers = Numbers(head.n)
         self.ended: Absence | None = None
         """Why there is nothing to follow any more; None while there is."""
         self.began_anew = False
@@ -320,7 +320,6 @@ class ChangeLog:
         self._emptied = 0
         """The entry of the latest TRUNCATE."""
         self._emptied_at: float | None = None
-        self.numbers.expect(head.n, now)
 
     # Messages -----------------------------------------------------------------------------------
 
