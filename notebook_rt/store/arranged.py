@@ -77,7 +77,7 @@ class Arranged(Ordered):
         else:
             of_key = {*self.index} & {*self.table.schema.key}
             levels = [
-                shown.index.get_level_values(name).array if name in of_key else shown[name].array
+                self._level(name, shown.index).array if name in of_key else shown[name].array
                 for name in self.index
             ]
             shown = shown.drop(columns=[name for name in self.index if name not in of_key])
@@ -95,17 +95,17 @@ class Arranged(Ordered):
         return dtype != wanted or (name in self.blank and is_object_dtype(wanted))
 
     def _index(self, index: pd.Index) -> pd.Index:
-        dtypes = [self.dtypes.get(name) for name in self.table.schema.key]
+        levels = [self._level(name, index) for name in self.table.schema.key]
         if isinstance(index, pd.MultiIndex):
-            levels = [
-                level if wanted is None or level.dtype == wanted else level.astype(wanted)
-                for level, wanted in zip(
-                    map(index.get_level_values, range(len(dtypes))), dtypes, strict=True
-                )
-            ]
             return pd.MultiIndex.from_arrays(levels, names=index.names)
-        wanted = dtypes[0]
-        return index if wanted is None or index.dtype == wanted else index.astype(wanted)
+        return levels[0]
+
+    def _level(self, name: str, index: pd.Index) -> pd.Index:
+        """A column of the key as the level of an index that holds it, with its dtype."""
+        wanted, level = self.dtypes.get(name), index
+        if isinstance(index, pd.MultiIndex):
+            level = index.get_level_values(name)
+        return level if wanted is None or level.dtype == wanted else level.astype(wanted)
 
     def _as_pandas(self, name: str, column: pd.Series, wanted: Any) -> pd.Series:
         """``column`` with the dtype that pandas gives it; where that is object, its typed values."""

@@ -871,20 +871,23 @@ def test_the_memory_of_what_an_operator_keeps_is_said(operator: Operator, least:
 
 
 @pytest.mark.parametrize("how", ["right", "outer"])
+@pytest.mark.parametrize("backend", [None, "numpy_nullable", "pyarrow"])
 def test_rows_of_a_join_with_both_keys_are_selected_made_distinct_and_put_together(
-    how: Any,
+    how: Any, backend: Any
 ) -> None:
-    left = Table(Schema((Column("id", "int8"), Column("g", "text"), Column("n", "int8")), ("id",)))
-    right = Table(Schema((Column("g", "text"), Column("m", "int8")), ("g",)))
+    left = Table(
+        Schema((Column("id", "int8"), Column("g", "text"), Column("n", "int8")), ("id",)), backend
+    )
+    right = Table(Schema((Column("g", "text"), Column("m", "int8")), ("g",)), backend)
     left.apply([Upsert(key, {"id": key, "g": g, "n": 1}) for key, g in enumerate("aab")])
     right.apply([Upsert(g, {"g": g, "m": 1}) for g in "abc"])
 
     def of(operator: Operator, *inputs: Derived) -> Derived:
-        made = Derived(operator, None)
+        made = Derived(operator, backend)
         made.bind([Source(one.table, one.view) for one in inputs if one.table is not None])
         return made
 
-    join = Derived(Join(Keying(("g",), None, "join"), how, ("", "")), None)
+    join = Derived(Join(Keying(("g",), None, "join"), how, ("", "")), backend)
     join.bind([Source(left), Source(right)])
     join.advance(want_changes=True)
     twice = {"double": lambda df: df["m"] * 2}
