@@ -152,7 +152,8 @@ class Node:
 
 
 RIGHTLY = re.compile(
-    "holds -0.0, which Arrow|the label of another row|the keys are .*right .*; use map"
+    "holds -0.0, which Arrow|holds NaN or -0.0, which the nullable|the label of another row"
+    "|the keys are .*right .*; use map"
 )
 """What is refused for the values that the tables have, and rows with both keys of a join beside others."""
 
