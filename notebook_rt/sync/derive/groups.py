@@ -270,4 +270,6 @@ def _typed(value: Any, kind: Kind) -> Any:
         value = value.item()
     if value != value:
         return None
+    if kind == "int" and isinstance(value, float):  # there are nulls beside it
+        return int(value)
     return value
