@@ -8,6 +8,7 @@ view shows it. Made by ``Editing.editor``; all of it holds the session's one loc
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -797,13 +798,11 @@ class Editor(PendingEdits):
         if left is None:
             rows = [r.record["theirs"] for r in records if r.record["column"] is None]
             theirs: Mapping[str, Json] | None = rows[0] if rows else {}
-            dropped = (
-                self._outbox.discard(op_id)
-                if theirs is None  # nothing is there that later edits of the row could be of
-                else self._outbox.decline(op_id, theirs, self._shared.clock())
-            )
-            ids = [one.id for one in dropped]
-            self._tell_all(lambda o: o.discard(ids, want_changes=True))
+            if theirs is None:  # nothing is there that later edits of the row could be of
+                dropped = [one.id for one in self._outbox.discard(op_id)]
+                self._tell_all(lambda o: o.discard(dropped, want_changes=True))
+            else:
+                self._give_way(op, theirs)
         else:
             left = replace(left, error="; ".join(question(r.record) for r in still))
             if not self._outbox.mend(left, decided=numbers, asks=bool(still)):
@@ -812,6 +811,16 @@ class Editor(PendingEdits):
                 )
             self._lay_everywhere([left])
         self._outbox.record(op, *decided)
+
+    def _give_way(self, op: Op, theirs: Mapping[str, Json]) -> None:
+        self._outbox.decline(op.id, theirs, self._shared.clock())
+        if op.kind != "insert" or not theirs:
+            self._tell_all(lambda o: o.discard([op.id], want_changes=True))
+            return
+        now = time.monotonic()
+        self._tell_all(
+            lambda o: o.give_way(op.id, o.schema.decode(theirs), now=now, want_changes=True)
+        )
 
 
 def _name_of(frame: pd.DataFrame) -> Any:

@@ -300,6 +300,29 @@ class Overlay:
             del self.dropped[next(iter(self.dropped))]
         return self._refresh(touched, [], want_changes)
 
+    def give_way(
+        self, op: str, row: Row, *, now: float, want_changes: bool = False
+    ) -> Sequence[RowChange]:
+        """Take an insert away under whose key another writer's row stands, and show that row.
+
+        What the server has said of the key counts more than ``row``; if it has said nothing, a read is to
+        tell whether ``row`` is still right.
+
+        Parameters
+        ----------
+        op
+            The insert; nothing happens if it is not here.
+        row
+            Theirs, typed, as it was when it was read.
+        now : float
+            Monotonic seconds.
+        """
+        edit = self._stacks.get(op)
+        if edit is None or edit.key in self:
+            return self.discard([op], want_changes=want_changes)
+        self._crossed.add(op)
+        return self.settle(op, row, now=now, want_changes=want_changes)
+
     def settle(
         self, op: str, row: Row | None = None, *, now: float = 0.0, want_changes: bool = False
     ) -> Sequence[RowChange]:

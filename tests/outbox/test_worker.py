@@ -232,6 +232,7 @@ async def test_later_edits_of_a_row_that_is_theirs_after_all_are_edits_of_theirs
     k.editor.edit(key, {"price": 5})
     k.editor.edit(key, {"n": 4, "tags": ["mine", "later"]})
     k.editor.resolve(key, choice="theirs")
+    assert k.view(key)["note"] == "theirs", "before any event or read tells of it"
     assert [(op.kind, op.state, op.blocked) for op in k.outbox.ops()] == [
         ("update", "waiting", False)
     ]

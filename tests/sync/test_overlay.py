@@ -231,6 +231,32 @@ def test_an_insert_is_shown_and_stays_in_place_when_it_is_answered(overlay: Over
     assert list(shown(overlay)) == [1, 2, 3, 9]
 
 
+@pytest.mark.parametrize("behind", [False, True])
+def test_an_insert_that_gives_way_leaves_their_row_in_its_place(
+    make: Callable[[Schema], View], behind: bool
+) -> None:
+    suspected: list[Key] = []
+    overlay = Overlay(make(SCHEMA), SCHEMA, STRATEGIES, suspect=suspected.append)
+    overlay.put([Edit("i", "insert", 9, row(9, "mine"), {}, 0)])
+    if behind:
+        overlay.put([edit("u", 9, {"n": 0}, n=1)])
+    (change,) = overlay.give_way("i", row(9, "theirs", 7), now=5, want_changes=True)
+    assert (change.kind, overlay.view(9)) == ("update", row(9, "theirs", 8 if behind else 7))
+    assert suspected == [9], "it may have changed since it was read"
+    overlay.admit(9, sent_at=6)
+    overlay.apply([Upsert(9, row(9, "newer", 3))])
+    assert overlay.view(9) == row(9, "newer", 4 if behind else 3)
+
+
+def test_what_was_heard_of_their_row_counts_more_than_what_was_read_before(
+    overlay: Overlay,
+) -> None:
+    overlay.put([Edit("i", "insert", 9, row(9, "mine"), {}, 0)])
+    overlay.apply([Upsert(9, row(9, "newer"))])
+    overlay.give_way("i", row(9, "theirs"), now=5)
+    assert overlay.view(9) == row(9, "newer")
+
+
 def test_a_row_that_they_deleted_leaves_and_its_edit_is_kept(overlay: Overlay) -> None:
     overlay.put([edit("e", 1, {"a": "a"}, a="mine")])
     overlay.apply([Delete(1)])
