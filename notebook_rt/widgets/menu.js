@@ -46,7 +46,10 @@ export function openMenu(parent, label, items, place, left) {
     );
     if (item.keys) button.setAttribute("aria-keyshortcuts", item.keys.replace("⌘", "Meta+").replace("Ctrl", "Control"));
     if (!item.off) buttons.push(button);
-    button.addEventListener("pointerenter", () => !item.off && button.focus());
+    // Not pointerenter: a menu that opens under a pointer at rest would take the focus from the keys.
+    button.addEventListener("pointermove", (event) => {
+      if (!item.off && (event.movementX || event.movementY)) button.focus();
+    });
     return button;
   }));
   const root = () => /** @type {Document | ShadowRoot} */ (parent.getRootNode());

@@ -64,6 +64,7 @@ def test_what_a_menu_offers_is_done_and_the_focus_stays(browser: Browser) -> Non
         menu.wait_for(state="detached")
         page.keyboard.press("ArrowDown")
         grid.locator('[data-row="3"] .l1.active').wait_for()
+        grid.locator('[data-row="6"] .l1').hover()  # the menu opens under it, and is the keys'
         page.keyboard.press("Shift+F10")
         menu.wait_for()
         assert menu.get_attribute("aria-label") == "symbol, row 4"

@@ -110,8 +110,9 @@ def test_what_a_cell_and_a_row_were_is_in_the_menu(notebook: OpenNotebook) -> No
     expect(dialog).to_have_count(0)
     page.keyboard.press("ArrowDown")  # the focus is the grid's again
     page.keyboard.press("Shift+F10")
-    page.keyboard.press("h")
-    page.keyboard.press("h")
+    for item in ("History of the cell", "History of the row"):
+        page.keyboard.press("h")
+        expect(grid.get_by_role("menuitem", name=item)).to_be_focused()
     page.keyboard.press("Enter")
     dialog = grid.get_by_role("dialog", name="History of symbol BBB")
     step = dialog.locator("li").first
