@@ -111,6 +111,7 @@ def change(table: Table, derived: Derived, count: int, rng: np.random.Generator)
     return time.perf_counter() - began
 
 
+Measured = tuple[str, dict[str, float]]
 Peer = Callable[[], object]
 Keeper = Callable[[pd.DataFrame], object]
 """Takes rows of id, price and size that have changed, and gives the result."""
@@ -129,7 +130,7 @@ def kept(keeper: Keeper, rows: int, count: int, times: int, rng: np.random.Gener
     return 1000 * statistics.median(found)
 
 
-def measure(rows: int) -> list[tuple[str, dict[str, float]]]:
+def measure(rows: int, repeats: int = 7, changes: int = CHANGES) -> list[Measured]:
     """Each operator: the milliseconds of each way."""
     table = table_of(rows)
     symbols = symbols_of()
@@ -137,16 +138,16 @@ def measure(rows: int) -> list[tuple[str, dict[str, float]]]:
     rng = np.random.default_rng(1)  # one for all: the same changes again would change nothing
     for name, (make, peers) in operators(table.snapshot(), symbols.snapshot()).items():
         tables = inputs(name, table, symbols)
-        times = in_turns({"first build": partial(build, tables, make), **peers}, 7)
+        times = in_turns({"first build": partial(build, tables, make), **peers}, repeats)
         derived = build(tables, make)
         # what is made once, for all changes to come
         times["first change"] = 1000 * change(table, derived, 1, rng)
         change(table, derived, 100, rng)
         times["one change"] = 1000 * statistics.median(
-            [change(table, derived, 1, rng) for _ in range(CHANGES)]
+            [change(table, derived, 1, rng) for _ in range(changes)]
         )
         times["100 changes"] = 1000 * statistics.median(
-            [change(table, derived, 100, rng) for _ in range(CHANGES // 10)]
+            [change(table, derived, 100, rng) for _ in range(changes // 10)]
         )
         times["bytes a row"] = derived.nbytes / rows
         times["of it state"] = derived.operator.nbytes / rows
@@ -158,7 +159,7 @@ def measure(rows: int) -> list[tuple[str, dict[str, float]]]:
         found.append((name, times))
     for smaller in SMALLER:
         if smaller < rows:
-            changed = one_change(smaller)
+            changed = one_change(smaller, changes)
             for name, times in found:
                 times[at(smaller)] = changed[name]
     return found
@@ -174,7 +175,7 @@ def inputs(name: str, table: Table, symbols: Table) -> list[Table]:
     return [table, symbols] if "join" in name or "merge" in name else [table]
 
 
-def one_change(rows: int) -> dict[str, float]:
+def one_change(rows: int, changes: int) -> dict[str, float]:
     """The milliseconds of one change, of each operator."""
     table, symbols, rng = table_of(rows), symbols_of(), np.random.default_rng(1)
     found = {}
@@ -182,7 +183,7 @@ def one_change(rows: int) -> dict[str, float]:
         derived = build(inputs(name, table, symbols), make)
         for _ in range(5):
             change(table, derived, 1, rng)
-        times = [change(table, derived, 1, rng) for _ in range(CHANGES)]
+        times = [change(table, derived, 1, rng) for _ in range(changes)]
         found[name] = 1000 * statistics.median(times)
     return found
 
@@ -374,7 +375,7 @@ def stream_of(frame: pd.DataFrame) -> bytes:
 def run(quick: bool) -> list[Result]:
     """One change and the first build, beside what computes it anew."""
     results = []
-    for name, times in measure(2_000 if quick else 1_000_000):
+    for name, times in measure(*(2_000, 1, 20) if quick else (1_000_000,)):
         results.append(Result("derive", f"{name}: one change", OURS, times["one change"]))
         results += [
             Result("derive", f"{name}: one change", who, times[who])
