@@ -19,11 +19,13 @@ def live(url: str, key: str, table: str) -> None:
     """Keep the table until the end."""
     keeping.PAUSE = 0.01  # a kill meets more of what is written
     shelf.LEAST_JOURNAL = 20_000
+    began = time.perf_counter()
     session = nrt.connect(url, key)
     frame = session.table(table, keep=True)
     shown = frame.df
+    took = time.perf_counter() - began
     torn = int((shown["b"] != 7 * shown["a"]).sum())
-    say("shown", len(shown), torn, session.metrics["kept_refused"], frame.status)
+    say("shown", len(shown), torn, session.metrics["kept_refused"], frame.status, took)
     frame.wait()
     while frame.status != "live":
         session.health  # noqa: B018  as a user does who looks
