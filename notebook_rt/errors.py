@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
@@ -419,12 +420,13 @@ class NotBroadcastError(TableError):
     """
 
     def __init__(self, schema: str, table: str, reason: str, scope: str = "") -> None:
-        named = table if schema == "public" else f"{schema}.{table}"
+        of = "" if schema == "public" else f"--schema {shlex.quote(schema)} "
+        command = f"notebook-rt doctor --sql {of}{shlex.quote(table)}"
         todo = (
             f'name the value whose rows are to be followed, as in filter={{"{scope}": ...}}, or, with the '
             "table in the publication supabase_realtime,"
             if scope
-            else f"run the SQL that `notebook-rt doctor --sql {named}` prints, or"
+            else f"run the SQL that `{command}` prints, or"
         )
         super().__init__(
             schema,

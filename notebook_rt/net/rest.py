@@ -115,7 +115,8 @@ class RestClient:
             request = Request(method, path, query.params, None, prefer, schema)
         else:
             path = f"/rest/v1/rpc/{_segment(query.rpc)}"
-            request = Request("POST", path, query.params, query.args or {}, prefer, schema)
+            home = query.rpc_schema or schema
+            request = Request("POST", path, query.params, query.args or {}, prefer, home)
         async with self._reads:
             answer = await self.request(
                 request, table, exact_numbers=exact_numbers, purpose=purpose

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -48,6 +48,10 @@ class Change(msgspec.Struct, frozen=True):
     than the one before of the same key; the key goes beside it."""
 
 
+OPTIONAL_SQL_SCHEMA: Final = "public"
+"""Where the functions of the optional SQL are, whatever schema a table is in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """A read over REST. ``params`` are PostgREST's query parameters, in order, unencoded."""
@@ -62,6 +66,8 @@ class Query:
     """No body: only the count."""
     rpc: str | None = None
     """Call this function instead of reading the table; ``args`` is its body."""
+    rpc_schema: str | None = None
+    """Where ``rpc`` is, if not in the table's own schema."""
     args: Mapping[str, Any] | None = None
     describe: tuple[str, ...] = ()
     """Read what the server says of these tables instead of rows, into ``Page.value``: the answer of

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
@@ -27,7 +27,7 @@ from notebook_rt.errors import AnswerTooLargeError, StatementTimeoutError
 from notebook_rt.model.rows import Key, WireRow
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
-from notebook_rt.sync.events import Change, Page, Query
+from notebook_rt.sync.events import OPTIONAL_SQL_SCHEMA, Change, Page, Query
 from notebook_rt.sync.table.flows import Ask, ReadRefusedError
 from notebook_rt.sync.table.heads import question
 from notebook_rt.sync.table.horizon import Read
@@ -509,7 +509,7 @@ class ChangeLog:
         while True:
             args = {**asked, "p_bytes": PAGE_BYTES}
             try:
-                (read,) = yield [Query((), rpc=SINCE, args=args, refusable=True)]
+                (read,) = yield [_call(SINCE, args)]
             except ReadRefusedError as refused:
                 if isinstance(refused.error, StatementTimeoutError | AnswerTooLargeError):
                     return None
@@ -583,7 +583,11 @@ def _as_committed(
 def head_query(spec: TableSpec) -> Query:
     """Ask whether a table's changes are broadcast, and where its log is."""
     args = {f"p_{name}": value for name, value in _named(spec).items()}
-    return Query((), rpc=HEAD, args=args, refusable=True)
+    return _call(HEAD, args)
+
+
+def _call(function: str, args: Mapping[str, Any]) -> Query:
+    return Query((), rpc=function, rpc_schema=OPTIONAL_SQL_SCHEMA, args=args, refusable=True)
 
 
 def _named(spec: TableSpec) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from notebook_rt.model.filters import Condition
 from notebook_rt.model.rows import Key
 from notebook_rt.model.types import canonical, decoder, kind
-from notebook_rt.sync.events import Query
+from notebook_rt.sync.events import OPTIONAL_SQL_SCHEMA, Query
 from notebook_rt.sync.table.flows import Ahead, Ask
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.replica import Replica
@@ -258,4 +258,5 @@ class Digest:
             "conditions": [*spec.filter.to_audit(), *(one.to_audit() for one in within)],
             "buckets": BUCKETS,
         }
-        return Query((), rpc=function, args={**table, **key, **more})
+        args = {**table, **key, **more}
+        return Query((), rpc=function, rpc_schema=OPTIONAL_SQL_SCHEMA, args=args)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from notebook_rt.sync.events import Page, Query
+from notebook_rt.sync.events import OPTIONAL_SQL_SCHEMA, Page, Query
 
 HEADS: Final = "notebook_rt_heads"
 MOST: Final = 100
@@ -20,13 +20,17 @@ MOST: Final = 100
 
 def question(asked: Mapping[str, Any]) -> Query:
     """Ask for the head of one log; ``asked`` says which, and what is known of it."""
-    return Query((), rpc=HEADS, args={"p_tables": [dict(asked)]}, refusable=True)
+    return _of([dict(asked)])
 
 
 def combined(questions: Sequence[Query]) -> Query:
     """One question in place of several."""
-    asked = [one for each in questions for one in (each.args or {})["p_tables"]]
-    return Query((), rpc=HEADS, args={"p_tables": asked}, refusable=True)
+    return _of([one for each in questions for one in (each.args or {})["p_tables"]])
+
+
+def _of(tables: list[dict[str, Any]]) -> Query:
+    args = {"p_tables": tables}
+    return Query((), rpc=HEADS, rpc_schema=OPTIONAL_SQL_SCHEMA, args=args, refusable=True)
 
 
 def answers(page: Page, count: int) -> list[Page]:
