@@ -396,7 +396,7 @@ def test_a_change_on_its_way_to_the_last_login_is_not_shown_to_the_next(
 
         def change_login() -> None:
             driver.login_changed()
-            driver.change(late)
+            driver.subscription.change(late)
 
         rt._thread.call(change_login)
         assert list(frame.df.index) == [2]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.model.rows import Key, RowChange
-from notebook_rt.store.table import changes_between
+from notebook_rt.store.contents import changes_between
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,8 +1,8 @@
 """One live table's driver: feeds the mirror with what happens, and carries out what it says.
 
 Everything runs on the loop thread; the user's thread reads ``table`` (which has a lock of its own)
-and the plain attributes, and waits with ``wait_ready``. What the socket and REST bring
-comes through one bounded ``Buffer``, in order.
+and the plain attributes, and waits with ``wait_ready``. What the socket (its ``Subscription``) and REST
+bring comes through one bounded ``Buffer``, in order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -24,8 +24,6 @@ import pyarrow as pa
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import (
-    AuthError,
-    ChannelRefusedError,
     ClosedError,
     FilterError,
     MissingColumnError,
@@ -40,46 +38,37 @@ from notebook_rt.model.rows import Key, Row, RowChange, Rows, at_most
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Backend, Schema
 from notebook_rt.net.loop import WakingLock
-from notebook_rt.net.registry import CHANGES_ONLY, Place
 from notebook_rt.runtime.buffer import Buffer
 from notebook_rt.runtime.feed import Feed, T, Verdict
+from notebook_rt.runtime.grants import KNOW_SECONDS, Grants
 from notebook_rt.runtime.keeping import Disk, Keeping, Warm
+from notebook_rt.runtime.lateness import Lateness
 from notebook_rt.runtime.reader import Reader
 from notebook_rt.runtime.recording import Recording
 from notebook_rt.runtime.services import Services
-from notebook_rt.runtime.topics import NOT_REPLICATING, REPLICATING, SharedTopic
+from notebook_rt.runtime.subscription import Subscription
 from notebook_rt.runtime.waiting import Checks, Question
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.telling import Telling
-from notebook_rt.sync.clock import Freshness
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.events import (
     AuditNow,
-    Binding,
     Broken,
     Cancel,
-    Change,
     Closed,
     ColumnsSuspect,
-    Confirmed,
     Effect,
     Event,
     Failed,
     Fetch,
     Gap,
-    Hint,
-    Joined,
-    Lost,
     Progress,
     Published,
     Ranked,
-    Received,
     ReceivedMany,
-    ReceivedMessages,
-    Refused,
     Rejoin,
     RowSuspect,
     Shown,
@@ -94,12 +83,7 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.query.requery import Requery
 from notebook_rt.sync.table.again import Again
-from notebook_rt.sync.table.broadcast import commit_time
-from notebook_rt.sync.table.discovery import described
 from notebook_rt.sync.table.mirror import Mirror
-
-if TYPE_CHECKING:
-    from notebook_rt.net.websocket.topic import SocketChannel
 
 logger = logging.getLogger("notebook_rt")
 
@@ -107,10 +91,6 @@ FLOOD = 50
 """Changes in one batch from which on their old and new rows are worked out later, if ever."""
 ANOTHER_LOGIN = "another login"
 """Why what is shown may be what this login does not see."""
-STREAM_TRIES = 3
-"""Joins of which the server says that it does not stream broadcasts, before changes come another way."""
-KNOW_SECONDS = 5.0
-"""How long an edit waits for what it must know of the table: its columns, the login's grants."""
 
 
 class TableDriver(Feed):
@@ -134,7 +114,6 @@ class TableDriver(Feed):
     ) -> None:
         super().__init__(spec.table, services.thread, services.options, services.metrics)
         self.spec = spec
-        self.topic = topic
         self.services = services
         self.dtype_backend: Backend = dtype_backend
         self.drifted = 0
@@ -143,17 +122,8 @@ class TableDriver(Feed):
         """Whether the last audit has replaced rows."""
         self.audited_at: float | None = None
         """Monotonic time of the last audit; None before the first."""
-        self._freshness = Freshness(self.options.behind_after)
         self._checks = Checks()
         self._questions: list[Question] = []
-        self._role = services.rest.credentials.role
-        """Whose grants are known."""
-        self._grants: tuple[str, ...] | None = None
-        """What this login may do, as the server said last; None: it did not."""
-        self._late = False
-        self._lateness: asyncio.TimerHandle | None = None
-        """Tells by how much, while it is late."""
-        """Whether the change that was applied last was late."""
         self.mirror = self._machine()
         self.lazy = lazy
         """Begins when it is looked at, and ends when it is not any more."""
@@ -179,14 +149,11 @@ class TableDriver(Feed):
         self._again_timer: asyncio.TimerHandle | None = None
         self._asking_again = False
         """In error, and tried anew beneath it."""
-        self._waiting_since: float | None = None
-        self._refused: str | None = None
-        """What Realtime said when it refused the table; told once REST has spoken."""
-        self.place = Place(services.registry, topic, self, priority)
-        self._followed: tuple[str, SharedTopic] | None = None
-        """The topic on which the database broadcasts its changes."""
-        self._unstreamed = 0
-        """Joins in a row of which the server said that it does not stream broadcasts."""
+        self._lateness = Lateness(self, self._buffer)
+        self.grants = Grants(self)
+        """What this login may do to the table."""
+        self.subscription = Subscription(self, topic, self._buffer, priority)
+        self.place = self.subscription.place
         self._started = False
         self.disk: Disk | None = None
         """Where its past may be written."""
@@ -196,8 +163,6 @@ class TableDriver(Feed):
         """Records its past; None: nobody asked for that."""
         self._early: list[Event] | None = None
         """What happens while it is read what was kept; None: that is over."""
-        self._unjoined = False
-        """Nobody has joined since another login: what comes yet under the same topic is the last one's."""
 
     def _machine(self) -> Mirror | Requery:
         """What decides; this carries out what it says."""
@@ -304,7 +269,7 @@ class TableDriver(Feed):
         self._feed(Tick())
         if self._asking_again:
             return  # no channel for a table that is not there: it is joined once REST has spoken
-        self._rejoin()  # where it is not known yet what to join, a Rejoin comes
+        self.subscription.rejoin()  # where it is not known yet what to join, a Rejoin comes
 
     def close(self) -> None:
         """The last user let go."""
@@ -317,8 +282,7 @@ class TableDriver(Feed):
             self.recording.close()
         self._feed(Closed())
         self.set_status("closed", "closed")
-        self.place.leave()
-        self._follow(None)
+        self.subscription.close()
         self._stop_work()
         self.settle(ClosedError(f'table "{self.spec.table}"'))
 
@@ -339,8 +303,7 @@ class TableDriver(Feed):
         if not self._started or self.status == "closed":
             return
         filled = self.filled
-        self.place.leave()
-        self._unjoined = True
+        self.subscription.leave_login()
         self._publish_edits()
         with self.services.lock:
             gone: Sequence[RowChange] = ()
@@ -351,7 +314,7 @@ class TableDriver(Feed):
             self._forget()
             if self.recording is not None:
                 self.recording.drop()
-            self._grants, self._role = None, self.services.rest.credentials.role
+            self.grants.forget()
         self.set_status("loading", "another login: its rows are read")
         self.login_version = self.version + filled
         if filled:
@@ -377,10 +340,10 @@ class TableDriver(Feed):
         self._stop_work()
         if self.recording is not None:
             self.recording.lose(self.reason)
-        self.mirror, self._refused = self._machine(), None
+        self.mirror, self.subscription.refused = self._machine(), None
         self._made.clear()
         self.drifted, self.audited_at = 0, None
-        self._freshness = Freshness(self.options.behind_after)
+        self._lateness.forget()
 
     def _forget(self) -> None:
         self._renew()
@@ -431,51 +394,12 @@ class TableDriver(Feed):
     @property
     def behind(self) -> float:
         """Seconds by which the table is behind the server, as far as is known."""
-        now = time.monotonic()
-        behind = self._freshness.behind(now, audited=self.options.audit_interval > 0)
-        oldest, since = self._buffer.oldest, self._waiting_since
-        if oldest is not None:
-            behind = max(behind, self.services.rest.server_clock.lag(oldest, now))
-        return behind if since is None else max(behind, now - since)
+        return self._lateness.behind
 
     @property
     def late(self) -> float:
         """Seconds by which changes came late, until none has for a while; 0.0: none did."""
-        return self._freshness.late(time.monotonic())
-
-    def _measure(self, event: Received | ReceivedMany | ReceivedMessages) -> None:
-        """Note how late what was applied just now is."""
-        match event:
-            case Received(change):
-                latest = change.commit_time
-            case ReceivedMany(changes):
-                latest = changes[-1].commit_time
-            case ReceivedMessages(payloads):
-                latest = commit_time(payloads[-1])
-        if latest is None or self.mirror.status != "live":
-            return
-        rest, now = self.services.rest, time.monotonic()
-        self.services.metrics.lagged(max(0.0, rest.clock() - latest), now)
-        lag = rest.server_clock.lag(latest, now)
-        self._freshness.applied(lag, now)
-        late, was_late = lag > self.options.behind_after, self._late
-        self._late = late
-        if late and not was_late:
-            if self.mirror.topic is None:  # else numbers show whether something is lost
-                self._buffer.event(Hint(f"changes come {lag:.0f} s late"))
-            if self._lateness is None:
-                self._tell_while_late()
-        elif late != was_late:
-            self.services.on_facts()
-
-    def _tell_while_late(self) -> None:
-        """Tell by how much, once a second: by when it is over, nothing else may happen."""
-        self._late = self.behind > self.options.behind_after and self.status != "closed"
-        self._lateness = None
-        self.services.on_facts()
-        if self._late or (self.late and self.status != "closed"):
-            loop = asyncio.get_running_loop()
-            self._lateness = loop.call_later(1.0, self._tell_while_late)
+        return self._lateness.late
 
     def verify(self) -> concurrent.futures.Future[Verdict]:
         verdict = self._checks.ask()
@@ -540,110 +464,19 @@ class TableDriver(Feed):
             self._again_timer = None
         self._asking_again = False
 
-    # What the channel tells (registry.Owner)
-
-    def config(self) -> Mapping[str, Any]:
-        return CHANGES_ONLY
-
-    def bindings(self) -> tuple[Binding, ...]:
-        return self.mirror.bindings
-
-    def joined(self, channel: SocketChannel) -> None:
-        self._unjoined = False
-        self._buffer.event(Joined())
-
-    def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
-        if error is not None:
-            # A topic that is refused for good: changes come another way, if they may.
-            final = isinstance(error, ChannelRefusedError) and self.mirror.topic is not None
-            self._buffer.event(Refused(error, final=final))
-        self._buffer.event(Lost(reason))
-
-    def evicted(self) -> None:
-        self._buffer.event(Lost(self.services.registry.crowd))
-
-    def token_refused(self, error: AuthError) -> None:
-        """Reads are refused, too, and say so."""
-
-    def change(self, change: Change | None) -> None:
-        if self._unjoined:
-            return
-        if self.services.rate.came(1, time.monotonic()):
-            self.services.on_overload()
-        self._buffer.change(change)
+    # What its subscription asks (subscription.Subscriber)
 
     def overloaded(self) -> None:
         """The server may be dropping changes of this table as well."""
         if self._started:
             self._buffer.event(Tick())  # its machine looks at the rate with each event
 
-    def system(self, payload: Mapping[str, Any]) -> None:
-        message = str(payload.get("message", ""))
-        if self.mirror.topic is not None:
-            self._streamed(message, payload.get("status") == "ok")
-        elif payload.get("extension") != "postgres_changes":
-            self.services.metrics.last_error = message
-            self._buffer.event(
-                Hint("")
-            )  # no doubt: what it announces (a cut) is a gap when it comes
-        elif payload.get("status") == "ok":
-            self._buffer.event(Confirmed())
-        else:
-            self._refused = message
-            self._tell_refused()
-
-    def _streamed(self, message: str, ok: bool) -> None:
-        """The server has said of a topic that broadcasts from the database come, or another word."""
-        if ok and message == REPLICATING:
-            self._unstreamed = 0
-            self._buffer.event(Confirmed())
-        elif message == NOT_REPLICATING:
-            self._unstreamed += 1
-            error = ServerError(f'streaming table "{self.spec.table}"', 500, message)
-            self._buffer.event(Refused(error, final=self._unstreamed >= STREAM_TRIES))
-        elif not ok:
-            self.services.metrics.last_error = message
-            self._buffer.event(Gap(message))
-
-    def broadcast(self, payload: Mapping[str, Any]) -> None:
-        """Changes by broadcast come as `message`, by the table's topic."""
-
-    def message(self, payload: object) -> None:
-        if self._counts(1):
-            self._buffer.message(payload)
-
-    def catch_up_messages(self) -> None:
-        self._buffer.flush()
-
-    def take_messages(self, payloads: Sequence[object]) -> Callable[[], None]:
-        if not self._counts(len(payloads)):
-            return lambda: None
-        return self._handle(ReceivedMessages(payloads))
-
-    def _counts(self, messages: int) -> bool:
-        """Whether messages that came are this login's; counted, then."""
-        if self._unjoined:
-            return False
-        if self.services.rate.came(messages, time.monotonic()):
-            self.services.on_overload()
-        return True
-
-    def presence(self, event: str, payload: Mapping[str, Any]) -> None:
-        pass
-
-    def gap(self, reason: str) -> None:
-        self._buffer.event(Gap(reason))
-
-    def _tell_refused(self) -> None:
-        """Realtime has one sentence for a table that is not there, has no key, is not published;
-        REST tells them apart, so it speaks first.
-        """
+    @property
+    def answered(self) -> bool:
         failed = self.error is not None and not self._asking_again
-        if self._refused is not None and (self.mirror.schema is not None or failed):
-            message, self._refused = self._refused, None
-            self._buffer.event(Refused(*self._refusal(message)))
+        return failed or self.mirror.schema is not None
 
-    def _refusal(self, message: str) -> tuple[NotebookRTError, bool]:
+    def refusal(self, message: str) -> tuple[NotebookRTError, bool]:
         """The server says why only in words (docs/design/wire.md, "Joining"); these are its own."""
         spec = self.spec
         if "Please check Realtime is enabled for the given connect parameters" in message:
@@ -658,9 +491,9 @@ class TableDriver(Feed):
     # Feeding the mirror and carrying out
 
     def _feed(self, event: Event) -> None:
-        self._handle(event)()
+        self.handle(event)()
 
-    def _handle(self, event: Event) -> Callable[[], None]:
+    def handle(self, event: Event) -> Callable[[], None]:
         """Have the machine take what happened; what this returns carries out what it says."""
         if self._early is not None:
             self._early.append(event)
@@ -691,12 +524,10 @@ class TableDriver(Feed):
             except Exception as error:  # the others are carried out: a read waits for its answer
                 failed = failed or error
         if self._asking_again and self.mirror.schema is not None and not self.place.taken:
-            self._rejoin()
-        self._waiting_since = self.mirror.waiting_since
-        if isinstance(event, Received | ReceivedMany | ReceivedMessages):
-            self._measure(event)
-        if self._refused is not None:
-            self._tell_refused()
+            self.subscription.rejoin()
+        self._lateness.waiting_since = self.mirror.waiting_since
+        self._lateness.applied(event)
+        self.subscription.tell_refused()
         if self.recording is not None:
             self.recording.hear(effects)
         if self.keeping is not None:
@@ -753,7 +584,7 @@ class TableDriver(Feed):
             case TurnOver():
                 self._begin_polls(self.services.turns.done(self._my_turn))
             case Rejoin(_):
-                self._rejoin()
+                self.subscription.rejoin()
             case Progress():
                 self.progress = effect
             case Told(what, detail):
@@ -791,36 +622,6 @@ class TableDriver(Feed):
     def _row_suspect(self, key: Key) -> None:
         """Nobody knows which is later, a change of the row or the answer to a write: read it, soon."""
         self.thread.post(self._feed, RowSuspect(key))
-
-    def allows(self, right: str) -> bool:
-        """Whether this login may write so, as far as anybody says; waits before it says no.
-
-        What was learnt may be of another login, or older than a grant, so that the server is asked again.
-        """
-        mirror, spec = self.mirror, self.spec
-        if self._grants is None and isinstance(mirror, Mirror):
-            self._grants = mirror.described.grants
-        if self._grants is None or right in self._grants:
-            return True
-        asked = self.services.rest.describe(spec.schema, (spec.table,))
-        try:
-            page = self.thread.wait(asked, KNOW_SECONDS)
-        except (NotebookRTError, TimeoutError):
-            return True  # the write waits for the server, and for its word
-        self._role = self.services.rest.credentials.role
-        self._grants = described(page.value, spec.table).grants
-        return self._grants is None or right in self._grants
-
-    def granted(self, right: str) -> bool:
-        """Whether this login may write so, as far as is known: unlike `allows` it never asks.
-
-        What is known of another role says nothing, and is asked for when something is written.
-        """
-        known = self._grants
-        if known is None and isinstance(self.mirror, Mirror):
-            known = self.mirror.described.grants
-        same = self._role == self.services.rest.credentials.role
-        return known is None or right in known or not same
 
     def know(self, columns: Collection[str]) -> None:
         """Ask the server for columns that an edit names, where no row was there to name them all; waits.
@@ -963,33 +764,6 @@ class TableDriver(Feed):
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(max(0.0, at - time.monotonic()), self._buffer.event, Tick())
 
-    def _rejoin(self) -> None:
-        """Join what the machine says: its bindings, or a topic that others may have joined already."""
-        self._follow(self.mirror.topic)
-        if self._followed is not None:
-            if not self.place.taken:
-                self.place.take()
-                self._followed[1].tell_state(self)
-        elif self.place.taken:
-            self.services.registry.rejoin(self.topic)
-        elif self.mirror.bindings:
-            self.place.take()
-
-    def _follow(self, name: str | None) -> None:
-        """Have the place on the topic of this name; None: on this table's own."""
-        if name == (self._followed and self._followed[0]):
-            return
-        self.place.leave()
-        if self._followed is not None:
-            self.services.topics.unfollow(self._followed[0], self)
-            self._followed = None
-        if name is None:
-            self.place.move(self.topic, self)
-        else:
-            shared = self.services.topics.follow(name, self)
-            self._followed = name, shared
-            self.place.move(name, shared)
-
     def _told(self, what: str, detail: Mapping[str, Any]) -> None:
         metrics = self.services.metrics
         match what:
@@ -998,7 +772,7 @@ class TableDriver(Feed):
             case "reconciled":
                 metrics.reconciliations += 1
                 self.synced_at = pd.Timestamp.now("UTC")
-                self._freshness.proven()
+                self._lateness.proven()
             case "source":
                 self.services.on_note(
                     "info",
@@ -1014,7 +788,7 @@ class TableDriver(Feed):
                 self.drifted = int(detail.get("differing", 0))
                 self.replaced = bool(self.drifted or detail.get("changed"))
                 self.audited_at = time.monotonic()
-                self._freshness.proven()
+                self._lateness.proven()
                 self.services.on_facts()
                 self._checks.audited(detail)
             case "explained":

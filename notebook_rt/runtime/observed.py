@@ -1,4 +1,5 @@
-"""A live table's driver, as those look at it that follow what it does: what keeps it, what records it."""
+"""A live table's driver, as those look at it that follow what it does: its
+subscription, what keeps it, what records it."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from notebook_rt.net.loop import LoopThread
 from notebook_rt.runtime.services import Services
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
+from notebook_rt.sync.events import Status
 from notebook_rt.sync.query.requery import Requery
 from notebook_rt.sync.table.mirror import Mirror
 
@@ -24,6 +26,7 @@ class Observed(Protocol):
     thread: LoopThread
     services: Services
     mirror: Mirror | Requery
+    status: Status
     overlay: Overlay | None
     table: Table | None
     ordered: Ordered | None

@@ -544,7 +544,7 @@ class Project:
         for driver in list(self.tables.values()):
             if not changed and driver.error is None:
                 if token != before:
-                    driver.gap(ANOTHER_LOGIN)
+                    driver.subscription.gap(ANOTHER_LOGIN)
                 continue
             if not changed:
                 driver.restart()

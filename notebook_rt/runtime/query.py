@@ -20,7 +20,6 @@ from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.runtime.services import Services
 from notebook_rt.store.table import Table, differences
 from notebook_rt.sync.connection.joins import Priority
-from notebook_rt.sync.events import Refused
 from notebook_rt.sync.query.answer import POSITION
 from notebook_rt.sync.query.requery import Requery
 
@@ -94,14 +93,13 @@ class QueryDriver(TableDriver):
         assert isinstance(rows, Table)  # _make_rows made it; the server has put it in order
         self.schema, self.table = schema, rows
 
-    def _tell_refused(self) -> None:
-        """What Realtime refuses is a table below the query; REST has nothing to say of that."""
-        if self._refused is not None:
-            message, self._refused = self._refused, None
-            self._buffer.event(Refused(*self._refusal(message)))
+    @property
+    def answered(self) -> bool:
+        """Always: what Realtime refuses is a table below the query, and REST has nothing to say of that."""
+        return True
 
-    def _refusal(self, message: str) -> tuple[NotebookRTError, bool]:
-        error, final = super()._refusal(message)
+    def refusal(self, message: str) -> tuple[NotebookRTError, bool]:
+        error, final = super().refusal(message)
         if isinstance(error, NotPublishedError):
             # One bad binding voids them all, and only the words say which it was.
             for schema, table in self.query.depends_on:

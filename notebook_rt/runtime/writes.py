@@ -603,7 +603,7 @@ class TableEdits:
 
         Refuses a ``right`` that this login has no grant for, where the project tells its grants.
         """
-        if right and not self.driver.allows(right):
+        if right and not self.driver.grants.allow(right):
             spec, role = self.driver.spec, self.writes.project.credentials.role
             named = columns if right == "update" else ()
             raise PermissionDeniedError(spec.schema, spec.table, role, right, columns=named)
@@ -620,7 +620,7 @@ class TableEdits:
 
     def granted(self, right: Right) -> bool:
         """Whether this login has the grant, as far as is known; never waits."""
-        return self.driver.granted(right)
+        return self.driver.grants.allow_as_known(right)
 
     def insert(self, values: Mapping[str, Any]) -> Key:
         """Insert a row; what it lacks of the key is made or drawn. Gives the key."""

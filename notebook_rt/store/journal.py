@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from notebook_rt.model.rows import Delete, Key, LaterChanges, Op, RowChange
 from notebook_rt.model.types import Backend, Schema
-from notebook_rt.store.table import Table, changes_between
+from notebook_rt.store.contents import changes_between
+from notebook_rt.store.table import Table
 
 _MOST: Final = 16_384
 """Operations noted; with more of them the columns take a step, however few rows they are about."""
@@ -65,8 +66,8 @@ class JournalledTable(Table):
         self._noted += len(ops)
         for op in ops:
             if op.__class__ is Delete:
-                number = self._keys.get(op.key)
-                if number is not None and number < self._born:
+                number = self._held.keys.get(op.key)
+                if number is not None and number < self._held.born:
                     self._left.setdefault(op.key, number)
 
     def _work_out(self) -> None:
@@ -94,7 +95,7 @@ class JournalledTable(Table):
 
     def _last_words(self, batches: Sequence[Sequence[Op]], keys: Iterable[Key]) -> list[Op]:
         """Of all operations on ``keys`` those that no later one covers, in their order."""
-        unsaid, found, known = set(keys), [], self._blank.keys()
+        unsaid, found, known = set(keys), [], self._held.blank.keys()
         for ops in reversed(batches):
             for op in reversed(ops):
                 if op.key in unsaid:
@@ -108,25 +109,20 @@ class JournalledTable(Table):
         self, keys: dict[Key, None], left: dict[Key, int]
     ) -> dict[Key, dict[str, Any] | None]:
         """The rows of ``keys`` as the columns have them, without what was noted since."""
-        rows: dict[Key, dict[str, Any] | None] = dict.fromkeys(keys)
-        numbers = {**self._keys.numbers(keys), **{key: left[key] for key in keys if key in left}}
-        there = {key: number for key, number in numbers.items() if number < self._born}
-        if there:
-            places = self._places(list(there.values()))
-            columns = [column.values(places) for column in self._columns.values()]
-            for key, values in zip(there, zip(*columns, strict=True), strict=True):
-                rows[key] = dict(zip(self._columns, values, strict=True))
-        return rows
+        held = self._held
+        numbers = {**held.keys.numbers(keys), **{key: left[key] for key in keys if key in left}}
+        there = {key: number for key, number in numbers.items() if number < held.born}
+        return {**dict.fromkeys(keys), **held.stored(there)}
 
     def _play(self, ops: Sequence[Op], rows: dict[Key, dict[str, Any] | None]) -> None:
         """Apply ``ops`` to those of ``rows`` that they are about; the dicts in it are not touched."""
-        known = self._blank
+        known = self._held.blank
         for op in ops:
             if op.key not in rows:
                 continue
             if isinstance(op, Delete):
                 rows[op.key] = None
                 continue
-            row = rows[op.key] or self._whole(op.key, {})
+            row = rows[op.key] or self._held.whole(op.key, {})
             given = {name: value for name, value in op.row.items() if name in known}
             rows[op.key] = {**row, **given}

@@ -13,8 +13,9 @@ from collections.abc import Collection, Iterable, Sequence
 
 from notebook_rt.model.rows import Key, Row, RowChange
 from notebook_rt.model.types import differs
+from notebook_rt.store.contents import changes_between
 from notebook_rt.store.order import Ordered
-from notebook_rt.store.table import Table, changes_between, differences
+from notebook_rt.store.table import Table, differences
 
 
 class Telling:

@@ -14,7 +14,7 @@ from notebook_rt.net.loop import shared
 from notebook_rt.options import Options
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df, combined
 from notebook_rt.runtime.feed import Feed
-from notebook_rt.store.table import changes_between
+from notebook_rt.store.contents import changes_between
 from notebook_rt.sync.connection.health import Metrics
 
 rows = st.builds(lambda a, b: {"a": a, "b": b}, st.integers(0, 2), st.none() | st.just("x"))

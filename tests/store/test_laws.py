@@ -28,8 +28,7 @@ from hypothesis.stateful import (
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Delete, Key, Op, Upsert, WireRow
 from notebook_rt.model.types import Column, Schema, equal, to_json
-from notebook_rt.store import columns, dense, keys
-from notebook_rt.store import table as table_module
+from notebook_rt.store import columns, contents, dense, keys
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from tests.store.model import Model
@@ -73,9 +72,9 @@ SMALL = [
     (dense, "_ROWS_A_HOLE", 4),
     (keys, "_RECENT", 3),
     (keys, "_FEW", 1),
-    (table_module, "_BESIDE", 4),
-    (table_module, "_SPARSE", 2),
-    (table_module, "_PENDING", 3),
+    (contents, "_BESIDE", 4),
+    (contents, "_SPARSE", 2),
+    (contents, "_PENDING", 3),
 ]
 
 
@@ -229,7 +228,7 @@ class TableLaws(RuleBasedStateMachine):
 
     def _kept(self) -> set[int]:
         """The memory that the table writes to."""
-        return {id(array) for column in self.table._columns.values() for array in own(column)}
+        return {id(array) for column in self.table.columns().values() for array in own(column)}
 
     @rule(name=st.sampled_from(["k0", "c0"]))
     def hold_arrays(self, name: str) -> None:

@@ -311,7 +311,7 @@ def test_the_buffers_are_at_most_two_and_a_half_times_the_frames_own() -> None:
     for seed in range(4):
         table.apply(changes(seed))
         frame = table.snapshot()
-    buffers = sum(column.nbytes for column in table._columns.values())
+    buffers = sum(column.nbytes for column in table.columns().values())
     assert buffers < 2.5 * frame.memory_usage().sum()
     assert table.nbytes > buffers  # the keys come on top; the benchmark reports the sum
 

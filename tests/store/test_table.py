@@ -11,7 +11,7 @@ import pytest
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Delete, Op, RowChange, Upsert
 from notebook_rt.model.types import Column, Schema
-from notebook_rt.store import table as table_module
+from notebook_rt.store import contents
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.touched import RANK
@@ -265,7 +265,7 @@ def test_what_was_touched_is_told_by_ranks_that_the_table_still_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So many rows have left that the step to come numbers the rows anew: the whole is to be read."""
-    monkeypatch.setattr(table_module, "_SPARSE", 2)
+    monkeypatch.setattr(contents, "_SPARSE", 2)
     table = Table(SCHEMA)
     table.apply([Upsert(key, {"n": key}) for key in range(8)])
     follower = table.follow()

@@ -28,7 +28,7 @@ from notebook_rt.errors import DerivationError
 from notebook_rt.model.filters import parse
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import Column, Schema, equal, to_json
-from notebook_rt.store import table as table_module
+from notebook_rt.store import contents
 from notebook_rt.store import touched as touched_module
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.table import Table
@@ -732,7 +732,7 @@ def play(data: st.DataObject) -> None:
     draw = data.draw
     with pytest.MonkeyPatch.context() as patch:
         if draw(st.booleans()):  # the limits that a table of ten rows never meets
-            patch.setattr(table_module, "_SPARSE", 2)
+            patch.setattr(contents, "_SPARSE", 2)
             patch.setattr(touched_module, "_LEAST", draw(st.sampled_from([3, 256])))
             patch.setattr(join_module, "_FEW", draw(st.sampled_from([1, 4])))
             patch.setattr(sort_module, "_BLOCK", 2)
@@ -768,7 +768,7 @@ def play(data: st.DataObject) -> None:
 def test_a_join_is_true_when_its_table_numbers_its_rows_anew_in_the_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(table_module, "_SPARSE", 2)
+    monkeypatch.setattr(contents, "_SPARSE", 2)
     trades = Table(Schema((Column("id", "int8"), Column("g", "text")), ("id",)))
     symbols = Table(Schema((Column("g", "text"), Column("m", "int8")), ("g",)))
     trades.apply([Upsert(key, {"id": key, "g": "abcd"[key % 4]}) for key in range(12)])

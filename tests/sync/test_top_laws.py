@@ -18,7 +18,7 @@ from notebook_rt.edits.merge import Edit
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.model.rows import Delete, Op, Upsert
 from notebook_rt.model.types import Column, Schema
-from notebook_rt.store import table as table_module
+from notebook_rt.store import contents
 from notebook_rt.store import touched as touched_module
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.sync.derive import top as top_module
@@ -170,7 +170,7 @@ def test_the_first_rows_by_key_are_true_after_my_insert_of_one_is_refused() -> N
 def play(data: st.DataObject) -> None:
     draw = data.draw
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table_module, "_SPARSE", draw(st.sampled_from([2, 1024])))
+        patch.setattr(contents, "_SPARSE", draw(st.sampled_from([2, 1024])))
         patch.setattr(touched_module, "_LEAST", draw(st.sampled_from([3, 256])))
         patch.setattr(top_module, "_RESERVE", draw(st.sampled_from([0, 1, 3])))
         backend = draw(st.sampled_from([None, None, "numpy_nullable", "pyarrow"]))

@@ -1,0 +1,459 @@
+"""What a table holds: its columns, which row a key means, and what was noted since the last step.
+
+In go typed operations, out come typed rows. A row has a number, given when it arrives and never given
+again, so numbers rise in the table's order, and a row's position is its number less the rows before it
+that have left. What ``write`` is given is only noted, the last word per row and column; ``step`` makes
+one ``Step`` of it, which every column takes that it touches (``store.dense``).
+
+A derived table says the order itself: a row's number is its rank (`RANK`), a row that comes is put in
+between its neighbours, and one that gets another rank leaves and comes.
+
+Nothing here locks or tells anybody: that is for ``store.table``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, Upsert
+from notebook_rt.model.types import Backend, Column, Schema, differs, kind
+from notebook_rt.store.column import ColumnStore
+from notebook_rt.store.columns import FixedColumn, TextColumn, column_of, of_parts, pick
+from notebook_rt.store.dense import Positions, Step
+from notebook_rt.store.encode import unequal
+from notebook_rt.store.frozen import freeze
+from notebook_rt.store.keys import Keys
+from notebook_rt.store.marks import Kept
+from notebook_rt.store.parallel import in_parallel
+from notebook_rt.store.touched import RANK
+
+_NONE: Final[Positions] = np.empty(0, "int64")
+_PENDING: Final = 8192
+"""Rows whose changes are kept as dicts at most, or an eighth of the table; then they are taken."""
+
+_SPARSE: Final = 1024
+"""Numbers of rows that left are kept at least so long before the rows are numbered anew."""
+
+_BESIDE: Final = 100_000
+"""Rows from which on text that is made anew is made on a thread of its own, column by column."""
+
+
+class Contents:
+    """See the module. Made of whole ``columns``, of which those without rows may lack, and their ``keys``.
+
+    Without ``keys``, they are collected from the columns when one is first looked up.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        backend: Backend,
+        columns: Mapping[str, ColumnStore] = MappingProxyType({}),
+        keys: Keys | None = None,
+    ) -> None:
+        self.backend: Backend = backend
+        self._know(schema)
+        self.columns: dict[str, ColumnStore] = {
+            one.name: columns[one.name] if one.name in columns else self._store([], one)
+            for one in schema.columns
+        }
+        self.by_rank = RANK in schema.types
+        """Whether the rows are in the order of their ranks, which are their numbers."""
+
+        if keys is None:
+            keys = self._collected_later() if columns else Keys()
+        if self.by_rank:
+            keys.anywhere()
+        self.keys = keys
+        self._dead: Positions = _NONE
+        self.born = len(keys)
+        """Rows with a number from here on are in no column yet."""
+
+        self._next = len(keys)
+        self._changed: dict[int, Row] = {}
+        self.fresh: dict[int, dict[str, Any]] = {}
+        """The rows that no column has yet, by their numbers."""
+
+        self._gone: list[int] = []
+        self._stillborn: list[int] = []
+        """Numbers of rows that came and left again before any step."""
+
+    def _collected_later(self) -> Keys:
+        schema, ranks = self.schema, self.columns[RANK].numpy() if self.by_rank else None
+        of_key = [self.columns[name] for name in schema.key]
+        held = [(one.parts(), one.pg_type, one.backend, one.numeric) for one in of_key]
+        only = of_key[0]
+        integers = len(of_key) == 1 and isinstance(only, FixedColumn) and only.kind == "int"
+
+        def keys() -> Positions | Sequence[Key]:
+            [first, *_], *_ = held
+            if integers and first.mask is None:
+                return np.asarray(first.data)
+            return schema.keys_in([of_parts(*one).everything() for one in held])
+
+        return Keys.later(len(only), keys, ranks)
+
+    # --- its shape ----------------------------------------------------------------------------
+
+    def _know(self, schema: Schema) -> None:
+        self.schema = schema
+        self.blank: dict[str, Any] = dict.fromkeys(schema.names)
+        self.nested = [c.name for c in schema.columns if kind(c.pg_type) in ("json", "array")]
+
+    def _store(self, values: Sequence[Any], column: Column) -> ColumnStore:
+        return column_of(values, column.pg_type, self.backend, self.schema.numeric)
+
+    def add_column(self, column: Column) -> None:
+        """Add a column of nulls; nothing is noted."""
+        columns = (*self.schema.columns, column)
+        self._know(Schema(columns, self.schema.key, self.schema.numeric))
+        self.columns[column.name] = self._store([None] * len(self.keys), column)
+
+    def drop_column(self, name: str) -> None:
+        """Drop a column that is not the key's; nothing is noted."""
+        columns = tuple(column for column in self.schema.columns if column.name != name)
+        self._know(Schema(columns, self.schema.key, self.schema.numeric))
+        del self.columns[name]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes: both sets of buffers, the text, and which row a key means."""
+        columns = sum(column.nbytes for column in self.columns.values())
+        return columns + self.keys.nbytes + self._dead.nbytes
+
+    # --- noting changes -----------------------------------------------------------------------
+
+    @property
+    def noted(self) -> int:
+        """How many rows were noted since the last step."""
+        return len(self._changed) + len(self.fresh) + len(self._gone)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is noted that it is time for a step."""
+        return self.noted > _PENDING and self.noted > len(self.keys) // 8
+
+    def write(self, ops: Sequence[Op]) -> None:
+        """Note ``ops``, in order."""
+        if self.by_rank:
+            ops = self._moving(ops)
+        changed, fresh = self._changed, self.fresh
+        nested = self.nested
+        known = self.keys.numbers([op.key for op in ops])
+        came: dict[Key, int] = {}
+        left: list[Key] = []
+        for op in ops:
+            key = op.key
+            number = known.get(key)
+            if isinstance(op, Delete):
+                if number is not None:
+                    del known[key]
+                    if came.pop(key, None) is None:
+                        left.append(key)
+                    if number in fresh:
+                        del fresh[number]
+                        self._stillborn.append(number)
+                    else:
+                        self._gone.append(number)
+                        changed.pop(number, None)
+                continue
+            row = op.row
+            if nested:
+                row = {
+                    name: freeze(value) if name in nested else value for name, value in row.items()
+                }
+            if number is None:
+                number = row[RANK] if self.by_rank else self._next
+                known[key] = came[key] = number
+                fresh[number] = self.whole(key, row)
+                self._next += 1
+            elif number in fresh:
+                fresh[number].update(row)
+            elif number in changed:
+                changed[number] = {**changed[number], **row}
+            else:
+                changed[number] = row
+        if left:
+            self.keys.remove(left)
+        if came:
+            self.keys.update(came.items())
+
+    def _moving(self, ops: Sequence[Op]) -> Sequence[Op]:
+        """Operations of a table by rank: a row that gets another rank leaves, and comes there.
+
+        First all that leave, then all that come: a row may come where another one was.
+        """
+        numbers = self.keys.numbers({op.key for op in ops})
+        left: dict[Key, Delete] = {}
+        come: dict[Key, Row] = {}
+        stay: dict[Key, Row] = {}
+        for op in ops:
+            key = op.key
+            number = None if key in left else numbers.get(key)
+            if isinstance(op, Delete):
+                come.pop(key, None)
+                stay.pop(key, None)
+                if number is not None:
+                    left[key] = op
+            elif key in come:
+                come[key] = {**come[key], **op.row}
+            elif number is None:
+                come[key] = op.row
+            elif op.row.get(RANK, number) == number:
+                stay[key] = {**stay[key], **op.row} if key in stay else op.row
+            else:
+                come[key] = {**self.row(number), **stay.pop(key, {}), **op.row}
+                left[key] = Delete(key)
+        known = [Upsert(key, row) for key, row in stay.items()]
+        return [*left.values(), *known, *(Upsert(key, row) for key, row in come.items())]
+
+    def whole(self, key: Key, row: Row) -> dict[str, Any]:
+        """A new row: what is not given is null, but for the key, which the operation knows."""
+        names = self.schema.key
+        if len(names) == 1:
+            return {**self.blank, names[0]: key, **row}
+        parts = zip(names, key, strict=True) if isinstance(key, tuple) else ()
+        return {**self.blank, **dict(parts), **row}
+
+    def foresee(self, ops: Sequence[Op]) -> tuple[list[RowChange], bool]:
+        """What ``ops`` will change, and whether a row will move to the end without a change."""
+        old = self.rows(dict.fromkeys(op.key for op in ops))
+        new = dict(old)
+        moved = False
+        for op in ops:
+            row = new[op.key]
+            if isinstance(op, Delete):
+                new[op.key] = None
+                continue
+            if row is None:
+                moved |= old[op.key] is not None
+                row = self.whole(op.key, {})
+            given = {name: value for name, value in op.row.items() if name in self.blank}
+            new[op.key] = {**row, **given}
+        return list(changes_between(old, new)), moved
+
+    # --- reading rows -------------------------------------------------------------------------
+
+    def row(self, number: int) -> dict[str, Any]:
+        """The row with this number as it is with everything that was noted: no arrays for one row."""
+        if number in self.fresh:
+            return self._told(self.fresh[number])
+        place = self.place(number)
+        row = {name: column.value(place) for name, column in self.columns.items()}
+        if number in self._changed:
+            row.update(self._told(self._changed[number]))
+        return row
+
+    def rows(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
+        """The rows of ``keys`` as they are with everything that was noted."""
+        found: dict[Key, dict[str, Any] | None] = dict.fromkeys(keys)
+        numbers = self.keys.numbers(found.keys())
+        stored: dict[Key, int] = {}
+        for key, number in numbers.items():
+            if number in self.fresh or len(numbers) == 1:
+                found[key] = self.row(number)
+            else:
+                stored[key] = number
+        for key, row in self.stored(stored).items():
+            if stored[key] in self._changed:
+                row.update(self._told(self._changed[stored[key]]))
+            found[key] = row
+        return found
+
+    def stored(self, numbers: Mapping[Key, int]) -> dict[Key, dict[str, Any]]:
+        """The rows with these numbers as the columns have them, without what was noted since."""
+        if not numbers:
+            return {}
+        places = self.places(list(numbers.values()))
+        if len(places) == 1:  # no arrays for one row
+            [key], at = numbers, int(places[0])
+            return {key: {name: column.value(at) for name, column in self.columns.items()}}
+        columns = [column.values(places) for column in self.columns.values()]
+        return {
+            key: dict(zip(self.columns, values, strict=True))
+            for key, values in zip(numbers, zip(*columns, strict=True), strict=True)
+        }
+
+    def _told(self, row: Row) -> dict[str, Any]:
+        """What of a noted row is in columns that the table has."""
+        known = self.blank
+        return {name: value for name, value in row.items() if name in known}
+
+    def place(self, number: int) -> int:
+        """As `places`, of one row."""
+        if self.by_rank:
+            return int(self.columns[RANK].numpy().searchsorted(number))
+        return number - int(self._dead.searchsorted(number)) if len(self._dead) else number
+
+    def places(self, numbers: Sequence[int] | Positions) -> Positions:
+        """Where the rows with these numbers are in the columns."""
+        found = np.array(numbers, "int64")
+        if self.by_rank:
+            return self.columns[RANK].numpy().searchsorted(found)
+        return found - np.searchsorted(self._dead, found) if len(self._dead) else found
+
+    # --- once nothing is noted ----------------------------------------------------------------
+
+    def ranks(self, places: Positions | None = None) -> Positions:
+        """The rank of each row, or of those at ``places``: its number, or what its column `RANK` says."""
+        if self.by_rank:
+            ranks = self.columns[RANK].numpy()
+        elif len(self._dead):
+            born = np.ones(self.born, bool)
+            born[self._dead] = False
+            ranks = np.flatnonzero(born)
+        else:
+            return np.arange(self.born) if places is None else places
+        return ranks if places is None else ranks[places]
+
+    def differing(self, keys: Sequence[Key], rows: Sequence[Row]) -> NDArray[np.bool_]:
+        """Which of ``rows`` are not here, or differ in a column that they give."""
+        known = self.keys.numbers(keys)
+        found = np.array([key not in known for key in keys], bool)
+        here = np.flatnonzero(~found)
+        places = self.places([known[keys[at]] for at in here.tolist()])
+        for name, column in self.columns.items():
+            given = np.array([name in rows[at] for at in here.tolist()], bool)
+            values = [rows[at][name] for at in here[given].tolist()]
+            found[here[given]] |= column.differs(places[given], values)
+        return found
+
+    def changes_to(self, new: Contents) -> list[RowChange]:
+        """What is different in ``new``: what is gone, then what is new or changed, in its order.
+
+        A column that only ``new`` has is null here; one that only this has is not compared.
+        """
+        was, now = self.keys.as_dict(), new.keys.as_dict()
+        gone = [key for key in was if key not in now]
+        both = [key for key in now if key in was]
+        before = self.places([was[key] for key in both])
+        after = new.places([now[key] for key in both])
+        differs = np.zeros(len(both), bool)
+        for name, column in new.columns.items():
+            mine = self.columns.get(name)
+            values = [None] * len(both) if mine is None else mine.values(before)
+            if mine is None or self.schema.types[name] == new.schema.types[name]:
+                differs |= column.differs(after, values)
+            else:
+                differs |= unequal(column.values(after), values)
+        moved = {both[at] for at in np.flatnonzero(differs).tolist()}
+        keys = [*gone, *(key for key in now if key in moved or key not in was)]
+        return list(changes_between(self.rows(keys), new.rows(keys)))
+
+    # --- taking a step ------------------------------------------------------------------------
+
+    def to_change(self) -> Kept:
+        """The rows that a step will change or take away, as they are, and the keys that it will bring."""
+        places = self.places(np.sort(np.array([*self._changed, *self._gone], "int64")))
+        columns = {name: pick(column, places) for name, column in self.columns.items()}
+        came = [self.schema.key_of(row) for row in self.fresh.values()]
+        return Kept(self.schema, columns, came)
+
+    def step(self) -> tuple[bool, bool]:
+        """Bring what was noted into the columns, each row's last word once.
+
+        Whether rows came, left or moved, and whether any column's series is another one now.
+        """
+        numbers = np.sort(np.array(self._gone, "int64"))
+        gone = self.places(numbers)
+        step = Step(*self._coming(gone))
+        changed = np.fromiter(self._changed, "int64", len(self._changed))
+        order = np.argsort(changed)  # what is near in memory is quicker written one after the other
+        rows = list(self._changed.values())
+        rows, fresh = [rows[at] for at in order.tolist()], list(self.fresh.values())
+        places = self.places(changed[order])
+        self._changed, self.fresh, self._gone = {}, {}, []
+        other = False
+
+        def advance(names: Iterable[str]) -> None:
+            nonlocal other
+            for name in names:
+                known = name in self.schema.key
+                where, values = (_NONE, []) if known else _given(rows, places, name)
+                if step.moves or values:
+                    added = [row[name] for row in fresh]
+                    column, another = self.columns[name].advance(step, where, values, added)
+                    self.columns[name] = column
+                    if another:
+                        other = True
+
+        names = self.columns.keys() - self.schema.key
+        texts = [
+            name
+            for name in names
+            if step.before >= _BESIDE
+            and isinstance(column := self.columns[name], TextColumn)
+            and column.made_anew(len(places) + len(gone))
+        ]
+        in_parallel(
+            [partial(advance, [name]) for name in texts], partial(advance, names - {*texts})
+        )
+        # The key's columns last: what guards the others' buffers holds the index, and so the key's.
+        advance(self.schema.key)
+        step.forget()
+        if step.moves:
+            if not self.by_rank:
+                left = np.concatenate([self._dead, numbers, np.array(self._stillborn, "int64")])
+                self._dead = np.sort(left, kind="stable")
+                self.born = self._next
+            self._stillborn = []
+            self.keys.settle()
+        return step.moves, other
+
+    def _coming(self, gone: Positions) -> tuple[int, Positions, int, Positions | None]:
+        """What a step is made of: the rows before it, those that leave, how many come, and where."""
+        if not self.by_rank:
+            return self.born - len(self._dead), gone, len(self.fresh), None
+        self.fresh = dict(sorted(self.fresh.items()))
+        ranks = self.columns[RANK].numpy()
+        coming = np.fromiter(self.fresh, "int64", len(self.fresh))
+        at = ranks.searchsorted(coming)
+        at -= gone.searchsorted(at)
+        ends = not len(at) or at[0] == len(ranks) - len(gone)
+        return len(ranks), gone, len(coming), None if ends else at
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether so many numbers are out of use that a step is followed by others for all rows."""
+        left = len(self._dead) + len(self._gone) + len(self._stillborn)
+        return not self.by_rank and left > max(_SPARSE, len(self.keys))
+
+    def renumber(self) -> None:
+        """Number the rows by their positions, so that the list of those that left stays short."""
+        self.keys.renumber(self.places)
+        self._dead = _NONE
+        self.born = self._next = len(self.keys)
+
+
+def _given(rows: Sequence[Row], places: Positions, name: str) -> tuple[Positions, list[Any]]:
+    """The values of a column in those of ``rows`` that have one, and those rows' places."""
+    try:
+        return places, list(map(itemgetter(name), rows))
+    except KeyError:
+        given = [at for at, row in enumerate(rows) if name in row]
+        return places[given], [rows[at][name] for at in given]
+
+
+def changes_between(
+    old: Mapping[Key, Row | None], new: Mapping[Key, Row | None]
+) -> Iterator[RowChange]:
+    """The effective changes of rows, in the order of ``new``'s keys; both have the same keys.
+
+    A column that a row has only since is null before.
+    """
+    for key, now in new.items():
+        was = old[key]
+        if was is None:
+            if now is not None:
+                yield RowChange("insert", key, None, now)
+        elif now is None:
+            yield RowChange("delete", key, was, None)
+        elif differs(now, was):
+            yield RowChange("update", key, was, now)
