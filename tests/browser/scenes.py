@@ -272,6 +272,7 @@ def frame(n: int = 1000, state: str = "live") -> MemoryFrame:
     if state == "marked":
         source.marked[2, "quantity"] = ("pending", "waits to be sent")
         source.marked[4, "price"] = ("failed", 'violates check constraint "price_positive"')
+        source.df.loc[5, "notes"] = "sell"  # mine is shown until somebody decides
         source.disputed.append(
             Conflict(5, "notes", "hedge with the index", "sell", "keep to Friday")
         )
