@@ -329,7 +329,8 @@ class Mirror(Machine):
             else:
                 self._fall_back(Absence(str(error)))
         elif self.rows is None:
-            self._fail(error)
+            why = self._not_broadcast if isinstance(error, NotPublishedError) else None
+            self._fail(error if why is None else self._refused(why))
         else:
             self._leave_stream(str(error))
             self._flows.stop_all()
