@@ -636,14 +636,16 @@ class Mirror(Machine):
             self._proven(proof, gaps)
 
     def _audit(self, replica: Replica) -> Flow:
-        gaps = self._gaps
+        gaps, began = self._gaps, self._now
         self._flows.serve(MAIN, "audit")
-        self._audits.began(self._now)
+        self._audits.began(began)
         log, audit = self._passes.log, self._passes.audit(replica)
         if log is not None and log.position is None:  # else what comes after it is not followed
             audit = self._passes.rooted(replica, log, audit)
         proof = yield from audit
         self._audits.ended(self._now, proof.took, clean=not proof.differing)
+        if not proof.differing:
+            self._traffic.proven(began)
         self._proven(proof, gaps)
 
     def _reconcile(self, replica: Replica, cause: Literal["reconcile", "poll", "warm"]) -> Pass:
