@@ -136,9 +136,15 @@ def test_without_the_value_it_says_why_it_is_by_postgres_changes(
         assert "doctor" not in str(raised.value)
 
 
+@pytest.mark.parametrize("described", [True, False])
 def test_in_no_publication_the_value_is_what_is_missing(
-    stack: LocalStack, scoped: Callable[..., str]
+    request: pytest.FixtureRequest,
+    stack: LocalStack,
+    scoped: Callable[..., str],
+    described: bool,
 ) -> None:
+    if not described:
+        request.getfixturevalue("undescribed")
     table = scoped()
     stack.sql(f"alter publication supabase_realtime drop table {table}")
     with signed_in(stack, ANN) as ann:

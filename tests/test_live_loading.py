@@ -165,7 +165,9 @@ def test_a_million_rows_are_loaded_audited_and_reconciled_within_the_timeout(
             until(lambda: (frame.df["bid"] == -1).sum() == 100, 60)
             audits = rt.metrics["audits"]
             until(lambda: rt.metrics["audits"] > audits, 120)
-            assert rt.health.status == "healthy"
+            # 100 changes at once are near what the smallest plan may have in a second: the session is
+            # "behind" until an audit has looked that began after the server may have dropped some.
+            until(lambda: rt.health.status == "healthy", 60, lambda: repr(rt.health))
     assert not [status for _, status in asked if status >= 500]
     assert max(seconds for seconds, _ in asked) < scaled(1.0)
 

@@ -13,7 +13,7 @@ from notebook_rt.errors import ServerError
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Confirmed, FetchFailed, Hint, Published, Told
-from notebook_rt.sync.table.auditing import HINTED_AFTER, QUIET, SOON, AuditTimer
+from notebook_rt.sync.table.auditing import HINTED_AFTER, QUIET, SOON, AuditTimer, Traffic
 from tests.sync.simulation import Faults, Server, World
 from tests.sync.test_mirror_cases import live, server, told
 from tests.sync.test_mirror_laws import moves, pauses, writes
@@ -118,6 +118,29 @@ def _activity_that_stops(world: World) -> None:
         world.server.write(n % 8 + 1, {"grp": n})
         world.run(0.1)
     world.run(QUIET)
+
+
+def test_silence_that_an_audit_has_explained_is_no_doubt() -> None:
+    """A million rows are audited for seconds: the next answer would be long in coming."""
+    world = live(options=Options(page_size=100, audit_interval=2.0), faults=QUICK)
+    world.run(5)
+    for n in range(20):
+        world.server.write(n % 8 + 1, {"grp": n})
+    before, now = len(audits(world)), world.now
+    while len(audits(world)) == before or world.now < now + QUIET + 2:
+        world.run(0.1)
+        if world.now > now + 2.5:
+            assert not world.mirror.doubt
+
+
+def test_silence_is_not_explained_by_an_audit_that_comes_right_after_a_change() -> None:
+    traffic = Traffic()
+    traffic.came(20, 1.0)
+    traffic.proven(1.5)
+    assert traffic.fell_quiet(1.0 + QUIET)
+    traffic.came(20, 10.0)
+    traffic.proven(11.5)
+    assert not traffic.fell_quiet(10.0 + QUIET)
 
 
 def _server_error(world: World) -> None:

@@ -644,6 +644,13 @@ def test_writers_need_no_rights_on_the_log_or_the_messages(
         connection.execute("reset role")
 
 
+def test_what_is_removed_may_be_removed_again(connection: Connection) -> None:
+    for _ in made(connection, "bc_removed", COLUMNS):
+        pass
+    assert one(connection, "select to_regclass('notebook_rt.broadcast_tables')") is None
+    connection.execute(broadcast_remove_sql("public", []))
+
+
 def test_a_source_policy_says_who_reads(connection: Connection) -> None:
     connection.execute(f"drop table if exists bc_rls; create table bc_rls ({COLUMNS})")
     connection.execute(

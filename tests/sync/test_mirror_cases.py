@@ -620,6 +620,22 @@ def test_a_refused_stream_that_may_come_back_is_polled() -> None:
     assert world.mirror.status == "polling"
 
 
+def test_the_first_poll_does_not_wait_for_several_times_a_slow_load() -> None:
+    """Sixty tables that were opened at once were first polled after 20 s, where 1 s was asked for."""
+    options = Options(page_size=7, poll_interval=1.0)
+    world = World(TableSpec("t"), server(), faults=Faults(read_time=(1.0, 1.0)), options=options)
+    began = world.now
+    world.handle(Refused(RuntimeError("too many channels"), final=False))
+    while world.mirror.rows is None:
+        world.run(0.1)
+    took = world.now - began
+    assert took > 2
+    world.faults.read_time = (0.01, 0.01)
+    world.server.write(1, {"grp": 99})
+    world.run(took + 1)
+    assert same(world)
+
+
 def test_reads_that_are_refused_again_and_again_are_an_error() -> None:
     world = live()
 

@@ -145,6 +145,14 @@ class Traffic:
         if self._in_while >= BUSY or self.quiet_at != NEVER:
             self.quiet_at = now + QUIET
 
+    def proven(self, since: float) -> None:
+        """An audit that began at ``since`` found nothing lost.
+
+        Where a busy table's next change would have been there by then, it is quiet because its writers are.
+        """
+        if since - (self.quiet_at - QUIET) >= BUSY_SECONDS / BUSY:
+            self.quiet_at, self._in_while = NEVER, 0
+
     def fell_quiet(self, now: float) -> bool:
         """Whether a busy table has fallen silent; said once."""
         if now < self.quiet_at:

@@ -1,8 +1,10 @@
 -- Without any table left, what `notebook-rt doctor --sql TABLE…` made goes, too.
 do $$
 begin
-    if to_regclass('notebook_rt.broadcast_tables') is null
-        or exists (select from notebook_rt.broadcast_tables) then
+    if to_regclass('notebook_rt.broadcast_tables') is null then
+        return;
+    end if;
+    if exists (select from notebook_rt.broadcast_tables) then
         return;
     end if;
     if (select by_cron from notebook_rt.broadcast_state)

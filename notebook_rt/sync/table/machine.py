@@ -47,6 +47,9 @@ UNANSWERED: Final = 5.0
 """Seconds after which a request without an answer is a reason to doubt what is shown."""
 POLL_SHARE: Final = 0.2
 """At most this share of the time is spent polling."""
+LOAD_SHARE: Final = 1.0
+"""The same for the first poll after the load, whose time is no measure of it: a poll reads what changed, and
+other tables may have been loaded in the same moment."""
 POLL_GROWTH: Final = 1.5
 
 
@@ -229,9 +232,9 @@ class Machine(ABC):
         grown = min(self._poll_every * POLL_GROWTH, self.options.poll_max)
         self._poll_every = self.options.poll_interval if changed else grown
 
-    def _next_poll(self, took: float) -> float:
+    def _next_poll(self, took: float, share: float = POLL_SHARE) -> float:
         """When to poll next, after a reading that took so long."""
-        self.poll_every = max(self._poll_every, took / POLL_SHARE)
+        self.poll_every = max(self._poll_every, took / share)
         return self._now + self.poll_every
 
     def _fail(self, error: Exception) -> None:

@@ -51,7 +51,7 @@ from notebook_rt.sync.table.broadcast import Absence, ChangeLog, read_head, read
 from notebook_rt.sync.table.change import UnreadableError
 from notebook_rt.sync.table.flows import Flow, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
-from notebook_rt.sync.table.machine import POLL_SHARE, Machine
+from notebook_rt.sync.table.machine import LOAD_SHARE, POLL_SHARE, Machine
 from notebook_rt.sync.table.memory import Memory
 from notebook_rt.sync.table.passes import Learning, Pass, Passes, Proof
 from notebook_rt.sync.table.replica import Replica
@@ -329,7 +329,8 @@ class Mirror(Machine):
             else:
                 self._fall_back(Absence(str(error)))
         elif self.rows is None:
-            self._fail(error)
+            why = self._not_broadcast if isinstance(error, NotPublishedError) else None
+            self._fail(error if why is None else self._refused(why))
         else:
             self._leave_stream(str(error))
             self._flows.stop_all()
@@ -487,7 +488,7 @@ class Mirror(Machine):
             if not (self._confirmed or self._has_lost or self._now >= self._patience_ends):
                 return None
             if not replica.loaded:
-                return self._prove(self._passes.load(replica))
+                return self._prove(self._passes.load(replica), LOAD_SHARE)
             return self._prove(self._warm(replica))
         if self._audits.asked and self._now >= self._audits.at:
             return self._audit(replica)
@@ -628,21 +629,23 @@ class Mirror(Machine):
                     error = missing
         self._fail(error)
 
-    def _prove(self, one: Learning | Pass) -> Flow:
+    def _prove(self, one: Learning | Pass, share: float = POLL_SHARE) -> Flow:
         gaps = self._gaps
         proof = yield from one
         if proof is not None:
-            self._proven(proof, gaps)
+            self._proven(proof, gaps, share)
 
     def _audit(self, replica: Replica) -> Flow:
-        gaps = self._gaps
+        gaps, began = self._gaps, self._now
         self._flows.serve(MAIN, "audit")
-        self._audits.began(self._now)
+        self._audits.began(began)
         log, audit = self._passes.log, self._passes.audit(replica)
         if log is not None and log.position is None:  # else what comes after it is not followed
             audit = self._passes.rooted(replica, log, audit)
         proof = yield from audit
         self._audits.ended(self._now, proof.took, clean=not proof.differing)
+        if not proof.differing:
+            self._traffic.proven(began)
         self._proven(proof, gaps)
 
     def _reconcile(self, replica: Replica, cause: Literal["reconcile", "poll", "warm"]) -> Pass:
@@ -692,7 +695,7 @@ class Mirror(Machine):
         self._poll_at = max(self._asked_at + self._poll_every, self._now + proof.took / POLL_SHARE)
         self.poll_every = self._poll_at - self._asked_at
 
-    def _proven(self, proof: Proof, gaps: int) -> None:
+    def _proven(self, proof: Proof, gaps: int, share: float = POLL_SHARE) -> None:
         """Nothing that was committed before the proof is missing."""
         self._since = proof.server_time
         self._horizon.proven(proof.server_time)
@@ -702,4 +705,4 @@ class Mirror(Machine):
         if self._passes.replica is not None:
             self._passes.replica.gapless = self.gapless
         self._audits.loaded(self._now, proof.took)
-        self._poll_at = self._next_poll(proof.took)
+        self._poll_at = self._next_poll(proof.took, share)
