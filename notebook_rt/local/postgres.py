@@ -34,6 +34,8 @@ from notebook_rt.local.errors import DirectoryError, PostgresError
 if TYPE_CHECKING:
     import pwd
 
+    import psycopg
+
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -63,6 +65,8 @@ START_SECONDS = 60.0
 """Recovering after a crash may take long; a start without one takes 0.1 s."""
 STOP_SECONDS = 5.0
 """After that a fast shutdown becomes an immediate one; the next start recovers."""
+CONNECT_SECONDS = 2.0
+"""How long a shutdown waits for a connection that ends those who follow the log."""
 
 
 @dataclass(slots=True)
@@ -139,6 +143,7 @@ class Postgres:
         process = self._process
         if process is None or self.has_ended:
             return
+        await self._end_readers()
         process.send_signal(signal.SIGINT)
         try:
             async with asyncio.timeout(STOP_SECONDS):
@@ -146,6 +151,20 @@ class Postgres:
         except TimeoutError:
             process.send_signal(signal.SIGQUIT)
             await process.wait()
+
+    async def _end_readers(self) -> None:
+        """End whoever follows the log: a fast shutdown waits for them to say how far they have read.
+
+        Realtime's reader cannot say so while it waits for one of the connections that the shutdown
+        has ended; the shutdown then became an immediate one, and the next start a recovery, after
+        which sequences skip numbers.
+        """
+        import psycopg
+
+        ending = "select pg_terminate_backend(pid) from pg_stat_replication"
+        with contextlib.suppress(psycopg.Error, TimeoutError):
+            async with asyncio.timeout(CONNECT_SECONDS), await self._connect() as connection:
+                await connection.execute(ending)
 
     async def restart(self) -> None:
         """Stop and start on the same port, as an operator of a real project might."""
@@ -266,6 +285,11 @@ class Postgres:
             return False
         return True
 
+    async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+        import psycopg
+
+        return await psycopg.AsyncConnection.connect(self.dsn)
+
     def _last_words(self) -> str:
         lines = (self.directory / "postgres.log").read_text(errors="replace").splitlines()
         return " / ".join(line.partition("] ")[2] or line for line in lines[-4:]) or "no word"
@@ -275,7 +299,7 @@ class Postgres:
         import psycopg
 
         files = resources.files("notebook_rt.local") / "sql"
-        async with await psycopg.AsyncConnection.connect(self.dsn) as connection:
+        async with await self._connect() as connection:
             await connection.execute("set client_min_messages = warning")
             await connection.execute(
                 "select set_config('notebook_rt.default_grants', %s, false)",

@@ -21,6 +21,7 @@ import nbformat
 import psutil
 import pytest
 from nbclient import NotebookClient
+from psycopg import pq
 
 from notebook_rt import local
 from notebook_rt.local import LocalStack, errors, postgres, start
@@ -321,6 +322,21 @@ def test_postgres_restarts_beneath_the_server(directory: Path) -> None:
         assert stack.sql("select * from t") == [(1,)]
         answer = httpx.get(f"{stack.url}/rest/v1/t", headers={"apikey": stack.anon_key})
         assert answer.json() == [{"id": 1}]
+
+
+def test_who_follows_the_log_and_does_not_answer_holds_up_no_shutdown(directory: Path) -> None:
+    """As the stack's own reader does while it waits for a connection that the shutdown has ended."""
+    with start(directory) as stack:
+        stack.sql("create table t (id int); alter publication supabase_realtime add table t")
+        reader = pq.PGconn.connect(f"{stack.dsn}&replication=database".encode())
+        reader.exec_(b"CREATE_REPLICATION_SLOT silent TEMPORARY LOGICAL pgoutput")
+        start_ = b"START_REPLICATION SLOT silent LOGICAL 0/0"
+        options = b" (proto_version '1', publication_names 'supabase_realtime')"
+        assert reader.exec_(start_ + options).status == pq.ExecStatus.COPY_BOTH
+        stack.sql("insert into t values (1)")
+        stack.restart_postgres()
+        assert "database system was shut down at" in (directory / "postgres.log").read_text()
+        reader.finish()
 
 
 def test_how_long_starting_and_stopping_take(
