@@ -21,6 +21,7 @@ from notebook_rt.errors import (
     fresh,
     printable,
 )
+from notebook_rt.hints import of_frame
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.runtime.feed import Feed, Verdict
@@ -43,46 +44,6 @@ if TYPE_CHECKING:
     from notebook_rt.widgets.grid import GridWidget
 
 T = TypeVar("T")
-
-
-_EDITS = (
-    "at",
-    "batch",
-    "delete",
-    "discard",
-    "edit",
-    "edit_many",
-    "insert",
-    "pending",
-    "undo",
-    "upsert",
-)
-
-
-_MEANT = {
-    "add": "insert(column=value, ...)",
-    "append": "insert(column=value, ...)",
-    "drop": "delete(key)",
-    "remove": "delete(key)",
-    "set": "edit(key, column=value)",
-    "to_sql": "upsert(DataFrame)",
-    "update": "edit(key, column=value), or edit_many(DataFrame) of many rows,",
-}
-"""What other libraries call a write, and what does it here."""
-
-
-_COMPARED = 'rt.table(name, filter="column=eq.value"), or .where(filter) of this one'
-_QUERIED = {
-    **dict.fromkeys(("eq", "neq", "gt", "gte", "lt", "lte", "like", "ilike"), _COMPARED),
-    **dict.fromkeys(("is_", "in_", "or_", "not_", "match", "filter", "contains"), _COMPARED),
-    "execute": ".df: the rows, kept up to date",
-    "limit": "rt.table(name, order=, limit=), or .top(n, by=) of this one",
-    "maybe_single": ".get(key)",
-    "order": "rt.table(name, order=), or .sort(by) of this one",
-    "range": "rt.table(name, order=, limit=), or a slice of .df",
-    "single": ".get(key)",
-}
-"""What a query of supabase-py's client says, and what says it here."""
 
 
 class Handle:
@@ -124,25 +85,9 @@ class Handle:
         return self._feed.why_empty()
 
     def __getattr__(self, name: str) -> Any:
+        schema = None if name.startswith("_") else self.schema  # which asks for ``_feed``
         error = f"{type(self).__name__!r} has no attribute {name!r}"
-        if name in _EDITS:
-            error += "; it is read only: only a table can be edited"
-        elif self.editable and name in _MEANT:
-            error += f"; a table has .{_MEANT[name]} for that"
-        elif name == "history":
-            error += (
-                "; only a table has one: its changes come with the times of their commits. What is "
-                "derived of a table has a past, too: table.history().replay().groupby(...)"
-            )
-        elif not name.startswith("_"):
-            import pandas as pd
-
-            schema = self.schema
-            if hasattr(pd.DataFrame, name) or (schema is not None and name in schema.types):
-                error += f"; its snapshot, a DataFrame, has it: .df.{name}"
-            if name in _QUERIED:
-                error += f"; for what supabase-py calls so there is {_QUERIED[name]}"
-        raise AttributeError(error)
+        raise AttributeError(error + of_frame(name, schema, editable=self.editable))
 
     def __setattr__(self, name: str, value: object) -> None:
         if not name.startswith("_") and not hasattr(type(self), name):

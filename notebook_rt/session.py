@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt.disk import cache
 from notebook_rt.errors import ClosedError, MissingQueryError, NoProjectError, RefusedError
+from notebook_rt.hints import of_session
 from notebook_rt.net import ways
 from notebook_rt.net.address import (
     environment_key,
@@ -216,18 +217,6 @@ def connected(session: Session, project: str | None = None) -> Session:
     return session
 
 
-_MEANT = {
-    "auth": "a session signs in itself: sign_in(), sign_up(), sign_out(), user",
-    "from_": 'a live table is rt.table("name"), its DataFrame .df',
-    "functions": "Edge Functions are called by supabase-py's client, beside the session",
-    "postgrest": 'a live table is rt.table("name"), a view rt.query("name"), a function rt.rpc("name")',
-    "realtime": 'a channel is rt.channel("name")',
-    "remove_channel": "a channel is left by its close()",
-    "storage": "Storage is reached by supabase-py's client, beside the session",
-}
-"""What a client of supabase-py has, and what does it here."""
-
-
 class Session(Opening):
     """A project, live. Made by `connect`; use it as a context manager or ``close()`` it.
 
@@ -280,8 +269,7 @@ class Session(Opening):
     if not TYPE_CHECKING:  # a type checker knows the names that there are
 
         def __getattr__(self, name: str) -> Any:
-            hint = f"; {_MEANT[name]}" if name in _MEANT else ""
-            said = f"{type(self).__name__!r} has no {name!r}{hint}"
+            said = f"{type(self).__name__!r} has no {name!r}{of_session(name)}"
             raise AttributeError(said, name=name, obj=self)
 
     def __repr__(self) -> str:

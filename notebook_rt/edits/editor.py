@@ -1,5 +1,5 @@
-"""The edits of one live table: what ``LiveFrame.edit``, ``insert``, ``delete``, ``batch``,
-``undo``, ``pending``, ``conflicts``, ``resolve`` and ``discard`` do.
+"""The edits of one live table: what ``LiveTable.edit``, ``insert``, ``delete``, ``batch``,
+``undo``, ``resolve`` and ``discard`` do.
 
 Values are checked first, then the operation is committed to the queue's file, and only then the
 view shows it. Made by ``Editing.editor``; all of it holds the session's one lock.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,26 +18,24 @@ from notebook_rt.edits import tabular
 from notebook_rt.edits.based import NOW, Known, called, known_of, row_said, rows_said
 from notebook_rt.edits.block import Block, Told, in_order
 from notebook_rt.edits.decide import Record
-from notebook_rt.edits.listing import conflicts_df, pending_df, question, refused
+from notebook_rt.edits.listing import question
 from notebook_rt.edits.merge import Edit
-from notebook_rt.edits.ops import Json, Op, Put, changes_key, unkeyed
-from notebook_rt.edits.overlay import Overlay
+from notebook_rt.edits.ops import Json, Op, Put, changes_key
 from notebook_rt.edits.pending import PendingEdits
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.edits.tabular import (
     Checks,
     Given,
     cells_of,
+    find_by,
     keyed,
     keys_given,
     rows_given,
     typed_keys,
 )
 from notebook_rt.errors import ConflictError, InvalidEditError, QueueError
-from notebook_rt.model.coerce import missing
-from notebook_rt.model.rows import Key, Row, RowChange
+from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import equal
-from notebook_rt.model.values import ascii_json
 
 if TYPE_CHECKING:
     from collections import deque
@@ -235,7 +233,9 @@ class Editor(PendingEdits):
             on = list(on)
             if on and on != list(composer.schema.key):
                 tabular.known(composer, on)
-                self._find_by(on, rows)
+                batch = self._batch
+                held = [*self._need()[0].rows.keys(), *([] if batch is None else batch.rows)]
+                find_by(composer, on, rows, self._shown_now(held))
             typed_keys(composer, rows)
             return rows
 
@@ -300,48 +300,6 @@ class Editor(PendingEdits):
         report = WriteReport(self._outbox, self.schema_name, self.table, what, number, labels, name)
         self._shared.reports.update(dict.fromkeys(labels, report))
         return report, self._put([op for _, op, _ in made], [row for _, _, row in made])
-
-    def _find_by(self, on: Sequence[str], rows: Sequence[Given]) -> None:
-        """Put the keys of the rows that are shown into those given, as ``on`` tells."""
-        composer = self._need()[1]
-        batch = self._batch
-        shown = self._shown_now(
-            [*self._need()[0].rows.keys(), *([] if batch is None else batch.rows)]
-        )
-        places: dict[tuple[str, ...], Key] = {}
-
-        def value_of(row: Mapping[str, Any]) -> tuple[str, ...] | None:
-            if any(missing(row.get(column)) for column in on):
-                return None  # null is equal to nothing
-            said = composer.json({column: row[column] for column in on})
-            return tuple(ascii_json(said[column]) for column in on)
-
-        for key, there in shown.items():
-            value = None if there is None else value_of(there)
-            if value is not None and places.setdefault(value, key) != key:
-                raise composer.invalid(
-                    f"on= is to be the key or unique columns: the rows {places[value]!r} and {key!r} "
-                    f"have the same {', '.join(on)}"
-                )
-        checks = Checks(composer, len(rows))
-        for row in rows:
-            with checks.of(row.label):
-                lacking = [column for column in on if column not in row.values]
-                if lacking:
-                    raise composer.invalid(f"it lacks the column {lacking[0]!r} of on=", lacking[0])
-                value = value_of(composer.typed({column: row.values[column] for column in on}))
-                known_key = None if value is None else places.get(value)
-                if known_key is None:
-                    continue
-                for column, part in composer.schema.values_of(known_key).items():
-                    own = row.values.get(column)
-                    if not missing(own) and not equal(composer.typed({column: own})[column], part):
-                        raise composer.invalid(
-                            f"the row of this {', '.join(on)} has the key {known_key!r}, not {own!r}",
-                            column,
-                        )
-                    row.values[column] = part
-        checks.end()
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -446,22 +404,6 @@ class Editor(PendingEdits):
 
     # --- looking ---------------------------------------------------------------------------------
 
-    @property
-    def pending(self) -> pd.DataFrame:
-        """The table's operations in the queue, in order: one row each, index their id."""
-        return pending_df(self._ops())
-
-    @property
-    def conflicts(self) -> pd.DataFrame:
-        """Every merge decision that the queue's file keeps, oldest first; ``open`` ones ask."""
-        records = self._outbox.conflicts(self.schema_name, self.table)
-        return conflicts_df([record.record for record in records])
-
-    def refused(self) -> str:
-        """What the server refused, in a sentence; empty: nothing."""
-        number, last = self._outbox.refused(schema=self.schema_name, target=self.table)
-        return refused(number, last, "discard(key) drops it, rt.queue.retry() sends it again")
-
     def find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
         """The row as the user sees it, after its key, typed; None: there is none."""
         with self._shared.lock:
@@ -481,54 +423,6 @@ class Editor(PendingEdits):
         """A user's key, typed."""
         with self._shared.lock:
             return self._need()[1].key(key)
-
-    def unwritten(self) -> tuple[Key, ...]:
-        """The rows that are shown otherwise than the server has them: their edits are not written."""
-        with self._shared.lock:
-            overlay = self.overlay
-            return () if overlay is None else tuple(dict.fromkeys(e.key for e in overlay.edits))
-
-    def open_conflicts(self) -> list[Record]:
-        """The conflicts that ask."""
-        return self._outbox.conflicts(self.schema_name, self.table, only_open=True)
-
-    def leaving(self) -> dict[Key, Row]:
-        """The rows that are not seen any more though that is not final.
-
-        Those deleted here whose deletion is not written yet, as the server has them; those deleted
-        there whose edits are not decided yet, as these would leave them.
-        """
-        with self._shared.lock:
-            overlay = self.overlay
-            if overlay is None or overlay.transparent:
-                return {}
-            found: dict[Key, Row] = {}
-            for edit in overlay.edits:
-                key, row = edit.key, overlay.last(edit.key)
-                if edit.kind == "delete":
-                    if row is not None:
-                        found[key] = row
-                elif edit.kind == "update" and overlay.view(overlay.new_key(edit)) is None:
-                    known = found.get(key, row) or self._need()[1].with_key(key, edit.base)
-                    found[key] = {**known, **edit.values}
-            return found
-
-    def marks(self) -> dict[tuple[Key, str], tuple[str, str]]:
-        """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of cells with edits.
-
-        Of a deleted row that is every cell.
-        """
-        marks: dict[tuple[Key, str], tuple[str, str]] = {}
-        composer = self._need()[1]
-        # What is set aside last: an edit that is parked behind it is about the same cells.
-        for op in sorted(self._ops(), key=lambda op: op.state != "waiting"):
-            if unkeyed(op):
-                continue
-            edit = composer.edit(op)
-            state = {"waiting": "pending", "asking": "conflict"}.get(op.state, op.state)
-            for column in composer.schema.names if edit.kind == "delete" else edit.values:
-                marks[edit.key, column] = (state, op.error)
-        return marks
 
     # --- inside: making operations ---------------------------------------------------------------
 
@@ -747,22 +641,6 @@ class Editor(PendingEdits):
         for editor in self._shared.editors_of(self.schema_name, self.table):
             if editor is not self:
                 editor.lay(laid)
-
-    def _lay_everywhere(self, ops: Sequence[Op]) -> None:
-        for editor in self._shared.editors_of(self.schema_name, self.table):
-            editor.lay(ops)
-
-    def _tell_all(self, fn: Callable[[Overlay], Sequence[RowChange]]) -> None:
-        for editor in self._shared.editors_of(self.schema_name, self.table):
-            if editor.overlay is not None:
-                editor._say(fn(editor.overlay))
-
-    def _replace_shown(self, put: Put) -> None:
-        if put.before is not None:
-            self._lay_everywhere([put.before, *put.parked])
-        elif put.op is not None:
-            gone = put.op.id
-            self._tell_all(lambda o: o.discard([gone], want_changes=True))
 
     # --- inside: conflicts -----------------------------------------------------------------------
 

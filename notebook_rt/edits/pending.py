@@ -1,7 +1,8 @@
 """What the queue holds for one live table, laid over its view.
 
 In come operations of the queue's file, the worker's word on what became of them, and the news that
-another kernel wrote there; the view shows it. ``Editor`` adds what a user does.
+another kernel wrote there; the view shows it, and what waits, was refused or is in conflict is told.
+``Editor`` adds what a user does.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from weakref import WeakValueDictionary
 
 from notebook_rt.edits.block import Blocks
 from notebook_rt.edits.compose import Composer
 from notebook_rt.edits.decide import Record
+from notebook_rt.edits.listing import conflicts_df, pending_df, refused
 from notebook_rt.edits.merge import Edit, Strategies
 from notebook_rt.edits.ops import WRITES, Json, Op, Put, unkeyed
 from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay
@@ -27,6 +29,9 @@ from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.rows import Key, Row, RowChange
 from notebook_rt.model.signal import Signal
 from notebook_rt.store.order import Ordered
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNDONE = 100
 """The last edits of a table that can be taken back."""
@@ -99,7 +104,7 @@ class Shared:
 class PendingEdits:
     """The pending operations of one table, as its view shows them.
 
-    Whoever calls it holds the session's one lock, but for ``attach``.
+    Whoever lays something over the view holds the session's one lock, but for ``attach``.
     """
 
     _shared: Shared
@@ -232,3 +237,85 @@ class PendingEdits:
 
     def _ops(self) -> list[Op]:
         return self._outbox.ops(schema=self.schema_name, target=self.table)
+
+    def _lay_everywhere(self, ops: Sequence[Op]) -> None:
+        for editor in self._shared.editors_of(self.schema_name, self.table):
+            editor.lay(ops)
+
+    def _tell_all(self, fn: Callable[[Overlay], Sequence[RowChange]]) -> None:
+        for editor in self._shared.editors_of(self.schema_name, self.table):
+            if editor.overlay is not None:
+                editor._say(fn(editor.overlay))
+
+    def _replace_shown(self, put: Put) -> None:
+        if put.before is not None:
+            self._lay_everywhere([put.before, *put.parked])
+        elif put.op is not None:
+            gone = put.op.id
+            self._tell_all(lambda o: o.discard([gone], want_changes=True))
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> pd.DataFrame:
+        """The table's operations in the queue, in order: one row each, index their id."""
+        return pending_df(self._ops())
+
+    @property
+    def conflicts(self) -> pd.DataFrame:
+        """Every merge decision that the queue's file keeps, oldest first; ``open`` ones ask."""
+        records = self._outbox.conflicts(self.schema_name, self.table)
+        return conflicts_df([record.record for record in records])
+
+    def refused(self) -> str:
+        """What the server refused, in a sentence; empty: nothing."""
+        number, last = self._outbox.refused(schema=self.schema_name, target=self.table)
+        return refused(number, last, "discard(key) drops it, rt.queue.retry() sends it again")
+
+    def unwritten(self) -> tuple[Key, ...]:
+        """The rows that are shown otherwise than the server has them: their edits are not written."""
+        with self._shared.lock:
+            overlay = self.overlay
+            return () if overlay is None else tuple(dict.fromkeys(e.key for e in overlay.edits))
+
+    def open_conflicts(self) -> list[Record]:
+        """The conflicts that ask."""
+        return self._outbox.conflicts(self.schema_name, self.table, only_open=True)
+
+    def leaving(self) -> dict[Key, Row]:
+        """The rows that are not seen any more though that is not final.
+
+        Those deleted here whose deletion is not written yet, as the server has them; those deleted
+        there whose edits are not decided yet, as these would leave them.
+        """
+        with self._shared.lock:
+            overlay = self.overlay
+            if overlay is None or overlay.transparent:
+                return {}
+            found: dict[Key, Row] = {}
+            for edit in overlay.edits:
+                key, row = edit.key, overlay.last(edit.key)
+                if edit.kind == "delete":
+                    if row is not None:
+                        found[key] = row
+                elif edit.kind == "update" and overlay.view(overlay.new_key(edit)) is None:
+                    known = found.get(key, row) or self._need()[1].with_key(key, edit.base)
+                    found[key] = {**known, **edit.values}
+            return found
+
+    def marks(self) -> dict[tuple[Key, str], tuple[str, str]]:
+        """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of cells with edits.
+
+        Of a deleted row that is every cell.
+        """
+        marks: dict[tuple[Key, str], tuple[str, str]] = {}
+        composer = self._need()[1]
+        # What is set aside last: an edit that is parked behind it is about the same cells.
+        for op in sorted(self._ops(), key=lambda op: op.state != "waiting"):
+            if unkeyed(op):
+                continue
+            edit = composer.edit(op)
+            state = {"waiting": "pending", "asking": "conflict"}.get(op.state, op.state)
+            for column in composer.schema.names if edit.kind == "delete" else edit.values:
+                marks[edit.key, column] = (state, op.error)
+        return marks

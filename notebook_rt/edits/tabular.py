@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 from notebook_rt.edits.compose import Composer
 from notebook_rt.errors import InvalidEditError, near
 from notebook_rt.model.coerce import missing
-from notebook_rt.model.rows import Key
+from notebook_rt.model.rows import Key, Row
+from notebook_rt.model.types import equal
+from notebook_rt.model.values import ascii_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -204,3 +206,46 @@ def unique(composer: Composer, names: Sequence[Any]) -> None:
         if name in seen:
             raise composer.invalid(f"the column {name!r} is there twice")
         seen.add(name)
+
+
+def find_by(
+    composer: Composer,
+    on: Sequence[str],
+    rows: Sequence[Given],
+    shown: Mapping[Key, Row | None],
+) -> None:
+    """Put the keys of the rows that are ``shown`` into those given, as the columns ``on`` tell."""
+    places: dict[tuple[str, ...], Key] = {}
+
+    def value_of(row: Mapping[str, Any]) -> tuple[str, ...] | None:
+        if any(missing(row.get(column)) for column in on):
+            return None  # null is equal to nothing
+        said = composer.json({column: row[column] for column in on})
+        return tuple(ascii_json(said[column]) for column in on)
+
+    for key, there in shown.items():
+        value = None if there is None else value_of(there)
+        if value is not None and places.setdefault(value, key) != key:
+            raise composer.invalid(
+                f"on= is to be the key or unique columns: the rows {places[value]!r} and {key!r} "
+                f"have the same {', '.join(on)}"
+            )
+    checks = Checks(composer, len(rows))
+    for row in rows:
+        with checks.of(row.label):
+            lacking = [column for column in on if column not in row.values]
+            if lacking:
+                raise composer.invalid(f"it lacks the column {lacking[0]!r} of on=", lacking[0])
+            value = value_of(composer.typed({column: row.values[column] for column in on}))
+            known_key = None if value is None else places.get(value)
+            if known_key is None:
+                continue
+            for column, part in composer.schema.values_of(known_key).items():
+                own = row.values.get(column)
+                if not missing(own) and not equal(composer.typed({column: own})[column], part):
+                    raise composer.invalid(
+                        f"the row of this {', '.join(on)} has the key {known_key!r}, not {own!r}",
+                        column,
+                    )
+                row.values[column] = part
+    checks.end()

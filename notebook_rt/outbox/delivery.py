@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from notebook_rt.edits import decide
+from notebook_rt.edits import decide, statements
 from notebook_rt.edits.decide import Verdict
 from notebook_rt.edits.listing import question
 from notebook_rt.edits.merge import Strategies, rebase
@@ -182,7 +182,7 @@ class Delivery:
         if kind == "update":
             group = await self._choose_way(group)
         if group:
-            await self._each(decide.statements(group, many=self.many))
+            await self._each(statements.split(group, many=self.many))
         return None
 
     async def look_for_many(self, groups: Sequence[Sequence[Op]]) -> bool:
@@ -200,14 +200,14 @@ class Delivery:
             return False
         return True
 
-    async def _each(self, statements: Sequence[Sequence[Op]]) -> None:
+    async def _each(self, parts: Sequence[Sequence[Op]]) -> None:
         """Carry out updates of different rows, several statements at a time."""
         at_once = _PARALLEL * self._at_once
-        for place in range(0, len(statements), at_once):
-            some = statements[place : place + at_once]
+        for place in range(0, len(parts), at_once):
+            some = parts[place : place + at_once]
             if place:
                 if self.stopped:
-                    await self.put_back([op for ops in statements[place:] for op in ops])
+                    await self.put_back([op for ops in parts[place:] for op in ops])
                     break
                 await self.still_ours()
             left = iter(some)
@@ -218,9 +218,9 @@ class Delivery:
                 if isinstance(end, BaseException):
                     raise end
 
-    async def _in_turn(self, statements: Iterator[Sequence[Op]]) -> None:
+    async def _in_turn(self, parts: Iterator[Sequence[Op]]) -> None:
         """Carry out one statement after the other, until no more are there or may leave."""
-        for ops in statements:
+        for ops in parts:
             if self.stopped:
                 await self.put_back(ops)
             elif ops[0].kind == "insert" and unkeyed(ops[0]):
@@ -367,7 +367,7 @@ class Delivery:
         """Updates or deletes by the function that carries each out; what it cannot goes on by itself."""
         try:
             with self._leaving(*group):
-                answer = await self._writer.send(decide.through_many(group))
+                answer = await self._writer.send(statements.through_many(group))
         except NoAnswerError as error:
             await self._no_answer(group, error)
             return
@@ -416,7 +416,7 @@ class Delivery:
         denied = False
         for _ in range(_MERGES):
             by_xmin = False
-            if decide.needs_version(job.op) or (denied and self._writer.gives_xmin(job.op)):
+            if statements.needs_version(job.op) or (denied and self._writer.gives_xmin(job.op)):
                 ready = await self._look_first(job)
                 if ready is None:
                     return
@@ -531,7 +531,7 @@ class Delivery:
         """An update with sums or unions, exactly once through the ledger."""
         for _ in range(_MERGES):
             op = job.op
-            answer = await self._writer.send(decide.through_ledger(op))
+            answer = await self._writer.send(statements.through_ledger(op))
             if decide.no_ledger(answer):  # dropped since: what left before is in doubt
                 self._writer.ledger = False
                 await self._write(job)
@@ -560,7 +560,7 @@ class Delivery:
         if op.sent and not op.repeatable:
             words = "its answer was lost, so it may have run: retry it if it may run twice"
             return await self._fail(op, words)
-        answer = await self._writer.send(decide.call(op))
+        answer = await self._writer.send(statements.call(op))
         if decide.judge(answer, 0, 0.0).meaning != "done":
             return await self._no(op, answer)
         return self._settle((op, None))
@@ -568,7 +568,7 @@ class Delivery:
     async def _broadcast(self, group: Sequence[Op]) -> None:
         try:
             with self._leaving(*group):
-                answer = await self._writer.send(decide.broadcast(group))
+                answer = await self._writer.send(statements.broadcast(group))
         except NoAnswerError as error:
             await self._no_answer(group, error)
             return

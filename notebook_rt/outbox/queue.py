@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from notebook_rt.edits import decide
+from notebook_rt.edits import decide, statements
 from notebook_rt.edits.decide import Record
 from notebook_rt.edits.listing import question
 from notebook_rt.edits.ops import Json, Op, OpState, Put, changes_key
@@ -418,9 +418,9 @@ class Outbox:
             asked = max(min(4 * asked, ROWS_AT_ONCE), self._reached)
             self._reached = 0
             further, still_more = rows.ready(db, self._lease.owner, asked, now, paused)
-            groups = decide.runs(further, many=many)
-            statements = sum(len(decide.statements(group, many=many)) for group in groups)
-            if statements > TURNS * limit or any(op.kind == "broadcast" for op in further):
+            groups = statements.runs(further, many=many)
+            number = sum(len(statements.split(group, many=many)) for group in groups)
+            if number > TURNS * limit or any(op.kind == "broadcast" for op in further):
                 break
             ops, more = further, still_more
             self._reached = len(ops)  # the next are mostly of the same kind

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from notebook_rt.edits import decide
+from notebook_rt.edits import statements
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.ops import Op, may_pass
 from notebook_rt.errors import QueueError
@@ -138,7 +138,7 @@ class Worker:
 
     async def _carry_out(self, ops: Sequence[Op], many: bool) -> int:
         delivery = self.delivery
-        groups = decide.runs(ops, many=many)
+        groups = statements.runs(ops, many=many)
         before = delivery.ended
         delivery.begin()
         several = self.outbox.more or len(ops) > self._batch

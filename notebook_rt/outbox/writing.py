@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from notebook_rt.edits import decide
+from notebook_rt.edits import decide, statements
 from notebook_rt.edits.ops import Json, Op
 from notebook_rt.model.http import Answer, Request
 from notebook_rt.net.http import NoAnswerError
@@ -39,7 +39,7 @@ class Writer:
     async def look_for_ledger(self, op: Op) -> Answer | None:
         """Ask whether there is a ledger; the answer that does not tell, if it is one."""
         try:
-            answer = await self.send(decide.ledger_probe(op))
+            answer = await self.send(statements.ledger_probe(op))
         except NoAnswerError as error:
             error.sent = False  # nothing matched
             raise
@@ -54,7 +54,7 @@ class Writer:
     async def look_for_many(self, op: Op) -> None:
         """Ask whether there is a function for many operations, once that can be told."""
         try:
-            answer = await self.send(decide.many_probe(op))
+            answer = await self.send(statements.many_probe(op))
         except NoAnswerError as error:
             error.sent = False  # it asks for nothing
             raise
@@ -69,23 +69,25 @@ class Writer:
     async def write(self, op: Op, *, by_xmin: bool = False) -> Answer:
         """The conditional write, with the row back."""
         table = _table(op)
-        answer = await self.send(decide.write(op, by_xmin=by_xmin, narrow=table in self._narrow))
+        answer = await self.send(
+            statements.write(op, by_xmin=by_xmin, narrow=table in self._narrow)
+        )
         if answer.status >= 400 and decide.forbidden(answer) and table not in self._narrow:
-            answer = await self.send(decide.write(op, by_xmin=by_xmin, narrow=True))
+            answer = await self.send(statements.write(op, by_xmin=by_xmin, narrow=True))
             if not decide.forbidden(answer):
                 self._narrow.add(table)
         return answer
 
     async def write_all(self, group: Sequence[Op]) -> Answer:
         """Several inserts or deletes as one statement."""
-        return await self.send(decide.write_all(group, narrow=_table(group[0]) in self._narrow))
+        return await self.send(statements.write_all(group, narrow=_table(group[0]) in self._narrow))
 
     async def insert_unkeyed(self, group: Sequence[Op]) -> Answer:
         """Insert rows whose keys the server makes, with the rows back; a refusal had no effect."""
         table = _table(group[0])
-        answer = await self.send(decide.insert_unkeyed(group, narrow=table in self._narrow))
+        answer = await self.send(statements.insert_unkeyed(group, narrow=table in self._narrow))
         if decide.forbidden(answer) and table not in self._narrow:
-            answer = await self.send(decide.insert_unkeyed(group, narrow=True))
+            answer = await self.send(statements.insert_unkeyed(group, narrow=True))
             if not decide.forbidden(answer):
                 self._narrow.add(table)
         return answer
@@ -95,7 +97,7 @@ class Writer:
 
         A trigger that makes its owner a member, say, is run after the policy has been looked at.
         """
-        answer = await self.send(decide.write(op, unseen=True))
+        answer = await self.send(statements.write(op, unseen=True))
         if decide.judge(answer, 0, 0.0).meaning != "done":
             return answer, None
         try:
@@ -130,7 +132,7 @@ class Writer:
 
     async def _fetch(self, op: Op) -> Answer:
         narrow = _table(op) in self._narrow
-        return await self.send(decide.fetch(op, xmin=self.gives_xmin(op), narrow=narrow))
+        return await self.send(statements.fetch(op, xmin=self.gives_xmin(op), narrow=narrow))
 
 
 def _table(op: Op) -> TableName:

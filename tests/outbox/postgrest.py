@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias, get_args
 
-from notebook_rt.edits.decide import MANY
 from notebook_rt.edits.ops import Json
+from notebook_rt.edits.statements import MANY
 from notebook_rt.model.http import Answer, Request
 from notebook_rt.model.rows import Delete, Op, Upsert
 from notebook_rt.model.types import Column, Schema

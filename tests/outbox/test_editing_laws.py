@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from notebook_rt.edits.decide import _conditions, unchanged
+from notebook_rt.edits.decide import unchanged
 from notebook_rt.edits.editing import Editing
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.merge import Strategies
@@ -21,6 +21,7 @@ from notebook_rt.edits.ops import Op
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.edits.shown import Shown
+from notebook_rt.edits.statements import _conditions
 from notebook_rt.errors import QueueError
 from notebook_rt.model.decode import decode_json
 from notebook_rt.model.rows import Key, Upsert
