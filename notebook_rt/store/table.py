@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Any, Final
 
@@ -63,6 +63,8 @@ class Table:
         The columns and the key.
     dtype_backend : {None, "numpy_nullable", "pyarrow"}
         As in pandas' readers; the dtypes are those of ``store.types``.
+    columns : mapping, optional
+        What it holds: columns made for this table, of one length. By default it is empty.
 
     Examples
     --------
@@ -73,7 +75,12 @@ class Table:
     'seven'
     """
 
-    def __init__(self, schema: Schema, dtype_backend: Backend = None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        dtype_backend: Backend = None,
+        columns: Mapping[str, ColumnStore] | None = None,
+    ) -> None:
         self.schema = schema
         """The columns and the key."""
 
@@ -112,10 +119,20 @@ class Table:
         self._by_rank = RANK in schema.types
         """Whether the rows are in the order of their ranks, which are their numbers."""
 
+        self._counted: Positions = _NONE
+        """The positions from 0 on, as `ranks` gave them last: read-only, and so shared."""
+
+        if columns is None:
+            self._columns.update(
+                (column.name, self._store([], column)) for column in schema.columns
+            )
+        else:
+            self._columns.update((name, columns[name]) for name in schema.names)
+            ranks = self._columns[RANK].numpy() if self._by_rank else None
+            self._keys = _keys_of(schema, self._columns, ranks)
+            self._born = self._next = len(self._keys)
         if self._by_rank:
             self._keys.anywhere()
-        for column in schema.columns:
-            self._columns[column.name] = self._store([], column)
 
     # --- rows ---------------------------------------------------------------------------------
 
@@ -257,8 +274,13 @@ class Table:
                 born = np.ones(self._born, bool)
                 born[self._dead] = False
                 ranks = np.flatnonzero(born)
+            elif places is not None:
+                return places
             else:
-                return np.arange(self._born) if places is None else places
+                if len(self._counted) < self._born:
+                    self._counted = np.arange(self._born)
+                    self._counted.flags.writeable = False
+                ranks = self._counted[: self._born]
             return ranks if places is None else ranks[places]
 
     def numbered(self, numbers: Positions) -> Positions:
@@ -282,13 +304,7 @@ class Table:
         self, columns: Mapping[str, ColumnStore], schema: Schema, *, want_changes: bool = False
     ) -> list[RowChange]:
         """Become a table of ``columns``, made for this one, as one change; return what changed if asked."""
-        new = Table(schema, self.dtype_backend)
-        new._columns = {name: columns[name] for name in schema.names}
-        ranks = new._columns[RANK].numpy() if new._by_rank else None
-        new._keys = _keys_of(schema, columns, ranks)
-        new._born = new._next = len(new._keys)
-        if new._by_rank:
-            new._keys.anywhere()
+        new = Table(schema, self.dtype_backend, columns)
         with self.lock:
             changes = _differences(self, new) if want_changes else []
             self._know(schema)
@@ -406,7 +422,7 @@ class Table:
         """Bytes that the table occupies: both sets of buffers, the text, and which row a key means."""
         with self.lock:
             columns = sum(column.nbytes for column in self._columns.values())
-            return columns + self._keys.nbytes + self._dead.nbytes
+            return columns + self._keys.nbytes + self._dead.nbytes + self._counted.nbytes
 
     # --- the table's shape --------------------------------------------------------------------
 
@@ -440,7 +456,7 @@ class Table:
             for name in schema.names
             if name not in schema.key and not name.startswith(HIDDEN_PREFIX)
         ]
-        self._labels = pd.Index(self.shown_names)
+        self._labels = _labels(*self.shown_names)
         self._nested = [c.name for c in schema.columns if kind(c.pg_type) in ("json", "array")]
 
     def _store(self, values: Sequence[Any], column: Column) -> ColumnStore:
@@ -741,6 +757,12 @@ class Table:
             arrays[0], name=self.schema.key[0], copy=False, dtype=arrays[0].dtype
         )
         return index
+
+
+@lru_cache(512)
+def _labels(*names: str) -> pd.Index:
+    """The labels of columns; pandas takes long to make them of names."""
+    return pd.Index(names)
 
 
 def _moved(was: Place | None, now: Place | None) -> bool:
