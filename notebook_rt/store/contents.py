@@ -85,6 +85,9 @@ class Contents:
         self._stillborn: list[int] = []
         """Numbers of rows that came and left again before any step."""
 
+        self._counted: Positions = _NONE
+        """The positions from 0 on, as `ranks` gave them last: read-only, and so shared."""
+
     def _collected_later(self) -> Keys:
         schema, ranks = self.schema, self.columns[RANK].numpy() if self.by_rank else None
         of_key = [self.columns[name] for name in schema.key]
@@ -126,7 +129,7 @@ class Contents:
     def nbytes(self) -> int:
         """Bytes: both sets of buffers, the text, and which row a key means."""
         columns = sum(column.nbytes for column in self.columns.values())
-        return columns + self.keys.nbytes + self._dead.nbytes
+        return columns + self.keys.nbytes + self._dead.nbytes + self._counted.nbytes
 
     # --- noting changes -----------------------------------------------------------------------
 
@@ -309,8 +312,13 @@ class Contents:
             born = np.ones(self.born, bool)
             born[self._dead] = False
             ranks = np.flatnonzero(born)
+        elif places is not None:
+            return places
         else:
-            return np.arange(self.born) if places is None else places
+            if len(self._counted) < self.born:
+                self._counted = np.arange(self.born)
+                self._counted.flags.writeable = False
+            ranks = self._counted[: self.born]
         return ranks if places is None else ranks[places]
 
     def differing(self, keys: Sequence[Key], rows: Sequence[Row]) -> NDArray[np.bool_]:

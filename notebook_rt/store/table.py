@@ -13,6 +13,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,8 @@ class Table:
         The columns and the key.
     dtype_backend : {None, "numpy_nullable", "pyarrow"}
         As in pandas' readers; the dtypes are those of ``store.types``.
+    columns : mapping, optional
+        What it holds: columns made for this table, of one length. By default it is empty.
 
     Examples
     --------
@@ -52,7 +56,12 @@ class Table:
     'seven'
     """
 
-    def __init__(self, schema: Schema, dtype_backend: Backend = None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        dtype_backend: Backend = None,
+        columns: Mapping[str, ColumnStore] = MappingProxyType({}),
+    ) -> None:
         self.dtype_backend: Backend = dtype_backend
         self.version = 0
         """Rises with every batch that may have changed something."""
@@ -71,7 +80,7 @@ class Table:
         self._followers: weakref.WeakSet[Touched] = weakref.WeakSet()
         """Who wants to know which rows a batch touches, and what they were."""
 
-        self._hold(Contents(schema, dtype_backend))
+        self._hold(Contents(schema, dtype_backend, columns))
 
     def _hold(self, contents: Contents) -> None:
         self._held = contents
@@ -84,7 +93,7 @@ class Table:
             for name in schema.names
             if name not in schema.key and not name.startswith(HIDDEN_PREFIX)
         ]
-        self._labels = pd.Index(self.shown_names)
+        self._labels = _labels(*self.shown_names)
 
     # --- rows ---------------------------------------------------------------------------------
 
@@ -439,6 +448,12 @@ class Table:
             arrays[0], name=self.schema.key[0], copy=False, dtype=arrays[0].dtype
         )
         return index
+
+
+@lru_cache(512)
+def _labels(*names: str) -> pd.Index:
+    """The labels of columns; pandas takes long to make them of names."""
+    return pd.Index(names)
 
 
 def _moved(was: Place | None, now: Place | None) -> bool:

@@ -39,6 +39,7 @@ from notebook_rt.sync.derive import sort as sort_module
 from notebook_rt.sync.derive import top as top_module
 from notebook_rt.sync.derive.concat import Concat
 from notebook_rt.sync.derive.distinct import Distinct
+from notebook_rt.sync.derive.expression import parsed
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
 from notebook_rt.sync.derive.join import HOWS, Join, Keying
 from notebook_rt.sync.derive.operator import Derived, Operator
@@ -138,17 +139,21 @@ class Node:
         return Source(self.derived.table, self.derived.view)
 
     def wanted(self) -> Frame:
+        return self._computed([one.wanted() for one in self.inputs])
+
+    def _computed(self, inputs: Sequence[Frame]) -> Frame:
         try:
-            return self.expression(*[one.wanted() for one in self.inputs])
+            return self.expression(*inputs)
         except pa.ArrowInvalid:  # pandas cannot join by an empty index of text that it made itself
             raise RefusedError from None
 
-    def check(self) -> None:
-        for one in self.inputs:
-            one.check()
+    def check(self) -> Frame:
+        """Compare with pandas' result, which is returned."""
+        wanted = self._computed([one.check() for one in self.inputs])
         if self.derived is not None:
             assert self.derived.view is not None
-            same(self.derived.view.snapshot(), self.wanted(), self.said)
+            same(self.derived.view.snapshot(), wanted, self.said)
+        return wanted
 
 
 RIGHTLY = re.compile(
@@ -850,6 +855,81 @@ def test_a_row_without_a_partner_is_refused_where_pandas_gives_it_the_label_of_a
     right.apply([Upsert(("b", 1), {"g": "b", "h": 1, "m": 0})])
     with pytest.raises(DerivationError, match="the label of another row"):
         join.advance(want_changes=True)
+
+
+def test_a_function_that_keeps_its_frame_cannot_write_into_the_result() -> None:
+    """It is given the DataFrame in which the columns computed before it are."""
+    table = Table(Schema((Column("id", "int8"), Column("v", "float8")), ("id",)))
+    table.apply([Upsert(key, {"id": key, "v": key / 2}) for key in range(4)])
+    kept: list[Frame] = []
+
+    def keeps(df: Frame) -> pd.Series[Any]:
+        kept.append(df)
+        return df["v"]
+
+    selected = Derived(Select((), {"twice": "v * 2", "kept": keeps}), None)
+    selected.bind([Source(table)])
+    selected.advance(want_changes=False)
+    assert selected.view is not None
+    wanted = table.snapshot().assign(twice=lambda df: df["v"] * 2, kept=lambda df: df["v"])
+    for frame in kept:
+        frame.loc[:, ["v", "twice"]] = -1.0
+    same(selected.view.snapshot(), wanted, "select")
+    table.apply([Upsert(1, {"v": 7.0})])
+    selected.advance(want_changes=False)
+    same(selected.view.snapshot().loc[[0, 2, 3]], wanted.loc[[0, 2, 3]], "select")
+
+
+@pytest.mark.parametrize("text", ["v", "+v", "v * 2", "v > 1", "-v", "1 + 2"])
+def test_what_a_user_writes_to_a_frame_stays_out_of_what_a_text_computes_of_it(text: str) -> None:
+    """A filter's column that is nullable still, of another dtype than its table's, is the user's to write."""
+    table = Table(Schema((Column("id", "int8"), Column("v", "int8")), ("id",)))
+    table.apply([Upsert(key, {"id": key, "v": key or None}) for key in range(4)])
+    filtered = Derived(Where(parse("v=gte.1")), None)
+    filtered.bind([Source(table)])
+    filtered.advance(want_changes=False)
+    assert filtered.table is not None
+    assert filtered.view is not None
+    selected = Derived(Select(("v",), {"x": text}), None)
+    selected.bind([Source(filtered.table, filtered.view)])
+    selected.advance(want_changes=False)
+    assert selected.view is not None
+    shown = filtered.view.snapshot()
+    assert shown["v"].dtype == "Int64"
+    wanted = shown.assign(x=parsed(text)).copy(deep=True)
+    shown.loc[:, "v"] = -5
+    mine = selected.view.snapshot()
+    same(mine, wanted, text)
+    mine.loc[:, "x"] = mine["x"].iloc[0]
+    table.apply([Upsert(7, {"id": 7, "v": 7})])
+    filtered.advance(want_changes=False)
+    selected.advance(want_changes=False)
+    same(selected.view.snapshot().iloc[:3], wanted, text)
+
+
+def test_a_text_that_divides_integers_by_zero_somewhere_is_refused() -> None:
+    """Of them all pandas makes floats, and integers of the rows without a 0."""
+    table = Table(Schema((Column("id", "int8"), Column("a", "int8"), Column("b", "int8")), ("id",)))
+    table.apply([Upsert(key, {"id": key, "a": 7, "b": key - 2}) for key in range(6)])
+    assert table.snapshot().eval("a // b").dtype == "float64"
+    selected = Derived(Select((), {"x": "a // b"}), None)
+    selected.bind([Source(table)])
+    with pytest.raises(DerivationError, match="it depends on the values"):
+        selected.advance(want_changes=False)
+
+
+def test_the_ranks_of_a_table_are_made_once_and_true_as_it_grows_and_shrinks() -> None:
+    table = Table(Schema((Column("id", "int8"), Column("v", "int8")), ("id",)))
+    table.apply([Upsert(key, {"id": key, "v": key}) for key in range(5)])
+    ranks = table.ranks()
+    assert np.shares_memory(ranks, table.ranks())
+    with pytest.raises(ValueError, match="read-only"):
+        ranks[0] = 3
+    table.apply([Upsert(5, {"id": 5, "v": 5})])
+    assert table.ranks().tolist() == [0, 1, 2, 3, 4, 5]
+    table.apply([Delete(2)])
+    assert table.ranks().tolist() == [0, 1, 3, 4, 5]
+    assert ranks.tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

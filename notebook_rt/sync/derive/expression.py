@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import reduce
 from typing import Any, Final
 
@@ -46,7 +46,35 @@ _LONGEST: Final = 1000
 """Characters: what is longer is no formula."""
 
 
-def parsed(text: str) -> Callable[[pd.DataFrame], Any]:
+class Formula:
+    """The function of a DataFrame that a text stands for."""
+
+    def __init__(self, tree: ast.AST) -> None:
+        self._tree = tree
+        self._nodes = [*ast.walk(tree)]
+        self.columns = frozenset(node.id for node in self._nodes if isinstance(node, ast.Name))
+        """What it reads."""
+
+    def __call__(self, frame: pd.DataFrame) -> Any:
+        return _value(self._tree, frame)
+
+    @property
+    def makes(self) -> bool:
+        """Whether its result is a column with memory of its own: no column as it is, no number."""
+        operation = isinstance(self._tree, ast.BinOp | ast.BoolOp | ast.Compare)
+        return operation and bool(self.columns)
+
+    def by_row(self, objects: Collection[str]) -> bool:
+        """Whether the value and the dtype of a row depend on that row and the columns' dtypes alone.
+
+        Not where pandas looks at the values for a dtype: of ``objects``, the columns of that dtype, and in a
+        division that gives floats as soon as one integer is divided by 0.
+        """
+        divides = any(isinstance(node, ast.FloorDiv | ast.Mod) for node in self._nodes)
+        return not divides and self.columns.isdisjoint(objects)
+
+
+def parsed(text: str) -> Formula:
     """The function of a DataFrame that ``text`` stands for.
 
     >>> parsed("(a + 1) * 2 > b")(pd.DataFrame({"a": [1, 2], "b": [4, 4]})).tolist()
@@ -61,7 +89,7 @@ def parsed(text: str) -> Callable[[pd.DataFrame], Any]:
         raise DerivationError(
             f"select: a text of over {_LONGEST} characters; write a function instead"
         )
-    return lambda frame: _value(tree, frame)
+    return Formula(tree)
 
 
 def _check(node: ast.AST, text: str, *, compared: bool = False) -> None:

@@ -159,9 +159,8 @@ class Derived:
             or self.table.schema != schema
             or self.view.index != index
         ):
-            table = Table(schema, self.backend)
-            table.replace(columns, schema)
-            self.table, self.view = table, Arranged(table, index)
+            self.table = Table(schema, self.backend, columns)
+            self.view = Arranged(self.table, index)
         else:
             changes = self.table.replace(columns, schema, want_changes=want_changes)
         self.view.blank = self.operator.blank

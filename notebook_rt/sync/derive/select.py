@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from notebook_rt.store.column import ColumnStore, family
 from notebook_rt.store.columns import FixedColumn, TextColumn, column_of
 from notebook_rt.store.encode import NULL_MOMENT, stamps
 from notebook_rt.store.touched import RANK, Delta, Place
-from notebook_rt.sync.derive.expression import parsed
+from notebook_rt.sync.derive.expression import Formula, parsed
 from notebook_rt.sync.derive.groupby import type_of
 from notebook_rt.sync.derive.groups import typed
 from notebook_rt.sync.derive.operator import (
@@ -37,6 +37,13 @@ from notebook_rt.sync.derive.operator import (
     ranked,
 )
 from notebook_rt.sync.derive.source import Source
+
+_FIXED: Final[Mapping[str, tuple[str, Any]]] = {
+    "int": ("int64", 0),
+    "float": ("float64", np.nan),
+    "bool": ("bool", False),
+}
+"""The numpy dtype of a kind, and what stands in it where the value is null."""
 
 Expression: TypeAlias = str | Callable[[pd.DataFrame], Any]
 
@@ -56,6 +63,16 @@ class Select(Operator):
                     f"not {one!r}"
                 )
 
+        self._formulas = True
+        """Whether each makes a column of its own of the input's: nobody else has its memory. A function could
+        keep the DataFrame that it is given."""
+        before: set[str] = set()
+        for name, one in self.computed.items():
+            self._formulas &= (
+                isinstance(one, Formula) and one.makes and one.columns.isdisjoint(before)
+            )
+            before.add(name)
+
     # The whole
 
     def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
@@ -74,7 +91,7 @@ class Select(Operator):
         self._made = self._compute(source.frame)
         self._types = {name: _type(one, name, schema) for name, one in self._made.items()}
         for name, one in self._made.items():
-            columns[name] = self._stored(source, name, one)
+            columns[name] = self._stored(source, name, one, copy=not self._formulas)
         self._check_rows(source, columns)
         self._computed_dtypes = {name: one.dtype for name, one in self._made.items()}
         self._shown = self._dtypes(self._given)
@@ -92,6 +109,8 @@ class Select(Operator):
         if not self.computed:
             return {}
         try:
+            if self._formulas:
+                return {name: one(frame) for name, one in self.computed.items()}
             found = frame.assign(**self.computed)
         except DerivationError:
             raise
@@ -101,16 +120,26 @@ class Select(Operator):
             ) from error
         return {name: found[name] for name in self.computed}
 
-    def _stored(self, source: Source, name: str, series: pd.Series) -> ColumnStore:
-        table = source.table
-        return stored(series, self._types[name], table.dtype_backend, self._schema.numeric)
+    def _stored(
+        self, source: Source, name: str, series: pd.Series, *, copy: bool = True
+    ) -> ColumnStore:
+        backend, numeric = source.table.dtype_backend, self._schema.numeric
+        return stored(series, self._types[name], backend, numeric, copy=copy)
 
     def _check_rows(self, source: Source, columns: Columns) -> None:
         """Refuse what gives another value or another dtype of a row alone."""
+        dtypes = [*self._given.items(), *((name, one.dtype) for name, one in self._made.items())]
+        objects = {name for name, of in dtypes if is_object_dtype(of)}
+        tried = [
+            name
+            for name, one in self.computed.items()
+            if not (isinstance(one, Formula) and one.by_row(objects))
+        ]
         rows = len(source)
-        for at in {0, rows // 2, rows - 1} if rows > 1 else ():
-            alone = self._compute(source.frame.iloc[[at]])
-            for name, one in alone.items():
+        for at in {0, rows // 2, rows - 1} if tried and rows > 1 else ():
+            alone = self._compute(source.frame.iloc[at : at + 1])
+            for name in tried:
+                one = alone[name]
                 if one.dtype != self._made[name].dtype:
                     raise DerivationError(
                         f'select "{name}": the dtype is {one.dtype} of one row and '
@@ -181,23 +210,17 @@ def _type(series: pd.Series, name: str, schema: Schema) -> str:
     return type_of(found, what)
 
 
-def stored(series: pd.Series, pg_type: str, backend: Backend, numeric: Numeric) -> ColumnStore:
-    """A column of the values that pandas has computed."""
+def stored(
+    series: pd.Series, pg_type: str, backend: Backend, numeric: Numeric, *, copy: bool
+) -> ColumnStore:
+    """A column of the values that pandas has computed; without ``copy`` of their memory, if it can be."""
     kind = family(pg_type, numeric)
-    nulls = np.array(series.isna(), bool)
-    mask = nulls if nulls.any() else None
-    if kind == "int":
-        data = (
-            series.to_numpy("int64", na_value=0) if mask is not None else series.to_numpy("int64")
-        )
-        return FixedColumn(np.array(data), mask, pg_type, backend, numeric)
-    if kind == "float":
-        return FixedColumn(
-            np.array(series.to_numpy("float64", na_value=np.nan)), mask, pg_type, backend, numeric
-        )
-    if kind == "bool":
-        data = series.to_numpy(bool, na_value=False) if mask is not None else series.to_numpy(bool)
-        return FixedColumn(np.array(data), mask, pg_type, backend, numeric)
+    if kind in ("int", "float", "bool"):
+        of, null = _FIXED[kind]
+        mask = _nulls(series)
+        data = series.to_numpy(of) if mask is None else series.to_numpy(of, na_value=null)
+        data = data.copy() if copy else np.ascontiguousarray(data)
+        return FixedColumn(data, mask, pg_type, backend, numeric)
     if kind in ("timestamptz", "timestamp"):
         return FixedColumn(_microseconds(series, kind), None, pg_type, backend, numeric)
     if kind == "text":
@@ -205,6 +228,18 @@ def stored(series: pd.Series, pg_type: str, backend: Backend, numeric: Numeric) 
         whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
         return TextColumn(whole, pg_type, backend, numeric)
     return column_of(typed(series.array, kind), pg_type, backend, numeric)
+
+
+def _nulls(series: pd.Series) -> np.ndarray | None:
+    """Which values are null; None: none is."""
+    if isinstance(series.dtype, np.dtype):
+        if series.dtype.kind in "iub":
+            return None
+        # The least of floats is NaN where one is: much quicker than to look at each.
+        if series.dtype.kind == "f" and not (len(series) and np.isnan(series.to_numpy().min())):
+            return None
+    nulls = np.array(series.isna(), bool)
+    return nulls if nulls.any() else None
 
 
 def _microseconds(series: pd.Series, kind: str) -> np.ndarray:
